@@ -1,8 +1,8 @@
 //! A cluster of nodes without I/O: which nodes are there, which of them owns a topic, and how the others follow it.
 //!
 //! Packets, heartbeats and the time are arguments; packets to be sent are results. Whatever carries them may lose them (a
-//! connection to the backbone that breaks), may deliver them late, and may cut the nodes in two. It must not reorder packets
-//! of one node to another, except by losing some.
+//! connection to the backbone that breaks) or deliver them again (a client that writes again what it had written to a broken
+//! connection), may deliver them late, and may cut the nodes in two. Otherwise it must not reorder packets of one node to another.
 //!
 //! ```text
 //! heartbeats ──> Cluster: members, views, links ──View, Open, Settle, Message, Reset──> Topics of each shard

@@ -29,6 +29,9 @@ pub const RETRANSMIT_AFTER: Nanos = SECOND;
 
 /// Delay before a node that did not own a topic is asked again, or its owner by then: a change of owners takes a round trip.
 pub const RETRY_DELAY: Nanos = 50 * MILLISECOND;
+/// Time for which a node remembers that a topic's owner may not know of messages: as long as it remembers the position of a topic
+/// that nobody uses.
+pub const DIVERGED_AGE: Nanos = echoring_topics::limits::REMEMBERED_AGE;
 /// Time that a publication may wait for an owner that can be reached. Then it is refused.
 pub const PUBLISH_TIMEOUT: Nanos = 5 * SECOND;
 /// Maximum bytes of the publications in one batch, unless a single one is longer.

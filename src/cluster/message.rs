@@ -105,12 +105,12 @@ pub enum Message<'a> {
     },
     /// To the node that owns the topic from now on: its state, in parts.
     Handover(Handover<'a>),
-    /// The answer to the last part: it has arrived.
+    /// The answer to the last part, or to `Diverged`: it has arrived.
     Taken {
         /// The topic.
         topic: &'a str,
     },
-    /// To the topic's owner: it has had messages in an epoch that may be lost. Its subscribers must be told.
+    /// To the topic's owner: it has had messages in an epoch that the owner may not know. Its subscribers must be told.
     Diverged {
         /// The topic.
         topic: &'a str,

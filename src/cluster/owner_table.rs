@@ -12,6 +12,7 @@
 //!
 //! Every way in takes a [`Shard`]: the store, the links, and the time.
 
+mod diverged;
 mod follower;
 mod handover;
 mod owner;
@@ -89,12 +90,12 @@ pub struct OwnerTable {
     /// Topics that a node with another view has handed over, and that another node owns in this one. They stay until both have
     /// the same view; until then there may be no other place for them.
     visiting: BTreeSet<Box<str>>,
-    /// Topics that were handed to a node that has not said that they arrived.
-    handed: BTreeSet<(NodeId, Box<str>)>,
-    /// Topics that were handed to a node that has lost its state, or has lost this one's. Their owners must know.
-    diverged: BTreeSet<Box<str>>,
-    /// Topics that begin a new epoch once this node has received them, because it remembers messages of another.
-    merging: BTreeSet<Box<str>>,
+    /// Topics that were handed to a node, with how often it has not yet said that they arrived.
+    handed: BTreeMap<(NodeId, Box<str>), u32>,
+    /// Topics that have had messages of which their owners may not know, and when that is forgotten. This node owns none of them.
+    diverged: BTreeMap<Box<str>, Nanos>,
+    /// Whether other nodes may have to be told of them.
+    has_reports: bool,
     /// Whether positions of forgotten topics may have to move.
     has_remembered: bool,
     /// Followers that were not sent everything.
@@ -115,9 +116,9 @@ impl OwnerTable {
             topics: BTreeMap::new(),
             moving: BTreeSet::new(),
             visiting: BTreeSet::new(),
-            handed: BTreeSet::new(),
-            diverged: BTreeSet::new(),
-            merging: BTreeSet::new(),
+            handed: BTreeMap::new(),
+            diverged: BTreeMap::new(),
+            has_reports: false,
             has_remembered: false,
             lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -149,7 +150,7 @@ impl OwnerTable {
 
     /// Whether no topic has to be handed over. [`Cluster::settled`](crate::Cluster::settled) may be called then.
     pub fn is_settled(&self) -> bool {
-        self.moving.is_empty() && self.diverged.is_empty() && !self.has_remembered
+        self.moving.is_empty() && !self.has_reports && !self.has_remembered
     }
 
     /// The next publication that was decided.
@@ -243,6 +244,7 @@ impl OwnerTable {
             }
         }
         self.has_remembered = true;
+        self.has_reports = !self.diverged.is_empty();
         undecided.iter().for_each(|name| self.drive(shard, name));
         self.hand_over(shard);
     }
@@ -251,6 +253,7 @@ impl OwnerTable {
     /// [`is_settled`](OwnerTable::is_settled).
     pub fn handle_settle<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         self.moving.append(&mut self.visiting);
+        self.has_reports = !self.diverged.is_empty();
         self.hand_over(shard);
     }
 
@@ -266,10 +269,10 @@ impl OwnerTable {
     pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
         let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
-        let (lost, on_their_way) =
-            std::mem::take(&mut self.handed).into_iter().partition::<BTreeSet<_>, _>(|(to, _)| *to == node);
+        let (lost, on_their_way) = std::mem::take(&mut self.handed)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|((to, _), _)| *to == node);
         self.handed = on_their_way;
-        self.diverged.extend(lost.into_iter().map(|(_, name)| name));
         let (mut changed, mut left) = (Vec::new(), Vec::new());
         for (name, topic) in topics.iter_mut() {
             topic.outgoing.reset(node, |ticket, bytes, outcome| {
@@ -291,6 +294,9 @@ impl OwnerTable {
             if matches!(topic.role, Role::Idle) {
                 changed.push(name.clone());
             }
+        }
+        for (_, name) in lost.into_keys() {
+            self.note_diverged(shard, &name);
         }
         // What it had followed stays for its subscribers; without any it is of no use.
         for name in &changed {
@@ -334,8 +340,8 @@ impl OwnerTable {
             Message::Unfollow { topic } => self.unfollow(shard, from, topic),
             Message::Released { topic, owner } => self.released(shard, from, topic, owner),
             Message::Handover(part) => self.receive(shard, from, &part),
-            Message::Taken { topic } => drop(self.handed.remove(&(from, topic.into()))),
-            Message::Diverged { topic } => self.diverged(shard, from, topic),
+            Message::Taken { topic } => self.taken(from, topic),
+            Message::Diverged { topic } => self.take_diverged(shard, from, topic),
         }
     }
 
@@ -345,6 +351,7 @@ impl OwnerTable {
             && at <= shard.now
         {
             self.timers.remove(&(at, name.clone()));
+            self.expire_diverged(shard, &name);
             let OwnerTable { topics, outcomes, outgoing_bytes, timers, .. } = self;
             let Some(topic) = topics.get_mut(&name) else { continue };
             topic.outgoing.expire(shard.now, |ticket, bytes, outcome| {

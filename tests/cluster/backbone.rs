@@ -1,4 +1,5 @@
-//! A backbone as NATS is one: at most once, in order from one node to another, with connections that break.
+//! A backbone as NATS is one: in order from one node to another, at most once unless a client writes again what it had written to a
+//! connection that broke.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +8,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::SplitMix64;
 
 /// What a node is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Delivery {
     Heartbeat(Vec<u8>),
     Packet(Vec<u8>),
@@ -17,6 +18,8 @@ pub enum Delivery {
 #[derive(Debug, Default)]
 pub struct Backbone {
     queues: BTreeMap<(NodeId, NodeId), VecDeque<(Nanos, Delivery)>>,
+    /// What nodes write again once they are connected.
+    again: BTreeMap<(NodeId, NodeId), Vec<Delivery>>,
     /// Nodes with different numbers do not reach each other.
     sides: BTreeMap<NodeId, u32>,
     pub delay_max: Nanos,
@@ -45,13 +48,30 @@ impl Backbone {
         queue.push_back((at, delivery));
     }
 
-    /// A connection breaks: what is on its way to the node is lost, and some of what the node has sent.
+    /// A connection breaks: what is on its way to the node is lost, and some of what the node has sent. The node does not know what
+    /// has arrived, and may write some of it again.
     pub fn cut(&mut self, node: NodeId, random: &mut SplitMix64) {
         for ((from, to), queue) in &mut self.queues {
             if *to == node {
                 queue.clear();
             } else if *from == node {
-                queue.truncate(random.below(queue.len() as u64 + 1) as usize);
+                let places = queue.len() as u64 + 1;
+                let again = queue.iter().skip(random.below(places) as usize);
+                self.again.insert((*from, *to), again.map(|(_, delivery)| delivery.clone()).collect());
+                queue.truncate(random.below(places) as usize);
+            }
+        }
+    }
+
+    /// A node is connected again, and has sent nothing yet.
+    pub fn reconnect(&mut self, node: NodeId, now: Nanos, random: &mut SplitMix64) {
+        let (own, others) =
+            std::mem::take(&mut self.again).into_iter().partition(|((from, _), _)| *from == node);
+        self.again = others;
+        let own: BTreeMap<_, _> = own;
+        for ((from, to), deliveries) in own {
+            for delivery in deliveries {
+                self.send(from, to, delivery, now, random);
             }
         }
     }
@@ -71,6 +91,7 @@ impl Backbone {
 
     pub fn forget(&mut self, node: NodeId) {
         self.queues.retain(|(_, to), _| *to != node);
+        self.again.retain(|(from, to), _| *from != node && *to != node);
         self.sides.remove(&node);
     }
 }

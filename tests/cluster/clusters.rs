@@ -1,9 +1,10 @@
 //! Whole clusters on a simulated backbone: nodes, links, partitions, restarts, and clients that check what they are told.
 //!
-//! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one, which is how a failure
-//! is replayed.
+//! Every test of these runs 1,000 seeds; `ECHORING_SEEDS` says another number, `ECHORING_FIRST_SEED` the first one, and `ECHORING_SEED`
+//! runs a single one, which is how a failure is replayed. `scripts/cluster-simulation` runs many.
 
 mod backbone;
+mod diverged;
 mod faults;
 mod node;
 mod planned;

@@ -62,7 +62,12 @@ fn act(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
     }
     let (id, topic) = (world.pick_node(), world.pick_topic());
     match world.random.below(100) {
-        0..60 => drop(world.publish(id, &topic, 0)),
+        0..30 => drop(world.publish(id, &topic, 0)),
+        30..56 => {
+            world.keys += 1;
+            world.publish(id, &topic, world.keys);
+        }
+        56..60 => world.retry(id),
         60..70 => {
             let subscriber = world.new_subscriber(&topic);
             world.subscribe(id, subscriber);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
-    Cluster, ClusterConfig, Event, Message, NodeId, Outcome, OwnerTable, Phase, Shard, Ticket,
+    Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Phase, Shard, Ticket,
 };
 use echoring_proto::limits::Nanos;
 
@@ -22,14 +22,30 @@ pub struct Published {
     pub uncertain: u64,
 }
 
+/// A node's clock. Nodes have no common one.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// What it was when the world began.
+    pub skew: Nanos,
+    /// How much faster than the world's time it runs, in millionths.
+    pub drift_ppm: u64,
+}
+
+impl Clock {
+    pub fn read(self, now: Nanos) -> Nanos {
+        self.skew + now + now * self.drift_ppm / 1_000_000
+    }
+}
+
 #[derive(Debug)]
 pub struct Node {
     pub cluster: Cluster,
     pub table: OwnerTable,
     pub store: Store,
     pub is_connected: bool,
-    /// Added to the world's time: nodes have no common clock.
-    pub skew: Nanos,
+    /// It has left while it heard no other, and takes its topics with it.
+    pub has_left_alone: bool,
+    pub clock: Clock,
     settling: Vec<echoring_cluster::Event>,
     /// Subscribers of topics whose position is not known here yet.
     arriving: Vec<Subscriber>,
@@ -38,11 +54,13 @@ pub struct Node {
     pub published: Published,
     /// Nodes that this one has taken for dead, or that have lost what it sent.
     pub lost: Vec<NodeId>,
+    /// Publications with an idempotency key of which nobody knows whether they were published.
+    pub uncertain: Vec<(String, Entry)>,
     truth: Truth,
 }
 
 impl Node {
-    pub fn new(id: NodeId, name: &str, started_ms: u64, skew: Nanos, history: usize, truth: Truth) -> Node {
+    pub fn new(id: NodeId, name: &str, started_ms: u64, clock: Clock, history: usize, truth: Truth) -> Node {
         let config = ClusterConfig {
             node: id,
             name: name.into(),
@@ -58,13 +76,15 @@ impl Node {
             table,
             store: Store::new(id, truth.clone(), history),
             is_connected: false,
-            skew,
+            has_left_alone: false,
+            clock,
             settling: Vec::new(),
             arriving: Vec::new(),
             pending: BTreeMap::new(),
             ticket: 0,
             published: Published::default(),
             lost: Vec::new(),
+            uncertain: Vec::new(),
             truth,
         }
     }
@@ -78,13 +98,13 @@ impl Node {
         now: Nanos,
         call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, Cluster>) -> R,
     ) -> R {
-        let now = now + self.skew;
+        let now = self.clock.read(now);
         call(&mut self.table, &mut Shard { store: &mut self.store, peers: &mut self.cluster, now })
     }
 
     pub fn connect(&mut self, is_connected: bool, now: Nanos) {
         self.is_connected = is_connected;
-        self.cluster.handle_connected(is_connected, now + self.skew);
+        self.cluster.handle_connected(is_connected, self.clock.read(now));
     }
 
     pub fn publish(&mut self, now: Nanos, topic: &str, entry: Entry) {
@@ -113,6 +133,20 @@ impl Node {
         gone
     }
 
+    fn doubt(&mut self, topic: String, entry: Entry) {
+        if entry.key != 0 {
+            self.uncertain.push((topic, entry));
+        }
+    }
+
+    /// What publishers may send again elsewhere, as they lose the node.
+    pub fn lose_publications(&mut self) -> Vec<(String, Entry)> {
+        for (topic, entry) in std::mem::take(&mut self.pending).into_values() {
+            self.doubt(topic, entry);
+        }
+        std::mem::take(&mut self.uncertain)
+    }
+
     /// Every subscriber goes elsewhere, without a word to the node.
     pub fn lose_all(&mut self) -> Vec<Subscriber> {
         let mut lost = std::mem::take(&mut self.arriving);
@@ -130,13 +164,15 @@ impl Node {
     }
 
     pub fn leave(&mut self, now: Nanos) {
-        self.cluster.leave(now + self.skew);
+        self.cluster.leave(self.clock.read(now));
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.
     pub fn has_left(&mut self, now: Nanos) -> bool {
         let is_done = self.table.is_settled() && self.settling.is_empty() && self.pending.is_empty();
-        is_done && self.cluster.try_finish(now + self.skew)
+        let has_left = is_done && self.cluster.try_finish(self.clock.read(now));
+        self.has_left_alone |= has_left && self.cluster.view().owners().is_empty();
+        has_left
     }
 
     pub fn is_open(&self) -> bool {
@@ -145,7 +181,7 @@ impl Node {
 
     /// Does what there is to do.
     pub fn run(&mut self, now: Nanos) {
-        let local = now + self.skew;
+        let local = self.clock.read(now);
         self.cluster.handle_time(local);
         while let Some(event) = self.cluster.poll_event() {
             match event {
@@ -159,6 +195,9 @@ impl Node {
                 }
                 Event::Message { from, bytes } => {
                     let message = Message::read(&bytes).expect("a message of this version");
+                    if let Message::Handover(Handover { topic, .. }) | Message::Diverged { topic } = message {
+                        self.truth.tell(from, self.id(), topic);
+                    }
                     self.with_table(now, |table, shard| table.handle_message(shard, from, &message));
                 }
                 Event::Reset(node) => {
@@ -191,11 +230,7 @@ impl Node {
                 Outcome::Accepted(position) => {
                     self.published.accepted += 1;
                     let ordered = self.truth.at(&topic, position);
-                    assert_eq!(
-                        (ordered.publisher, ordered.number),
-                        (entry.publisher, entry.number),
-                        "{topic} at {position}"
-                    );
+                    assert!(ordered.is_same(entry), "{topic} at {position}: {ordered:?} for {entry:?}");
                 }
                 Outcome::Unreachable => {
                     self.published.unreachable += 1;
@@ -204,7 +239,10 @@ impl Node {
                         "{entry:?} was published and its publisher told no"
                     );
                 }
-                Outcome::Uncertain => self.published.uncertain += 1,
+                Outcome::Uncertain => {
+                    self.published.uncertain += 1;
+                    self.doubt(topic, entry);
+                }
                 Outcome::Refused(reason) => panic!("refused for {reason}"),
             }
         }

@@ -1,6 +1,6 @@
 //! Topics of one node, as simple as they can be, with subscribers that check what they get.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
@@ -84,8 +84,6 @@ pub struct Store {
     history_max: usize,
     /// Topics that were begun here since the world last looked.
     pub begun: Vec<String>,
-    /// All epochs that topics have had here. If the node is killed, it may have had the last copy of their messages.
-    pub seen: BTreeSet<u64>,
     node: NodeId,
 }
 
@@ -99,7 +97,6 @@ impl Store {
             truth,
             history_max,
             begun: Vec::new(),
-            seen: BTreeSet::new(),
             node,
         }
     }
@@ -137,6 +134,7 @@ impl Store {
     /// Forgets an owned topic that nobody uses, and remembers its position.
     pub fn forget(&mut self, name: &str) {
         if let Some(topic) = self.topics.remove(name) {
+            self.truth.forget_keys(name, topic.position.epoch);
             self.remembered.insert(name.into(), topic.position);
         }
     }
@@ -156,7 +154,8 @@ impl Store {
     }
 
     fn restart(&mut self, name: &str, start: Position, head: u64) {
-        self.seen.insert(start.epoch);
+        // If the node is killed, it may have had the last copy of the epoch's messages.
+        self.truth.see(self.node, name, start.epoch);
         let topic = self.topics.entry(name.into()).or_default();
         topic.position = start;
         topic.history.clear();
@@ -179,6 +178,7 @@ impl TopicStore for Store {
             true => fresh,
             false => self.remembered.remove(topic).unwrap_or(fresh),
         };
+        self.truth.own(self.node, topic, start.epoch);
         self.restart(topic, start, start.offset);
         self.begun.push(topic.into());
         Ok(start)
@@ -186,6 +186,7 @@ impl TopicStore for Store {
 
     fn renew(&mut self, topic: &str) -> Position {
         let start = Position { epoch: self.epoch(), offset: 0 };
+        self.truth.own(self.node, topic, start.epoch);
         self.restart(topic, start, 0);
         start
     }

@@ -16,6 +16,14 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is the same publication, perhaps sent again.
+    pub fn is_same(self, other: Entry) -> bool {
+        match self.key {
+            0 => self == other,
+            key => key == other.key,
+        }
+    }
+
     pub fn to_bytes(self) -> [u8; 12] {
         let mut bytes = [0; 12];
         bytes[..4].copy_from_slice(&self.publisher.to_le_bytes());
@@ -35,10 +43,16 @@ struct Known {
     /// What each position is, of each topic.
     messages: BTreeMap<(String, Position), Entry>,
     published: BTreeSet<Entry>,
+    /// The idempotency keys that have been used in each epoch of each topic, and that nodes must know.
+    keys: BTreeSet<(String, u64, u32)>,
     /// The latest number of each publisher in each epoch of each topic.
     latest: BTreeMap<(String, u64, u32), u32>,
     /// All messages as they were ordered in time: their topic, their epoch and the node.
     history: Vec<(String, u64, NodeId)>,
+    /// The epochs of each topic that each node has had.
+    seen: BTreeMap<(NodeId, String), BTreeSet<u64>>,
+    /// Those that each node has ordered, or was told of by one that had: it must tell others that they have had messages.
+    told: BTreeMap<(NodeId, String), BTreeSet<u64>>,
     /// Nodes that have taken what they knew with them, and the epochs of the topics that they had.
     dead: BTreeSet<NodeId>,
     dead_epochs: BTreeSet<u64>,
@@ -51,14 +65,21 @@ pub struct Truth(Rc<RefCell<Known>>);
 impl Truth {
     /// An owner gave a message its position.
     pub fn order(&self, node: NodeId, topic: &str, position: Position, entry: Entry) {
-        let Known { messages, published, latest, history, .. } = &mut *self.0.borrow_mut();
+        let Known { messages, published, keys, latest, history, .. } = &mut *self.0.borrow_mut();
         history.push((topic.into(), position.epoch, node));
         let before = messages.insert((topic.into(), position), entry);
         assert_eq!(before, None, "{topic} has two messages at {position}: the other is {entry:?}");
         assert!(published.insert(entry), "{entry:?} was published twice");
+        let is_new = entry.key == 0 || keys.insert((topic.into(), position.epoch, entry.key));
+        assert!(is_new, "{entry:?} was published twice in epoch {}", position.epoch);
         let latest = latest.entry((topic.into(), position.epoch, entry.publisher)).or_default();
         assert!(*latest < entry.number, "{entry:?} was ordered after number {latest} of its publisher");
         *latest = entry.number;
+    }
+
+    /// A node forgets a topic, and its idempotency keys.
+    pub fn forget_keys(&self, topic: &str, epoch: u64) {
+        self.0.borrow_mut().keys.retain(|(name, other, _)| name != topic || *other != epoch);
     }
 
     /// The message at a position.
@@ -72,10 +93,28 @@ impl Truth {
     }
 
     /// A node has been killed. Nobody knows any more what it has ordered and not passed on, nor what was passed on to it.
-    pub fn kill(&self, node: NodeId, epochs: impl IntoIterator<Item = u64>) {
-        let known = &mut *self.0.borrow_mut();
-        known.dead.insert(node);
-        known.dead_epochs.extend(epochs);
+    pub fn kill(&self, node: NodeId) {
+        let Known { seen, told, dead, dead_epochs, .. } = &mut *self.0.borrow_mut();
+        dead.insert(node);
+        let of_node = seen.iter().chain(&*told).filter(|((other, _), _)| *other == node);
+        dead_epochs.extend(of_node.flat_map(|(_, epochs)| epochs));
+    }
+
+    /// A node has a topic in an epoch.
+    pub fn see(&self, node: NodeId, topic: &str, epoch: u64) {
+        self.0.borrow_mut().seen.entry((node, topic.into())).or_default().insert(epoch);
+    }
+
+    /// A node orders a topic in an epoch.
+    pub fn own(&self, node: NodeId, topic: &str, epoch: u64) {
+        self.0.borrow_mut().told.entry((node, topic.into())).or_default().insert(epoch);
+    }
+
+    /// A node is given a topic by another, or told of it: from now on it is the one that must tell others.
+    pub fn tell(&self, from: NodeId, to: NodeId, topic: &str) {
+        let told = &mut self.0.borrow_mut().told;
+        let epochs = told.get(&(from, topic.into())).cloned().unwrap_or_default();
+        told.entry((to, topic.into())).or_default().extend(epochs);
     }
 
     /// Whether a topic has had messages in other epochs than `epoch` since a time.

@@ -7,12 +7,15 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 
 use super::backbone::{Backbone, Delivery};
-use super::node::{Node, Published};
+use super::node::{Clock, Node, Published};
 use super::store::{Subscriber, Told};
 use super::truth::{Entry, Truth};
 
 /// Steps of the time while a world is only watched.
 const WATCH_STEP: Nanos = 20 * MILLISECOND;
+
+/// A clock that is far worse than any machine's.
+const DRIFT_PPM_MAX: u64 = 10_000;
 
 pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
@@ -22,6 +25,10 @@ pub struct World {
     pub topics: Vec<String>,
     /// Subscribers between two nodes.
     pub wandering: Vec<Subscriber>,
+    /// Publications whose publishers have lost their node.
+    uncertain: Vec<(String, Entry)>,
+    /// The latest idempotency key.
+    pub keys: u32,
     /// What became of publications at nodes that have ended.
     pub ended: Published,
     truth: Truth,
@@ -29,6 +36,8 @@ pub struct World {
     started: u64,
     /// A publisher for each node and topic, and its latest number.
     publishers: BTreeMap<(NodeId, String), (u32, u32)>,
+    /// The latest publisher.
+    publisher: u32,
     /// Nodes of which one has taken the other for dead, until they have one view again.
     separated: BTreeSet<(NodeId, NodeId)>,
 }
@@ -42,11 +51,14 @@ impl World {
             now: SECOND,
             topics: (0..topics).map(|number| format!("topic.{number}")).collect(),
             wandering: Vec::new(),
+            uncertain: Vec::new(),
+            keys: 0,
             ended: Published::default(),
             truth: Truth::default(),
             history,
             started: 0,
             publishers: BTreeMap::new(),
+            publisher: 0,
             separated: BTreeSet::new(),
         };
         world.backbone.delay_max = *world.random.pick(&[MILLISECOND, 5 * MILLISECOND, 10 * MILLISECOND]);
@@ -60,8 +72,9 @@ impl World {
     pub fn start(&mut self, name: &str) -> NodeId {
         self.started += 1;
         let id = NodeId(self.random.next_u64() | 1);
-        let skew = self.random.below(1_000) * SECOND;
-        let mut node = Node::new(id, name, self.started, skew, self.history, self.truth.clone());
+        let clock =
+            Clock { skew: self.random.below(1_000) * SECOND, drift_ppm: self.random.below(DRIFT_PPM_MAX) };
+        let mut node = Node::new(id, name, self.started, clock, self.history, self.truth.clone());
         node.connect(true, self.now);
         self.nodes.insert(id, node);
         self.backbone.set_side(id, 0);
@@ -71,12 +84,12 @@ impl World {
     /// Ends a node without a word. Its clients look for another.
     pub fn kill(&mut self, id: NodeId) -> Option<Node> {
         let mut node = self.nodes.remove(&id)?;
-        // A node that leaves while it hears no other takes its topics with it.
-        if node.cluster.phase() != Phase::Left || node.cluster.view().owners().is_empty() {
-            self.truth.kill(id, node.store.seen.iter().copied());
+        if node.cluster.phase() != Phase::Left || node.has_left_alone {
+            self.truth.kill(id);
         }
         self.backbone.forget(id);
         self.wandering.extend(node.lose_all());
+        self.uncertain.extend(node.lose_publications());
         self.count(&node.published);
         Some(node)
     }
@@ -97,6 +110,7 @@ impl World {
 
     pub fn reconnect(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_connected) {
+            self.backbone.reconnect(id, self.now, &mut self.random);
             node.connect(true, self.now);
         }
     }
@@ -112,12 +126,28 @@ impl World {
 
     /// Publishes a new message, with an idempotency key of its own if it has any.
     pub fn publish(&mut self, id: NodeId, topic: &str, key: u32) -> Entry {
-        let publishers = self.publishers.len() as u32 + 1;
-        let (publisher, number) = self.publishers.entry((id, topic.into())).or_insert((publishers, 0));
+        let World { publishers, publisher: latest, .. } = self;
+        let (publisher, number) = publishers.entry((id, topic.into())).or_insert_with(|| {
+            *latest += 1;
+            (*latest, 0)
+        });
         *number += 1;
         let entry = Entry { publisher: *publisher, number: *number, key };
         self.publish_again(id, topic, entry);
         entry
+    }
+
+    /// A publisher whose publication is uncertain finds a node, and sends it again.
+    pub fn retry(&mut self, id: NodeId) {
+        let of_nodes = self.nodes.values_mut().map(|node| &mut node.uncertain);
+        let Some((topic, Entry { key, .. })) =
+            of_nodes.chain([&mut self.uncertain]).find_map(|uncertain| uncertain.pop())
+        else {
+            return;
+        };
+        // It comes after what its publisher has sent since: its order is that of a new publisher.
+        self.publisher += 1;
+        self.publish_again(id, &topic, Entry { publisher: self.publisher, number: 1, key });
     }
 
     pub fn publish_again(&mut self, id: NodeId, topic: &str, entry: Entry) {
@@ -159,7 +189,7 @@ impl World {
             backbone.poll(*now, |to| nodes.get(&to).is_some_and(|node| node.is_connected))
         {
             let Some(node) = nodes.get_mut(&to) else { continue };
-            let local = *now + node.skew;
+            let local = node.clock.read(*now);
             match delivery {
                 Delivery::Heartbeat(bytes) => node.cluster.handle_heartbeat(&bytes, local),
                 Delivery::Packet(bytes) => node.cluster.handle_packet(&bytes, local),
@@ -169,7 +199,7 @@ impl World {
         let ids: Vec<NodeId> = nodes.keys().copied().collect();
         for node in nodes.values_mut() {
             node.run(*now);
-            let (from, local) = (node.id(), *now + node.skew);
+            let (from, local) = (node.id(), node.clock.read(*now));
             let mut bytes = Vec::new();
             while let Some(destination) = node.cluster.poll_packet(local, &mut bytes) {
                 let bytes = std::mem::take(&mut bytes);

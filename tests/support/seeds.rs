@@ -1,5 +1,5 @@
-//! The seeds of simulations: 1,000, or the number in `ECHORING_SEEDS`, or the single one in `ECHORING_SEED`, which replays a
-//! failure.
+//! The seeds of simulations: 1,000, or the number in `ECHORING_SEEDS`, from 0 or the one in `ECHORING_FIRST_SEED` on; or the single
+//! one in `ECHORING_SEED`, which replays a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -17,7 +17,10 @@ pub fn single() -> Option<u64> {
 pub fn for_each(replay: &str, test: impl Fn(u64)) {
     let seeds = match single() {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("ECHORING_SEEDS").unwrap_or(1_000),
+        None => {
+            let first = variable("ECHORING_FIRST_SEED").unwrap_or(0);
+            first..first + variable("ECHORING_SEEDS").unwrap_or(1_000)
+        }
     };
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {

@@ -2,7 +2,7 @@
 
 use echoring_topics::Position;
 
-use super::handover::takes_other_epoch;
+use super::diverged::takes_other_epoch;
 use super::{OwnerTable, Peers, Role, Shard};
 use crate::store::TopicStore;
 use crate::view::NodeId;
@@ -23,7 +23,7 @@ impl OwnerTable {
             _ => return,
         }
         if takes_other_epoch(shard.store, name, start.epoch) {
-            self.diverged.insert(name.into());
+            self.note_diverged(shard, name);
         }
         let known = shard.store.position(name);
         match known.filter(|known| known.epoch == start.epoch && known.offset <= head) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use echoring_topics::Position;
 
+use super::diverged::takes_other_epoch;
 use super::{OwnerTable, Peers, Role, Shard, deliver};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Handover, Message};
@@ -32,20 +33,6 @@ impl OwnerTable {
         self.report_diverged(shard);
     }
 
-    /// Tells the owners of topics whose handover may be lost.
-    fn report_diverged<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
-        for name in std::mem::take(&mut self.diverged) {
-            match self.view.owner(&name).filter(|owner| *owner != self.node) {
-                Some(owner) if shard.peers.has_room(owner) => {
-                    self.handed.insert((owner, name.clone()));
-                    shard.peers.send(owner, &Message::Diverged { topic: &name });
-                }
-                Some(_) => drop(self.diverged.insert(name)),
-                None => self.merge(shard, &name),
-            }
-        }
-    }
-
     fn hand_over_one<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -55,7 +42,7 @@ impl OwnerTable {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
         send_state(shard, name, owner);
-        self.handed.insert((owner, name.into()));
+        *self.handed.entry((owner, name.into())).or_default() += 1;
         for follower in followers.into_keys() {
             self.lagging.remove(&(name.into(), follower));
             if follower != owner {
@@ -92,7 +79,7 @@ impl OwnerTable {
                 let part =
                     Handover { topic: &name, head, begins: true, ends: true, first, entries: &[], rest: &[] };
                 peers.send(owner, &Message::Handover(part));
-                self.handed.insert((owner, name));
+                *self.handed.entry((owner, name)).or_default() += 1;
             }
         }
         self.has_remembered = is_full;
@@ -119,10 +106,13 @@ impl OwnerTable {
         if !begins && !self.topics.get(name).is_some_and(|topic| topic.role.is_received_from(from)) {
             return;
         }
-        self.topics.entry(name.into()).or_default().role = Role::Receiving(from);
+        let role =
+            std::mem::replace(&mut self.topics.entry(name.into()).or_default().role, Role::Receiving(from));
         if begins {
-            if takes_other_epoch(shard.store, name, head.epoch) {
-                self.merging.insert(name.into());
+            // Two nodes hand it over at once. The one before believes that this node takes what it sends.
+            let is_interrupted = matches!(role, Role::Receiving(_));
+            if takes_other_epoch(shard.store, name, head.epoch) || is_interrupted {
+                self.note_diverged(shard, name);
             }
             let known = shard.store.position(name);
             if known.is_none_or(|known| known.epoch != head.epoch || known.offset > head.offset) {
@@ -146,38 +136,11 @@ impl OwnerTable {
         if self.view.owner(name) != Some(self.node) {
             self.visiting.insert(name.into());
         }
-        if self.merging.remove(name) {
+        if self.diverged.remove(name).is_some() {
             self.merge(shard, name);
         }
         self.hold(shard, name);
         self.drive(shard, name);
-    }
-
-    /// A node has lost sight of a topic that it had handed to another.
-    pub(super) fn diverged<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        from: NodeId,
-        name: &str,
-    ) {
-        shard.peers.send(from, &Message::Taken { topic: name });
-        self.merge(shard, name);
-    }
-
-    /// Two nodes have owned the topic. Nobody knows what the subscribers of one have missed of the other: all are told so, by a
-    /// new epoch.
-    fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
-        if !self.is_owner(name) {
-            // Nor may it begin where this node had left it.
-            shard.store.take_remembered(&mut |remembered| remembered == name);
-            return;
-        }
-        let start = shard.store.renew(name);
-        let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
-        let followers: Vec<NodeId> = followers.keys().copied().collect();
-        for follower in followers {
-            self.serve(shard, follower, name, start, start.offset);
-        }
     }
 }
 
@@ -185,13 +148,6 @@ impl Role {
     fn is_received_from(&self, node: NodeId) -> bool {
         matches!(self, Role::Receiving(from) if *from == node)
     }
-}
-
-/// Forgets what a store remembers of a topic that another node goes on with. Whether that was another epoch: its messages are not
-/// known to the subscribers of this one.
-pub(super) fn takes_other_epoch<S: TopicStore>(store: &mut S, name: &str, epoch: u64) -> bool {
-    let remembered = store.take_remembered(&mut |remembered| remembered == name);
-    remembered.is_some_and(|(_, position)| position.epoch != epoch)
 }
 
 /// Sends a topic's state to its next owner.

@@ -14,12 +14,17 @@ use crate::wire::{append_entry, entries};
 impl OwnerTable {
     /// Begins a topic that no other node has.
     pub(super) fn begin<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let OwnerTable { topics, diverged, outcomes, outgoing_bytes, .. } = self;
+        if diverged.contains_key(name) {
+            // It must not go on where this node had left it.
+            shard.store.take_remembered(&mut |remembered| remembered == name);
+        }
         let begun = shard.store.begin(name);
-        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
         match begun {
             Ok(_) => {
                 topic.role = Role::Owner(BTreeMap::new());
+                diverged.remove(name);
                 self.hold(shard, name);
             }
             Err(reason) => {
