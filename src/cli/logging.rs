@@ -184,3 +184,41 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         queue::append(queue::form().unwrap_or(Form::Text).line(backtrace.trim_end()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Logged(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Logged {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let logged = Logged::default();
+        let writer = logged.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(log_panic));
+        let ended = tracing::subscriber::with_default(subscriber, || {
+            std::panic::catch_unwind(|| panic!("on purpose"))
+        });
+        std::panic::set_hook(before);
+        assert!(ended.is_err());
+        let line = String::from_utf8(logged.0.lock().expect("whole").clone()).expect("text");
+        for part in ["ERROR", "panicked", "said=\"on purpose\"", "logging.rs:", "thread="] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+}

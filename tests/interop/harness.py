@@ -33,15 +33,19 @@ noise = random.Random(20).randbytes
 def deny_io_uring():
     """Makes io_uring_setup, _enter and _register fail with EPERM, as container runtimes do.
 
-    Runs between fork and exec of the server. The three system call numbers are the same on all architectures with Linux's
-    common numbers.
+    The three system call numbers are the same on all architectures with Linux's common numbers.
     """
+    deny(425, 427)
+
+
+def deny(first, last):
+    """Makes the system calls of these numbers fail with EPERM. Runs between fork and exec of the server."""
     BPF_LD_W_ABS, BPF_JGE_K, BPF_JGT_K, BPF_RET_K = 0x20, 0x35, 0x25, 0x06
     SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, EPERM = 0x7FFF0000, 0x00050000, 1
     program = [
         (BPF_LD_W_ABS, 0, 0, 0),  # seccomp_data.nr
-        (BPF_JGE_K, 0, 2, 425),  # io_uring_setup or above, else allow
-        (BPF_JGT_K, 1, 0, 427),  # above io_uring_register: allow
+        (BPF_JGE_K, 0, 2, first),
+        (BPF_JGT_K, 1, 0, last),
         (BPF_RET_K, 0, 0, SECCOMP_RET_ERRNO | EPERM),
         (BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW),
     ]
@@ -92,7 +96,7 @@ class Log:
 class Server:
     """Runs `echoring serve` on free ports for the duration of the block."""
 
-    def __init__(self, *flags, denied=False, admin="127.0.0.1:0", listen="127.0.0.1:0"):
+    def __init__(self, *flags, denied=False, before=None, admin="127.0.0.1:0", listen="127.0.0.1:0"):
         command = [BINARY, "serve", "--listen", listen]
         command += ["--admin", admin, *flags]
         self.process = subprocess.Popen(
@@ -101,7 +105,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=deny_io_uring if denied else None,
+            preexec_fn=before or (deny_io_uring if denied else None),
         )
         self._log = Log(self.process.stderr)
         self.log = self._log.lines

@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Raw, Server, frame
+from harness import BINARY, PATIENCE_S, Raw, Server, deny, frame
 
 TEXT = re.compile(
     r"(?P<time>\S+Z) address=(?P<address>\S+) identity=(?P<identity>\S+) path=(?P<path>-|\"(?:[^\"\\]|\\.)*\") "
@@ -326,6 +326,18 @@ class Journal(unittest.TestCase):
         self.assertRegex(fields["MESSAGE"], r"^request refused .*status=404")
         self.assertTrue(fields["ECHORING_TARGET"].startswith("echoring_runtime"))
 
+
+class OfTheHost(unittest.TestCase):
+    def test_a_shard_that_cannot_be_pinned_says_so_and_serves(self):
+        # sched_setaffinity, as a container may deny it.
+        number = {"x86_64": 203, "aarch64": 122}[os.uname().machine]
+        with Server("--shards", "1", before=lambda: deny(number, number)) as server:
+            # The shard starts before the control thread, whose address the harness has waited for.
+            self.assertTrue(any("cannot pin this thread; the scheduler chooses its CPU" in line for line in server.log))
+            with contextlib.closing(Raw(server)) as client:
+                client.upgrade()
+                client.send(frame(0x1, b"served"))
+                self.assertEqual(client.read_exactly(8), b"\x81\x06served")
 
 if __name__ == "__main__":
     unittest.main()

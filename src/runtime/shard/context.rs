@@ -351,6 +351,14 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         slot.peer.as_mut()
     }
 
+    /// Makes a connection another peer. Its traffic counts for that one's class from now on.
+    pub fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+        if let Some(slot) = self.core.slots.get_mut(token) {
+            slot.plain_echo = false;
+        }
+        self.core.set_peer(application, token, peer);
+    }
+
     /// Whether [`share`](Context::share) would be accepted: the connection is open, nothing is queued and no send is
     /// partial.
     #[inline]

@@ -166,21 +166,21 @@ impl Service {
         };
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
-                set_peer(cx, token, peer);
+                cx.set_peer(self, token, peer);
                 cx.accept(token, subprotocol, whole);
                 self.opened(cx, token, None);
             }
             Answer::UpgradeWith { peer, extras, whole } => {
-                set_peer(cx, token, peer);
+                cx.set_peer(self, token, peer);
                 cx.accept_with(token, &extras, whole);
                 self.opened(cx, token, None);
             }
             Answer::EventStream { peer, headers } => {
-                set_peer(cx, token, peer);
+                cx.set_peer(self, token, peer);
                 cx.begin_event_stream(token, &headers);
                 self.opened(cx, token, None);
             }
-            Answer::Later { peer } => set_peer(cx, token, peer),
+            Answer::Later { peer } => cx.set_peer(self, token, peer),
             Answer::Respond(reply) => cx.respond(token, &reply),
             Answer::RespondWith(reply) => cx.respond(token, &reply.as_reply()),
             Answer::Refuse(refusal) => cx.refuse(token, &refusal),
@@ -215,11 +215,5 @@ impl Service {
         let reason =
             if due == Due::Withdrawn { "credentials were withdrawn" } else { "credentials have expired" };
         end(&mut link, CloseCode::CREDENTIALS_ENDED, reason);
-    }
-}
-
-fn set_peer<D: Driver>(cx: &mut Context<'_, D, Service>, token: Token, new: Peer) {
-    if let Some(peer) = cx.peer(token) {
-        *peer = new;
     }
 }

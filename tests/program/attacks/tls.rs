@@ -49,6 +49,18 @@ fn wait_for_cause(server: &Server, cause: &str, times: u64) {
 }
 
 #[test]
+fn a_session_that_fails_is_logged_with_its_address_and_the_fault() {
+    through_tls(&["--log", "info"], |server| {
+        let mut peer = Peer::connect_plainly(server);
+        // A record of a type that there is not.
+        peer.send(&record(99, b"nothing"));
+        peer.finish();
+        let line = server.wait_for_log("TLS failed");
+        assert!(line.contains("peer=127.0.0.1:") && line.contains("fault="), "{line}");
+    });
+}
+
+#[test]
 fn a_request_without_tls_is_told_that_it_lacks_it() {
     through_tls(&[], |server| {
         for request in [upgrade("/echo", &[]), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()] {

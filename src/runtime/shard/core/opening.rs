@@ -77,7 +77,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+    /// The connection is this peer from now on.
+    pub(in crate::shard) fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {
             let class = application.class(&peer);
             traces::classified(token, class);

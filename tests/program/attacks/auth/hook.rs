@@ -106,6 +106,25 @@ fn the_hook_decides_and_without_its_answer_nobody_comes_in() {
 }
 
 #[test]
+fn the_traffic_of_a_client_that_waited_counts_for_its_route() {
+    with_hook(&[], |server, _| {
+        let mut publisher = open(server, "/broadcast/a", "known-alice");
+        let mut subscriber = open(server, "/broadcast/a", "known-bob");
+        publisher.send(&frame(TEXT, b"hello"));
+        assert_eq!(subscriber.frame(), (0x81, b"hello".to_vec()));
+        let (_, metrics) = server.ask_admin("GET", "/metrics", &[]);
+        for direction in ["in", "out"] {
+            let sample = |route: &str| {
+                let name = format!("echoring_messages_total{{route=\"{route}\",direction=\"{direction}\"}} ");
+                let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+                line.unwrap_or_else(|| panic!("no {name} in {metrics}")).to_owned()
+            };
+            assert_eq!((sample("broadcast"), sample("echo")), ("1".to_owned(), "0".to_owned()));
+        }
+    });
+}
+
+#[test]
 fn a_slow_hook_holds_up_only_those_who_need_it() {
     let tokens = tokens();
     let tokens = tokens.flag("auth-tokens");
