@@ -79,6 +79,8 @@ pub enum Message<'a> {
         start: Position,
         /// Messages up to this offset are history for those who subscribe now.
         head: u64,
+        /// What else a follower keeps that has nothing of the topic's epoch yet.
+        rest: &'a [u8],
     },
     /// Messages with offsets from `first` on. The follower has missed those between the last it got and `first`, if there are any.
     Deliver {
@@ -201,10 +203,11 @@ impl<'a> Message<'a> {
                 // No epoch is 0.
                 put_position(bytes, after.unwrap_or_default());
             }
-            Message::Following { topic, start, head } => {
+            Message::Following { topic, start, head, rest } => {
                 begin(bytes, FOLLOWING, topic);
                 put_position(bytes, start);
                 bytes.put_u64_le(head);
+                append_entry(bytes, rest);
             }
             Message::Deliver { topic, epoch, first, entries } => {
                 begin(bytes, DELIVER, topic);
@@ -252,11 +255,9 @@ impl<'a> Message<'a> {
             }
             FOLLOWING => {
                 let (start, head) = (take_position(bytes)?, take_u64(bytes)?);
-                (start.epoch != 0 && head >= start.offset).then_some(Message::Following {
-                    topic,
-                    start,
-                    head,
-                })?
+                let rest = take_bytes(bytes)?;
+                let is_valid = start.epoch != 0 && head >= start.offset;
+                is_valid.then_some(Message::Following { topic, start, head, rest })?
             }
             DELIVER => {
                 let Position { epoch, offset } = take_position(bytes)?;

@@ -331,7 +331,9 @@ impl OwnerTable {
             }
             Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
             Message::Follow { topic, after } => self.follow(shard, from, topic, after),
-            Message::Following { topic, start, head } => self.following(shard, from, topic, start, head),
+            Message::Following { topic, start, head, rest } => {
+                self.following(shard, from, topic, start, head, rest);
+            }
             Message::Deliver { topic, epoch, first, entries } => {
                 if self.topics.get(topic).is_some_and(|known| known.role.is_fed_by(from)) {
                     deliver(shard.store, topic, epoch, first, entries);

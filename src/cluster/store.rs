@@ -51,7 +51,10 @@ pub trait TopicStore {
     /// are kept are left out.
     fn read(&mut self, topic: &str, after: u64, bytes_max: usize, list: &mut Vec<u8>) -> History;
 
-    /// Appends what else must move with a topic, such as idempotency keys.
+    /// Appends what a follower keeps besides a position and messages, such as the latest message of each key.
+    fn export_latest(&mut self, topic: &str, bytes: &mut Vec<u8>);
+
+    /// The same, and what else must move with a topic to its next owner, such as idempotency keys.
     fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>);
 
     /// Takes what another node's store exported.

@@ -157,7 +157,7 @@ fn messages() -> Vec<Message<'static>> {
         Message::NotOwner { topic: "t", batch: 9, owner: Some(B) },
         Message::Follow { topic: "t", after: None },
         Message::Follow { topic: "t", after: Some(position) },
-        Message::Following { topic: "t", start: position, head: 40 },
+        Message::Following { topic: "t", start: position, head: 40, rest: b"rest" },
         Message::Deliver { topic: "t", epoch: 77, first: 13, entries: b"" },
         Message::Unfollow { topic: "t" },
         Message::Released { topic: "t", owner: A },

@@ -40,7 +40,7 @@ pub use placement::Placement;
 pub use replay::{Members, Page, Replay, entries, is_members, members};
 pub use settings::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
-pub use transfer::{ExportCursor, ImportError, Importer, Record};
+pub use transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 
 #[cfg(test)]
 mod tests;

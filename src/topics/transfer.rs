@@ -21,6 +21,8 @@ const LATEST: u8 = 3;
 const KEY: u8 = 4;
 const MEMBERS: u8 = 5;
 const FORGOTTEN: u8 = 6;
+/// The offset since which the latest message of each key is kept.
+const KEYED_SINCE: u8 = 7;
 /// Bytes before a record's body: its type and its length.
 const HEAD_BYTES: usize = 1 + 4;
 
@@ -143,6 +145,15 @@ fn position(body: &mut &[u8]) -> Option<Position> {
     ((1..1 << 48).contains(&epoch) && offset < 1 << 53).then_some(Position { epoch, offset })
 }
 
+/// What [`OwnedTopics::export_state`] exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exported {
+    /// The latest message of each key.
+    Latest,
+    /// The idempotency keys too.
+    LatestAndKeys,
+}
+
 /// How far an export is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportCursor {
@@ -187,18 +198,28 @@ impl OwnedTopics {
         Some(cursor)
     }
 
-    /// Appends the records of a topic besides its position and its messages, until there are about `bytes_max`: the latest message of
-    /// each key, and the idempotency keys.
+    /// Appends the records of a topic besides its position and its messages, until there are about `bytes_max`.
     pub fn export_state(
         &mut self,
         id: OwnedTopicId,
+        exported: Exported,
         bytes_max: usize,
         now: Nanos,
         pool: &mut Pool,
         bytes: &mut Vec<u8>,
     ) {
         let mut cursor = ExportCursor { index: id.index as usize, part: Part::Latest(0) };
-        while bytes.len() < bytes_max && matches!(cursor.part, Part::Latest(_) | Part::Keys(..)) {
+        let is_exported = |part| match part {
+            Part::Latest(_) => true,
+            Part::Keys(..) => exported == Exported::LatestAndKeys,
+            _ => false,
+        };
+        if let Some(since) =
+            self.owned(id).filter(|owned| !owned.keyed.is_empty()).map(|owned| owned.keyed_since)
+        {
+            append(bytes, KEYED_SINCE, |bytes| bytes.put_u64_le(since));
+        }
+        while bytes.len() < bytes_max && is_exported(cursor.part) {
             cursor = self.export_part(cursor, bytes_max, now, pool, bytes);
         }
     }
@@ -389,8 +410,12 @@ impl Importer {
     ) -> Result<(), ImportError> {
         let mut importer = Importer { topic: Some(id) };
         while !bytes.is_empty() {
-            let record = Record::take(&mut bytes).filter(|record| matches!(record.kind, LATEST | KEY));
-            importer.import_part(topics, record.ok_or(ImportError::Malformed)?, now, pool)?;
+            let record = Record::take(&mut bytes).ok_or(ImportError::Malformed)?;
+            match (record.kind, record.body.try_into()) {
+                (KEYED_SINCE, Ok(since)) => topics.import_keyed_since(id, u64::from_le_bytes(since))?,
+                (LATEST | KEY, _) => importer.import_part(topics, record, now, pool)?,
+                _ => return Err(ImportError::Malformed),
+            }
         }
         Ok(())
     }
@@ -565,6 +590,45 @@ mod tests {
         assert_eq!(before, after);
         let again = to.find_or_create("forgotten", Creator::NOBODY, NOW, &mut pool).expect("room");
         assert_eq!(history(&mut to, again, &mut pool).0, position);
+    }
+
+    #[test]
+    fn the_state_of_one_topic_moves_beside_its_messages() {
+        for exported in [Exported::Latest, Exported::LatestAndKeys] {
+            let mut pool = Pool::standalone();
+            let mut from = topics(1, SlowConsumerPolicy::Conflate, 2);
+            let id = from.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).expect("room").id;
+            for number in 0..6 {
+                let key = format!("k{}", number % 3);
+                from.publish_once(
+                    id,
+                    &text(&key, &number.to_string()),
+                    &number.to_string(),
+                    true,
+                    NOW,
+                    &mut pool,
+                )
+                .expect("accepted");
+            }
+            let head = from.position("t").expect("it exists");
+            let mut bytes = Vec::new();
+            from.export_state(id, exported, usize::MAX, NOW, &mut pool, &mut bytes);
+            let mut to = topics(2, SlowConsumerPolicy::Conflate, 2);
+            to.restart("t", Some(head), NOW, &mut pool).expect("room");
+            let id = to.find("t").expect("it exists");
+            Importer::import_state(&mut to, id, &bytes, NOW, &mut pool).expect("well formed");
+            let mut page = Vec::new();
+            let told = to.history(id, Replay::Newcomer, 1 << 20, NOW, &mut pool, &mut page).expect("known");
+            assert_eq!((told.head, told.messages, told.conflated), (head, 3, true));
+            let again = to.publish_once(id, &text("k0", "3"), "3", true, NOW, &mut pool);
+            let is_known = matches!(again, Ok(Accepted::Again(Position { offset: 4, .. })));
+            assert_eq!(is_known, exported == Exported::LatestAndKeys, "{again:?}");
+            for end in 0..bytes.len() {
+                to.restart("t", Some(head), NOW, &mut pool).expect("room");
+                // Whatever was cut off, nothing else happens.
+                let _ = Importer::import_state(&mut to, id, &bytes[..end], NOW, &mut pool);
+            }
+        }
     }
 
     #[test]

@@ -113,9 +113,13 @@ impl TopicStore for Store {
         read
     }
 
+    fn export_latest(&mut self, _topic: &str, _bytes: &mut Vec<u8>) {}
+
     fn export_rest(&mut self, _topic: &str, _bytes: &mut Vec<u8>) {}
 
     fn import_rest(&mut self, _topic: &str, _bytes: &[u8]) {}
+
+    fn hold(&mut self, _topic: &str, _is_held: bool) {}
 
     fn remove(&mut self, topic: &str) {
         self.topics.remove(topic);

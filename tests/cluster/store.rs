@@ -242,6 +242,8 @@ impl TopicStore for Store {
         read
     }
 
+    fn export_latest(&mut self, _: &str, _: &mut Vec<u8>) {}
+
     fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>) {
         for (key, offset) in &self.topic(topic).keys {
             bytes.extend_from_slice(&key.to_le_bytes());

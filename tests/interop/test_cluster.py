@@ -15,6 +15,7 @@ import unittest
 
 from harness import PATIENCE_S, Server
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 SUBPROTOCOL = "echoring.v1.json"
 NATS = shutil.which("nats-server") or "/usr/sbin/nats-server"
@@ -62,8 +63,9 @@ class Node(Server):
 
     def __init__(self, nats, name, *flags):
         self.name = name
-        cluster = ["--cluster", f"nats://127.0.0.1:{nats.port}", "--node", name]
-        super().__init__("--shards", "2", *cluster, *TIMES, *flags)
+        os.environ['ECHO_TEMP_CLUSTER'] = f"nats://127.0.0.1:{nats.port}"
+        os.environ['ECHO_TEMP_NODE'] = name
+        super().__init__("--shards", "2", *flags)
 
     def status(self):
         code, _, body = self.get("/cluster")
@@ -268,6 +270,26 @@ class Returning(InACluster):
                 self.assertEqual(texts, ["second", "third"])
 
     @asynchronous
+    async def test_a_newcomer_gets_the_latest_message_of_each_key_at_any_node(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write('[topic_defaults]\nslow = "conflate"\n')
+            file.flush()
+            nodes = self.start("a", "b", flags=("--config", file.name))
+            async with Session(nodes[0]) as session:
+                for topic in TOPICS:
+                    for number in range(6):
+                        answer = await session.publish(topic, f"state {number}", key=f"k{number % 3}")
+                        self.assertEqual(answer["type"], "published", answer)
+            third = self.one("c", "--config", file.name)
+            third.await_members("a", "b")
+            for node in (*nodes, third):
+                async with Session(node) as session:
+                    for topic in TOPICS:
+                        await session.subscribe(topic)
+                        messages = await session.messages(topic, 3)
+                        self.assertEqual([message["text"] for message in messages], ["state 3", "state 4", "state 5"])
+
+    @asynchronous
     async def test_a_node_that_stops_hands_its_topics_over_and_nobody_misses_anything(self):
         nodes = self.start("a", "b", "c")
         async with Session(nodes[0]) as session:
@@ -304,6 +326,96 @@ class Returning(InACluster):
                     self.assertEqual((status, answer["epoch"]), (200, epochs[topic]), answer)
                 messages = await session.messages(topic, 3)
                 self.assertEqual([message["text"] for message in messages], ["before", "at a", "at b"])
+
+
+class RollingUpgrade(InACluster):
+    """Every node is stopped and started again, one after the other, under load."""
+
+    NAMES = ("a", "b", "c")
+    TOPICS = TOPICS[:6]
+
+    def up(self):
+        return [node for node in self.nodes.values() if node is not None]
+
+    async def follow(self, topic, first):
+        """Follows a topic, from its position, wherever there is a node. Returns the texts, in order."""
+        texts, position, number = [], None, first
+        while True:
+            number += 1
+            nodes = self.up()
+            try:
+                async with Session(nodes[number % len(nodes)]) as session:
+                    begun = await session.subscribe(topic, position)
+                    if position is None:
+                        self.subscribed.release()
+                    else:
+                        self.assertEqual((begun["recovered"], begun["epoch"]), (True, position["epoch"]), begun)
+                    position = {"epoch": begun["epoch"], "offset": begun["offset"]}
+                    while True:
+                        event = await session.next("message", "gap", "unsubscribed", topic=topic)
+                        self.assertEqual((event["type"], event["offset"]), ("message", position["offset"] + 1), event)
+                        position["offset"] = event["offset"]
+                        if event["text"] == "the end":
+                            return texts
+                        texts.append(event["text"])
+            except (ConnectionClosed, OSError):
+                # The node stops. Close frames of a drain come behind everything that was published before.
+                await asyncio.sleep(0.01)
+
+    async def publish(self, topic, publisher):
+        """Publishes until it is told to stop, each message until it is acknowledged. Returns the texts, in order."""
+        texts, number = [], publisher
+        while not self.stopping:
+            nodes = self.up()
+            number += 1
+            try:
+                async with Session(nodes[number % len(nodes)]) as session:
+                    while not self.stopping:
+                        text = f"{topic} {publisher} {len(texts)}"
+                        answer = await session.publish(topic, text, idempotency_key=text)
+                        if answer["type"] == "published":
+                            texts.append(text)
+                        else:
+                            self.assertIn(answer["code"], ("draining", "busy", "unreachable", "uncertain"), answer)
+                            break
+                        await asyncio.sleep(0.005)
+            except (ConnectionClosed, OSError):
+                await asyncio.sleep(0.01)
+        return texts
+
+    @asynchronous
+    async def test_by_stop_and_start_loses_and_doubles_nothing(self):
+        self.nodes = dict(zip(self.NAMES, self.start(*self.NAMES)))
+        self.stopping = False
+        self.subscribed = asyncio.Semaphore(0)
+        subscribers = {
+            topic: [asyncio.create_task(self.follow(topic, first)) for first in range(3)] for topic in self.TOPICS
+        }
+        for _ in range(3 * len(self.TOPICS)):
+            await asyncio.wait_for(self.subscribed.acquire(), PATIENCE_S)
+        publishers = {
+            topic: [asyncio.create_task(self.publish(topic, number)) for number in range(2)] for topic in self.TOPICS
+        }
+        for name in self.NAMES:
+            node, self.nodes[name] = self.nodes[name], None
+            await asyncio.to_thread(node.terminate)
+            self.assertEqual(await asyncio.to_thread(node.wait), 0)
+            node = await asyncio.to_thread(self.one, name)
+            for seeing in [node, *self.up()]:
+                await asyncio.to_thread(seeing.await_members, *(o for o in self.NAMES if o != seeing.name))
+            self.nodes[name] = node
+        self.stopping = True
+        published = {topic: [await task for task in tasks] for topic, tasks in publishers.items()}
+        for topic in self.TOPICS:
+            status, answer = await asyncio.to_thread(self.nodes["a"].publish, topic, "the end")
+            self.assertEqual(status, 200, answer)
+        for topic, tasks in subscribers.items():
+            received = [await asyncio.wait_for(task, PATIENCE_S) for task in tasks]
+            for texts in received:
+                self.assertEqual(texts, received[0], "one order")
+                for publisher, own in enumerate(published[topic]):
+                    prefix = f"{topic} {publisher} "
+                    self.assertEqual([text for text in texts if text.startswith(prefix)], own)
 
 
 class Failing(InACluster):

@@ -84,7 +84,7 @@ impl OwnerTable {
         let followers: Vec<NodeId> = followers.keys().copied().collect();
         let start = shard.store.renew(name);
         for follower in followers {
-            self.serve(shard, follower, name, start, start.offset);
+            self.serve(shard, follower, name, start, start.offset, false);
         }
     }
 }

@@ -16,6 +16,7 @@ impl OwnerTable {
         name: &str,
         start: Position,
         head: u64,
+        rest: &[u8],
     ) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         match topic.role {
@@ -28,9 +29,14 @@ impl OwnerTable {
         let known = shard.store.position(name);
         match known.filter(|known| known.epoch == start.epoch && known.offset <= head) {
             // What the owner has no longer is missing.
-            Some(known) if known.offset < start.offset => shard.store.skip(name, start.offset),
-            Some(_) => {}
-            None => shard.store.follow(name, start, head),
+            Some(known) if known.offset < start.offset && rest.is_empty() => {
+                shard.store.skip(name, start.offset);
+            }
+            Some(known) if known.offset >= start.offset => {}
+            _ => {
+                shard.store.follow(name, start, head);
+                shard.store.import_rest(name, rest);
+            }
         }
         self.hold(shard, name);
         self.drive(shard, name);

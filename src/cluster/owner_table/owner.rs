@@ -151,10 +151,11 @@ impl OwnerTable {
         let kept = shard.store.oldest(name) - 1;
         let has_been = after.filter(|after| after.epoch == head.epoch && after.offset <= head.offset);
         let offset = has_been.map_or(kept, |after| after.offset.max(kept));
-        self.serve(shard, from, name, Position { offset, ..head }, head.offset);
+        let lacks_latest = has_been.is_none_or(|after| after.offset < kept);
+        self.serve(shard, from, name, Position { offset, ..head }, head.offset, lacks_latest);
     }
 
-    /// Sends a follower what is behind `start`.
+    /// Sends a follower what is behind `start`, and before that the latest message of each key, if it lacks some.
     pub(super) fn serve<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -162,12 +163,17 @@ impl OwnerTable {
         name: &str,
         start: Position,
         head: u64,
+        lacks_latest: bool,
     ) {
         let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) else {
             return;
         };
         followers.insert(follower, start.offset);
-        shard.peers.send(follower, &Message::Following { topic: name, start, head });
+        let mut rest = Vec::new();
+        if lacks_latest {
+            shard.store.export_latest(name, &mut rest);
+        }
+        shard.peers.send(follower, &Message::Following { topic: name, start, head, rest: &rest });
         self.lagging.insert((name.into(), follower));
         self.hold(shard, name);
         self.catch_up_one(shard, name, follower);

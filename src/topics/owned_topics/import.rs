@@ -133,6 +133,16 @@ impl OwnedTopics {
         }
     }
 
+    /// Sets since which offset the latest message of each key is kept.
+    pub(crate) fn import_keyed_since(&mut self, id: OwnedTopicId, since: u64) -> Result<(), ImportError> {
+        let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
+        if since > owned.offset {
+            return Err(ImportError::Malformed);
+        }
+        owned.keyed_since = since;
+        Ok(())
+    }
+
     /// Adds an idempotency key.
     pub(crate) fn import_key(
         &mut self,

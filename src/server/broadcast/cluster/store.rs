@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
-use echoring_topics::{Creator, Importer, Position, Replay, entries};
+use echoring_topics::{Creator, Exported, Importer, Position, Replay, entries};
 
 use super::entry::{Entry, Origin};
 use super::number;
@@ -46,6 +46,13 @@ impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
             (true, _) => entry.origin.publisher(now),
             (false, true) => Publisher::elsewhere(now),
             (false, false) => Publisher::operator(now),
+        }
+    }
+
+    fn export(&mut self, topic: &str, exported: Exported, bytes: &mut Vec<u8>) {
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        if let Some(id) = topics.find(topic) {
+            topics.export_state(id, exported, CLUSTER_STATE_BYTES_MAX, now, self.cx.pool(), bytes);
         }
     }
 
@@ -150,11 +157,12 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         History { first: told.first, messages: told.messages.into() }
     }
 
+    fn export_latest(&mut self, topic: &str, bytes: &mut Vec<u8>) {
+        self.export(topic, Exported::Latest, bytes);
+    }
+
     fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>) {
-        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
-        if let Some(id) = topics.find(topic) {
-            topics.export_state(id, CLUSTER_STATE_BYTES_MAX, now, self.cx.pool(), bytes);
-        }
+        self.export(topic, Exported::LatestAndKeys, bytes);
     }
 
     fn import_rest(&mut self, topic: &str, bytes: &[u8]) {

@@ -10,6 +10,7 @@ use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
 use crate::auth::AuthCounters;
+use crate::cluster::{ClusterStatus, MemberStatus};
 use crate::control::failed_attempts::AttemptFigures;
 use crate::control::reload::ReloadCounters;
 use crate::control::report::Node;
@@ -30,6 +31,8 @@ fn all() -> Families {
     };
     let snapshot =
         Snapshot { driver: "uring", degraded: vec!["receive-total"], counters, ..Snapshot::default() };
+    let member =
+        MemberStatus { node: "a".into(), id: String::new(), phase: "active", staged_bytes: 0, full: false };
     let node = Node {
         uptime_s: 1.0,
         draining: false,
@@ -39,6 +42,7 @@ fn all() -> Families {
         auth: AuthCounters::default().figures(),
         admin: AttemptFigures::default(),
         bans: 0,
+        cluster: Some(ClusterStatus { members: vec![member], ..ClusterStatus::default() }),
     };
     families(node, &[snapshot])
 }
