@@ -8,6 +8,7 @@ mod args;
 mod auth;
 mod changes;
 mod check;
+mod cluster;
 mod config;
 mod draining;
 mod log_level;
@@ -83,6 +84,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
+    }
+    if settings.cluster.is_some() {
+        return Err(Failure::Environment("--cluster: this version does not run clusters yet".to_owned()));
     }
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
