@@ -10,6 +10,17 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 /// The longest time that messages may be made to wait for others.
 pub(crate) const COALESCE_MAX: Nanos = SECOND;
 
+// ---- clusters ----
+
+/// Maximum bytes of a message in a cluster: NATS allows payloads of 64 MiB at most, and a packet has more than the message.
+pub(crate) const CLUSTER_MESSAGE_BYTES_MAX: u64 = 63 * 1024 * 1024;
+/// Bytes that nodes add to a message of a topic: its publisher, its keys, and times.
+pub(crate) const CLUSTER_ENTRY_OVERHEAD: usize = 2 * 1024;
+/// Maximum bytes of a file with a password, a token or a key.
+pub(crate) const SECRET_BYTES: u64 = 4 * 1024;
+/// Minimum bytes of the secret that places topics.
+pub(crate) const SECRET_KEY_BYTES_MIN: usize = 16;
+
 // ---- reloading ----
 
 /// How often watched files are looked at. A change is taken over after two looks.
@@ -119,3 +130,5 @@ pub(crate) const LAME_DUCK_PARTS: u32 = 10;
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
 /// Time that a node of a cluster has to hand its topics over before it drains: many round trips between nodes.
 pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Interval at which a start that does not wait for the backbone looks whether the connection is there.
+pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);

@@ -8,6 +8,8 @@ mod args;
 mod auth;
 mod changes;
 mod check;
+mod cluster;
+mod cluster_node;
 mod config;
 mod draining;
 mod log_level;
@@ -101,6 +103,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let pid = predecessor.as_ref().map(Predecessor::pid);
     let not_started =
         |error: StartError| Failure::Environment(start_failure(&error, takeover && pid.is_none()));
+    // Each start is a node of its own.
+    let cluster = settings.cluster.clone().map(|options| (cluster_node::identity(&options), options));
+    settings.server.cluster = cluster.as_ref().map(|(identity, _)| *identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
     let sandbox = settings.sandbox.enter()?;
@@ -112,7 +117,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     if takeover && pid.is_none() {
         tracing::info!("no server of this user waits for a successor");
     }
-    let server = bound.start_after(predecessor).map_err(not_started)?;
+    let mut server = bound.start_after(predecessor).map_err(not_started)?;
+    if let Some((identity, options)) = &cluster {
+        cluster_node::start(&mut server, *identity, options)?;
+    }
     if let Some(pid) = pid {
         tracing::info!(pid, "took over; the server before this one drains");
     }

@@ -63,9 +63,8 @@ class Node(Server):
 
     def __init__(self, nats, name, *flags):
         self.name = name
-        os.environ['ECHO_TEMP_CLUSTER'] = f"nats://127.0.0.1:{nats.port}"
-        os.environ['ECHO_TEMP_NODE'] = name
-        super().__init__("--shards", "2", *flags)
+        cluster = ["--cluster", f"nats://127.0.0.1:{nats.port}", "--node", name]
+        super().__init__("--shards", "2", *cluster, *TIMES, *flags)
 
     def status(self):
         code, _, body = self.get("/cluster")

@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{ArgAction, ValueEnum};
 
 use super::auth::AuthArgs;
+use super::cluster::ClusterArgs;
 use super::peers::PeerArgs;
 use super::reload::Reload;
 use super::topics::keys;
@@ -42,6 +43,8 @@ Examples:
   echoring serve --compress on
   echoring serve --auth-jwks https://idp.example/jwks.json --auth-audience echoring
       only clients with a token of that provider; [[topics]] in --config say what they may do
+  echoring serve --listen 0.0.0.0:9001 --cluster nats://a.example,b.example
+      topics are shared with the other nodes that use this NATS
   echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
   echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
 
@@ -444,6 +447,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(super) auth: AuthArgs,
+
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 
     #[cfg(feature = "otel")]
     #[command(flatten)]

@@ -15,10 +15,13 @@ use echoring_proto::limits::Nanos;
 
 /// The table in the file.
 pub(super) const TABLE: &str = "auth";
-/// What the names of the options have before those of the keys.
-pub(super) const PREFIX: &str = "auth_";
 
 const HEADING: &str = "Authentication";
+
+/// The key in the table for the option `id`; `None` for an option of elsewhere.
+pub(super) fn key_of(id: &str) -> Option<&str> {
+    id.strip_prefix("auth_")
+}
 
 /// The options of `[auth]`.
 #[derive(Debug, clap::Args)]
@@ -291,7 +294,7 @@ impl AuthArgs {
 }
 
 /// Whether a URL is of this machine, as far as its text says.
-fn is_local_url(url: &str) -> bool {
+pub(super) fn is_local_url(url: &str) -> bool {
     let host = url.split("://").nth(1).unwrap_or_default();
     ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
 }

@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use super::args::{Args, CpuList};
 use super::auth;
+use super::cluster;
 use super::config;
 use super::settings::Settings;
 use super::topics::Topic;
@@ -33,7 +34,13 @@ pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) 
         "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
         cpus.join(", ")
     );
-    format!("{host}{}{}{settings}", memory(settings, resolved), not_used(unused))
+    format!("{host}{}{}{}{settings}", memory(settings, resolved), node(settings), not_used(unused))
+}
+
+/// The name of the node, which may be of this host.
+fn node(settings: &Settings) -> String {
+    let name = settings.cluster.as_ref().map(|cluster| cluster.node.replace(char::is_control, " "));
+    name.map(|name| format!("# Name of the node in its cluster: {name}\n")).unwrap_or_default()
 }
 
 /// The peak of docs/memory.md.
@@ -84,17 +91,20 @@ fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
-        let (auth_keys, keys): (Vec<_>, Vec<_>) = config::keys(&command).partition(|arg| is_auth(arg));
-        for arg in keys {
+        for arg in config::keys(&command).filter(|arg| config::table_of(arg).is_none()) {
             if let Some(value) = self.shown(arg) {
                 write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
             }
         }
-        writeln!(f, "\n[{}]", auth::TABLE)?;
-        for arg in auth_keys {
-            if let Some(value) = value(arg, &self.matches) {
-                let key = arg.get_id().as_str().trim_start_matches(auth::PREFIX);
-                write_value(f, key, &value, self.origins.shown(arg))?;
+        for table in [auth::TABLE, cluster::TABLE] {
+            writeln!(f, "\n[{table}]")?;
+            for arg in config::keys(&command) {
+                if let Some((own, key)) = config::table_of(arg)
+                    && own == table
+                    && let Some(value) = value(arg, &self.matches)
+                {
+                    write_value(f, key, &value, self.origins.shown(arg))?;
+                }
             }
         }
         writeln!(f, "\n[topic_defaults]")?;
@@ -105,11 +115,6 @@ impl fmt::Display for Settings {
         }
         Ok(())
     }
-}
-
-/// Whether an option is in the table `[auth]` of the file.
-fn is_auth(arg: &Arg) -> bool {
-    arg.get_id().as_str().starts_with(auth::PREFIX)
 }
 
 /// A line of the file. A comment names the origin of a value that is no default.

@@ -1,69 +1,571 @@
-//! A server as a node of a cluster: its identity, and the thread that carries the cluster's packets.
+//! The options of `[cluster]`: the nodes that this one shares its topics with, and how it reaches them over NATS.
+//!
+//! In the file they are the keys of one table: `servers` for `--cluster`, `node` for `--node`, the others without `cluster_`.
 
-use std::io;
-use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use echoring_backbone::BackboneError;
-use echoring_cluster::{ClusterConfig, NodeId, Traffic};
-use echoring_server::{ClusterIdentity, ClusterTables, Handle, Server};
+use clap::ArgAction;
 
-/// A stand-in.
+use super::auth::is_local_url;
+use crate::Failure;
+use crate::file::flags::Origins;
+use crate::limits::{CLUSTER_ENTRY_OVERHEAD, CLUSTER_MESSAGE_BYTES_MAX, SECRET_BYTES, SECRET_KEY_BYTES_MIN};
+use crate::values;
+use echoring_backbone::{Credentials, NatsOptions, OptionsError, Tls};
+use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT, NODE_NAME_BYTES_MAX};
+use echoring_proto::limits::Nanos;
+use echoring_proto::random::mix;
+use echoring_server::ListenAddress;
+
+/// The table in the file.
+pub(super) const TABLE: &str = "cluster";
+
+const HEADING: &str = "Cluster";
+
+/// The key in the table for the option `id`; `None` for an option of elsewhere.
+pub(super) fn key_of(id: &str) -> Option<&str> {
+    match id {
+        "cluster" => Some("servers"),
+        "node" => Some("node"),
+        _ => id.strip_prefix("cluster_"),
+    }
+}
+
+/// The options of `[cluster]`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    /// Share topics with the other nodes that use this NATS; repeatable
+    ///
+    /// nats://HOST[:PORT] or tls://HOST[:PORT], several of one NATS cluster with commas between them. See
+    /// docs/reference/cluster.md.
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = server, help_heading = HEADING)]
+    cluster: Vec<String>,
+
+    /// Name of this node in the cluster [default: host name and first port]
+    ///
+    /// It stays the same when the node is restarted, and no two nodes have the same one.
+    #[arg(long, value_name = "NAME", value_parser = node_name, help_heading = HEADING)]
+    node: Option<String>,
+
+    /// User of NATS; needs --cluster-password-file
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    cluster_user: Option<String>,
+
+    /// File with the password of --cluster-user
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_password_file: Option<PathBuf>,
+
+    /// File with the token of NATS
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_token_file: Option<PathBuf>,
+
+    /// File with the JWT and the nkey of a user of NATS, as nsc writes it
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_credentials_file: Option<PathBuf>,
+
+    /// File with the seed of a user's nkey
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_nkey_file: Option<PathBuf>,
+
+    /// Authorities of the NATS servers' certificates: a PEM file [default: those of the system]
+    ///
+    /// With it every server must offer TLS.
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_tls_ca: Option<PathBuf>,
+
+    /// Certificate of this node for NATS: a PEM chain; needs --cluster-tls-key
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_tls_certificate: Option<PathBuf>,
+
+    /// Private key of --cluster-tls-certificate: a PEM file
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_tls_key: Option<PathBuf>,
+
+    /// First tokens of all NATS subjects
+    ///
+    /// Nodes with another prefix are another cluster.
+    #[arg(long, value_name = "SUBJECT", default_value = "echoring", help_heading = HEADING)]
+    cluster_prefix: String,
+
+    /// Interval of this node's heartbeats
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_time(HEARTBEAT_INTERVAL_DEFAULT),
+        value_parser = values::duration_in(Duration::from_millis(50)..=Duration::from_secs(60)),
+        help_heading = HEADING
+    )]
+    cluster_heartbeat: Duration,
+
+    /// Silence after which another node is taken for dead
+    ///
+    /// More than two heartbeats of any node. Topics of a dead node begin a new epoch at another.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_time(MEMBER_TIMEOUT_DEFAULT),
+        value_parser = values::duration_in(Duration::from_millis(100)..=Duration::from_secs(600)),
+        help_heading = HEADING
+    )]
+    cluster_member_timeout: Duration,
+
+    /// File with the secret that places topics [default: derived from --cluster-prefix]
+    ///
+    /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose names of topics that all have one owner.
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    cluster_key_file: Option<PathBuf>,
+
+    /// Do not wait for NATS at the start: exit with code 3 if no server can be reached
+    ///
+    /// A server that waits is not ready (GET /readyz). In a file, wait = false means the same.
+    #[arg(long = "no-cluster-wait", action = ArgAction::SetFalse, help_heading = HEADING)]
+    cluster_wait: bool,
+}
+
+/// How a node takes part in its cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterOptions {
-    pub(crate) nats: echoring_backbone::NatsOptions,
+    /// How it reaches the others, and whether it waits for a server at its start.
+    pub(crate) nats: NatsOptions,
+    /// Its name, which outlives restarts.
     pub(crate) node: String,
-    pub(crate) heartbeat_interval: u64,
-    pub(crate) member_timeout: u64,
+    /// Interval of its heartbeats.
+    pub(crate) heartbeat_interval: Nanos,
+    /// Silence after which another node is taken for dead.
+    pub(crate) member_timeout: Nanos,
+    /// The secret that places topics.
     pub(crate) key: u64,
 }
 
+/// A server of `--cluster`. One behind a comma may leave its scheme out: it has that of the server before it.
+fn server(word: &str) -> Result<String, String> {
+    let has_scheme = word.starts_with("nats://") || word.starts_with("tls://");
+    let is_host = !word.is_empty() && !word.contains("://") && !word.contains(char::is_whitespace);
+    if has_scheme || is_host {
+        return Ok(word.to_owned());
+    }
+    Err("expected nats://HOST[:PORT] or tls://HOST[:PORT]".to_owned())
+}
 
-pub(super) fn temporary() -> Option<ClusterOptions> {
-    let server = std::env::var("ECHO_TEMP_CLUSTER").ok()?;
-    Some(ClusterOptions {
-        nats: echoring_backbone::NatsOptions { servers: vec![server], prefix: "echoring".into(), waits: true, message_bytes_max: 500_000, ..Default::default() },
-        node: std::env::var("ECHO_TEMP_NODE").ok()?,
-        heartbeat_interval: 200_000_000,
-        member_timeout: 2_000_000_000,
-        key: 7,
+/// A name of `--node`.
+fn node_name(word: &str) -> Result<String, String> {
+    if (1..=NODE_NAME_BYTES_MAX).contains(&word.len()) && !word.contains(char::is_control) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("expected a name of at most {NODE_NAME_BYTES_MAX} bytes"))
+}
+
+impl ClusterArgs {
+    /// Reads the secrets, and checks the files; `None` without a cluster. `message_bytes_max` is that of the server, `listen` its
+    /// addresses.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for files that cannot be used.
+    pub(super) fn load(
+        &self,
+        origins: &Origins,
+        message_bytes_max: u64,
+        listen: &[ListenAddress],
+    ) -> Result<Option<ClusterOptions>, Failure> {
+        if self.cluster.is_empty() {
+            self.check_unused(origins)?;
+            return Ok(None);
+        }
+        if self.cluster_member_timeout <= 2 * self.cluster_heartbeat {
+            let line = "must be more than two heartbeats (--cluster-heartbeat)";
+            return Err(origins.wrong("--cluster-member-timeout", line));
+        }
+        if message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX {
+            let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
+            let line = format!("must be at most {most} in a cluster: NATS allows no longer messages");
+            return Err(origins.wrong("--max-message", &line));
+        }
+        let nats = NatsOptions {
+            servers: with_schemes(&self.cluster),
+            prefix: self.cluster_prefix.clone(),
+            credentials: self.credentials(origins)?,
+            tls: self.tls(origins)?,
+            waits: self.cluster_wait,
+            // At most 63 MiB.
+            message_bytes_max: message_bytes_max as usize + CLUSTER_ENTRY_OVERHEAD,
+        };
+        nats.check().map_err(|error| self.failure(origins, &error))?;
+        Ok(Some(ClusterOptions {
+            nats,
+            node: self.node.clone().unwrap_or_else(|| default_name(listen)),
+            heartbeat_interval: self.cluster_heartbeat.as_nanos() as Nanos,
+            member_timeout: self.cluster_member_timeout.as_nanos() as Nanos,
+            key: self.key(origins)?,
+        }))
+    }
+
+    /// Warnings about these options.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let sends_secret = self.cluster_user.is_some() || self.cluster_token_file.is_some();
+        let is_secured = self.cluster_tls_ca.is_some() || self.cluster_tls_certificate.is_some();
+        let mut servers = with_schemes(&self.cluster).into_iter();
+        let is_open = |url: String| url.starts_with("nats://") && !is_local_url(&url);
+        if sends_secret && !is_secured && servers.any(is_open) {
+            let line = "cluster: the password or token of NATS leaves this machine without TLS, unless the server asks for TLS; use \
+                        tls://";
+            return vec![line.to_owned()];
+        }
+        Vec::new()
+    }
+
+    /// The options that have no default, by their flags.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("--node", self.node.is_some()),
+            ("--cluster-user", self.cluster_user.is_some()),
+            ("--cluster-password-file", self.cluster_password_file.is_some()),
+            ("--cluster-token-file", self.cluster_token_file.is_some()),
+            ("--cluster-credentials-file", self.cluster_credentials_file.is_some()),
+            ("--cluster-nkey-file", self.cluster_nkey_file.is_some()),
+            ("--cluster-tls-ca", self.cluster_tls_ca.is_some()),
+            ("--cluster-tls-certificate", self.cluster_tls_certificate.is_some()),
+            ("--cluster-tls-key", self.cluster_tls_key.is_some()),
+            ("--cluster-key-file", self.cluster_key_file.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag)
+    }
+
+    /// Refuses options of a cluster that is not there.
+    fn check_unused(&self, origins: &Origins) -> Result<(), Failure> {
+        match self.given().next() {
+            Some(flag) => Err(origins.wrong(flag, "has no effect without --cluster")),
+            None => Ok(()),
+        }
+    }
+
+    fn credentials(&self, origins: &Origins) -> Result<Credentials, Failure> {
+        const KINDS: [&str; 4] =
+            ["--cluster-user", "--cluster-token-file", "--cluster-credentials-file", "--cluster-nkey-file"];
+        let mut kinds = self.given().filter(|flag| KINDS.contains(flag));
+        if let (Some(one), Some(other)) = (kinds.next(), kinds.next()) {
+            return Err(
+                origins.wrong(other, &format!("is another way to authenticate than {one}: leave one out"))
+            );
+        }
+        match (&self.cluster_user, &self.cluster_password_file) {
+            (Some(name), Some(file)) => {
+                let password = secret(origins, "--cluster-password-file", file)?;
+                return Ok(Credentials::User { name: name.clone(), password });
+            }
+            (Some(_), None) => return Err(origins.wrong("--cluster-user", "needs --cluster-password-file")),
+            (None, Some(_)) => return Err(origins.wrong("--cluster-password-file", "needs --cluster-user")),
+            (None, None) => {}
+        }
+        if let Some(file) = &self.cluster_token_file {
+            return Ok(Credentials::Token(secret(origins, "--cluster-token-file", file)?));
+        }
+        let file = self.cluster_credentials_file.clone().map(Credentials::CredentialsFile);
+        Ok(file.or_else(|| self.cluster_nkey_file.clone().map(Credentials::NkeyFile)).unwrap_or_default())
+    }
+
+    fn tls(&self, origins: &Origins) -> Result<Tls, Failure> {
+        let certificate =
+            match (&self.cluster_tls_certificate, &self.cluster_tls_key) {
+                (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+                (Some(_), None) => {
+                    return Err(origins
+                        .wrong("--cluster-tls-certificate", "needs its private key, --cluster-tls-key"));
+                }
+                (None, Some(_)) => {
+                    return Err(origins
+                        .wrong("--cluster-tls-key", "needs its certificate, --cluster-tls-certificate"));
+                }
+                (None, None) => None,
+            };
+        Ok(Tls { authorities: self.cluster_tls_ca.clone(), certificate })
+    }
+
+    /// The key of the cluster. Without a file it depends on the prefix, so that it is the same on all nodes.
+    fn key(&self, origins: &Origins) -> Result<u64, Failure> {
+        const FLAG: &str = "--cluster-key-file";
+        let Some(file) = &self.cluster_key_file else { return Ok(hash(self.cluster_prefix.as_bytes())) };
+        let secret = secret(origins, FLAG, file)?;
+        if secret.len() < SECRET_KEY_BYTES_MIN {
+            return Err(unusable(origins, FLAG, &format!("{}: shorter than 16 bytes", file.display())));
+        }
+        Ok(hash(secret.as_bytes()))
+    }
+
+    /// An error of the options of NATS, with the place of the option.
+    fn failure(&self, origins: &Origins, error: &OptionsError) -> Failure {
+        let text = error.to_string();
+        match error {
+            OptionsError::Server(..) => origins.wrong("--cluster", &text),
+            OptionsError::Prefix(_) => origins.wrong("--cluster-prefix", &text),
+            OptionsError::File(path, _) => {
+                let files = [
+                    ("--cluster-credentials-file", &self.cluster_credentials_file),
+                    ("--cluster-nkey-file", &self.cluster_nkey_file),
+                    ("--cluster-tls-ca", &self.cluster_tls_ca),
+                    ("--cluster-tls-certificate", &self.cluster_tls_certificate),
+                    ("--cluster-tls-key", &self.cluster_tls_key),
+                ];
+                let flag = files.iter().find(|(_, file)| file.as_ref() == Some(path)).map(|(flag, _)| *flag);
+                unusable(origins, flag.unwrap_or("--cluster"), &text)
+            }
+            _ => unusable(origins, "--cluster", &text),
+        }
+    }
+}
+
+/// An error of this host, with the place of the option.
+fn unusable(origins: &Origins, flag: &str, explanation: &str) -> Failure {
+    match origins.wrong(flag, explanation) {
+        Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
+    }
+}
+
+/// A file of one line.
+fn secret(origins: &Origins, flag: &str, path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(SECRET_BYTES).read_to_string(&mut text));
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let checked = match read {
+        Err(error) => Err(error),
+        Ok(_) if line.is_empty() || line.contains(char::is_control) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "expected one line with the secret"))
+        }
+        Ok(_) => Ok(line.to_owned()),
+    };
+    checked.map_err(|error| unusable(origins, flag, &format!("{}: {error}", path.display())))
+}
+
+/// The servers with their schemes.
+fn with_schemes(words: &[String]) -> Vec<String> {
+    let mut scheme = "nats://";
+    let mut servers = Vec::new();
+    for word in words {
+        if word.contains("://") {
+            scheme = if word.starts_with("tls://") { "tls://" } else { "nats://" };
+            servers.push(word.clone());
+        } else {
+            servers.push(format!("{scheme}{word}"));
+        }
+    }
+    servers
+}
+
+/// The host's name and the first port. A port that the kernel chooses is not known, so the process's number stands for it.
+fn default_name(listen: &[ListenAddress]) -> String {
+    let port = listen.iter().find_map(|address| match address {
+        ListenAddress::Tcp(address) => Some(address),
+        ListenAddress::Unix(_) => None,
+    });
+    let rest = match port.map(SocketAddr::port) {
+        Some(0) => format!("/{}", std::process::id()),
+        Some(port) => format!(":{port}"),
+        None => String::new(),
+    };
+    let mut host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    while host.len() + rest.len() > NODE_NAME_BYTES_MAX {
+        host.pop();
+    }
+    format!("{host}{rest}")
+}
+
+/// The same number on all nodes, whatever their version.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(mix(bytes.len() as u64), |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(hash ^ u64::from_le_bytes(word))
     })
 }
 
-/// The thread of a node.
-type Carrier = JoinHandle<Result<(ClusterTables, Traffic), BackboneError>>;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::changes::{Change, changes};
+    use crate::serve::config::tests::settings;
+    use echoring_proto::limits::{MILLISECOND, SECOND};
 
-/// The identity of this run of a node.
-pub(super) fn identity(options: &ClusterOptions) -> ClusterIdentity {
-    // 0 means no node on the wire.
-    ClusterIdentity { node: NodeId(rand::random::<u64>().max(1)), key: options.key }
-}
+    fn options(text: &str, flags: &[&str]) -> ClusterOptions {
+        settings(text, flags).expect("valid").cluster.expect("a cluster")
+    }
 
-/// Starts the thread that carries the packets of the cluster. If it ends by itself, the server fails.
-///
-/// # Errors
-/// If there is no thread.
-pub(super) fn start(server: &mut Server, identity: ClusterIdentity, options: &ClusterOptions) -> io::Result<()> {
-    let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let config = ClusterConfig {
-        node: identity.node,
-        name: options.node.as_str().into(),
-        started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        key: identity.key,
-        heartbeat_interval: options.heartbeat_interval,
-        member_timeout: options.member_timeout,
-    };
-    let carrier = echoring_backbone::spawn(options.nats.clone(), config, tables, commands)?;
-    watch(carrier, server.handle())
-}
+    fn complaint(text: &str, flags: &[&str]) -> String {
+        match settings(text, flags) {
+            Err(Failure::Usage(line) | Failure::Environment(line)) => line,
+            Ok(_) => panic!("{text} {flags:?} were taken"),
+        }
+    }
 
-/// Has the server fail if the thread ends by itself.
-fn watch(carrier: Carrier, server: Handle) -> io::Result<()> {
-    let watch = move || match carrier.join() {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => server.fail(&error.to_string()),
-        Err(_) => server.fail("the thread that carries the packets of the cluster has panicked"),
-    };
-    std::thread::Builder::new().name("cluster".to_owned()).spawn(watch).map(drop)
+    fn file(name: &str, text: &str) -> String {
+        let path = std::env::temp_dir().join(format!("echoring-cluster-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    }
+
+    #[test]
+    fn without_servers_there_is_no_cluster() {
+        assert!(settings("", &[]).expect("valid").cluster.is_none());
+        let shown = settings("[cluster]\nprefix = 'edge'\nwait = false", &[]).expect("valid");
+        assert!(shown.cluster.is_none());
+    }
+
+    #[test]
+    fn the_table_of_a_file_says_what_the_flags_say() {
+        let password = file("password", "correct horse\n");
+        let key = file("key", "0123456789abcdef\n");
+        let table = format!(
+            "[cluster]\nservers = [\"tls://a\", \"tls://b:4223\"]\nnode = \"n1\"\nuser = \"me\"\n\
+             password_file = \"{password}\"\nprefix = \"edge.eu\"\nheartbeat = \"200ms\"\nmember_timeout = \"1s\"\n\
+             key_file = \"{key}\"\nwait = false\n"
+        );
+        let flags = [
+            "--cluster=tls://a,b:4223".to_owned(),
+            "--node=n1".to_owned(),
+            "--cluster-user=me".to_owned(),
+            format!("--cluster-password-file={password}"),
+            "--cluster-prefix=edge.eu".to_owned(),
+            "--cluster-heartbeat=200ms".to_owned(),
+            "--cluster-member-timeout=1s".to_owned(),
+            format!("--cluster-key-file={key}"),
+            "--no-cluster-wait".to_owned(),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let mut keys = Vec::new();
+        for settings in [settings(&table, &[]), settings("", &flags)] {
+            let settings = settings.expect("valid");
+            let shown = settings.to_string();
+            assert!(!shown.contains("correct horse") && !shown.contains("0123456789abcdef"), "{shown}");
+            let again =
+                crate::serve::config::tests::settings(&shown, &[]).expect("what is shown can be read");
+            for options in [settings.cluster, again.cluster].map(|options| options.expect("a cluster")) {
+                assert!(!format!("{options:?}").contains("correct horse"));
+                assert_eq!(options.nats.servers, ["tls://a", "tls://b:4223"]);
+                assert_eq!((&*options.node, &*options.nats.prefix), ("n1", "edge.eu"));
+                assert_eq!((options.heartbeat_interval, options.member_timeout), (200 * MILLISECOND, SECOND));
+                assert!(!options.nats.waits);
+                let Credentials::User { name, password } = options.nats.credentials else {
+                    panic!("no user")
+                };
+                assert_eq!((&*name, &*password), ("me", "correct horse"));
+                keys.push(options.key);
+            }
+        }
+        assert!(keys.windows(2).all(|two| two[0] == two[1]), "{keys:?}");
+        assert_ne!(keys[0], hash(b"edge.eu"));
+    }
+
+    #[test]
+    fn defaults_fit_all_nodes_of_a_cluster() {
+        let one = options("[cluster]\nservers = 'nats://a'", &[]);
+        let other = options("", &["--cluster=nats://b", "--listen=127.0.0.1:0", "--max-message=1MiB"]);
+        assert_eq!((one.key, &one.nats.prefix), (other.key, &other.nats.prefix));
+        assert_ne!(one.key, options("", &["--cluster=nats://a", "--cluster-prefix=other"]).key);
+        assert_eq!((one.heartbeat_interval, one.member_timeout), (SECOND, 3_500 * MILLISECOND));
+        assert!(one.nats.waits && one.node.ends_with(":9001"), "{}", one.node);
+        assert!(other.node.ends_with(&std::process::id().to_string()), "{}", other.node);
+        assert!(other.nats.message_bytes_max > 1 << 20);
+        assert!(!options("", &["--cluster=nats://a", "--listen=unix:/run/e.sock"]).node.is_empty());
+    }
+
+    #[test]
+    fn a_running_server_keeps_its_cluster() {
+        let settings = |text: &str| settings(text, &[]).expect("valid");
+        let running = settings("[cluster]\nservers = 'nats://a'\nheartbeat = '1s'");
+        let wanted = settings("max_topics = 9\n[cluster]\nservers = 'nats://b'\nheartbeat = '500ms'");
+        let next = wanted.as_far_as_live(&running, |_| false).expect("valid");
+        assert_eq!(next.cluster.as_ref().expect("a cluster").nats.servers, ["nats://a"]);
+        let keys = |changes: Vec<Change>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        assert_eq!(keys(changes(&running, &next)), ["max_topics"]);
+        assert_eq!(keys(changes(&next, &wanted)), ["cluster", "cluster_heartbeat"]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_with_its_place_and_without_a_secret() {
+        let bad = file("bad", "hunter2\nsecond line\n");
+        let bad_in = |key: &str| format!("[cluster]\nservers = 'nats://a'\n{key} = \"{bad}\"");
+        for (text, flags, line) in [
+            (String::new(), &["--node=n"][..], "--node: has no effect without --cluster"),
+            (
+                "[cluster]\nuser = 'a'".to_owned(),
+                &[],
+                "f.toml:2:8: cluster.user: has no effect without --cluster",
+            ),
+            (String::new(), &["--cluster=http://a"], "expected nats://HOST[:PORT] or tls://HOST[:PORT]"),
+            (
+                String::new(),
+                &["--cluster=nats://me:hunter2@a"],
+                "--cluster: `a` is not a NATS server: the URL has a user",
+            ),
+            (String::new(), &["--cluster=nats://a/b"], "the URL has more than a host and a port"),
+            (
+                "[cluster]\nservers = 'nats://a'\nprefix = 'a.*'".to_owned(),
+                &[],
+                "f.toml:3:10: cluster.prefix: `a.*` is not a subject prefix",
+            ),
+            (
+                "[cluster]\nservers = 'nats://a'\nmember_timeout = '2s'".to_owned(),
+                &[],
+                "f.toml:3:18: cluster.member_timeout: must be more than two heartbeats",
+            ),
+            (String::new(), &["--cluster=nats://a", "--cluster-heartbeat=10ms"], "must be from 50ms to 1m"),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--max-message=64MiB"],
+                "--max-message: must be at most 63MiB",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-user=u"],
+                "--cluster-user: needs --cluster-password-file",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-token-file=t", "--cluster-nkey-file=k"],
+                "--cluster-nkey-file: is another way to authenticate than --cluster-token-file",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-tls-key=k"],
+                "--cluster-tls-key: needs its certificate",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-token-file=/nonexistent"],
+                "--cluster-token-file: /nonexistent: No such file",
+            ),
+            (bad_in("token_file"), &[], "f.toml:3:14: cluster.token_file: "),
+            (bad_in("nkey_file"), &[], "f.toml:3:13: cluster.nkey_file: "),
+            (bad_in("credentials_file"), &[], "f.toml:3:20: cluster.credentials_file: "),
+            (bad_in("tls_ca"), &[], "f.toml:3:10: cluster.tls_ca: "),
+            (bad_in("key_file"), &[], "f.toml:3:12: cluster.key_file: "),
+            (
+                "[cluster]\nserver = 'nats://a'".to_owned(),
+                &[],
+                "f.toml:2:1: cluster.server: there is no such key; did you mean `servers`?",
+            ),
+            ("cluster = 'nats://a'".to_owned(), &[], "f.toml:1:11: cluster: expected a table [cluster]"),
+        ] {
+            let complaint = complaint(&text, flags);
+            assert!(complaint.contains(line), "{text} {flags:?}\n  {complaint}\n  {line}");
+            assert!(!complaint.contains("hunter2"), "{complaint}");
+        }
+        let _ = std::fs::remove_file(bad);
+    }
+
+    #[test]
+    fn secrets_that_leave_the_machine_without_tls_are_warned_of() {
+        let token = file("token", "secret\n");
+        let token = format!("--cluster-token-file={token}");
+        for (server, expected) in
+            [("nats://a", 1), ("nats://127.0.0.1,b", 1), ("tls://a,b", 0), ("nats://localhost:4222", 0)]
+        {
+            let server = format!("--cluster={server}");
+            let warnings = settings("", &[&server, &token]).expect("valid").warnings().expect("no files");
+            assert_eq!(warnings.len(), expected, "{server} {warnings:?}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
 use super::auth;
+use super::cluster;
 use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
@@ -24,7 +25,7 @@ use echoring_server::ListenAddress;
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 3] = [auth::TABLE, "topic_defaults", "topics"];
+const TABLES: [&str; 4] = [auth::TABLE, cluster::TABLE, "topic_defaults", "topics"];
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -111,6 +112,14 @@ pub(crate) fn keys(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(|arg| !NO_KEYS.contains(&arg.get_id().as_str()))
 }
 
+/// The table of the file that an option belongs to, and its key there.
+pub(super) fn table_of(arg: &Arg) -> Option<(&'static str, &str)> {
+    let id = arg.get_id().as_str();
+    auth::key_of(id)
+        .map(|key| (auth::TABLE, key))
+        .or_else(|| cluster::key_of(id).map(|key| (cluster::TABLE, key)))
+}
+
 fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     keys(command).find(|arg| arg.get_id() == key)
 }
@@ -133,7 +142,7 @@ impl ConfigFile {
                 ("topics", _) => file.tables.read_topics(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
-                (auth::TABLE, _) => file.read_auth(&command, &entry)?,
+                (auth::TABLE | cluster::TABLE, _) => file.read_options(&command, &entry)?,
                 (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
                 (_, None) => {
                     let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);
@@ -144,12 +153,16 @@ impl ConfigFile {
         Ok(file)
     }
 
-    /// Reads `[auth]`: its keys are the options with that prefix.
-    fn read_auth(&mut self, command: &Command, table: &Entry<'_>) -> Result<(), Failure> {
+    /// Reads a table whose keys are options.
+    fn read_options(&mut self, command: &Command, table: &Entry<'_>) -> Result<(), Failure> {
+        let key = |arg: &Arg| {
+            let (own, key) = table_of(arg)?;
+            (own == table.key).then(|| key.to_owned())
+        };
         for entry in table.table()? {
-            let Some(arg) = find(command, &format!("{}{}", auth::PREFIX, entry.key)) else {
-                let known = keys(command).filter_map(|arg| arg.get_id().as_str().strip_prefix(auth::PREFIX));
-                return Err(entry.unknown(&known.collect::<Vec<_>>()));
+            let Some(arg) = keys(command).find(|arg| key(arg).as_deref() == Some(entry.key)) else {
+                let known: Vec<String> = keys(command).filter_map(key).collect();
+                return Err(entry.unknown(&known.iter().map(String::as_str).collect::<Vec<_>>()));
             };
             self.flags.push(Flag::from_entry(command, arg, &entry, Path::new(""))?);
         }

@@ -15,6 +15,7 @@ use super::admin_tokens::TokenFiles;
 use super::args::{
     AccessLogFile, Admin, AdminSocketMode, Args, CpuList, Demo, Profile, Shards, TlsClient, Watch,
 };
+use super::cluster::ClusterOptions;
 use super::config;
 use super::draining::DrainSettings;
 use super::topics::{Tables, Topics};
@@ -51,8 +52,10 @@ pub(crate) struct Settings {
     pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
-    /// Warnings about the settings of authentication.
-    auth_warnings: Vec<String>,
+    /// How the node takes part in a cluster.
+    pub(super) cluster: Option<ClusterOptions>,
+    /// Warnings about the settings of authentication and of the cluster.
+    security_warnings: Vec<String>,
     /// Take the place of the running server.
     pub(super) takeover: bool,
     /// Where the servers of a takeover meet, if it is a file.
@@ -137,7 +140,8 @@ impl Settings {
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
         let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
         let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
-        let auth_warnings = args.auth.warnings(is_open);
+        let mut security_warnings = args.auth.warnings(is_open);
+        security_warnings.extend(args.cluster.warnings());
         let server = ServerConfig {
             topics: topics.rules(),
             auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
@@ -146,6 +150,7 @@ impl Settings {
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
+        let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
         let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
@@ -158,7 +163,8 @@ impl Settings {
             logs,
             sandbox,
             tls,
-            auth_warnings,
+            cluster,
+            security_warnings,
             topics,
             matches,
             origins,
@@ -259,7 +265,7 @@ impl Settings {
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
         let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
         let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
-        let mut warnings = self.auth_warnings.clone();
+        let mut warnings = self.security_warnings.clone();
         warnings.extend(self.admin_tokens.all().filter_map(|file| Token::warning(file)));
         for file in chains.chain(authorities) {
             let expiry = tls::expiry_warnings(file, UnixTime::now());

@@ -63,6 +63,11 @@ impl ClusterNode {
         self.shared.is_active.load(Ordering::Relaxed)
     }
 
+    /// Whether the node has left the cluster.
+    pub fn has_left(&self) -> bool {
+        self.shared.status().phase == word(Phase::Left)
+    }
+
     /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
     /// Returns whether everything was handed over.
     pub fn leave(&self, timeout: Duration) -> bool {
