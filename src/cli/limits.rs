@@ -128,7 +128,8 @@ pub(crate) const LAME_DUCK_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) const LAME_DUCK_PARTS: u32 = 10;
 /// Time from the deadline of a drain to the end of the process: the shards end, and the last log lines are written.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
-/// Time that a node of a cluster has to hand its topics over before it drains: many round trips between nodes.
+/// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round
+/// trips between nodes.
 pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which a start that does not wait for the backbone looks whether the connection is there.
 pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);

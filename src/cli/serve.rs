@@ -151,7 +151,11 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     print_listening(&server, scheme);
     notifier.ready(&status(&server));
     kick_watchdog(&notifier, server.handle());
+    let handle = server.handle();
     let ended = server.join();
+    if let Some(node) = handle.cluster() {
+        node.finish(CLUSTER_LEAVE_TIMEOUT);
+    }
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
         control.stop();
@@ -205,6 +209,10 @@ fn find_predecessor(
         let hint = "stop that server, and start without --takeover";
         Failure::Environment(format!("cannot take over: {error}; {hint}"))
     })?;
+    if settings.cluster.is_some() && found.is_some() {
+        let line = "cannot take over in a cluster: stop that server, which hands its topics over to other nodes, and start";
+        return Err(Failure::Environment(line.to_owned()));
+    }
     Ok(found)
 }
 

@@ -60,10 +60,10 @@ pub enum ClusterCommand {
     Messages(Vec<u8>),
     /// A shard has settled, as [`ClusterEvent::Settle`] asked.
     Settled(u64),
-    /// Leave the cluster: hand everything over.
+    /// Hand all topics over, and go on as a follower.
     Leave,
-    /// End.
-    End,
+    /// The shards have ended: leave the cluster, and end.
+    Finish,
 }
 
 /// The load of the link to another node.

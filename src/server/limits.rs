@@ -262,7 +262,7 @@ pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 
 /// Bytes of messages of other nodes that wait for the shards, past which none are taken from the backbone.
 pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Interval at which a node that leaves asks its shards whether everything is handed over: many round trips between shards.
+/// Interval at which a node that leaves looks whether the others know it: many round trips.
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;

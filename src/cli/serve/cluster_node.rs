@@ -48,7 +48,7 @@ pub(super) fn start(
         if carrier.is_finished() {
             return Err(Failure::Environment(format!(
                 "the server cannot join its cluster: {}",
-                ending(carrier)
+                ending(carrier.join())
             )));
         }
         thread::sleep(CLUSTER_CONNECT_INTERVAL);
@@ -62,19 +62,17 @@ fn no_thread(error: &io::Error) -> Failure {
 
 /// Has the server fail if the thread ends by itself.
 fn watch(carrier: Carrier, server: Handle) -> io::Result<()> {
-    let watch = move || {
-        let ending = ending(carrier);
-        // A server that drains has no use for it any more.
-        if server.cluster().is_some_and(|node| !node.has_left()) {
-            server.fail(&ending);
-        }
+    let watch = move || match carrier.join() {
+        // The node has left.
+        Ok(Ok(_)) => {}
+        ended => server.fail(&ending(ended)),
     };
     thread::Builder::new().name("cluster".to_owned()).spawn(watch).map(drop)
 }
 
 /// Why the thread has ended.
-fn ending(carrier: Carrier) -> String {
-    match carrier.join() {
+fn ending(ended: thread::Result<Result<(ClusterTables, Traffic), BackboneError>>) -> String {
+    match ended {
         Ok(Ok(_)) => "the cluster's thread has ended".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "the cluster's thread has panicked".to_owned(),

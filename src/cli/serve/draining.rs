@@ -27,7 +27,7 @@ impl DrainSettings {
     pub(super) fn begin(&self, server: &Handle) {
         // While all clients are still served, so that those who come back elsewhere miss nothing.
         if let Some(cluster) = server.cluster()
-            && !cluster.leave(CLUSTER_LEAVE_TIMEOUT)
+            && !cluster.hand_over(CLUSTER_LEAVE_TIMEOUT)
         {
             tracing::warn!("topics could not be handed over to other nodes in time");
         }

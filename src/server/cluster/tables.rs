@@ -37,14 +37,29 @@ pub struct ClusterNode {
 #[derive(Debug, Default)]
 struct Shared {
     status: Mutex<ClusterStatus>,
-    /// Signalled when the phase changes.
+    /// Signalled when any of this changes.
     changed: Condvar,
     is_active: AtomicBool,
+    has_handed_over: AtomicBool,
+    has_ended: AtomicBool,
 }
 
 impl Shared {
     fn status(&self) -> MutexGuard<'_, ClusterStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a flag that somebody may wait for.
+    fn set(&self, flag: &AtomicBool) {
+        let _guard = self.status();
+        flag.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits for a flag. Returns whether it was set in time.
+    fn wait(&self, timeout: Duration, is_set: impl Fn() -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.status(), timeout, |_| !is_set());
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
@@ -63,23 +78,19 @@ impl ClusterNode {
         self.shared.is_active.load(Ordering::Relaxed)
     }
 
-    /// Whether the node has left the cluster.
-    pub fn has_left(&self) -> bool {
-        self.shared.status().phase == word(Phase::Left)
-    }
-
     /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
     /// Returns whether everything was handed over.
-    pub fn leave(&self, timeout: Duration) -> bool {
+    pub fn hand_over(&self, timeout: Duration) -> bool {
         let _ = self.commands.send(ClusterCommand::Leave);
-        let has_left = |status: &mut ClusterStatus| status.phase != word(Phase::Left);
-        let waited = self.shared.changed.wait_timeout_while(self.shared.status(), timeout, has_left);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        self.shared.wait(timeout, || self.shared.has_handed_over.load(Ordering::Acquire))
     }
 
-    /// Ends the cluster thread.
-    pub fn end(&self) {
-        let _ = self.commands.send(ClusterCommand::End);
+    /// Leaves the cluster, once the shards have ended, and waits until the others know it, for `timeout` at most.
+    pub fn finish(&self, timeout: Duration) {
+        let _ = self.commands.send(ClusterCommand::Finish);
+        if !self.shared.wait(timeout, || self.shared.has_ended.load(Ordering::Acquire)) {
+            tracing::warn!("other nodes of the cluster do not answer; they will take this one for dead");
+        }
     }
 }
 
@@ -101,9 +112,10 @@ pub struct ClusterTables {
     links: BTreeMap<NodeId, Arc<LinkState>>,
     settles: BTreeMap<u64, PendingSettle>,
     settles_asked: u64,
-    /// When the shards are asked whether they have handed everything over.
-    leave_at: Option<Nanos>,
-    has_ended: bool,
+    /// When the node tries again to leave.
+    finish_at: Option<Nanos>,
+    /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
+    leaves: bool,
     is_connected: bool,
     /// What each shard is told at the end of the round.
     staged: Vec<Vec<ClusterEvent>>,
@@ -127,8 +139,8 @@ impl ClusterTables {
             links: BTreeMap::new(),
             settles: BTreeMap::new(),
             settles_asked: 0,
-            leave_at: None,
-            has_ended: false,
+            finish_at: None,
+            leaves: false,
             is_connected: false,
             report_at: 0,
             reported: (None, false, false),
@@ -189,6 +201,11 @@ impl ClusterTables {
                 self.server.fail("another node of the cluster has started with the name of this one");
             }
         }
+    }
+
+    fn end(&mut self) {
+        self.finish_at = None;
+        self.shared.set(&self.shared.has_ended);
     }
 
     /// Tells the shards when a link that was full has room.
@@ -266,16 +283,18 @@ impl Tables for ClusterTables {
                 {
                     match asked {
                         Some(settle) => cluster.settled(settle),
-                        None if cluster.try_finish(now) => self.leave_at = None,
-                        None => self.leave_at = Some(now + CLUSTER_LEAVE_INTERVAL),
+                        None => self.shared.set(&self.shared.has_handed_over),
                     }
                 }
             }
             ClusterCommand::Leave => {
                 cluster.leave(now);
-                self.leave_at = Some(now);
+                // Behind the events of the new view, which begin the handover.
+                self.leaves = true;
             }
-            ClusterCommand::End => self.has_ended = true,
+            // Without a handover before, the others take the node for dead.
+            ClusterCommand::Finish if cluster.phase() != Phase::Leaving => self.end(),
+            ClusterCommand::Finish => self.finish_at = Some(now),
         }
     }
 
@@ -292,9 +311,14 @@ impl Tables for ClusterTables {
 
     fn run(&mut self, cluster: &mut Cluster, traffic: &Traffic, now: Nanos) {
         self.join_new(cluster);
-        if self.leave_at.is_some_and(|at| at <= now) {
-            self.leave_at = None;
+        if std::mem::take(&mut self.leaves) {
             self.ask_settled(None);
+        }
+        if self.finish_at.is_some_and(|at| at <= now) {
+            self.finish_at = Some(now + CLUSTER_LEAVE_INTERVAL);
+            if cluster.try_finish(now) {
+                self.end();
+            }
         }
         self.look_at_links(cluster);
         self.report(cluster, traffic, now);
@@ -302,7 +326,7 @@ impl Tables for ClusterTables {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        self.leave_at
+        self.finish_at
     }
 
     fn has_room(&self) -> bool {
@@ -310,6 +334,6 @@ impl Tables for ClusterTables {
     }
 
     fn has_ended(&self, _: &Cluster) -> bool {
-        self.has_ended
+        self.shared.has_ended.load(Ordering::Relaxed)
     }
 }
