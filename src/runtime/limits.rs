@@ -65,9 +65,10 @@ pub const BAN_TIME_DEFAULT: Nanos = 10 * 60 * SECOND;
 /// TLS handshakes that a tick continues: about two milliseconds of work. Further ones wait for the next tick, so that many
 /// at once do not delay messages.
 pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
-/// Bytes of a connection that are kept until its client is known, or it is the turn of its handshake: a request head, or the first flight of TLS, behind a header
-/// of the PROXY protocol. A client that sends more has not waited for any answer, and is closed.
-pub(crate) const ARRIVAL_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a connection that are kept beside a request head of the maximum size, until its client is known or it is the turn of
+/// its handshake: a header of the PROXY protocol, or the first flight of TLS. A client that sends more has not waited for any
+/// answer, and is closed.
+pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 
 // ---- measuring ----
 

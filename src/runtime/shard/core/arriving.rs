@@ -15,7 +15,6 @@ use super::Core;
 use super::arrivals::Arrivals;
 use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
 use crate::driver::{Driver, Span, Token};
-use crate::limits::ARRIVAL_BYTES_MAX;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::refusals;
@@ -94,7 +93,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn hold(&mut self, application: &mut A, token: Token, span: Span) {
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         let held = arrival.input.bytes.take();
-        let Some(kept) = self.keep(token, held, span, ARRIVAL_BYTES_MAX) else { return };
+        let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) else { return };
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         arrival.input.bytes = Some(kept);
         if arrival.proxy.is_some() {

@@ -17,7 +17,8 @@ use echoring_proto::handshake::{self, Refusal, Upgrade};
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
-        let answered = handshake::with_request(head.as_slice(), |request, _| {
+        let head_bytes_max = self.env.config.head_bytes_max;
+        let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
             self.log.requested(token, request);
             traces::requested(token, request, self.env.now);
             if let Some(refusal) = self.identify(token, request) {

@@ -224,7 +224,7 @@ function show_limit(key, value) {
   if (!is_known(value) || value === false || value.length === 0) return "–";
   if (typeof value !== "number") return Array.isArray(value) ? value.join(", ") : String(value);
   if (key.endsWith("_s")) return show_age(value);
-  return key === "byte_rate" || key === "max_message" ? show_bytes(value) : GROUPED.format(value);
+  return ["byte_rate", "max_header", "max_message"].includes(key) ? show_bytes(value) : GROUPED.format(value);
 }
 
 const REFUSED_SHOWN_MAX = 20;
