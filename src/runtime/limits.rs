@@ -56,7 +56,8 @@ pub(crate) const ADMISSION_ENTRIES_MAX: usize = 1_024;
 pub const ADDRESSES_REMEMBERED_MAX: usize = ADMISSION_TABLES * ADMISSION_ENTRIES_MAX;
 /// Entries of which the one that is soonest at rest makes room for a new one.
 pub(crate) const ADMISSION_PROBES: usize = 16;
-/// Interval between two log records about one address that is over a limit.
+/// Interval between two log records about one address that is over a limit, or, where the addresses of clients are not kept,
+/// about one limit on one shard.
 pub const LIMIT_LOG_INTERVAL: Nanos = 10 * SECOND;
 /// Default window in which an address that is over its limits too often is banned.
 pub const BAN_WINDOW_DEFAULT: Nanos = 60 * SECOND;

@@ -134,9 +134,7 @@ impl Sessions {
         id: Option<u64>,
         refused: Refused,
     ) {
-        if let Some(limit) = limit_of(refused) {
-            link.note_excess(limit, false);
-        }
+        note_limit(link, refused);
         let error = ProtocolError::refused(id, refused);
         if refused.is_passing() {
             self.send(link, &SessionEvent::Error(&error));
@@ -160,7 +158,10 @@ impl Sessions {
             (Err(refused), AckMode::Always(_) | AckMode::OnRefusal) => {
                 self.refuse_request(link, publisher.request, publisher.id(), refused);
             }
-            (Err(refused), AckMode::Never) => link.close(CloseCode::POLICY, &refused.to_string()),
+            (Err(refused), AckMode::Never) => {
+                note_limit(link, refused);
+                link.close(CloseCode::POLICY, &refused.to_string());
+            }
             (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
         }
     }
@@ -237,9 +238,17 @@ pub(super) fn close_slow<A: ServerApplication>(link: &mut ConnectionContext<'_, 
     link.close_at_once(code, reason);
 }
 
-/// The limit on its creator that a topic was refused for.
+/// Counts and logs the limit that a topic was refused for.
+fn note_limit<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, refused: Refused) {
+    if let Some(limit) = limit_of(refused) {
+        link.note_excess(limit, false);
+    }
+}
+
+/// The limit that a topic was refused for.
 pub(super) fn limit_of(refused: Refused) -> Option<Limit> {
     match refused {
+        Refused::TooManyTopics => Some(Limit::Topics),
         Refused::TooManyByConnection => Some(Limit::TopicsPerConnection),
         Refused::TooManyByIdentity => Some(Limit::TopicsPerIdentity),
         _ => None,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Core;
+use crate::admission::Limit;
 use crate::driver::{Driver, Token};
 use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
@@ -73,7 +74,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         match answered {
             Ok(Some(())) => {}
             Ok(None) => self.refuse(token, &Refusal::MALFORMED),
-            Err(refusal) => self.refuse(token, &refusal),
+            Err(refusal) => {
+                self.refuse(token, &refusal);
+                self.note_head_excess(token, &refusal);
+            }
         }
         self.touch(token);
     }
@@ -186,6 +190,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.log.answered(token, refusal.status);
         traces::answered(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
+        self.note_head_excess(token, refusal);
+    }
+
+    /// A request head was refused without being read.
+    fn note_head_excess(&mut self, token: Token, refusal: &Refusal) {
+        if refusal.status == Refusal::HEAD_TOO_BIG.status {
+            self.note_excess(token, Limit::HeaderSize, false);
+        }
     }
 
     pub(super) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
