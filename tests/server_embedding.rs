@@ -392,7 +392,7 @@ fn a_route_has_a_policy_of_its_own() {
                 .header("x-served-by", "test"),
             )
     };
-    on_both_drivers(build, |_, address| {
+    on_both_drivers(build, |server, address| {
         let foreign = "Origin: https://elsewhere.example\r\n";
         Peer::upgrade(address, "/any", foreign).0.hears("any");
         let (_, head) = Peer::upgrade(address, "/text", foreign);
@@ -405,6 +405,7 @@ fn a_route_has_a_policy_of_its_own() {
             peer.send(first_byte, payload);
             assert_eq!(peer.close().0, code, "{path}");
         }
+        assert_eq!(server.handle().snapshots()[0].counters.limited, [("message_size", 1)].into());
         let mut peer = Peer::open(address, "/text");
         peer.hears("text");
         peer.text("1234");

@@ -474,7 +474,7 @@ impl Connection {
 
     /// Which end of the connection this is.
     #[inline]
-    fn role(&self) -> Role {
+    pub fn role(&self) -> Role {
         self.reader.role()
     }
 

@@ -21,7 +21,7 @@ pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{
     Request, SubprotocolPreference, Upgrade, is_authority, is_subprotocol, percent_decode_path, with_fields,
-    with_request,
+    with_request, with_request_up_to,
 };
 pub use response::{
     BadHandshake, Dial, Response, ResponseHead, parse_response, parse_response_head, write_accept,

@@ -9,8 +9,14 @@ pub const SECOND: Nanos = 1_000 * MILLISECOND;
 
 // ---- handshake (RFC 6455, section 4) ----
 
-/// Maximum size of a request or response head in bytes. A browser sends about 600 bytes; cookies rarely exceed 8 KiB.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Default maximum size of a request head in bytes, inclusive, and the maximum size of a response head. A browser sends about
+/// 600 bytes; cookies rarely exceed 8 KiB.
+pub const HEAD_BYTES_DEFAULT: usize = 16 * 1024;
+/// The smallest value that `--max-header` accepts, in bytes: the request of a browser with a short token fits.
+pub const HEAD_BYTES_MIN: usize = 1024;
+/// The largest value that `--max-header` accepts, in bytes: each client may have as much buffered before it is
+/// authenticated.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Maximum number of header fields in a head.
 pub const HEADERS_MAX: usize = 100;
 /// Time from accepting the connection to the 101. The deadline is absolute: a slowly sent head does not extend it.
@@ -105,7 +111,7 @@ pub const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
 /// then closes the connections that exceed their share the most.
 pub const MEMORY_RESERVE_PARTS: u64 = 8;
 /// The handshake reserve is the budget divided by this number. Only handshakes may use it: TLS sessions and requests,
-/// at most 36 KiB each.
+/// at most 36 KiB each, or 132 KiB with the largest `--max-header`.
 pub const HANDSHAKE_RESERVE_PARTS: u64 = 32;
 /// Histories may use the budget divided by this number. They serve clients that may reconnect; connected clients need
 /// the rest.

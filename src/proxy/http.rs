@@ -38,7 +38,7 @@ use crate::recording::{Event, Open, Side};
 use echoring_async::TokioStream;
 use echoring_proto::deflate::{self, Agreement};
 use echoring_proto::limits::{
-    CLOSE_TIMEOUT, DISCARD_BYTES_MAX, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
+    CLOSE_TIMEOUT, DISCARD_BYTES_MAX, HANDSHAKE_TIMEOUT, HEAD_BYTES_DEFAULT, HEADERS_MAX,
 };
 
 type Body = Either<GuardedBody, Full<Bytes>>;
@@ -86,7 +86,7 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
         })
     };
     let mut connection = server::conn::http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_DEFAULT)
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer)
         .header_read_timeout(Duration::from_nanos(HANDSHAKE_TIMEOUT))

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// Tracks the framing of one client's requests.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl RequestFraming {
         self.before = *byte;
         self.head.push(*byte);
         if *byte != b'\n' {
-            if self.head.len() > HEAD_BYTES_MAX {
+            if self.head.len() > HEAD_BYTES_DEFAULT {
                 self.state = State::Opaque;
             }
         } else if self.head == b"\r\n" {

@@ -23,7 +23,7 @@ use echoring_proto::limits::Nanos;
 
 pub use block::{AddressBlock, BadBlock, TrustedProxies};
 pub use key::AddressKey;
-pub(crate) use log_interval::LogInterval;
+pub use log_interval::LogInterval;
 pub use rate::{Bucket, Rate, SharedBucket};
 pub use report::{AddressReport, AdmissionReport};
 use table::{Entry, Table};
@@ -165,11 +165,19 @@ pub enum Limit {
     TopicsPerIdentity,
     /// A trusted proxy sent no valid header of the PROXY protocol.
     ProxyHeader,
+    /// Connections of the node.
+    Connections,
+    /// Topics of the node.
+    Topics,
+    /// Bytes of a message.
+    MessageSize,
+    /// Bytes and fields of a request head.
+    HeaderSize,
 }
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Limit; 13] = [
+    pub const ALL: [Limit; 17] = [
         Limit::Banned,
         Limit::ConnectionsPerAddress,
         Limit::HandshakesPerAddress,
@@ -183,6 +191,10 @@ impl Limit {
         Limit::TopicsPerConnection,
         Limit::TopicsPerIdentity,
         Limit::ProxyHeader,
+        Limit::Connections,
+        Limit::Topics,
+        Limit::MessageSize,
+        Limit::HeaderSize,
     ];
 
     /// The name in metrics, reports and the log.
@@ -201,6 +213,10 @@ impl Limit {
             Limit::TopicsPerConnection => "topics_per_connection",
             Limit::TopicsPerIdentity => "topics_per_identity",
             Limit::ProxyHeader => "proxy_header",
+            Limit::Connections => "connections",
+            Limit::Topics => "topics",
+            Limit::MessageSize => "message_size",
+            Limit::HeaderSize => "header_size",
         }
     }
 }

@@ -56,7 +56,8 @@ pub(crate) const ADMISSION_ENTRIES_MAX: usize = 1_024;
 pub const ADDRESSES_REMEMBERED_MAX: usize = ADMISSION_TABLES * ADMISSION_ENTRIES_MAX;
 /// Entries of which the one that is soonest at rest makes room for a new one.
 pub(crate) const ADMISSION_PROBES: usize = 16;
-/// Interval between two log records about one address that is over a limit.
+/// Interval between two log records about one address that is over a limit, or, where the addresses of clients are not kept,
+/// about one limit on one shard.
 pub const LIMIT_LOG_INTERVAL: Nanos = 10 * SECOND;
 /// Default window in which an address that is over its limits too often is banned.
 pub const BAN_WINDOW_DEFAULT: Nanos = 60 * SECOND;
@@ -65,9 +66,10 @@ pub const BAN_TIME_DEFAULT: Nanos = 10 * 60 * SECOND;
 /// TLS handshakes that a tick continues: about two milliseconds of work. Further ones wait for the next tick, so that many
 /// at once do not delay messages.
 pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
-/// Bytes of a connection that are kept until its client is known, or it is the turn of its handshake: a request head, or the first flight of TLS, behind a header
-/// of the PROXY protocol. A client that sends more has not waited for any answer, and is closed.
-pub(crate) const ARRIVAL_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a connection that are kept beside a request head of the maximum size, until its client is known or it is the turn of
+/// its handshake: a header of the PROXY protocol, or the first flight of TLS. A client that sends more has not waited for any
+/// answer, and is closed.
+pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 
 // ---- measuring ----
 

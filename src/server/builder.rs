@@ -168,6 +168,12 @@ impl Builder {
         self
     }
 
+    /// Maximum size of a request head in bytes; a larger one is answered 431. Each handshake may buffer as much.
+    pub fn head_bytes_max(mut self, bytes: usize) -> Builder {
+        self.config.head_bytes_max = bytes;
+        self
+    }
+
     /// Maximum message size in bytes.
     pub fn message_bytes_max(mut self, bytes: u64) -> Builder {
         self.config.message_bytes_max = bytes;

@@ -83,6 +83,8 @@ pub struct ServerConfig {
     pub driver: DriverChoice,
     /// Kernel features that are not used, for tests of the degraded paths.
     pub without: Features,
+    /// Maximum size of a request head in bytes.
+    pub head_bytes_max: usize,
     /// Maximum message size in bytes.
     pub message_bytes_max: u64,
     /// Maximum connections of the node; `None` for the descriptor limit, up to
@@ -149,6 +151,7 @@ impl Default for ServerConfig {
             cpus: Vec::new(),
             driver: DriverChoice::Auto,
             without: Features::NONE,
+            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             connections_max: None,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
@@ -180,6 +183,7 @@ impl Default for ServerConfig {
 impl ServerConfig {
     pub(super) fn connection(&self) -> connection::ConnectionConfig {
         connection::ConnectionConfig {
+            head_bytes_max: self.head_bytes_max,
             message_bytes_max: self.message_bytes_max,
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,

@@ -48,7 +48,7 @@ use crate::server::Server;
 use access::{Access, Refused};
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
-use http::{AdminListener, Answer, Bodies, Reply};
+use http::{AdminListener, Answer, Reply};
 pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
@@ -204,7 +204,7 @@ impl ControlThread {
     }
 
     fn desk(self) -> Rc<AdminService> {
-        let topics = Topics { server: self.server.clone(), shards: self.shards, bodies: Bodies::default() };
+        let topics = Topics::new(self.server.clone(), self.shards);
         let connections = Connections::new(self.server.clone());
         let attempts = FailedAttempts::default();
         Rc::new(AdminService { plane: self, topics, connections, attempts })

@@ -50,14 +50,20 @@ pub struct Handle {
 #[derive(Clone, Debug)]
 pub(crate) struct ClientLimits {
     pub(crate) peers: Arc<PeerLimits>,
+    pub(crate) head_bytes_max: usize,
     pub(crate) subscriptions_max: u32,
     pub(crate) creation: CreationLimits,
 }
 
 impl ClientLimits {
     pub(crate) fn of(config: &ServerConfig) -> ClientLimits {
-        let ServerConfig { peers, subscriptions_max, creation, .. } = config;
-        ClientLimits { peers: Arc::clone(peers), subscriptions_max: *subscriptions_max, creation: *creation }
+        let ServerConfig { peers, head_bytes_max, subscriptions_max, creation, .. } = config;
+        ClientLimits {
+            peers: Arc::clone(peers),
+            head_bytes_max: *head_bytes_max,
+            subscriptions_max: *subscriptions_max,
+            creation: *creation,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{ConnectionContext, Context, Disposition};
 
@@ -130,6 +131,7 @@ impl HandlerSlots {
             return Disposition::Done;
         }
         if slot.message_bytes > message_bytes_max {
+            link.note_excess(Limit::MessageSize, false);
             link.close(CloseCode::TOO_BIG, "message too big for this path");
             return Disposition::Done;
         }

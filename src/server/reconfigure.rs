@@ -36,8 +36,8 @@ impl Handle {
         self.limits.exceeded_by(config).collect()
     }
 
-    /// Takes over what a running server can change of `config`: limits on messages, queues, connections, topics and
-    /// subscriptions, timeouts, origins, hosts, subprotocols, settings of topics, and the certificate. Everything else of
+    /// Takes over what a running server can change of `config`: limits on request heads, messages, queues, connections,
+    /// topics and subscriptions, timeouts, origins, hosts, subprotocols, settings of topics, and the certificate. Everything else of
     /// `config` is ignored, and so are limits that [need a restart](Handle::needs_restart). Open connections stay open and
     /// use the new limits; TLS sessions keep their certificate, and existing topics keep `slow`, `lag_bytes` and
     /// `presence`.

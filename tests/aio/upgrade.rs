@@ -14,7 +14,7 @@ use echoring_async::{
 };
 use echoring_proto::connection::Compression;
 use echoring_proto::handshake::{BadField, OriginPolicy, SubprotocolPreference};
-use echoring_proto::limits::HEAD_BYTES_MAX;
+use echoring_proto::limits::HEAD_BYTES_DEFAULT;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -97,7 +97,7 @@ async fn tungstenite_is_upgraded_with_a_subprotocol_and_a_field_of_ours() {
 
 #[tokio::test]
 async fn requests_that_open_nothing_are_answered() {
-    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_MAX));
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_DEFAULT));
     let cases: [(&str, Vec<u8>, u16); 8] = [
         ("no upgrade", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426),
         ("a method", request("POST /", &[]), 405),

@@ -87,6 +87,8 @@ impl Default for Settings {
 impl Settings {
     pub(super) fn config(&self) -> ConnectionConfig {
         ConnectionConfig {
+            // Nothing is read here before the handshake is over.
+            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
             queue_bytes: self.queue_bytes,
             reads_when_full: false,

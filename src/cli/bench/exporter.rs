@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use echoring_async::TokioStream;
 use echoring_load::{self, CONTENT_TYPE as EXPOSITION, RunProgress, RunStage, render::MessageRate};
-use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 use echoring_server::limits::ADMIN_TIMEOUT;
 
 /// Scrapes at once: a Prometheus makes one, a person another.
@@ -182,7 +182,7 @@ async fn serve(listener: TcpListener, shown: Arc<Mutex<Shown>>, mut stopped: one
             });
             let connection = http1::Builder::new()
                 .keep_alive(false)
-                .max_buf_size(HEAD_BYTES_MAX)
+                .max_buf_size(HEAD_BYTES_DEFAULT)
                 .max_headers(HEADERS_MAX)
                 .serve_connection(TokioStream(stream), service);
             // A scrape that is too slow, or not HTTP, gets no answer.

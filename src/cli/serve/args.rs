@@ -137,6 +137,16 @@ pub(crate) struct Args {
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_connections: Option<u32>,
 
+    /// Maximum size of a request head in bytes; a larger head is refused with 431
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(limits::HEAD_BYTES_DEFAULT as u64),
+        value_parser = values::bytes_in(limits::HEAD_BYTES_MIN as u64..=limits::HEAD_BYTES_MAX as u64)
+    )]
+    pub(super) max_header: u64,
+
     /// Maximum message size in bytes; a larger message closes its connection with 1009
     #[arg(
         long,

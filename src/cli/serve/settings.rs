@@ -389,6 +389,8 @@ fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
 /// `server` with the limits of `args`.
 fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
     ServerConfig {
+        // Its parser accepts at most 64 KiB.
+        head_bytes_max: args.max_header as usize,
         message_bytes_max: args.max_message,
         connections_max: args.max_connections,
         // Its parser accepts at most 1 GiB.
@@ -576,6 +578,8 @@ mod tests {
             &["--shards", "0"],
             &["--max-message", "0"],
             &["--max-message", "2147483649"],
+            &["--max-header", "1023"],
+            &["--max-header", "65537"],
             &["--queue-bytes", "1KiB"],
             &["--queue-bytes", "8GiB"],
             &["--memory-budget", "1MiB"],
@@ -663,5 +667,6 @@ mod tests {
     #[test]
     fn a_message_of_the_largest_size_is_allowed() {
         assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").server.message_bytes_max, 1 << 31);
+        assert_eq!(settings(&["--max-header", "64KiB"]).expect("valid").server.head_bytes_max, 1 << 16);
     }
 }

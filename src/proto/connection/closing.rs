@@ -271,6 +271,16 @@ impl Connection {
         self.enter(State::SHUTTING_DOWN, closed, env);
     }
 
+    /// Drops the answer of a connection that is closing before its transport could carry one. The transport is closed instead.
+    pub fn drop_answer(&mut self, pool: &mut Pool) {
+        self.outbox.clear(pool);
+        if let Phase::Closing(closing) = &mut self.phase
+            && matches!(closing.state, State::ShuttingDown { .. })
+        {
+            closing.state = State::Flushing;
+        }
+    }
+
     /// Drops the queue, which cannot be sent because the transport was never established.
     pub fn drop_queue(&mut self, env: &mut Env<'_>) {
         self.outbox.clear(env.pool);

@@ -40,6 +40,9 @@ impl Delivery {
 /// Settings that all connections of a shard share.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
+    /// Maximum size of a request head in bytes, inclusive, in the server role. Response heads have a bound of their own,
+    /// [`HEAD_BYTES_DEFAULT`](limits::HEAD_BYTES_DEFAULT).
+    pub head_bytes_max: usize,
     /// Maximum message size in bytes, inclusive.
     pub message_bytes_max: u64,
     /// Bytes queued to a peer above which reading from it pauses.
@@ -75,6 +78,7 @@ pub struct ConnectionConfig {
 impl Default for ConnectionConfig {
     fn default() -> ConnectionConfig {
         ConnectionConfig {
+            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             reads_when_full: false,

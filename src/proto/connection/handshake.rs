@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::deflate::Agreement;
 use crate::event_stream;
 use crate::handshake::{self, Refusal};
-use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_MAX};
+use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_DEFAULT};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -60,17 +60,23 @@ impl Connection {
         let rest = &bytes[cursor.read..];
         let Phase::Head { nonce, .. } = &self.phase else { return Ok(None) };
         let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
+        let bytes_max = match self.role() {
+            Role::Server => env.config.head_bytes_max,
+            Role::Client => HEAD_BYTES_DEFAULT,
+        };
         let mut head = match self.reader.take_head() {
             Some(buffer) => buffer,
-            None => env.pool.get(rest.len().min(HEAD_BYTES_MAX)).ok_or(OutOfMemory)?,
+            None => env.pool.get(rest.len().min(bytes_max)).ok_or(OutOfMemory)?,
         };
         let before = head.len();
         let end = head_bytes_in(head.as_slice(), rest);
         let (taken, complete) = (end.unwrap_or(rest.len()), end.is_some());
-        let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
+        // One byte above the maximum shows that the head is too big. The maximum may have been higher before.
+        let kept_max = bytes_max.saturating_add(1);
+        let kept = taken.min(kept_max.saturating_sub(before));
         let must_grow = head.room() < kept;
         if must_grow {
-            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)) else {
+            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(kept_max)) else {
                 env.pool.put(head);
                 return Err(OutOfMemory.into());
             };
@@ -86,13 +92,14 @@ impl Connection {
     }
 
     fn request_head(&mut self, head: Buffer, check: bool, complete: bool, env: &mut Env<'_>) -> Option<Step> {
-        if complete && head.len() <= HEAD_BYTES_MAX {
+        let bytes_max = env.config.head_bytes_max;
+        if complete && head.len() <= bytes_max {
             return Some(Step::Head(head));
         }
         // A malformed or oversized head is refused before it is complete. It is parsed at its first bytes and each
         // time its buffer doubles, so the cost of parsing a slowly sent head is bounded.
-        if (check || head.len() >= HEAD_BYTES_MAX)
-            && let Err(refusal) = handshake::with_request(head.as_slice(), |_, _| ())
+        if (check || head.len() >= bytes_max)
+            && let Err(refusal) = handshake::with_request_up_to(head.as_slice(), bytes_max, |_, _| ())
         {
             env.pool.put(head);
             self.refuse(&refusal, env);

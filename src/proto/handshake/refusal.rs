@@ -32,7 +32,7 @@ refusals! {
     /// The bytes are not an HTTP request.
     MALFORMED = 400, "malformed HTTP request", "",
         "send an HTTP/1.1 request; if the client speaks TLS, connect it to a TLS listener";
-    /// The head exceeds [`HEAD_BYTES_MAX`](crate::limits::HEAD_BYTES_MAX).
+    /// The head exceeds [`head_bytes_max`](crate::connection::ConnectionConfig::head_bytes_max), or the maximum of its parser.
     HEAD_TOO_BIG = 431, "request head too big", "",
         "keep the request head small; large cookies are the usual cause";
     /// More fields than [`HEADERS_MAX`](crate::limits::HEADERS_MAX).

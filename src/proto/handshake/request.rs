@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use super::{Refusal, elements, has_bare_line_feed, is_token, lists, values};
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
 #[derive(Clone, Copy, Debug)]
@@ -29,15 +29,27 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// A [`Refusal`], as soon as the bytes prove that the head is not acceptable: 400 when it is malformed, 431 above
-/// [`HEAD_BYTES_MAX`] or [`HEADERS_MAX`], 505 for an HTTP version other than 1.1.
+/// [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`], 505 for an HTTP version other than 1.1.
 pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -> Result<Option<R>, Refusal> {
-    let head = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    with_request_up_to(bytes, HEAD_BYTES_DEFAULT, f)
+}
+
+/// As [`with_request`], for a head of at most `head_bytes_max` bytes.
+///
+/// # Errors
+/// Those of [`with_request`].
+pub fn with_request_up_to<R>(
+    bytes: &[u8],
+    head_bytes_max: usize,
+    f: impl FnOnce(&Request<'_>, usize) -> R,
+) -> Result<Option<R>, Refusal> {
+    let head = &bytes[..bytes.len().min(head_bytes_max)];
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let head_bytes = match parsed.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
         Ok(httparse::Status::Partial) if has_bare_line_feed(head) => return Err(Refusal::MALFORMED),
-        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(Refusal::HEAD_TOO_BIG),
+        Ok(httparse::Status::Partial) if bytes.len() >= head_bytes_max => return Err(Refusal::HEAD_TOO_BIG),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TOO_MANY_HEADERS),
         Err(httparse::Error::Version) if names_other_version(head) => return Err(Refusal::VERSION),

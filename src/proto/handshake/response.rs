@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
 use crate::deflate::{self, Agreement, Preferences};
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// Appends the 101 response to `key`. The client must have offered `subprotocol` and the extension of `agreement`.
 /// Names and values of `fields` must have passed [`check_field`](super::check_field). CR, LF and NUL in the strings
@@ -214,7 +214,7 @@ pub enum BadHandshake {
     BadExtension,
     /// The bytes are not an HTTP/1.1 response.
     Malformed,
-    /// The head exceeds [`HEAD_BYTES_MAX`] or [`HEADERS_MAX`].
+    /// The head exceeds [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`].
     HeadTooBig,
 }
 
@@ -267,7 +267,7 @@ pub fn parse_response(
 ) -> Result<Option<(Response, usize)>, BadHandshake> {
     let mut start = 0;
     loop {
-        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_MAX - start)? {
+        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_DEFAULT - start)? {
             None => return Ok(None),
             Some((None, head_bytes)) => start += head_bytes,
             Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
@@ -362,7 +362,7 @@ pub struct ResponseHead {
 pub fn parse_response_head(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, BadHandshake> {
     let mut start = 0;
     loop {
-        let read = with_head(&bytes[start..], HEAD_BYTES_MAX - start, |status, headers, head_bytes| {
+        let read = with_head(&bytes[start..], HEAD_BYTES_DEFAULT - start, |status, headers, head_bytes| {
             let field =
                 |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
             (ResponseHead { status, fields: headers.iter().map(field).collect() }, head_bytes)

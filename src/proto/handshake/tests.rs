@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Url;
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// The nonce of the key in RFC 6455, 1.3.
 const NONCE: [u8; 16] = *b"the sample nonce";
@@ -181,7 +181,7 @@ fn malformed_heads_are_refused() {
             format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", many.join("\r\n")).into(),
             Refusal::TOO_MANY_HEADERS,
         ),
-        (format!("GET /{}", "a".repeat(HEAD_BYTES_MAX)).into(), Refusal::HEAD_TOO_BIG),
+        (format!("GET /{}", "a".repeat(HEAD_BYTES_DEFAULT)).into(), Refusal::HEAD_TOO_BIG),
     ];
     for (bytes, refusal) in cases {
         let answer = with_request(&bytes, |_, _| ());
@@ -191,9 +191,9 @@ fn malformed_heads_are_refused() {
 
 #[test]
 fn a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() {
-    for (excess, expected) in [(0, Ok(Some(HEAD_BYTES_MAX))), (1, Err(Refusal::HEAD_TOO_BIG))] {
+    for (excess, expected) in [(0, Ok(Some(HEAD_BYTES_DEFAULT))), (1, Err(Refusal::HEAD_TOO_BIG))] {
         let frame = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
-        let filler = "x".repeat(HEAD_BYTES_MAX + excess - frame.len());
+        let filler = "x".repeat(HEAD_BYTES_DEFAULT + excess - frame.len());
         let mut bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {filler}\r\n\r\n").into_bytes();
         assert_eq!(with_request(&bytes, |_, head_bytes| head_bytes), expected);
         bytes.extend_from_slice(b"after the head");
@@ -203,9 +203,9 @@ fn a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() {
 
 #[test]
 fn a_head_that_is_incomplete_at_the_limit_is_refused() {
-    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
-    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_MAX - 1], |_, _| ()), Ok(None));
-    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_MAX], |_, _| ()), Err(Refusal::HEAD_TOO_BIG));
+    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_BYTES_DEFAULT));
+    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_DEFAULT - 1], |_, _| ()), Ok(None));
+    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_DEFAULT], |_, _| ()), Err(Refusal::HEAD_TOO_BIG));
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn responses_that_do_not_open_a_connection() {
         ),
         (b"SSH-2.0-OpenSSH\r\n".into(), BadHandshake::Malformed),
         (b"HTTP/1.1 101\r\nUpgrade : websocket\r\n\r\n".into(), BadHandshake::Malformed),
-        (format!("HTTP/1.1 101 {}", "x".repeat(HEAD_BYTES_MAX)).into(), BadHandshake::HeadTooBig),
+        (format!("HTTP/1.1 101 {}", "x".repeat(HEAD_BYTES_DEFAULT)).into(), BadHandshake::HeadTooBig),
         (answer(LINE, &["A: b"; HEADERS_MAX + 1]), BadHandshake::HeadTooBig),
         ("HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000).into(), BadHandshake::HeadTooBig),
     ];
@@ -478,7 +478,7 @@ fn a_response_that_does_not_open_a_connection_can_be_parsed_completely() {
     let (head, _) = parse_response_head(b"HTTP/1.1 101 Odd\r\n\r\n").unwrap().expect("complete");
     assert_eq!(head.status, 101);
     assert_eq!(parse_response_head(b"SSH-2.0-OpenSSH\r\n"), Err(BadHandshake::Malformed));
-    let long = format!("HTTP/1.1 200 {}", "x".repeat(HEAD_BYTES_MAX));
+    let long = format!("HTTP/1.1 200 {}", "x".repeat(HEAD_BYTES_DEFAULT));
     assert_eq!(parse_response_head(long.as_bytes()), Err(BadHandshake::HeadTooBig));
 }
 

@@ -4,14 +4,14 @@ use echoring_proto::limits::Nanos;
 
 /// At most one record per interval, with the number of those that were left out before it.
 #[derive(Debug, Default)]
-pub(crate) struct LogInterval {
+pub struct LogInterval {
     logged_at: Option<Nanos>,
     left_out: u64,
 }
 
 impl LogInterval {
     /// The number of records that were left out, if one is due.
-    pub(crate) fn due(&mut self, now: Nanos, interval: Nanos) -> Option<u64> {
+    pub fn due(&mut self, now: Nanos, interval: Nanos) -> Option<u64> {
         if self.logged_at.is_some_and(|at| now.saturating_sub(at) < interval) {
             self.left_out += 1;
             return None;

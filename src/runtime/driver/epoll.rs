@@ -499,13 +499,22 @@ impl Epoll {
         }
     }
 
-    /// Answers address requests of connections that still exist.
-    fn find_addresses(&mut self, events: &mut Vec<Event>) {
+    /// Looks up the addresses that were asked for, before FIN is sent: a socket that both ends have closed has no peer.
+    fn look_up_addresses(&mut self) {
+        for &token in &self.unaddressed {
+            if let Some(slot) = self.slots.get(token).filter(|slot| slot.phase == Phase::Open) {
+                let address = slot.fd.as_ref().map_or(PeerAddress::Unknown, peer_of);
+                self.addresses.keep(token, address);
+            }
+        }
+    }
+
+    /// Reports them behind the ends of connections, so that a client that reconnects at once does not count twice.
+    fn report_addresses(&mut self, events: &mut Vec<Event>) {
         for token in std::mem::take(&mut self.unaddressed) {
-            let Some(slot) = self.slots.get(token).filter(|slot| slot.phase == Phase::Open) else { continue };
-            let address = slot.fd.as_ref().map_or(PeerAddress::Unknown, peer_of);
-            self.addresses.keep(token, address);
-            events.push(Event::Addressed { token });
+            if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) {
+                events.push(Event::Addressed { token });
+            }
         }
     }
 
@@ -527,14 +536,17 @@ impl Driver for Epoll {
     fn tick(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
         events.append(&mut self.notices);
+        self.addresses.begin();
+        if !self.unaddressed.is_empty() {
+            self.look_up_addresses();
+        }
         let short = self.short.len();
         self.settle_staged(pool, events);
         if short > 0 {
             self.resume_short(short, pool, events);
         }
-        self.addresses.begin();
         if !self.unaddressed.is_empty() {
-            self.find_addresses(events);
+            self.report_addresses(events);
         }
         while let Some(token) = self.hung_up.pop() {
             self.notice_end(token, pool, events);

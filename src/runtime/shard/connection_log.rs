@@ -79,6 +79,7 @@ enum Address {
 enum Record {
     Opened,
     Refused(Refused),
+    OverLimit { limit: &'static str, left_out: u64 },
 }
 
 /// A refused request.
@@ -159,6 +160,25 @@ impl ConnectionLog {
     /// A request was refused. Called after the address was [requested](ConnectionLog::wants_address).
     pub(super) fn refused(&mut self, token: Token, refused: Refused) {
         self.log(token, Record::Refused(refused));
+    }
+
+    /// A connection was over a limit, and `left_out` records about that were left out before. Returns whether its address must
+    /// be looked up first. Such records are rare, so the bound on lookups does not apply. A connection that is not here any
+    /// more has no address.
+    pub(super) fn over_limit(
+        &mut self,
+        token: Token,
+        is_here: bool,
+        limit: &'static str,
+        left_out: u64,
+    ) -> bool {
+        let record = Record::OverLimit { limit, left_out };
+        if !is_here || self.connections.contains_key(&token) {
+            self.log(token, record);
+            return false;
+        }
+        self.connections.insert(token, Note { waiting: vec![record], ..Note::default() });
+        true
     }
 
     fn log(&mut self, token: Token, record: Record) {
@@ -253,8 +273,12 @@ pub(super) struct Ended<'a> {
 
 impl Record {
     fn log(&self, peer: Option<SocketAddr>, path: Option<&str>) {
+        let address = peer.map(|peer| tracing::field::display(peer.ip()));
         let peer = peer.map(tracing::field::display);
         match self {
+            Record::OverLimit { limit, left_out } => {
+                tracing::warn!(peer = address, limit, left_out, "address over a limit");
+            }
             Record::Opened => tracing::debug!(peer, path, "connection opened"),
             Record::Refused(Refused { refusal, path, origin }) => {
                 let Refusal { status, reason, hint, .. } = *refusal;

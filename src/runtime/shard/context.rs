@@ -252,6 +252,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.note_excess(token, limit, counts);
     }
 
+    /// Somebody who is no connection of this shard was over a limit: it is counted.
+    pub fn count_limited(&mut self, limit: Limit) {
+        self.core.count_limited(limit);
+    }
+
     /// The time of this tick.
     pub fn now(&self) -> Nanos {
         self.core.env.now

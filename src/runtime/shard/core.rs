@@ -192,6 +192,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
             self.refuse(token, &refusal);
+            self.note_excess(token, Limit::Connections, false);
         } else if self.draining_until.is_some() {
             self.refuse(token, &Refusal::DRAINING);
         } else if self.arrivals.is_on() {

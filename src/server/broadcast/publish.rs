@@ -4,7 +4,7 @@ use super::Broadcast;
 use super::handover::Ordering;
 use super::held_publications::{HeldPublications, release_one};
 use super::sequencer::{Routed, Sequenced, Sequencer};
-use super::sessions::latest_request;
+use super::sessions::{latest_request, limit_of};
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
 use crate::peer::{Peer, ServerApplication};
 use echoring_auth::Identity;
@@ -182,8 +182,13 @@ impl Broadcast {
         }
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
-        let published = self.append_sequenced(&mut resources, &operator, sequenced, publication);
-        published.map(OperatorPublished::Now)
+        let result = self.append_sequenced(&mut resources, &operator, sequenced, publication);
+        if let Err(refused) = result
+            && let Some(limit) = limit_of(refused)
+        {
+            cx.count_limited(limit);
+        }
+        result.map(OperatorPublished::Now)
     }
 
     /// The outcomes of the operator's publications that other nodes have decided about.

@@ -134,9 +134,7 @@ impl Sessions {
         id: Option<u64>,
         refused: Refused,
     ) {
-        if let Some(limit) = limit_of(refused) {
-            link.note_excess(limit, false);
-        }
+        note_limit(link, refused);
         let error = ProtocolError::refused(id, refused);
         if refused.is_passing() {
             self.send(link, &SessionEvent::Error(&error));
@@ -161,6 +159,7 @@ impl Sessions {
                 self.refuse_request(link, publisher.request, publisher.id(), refused);
             }
             (Err(refused), AckMode::Never) => {
+                note_limit(link, refused);
                 let code = if refused.is_passing() { CloseCode::TRY_AGAIN_LATER } else { CloseCode::POLICY };
                 link.close(code, &refused.to_string());
             }
@@ -245,9 +244,17 @@ pub(super) fn close_moved<A: ServerApplication>(link: &mut ConnectionContext<'_,
     end(link, CloseCode::SERVICE_RESTART, "the topic has moved: connect again");
 }
 
-/// The limit on its creator that a topic was refused for.
+/// Counts and logs the limit that a topic was refused for.
+fn note_limit<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, refused: Refused) {
+    if let Some(limit) = limit_of(refused) {
+        link.note_excess(limit, false);
+    }
+}
+
+/// The limit that a topic was refused for.
 pub(super) fn limit_of(refused: Refused) -> Option<Limit> {
     match refused {
+        Refused::TooManyTopics => Some(Limit::Topics),
         Refused::TooManyByConnection => Some(Limit::TopicsPerConnection),
         Refused::TooManyByIdentity => Some(Limit::TopicsPerIdentity),
         _ => None,

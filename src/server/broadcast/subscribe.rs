@@ -13,6 +13,7 @@ use echoring_auth::Identity;
 use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
 use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
@@ -393,9 +394,15 @@ fn refuse<D: Driver, A: ServerApplication>(
     token: Token,
     refused: Refused,
 ) -> Refusal {
-    if let Some(limit) = limit_of(refused) {
-        cx.note_excess(token, limit, true);
-        return TOO_MANY_CREATED;
+    let limit = limit_of(refused);
+    // A full node is no offence of one client.
+    let is_own = limit.is_some_and(|limit| limit != Limit::Topics);
+    if let Some(limit) = limit {
+        cx.note_excess(token, limit, is_own);
     }
-    if refused.is_passing() { BUSY } else { TOO_MANY_TOPICS }
+    match refused {
+        _ if is_own => TOO_MANY_CREATED,
+        _ if refused.is_passing() => BUSY,
+        _ => TOO_MANY_TOPICS,
+    }
 }

@@ -33,7 +33,7 @@ pub(in crate::control) struct AttemptFigures {
 
 /// Who attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Offender {
+pub(super) enum Offender {
     Address(AddressKey),
     User(Option<u32>),
 }

@@ -30,7 +30,7 @@ use crate::limits::{
 };
 use crate::listeners::InheritedListener;
 use echoring_async::TokioStream;
-use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// A response.
 #[derive(Debug)]
@@ -245,7 +245,7 @@ where
     });
     let mut connection = http1::Builder::new()
         .keep_alive(false)
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_DEFAULT)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioStream(stream), service);
     let served = (&mut connection).await;
@@ -373,7 +373,7 @@ mod tests {
     fn oversized_heads_and_what_is_no_http_are_refused() {
         serving(|address| {
             let mut long = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
-            long.resize(long.len() + HEAD_BYTES_MAX, b'x');
+            long.resize(long.len() + HEAD_BYTES_DEFAULT, b'x');
             let long = exchange(address, &long);
             assert!(long.starts_with("HTTP/1.1 431 "), "{long}");
             let garbage = exchange(address, b"\x16\x03\x01\r\n\r\n");

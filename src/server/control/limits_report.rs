@@ -78,7 +78,7 @@ pub(super) fn limited(counters: &Counters) -> BTreeMap<&'static str, u64> {
 
 /// The limits by the keys of the configuration.
 fn limits(server: &Handle) -> Value {
-    let ClientLimits { peers, subscriptions_max, creation } = server.client_limits();
+    let ClientLimits { peers, head_bytes_max, subscriptions_max, creation } = server.client_limits();
     let PeerLimits { addresses, traffic, topics, proxies } = &*peers;
     let rate = |rate: Option<Rate>| rate.map(Rate::get);
     let trusted = proxies.blocks.iter().map(ToString::to_string);
@@ -100,6 +100,7 @@ fn limits(server: &Handle) -> Value {
         "ban_after": addresses.bans.map(|policy| policy.after),
         "ban_window_s": addresses.bans.map(|policy| policy.window / SECOND),
         "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),
+        "max_header": head_bytes_max,
         "max_message": server.limits.message_bytes_max.load(Relaxed),
         "max_topics": server.limits.topics.units(),
         "max_topics_per_connection": creation.per_connection,

@@ -2,15 +2,19 @@
 //!
 //! Waiting messages are bounded: a message without room is refused at once, with the time of a retry.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
+use tracing::field::display;
 
+use super::failed_attempts::Offender;
 use super::http::{Bodies, BodyError, Reply};
 use super::publications::{Format, InvalidBody, check_key, idempotency_key};
+use super::socket::AdminPeer;
 use super::topic_query::TopicQuery;
 use super::topic_report;
 use crate::commands::{PublishError, Published};
@@ -18,19 +22,28 @@ use crate::handle::Handle;
 use crate::limits::{ADMIN_BATCH_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::validation::is_topic_name;
 use echoring_proto::handshake::percent_decode_path;
+use echoring_runtime::admission::{Limit, LogInterval};
+use echoring_runtime::driver::monotonic_now;
+use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
 use echoring_runtime::traces;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Position, Refused};
 
 /// The inputs of a request about topics.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Topics {
-    pub(super) server: Handle,
-    pub(super) shards: usize,
+    server: Handle,
+    shards: usize,
     pub(super) bodies: Bodies,
+    /// Records about topics that were refused because there are too many.
+    limit_logged: RefCell<LogInterval>,
 }
 
 impl Topics {
+    pub(super) fn new(server: Handle, shards: usize) -> Topics {
+        Topics { server, shards, bodies: Bodies::default(), limit_logged: RefCell::default() }
+    }
+
     /// `GET /topics`.
     pub(super) async fn list(&self, query: &str) -> Reply {
         let query = match TopicQuery::parse(query) {
@@ -87,6 +100,9 @@ impl Topics {
         let published = publishing.await.unwrap_or(Err(PublishError::Ended));
         // The body was copied until now.
         drop(held);
+        if published.as_ref().is_ok_and(|results| results.contains(&Err(Refused::TooManyTopics))) {
+            self.log_limit(request);
+        }
         let reply = match (published, format) {
             (Err(error), _) => not_published(error),
             (Ok(published), Format::Single(_)) => single(&topic, &published),
@@ -96,6 +112,15 @@ impl Topics {
             span.end(&topic, reply.status.as_u16(), count);
         }
         Ok(reply)
+    }
+
+    /// Logs that there is no room for a topic. The shard has counted it.
+    fn log_limit(&self, request: &Request<Incoming>) {
+        let Some(left_out) = self.limit_logged.borrow_mut().due(monotonic_now(), LIMIT_LOG_INTERVAL) else {
+            return;
+        };
+        let peer = request.extensions().get().map(|peer: &AdminPeer| display(Offender::from(*peer)));
+        tracing::warn!(peer, limit = Limit::Topics.name(), left_out, "address over a limit");
     }
 }
 

@@ -14,7 +14,7 @@ use echoring_proto::handshake::{
     BadHandshake, Dial, OriginPolicy, Refusal, parse_response, percent_decode_path, with_request,
     write_accept, write_request,
 };
-use echoring_proto::limits::HEAD_BYTES_MAX;
+use echoring_proto::limits::HEAD_BYTES_DEFAULT;
 
 use super::cursor::{Choices, Cursor};
 
@@ -67,7 +67,7 @@ fn check_request(bytes: &[u8], mut choices: Choices<'_>) {
     };
     check_prefixes(bytes, head_bytes, choices.clone(), ask);
     if let Ok(Some(Asked { head_bytes, line: [_, target, path, query, host], upgrade, .. })) = &asked {
-        assert!(*head_bytes <= bytes.len().min(HEAD_BYTES_MAX));
+        assert!(*head_bytes <= bytes.len().min(HEAD_BYTES_DEFAULT));
         assert!(bytes[..*head_bytes].ends_with(HEAD_END), "a head ends in an empty line of its own");
         assert!(!path.is_empty() && !target.is_empty() && !host.is_empty());
         assert!(!path.contains(['?', '#']) && !query.contains('#'));
@@ -124,7 +124,7 @@ fn check_server(chunks: &[&[u8]], bytes: &[u8], asked: &Result<Option<Asked>, Re
             assert!(Offensive::from(refusal).may_become((*expected).into()), "{refusal:?} {expected:?}");
         }
         // An error may be reported when the head is complete, but not later.
-        (None, Err(_)) => assert!(bytes.len() <= HEAD_BYTES_MAX && head_end(bytes).is_none()),
+        (None, Err(_)) => assert!(bytes.len() <= HEAD_BYTES_DEFAULT && head_end(bytes).is_none()),
         (None, Ok(None)) => {}
         (verdict, asked) => panic!("{verdict:?} of what is {asked:?}"),
     }
@@ -149,7 +149,7 @@ fn check_response(bytes: &[u8], mut choices: Choices<'_>) {
     check_prefixes(bytes, head_bytes, choices.clone(), |bytes| parse_response(bytes, NONCE, None));
     if let Ok(Some((response, head_bytes))) = &parsed {
         assert_eq!(response.status, 101);
-        assert!(*head_bytes <= bytes.len().min(HEAD_BYTES_MAX));
+        assert!(*head_bytes <= bytes.len().min(HEAD_BYTES_DEFAULT));
         assert!(bytes[..*head_bytes].ends_with(HEAD_END), "a head ends in an empty line of its own");
         let _ = response.check_subprotocol(&["chat".to_owned()]);
     }
@@ -252,7 +252,7 @@ fn check_prefixes<T, E>(
         .take(64)
         .collect()
     };
-    let end = head_bytes.unwrap_or(HEAD_BYTES_MAX);
+    let end = head_bytes.unwrap_or(HEAD_BYTES_DEFAULT);
     lengths.extend((end.saturating_sub(4)..end + 4).filter(|length| *length <= bytes.len()));
     lengths.push(bytes.len());
     lengths.sort_unstable();

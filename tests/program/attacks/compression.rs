@@ -73,7 +73,7 @@ impl Bits {
 }
 
 /// A message that inflates to `bytes` times `x`, and is 158 times smaller.
-fn bomb(bytes: usize) -> Vec<u8> {
+pub(crate) fn bomb(bytes: usize) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.block(1);
     bits.symbol(u32::from(b'x'));

@@ -2,6 +2,7 @@
 //! header of a stranger is believed.
 
 mod addresses;
+mod node;
 mod proxies;
 mod rates;
 mod reloads;

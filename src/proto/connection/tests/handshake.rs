@@ -1,6 +1,7 @@
 //! Tests of the opening handshake in both roles with explicit input and time.
 
 use super::*;
+use crate::limits::{HEAD_BYTES_DEFAULT, HEAD_BYTES_MAX, HEAD_BYTES_MIN};
 
 #[test]
 fn a_slowly_sent_head_ends_at_its_absolute_deadline() {
@@ -26,6 +27,56 @@ fn incomplete_heads_that_are_certainly_invalid_are_refused_at_once() {
         let answer = String::from_utf8_lossy(&echo.sent).into_owned();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert_eq!(echo.action, Some(TransportAction::Shutdown));
+    }
+}
+
+/// A request of so many bytes.
+fn request_of(bytes: usize) -> Vec<u8> {
+    let mut request = [REQUEST.strip_suffix(b"\r\n").expect("an empty line"), b"X: "].concat();
+    request.resize(bytes - 4, b'x');
+    request.extend_from_slice(b"\r\n\r\n");
+    request
+}
+
+fn status(echo: &Echo) -> String {
+    String::from_utf8_lossy(&echo.sent).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_head_may_have_as_many_bytes_as_is_configured() {
+    for head_bytes_max in [HEAD_BYTES_MIN, HEAD_BYTES_DEFAULT, HEAD_BYTES_MAX] {
+        for (excess, answer) in [(0, "101"), (1, "431"), (100_000, "431")] {
+            for span_bytes in [700, 4_096, 1 << 20] {
+                let mut echo = Echo::new(ConnectionConfig { head_bytes_max, ..ConnectionConfig::default() });
+                let request = request_of(head_bytes_max + excess);
+                request.chunks(span_bytes).for_each(|span| echo.receive(span));
+                assert_eq!(status(&echo), answer, "{head_bytes_max} + {excess} in spans of {span_bytes}");
+                echo.connection.release(&mut echo.pool, &mut echo.codecs);
+                while echo.pool.trim() {}
+                assert_eq!(echo.pool.used_bytes(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_incomplete_when_its_maximum_changes_is_held_to_the_new_one() {
+    let request = request_of(10_000);
+    for (before, first, after, answer) in [
+        (16_384, 9_000, 1_024, "431"),
+        (16_384, 500, 1_024, "431"),
+        (16_384, 9_999, 9_999, "431"),
+        (16_384, 9_999, 10_000, "101"),
+        (1_024, 1_000, 10_000, "101"),
+        (1_024, 1_000, 9_999, "431"),
+    ] {
+        let mut echo = Echo::new(ConnectionConfig { head_bytes_max: before, ..ConnectionConfig::default() });
+        let (begin, rest) = request.split_at(first);
+        echo.receive(begin);
+        assert_eq!(status(&echo), "");
+        echo.config.head_bytes_max = after;
+        rest.chunks(600).for_each(|span| echo.receive(span));
+        assert_eq!(status(&echo), answer, "{first} bytes, then {before} became {after}");
     }
 }
 
@@ -190,7 +241,8 @@ fn client_and_server_exchange_messages_of_all_length_encodings() {
 fn connected(offered: &[&str], before: &str, chosen: Option<&str>, span_bytes: usize) -> Connection {
     let subprotocols = offered.iter().map(|name| (*name).to_owned()).collect();
     let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
-    let config = ConnectionConfig { dial: Some(dial), ..ConnectionConfig::default() };
+    // The bound on requests is none on responses.
+    let config = ConnectionConfig { dial: Some(dial), head_bytes_max: 1, ..ConnectionConfig::default() };
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
     let mut codecs = codecs(&config);
     let mut env =

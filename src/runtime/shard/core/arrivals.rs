@@ -25,19 +25,10 @@ pub(super) struct Arrivals {
     proxied: BTreeMap<Token, Option<SocketAddr>>,
     /// Of connections whose client is known.
     clients: ByIndex<Option<Client>>,
-    /// Of refusals that are nobody's own.
-    log: LogInterval,
-    /// A client over a limit that needs no addresses, whose own is looked up for the log.
-    offender: Option<Offender>,
-}
-
-/// A connection over a limit whose address is looked up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Offender {
-    pub(super) token: Token,
-    pub(super) limit: Limit,
-    /// Number of records that were left out before.
-    pub(super) left_out: u64,
+    /// Records about clients that are not known, or about no single client.
+    logged: BTreeMap<Limit, LogInterval>,
+    /// Records about addresses that were not found.
+    unknown_logged: LogInterval,
 }
 
 /// A connection whose client is not known yet.
@@ -118,21 +109,14 @@ impl Arrivals {
         if self.arriving.is_empty() { None } else { self.finish(token) }
     }
 
-    /// A connection whose client is not known was over a limit. Whether its address is to be looked up, for the log.
-    pub(super) fn note_offender(&mut self, token: Token, limit: Limit, now: Nanos) -> bool {
-        let Some(left_out) = self.log_due(now) else { return false };
-        self.offender = Some(Offender { token, limit, left_out });
-        true
+    /// Whether a record about a limit is due, of a client that is not known, with the number of those that were left out.
+    pub(super) fn log_due(&mut self, limit: Limit, now: Nanos) -> Option<u64> {
+        self.logged.entry(limit).or_default().due(now, LIMIT_LOG_INTERVAL)
     }
 
-    /// The limit that a connection was over whose address was looked up.
-    pub(super) fn take_offender(&mut self, token: Token) -> Option<Offender> {
-        self.offender.take_if(|offender| offender.token == token)
-    }
-
-    /// Whether a record about no single client is due, with the number of those that were left out.
-    pub(super) fn log_due(&mut self, now: Nanos) -> Option<u64> {
-        self.log.due(now, LIMIT_LOG_INTERVAL)
+    /// The same about an address that was not found.
+    pub(super) fn unknown_log_due(&mut self, now: Nanos) -> Option<u64> {
+        self.unknown_logged.due(now, LIMIT_LOG_INTERVAL)
     }
 }
 

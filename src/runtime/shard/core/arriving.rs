@@ -15,7 +15,6 @@ use super::Core;
 use super::arrivals::Arrivals;
 use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
 use crate::driver::{Driver, Span, Token};
-use crate::limits::ARRIVAL_BYTES_MAX;
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::refusals;
@@ -77,10 +76,6 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Tells who asked for an address.
     fn tell_address(&mut self, application: &mut A, token: Token, address: Option<SocketAddr>) {
-        if let (Some(offender), Some(address)) = (self.arrivals.take_offender(token), address) {
-            let (peer, limit, left_out) = (address.ip(), offender.limit.name(), offender.left_out);
-            tracing::warn!(%peer, limit, left_out, "address over a limit");
-        }
         let asked = self.log.addressed(token, address);
         // It may have to be closed, which waited for the address.
         self.touch(token);
@@ -94,7 +89,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn hold(&mut self, application: &mut A, token: Token, span: Span) {
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         let held = arrival.input.bytes.take();
-        let Some(kept) = self.keep(token, held, span, ARRIVAL_BYTES_MAX) else { return };
+        let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) else { return };
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         arrival.input.bytes = Some(kept);
         if arrival.proxy.is_some() {
@@ -129,8 +124,8 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     fn refuse_header(&mut self, application: &mut A, token: Token, error: ProxyHeaderError) {
         let proxy = self.arrivals.get_mut(token).and_then(|arrival| arrival.proxy).flatten();
-        *self.counters.limited.entry(Limit::ProxyHeader.name()).or_default() += 1;
-        if let Some(left_out) = self.arrivals.log_due(self.env.now) {
+        self.count_limited(Limit::ProxyHeader);
+        if let Some(left_out) = self.arrivals.log_due(Limit::ProxyHeader, self.env.now) {
             let peer = proxy.map(tracing::field::display);
             let hint =
                 "the proxy must send the header that --proxy-protocol expects (HAProxy: send-proxy-v2)";
@@ -181,7 +176,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[cold]
     fn warn_of_unknown_address(&mut self) {
         if !self.arrivals.limits.addresses.is_none()
-            && let Some(left_out) = self.arrivals.log_due(self.env.now)
+            && let Some(left_out) = self.arrivals.unknown_log_due(self.env.now)
         {
             let hint = "if this repeats, restart the server: before Linux 6.8 it finds addresses only if it started with limits";
             tracing::warn!(left_out, hint, "a client without an address is not limited by it");
@@ -206,8 +201,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         if admission.enter_any(&limits.addresses, self.env.now) {
             return Ok(());
         }
-        *self.counters.limited.entry(Limit::Handshakes.name()).or_default() += 1;
-        if let Some(left_out) = self.arrivals.log_due(self.env.now) {
+        self.count_limited(Limit::Handshakes);
+        if let Some(left_out) = self.arrivals.log_due(Limit::Handshakes, self.env.now) {
             tracing::warn!(left_out, "connections refused: more handshakes per second than allowed");
         }
         Err(Limit::Handshakes)
@@ -256,7 +251,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Counts and logs that a client was over a limit.
     pub(super) fn note_offence(&mut self, client: SocketAddr, offence: Offence) -> Limit {
         let Offence { limit, log, banned } = offence;
-        *self.counters.limited.entry(limit.name()).or_default() += 1;
+        self.count_limited(limit);
         let (peer, name) = (client.ip(), limit.name());
         if banned {
             let ban_s = self.arrivals.limits.addresses.bans.map_or(0, |policy| policy.time / SECOND);
@@ -269,17 +264,26 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// A connection was over a limit of its own, which may ban its address unless it is only slowed down.
     pub(in crate::shard) fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
-        let Some(client) = self.arrivals.client(token) else {
-            *self.counters.limited.entry(limit.name()).or_default() += 1;
-            if self.arrivals.note_offender(token, limit, self.env.now) {
-                self.driver.find_address(token);
-            }
-            return;
-        };
+        let Some(client) = self.arrivals.client(token) else { return self.note_unknown(token, limit) };
         let limits = Arc::clone(&self.arrivals.limits);
         let limits = if counts { &limits.addresses } else { &AddressLimits::NONE };
         let offence = self.arrivals.admission.offend(client.ip(), limit, limits, self.env.now);
         self.note_offence(client, offence);
+    }
+
+    /// Counts and logs that a client was over a limit whose address is not kept: it is looked up for the log.
+    #[cold]
+    fn note_unknown(&mut self, token: Token, limit: Limit) {
+        self.count_limited(limit);
+        let Some(left_out) = self.arrivals.log_due(limit, self.env.now) else { return };
+        let is_here = self.slots.get(token).is_some();
+        if self.log.over_limit(token, is_here, limit.name(), left_out) {
+            self.driver.find_address(token);
+        }
+    }
+
+    pub(in crate::shard) fn count_limited(&mut self, limit: Limit) {
+        *self.counters.limited.entry(limit.name()).or_default() += 1;
     }
 
     fn drop_arrival(&mut self, token: Token) {

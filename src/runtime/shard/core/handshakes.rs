@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Core;
 use super::held::HeldInput;
 use crate::driver::{Driver, Span, Token};
-use crate::limits::{ARRIVAL_BYTES_MAX, TLS_HANDSHAKES_PER_TICK};
+use crate::limits::TLS_HANDSHAKES_PER_TICK;
 use crate::shard::application::Application;
 
 /// The handshakes of a shard. Empty without TLS.
@@ -77,7 +77,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[cold]
     pub(super) fn queue_handshake(&mut self, token: Token, span: Span) {
         let held = self.handshakes.waiting.get_mut(&token).and_then(|input| input.bytes.take());
-        if let Some(kept) = self.keep(token, held, span, ARRIVAL_BYTES_MAX) {
+        if let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) {
             match self.handshakes.waiting.get_mut(&token) {
                 Some(input) => input.bytes = Some(kept),
                 None => self.handshakes.wait(token, HeldInput { bytes: Some(kept), ended: false }),

@@ -2,6 +2,7 @@
 
 use super::Core;
 use crate::driver::{Driver, Span, Token};
+use crate::limits::ARRIVAL_BYTES_BESIDE_HEAD;
 use crate::shard::application::Application;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
@@ -15,6 +16,11 @@ pub(super) struct HeldInput {
 }
 
 impl<D: Driver, A: Application> Core<D, A> {
+    /// Maximum bytes that are kept of a connection whose handshake has not begun.
+    pub(super) fn arrival_bytes_max(&self) -> usize {
+        self.env.config.head_bytes_max.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
+    }
+
     /// Adds a span to what is kept of a connection. `None` if that would be more than `bytes_max`, or there is no memory: the
     /// connection is aborted then.
     pub(super) fn keep(

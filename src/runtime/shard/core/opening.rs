@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Core;
+use crate::admission::Limit;
 use crate::driver::{Driver, Token};
 use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
@@ -17,7 +18,8 @@ use echoring_proto::handshake::{self, Refusal, Upgrade};
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
-        let answered = handshake::with_request(head.as_slice(), |request, _| {
+        let head_bytes_max = self.env.config.head_bytes_max;
+        let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
             self.log.requested(token, request);
             traces::requested(token, request, self.env.now);
             if let Some(refusal) = self.identify(token, request) {
@@ -72,7 +74,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         match answered {
             Ok(Some(())) => {}
             Ok(None) => self.refuse(token, &Refusal::MALFORMED),
-            Err(refusal) => self.refuse(token, &refusal),
+            Err(refusal) => {
+                self.refuse(token, &refusal);
+                self.note_head_excess(token, &refusal);
+            }
         }
         self.touch(token);
     }
@@ -186,6 +191,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.log.answered(token, refusal.status);
         traces::answered(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
+        self.note_head_excess(token, refusal);
+    }
+
+    /// A request head was refused without being read.
+    fn note_head_excess(&mut self, token: Token, refusal: &Refusal) {
+        if refusal.status == Refusal::HEAD_TOO_BIG.status {
+            self.note_excess(token, Limit::HeaderSize, false);
+        }
     }
 
     pub(super) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {

@@ -1,6 +1,7 @@
 //! Reads received spans: passes messages to the application, and sends replies from the span.
 
 use super::{Core, send_pooled};
+use crate::admission::Limit;
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::application::{Application, Disposition};
 use crate::shard::context::{ConnectionContext, Context};
@@ -9,6 +10,7 @@ use echoring_proto::connection::{
     Cause, Chunk, ChunkFlags, OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor,
     Step, echo_short, echo_single,
 };
+use echoring_proto::{ProtocolError, Role};
 
 impl<D: Driver, A: Application> Core<D, A> {
     /// A received span. This is the path of every message, and short echoes end here: one lookup of the connection, one
@@ -190,11 +192,17 @@ impl<D: Driver, A: Application> Core<D, A> {
         cursor: &mut SpanCursor,
     ) -> Option<Buffer> {
         let slot = self.slots.get_mut(token)?;
+        let was_open = slot.connection.is_open();
         let bytes = source.bytes(&mut self.driver);
         loop {
             let step = slot.connection.poll(cursor, bytes, &mut self.env.lend());
             let (piece, show): (Piece, ShowControl<A>) = match step {
-                Step::Idle => return None,
+                Step::Idle => {
+                    if was_open && slot.connection.is_closing() {
+                        self.note_size(token);
+                    }
+                    return None;
+                }
                 Step::Chunk(flags, piece) => {
                     self.counters.traffic.at(slot.account).messages_in += u64::from(flags.last);
                     let link = ConnectionContext::of(
@@ -231,6 +239,19 @@ impl<D: Driver, A: Application> Core<D, A> {
                 &mut self.excesses,
             );
             show_control(application, link, bytes, piece, show);
+        }
+    }
+
+    /// A connection has begun to close because of what it has sent: counts and logs a message that is too big.
+    #[cold]
+    fn note_size(&mut self, token: Token) {
+        let Some(slot) = self.slots.get(token) else { return };
+        let connection = &slot.connection;
+        let too_big = Cause::ProtocolError(ProtocolError::MessageTooBig);
+        if connection.role() == Role::Server
+            && connection.closed().is_some_and(|closed| closed.cause == too_big)
+        {
+            self.note_excess(token, Limit::MessageSize, false);
         }
     }
 

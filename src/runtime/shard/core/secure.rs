@@ -17,8 +17,8 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn secure_accepted(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_closing() {
-            slot.leaving = true;
-            return self.driver.close(token);
+            slot.connection.drop_answer(&mut self.env.pool);
+            return self.touch(token);
         }
         let Some(config) = &self.security.server else { return };
         self.env.pool.set_handshake(true);

@@ -217,14 +217,16 @@ const COUNTER_OF = {
   max_connections_per_address: "connections_per_address", handshake_rate: "handshakes",
   handshake_rate_per_address: "handshakes_per_address", message_rate: "messages", byte_rate: "bytes",
   publish_rate: "publications", publish_rate_per_identity: "publications_per_identity", ban_after: "banned",
-  proxy_protocol: "proxy_header",
+  proxy_protocol: "proxy_header", max_connections: "connections", max_header: "header_size", max_message: "message_size",
+  max_subscriptions: "subscriptions", max_subscriptions_per_identity: "subscriptions_per_identity", max_topics: "topics",
+  max_topics_per_connection: "topics_per_connection", max_topics_per_identity: "topics_per_identity",
 };
 
 function show_limit(key, value) {
   if (!is_known(value) || value === false || value.length === 0) return "–";
   if (typeof value !== "number") return Array.isArray(value) ? value.join(", ") : String(value);
   if (key.endsWith("_s")) return show_age(value);
-  return key === "byte_rate" || key === "max_message" ? show_bytes(value) : GROUPED.format(value);
+  return ["byte_rate", "max_header", "max_message"].includes(key) ? show_bytes(value) : GROUPED.format(value);
 }
 
 const REFUSED_SHOWN_MAX = 20;

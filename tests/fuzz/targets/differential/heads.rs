@@ -4,7 +4,7 @@
 //! refusal, each with a condition that must hold for the head.
 
 use echoring_proto::handshake::{BadHandshake, Refusal, parse_response, with_request, write_accept};
-use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::handshake::client::ClientHandshake;
@@ -58,7 +58,7 @@ const STRICTER: [Stricter; 11] = [
     (Refusal::MALFORMED, "RFC 9112, 2.2: line feeds alone need not be taken for line ends", |head| {
         head.has_bare_line_feed()
     }),
-    (Refusal::HEAD_TOO_BIG, "RFC 6585, 5: 431 past our limit", |head| head.0.len() > HEAD_BYTES_MAX),
+    (Refusal::HEAD_TOO_BIG, "RFC 6585, 5: 431 past our limit", |head| head.0.len() > HEAD_BYTES_DEFAULT),
     (Refusal::TOO_MANY_HEADERS, "RFC 6585, 5: 431 past 100 fields; tungstenite stops at 124", |head| {
         head.lines() > HEADERS_MAX
     }),
@@ -195,7 +195,7 @@ fn is_stricter(bad: BadHandshake, head: &Head<'_>) -> bool {
         // RFC 9112, 2.2.
         BadHandshake::Malformed => head.has_bare_line_feed(),
         // Our limits.
-        BadHandshake::HeadTooBig => head.0.len() >= HEAD_BYTES_MAX || head.lines() > HEADERS_MAX,
+        BadHandshake::HeadTooBig => head.0.len() >= HEAD_BYTES_DEFAULT || head.lines() > HEADERS_MAX,
         _ => false,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::node::upgrade_of;
 use super::rates::{open_session, publish_many};
 use super::*;
 use crate::peer::{BINARY, TEXT, frame};
@@ -25,7 +26,7 @@ struct Row {
 /// How a connection is opened and examined later.
 type Open = (fn(&Server, IpAddr) -> Peer, fn(&Server, &mut Peer) -> bool);
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     Row {
         key: "trusted_proxy",
         without: "max_connections_per_address = 1",
@@ -137,6 +138,17 @@ const ROWS: [Row; 17] = [
             assert!(is_banned_after(server, address, 1, Duration::ZERO));
             let entry = known(server, &address.to_string()).expect("listed");
             entry["banned_s"].as_u64().is_some_and(|left_s| left_s > 3_600)
+        },
+        open: None,
+    },
+    Row {
+        key: "max_header",
+        without: "",
+        with: "max_header = '2KiB'",
+        new: |server, address| {
+            let mut peer = Peer::connect_from(server, address);
+            peer.send(&upgrade_of(2 * 1024 + 1));
+            peer.answer().status == 431
         },
         open: None,
     },
