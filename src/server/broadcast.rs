@@ -11,7 +11,7 @@
 //!
 //! The parts: `sequencer` (topics that this shard owns), `fan_out` (logs and local subscribers), `subscriptions` (the shard's
 //! subscriptions at owners), `sessions` (what they are sent, through `events` in their `dialect`), `pending_requests` and
-//! `held_publications` (mail that waits for room), and `drain`. The other files are operations that need several parts.
+//! `held_publications` (mail that waits for room), `cluster` (topics that are shared with other nodes), and `drain`. The other files are operations that need several parts.
 //! `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes

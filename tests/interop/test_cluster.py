@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,13 @@ import tempfile
 import time
 import unittest
 
-from harness import PATIENCE_S, Server
+from harness import BINARY, PATIENCE_S, Server
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 SUBPROTOCOL = "echoring.v1.json"
-NATS = shutil.which("nats-server") or "/usr/sbin/nats-server"
+# Debian installs it where only root looks.
+NATS = shutil.which("nats-server") or shutil.which("/usr/sbin/nats-server")
 # Fast enough for tests, slow enough for a machine that is busy.
 TIMES = ("--cluster-heartbeat", "200ms", "--cluster-member-timeout", "2s")
 TOPICS = [f"topic-{number}" for number in range(12)]
@@ -149,6 +151,7 @@ def asynchronous(test):
     return run
 
 
+@unittest.skipIf(NATS is None, "nats-server is not installed")
 class InACluster(unittest.TestCase):
     def setUp(self):
         self.nats = Nats()
@@ -474,6 +477,60 @@ class Failing(InACluster):
                 self.assertEqual(status, 200, answer)
                 while (await session.next("message", topic=topic))["text"] != "with":
                     pass
+
+    def test_what_operators_see(self):
+        first, second = self.start("a", "b")
+        run = lambda *words: subprocess.run([BINARY, *words], capture_output=True, text=True)
+        admin = "{}:{}".format(*first.admin)
+        told = run("cluster", "status", "--admin", admin)
+        lines = [line.split() for line in told.stdout.splitlines()]
+        self.assertEqual((told.returncode, lines[0][:2], lines[1][:2]), (0, ["a", "active"], ["b", "active"]), told)
+        self.assertEqual(json.loads(run("cluster", "status", "--json", "--admin", admin).stdout)["node"], "a")
+        self.assertEqual(run("health", "--ready", "--admin", admin).returncode, 0)
+        metrics = first.get("/metrics")[2].decode()
+        for sample in (
+            "echoring_cluster_connected 1",
+            "echoring_cluster_open 1",
+            'echoring_cluster_members{phase="active"} 1',
+            "echoring_cluster_connects_total 1",
+            "echoring_cluster_packets_dropped_total 0",
+            'echoring_cluster_link_full{peer="b"} 0',
+            'echoring_cluster_link_staged_bytes{peer="b"} 0',
+        ):
+            self.assertIn(sample, metrics)
+        for name in ("packets", "bytes"):
+            for direction in ("in", "out"):
+                value = re.search(rf'echoring_cluster_{name}_total{{direction="{direction}"}} (\d+)', metrics)
+                self.assertGreater(int(value[1]), 0)
+        self.nats.stop()
+        second.wait_for_log("the connection to the cluster's backbone is lost")
+        until = time.monotonic() + PATIENCE_S
+        while run("cluster", "status", "--admin", admin).returncode != 1:
+            self.assertLess(time.monotonic(), until)
+        self.assertEqual(run("health", "--ready", "--admin", admin).returncode, 1)
+        with Server() as alone:
+            told = run("cluster", "status", "--admin", "{}:{}".format(*alone.admin))
+            self.assertEqual((told.returncode, "belongs to no cluster" in told.stderr), (3, True), told)
+
+    def test_a_node_that_is_not_to_wait_for_the_backbone_does_not_start_without(self):
+        self.nats.stop()
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--admin", "off", "--no-cluster-wait"]
+        command += ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", "a"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual((done.returncode, done.stdout), (3, ""), done)
+        self.assertIn("cannot join its cluster", done.stderr)
+
+    @asynchronous
+    async def test_clients_of_a_node_that_drains_get_every_message_until_they_are_closed(self):
+        nodes = self.start("a", "b", flags=("--drain", "20s"))
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                await session.subscribe(topic)
+            nodes[0].terminate()
+            nodes[1].await_members()
+            for topic in TOPICS:
+                self.assertEqual(nodes[1].publish(topic, "in the drain")[0], 200)
+                self.assertEqual((await session.messages(topic, 1))[0]["text"], "in the drain")
 
     def test_a_second_node_of_the_same_name_ends_the_first(self):
         (first,) = self.start("a")
