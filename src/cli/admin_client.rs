@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -76,19 +75,6 @@ impl AdminArgs {
     /// # Errors
     /// [`Failure::Environment`] when there is no answer in time, or no access.
     pub(crate) fn request(&self, method: Method, path: &str) -> Result<Answer, Failure> {
-        self.request_within(method, path, ADMIN_TIMEOUT)
-    }
-
-    /// The same within another time.
-    ///
-    /// # Errors
-    /// As for [`request`](AdminArgs::request).
-    pub(crate) fn request_within(
-        &self,
-        method: Method,
-        path: &str,
-        timeout: Duration,
-    ) -> Result<Answer, Failure> {
         let token = self.admin_token_file.as_deref().map(read_token).transpose()?;
         let unreachable = |error: String| {
             let hint = "is the server running with this --admin address?";
@@ -96,9 +82,9 @@ impl AdminArgs {
         };
         let runtime = echoring_async::local_runtime().map_err(|error| unreachable(error.to_string()))?;
         let asked = async {
-            match tokio::time::timeout(timeout, self.ask(method, path, token.as_ref())).await {
+            match tokio::time::timeout(ADMIN_TIMEOUT, self.ask(method, path, token.as_ref())).await {
                 Ok(answer) => answer,
-                Err(_) => Err(format!("it took longer than {} s", timeout.as_secs_f64())),
+                Err(_) => Err(format!("it took longer than {} s", ADMIN_TIMEOUT.as_secs())),
             }
         };
         let answer = LocalSet::new().block_on(&runtime, asked).map_err(unreachable)?;

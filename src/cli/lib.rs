@@ -18,7 +18,6 @@ mod connect;
 mod doctor;
 mod environment;
 mod file;
-mod health;
 pub mod limits;
 mod logging;
 mod proxy;
@@ -130,8 +129,6 @@ enum Command {
     Connect(connect::Args),
     /// Check this host for a server: what it allows, what it limits, and the cures
     Doctor(doctor::Args),
-    /// Ask a running server whether it is well, for service managers and containers
-    Health(health::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Have a running server read its configuration again
@@ -178,7 +175,6 @@ where
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Health(arguments) => health::run(&arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

@@ -1,8 +1,7 @@
 //! Upgrades in a row under load: each server is taken over by the next while subscribers and publishers go on. Nothing is refused,
 //! lost or duplicated, and every subscriber's offsets are contiguous in one epoch.
 //!
-//! The sizes come from the environment (`STORM_UPGRADES`, `STORM_SUBSCRIBERS`, `STORM_RATE`, `STORM_TOPICS`, `STORM_DRAIN`), and the
-//! server from `STORM_SERVER`;
+//! The sizes come from the environment (`STORM_UPGRADES`, `STORM_SUBSCRIBERS`, `STORM_RATE`, `STORM_TOPICS`, `STORM_DRAIN`);
 //! without it they suit a test. `scripts/upgrade-storm` runs the large one. With `STORM_RECORD` the result is written there.
 
 #[path = "../support/patient.rs"]
@@ -16,7 +15,7 @@ mod program;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -77,10 +76,6 @@ impl Server {
         let words = ["serve", "--listen", &listen, "--admin", "off", "--drain", &drain, "--shards", shards];
         let more = ["--takeover", "--log", "warn"];
         let mut command = command(&[&words[..], &more].concat());
-        if let Some(server) = std::env::var_os("STORM_SERVER") {
-            command = Command::new(server);
-            command.args(words).args(more);
-        }
         let mut process = command.stdout(Stdio::piped()).spawn().expect("it runs");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
@@ -108,44 +103,7 @@ struct Counts {
     delivered: AtomicU64,
     /// The longest time from sending a publication to its acknowledgement, reconnects included.
     slowest_us: AtomicU64,
-    /// The longest parts of a subscriber's way back.
-    slowest_return: SlowestReturn,
     failures: Mutex<Vec<String>>,
-}
-
-/// The longest times of what a subscriber does after its connection was closed with 1012, in microseconds.
-#[derive(Debug, Default)]
-struct SlowestReturn {
-    /// Until the connection is there.
-    connect_us: AtomicU64,
-    /// From then until the upgrade is answered.
-    upgrade_us: AtomicU64,
-    /// From then until the subscription is answered.
-    subscribe_us: AtomicU64,
-    /// All of it.
-    all_us: AtomicU64,
-}
-
-/// When the parts of a way back were done.
-#[derive(Debug, Clone, Copy)]
-struct Return {
-    closed: Instant,
-    connected: Instant,
-    upgraded: Instant,
-}
-
-impl Return {
-    /// The subscription was answered. Returns the parts, for people.
-    fn note(&self, slowest: &SlowestReturn) -> String {
-        let Return { closed, connected, upgraded } = *self;
-        let parts = [connected - closed, upgraded - connected, upgraded.elapsed(), closed.elapsed()];
-        let SlowestReturn { connect_us, upgrade_us, subscribe_us, all_us } = slowest;
-        for (part, slowest) in parts.iter().zip([connect_us, upgrade_us, subscribe_us, all_us]) {
-            slowest.fetch_max(part.as_micros() as u64, Ordering::Relaxed);
-        }
-        let [connect, upgrade, subscribe, all] = parts.map(|part| part.as_millis());
-        format!("back after {all} ms: {connect} to connect, {upgrade} to upgrade, {subscribe} to subscribe")
-    }
 }
 
 impl Counts {
@@ -158,18 +116,11 @@ type Socket = WebSocket<Patient>;
 
 /// Opens a session. A connection that is refused is counted, and tried again.
 fn session(address: SocketAddr, counts: &Counts) -> Socket {
-    session_after(address, counts, Instant::now()).0
-}
-
-/// The same after a connection that was closed at this time.
-fn session_after(address: SocketAddr, counts: &Counts, closed: Instant) -> (Socket, Return) {
     let given_up = Instant::now() + PATIENCE;
     loop {
         counts.connects.fetch_add(1, Ordering::Relaxed);
         match try_session(address) {
-            Ok((socket, connected)) => {
-                return (socket, Return { closed, connected, upgraded: Instant::now() });
-            }
+            Ok(socket) => return socket,
             Err(error) => {
                 counts.refused.fetch_add(1, Ordering::Relaxed);
                 counts.fail(format!("refused: {error}"));
@@ -180,16 +131,14 @@ fn session_after(address: SocketAddr, counts: &Counts, closed: Instant) -> (Sock
     }
 }
 
-fn try_session(address: SocketAddr) -> Result<(Socket, Instant), String> {
+fn try_session(address: SocketAddr) -> Result<Socket, String> {
     let stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
-    let connected = Instant::now();
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.set_nodelay(true).expect("an option");
     let mut request = format!("ws://{address}/broadcast").into_client_request().expect("a request");
     let name = "echoring.v1.json".parse().expect("a value");
     request.headers_mut().insert("Sec-WebSocket-Protocol", name);
-    let upgraded = tungstenite::client(request, Patient(stream));
-    upgraded.map(|(socket, _)| (socket, connected)).map_err(|error| error.to_string())
+    tungstenite::client(request, Patient(stream)).map(|(socket, _)| socket).map_err(|error| error.to_string())
 }
 
 /// The next event, or the code of the Close frame.
@@ -225,9 +174,8 @@ struct Reached {
 fn subscribe(address: SocketAddr, topic: usize, counts: &Counts, ready: &mpsc::Sender<()>) -> Reached {
     let name = format!("storm-{topic}");
     let mut reached: Option<Reached> = None;
-    let mut closed = Instant::now();
     loop {
-        let (mut socket, back) = session_after(address, counts, closed);
+        let mut socket = session(address, counts);
         let mut request = json!({"type": "subscribe", "id": 1, "topic": name});
         if let Some(Reached { epoch, offset, .. }) = &reached {
             request["position"] = json!({"epoch": epoch, "offset": offset});
@@ -236,8 +184,7 @@ fn subscribe(address: SocketAddr, topic: usize, counts: &Counts, ready: &mpsc::S
             counts.fail("a subscription could not be sent".to_owned());
             continue;
         }
-        let code = follow(&mut socket, topic, &mut reached, &back, counts, ready);
-        closed = Instant::now();
+        let code = follow(&mut socket, topic, &mut reached, counts, ready);
         match code {
             SERVICE_RESTART => {}
             GOING_AWAY => return reached.expect("subscribed before the end"),
@@ -259,7 +206,6 @@ fn follow(
     socket: &mut Socket,
     topic: usize,
     reached: &mut Option<Reached>,
-    back: &Return,
     counts: &Counts,
     ready: &mpsc::Sender<()>,
 ) -> u16 {
@@ -276,13 +222,9 @@ fn follow(
                 ready.send(()).expect("the test waits");
             }
             (Some("subscribed"), Some(reached)) => {
-                let parts = back.note(&counts.slowest_return);
                 if event["epoch"] != *reached.epoch || offset != reached.offset || event["recovered"] != true
                 {
-                    counts.fail(format!(
-                        "not resumed from {}:{}: {event}; {parts}",
-                        reached.epoch, reached.offset
-                    ));
+                    counts.fail(format!("not resumed from {}:{}: {event}", reached.epoch, reached.offset));
                     reached.offset = offset;
                 }
             }
@@ -456,12 +398,6 @@ fn report(
         "first_failures": failures.iter().take(10).collect::<Vec<_>>(),
         "takeover_ms": takeovers_ms,
         "slowest_acknowledgement_ms": load(&counts.slowest_us) as f64 / 1e3,
-        "slowest_return_ms": {
-            "connect": load(&counts.slowest_return.connect_us) as f64 / 1e3,
-            "upgrade": load(&counts.slowest_return.upgrade_us) as f64 / 1e3,
-            "subscribe": load(&counts.slowest_return.subscribe_us) as f64 / 1e3,
-            "all": load(&counts.slowest_return.all_us) as f64 / 1e3,
-        },
     });
     println!("{record:#}");
     if let Some(path) = std::env::var_os("STORM_RECORD") {
