@@ -346,7 +346,7 @@ impl Application for Service {
 
     const ECHO_CLASS: u8 = class::ECHO;
 
-    fn class(&self, peer: &Peer) -> u8 {
+    fn class(peer: &Peer) -> u8 {
         match peer {
             Peer::Echo => class::ECHO,
             Peer::Subscriber(_) => class::BROADCAST,

@@ -111,8 +111,9 @@ pub trait Application: Sized {
     const ECHO_CLASS: u8 = 0;
 
     /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
-    /// which is that of connections without a peer. Connections that this side dials are of class 0.
-    fn class(&self, peer: &Self::Peer) -> u8 {
+    /// which is that of connections that are neither WebSockets nor event streams yet. Connections that this side dials are of
+    /// class 0.
+    fn class(peer: &Self::Peer) -> u8 {
         let _ = peer;
         0
     }

@@ -146,7 +146,7 @@ impl Service {
             shard: cx.shard(),
             address: address.map(|address| address.to_string()),
             identity: self.gate.client(token).map(|client| client.subject().into()),
-            route: self.route_of(peer),
+            route: Self::route_of(peer),
             path: view.path.map(str::to_owned),
             subprotocol: match peer {
                 Peer::Session(session) => session.dialect().subprotocol(),
@@ -161,8 +161,8 @@ impl Service {
         })
     }
 
-    fn route_of(&self, peer: &Peer) -> &'static str {
-        let own = self.class(peer);
+    fn route_of(peer: &Peer) -> &'static str {
+        let own = Service::class(peer);
         class::NAMES.iter().find(|(class, _)| *class == own).map_or("none", |(_, name)| name)
     }
 }

@@ -40,22 +40,22 @@ impl<D: Driver, A: Application> Core<D, A> {
             let key = upgrade.map(|upgrade| upgrade.key);
             match (answer, key) {
                 (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.accept(token, Some(key), subprotocol, &[], whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::EventStream { peer, headers }, _) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.begin_event_stream(token, &headers);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::Later { peer }, key) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     if let Some(slot) = self.slots.get_mut(token) {
                         slot.connection.decide_later(key);
                     }
@@ -77,11 +77,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+    fn set_peer(&mut self, token: Token, peer: A::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {
-            let class = application.class(&peer);
-            traces::classified(token, class);
-            slot.account = self.counters.traffic.classify(slot.account, class);
             slot.peer = Some(peer);
         }
     }
@@ -127,8 +124,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    /// Counts and logs a connection that has become a WebSocket or an event stream.
+    /// Counts and logs a connection that has become a WebSocket or an event stream. Its peer is final only now: a decision that
+    /// was deferred may have replaced it.
     fn note_opened(&mut self, token: Token, status: u16) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && let Some(peer) = &slot.peer
+        {
+            let class = A::class(peer);
+            traces::classified(token, class);
+            slot.account = self.counters.traffic.classify(slot.account, class);
+        }
         self.counters.opened += 1;
         self.log.answered(token, status);
         traces::answered(token, status);

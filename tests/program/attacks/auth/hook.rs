@@ -105,6 +105,39 @@ fn the_hook_decides_and_without_its_answer_nobody_comes_in() {
     });
 }
 
+/// A counter of `/metrics` for a route and a direction.
+fn by_route(metrics: &str, name: &str, route: &str, direction: &str) -> u64 {
+    let series = format!("{name}{{route=\"{route}\",direction=\"{direction}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series}: {metrics}"))
+}
+
+#[test]
+fn connections_that_waited_for_the_hook_are_counted_by_their_route() {
+    with_hook(&[], |server, _| {
+        assert_eq!(answer(server, "/broadcast/a", &[&bearer("forbidden")]).1.status, 403);
+        let mut raw = open(server, "/broadcast/a?self=1", "known-raw");
+        raw.send(&frame(TEXT, b"one"));
+        assert_eq!(raw.frame(), (0x81, b"one".to_vec()));
+        let mut client = session(server, "known-session");
+        client.ask(&json!({"type": "subscribe", "id": 1, "topic": "a"}));
+        let mut delayed = open(server, "/delay?ms=1", "known-handler");
+        delayed.send(&frame(TEXT, b"slowly"));
+        assert_eq!(delayed.frame(), (0x81, b"slowly".to_vec()));
+        let metrics = server.ask_admin("GET", "/metrics", &[]).1;
+        for (route, messages) in [("echo", 0), ("broadcast", 1), ("session", 1), ("handler", 1), ("none", 0)]
+        {
+            for direction in ["in", "out"] {
+                let count = by_route(&metrics, "echoring_messages_total", route, direction);
+                assert_eq!(count, messages, "{route} {direction}");
+                // Requests and refusals have no route.
+                let bytes = by_route(&metrics, "echoring_bytes_total", route, direction);
+                assert_eq!(bytes > 0, route != "echo", "{route} {direction}: {bytes}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_slow_hook_holds_up_only_those_who_need_it() {
     let tokens = tokens();
