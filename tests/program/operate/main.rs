@@ -7,6 +7,7 @@ mod authority;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod connections;
+mod health;
 mod identities;
 #[path = "../../support/patient.rs"]
 mod patient;
