@@ -1,4 +1,4 @@
-//! `echoring health`: whether a running server is well, for service managers and containers.
+//! `echoring health`: asks a running server whether it is healthy or ready, for health checks.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 
 use crate::admin_client::{AdminArgs, message};
-use crate::values::duration;
+use crate::limits::HEALTH_TIMEOUT_RANGE;
+use crate::values::duration_in;
 use crate::{Failure, logging, print};
 
 const EXAMPLES: &str = "\
@@ -14,11 +15,15 @@ Examples:
   echoring health
   echoring health --admin unix:/run/echoring/admin.sock
   echoring health --ready --admin-token-file /etc/echoring/admin-token
+  HEALTHCHECK CMD [\"/echoring\", \"health\"]      # in a Dockerfile
 
-Without --ready, it asks GET /healthz, which needs no token: whether every shard makes ticks, also while the server drains.
-With it, it asks GET /readyz: whether load balancers may send clients.
+A server is healthy while every shard makes ticks, also in a drain. It is ready until it drains. Only --ready needs a token,
+where the admin address requires one; the read token suffices.
 
-Exit codes: 0 the server is well, 1 it is not, or does not answer, 2 usage.";
+Exit codes: 0 healthy, 1 not healthy or not ready, 2 wrong arguments, 3 no answer or no access.";
+
+/// Exit code for a server that answers that it is not healthy, or not ready.
+const EXIT_UNHEALTHY: u8 = 1;
 
 /// The flags of `health`, as typed.
 #[derive(Debug, clap::Args)]
@@ -27,28 +32,28 @@ pub(super) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// Ask whether the server wants clients, too
+    /// Check whether the server is ready: a server that drains is healthy and not ready
     #[arg(long)]
     ready: bool,
 
-    /// How long to wait for the answer
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    /// Maximum time for the answer
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration_in(HEALTH_TIMEOUT_RANGE))]
     timeout: Duration,
 }
 
-pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
-    let path = if arguments.ready { "/readyz" } else { "/healthz" };
-    match arguments.admin.request_within(Method::GET, path, arguments.timeout) {
-        Ok((StatusCode::OK, body)) => Ok(print(format!("{}\n", message(&body)).as_bytes())),
-        Ok((status, body)) => {
-            Ok(unwell(&format!("{} answers {status}: {}", arguments.admin.target(), message(&body))))
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let (path, state) = if arguments.ready { ("/readyz", "ready") } else { ("/healthz", "healthy") };
+    let admin = arguments.admin.client()?.with_timeout(arguments.timeout);
+    let (status, body) = admin.request(Method::GET, path)?;
+    match status {
+        StatusCode::OK => Ok(print(&body)),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            logging::print_last(&format!("error: {} is not {state}: {}", admin.target(), message(&body)));
+            Ok(ExitCode::from(EXIT_UNHEALTHY))
         }
-        Err(Failure::Environment(line)) => Ok(unwell(&line)),
-        Err(usage) => Err(usage),
+        _ => Err(Failure::Environment(format!(
+            "{} answers {path} with {status}; is it the --admin address of a server?",
+            admin.target()
+        ))),
     }
-}
-
-fn unwell(line: &str) -> ExitCode {
-    logging::print_last(line);
-    ExitCode::FAILURE
 }

@@ -99,8 +99,8 @@ Examples:
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
-Exit codes: 0 done, 1 threshold missed, integrity broken or a red check, 2 usage, 3 the environment forbids it,
-4 the load generator was the bottleneck.";
+Exit codes: 0 done, 1 threshold missed, integrity broken, a red check or an unhealthy server, 2 usage,
+3 the environment forbids it or nobody answers, 4 the load generator was the bottleneck.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -130,7 +130,7 @@ enum Command {
     Connect(connect::Args),
     /// Check this host for a server: what it allows, what it limits, and the cures
     Doctor(doctor::Args),
-    /// Ask a running server whether it is well, for service managers and containers
+    /// Check whether a running server is healthy, or ready: for containers, orchestrators and scripts
     Health(health::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
@@ -178,9 +178,9 @@ where
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Health(arguments) => health::run(&arguments),
+        Command::Health(arguments) => health::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
-        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Reload(arguments) => reload::run(arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Top(arguments) => top::run(arguments),
         Command::Completions { shell } => print_completions(shell),

@@ -35,6 +35,13 @@ pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Maximum size of an answer in bytes: a list of 10,000 topics is the longest.
 pub(crate) const ADMIN_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+// ---- health ----
+
+/// Time for the answer to a health check. A server needs a second to find that a shard is stalled, and ends a request after
+/// ten.
+pub(crate) const HEALTH_TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
+
 // ---- top ----
 
 /// How often `top` may ask: a snapshot costs the server more than nothing.

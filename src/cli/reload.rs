@@ -32,8 +32,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
-    let (status, body) = arguments.admin.request(Method::POST, "/reload")?;
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let (status, body) = arguments.admin.client()?.request(Method::POST, "/reload")?;
     match status {
         StatusCode::OK if arguments.json => Ok(print(&body)),
         StatusCode::OK => {

@@ -49,7 +49,7 @@ use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
 use self::settings::Logs;
 pub(super) use self::settings::Settings;
-use self::variables::Variables;
+pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print};

@@ -49,16 +49,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    let mut app = App::new(arguments.admin.target(), arguments.interval);
+    let admin = arguments.admin.client()?;
+    let mut app = App::new(admin.target(), arguments.interval);
     // A server that cannot be asked at all is an error; one that is lost later is shown as such.
-    app.answered(poller::ask(&arguments.admin, app.questions.topic_order)?);
+    app.answered(poller::ask(&admin, app.questions.topic_order)?);
     if arguments.once || !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         // Rates need two answers.
         thread::sleep(arguments.interval);
-        app.answered(poller::ask(&arguments.admin, app.questions.topic_order)?);
+        app.answered(poller::ask(&admin, app.questions.topic_order)?);
         return Ok(print(text::snapshot(&app).as_bytes()));
     }
-    screen::watch(arguments.admin, app)
+    screen::watch(admin, app)
         .map_err(|error| Failure::Environment(format!("the terminal cannot be used: {error}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -247,22 +247,46 @@ impl Gate {
         pool: &mut Pool,
         now: Nanos,
     ) -> Result<(), RefreshError> {
-        let client = self.checked(token, decision)?;
-        if !self.known.insert(token, &client, pool, now, unix_now()) {
-            return Err(self.refuse_refresh(Denied::Busy));
-        }
+        self.replace_client(token, decision, pool, now)?;
         self.counters.note_refreshed();
         Ok(())
     }
 
-    /// The client of a decision, unless it is another one than the connection has.
-    fn checked(&self, token: Token, decision: Decision) -> Result<Arc<Identity>, RefreshError> {
+    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
+    pub(crate) fn connected(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        let client = self.replace_client(token, decision, pool, now)?;
+        self.counters.note_known(client.method());
+        Ok(())
+    }
+
+    /// Makes the client of a decision that of the connection, unless the connection has another one or there is no memory.
+    fn replace_client(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<Arc<Identity>, RefreshError> {
         let client = self.as_of_now(decision).map_err(|denied| self.refuse_refresh(denied))?;
         if self.client(token).is_some_and(|known| known.subject() != client.subject()) {
             self.counters.note_denied(Denied::Foreign);
             return Err(RefreshError::OtherSubject);
         }
+        if !self.known.insert(token, &client, pool, now, unix_now()) {
+            return Err(self.refuse_refresh(Denied::Busy));
+        }
         Ok(client)
+    }
+
+    fn refuse_refresh(&self, denied: Denied) -> RefreshError {
+        self.counters.note_denied(denied);
+        RefreshError::Denied(denied)
     }
 
     /// The first message of a session that presents its credentials later has none. Whether the session is let in.
@@ -281,24 +305,6 @@ impl Gate {
                 false
             }
         }
-    }
-
-    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
-    pub(crate) fn connected(
-        &mut self,
-        token: Token,
-        decision: Decision,
-        pool: &mut Pool,
-        now: Nanos,
-    ) -> Result<(), RefreshError> {
-        let client = self.checked(token, decision)?;
-        self.let_in(token, &client, pool, now).map_err(|denied| self.refuse_refresh(denied))?;
-        Ok(())
-    }
-
-    fn refuse_refresh(&self, denied: Denied) -> RefreshError {
-        self.counters.note_denied(denied);
-        RefreshError::Denied(denied)
     }
 
     /// Seconds until the credentials of a client expire.

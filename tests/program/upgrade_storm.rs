@@ -1,9 +1,11 @@
 //! Upgrades in a row under load: each server is taken over by the next while subscribers and publishers go on. Nothing is refused,
 //! lost or duplicated, and every subscriber's offsets are contiguous in one epoch.
 //!
-//! The sizes come from the environment (`STORM_UPGRADES`, `STORM_SUBSCRIBERS`, `STORM_RATE`, `STORM_TOPICS`, `STORM_DRAIN`), and the
-//! server from `STORM_SERVER`;
-//! without it they suit a test. `scripts/upgrade-storm` runs the large one. With `STORM_RECORD` the result is written there.
+//! The sizes come from the environment (`STORM_UPGRADES`, `STORM_SUBSCRIBERS`, `STORM_RATE`, `STORM_TOPICS`, `STORM_DRAIN`,
+//! `STORM_HISTORY`); without it they suit a test. `scripts/upgrade-storm` runs the large one. With `STORM_RECORD` the result is written there.
+//!
+//! A subscriber that comes back later than the history lasts gets a gap, which is a failure. For each of them, and for the slowest of
+//! the others, the steps of the reconnect are printed with their times, and with how long the client's own thread waited for a CPU.
 
 #[path = "../support/patient.rs"]
 mod patient;
@@ -14,9 +16,12 @@ mod ports;
 mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -45,6 +50,8 @@ struct Storm {
     topics: usize,
     /// `--drain` in seconds.
     drain_s: usize,
+    /// `history_messages`.
+    history: usize,
 }
 
 impl Storm {
@@ -59,12 +66,28 @@ impl Storm {
             rate: size("RATE", 200),
             topics: size("TOPICS", 5),
             drain_s: size("DRAIN", 1),
+            history: size("HISTORY", 100),
         }
+    }
+
+    /// How long the history of a topic lasts.
+    fn history_lasts_s(&self) -> f64 {
+        (self.history * self.topics) as f64 / self.rate as f64
     }
 
     fn publishers(&self) -> usize {
         self.rate.div_ceil(100).min(20)
     }
+}
+
+/// The configuration of all servers.
+fn config_file(storm: &Storm) -> PathBuf {
+    let name = format!("upgrade-storm-{}.toml", std::process::id());
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Bytes are not what bounds it.
+    let text = format!("[topic_defaults]\nhistory_messages = {}\nhistory_bytes = \"1MiB\"\n", storm.history);
+    std::fs::write(&file, text).expect("written");
+    file
 }
 
 /// A server, killed when it goes out of scope at the latest.
@@ -75,12 +98,9 @@ impl Server {
         let (listen, drain) = (address.to_string(), format!("{}s", storm.drain_s));
         let shards = SHARDS[generation % SHARDS.len()];
         let words = ["serve", "--listen", &listen, "--admin", "off", "--drain", &drain, "--shards", shards];
-        let more = ["--takeover", "--log", "warn"];
+        let config = config_file(storm);
+        let more = ["--takeover", "--log", "warn", "--config", config.to_str().expect("UTF-8")];
         let mut command = command(&[&words[..], &more].concat());
-        if let Some(server) = std::env::var_os("STORM_SERVER") {
-            command = Command::new(server);
-            command.args(words).args(more);
-        }
         let mut process = command.stdout(Stdio::piped()).spawn().expect("it runs");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
@@ -100,55 +120,141 @@ impl Drop for Server {
     }
 }
 
+/// The last step of a reconnect.
+const SUBSCRIBED: &str = "subscribed";
+
+/// A step of a reconnect that is over.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    name: &'static str,
+    /// Since the start of the storm.
+    end: Duration,
+    /// Time that the client's thread had waited for a CPU until then, since it was started.
+    cpu_wait: Duration,
+}
+
+/// A subscriber's way from one server to the next.
+#[derive(Debug)]
+struct Reconnect {
+    /// Counts the time that this thread waits for a CPU.
+    scheduler: File,
+    topic: usize,
+    /// When the last message before it was published and read, since the start of the storm.
+    published: Duration,
+    read: Duration,
+    steps: Vec<Step>,
+    /// Messages that were published meanwhile: these have to be in the history.
+    missed: u64,
+}
+
+impl Reconnect {
+    /// Of a client of this thread.
+    fn new(topic: usize) -> Reconnect {
+        let scheduler = File::open("/proc/thread-self/schedstat").expect("scheduler statistics");
+        Reconnect {
+            scheduler,
+            topic,
+            published: Duration::ZERO,
+            read: Duration::ZERO,
+            steps: Vec::new(),
+            missed: 0,
+        }
+    }
+
+    fn step(&mut self, name: &'static str, counts: &Counts) {
+        let mut figures = [0; 64];
+        let length = self.scheduler.read_at(&mut figures, 0).expect("scheduler statistics");
+        let figures = std::str::from_utf8(&figures[..length]).expect("text");
+        // Time on a CPU, time in its queue, time slices; in nanoseconds.
+        let waited_ns = figures.split(' ').nth(1).and_then(|figure| figure.parse().ok()).expect("a number");
+        let (end, cpu_wait) = (counts.started.elapsed(), Duration::from_nanos(waited_ns));
+        self.steps.push(Step { name, end, cpu_wait });
+    }
+
+    /// Whether the message that was read last had been published before the client had subscribed again.
+    fn has_missed(&self) -> bool {
+        self.steps.last().is_some_and(|last| last.name == SUBSCRIBED && self.published < last.end)
+    }
+
+    /// From the publication of the last message until the client has subscribed again. A history has to last that long.
+    fn time(&self) -> Duration {
+        self.steps.last().map_or(Duration::ZERO, |last| last.end.saturating_sub(self.published))
+    }
+
+    /// Time from the Close frame until the client has subscribed again.
+    fn time_from_close(&self) -> Duration {
+        self.steps
+            .first()
+            .map_or(Duration::ZERO, |first| self.time() - first.end.saturating_sub(self.published))
+    }
+}
+
+impl std::fmt::Display for Reconnect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(f, "{:.0} ms on topic {}: ", ms(self.time()), self.topic)?;
+        write!(f, "last message published at {:.3} s, ", self.published.as_secs_f64())?;
+        write!(f, "read after {:.0} ms", ms(self.read.saturating_sub(self.published)))?;
+        let mut before: Option<Step> = None;
+        for step in &self.steps {
+            let begin = before.map_or(self.read, |before| before.end);
+            write!(f, ", {} after {:.0} ms", step.name, ms(step.end.saturating_sub(begin)))?;
+            if let Some(before) = before {
+                write!(f, " ({:.0} without a CPU)", ms(step.cpu_wait - before.cpu_wait))?;
+            }
+            before = Some(*step);
+        }
+        Ok(())
+    }
+}
+
+/// Reconnects that are told in a report.
+const TOLD_RECONNECTS: usize = 5;
+
 /// What all clients count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    started: Instant,
     refused: AtomicU64,
     connects: AtomicU64,
     delivered: AtomicU64,
     /// The longest time from sending a publication to its acknowledgement, reconnects included.
     slowest_us: AtomicU64,
-    /// The longest parts of a subscriber's way back.
-    slowest_return: SlowestReturn,
+    /// Messages that one reconnect missed at most.
+    missed_max: AtomicU64,
     failures: Mutex<Vec<String>>,
-}
-
-/// The longest times of what a subscriber does after its connection was closed with 1012, in microseconds.
-#[derive(Debug, Default)]
-struct SlowestReturn {
-    /// Until the connection is there.
-    connect_us: AtomicU64,
-    /// From then until the upgrade is answered.
-    upgrade_us: AtomicU64,
-    /// From then until the subscription is answered.
-    subscribe_us: AtomicU64,
-    /// All of it.
-    all_us: AtomicU64,
-}
-
-/// When the parts of a way back were done.
-#[derive(Debug, Clone, Copy)]
-struct Return {
-    closed: Instant,
-    connected: Instant,
-    upgraded: Instant,
-}
-
-impl Return {
-    /// The subscription was answered. Returns the parts, for people.
-    fn note(&self, slowest: &SlowestReturn) -> String {
-        let Return { closed, connected, upgraded } = *self;
-        let parts = [connected - closed, upgraded - connected, upgraded.elapsed(), closed.elapsed()];
-        let SlowestReturn { connect_us, upgrade_us, subscribe_us, all_us } = slowest;
-        for (part, slowest) in parts.iter().zip([connect_us, upgrade_us, subscribe_us, all_us]) {
-            slowest.fetch_max(part.as_micros() as u64, Ordering::Relaxed);
-        }
-        let [connect, upgrade, subscribe, all] = parts.map(|part| part.as_millis());
-        format!("back after {all} ms: {connect} to connect, {upgrade} to upgrade, {subscribe} to subscribe")
-    }
+    /// Time of each reconnect of a subscriber, with its steps as text if it was one of the slowest or too late.
+    reconnects: Mutex<Vec<(Duration, Duration)>>,
+    slowest: Mutex<Vec<(Duration, String)>>,
 }
 
 impl Counts {
+    fn new() -> Counts {
+        Counts {
+            started: Instant::now(),
+            refused: AtomicU64::new(0),
+            connects: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
+            missed_max: AtomicU64::new(0),
+            failures: Mutex::default(),
+            reconnects: Mutex::default(),
+            slowest: Mutex::default(),
+        }
+    }
+
+    /// A subscriber has subscribed again.
+    fn reconnected(&self, reconnect: &Reconnect) {
+        let time = reconnect.time();
+        self.reconnects.lock().expect("no panic").push((time, reconnect.time_from_close()));
+        let mut slowest = self.slowest.lock().expect("no panic");
+        if slowest.len() < TOLD_RECONNECTS || time > slowest[TOLD_RECONNECTS - 1].0 {
+            slowest.push((time, reconnect.to_string()));
+            slowest.sort_by(|one, other| other.cmp(one));
+            slowest.truncate(TOLD_RECONNECTS);
+        }
+    }
+
     fn fail(&self, line: String) {
         self.failures.lock().expect("no panic").push(line);
     }
@@ -157,19 +263,12 @@ impl Counts {
 type Socket = WebSocket<Patient>;
 
 /// Opens a session. A connection that is refused is counted, and tried again.
-fn session(address: SocketAddr, counts: &Counts) -> Socket {
-    session_after(address, counts, Instant::now()).0
-}
-
-/// The same after a connection that was closed at this time.
-fn session_after(address: SocketAddr, counts: &Counts, closed: Instant) -> (Socket, Return) {
+fn session(address: SocketAddr, counts: &Counts, times: &mut Reconnect) -> Socket {
     let given_up = Instant::now() + PATIENCE;
     loop {
         counts.connects.fetch_add(1, Ordering::Relaxed);
-        match try_session(address) {
-            Ok((socket, connected)) => {
-                return (socket, Return { closed, connected, upgraded: Instant::now() });
-            }
+        match try_session(address, counts, times) {
+            Ok(socket) => return socket,
             Err(error) => {
                 counts.refused.fetch_add(1, Ordering::Relaxed);
                 counts.fail(format!("refused: {error}"));
@@ -180,26 +279,30 @@ fn session_after(address: SocketAddr, counts: &Counts, closed: Instant) -> (Sock
     }
 }
 
-fn try_session(address: SocketAddr) -> Result<(Socket, Instant), String> {
+fn try_session(address: SocketAddr, counts: &Counts, times: &mut Reconnect) -> Result<Socket, String> {
     let stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
-    let connected = Instant::now();
+    times.step("connected", counts);
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.set_nodelay(true).expect("an option");
     let mut request = format!("ws://{address}/broadcast").into_client_request().expect("a request");
     let name = "echoring.v1.json".parse().expect("a value");
     request.headers_mut().insert("Sec-WebSocket-Protocol", name);
-    let upgraded = tungstenite::client(request, Patient(stream));
-    upgraded.map(|(socket, _)| (socket, connected)).map_err(|error| error.to_string())
+    let opened = tungstenite::client(request, Patient(stream));
+    times.step("upgraded", counts);
+    opened.map(|(socket, _)| socket).map_err(|error| error.to_string())
 }
 
 /// The next event, or the code of the Close frame.
-fn next(socket: &mut Socket) -> Result<Value, u16> {
+fn next(socket: &mut Socket, counts: &Counts, times: &mut Reconnect) -> Result<Value, u16> {
     loop {
         match socket.read() {
             Ok(Message::Text(text)) => return Ok(serde_json::from_str(text.as_str()).expect("JSON")),
             Ok(Message::Close(close)) => {
+                (times.steps, times.missed) = (Vec::new(), 0);
+                times.step("told", counts);
                 // The answer to it, and the end of the stream.
                 while socket.read().is_ok() {}
+                times.step("closed", counts);
                 return Err(close.map_or(1005, |close| close.code.into()));
             }
             Ok(_) => {}
@@ -225,9 +328,9 @@ struct Reached {
 fn subscribe(address: SocketAddr, topic: usize, counts: &Counts, ready: &mpsc::Sender<()>) -> Reached {
     let name = format!("storm-{topic}");
     let mut reached: Option<Reached> = None;
-    let mut closed = Instant::now();
+    let mut times = Reconnect::new(topic);
     loop {
-        let (mut socket, back) = session_after(address, counts, closed);
+        let mut socket = session(address, counts, &mut times);
         let mut request = json!({"type": "subscribe", "id": 1, "topic": name});
         if let Some(Reached { epoch, offset, .. }) = &reached {
             request["position"] = json!({"epoch": epoch, "offset": offset});
@@ -236,8 +339,7 @@ fn subscribe(address: SocketAddr, topic: usize, counts: &Counts, ready: &mpsc::S
             counts.fail("a subscription could not be sent".to_owned());
             continue;
         }
-        let code = follow(&mut socket, topic, &mut reached, &back, counts, ready);
-        closed = Instant::now();
+        let code = follow(&mut socket, &mut times, &mut reached, counts, ready);
         match code {
             SERVICE_RESTART => {}
             GOING_AWAY => return reached.expect("subscribed before the end"),
@@ -257,14 +359,13 @@ fn subscribe(address: SocketAddr, topic: usize, counts: &Counts, ready: &mpsc::S
 /// Reads until the Close frame, and returns its code.
 fn follow(
     socket: &mut Socket,
-    topic: usize,
+    times: &mut Reconnect,
     reached: &mut Option<Reached>,
-    back: &Return,
     counts: &Counts,
     ready: &mpsc::Sender<()>,
 ) -> u16 {
     loop {
-        let event = match next(socket) {
+        let event = match next(socket, counts, times) {
             Ok(event) => event,
             Err(code) => return code,
         };
@@ -272,17 +373,16 @@ fn follow(
         match (event["type"].as_str(), &mut *reached) {
             (Some("subscribed"), None) => {
                 let epoch = event["epoch"].as_str().expect("an epoch").to_owned();
-                *reached = Some(Reached { topic, epoch, first: offset, offset, reconnects: 0 });
+                *reached = Some(Reached { topic: times.topic, epoch, first: offset, offset, reconnects: 0 });
                 ready.send(()).expect("the test waits");
             }
             (Some("subscribed"), Some(reached)) => {
-                let parts = back.note(&counts.slowest_return);
+                times.step(SUBSCRIBED, counts);
+                counts.reconnected(times);
                 if event["epoch"] != *reached.epoch || offset != reached.offset || event["recovered"] != true
                 {
-                    counts.fail(format!(
-                        "not resumed from {}:{}: {event}; {parts}",
-                        reached.epoch, reached.offset
-                    ));
+                    let position = format!("{}:{}", reached.epoch, reached.offset);
+                    counts.fail(format!("not resumed from {position}: {event}; {times}"));
                     reached.offset = offset;
                 }
             }
@@ -291,6 +391,13 @@ fn follow(
                     counts.fail(format!("{event} behind {}", reached.offset));
                 }
                 reached.offset = offset;
+                times.read = counts.started.elapsed();
+                let published_us = event["data"].as_str().and_then(|data| data.parse().ok()).expect("a time");
+                times.published = Duration::from_micros(published_us);
+                if times.has_missed() {
+                    times.missed += 1;
+                    counts.missed_max.fetch_max(times.missed, Ordering::Relaxed);
+                }
                 counts.delivered.fetch_add(1, Ordering::Relaxed);
             }
             (Some("heartbeat"), _) => {}
@@ -312,28 +419,30 @@ fn publish(
 ) -> Acknowledged {
     let interval = Duration::from_secs_f64(storm.publishers() as f64 / storm.rate as f64);
     let mut acknowledged = Acknowledged::new();
-    let mut socket = session(address, counts);
+    let mut times = Reconnect::new(number);
+    let mut socket = session(address, counts, &mut times);
     let mut due = Instant::now();
     let mut message = 0_u64;
     while !stopping.load(Ordering::Relaxed) {
         let topic = (number + message as usize * storm.publishers()) % storm.topics;
         let key = format!("{number}-{message}");
+        let now_us = counts.started.elapsed().as_micros().to_string();
         let request = json!({
-            "type": "publish", "id": message, "topic": format!("storm-{topic}"), "data": key, "idempotency_key": key,
+            "type": "publish", "id": message, "topic": format!("storm-{topic}"), "data": now_us, "idempotency_key": key,
         });
         let sent = Instant::now();
         let offset = loop {
             // A connection that is being closed does not take it; the next one does.
             let _ = socket.send(request.to_string().into());
-            match next(&mut socket) {
+            match next(&mut socket, counts, &mut times) {
                 Ok(event) if event["type"] == "published" && event["id"] == message => {
                     break event["offset"].as_u64().expect("an offset");
                 }
                 Ok(event) => counts.fail(format!("instead of an acknowledgement: {event}")),
-                Err(SERVICE_RESTART) => socket = session(address, counts),
+                Err(SERVICE_RESTART) => socket = session(address, counts, &mut times),
                 Err(code) => {
                     counts.fail(format!("a publisher was closed with {code}"));
-                    socket = session(address, counts);
+                    socket = session(address, counts, &mut times);
                 }
             }
         };
@@ -375,9 +484,8 @@ fn check_acknowledged(all: Vec<Acknowledged>, counts: &Counts) -> BTreeMap<usize
 fn upgrades_in_a_row_lose_nobodys_place() {
     let storm = Storm::from_environment();
     let [address] = ports::free();
-    let counts = Counts::default();
+    let counts = Counts::new();
     let stopping = AtomicBool::new(false);
-    let started = Instant::now();
     let mut publishing = Duration::ZERO;
     let mut server = Server::start(address, &storm, 0);
     let mut takeovers_ms = Vec::new();
@@ -411,7 +519,16 @@ fn upgrades_in_a_row_lose_nobodys_place() {
         (reached, published)
     });
     assert_eq!(server.ended(), Some(0));
-    report(&storm, &counts, &subscribers, published, [started.elapsed(), publishing], &takeovers_ms);
+    report(&storm, &counts, &subscribers, published, [counts.started.elapsed(), publishing], &takeovers_ms);
+}
+
+/// Median, 99th percentile and maximum, in milliseconds.
+fn distribution(times: &mut [Duration]) -> Value {
+    times.sort();
+    let at =
+        |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1)));
+    let ms = |time: Option<&Duration>| time.map(|time| (time.as_secs_f64() * 1e4).round() / 10.0);
+    json!({"p50": ms(at(0.5)), "p99": ms(at(0.99)), "max": ms(times.last())})
 }
 
 fn report(
@@ -437,6 +554,8 @@ fn report(
     }
     let failures = counts.failures.lock().expect("no panic");
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let (mut times, mut times_from_close): (Vec<Duration>, Vec<Duration>) =
+        counts.reconnects.lock().expect("no panic").iter().copied().unzip();
     let record = json!({
         "schema": "echoring.upgrade-storm/1",
         "upgrades": storm.upgrades,
@@ -444,24 +563,24 @@ fn report(
         "topics": storm.topics,
         "publishers": storm.publishers(),
         "drain_s": storm.drain_s,
+        "history": storm.history,
+        "history_lasts_s": storm.history_lasts_s(),
         "duration_s": time.as_secs_f64(),
         "publications": publications,
         "publications_per_s": publications as f64 / publishing.as_secs_f64(),
         "deliveries": load(&counts.delivered),
         "connects": load(&counts.connects),
         "reconnects_of_subscribers": reconnects,
+        "from_last_message_to_subscribed_ms": distribution(&mut times),
+        "from_close_to_subscribed_ms": distribution(&mut times_from_close),
+        "missed_by_a_reconnect_max": load(&counts.missed_max),
+        "slowest_reconnects": counts.slowest.lock().expect("no panic").iter().map(|(_, told)| told).collect::<Vec<_>>(),
         "refused": load(&counts.refused),
         "lost": lost,
         "failures": failures.len(),
         "first_failures": failures.iter().take(10).collect::<Vec<_>>(),
         "takeover_ms": takeovers_ms,
         "slowest_acknowledgement_ms": load(&counts.slowest_us) as f64 / 1e3,
-        "slowest_return_ms": {
-            "connect": load(&counts.slowest_return.connect_us) as f64 / 1e3,
-            "upgrade": load(&counts.slowest_return.upgrade_us) as f64 / 1e3,
-            "subscribe": load(&counts.slowest_return.subscribe_us) as f64 / 1e3,
-            "all": load(&counts.slowest_return.all_us) as f64 / 1e3,
-        },
     });
     println!("{record:#}");
     if let Some(path) = std::env::var_os("STORM_RECORD") {

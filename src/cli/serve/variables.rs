@@ -1,4 +1,4 @@
-//! The options of `serve` as environment variables: `ECHORING_` and the key in capitals.
+//! The options of `serve` as environment variables: `ECHORING_` and the key in capitals. Commands that ask a server read some too.
 //!
 //! An empty variable counts as unset. Others with the prefix are not refused: Kubernetes sets `ECHORING_SERVICE_HOST` and
 //! `ECHORING_PORT` for a service called echoring. This module never decides what a value means, and never asks the process for
@@ -16,18 +16,18 @@ const PREFIX: &str = "ECHORING_";
 
 /// The variables with the prefix, by their names.
 #[derive(Debug)]
-pub(super) struct Variables(BTreeMap<String, OsString>);
+pub(crate) struct Variables(BTreeMap<String, OsString>);
 
 impl Variables {
     /// Those of `environment` that have the prefix and a value.
-    pub(super) fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Variables {
+    pub(crate) fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Variables {
         let set = environment.into_iter().filter(|(_, value)| !value.is_empty());
         let named = set.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         Variables(named.filter(|(name, _)| name.starts_with(PREFIX)).collect())
     }
 
     /// The name and the value of the variable for the option `id`.
-    pub(super) fn value(&self, id: &str) -> Option<(&str, &OsStr)> {
+    pub(crate) fn value(&self, id: &str) -> Option<(&str, &OsStr)> {
         self.0.get_key_value(&variable(id)).map(|(name, value)| (name.as_str(), value.as_os_str()))
     }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::answers::{Answers, Connections, Lists};
 use crate::Failure;
-use crate::admin_client::{AdminArgs, message};
+use crate::admin_client::{AdminClient, message};
 use crate::limits::TOP_ROWS_MAX;
 
 /// What is asked for.
@@ -60,7 +60,7 @@ impl TopicOrder {
 ///
 /// # Errors
 /// If the server does not answer, or not this client.
-pub(super) fn ask(admin: &AdminArgs, order: TopicOrder) -> Result<Answers, Failure> {
+pub(super) fn ask(admin: &AdminClient, order: TopicOrder) -> Result<Answers, Failure> {
     let (status, line) = admin.request(Method::GET, "/healthz")?;
     let unhealthy = (status != StatusCode::OK).then(|| message(&line));
     let stats = get(admin, "/stats")?.unwrap_or_default();
@@ -69,7 +69,7 @@ pub(super) fn ask(admin: &AdminArgs, order: TopicOrder) -> Result<Answers, Failu
     Ok(Answers { stats, unhealthy, lists })
 }
 
-fn ask_lists(admin: &AdminArgs, order: TopicOrder) -> Result<Lists, Failure> {
+fn ask_lists(admin: &AdminClient, order: TopicOrder) -> Result<Lists, Failure> {
     let path = format!("/topics?sort={}&limit={TOP_ROWS_MAX}", order.name());
     let topics = match get(admin, &path) {
         // Servers of before list topics by name only.
@@ -86,7 +86,7 @@ fn ask_lists(admin: &AdminArgs, order: TopicOrder) -> Result<Lists, Failure> {
 }
 
 /// The JSON at a path; `None` if the server does not know the path.
-fn get<T: DeserializeOwned>(admin: &AdminArgs, path: &str) -> Result<Option<T>, Failure> {
+fn get<T: DeserializeOwned>(admin: &AdminClient, path: &str) -> Result<Option<T>, Failure> {
     let (status, body) = admin.request(Method::GET, path)?;
     match status {
         StatusCode::OK => serde_json::from_slice(&body)
@@ -110,7 +110,7 @@ impl Poller {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub(super) fn start(admin: AdminArgs, questions: Questions) -> io::Result<Poller> {
+    pub(super) fn start(admin: AdminClient, questions: Questions) -> io::Result<Poller> {
         let (sender, asked) = mpsc::channel();
         let (answering, answers) = mpsc::sync_channel(1);
         thread::Builder::new()
@@ -132,7 +132,7 @@ impl Poller {
 }
 
 fn poll(
-    admin: &AdminArgs,
+    admin: &AdminClient,
     mut questions: Questions,
     changes: &Receiver<Questions>,
     answers: &SyncSender<Result<Answers, Failure>>,

@@ -16,14 +16,14 @@ use super::app::{Action, App};
 use super::poller::Poller;
 use super::view;
 use crate::Failure;
-use crate::admin_client::AdminArgs;
+use crate::admin_client::AdminClient;
 use crate::limits::TOP_TICK;
 
 /// Watches until a key or a signal ends it. The terminal is restored on every way out, a panic included.
 ///
 /// # Errors
 /// If the terminal fails.
-pub(super) fn watch(admin: AdminArgs, mut app: App) -> io::Result<()> {
+pub(super) fn watch(admin: AdminClient, mut app: App) -> io::Result<()> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;

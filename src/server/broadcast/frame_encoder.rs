@@ -61,16 +61,26 @@ impl Encode for Frames<'_> {
     #[inline]
     fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
         let Frames { publication, id, offset, encoder, codecs } = self;
-        let dialect = Dialect::of(format.dialect);
-        if dialect == Some(Dialect::EventStream) {
-            return event_parts(encoder, topic, *id, *offset, publication);
-        }
-        let FrameEncoder { head, text, joined, .. } = &mut **encoder;
-        let publication = *publication;
-        let Publication { content, payload, .. } = publication;
-        let (kind, body) = match dialect {
+        let (offset, publication) = (*offset, *publication);
+        let FrameEncoder { head, text, joined, epochs } = &mut **encoder;
+        let Publication { content, key, payload } = publication;
+        let (kind, body) = match Dialect::of(format.dialect) {
             None => (raw_kind(content), [payload, &[], &[]]),
-            Some(dialect) => (dialect.kind(), message_parts(dialect, text, topic, *offset, 0, publication)),
+            Some(Dialect::EventStream) => {
+                let position = Position { epoch: epochs.of(*id), offset };
+                text.clear();
+                event_stream::message(text, joined, topic, position, &publication, 0, false);
+                // It is no WebSocket, so there is no frame.
+                return [text, &[], &[], &[]];
+            }
+            Some(dialect @ Dialect::V1) => {
+                let parts = server_event::message_parts(text, topic, offset, key, 0, content, payload);
+                (dialect.kind(), parts)
+            }
+            Some(dialect @ Dialect::Centrifuge(encoding)) => {
+                let parts = centrifuge_events::message_parts(encoding, text, topic, offset, &publication);
+                (dialect.kind(), parts)
+            }
         };
         if let Some(window_bits) = format.window_bits {
             let whole = if body[1].is_empty() && body[2].is_empty() {
@@ -88,43 +98,6 @@ impl Encode for Frames<'_> {
         let head = encode_header(head, kind, false, body.iter().map(|part| part.len()).sum());
         [head, body[0], body[1], body[2]]
     }
-}
-
-/// A message as an event of a dialect in three parts, of which the payload may be one. The previous content of `head` is
-/// discarded. Event streams have no such parts.
-#[inline]
-pub(super) fn message_parts<'a>(
-    dialect: Dialect,
-    head: &'a mut Vec<u8>,
-    topic: &str,
-    offset: u64,
-    skipped: u64,
-    publication: Publication<'a>,
-) -> [&'a [u8]; 3] {
-    let Publication { content, key, payload } = publication;
-    match dialect {
-        Dialect::V1 | Dialect::EventStream => {
-            server_event::message_parts(head, topic, offset, key, skipped, content, payload)
-        }
-        Dialect::Centrifuge(encoding) => {
-            centrifuge_events::message_parts(encoding, head, topic, offset, &publication)
-        }
-    }
-}
-
-/// A message for event streams.
-fn event_parts<'a>(
-    encoder: &'a mut FrameEncoder,
-    topic: &str,
-    id: TopicId,
-    offset: u64,
-    publication: &Publication<'_>,
-) -> Parts<'a> {
-    let position = Position { epoch: encoder.epochs.of(id), offset };
-    let FrameEncoder { text, joined, .. } = encoder;
-    text.clear();
-    event_stream::message(text, joined, topic, position, publication, 0, false);
-    [text, &[], &[], &[]]
 }
 
 /// An event for all subscribers of a topic whose encoding has it. It is short, so one plain frame serves all of them.

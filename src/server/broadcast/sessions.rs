@@ -9,10 +9,10 @@ use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
 
+use super::centrifuge_events;
 use super::centrifuge_session::{Alarms, KeptBytes};
 use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::frame_encoder::message_parts;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
 use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
@@ -206,15 +206,35 @@ impl Sessions {
         let dialect = dialect_of(link);
         let Sessions { event, message_head, .. } = self;
         event.clear();
-        if dialect == Dialect::EventStream {
-            event_stream::message(event, message_head, topic, position, publication, skipped, is_snapshot);
-            // It is a part of a page, so it needs no bound.
-            return link.send_event(event);
-        }
-        let parts = message_parts(dialect, message_head, topic, position.offset, skipped, *publication);
-        parts.iter().for_each(|part| event.extend_from_slice(part));
-        if is_snapshot && dialect == Dialect::V1 {
-            server_event::mark_snapshot(event);
+        let Publication { content, key, payload } = *publication;
+        let offset = position.offset;
+        match dialect {
+            Dialect::EventStream => {
+                event_stream::message(
+                    event,
+                    message_head,
+                    topic,
+                    position,
+                    publication,
+                    skipped,
+                    is_snapshot,
+                );
+                // It is a part of a page, so it needs no bound.
+                return link.send_event(event);
+            }
+            Dialect::V1 => {
+                let parts =
+                    server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
+                parts.iter().for_each(|part| event.extend_from_slice(part));
+                if is_snapshot {
+                    server_event::mark_snapshot(event);
+                }
+            }
+            Dialect::Centrifuge(encoding) => {
+                centrifuge_events::message_parts(encoding, message_head, topic, offset, publication)
+                    .iter()
+                    .for_each(|part| event.extend_from_slice(part));
+            }
         }
         if link.is_open() && !link.send_past(dialect.kind(), event) {
             close_slow(link);

@@ -90,6 +90,54 @@ fn an_expired_certificate_is_warned_about() {
 }
 
 #[test]
+fn a_shard_that_cannot_be_pinned_runs_where_the_scheduler_puts_it() {
+    for driver in DRIVERS {
+        let (mut log, stderr) = Log::new();
+        let words =
+            ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "1", "--driver", driver];
+        let unpinned = vec![(libc::SYS_sched_setaffinity, Vec::new())];
+        let mut server = Program::start(refusing(command(&words).stderr(stderr), unpinned));
+        let line = log.line_with("cannot pin this thread");
+        assert!(line.contains("WARN") && line.contains("cpu="), "{line}");
+        echo(&mut server.open());
+        assert_eq!(server.end(), Some(0));
+    }
+}
+
+#[test]
+fn features_that_the_kernel_refuses_are_told_by_the_admin_address() {
+    // IORING_REGISTER_RING_FDS.
+    let registers_ring = argument(1, SeccompCmpOp::Eq, 20);
+    let refused = vec![SeccompRule::new(vec![registers_ring]).expect("valid")];
+    let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "2"];
+    for (driver, has_feature) in [("uring", true), ("uring", false), ("epoll", false)] {
+        let (mut log, stderr) = Log::new();
+        let mut command = command(&words);
+        command.args(["--driver", driver]).stderr(stderr);
+        if !has_feature {
+            refusing(&mut command, vec![(libc::SYS_io_uring_register, refused.clone())]);
+        }
+        let mut server = Program::start(&mut command);
+        let admin = log.admin();
+        let is_degraded = driver == "uring" && !has_feature;
+        let metrics = get(admin, "/metrics").1;
+        let series = "echoring_degraded_features{feature=\"registered-ring\"} 1\n";
+        assert_eq!(metrics.contains(series), is_degraded, "{metrics}");
+        if driver == "epoll" {
+            assert!(
+                !metrics.contains("echoring_degraded_features{"),
+                "epoll uses no such features: {metrics}"
+            );
+        }
+        let report: serde_json::Value = serde_json::from_str(&get(admin, "/stats").1).expect("JSON");
+        let degraded = report["driver"]["degraded"].as_array().expect("a list");
+        assert_eq!(degraded.iter().any(|name| name == "registered-ring"), is_degraded, "{report}");
+        echo(&mut server.open());
+        assert_eq!(server.end(), Some(0));
+    }
+}
+
+#[test]
 fn a_proxy_that_runs_out_of_descriptors_survives() {
     let (mut log, stderr) = Log::new();
     let upstream = Program::serve("epoll", &[], Stdio::null());

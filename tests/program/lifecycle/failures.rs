@@ -80,6 +80,12 @@ fn a_shard_that_stands_still_is_told_by_health_checks() {
         for _ in 0..5 {
             assert_eq!(get(admin, "/healthz"), stalled);
         }
+        let health = program::command(&["health", "--admin", &admin.to_string()]).output().expect("it runs");
+        assert_eq!(health.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8_lossy(&health.stderr),
+            format!("error: {admin} is not healthy: stalled shards: [0]\n")
+        );
         resume.send(()).expect("it waits for that");
         client.read_exact(&mut [0; 4]).expect("an echo");
         // The echo leaves within the turn that stood still. Orders are answered in theirs, the one of /healthz first.
@@ -174,6 +180,11 @@ fn a_control_plane_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_cod
         let mut server = Program::start(without_timers(command(&words).stderr(stderr)));
         let admin = log.admin();
         let _client = TcpStream::connect(admin).expect("connected");
+        // The panic itself, with its thread, its place and its message.
+        let line = log.line_with(" panicked ");
+        for part in ["ERROR", "thread=\"control\"", "place=", "said="] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
         let line = log.line_with("the server cannot continue");
         assert!(line.contains("the control plane panicked"), "{line}");
         assert_eq!(server.exit_code(), Some(3));

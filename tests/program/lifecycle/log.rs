@@ -157,6 +157,34 @@ fn what_is_logged_about_a_connection_names_its_peer() {
 }
 
 #[test]
+fn a_client_without_tls_on_a_port_with_tls_is_logged_with_its_address() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let made = parameters.self_signed(&key).expect("a certificate");
+    let (cert, key_file) = (Scratch::new("plain.pem"), Scratch::new("plain.key"));
+    std::fs::write(&cert.0, made.pem()).expect("written");
+    std::fs::write(&key_file.0, key.serialize_pem()).expect("written");
+    let flags = ["--log", "info", "--tls-cert", cert.path(), "--tls-key", key_file.path()];
+    for driver in DRIVERS {
+        let (mut log, stderr) = Log::new();
+        let mut server = Program::serve(driver, &flags, stderr);
+        let mut client = TcpStream::connect(server.address).expect("connected");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        // A request would be answered by a hint.
+        client.write_all(b"neither TLS nor a request\r\n\r\n").expect("sent");
+        let line = log.line_with("TLS failed");
+        let address = client.local_addr().expect("its address");
+        assert!(line.contains(" INFO ") && line.contains(&format!("peer={address}")), "{line}");
+        assert!(line.contains("fault=\"tls-handshake\"") && line.contains("detail="), "{line}");
+        // An alert, or nothing, and never an answer in plain text.
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest);
+        assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+        assert_eq!(server.end(), Some(0));
+    }
+}
+
+#[test]
 fn openings_and_closings_are_logged_at_debug() {
     for driver in DRIVERS {
         let (mut log, stderr) = Log::new();

@@ -19,7 +19,7 @@ const WRITE: &str = "0123456789abcdef-write";
 const READ: &str = "0123456789abcdef-read";
 
 /// A new folder that every user may enter. The paths of sockets are short.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     static FOLDERS: AtomicUsize = AtomicUsize::new(0);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("echoring-admin-{}-{number}", std::process::id()));
@@ -29,7 +29,7 @@ fn folder() -> PathBuf {
 }
 
 /// Files with both tokens.
-fn tokens() -> [PathBuf; 2] {
+pub fn tokens() -> [PathBuf; 2] {
     let folder = folder();
     [("write", WRITE), ("read", READ)].map(|(name, token)| {
         let file = folder.join(name);
@@ -38,7 +38,7 @@ fn tokens() -> [PathBuf; 2] {
     })
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
@@ -157,7 +157,7 @@ fn guesses_are_counted_logged_once_and_in_nobodys_way() {
 }
 
 /// A server whose admin address is a Unix socket.
-struct UnixAdmin {
+pub struct UnixAdmin {
     child: Child,
     path: PathBuf,
     _stdout: BufReader<ChildStdout>,
@@ -165,7 +165,7 @@ struct UnixAdmin {
 }
 
 impl UnixAdmin {
-    fn start(path: &Path, flags: &[&str]) -> UnixAdmin {
+    pub fn start(path: &Path, flags: &[&str]) -> UnixAdmin {
         let admin = format!("unix:{}", path.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
         command.args(["serve", "--shards", "1", "--log", "warn", "--admin", &admin]).args(flags);
@@ -199,7 +199,7 @@ impl UnixAdmin {
         report["pid"].as_u64().expect("a number")
     }
 
-    fn terminate(mut self) -> Option<i32> {
+    pub fn terminate(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
         self.child.wait().expect("it ran").code()
     }
@@ -218,7 +218,7 @@ fn reload(binary: &Path, socket: &Path) -> Command {
     command
 }
 
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_echoring"))
 }
 
