@@ -42,15 +42,15 @@ struct StatusArgs {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
-    let Command::Status(StatusArgs { admin, json }) = &arguments.command;
-    let (status, body) = admin.request(Method::GET, "/cluster")?;
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let Command::Status(StatusArgs { admin, json }) = arguments.command;
+    let (status, body) = admin.client()?.request(Method::GET, "/cluster")?;
     if status != StatusCode::OK {
         return Err(Failure::Environment(format!("the server answers {status}: {}", message(&body))));
     }
     let report: Value = serde_json::from_slice(&body).unwrap_or_default();
     let is_well = report["phase"] == "active" && report["connected"] == true;
-    let printed = if *json { print(&body) } else { print(shown(&report).as_bytes()) };
+    let printed = if json { print(&body) } else { print(shown(&report).as_bytes()) };
     Ok(if is_well { printed } else { ExitCode::FAILURE })
 }
 

@@ -175,7 +175,7 @@ where
         Command::Serve(arguments) => serve::run(&arguments, typed),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Compare(arguments) => compare::run(arguments),
-        Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Health(arguments) => health::run(arguments),

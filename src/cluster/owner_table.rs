@@ -138,9 +138,9 @@ impl OwnerTable {
         topic.is_some_and(|topic| matches!(topic.role, Role::Owner(_)) && topic.outgoing.is_empty())
     }
 
-    /// Whether there is room for another publication of this size that has to wait.
+    /// Whether there is room for another publication of this size that has to wait. A single one above the bound may wait alone.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
+        self.outgoing_bytes == 0 || self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
     }
 
     /// Whether this node has the topic's position from its owner, or is the owner.

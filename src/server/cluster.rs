@@ -9,6 +9,8 @@
 //! The shards share no memory with the thread but two numbers for each link: the bytes that are on their way to it, and
 //! whether it is full.
 
+mod inbox;
+mod node;
 mod status;
 mod tables;
 
@@ -21,9 +23,10 @@ use echoring_cluster::limits::LINK_BYTES_MAX;
 use echoring_cluster::{Message, NodeId, Peers, View};
 use tokio::sync::mpsc;
 
+pub(crate) use inbox::Inbox;
+pub use node::ClusterNode;
 pub use status::{ClusterStatus, MemberStatus};
-pub(crate) use tables::Inbox;
-pub use tables::{ClusterNode, ClusterTables};
+pub use tables::ClusterTables;
 
 /// The identity of a node that joins a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,16 @@ pub struct LinkState {
 }
 
 impl LinkState {
+    /// Messages have reached the link. Returns whether there is room for others now, and was none before.
+    fn take_staged(&self, bytes: usize) -> bool {
+        let before = self.staged_bytes.load(Ordering::Relaxed);
+        // What was sent over a link that was reset since counts for none.
+        let taken = before.min(bytes as u64);
+        let before = self.staged_bytes.fetch_sub(taken, Ordering::Relaxed);
+        let most = LINK_BYTES_MAX as u64;
+        before >= most && before - taken < most
+    }
+
     fn has_room(&self) -> bool {
         !self.is_full.load(Ordering::Relaxed)
             && self.staged_bytes.load(Ordering::Relaxed) < LINK_BYTES_MAX as u64
@@ -154,4 +167,43 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NodeId, &[u8])> {
         bytes = rest;
         Some((NodeId(u64::from_le_bytes(*node)), message))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(7);
+
+    #[test]
+    fn messages_leave_together_and_a_link_with_much_on_its_way_has_no_room() {
+        let (commands, mut sent) = mpsc::unbounded_channel();
+        let mut links = Links::new(commands);
+        let state = Arc::<LinkState>::default();
+        links.join(PEER, Arc::clone(&state));
+        assert!(links.knows(PEER) && !links.knows(NodeId(8)));
+        let entries = vec![0; LINK_BYTES_MAX / 2];
+        let message = Message::Publish { topic: "t", batch: 1, entries: &entries };
+        // To a node that is not there nothing is sent.
+        links.send(NodeId(8), &message);
+        links.flush();
+        assert!(sent.try_recv().is_err());
+        links.send(PEER, &message);
+        assert!(links.has_room(PEER));
+        links.send(PEER, &message);
+        assert!(!links.has_room(PEER));
+        links.settled(3);
+        let Ok(ClusterCommand::Messages(bytes)) = sent.try_recv() else { panic!("no messages") };
+        assert!(matches!(sent.try_recv(), Ok(ClusterCommand::Settled(3))), "behind what was sent before");
+        let both: Vec<_> = messages(&bytes).collect();
+        assert_eq!(both.len(), 2);
+        let mut rooms = Vec::new();
+        for (node, bytes) in both {
+            assert_eq!((node, Message::read(bytes)), (PEER, Some(message)));
+            rooms.push(state.take_staged(bytes.len()));
+        }
+        assert_eq!(rooms, [true, false], "once, when there is room again");
+        assert!(!state.take_staged(1), "more than there was");
+        assert!(links.has_room(PEER));
+    }
 }

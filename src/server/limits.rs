@@ -266,8 +266,6 @@ pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
-/// Maximum bytes of a message with its key in a cluster, so that it fits a packet: NATS allows 1 MiB by default.
-pub(crate) const CLUSTER_MESSAGE_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
 /// Bytes of the idempotency keys, and of the latest messages of keys, that move with a topic to another node, together in one
 /// packet.
 pub(crate) const CLUSTER_STATE_BYTES_MAX: usize = 512 * 1024;

@@ -143,7 +143,8 @@ pub(crate) struct Args {
         add = Reload::Live,
         value_name = "BYTES",
         default_value = values::shown_bytes(limits::HEAD_BYTES_DEFAULT as u64),
-        value_parser = values::bytes_in(limits::HEAD_BYTES_MIN as u64..=limits::HEAD_BYTES_MAX as u64)
+        value_parser = values::bytes_in(limits::HEAD_BYTES_MIN as u64..=limits::HEAD_BYTES_MAX as u64),
+        help_heading = LIMITS
     )]
     pub(super) max_header: u64,
 

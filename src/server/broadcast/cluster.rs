@@ -22,13 +22,13 @@ use tokio::sync::mpsc;
 
 use super::Broadcast;
 use super::events::SessionEvent;
-use super::mail_codec::{REFUSALS, refusal_number};
+use super::mail_codec::REFUSALS;
 use super::session::ReplayState;
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
 use crate::cluster::{ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links};
-use crate::limits::{CLUSTER_MESSAGE_BYTES_MAX, CLUSTER_STAGED_BYTES_MAX};
+use crate::limits::CLUSTER_STAGED_BYTES_MAX;
 use crate::peer::{Peer, ServerApplication};
 use entry::{Entry, Origin};
 use store::Store;
@@ -120,8 +120,10 @@ impl ClusterShard {
 
     /// Whether another publication may wait for other nodes.
     pub(super) fn has_room(&self, queue: &ClusterQueue, bytes: usize) -> bool {
-        queue.staged_bytes + bytes <= CLUSTER_STAGED_BYTES_MAX
-            && self.table.has_room(queue.staged_bytes + bytes)
+        // A single publication above the bounds may wait alone.
+        queue.staged_bytes == 0 && self.table.has_room(0)
+            || queue.staged_bytes + bytes <= CLUSTER_STAGED_BYTES_MAX
+                && self.table.has_room(queue.staged_bytes + bytes)
     }
 
     /// Sends a message that this shard has ordered to the nodes that follow its topic.
@@ -146,9 +148,6 @@ impl ClusterShard {
     }
 
     /// Leaves a publication to the owner of its topic on another node, which decides.
-    ///
-    /// # Errors
-    /// If it does not fit a packet.
     pub(super) fn stage(
         &self,
         queue: &mut ClusterQueue,
@@ -156,10 +155,7 @@ impl ClusterShard {
         publisher: Publisher,
         publication: Publication<'_>,
         idempotency_key: &str,
-    ) -> Result<Ticket, Refused> {
-        if publication.payload.len() + publication.key.len() > CLUSTER_MESSAGE_BYTES_MAX {
-            return Err(Refused::TooLarge);
-        }
+    ) -> Ticket {
         let entry = self.entry(&publisher, publication, idempotency_key);
         let waits = match publisher.is_operator() {
             true => Undecided::Operator,
@@ -169,7 +165,7 @@ impl ClusterShard {
         queue.staged_bytes += entry.len();
         let ticket = queue.tickets;
         queue.publications.push_back(StagedPublication { topic: name.into(), ticket, waits, entry });
-        Ok(ticket)
+        ticket
     }
 
     /// Whether the shard knows the topic's position, and everything up to it.
@@ -471,9 +467,4 @@ impl Broadcast {
             self.answer(cx, shard, ShardMail::Interrupted { local, position }, &[]);
         }
     }
-}
-
-/// The number of a refusal, for other nodes.
-fn number(refused: Refused) -> u8 {
-    refusal_number(refused)
 }

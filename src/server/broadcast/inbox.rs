@@ -98,14 +98,7 @@ impl Broadcast {
         idempotency_key: &str,
     ) {
         self.sequencer.passed.publications_in += 1;
-        if self.sequencer.is_elsewhere(name) {
-            let staged = self.sequencer.stage(name, publisher, publication, idempotency_key);
-            if let Err(refused) = staged
-                && publisher.wants(Err(refused))
-            {
-                let mail = ShardMail::PublishResult { publisher, result: Err(refused) };
-                self.answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
-            }
+        if self.sequencer.stage(name, publisher, publication, idempotency_key).is_some() {
             return;
         }
         let (now, mut resources) = (cx.now(), cx.resources());

@@ -176,9 +176,8 @@ impl Broadcast {
         }
         let (now, mut resources) = (cx.now(), cx.resources());
         let operator = Publisher::operator(now);
-        if self.sequencer.is_elsewhere(name) {
-            let staged = self.sequencer.stage(name, operator, publication, idempotency_key);
-            return staged.map(OperatorPublished::Later);
+        if let Some(ticket) = self.sequencer.stage(name, operator, publication, idempotency_key) {
+            return Ok(OperatorPublished::Later(ticket));
         }
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);

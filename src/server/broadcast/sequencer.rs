@@ -89,23 +89,17 @@ impl Sequencer {
         self.forwards.is_empty() && self.cluster.as_deref().is_none_or(has_room)
     }
 
-    /// Whether another node orders the topic, or none does yet.
+    /// Leaves a publication to another node, if this node does not order its topic. See [`ClusterShard::stage`].
     #[inline]
-    pub(super) fn is_elsewhere(&self, name: &str) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| !cluster.orders(name))
-    }
-
-    /// Leaves a publication to another node. See [`ClusterShard::stage`].
     pub(super) fn stage(
         &mut self,
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
         idempotency_key: &str,
-    ) -> Result<Ticket, Refused> {
-        let cluster = self.cluster.as_ref().ok_or(Refused::Busy)?;
-        let staged = cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key);
-        staged.inspect_err(|_| self.topics.note_refused())
+    ) -> Option<Ticket> {
+        let cluster = self.cluster.as_ref().filter(|cluster| !cluster.orders(name))?;
+        Some(cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key))
     }
 
     /// Subscribes a shard to a topic. `None` if it is answered once the topic's position is known.
@@ -219,9 +213,8 @@ impl Sequencer {
         if !resources.mailboxes.all_have_room(Lane::Forward, bytes) || !self.has_room_for_others() {
             return Err(Full);
         }
-        if self.is_elsewhere(name) {
-            let staged = self.stage(name, publisher, publication, idempotency_key);
-            return Ok(staged.map_or_else(|refused| Routed::Here(Err(refused)), |_| Routed::Posted));
+        if self.stage(name, publisher, publication, idempotency_key).is_some() {
+            return Ok(Routed::Posted);
         }
         Ok(Routed::Here(self.sequence(resources, now, name, publisher, publication, idempotency_key)))
     }

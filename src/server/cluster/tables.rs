@@ -1,98 +1,20 @@
 //! The owner tables of all shards, as the cluster thread sees them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use echoring_cluster::{Cluster, Event, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
-use tokio::sync::mpsc;
 
+use super::node::{ClusterNode, Shared};
 use super::status::{id, word};
-use super::{ClusterCommand, ClusterEvent, ClusterStatus, LinkState, MemberStatus, messages};
+use super::{ClusterCommand, ClusterEvent, Inbox, LinkState, MemberStatus, messages};
 use crate::commands::ShardCommand;
 use crate::handle::Handle;
-use crate::limits::{CLUSTER_INBOX_BYTES_MAX, CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
-
-/// The bytes of the messages of other nodes that the shards have not handled.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Inbox(Arc<AtomicU64>);
-
-impl Inbox {
-    pub(crate) fn remove(&self, bytes: usize) {
-        self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-/// A node's part in its cluster, for those who control the server.
-#[derive(Clone, Debug)]
-pub struct ClusterNode {
-    commands: mpsc::UnboundedSender<ClusterCommand>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    status: Mutex<ClusterStatus>,
-    /// Signalled when any of this changes.
-    changed: Condvar,
-    is_active: AtomicBool,
-    has_handed_over: AtomicBool,
-    has_ended: AtomicBool,
-}
-
-impl Shared {
-    fn status(&self) -> MutexGuard<'_, ClusterStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets a flag that somebody may wait for.
-    fn set(&self, flag: &AtomicBool) {
-        let _guard = self.status();
-        flag.store(true, Ordering::Release);
-        self.changed.notify_all();
-    }
-
-    /// Waits for a flag. Returns whether it was set in time.
-    fn wait(&self, timeout: Duration, is_set: impl Fn() -> bool) -> bool {
-        let waited = self.changed.wait_timeout_while(self.status(), timeout, |_| !is_set());
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
-    }
-}
-
-impl ClusterNode {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<ClusterCommand>) -> ClusterNode {
-        ClusterNode { commands, shared: Arc::default() }
-    }
-
-    /// What the node knows of its cluster.
-    pub fn status(&self) -> ClusterStatus {
-        self.shared.status().clone()
-    }
-
-    /// Whether the node owns topics, and is connected to the others.
-    pub fn is_ready(&self) -> bool {
-        self.shared.is_active.load(Ordering::Relaxed)
-    }
-
-    /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
-    /// Returns whether everything was handed over.
-    pub fn hand_over(&self, timeout: Duration) -> bool {
-        let _ = self.commands.send(ClusterCommand::Leave);
-        self.shared.wait(timeout, || self.shared.has_handed_over.load(Ordering::Acquire))
-    }
-
-    /// Leaves the cluster, once the shards have ended, and waits until the others know it, for `timeout` at most.
-    pub fn finish(&self, timeout: Duration) {
-        let _ = self.commands.send(ClusterCommand::Finish);
-        if !self.shared.wait(timeout, || self.shared.has_ended.load(Ordering::Acquire)) {
-            tracing::warn!("other nodes of the cluster do not answer; they will take this one for dead");
-        }
-    }
-}
+use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 
 /// A question to all shards whether they have settled.
 #[derive(Debug)]
@@ -117,6 +39,8 @@ pub struct ClusterTables {
     /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
     leaves: bool,
     is_connected: bool,
+    /// A link that had no room for what was staged has room.
+    has_new_room: bool,
     /// What each shard is told at the end of the round.
     staged: Vec<Vec<ClusterEvent>>,
     report_at: Nanos,
@@ -142,6 +66,7 @@ impl ClusterTables {
             finish_at: None,
             leaves: false,
             is_connected: false,
+            has_new_room: false,
             report_at: 0,
             reported: (None, false, false),
             shared: Arc::clone(&node.shared),
@@ -188,7 +113,7 @@ impl ClusterTables {
             Event::Message { from, bytes } => {
                 let Some(topic) = Message::read(&bytes).as_ref().and_then(Message::topic) else { return };
                 let shard = self.placement.owner(topic, self.staged.len());
-                self.inbox.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.inbox.add(bytes.len());
                 self.staged[shard].push(ClusterEvent::Message(from, bytes));
             }
             Event::Reset(node) => {
@@ -210,7 +135,7 @@ impl ClusterTables {
 
     /// Tells the shards when a link that was full has room.
     fn look_at_links(&mut self, cluster: &Cluster) {
-        let mut has_room = false;
+        let mut has_room = std::mem::take(&mut self.has_new_room);
         for (node, state) in &self.links {
             let is_full = !cluster.has_room(*node);
             has_room |= state.is_full.swap(is_full, Ordering::Relaxed) && !is_full;
@@ -268,11 +193,8 @@ impl Tables for ClusterTables {
             ClusterCommand::Messages(bytes) => {
                 for (node, bytes) in messages(&bytes) {
                     cluster.send_bytes(node, bytes);
-                    if let Some(state) = self.links.get(&node) {
-                        let before = state.staged_bytes.load(Ordering::Relaxed);
-                        // What was sent over a link that was reset since counts for none.
-                        state.staged_bytes.fetch_sub(before.min(bytes.len() as u64), Ordering::Relaxed);
-                    }
+                    let state = self.links.get(&node);
+                    self.has_new_room |= state.is_some_and(|state| state.take_staged(bytes.len()));
                 }
             }
             ClusterCommand::Settled(number) => {
@@ -330,7 +252,7 @@ impl Tables for ClusterTables {
     }
 
     fn has_room(&self) -> bool {
-        self.inbox.0.load(Ordering::Relaxed) < CLUSTER_INBOX_BYTES_MAX
+        self.inbox.has_room()
     }
 
     fn has_ended(&self, _: &Cluster) -> bool {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
-use echoring_topics::{Creator, Exported, Importer, Position, Replay, entries};
+use echoring_topics::{Creator, Exported, Importer, Position, Refused, Replay, entries};
 
 use super::entry::{Entry, Origin};
-use super::number;
 use crate::broadcast::Broadcast;
+use crate::broadcast::mail_codec::refusal_number;
 use crate::broadcast::shard_mail::Publisher;
 use crate::limits::CLUSTER_STATE_BYTES_MAX;
 use crate::peer::ServerApplication;
@@ -73,10 +73,10 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         // What was followed is another node's: only what this node has owned goes on in its epoch.
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
         if topics.find(topic).is_some() {
-            return self.restart(topic, None).ok_or_else(|| number(echoring_topics::Refused::TooManyTopics));
+            return self.restart(topic, None).ok_or_else(|| refusal_number(Refused::TooManyTopics));
         }
         let begun = topics.find_or_create(topic, Creator::NOBODY, now, self.cx.pool());
-        begun.map(|_| self.position(topic).unwrap_or_default()).map_err(number)
+        begun.map(|_| self.position(topic).unwrap_or_default()).map_err(refusal_number)
     }
 
     fn renew(&mut self, topic: &str) -> Position {
@@ -85,7 +85,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
 
     fn append(&mut self, topic: &str, entry: &[u8]) -> Outcome {
         let Some(entry) = Entry::read(entry) else {
-            return Outcome::Refused(number(echoring_topics::Refused::TooLarge));
+            return Outcome::Refused(refusal_number(Refused::TooLarge));
         };
         let publisher = self.publisher(&entry);
         let Entry { publication, idempotency_key, .. } = entry;
@@ -95,7 +95,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
             broadcast.sequencer.sequence(&mut resources, now, topic, publisher, publication, idempotency_key);
         match broadcast.append_sequenced(&mut resources, &publisher, sequenced, publication) {
             Ok(position) => Outcome::Accepted(position),
-            Err(refused) => Outcome::Refused(number(refused)),
+            Err(refused) => Outcome::Refused(refusal_number(refused)),
         }
     }
 
