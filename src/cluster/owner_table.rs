@@ -281,11 +281,7 @@ impl OwnerTable {
             });
             topic.hint = topic.hint.filter(|hint| *hint != node);
             match &mut topic.role {
-                Role::Owner(followers) => {
-                    if followers.remove(&node).is_some() {
-                        left.push(name.clone());
-                    }
-                }
+                Role::Owner(followers) => left.extend(followers.remove(&node).map(|_| name.clone())),
                 Role::Asked(owner) | Role::Live(owner) | Role::Receiving(owner) if *owner == node => {
                     topic.role = Role::Idle;
                 }

@@ -11,7 +11,7 @@ mod ports;
 #[path = "../support/program.rs"]
 mod program;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{self as unix, UnixStream};
@@ -147,22 +147,33 @@ fn next(socket: &mut Socket) -> Result<String, u16> {
 }
 
 fn http(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
+    try_http(address, request).expect("an answer")
 }
 
+fn try_http(address: SocketAddr, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Publishes at the admin address. A server that leaves it may have accepted the connection, and cuts it off; then the message is sent
+/// again, with the same key.
 fn publish(at: Addresses, text: &str) -> String {
-    let length = text.len();
-    http(
-        at.admin,
-        &format!(
-            "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{text}"
-        ),
-    )
+    let (length, key) = (text.len(), text.replace(' ', "-"));
+    let request = format!(
+        "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nIdempotency-Key: {key}\r\n\
+         Content-Length: {length}\r\n\r\n{text}"
+    );
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        match try_http(at.admin, &request) {
+            Ok(answer) if !answer.is_empty() => return answer,
+            cut_off => assert!(Instant::now() < given_up, "{cut_off:?}"),
+        }
+    }
 }
 
 fn pid(at: Addresses) -> u32 {
