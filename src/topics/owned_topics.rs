@@ -232,13 +232,7 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<(Position, Shards<'_>), Refused> {
-        let refused = loop {
-            let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
-            let refused = owned.refusal(publication, by_client, pool);
-            if refused != Some(Refused::OutOfMemory) || !self.shed(pool) {
-                break refused;
-            }
-        };
+        let refused = self.refusal(id, publication, by_client, pool);
         let OwnedTopics { table, publications, .. } = self;
         let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let count = Publications {
@@ -254,6 +248,23 @@ impl OwnedTopics {
         self.advance(id, publication, now, pool);
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         Ok((owned.position(), &owned.shards))
+    }
+
+    /// Why the topic refuses a message, after histories were evicted for it if there is no memory.
+    fn refusal(
+        &mut self,
+        id: OwnedTopicId,
+        publication: &Publication<'_>,
+        by_client: bool,
+        pool: &mut Pool,
+    ) -> Option<Refused> {
+        loop {
+            let Some(owned) = self.table.get_mut(id.key()) else { return Some(Refused::Busy) };
+            let refused = owned.refusal(publication, by_client, pool);
+            if refused != Some(Refused::OutOfMemory) || !self.shed(pool) {
+                return refused;
+            }
+        }
     }
 
     /// Gives a message the next offset, and stores it for replay.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use echoring_cluster::{Message, NodeId, Outcome, OwnerTable, Shard, Ticket, View};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
+use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::{Creator, Position, Publication, Refused, TopicId};
 use tokio::sync::mpsc;
 
@@ -406,14 +406,7 @@ impl Broadcast {
                 }
                 Peer::Session(session) => {
                     session.take(topic);
-                    if session.is_event_stream() {
-                        close_moved(&mut link);
-                    } else {
-                        let reached = Position { epoch: before, offset };
-                        let name = self.fan_out.name(topic);
-                        self.sessions
-                            .send(&mut link, &SessionEvent::Moved { topic: name, position: reached });
-                    }
+                    self.tell_moved(&mut link, topic, Position { epoch: before, offset });
                     let client = self.client_number(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
                 }
@@ -445,14 +438,26 @@ impl Broadcast {
             session.take(topic);
             self.subscriptions.stop_waiting(topic, token);
             match reached {
-                _ if link.peer.is_event_stream() => close_moved(&mut link),
-                Some((_, offset, _)) => {
-                    let (topic, position) = (self.fan_out.name(topic), Position { epoch, offset });
-                    self.sessions.send(&mut link, &SessionEvent::Moved { topic, position });
-                }
+                Some((_, offset, _)) => self.tell_moved(&mut link, topic, Position { epoch, offset }),
+                None if link.peer.is_event_stream() => close_moved(&mut link),
                 // It has no answer yet, and may ask again.
                 None => self.sessions.refuse(&mut link, id, Refused::Busy),
             }
+        }
+    }
+
+    /// Tells a session that a subscription has ended at this position. An event stream has no other, so it ends.
+    fn tell_moved<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        position: Position,
+    ) {
+        if link.peer.is_event_stream() {
+            close_moved(link);
+        } else {
+            let topic = self.fan_out.name(topic);
+            self.sessions.send(link, &SessionEvent::Moved { topic, position });
         }
     }
 

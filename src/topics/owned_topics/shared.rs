@@ -93,15 +93,9 @@ impl OwnedTopics {
         now: Nanos,
         pool: &mut Pool,
     ) -> Shards<'_> {
-        loop {
-            let Some(owned) = self.table.get_mut(id.key()) else { return &[] };
-            // What the owner has accepted is not refused here. Without memory for the latest message of a key, it is missing
-            // for those who subscribe later.
-            let refused = owned.refusal(publication, false, pool);
-            if refused != Some(Refused::OutOfMemory) || !self.shed(pool) {
-                break;
-            }
-        }
+        // The owner has accepted the message, so it is not refused here. If there is no memory for the latest message of its key,
+        // those who subscribe later lack it.
+        let _ = self.refusal(id, publication, false, pool);
         self.advance(id, publication, now, pool);
         self.table.get(id.key()).map_or(&[], |owned| &owned.shards)
     }

@@ -5,17 +5,16 @@ use crate::cluster::ClusterStatus;
 
 /// Nothing without a cluster.
 pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
-    let flag =
-        |value: fn(&ClusterStatus) -> bool| status.map(|status| (Vec::new(), u64::from(value(status))));
+    let sample = |value: fn(&ClusterStatus) -> u64| status.map(|status| (Vec::new(), value(status)));
     out.gauges(
         "echoring_cluster_connected",
         "1 while the connection to the backbone of the cluster is there.",
-        flag(|status| status.connected),
+        sample(|status| status.connected.into()),
     );
     out.gauges(
         "echoring_cluster_open",
         "1 while the node may begin topics that it owns: every other node knows the same members.",
-        flag(|status| status.open),
+        sample(|status| status.open.into()),
     );
     let members = status.map(|status| &status.members[..]).unwrap_or_default();
     let phases = ["joining", "active", "leaving", "left"];
@@ -43,16 +42,15 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
         "Bytes of packets and heartbeats over the backbone.",
         directions(|status| status.bytes_out, |status| status.bytes_in),
     );
-    let count = |value: fn(&ClusterStatus) -> u64| status.map(|status| (Vec::new(), value(status)));
     out.counters(
         "echoring_cluster_connects_total",
         "Times that the connection to the backbone was made.",
-        count(|status| status.connects),
+        sample(|status| status.connects),
     );
     out.counters(
         "echoring_cluster_packets_dropped_total",
         "Packets that could not be sent in time. They are sent again.",
-        count(|status| status.dropped),
+        sample(|status| status.dropped),
     );
     out.gauges(
         "echoring_cluster_link_staged_bytes",
