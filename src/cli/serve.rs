@@ -268,11 +268,12 @@ fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecesso
 /// Ends this server in favour of one that is started with `--takeover`.
 fn wait_for_successor(server: &Server, control: Option<control::Handle>, offering: Offering) {
     let (handle, exit_timeout) = (server.handle(), offering.drain.time + EXIT_GRACE);
+    let control_plane = move |order: fn(&control::Handle)| control.iter().for_each(order);
     let on = move |event: handover::Event<'_>| match event {
+        handover::Event::Leaving => control_plane(control::Handle::pause),
+        handover::Event::Staying => control_plane(control::Handle::resume),
         handover::Event::TakenOver => {
-            if let Some(control) = &control {
-                control.leave();
-            }
+            control_plane(control::Handle::leave);
             tracing::info!("another server has taken over; draining");
             exit_after(exit_timeout);
         }

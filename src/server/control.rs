@@ -30,14 +30,14 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use crate::cluster::ClusterNode;
 use crate::config::ListenAddress;
@@ -48,7 +48,7 @@ use crate::server::Server;
 use access::{Access, Refused};
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
-use http::{AdminListener, Answer, Reply};
+use http::{AdminListener, Answer, Order, Phase, Reply};
 pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
@@ -78,8 +78,7 @@ impl Control {
         reloading: Reloading,
     ) -> io::Result<Control> {
         let address = listener.address().clone();
-        let (stop, stopped) = oneshot::channel();
-        let (ending, ended) = mpsc::channel();
+        let (orders, received) = mpsc::unbounded_channel();
         let listening = AdminListener::new(&listener)?;
         let file = match &address {
             ListenAddress::Unix(path) if listener.removes_file() => Some(path.clone()),
@@ -97,11 +96,9 @@ impl Control {
             reloading,
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            plane.run(listening, stopped);
-            drop(ending);
+            plane.run(listening, received);
         })?;
-        let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended, file }));
-        Ok(Control { handle: Handle { access, stop }, thread })
+        Ok(Control { handle: Handle { access, orders, file: Arc::new(Mutex::new(file)) }, thread })
     }
 
     /// A handle for other threads.
@@ -109,7 +106,7 @@ impl Control {
         self.handle.clone()
     }
 
-    /// Ends the thread; its listener is closed when this returns. Pending requests are cut off.
+    /// Ends the thread as [`Handle::stop`] does, and waits for that.
     pub fn stop(self) {
         self.handle.stop();
         // The panic has been logged.
@@ -117,20 +114,14 @@ impl Control {
     }
 }
 
-/// Controls a running control thread from any thread.
+/// Controls a running control thread from any thread. A call returns when the thread has done what it says, after two seconds at
+/// the latest.
 #[derive(Clone, Debug)]
 pub struct Handle {
     access: Access,
-    stop: Arc<Mutex<Stop>>,
-}
-
-#[derive(Debug)]
-struct Stop {
-    order: Option<oneshot::Sender<()>>,
-    /// Disconnected when the thread has ended.
-    ended: mpsc::Receiver<()>,
+    orders: mpsc::UnboundedSender<Order>,
     /// The socket file to remove.
-    file: Option<PathBuf>,
+    file: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Handle {
@@ -139,27 +130,40 @@ impl Handle {
         self.access.set_tokens(tokens);
     }
 
-    /// The listener is a successor's from now on. Stops as [`stop`](Handle::stop) does, and leaves the socket file.
-    pub fn leave(&self) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).file = None;
-        self.stop();
+    /// Accepts no connections, until told otherwise. Requests on those that are there are answered; others wait for whoever accepts
+    /// from the listener next.
+    pub fn pause(&self) {
+        self.order(Phase::Paused);
     }
 
-    /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off. The file of a Unix socket
-    /// is removed.
+    /// Accepts connections again.
+    pub fn resume(&self) {
+        self.order(Phase::Serving);
+    }
+
+    /// The listener is a successor's from now on: closes it, leaves the socket file, and answers the requests of the connections
+    /// that were accepted before.
+    pub fn leave(&self) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.order(Phase::Left);
+    }
+
+    /// Stops listening. Requests in progress are answered, for a second at most. The file of a Unix socket is removed.
     pub fn stop(&self) {
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the socket is closed: later, the file may be that of the next server.
-        if let Some(file) = stop.file.take() {
+        if let Some(file) = self.file.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A leftover socket is harmless: the next server replaces it.
             let _ = fs::remove_file(file);
         }
-        if let Some(order) = stop.order.take() {
-            // Fails only if the thread has ended.
-            let _ = order.send(());
-        }
+        self.order(Phase::Stopped);
+    }
+
+    fn order(&self, phase: Phase) {
+        let (done, carried_out) = std::sync::mpsc::channel();
+        // Fails only if the thread has ended.
+        let _ = self.orders.send(Order { phase, done });
         // Nothing is ever sent on this channel.
-        let _ = stop.ended.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
+        let _ = carried_out.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
     }
 }
 
@@ -196,9 +200,9 @@ struct ControlThread {
 impl ControlThread {
     /// Serves until it is stopped. If it ends otherwise, it shuts the server down, because nobody could observe it any
     /// more.
-    fn run(self, listening: AdminListener, stopped: oneshot::Receiver<()>) {
+    fn run(self, listening: AdminListener, orders: mpsc::UnboundedReceiver<Order>) {
         let server = self.server.clone();
-        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), stopped))).is_err() {
+        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), orders))).is_err() {
             server.fail("the control plane panicked");
         }
     }

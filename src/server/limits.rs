@@ -133,6 +133,8 @@ pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
 pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
 /// Time for discarding them.
 pub const ADMIN_LINGER: Nanos = SECOND;
+/// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`].
+pub const ADMIN_STOP_TIMEOUT: Nanos = SECOND;
 /// Default length of a list of topics.
 pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
 /// Maximum length of a list of topics: about 6 MB of JSON.

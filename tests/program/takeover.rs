@@ -11,7 +11,7 @@ mod ports;
 #[path = "../support/program.rs"]
 mod program;
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{self as unix, UnixStream};
@@ -147,33 +147,22 @@ fn next(socket: &mut Socket) -> Result<String, u16> {
 }
 
 fn http(address: SocketAddr, request: &str) -> String {
-    try_http(address, request).expect("an answer")
-}
-
-fn try_http(address: SocketAddr, request: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request.as_bytes())?;
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
-/// Publishes at the admin address. A server that leaves it may have accepted the connection, and cuts it off; then the message is sent
-/// again, with the same key.
 fn publish(at: Addresses, text: &str) -> String {
-    let (length, key) = (text.len(), text.replace(' ', "-"));
-    let request = format!(
-        "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nIdempotency-Key: {key}\r\n\
-         Content-Length: {length}\r\n\r\n{text}"
-    );
-    let given_up = Instant::now() + PATIENCE;
-    loop {
-        match try_http(at.admin, &request) {
-            Ok(answer) if !answer.is_empty() => return answer,
-            cut_off => assert!(Instant::now() < given_up, "{cut_off:?}"),
-        }
-    }
+    let length = text.len();
+    http(
+        at.admin,
+        &format!(
+            "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{text}"
+        ),
+    )
 }
 
 fn pid(at: Addresses) -> u32 {
@@ -290,6 +279,36 @@ fn a_successor_on_io_uring_takes_everything_over() {
 #[test]
 fn a_successor_on_epoll_takes_everything_over() {
     takes_over("epoll");
+}
+
+/// A request that the predecessor has begun to read is answered there, and every later one by the successor.
+#[test]
+fn an_operators_request_in_progress_is_answered() {
+    let at = Addresses::free();
+    let _server = Server::start(at, &[]).expect("the first");
+    // It drains until this client has left.
+    let _client = open(at, "/echo");
+    let mut begun = TcpStream::connect(at.admin).expect("connected");
+    begun.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let head =
+        "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n";
+    begun.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).expect("sent");
+    let mut goes_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    begun.read_exact(&mut goes_on).expect("it asks for the body");
+    let successor = Server::start(at, &["--takeover"]).expect("a successor");
+    assert_eq!(pid(at), successor.0.id());
+    let mut subscriber = open(at, "/broadcast/t");
+    begun.write_all(b"begun").expect("sent");
+    let mut answer = String::new();
+    begun.read_to_string(&mut answer).expect("an answer");
+    // To be sent again: the shard of the topic drains, or has already ended.
+    let codes = [r#""code":"draining""#, r#""code":"ended""#];
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && codes.iter().any(|code| answer.contains(code)),
+        "{answer}"
+    );
+    assert!(publish(at, "again").starts_with("HTTP/1.1 200 "));
+    assert_eq!(next(&mut subscriber).as_deref(), Ok("again"));
 }
 
 /// A session of Centrifuge's protocol that subscribes to `t`, and the result.

@@ -89,6 +89,21 @@ impl ConnectionSlots {
         }
     }
 
+    /// Resolves when no slot is taken. Only while nobody else waits for a slot.
+    pub(super) async fn emptied(&self) {
+        while !self.0.taken.borrow().is_empty() {
+            self.0.left.notified().await;
+        }
+    }
+
+    /// Resolves when no request is being answered. Only while nobody else waits for a slot.
+    pub(super) async fn answered(&self) {
+        let is_answering = |slot: &Rc<Slot>| matches!(slot.state.get(), State::Answering | State::Counted);
+        while self.0.taken.borrow().iter().any(is_answering) {
+            self.0.left.notified().await;
+        }
+    }
+
     fn oldest(&self, state: State) -> Option<Rc<Slot>> {
         self.0.taken.borrow().iter().find(|slot| slot.state.get() == state).map(Rc::clone)
     }

@@ -20,13 +20,15 @@ use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
 
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::socket::{AdminPeer, AdminSocket, AdminStream};
 use crate::limits::{
-    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER, ADMIN_TIMEOUT,
+    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER, ADMIN_STOP_TIMEOUT,
+    ADMIN_TIMEOUT,
 };
 use crate::listeners::InheritedListener;
 use echoring_async::TokioStream;
@@ -129,7 +131,7 @@ impl Bodies {
             return Err(BodyError::TooLong);
         }
         let reading = self.read_frames(body, bytes_max);
-        match tokio::time::timeout(Duration::from_nanos(ADMIN_BODY_TIMEOUT), reading).await {
+        match timeout(Duration::from_nanos(ADMIN_BODY_TIMEOUT), reading).await {
             Ok(read) => read,
             Err(_) => Err(BodyError::TooLate),
         }
@@ -157,6 +159,27 @@ impl Bodies {
     }
 }
 
+/// What the thread is to do with connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Accept them.
+    Serving,
+    /// Answer those that are there. Others wait in the listener's queue.
+    Paused,
+    /// The same, with the listener closed, and end with the last of them.
+    Left,
+    /// End. Requests in progress are answered, for [`ADMIN_STOP_TIMEOUT`] at most.
+    Stopped,
+}
+
+/// An order to the thread.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) phase: Phase,
+    /// Dropped when the order is carried out, or when the thread has ended.
+    pub(super) done: std::sync::mpsc::Sender<()>,
+}
+
 /// A listener and its runtime, with all the descriptors they need: a thread with them works even if the process has
 /// none left.
 pub(super) struct AdminListener {
@@ -175,37 +198,50 @@ impl AdminListener {
         Ok(AdminListener { runtime, listener })
     }
 
-    /// Serves on this thread until `stopped` resolves.
-    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, mut stopped: oneshot::Receiver<()>) {
+    /// Serves on this thread, as ordered.
+    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let AdminListener { runtime, listener } = self;
         LocalSet::new().block_on(&runtime, async {
-            let limit = ConnectionLimit::new();
-            loop {
-                let (slot, (stream, peer)) = tokio::select! {
-                    accepted = limit.next(async || listener.accept().await) => accepted,
-                    _ = &mut stopped => return,
-                };
-                match stream {
-                    AdminStream::Tcp(stream) => serve_connection(stream, peer, answer, slot),
-                    AdminStream::Unix(stream) => serve_connection(stream, peer, answer, slot),
+            let slots = ConnectionSlots::default();
+            let mut listener = Some(listener);
+            let mut phase = Phase::Serving;
+            // A connection that waits for a slot. No other is accepted meanwhile.
+            let mut accepted = None;
+            while phase != Phase::Stopped {
+                let is_waiting = accepted.is_some();
+                tokio::select! {
+                    order = orders.recv() => {
+                        // Without anybody to order, it is over.
+                        let (ordered, done) =
+                            order.map_or((Phase::Stopped, None), |order| (order.phase, Some(order.done)));
+                        phase = ordered;
+                        if matches!(phase, Phase::Left | Phase::Stopped) {
+                            listener = None;
+                        }
+                        if phase == Phase::Stopped {
+                            let _ = timeout(Duration::from_nanos(ADMIN_STOP_TIMEOUT), slots.answered()).await;
+                        }
+                        drop(done);
+                    }
+                    connection = accept(listener.as_ref()), if phase == Phase::Serving && !is_waiting => {
+                        accepted = Some(connection);
+                    }
+                    slot = slots.take(), if is_waiting => match accepted.take() {
+                        Some((AdminStream::Tcp(stream), peer)) => serve_connection(stream, peer, answer, slot),
+                        Some((AdminStream::Unix(stream), peer)) => serve_connection(stream, peer, answer, slot),
+                        None => {}
+                    },
+                    () = slots.emptied(), if phase == Phase::Left && !is_waiting => return,
                 }
             }
         });
     }
 }
 
-/// Bounds the concurrent connections.
-struct ConnectionLimit(ConnectionSlots);
-
-impl ConnectionLimit {
-    fn new() -> ConnectionLimit {
-        ConnectionLimit(ConnectionSlots::default())
-    }
-
-    /// Accepts a connection and takes a slot for it.
-    async fn next<T>(&self, accept: impl AsyncFnMut() -> io::Result<T>) -> (ConnectionSlot, T) {
-        let accepted = echoring_async::accept("admin", accept).await;
-        (self.0.take().await, accepted)
+async fn accept(listener: Option<&AdminSocket>) -> (AdminStream, AdminPeer) {
+    match listener {
+        Some(listener) => echoring_async::accept("admin", async || listener.accept().await).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -219,7 +255,7 @@ where
         let slot = Rc::new(slot);
         let serving = serve_request(stream, peer, answer, &slot);
         tokio::select! {
-            served = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
+            served = timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
                 Err(_) => tracing::debug!("an admin request took too long"),
@@ -262,7 +298,7 @@ async fn discard<S: AsyncRead + Unpin>(stream: S) {
     let mut nowhere = tokio::io::sink();
     let discarding = tokio::io::copy(&mut rest, &mut nowhere);
     // A peer that sends more, or for longer, is cut off.
-    let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_LINGER), discarding).await;
+    let _ = timeout(Duration::from_nanos(ADMIN_LINGER), discarding).await;
 }
 
 /// Whether a request violates RFC 9112, 3.2: an HTTP/1.1 request has exactly one Host field. hyper does not check that.
@@ -335,20 +371,111 @@ mod tests {
         }
     }
 
-    /// Serves, and passes the address to `test`.
-    fn serving(test: impl FnOnce(SocketAddr)) {
+    /// Orders to a thread that serves.
+    struct Orders(mpsc::UnboundedSender<Order>);
+
+    impl Orders {
+        fn send(&self, phase: Phase) {
+            let (done, carried_out) = std::sync::mpsc::channel();
+            self.0.send(Order { phase, done }).expect("still serving");
+            assert!(carried_out.recv().is_err(), "nothing is sent");
+        }
+    }
+
+    /// Serves, and passes the address and the orders to `test`.
+    fn serving_on_orders(test: impl FnOnce(SocketAddr, Orders)) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
-        let (stop, stopped) = oneshot::channel();
+        let (orders, received) = mpsc::unbounded_channel();
         let listener = InheritedListener::new(vec![listener.into()]).expect("it listens");
         let listening = AdminListener::new(&listener).expect("a runtime");
+        drop(listener);
         let server = thread::spawn(move || {
             let answer = Rc::new(Mirror { bodies: Bodies::default() });
-            listening.serve(&answer, stopped);
+            listening.serve(&answer, received);
         });
-        test(address);
-        stop.send(()).expect("still serving");
+        test(address, Orders(orders));
         server.join().expect("no panic");
+    }
+
+    /// Serves until `test` returns.
+    fn serving(test: impl FnOnce(SocketAddr)) {
+        serving_on_orders(|address, orders| {
+            test(address);
+            orders.send(Phase::Stopped);
+        });
+    }
+
+    fn connect(address: SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        stream
+    }
+
+    /// A connection with half of a request, which has been read.
+    fn half(address: SocketAddr) -> TcpStream {
+        let mut stream = connect(address);
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            .expect("sent");
+        let mut line = [0; 25];
+        stream.read_exact(&mut line).expect("it asks for the body");
+        assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream
+    }
+
+    fn finish(mut stream: TcpStream) -> String {
+        stream.write_all(b"ok").expect("sent");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response, and no reset");
+        response
+    }
+
+    #[test]
+    fn what_was_accepted_is_answered_after_the_listener_is_left() {
+        serving_on_orders(|address, orders| {
+            let begun = half(address);
+            orders.send(Phase::Left);
+            assert!(TcpStream::connect(address).is_err(), "nobody listens");
+            assert!(finish(begun).ends_with("\r\n\r\nok"));
+            // The thread ends by itself, while somebody could still order.
+            let ended = std::time::Instant::now() + Duration::from_secs(30);
+            while !orders.0.is_closed() {
+                assert!(std::time::Instant::now() < ended, "it does not end");
+                thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn requests_in_progress_are_answered_when_it_stops() {
+        serving_on_orders(|address, orders| {
+            let (begun, silent) = (half(address), connect(address));
+            let stop = thread::spawn(move || orders.send(Phase::Stopped));
+            while TcpStream::connect(address).is_ok() {}
+            assert!(finish(begun).ends_with("\r\n\r\nok"));
+            stop.join().expect("stopped");
+            drop(silent);
+        });
+    }
+
+    #[test]
+    fn connections_wait_while_it_is_paused() {
+        serving_on_orders(|address, orders| {
+            let begun = half(address);
+            orders.send(Phase::Paused);
+            let mut waiting = connect(address);
+            waiting.write_all(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+            assert!(finish(begun).ends_with("\r\n\r\nok"));
+            waiting.set_nonblocking(true).expect("nonblocking");
+            assert_eq!(waiting.read(&mut [0]).expect_err("no answer").kind(), io::ErrorKind::WouldBlock);
+            waiting.set_nonblocking(false).expect("blocking");
+            orders.send(Phase::Serving);
+            let mut response = String::new();
+            waiting.read_to_string(&mut response).expect("a response");
+            assert!(response.ends_with("\r\n\r\n/later\n"), "{response}");
+            orders.send(Phase::Stopped);
+        });
     }
 
     fn exchange(address: SocketAddr, request: &[u8]) -> String {

@@ -41,6 +41,10 @@ pub struct Offering {
 /// The events of a server that waits for a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
+    /// A successor is about to take over. This server must accept nothing when the call returns: what comes now is the successor's.
+    Leaving,
+    /// It did not take over; this server goes on.
+    Staying,
     /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
     TakenOver,
     /// The server can no longer be taken over, for this reason.
@@ -115,7 +119,7 @@ impl Waiting {
             let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(round) = rounds.as_mut() else { return };
             *round += 1;
-            match stream.and_then(|stream| self.serve(stream, *round)) {
+            match stream.and_then(|stream| self.serve(stream, *round, on)) {
                 Ok(Some(link)) => {
                     *rounds = None;
                     drop(rounds);
@@ -134,7 +138,7 @@ impl Waiting {
     }
 
     /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
-    fn serve(&self, stream: UnixStream, round: u32) -> io::Result<Option<Link>> {
+    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Link>> {
         if !is_trusted(&stream, rustix::process::geteuid().as_raw())? {
             tracing::warn!("ignored a takeover request of another user");
             return Ok(None);
@@ -163,7 +167,7 @@ impl Waiting {
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
-        self.hand_over(stream, hello, round).map(Some)
+        self.hand_over(stream, hello, round, on).map(Some)
     }
 
     /// A server is linked to one other at a time.
@@ -192,12 +196,19 @@ impl Waiting {
     }
 
     /// Hands the topics over. On every error this server orders them again.
-    fn hand_over(&self, stream: UnixStream, hello: Hello, round: u32) -> io::Result<Link> {
+    fn hand_over(
+        &self,
+        stream: UnixStream,
+        hello: Hello,
+        round: u32,
+        on: &dyn Fn(Event<'_>),
+    ) -> io::Result<Link> {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
         let handed = self.freeze(round).and_then(|()| self.send_topics(&stream)).and_then(|()| {
             let link = self.prepare(&stream, hello)?;
+            on(Event::Leaving);
             send(&stream, FrameKind::Go, &[])?;
             expect(&stream, &mut Vec::new(), FrameKind::Started).map(|()| link)
         });
@@ -210,6 +221,7 @@ impl Waiting {
             Err(error) => {
                 let _ = send(&stream, FrameKind::Failed, error.to_string().as_bytes());
                 self.command_all(|| ShardCommand::Thaw);
+                on(Event::Staying);
                 Err(error)
             }
             Ok(link) => Ok(link),
