@@ -101,6 +101,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
     let point = settings.takeover_socket.clone().map(MeetingPoint::File);
     let pid = predecessor.as_ref().map(Predecessor::pid);
+    let replaced = predecessor.as_ref().and_then(Predecessor::node);
     let not_started =
         |error: StartError| Failure::Environment(start_failure(&error, takeover && pid.is_none()));
     // Each start is a node of its own.
@@ -119,8 +120,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     }
     let mut server = bound.start_after(predecessor).map_err(not_started)?;
     if let Some((identity, options)) = &cluster {
-        cluster_node::start(&mut server, *identity, options)?;
+        cluster_node::start(&mut server, *identity, options, replaced)?;
     }
+    server.take_over().map_err(not_started)?;
     if let Some(pid) = pid {
         tracing::info!(pid, "took over; the server before this one drains");
     }
@@ -204,16 +206,10 @@ fn find_predecessor(
 ) -> Result<Option<Predecessor>, Failure> {
     let file = settings.takeover_socket.clone().map(MeetingPoint::File);
     let points = file.map_or_else(|| points(&settings.server.listen), |point| vec![point]);
-    let found = Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max);
-    let found = found.map_err(|error| {
+    Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max).map_err(|error| {
         let hint = "stop that server, and start without --takeover";
         Failure::Environment(format!("cannot take over: {error}; {hint}"))
-    })?;
-    if settings.cluster.is_some() && found.is_some() {
-        let line = "cannot take over in a cluster: stop that server, which hands its topics over to other nodes, and start";
-        return Err(Failure::Environment(line.to_owned()));
-    }
-    Ok(found)
+    })
 }
 
 /// Where the server that listens on these addresses waits for its successor.
@@ -267,7 +263,8 @@ fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecesso
 
 /// Ends this server in favour of one that is started with `--takeover`.
 fn wait_for_successor(server: &Server, control: Option<control::Handle>, offering: Offering) {
-    let (handle, exit_timeout) = (server.handle(), offering.drain.time + EXIT_GRACE);
+    let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle());
+    let handle = server.handle();
     let control_plane = move |order: fn(&control::Handle)| control.iter().for_each(order);
     let on = move |event: handover::Event<'_>| match event {
         handover::Event::Leaving => control_plane(control::Handle::pause),
@@ -282,6 +279,11 @@ fn wait_for_successor(server: &Server, control: Option<control::Handle>, offerin
     if let Err(error) = server.wait_for_successor(offering, on) {
         tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
     }
+}
+
+/// Time for a node to leave its cluster.
+fn leave_timeout(server: &Handle) -> Duration {
+    server.cluster().map_or(Duration::ZERO, |_| CLUSTER_LEAVE_TIMEOUT)
 }
 
 /// Ends the process at a time, whatever its shards do.
@@ -336,8 +338,7 @@ fn handle_signals(
 ) -> io::Result<()> {
     let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
-    let leaves_cluster = server.cluster().map_or(Duration::ZERO, |_| CLUSTER_LEAVE_TIMEOUT);
-    let exit_timeout = drain.exit_timeout() + leaves_cluster;
+    let exit_timeout = drain.exit_timeout() + leave_timeout(&server);
     let steps = DrainSteps {
         announce: move || {
             unready.set_not_ready();

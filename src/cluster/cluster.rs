@@ -26,6 +26,8 @@ pub struct ClusterConfig {
     pub name: Box<str>,
     /// When it started, in milliseconds of the wall clock.
     pub started_ms: u64,
+    /// A node of the same name whose place it takes. That one stays until it has left.
+    pub predecessor: Option<NodeId>,
     /// The secret of the cluster that places its topics.
     pub key: u64,
     /// Interval of heartbeats.
@@ -46,6 +48,13 @@ pub enum Phase {
     Leaving = 2,
     /// It has handed them over.
     Left = 3,
+}
+
+impl Phase {
+    /// Whether it owns topics no more, and never will.
+    fn leaves(self) -> bool {
+        matches!(self, Phase::Leaving | Phase::Left)
+    }
 }
 
 /// Where a packet goes.
@@ -93,6 +102,7 @@ pub struct Settle {
 struct Peer {
     name: Box<str>,
     started_ms: u64,
+    predecessor: Option<NodeId>,
     phase: Phase,
     heard_at: Nanos,
     link: Link,
@@ -192,18 +202,28 @@ impl Cluster {
     /// Takes a heartbeat of any node.
     pub fn handle_heartbeat(&mut self, bytes: &[u8], now: Nanos) {
         let Some(heartbeat) = Heartbeat::read(bytes) else { return };
-        let Heartbeat { node, name, started_ms, phase } = heartbeat;
+        let Heartbeat { node, name, started_ms, predecessor, phase } = heartbeat;
         if node == self.config.node {
             return;
         }
         let age = (started_ms, node);
-        if name == &*self.config.name {
-            if age > (self.config.started_ms, self.config.node) {
+        // Two processes may have one name while one of them leaves, or takes the place of the other.
+        let may_share = |other: NodeId, its_predecessor: Option<NodeId>, its_phase: Phase| {
+            phase.leaves()
+                || its_phase.leaves()
+                || predecessor == Some(other)
+                || its_predecessor == Some(node)
+        };
+        let ClusterConfig { node: own, name: ref own_name, started_ms: own_start, .. } = self.config;
+        if name == &**own_name && !may_share(own, self.config.predecessor, self.phase) {
+            if age > (own_start, own) {
                 self.events.push_back(Event::Superseded);
             }
             return;
         }
-        let same_name = self.peers.iter().find(|(other, peer)| **other != node && &*peer.name == name);
+        let same_name = self.peers.iter().find(|(other, peer)| {
+            **other != node && &*peer.name == name && !may_share(**other, peer.predecessor, peer.phase)
+        });
         if let Some((other, peer)) = same_name.map(|(other, peer)| (*other, (peer.started_ms, *other))) {
             if peer > age {
                 return;
@@ -222,6 +242,7 @@ impl Cluster {
             let peer = Peer {
                 name: name.into(),
                 started_ms,
+                predecessor,
                 phase,
                 heard_at: now,
                 link,
@@ -322,6 +343,16 @@ impl Cluster {
         self.update();
     }
 
+    /// The node owns topics again, although it was told to [`leave`](Cluster::leave). Only before it has been told to
+    /// [finish](Cluster::try_finish).
+    pub fn stay(&mut self, now: Nanos) {
+        if self.phase == Phase::Leaving && !self.has_taken_leave {
+            self.phase = Phase::Active;
+            self.heartbeat_at = now;
+            self.update();
+        }
+    }
+
     /// Tells the others that this node has left, once nothing is on its way to it or from it. Called again and again when the tables
     /// are settled.
     pub fn try_finish(&mut self, now: Nanos) -> bool {
@@ -360,8 +391,8 @@ impl Cluster {
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.config.heartbeat_interval;
-            let ClusterConfig { node, ref name, started_ms, .. } = self.config;
-            Heartbeat { node, name, started_ms, phase: self.phase }.write(bytes);
+            let ClusterConfig { node, ref name, started_ms, predecessor, .. } = self.config;
+            Heartbeat { node, name, started_ms, predecessor, phase: self.phase }.write(bytes);
             return Some(Destination::All);
         }
         let from = self.config.node;

@@ -19,6 +19,8 @@ pub struct Heartbeat<'a> {
     pub name: &'a str,
     /// When it started, in milliseconds of the wall clock. Of two nodes with one name, the later one stays.
     pub started_ms: u64,
+    /// A node of the same name whose place it takes, which stays until it has left.
+    pub predecessor: Option<NodeId>,
     /// How far it is.
     pub phase: Phase,
 }
@@ -30,6 +32,7 @@ impl<'a> Heartbeat<'a> {
         bytes.put_u8(self.phase as u8);
         bytes.put_u64_le(self.node.0);
         bytes.put_u64_le(self.started_ms);
+        bytes.put_u64_le(self.predecessor.map_or(0, |node| node.0));
         put_text(bytes, self.name);
     }
 
@@ -47,7 +50,9 @@ impl<'a> Heartbeat<'a> {
             _ => return None,
         };
         let (node, started_ms) = (NodeId(take_u64(bytes)?), take_u64(bytes)?);
+        let predecessor = Some(take_u64(bytes)?).filter(|node| *node != 0).map(NodeId);
         let name = take_text(bytes)?;
-        (1..=NODE_NAME_BYTES_MAX).contains(&name.len()).then_some(Heartbeat { node, name, started_ms, phase })
+        let is_named = (1..=NODE_NAME_BYTES_MAX).contains(&name.len());
+        is_named.then_some(Heartbeat { node, name, started_ms, predecessor, phase })
     }
 }

@@ -194,8 +194,11 @@ fn outcomes_are_read_as_they_were_written() {
 
 #[test]
 fn heartbeats_are_read_as_they_were_written_in_every_phase() {
-    for phase in [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left] {
-        let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, phase };
+    let predecessors = [None, Some(B), None, Some(B)];
+    for (phase, predecessor) in
+        [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left].into_iter().zip(predecessors)
+    {
+        let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, predecessor, phase };
         let mut bytes = Vec::new();
         heartbeat.write(&mut bytes);
         assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));

@@ -63,8 +63,10 @@ pub enum ClusterCommand {
     Messages(Vec<u8>),
     /// A shard has settled, as [`ClusterEvent::Settle`] asked.
     Settled(u64),
-    /// Hand all topics over, and go on as a follower.
-    Leave,
+    /// Hand all topics over, and go on as a follower. The number is that of the attempt.
+    Leave(u64),
+    /// Own topics again.
+    Stay,
     /// The shards have ended: leave the cluster, and end.
     Finish,
 }

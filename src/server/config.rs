@@ -243,7 +243,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    /// An error of [`Server::start_after`](crate::Server::start_after).
+    /// An error of [`Server::take_over`](crate::Server::take_over).
     pub fn new(kind: StartErrorKind, problem: impl Into<String>, hint: impl Into<String>) -> StartError {
         StartError { kind, setting: None, problem: problem.into(), hint: hint.into() }
     }

@@ -18,6 +18,9 @@
 //! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. After it the
 //! predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in one epoch.
 //!
+//! In a cluster the topics take the way of the cluster. The successor is a node beside the predecessor before it says `Begin`; then the
+//! predecessor hands its topics over to all other nodes, as one that leaves, and says `Go`. Neither `State` nor `Mail` is sent.
+//!
 //! They meet at a Unix socket: one in the abstract namespace for each address, or a file. Each trusts its own user and root
 //! only. The first line in each direction has the version; both sides refuse others in words.
 
@@ -42,9 +45,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
+use echoring_cluster::NodeId;
 
 /// The first line of a successor.
-const REQUEST: &str = "echoring takeover 2";
+const REQUEST: &str = "echoring takeover 3";
 /// The first line of the answer, unless it is a refusal in words.
 const ACCEPTED: &str = "ok";
 /// Shards of both processes together: each client's number says which one it is on.
@@ -74,7 +78,7 @@ impl Hello {
 }
 
 /// What a predecessor offers. The descriptors of its listeners follow, those of `listeners` first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Offer {
     shards: u16,
     message_bytes_max: u64,
@@ -82,6 +86,8 @@ struct Offer {
     /// The number of its first shard, in the numbers of clients.
     first_number: u8,
     digest_seed: u64,
+    /// Which node of a cluster it is.
+    node: Option<NodeId>,
     /// Secrets of the TLS tickets.
     tickets: Vec<u8>,
     /// Of each address, the number of its sockets, and whether the server removes the socket's file.
@@ -95,6 +101,7 @@ impl Offer {
         Hello { shards: self.shards, message_bytes_max: self.message_bytes_max, pid: self.pid }.write(out);
         out.put_u8(self.first_number);
         out.put_u64_le(self.digest_seed);
+        out.put_u64_le(self.node.map_or(0, |node| node.0));
         out.put_u16_le(self.tickets.len() as u16);
         out.put_slice(&self.tickets);
         out.put_u8(u8::from(self.admin.is_some()));
@@ -110,6 +117,7 @@ impl Offer {
         let Hello { shards, message_bytes_max, pid } = Hello::read(hello)?;
         let from = &mut from;
         let (first_number, digest_seed) = (from.try_get_u8().ok()?, from.try_get_u64_le().ok()?);
+        let node = Some(from.try_get_u64_le().ok()?).filter(|node| *node != 0).map(NodeId);
         let tickets_bytes = from.try_get_u16_le().ok()?;
         let (tickets, rest) = from.split_at_checked(tickets_bytes.into())?;
         *from = rest;
@@ -122,7 +130,9 @@ impl Offer {
         }
         let admin = if has_admin { Some(next()?) } else { None };
         let tickets = tickets.to_vec();
-        Some(Offer { shards, message_bytes_max, pid, first_number, digest_seed, tickets, listeners, admin })
+        let of_process =
+            Offer { shards, message_bytes_max, pid, first_number, digest_seed, ..Offer::default() };
+        Some(Offer { node, tickets, listeners, admin, ..of_process })
     }
 
     /// The number of the successor's first shard: no client of one has the number of a client of the other.
@@ -217,6 +227,7 @@ mod tests {
             message_bytes_max: 1,
             pid: 7,
             first_number: 10,
+            node: Some(NodeId(9)),
             digest_seed: 1 << 60,
             tickets: vec![1; 100],
             listeners: vec![(250, false), (1, true)],

@@ -268,6 +268,10 @@ pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
+/// Time in which a successor must own topics beside its predecessor, below [`HANDOVER_START_TIMEOUT`].
+pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
+/// Time in which other nodes must have the topics of one that is taken over, below [`HANDOVER_STEP_TIMEOUT`].
+pub(crate) const CLUSTER_HANDOVER_TIMEOUT: Nanos = 8 * SECOND;
 /// Bytes of the idempotency keys, and of the latest messages of keys, that move with a topic to another node, together in one
 /// packet.
 pub(crate) const CLUSTER_STATE_BYTES_MAX: usize = 512 * 1024;

@@ -50,6 +50,20 @@ pub struct Server {
     handle: Handle,
     node: NodeIdentity,
     cluster: Option<(ClusterTables, ClusterCommands)>,
+    /// What is left to do to take a predecessor's place.
+    replacement: Option<Replacement>,
+}
+
+/// A server whose place is to be taken, and what is done then.
+#[derive(Debug)]
+struct Replacement {
+    predecessor: Predecessor,
+    /// The sockets of each shard, from which connections are accepted.
+    sockets: Vec<Vec<OwnedFd>>,
+    /// Sockets that begin to listen.
+    later: Vec<Socket>,
+    /// Socket files, which are this server's to remove.
+    files: Vec<PathBuf>,
 }
 
 /// What the shards, and those who control the server, tell the cluster thread.
@@ -62,16 +76,7 @@ impl Server {
     /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors, io_uring
     /// requested but denied.
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
-        Server::start_after(config, None)
-    }
-
-    /// As [`start`](Server::start), in the place of `predecessor`: with its topics, and with those of its listeners whose
-    /// addresses `config` has. It goes on if the start fails.
-    ///
-    /// # Errors
-    /// As for [`start`](Server::start), and if the predecessor does not hand over.
-    pub fn start_after(config: ServerConfig, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
-        Server::bind(config, predecessor.as_ref())?.start_after(predecessor)
+        Server::bind(config, None)?.start_after(None)
     }
 
     /// Opens the listeners, or takes those of `predecessor` whose addresses `config` has, and starts nothing. A process gives
@@ -81,6 +86,7 @@ impl Server {
     /// As for [`start`](Server::start), as far as they concern the host and the addresses.
     pub fn bind(mut config: ServerConfig, predecessor: Option<&Predecessor>) -> Result<Bound, StartError> {
         if let Some(predecessor) = predecessor {
+            check_cluster(&config, predecessor).map_err(cannot_take_over)?;
             let is_wanted = |listener: &&InheritedListener| config.listen.contains(listener.address());
             let known = |listener: &&InheritedListener| {
                 !config.inherited.iter().any(|inherited| inherited.address() == listener.address())
@@ -92,6 +98,26 @@ impl Server {
         let resolved = Resolved::of(&config)?;
         let listeners = listeners::open(&config, resolved.shards)?;
         Ok(Bound { config, resolved, listeners })
+    }
+
+    /// Takes the place of the predecessor, if the server was started with one, and accepts connections from then on. In a cluster, the
+    /// server must take part in it before: see [`take_cluster`](Server::take_cluster).
+    ///
+    /// # Errors
+    /// The predecessor does not hand over, and goes on. This server must end.
+    pub fn take_over(&mut self) -> Result<(), StartError> {
+        let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
+            return Ok(());
+        };
+        let taken = match self.handle.cluster() {
+            Some(cluster) => predecessor.take_place(cluster),
+            None => predecessor.take_over(&self.handle, self.node.placement),
+        };
+        taken.map_err(cannot_take_over)?;
+        listen_later(&later)?;
+        self.listen(sockets)?;
+        self.files = files;
+        Ok(())
     }
 
     /// Accepts connections from these sockets, by shard.
@@ -228,10 +254,11 @@ impl Bound {
         self.config.access_log = log;
     }
 
-    /// As [`Server::start_after`], with the listeners of [`Server::bind`].
+    /// Starts the server, with the listeners of [`Server::bind`]. With a predecessor it accepts no connections until
+    /// [`Server::take_over`].
     ///
     /// # Errors
-    /// As for [`Server::start_after`].
+    /// As for [`Server::start`].
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
         let Bound { config, resolved, listeners } = self;
         if let Some(auth) = &config.auth {
@@ -277,7 +304,8 @@ impl Bound {
             commands: commands_in.clone(),
             inbox: Inbox::default(),
         });
-        let cluster_node = cluster.as_ref().map(|_| ClusterNode::new(commands_in.clone()));
+        let cluster_node =
+            config.cluster.map(|identity| ClusterNode::new(identity.node, commands_in.clone()));
         let readiness = Readiness::of(cluster_node.clone());
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
@@ -360,17 +388,11 @@ impl Bound {
         let tables = cluster.zip(handle.cluster.as_ref()).map(|(cluster, node)| {
             (ClusterTables::new(handle.clone(), node, placement, cluster.inbox), commands_out)
         });
-        let mut server =
-            Server { addresses, files: Vec::new(), driver, threads, ends, handle, node, cluster: tables };
-        if let Some(predecessor) = predecessor {
-            let taken = predecessor.take_over(&server.handle, placement);
-            taken.map_err(cannot_take_over)?;
-            listen_later(&later)?;
-            server.listen(then)?;
-        }
-        // Only now they are this server's to remove.
-        server.files = files;
-        Ok(server)
+        let (replacement, files) = match predecessor {
+            Some(predecessor) => (Some(Replacement { predecessor, sockets: then, later, files }), Vec::new()),
+            None => (None, files),
+        };
+        Ok(Server { addresses, files, driver, threads, ends, handle, node, cluster: tables, replacement })
     }
 }
 
@@ -388,6 +410,18 @@ impl Drop for Server {
 /// Listens on the further sockets of shared ports.
 fn listen_later(sockets: &[Socket]) -> Result<(), StartError> {
     sockets.iter().try_for_each(|socket| socket.listen(LISTEN_BACKLOG)).map_err(listeners::cannot_share)
+}
+
+/// A server takes the place of one of the same cluster, or of one without.
+fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result<()> {
+    let refused = match (&config.cluster, predecessor.node()) {
+        (None, None) => return Ok(()),
+        (Some(identity), Some(_)) if identity.key == predecessor.digest_seed() => return Ok(()),
+        (Some(_), Some(_)) => "it is a node of another cluster",
+        (Some(_), None) => "it is a node of no cluster",
+        (None, Some(_)) => "it is a node of a cluster, and this server is not",
+    };
+    Err(io::Error::other(refused))
 }
 
 fn cannot_take_over(error: io::Error) -> StartError {

@@ -37,6 +37,14 @@ impl Clock {
     }
 }
 
+/// One run of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub id: NodeId,
+    pub started_ms: u64,
+    pub predecessor: Option<NodeId>,
+}
+
 #[derive(Debug)]
 pub struct Node {
     pub cluster: Cluster,
@@ -60,11 +68,13 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(id: NodeId, name: &str, started_ms: u64, clock: Clock, history: usize, truth: Truth) -> Node {
+    pub fn new(run: Run, name: &str, clock: Clock, history: usize, truth: Truth) -> Node {
+        let Run { id, started_ms, predecessor } = run;
         let config = ClusterConfig {
             node: id,
             name: name.into(),
             started_ms,
+            predecessor,
             key: KEY,
             heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
             member_timeout: MEMBER_TIMEOUT_DEFAULT,
@@ -165,6 +175,15 @@ impl Node {
 
     pub fn leave(&mut self, now: Nanos) {
         self.cluster.leave(self.clock.read(now));
+    }
+
+    pub fn stay(&mut self, now: Nanos) {
+        self.cluster.stay(self.clock.read(now));
+    }
+
+    /// Whether nothing is left that the node has to hand over.
+    pub fn has_handed_over(&self) -> bool {
+        self.cluster.phase() == Phase::Leaving && self.table.is_settled()
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.

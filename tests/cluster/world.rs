@@ -7,7 +7,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 
 use super::backbone::{Backbone, Delivery};
-use super::node::{Clock, Node, Published};
+use super::node::{Clock, Node, Published, Run};
 use super::store::{Subscriber, Told};
 use super::truth::{Entry, Truth};
 
@@ -70,11 +70,17 @@ impl World {
 
     /// Starts a node, connected.
     pub fn start(&mut self, name: &str) -> NodeId {
+        self.start_after(name, None)
+    }
+
+    /// Starts a node that takes the place of another with its name.
+    pub fn start_after(&mut self, name: &str, predecessor: Option<NodeId>) -> NodeId {
         self.started += 1;
-        let id = NodeId(self.random.next_u64() | 1);
+        let run = Run { id: NodeId(self.random.next_u64() | 1), started_ms: self.started, predecessor };
+        let id = run.id;
         let clock =
             Clock { skew: self.random.below(1_000) * SECOND, drift_ppm: self.random.below(DRIFT_PPM_MAX) };
-        let mut node = Node::new(id, name, self.started, clock, self.history, self.truth.clone());
+        let mut node = Node::new(run, name, clock, self.history, self.truth.clone());
         node.connect(true, self.now);
         self.nodes.insert(id, node);
         self.backbone.set_side(id, 0);

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -63,10 +65,21 @@ class Nats:
 class Node(Server):
     """A node of the cluster."""
 
-    def __init__(self, nats, name, *flags):
-        self.name = name
-        cluster = ["--cluster", f"nats://127.0.0.1:{nats.port}", "--node", name]
-        super().__init__("--shards", "2", *cluster, *TIMES, *flags)
+    def __init__(self, nats, name, *flags, **addresses):
+        self.nats, self.name, self.flags = nats, name, flags
+        super().__init__("--shards", "2", *self.cluster(), *TIMES, *flags, **addresses)
+
+    def cluster(self):
+        return ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", self.name]
+
+    def addresses(self):
+        host, port = self.admin
+        return {"listen": f"{self.host}:{self.port}", "admin": f"{host}:{port}"}
+
+    def successor(self):
+        """A node that has taken over from this one, which drains."""
+        flags = [*(flag for flag in self.flags if flag != "--takeover"), "--takeover"]
+        return Node(self.nats, self.name, *flags, **self.addresses())
 
     def status(self):
         code, _, body = self.get("/cluster")
@@ -385,9 +398,33 @@ class RollingUpgrade(InACluster):
                 await asyncio.sleep(0.01)
         return texts
 
+    async def stop_and_start(self, name):
+        node, self.nodes[name] = self.nodes[name], None
+        await asyncio.to_thread(node.terminate)
+        self.assertEqual(await asyncio.to_thread(node.wait), 0)
+        node = await asyncio.to_thread(self.one, name)
+        for seeing in [node, *self.up()]:
+            await asyncio.to_thread(seeing.await_members, *(o for o in self.NAMES if o != seeing.name))
+        self.nodes[name] = node
+
+    async def take_over(self, name):
+        node = self.nodes[name]
+        self.nodes[name] = await asyncio.to_thread(node.successor)
+        self.addCleanup(self.nodes[name].__exit__)
+        self.assertEqual(await asyncio.to_thread(node.wait), 0)
+        for seeing in self.up():
+            await asyncio.to_thread(seeing.await_members, *(o for o in self.NAMES if o != seeing.name))
+
     @asynchronous
     async def test_by_stop_and_start_loses_and_doubles_nothing(self):
-        self.nodes = dict(zip(self.NAMES, self.start(*self.NAMES)))
+        await self.upgrade_all(self.stop_and_start)
+
+    @asynchronous
+    async def test_by_takeover_loses_and_doubles_nothing(self):
+        await self.upgrade_all(self.take_over, flags=("--drain", "2s"))
+
+    async def upgrade_all(self, upgrade, flags=()):
+        self.nodes = dict(zip(self.NAMES, self.start(*self.NAMES, flags=flags)))
         self.stopping = False
         self.subscribed = asyncio.Semaphore(0)
         subscribers = {
@@ -399,13 +436,7 @@ class RollingUpgrade(InACluster):
             topic: [asyncio.create_task(self.publish(topic, number)) for number in range(2)] for topic in self.TOPICS
         }
         for name in self.NAMES:
-            node, self.nodes[name] = self.nodes[name], None
-            await asyncio.to_thread(node.terminate)
-            self.assertEqual(await asyncio.to_thread(node.wait), 0)
-            node = await asyncio.to_thread(self.one, name)
-            for seeing in [node, *self.up()]:
-                await asyncio.to_thread(seeing.await_members, *(o for o in self.NAMES if o != seeing.name))
-            self.nodes[name] = node
+            await upgrade(name)
         self.stopping = True
         published = {topic: [await task for task in tasks] for topic, tasks in publishers.items()}
         for topic in self.TOPICS:
@@ -418,6 +449,98 @@ class RollingUpgrade(InACluster):
                 for publisher, own in enumerate(published[topic]):
                     prefix = f"{topic} {publisher} "
                     self.assertEqual([text for text in texts if text.startswith(prefix)], own)
+
+
+class Takeover(InACluster):
+    @asynchronous
+    async def test_of_the_only_node_keeps_every_epoch(self):
+        [old] = self.start("a", flags=("--drain", "1s"))
+        async with Session(old) as session:
+            begun = {topic: await session.subscribe(topic) for topic in TOPICS}
+            for topic in TOPICS:
+                self.assertEqual((await session.publish(topic, "before"))["offset"], 1)
+            new = await asyncio.to_thread(old.successor)
+            self.addCleanup(new.__exit__)
+            self.assertEqual(new.stats()["pid"], new.pid)
+            members = [(member["node"], member["phase"]) for member in new.status()["members"]]
+            self.assertEqual(members, [("a", "leaving")])
+            for topic in TOPICS:
+                status, answer = await asyncio.to_thread(new.publish, topic, "after")
+                self.assertEqual((status, answer["offset"]), (200, 2), answer)
+            # Its clients get everything until they are closed.
+            with self.assertRaises(ConnectionClosed) as closed:
+                while True:
+                    await session.next("message")
+            self.assertEqual(closed.exception.rcvd.code, 1012)
+        self.assertEqual(await asyncio.to_thread(old.wait), 0)
+        async with Session(new) as session:
+            for topic in TOPICS:
+                position = {"epoch": begun[topic]["epoch"], "offset": 1}
+                again = await session.subscribe(topic, position)
+                self.assertEqual((again["recovered"], again["epoch"]), (True, position["epoch"]), again)
+                self.assertEqual((await session.next("message", topic=topic))["text"], "after")
+        new.await_members()
+
+    @asynchronous
+    async def test_that_is_given_up_changes_nothing(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as session:
+            begun = {topic: await session.subscribe(topic) for topic in TOPICS}
+            with socket.socket(socket.AF_UNIX) as successor:
+                successor.settimeout(PATIENCE_S)
+                successor.connect(f"\0echoring/takeover/{nodes[0].host}:{nodes[0].port}")
+                stream = successor.makefile("rwb")
+                stream.write(b"echoring takeover 3\n")
+                # Two shards, 64 KiB, and a process id.
+                stream.write(frame(1, struct.pack("<HQI", 2, 65_536, 1)))
+                stream.flush()
+                self.assertEqual(stream.readline(), b"ok\n")
+                self.assertEqual(kind_of_frame(stream), 3)
+                # A byte comes with the listeners.
+                stream.read(1)
+                stream.write(frame(4, b""))
+                stream.flush()
+                # It has handed its topics over, and waits for the successor to start.
+                self.assertEqual(kind_of_frame(stream), 8)
+                phases = {member["node"]: member["phase"] for member in nodes[1].status()["members"]}
+                self.assertEqual(phases, {"a": "leaving"})
+                for topic in TOPICS:
+                    self.assertEqual((await session.publish(topic, "meanwhile"))["offset"], 1)
+                stream.close()
+            for node, other in (nodes, reversed(nodes)):
+                await asyncio.to_thread(node.await_members, other.name)
+            self.assertEqual(nodes[0].status()["phase"], "active")
+            for topic in TOPICS:
+                self.assertEqual((await session.publish(topic, "afterwards"))["offset"], 2)
+                for offset in (1, 2):
+                    message = await session.next("message", "gap", "unsubscribed", topic=topic)
+                    self.assertEqual((message["type"], message["offset"]), ("message", offset))
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                self.assertEqual((await session.subscribe(topic))["epoch"], begun[topic]["epoch"])
+
+    def test_is_refused_between_clusters_and_without_one(self):
+        [node] = self.start("a")
+        for flags, words in (
+            ((), "is a node of a cluster, and this server is not"),
+            ((*node.cluster(), "--cluster-prefix", "another"), "is a node of another cluster"),
+        ):
+            addresses = [item for name, value in node.addresses().items() for item in (f"--{name}", value)]
+            command = [BINARY, "serve", "--shards", "2", "--takeover", *addresses, *flags]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
+            self.assertEqual((done.returncode, done.stdout), (3, ""), done.stderr)
+            self.assertIn(words, done.stderr)
+        self.assertEqual(node.publish("t", "still here")[0], 200)
+
+
+def frame(kind, body):
+    return struct.pack("<IB", len(body) + 1, kind) + body
+
+
+def kind_of_frame(stream):
+    length, kind = struct.unpack("<IB", stream.read(5))
+    stream.read(length - 1)
+    return kind
 
 
 class Failing(InACluster):

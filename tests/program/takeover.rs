@@ -467,7 +467,7 @@ impl Played {
         let mut step = 0..steps;
         let mut next = || step.next().is_some();
         if next() {
-            assert_eq!(self.ask(2), "ok\n");
+            assert_eq!(self.ask(3), "ok\n");
         }
         if next() {
             // Two shards, 64 KiB, and a process id.
@@ -531,9 +531,9 @@ fn a_successor_that_ends_at_any_step_leaves_the_server_serving() {
 fn another_version_and_nonsense_are_refused_in_words() {
     let at = Addresses::free();
     let server = Server::start(at, &[]).expect("a server");
-    for version in [1, 3] {
+    for version in [2, 4] {
         let answer = Played::connect(at).ask(version);
-        assert!(answer.contains("echoring takeover 2"), "{answer}");
+        assert!(answer.contains("echoring takeover 3"), "{answer}");
     }
     for nonsense in [&[0xff; 300][..], b"\n", b"GET / HTTP/1.1\r\n\r\n"] {
         let mut stranger = Played::connect(at);
@@ -543,7 +543,7 @@ fn another_version_and_nonsense_are_refused_in_words() {
         let _ = stranger.0.read_to_end(&mut Vec::new());
     }
     let mut stranger = Played::connect(at);
-    assert_eq!(stranger.ask(2), "ok\n");
+    assert_eq!(stranger.ask(3), "ok\n");
     stranger.send(HELLO, b"nonsense");
     stranger.0.read_to_end(&mut Vec::new()).expect("it is left alone");
     assert!(publish(at, "still here").starts_with("HTTP/1.1 200 "));

@@ -21,7 +21,7 @@ pub(super) fn identity(options: &ClusterOptions) -> ClusterIdentity {
     ClusterIdentity { node: NodeId(rand::random::<u64>().max(1)), key: options.key }
 }
 
-/// Starts the thread that carries the packets of the cluster, and waits for its connection if the options say so. If the thread
+/// Starts the thread that carries the packets of the cluster, as a node that takes the place of `predecessor`, and waits for its connection if the options say so. If the thread
 /// ends by itself, the server fails.
 ///
 /// # Errors
@@ -30,6 +30,7 @@ pub(super) fn start(
     server: &mut Server,
     identity: ClusterIdentity,
     options: &ClusterOptions,
+    predecessor: Option<NodeId>,
 ) -> Result<(), Failure> {
     let Some((tables, commands)) = server.take_cluster() else { return Ok(()) };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -37,6 +38,7 @@ pub(super) fn start(
         node: identity.node,
         name: options.node.as_str().into(),
         started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+        predecessor,
         key: identity.key,
         heartbeat_interval: options.heartbeat_interval,
         member_timeout: options.member_timeout,

@@ -1,9 +1,10 @@
 //! A node's part in its cluster, for those who control the server.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use echoring_cluster::NodeId;
 use tokio::sync::mpsc;
 
 use super::{ClusterCommand, ClusterStatus};
@@ -11,6 +12,7 @@ use super::{ClusterCommand, ClusterStatus};
 /// A node's part in its cluster, for those who control the server.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
+    id: NodeId,
     commands: mpsc::UnboundedSender<ClusterCommand>,
     pub(super) shared: Arc<Shared>,
 }
@@ -21,7 +23,9 @@ pub(super) struct Shared {
     /// Signalled when any of this changes.
     pub(super) changed: Condvar,
     pub(super) is_active: AtomicBool,
-    pub(super) has_handed_over: AtomicBool,
+    /// The attempts to hand all topics over, and the latest one that was successful.
+    attempts: AtomicU64,
+    handed_over: AtomicU64,
     pub(super) has_ended: AtomicBool,
 }
 
@@ -30,23 +34,34 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets a flag that somebody may wait for.
-    pub(super) fn set(&self, flag: &AtomicBool) {
+    /// This attempt to hand all topics over was successful.
+    pub(super) fn set_handed_over(&self, attempt: u64) {
         let _guard = self.status();
-        flag.store(true, Ordering::Release);
+        self.handed_over.store(attempt, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Waits for a flag. Returns whether it was set in time.
-    fn wait(&self, timeout: Duration, is_set: impl Fn() -> bool) -> bool {
-        let waited = self.changed.wait_timeout_while(self.status(), timeout, |_| !is_set());
+    /// The node has left, or ends without that.
+    pub(super) fn set_ended(&self) {
+        let _guard = self.status();
+        self.has_ended.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits until this is so. Returns whether it was so in time.
+    fn wait(&self, timeout: Duration, is_so: impl Fn(&ClusterStatus) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.status(), timeout, |status| !is_so(status));
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
 impl ClusterNode {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<ClusterCommand>) -> ClusterNode {
-        ClusterNode { commands, shared: Arc::default() }
+    pub(crate) fn new(id: NodeId, commands: mpsc::UnboundedSender<ClusterCommand>) -> ClusterNode {
+        ClusterNode { id, commands, shared: Arc::default() }
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
     }
 
     /// What the node knows of its cluster.
@@ -62,14 +77,28 @@ impl ClusterNode {
     /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
     /// Returns whether everything was handed over.
     pub fn hand_over(&self, timeout: Duration) -> bool {
-        let _ = self.commands.send(ClusterCommand::Leave);
-        self.shared.wait(timeout, || self.shared.has_handed_over.load(Ordering::Acquire))
+        let attempt = self.shared.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let _ = self.commands.send(ClusterCommand::Leave(attempt));
+        self.shared.wait(timeout, |_| self.shared.handed_over.load(Ordering::Acquire) >= attempt)
+    }
+
+    /// Owns topics again after [`hand_over`](ClusterNode::hand_over): other nodes hand over those that are this one's.
+    pub fn stay(&self) {
+        let _ = self.commands.send(ClusterCommand::Stay);
+    }
+
+    /// Waits until this node owns topics together with the node `other`, for `timeout` at most. Returns whether it does.
+    pub(crate) fn wait_for(&self, other: NodeId, timeout: Duration) -> bool {
+        let other = other.to_string();
+        self.shared.wait(timeout, |status| {
+            status.connected && status.open && status.members.iter().any(|member| member.id == other)
+        })
     }
 
     /// Leaves the cluster, once the shards have ended, and waits until the others know it, for `timeout` at most.
     pub fn finish(&self, timeout: Duration) {
         let _ = self.commands.send(ClusterCommand::Finish);
-        if !self.shared.wait(timeout, || self.shared.has_ended.load(Ordering::Acquire)) {
+        if !self.shared.wait(timeout, |_| self.shared.has_ended.load(Ordering::Acquire)) {
             tracing::warn!("other nodes of the cluster do not answer; they will take this one for dead");
         }
     }

@@ -16,11 +16,18 @@ use crate::commands::ShardCommand;
 use crate::handle::Handle;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 
+/// Who asks whether the shards have settled.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Peer(Settle),
+    /// This node, which leaves: the number of the attempt.
+    Leaving(u64),
+}
+
 /// A question to all shards whether they have settled.
 #[derive(Debug)]
 struct PendingSettle {
-    /// Which node asks; `None` for this one, which leaves.
-    asked: Option<Settle>,
+    asked: Asked,
     /// Shards that have not answered.
     shards: usize,
 }
@@ -37,7 +44,7 @@ pub struct ClusterTables {
     /// When the node tries again to leave.
     finish_at: Option<Nanos>,
     /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
-    leaves: bool,
+    leaves: Option<u64>,
     is_connected: bool,
     /// A link that had no room for what was staged has room.
     has_new_room: bool,
@@ -64,7 +71,7 @@ impl ClusterTables {
             settles: BTreeMap::new(),
             settles_asked: 0,
             finish_at: None,
-            leaves: false,
+            leaves: None,
             is_connected: false,
             has_new_room: false,
             report_at: 0,
@@ -87,7 +94,7 @@ impl ClusterTables {
         }
     }
 
-    fn ask_settled(&mut self, asked: Option<Settle>) {
+    fn ask_settled(&mut self, asked: Asked) {
         self.settles_asked += 1;
         let number = self.settles_asked;
         self.settles.insert(number, PendingSettle { asked, shards: self.staged.len() });
@@ -109,7 +116,7 @@ impl ClusterTables {
         match event {
             Event::View(view) => self.tell_all(|| ClusterEvent::View(view.clone())),
             Event::Open(is_open) => self.tell_all(|| ClusterEvent::Open(is_open)),
-            Event::Settle(settle) => self.ask_settled(Some(settle)),
+            Event::Settle(settle) => self.ask_settled(Asked::Peer(settle)),
             Event::Message { from, bytes } => {
                 let Some(topic) = Message::read(&bytes).as_ref().and_then(Message::topic) else { return };
                 let shard = self.placement.owner(topic, self.staged.len());
@@ -130,7 +137,7 @@ impl ClusterTables {
 
     fn end(&mut self) {
         self.finish_at = None;
-        self.shared.set(&self.shared.has_ended);
+        self.shared.set_ended();
     }
 
     /// Tells the shards when a link that was full has room.
@@ -204,15 +211,19 @@ impl Tables for ClusterTables {
                     && let Some(PendingSettle { asked, .. }) = self.settles.remove(&number)
                 {
                     match asked {
-                        Some(settle) => cluster.settled(settle),
-                        None => self.shared.set(&self.shared.has_handed_over),
+                        Asked::Peer(settle) => cluster.settled(settle),
+                        Asked::Leaving(attempt) => self.shared.set_handed_over(attempt),
                     }
                 }
             }
-            ClusterCommand::Leave => {
+            ClusterCommand::Leave(attempt) => {
                 cluster.leave(now);
                 // Behind the events of the new view, which begin the handover.
-                self.leaves = true;
+                self.leaves = Some(attempt);
+            }
+            ClusterCommand::Stay => {
+                self.leaves = None;
+                cluster.stay(now);
             }
             // Without a handover before, the others take the node for dead.
             ClusterCommand::Finish if cluster.phase() != Phase::Leaving => self.end(),
@@ -233,8 +244,8 @@ impl Tables for ClusterTables {
 
     fn run(&mut self, cluster: &mut Cluster, traffic: &Traffic, now: Nanos) {
         self.join_new(cluster);
-        if std::mem::take(&mut self.leaves) {
-            self.ask_settled(None);
+        if let Some(attempt) = self.leaves.take() {
+            self.ask_settled(Asked::Leaving(attempt));
         }
         if self.finish_at.is_some_and(|at| at <= now) {
             self.finish_at = Some(now + CLUSTER_LEAVE_INTERVAL);

@@ -14,11 +14,12 @@ use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
 use crate::broadcast::shard_mail::ShardMail;
+use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::handle::{Handle, PacedDrain};
 use crate::limits::{
-    HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT,
-    LOST_DRAIN_TIMEOUT,
+    CLUSTER_HANDOVER_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT,
+    HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
 use crate::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
@@ -62,6 +63,14 @@ struct Waiting {
     rounds: Mutex<Option<u32>>,
 }
 
+/// What a successor has been given.
+enum Given {
+    /// The topics, by this link.
+    Topics(Link),
+    /// The place in the cluster, which has the topics.
+    Place,
+}
+
 /// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
 pub(crate) fn wait_for_successor(
     server: Handle,
@@ -73,6 +82,7 @@ pub(crate) fn wait_for_successor(
     let (first_number, digest_seed) = numbers;
     let listeners = server.kept.get();
     let offer = Offer {
+        node: server.cluster.as_ref().map(|cluster| cluster.id()),
         shards: server.remotes.len() as u16,
         message_bytes_max: server.limits.message_bytes_most,
         pid: std::process::id(),
@@ -120,12 +130,12 @@ impl Waiting {
             let Some(round) = rounds.as_mut() else { return };
             *round += 1;
             match stream.and_then(|stream| self.serve(stream, *round, on)) {
-                Ok(Some(link)) => {
+                Ok(Some(given)) => {
                     *rounds = None;
                     drop(rounds);
                     // The successor waits for the name.
                     drop(listener);
-                    return self.taken_over(link, on);
+                    return self.taken_over(given, on);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -138,7 +148,7 @@ impl Waiting {
     }
 
     /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
-    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Link>> {
+    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Given>> {
         if !is_trusted(&stream, rustix::process::geteuid().as_raw())? {
             tracing::warn!("ignored a takeover request of another user");
             return Ok(None);
@@ -167,7 +177,11 @@ impl Waiting {
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
-        self.hand_over(stream, hello, round, on).map(Some)
+        let given = match self.server.cluster() {
+            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| Given::Place),
+            None => self.hand_over(stream, hello, round, on).map(Given::Topics),
+        };
+        given.map(Some)
     }
 
     /// A server is linked to one other at a time.
@@ -228,6 +242,27 @@ impl Waiting {
         }
     }
 
+    /// Has the other nodes of the cluster take the topics over. On every error this server owns topics again.
+    fn leave_to_cluster(
+        &self,
+        cluster: &ClusterNode,
+        stream: &UnixStream,
+        on: &dyn Fn(Event<'_>),
+    ) -> io::Result<()> {
+        let handed = if cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT)) {
+            on(Event::Leaving);
+            send(stream, FrameKind::Go, &[])
+                .and_then(|()| expect(stream, &mut Vec::new(), FrameKind::Started))
+        } else {
+            Err(io::Error::other("other nodes have not taken the topics over in time"))
+        };
+        handed.inspect_err(|error| {
+            let _ = send(stream, FrameKind::Failed, error.to_string().as_bytes());
+            cluster.stay();
+            on(Event::Staying);
+        })
+    }
+
     fn command_all(&self, command: impl Fn() -> ShardCommand) {
         for remote in self.server.remotes.iter() {
             remote.send(ControlMessage::Command(command()));
@@ -285,23 +320,20 @@ impl Waiting {
         Ok(Link { stream: stream.try_clone()?, hello, writer, bridges, ends })
     }
 
-    /// The successor orders everything: this server's shards become shards of the successor, and drain.
-    fn taken_over(&self, link: Link, on: &dyn Fn(Event<'_>)) {
-        let Link { stream, hello, writer, bridges, ends } = link;
-        for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
-            let message_bytes_max = hello.message_bytes_max;
-            remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
-        }
-        self.server.link.set(true);
+    /// The successor, or its cluster, orders everything, and this server drains.
+    fn taken_over(&self, given: Given, on: &dyn Fn(Event<'_>)) {
+        let carried = match given {
+            Given::Topics(link) => Some(self.follow(link)),
+            Given::Place => None,
+        };
         self.server.link.set_succeeded();
-        let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
-        let carried = Carrier::start(writer, stream, ends, translator);
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();
         on(Event::TakenOver);
         let end = match carried {
-            Ok(carrier) => carrier.wait(),
-            Err(error) => LinkEnd::Broken(error),
+            Some(Ok(carrier)) => carrier.wait(),
+            Some(Err(error)) => LinkEnd::Broken(error),
+            None => return,
         };
         match end {
             LinkEnd::Bye => tracing::debug!("the last mail has left"),
@@ -313,6 +345,18 @@ impl Waiting {
             }
         }
         self.server.link.set(false);
+    }
+
+    /// This server's shards become shards of the successor.
+    fn follow(&self, link: Link) -> io::Result<Carrier> {
+        let Link { stream, hello, writer, bridges, ends } = link;
+        for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
+            let message_bytes_max = hello.message_bytes_max;
+            remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
+        }
+        self.server.link.set(true);
+        let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
+        Carrier::start(writer, stream, ends, translator)
     }
 
     /// Listens nowhere any more, so that the successor can.

@@ -14,18 +14,23 @@ use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::broadcast::shard_mail::ShardMail;
+use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::config::ListenAddress;
 use crate::handle::Handle;
-use crate::limits::{HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN, SNAPSHOT_TIMEOUT};
+use crate::limits::{
+    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN,
+    SNAPSHOT_TIMEOUT,
+};
 use crate::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
+use echoring_cluster::NodeId;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 
-/// The running server, whose place is to be taken. If it is dropped before [`Server::start_after`], that server goes on.
+/// The running server, whose place is to be taken. If it is dropped before [`Server::take_over`], that server goes on.
 ///
-/// [`Server::start_after`]: crate::Server::start_after
+/// [`Server::take_over`]: crate::Server::take_over
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
@@ -103,6 +108,11 @@ impl Predecessor {
         Tickets::import(&self.offer.tickets)
     }
 
+    /// Which node of a cluster it is, if it belongs to one.
+    pub fn node(&self) -> Option<NodeId> {
+        self.offer.node
+    }
+
     pub(crate) fn digest_seed(&self) -> u64 {
         self.offer.digest_seed
     }
@@ -110,6 +120,27 @@ impl Predecessor {
     /// The number of this process's first shard, in the numbers of clients.
     pub(crate) fn next_number(&self) -> u8 {
         self.offer.next_number()
+    }
+
+    /// Takes its place in the cluster. When this returns, it owns no topics, and drains.
+    ///
+    /// # Errors
+    /// It goes on, and other nodes have the topics of this one.
+    pub(crate) fn take_place(self, cluster: &ClusterNode) -> io::Result<()> {
+        let Predecessor { stream, offer, .. } = self;
+        let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
+        if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
+            return Err(io::Error::other("this node does not own topics of the cluster in time"));
+        }
+        let replaced = send(&stream, FrameKind::Begin, &[])
+            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::Go))
+            .and_then(|()| send(&stream, FrameKind::Started, &[]));
+        // It must know first that it goes on.
+        drop(stream);
+        replaced.inspect_err(|_| {
+            cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT));
+            cluster.finish(Duration::from_nanos(SNAPSHOT_TIMEOUT));
+        })
     }
 
     /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a link
