@@ -61,6 +61,14 @@ pub(crate) const PACKET_OVERHEAD: usize = HISTORY_PART_BYTES + 1_024;
 /// Bytes of a packet of several messages.
 pub(crate) const PACKET_BYTES: usize = PACKET_BYTES_MAX + 1_024;
 
+// ---- other clients of NATS ----
+
+/// Publications of clients that wait until a node takes them, at most 64 MiB of the longest that NATS allows by default. Further ones
+/// are dropped, and their publishers get no answer.
+pub(crate) const CLIENT_PUBLICATIONS_WAITING_MAX: usize = 64;
+/// Messages for clients that wait for the connection's writer.
+pub(crate) const CLIENT_SENDER_CAPACITY: usize = 64;
+
 // ---- the thread ----
 
 /// Threads for what blocks: name lookups, and reading certificates.

@@ -140,3 +140,9 @@ pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
 pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which a start that does not wait for the backbone looks whether the connection is there.
 pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);
+/// Publications of NATS clients that are in progress at a time. Those of one topic are in one lane, one after the other.
+pub(crate) const NATS_CLIENT_LANES: usize = 32;
+/// Publications that wait for one in progress.
+pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
+/// Interval at which publications are given to other nodes, or taken, as this one is ready.
+pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -13,6 +13,7 @@ mod cluster_node;
 mod config;
 mod draining;
 mod log_level;
+mod nats_clients;
 mod peers;
 mod rehearsal;
 mod reload;
@@ -139,6 +140,12 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         None => None,
     };
     let control_handle = || control.as_ref().map(Control::handle);
+    if let (Some((_, options)), Some(control), Some(relays)) =
+        (&cluster, control_handle(), server.take_relay())
+    {
+        nats_clients::start(options, server.handle(), control, relays)
+            .map_err(|error| forbidden("no thread for clients of NATS", &error))?;
+    }
     let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
     handle_signals(signals, server.handle(), drain, &notifier, reloader)

@@ -62,6 +62,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Lane};
 use echoring_topics::{CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
 
+use crate::cluster::RelayOutbox;
 use crate::config::ServerConfig;
 use crate::peer::{Peer, ServerApplication};
 use cluster::{ClusterSettings, ClusterShard};
@@ -157,7 +158,8 @@ impl Broadcast {
     }
 
     /// Shares the topics with other nodes.
-    pub(crate) fn join(&mut self, cluster: ClusterSettings) {
+    pub(crate) fn join(&mut self, mut cluster: ClusterSettings) {
+        self.sequencer.relay = cluster.relay.take().map(RelayOutbox::new);
         self.sequencer.join(ClusterShard::new(cluster));
     }
 

@@ -11,6 +11,7 @@
 
 mod inbox;
 mod node;
+mod relay;
 mod status;
 mod tables;
 
@@ -25,6 +26,8 @@ use tokio::sync::mpsc;
 
 pub(crate) use inbox::Inbox;
 pub use node::ClusterNode;
+pub use relay::{RelayBatch, RelayedMessage};
+pub(crate) use relay::{RelayLoad, RelayOutbox, RelaySender};
 pub use status::{ClusterStatus, MemberStatus};
 pub use tables::ClusterTables;
 

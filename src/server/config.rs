@@ -65,6 +65,8 @@ pub struct ServerConfig {
     pub inherited: Vec<InheritedListener>,
     /// The cluster that the server joins. Then [`Server::take_cluster`](crate::Server::take_cluster) must be used.
     pub cluster: Option<ClusterIdentity>,
+    /// In a cluster, pass the messages of topics whose settings say so to [`Server::take_relay`](crate::Server::take_relay).
+    pub relays: bool,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
     /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}`, `/sse/{topic}` and `/healthz`.
@@ -142,6 +144,7 @@ impl Default for ServerConfig {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9001)))],
             inherited: Vec::new(),
             cluster: None,
+            relays: false,
             routes: Routes::default(),
             builtin_routes: true,
             test_endpoints: true,

@@ -34,21 +34,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Bytes};
 use hyper::header::{ALLOW, HeaderMap, HeaderValue};
-use hyper::{Method, Request, StatusCode};
-use tokio::sync::mpsc;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::cluster::ClusterNode;
 use crate::config::ListenAddress;
 use crate::handle::Snapshot;
-use crate::limits::SNAPSHOT_TIMEOUT;
+use crate::limits::{ADMIN_PASSED_ON_MAX, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
 use crate::server::Server;
 use access::{Access, Refused};
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
-use http::{AdminListener, Answer, Order, Phase, Reply};
+use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
 pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
@@ -79,6 +79,7 @@ impl Control {
     ) -> io::Result<Control> {
         let address = listener.address().clone();
         let (orders, received) = mpsc::unbounded_channel();
+        let (requests, passed_on) = mpsc::unbounded_channel();
         let listening = AdminListener::new(&listener)?;
         let file = match &address {
             ListenAddress::Unix(path) if listener.removes_file() => Some(path.clone()),
@@ -96,9 +97,11 @@ impl Control {
             reloading,
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            plane.run(listening, received);
+            plane.run(listening, ControlInlet { orders: received, passed_on });
         })?;
-        Ok(Control { handle: Handle { access, orders, file: Arc::new(Mutex::new(file)) }, thread })
+        let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
+        let file = Arc::new(Mutex::new(file));
+        Ok(Control { handle: Handle { access, orders, requests, room, file }, thread })
     }
 
     /// A handle for other threads.
@@ -120,6 +123,9 @@ impl Control {
 pub struct Handle {
     access: Access,
     orders: mpsc::UnboundedSender<Order>,
+    requests: mpsc::UnboundedSender<PassedOn>,
+    /// Further requests at a time.
+    room: Arc<Semaphore>,
     /// The socket file to remove.
     file: Arc<Mutex<Option<PathBuf>>>,
 }
@@ -158,6 +164,21 @@ impl Handle {
         self.order(Phase::Stopped);
     }
 
+    /// Answers a request that came by another way than the admin address, as if somebody who may do everything had made it there.
+    /// Waits while [`ADMIN_PASSED_ON_MAX`] others are in progress. 503 if the thread has ended, or does not answer in time.
+    pub async fn request(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let unanswered = || {
+            let mut response = Response::new(Bytes::from_static(UNANSWERED));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        };
+        let Ok(_room) = self.room.acquire().await else { return unanswered() };
+        let (reply, answer) = oneshot::channel();
+        // Fails only if the thread has ended; then the answer fails too.
+        let _ = self.requests.send(PassedOn { request, reply });
+        answer.await.unwrap_or_else(|_| unanswered())
+    }
+
     fn order(&self, phase: Phase) {
         let (done, carried_out) = std::sync::mpsc::channel();
         // Fails only if the thread has ended.
@@ -166,6 +187,9 @@ impl Handle {
         let _ = carried_out.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
     }
 }
+
+/// The answer to a request without one.
+const UNANSWERED: &[u8] = b"{\"error\":{\"code\":\"ended\",\"message\":\"the server does not answer\"}}\n";
 
 fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
     match address {
@@ -200,9 +224,9 @@ struct ControlThread {
 impl ControlThread {
     /// Serves until it is stopped. If it ends otherwise, it shuts the server down, because nobody could observe it any
     /// more.
-    fn run(self, listening: AdminListener, orders: mpsc::UnboundedReceiver<Order>) {
+    fn run(self, listening: AdminListener, inlet: ControlInlet) {
         let server = self.server.clone();
-        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), orders))).is_err() {
+        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), inlet))).is_err() {
             server.fail("the control plane panicked");
         }
     }
@@ -301,16 +325,21 @@ const POST: &[Method] = &[Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
 
 impl Answer for AdminService {
-    fn is_urgent(&self, request: &Request<Incoming>) -> bool {
+    fn is_urgent(&self, request: &Request<RequestBody>) -> bool {
         READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
     }
 
-    async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
-        let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
+    async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
         let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
-        if let Err(refused) = self.plane.access.judge(peer, request.method(), &path, request.headers()) {
-            return self.refuse(peer, refused);
+        let (method, path) = (request.method(), request.uri().path());
+        match self.plane.access.judge(peer, method, path, request.headers()) {
+            Ok(()) => self.answer_passed_on(request).await,
+            Err(refused) => self.refuse(peer, refused),
         }
+    }
+
+    async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
+        let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
         let topic = path.strip_prefix("/topics/");
         let connection = path.strip_prefix("/connections/");
         let methods = match &*path {

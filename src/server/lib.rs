@@ -46,7 +46,7 @@ pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
 pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
-    MemberStatus,
+    MemberStatus, RelayBatch, RelayedMessage,
 };
 pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
 pub use config::{
@@ -57,7 +57,7 @@ pub use connections::ConnectionScan;
 pub use echoring_auth::{Authenticator, CertificateSubject, Identity, Settings as AuthSettings};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
-pub use echoring_topics::{Content, Position, Refused};
+pub use echoring_topics::{Content, Position, Refused, Relay};
 pub use handle::{Handle, PacedDrain, Snapshot};
 pub use handler::{Busy, Failure, Handler, Message};
 pub use host::Resolved;
@@ -68,5 +68,5 @@ pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Opening, PlainRequest, Route, Routes};
-pub use server::{Bound, ClusterCommands, Server};
+pub use server::{Bound, ClusterCommands, RelayBatches, Server};
 pub use service::Service;

@@ -268,6 +268,10 @@ pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
+/// Bytes of messages that wait to be published for other clients of NATS, for all shards.
+pub(crate) const CLUSTER_RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Requests at a time that come to the control thread by other ways than the admin address.
+pub const ADMIN_PASSED_ON_MAX: usize = 64;
 /// Time in which a successor must own topics beside its predecessor, below [`HANDOVER_START_TIMEOUT`].
 pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
 /// Time in which other nodes must have the topics of one that is taken over, below [`HANDOVER_STEP_TIMEOUT`].

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::broadcast::cluster::ClusterSettings;
-use crate::cluster::{ClusterCommand, ClusterNode, ClusterTables, Inbox};
+use crate::cluster::{ClusterCommand, ClusterNode, ClusterTables, Inbox, RelayBatch, RelaySender};
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
@@ -50,6 +50,7 @@ pub struct Server {
     handle: Handle,
     node: NodeIdentity,
     cluster: Option<(ClusterTables, ClusterCommands)>,
+    relay: Option<RelayBatches>,
     /// What is left to do to take a predecessor's place.
     replacement: Option<Replacement>,
 }
@@ -68,6 +69,9 @@ struct Replacement {
 
 /// What the shards, and those who control the server, tell the cluster thread.
 pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
+
+/// Messages for other clients of NATS.
+pub type RelayBatches = tokio::sync::mpsc::UnboundedReceiver<RelayBatch>;
 
 impl Server {
     /// Starts a server from a complete configuration.
@@ -148,6 +152,12 @@ impl Server {
     /// [`ServerConfig::cluster`].
     pub fn take_cluster(&mut self) -> Option<(ClusterTables, ClusterCommands)> {
         self.cluster.take()
+    }
+
+    /// The messages for other clients of NATS, once, for whatever publishes them. `None` without
+    /// [`ServerConfig::relays`].
+    pub fn take_relay(&mut self) -> Option<RelayBatches> {
+        self.relay.take()
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -299,13 +309,21 @@ impl Bound {
             Some(_) => (listeners.by_shard.iter().map(|_| Vec::new()).collect(), listeners.by_shard),
         };
         let (commands_in, commands_out) = tokio::sync::mpsc::unbounded_channel();
+        let cluster_node =
+            config.cluster.map(|identity| ClusterNode::new(identity.node, commands_in.clone()));
+        let (relay_in, relay_out) = match cluster_node.as_ref().filter(|_| config.relays) {
+            Some(node) => {
+                let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+                (Some(RelaySender::new(sender, node.relay_load())), Some(receiver))
+            }
+            None => (None, None),
+        };
         let cluster = config.cluster.map(|identity| ClusterSettings {
             identity,
             commands: commands_in.clone(),
             inbox: Inbox::default(),
+            relay: relay_in,
         });
-        let cluster_node =
-            config.cluster.map(|identity| ClusterNode::new(identity.node, commands_in.clone()));
         let readiness = Readiness::of(cluster_node.clone());
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
@@ -392,7 +410,18 @@ impl Bound {
             Some(predecessor) => (Some(Replacement { predecessor, sockets: then, later, files }), Vec::new()),
             None => (None, files),
         };
-        Ok(Server { addresses, files, driver, threads, ends, handle, node, cluster: tables, replacement })
+        Ok(Server {
+            addresses,
+            files,
+            driver,
+            threads,
+            ends,
+            handle,
+            node,
+            cluster: tables,
+            relay: relay_out,
+            replacement,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry, append_member, member_bytes};
 use super::retained::Retained;
-use super::settings::{Rules, SlowConsumerPolicy};
+use super::settings::{Relay, Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
 use super::topic::TopicId;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW};
@@ -409,6 +409,11 @@ impl OwnedTopics {
             }
         }
         Some(told)
+    }
+
+    /// What other programs at the backbone get of the topic's messages.
+    pub fn relay(&self, id: OwnedTopicId) -> Relay {
+        self.table.get(id.key()).map_or(Relay::Off, |owned| owned.settings.relay)
     }
 
     /// A subscriber with presence joined, with the subject of its credentials or an empty one, or left. Returns the number of

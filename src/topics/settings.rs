@@ -21,6 +21,18 @@ pub enum SlowConsumerPolicy {
     Conflate,
 }
 
+/// Whether the messages of a topic are also published for other programs at the backbone of a cluster, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Relay {
+    /// They are not.
+    #[default]
+    Off,
+    /// As their payloads.
+    Raw,
+    /// As events in JSON.
+    Json,
+}
+
 /// Bounds on a topic's history. All three apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
@@ -63,6 +75,8 @@ pub struct TopicSettings {
     pub access: Access,
     /// Interval at which subscribers of an idle topic are sent its last offset, if their protocol supports it.
     pub heartbeat: Nanos,
+    /// What other programs at the backbone get.
+    pub relay: Relay,
 }
 
 impl TopicSettings {
@@ -104,6 +118,7 @@ impl Default for TopicSettings {
             snapshot: 0,
             access: Access::default(),
             heartbeat: HEARTBEAT_INTERVAL,
+            relay: Relay::Off,
         }
     }
 }

@@ -451,6 +451,174 @@ class RollingUpgrade(InACluster):
                     self.assertEqual([text for text in texts if text.startswith(prefix)], own)
 
 
+class NatsClient:
+    """A client of NATS, by its protocol."""
+
+    def __init__(self, nats):
+        self.socket = socket.create_connection(("127.0.0.1", nats.port), PATIENCE_S)
+        self.stream = self.socket.makefile("rwb")
+        self.stream.readline()
+        self.send(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nPING\r\n')
+        self.subscriptions = 0
+        self.expect(b"PONG")
+
+    def send(self, data):
+        self.stream.write(data)
+        self.stream.flush()
+
+    def expect(self, line):
+        while (read := self.stream.readline().strip()) != line:
+            assert read == b"PING" or read.startswith(b"INFO"), read
+
+    def subscribe(self, subject):
+        self.subscriptions += 1
+        self.send(b"SUB %s %d\r\nPING\r\n" % (subject.encode(), self.subscriptions))
+        self.expect(b"PONG")
+
+    def publish(self, subject, payload, reply="", **headers):
+        fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        head = f"NATS/1.0\r\n{fields}\r\n".encode()
+        line = f"HPUB {subject} {reply} {len(head)} {len(head) + len(payload)}\r\n".encode()
+        self.send(line + head + payload + b"\r\n")
+
+    def message(self):
+        """The next message: its subject, its status line and header fields, and its payload."""
+        while True:
+            verb, *words = self.stream.readline().decode().split()
+            if verb in ("MSG", "HMSG"):
+                break
+            if verb == "PING":
+                self.send(b"PONG\r\n")
+        head = int(words[-2]) if verb == "HMSG" else 0
+        data = self.stream.read(int(words[-1]))
+        self.stream.read(2)
+        status, *lines = data[:head].decode().strip().split("\r\n")
+        fields = dict(line.split(": ", 1) if ": " in line else line.split(":", 1) for line in lines)
+        return words[0], status, fields, data[head:]
+
+    def request(self, subject, payload, **headers):
+        """Publishes, and waits for the answer: the status of HTTP, and the JSON."""
+        self.publish(subject, payload, "answers", **headers)
+        subject, status, fields, body = self.message()
+        assert subject == "answers", subject
+        return int(fields["Echoring-Status"]), json.loads(body)
+
+    def close(self):
+        self.stream.close()
+        self.socket.close()
+
+
+class NatsClients(InACluster):
+    RULES = """
+[[topics]]
+pattern = "raw.*"
+nats = "raw"
+[[topics]]
+pattern = "*"
+nats = "json"
+"""
+
+    def setUp(self):
+        super().setUp()
+        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
+        self.addCleanup(file.close)
+        file.write(self.RULES)
+        file.flush()
+        self.flags = ("--config", file.name, "--cluster-nats-clients")
+        self.client = NatsClient(self.nats)
+        self.addCleanup(self.client.close)
+
+    def publish(self, topic, payload, **headers):
+        """Publishes as soon as a node takes publications."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            self.client.publish(f"echoring.publish.{topic}", payload, "answers", **headers)
+            _, status, fields, body = self.client.message()
+            if status.strip() != "NATS/1.0 503":
+                return int(fields["Echoring-Status"]), json.loads(body)
+            time.sleep(0.01)
+        raise AssertionError("no node takes publications")
+
+    @asynchronous
+    async def test_publish_to_topics_in_their_order(self):
+        nodes = self.start("a", "b", flags=self.flags)
+        self.client.subscribe("answers")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            for topic in TOPICS:
+                for session in (one, two):
+                    await session.subscribe(topic)
+                for number in range(10):
+                    status, answer = await asyncio.to_thread(self.publish, topic, b"text %d" % number)
+                    self.assertEqual((status, answer["topic"], answer["offset"]), (200, topic, number + 1))
+                for session in (one, two):
+                    texts = [event["text"] for event in await session.messages(topic, 10)]
+                    self.assertEqual(texts, [f"text {number}" for number in range(10)])
+            # As POST /topics: types, keys, idempotency keys, batches, and errors.
+            await one.subscribe("a b/ä")
+            fields = {"Content_Type": "application/json", "Echoring_Key": "k", "Idempotency_Key": "once"}
+            for _ in range(2):
+                status, answer = await asyncio.to_thread(self.publish, "a%20b/%C3%A4", b'{"n":1}', **fields)
+                self.assertEqual((status, answer["offset"]), (200, 1), answer)
+            event = await one.next("message", topic="a b/ä")
+            self.assertEqual((event["key"], event["data"]), ("k", {"n": 1}))
+            batch = b'{"text":"one"}\n{"text":"two"}\n'
+            status, answer = await asyncio.to_thread(self.publish, "t", batch, Content_Type="application/x-ndjson")
+            self.assertEqual((status, [result["offset"] for result in answer["results"]]), (200, [1, 2]))
+            status, answer = await asyncio.to_thread(self.publish, "t", b"{", Content_Type="application/json")
+            self.assertEqual((status, answer["error"]["code"]), (400, "bad-json"))
+            status, answer = await asyncio.to_thread(self.publish, "%zz", b"x")
+            self.assertEqual((status, answer["error"]["field"]), (400, "topic"))
+            # Bytes that are no text.
+            await one.subscribe("bytes")
+            self.assertEqual((await asyncio.to_thread(self.publish, "bytes", b"\xff\x00"))[0], 200)
+            self.assertEqual((await one.next("message", topic="bytes"))["base64"], "/wA=")
+
+    @asynchronous
+    async def test_receive_every_message_once_wherever_it_is_published(self):
+        nodes = self.start("a", "b", flags=self.flags)
+        self.client.subscribe("echoring.messages.>")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            for session, text in ((one, "first"), (two, "second")):
+                for topic in TOPICS:
+                    answer = await session.publish(topic, text)
+                    self.assertEqual(answer["type"], "published", answer)
+            received = {}
+            for _ in range(2 * len(TOPICS)):
+                subject, _, fields, payload = await asyncio.to_thread(self.client.message)
+                event = json.loads(payload)
+                self.assertEqual(subject, f"echoring.messages.{event['topic']}")
+                self.assertEqual(fields["content-type"], "application/json")
+                self.assertEqual((fields["echoring-epoch"], fields["echoring-offset"]), (event["epoch"], str(event["offset"])))
+                received.setdefault(event["topic"], []).append((event["type"], event["offset"], event["text"]))
+            expected = [("message", 1, "first"), ("message", 2, "second")]
+            self.assertEqual(received, {topic: expected for topic in TOPICS})
+            await one.publish("raw.bytes", "a \u00e4", key="k")
+            subject, _, fields, payload = await asyncio.to_thread(self.client.message)
+            self.assertEqual((subject, payload.decode()), ("echoring.messages.raw.bytes", "a ä"))
+            self.assertEqual((fields["echoring-offset"], fields["echoring-key"], fields["content-type"]), ("1", "k", "text/plain"))
+
+    @asynchronous
+    async def test_find_another_node_when_one_leaves(self):
+        nodes = self.start("a", "b", flags=self.flags)
+        self.client.subscribe("answers")
+        self.assertEqual((await asyncio.to_thread(self.publish, "t", b"one"))[1]["offset"], 1)
+        await asyncio.to_thread(nodes[0].terminate)
+        self.assertEqual(await asyncio.to_thread(nodes[0].wait), 0)
+        for offset in (2, 3, 4):
+            self.assertEqual((await asyncio.to_thread(self.publish, "t", b"more"))[1]["offset"], offset)
+
+    def test_are_off_unless_they_are_wanted(self):
+        for flags, words in (
+            (self.flags[:2], "nats needs --cluster-nats-clients"),
+            (("--cluster-nats-clients", "--admin", "off"), "needs --admin"),
+        ):
+            cluster = ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", "a"]
+            command = [BINARY, "serve", "--listen", "127.0.0.1:0", *cluster, *flags]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertIn(words, done.stderr)
+
+
 class Takeover(InACluster):
     @asynchronous
     async def test_of_the_only_node_keeps_every_epoch(self):

@@ -113,6 +113,13 @@ pub(super) struct ClusterArgs {
     )]
     cluster_member_timeout: Duration,
 
+    /// Let other clients of NATS publish to topics, and receive messages of topics
+    ///
+    /// At PREFIX.publish.TOPIC and PREFIX.messages.TOPIC, as operators: NATS says who may. Needs an admin address. See
+    /// docs/reference/cluster.md.
+    #[arg(long, help_heading = HEADING)]
+    cluster_nats_clients: bool,
+
     /// File with the secret that places topics [default: derived from --cluster-prefix]
     ///
     /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose names of topics that all have one owner.
@@ -139,6 +146,8 @@ pub(crate) struct ClusterOptions {
     pub(crate) member_timeout: Nanos,
     /// The secret that places topics.
     pub(crate) key: u64,
+    /// Whether other clients of NATS may publish and receive.
+    pub(crate) has_clients: bool,
 }
 
 /// A server of `--cluster`. One behind a comma may leave its scheme out: it has that of the server before it.
@@ -200,6 +209,7 @@ impl ClusterArgs {
             heartbeat_interval: self.cluster_heartbeat.as_nanos() as Nanos,
             member_timeout: self.cluster_member_timeout.as_nanos() as Nanos,
             key: self.key(origins)?,
+            has_clients: self.cluster_nats_clients,
         }))
     }
 
@@ -230,6 +240,7 @@ impl ClusterArgs {
             ("--cluster-tls-certificate", self.cluster_tls_certificate.is_some()),
             ("--cluster-tls-key", self.cluster_tls_key.is_some()),
             ("--cluster-key-file", self.cluster_key_file.is_some()),
+            ("--cluster-nats-clients", self.cluster_nats_clients),
         ];
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag)
     }

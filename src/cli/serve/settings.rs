@@ -151,6 +151,16 @@ impl Settings {
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
+        let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
+        if relays && matches!(args.admin, Admin::Off) {
+            return Err(
+                origins.wrong("--cluster-nats-clients", "needs --admin, whose thread publishes for them")
+            );
+        }
+        if let Some(place) = topics.relay_line().filter(|_| !relays) {
+            return Err(Failure::Usage(format!("{place}: nats needs --cluster-nats-clients")));
+        }
+        let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
         let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };

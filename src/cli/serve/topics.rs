@@ -13,7 +13,7 @@ use self::keys::{KEYS, PATTERN};
 use crate::file::{Entry, Source};
 use crate::{Failure, values};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
-use echoring_topics::{Pattern, Rules, TopicSettings};
+use echoring_topics::{Pattern, Relay, Rules, TopicSettings};
 
 /// The settings of topics by pattern, in the order in which the patterns are tried, and the default.
 #[derive(Clone, Debug)]
@@ -35,6 +35,13 @@ impl Topics {
     pub(super) fn rules(&self) -> Rules {
         let rules = self.rules.iter().map(|(pattern, topic)| (Pattern::new(pattern), kept(topic.settings)));
         Rules::new(rules.collect(), kept(self.default.settings))
+    }
+
+    /// Where it says that clients of NATS get messages, if it does.
+    pub(super) fn relay_line(&self) -> Option<&str> {
+        let mut all = self.rules.iter().map(|(_, topic)| topic).chain([&self.default]);
+        let relayed = all.find(|topic| topic.settings.relay != Relay::Off)?;
+        Some(relayed.lines.get("nats").map_or("nats", String::as_str))
     }
 }
 

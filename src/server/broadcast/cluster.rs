@@ -27,7 +27,7 @@ use super::session::ReplayState;
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
-use crate::cluster::{ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links};
+use crate::cluster::{ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender};
 use crate::limits::CLUSTER_STAGED_BYTES_MAX;
 use crate::peer::{Peer, ServerApplication};
 use entry::{Entry, Origin};
@@ -42,6 +42,8 @@ pub(crate) struct ClusterSettings {
     pub(crate) commands: mpsc::UnboundedSender<ClusterCommand>,
     /// The messages of other nodes that wait for the shards.
     pub(crate) inbox: Inbox,
+    /// Other clients of NATS.
+    pub(crate) relay: Option<RelaySender>,
 }
 
 /// One shard's part in a cluster.
@@ -98,7 +100,7 @@ struct StagedPublication {
 
 impl ClusterShard {
     pub(super) fn new(settings: ClusterSettings) -> ClusterShard {
-        let ClusterSettings { identity: ClusterIdentity { node, key }, commands, inbox } = settings;
+        let ClusterSettings { identity: ClusterIdentity { node, key }, commands, inbox, .. } = settings;
         ClusterShard {
             node,
             table: OwnerTable::new(node, View::new([], key)),
@@ -249,6 +251,7 @@ impl Broadcast {
             }
         }
         cluster.links.flush();
+        self.sequencer.relay.iter_mut().for_each(RelayOutbox::flush);
         self.sequencer.cluster = Some(cluster);
     }
 

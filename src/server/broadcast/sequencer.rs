@@ -12,13 +12,14 @@ use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position,
-    Publication, Refused, Replay, Rules, Subscribed, TopicId,
+    Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
 use super::cluster::{ClusterQueue, ClusterShard};
 use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
+use crate::cluster::RelayOutbox;
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
@@ -40,6 +41,8 @@ pub(super) struct Sequencer {
     pub(super) cluster: Option<Box<ClusterShard>>,
     /// What waits for it.
     pub(super) queue: ClusterQueue,
+    /// Messages for other clients of NATS.
+    pub(super) relay: Option<RelayOutbox>,
 }
 
 /// An accepted publication.
@@ -73,6 +76,7 @@ impl Sequencer {
             forwards: Forwards::default(),
             cluster: None,
             queue: ClusterQueue::default(),
+            relay: None,
         }
     }
 
@@ -257,10 +261,14 @@ impl Sequencer {
         idempotency_key: &str,
     ) -> Result<Sequenced, Refused> {
         let by_client = !publisher.is_operator();
-        let Sequencer { topics, passed, forwards, cluster, .. } = self;
+        let Sequencer { topics, passed, forwards, cluster, relay, .. } = self;
         let owned = topics
             .find_or_create(name, publisher.creator(), now, resources.pool)
             .inspect_err(|_| topics.note_refused())?;
+        let relay = relay
+            .as_mut()
+            .map(|outbox| (topics.relay(owned), outbox))
+            .filter(|(format, _)| *format != Relay::Off);
         let (position, shards) = if idempotency_key.is_empty() {
             topics.publish(owned, &publication, by_client, now, resources.pool)?
         } else {
@@ -278,6 +286,9 @@ impl Sequencer {
         passed.messages_out += posted;
         if let Some(cluster) = cluster {
             cluster.forward(name, position, &publisher, publication);
+        }
+        if let Some((format, outbox)) = relay {
+            outbox.push(name, position, format, publication);
         }
         Ok(Sequenced { position, duplicate: false, local })
     }

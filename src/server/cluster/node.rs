@@ -7,7 +7,7 @@ use std::time::Duration;
 use echoring_cluster::NodeId;
 use tokio::sync::mpsc;
 
-use super::{ClusterCommand, ClusterStatus};
+use super::{ClusterCommand, ClusterStatus, RelayLoad};
 
 /// A node's part in its cluster, for those who control the server.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     attempts: AtomicU64,
     handed_over: AtomicU64,
     pub(super) has_ended: AtomicBool,
+    relay: Arc<RelayLoad>,
 }
 
 impl Shared {
@@ -66,7 +67,11 @@ impl ClusterNode {
 
     /// What the node knows of its cluster.
     pub fn status(&self) -> ClusterStatus {
-        self.shared.status().clone()
+        ClusterStatus { relay_dropped: self.shared.relay.dropped(), ..self.shared.status().clone() }
+    }
+
+    pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {
+        Arc::clone(&self.shared.relay)
     }
 
     /// Whether the node owns topics, and is connected to the others.

@@ -30,6 +30,8 @@ pub struct ClusterStatus {
     pub connects: u64,
     /// Packets that could not be sent in time. They are sent again.
     pub dropped: u64,
+    /// Messages that other clients of NATS do not get, because too many waited.
+    pub relay_dropped: u64,
 }
 
 /// Another node, as this one sees it.

@@ -5,10 +5,12 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{
@@ -20,7 +22,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
@@ -33,6 +35,9 @@ use crate::limits::{
 use crate::listeners::InheritedListener;
 use echoring_async::TokioStream;
 use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
+
+/// The body of a request, by whatever way it came.
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// A response.
 #[derive(Debug)]
@@ -79,6 +84,15 @@ impl Reply {
         reply
     }
 
+    fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.extend(self.headers);
+        response
+    }
+
     /// An error response: a code for programs and a line for people.
     pub(super) fn problem(status: StatusCode, code: &str, message: &str) -> Reply {
         Reply::json(status, serde_json::to_vec(&json!({"error": {"code": code, "message": message}})))
@@ -88,9 +102,38 @@ impl Reply {
 /// Answers requests.
 pub(super) trait Answer: 'static {
     /// Whether a request is answered however many others are in progress. Its answer must be immediate.
-    fn is_urgent(&self, request: &Request<Incoming>) -> bool;
+    fn is_urgent(&self, request: &Request<RequestBody>) -> bool;
 
-    async fn answer(&self, request: &mut Request<Incoming>) -> Reply;
+    /// Answers a request of the peer in its extensions, if that may make it.
+    async fn answer(&self, request: &mut Request<RequestBody>) -> Reply;
+
+    /// Answers a request that came by another way than the admin address, from somebody who may make it.
+    async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply;
+}
+
+/// A request that came by another way than the admin address.
+#[derive(Debug)]
+pub(super) struct PassedOn {
+    pub(super) request: Request<Bytes>,
+    pub(super) reply: oneshot::Sender<Response<Bytes>>,
+}
+
+impl PassedOn {
+    /// Answers it in its own task.
+    fn serve<A: Answer>(self, answer: &Rc<A>) {
+        let answer = Rc::clone(answer);
+        spawn_local(async move {
+            let PassedOn { request, reply } = self;
+            let mut request =
+                request.map(|body| RequestBody::new(Full::new(body).map_err(|never| match never {})));
+            let answered =
+                timeout(Duration::from_nanos(ADMIN_TIMEOUT), answer.answer_passed_on(&mut request));
+            if let Ok(answered) = answered.await {
+                // Nobody may wait any more.
+                let _ = reply.send(answered.into_response());
+            }
+        });
+    }
 }
 
 /// Why a body is unavailable.
@@ -126,7 +169,11 @@ pub(super) struct Bodies(Rc<Cell<u64>>);
 
 impl Bodies {
     /// Reads a body of at most `bytes_max`. If no other body is held, its length is not charged against the bound.
-    pub(super) async fn read(&self, body: &mut Incoming, bytes_max: u64) -> Result<ChargedBody, BodyError> {
+    pub(super) async fn read(
+        &self,
+        body: &mut RequestBody,
+        bytes_max: u64,
+    ) -> Result<ChargedBody, BodyError> {
         if body.size_hint().lower() > bytes_max {
             return Err(BodyError::TooLong);
         }
@@ -137,7 +184,7 @@ impl Bodies {
         }
     }
 
-    async fn read_frames(&self, body: &mut Incoming, bytes_max: u64) -> Result<ChargedBody, BodyError> {
+    async fn read_frames(&self, body: &mut RequestBody, bytes_max: u64) -> Result<ChargedBody, BodyError> {
         let mut held = ChargedBody { bytes: Vec::new(), counted: 0, room: Rc::clone(&self.0) };
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| BodyError::Broken)?;
@@ -180,6 +227,13 @@ pub(super) struct Order {
     pub(super) done: std::sync::mpsc::Sender<()>,
 }
 
+/// What other threads have for this one.
+#[derive(Debug)]
+pub(super) struct ControlInlet {
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) passed_on: mpsc::UnboundedReceiver<PassedOn>,
+}
+
 /// A listener and its runtime, with all the descriptors they need: a thread with them works even if the process has
 /// none left.
 pub(super) struct AdminListener {
@@ -199,7 +253,8 @@ impl AdminListener {
     }
 
     /// Serves on this thread, as ordered.
-    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, inlet: ControlInlet) {
+        let ControlInlet { mut orders, mut passed_on } = inlet;
         let AdminListener { runtime, listener } = self;
         LocalSet::new().block_on(&runtime, async {
             let slots = ConnectionSlots::default();
@@ -231,6 +286,7 @@ impl AdminListener {
                         Some((AdminStream::Unix(stream), peer)) => serve_connection(stream, peer, answer, slot),
                         None => {}
                     },
+                    Some(passed_on) = passed_on.recv() => passed_on.serve(answer),
                     () = slots.emptied(), if phase == Phase::Left && !is_waiting => return,
                 }
             }
@@ -275,7 +331,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let unread = Rc::new(Cell::new(false));
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
+        let mut request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
         request.extensions_mut().insert(peer);
         Box::pin(respond(request, Rc::clone(&answer), Rc::clone(slot), Rc::clone(&unread)))
     });
@@ -309,7 +366,7 @@ fn misses_host<B>(request: &Request<B>) -> bool {
 }
 
 async fn respond<A: Answer>(
-    mut request: Request<Incoming>,
+    mut request: Request<RequestBody>,
     answer: Rc<A>,
     slot: Rc<ConnectionSlot>,
     unread: Rc<Cell<bool>>,
@@ -325,13 +382,10 @@ async fn respond<A: Answer>(
         tokio::time::sleep(reply.delay).await;
     }
     unread.set(!request.body().is_end_stream());
-    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
-    *response.status_mut() = reply.status;
+    let mut response = reply.into_response().map(Full::new);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.extend(reply.headers);
     Ok(response)
 }
 
@@ -352,11 +406,15 @@ mod tests {
     const BODY_BYTES_MAX: u64 = 100_000;
 
     impl Answer for Mirror {
-        fn is_urgent(&self, request: &Request<Incoming>) -> bool {
+        fn is_urgent(&self, request: &Request<RequestBody>) -> bool {
             request.uri().path() == "/urgent"
         }
 
-        async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
+        async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
+            self.answer(request).await
+        }
+
+        async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
             let path = request.uri().path().to_owned();
             if request.method() != hyper::Method::POST {
                 return Reply::text(StatusCode::OK, &path);
@@ -372,7 +430,7 @@ mod tests {
     }
 
     /// Orders to a thread that serves.
-    struct Orders(mpsc::UnboundedSender<Order>);
+    struct Orders(mpsc::UnboundedSender<Order>, mpsc::UnboundedSender<PassedOn>);
 
     impl Orders {
         fn send(&self, phase: Phase) {
@@ -387,14 +445,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         let (orders, received) = mpsc::unbounded_channel();
+        let (others, passed_on) = mpsc::unbounded_channel();
         let listener = InheritedListener::new(vec![listener.into()]).expect("it listens");
         let listening = AdminListener::new(&listener).expect("a runtime");
         drop(listener);
         let server = thread::spawn(move || {
             let answer = Rc::new(Mirror { bodies: Bodies::default() });
-            listening.serve(&answer, received);
+            listening.serve(&answer, ControlInlet { orders: received, passed_on });
         });
-        test(address, Orders(orders));
+        test(address, Orders(orders, others));
         server.join().expect("no panic");
     }
 
@@ -402,6 +461,18 @@ mod tests {
     fn serving(test: impl FnOnce(SocketAddr)) {
         serving_on_orders(|address, orders| {
             test(address);
+            orders.send(Phase::Stopped);
+        });
+    }
+
+    #[test]
+    fn requests_that_come_by_another_way_are_answered_too() {
+        serving_on_orders(|_, orders| {
+            let (reply, answer) = oneshot::channel();
+            let request = Request::post("/").body(Bytes::from_static(b"hello")).expect("a request");
+            assert!(orders.1.send(PassedOn { request, reply }).is_ok());
+            let response = answer.blocking_recv().expect("an answer");
+            assert_eq!((response.status(), &response.body()[..]), (StatusCode::OK, &b"hello"[..]));
             orders.send(Phase::Stopped);
         });
     }

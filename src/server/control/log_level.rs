@@ -2,11 +2,10 @@
 
 use std::sync::OnceLock;
 
-use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
-use super::http::{Bodies, Reply};
+use super::http::{Bodies, Reply, RequestBody};
 use crate::limits::ADMIN_LOG_LEVEL_BYTES_MAX;
 
 /// How to read and change the filter of the program's log.
@@ -28,7 +27,7 @@ pub fn set_log_level(level: LogLevel) {
 }
 
 /// Answers a request.
-pub(super) async fn answer(request: &mut Request<Incoming>, bodies: &Bodies) -> Reply {
+pub(super) async fn answer(request: &mut Request<RequestBody>, bodies: &Bodies) -> Reply {
     let Some(level) = LEVEL.get() else {
         return Reply::problem(StatusCode::NOT_FOUND, "no-log", "the log of this program cannot be changed");
     };

@@ -5,14 +5,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use tracing::field::display;
 
 use super::failed_attempts::Offender;
-use super::http::{Bodies, BodyError, Reply};
+use super::http::{Bodies, BodyError, Reply, RequestBody};
 use super::publications::{Format, InvalidBody, check_key, idempotency_key};
 use super::socket::AdminPeer;
 use super::topic_query::TopicQuery;
@@ -57,7 +56,7 @@ impl Topics {
     }
 
     /// `/topics/{segment}`.
-    pub(super) async fn one(&self, segment: &str, request: &mut Request<Incoming>) -> Reply {
+    pub(super) async fn one(&self, segment: &str, request: &mut Request<RequestBody>) -> Reply {
         let name = match topic_of(segment) {
             Ok(name) => name,
             Err(fault) => return refuse(&fault),
@@ -74,7 +73,7 @@ impl Topics {
         }
     }
 
-    async fn publish(&self, topic: String, request: &mut Request<Incoming>) -> Result<Reply, InvalidBody> {
+    async fn publish(&self, topic: String, request: &mut Request<RequestBody>) -> Result<Reply, InvalidBody> {
         let traceparent = request.headers().get("traceparent").and_then(|field| field.to_str().ok());
         let span = traces::post(traceparent);
         let format = Format::of(request.headers())?;
@@ -115,7 +114,7 @@ impl Topics {
     }
 
     /// Logs that there is no room for a topic. The shard has counted it.
-    fn log_limit(&self, request: &Request<Incoming>) {
+    fn log_limit(&self, request: &Request<RequestBody>) {
         let Some(left_out) = self.limit_logged.borrow_mut().due(monotonic_now(), LIMIT_LOG_INTERVAL) else {
             return;
         };

@@ -12,14 +12,14 @@ use crate::limits::COALESCE_MAX;
 use crate::serve::reload::Reload;
 use crate::values::{shown_bytes, shown_range, shown_time};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_topics::{Permission, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{Permission, Relay, SlowConsumerPolicy, TopicSettings};
 
 /// The key of `[[topics]]` that says which topics a table is for, and its help.
 pub(crate) const PATTERN: (&str, &str) =
     ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
 
 /// The keys of both kinds of tables.
-pub(crate) const KEYS: [Key; 13] = [
+pub(crate) const KEYS: [Key; 14] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -108,6 +108,13 @@ pub(crate) const KEYS: [Key; 13] = [
         help: "Silence after which subscribers of echoring.v1.json get the latest offset, so that a loss at the end \
                shows too",
     },
+    Key {
+        name: "nats",
+        value: Value::Relay(|settings| &mut settings.relay),
+        reload: Reload::Live,
+        help: "What other clients of NATS get of each message: nothing, its payload, or an event in JSON. Needs \
+               --cluster-nats-clients",
+    },
 ];
 
 const HOUR: Nanos = 3_600 * SECOND;
@@ -117,6 +124,7 @@ const SLOW: [(&str, SlowConsumerPolicy); 3] = [
     ("drop-oldest", SlowConsumerPolicy::DropOldest),
     ("conflate", SlowConsumerPolicy::Conflate),
 ];
+const RELAYS: [(&str, Relay); 3] = [("off", Relay::Off), ("raw", Relay::Raw), ("json", Relay::Json)];
 const PERMISSIONS: [(&str, Permission); 5] = [
     ("nobody", Permission::Nobody),
     ("everybody", Permission::Everybody),
@@ -146,6 +154,7 @@ pub(crate) struct Key {
 #[derive(Debug)]
 enum Value {
     Slow(Field<SlowConsumerPolicy>),
+    Relay(Field<Relay>),
     /// With older words for some of them.
     Permission(&'static [(&'static str, Permission)], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
@@ -160,6 +169,7 @@ impl Key {
     pub(super) fn read(&self, entry: &Entry<'_>, settings: &mut TopicSettings) -> Result<(), Failure> {
         match &self.value {
             Value::Slow(field) => *field(settings) = entry.word(&SLOW)?,
+            Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
             Value::Permission(older, field) => *field(settings) = permission(entry, older)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
@@ -172,6 +182,7 @@ impl Key {
     pub(super) fn copy(&self, mut from: TopicSettings, to: &mut TopicSettings) {
         match self.value {
             Value::Slow(field) => *field(to) = *field(&mut from),
+            Value::Relay(field) => *field(to) = *field(&mut from),
             Value::Permission(_, field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
@@ -183,6 +194,7 @@ impl Key {
     pub(crate) fn show(&self, mut settings: TopicSettings) -> String {
         match self.value {
             Value::Slow(field) => format!("\"{}\"", word_for(&SLOW, *field(&mut settings))),
+            Value::Relay(field) => format!("\"{}\"", word_for(&RELAYS, *field(&mut settings))),
             Value::Permission(_, field) => format!("\"{}\"", word_for(&PERMISSIONS, *field(&mut settings))),
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
@@ -193,8 +205,9 @@ impl Key {
     /// The values that the key can have.
     pub(crate) fn values(&self) -> String {
         match &self.value {
-            Value::Slow(_) => SLOW.map(|(word, _)| format!("\"{word}\"")).join(", "),
-            Value::Permission(..) => PERMISSIONS.map(|(word, _)| format!("\"{word}\"")).join(", "),
+            Value::Slow(_) => words(&SLOW),
+            Value::Relay(_) => words(&RELAYS),
+            Value::Permission(..) => words(&PERMISSIONS),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
             }
@@ -213,6 +226,10 @@ fn permission(entry: &Entry<'_>, older: &[(&str, Permission)]) -> Result<Permiss
     }
     // An error names the present words only.
     entry.word(older).or_else(|_| entry.word(&PERMISSIONS))
+}
+
+fn words<T>(words: &[(&str, T)]) -> String {
+    words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn word_for<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {

@@ -52,6 +52,11 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
         "Packets that could not be sent in time. They are sent again.",
         sample(|status| status.dropped),
     );
+    out.counters(
+        "echoring_cluster_relay_dropped_total",
+        "Messages that other clients of NATS do not get, because too many waited.",
+        sample(|status| status.relay_dropped),
+    );
     out.gauges(
         "echoring_cluster_link_staged_bytes",
         "Bytes that wait for the link to another node.",

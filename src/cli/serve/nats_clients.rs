@@ -1,0 +1,192 @@
+//! Other clients of NATS: their publications go to the control thread, and messages of topics come from the shards.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::thread;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use echoring_backbone::{BackboneError, ClientPublication, ClientSender, NatsClients, NatsOptions};
+use echoring_server::{Content, Handle, Relay, RelayBatches, RelayedMessage, control};
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::cluster::ClusterOptions;
+use crate::limits::{NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL};
+
+/// Header fields of a message for clients.
+const EPOCH: &str = "echoring-epoch";
+const OFFSET: &str = "echoring-offset";
+const KEY: &str = "echoring-key";
+/// Header fields of a publication that are those of HTTP.
+const PASSED_ON: [&str; 3] = ["Content-Type", "Idempotency-Key", "traceparent"];
+
+/// Starts the thread for other clients of NATS. It ends with the shards. If it ends before, the server fails.
+///
+/// # Errors
+/// If it cannot be started.
+pub(super) fn start(
+    options: &ClusterOptions,
+    server: Handle,
+    control: control::Handle,
+    relays: RelayBatches,
+) -> io::Result<()> {
+    let runtime = echoring_async::local_runtime()?;
+    let (nats, name) = (options.nats.clone(), options.node.clone());
+    thread::Builder::new().name("nats-clients".to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(run(&nats, &name, &server, control, relays)) {
+            server.fail(&format!("no connection for clients of NATS: {error}"));
+        }
+        runtime.shutdown_background();
+    })?;
+    Ok(())
+}
+
+async fn run(
+    nats: &NatsOptions,
+    name: &str,
+    server: &Handle,
+    control: control::Handle,
+    mut relays: RelayBatches,
+) -> Result<(), BackboneError> {
+    let clients = NatsClients::open(nats, name).await?;
+    let sender = clients.sender();
+    let relaying = async {
+        while let Some(batch) = relays.recv().await {
+            for message in batch.messages() {
+                publish(&sender, &message).await;
+            }
+        }
+        sender.flush().await;
+    };
+    tokio::select! {
+        () = relaying => {}
+        () = take_publications(clients, server, control) => {}
+    }
+    Ok(())
+}
+
+/// Takes publications while the server is ready. Those of a topic are published one after the other.
+async fn take_publications(mut clients: NatsClients, server: &Handle, control: control::Handle) {
+    let hasher = RandomState::new();
+    let lane = |_| {
+        let (lane, mut waiting) = mpsc::channel::<ClientPublication>(NATS_CLIENT_LANE_PUBLICATIONS);
+        let (sender, control) = (clients.sender(), control.clone());
+        tokio::spawn(async move {
+            while let Some(publication) = waiting.recv().await {
+                let response = control.request(request(&publication)).await;
+                let (head, body) = response.into_parts();
+                sender.answer(&publication, head.status.as_u16(), body).await;
+            }
+        });
+        lane
+    };
+    let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
+    let mut is_taking = false;
+    loop {
+        if is_taking != server.is_ready() {
+            is_taking = !is_taking;
+            clients.take_publications(is_taking).await;
+        }
+        tokio::select! {
+            publication = clients.next() => {
+                let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
+                // Fails only if the lane has panicked: its topics get no answers.
+                let _ = lanes[lane].send(publication).await;
+            }
+            () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL) => {}
+        }
+    }
+}
+
+/// The publication as `POST /topics/TOPIC`. Without a type it is text, or binary if it is not UTF-8.
+fn request(publication: &ClientPublication) -> Request<Bytes> {
+    let mut uri = format!("/topics/{}", percent_encoded(&publication.topic));
+    if let Some(key) = publication.header("Echoring-Key") {
+        // Writing to a string does not fail.
+        let _ = write!(uri, "?key={}", percent_encoded(key));
+    }
+    let mut request = Request::post(uri);
+    for name in PASSED_ON {
+        if let Some(value) = publication.header(name) {
+            request = request.header(name, value);
+        }
+    }
+    if publication.header("Content-Type").is_none()
+        && simdutf8::basic::from_utf8(&publication.payload).is_ok()
+    {
+        request = request.header(CONTENT_TYPE, "text/plain");
+    }
+    // Everything in the path is encoded; a header value that HTTP cannot have makes a request that names no topic.
+    request.body(publication.payload.clone()).unwrap_or_default()
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            true => encoded.push(byte.into()),
+            false => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    r#type: &'static str,
+    topic: &'a str,
+    epoch: &'a str,
+    offset: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    key: &'a str,
+    #[serde(flatten)]
+    payload: Payload<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Payload<'a> {
+    Data(&'a RawValue),
+    Text(&'a str),
+    Base64(String),
+}
+
+/// Publishes a message for clients. Waits while there is no room.
+async fn publish(sender: &ClientSender, message: &RelayedMessage<'_>) {
+    let RelayedMessage { topic, position, format, content, key, payload } = *message;
+    let (epoch, offset) = (format!("{:x}", position.epoch), position.offset.to_string());
+    let of_content = match content {
+        Content::Json => "application/json",
+        Content::Text => "text/plain",
+        Content::Binary => "application/octet-stream",
+    };
+    let (media, body) = match format {
+        Relay::Json => ("application/json", Bytes::from(event(message, &epoch))),
+        Relay::Raw | Relay::Off => (of_content, Bytes::copy_from_slice(payload)),
+    };
+    let fields = [(EPOCH, &*epoch), (OFFSET, &*offset), ("content-type", media), (KEY, key)];
+    let fields = &fields[..if key.is_empty() { 3 } else { 4 }];
+    sender.publish(topic, fields, body).await;
+}
+
+fn event(message: &RelayedMessage<'_>, epoch: &str) -> Vec<u8> {
+    let RelayedMessage { topic, position, content, key, payload, .. } = *message;
+    let text = std::str::from_utf8(payload).ok();
+    let json = text.filter(|_| content == Content::Json).and_then(|text| serde_json::from_str(text).ok());
+    let payload = match (json, text) {
+        (Some(value), _) => Payload::Data(value),
+        (None, Some(text)) if content != Content::Binary => Payload::Text(text),
+        _ => Payload::Base64(BASE64.encode(payload)),
+    };
+    let event = Event { r#type: "message", topic, epoch, offset: position.offset, key, payload };
+    // Text, numbers and JSON always have an encoding.
+    serde_json::to_vec(&event).unwrap_or_default()
+}
