@@ -1,25 +1,35 @@
-//! Other clients of NATS, which publish to topics and receive the messages of topics.
+//! Other clients of NATS, which publish to topics and receive the messages of topics, and requests of one node to another.
 //!
 //! | subject | carries |
 //! |---|---|
 //! | `PREFIX.publish.TOPIC` | a publication of a client, for one of the nodes |
 //! | `PREFIX.messages.TOPIC` | the messages of a topic, in the order of their offsets as long as it has one owner |
 //!
+//! | `PREFIX.control.ID` | a request of another node to the control thread of this one |
+//!
 //! They have a connection of their own: what clients send neither delays the nodes' packets nor takes their room.
+//!
+//! The answer to a request of a node is as many messages as it needs; the last one has the status.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
-use async_nats::{Client, Event, Message, Subject, Subscriber};
+use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
+use echoring_cluster::NodeId;
 use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use crate::error::BackboneError;
-use crate::limits::{CLIENT_PUBLICATIONS_WAITING_MAX, CLIENT_SENDER_CAPACITY};
+use crate::limits::{
+    CLIENT_PUBLICATIONS_WAITING_MAX, CLIENT_SENDER_CAPACITY, CONTROL_ANSWER_BYTES_MAX, CONTROL_PART_BYTES,
+    CONTROL_TIMEOUT,
+};
 use crate::options::NatsOptions;
 
 /// The nodes among which publications are shared out.
 const GROUP: &str = "nodes";
+/// The status of an answer, as of HTTP.
 const STATUS: &str = "Echoring-Status";
 
 /// A connection for other clients of NATS.
@@ -27,6 +37,25 @@ const STATUS: &str = "Echoring-Status";
 pub struct NatsClients {
     sender: ClientSender,
     publications: Option<Subscriber>,
+    /// Requests of other nodes.
+    controls: Subscriber,
+}
+
+/// What somebody asks of this node.
+#[derive(Debug)]
+pub enum ClientRequest {
+    /// Another program publishes.
+    Publication(ClientPublication),
+    /// Another node asks.
+    Control(ControlRequest),
+}
+
+/// A request of another node.
+#[derive(Debug)]
+pub struct ControlRequest {
+    /// Its method and its path, with a space between them.
+    pub line: String,
+    reply: Subject,
 }
 
 /// Sends to other clients of NATS.
@@ -53,7 +82,7 @@ impl NatsClients {
     ///
     /// # Errors
     /// If the options are wrong.
-    pub async fn open(options: &NatsOptions, name: &str) -> Result<NatsClients, BackboneError> {
+    pub async fn open(options: &NatsOptions, node: NodeId, name: &str) -> Result<NatsClients, BackboneError> {
         let connect = options.connect_options()?.name(format!("echoring {name}, for clients"));
         let connect = connect
             .subscription_capacity(CLIENT_PUBLICATIONS_WAITING_MAX)
@@ -63,11 +92,14 @@ impl NatsClients {
                 log(&event);
                 std::future::ready(())
             });
-        let client = connect.connect(options.servers.as_slice()).await.map_err(|error| {
-            BackboneError::Connect { servers: options.servers.join(", "), error: error.to_string() }
-        })?;
+        let failed = |error: &dyn fmt::Display| BackboneError::Connect {
+            servers: options.servers.join(", "),
+            error: error.to_string(),
+        };
+        let client = connect.connect(options.servers.as_slice()).await.map_err(|error| failed(&error))?;
         let sender = ClientSender { client, prefix: options.prefix.as_str().into() };
-        Ok(NatsClients { sender, publications: None })
+        let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
+        Ok(NatsClients { controls: controls.map_err(|error| failed(&error))?, sender, publications: None })
     }
 
     /// To send to clients.
@@ -88,19 +120,29 @@ impl NatsClients {
         }
     }
 
-    /// The next publication. Pending while none is taken.
-    pub async fn next(&mut self) -> ClientPublication {
+    /// The next request.
+    pub async fn next(&mut self) -> ClientRequest {
         loop {
-            let message = match &mut self.publications {
-                Some(publications) => publications.next().await,
-                None => std::future::pending().await,
+            let publication = async {
+                match &mut self.publications {
+                    Some(publications) => publications.next().await,
+                    None => std::future::pending().await,
+                }
             };
-            let Some(message) = message else {
-                self.publications = None;
-                continue;
-            };
-            if let Some(publication) = self.sender.read(message).await {
-                return publication;
+            tokio::select! {
+                message = publication => {
+                    let Some(message) = message else {
+                        self.publications = None;
+                        continue;
+                    };
+                    if let Some(publication) = self.sender.read(message).await {
+                        return ClientRequest::Publication(publication);
+                    }
+                }
+                Some(Message { payload, reply: Some(reply), .. }) = self.controls.next() => {
+                    let line = String::from_utf8_lossy(&payload).into_owned();
+                    return ClientRequest::Control(ControlRequest { line, reply });
+                }
             }
         }
     }
@@ -129,11 +171,71 @@ impl ClientSender {
     /// Answers a client that waits, with the status and the body of the answer of HTTP.
     pub async fn answer(&self, publication: &ClientPublication, status: u16, body: Bytes) {
         if let Some(reply) = &publication.reply {
-            let mut headers = HeaderMap::new();
-            headers.insert(STATUS, HeaderValue::from(u64::from(status)));
-            // Without a connection the client gets no answer, and asks again.
-            let _ = self.client.publish_with_headers(reply.clone(), headers, body).await;
+            self.publish_answer(reply, status, body).await;
         }
+    }
+
+    fn control_subject(&self, node: &str) -> String {
+        format!("{}.control.{node}", self.prefix)
+    }
+
+    /// Asks another node, by its id. `line` is the method and the path. Returns the status and the body.
+    ///
+    /// # Errors
+    /// In words: the node is not there, does not answer in time, or says more than [`CONTROL_ANSWER_BYTES_MAX`].
+    pub async fn ask(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
+        match timeout(CONTROL_TIMEOUT, self.collect(node, line)).await {
+            Ok(answer) => answer,
+            Err(_) => Err("it does not answer in time"),
+        }
+    }
+
+    async fn collect(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
+        let gone = |_| "this node is not connected";
+        let inbox = self.client.new_inbox();
+        let mut parts =
+            self.client.subscribe(inbox.clone()).await.map_err(|_| "this node is not connected")?;
+        let line = Bytes::copy_from_slice(line.as_bytes());
+        self.client.publish_with_reply(self.control_subject(node), inbox, line).await.map_err(gone)?;
+        let mut body = Vec::new();
+        while let Some(Message { payload, headers, status, .. }) = parts.next().await {
+            if status == Some(StatusCode::NO_RESPONDERS) {
+                return Err("it is not connected");
+            }
+            if body.len() + payload.len() > CONTROL_ANSWER_BYTES_MAX {
+                return Err("its answer is too long");
+            }
+            body.extend_from_slice(&payload);
+            let headers = headers.unwrap_or_default();
+            if let Some(status) = headers.get(STATUS) {
+                return status
+                    .as_str()
+                    .parse()
+                    .map(|status| (status, body))
+                    .map_err(|_| "its answer is malformed");
+            }
+        }
+        Err("this node is not connected")
+    }
+
+    /// Answers another node.
+    pub async fn answer_node(&self, request: &ControlRequest, status: u16, body: &Bytes) {
+        let mut at = 0;
+        while body.len() - at > CONTROL_PART_BYTES {
+            let part = body.slice(at..at + CONTROL_PART_BYTES);
+            at += part.len();
+            if self.client.publish(request.reply.clone(), part).await.is_err() {
+                return;
+            }
+        }
+        self.publish_answer(&request.reply, status, body.slice(at..)).await;
+    }
+
+    async fn publish_answer(&self, reply: &Subject, status: u16, body: Bytes) {
+        let mut headers = HeaderMap::new();
+        headers.insert(STATUS, HeaderValue::from(u64::from(status)));
+        // Without a connection there is no answer, and the request is made again.
+        let _ = self.client.publish_with_headers(reply.clone(), headers, body).await;
     }
 
     /// Publishes a message of a topic for clients. Waits while there is no room.
@@ -181,7 +283,7 @@ fn log(event: &Event) {
 
 /// The tokens of a topic in a subject. What a subject cannot have is percent-encoded: spaces, `*`, `>`, `%`, everything but ASCII,
 /// and dots that would make an empty token.
-pub fn subject_of(topic: &str) -> String {
+fn subject_of(topic: &str) -> String {
     let mut subject = String::with_capacity(topic.len());
     for (at, byte) in topic.bytes().enumerate() {
         let is_last = at + 1 == topic.len();

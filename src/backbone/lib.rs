@@ -13,7 +13,7 @@
 //! | `PREFIX.heartbeat` | the heartbeats of all nodes |
 //! | `PREFIX.node.ID` | packets for one node; its id as 16 hexadecimal digits |
 //!
-//! [`NatsClients`] lets other programs publish to topics, and receive their messages.
+//! [`NatsClients`] lets other programs publish to topics and receive their messages, and nodes ask each other for reports.
 //!
 //! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
 //! because a bound is reached.
@@ -28,7 +28,7 @@ mod options;
 mod runner;
 mod tls;
 
-pub use clients::{ClientPublication, ClientSender, NatsClients, subject_of};
+pub use clients::{ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients};
 pub use error::{BackboneError, OptionsError};
 pub use options::{Credentials, NatsOptions, Tls};
 pub use runner::{run, spawn};

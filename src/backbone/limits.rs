@@ -69,6 +69,15 @@ pub(crate) const CLIENT_PUBLICATIONS_WAITING_MAX: usize = 64;
 /// Messages for clients that wait for the connection's writer.
 pub(crate) const CLIENT_SENDER_CAPACITY: usize = 64;
 
+// ---- requests of other nodes ----
+
+/// Time for the whole answer of another node, less than that of an admin connection.
+pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum bytes of an answer: 10,000 topics.
+pub(crate) const CONTROL_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one message of an answer, less than the `max_payload` that packets need.
+pub(crate) const CONTROL_PART_BYTES: usize = 128 * 1024;
+
 // ---- the thread ----
 
 /// Threads for what blocks: name lookups, and reading certificates.

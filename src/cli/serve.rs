@@ -39,7 +39,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 
@@ -55,7 +56,7 @@ use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print};
 use crate::file::flags;
-use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
+use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
 use crate::logging;
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
@@ -140,12 +141,14 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         None => None,
     };
     let control_handle = || control.as_ref().map(Control::handle);
-    if let (Some((_, options)), Some(control), Some(relays)) =
-        (&cluster, control_handle(), server.take_relay())
-    {
-        nats_clients::start(options, server.handle(), control, relays)
-            .map_err(|error| forbidden("no thread for clients of NATS", &error))?;
-    }
+    let nats_clients = match (&cluster, control_handle(), server.take_outlets()) {
+        (Some((identity, options)), Some(control), Some(outlets)) => Some(
+            nats_clients::start(options, identity.node, server.handle(), control, outlets)
+                .map_err(|error| forbidden("no thread for clients of NATS", &error))?,
+        )
+        .filter(|_| options.has_clients),
+        _ => None,
+    };
     let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
     handle_signals(signals, server.handle(), drain, &notifier, reloader)
@@ -164,6 +167,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let ended = server.join();
     if let Some(node) = handle.cluster() {
         node.finish(CLUSTER_LEAVE_TIMEOUT);
+    }
+    if let Some(thread) = nats_clients {
+        wait_for(&thread, CLUSTER_LEAVE_TIMEOUT);
     }
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
@@ -285,6 +291,14 @@ fn wait_for_successor(server: &Server, control: Option<control::Handle>, offerin
     };
     if let Err(error) = server.wait_for_successor(offering, on) {
         tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
+    }
+}
+
+/// Waits until a thread has ended, for `timeout` at most.
+fn wait_for(thread: &JoinHandle<()>, timeout: Duration) {
+    let given_up = Instant::now() + timeout;
+    while !thread.is_finished() && Instant::now() < given_up {
+        std::thread::sleep(CLUSTER_CONNECT_INTERVAL);
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod inbox;
 mod node;
+mod peer_query;
 mod relay;
 mod status;
 mod tables;
@@ -26,6 +27,8 @@ use tokio::sync::mpsc;
 
 pub(crate) use inbox::Inbox;
 pub use node::ClusterNode;
+pub(crate) use peer_query::QuerySender;
+pub use peer_query::{PeerAnswer, PeerQuery};
 pub use relay::{RelayBatch, RelayedMessage};
 pub(crate) use relay::{RelayLoad, RelayOutbox, RelaySender};
 pub use status::{ClusterStatus, MemberStatus};

@@ -65,7 +65,7 @@ pub struct ServerConfig {
     pub inherited: Vec<InheritedListener>,
     /// The cluster that the server joins. Then [`Server::take_cluster`](crate::Server::take_cluster) must be used.
     pub cluster: Option<ClusterIdentity>,
-    /// In a cluster, pass the messages of topics whose settings say so to [`Server::take_relay`](crate::Server::take_relay).
+    /// In a cluster, pass the messages of topics whose settings say so to [`Server::take_outlets`](crate::Server::take_outlets).
     pub relays: bool,
     /// The program's own routes, matched before all others.
     pub routes: Routes,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod cluster_reports;
 mod connection_pages;
 mod connection_slots;
 mod connections;
@@ -46,11 +47,13 @@ use crate::limits::{ADMIN_PASSED_ON_MAX, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
 use crate::server::Server;
 use access::{Access, Refused};
+use cluster_reports::Question;
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
 use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
 pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
+use publications::InvalidBody;
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 pub use socket::open_admin;
@@ -287,7 +290,7 @@ impl ControlThread {
     fn cluster(&self) -> Reply {
         match self.server.cluster() {
             Some(node) => Reply::json(StatusCode::OK, serde_json::to_vec(&node.status())),
-            None => Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster"),
+            None => no_cluster(),
         }
     }
 
@@ -341,6 +344,7 @@ impl Answer for AdminService {
     async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
         let topic = path.strip_prefix("/topics/");
+        let of_cluster = path.strip_prefix("/cluster/");
         let connection = path.strip_prefix("/connections/");
         let methods = match &*path {
             "/" | "/cluster" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => {
@@ -351,10 +355,11 @@ impl Answer for AdminService {
             "/reload" => POST,
             _ if connection.is_some() => DELETE,
             _ if topic.is_some() => READS_AND_POST,
+            _ if let Some(methods) = of_cluster.and_then(Question::methods) => methods,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /, /metrics, /stats, /topics, /connections, /cluster, /limits, /log-level, /reload, \
+                    "unknown path; use /, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
                      /healthz or /readyz",
                 );
             }
@@ -367,6 +372,7 @@ impl Answer for AdminService {
         }
         match (&*path, topic) {
             (_, Some(topic)) => self.topics.one(topic, request).await,
+            _ if let Some(report) = of_cluster => self.of_cluster(request.method(), report, query).await,
             ("/connections", _) => self.connections.all(request.method(), query).await,
             (_, None) if connection.is_some() => {
                 self.connections.close_one(connection.unwrap_or_default()).await
@@ -383,6 +389,30 @@ impl Answer for AdminService {
             _ => self.plane.health().await,
         }
     }
+}
+
+impl AdminService {
+    /// `/cluster/REPORT`: what each node reports.
+    async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
+        let Some(cluster) = self.plane.server.cluster() else { return no_cluster() };
+        let question = match Question::new(method, report, query) {
+            Ok(question) => question,
+            Err(fault) => return topics::refuse(&fault),
+        };
+        let mut request = Request::new(RequestBody::default());
+        *request.method_mut() = method.clone();
+        match question.uri().parse() {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(_) => return topics::refuse(&InvalidBody::bad("query", "is no query of HTTP")),
+        }
+        // It asks no other node, as its path is another.
+        let own = async { Box::pin(self.answer_passed_on(&mut request)).await };
+        question.answers(cluster, own).await
+    }
+}
+
+fn no_cluster() -> Reply {
+    Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster")
 }
 
 fn wrong_method(methods: &[Method]) -> Reply {

@@ -46,7 +46,7 @@ pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
 pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
-    MemberStatus, RelayBatch, RelayedMessage,
+    MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage,
 };
 pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
 pub use config::{
@@ -68,5 +68,5 @@ pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Opening, PlainRequest, Route, Routes};
-pub use server::{Bound, ClusterCommands, RelayBatches, Server};
+pub use server::{Bound, ClusterCommands, ClusterOutlets, Server};
 pub use service::Service;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::broadcast::cluster::ClusterSettings;
-use crate::cluster::{ClusterCommand, ClusterNode, ClusterTables, Inbox, RelayBatch, RelaySender};
+use crate::cluster::{
+    ClusterCommand, ClusterNode, ClusterTables, Inbox, PeerQuery, QuerySender, RelayBatch, RelaySender,
+};
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
@@ -50,7 +52,7 @@ pub struct Server {
     handle: Handle,
     node: NodeIdentity,
     cluster: Option<(ClusterTables, ClusterCommands)>,
-    relay: Option<RelayBatches>,
+    outlets: Option<ClusterOutlets>,
     /// What is left to do to take a predecessor's place.
     replacement: Option<Replacement>,
 }
@@ -70,8 +72,14 @@ struct Replacement {
 /// What the shards, and those who control the server, tell the cluster thread.
 pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
 
-/// Messages for other clients of NATS.
-pub type RelayBatches = tokio::sync::mpsc::UnboundedReceiver<RelayBatch>;
+/// What a node has for others beside the packets of the cluster.
+#[derive(Debug)]
+pub struct ClusterOutlets {
+    /// Messages for other clients of NATS. Closed without [`ServerConfig::relays`], and when the shards have ended.
+    pub relays: tokio::sync::mpsc::UnboundedReceiver<RelayBatch>,
+    /// Requests to other nodes.
+    pub queries: tokio::sync::mpsc::UnboundedReceiver<PeerQuery>,
+}
 
 impl Server {
     /// Starts a server from a complete configuration.
@@ -154,10 +162,9 @@ impl Server {
         self.cluster.take()
     }
 
-    /// The messages for other clients of NATS, once, for whatever publishes them. `None` without
-    /// [`ServerConfig::relays`].
-    pub fn take_relay(&mut self) -> Option<RelayBatches> {
-        self.relay.take()
+    /// What the node has for others beside those packets, once. `None` without [`ServerConfig::cluster`].
+    pub fn take_outlets(&mut self) -> Option<ClusterOutlets> {
+        self.outlets.take()
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -309,20 +316,19 @@ impl Bound {
             Some(_) => (listeners.by_shard.iter().map(|_| Vec::new()).collect(), listeners.by_shard),
         };
         let (commands_in, commands_out) = tokio::sync::mpsc::unbounded_channel();
-        let cluster_node =
-            config.cluster.map(|identity| ClusterNode::new(identity.node, commands_in.clone()));
-        let (relay_in, relay_out) = match cluster_node.as_ref().filter(|_| config.relays) {
-            Some(node) => {
-                let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-                (Some(RelaySender::new(sender, node.relay_load())), Some(receiver))
-            }
-            None => (None, None),
-        };
+        let (queries_in, queries) = tokio::sync::mpsc::unbounded_channel();
+        let cluster_node = config
+            .cluster
+            .map(|identity| ClusterNode::new(identity.node, commands_in.clone(), QuerySender(queries_in)));
+        let (relay_in, relays) = tokio::sync::mpsc::unbounded_channel();
+        let relay = cluster_node.as_ref().filter(|_| config.relays);
+        let relay = relay.map(|node| RelaySender::new(relay_in, node.relay_load()));
+        let outlets = cluster_node.is_some().then_some(ClusterOutlets { relays, queries });
         let cluster = config.cluster.map(|identity| ClusterSettings {
             identity,
             commands: commands_in.clone(),
             inbox: Inbox::default(),
-            relay: relay_in,
+            relay,
         });
         let readiness = Readiness::of(cluster_node.clone());
         let (end, ends) = mpsc::channel();
@@ -419,7 +425,7 @@ impl Bound {
             handle,
             node,
             cluster: tables,
-            relay: relay_out,
+            outlets,
             replacement,
         })
     }

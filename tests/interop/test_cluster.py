@@ -451,6 +451,65 @@ class RollingUpgrade(InACluster):
                     self.assertEqual([text for text in texts if text.startswith(prefix)], own)
 
 
+class Reports(InACluster):
+    def get(self, node, path, method="GET", code=200):
+        status, _, body = node.get(path, method)
+        self.assertEqual(status, code, body)
+        return json.loads(body) if body.startswith(b"{") else body.decode()
+
+    @asynchronous
+    async def test_of_all_nodes_are_given_by_each(self):
+        nodes = self.start("a", "b", "c")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two, Session(nodes[1]) as third:
+            for topic in TOPICS:
+                for session in (one, two, third):
+                    await session.subscribe(topic)
+                await one.publish(topic, "text")
+                for session in (one, two, third):
+                    await session.next("message", topic=topic)
+            for node in nodes:
+                report = await asyncio.to_thread(self.get, node, "/cluster/topics")
+                self.assertEqual((report["schema"], report["silent_nodes"]), ("echoring.cluster.reports/1", 0))
+                self.assertEqual(sorted(of_node["node"] for of_node in report["nodes"]), ["a", "b", "c"])
+                topics = {topic["topic"]: (topic["subscribers"], topic["position"]["offset"]) for topic in report["topics"]}
+                self.assertEqual(topics, {topic: (3, 1) for topic in TOPICS})
+            connections = await asyncio.to_thread(self.get, nodes[2], "/cluster/connections?topic=topic-1")
+            counts = {of_node["node"]: len(of_node["report"]["connections"]) for of_node in connections["nodes"]}
+            self.assertEqual(counts, {"a": 1, "b": 2, "c": 0})
+            only = await asyncio.to_thread(self.get, nodes[2], "/cluster/stats?node=b")
+            self.assertEqual([of_node["report"]["pid"] for of_node in only["nodes"]], [nodes[1].pid])
+            # Errors are those of the nodes.
+            wrong = await asyncio.to_thread(self.get, nodes[0], "/cluster/topics?limit=x")
+            self.assertEqual({of_node["status"] for of_node in wrong["nodes"]}, {400})
+            await asyncio.to_thread(self.get, nodes[0], "/cluster/topics?node=nobody", code=400)
+            await asyncio.to_thread(self.get, nodes[0], "/cluster/nothing", code=404)
+            # The operator closes connections wherever they are.
+            closed = await asyncio.to_thread(self.get, nodes[2], "/cluster/connections?topic=topic-1", "DELETE")
+            counts = {of_node["node"]: of_node["report"]["closed"] for of_node in closed["nodes"]}
+            self.assertEqual(counts, {"a": 1, "b": 2, "c": 0})
+            for session in (one, two, third):
+                with self.assertRaises(ConnectionClosed) as ended:
+                    await session.next("nothing")
+                self.assertEqual(ended.exception.rcvd.code, 1008)
+
+    def test_are_long_and_name_nodes_that_do_not_answer(self):
+        nodes = self.start("a", "b")
+        # More than one message of NATS.
+        names = [f"{'x' * 200}-{number}" for number in range(1500)]
+        for number, name in enumerate(names):
+            self.assertEqual(nodes[number % 2].publish(name, "text")[0], 200)
+        report = self.get(nodes[0], "/cluster/topics?limit=10000")
+        self.assertEqual(report["silent_nodes"], 0)
+        self.assertEqual([topic["topic"] for topic in report["topics"]], sorted(names))
+        nodes[1].process.send_signal(signal.SIGSTOP)
+        try:
+            report = self.get(nodes[0], "/cluster/topics?limit=1")
+        finally:
+            nodes[1].process.send_signal(signal.SIGCONT)
+        self.assertEqual(report["silent_nodes"], 1)
+        self.assertEqual({of_node["node"]: "error" in of_node for of_node in report["nodes"]}, {"a": False, "b": True})
+
+
 class NatsClient:
     """A client of NATS, by its protocol."""
 

@@ -1,15 +1,19 @@
-//! Other clients of NATS: their publications go to the control thread, and messages of topics come from the shards.
+//! What others have for this node over NATS, and it for them, beside the packets of the cluster: requests of other nodes to the
+//! control thread and of this one to theirs, publications of other clients, and messages of topics for those.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use echoring_backbone::{BackboneError, ClientPublication, ClientSender, NatsClients, NatsOptions};
-use echoring_server::{Content, Handle, Relay, RelayBatches, RelayedMessage, control};
+use echoring_backbone::{
+    BackboneError, ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients,
+};
+use echoring_cluster::NodeId;
+use echoring_server::{ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, control};
 use hyper::Request;
 use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
@@ -26,35 +30,36 @@ const KEY: &str = "echoring-key";
 /// Header fields of a publication that are those of HTTP.
 const PASSED_ON: [&str; 3] = ["Content-Type", "Idempotency-Key", "traceparent"];
 
-/// Starts the thread for other clients of NATS. It ends with the shards. If it ends before, the server fails.
+/// Starts the thread. If the node has clients, it ends with the shards. If it ends before, the server fails.
 ///
 /// # Errors
 /// If it cannot be started.
 pub(super) fn start(
     options: &ClusterOptions,
+    node: NodeId,
     server: Handle,
     control: control::Handle,
-    relays: RelayBatches,
-) -> io::Result<()> {
+    outlets: ClusterOutlets,
+) -> io::Result<JoinHandle<()>> {
     let runtime = echoring_async::local_runtime()?;
-    let (nats, name) = (options.nats.clone(), options.node.clone());
+    let options = options.clone();
     thread::Builder::new().name("nats-clients".to_owned()).spawn(move || {
-        if let Err(error) = runtime.block_on(run(&nats, &name, &server, control, relays)) {
+        if let Err(error) = runtime.block_on(run(&options, node, &server, control, outlets)) {
             server.fail(&format!("no connection for clients of NATS: {error}"));
         }
         runtime.shutdown_background();
-    })?;
-    Ok(())
+    })
 }
 
 async fn run(
-    nats: &NatsOptions,
-    name: &str,
+    options: &ClusterOptions,
+    node: NodeId,
     server: &Handle,
     control: control::Handle,
-    mut relays: RelayBatches,
+    outlets: ClusterOutlets,
 ) -> Result<(), BackboneError> {
-    let clients = NatsClients::open(nats, name).await?;
+    let ClusterOutlets { mut relays, mut queries } = outlets;
+    let clients = NatsClients::open(&options.nats, node, &options.node).await?;
     let sender = clients.sender();
     let relaying = async {
         while let Some(batch) = relays.recv().await {
@@ -63,16 +68,37 @@ async fn run(
             }
         }
         sender.flush().await;
+        if !options.has_clients {
+            std::future::pending().await
+        }
+    };
+    let asking = async {
+        while let Some(query) = queries.recv().await {
+            tokio::spawn(ask(sender.clone(), query));
+        }
+        std::future::pending().await
     };
     tokio::select! {
         () = relaying => {}
-        () = take_publications(clients, server, control) => {}
+        () = asking => {}
+        () = take_requests(clients, options.has_clients, server, control) => {}
     }
     Ok(())
 }
 
-/// Takes publications while the server is ready. Those of a topic are published one after the other.
-async fn take_publications(mut clients: NatsClients, server: &Handle, control: control::Handle) {
+async fn ask(sender: ClientSender, query: PeerQuery) {
+    let PeerQuery { node, line, reply } = query;
+    // Nobody may wait any more.
+    let _ = reply.send(sender.ask(&node, &line).await);
+}
+
+/// Takes requests of other nodes, and publications while the server is ready. Those of a topic are published one after the other.
+async fn take_requests(
+    mut clients: NatsClients,
+    has_clients: bool,
+    server: &Handle,
+    control: control::Handle,
+) {
     let hasher = RandomState::new();
     let lane = |_| {
         let (lane, mut waiting) = mpsc::channel::<ClientPublication>(NATS_CLIENT_LANE_PUBLICATIONS);
@@ -89,19 +115,46 @@ async fn take_publications(mut clients: NatsClients, server: &Handle, control: c
     let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
     let mut is_taking = false;
     loop {
-        if is_taking != server.is_ready() {
+        if has_clients && is_taking != server.is_ready() {
             is_taking = !is_taking;
             clients.take_publications(is_taking).await;
         }
         tokio::select! {
-            publication = clients.next() => {
-                let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
-                // Fails only if the lane has panicked: its topics get no answers.
-                let _ = lanes[lane].send(publication).await;
-            }
-            () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL) => {}
+            request = clients.next() => match request {
+                ClientRequest::Publication(publication) => {
+                    let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
+                    // Fails only if the lane has panicked: its topics get no answers.
+                    let _ = lanes[lane].send(publication).await;
+                }
+                ClientRequest::Control(request) => {
+                    tokio::spawn(report(clients.sender(), control.clone(), request));
+                }
+            },
+            () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL), if has_clients => {}
         }
     }
+}
+
+/// Answers another node.
+async fn report(sender: ClientSender, control: control::Handle, request: ControlRequest) {
+    let asked = request.line.split_once(' ').and_then(|(method, uri)| {
+        // Reports of the cluster would go round.
+        let is_of_node = ["/topics", "/connections", "/stats", "/limits"]
+            .iter()
+            .any(|path| uri.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('?')));
+        let builder = Request::builder().method(method).uri(uri);
+        is_of_node.then(|| builder.body(Bytes::new()).ok()).flatten()
+    });
+    let (status, body) = match asked {
+        Some(asked) => {
+            let (head, body) = control.request(asked).await.into_parts();
+            (head.status.as_u16(), body)
+        }
+        None => {
+            (400, Bytes::from_static(b"{\"error\":{\"code\":\"bad-field\",\"message\":\"no such report\"}}"))
+        }
+    };
+    sender.answer_node(&request, status, &body).await;
 }
 
 /// The publication as `POST /topics/TOPIC`. Without a type it is text, or binary if it is not UTF-8.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use echoring_cluster::NodeId;
 use tokio::sync::mpsc;
 
-use super::{ClusterCommand, ClusterStatus, RelayLoad};
+use super::{ClusterCommand, ClusterStatus, PeerAnswer, QuerySender, RelayLoad};
 
 /// A node's part in its cluster, for those who control the server.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
     id: NodeId,
+    queries: QuerySender,
     commands: mpsc::UnboundedSender<ClusterCommand>,
     pub(super) shared: Arc<Shared>,
 }
@@ -57,8 +58,17 @@ impl Shared {
 }
 
 impl ClusterNode {
-    pub(crate) fn new(id: NodeId, commands: mpsc::UnboundedSender<ClusterCommand>) -> ClusterNode {
-        ClusterNode { id, commands, shared: Arc::default() }
+    pub(crate) fn new(
+        id: NodeId,
+        commands: mpsc::UnboundedSender<ClusterCommand>,
+        queries: QuerySender,
+    ) -> ClusterNode {
+        ClusterNode { id, queries, commands, shared: Arc::default() }
+    }
+
+    /// Asks the control thread of another node.
+    pub(crate) async fn ask(&self, node: String, line: String) -> PeerAnswer {
+        self.queries.ask(node, line).await
     }
 
     pub(crate) fn id(&self) -> NodeId {

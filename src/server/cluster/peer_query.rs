@@ -1,0 +1,30 @@
+//! Requests of this node's control thread to those of other nodes.
+
+use tokio::sync::{mpsc, oneshot};
+
+/// The answer of a node: the status, and the body; or in words why there is none.
+pub type PeerAnswer = Result<(u16, Vec<u8>), &'static str>;
+
+/// A request to another node.
+#[derive(Debug)]
+pub struct PeerQuery {
+    /// The id of the run of the node.
+    pub node: String,
+    /// The method and the path, with a space between them.
+    pub line: String,
+    /// Gets the answer.
+    pub reply: oneshot::Sender<PeerAnswer>,
+}
+
+/// To whatever carries requests to other nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct QuerySender(pub(crate) mpsc::UnboundedSender<PeerQuery>);
+
+impl QuerySender {
+    pub(crate) async fn ask(&self, node: String, line: String) -> PeerAnswer {
+        let (reply, answer) = oneshot::channel();
+        // Fails only if nobody carries requests; then the answer fails too.
+        let _ = self.0.send(PeerQuery { node, line, reply });
+        answer.await.unwrap_or(Err("this node has no connection for requests"))
+    }
+}
