@@ -2,7 +2,8 @@
 //!
 //! A node *settles* in a view with every other: it announces the view on each link, and each member that has the same view answers
 //! once it orders no topic of another node. When all have answered, the node is *open*: it may begin topics that it owns in this view.
-//! An answer follows what was handed over in the order of the link, so an open node has every topic that another had.
+//! An answer follows what was handed over in the order of the link, and comes after everything that was handed over has reached its
+//! owner by whatever nodes, so an open node has every topic that another had.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -69,6 +70,9 @@ pub enum Destination {
 /// What the owner tables of the shards must be told, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Another node is there. Said before anything else about it, and again behind each [`Reset`](Event::Reset) of one that is still
+    /// there.
+    Joined(NodeId),
     /// Other nodes own topics from now on: [`OwnerTable::handle_view`](crate::OwnerTable::handle_view).
     View(View),
     /// Whether topics may be begun: [`OwnerTable::handle_open`](crate::OwnerTable::handle_open).
@@ -224,7 +228,9 @@ impl Cluster {
         let same_name = self.peers.iter().find(|(other, peer)| {
             **other != node && &*peer.name == name && !may_share(**other, peer.predecessor, peer.phase)
         });
-        if let Some((other, peer)) = same_name.map(|(other, peer)| (*other, (peer.started_ms, *other))) {
+        let same_name = same_name.map(|(other, peer)| (*other, (peer.started_ms, *other)));
+        let has_dropped = same_name.is_some();
+        if let Some((other, peer)) = same_name {
             if peer > age {
                 return;
             }
@@ -234,7 +240,9 @@ impl Cluster {
             self.drop_peer(node);
         } else if let Some(peer) = self.peers.get_mut(&node) {
             peer.heard_at = now;
-            peer.phase = phase;
+            if std::mem::replace(&mut peer.phase, phase) == phase && !has_dropped {
+                return;
+            }
         } else if self.peers.len() < MEMBERS_MAX {
             self.sessions += 1;
             let mut link = Link::new(self.sessions);
@@ -250,6 +258,7 @@ impl Cluster {
                 has_settled: false,
             };
             self.peers.insert(node, peer);
+            self.events.push_back(Event::Joined(node));
             // It need not wait for the next heartbeat to learn who is there.
             self.heartbeat_at = now;
         }
@@ -267,7 +276,8 @@ impl Cluster {
             Received::Reset => {
                 (peer.announced, peer.has_settled) = (None, false);
                 peer.link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
-                self.events.push_back(Event::Reset(from));
+                self.events.extend([Event::Reset(from), Event::Joined(from)]);
+                self.update_open();
             }
             Received::Messages(list) => {
                 for message in entries(list) {
@@ -275,7 +285,6 @@ impl Cluster {
                 }
             }
         }
-        self.update_open();
     }
 
     fn take(&mut self, from: NodeId, bytes: &[u8]) {
@@ -286,7 +295,10 @@ impl Cluster {
                 self.answer(from);
             }
             // An answer to an earlier view says nothing about this one.
-            Some(Message::Settled { number }) => peer.has_settled |= number == self.number,
+            Some(Message::Settled { number }) => {
+                peer.has_settled |= number == self.number;
+                self.update_open();
+            }
             Some(_) => self.events.push_back(Event::Message { from, bytes: bytes.to_vec() }),
             // Of another version.
             None => {}
@@ -311,7 +323,7 @@ impl Cluster {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if own_number == self.number {
             peer.link.push(encode(&Message::Settled { number }));
-        } else if peer.announced.is_none() {
+        } else if peer.announced.is_none_or(|(_, latest)| latest < number) {
             // The view has changed meanwhile, and may have become the other's again.
             peer.announced = Some((view, number));
             self.answer(node);
@@ -320,9 +332,11 @@ impl Cluster {
 
     /// The time is `now`.
     pub fn handle_time(&mut self, now: Nanos) {
+        let mut has_changed = false;
         if self.phase == Phase::Joining && self.is_connected && now >= self.active_at {
             self.phase = Phase::Active;
             self.heartbeat_at = now;
+            has_changed = true;
         }
         let timeout = self.config.member_timeout;
         let is_dead = |peer: &Peer| self.is_connected && now >= peer.heard_at + timeout;
@@ -330,8 +344,11 @@ impl Cluster {
             self.peers.iter().filter(|(_, peer)| is_dead(peer)).map(|(node, _)| *node).collect();
         for node in dead {
             self.drop_peer(node);
+            has_changed = true;
         }
-        self.update();
+        if has_changed {
+            self.update();
+        }
     }
 
     /// Hands this node's topics over, as soon as the tables do. The node goes on as a follower.
@@ -434,6 +451,10 @@ impl Cluster {
         if view.id() != self.view.id() {
             self.view = view;
             self.announce();
+            // Closed before the view is known: a topic that it gives to this node may still be another's.
+            if !self.may_open() {
+                self.set_open(false);
+            }
             self.events.push_back(Event::View(self.view.clone()));
             let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
             nodes.into_iter().for_each(|node| self.answer(node));
@@ -451,9 +472,16 @@ impl Cluster {
     }
 
     fn update_open(&mut self) {
+        self.set_open(self.may_open());
+    }
+
+    fn may_open(&self) -> bool {
         // A node that joins has no topics, but must know this one's view before it has its own: two that join at once would
         // otherwise both be open.
-        let is_open = self.phase == Phase::Active && self.peers.values().all(|peer| peer.has_settled);
+        self.phase == Phase::Active && self.peers.values().all(|peer| peer.has_settled)
+    }
+
+    fn set_open(&mut self, is_open: bool) {
         if is_open != self.is_open {
             self.is_open = is_open;
             self.events.push_back(Event::Open(is_open));

@@ -92,6 +92,9 @@ pub struct OwnerTable {
     visiting: BTreeSet<Box<str>>,
     /// Topics that were handed to a node, with how often it has not yet said that they arrived.
     handed: BTreeMap<(NodeId, Box<str>), u32>,
+    /// Nodes that have handed over a topic that goes on from here to another, and are answered once that one has it. Until then they
+    /// must not tell its owner that they have settled: it would begin the topic before it gets it.
+    owed: BTreeMap<Box<str>, Vec<NodeId>>,
     /// Topics that have had messages of which their owners may not know, and when that is forgotten. This node owns none of them.
     diverged: BTreeMap<Box<str>, Nanos>,
     /// Whether other nodes may have to be told of them.
@@ -117,6 +120,7 @@ impl OwnerTable {
             moving: BTreeSet::new(),
             visiting: BTreeSet::new(),
             handed: BTreeMap::new(),
+            owed: BTreeMap::new(),
             diverged: BTreeMap::new(),
             has_reports: false,
             has_remembered: false,
@@ -148,9 +152,14 @@ impl OwnerTable {
         self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_) | Role::Live(_)))
     }
 
-    /// Whether no topic has to be handed over. [`Cluster::settled`](crate::Cluster::settled) may be called then.
+    /// Whether no topic has to be handed over, and all that were are with their owners. [`Cluster::settled`](crate::Cluster::settled)
+    /// may be called then.
     pub fn is_settled(&self) -> bool {
-        self.moving.is_empty() && !self.has_reports && !self.has_remembered
+        !self.has_to_hand_over() && self.handed.is_empty()
+    }
+
+    fn has_to_hand_over(&self) -> bool {
+        !self.moving.is_empty() || self.has_reports || self.has_remembered
     }
 
     /// The next publication that was decided.
@@ -245,6 +254,7 @@ impl OwnerTable {
         }
         self.has_remembered = true;
         self.has_reports = !self.diverged.is_empty();
+        self.answer_owed(shard);
         undecided.iter().for_each(|name| self.drive(shard, name));
         self.hand_over(shard);
     }
@@ -293,7 +303,12 @@ impl OwnerTable {
         }
         for (_, name) in lost.into_keys() {
             self.note_diverged(shard, &name);
+            self.answer(shard, &name);
         }
+        self.owed.retain(|_, waiting| {
+            waiting.retain(|other| *other != node);
+            !waiting.is_empty()
+        });
         // What it had followed stays for its subscribers; without any it is of no use.
         for name in &changed {
             if !self.topics.get(name).is_some_and(|topic| topic.is_wanted) {
@@ -338,7 +353,7 @@ impl OwnerTable {
             Message::Unfollow { topic } => self.unfollow(shard, from, topic),
             Message::Released { topic, owner } => self.released(shard, from, topic, owner),
             Message::Handover(part) => self.receive(shard, from, &part),
-            Message::Taken { topic } => self.taken(from, topic),
+            Message::Taken { topic } => self.taken(shard, from, topic),
             Message::Diverged { topic } => self.take_diverged(shard, from, topic),
         }
     }

@@ -1,4 +1,4 @@
-//! Links that lose packets, and messages as bytes.
+//! Links that lose packets, messages as bytes, and members.
 
 use proptest::prelude::*;
 
@@ -6,8 +6,9 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::Position;
 
-use crate::cluster::Phase;
+use crate::cluster::{Cluster, ClusterConfig, Event, Phase};
 use crate::heartbeat::Heartbeat;
+use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT};
 use crate::link::{Link, Packet, Received};
 use crate::message::{Handover, Message, Outcome, append_outcome, outcomes};
 use crate::outgoing::Outgoing;
@@ -16,6 +17,11 @@ use crate::wire::entries;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
+const C: NodeId = NodeId(3);
+const D: NodeId = NodeId(4);
+const E: NodeId = NodeId(5);
+const F: NodeId = NodeId(6);
+const G: NodeId = NodeId(7);
 
 /// Two ends of a link, and what each has received.
 struct Pair {
@@ -203,6 +209,67 @@ fn heartbeats_are_read_as_they_were_written_in_every_phase() {
         heartbeat.write(&mut bytes);
         assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));
     }
+}
+
+fn node(node: NodeId, name: &str) -> Cluster {
+    let config = ClusterConfig {
+        node,
+        name: name.into(),
+        started_ms: node.0,
+        predecessor: None,
+        key: 7,
+        heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
+        member_timeout: MEMBER_TIMEOUT_DEFAULT,
+    };
+    let mut cluster = Cluster::new(config);
+    cluster.handle_connected(true, 0);
+    cluster.handle_time(JOIN_DELAY);
+    cluster
+}
+
+fn events(cluster: &mut Cluster) -> Vec<Event> {
+    std::iter::from_fn(|| cluster.poll_event()).collect()
+}
+
+fn hear(
+    cluster: &mut Cluster,
+    node: NodeId,
+    name: &str,
+    phase: Phase,
+    predecessor: Option<NodeId>,
+) -> Vec<Event> {
+    let mut bytes = Vec::new();
+    Heartbeat { node, name, started_ms: node.0, predecessor, phase }.write(&mut bytes);
+    cluster.handle_heartbeat(&bytes, JOIN_DELAY);
+    events(cluster)
+}
+
+#[test]
+fn a_node_is_closed_before_it_has_another_view() {
+    let mut cluster = node(A, "a");
+    assert!(matches!(events(&mut cluster)[..], [Event::View(_), Event::Open(true)]));
+    let heard = hear(&mut cluster, B, "b", Phase::Active, None);
+    let [Event::Joined(B), Event::Open(false), Event::View(view)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(view.owners(), [A, B]);
+    // A heartbeat that says nothing new.
+    assert_eq!(hear(&mut cluster, B, "b", Phase::Active, None), []);
+}
+
+#[test]
+fn a_name_is_of_one_process_but_for_one_that_leaves_and_its_successor() {
+    let mut cluster = node(A, "a");
+    events(&mut cluster);
+    hear(&mut cluster, B, "b", Phase::Active, None);
+    // A process that was started later takes the place of one that is dead.
+    assert_eq!(hear(&mut cluster, C, "b", Phase::Joining, None)[..2], [Event::Reset(B), Event::Joined(C)]);
+    // One that is started as a successor is there beside it, and so is its own successor once it leaves.
+    assert_eq!(hear(&mut cluster, D, "b", Phase::Joining, Some(C)), [Event::Joined(D)]);
+    hear(&mut cluster, C, "b", Phase::Leaving, None);
+    assert_eq!(hear(&mut cluster, E, "b", Phase::Joining, Some(D)), [Event::Joined(E)]);
+    assert_eq!(cluster.members().map(|(node, ..)| node).collect::<Vec<_>>(), [C, D, E]);
+    // The same for this node itself.
+    assert_eq!(hear(&mut cluster, F, "a", Phase::Joining, Some(A)), [Event::Joined(F)]);
+    assert_eq!(hear(&mut cluster, G, "a", Phase::Joining, None), [Event::Superseded]);
 }
 
 proptest! {

@@ -100,6 +100,7 @@ impl Tables for TestTables {
                 self.with_table(cluster, now, |table, shard| table.handle_reset(shard, node));
                 self.report(Report::Reset(node));
             }
+            Event::Joined(_) => {}
             Event::Superseded => panic!("no two nodes have one name"),
         }
     }

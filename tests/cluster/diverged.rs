@@ -250,3 +250,58 @@ fn of_two_handovers_at_once_neither_is_dropped_in_silence() {
     assert!(table.is_owner(&shards.topic));
     assert!(![5, 9].contains(&store.topics[&shards.topic].position.epoch));
 }
+
+impl Shards {
+    /// A node has the view of these nodes, and is not open.
+    fn view_of(&mut self, node: NodeId, nodes: &[NodeId]) {
+        self.at(node, |table, shard, _| table.handle_open(shard, false));
+        self.at(node, |table, shard, _| table.handle_view(shard, View::new(nodes.to_vec(), KEY)));
+    }
+
+    fn is_settled(&self, node: NodeId) -> bool {
+        self.tables[&node].0.is_settled()
+    }
+}
+
+/// The owner begins a topic once all others have settled. So a node that hands it to another, by an old view, settles only when that
+/// one has handed it on.
+#[test]
+fn a_handover_of_two_steps_is_done_after_the_second() {
+    let mut shards = Shards::new();
+    shards.view(&[A]);
+    shards.publish(A);
+    shards.view_of(B, &[A, B, C]);
+    shards.view_of(C, &[A, B, C]);
+    shards.view_of(A, &[A, B]);
+    shards.deliver(|_, _| true);
+    assert!(!shards.is_settled(A), "B has it, and C owns it");
+    shards.view_of(A, &[A, B, C]);
+    // As A asks it, now that both have one view.
+    shards.settle(B);
+    shards.deliver(|from, to| (from, to) == (B, C));
+    assert!(!shards.is_settled(A) && !shards.is_settled(B), "nobody knows yet that C has it");
+    shards.deliver(|_, _| true);
+    assert!([A, B, C].iter().all(|node| shards.is_settled(*node)));
+    assert!(shards.at(C, |table, _, topic| table.is_owner(topic)));
+}
+
+/// Two nodes with different views hand a topic to each other. None waits for the other for ever.
+#[test]
+fn a_topic_that_goes_to_and_fro_stays_where_it_is_when_nobody_owns_topics() {
+    let mut shards = Shards::new();
+    shards.view(&[A]);
+    shards.publish(A);
+    shards.view_of(B, &[A]);
+    shards.view_of(A, &[A, B]);
+    for node in [B, A, B, A] {
+        shards.deliver(|_, _| true);
+        assert!(!shards.is_settled(A) || !shards.is_settled(B));
+        shards.settle(node);
+    }
+    shards.view_of(A, &[]);
+    shards.view_of(B, &[]);
+    shards.deliver(|_, _| true);
+    assert!(shards.is_settled(A) && shards.is_settled(B));
+    let owners = [A, B].map(|node| shards.at(node, |table, _, topic| table.is_owner(topic)));
+    assert_eq!(owners.iter().filter(|owns| **owns).count(), 1);
+}

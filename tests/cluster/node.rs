@@ -223,6 +223,7 @@ impl Node {
                     self.lost.push(node);
                     self.with_table(now, |table, shard| table.handle_reset(shard, node));
                 }
+                Event::Joined(_) => {}
                 Event::Superseded => panic!("no two nodes have one name"),
             }
         }

@@ -67,13 +67,13 @@ impl OwnerTable {
     }
 
     /// The node has answered a handover or an obligation.
-    pub(super) fn taken(&mut self, from: NodeId, name: &str) {
+    pub(super) fn taken<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, from: NodeId, name: &str) {
         let key = (from, name.into());
-        if let Some(count) = self.handed.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.handed.remove(&key);
-            }
+        let Some(count) = self.handed.get_mut(&key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.handed.remove(&key);
+            self.answer(shard, name);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::view::NodeId;
 impl OwnerTable {
     /// Hands topics that other nodes own to them, as far as the links have room.
     pub(super) fn hand_over<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
-        if self.is_settled() {
+        if !self.has_to_hand_over() {
             return;
         }
         let moving: Vec<_> = self.moving.iter().cloned().collect();
@@ -92,10 +92,47 @@ impl OwnerTable {
         from: NodeId,
         part: &Handover<'_>,
     ) {
-        let &Handover { topic: name, head, begins, ends, first, entries, rest } = part;
-        if ends {
-            shard.peers.send(from, &Message::Taken { topic: name });
+        self.take_part(shard, from, part);
+        if !part.ends {
+            return;
         }
+        let name = part.topic;
+        self.owed.entry(name.into()).or_default().push(from);
+        if !self.goes_on(name) {
+            self.answer(shard, name);
+        }
+    }
+
+    /// Whether this node has the topic, and another owns it.
+    fn goes_on(&self, name: &str) -> bool {
+        self.is_owner(name) && self.view.owner(name).is_some_and(|owner| owner != self.node)
+    }
+
+    /// Answers the nodes that have handed the topic over.
+    pub(super) fn answer<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        for node in self.owed.remove(name).into_iter().flatten() {
+            shard.peers.send(node, &Message::Taken { topic: name });
+        }
+    }
+
+    /// The same for all topics that do not go on in a new view.
+    pub(super) fn answer_owed<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        let is_on_its_way = |name: &str| self.handed.keys().any(|(_, handed)| &**handed == name);
+        let is_done = |name: &str| match self.is_owner(name) {
+            true => !self.goes_on(name),
+            false => !is_on_its_way(name),
+        };
+        let done: Vec<Box<str>> = self.owed.keys().filter(|name| is_done(name)).cloned().collect();
+        done.iter().for_each(|name| self.answer(shard, name));
+    }
+
+    fn take_part<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        part: &Handover<'_>,
+    ) {
+        let &Handover { topic: name, head, begins, ends, first, entries, rest } = part;
         if self.is_owner(name) {
             // Also if that has no messages: it may have begun with a merge, of which nobody here has been told.
             if begins {

@@ -1,6 +1,6 @@
 //! The owner tables of all shards, as the cluster thread sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -39,6 +39,8 @@ pub struct ClusterTables {
     placement: Placement,
     inbox: Inbox,
     links: BTreeMap<NodeId, Arc<LinkState>>,
+    /// Those that have no room.
+    full: BTreeSet<NodeId>,
     settles: BTreeMap<u64, PendingSettle>,
     settles_asked: u64,
     /// When the node tries again to leave.
@@ -68,6 +70,7 @@ impl ClusterTables {
             placement,
             inbox,
             links: BTreeMap::new(),
+            full: BTreeSet::new(),
             settles: BTreeMap::new(),
             settles_asked: 0,
             finish_at: None,
@@ -101,19 +104,13 @@ impl ClusterTables {
         self.tell_all(|| ClusterEvent::Settle(number));
     }
 
-    /// Makes nodes known to the shards before anything else is said of them.
-    fn join_new(&mut self, cluster: &Cluster) {
-        let nodes = cluster.members().map(|(node, ..)| node);
-        let new: Vec<NodeId> = nodes.filter(|node| !self.links.contains_key(node)).collect();
-        for node in new {
-            let state = Arc::<LinkState>::default();
-            self.tell_all(|| ClusterEvent::Joined(node, Arc::clone(&state)));
-            self.links.insert(node, state);
-        }
-    }
-
     fn pass_on(&mut self, event: Event) {
         match event {
+            Event::Joined(node) => {
+                let state = Arc::<LinkState>::default();
+                self.tell_all(|| ClusterEvent::Joined(node, Arc::clone(&state)));
+                self.links.insert(node, state);
+            }
             Event::View(view) => self.tell_all(|| ClusterEvent::View(view.clone())),
             Event::Open(is_open) => self.tell_all(|| ClusterEvent::Open(is_open)),
             Event::Settle(settle) => self.ask_settled(Asked::Peer(settle)),
@@ -124,8 +121,8 @@ impl ClusterTables {
                 self.staged[shard].push(ClusterEvent::Message(from, bytes));
             }
             Event::Reset(node) => {
-                // If it is still there, it is made known again.
                 self.links.remove(&node);
+                self.full.remove(&node);
                 self.tell_all(|| ClusterEvent::Reset(node));
             }
             Event::Superseded => {
@@ -143,10 +140,15 @@ impl ClusterTables {
     /// Tells the shards when a link that was full has room.
     fn look_at_links(&mut self, cluster: &Cluster) {
         let mut has_room = std::mem::take(&mut self.has_new_room);
-        for (node, state) in &self.links {
+        let links = &self.links;
+        self.full.retain(|node| {
             let is_full = !cluster.has_room(*node);
-            has_room |= state.is_full.swap(is_full, Ordering::Relaxed) && !is_full;
-        }
+            if let Some(state) = links.get(node) {
+                state.is_full.store(is_full, Ordering::Relaxed);
+            }
+            has_room |= !is_full;
+            is_full
+        });
         if has_room {
             self.tell_all(|| ClusterEvent::Room);
         }
@@ -190,8 +192,7 @@ impl ClusterTables {
 impl Tables for ClusterTables {
     type Command = ClusterCommand;
 
-    fn handle(&mut self, cluster: &mut Cluster, event: Event, _: Nanos) {
-        self.join_new(cluster);
+    fn handle(&mut self, _: &mut Cluster, event: Event, _: Nanos) {
         self.pass_on(event);
     }
 
@@ -200,8 +201,12 @@ impl Tables for ClusterTables {
             ClusterCommand::Messages(bytes) => {
                 for (node, bytes) in messages(&bytes) {
                     cluster.send_bytes(node, bytes);
-                    let state = self.links.get(&node);
-                    self.has_new_room |= state.is_some_and(|state| state.take_staged(bytes.len()));
+                    let Some(state) = self.links.get(&node) else { continue };
+                    self.has_new_room |= state.take_staged(bytes.len());
+                    if !cluster.has_room(node) {
+                        state.is_full.store(true, Ordering::Relaxed);
+                        self.full.insert(node);
+                    }
                 }
             }
             ClusterCommand::Settled(number) => {
@@ -243,7 +248,6 @@ impl Tables for ClusterTables {
     }
 
     fn run(&mut self, cluster: &mut Cluster, traffic: &Traffic, now: Nanos) {
-        self.join_new(cluster);
         if let Some(attempt) = self.leaves.take() {
             self.ask_settled(Asked::Leaving(attempt));
         }
