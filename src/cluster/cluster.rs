@@ -13,7 +13,7 @@ use echoring_proto::limits::Nanos;
 use crate::heartbeat::Heartbeat;
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
 use crate::link::{Link, Packet, Received};
-use crate::message::Message;
+use crate::message::{Handover, Message};
 use crate::owner_table::Peers;
 use crate::view::{NodeId, View};
 use crate::wire::entries;
@@ -80,6 +80,13 @@ pub enum Event {
     /// Call [`OwnerTable::handle_settle`](crate::OwnerTable::handle_settle), and [`Cluster::settled`] with this once the tables
     /// are settled.
     Settle(Settle),
+    /// The sender of the message before this has the same view: call
+    /// [`OwnerTable::handle_settle`](crate::OwnerTable::handle_settle) of the same table. The table of the sender may have handed a topic
+    /// over by a view before, although the sender had already announced this one.
+    Agreed {
+        /// See [`Message::read`].
+        topic: Box<str>,
+    },
     /// A message of another node: [`OwnerTable::handle_message`](crate::OwnerTable::handle_message).
     Message {
         /// The sender.
@@ -110,7 +117,9 @@ struct Peer {
     phase: Phase,
     heard_at: Nanos,
     link: Link,
-    /// The view that it announced last, with its number, until that was answered.
+    /// The view that it announced last.
+    view: Option<u64>,
+    /// The same, with its number, until that was answered.
     announced: Option<(u64, u64)>,
     /// It has answered this node's view.
     has_settled: bool,
@@ -254,6 +263,7 @@ impl Cluster {
                 phase,
                 heard_at: now,
                 link,
+                view: None,
                 announced: None,
                 has_settled: false,
             };
@@ -274,7 +284,7 @@ impl Cluster {
         match peer.link.handle(&packet, &mut self.sessions, now) {
             Received::Nothing => {}
             Received::Reset => {
-                (peer.announced, peer.has_settled) = (None, false);
+                (peer.view, peer.announced, peer.has_settled) = (None, None, false);
                 peer.link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
                 self.events.extend([Event::Reset(from), Event::Joined(from)]);
                 self.update_open();
@@ -291,6 +301,7 @@ impl Cluster {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         match Message::read(bytes) {
             Some(Message::View { view, number }) => {
+                peer.view = Some(view);
                 peer.announced = Some((view, number));
                 self.answer(from);
             }
@@ -299,7 +310,16 @@ impl Cluster {
                 peer.has_settled |= number == self.number;
                 self.update_open();
             }
-            Some(_) => self.events.push_back(Event::Message { from, bytes: bytes.to_vec() }),
+            Some(message) => {
+                self.events.push_back(Event::Message { from, bytes: bytes.to_vec() });
+                let (Message::Handover(Handover { topic, .. }) | Message::Diverged { topic }) = message
+                else {
+                    return;
+                };
+                if peer.view == Some(self.view.id()) {
+                    self.events.push_back(Event::Agreed { topic: topic.into() });
+                }
+            }
             // Of another version.
             None => {}
         }

@@ -54,6 +54,8 @@ pub enum ClusterEvent {
     Open(bool),
     /// Say [`ClusterCommand::Settled`] with this number once no topic has to be handed over.
     Settle(u64),
+    /// The node that has sent the message before this has the same view.
+    Agreed,
     /// Another node is dead, or has lost what it was sent.
     Reset(NodeId),
     /// A message of another node about a topic of the shard.
@@ -65,7 +67,7 @@ pub enum ClusterEvent {
 /// What a shard, or whoever controls the server, tells the cluster thread.
 #[derive(Debug)]
 pub enum ClusterCommand {
-    /// Messages for other nodes: for each the node, the length, and the message.
+    /// Messages for other nodes: for each the node, the number of the link, the length, and the message.
     Messages(Vec<u8>),
     /// A shard has settled, as [`ClusterEvent::Settle`] asked.
     Settled(u64),
@@ -80,6 +82,9 @@ pub enum ClusterCommand {
 /// The load of the link to another node.
 #[derive(Debug, Default)]
 pub struct LinkState {
+    /// Which link it is. A link that was lost, and is there again, is another: what a shard has sent before it was told must not be
+    /// sent over it, as nobody would expect the answers any more.
+    number: u64,
     /// Bytes on their way from the shards to the link.
     staged_bytes: AtomicU64,
     /// The link has no room for deliveries.
@@ -87,6 +92,10 @@ pub struct LinkState {
 }
 
 impl LinkState {
+    fn new(number: u64) -> LinkState {
+        LinkState { number, ..LinkState::default() }
+    }
+
     /// Messages have reached the link. Returns whether there is room for others now, and was none before.
     fn take_staged(&self, bytes: usize) -> bool {
         let before = self.staged_bytes.load(Ordering::Relaxed);
@@ -149,6 +158,7 @@ impl Peers for Links {
     fn send(&mut self, to: NodeId, message: &Message<'_>) {
         let Some(peer) = self.peers.get(&to) else { return };
         self.outbox.put_u64_le(to.0);
+        self.outbox.put_u64_le(peer.number);
         let at = self.outbox.len();
         self.outbox.put_u32_le(0);
         message.write(&mut self.outbox);
@@ -166,14 +176,15 @@ impl Peers for Links {
     }
 }
 
-/// The messages that [`Links`] sent together.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NodeId, &[u8])> {
+/// The messages that [`Links`] sent together, each with its node and the number of the link.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NodeId, u64, &[u8])> {
     std::iter::from_fn(move || {
         let (node, rest) = bytes.split_first_chunk::<8>()?;
+        let (number, rest) = rest.split_first_chunk::<8>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let (message, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         bytes = rest;
-        Some((NodeId(u64::from_le_bytes(*node)), message))
+        Some((NodeId(u64::from_le_bytes(*node)), u64::from_le_bytes(*number), message))
     })
 }
 
@@ -187,7 +198,7 @@ mod tests {
     fn messages_leave_together_and_a_link_with_much_on_its_way_has_no_room() {
         let (commands, mut sent) = mpsc::unbounded_channel();
         let mut links = Links::new(commands);
-        let state = Arc::<LinkState>::default();
+        let state = Arc::new(LinkState::new(5));
         links.join(PEER, Arc::clone(&state));
         assert!(links.knows(PEER) && !links.knows(NodeId(8)));
         let entries = vec![0; LINK_BYTES_MAX / 2];
@@ -206,8 +217,8 @@ mod tests {
         let both: Vec<_> = messages(&bytes).collect();
         assert_eq!(both.len(), 2);
         let mut rooms = Vec::new();
-        for (node, bytes) in both {
-            assert_eq!((node, Message::read(bytes)), (PEER, Some(message)));
+        for (node, number, bytes) in both {
+            assert_eq!((node, number, Message::read(bytes)), (PEER, 5, Some(message)));
             rooms.push(state.take_staged(bytes.len()));
         }
         assert_eq!(rooms, [true, false], "once, when there is room again");

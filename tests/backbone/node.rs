@@ -101,6 +101,7 @@ impl Tables for TestTables {
                 self.report(Report::Reset(node));
             }
             Event::Joined(_) => {}
+            Event::Agreed { .. } => self.with_table(cluster, now, OwnerTable::handle_settle),
             Event::Superseded => panic!("no two nodes have one name"),
         }
     }

@@ -1,12 +1,14 @@
 //! One node: its place in the cluster, one shard, and the publishers on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
-    Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Phase, Shard, Ticket,
+    Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Peers, Phase, Shard,
+    Ticket,
 };
 use echoring_proto::limits::Nanos;
+use echoring_proto::random::SplitMix64;
 
 use super::store::{Store, Subscriber};
 use super::truth::{Entry, Truth};
@@ -45,6 +47,31 @@ pub struct Run {
     pub predecessor: Option<NodeId>,
 }
 
+/// The links as a table has them that learns of their loss late. What it sends over one that is lost does not arrive.
+#[derive(Debug)]
+pub struct LateLinks<'a> {
+    cluster: &'a mut Cluster,
+    resets: &'a BTreeMap<NodeId, u32>,
+    known: &'a BTreeMap<NodeId, u32>,
+}
+
+impl Peers for LateLinks<'_> {
+    fn send(&mut self, to: NodeId, message: &Message<'_>) {
+        let resets = self.resets.get(&to).copied().unwrap_or_default();
+        if self.known.get(&to) == Some(&resets) {
+            self.cluster.send(to, message);
+        }
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        self.known.contains_key(&node)
+    }
+
+    fn has_room(&self, to: NodeId) -> bool {
+        self.cluster.has_room(to)
+    }
+}
+
 #[derive(Debug)]
 pub struct Node {
     pub cluster: Cluster,
@@ -54,7 +81,17 @@ pub struct Node {
     /// It has left while it heard no other, and takes its topics with it.
     pub has_left_alone: bool,
     pub clock: Clock,
-    settling: Vec<echoring_cluster::Event>,
+    /// What the table has not been told.
+    events: VecDeque<Event>,
+    /// Whether it is told later now and then.
+    is_late: bool,
+    /// How often each link was lost.
+    resets: BTreeMap<NodeId, u32>,
+    /// The same of links that are there, and of all, as the table knows it.
+    known: BTreeMap<NodeId, u32>,
+    told_resets: BTreeMap<NodeId, u32>,
+    random: SplitMix64,
+    settling: Vec<Event>,
     /// Subscribers of topics whose position is not known here yet.
     arriving: Vec<Subscriber>,
     pending: BTreeMap<Ticket, (String, Entry)>,
@@ -88,6 +125,12 @@ impl Node {
             is_connected: false,
             has_left_alone: false,
             clock,
+            events: VecDeque::new(),
+            is_late: started_ms % 3 > 0,
+            resets: BTreeMap::new(),
+            known: BTreeMap::new(),
+            told_resets: BTreeMap::new(),
+            random: SplitMix64::new(id.0),
             settling: Vec::new(),
             arriving: Vec::new(),
             pending: BTreeMap::new(),
@@ -106,10 +149,11 @@ impl Node {
     fn with_table<R>(
         &mut self,
         now: Nanos,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, Cluster>) -> R,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, LateLinks<'_>>) -> R,
     ) -> R {
         let now = self.clock.read(now);
-        call(&mut self.table, &mut Shard { store: &mut self.store, peers: &mut self.cluster, now })
+        let mut peers = LateLinks { cluster: &mut self.cluster, resets: &self.resets, known: &self.known };
+        call(&mut self.table, &mut Shard { store: &mut self.store, peers: &mut peers, now })
     }
 
     pub fn connect(&mut self, is_connected: bool, now: Nanos) {
@@ -183,12 +227,15 @@ impl Node {
 
     /// Whether nothing is left that the node has to hand over.
     pub fn has_handed_over(&self) -> bool {
-        self.cluster.phase() == Phase::Leaving && self.table.is_settled()
+        self.cluster.phase() == Phase::Leaving && self.events.is_empty() && self.table.is_settled()
     }
 
     /// Whether the node has handed over what it owned, and everything that it sent has arrived.
     pub fn has_left(&mut self, now: Nanos) -> bool {
-        let is_done = self.table.is_settled() && self.settling.is_empty() && self.pending.is_empty();
+        let is_done = self.events.is_empty()
+            && self.table.is_settled()
+            && self.settling.is_empty()
+            && self.pending.is_empty();
         let has_left = is_done && self.cluster.try_finish(self.clock.read(now));
         self.has_left_alone |= has_left && self.cluster.view().owners().is_empty();
         has_left
@@ -203,13 +250,23 @@ impl Node {
         let local = self.clock.read(now);
         self.cluster.handle_time(local);
         while let Some(event) = self.cluster.poll_event() {
+            if let Event::Reset(node) = event {
+                *self.resets.entry(node).or_default() += 1;
+            }
+            self.events.push_back(event);
+        }
+        // Tables are other threads', which learn of events later than the cluster.
+        if self.is_late && self.random.below(3) > 0 {
+            return;
+        }
+        while let Some(event) = self.events.pop_front() {
             match event {
                 Event::View(view) => self.with_table(now, |table, shard| table.handle_view(shard, view)),
                 Event::Open(is_open) => {
                     self.with_table(now, |table, shard| table.handle_open(shard, is_open));
                 }
                 Event::Settle(_) => {
-                    self.with_table(now, OwnerTable::handle_settle);
+                    self.with_table(now, |table, shard| table.handle_settle(shard));
                     self.settling.push(event);
                 }
                 Event::Message { from, bytes } => {
@@ -220,14 +277,19 @@ impl Node {
                     self.with_table(now, |table, shard| table.handle_message(shard, from, &message));
                 }
                 Event::Reset(node) => {
+                    *self.told_resets.entry(node).or_default() += 1;
+                    self.known.remove(&node);
                     self.lost.push(node);
                     self.with_table(now, |table, shard| table.handle_reset(shard, node));
                 }
-                Event::Joined(_) => {}
+                Event::Joined(node) => {
+                    self.known.insert(node, self.told_resets.get(&node).copied().unwrap_or_default());
+                }
+                Event::Agreed { .. } => self.with_table(now, |table, shard| table.handle_settle(shard)),
                 Event::Superseded => panic!("no two nodes have one name"),
             }
         }
-        self.with_table(now, OwnerTable::handle_time);
+        self.with_table(now, |table, shard| table.handle_time(shard));
         if self.table.is_settled() {
             for event in self.settling.drain(..) {
                 let Event::Settle(settle) = event else { continue };

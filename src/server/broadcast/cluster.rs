@@ -320,6 +320,9 @@ impl Broadcast {
                 self.with_table(cx, cluster, |table, shard| table.handle_settle(shard));
                 cluster.settles.push(number);
             }
+            ClusterEvent::Agreed => {
+                self.with_table(cx, cluster, |table, shard| table.handle_settle(shard));
+            }
             ClusterEvent::Reset(node) => {
                 cluster.links.reset(node);
                 self.with_table(cx, cluster, |table, shard| table.handle_reset(shard, node));

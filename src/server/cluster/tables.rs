@@ -39,6 +39,7 @@ pub struct ClusterTables {
     placement: Placement,
     inbox: Inbox,
     links: BTreeMap<NodeId, Arc<LinkState>>,
+    links_made: u64,
     /// Those that have no room.
     full: BTreeSet<NodeId>,
     settles: BTreeMap<u64, PendingSettle>,
@@ -70,6 +71,7 @@ impl ClusterTables {
             placement,
             inbox,
             links: BTreeMap::new(),
+            links_made: 0,
             full: BTreeSet::new(),
             settles: BTreeMap::new(),
             settles_asked: 0,
@@ -107,7 +109,8 @@ impl ClusterTables {
     fn pass_on(&mut self, event: Event) {
         match event {
             Event::Joined(node) => {
-                let state = Arc::<LinkState>::default();
+                self.links_made += 1;
+                let state = Arc::new(LinkState::new(self.links_made));
                 self.tell_all(|| ClusterEvent::Joined(node, Arc::clone(&state)));
                 self.links.insert(node, state);
             }
@@ -119,6 +122,10 @@ impl ClusterTables {
                 let shard = self.placement.owner(topic, self.staged.len());
                 self.inbox.add(bytes.len());
                 self.staged[shard].push(ClusterEvent::Message(from, bytes));
+            }
+            Event::Agreed { topic } => {
+                let shard = self.placement.owner(&topic, self.staged.len());
+                self.staged[shard].push(ClusterEvent::Agreed);
             }
             Event::Reset(node) => {
                 self.links.remove(&node);
@@ -199,9 +206,12 @@ impl Tables for ClusterTables {
     fn command(&mut self, cluster: &mut Cluster, command: ClusterCommand, now: Nanos) {
         match command {
             ClusterCommand::Messages(bytes) => {
-                for (node, bytes) in messages(&bytes) {
+                for (node, number, bytes) in messages(&bytes) {
+                    // Of a link that is lost, the shards have been told or will be.
+                    let Some(state) = self.links.get(&node).filter(|state| state.number == number) else {
+                        continue;
+                    };
                     cluster.send_bytes(node, bytes);
-                    let Some(state) = self.links.get(&node) else { continue };
                     self.has_new_room |= state.take_staged(bytes.len());
                     if !cluster.has_room(node) {
                         state.is_full.store(true, Ordering::Relaxed);

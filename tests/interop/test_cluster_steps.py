@@ -1,0 +1,26 @@
+"""scripts/cluster: what a cluster promises, step by step, with a partition."""
+
+import os
+import subprocess
+import sys
+import unittest
+
+import test_cluster
+from harness import BINARY
+
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts", "cluster")
+# Ten times what it takes on a quiet machine.
+TIMEOUT_S = 300
+
+
+@unittest.skipIf(test_cluster.NATS is None, "nats-server is not installed")
+class Steps(unittest.TestCase):
+    def test_all_pass(self):
+        command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
+        lines = done.stdout.splitlines()
+        self.assertEqual((done.returncode, lines[-1:]), (0, ["10 of 10 steps passed"]), done.stdout + done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
