@@ -3,7 +3,7 @@
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 
 use super::Failure;
 use crate::logging::{self, Destination, Form};
@@ -53,8 +53,18 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
             return Err(EXPECTED.to_owned());
         }
     }
-    EnvFilter::try_new(word).map_err(|_| EXPECTED.to_owned())?;
+    filter(word).map_err(|_| EXPECTED.to_owned())?;
     Ok(word.to_owned())
+}
+
+/// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as an error, and what
+/// matters of it is logged once elsewhere.
+pub(super) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
+    const CLIENT: &str = "async_nats";
+    if word.contains(CLIENT) {
+        return EnvFilter::try_new(word);
+    }
+    EnvFilter::try_new(format!("{CLIENT}=off,{word}"))
 }
 
 /// Starts the log on stderr.
@@ -64,7 +74,7 @@ pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
 
 /// Starts the log.
 pub(super) fn start_log_on(filter: &str, destination: &Destination, form: Form) -> Result<(), Failure> {
-    logging::start(checked_filter(filter)?, destination, form).map_err(|error| {
+    logging::start(checked_filter(filter)?, filter, destination, form).map_err(|error| {
         let place = match destination {
             Destination::File(path) => format!(" in {}", path.display()),
             Destination::Stderr | Destination::Stdout => String::new(),
@@ -74,8 +84,8 @@ pub(super) fn start_log_on(filter: &str, destination: &Destination, form: Form) 
 }
 
 /// The filter that `--log` describes.
-pub(super) fn checked_filter(filter: &str) -> Result<EnvFilter, Failure> {
-    EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("--log: {error}")))
+pub(super) fn checked_filter(word: &str) -> Result<EnvFilter, Failure> {
+    filter(word).map_err(|error| Failure::Usage(format!("--log: {error}")))
 }
 
 #[cfg(test)]

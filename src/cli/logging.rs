@@ -60,12 +60,12 @@ impl Destination {
     }
 }
 
-/// Starts the log, with the records that `filter` accepts; in colour only at a terminal. Panics are logged from now on
+/// Starts the log, with the records that `filter` accepts, which was written as `word`; in colour only at a terminal. Panics are logged from now on
 /// like other records.
 ///
 /// # Errors
 /// If the file cannot be opened, the thread cannot be started, or the process has a log already.
-pub(crate) fn start(filter: EnvFilter, destination: &Destination, form: Form) -> io::Result<()> {
+pub(crate) fn start(filter: EnvFilter, word: &str, destination: &Destination, form: Form) -> io::Result<()> {
     let journal = match (destination, form) {
         (Destination::Stderr, Form::Text) => Target::journal(),
         _ => None,
@@ -85,10 +85,9 @@ pub(crate) fn start(filter: EnvFilter, destination: &Destination, form: Form) ->
         .event_format(Format(form))
         // The default handler complains on stderr about a failed write, and panics if that fails too.
         .log_internal_errors(false);
-    let level = filter.to_string();
     let (filter, handle) = reload::Layer::new(filter);
     // A process that has a log already has a level, too.
-    let _ = LEVEL.set(Level { handle, filter: Mutex::new(level) });
+    let _ = LEVEL.set(Level { handle, filter: Mutex::new(word.to_owned()) });
     tracing_subscriber::registry()
         .with(filter)
         .with(RateLimit)

@@ -862,6 +862,20 @@ class Failing(InACluster):
             told = run("cluster", "status", "--admin", "{}:{}".format(*alone.admin))
             self.assertEqual((told.returncode, "belongs to no cluster" in told.stderr), (3, True), told)
 
+    def test_a_backbone_that_cannot_be_reached_is_logged_once(self):
+        self.nats.stop()
+        node = self.one("a")
+        node.wait_for_log("cannot connect to NATS")
+        with socket.create_server(("127.0.0.1", self.nats.port)) as other:
+            for _ in range(4):
+                other.accept()[0].close()
+        self.nats.start()
+        node.await_members()
+        lines = [line for line in node.log if "NATS" in line or "nats" in line]
+        # Once for each reason.
+        self.assertLessEqual(len([line for line in lines if "cannot connect" in line]), 3, lines)
+        self.assertEqual([line for line in lines if "async_nats" in line], [])
+
     def test_a_node_that_is_not_to_wait_for_the_backbone_does_not_start_without(self):
         self.nats.stop()
         command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--admin", "off", "--no-cluster-wait"]

@@ -3,14 +3,13 @@
 use crate::environment;
 use crate::logging;
 use echoring_server::control::LogLevel;
-use tracing_subscriber::filter::EnvFilter;
 
 /// Reads and changes the level.
 pub(super) const LOG_LEVEL: LogLevel = LogLevel { get: logging::level, set };
 
 fn set(word: &str) -> Result<(), String> {
     let word = environment::log_filter(word)?;
-    let filter = EnvFilter::try_new(&word).map_err(|error| error.to_string())?;
+    let filter = environment::filter(&word).map_err(|error| error.to_string())?;
     let before = logging::level();
     logging::set_level(filter, word.clone())?;
     tracing::warn!(before, now = word, "the log level was changed");
