@@ -182,7 +182,7 @@ impl ClientSender {
     /// Asks another node, by its id. `line` is the method and the path. Returns the status and the body.
     ///
     /// # Errors
-    /// In words: the node is not there, does not answer in time, or says more than [`CONTROL_ANSWER_BYTES_MAX`].
+    /// In words: the node is not there, does not answer in time, or says more than 16 MiB.
     pub async fn ask(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
         match timeout(CONTROL_TIMEOUT, self.collect(node, line)).await {
             Ok(answer) => answer,
