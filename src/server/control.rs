@@ -345,6 +345,7 @@ impl Answer for AdminService {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
         let topic = path.strip_prefix("/topics/");
         let of_cluster = path.strip_prefix("/cluster/");
+        let cluster_methods = of_cluster.and_then(Question::methods);
         let connection = path.strip_prefix("/connections/");
         let methods = match &*path {
             "/" | "/cluster" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => {
@@ -355,7 +356,7 @@ impl Answer for AdminService {
             "/reload" => POST,
             _ if connection.is_some() => DELETE,
             _ if topic.is_some() => READS_AND_POST,
-            _ if let Some(methods) = of_cluster.and_then(Question::methods) => methods,
+            _ if cluster_methods.is_some() => cluster_methods.unwrap_or_default(),
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
@@ -372,7 +373,9 @@ impl Answer for AdminService {
         }
         match (&*path, topic) {
             (_, Some(topic)) => self.topics.one(topic, request).await,
-            _ if let Some(report) = of_cluster => self.of_cluster(request.method(), report, query).await,
+            _ if of_cluster.is_some() => {
+                self.of_cluster(request.method(), of_cluster.unwrap_or_default(), query).await
+            }
             ("/connections", _) => self.connections.all(request.method(), query).await,
             (_, None) if connection.is_some() => {
                 self.connections.close_one(connection.unwrap_or_default()).await
