@@ -522,10 +522,11 @@ mod tests {
     fn requests_in_progress_are_answered_when_it_stops() {
         serving_on_orders(|address, orders| {
             let (begun, silent) = (half(address), connect(address));
-            let stop = thread::spawn(move || orders.send(Phase::Stopped));
-            while TcpStream::connect(address).is_ok() {}
+            let (done, carried_out) = std::sync::mpsc::channel();
+            orders.0.send(Order { phase: Phase::Stopped, done }).expect("still serving");
             assert!(finish(begun).ends_with("\r\n\r\nok"));
-            stop.join().expect("stopped");
+            assert!(carried_out.recv().is_err(), "nothing is sent");
+            assert!(TcpStream::connect(address).is_err(), "nobody listens");
             drop(silent);
         });
     }
