@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `PREFIX.publish.TOPIC` | a publication of a client, for one of the nodes |
 //! | `PREFIX.messages.TOPIC` | the messages of a topic, in the order of their offsets as long as it has one owner |
-//!
 //! | `PREFIX.control.ID` | a request of another node to the control thread of this one |
 //!
 //! They have a connection of their own: what clients send neither delays the nodes' packets nor takes their room.
@@ -32,11 +31,16 @@ const GROUP: &str = "nodes";
 /// The status of an answer, as of HTTP.
 const STATUS: &str = "Echoring-Status";
 
+/// Why another node cannot be asked.
+const NOT_CONNECTED: &str = "this node is not connected";
+
 /// A connection for other clients of NATS.
 #[derive(Debug)]
 pub struct NatsClients {
     sender: ClientSender,
     publications: Option<Subscriber>,
+    /// No further publications come; those that have arrived are returned.
+    is_draining: bool,
     /// Requests of other nodes.
     controls: Subscriber,
 }
@@ -99,7 +103,12 @@ impl NatsClients {
         let client = connect.connect(options.servers.as_slice()).await.map_err(|error| failed(&error))?;
         let sender = ClientSender { client, prefix: options.prefix.as_str().into() };
         let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
-        Ok(NatsClients { controls: controls.map_err(|error| failed(&error))?, sender, publications: None })
+        Ok(NatsClients {
+            controls: controls.map_err(|error| failed(&error))?,
+            sender,
+            publications: None,
+            is_draining: false,
+        })
     }
 
     /// To send to clients.
@@ -107,16 +116,20 @@ impl NatsClients {
         self.sender.clone()
     }
 
-    /// Takes publications from now on, or leaves them to other nodes. Those that have arrived are still returned.
+    /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned. Called again and again: until they
+    /// are, no others can be taken.
     pub async fn take_publications(&mut self, takes: bool) {
-        if !takes {
-            if let Some(publications) = &mut self.publications {
+        match &mut self.publications {
+            Some(publications) if !takes && !self.is_draining => {
+                self.is_draining = true;
                 // Fails only if the client has ended.
                 let _ = publications.drain().await;
             }
-        } else if self.publications.is_none() {
-            let subject = format!("{}.publish.>", self.sender.prefix);
-            self.publications = self.sender.client.queue_subscribe(subject, GROUP.to_owned()).await.ok();
+            None if takes => {
+                let subject = format!("{}.publish.>", self.sender.prefix);
+                self.publications = self.sender.client.queue_subscribe(subject, GROUP.to_owned()).await.ok();
+            }
+            _ => {}
         }
     }
 
@@ -132,7 +145,7 @@ impl NatsClients {
             tokio::select! {
                 message = publication => {
                     let Some(message) = message else {
-                        self.publications = None;
+                        (self.publications, self.is_draining) = (None, false);
                         continue;
                     };
                     if let Some(publication) = self.sender.read(message).await {
@@ -191,12 +204,13 @@ impl ClientSender {
     }
 
     async fn collect(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
-        let gone = |_| "this node is not connected";
         let inbox = self.client.new_inbox();
-        let mut parts =
-            self.client.subscribe(inbox.clone()).await.map_err(|_| "this node is not connected")?;
+        let mut parts = self.client.subscribe(inbox.clone()).await.map_err(|_| NOT_CONNECTED)?;
         let line = Bytes::copy_from_slice(line.as_bytes());
-        self.client.publish_with_reply(self.control_subject(node), inbox, line).await.map_err(gone)?;
+        self.client
+            .publish_with_reply(self.control_subject(node), inbox, line)
+            .await
+            .map_err(|_| NOT_CONNECTED)?;
         let mut body = Vec::new();
         while let Some(Message { payload, headers, status, .. }) = parts.next().await {
             if status == Some(StatusCode::NO_RESPONDERS) {
@@ -215,7 +229,7 @@ impl ClientSender {
                     .map_err(|_| "its answer is malformed");
             }
         }
-        Err("this node is not connected")
+        Err(NOT_CONNECTED)
     }
 
     /// Answers another node.

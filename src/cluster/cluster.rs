@@ -52,7 +52,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether it owns topics no more, and never will.
+    /// Whether it hands its topics over, or has done so.
     fn leaves(self) -> bool {
         matches!(self, Phase::Leaving | Phase::Left)
     }

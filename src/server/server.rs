@@ -72,7 +72,7 @@ struct Replacement {
 /// What the shards, and those who control the server, tell the cluster thread.
 pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
 
-/// What a node has for others beside the packets of the cluster.
+/// Messages and requests of a node for others, beside the packets of the cluster.
 #[derive(Debug)]
 pub struct ClusterOutlets {
     /// Messages for other clients of NATS. Closed without [`ServerConfig::relays`], and when the shards have ended.
@@ -162,7 +162,7 @@ impl Server {
         self.cluster.take()
     }
 
-    /// What the node has for others beside those packets, once. `None` without [`ServerConfig::cluster`].
+    /// The node's messages and requests for others beside those packets, once. `None` without [`ServerConfig::cluster`].
     pub fn take_outlets(&mut self) -> Option<ClusterOutlets> {
         self.outlets.take()
     }

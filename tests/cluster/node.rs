@@ -81,7 +81,7 @@ pub struct Node {
     /// It has left while it heard no other, and takes its topics with it.
     pub has_left_alone: bool,
     pub clock: Clock,
-    /// What the table has not been told.
+    /// Events that the table does not know yet.
     events: VecDeque<Event>,
     /// Whether it is told later now and then.
     is_late: bool,

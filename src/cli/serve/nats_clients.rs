@@ -1,5 +1,5 @@
-//! What others have for this node over NATS, and it for them, beside the packets of the cluster: requests of other nodes to the
-//! control thread and of this one to theirs, publications of other clients, and messages of topics for those.
+//! The traffic over NATS beside the packets of the cluster: requests of other nodes to the control thread and of this one to theirs,
+//! publications of other clients, and messages of topics for those.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
@@ -113,12 +113,8 @@ async fn take_requests(
         lane
     };
     let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
-    let mut is_taking = false;
     loop {
-        if has_clients && is_taking != server.is_ready() {
-            is_taking = !is_taking;
-            clients.take_publications(is_taking).await;
-        }
+        clients.take_publications(has_clients && server.is_ready()).await;
         tokio::select! {
             request = clients.next() => match request {
                 ClientRequest::Publication(publication) => {

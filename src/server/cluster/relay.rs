@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::limits::CLUSTER_RELAY_BYTES_MAX;
 
-/// The format and the content, the position, and the lengths of topic and key.
-const HEAD_BYTES: usize = 2 + 8 + 8 + 2;
+/// The length, the format and the content, the position, and the lengths of topic and key.
+const HEAD_BYTES: usize = 4 + 2 + 8 + 8 + 2;
 
 /// A message for other clients of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,16 +90,16 @@ impl RelayOutbox {
         publication: Publication<'_>,
     ) {
         let Publication { content, key, payload } = publication;
-        let length = HEAD_BYTES + topic.len() + key.len() + payload.len();
+        let bytes = HEAD_BYTES + topic.len() + key.len() + payload.len();
         let load = &self.sender.load;
-        let waiting = load.waiting_bytes.fetch_add(length as u64, Ordering::Relaxed);
-        if waiting > 0 && waiting + length as u64 > CLUSTER_RELAY_BYTES_MAX {
-            load.waiting_bytes.fetch_sub(length as u64, Ordering::Relaxed);
+        let waiting = load.waiting_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if waiting > 0 && waiting + bytes as u64 > CLUSTER_RELAY_BYTES_MAX {
+            load.waiting_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
             load.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let out = &mut self.bytes;
-        out.put_u32_le(length as u32);
+        out.put_u32_le(bytes as u32 - 4);
         out.put_u8(u8::from(format == Relay::Json));
         out.put_u8(content as u8);
         out.put_u64_le(position.epoch);
@@ -137,11 +137,7 @@ impl RelayBatch {
 
 impl Drop for RelayBatch {
     fn drop(&mut self) {
-        let bytes: usize = self
-            .messages()
-            .map(|message| HEAD_BYTES + message.topic.len() + message.key.len() + message.payload.len())
-            .sum();
-        self.load.waiting_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.load.waiting_bytes.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
 }
 

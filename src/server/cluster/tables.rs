@@ -16,7 +16,7 @@ use crate::commands::ShardCommand;
 use crate::handle::Handle;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 
-/// Who asks whether the shards have settled.
+/// The origin of a question whether the shards have settled.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Peer(Settle),

@@ -206,7 +206,7 @@ impl Bodies {
     }
 }
 
-/// What the thread is to do with connections.
+/// The treatment of connections by the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Accept them.
@@ -227,7 +227,7 @@ pub(super) struct Order {
     pub(super) done: std::sync::mpsc::Sender<()>,
 }
 
-/// What other threads have for this one.
+/// Orders and requests of other threads.
 #[derive(Debug)]
 pub(super) struct ControlInlet {
     pub(super) orders: mpsc::UnboundedReceiver<Order>,

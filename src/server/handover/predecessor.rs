@@ -63,7 +63,7 @@ struct Waiting {
     rounds: Mutex<Option<u32>>,
 }
 
-/// What a successor has been given.
+/// The result of a handover for the successor.
 enum Given {
     /// The topics, by this link.
     Topics(Link),

@@ -94,7 +94,7 @@ impl OwnedTopics {
         pool: &mut Pool,
     ) -> Shards<'_> {
         // The owner has accepted the message, so it is not refused here. If there is no memory for the latest message of its key,
-        // those who subscribe later lack it.
+        // later subscribers do not get it.
         let _ = self.refusal(id, publication, false, pool);
         self.advance(id, publication, now, pool);
         self.table.get(id.key()).map_or(&[], |owned| &owned.shards)
