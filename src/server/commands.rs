@@ -22,9 +22,9 @@ use echoring_topics::{Content, Placement, Position, Publication, Refused};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 
 use crate::auth::AuthCommand;
-use crate::broadcast::Broadcast;
 use crate::broadcast::publish::OperatorPublished;
 use crate::broadcast::shard_mail::ShardMail;
+use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion};
 use crate::cluster::ClusterEvent;
 use crate::config::ServerConfig;
 use crate::connections::ConnectionScan;
@@ -164,12 +164,22 @@ pub enum ShardCommand {
     LoseSuccessor,
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
+    /// Read what the shard keeps of a topic that it owns.
+    ReadTopic(TopicRead),
     /// A command about authentication.
     Auth(AuthCommand),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
     /// What the cluster thread has for the shard.
     Cluster(Vec<ClusterEvent>),
+}
+
+/// A question about a topic, for its owner.
+#[derive(Debug)]
+pub struct TopicRead {
+    pub(crate) topic: Box<str>,
+    pub(crate) question: TopicQuestion,
+    pub(crate) reply: mpsc::SyncSender<(usize, TopicAnswer)>,
 }
 
 /// Messages for a topic, in order.
@@ -372,6 +382,13 @@ impl CommandSender {
     /// The reports about one topic.
     pub(super) fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
+    }
+
+    /// The answer of a topic's owner; `None` if it does not come in time.
+    pub(super) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+        let owner = self.placement.owner(topic, self.remotes.len());
+        let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });
+        self.ask_one(owner, SNAPSHOT_TIMEOUT, ask)
     }
 
     /// The answer of one shard; `None` if it does not come in time.

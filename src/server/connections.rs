@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::mpsc;
 
+use echoring_proto::CloseCode;
+use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use echoring_runtime::admission::{AddressBlock, BadBlock};
 use echoring_runtime::driver::Token;
 use serde::Serialize;
@@ -56,12 +58,43 @@ pub(crate) struct ConnectionFilter {
     pub(crate) identity: Option<Box<str>>,
     /// The subscribers of this topic.
     pub(crate) topic: Option<Box<str>>,
+    /// The connection of the client with this number.
+    pub(crate) client: Option<u64>,
+    /// Not those of the clients with these numbers.
+    pub(crate) kept_clients: Box<[u64]>,
 }
 
 impl ConnectionFilter {
     /// Whether it lets everything pass.
     pub(crate) fn is_empty(&self) -> bool {
-        self.address.is_none() && self.identity.is_none() && self.topic.is_none()
+        let ConnectionFilter { address, identity, topic, client, kept_clients } = self;
+        address.is_none()
+            && identity.is_none()
+            && topic.is_none()
+            && client.is_none()
+            && kept_clients.is_empty()
+    }
+
+    /// Whether the client with this number passes.
+    pub(crate) fn has_client(&self, number: u64) -> bool {
+        self.client.is_none_or(|client| client == number) && !self.kept_clients.contains(&number)
+    }
+}
+
+/// The Close frame of connections that an operator closes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OperatorClose {
+    pub(crate) code: CloseCode,
+    /// At most [`CLOSE_REASON_BYTES_MAX`].
+    pub(crate) reason: Box<str>,
+}
+
+/// Maximum bytes of the reason in a Close frame: what its code leaves of the payload of a control frame.
+pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
+
+impl Default for OperatorClose {
+    fn default() -> OperatorClose {
+        OperatorClose { code: CloseCode::POLICY, reason: "closed by an operator".into() }
     }
 }
 
@@ -81,7 +114,7 @@ pub(crate) enum ScanAction {
     /// Find the so many with the most queued bytes.
     Rank(usize),
     /// Close them.
-    Close,
+    Close(OperatorClose),
 }
 
 /// Where a shard looks.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod centrifugo_api;
 mod cluster_reports;
 mod connection_pages;
 mod connection_slots;
@@ -46,7 +47,8 @@ use crate::handle::Snapshot;
 use crate::limits::{ADMIN_PASSED_ON_MAX, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
 use crate::server::Server;
-use access::{Access, Refused};
+use access::{Access, Refused, Scope};
+use centrifugo_api::CentrifugoApi;
 use cluster_reports::Question;
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
@@ -335,13 +337,39 @@ impl Answer for AdminService {
     async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
         let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
         let (method, path) = (request.method(), request.uri().path());
-        match self.plane.access.judge(peer, method, path, request.headers()) {
-            Ok(()) => self.answer_passed_on(request).await,
-            Err(refused) => self.refuse(peer, refused),
-        }
+        let answered = match self.plane.access.judge(peer, method, path, request.headers()) {
+            Ok(scope) => self.answer_within(scope, request).await,
+            Err(refused) => Err(refused),
+        };
+        answered.unwrap_or_else(|refused| self.refuse(peer, refused))
     }
 
     async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
+        self.answer_within(Scope::Write, request).await.unwrap_or_else(|refused| refused.reply)
+    }
+}
+
+impl AdminService {
+    /// Answers a request of somebody with this scope. The scope has been compared with the path; only commands in a body can
+    /// need more.
+    async fn answer_within(
+        &self,
+        scope: Scope,
+        request: &mut Request<RequestBody>,
+    ) -> Result<Reply, Refused> {
+        if !centrifugo_api::has(request.uri().path()) {
+            return Ok(self.answer_path(request).await);
+        }
+        if *request.method() != Method::POST {
+            return Ok(wrong_method(POST));
+        }
+        let ControlThread { server, started, .. } = &self.plane;
+        let AdminService { topics, connections, .. } = self;
+        let api = CentrifugoApi { server, started: *started, topics, connections, scope };
+        api.answer(request).await
+    }
+
+    async fn answer_path(&self, request: &mut Request<RequestBody>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
         let topic = path.strip_prefix("/topics/");
         let of_cluster = path.strip_prefix("/cluster/");
@@ -360,7 +388,7 @@ impl Answer for AdminService {
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
+                    "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
                      /healthz or /readyz",
                 );
             }
@@ -392,9 +420,7 @@ impl Answer for AdminService {
             _ => self.plane.health().await,
         }
     }
-}
 
-impl AdminService {
     /// `/cluster/REPORT`: what each node reports.
     async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
         let Some(cluster) = self.plane.server.cluster() else { return no_cluster() };

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::auth::{AuthCounters, AuthFigures};
+use crate::broadcast::{TopicAnswer, TopicQuestion};
 use crate::cluster::ClusterNode;
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::config::ServerConfig;
@@ -152,6 +153,11 @@ impl Handle {
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.commands.topic(name)
+    }
+
+    /// What the owner of a topic keeps of it; `None` if it does not answer within two seconds.
+    pub(crate) fn read_topic(&self, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+        self.commands.read_topic(name, question)
     }
 
     /// Counts of authentication.

@@ -41,6 +41,8 @@ pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
 /// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
 pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
+/// Bytes of their numbers and subjects, each as long as it may be.
+pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize = CENTRIFUGE_PRESENCE_CLIENTS_MAX * (8 + 1 + 255);
 /// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
 pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
 /// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
@@ -127,6 +129,9 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
 /// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
 pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of the answers to the commands of one request of Centrifugo's API after which no further one is run: a batch of
+/// publications has some 60 KiB of answers. The last answer may be longer.
+pub(crate) const ADMIN_ANSWERS_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the bodies of all requests; a single body may be longer. Further publishers are answered 429.
 pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
 /// Bytes of an unwanted body that are read and discarded, so that its sender sees the response.

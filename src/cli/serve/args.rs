@@ -219,7 +219,7 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME and /reload,
+    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME, /api and /reload,
     /// PUT /log-level, and DELETE /connections. See
     /// docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
@@ -239,7 +239,7 @@ pub(crate) struct Args {
 
     /// Let clients with the bearer token in this file read at --admin
     ///
-    /// For scrapers: GET and HEAD only. Without --admin-token-file, nobody may change anything. See
+    /// For scrapers, which may only read. Without --admin-token-file, nobody may change anything. See
     /// docs/reference/admin.md#access.
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
     pub(super) admin_read_token_file: Option<PathBuf>,

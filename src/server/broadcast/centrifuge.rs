@@ -412,7 +412,7 @@ fn is_token(token: &str) -> bool {
 
 /// The type of published data; `None` if it may not be published. Protobuf carries any bytes: those that are JSON are JSON
 /// for clients that speak JSON too.
-fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
+pub(crate) fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
     if data.is_empty() {
         return None;
     }

@@ -69,13 +69,22 @@ pub(super) fn publication<'a>(
     offset: u64,
     message: &Publication<'a>,
 ) -> echoring_centrifuge::Publication<'a> {
-    let Publication { content, key, payload } = *message;
-    let payload = match content {
+    echoring_centrifuge::Publication {
+        body: Body::Plain(payload(message)),
+        offset,
+        info: None,
+        key: message.key,
+    }
+}
+
+/// The data of a message.
+pub(crate) fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
+    let Publication { content, payload, .. } = *message;
+    match content {
         Content::Json => Payload::Json(payload),
         Content::Text => Payload::Text(payload),
         Content::Binary => Payload::Bytes(payload),
-    };
-    echoring_centrifuge::Publication { body: Body::Plain(payload), offset, info: None, key }
+    }
 }
 
 /// The number of a request on the wire: its decoder has taken it from there.

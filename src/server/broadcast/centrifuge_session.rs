@@ -11,6 +11,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Replay, TopicId};
 
+use super::history_range::HistoryRange;
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
 /// Interval at which a session is looked at whose connect command is being decided. The authentication has deadlines.
@@ -83,12 +84,8 @@ pub(super) struct HistoryQuery {
     pub(super) topic: TopicId,
     /// Where the requested page begins.
     pub(super) from: Replay,
-    /// Maximum number of messages; `None` without a bound of the client's.
-    pub(super) limit: Option<usize>,
-    /// Messages from this offset on are not wanted.
-    pub(super) before: u64,
-    /// The latest first.
-    pub(super) reverse: bool,
+    /// The messages that are wanted.
+    pub(super) range: HistoryRange,
     /// The pages so far.
     pub(super) pages: Vec<u8>,
     /// The messages in them.

@@ -9,6 +9,7 @@ use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
 use super::centrifuge_events::publication;
 use super::centrifuge_session::HistoryQuery;
+use super::history_range::HistoryRange;
 use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_HISTORY_BYTES_MAX, CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{Peer, ServerApplication};
@@ -102,9 +103,9 @@ impl Broadcast {
         query.pages.extend_from_slice(messages);
         query.messages += page.messages as usize;
         let has_all = page.complete
-            || last.is_none_or(|last| last + 1 >= query.before)
-            || (!query.reverse && query.limit.is_some_and(|limit| query.messages >= limit));
-        if has_all || (query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX && !query.reverse) {
+            || last.is_none_or(|last| last + 1 >= query.range.before())
+            || (!query.range.reverse && query.range.limit.is_some_and(|limit| query.messages >= limit));
+        if has_all || (query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX && !query.range.reverse) {
             return self.answer_history(link, encoding, &query, page.head);
         }
         if query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
@@ -123,13 +124,9 @@ impl Broadcast {
         query: &HistoryQuery,
         head: Position,
     ) {
-        let wanted = entries(&query.pages).filter(|(offset, _)| *offset < query.before);
-        let mut publications: Vec<_> =
-            wanted.map(|(offset, message)| publication(offset, &message)).collect();
-        if query.reverse {
-            publications.reverse();
-        }
-        publications.truncate(query.limit.unwrap_or(usize::MAX));
+        let wanted = query.range.messages(&query.pages);
+        let publications: Vec<_> =
+            wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
         self.send_history(link, encoding, query.id, head, &publications);
     }
 
@@ -149,40 +146,11 @@ impl Broadcast {
 
 /// The messages that a request wants from a topic that has reached `head`.
 fn query(id: u32, topic: TopicId, request: &History<'_>, head: u64) -> HistoryQuery {
-    let limit = usize::try_from(request.limit).ok();
-    let since = request.since.as_ref().map(|since| since.offset);
-    let (after, before) = if request.reverse {
-        let before = since.unwrap_or(u64::MAX);
-        let last = head.min(before.saturating_sub(1));
-        (limit.map_or(0, |limit| last.saturating_sub(limit as u64)), before)
-    } else {
-        (since.unwrap_or(0), u64::MAX)
+    let range = HistoryRange {
+        limit: usize::try_from(request.limit).ok(),
+        since: request.since.as_ref().map(|since| since.offset),
+        reverse: request.reverse,
     };
-    let (from, pages) = (Replay::After(after), Vec::new());
-    HistoryQuery { id, topic, from, limit, before, reverse: request.reverse, pages, messages: 0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use echoring_centrifuge::Position;
-
-    use super::*;
-
-    fn wanted(limit: i32, since: Option<u64>, reverse: bool) -> (Replay, u64) {
-        let since = since.map(|offset| Position { offset, epoch: "".into() });
-        let request = History { channel: "a".into(), limit, since, reverse };
-        let query = query(1, TopicId { index: 0, generation: 0 }, &request, 100);
-        (query.from, query.before)
-    }
-
-    #[test]
-    fn a_request_begins_where_its_first_message_is() {
-        assert_eq!(wanted(10, None, false), (Replay::After(0), u64::MAX));
-        assert_eq!(wanted(10, Some(40), false), (Replay::After(40), u64::MAX));
-        assert_eq!(wanted(10, None, true), (Replay::After(90), u64::MAX));
-        assert_eq!(wanted(10, Some(40), true), (Replay::After(29), 40));
-        assert_eq!(wanted(10, Some(5), true), (Replay::After(0), 5));
-        assert_eq!(wanted(-1, Some(40), true), (Replay::After(0), 40));
-        assert_eq!(wanted(-1, None, false), (Replay::After(0), u64::MAX));
-    }
+    let from = Replay::After(range.after(head));
+    HistoryQuery { id, topic, from, range, pages: Vec::new(), messages: 0 }
 }

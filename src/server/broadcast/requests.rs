@@ -12,6 +12,7 @@ use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse};
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::admission::Limit;
+use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
 
@@ -247,7 +248,12 @@ impl Broadcast {
 
     /// The number of a connection's client.
     pub(super) fn client_number<A: ServerApplication>(&self, link: &ConnectionContext<'_, A>) -> u64 {
-        origin(self.number(link.mailboxes.shard()), link.token)
+        self.client_at(link.mailboxes.shard(), link.token)
+    }
+
+    /// The number of the client of a connection of this shard.
+    pub(crate) fn client_at(&self, shard: usize, token: Token) -> u64 {
+        origin(self.number(shard), token)
     }
 
     pub(super) fn go_live<A: ServerApplication>(

@@ -102,7 +102,7 @@ impl Scan {
     pub(crate) fn has_room(&self) -> bool {
         let is_full = match self.action() {
             ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
-            ScanAction::Rank(_) | ScanAction::Close => false,
+            ScanAction::Rank(_) | ScanAction::Close(_) => false,
         };
         !is_full && !self.is_at_end && self.waiting.len() < CONNECTION_LOOKUPS_MAX
     }

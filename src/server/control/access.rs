@@ -4,10 +4,12 @@
 //! socket is open to root and to the server's own user, and to read for the users that its permissions let in. On TCP, all
 //! clients that reach the address may read; only clients on this machine may change something, and never a page in a
 //! browser. A refusal does not reveal what exists.
+//!
+//! A token is presented as a bearer token, or as clients of Centrifugo's API present their key.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
 
 use super::failed_attempts::NoAccess;
@@ -35,9 +37,22 @@ pub(super) struct Refused {
 
 /// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+pub(super) enum Scope {
     Read,
     Write,
+}
+
+/// Whether a request to Centrifugo's API may change nothing. What several commands do is in their body, which the API checks.
+fn api_may_read(method: &Method, path: &str) -> bool {
+    let is_read = |path: &str| {
+        matches!(path, "/api" | "/api/batch") || path.strip_prefix("/api/").is_some_and(api_method_reads)
+    };
+    *method == Method::POST && is_read(path)
+}
+
+/// Whether a method of Centrifugo's API changes nothing.
+pub(super) fn api_method_reads(name: &str) -> bool {
+    matches!(name, "channels" | "history" | "info" | "presence" | "presence_stats")
 }
 
 impl Access {
@@ -55,17 +70,18 @@ impl Access {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Decides on a request. Health checks are always allowed, and so is the operator's page, which has no data.
+    /// Decides on a request, and says what its client may do. Health checks are always allowed, and so is the operator's page,
+    /// which has no data.
     pub(super) fn judge(
         &self,
         peer: AdminPeer,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<(), Refused> {
+    ) -> Result<Scope, Refused> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         if reads && matches!(path, "/" | "/healthz") {
-            return Ok(());
+            return Ok(Scope::Read);
         }
         let tokens = self.tokens();
         let scope = match (&tokens.write, &tokens.read) {
@@ -78,14 +94,18 @@ impl Access {
             return Err(misused("requests of browser pages are refused"));
         }
         match scope {
-            Some(Scope::Write) => Ok(()),
-            Some(Scope::Read) if reads => Ok(()),
-            Some(Scope::Read) => Err(forbidden("this token may only read")),
-            None => self.judge_peer(peer, reads, headers),
+            Some(Scope::Write) => Ok(Scope::Write),
+            Some(Scope::Read) if reads || api_may_read(method, path) => Ok(Scope::Read),
+            Some(Scope::Read) => Err(reads_only()),
+            None => {
+                self.judge_peer(peer, reads, headers)?;
+                Ok(if reads { Scope::Read } else { Scope::Write })
+            }
         }
     }
 
-    /// Decides on a request where no token is required.
+    /// Decides on a request where no token is required. Only GET and HEAD count as reading: messages and users, which
+    /// Centrifugo's API shows, are not for everybody.
     fn judge_peer(&self, peer: AdminPeer, reads: bool, headers: &HeaderMap) -> Result<(), Refused> {
         match (self.reach, peer) {
             (Reach::File { is_shared }, AdminPeer::Unix(user)) => self.judge_user(user, is_shared, reads),
@@ -116,7 +136,7 @@ impl Access {
 
 /// What the token of a request allows; `None` without a valid one.
 fn presented(tokens: &AdminTokens, headers: &HeaderMap) -> Option<Scope> {
-    let given = bearer(headers)?;
+    let given = presented_secret(headers)?;
     // Both are compared, whatever the first one says.
     let [writes, reads] =
         [&tokens.write, &tokens.read].map(|token| token.as_ref().is_some_and(|token| token.is(given)));
@@ -127,12 +147,26 @@ fn is_own(host: &HeaderValue) -> bool {
     host.to_str().is_ok_and(|host| HostPolicy::Local(Vec::new()).allows(host))
 }
 
-/// The token that a request presents.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+/// The header field in which clients of Centrifugo's API present their key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The secret that a request presents: in `Authorization`, with one of two schemes, or in `X-API-Key`. None if it presents
+/// several.
+fn presented_secret(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut keys = headers.get_all(API_KEY).iter();
     let mut fields = headers.get_all(AUTHORIZATION).iter();
-    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
-    let (scheme, token) = field.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+    match (keys.next(), keys.next(), fields.next(), fields.next()) {
+        (Some(key), None, None, None) => Some(key.as_bytes()),
+        (None, None, Some(field), None) => {
+            let field = field.as_bytes();
+            let space = field.iter().position(|byte| *byte == b' ')?;
+            let (scheme, secret) = field.split_at_checked(space + 1)?;
+            let is_known =
+                [&b"Bearer "[..], b"apikey "].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            is_known.then_some(secret)
+        }
+        _ => None,
+    }
 }
 
 /// The same answer for every path.
@@ -140,6 +174,11 @@ fn unauthorized() -> Refused {
     let mut reply = Reply::empty(StatusCode::UNAUTHORIZED);
     reply.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     Refused { reply, attempt: Some(NoAccess::Unauthorized) }
+}
+
+/// A request, of a client that may only read, that would change something.
+pub(super) fn reads_only() -> Refused {
+    forbidden("this token may only read")
 }
 
 fn forbidden(hint: &str) -> Refused {
@@ -154,8 +193,6 @@ fn misused(hint: &str) -> Refused {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-
-    use hyper::header::HeaderName;
 
     use super::super::token::Token;
     use super::*;
@@ -175,7 +212,7 @@ mod tests {
     fn judge(access: &Access, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> u16 {
         let peer = AdminPeer::Tcp(SocketAddr::from(([192, 0, 2, 9], 1)));
         let judged = access.judge(peer, &method, path, &headers(fields));
-        judged.map_or_else(|refused| refused.reply.status.as_u16(), |()| 200)
+        judged.map_or_else(|refused| refused.reply.status.as_u16(), |_| 200)
     }
 
     fn token(secret: &str) -> Token {
@@ -213,13 +250,65 @@ mod tests {
     }
 
     #[test]
+    fn a_token_may_be_presented_as_a_key_of_centrifugo_and_only_once() {
+        let (bearer, key) = (format!("Bearer {SECRET}"), format!("apikey {SECRET}"));
+        let access = access("192.0.2.1:9002", Some(SECRET));
+        let judged = |fields: &[_]| judge(&access, Method::POST, "/api/publish", fields);
+        assert_eq!(judged(&[(API_KEY, SECRET)]), 200);
+        let upper = format!("ApiKey {SECRET}");
+        for field in [&bearer, &key, &upper] {
+            assert_eq!(judged(&[(AUTHORIZATION, field)]), 200, "{field}");
+        }
+        for wrong in [&bearer[..], "", "0123456789abcde", READ_SECRET] {
+            assert_eq!(judged(&[(API_KEY, wrong)]), 401, "{wrong}");
+        }
+        assert_eq!(judged(&[(API_KEY, SECRET), (API_KEY, SECRET)]), 401);
+        assert_eq!(judged(&[(API_KEY, SECRET), (AUTHORIZATION, &bearer)]), 401);
+        assert_eq!(judged(&[(API_KEY, SECRET), (ORIGIN, "null")]), 403);
+    }
+
+    #[test]
+    fn the_read_token_calls_methods_that_read() {
+        let tokens = AdminTokens { write: Some(token(SECRET)), read: Some(token(READ_SECRET)) };
+        let access = Access::new(tokens, Reach::Local);
+        let peer = AdminPeer::Tcp(SocketAddr::from(([192, 0, 2, 9], 1)));
+        let scope = |path, secret| {
+            let judged = access.judge(peer, &Method::POST, path, &headers(&[(API_KEY, secret)]));
+            judged.map_err(|refused| (refused.reply.status.as_u16(), refused.attempt.is_some()))
+        };
+        for path in
+            ["/api", "/api/batch", "/api/info", "/api/channels", "/api/history", "/api/presence_stats"]
+        {
+            assert_eq!(scope(path, READ_SECRET), Ok(Scope::Read), "{path}");
+            assert_eq!(scope(path, SECRET), Ok(Scope::Write), "{path}");
+        }
+        for path in
+            ["/api/publish", "/api/broadcast", "/api/disconnect", "/api/", "/api/INFO", "/topics/info"]
+        {
+            assert_eq!(scope(path, READ_SECRET), Err((403, true)), "{path}");
+            assert_eq!(scope(path, SECRET), Ok(Scope::Write), "{path}");
+        }
+        // Without a token, whoever may only read does so by GET.
+        let other = Access::new(AdminTokens::default(), Reach::Local).user + 1;
+        for (reach, peer) in
+            [(Reach::File { is_shared: true }, AdminPeer::Unix(Some(other))), (Reach::Network, peer)]
+        {
+            let access = Access::new(AdminTokens::default(), reach);
+            for path in ["/api", "/api/info", "/api/publish"] {
+                let judged = access.judge(peer, &Method::POST, path, &HeaderMap::new());
+                assert_eq!(judged.expect_err("refused").reply.status, StatusCode::FORBIDDEN, "{path}");
+            }
+        }
+    }
+
+    #[test]
     fn a_unix_socket_is_open_to_root_and_its_own_user_and_shared_to_read() {
         for (is_shared, expected) in [(false, (403, 403)), (true, (200, 403))] {
             let access = Access::new(AdminTokens::default(), Reach::File { is_shared });
             let judged = |user: Option<u32>, method: Method| {
                 let host = headers(&[(HOST, "any.example")]);
                 let judged = access.judge(AdminPeer::Unix(user), &method, "/reload", &host);
-                judged.map_or_else(|refused| refused.reply.status.as_u16(), |()| 200)
+                judged.map_or_else(|refused| refused.reply.status.as_u16(), |_| 200)
             };
             for known in [Some(0), Some(access.user)] {
                 assert_eq!((judged(known, Method::GET), judged(known, Method::POST)), (200, 200));

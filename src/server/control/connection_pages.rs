@@ -9,8 +9,8 @@ use echoring_runtime::driver::Token;
 
 use crate::commands::ShardCommand;
 use crate::connections::{
-    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, ConnectionScan, ScanAction, ScanReport,
-    decimal,
+    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, ConnectionScan, OperatorClose, ScanAction,
+    ScanReport, decimal,
 };
 use crate::handle::Handle;
 use crate::limits::{CONNECTION_GATHER_TIME, CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
@@ -75,8 +75,9 @@ impl Handle {
         &self,
         filter: &ConnectionFilter,
         from: Place,
+        close: &OperatorClose,
     ) -> Result<Gathered, ScanError> {
-        self.gather(filter, from, |_| Some(ScanAction::Close))
+        self.gather(filter, from, |_| Some(ScanAction::Close(close.clone())))
     }
 
     /// Asks the shards one after another. `action` says what is done next, by the number of listed connections.
@@ -143,7 +144,8 @@ impl Handle {
             return Ok(false);
         }
         let all = &ConnectionFilter::default();
-        let scan = Ask { filter: all, action: ScanAction::Close, time: CONNECTION_SCAN_TIME };
+        let action = ScanAction::Close(OperatorClose::default());
+        let scan = Ask { filter: all, action, time: CONNECTION_SCAN_TIME };
         Ok(self.ask(id.shard, scan, Candidates::These(vec![id.token]))?.closed > 0)
     }
 

@@ -9,7 +9,7 @@ use super::connection_pages::{Place, ScanError};
 use super::http::Reply;
 use super::publications::InvalidBody;
 use super::topics::{parameters, refuse, unknown_parameter};
-use crate::connections::{ConnectionFilter, ConnectionReport, address_block};
+use crate::connections::{ConnectionFilter, ConnectionReport, OperatorClose, address_block};
 use crate::handle::Handle;
 use crate::limits::{
     ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, ADMIN_CONNECTIONS_LISTED_MAX,
@@ -64,11 +64,11 @@ impl Connections {
         };
         if is_ranked {
             let largest = self.asked(move |server| server.largest_queues(&filter, most)).await;
-            return largest.map_or_else(|reply| reply, |connections| page(connections, None));
+            return largest.map_or_else(Unanswered::reply, |connections| page(connections, None));
         }
         let from = after.unwrap_or_default();
         let listed = self.asked(move |server| server.list_connections(&filter, from, most)).await;
-        listed.map_or_else(|reply| reply, |gathered| page(gathered.connections, gathered.next))
+        listed.map_or_else(Unanswered::reply, |gathered| page(gathered.connections, gathered.next))
     }
 
     async fn close_all(&self, parameters: Parameters) -> Reply {
@@ -81,8 +81,20 @@ impl Connections {
             return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
         }
         let from = after.unwrap_or_default();
-        let closed = self.asked(move |server| server.close_connections(&filter, from)).await;
-        closed.map_or_else(|reply| reply, |gathered| closed_reply(gathered.closed, gathered.next))
+        let close = OperatorClose::default();
+        let closed = self.asked(move |server| server.close_connections(&filter, from, &close)).await;
+        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(gathered.closed, gathered.next))
+    }
+
+    /// Closes all that match. False if the time has not sufficed for all of them.
+    pub(super) async fn close_matching(
+        &self,
+        filter: ConnectionFilter,
+        close: OperatorClose,
+    ) -> Result<bool, Unanswered> {
+        let from = Place::default();
+        let closed = self.asked(move |server| server.close_connections(&filter, from, &close)).await;
+        closed.map(|gathered| gathered.next.is_none())
     }
 
     /// `DELETE /connections/{id}`.
@@ -93,7 +105,7 @@ impl Connections {
         match self.asked(move |server| server.close_connection(id)).await {
             Ok(true) => closed_reply(1, None),
             Ok(false) => unknown(),
-            Err(reply) => reply,
+            Err(unanswered) => unanswered.reply(),
         }
     }
 
@@ -101,13 +113,29 @@ impl Connections {
     async fn asked<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Handle) -> Result<T, ScanError> + Send + 'static,
-    ) -> Result<T, Reply> {
-        let Ok(_permit) = self.requests.try_acquire() else {
-            return Err(Reply::busy("too many concurrent requests about connections"));
-        };
+    ) -> Result<T, Unanswered> {
+        let Ok(_permit) = self.requests.try_acquire() else { return Err(Unanswered::Busy) };
         let server = self.server.clone();
         let asked = spawn_blocking(move || ask(&server)).await;
-        asked.unwrap_or(Err(ScanError::Silent(0))).map_err(|error| failed(&error))
+        asked.unwrap_or(Err(ScanError::Silent(0))).map_err(Unanswered::Failed)
+    }
+}
+
+/// Why a request about connections has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// Too many others are in progress.
+    Busy,
+    /// A shard has failed to answer.
+    Failed(ScanError),
+}
+
+impl Unanswered {
+    fn reply(self) -> Reply {
+        match self {
+            Unanswered::Busy => Reply::busy("too many concurrent requests about connections"),
+            Unanswered::Failed(error) => failed(&error),
+        }
     }
 }
 

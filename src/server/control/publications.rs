@@ -49,7 +49,7 @@ impl InvalidBody {
         InvalidBody::Bad { code: "bad-field", field: Some(field), line: None, message: message.into() }
     }
 
-    fn bad_json(message: impl Into<String>) -> InvalidBody {
+    pub(super) fn bad_json(message: impl Into<String>) -> InvalidBody {
         InvalidBody::Bad { code: "bad-json", field: None, line: None, message: message.into() }
     }
 
@@ -181,7 +181,9 @@ struct Line<'a> {
 }
 
 /// A field that is present. `null` counts as a value.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 

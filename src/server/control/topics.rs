@@ -16,7 +16,7 @@ use super::publications::{Format, InvalidBody, check_key, idempotency_key};
 use super::socket::AdminPeer;
 use super::topic_query::TopicQuery;
 use super::topic_report;
-use crate::commands::{PublishError, Published};
+use crate::commands::{OwnedPublication, PublishError, Published};
 use crate::handle::Handle;
 use crate::limits::{ADMIN_BATCH_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::validation::is_topic_name;
@@ -93,15 +93,10 @@ impl Topics {
         };
         let messages = format.messages(std::mem::take(&mut held.bytes), &key, &idempotency_key)?;
         let count = messages.len();
-        let server = self.server.clone();
-        let name = topic.clone();
-        let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
-        let published = publishing.await.unwrap_or(Err(PublishError::Ended));
+        let peer = request.extensions().get().copied();
+        let published = self.publish_messages(peer, &topic, messages).await;
         // The body was copied until now.
         drop(held);
-        if published.as_ref().is_ok_and(|results| results.contains(&Err(Refused::TooManyTopics))) {
-            self.log_limit(request);
-        }
         let reply = match (published, format) {
             (Err(error), _) => not_published(error),
             (Ok(published), Format::Single(_)) => single(&topic, &published),
@@ -113,12 +108,29 @@ impl Topics {
         Ok(reply)
     }
 
+    /// Publishes messages of a peer.
+    pub(super) async fn publish_messages(
+        &self,
+        peer: Option<AdminPeer>,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+    ) -> Result<Published, PublishError> {
+        let (server, name) = (self.server.clone(), topic.to_owned());
+        // The call waits for the shard, so it must not block this thread.
+        let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
+        let published = publishing.await.unwrap_or(Err(PublishError::Ended));
+        if published.as_ref().is_ok_and(|results| results.contains(&Err(Refused::TooManyTopics))) {
+            self.log_limit(peer);
+        }
+        published
+    }
+
     /// Logs that there is no room for a topic. The shard has counted it.
-    fn log_limit(&self, request: &Request<RequestBody>) {
+    fn log_limit(&self, peer: Option<AdminPeer>) {
         let Some(left_out) = self.limit_logged.borrow_mut().due(monotonic_now(), LIMIT_LOG_INTERVAL) else {
             return;
         };
-        let peer = request.extensions().get().map(|peer: &AdminPeer| display(Offender::from(*peer)));
+        let peer = peer.map(|peer| display(Offender::from(peer)));
         tracing::warn!(peer, limit = Limit::Topics.name(), left_out, "address over a limit");
     }
 }
@@ -266,7 +278,7 @@ fn not_published(error: PublishError) -> Reply {
     }
 }
 
-fn no_body(error: BodyError, bytes_max: u64) -> Reply {
+pub(super) fn no_body(error: BodyError, bytes_max: u64) -> Reply {
     match error {
         BodyError::TooLong => Reply::problem(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use echoring_proto::CloseCode;
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Application as _, Context};
@@ -11,9 +10,6 @@ use super::Service;
 use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
 use crate::peer::{Peer, class};
-
-/// The reason in the Close frame of a connection that an operator closes, with 1008.
-const CLOSED_BY_OPERATOR: &str = "closed by an operator";
 
 impl Service {
     /// The address of a connection's client, if it is known without asking the kernel; `Some(None)` if there is none.
@@ -81,6 +77,7 @@ impl Service {
         let filter = scan.filter();
         let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
         filter.identity.as_deref().is_none_or(is_of)
+            && filter.has_client(self.broadcast.client_at(cx.shard(), token))
             && filter.topic.as_deref().is_none_or(|topic| {
                 cx.peer_of(token).is_some_and(|peer| self.broadcast.subscribes(peer, topic))
             })
@@ -113,19 +110,19 @@ impl Service {
         if !scan.takes(address) {
             return;
         }
-        match *scan.action() {
+        match scan.action() {
             ScanAction::List(_) => {
                 if let Some(report) = self.describe(cx, token, address) {
                     scan.list(token, report);
                 }
             }
-            ScanAction::Rank(most) => {
+            &ScanAction::Rank(most) => {
                 let queued_bytes = cx.inspect(token).map_or(0, |view| view.queued_bytes);
                 scan.rank(token, queued_bytes, most);
             }
-            ScanAction::Close => {
+            ScanAction::Close(close) => {
                 if let Some(mut link) = cx.link(token) {
-                    link.close(CloseCode::POLICY, CLOSED_BY_OPERATOR);
+                    link.close(close.code, &close.reason);
                     scan.note_closed();
                 }
             }

@@ -1,0 +1,216 @@
+//! The replies to commands, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::command::Form;
+use super::error::ApiError;
+use echoring_topics::Position;
+
+/// The reply to a command.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Response {
+    Result(Outcome),
+    Error(ApiError),
+}
+
+/// The result of a command.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Outcome {
+    Published { offset: u64, epoch: String },
+    Broadcast { responses: Vec<Response> },
+    History { publications: Vec<StoredPublication>, offset: u64, epoch: String },
+    Presence { presence: BTreeMap<String, Client> },
+    PresenceStats { num_clients: usize, num_users: usize },
+    Channels { channels: BTreeMap<String, Channel> },
+    Info { nodes: Vec<Node> },
+    Disconnected {},
+}
+
+/// A message of a topic's history.
+#[derive(Debug, Serialize)]
+pub(super) struct StoredPublication {
+    pub(super) data: Box<RawValue>,
+    pub(super) offset: u64,
+}
+
+/// A subscriber with presence.
+#[derive(Debug, Serialize)]
+pub(super) struct Client {
+    pub(super) client: String,
+    pub(super) user: String,
+}
+
+/// A topic with subscribers.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Channel {
+    pub(super) num_clients: u64,
+}
+
+/// A node. It does not count its users.
+#[derive(Debug, Serialize)]
+pub(super) struct Node {
+    pub(super) uid: String,
+    pub(super) name: String,
+    pub(super) version: &'static str,
+    pub(super) num_clients: u64,
+    pub(super) num_subs: u64,
+    pub(super) num_channels: u64,
+    /// In seconds.
+    pub(super) uptime: u64,
+}
+
+impl From<Result<Outcome, ApiError>> for Response {
+    fn from(result: Result<Outcome, ApiError>) -> Response {
+        result.map_or_else(Response::Error, Response::Result)
+    }
+}
+
+impl From<Position> for Outcome {
+    fn from(position: Position) -> Outcome {
+        Outcome::Published { offset: position.offset, epoch: format!("{:x}", position.epoch) }
+    }
+}
+
+/// The replies of a request, in the form of the request.
+#[derive(Debug)]
+pub(super) struct Replies<'a> {
+    form: Form<'a>,
+    body: Vec<u8>,
+    count: usize,
+}
+
+impl<'a> Replies<'a> {
+    pub(super) fn new(form: Form<'a>) -> Replies<'a> {
+        let body = if form == Form::Batch { br#"{"replies":["#.to_vec() } else { Vec::new() };
+        Replies { form, body, count: 0 }
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Appends the reply to a command.
+    pub(super) fn push(&mut self, id: u32, method: &str, response: &Response) -> serde_json::Result<()> {
+        let between: &[u8] = match self.form {
+            _ if self.count == 0 => b"",
+            Form::Batch => b",",
+            Form::Single(_) | Form::Stream => b"\n",
+        };
+        self.body.extend_from_slice(between);
+        self.count += 1;
+        match self.form {
+            Form::Batch => serde_json::to_writer(&mut self.body, &BatchReply { method, response }),
+            Form::Single(_) | Form::Stream => {
+                serde_json::to_writer(&mut self.body, &StreamReply { id, response })
+            }
+        }
+    }
+
+    /// The body of the answer.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        if self.form == Form::Batch {
+            self.body.extend_from_slice(b"]}");
+        }
+        self.body
+    }
+}
+
+/// A reply beside others. It repeats the number of its command.
+#[derive(Serialize)]
+struct StreamReply<'a> {
+    #[serde(skip_serializing_if = "is_none")]
+    id: u32,
+    #[serde(flatten)]
+    response: &'a Response,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(id: &u32) -> bool {
+    *id == 0
+}
+
+/// A reply in a batch: the result is named after its method.
+struct BatchReply<'a> {
+    method: &'a str,
+    response: &'a Response,
+}
+
+impl Serialize for BatchReply<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self.response {
+            Response::Result(outcome) => map.serialize_entry(self.method, outcome)?,
+            Response::Error(error) => map.serialize_entry("error", error)?,
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_centrifuge::ErrorCode;
+
+    use super::*;
+
+    fn body(form: Form<'_>, responses: Vec<(u32, &str, Response)>) -> String {
+        let mut replies = Replies::new(form);
+        for (id, method, response) in responses {
+            replies.push(id, method, &response).expect("plain data");
+        }
+        String::from_utf8(replies.finish()).expect("JSON")
+    }
+
+    #[test]
+    fn replies_have_the_form_of_their_request() {
+        let published = || Response::Result(Position { epoch: 0x1f3a, offset: 7 }.into());
+        let failed = || Response::Error(ErrorCode::MethodNotFound.into());
+        let data = RawValue::from_string("[1e400]".to_owned()).expect("JSON");
+        let history = Outcome::History {
+            publications: vec![StoredPublication { data, offset: 1 }],
+            offset: 2,
+            epoch: "a".to_owned(),
+        };
+        let broadcast = Outcome::Broadcast { responses: vec![published(), failed()] };
+        for (form, responses, expected) in [
+            (
+                Form::Single("publish"),
+                vec![(0, "publish", published())],
+                r#"{"result":{"offset":7,"epoch":"1f3a"}}"#,
+            ),
+            (
+                Form::Stream,
+                vec![(3, "publish", published()), (0, "x", failed())],
+                "{\"id\":3,\"result\":{\"offset\":7,\"epoch\":\"1f3a\"}}\n{\"error\":{\"code\":104,\"message\":\"method not found\"}}",
+            ),
+            (
+                Form::Batch,
+                vec![(0, "publish", published()), (0, "x", failed())],
+                r#"{"replies":[{"publish":{"offset":7,"epoch":"1f3a"}},{"error":{"code":104,"message":"method not found"}}]}"#,
+            ),
+            (
+                Form::Single("history"),
+                vec![(0, "history", Response::Result(history))],
+                r#"{"result":{"publications":[{"data":[1e400],"offset":1}],"offset":2,"epoch":"a"}}"#,
+            ),
+            (
+                Form::Single("broadcast"),
+                vec![(0, "broadcast", Response::Result(broadcast))],
+                r#"{"result":{"responses":[{"result":{"offset":7,"epoch":"1f3a"}},{"error":{"code":104,"message":"method not found"}}]}}"#,
+            ),
+            (
+                Form::Single("disconnect"),
+                vec![(0, "disconnect", Response::Result(Outcome::Disconnected {}))],
+                r#"{"result":{}}"#,
+            ),
+        ] {
+            assert_eq!(body(form, responses), expected);
+        }
+    }
+}
