@@ -38,5 +38,15 @@ pub const PUBLISH_TIMEOUT: Nanos = 5 * SECOND;
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Maximum bytes of the publications of one shard that wait for owners on other nodes.
 pub const OUTGOING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Time that a publication may wait at the owner of a durable topic for the topic's stream: shorter than its publisher's node waits, so
+/// that one that was never sent to the stream is known not to be published.
+pub const DURABLE_TIMEOUT: Nanos = 4 * SECOND;
+/// Delay before the stream of a durable topic is asked again, if it has not answered.
+pub const STREAM_RETRY_DELAY: Nanos = 250 * MILLISECOND;
+/// Maximum bytes of publications that are stored together, unless those of one node are longer. With a single long one they
+/// stay below a packet.
+pub const DURABLE_BATCH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+/// Publications past which no more are stored together.
+pub const DURABLE_BATCH_PUBLICATIONS_MAX: u64 = 1_000;
 /// Maximum bytes of history in one message.
 pub const HISTORY_PART_BYTES: usize = 64 * 1024;

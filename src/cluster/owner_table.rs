@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!                    ┌──────── begin, when open ────────┐
-//!   subscribe,       │                                  v
+//!   subscribe,       │     (a durable topic: Loading)   v
 //!   publish ──> Idle ┤                               Owner ── the view gives it to another ──> Handover, Released
 //!                    └── Follow ──> Asked ──> Live      ^                                            │
 //!                          ^           │  Released, NotOwner, Reset: ask again                       │
@@ -13,18 +13,21 @@
 //! Every way in takes a [`Shard`]: the store, the links, and the time.
 
 mod diverged;
+mod durable;
 mod follower;
 mod handover;
 mod owner;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use durable::Durable;
 use echoring_proto::limits::Nanos;
 
 use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
 use crate::message::{Message, Outcome, outcomes};
 use crate::outgoing::{Full, Outgoing, Ticket};
 use crate::store::TopicStore;
+use crate::stream::StreamRequest;
 use crate::view::{NodeId, View};
 
 /// The links to the other nodes.
@@ -56,6 +59,8 @@ enum Role {
     /// Nothing yet. The store may keep what it has followed.
     #[default]
     Idle,
+    /// It owns a durable topic, and asks the stream for it.
+    Loading,
     /// It orders the topic. With each follower, the offset up to which that was sent.
     Owner(BTreeMap<NodeId, u64>),
     /// It has asked the owner, which has not answered.
@@ -72,6 +77,8 @@ struct Topic {
     /// This node has subscribers.
     is_wanted: bool,
     outgoing: Outgoing,
+    /// Of a durable topic that this node owns.
+    durable: Option<Box<Durable>>,
     /// The node that owns the topic, as another node said.
     hint: Option<NodeId>,
     /// When the owner is asked again.
@@ -106,6 +113,9 @@ pub struct OwnerTable {
     /// Topics with a `retry_at`, or with publications that expire.
     timers: BTreeSet<(Nanos, Box<str>)>,
     outgoing_bytes: usize,
+    /// Requests to streams that were made, and those that are not on their way yet.
+    requests_made: u64,
+    requests: VecDeque<(Box<str>, u64, StreamRequest)>,
     outcomes: VecDeque<(Ticket, Outcome)>,
 }
 
@@ -127,6 +137,8 @@ impl OwnerTable {
             lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
             outgoing_bytes: 0,
+            requests_made: 0,
+            requests: VecDeque::new(),
             outcomes: VecDeque::new(),
         }
     }
@@ -139,7 +151,9 @@ impl OwnerTable {
     /// Whether a publication to the topic gets its position here and now.
     pub fn orders(&self, name: &str) -> bool {
         let topic = self.topics.get(name);
-        topic.is_some_and(|topic| matches!(topic.role, Role::Owner(_)) && topic.outgoing.is_empty())
+        topic.is_some_and(|topic| {
+            matches!(topic.role, Role::Owner(_)) && topic.durable.is_none() && topic.outgoing.is_empty()
+        })
     }
 
     /// Whether there is room for another publication of this size that has to wait. A single one above the bound may wait alone.
@@ -167,6 +181,11 @@ impl OwnerTable {
         self.outcomes.pop_front()
     }
 
+    /// The next request to the stream of a durable topic, with its number. [`handle_stream`](OwnerTable::handle_stream) takes the answer.
+    pub fn poll_stream_request(&mut self) -> Option<(Box<str>, u64, StreamRequest)> {
+        self.requests.pop_front()
+    }
+
     /// When [`handle_time`](OwnerTable::handle_time) has something to do.
     pub fn deadline(&self) -> Option<Nanos> {
         self.timers.first().map(|(at, _)| *at)
@@ -190,7 +209,7 @@ impl OwnerTable {
                 shard.store.remove(name);
             }
             Role::Idle => shard.store.remove(name),
-            Role::Owner(_) | Role::Receiving(_) => self.hold(shard, name),
+            Role::Owner(_) | Role::Receiving(_) | Role::Loading => self.hold(shard, name),
         }
         self.drive(shard, name);
     }
@@ -228,6 +247,7 @@ impl OwnerTable {
         match &topic.role {
             _ if !topic.outgoing.is_empty() => false,
             Role::Owner(followers) if !followers.is_empty() || topic.is_wanted => false,
+            Role::Owner(_) if topic.durable.as_ref().is_some_and(|durable| !durable.is_idle()) => false,
             Role::Owner(_) if self.moving.contains(name) || self.visiting.contains(name) => false,
             Role::Owner(_) => {
                 self.topics.remove(name);
@@ -243,7 +263,10 @@ impl OwnerTable {
         self.moving.clear();
         self.visiting.clear();
         let mut undecided = Vec::new();
-        for (name, topic) in &self.topics {
+        for (name, topic) in &mut self.topics {
+            if matches!(topic.role, Role::Loading) {
+                (topic.role, topic.durable) = (Role::Idle, None);
+            }
             let is_own = self.view.owner(name) == Some(self.node);
             match topic.role {
                 Role::Owner(_) if !is_own => drop(self.moving.insert(name.clone())),
@@ -290,6 +313,7 @@ impl OwnerTable {
                 outcomes.push_back((ticket, outcome));
             });
             topic.hint = topic.hint.filter(|hint| *hint != node);
+            topic.durable.iter_mut().for_each(|durable| durable.reset(node));
             match &mut topic.role {
                 Role::Owner(followers) => left.extend(followers.remove(&node).map(|_| name.clone())),
                 Role::Asked(owner) | Role::Live(owner) | Role::Receiving(owner) if *owner == node => {
@@ -409,6 +433,7 @@ impl OwnerTable {
         }
         let Some(topic) = self.topics.get_mut(name) else { return };
         match topic.role {
+            Role::Owner(_) | Role::Loading if topic.durable.is_some() => self.advance_durable(shard, name),
             Role::Owner(_) => self.order_waiting(shard, name),
             Role::Live(owner) if topic.outgoing.is_ready() && is_due => {
                 let (batch, entries) = topic.outgoing.send(owner);
@@ -424,7 +449,7 @@ impl OwnerTable {
         let is_held = self.topics.get(name).is_some_and(|topic| match &topic.role {
             Role::Idle => topic.is_wanted,
             Role::Owner(followers) => topic.is_wanted || !followers.is_empty(),
-            Role::Asked(_) | Role::Live(_) | Role::Receiving(_) => true,
+            Role::Loading | Role::Asked(_) | Role::Live(_) | Role::Receiving(_) => true,
         });
         shard.store.hold(name, is_held);
     }

@@ -13,6 +13,28 @@ pub struct History {
     pub messages: u64,
 }
 
+/// An idempotency key of a durable topic's publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// Identifies the key.
+    pub key: u64,
+    /// Identifies what is published with it.
+    pub digest: u64,
+    /// The number of the reason for which another publication with the key is refused.
+    pub reused: u8,
+}
+
+/// What a store decides about a publication to a durable topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is refused, for the store's reason of this number.
+    Refused(u8),
+    /// It was accepted before, at this position.
+    Again(Position),
+    /// It may be stored.
+    Store(Option<IdempotencyKey>),
+}
+
 /// The topics of a shard. Those that it owns and those that it follows are kept alike: with a position, a history, and the
 /// subscribers of this node, to whom the store delivers.
 ///
@@ -33,6 +55,16 @@ pub trait TopicStore {
 
     /// Decides about a publication to an owned topic, and delivers it.
     fn append(&mut self, topic: &str, entry: &[u8]) -> Outcome;
+
+    /// Whether publications to a topic are accepted once a stream has stored them.
+    fn is_durable(&self, topic: &str) -> bool;
+
+    /// Decides about a publication to an owned durable topic. Nothing is delivered.
+    fn decide(&mut self, topic: &str, entry: &[u8]) -> Decision;
+
+    /// Takes the next message of an owned durable topic, which its stream has stored, and delivers it. Of a message that the topic has
+    /// already, only the idempotency key is of use.
+    fn append_stored(&mut self, topic: &str, offset: u64, entry: &[u8]);
 
     /// Begins to follow a topic after `start`, in another epoch than before or for the first time. Messages up to `head` are
     /// history: only later ones are delivered to present subscribers, who are told of the change of epochs.

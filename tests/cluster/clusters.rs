@@ -11,6 +11,7 @@ mod planned;
 #[path = "../support/seeds.rs"]
 mod seeds;
 mod store;
+mod streams;
 mod truth;
 mod world;
 

@@ -16,6 +16,7 @@ fn clients_are_told_the_truth_whatever_fails() {
         let mut world = World::new(seed, 2 + seed % 4, 1 + seed % 3, [0, 3, 50][(seed % 7 % 3) as usize]);
         // Some backbones are so slow that nodes join without having heard of each other.
         world.backbone.delay_max *= 1 + seed % 5;
+        world.streams.fails = true;
         world.watch(3 * SECOND);
         let mut restarts = Vec::new();
         for _ in 0..STEPS {
@@ -81,7 +82,10 @@ fn act(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
         }
         84..86 => kill(world, id, restarts),
         86..89 => world.disconnect(id),
-        89..94 => world.heal(),
+        89..94 => {
+            world.heal();
+            world.streams.fails = world.random.below(4) > 0;
+        }
         94..96 => {
             let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
             for id in ids {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
     Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Peers, Phase, Shard,
-    Ticket,
+    StreamAnswer, Ticket,
 };
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
 
 use super::store::{Store, Subscriber};
+use super::streams::{Asker, Streams};
 use super::truth::{Entry, Truth};
 
 /// The cluster's key.
@@ -243,6 +244,20 @@ impl Node {
 
     pub fn is_open(&self) -> bool {
         self.cluster.is_open() && self.cluster.phase() == Phase::Active
+    }
+
+    /// Takes the answer of a stream.
+    pub fn handle_stream(&mut self, now: Nanos, asker: &Asker, answer: StreamAnswer) {
+        let Asker { topic, number, .. } = asker;
+        self.with_table(now, |table, shard| table.handle_stream(shard, topic, *number, answer));
+    }
+
+    /// Asks the streams of durable topics.
+    pub fn ask_streams(&mut self, now: Nanos, streams: &mut Streams, random: &mut SplitMix64) {
+        let node = self.id();
+        while let Some((topic, number, request)) = self.table.poll_stream_request() {
+            streams.ask(Asker { node, topic: topic.into(), number }, request, now, random);
+        }
     }
 
     /// Does what there is to do.

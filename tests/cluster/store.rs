@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
+use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::Position;
 
@@ -63,6 +63,11 @@ impl Subscriber {
         self.position = Some(head);
         self.since = self.truth.now();
     }
+}
+
+/// Every second topic is.
+pub fn is_durable(topic: &str) -> bool {
+    topic.ends_with(['1', '3', '5', '7', '9'])
 }
 
 #[derive(Debug, Default)]
@@ -204,6 +209,35 @@ impl TopicStore for Store {
         self.truth.order(self.node, topic, Position { epoch, offset }, entry);
         self.push(topic, offset, entry);
         Outcome::Accepted(Position { epoch, offset })
+    }
+
+    fn is_durable(&self, topic: &str) -> bool {
+        is_durable(topic)
+    }
+
+    fn decide(&mut self, topic: &str, entry: &[u8]) -> Decision {
+        let Entry { key, .. } = Entry::read(entry);
+        let Topic { position, keys, .. } = self.topic(topic);
+        match keys.get(&key) {
+            Some(offset) => Decision::Again(Position { offset: *offset, ..*position }),
+            None => {
+                let key = IdempotencyKey { key: key.into(), digest: key.into(), reused: 0 };
+                Decision::Store((key.key != 0).then_some(key))
+            }
+        }
+    }
+
+    fn append_stored(&mut self, topic: &str, offset: u64, entry: &[u8]) {
+        let entry = Entry::read(entry);
+        let Position { epoch, offset: reached } = self.topic(topic).position;
+        if entry.key != 0 {
+            self.topic(topic).keys.insert(entry.key, offset);
+        }
+        self.truth.take_stored(self.node, topic, Position { epoch, offset }, entry);
+        if offset > reached {
+            assert_eq!(offset, reached + 1);
+            self.push(topic, offset, entry);
+        }
     }
 
     fn follow(&mut self, topic: &str, start: Position, head: u64) {

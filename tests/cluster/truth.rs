@@ -77,6 +77,28 @@ impl Truth {
         *latest = entry.number;
     }
 
+    /// The stream of a durable topic has a message, which a node takes. Returns whether the message is known already.
+    pub fn take_stored(&self, node: NodeId, topic: &str, position: Position, entry: Entry) {
+        let known = self.0.borrow().messages.get(&(topic.into(), position)).copied();
+        if let Some(known) = known {
+            assert_eq!(known, entry, "{topic} has two messages at {position}");
+            return;
+        }
+        let has_other = self
+            .0
+            .borrow()
+            .messages
+            .keys()
+            .any(|(name, other)| name == topic && other.epoch != position.epoch);
+        assert!(!has_other, "{topic} is durable and has messages in two epochs");
+        self.order(node, topic, position, entry);
+    }
+
+    /// The number of messages of a topic.
+    pub fn messages(&self, topic: &str) -> u64 {
+        self.0.borrow().messages.keys().filter(|(name, _)| name == topic).count() as u64
+    }
+
     /// A node forgets a topic, and its idempotency keys.
     pub fn forget_keys(&self, topic: &str, epoch: u64) {
         self.0.borrow_mut().keys.retain(|(name, other, _)| name != topic || *other != epoch);

@@ -8,7 +8,8 @@ use echoring_proto::random::SplitMix64;
 
 use super::backbone::{Backbone, Delivery};
 use super::node::{Clock, Node, Published, Run};
-use super::store::{Subscriber, Told};
+use super::store::{Subscriber, Told, is_durable};
+use super::streams::Streams;
 use super::truth::{Entry, Truth};
 
 /// Steps of the time while a world is only watched.
@@ -20,6 +21,7 @@ const DRIFT_PPM_MAX: u64 = 10_000;
 pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
     pub backbone: Backbone,
+    pub streams: Streams,
     pub random: SplitMix64,
     pub now: Nanos,
     pub topics: Vec<String>,
@@ -47,6 +49,7 @@ impl World {
         let mut world = World {
             nodes: BTreeMap::new(),
             backbone: Backbone::default(),
+            streams: Streams::default(),
             random: SplitMix64::new(seed),
             now: SECOND,
             topics: (0..topics).map(|number| format!("topic.{number}")).collect(),
@@ -190,7 +193,7 @@ impl World {
     /// Lets the time pass, and has everyone do what there is to do then.
     pub fn pass(&mut self, time: Nanos) {
         self.now += time;
-        let World { nodes, backbone, random, now, .. } = self;
+        let World { nodes, backbone, streams, random, now, .. } = self;
         while let Some((to, delivery)) =
             backbone.poll(*now, |to| nodes.get(&to).is_some_and(|node| node.is_connected))
         {
@@ -203,8 +206,15 @@ impl World {
             node.run(*now);
         }
         let ids: Vec<NodeId> = nodes.keys().copied().collect();
+        let reaches = |id: NodeId| nodes.get(&id).is_some_and(|node| node.is_connected);
+        for (asker, answer) in streams.poll(*now, random, reaches) {
+            if let Some(node) = nodes.get_mut(&asker.node) {
+                node.handle_stream(*now, &asker, answer);
+            }
+        }
         for node in nodes.values_mut() {
             node.run(*now);
+            node.ask_streams(*now, streams, random);
             let (from, local) = (node.id(), node.clock.read(*now));
             let mut bytes = Vec::new();
             while let Some(destination) = node.cluster.poll_packet(local, &mut bytes) {
@@ -252,6 +262,7 @@ impl World {
 
     /// Everyone is connected to everyone again.
     pub fn heal(&mut self) {
+        self.streams.fails = false;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.backbone.set_side(id, 0);
@@ -287,6 +298,9 @@ impl World {
         let after: u64 = self.nodes.values().map(|node| node.published.accepted).sum();
         assert_eq!(after - before, published, "a publication was not accepted");
         for topic in &self.topics {
+            if is_durable(topic) {
+                assert_eq!(self.streams.publications(topic), self.truth.messages(topic), "{topic}");
+            }
             let owners: Vec<&Node> = self.nodes.values().filter(|node| node.table.is_owner(topic)).collect();
             assert_eq!(owners.len(), 1, "owners of {topic}");
             let position = owners[0].store.topics[topic].position;

@@ -80,9 +80,20 @@ impl OwnerTable {
     /// Two nodes have owned this node's topic. Nobody knows what the subscribers of one have missed of the other: all are told so, by
     /// a new epoch.
     pub(super) fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        if self.topics.get(name).is_some_and(|topic| topic.durable.is_some()) {
+            return self.reload(shard, name);
+        }
+        if self.is_owner(name) {
+            shard.store.renew(name);
+            self.serve_again(shard, name);
+        }
+    }
+
+    /// Sends all followers of a topic that has begun anew what it has.
+    pub(super) fn serve_again<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
         let followers: Vec<NodeId> = followers.keys().copied().collect();
-        let start = shard.store.renew(name);
+        let Some(start) = shard.store.position(name) else { return };
         for follower in followers {
             self.serve(shard, follower, name, start, start.offset, false);
         }

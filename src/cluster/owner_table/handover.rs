@@ -20,6 +20,8 @@ impl OwnerTable {
         let moving: Vec<_> = self.moving.iter().cloned().collect();
         for name in moving {
             match self.view.owner(&name).filter(|owner| *owner != self.node) {
+                // Nobody knows yet what its stream has.
+                Some(_) if self.is_storing(&name) => {}
                 Some(owner) if shard.peers.has_room(owner) => {
                     self.moving.remove(&name);
                     self.hand_over_one(shard, &name, owner);
@@ -41,6 +43,7 @@ impl OwnerTable {
     ) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
+        self.release_waiting(shard, name, owner);
         send_state(shard, name, owner);
         *self.handed.entry((owner, name.into())).or_default() += 1;
         for follower in followers.into_keys() {
@@ -49,6 +52,7 @@ impl OwnerTable {
                 shard.peers.send(follower, &Message::Released { topic: name, owner });
             }
         }
+        let Some(topic) = self.topics.get_mut(name) else { return };
         if topic.is_wanted {
             topic.role = Role::Asked(owner);
             let after = shard.store.position(name);
@@ -57,6 +61,11 @@ impl OwnerTable {
             shard.store.remove(name);
         }
         self.drive(shard, name);
+    }
+
+    fn is_storing(&self, name: &str) -> bool {
+        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
+        durable.is_some_and(|durable| durable.is_storing())
     }
 
     /// The next owner must know the positions that this one has given, also those of topics that nobody uses now: otherwise a
@@ -170,6 +179,7 @@ impl OwnerTable {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.role = Role::Owner(BTreeMap::new());
         (topic.hint, topic.retry_at) = (None, None);
+        self.own_durable(shard, name);
         if self.view.owner(name) != Some(self.node) {
             self.visiting.insert(name.into());
         }

@@ -14,18 +14,31 @@ use crate::wire::{append_entry, entries};
 impl OwnerTable {
     /// Begins a topic that no other node has.
     pub(super) fn begin<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        match shard.store.is_durable(name) {
+            true => self.begin_durable(shard, name),
+            false => drop(self.begin_new(shard, name)),
+        }
+    }
+
+    /// Begins a topic here and now. False if the store refuses it: it is tried again later.
+    pub(super) fn begin_new<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+    ) -> bool {
         let OwnerTable { topics, diverged, outcomes, outgoing_bytes, .. } = self;
         if diverged.contains_key(name) {
             // It must not go on where this node had left it.
             shard.store.take_remembered(&mut |remembered| remembered == name);
         }
         let begun = shard.store.begin(name);
-        let Some(topic) = topics.get_mut(name) else { return };
+        let Some(topic) = topics.get_mut(name) else { return false };
         match begun {
             Ok(_) => {
                 topic.role = Role::Owner(BTreeMap::new());
                 diverged.remove(name);
                 self.hold(shard, name);
+                true
             }
             Err(reason) => {
                 while topic.outgoing.is_ready()
@@ -35,6 +48,7 @@ impl OwnerTable {
                     outcomes.push_back((ticket, Outcome::Refused(reason)));
                 }
                 self.retry(shard, name);
+                false
             }
         }
     }
@@ -53,7 +67,7 @@ impl OwnerTable {
             Role::Owner(_) => return Ok(()),
             Role::Live(owner) => return Err(Some(owner)),
             Role::Idle if self.is_open && self.view.owner(name) == Some(self.node) => {}
-            Role::Idle | Role::Asked(_) | Role::Receiving(_) => return Err(None),
+            Role::Idle | Role::Loading | Role::Asked(_) | Role::Receiving(_) => return Err(None),
         }
         self.begin(shard, name);
         if self.is_owner(name) { Ok(()) } else { Err(None) }
@@ -82,6 +96,9 @@ impl OwnerTable {
     ) {
         if let Err(owner) = self.own_for(shard, name) {
             return shard.peers.send(from, &Message::NotOwner { topic: name, batch, owner });
+        }
+        if self.topics.get(name).is_some_and(|topic| topic.durable.is_some()) {
+            return self.wait_for_stream(shard, from, name, batch, list);
         }
         let mut outcomes = Vec::new();
         for entry in entries(list) {

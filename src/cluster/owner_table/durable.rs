@@ -1,0 +1,543 @@
+//! Durable topics at the node that owns them: a publication is accepted once the topic's stream has stored it.
+//!
+//! One batch is on its way to the stream at a time, and what is published meanwhile is the next. The batches of this node and of
+//! others wait in one order. Only what is stored gets a position, so whoever owns the topic next finds all accepted publications in
+//! the stream, in the same epoch.
+//!
+//! ```text
+//!   begin ──> Loading ── Loaded ──> Owner: Append ── Stored ──> positions, followers, answers
+//!                                     ^       └──── Failed ──> Load: was the batch stored? ─┐
+//!                                     └─────────────────────────────────────────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use echoring_proto::limits::Nanos;
+use echoring_topics::Position;
+
+use super::{OwnerTable, Peers, Role, Shard};
+use crate::limits::{
+    DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
+};
+use crate::message::{Message, Outcome, append_outcome, outcomes};
+use crate::store::{Decision, TopicStore};
+use crate::stream::{StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId};
+use crate::view::NodeId;
+use crate::wire::{append_entry, entries};
+
+/// What the owner of a durable topic knows of its stream.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    /// The sequence number of the topic's last batch, if it is known; 0 for none.
+    sequence: Option<u64>,
+    /// The request that is on its way.
+    request: Option<u64>,
+    /// When the stream is asked again.
+    retry_at: Option<Nanos>,
+    /// The stream may have what this node has not.
+    is_behind: bool,
+    storing: Option<Storing>,
+    waiting: VecDeque<Batch>,
+    /// When this topic's timer goes off.
+    timer_at: Option<Nanos>,
+}
+
+/// A batch of this node or another that waits to be stored.
+#[derive(Debug)]
+struct Batch {
+    part: Part,
+    entries: Vec<u8>,
+    /// When it is given up.
+    until: Nanos,
+}
+
+/// Whose publications they are.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    from: NodeId,
+    batch: u32,
+}
+
+/// What is being stored.
+#[derive(Debug)]
+struct Storing {
+    batch: StoredBatch,
+    /// The sequence number behind which it is stored, if it is.
+    behind: u64,
+    /// What it consists of, with what becomes of each publication.
+    parts: Vec<(Batch, Vec<Fate>)>,
+    until: Nanos,
+}
+
+/// What becomes of a publication.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Decided(Outcome),
+    /// It is the one of this number in the batch that is being stored.
+    Stored(u64),
+}
+
+impl Durable {
+    /// Whether something is on its way that may be stored.
+    pub(super) fn is_storing(&self) -> bool {
+        self.storing.is_some()
+    }
+
+    /// Whether nobody waits for the stream.
+    pub(super) fn is_idle(&self) -> bool {
+        self.storing.is_none() && self.waiting.is_empty()
+    }
+
+    /// A node's link is lost: it has given up what it waits for.
+    pub(super) fn reset(&mut self, node: NodeId) {
+        self.waiting.retain(|batch| batch.part.from != node);
+    }
+
+    /// Returns when the timer is to go off, if none goes off before.
+    fn set_timer(&mut self, now: Nanos) -> Option<Nanos> {
+        self.timer_at = self.timer_at.filter(|at| *at > now);
+        let until = self.storing.iter().map(|storing| storing.until);
+        let times = until.chain(self.waiting.front().map(|batch| batch.until)).chain(self.retry_at);
+        // What is late already waits for an answer.
+        let next = times.filter(|at| *at > now).min()?;
+        let is_earlier = self.timer_at.is_none_or(|at| next < at);
+        is_earlier.then(|| *self.timer_at.insert(next))
+    }
+
+    fn take_late(&mut self, now: Nanos) -> Option<Batch> {
+        if self.waiting.front()?.until <= now { self.waiting.pop_front() } else { None }
+    }
+}
+
+impl OwnerTable {
+    /// Begins a durable topic: where it goes on, its stream knows.
+    pub(super) fn begin_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.role = Role::Loading;
+        topic.durable = Some(Box::default());
+        self.hold(shard, name);
+        self.advance_durable(shard, name);
+    }
+
+    /// This node owns a topic that may be durable.
+    pub(super) fn own_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.durable = shard.store.is_durable(name).then(Box::default);
+    }
+
+    /// Two nodes have owned a durable topic. Both have stored what they accepted, so its stream knows all of it.
+    pub(super) fn reload<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(durable) = self.durable(name) else { return };
+        durable.sequence = None;
+        durable.is_behind = true;
+        self.advance_durable(shard, name);
+    }
+
+    /// Publications of another node wait to be stored.
+    pub(super) fn wait_for_stream<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        batch: u32,
+        list: &[u8],
+    ) {
+        let until = shard.now + DURABLE_TIMEOUT;
+        let Some(durable) = self.durable(name) else { return };
+        let part = Part { from, batch };
+        durable.waiting.push_back(Batch { part, entries: list.to_vec(), until });
+        self.advance_durable(shard, name);
+    }
+
+    /// Takes the answer of a stream.
+    pub fn handle_stream<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        number: u64,
+        answer: StreamAnswer,
+    ) {
+        let is_loading = self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Loading));
+        let Some(durable) = self.durable(name) else { return };
+        if durable.request.take_if(|request| *request == number).is_none() {
+            return;
+        }
+        match answer {
+            StreamAnswer::Failed => {
+                durable.sequence = None;
+                durable.retry_at = Some(shard.now + STREAM_RETRY_DELAY);
+            }
+            StreamAnswer::Stored(sequence) => {
+                durable.sequence = Some(sequence);
+                if let Some(storing) = durable.storing.take() {
+                    self.take_batch(shard, name, &storing.batch);
+                    self.finish(shard, name, storing);
+                }
+            }
+            StreamAnswer::Loaded(head, batches) if is_loading => {
+                self.begin_loaded(shard, name, head, &batches);
+            }
+            StreamAnswer::Loaded(head, batches) => self.take_loaded(shard, name, head, &batches),
+        }
+        self.hand_over(shard);
+        self.drive(shard, name);
+    }
+
+    /// Asks the stream for what there is to do, if it is not asked already.
+    pub(super) fn advance_durable<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+    ) {
+        self.give_up_late(shard, name);
+        let OwnerTable { topics, node, .. } = self;
+        let Some(topic) = topics.get_mut(name) else { return };
+        let is_loading = matches!(topic.role, Role::Loading);
+        let Some(durable) = topic.durable.as_deref_mut() else { return };
+        if topic.outgoing.is_ready() && !is_loading {
+            let (batch, entries) = topic.outgoing.send(*node);
+            let part = Part { from: *node, batch };
+            durable.waiting.push_back(Batch { part, entries, until: shard.now + DURABLE_TIMEOUT });
+        }
+        let is_due = durable.retry_at.is_none_or(|at| at <= shard.now);
+        if durable.request.is_none() && is_due {
+            durable.retry_at = None;
+            let has_use = is_loading || durable.is_behind || !durable.is_idle();
+            match durable.sequence {
+                None if has_use => {
+                    // A node that begins the topic must know the idempotency keys.
+                    let after = shard.store.position(name).filter(|_| !is_loading);
+                    self.ask(name, StreamRequest::Load(after));
+                }
+                Some(sequence) => self.store_next(shard, name, sequence),
+                None => {}
+            }
+        }
+        let now = shard.now;
+        if let Some(at) = self.durable(name).and_then(|durable| durable.set_timer(now)) {
+            self.timers.insert((at, name.into()));
+        }
+    }
+
+    fn durable(&mut self, name: &str) -> Option<&mut Durable> {
+        self.topics.get_mut(name)?.durable.as_deref_mut()
+    }
+
+    fn ask(&mut self, name: &str, request: StreamRequest) {
+        self.requests_made += 1;
+        let number = self.requests_made;
+        if let Some(durable) = self.durable(name) {
+            durable.request = Some(number);
+            self.requests.push_back((name.into(), number, request));
+        }
+    }
+
+    /// Stores what was to be stored before, or what waits.
+    fn store_next<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        sequence: u64,
+    ) {
+        let Some(head) = shard.store.position(name) else { return };
+        let first = Position { offset: head.offset + 1, ..head };
+        loop {
+            let write = WriteId { node: self.node, number: self.requests_made + 1 };
+            let Some(durable) = self.durable(name) else { return };
+            if let Some(storing) = &mut durable.storing {
+                // Nothing was stored since, so it would be decided about as before.
+                storing.batch.first = first;
+                let batch = storing.batch.clone();
+                return self.ask(name, StreamRequest::Append(sequence, batch));
+            }
+            if durable.waiting.is_empty() {
+                return;
+            }
+            let storing =
+                gather(shard, name, durable, StoredBatch { write, first, entries: Vec::new() }, sequence);
+            if storing.batch.entries.is_empty() {
+                self.finish(shard, name, storing);
+            } else if let Some(durable) = self.durable(name) {
+                durable.storing = Some(storing);
+            }
+        }
+    }
+
+    /// Tells the publishers what became of a batch. What was to be stored is.
+    fn finish<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str, storing: Storing) {
+        let first = storing.batch.first;
+        for (batch, fates) in storing.parts {
+            let mut list = Vec::new();
+            for fate in fates {
+                let outcome = match fate {
+                    Fate::Decided(outcome) => outcome,
+                    Fate::Stored(index) => {
+                        Outcome::Accepted(Position { offset: first.offset + index, ..first })
+                    }
+                };
+                append_outcome(&mut list, outcome);
+            }
+            self.answer_part(shard, name, batch.part, &list);
+        }
+    }
+
+    fn answer_part<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        part: Part,
+        list: &[u8],
+    ) {
+        let Part { from, batch } = part;
+        if from != self.node {
+            return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: list });
+        }
+        let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
+        let Some(topic) = topics.get_mut(name) else { return };
+        topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
+            *outgoing_bytes -= bytes;
+            decided.push_back((ticket, outcome));
+        });
+    }
+
+    /// Gives up what the stream has not taken in time.
+    fn give_up_late<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let now = shard.now;
+        while let Some(durable) = self.durable(name)
+            && let Some(batch) = durable.take_late(now)
+        {
+            let mut list = Vec::new();
+            entries(&batch.entries).for_each(|_| append_outcome(&mut list, Outcome::Unreachable));
+            self.answer_part(shard, name, batch.part, &list);
+        }
+        let storing = self.durable(name).and_then(|durable| {
+            // While the stream is asked, its answer may come.
+            let is_asked = durable.request.is_some();
+            durable.storing.take_if(|storing| !is_asked && storing.until <= now)
+        });
+        for (batch, _) in storing.into_iter().flat_map(|storing| storing.parts) {
+            // A list that ends early says that nobody knows.
+            self.answer_part(shard, name, batch.part, &[]);
+        }
+    }
+
+    /// The topic goes on where its stream has it.
+    fn begin_loaded<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        head: Option<StreamHead>,
+        batches: &[StoredBatch],
+    ) {
+        let may_begin = self.is_open && self.view.owner(name) == Some(self.node);
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.role = Role::Idle;
+        if !may_begin {
+            topic.durable = None;
+            return;
+        }
+        let is_begun = match head {
+            Some(head) => {
+                self.restart_behind(shard, name, head.position, batches);
+                let position = shard.store.position(name);
+                position.is_some_and(|position| position.epoch == head.position.epoch)
+            }
+            None => self.begin_new(shard, name),
+        };
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if !is_begun {
+            topic.durable = None;
+            return self.retry(shard, name);
+        }
+        topic.role = Role::Owner(BTreeMap::new());
+        self.diverged.remove(name);
+        self.hold(shard, name);
+        batches.iter().for_each(|batch| self.take_batch(shard, name, batch));
+        self.reach(shard, name, head);
+    }
+
+    /// Takes what the stream has and this node has not, and finds out what became of the batch that was on its way.
+    fn take_loaded<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        head: Option<StreamHead>,
+        batches: &[StoredBatch],
+    ) {
+        let known = shard.store.position(name).unwrap_or_default();
+        match head {
+            Some(head) if head.position.epoch != known.epoch => {
+                self.restart_behind(shard, name, head.position, batches);
+                self.serve_again(shard, name);
+            }
+            // The stream has lost messages that were accepted. Their positions must not be used again.
+            Some(head) if head.position.offset < known.offset => {
+                shard.store.renew(name);
+                self.serve_again(shard, name);
+                if let Some(durable) = self.durable(name) {
+                    (durable.sequence, durable.is_behind) = (Some(head.sequence), false);
+                }
+                return;
+            }
+            _ => {}
+        }
+        batches.iter().for_each(|batch| self.take_batch(shard, name, batch));
+        self.reach(shard, name, head);
+        let Some(durable) = self.durable(name) else { return };
+        let stored = durable.storing.as_ref().and_then(|storing| {
+            batches.iter().find(|batch| batch.write == storing.batch.write).map(|batch| batch.first)
+        });
+        let last = head.map_or(0, |head| head.sequence);
+        match (stored, durable.storing.take_if(|storing| storing.behind != last)) {
+            (Some(first), Some(mut storing)) => {
+                storing.batch.first = first;
+                self.finish(shard, name, storing);
+            }
+            // Something else was stored instead, so it cannot be stored as it is any more. It is decided about anew: that may have been
+            // the same publication, sent again.
+            (None, Some(storing)) => {
+                let parts = storing.parts.into_iter().map(|(batch, _)| batch);
+                parts.rev().for_each(|batch| durable.waiting.push_front(batch));
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Begins the topic before the first of these batches that is of the epoch of `head`, unless this node is between that and
+    /// `head` already.
+    fn restart_behind<S: TopicStore, P>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        head: Position,
+        batches: &[StoredBatch],
+    ) {
+        let mut firsts = batches.iter().map(|batch| batch.first).filter(|first| first.epoch == head.epoch);
+        let start = firsts.next().map_or(head.offset, |first| first.offset - 1);
+        let known = shard.store.position(name);
+        if known.is_none_or(|known| known.epoch != head.epoch || known.offset > head.offset) {
+            shard.store.follow(name, Position { offset: start, ..head }, head.offset);
+        }
+    }
+
+    /// Everything up to `head` is here, or missing.
+    fn reach<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        head: Option<StreamHead>,
+    ) {
+        if let Some(head) = head {
+            self.skip_to(shard, name, head.position);
+        }
+        if let Some(durable) = self.durable(name) {
+            durable.sequence = Some(head.map_or(0, |head| head.sequence));
+            durable.is_behind = false;
+        }
+    }
+
+    /// Delivers the publications of a batch that this node does not have.
+    fn take_batch<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        batch: &StoredBatch,
+    ) {
+        let Position { epoch, offset: first } = batch.first;
+        let Some(known) = shard.store.position(name).filter(|known| known.epoch == epoch) else { return };
+        self.skip_to(shard, name, Position { epoch, offset: first - 1 });
+        for (offset, entry) in (first..).zip(entries(&batch.entries)) {
+            shard.store.append_stored(name, offset, entry);
+            if offset > known.offset {
+                self.forward(shard.peers, name, Position { epoch, offset }, entry);
+            }
+        }
+    }
+
+    /// What is between the topic's position and this one is missing.
+    fn skip_to<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        position: Position,
+    ) {
+        let known = shard.store.position(name);
+        if known.is_some_and(|known| known.epoch == position.epoch && known.offset < position.offset) {
+            shard.store.skip(name, position.offset);
+            self.all_lag(name);
+        }
+    }
+
+    /// Has all followers be sent what they lack.
+    fn all_lag(&mut self, name: &str) {
+        let OwnerTable { topics, lagging, .. } = self;
+        if let Some(Role::Owner(followers)) = topics.get(name).map(|topic| &topic.role) {
+            lagging.extend(followers.keys().map(|follower| (name.into(), *follower)));
+        }
+    }
+
+    /// Leaves what waits for the stream to the node that owns the topic from now on.
+    pub(super) fn release_waiting<S, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        owner: NodeId,
+    ) {
+        let own = self.node;
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        for Batch { part: Part { from, batch }, .. } in
+            topic.durable.take().into_iter().flat_map(|durable| durable.waiting)
+        {
+            if from == own {
+                topic.outgoing.refuse(own, batch);
+            } else {
+                let owner = Some(owner).filter(|owner| *owner != from);
+                shard.peers.send(from, &Message::NotOwner { topic: name, batch, owner });
+            }
+        }
+    }
+}
+
+/// Takes from what waits as much as is stored together. What the store refuses is not stored.
+fn gather<S: TopicStore, P>(
+    shard: &mut Shard<'_, S, P>,
+    name: &str,
+    durable: &mut Durable,
+    batch: StoredBatch,
+    behind: u64,
+) -> Storing {
+    let mut storing = Storing { batch, behind, parts: Vec::new(), until: Nanos::MAX };
+    // The idempotency keys of the batch, with what was published with them, and its number.
+    let mut keys = BTreeMap::new();
+    let mut stored = 0;
+    while let Some(next) = durable.waiting.front()
+        && (stored == 0
+            || stored < DURABLE_BATCH_PUBLICATIONS_MAX
+                && storing.batch.entries.len() + next.entries.len() <= DURABLE_BATCH_BYTES_MAX)
+        && let Some(next) = durable.waiting.pop_front()
+    {
+        let mut fates = Vec::new();
+        for entry in entries(&next.entries) {
+            let fate = match shard.store.decide(name, entry) {
+                Decision::Refused(reason) => Fate::Decided(Outcome::Refused(reason)),
+                Decision::Again(position) => Fate::Decided(Outcome::Accepted(position)),
+                Decision::Store(key) => {
+                    match key.and_then(|key| keys.get(&key.key).copied().zip(Some(key))) {
+                        Some(((digest, index), key)) if digest == key.digest => Fate::Stored(index),
+                        Some((_, key)) => Fate::Decided(Outcome::Refused(key.reused)),
+                        None => {
+                            keys.extend(key.map(|key| (key.key, (key.digest, stored))));
+                            append_entry(&mut storing.batch.entries, entry);
+                            stored += 1;
+                            Fate::Stored(stored - 1)
+                        }
+                    }
+                }
+            };
+            fates.push(fate);
+        }
+        storing.until = storing.until.min(next.until);
+        storing.parts.push((next, fates));
+    }
+    storing
+}

@@ -1,0 +1,57 @@
+//! What a node and the stream of a durable topic tell each other.
+//!
+//! A stream keeps the batches of a durable topic in one order, and stores a batch only behind the one that its writer names. So two
+//! nodes that both believe to own the topic cannot give one position to two messages: one of them is told that it was late.
+
+use echoring_topics::Position;
+
+use crate::view::NodeId;
+
+/// Identifies what a node stores together. If nobody knows whether it was stored, it is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteId {
+    /// The node.
+    pub node: NodeId,
+    /// Counts what the node stores.
+    pub number: u64,
+}
+
+/// Publications that are stored together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Who stored them.
+    pub write: WriteId,
+    /// The position of the first.
+    pub first: Position,
+    /// A list; see [`entries`](crate::entries). It is not empty.
+    pub entries: Vec<u8>,
+}
+
+/// The last batch of a topic in its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamHead {
+    /// The sequence number that the stream has given it.
+    pub sequence: u64,
+    /// The position of its last publication.
+    pub position: Position,
+}
+
+/// A request of the node that owns a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamRequest {
+    /// What is the topic's last batch, and what is behind this position? Without a position: what was stored lately?
+    Load(Option<Position>),
+    /// Store a batch behind the one with this sequence number; 0 for none.
+    Append(u64, StoredBatch),
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamAnswer {
+    /// The last batch, if there is any, and batches up to it, the oldest first. They may lack some of those asked for.
+    Loaded(Option<StreamHead>, Vec<StoredBatch>),
+    /// The batch is stored, with this sequence number.
+    Stored(u64),
+    /// Nobody knows whether anything was stored.
+    Failed,
+}
