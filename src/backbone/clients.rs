@@ -188,6 +188,14 @@ impl ClientSender {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     fn control_subject(&self, node: &str) -> String {
         format!("{}.control.{node}", self.prefix)
     }
@@ -297,7 +305,7 @@ fn log(event: &Event) {
 
 /// The tokens of a topic in a subject. What a subject cannot have is percent-encoded: spaces, `*`, `>`, `%`, everything but ASCII,
 /// and dots that would make an empty token.
-fn subject_of(topic: &str) -> String {
+pub(crate) fn subject_of(topic: &str) -> String {
     let mut subject = String::with_capacity(topic.len());
     for (at, byte) in topic.bytes().enumerate() {
         let is_last = at + 1 == topic.len();

@@ -13,6 +13,8 @@
 //! | `PREFIX.heartbeat` | the heartbeats of all nodes |
 //! | `PREFIX.node.ID` | packets for one node; its id as 16 hexadecimal digits |
 //!
+//! [`Streams`] are those of durable topics, in JetStream.
+//!
 //! [`NatsClients`] lets other programs publish to topics and receive their messages, and nodes ask each other for reports.
 //!
 //! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
@@ -26,9 +28,11 @@ mod inbox;
 mod limits;
 mod options;
 mod runner;
+mod streams;
 mod tls;
 
 pub use clients::{ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients};
 pub use error::{BackboneError, OptionsError};
 pub use options::{Credentials, NatsOptions, Tls};
 pub use runner::{run, spawn};
+pub use streams::{StreamSettings, Streams};

@@ -82,3 +82,23 @@ pub(crate) const CONTROL_PART_BYTES: usize = 128 * 1024;
 
 /// Threads for what blocks: name lookups, and reading certificates.
 pub(crate) const BLOCKING_THREADS: usize = 2;
+
+// ---- the streams of durable topics ----
+
+/// Time for a request to JetStream.
+pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Age of the publications that a node loads when it begins to own a topic: that of the idempotency keys that it must know.
+pub(crate) const STREAM_LOAD_AGE: Duration = Duration::from_secs(300);
+/// Maximum number of them: that of the idempotency keys of a topic.
+pub(crate) const STREAM_LOAD_PUBLICATIONS: u64 = 8_192;
+/// Bytes of publications past which no more are loaded. What a node lacks is missing for those who are connected, and they read it as
+/// history.
+pub(crate) const STREAM_LOAD_BYTES: usize = 8 * 1024 * 1024;
+/// The same for a page of history.
+pub(crate) const STREAM_PAGE_BYTES: usize = 64 * 1024;
+/// Messages that are fetched from a stream at once.
+pub(crate) const STREAM_READ_MESSAGES: usize = 256;
+/// Time after which the server deletes a consumer that its reader has not deleted.
+pub(crate) const STREAM_CONSUMER_AGE: Duration = Duration::from_secs(10);
+/// Topics of which it is remembered where a reader has stopped.
+pub(crate) const STREAM_PLACES_MAX: usize = 1_024;

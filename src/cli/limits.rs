@@ -146,3 +146,7 @@ pub(crate) const NATS_CLIENT_LANES: usize = 32;
 pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
 /// Interval at which publications are given to other nodes, or taken, as this one is ready.
 pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);
+/// Requests of the owners of durable topics to JetStream at one time. Each is for another topic.
+pub(crate) const STREAM_REQUESTS_MAX: usize = 256;
+/// Pages of history that are read from JetStream at one time.
+pub(crate) const STREAM_READERS_MAX: usize = 32;

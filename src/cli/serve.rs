@@ -141,9 +141,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         None => None,
     };
     let control_handle = || control.as_ref().map(Control::handle);
-    let nats_clients = match (&cluster, control_handle(), server.take_outlets()) {
-        (Some((identity, options)), Some(control), Some(outlets)) => Some(
-            nats_clients::start(options, identity.node, server.handle(), control, outlets)
+    let nats_clients = match (&cluster, server.take_outlets()) {
+        (Some((identity, options)), Some(outlets)) => Some(
+            nats_clients::start(options, identity.node, server.handle(), control_handle(), outlets)
                 .map_err(|error| forbidden("no thread for clients of NATS", &error))?,
         )
         .filter(|_| options.has_clients),

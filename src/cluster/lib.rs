@@ -31,6 +31,8 @@ mod tables;
 mod view;
 mod wire;
 
+pub use echoring_topics::Position;
+
 pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
 pub use heartbeat::Heartbeat;
 pub use message::{Handover, Message, Outcome};

@@ -14,6 +14,7 @@ mod node;
 mod peer_query;
 mod relay;
 mod status;
+mod streams;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::BufMut as _;
 use echoring_cluster::limits::LINK_BYTES_MAX;
-use echoring_cluster::{Message, NodeId, Peers, View};
+use echoring_cluster::{Message, NodeId, Peers, StreamAnswer, View};
 use tokio::sync::mpsc;
 
 pub(crate) use inbox::Inbox;
@@ -32,6 +33,8 @@ pub use peer_query::{PeerAnswer, PeerQuery};
 pub use relay::{RelayBatch, RelayedMessage};
 pub(crate) use relay::{RelayLoad, RelayOutbox, RelaySender};
 pub use status::{ClusterStatus, MemberStatus};
+pub(crate) use streams::StreamSender;
+pub use streams::{StreamCommand, StreamQuery};
 pub use tables::ClusterTables;
 
 /// The identity of a node that joins a cluster.
@@ -62,6 +65,22 @@ pub enum ClusterEvent {
     Message(NodeId, Vec<u8>),
     /// A link that was full has room.
     Room,
+    /// The stream of a durable topic that the shard owns answers the request of this number.
+    Stream {
+        /// The topic.
+        topic: Box<str>,
+        /// The number.
+        number: u64,
+        /// The answer.
+        answer: StreamAnswer,
+    },
+    /// A stream answers the request of a page of history of this number.
+    StreamPage {
+        /// The number.
+        number: u64,
+        /// The answer.
+        answer: StreamAnswer,
+    },
 }
 
 /// What a shard, or whoever controls the server, tells the cluster thread.

@@ -46,7 +46,7 @@ pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
 pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
-    MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage,
+    MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage, StreamCommand, StreamQuery,
 };
 pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
 pub use config::{

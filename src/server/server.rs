@@ -13,6 +13,7 @@ use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::broadcast::cluster::ClusterSettings;
 use crate::cluster::{
     ClusterCommand, ClusterNode, ClusterTables, Inbox, PeerQuery, QuerySender, RelayBatch, RelaySender,
+    StreamCommand, StreamSender,
 };
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
@@ -79,6 +80,8 @@ pub struct ClusterOutlets {
     pub relays: tokio::sync::mpsc::UnboundedReceiver<RelayBatch>,
     /// Requests to other nodes.
     pub queries: tokio::sync::mpsc::UnboundedReceiver<PeerQuery>,
+    /// Requests to the streams of durable topics.
+    pub streams: tokio::sync::mpsc::UnboundedReceiver<StreamCommand>,
 }
 
 impl Server {
@@ -323,12 +326,14 @@ impl Bound {
         let (relay_in, relays) = tokio::sync::mpsc::unbounded_channel();
         let relay = cluster_node.as_ref().filter(|_| config.relays);
         let relay = relay.map(|node| RelaySender::new(relay_in, node.relay_load()));
-        let outlets = cluster_node.is_some().then_some(ClusterOutlets { relays, queries });
+        let (streams_in, streams) = tokio::sync::mpsc::unbounded_channel();
+        let outlets = cluster_node.is_some().then_some(ClusterOutlets { relays, queries, streams });
         let cluster = config.cluster.map(|identity| ClusterSettings {
             identity,
             commands: commands_in.clone(),
             inbox: Inbox::default(),
             relay,
+            streams: StreamSender(streams_in.clone()),
         });
         let readiness = Readiness::of(cluster_node.clone());
         let (end, ends) = mpsc::channel();

@@ -27,6 +27,12 @@ pub(crate) const HISTORY_MESSAGES_DEFAULT: u32 = 100;
 pub(crate) const HISTORY_BYTES_DEFAULT: usize = 64 * 1024;
 /// Default age of them: a page that reloads or changes networks reconnects within a minute.
 pub(crate) const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
+/// Default number of messages of a durable topic that its stream is read for.
+pub(crate) const DURABLE_MESSAGES_DEFAULT: u32 = 1_000_000;
+/// Default bytes of a stream.
+pub(crate) const DURABLE_BYTES_DEFAULT: usize = 1024 * 1024 * 1024;
+/// Default age of its messages: a client that was away over a day misses nothing.
+pub(crate) const DURABLE_AGE_DEFAULT: Nanos = 24 * 3_600 * SECOND;
 /// Time for which a shard remembers the position of a forgotten topic, so that returning subscribers continue in the
 /// same epoch: many times a client's reconnect delay (half a minute).
 pub const REMEMBERED_AGE: Nanos = 600 * SECOND;

@@ -8,7 +8,7 @@ use super::idempotency::Keys;
 use super::keyed::Keyed;
 use super::log::Log;
 use super::message::{Position, Publication, Refused};
-use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_entry};
+use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
 use super::settings::{SlowConsumerPolicy, TopicSettings};
 use super::topic::TopicId;
 use crate::limits::KEYS_MAX;
@@ -130,7 +130,7 @@ impl OwnedTopic {
                 told.complete = false;
                 break;
             }
-            append_entry(page, offset, &[&[content as u8, key.len() as u8], key.as_bytes(), payload]);
+            append_message(page, offset, &Publication { content, key, payload });
             told.messages += 1;
         }
         told

@@ -1,5 +1,6 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
+mod durable;
 mod import;
 mod shared;
 

@@ -53,6 +53,12 @@ pub(super) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
     parts.iter().for_each(|part| page.extend_from_slice(part));
 }
 
+/// Appends a message to a page of history; see [`entries`].
+pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication<'_>) {
+    let Publication { content, key, payload } = publication;
+    append_entry(page, offset, &[&[*content as u8, key.len() as u8], key.as_bytes(), payload]);
+}
+
 /// Bytes of a subscriber in a page of members.
 pub(super) fn member_bytes(subject: &str) -> usize {
     size_of::<u64>() + 1 + subject.len()

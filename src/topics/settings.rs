@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::access::{Access, Permission, Right};
 use crate::limits::{
-    HEARTBEAT_INTERVAL, HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
+    DURABLE_AGE_DEFAULT, DURABLE_BYTES_DEFAULT, DURABLE_MESSAGES_DEFAULT, HEARTBEAT_INTERVAL,
+    HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
 };
 use echoring_proto::limits::{Nanos, QUEUE_BYTES_DEFAULT};
 
@@ -54,6 +55,36 @@ impl Default for HistoryBounds {
     }
 }
 
+/// Whether messages of topics are accepted once a stream at the backbone of a cluster has stored them, and how it keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Whether they are.
+    pub is_on: bool,
+    /// Identifies the stream. Topics of one pattern share one.
+    pub stream: u64,
+    /// Maximum messages of a topic, from its last one back.
+    pub messages: u32,
+    /// Maximum bytes of the stream.
+    pub bytes: usize,
+    /// Maximum age.
+    pub age: Nanos,
+    /// Servers that keep the stream.
+    pub replicas: u32,
+}
+
+impl Default for Durable {
+    fn default() -> Durable {
+        Durable {
+            is_on: false,
+            stream: 0,
+            messages: DURABLE_MESSAGES_DEFAULT,
+            bytes: DURABLE_BYTES_DEFAULT,
+            age: DURABLE_AGE_DEFAULT,
+            replicas: 1,
+        }
+    }
+}
+
 /// The settings of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
@@ -77,6 +108,8 @@ pub struct TopicSettings {
     pub heartbeat: Nanos,
     /// What other programs at the backbone get.
     pub relay: Relay,
+    /// Whether and how its messages outlive the node.
+    pub durable: Durable,
 }
 
 impl TopicSettings {
@@ -86,14 +119,15 @@ impl TopicSettings {
     }
 
     /// These settings for a topic that exists and has settings `used`. It keeps its policy and the size of its logs, on
-    /// which the accounts of its subscribers are built, and whether it tracks presence.
+    /// which the accounts of its subscribers are built, whether it tracks presence, and whether and where it is durable.
     pub(super) fn renewing(&self, used: &TopicSettings) -> TopicSettings {
-        let TopicSettings { slow, lag_bytes, .. } = *used;
+        let TopicSettings { slow, lag_bytes, durable: Durable { is_on, stream, .. }, .. } = *used;
+        let durable = Durable { is_on, stream, ..self.durable };
         let mut access = self.access;
         if self.has_presence() != used.has_presence() {
             access.presence = used.access.presence;
         }
-        TopicSettings { slow, lag_bytes, access, ..*self }
+        TopicSettings { slow, lag_bytes, access, durable, ..*self }
     }
 
     /// Whether the topic counts its subscribers, and tells some of them who joins and leaves.
@@ -119,6 +153,7 @@ impl Default for TopicSettings {
             access: Access::default(),
             heartbeat: HEARTBEAT_INTERVAL,
             relay: Relay::Off,
+            durable: Durable::default(),
         }
     }
 }

@@ -1,27 +1,36 @@
 //! The traffic over NATS beside the packets of the cluster: requests of other nodes to the control thread and of this one to theirs,
-//! publications of other clients, and messages of topics for those.
+//! publications of other clients, messages of topics for those, and the streams of durable topics.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use echoring_backbone::{
     BackboneError, ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients,
+    StreamSettings, Streams,
 };
 use echoring_cluster::NodeId;
-use echoring_server::{ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, control};
+use echoring_server::{
+    ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand, StreamQuery, control,
+};
+use echoring_topics::Durable;
 use hyper::Request;
 use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::cluster::ClusterOptions;
-use crate::limits::{NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL};
+use crate::limits::{
+    NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL, STREAM_READERS_MAX,
+    STREAM_REQUESTS_MAX,
+};
 
 /// Header fields of a message for clients.
 const EPOCH: &str = "echoring-epoch";
@@ -38,7 +47,7 @@ pub(super) fn start(
     options: &ClusterOptions,
     node: NodeId,
     server: Handle,
-    control: control::Handle,
+    control: Option<control::Handle>,
     outlets: ClusterOutlets,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = echoring_async::local_runtime()?;
@@ -55,10 +64,10 @@ async fn run(
     options: &ClusterOptions,
     node: NodeId,
     server: &Handle,
-    control: control::Handle,
+    control: Option<control::Handle>,
     outlets: ClusterOutlets,
 ) -> Result<(), BackboneError> {
-    let ClusterOutlets { mut relays, mut queries } = outlets;
+    let ClusterOutlets { mut relays, mut queries, streams } = outlets;
     let clients = NatsClients::open(&options.nats, node, &options.node).await?;
     let sender = clients.sender();
     let relaying = async {
@@ -78,12 +87,54 @@ async fn run(
         }
         std::future::pending().await
     };
+    let storing = ask_streams(Arc::new(Streams::new(&sender)), streams, server);
+    let taking = async {
+        match control {
+            Some(control) => take_requests(clients, options.has_clients, server, control).await,
+            // Nobody here could answer.
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = relaying => {}
         () = asking => {}
-        () = take_requests(clients, options.has_clients, server, control) => {}
+        () = storing => {}
+        () = taking => {}
     }
     Ok(())
+}
+
+/// Asks the streams of durable topics for the shards.
+async fn ask_streams(
+    streams: Arc<Streams>,
+    mut commands: mpsc::UnboundedReceiver<StreamCommand>,
+    server: &Handle,
+) {
+    let owners = Arc::new(Semaphore::new(STREAM_REQUESTS_MAX));
+    let readers = Arc::new(Semaphore::new(STREAM_READERS_MAX));
+    while let Some(command) = commands.recv().await {
+        let (streams, server) = (Arc::clone(&streams), server.clone());
+        let turns = match command.query {
+            StreamQuery::Owner(_) => Arc::clone(&owners),
+            StreamQuery::Page(_) => Arc::clone(&readers),
+        };
+        tokio::spawn(async move {
+            // Fails only if it was closed, which nobody does.
+            let _turn = turns.acquire_owned().await;
+            let settings = stream_settings(&command.durable);
+            let answer = match &command.query {
+                StreamQuery::Owner(request) => streams.handle(&command.topic, &settings, request).await,
+                StreamQuery::Page(after) => streams.page(&command.topic, &settings, *after).await,
+            };
+            server.answer_stream(command, answer);
+        });
+    }
+    std::future::pending().await
+}
+
+fn stream_settings(durable: &Durable) -> StreamSettings {
+    let Durable { stream, messages, bytes, age, replicas, .. } = *durable;
+    StreamSettings { id: stream, messages, bytes: bytes as u64, age: Duration::from_nanos(age), replicas }
 }
 
 async fn ask(sender: ClientSender, query: PeerQuery) {

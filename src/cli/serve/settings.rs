@@ -160,6 +160,9 @@ impl Settings {
         if let Some(place) = topics.relay_line().filter(|_| !relays) {
             return Err(Failure::Usage(format!("{place}: nats needs --cluster-nats-clients")));
         }
+        if let Some(place) = topics.durable_line().filter(|_| cluster.is_none()) {
+            return Err(Failure::Usage(format!("{place}: durable needs --cluster")));
+        }
         let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);

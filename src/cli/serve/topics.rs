@@ -13,7 +13,7 @@ use self::keys::{KEYS, PATTERN};
 use crate::file::{Entry, Source};
 use crate::{Failure, values};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
-use echoring_topics::{Pattern, Relay, Rules, TopicSettings};
+use echoring_topics::{Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings};
 
 /// The settings of topics by pattern, in the order in which the patterns are tried, and the default.
 #[derive(Clone, Debug)]
@@ -33,15 +33,28 @@ pub(super) struct Topic {
 impl Topics {
     /// The same as the hub reads it.
     pub(super) fn rules(&self) -> Rules {
-        let rules = self.rules.iter().map(|(pattern, topic)| (Pattern::new(pattern), kept(topic.settings)));
-        Rules::new(rules.collect(), kept(self.default.settings))
+        let rules = self
+            .rules
+            .iter()
+            .map(|(pattern, topic)| (Pattern::new(pattern), stored(pattern, kept(topic.settings))));
+        Rules::new(rules.collect(), stored("", kept(self.default.settings)))
     }
 
     /// Where it says that clients of NATS get messages, if it does.
     pub(super) fn relay_line(&self) -> Option<&str> {
+        self.line("nats", |settings| settings.relay != Relay::Off)
+    }
+
+    /// Where it says that topics are durable, if it does.
+    pub(super) fn durable_line(&self) -> Option<&str> {
+        self.line("durable", |settings| settings.durable.is_on)
+    }
+
+    /// Where `key` is, of the first settings of which this is true.
+    fn line(&self, key: &'static str, is_so: impl Fn(&TopicSettings) -> bool) -> Option<&str> {
         let mut all = self.rules.iter().map(|(_, topic)| topic).chain([&self.default]);
-        let relayed = all.find(|topic| topic.settings.relay != Relay::Off)?;
-        Some(relayed.lines.get("nats").map_or("nats", String::as_str))
+        let found = all.find(|topic| is_so(&topic.settings))?;
+        Some(found.lines.get(key).map_or(key, String::as_str))
     }
 }
 
@@ -51,6 +64,13 @@ fn kept(mut settings: TopicSettings) -> TopicSettings {
     if settings.history.bytes == 0 || settings.history.age == 0 {
         settings.history.messages = 0;
     }
+    settings
+}
+
+/// `settings` with the stream of this pattern, on any node and of any version: a hash of it by FNV-1a.
+fn stored(pattern: &str, mut settings: TopicSettings) -> TopicSettings {
+    let hash = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    settings.durable.stream = pattern.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
     settings
 }
 
@@ -194,6 +214,10 @@ impl Table {
                 return Err(self.wrong([key, key], &explanation));
             }
         }
+        if settings.durable.is_on && settings.slow == SlowConsumerPolicy::Conflate {
+            let explanation = "keeps every message, and slow = \"conflate\" only the latest of each key";
+            return Err(self.wrong(["durable", "slow"], explanation));
+        }
         self.check_history(settings)
     }
 
@@ -278,6 +302,9 @@ mod tests {
                 "snapshot = 101",
                 "snapshot: must be at most what is kept, 100 (history_messages); raise that too",
             ),
+            ("durable = true\nslow = \"conflate\"", "durable: keeps every message, and slow"),
+            ("durable = \"yes\"", "durable: expected true or false"),
+            ("durable_age = \"1s\"", "durable_age: must be from 1m"),
             ("presence = 1", "presence: expected \"nobody\" or \"everybody\" or \"authenticated\""),
             ("publish = \"anybody\"", "publish: expected \"nobody\" or \"everybody\""),
             ("heartbeat = \"100ms\"", "heartbeat: must be from 1s to 1h"),

@@ -8,6 +8,7 @@
 //! into all of them. Publications come before the events of other nodes, so that a change of owners never lets a later
 //! publication overtake an earlier one.
 
+mod durable;
 mod entry;
 mod store;
 
@@ -27,9 +28,13 @@ use super::session::ReplayState;
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
-use crate::cluster::{ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender};
+use crate::cluster::{
+    ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender, StreamSender,
+};
 use crate::limits::CLUSTER_STAGED_BYTES_MAX;
 use crate::peer::{Peer, ServerApplication};
+use durable::Streams;
+pub(super) use durable::{PageReader, PageRequest};
 use entry::{Entry, Origin};
 use store::Store;
 
@@ -44,6 +49,8 @@ pub(crate) struct ClusterSettings {
     pub(crate) inbox: Inbox,
     /// Other clients of NATS.
     pub(crate) relay: Option<RelaySender>,
+    /// To the streams of durable topics.
+    pub(crate) streams: StreamSender,
 }
 
 /// One shard's part in a cluster.
@@ -62,6 +69,7 @@ pub(super) struct ClusterShard {
     waiting: BTreeMap<Box<str>, Vec<WaitingShard>>,
     /// Who wants to know when the topics of others are handed over.
     settles: Vec<u64>,
+    streams: Streams,
 }
 
 /// Somebody who waits for the outcome of a publication.
@@ -85,6 +93,8 @@ pub(super) struct ClusterQueue {
     touched: Vec<Box<str>>,
     publications: VecDeque<StagedPublication>,
     staged_bytes: usize,
+    /// Pages of history to be read from streams.
+    pub(super) pages: Vec<PageRequest>,
     tickets: Ticket,
     /// Outcomes for the operator.
     pub(super) decided: Vec<(Ticket, PublishResult)>,
@@ -100,7 +110,8 @@ struct StagedPublication {
 
 impl ClusterShard {
     pub(super) fn new(settings: ClusterSettings) -> ClusterShard {
-        let ClusterSettings { identity: ClusterIdentity { node, key }, commands, inbox, .. } = settings;
+        let ClusterSettings { identity: ClusterIdentity { node, key }, commands, inbox, streams, .. } =
+            settings;
         ClusterShard {
             node,
             table: OwnerTable::new(node, View::new([], key)),
@@ -111,6 +122,7 @@ impl ClusterShard {
             heads: BTreeMap::new(),
             waiting: BTreeMap::new(),
             settles: Vec::new(),
+            streams: Streams::new(streams),
         }
     }
 
@@ -200,7 +212,7 @@ impl ClusterQueue {
     }
 
     fn is_empty(&self) -> bool {
-        self.touched.is_empty() && self.publications.is_empty()
+        self.touched.is_empty() && self.publications.is_empty() && self.pages.is_empty()
     }
 }
 
@@ -242,6 +254,7 @@ impl Broadcast {
             if cluster.table.deadline().is_some_and(|at| at <= self.now) {
                 self.with_table(cx, &mut cluster, |table, shard| table.handle_time(shard));
             }
+            self.ask_streams(cx.shard(), &mut cluster);
             self.tell_outcomes(cx, &mut cluster);
             self.answer_waiting(cx, &mut cluster);
             if cluster.table.is_settled() {
@@ -331,6 +344,16 @@ impl Broadcast {
                 cluster.inbox.remove(bytes.len());
                 let Some(message) = Message::read(&bytes) else { return };
                 self.with_table(cx, cluster, |table, shard| table.handle_message(shard, from, &message));
+            }
+            ClusterEvent::Stream { topic, number, answer } => {
+                self.with_table(cx, cluster, |table, shard| {
+                    table.handle_stream(shard, &topic, number, answer);
+                });
+            }
+            ClusterEvent::StreamPage { number, answer } => {
+                if let Some(request) = cluster.streams.take(number) {
+                    self.answer_page(cx, request, answer);
+                }
             }
             ClusterEvent::Room => {
                 self.with_table(cx, cluster, |table, shard| table.handle_time(shard));

@@ -9,6 +9,7 @@ use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
 use super::centrifuge_events::publication;
 use super::centrifuge_session::HistoryQuery;
+use super::cluster::PageReader;
 use super::history_range::HistoryRange;
 use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_HISTORY_BYTES_MAX, CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
@@ -75,8 +76,10 @@ impl Broadcast {
         };
         if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
-            let (page, bytes) = self.sequencer.history(owned, from, now, link.pool());
-            self.history_page(link, topic, from, page, &bytes);
+            let reader = PageReader { shard: owner, local: topic, token };
+            if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
+                self.history_page(link, topic, from, page, &bytes);
+            }
         } else {
             let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
             self.pending.add(link.mailboxes, owner, mail, "");

@@ -1,6 +1,7 @@
 //! Takes mail from other shards.
 
 use super::Broadcast;
+use super::cluster::PageReader;
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
@@ -121,7 +122,9 @@ impl Broadcast {
         from: Replay,
     ) {
         let now = cx.now();
-        let (page, bytes) = self.sequencer.history(owned, from, now, cx.pool());
+        let reader = PageReader { shard, local, token };
+        let read = self.sequencer.history_for(reader, owned, from, now, cx.pool());
+        let Some((page, bytes)) = read else { return };
         self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
     }
 }

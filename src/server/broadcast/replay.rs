@@ -2,6 +2,7 @@
 
 use super::Broadcast;
 use super::centrifuge_events::number;
+use super::cluster::PageReader;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::requests::{Begun, must_recover};
@@ -53,8 +54,10 @@ impl Broadcast {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
-            let (page, bytes) = self.sequencer.history(owned, from, now, link.pool());
-            self.replay_page(link, topic, from, page, &bytes);
+            let reader = PageReader { shard: owner, local: topic, token };
+            if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
+                self.replay_page(link, topic, from, page, &bytes);
+            }
         } else {
             let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
             self.pending.add(link.mailboxes, owner, mail, "");

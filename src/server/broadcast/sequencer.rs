@@ -15,7 +15,7 @@ use echoring_topics::{
     Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
-use super::cluster::{ClusterQueue, ClusterShard};
+use super::cluster::{ClusterQueue, ClusterShard, PageReader, PageRequest};
 use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
@@ -26,7 +26,7 @@ use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 pub(crate) const MAIL_OVERHEAD_BYTES: usize =
     TOPIC_BYTES_MAX + KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 16;
 /// Bytes of a page of history, unless a single message is longer.
-const PAGE_BYTES: usize = 32 * 1024;
+pub(super) const PAGE_BYTES: usize = 32 * 1024;
 
 /// The owned topics of a shard.
 #[derive(Debug)]
@@ -53,6 +53,15 @@ pub(super) struct Sequenced {
     pub(super) duplicate: bool,
     /// The topic on this shard, if this shard subscribes to it: the caller delivers the message there.
     pub(super) local: Option<TopicId>,
+}
+
+/// A message of a durable topic that is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) publication: Publication<'a>,
+    pub(super) idempotency_key: &'a str,
+    pub(super) by_client: bool,
+    pub(super) position: Position,
 }
 
 /// The route of a publication from this shard.
@@ -152,13 +161,38 @@ impl Sequencer {
         offset: u64,
         publication: Publication<'_>,
     ) -> Option<TopicId> {
-        let Publication { content, key, payload } = publication;
-        let shards = self.topics.accept(owned, &publication, now, resources.pool);
-        let (publisher, key_bytes) = (*publisher, key.len() as u8);
-        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
-        let bytes = [key.as_bytes(), payload];
-        let (local, posted) = forward(&mut self.forwards, resources.mailboxes, shards, mail, &bytes);
-        self.passed.messages_out += posted;
+        let Sequencer { topics, passed, forwards, .. } = self;
+        let shards = topics.accept(owned, &publication, now, resources.pool);
+        forward_message(forwards, passed, resources.mailboxes, shards, publisher, offset, publication)
+    }
+
+    /// Takes the next message of a durable topic that this node owns, and forwards it.
+    pub(super) fn accept_stored(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        now: Nanos,
+        owned: OwnedTopicId,
+        name: &str,
+        publisher: &Publisher,
+        stored: &Stored<'_>,
+    ) -> Option<TopicId> {
+        let &Stored { publication, idempotency_key, by_client, position } = stored;
+        let Sequencer { topics, passed, forwards, relay, .. } = self;
+        let format = topics.relay(owned);
+        let shards =
+            topics.accept_stored(owned, &publication, idempotency_key, by_client, now, resources.pool);
+        let local = forward_message(
+            forwards,
+            passed,
+            resources.mailboxes,
+            shards,
+            publisher,
+            position.offset,
+            publication,
+        );
+        if let Some(outbox) = relay.as_mut().filter(|_| format != Relay::Off) {
+            outbox.push(name, position, format, publication);
+        }
         local
     }
 
@@ -278,12 +312,9 @@ impl Sequencer {
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
             }
         };
-        let Publication { content, key, payload } = publication;
-        let (offset, key_bytes) = (position.offset, key.len() as u8);
-        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
-        let bytes = [key.as_bytes(), payload];
-        let (local, posted) = forward(forwards, resources.mailboxes, shards, mail, &bytes);
-        passed.messages_out += posted;
+        let offset = position.offset;
+        let local =
+            forward_message(forwards, passed, resources.mailboxes, shards, &publisher, offset, publication);
         if let Some(cluster) = cluster {
             cluster.forward(name, position, &publisher, publication);
         }
@@ -325,6 +356,24 @@ impl Sequencer {
         (page, bytes)
     }
 
+    /// A page of a topic's history for a connection. `None` if it is answered once the topic's stream has been read.
+    pub(super) fn history_for(
+        &mut self,
+        reader: PageReader,
+        owned: OwnedTopicId,
+        from: Replay,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Option<(Option<Page>, Vec<u8>)> {
+        let after = self.topics.stream_position(owned, from, now, pool);
+        let Some((after, topic)) = after.zip(self.topics.name(owned)) else {
+            return Some(self.history(owned, from, now, pool));
+        };
+        let durable = self.topics.durable(topic);
+        self.queue.pages.push(PageRequest { reader, owned, from, after, topic: topic.into(), durable });
+        None
+    }
+
     /// A page of a topic's member list. It fits one message to another shard.
     pub(super) fn members(&mut self, owned: OwnedTopicId, query: MembersQuery) -> (Option<Members>, Vec<u8>) {
         let mut bytes = Vec::new();
@@ -348,6 +397,24 @@ impl Sequencer {
         let (local, _) = forward(&mut self.forwards, mailboxes, shards, mail, &[subject.as_bytes()]);
         Some((count, subject, local))
     }
+}
+
+/// Forwards a message to every other shard of `shards`. Returns the topic on this shard, if it is among them.
+fn forward_message(
+    forwards: &mut Forwards,
+    passed: &mut Passed,
+    mailboxes: &mut Mailboxes<ShardMail>,
+    shards: &[(usize, TopicId)],
+    publisher: &Publisher,
+    offset: u64,
+    publication: Publication<'_>,
+) -> Option<TopicId> {
+    let Publication { content, key, payload } = publication;
+    let (publisher, key_bytes) = (*publisher, key.len() as u8);
+    let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
+    let (local, posted) = forward(forwards, mailboxes, shards, mail, &[key.as_bytes(), payload]);
+    passed.messages_out += posted;
+    local
 }
 
 /// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of

@@ -19,7 +19,7 @@ pub(crate) const PATTERN: (&str, &str) =
     ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
 
 /// The keys of both kinds of tables.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 19] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -115,8 +115,41 @@ pub(crate) const KEYS: [Key; 14] = [
         help: "What other clients of NATS get of each message: nothing, its payload, or an event in JSON. Needs \
                --cluster-nats-clients",
     },
+    Key {
+        name: "durable",
+        value: Value::Switch(|settings| &mut settings.durable.is_on),
+        reload: Reload::Live,
+        help: "Whether a message is accepted once JetStream has stored it, so that messages and positions outlive the \
+               nodes. Needs --cluster. Topics of one pattern share a stream",
+    },
+    Key {
+        name: "durable_messages",
+        value: Value::Count(1..=1_000_000_000, |settings| &mut settings.durable.messages),
+        reload: Reload::Live,
+        help: "Number of the latest messages of each topic that are kept in its stream",
+    },
+    Key {
+        name: "durable_bytes",
+        value: Value::Bytes(1024 * 1024..=1 << 50, |settings| &mut settings.durable.bytes),
+        reload: Reload::Live,
+        help: "Maximum bytes of the stream",
+    },
+    Key {
+        name: "durable_age",
+        // A stream that forgets sooner than a client is taken for dead would be of no use.
+        value: Value::Time(MINUTE..=10_000 * HOUR, |settings| &mut settings.durable.age),
+        reload: Reload::Live,
+        help: "Maximum age of the messages in the stream",
+    },
+    Key {
+        name: "durable_replicas",
+        value: Value::Count(1..=5, |settings| &mut settings.durable.replicas),
+        reload: Reload::Live,
+        help: "Number of NATS servers that store the stream",
+    },
 ];
 
+const MINUTE: Nanos = 60 * SECOND;
 const HOUR: Nanos = 3_600 * SECOND;
 const MESSAGES: RangeInclusive<u32> = 0..=1_000_000;
 const SLOW: [(&str, SlowConsumerPolicy); 3] = [
@@ -155,6 +188,7 @@ pub(crate) struct Key {
 enum Value {
     Slow(Field<SlowConsumerPolicy>),
     Relay(Field<Relay>),
+    Switch(Field<bool>),
     /// With older words for some of them.
     Permission(&'static [(&'static str, Permission)], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
@@ -170,6 +204,7 @@ impl Key {
         match &self.value {
             Value::Slow(field) => *field(settings) = entry.word(&SLOW)?,
             Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
+            Value::Switch(field) => *field(settings) = entry.boolean()?,
             Value::Permission(older, field) => *field(settings) = permission(entry, older)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
@@ -183,6 +218,7 @@ impl Key {
         match self.value {
             Value::Slow(field) => *field(to) = *field(&mut from),
             Value::Relay(field) => *field(to) = *field(&mut from),
+            Value::Switch(field) => *field(to) = *field(&mut from),
             Value::Permission(_, field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
@@ -195,6 +231,7 @@ impl Key {
         match self.value {
             Value::Slow(field) => format!("\"{}\"", word_for(&SLOW, *field(&mut settings))),
             Value::Relay(field) => format!("\"{}\"", word_for(&RELAYS, *field(&mut settings))),
+            Value::Switch(field) => field(&mut settings).to_string(),
             Value::Permission(_, field) => format!("\"{}\"", word_for(&PERMISSIONS, *field(&mut settings))),
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
@@ -207,6 +244,7 @@ impl Key {
         match &self.value {
             Value::Slow(_) => words(&SLOW),
             Value::Relay(_) => words(&RELAYS),
+            Value::Switch(_) => "true, false".to_owned(),
             Value::Permission(..) => words(&PERMISSIONS),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
+use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
 use echoring_topics::{Creator, Exported, Importer, Position, Refused, Replay, entries};
@@ -10,6 +10,7 @@ use echoring_topics::{Creator, Exported, Importer, Position, Refused, Replay, en
 use super::entry::{Entry, Origin};
 use crate::broadcast::Broadcast;
 use crate::broadcast::mail_codec::refusal_number;
+use crate::broadcast::sequencer::Stored;
 use crate::broadcast::shard_mail::Publisher;
 use crate::limits::CLUSTER_STATE_BYTES_MAX;
 use crate::peer::ServerApplication;
@@ -97,6 +98,54 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
             Ok(position) => Outcome::Accepted(position),
             Err(refused) => Outcome::Refused(refusal_number(refused)),
         }
+    }
+
+    fn is_durable(&self, topic: &str) -> bool {
+        self.broadcast.sequencer.topics.durable(topic).is_on
+    }
+
+    fn decide(&mut self, topic: &str, entry: &[u8]) -> Decision {
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        let Some((entry, id)) = Entry::read(entry).zip(topics.find(topic)) else {
+            return Decision::Refused(refusal_number(Refused::Busy));
+        };
+        let Entry { publication, idempotency_key, by_client, .. } = entry;
+        match topics.decide(id, &publication, idempotency_key, by_client, now, self.cx.pool()) {
+            Err(refused) => Decision::Refused(refusal_number(refused)),
+            Ok(Some(position)) => Decision::Again(position),
+            Ok(None) if idempotency_key.is_empty() => Decision::Store(None),
+            Ok(None) => {
+                let (key, digest) = topics.digests(&publication, idempotency_key, by_client);
+                let reused = refusal_number(Refused::KeyReused);
+                Decision::Store(Some(IdempotencyKey { key, digest, reused }))
+            }
+        }
+    }
+
+    fn append_stored(&mut self, topic: &str, offset: u64, entry: &[u8]) {
+        let topics = &mut self.broadcast.sequencer.topics;
+        let Some((id, position)) = topics.find(topic).zip(topics.position(topic)) else { return };
+        let Some(entry) = Entry::read(entry) else {
+            // Of another version: the message is missing here.
+            return self.skip(topic, offset.max(position.offset));
+        };
+        let Entry { publication, idempotency_key, by_client, .. } = entry;
+        let now = self.broadcast.now;
+        if offset <= position.offset {
+            let pool = self.cx.pool();
+            return topics.note_key(id, offset, &publication, idempotency_key, by_client, now, pool);
+        }
+        let publisher = self.publisher(&entry);
+        let broadcast = &mut *self.broadcast;
+        let mut resources = self.cx.resources();
+        let sequencer = &mut broadcast.sequencer;
+        let position = Position { offset, ..position };
+        let stored = Stored { publication, idempotency_key, by_client, position };
+        if let Some(local) = sequencer.accept_stored(&mut resources, now, id, topic, &publisher, &stored) {
+            let owned = &mut sequencer.topics;
+            broadcast.fan_out.append(owned, &mut resources, local, &publisher, offset, publication);
+        }
+        self.reached(topic, offset);
     }
 
     fn follow(&mut self, topic: &str, start: Position, head: u64) {

@@ -1,0 +1,439 @@
+//! The streams of durable topics, in JetStream.
+//!
+//! Topics of one pattern share a stream. A message of the stream is a batch of publications to one topic:
+//!
+//! ```text
+//! subject: PREFIX.durable.STREAM.TOPIC
+//! message: version u8 │ node u64 │ number u64 │ epoch u64 │ offset of the first u64 │ publications
+//! ```
+//!
+//! A batch is stored only if the last message of its subject is the one that the writer names (`Nats-Expected-Last-Subject-Sequence`).
+//! Offsets of a subject grow with the sequence numbers of the stream, so a position is found by a binary search.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{Config, DirectGetErrorKind, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, Message};
+use bytes::{Buf as _, BufMut as _, Bytes};
+use echoring_cluster::{
+    NodeId, Position, StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId, entries,
+};
+use futures_util::StreamExt as _;
+
+use crate::clients::{ClientSender, subject_of};
+use crate::limits::{
+    STREAM_CONSUMER_AGE, STREAM_LOAD_AGE, STREAM_LOAD_BYTES, STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES,
+    STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
+};
+
+const VERSION: u8 = 1;
+
+/// How a stream keeps messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Identifies the stream in the cluster.
+    pub id: u64,
+    /// Maximum publications of a topic.
+    pub messages: u32,
+    /// Maximum bytes of all.
+    pub bytes: u64,
+    /// Maximum age.
+    pub age: Duration,
+    /// Servers that keep the stream.
+    pub replicas: u32,
+}
+
+/// The streams.
+#[derive(Debug)]
+pub struct Streams {
+    context: Context,
+    prefix: Box<str>,
+    /// Those that are as they should be.
+    ready: Mutex<BTreeMap<u64, (StreamSettings, Stream<()>)>>,
+    /// Where readers have stopped: the epoch and offset that a batch reaches, and its sequence number.
+    places: Mutex<BTreeMap<Box<str>, (Position, u64)>>,
+    /// The last failure. It is logged once.
+    failure: Mutex<Option<String>>,
+}
+
+/// A batch as a stream has it.
+struct Stored {
+    sequence: u64,
+    batch: StoredBatch,
+    at: SystemTime,
+}
+
+impl Stored {
+    fn head(&self) -> StreamHead {
+        StreamHead { sequence: self.sequence, position: last(&self.batch) }
+    }
+}
+
+/// What is read of a topic, from the oldest.
+#[derive(Clone, Copy)]
+struct Range {
+    /// Publications behind this position.
+    after: Position,
+    /// Not older than this.
+    since: Option<SystemTime>,
+    bytes_max: usize,
+}
+
+impl Range {
+    fn has(&self, stored: &Stored) -> bool {
+        let position = last(&stored.batch);
+        let is_behind = position.epoch == self.after.epoch && position.offset > self.after.offset;
+        is_behind && self.since.is_none_or(|since| stored.at >= since)
+    }
+}
+
+type Failure = Box<dyn fmt::Display + Send>;
+
+impl Streams {
+    /// The streams of a cluster, over the connection for other clients.
+    pub fn new(sender: &ClientSender) -> Streams {
+        let context = ContextBuilder::new().timeout(STREAM_TIMEOUT).build(sender.client().clone());
+        Streams {
+            context,
+            prefix: sender.prefix().into(),
+            ready: Mutex::default(),
+            places: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// Does what the owner of a topic asks.
+    pub async fn handle(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        request: &StreamRequest,
+    ) -> StreamAnswer {
+        let answer = match request {
+            StreamRequest::Load(after) => self.load(topic, settings, *after).await,
+            StreamRequest::Append(behind, batch) => self.append(topic, settings, *behind, batch).await,
+        };
+        self.answer(topic, settings, answer)
+    }
+
+    /// The publications of a topic behind a position, for a page of its history.
+    pub async fn page(&self, topic: &str, settings: &StreamSettings, after: Position) -> StreamAnswer {
+        let range = Range { after, since: None, bytes_max: STREAM_PAGE_BYTES };
+        let answer = self.read_from_head(topic, settings, |_| range).await;
+        self.answer(topic, settings, answer)
+    }
+
+    fn answer(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        answer: Result<StreamAnswer, Failure>,
+    ) -> StreamAnswer {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(answer) => {
+                *failure = None;
+                answer
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if failure.as_ref() != Some(&error) {
+                    tracing::warn!(topic, %error, "the stream of a durable topic cannot be used; trying again");
+                    *failure = Some(error);
+                }
+                // The stream may have been deleted.
+                self.ready.lock().unwrap_or_else(PoisonError::into_inner).remove(&settings.id);
+                StreamAnswer::Failed
+            }
+        }
+    }
+
+    async fn load(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        after: Option<Position>,
+    ) -> Result<StreamAnswer, Failure> {
+        let since = SystemTime::now().checked_sub(STREAM_LOAD_AGE);
+        self.read_from_head(topic, settings, |head| {
+            let lately = head.position.offset.saturating_sub(STREAM_LOAD_PUBLICATIONS);
+            let after = after.filter(|after| after.epoch == head.position.epoch);
+            Range {
+                after: after.unwrap_or(Position { offset: lately, ..head.position }),
+                since: since.filter(|_| after.is_none()),
+                bytes_max: STREAM_LOAD_BYTES,
+            }
+        })
+        .await
+    }
+
+    async fn append(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        behind: u64,
+        batch: &StoredBatch,
+    ) -> Result<StreamAnswer, Failure> {
+        // It was there when the topic was loaded.
+        self.stream(settings).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, behind.to_string());
+        let subject = self.subject(topic, settings);
+        let acknowledged = self.context.publish_with_headers(subject, headers, write(batch)).await;
+        match acknowledged.map_err(failed)?.await {
+            Ok(acknowledged) => Ok(StreamAnswer::Stored(acknowledged.sequence)),
+            // Another node was first.
+            Err(error) if is_late(&error) => Ok(StreamAnswer::Failed),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Reads a range of a topic that depends on its last batch.
+    async fn read_from_head(
+        &self,
+        topic: &str,
+        settings: &StreamSettings,
+        range: impl FnOnce(&StreamHead) -> Range,
+    ) -> Result<StreamAnswer, Failure> {
+        let (stream, subject) = (self.stream(settings).await?, self.subject(topic, settings));
+        let last = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+                return Ok(StreamAnswer::Loaded(None, Vec::new()));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let last = stored(&last)?;
+        let head = last.head();
+        let range = range(&head);
+        let batches = if !range.has(&last) {
+            Vec::new()
+        } else if last.batch.first.offset <= range.after.offset + 1 {
+            vec![last.batch]
+        } else {
+            let first = self.locate(&stream, &subject, &range, head.sequence).await?;
+            self.read(&stream, subject, first, &range, head.sequence).await?
+        };
+        Ok(StreamAnswer::Loaded(Some(head), batches))
+    }
+
+    /// The sequence number from which on batches are of a range. The last one is.
+    async fn locate(
+        &self,
+        stream: &Stream<()>,
+        subject: &str,
+        range: &Range,
+        last: u64,
+    ) -> Result<u64, Failure> {
+        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(subject).copied();
+        if let Some((position, sequence)) = place
+            && position == range.after
+        {
+            return Ok(sequence + 1);
+        }
+        let mut low = stream.get_info().await.map_err(failed)?.state.first_sequence;
+        let (mut high, mut first) = (last, last);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let next = match stream.direct_get_next_for_subject(subject, Some(middle)).await {
+                Ok(message) => stored(&message)?,
+                // It has become too old meanwhile.
+                Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => break,
+                Err(error) => return Err(failed(error)),
+            };
+            if range.has(&next) {
+                (first, high) = (next.sequence, middle);
+            } else {
+                low = next.sequence + 1;
+            }
+        }
+        Ok(first)
+    }
+
+    /// Reads the batches of a topic from one sequence number to another, as far as the range has room.
+    async fn read(
+        &self,
+        stream: &Stream<()>,
+        subject: String,
+        first: u64,
+        range: &Range,
+        last: u64,
+    ) -> Result<Vec<StoredBatch>, Failure> {
+        let consumer = ConsumerConfig {
+            filter_subject: subject.clone(),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: STREAM_CONSUMER_AGE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..ConsumerConfig::default()
+        };
+        let consumer = stream.create_consumer(consumer).await.map_err(failed)?;
+        let (mut batches, mut bytes, mut reached) = (Vec::new(), 0, None);
+        'reading: loop {
+            let fetch = consumer.fetch().max_messages(STREAM_READ_MESSAGES);
+            let mut messages = fetch.messages().await.map_err(failed)?;
+            let before = batches.len();
+            while let Some(message) = messages.next().await {
+                let Stored { sequence, batch, .. } = delivered(&message.map_err(failed)?)?;
+                bytes += batch.entries.len();
+                reached = Some((crate::streams::last(&batch), sequence));
+                batches.push(batch);
+                if sequence >= last || bytes >= range.bytes_max {
+                    break 'reading;
+                }
+            }
+            if batches.len() == before {
+                break;
+            }
+        }
+        if let Some(reached) = reached {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            if places.len() >= STREAM_PLACES_MAX {
+                places.clear();
+            }
+            places.insert(subject.into(), reached);
+        }
+        // Otherwise the server deletes it a little later.
+        let _ = stream.delete_consumer(&consumer.cached_info().name).await;
+        Ok(batches)
+    }
+
+    /// The stream, which is created, or changed if its settings are others.
+    async fn stream(&self, settings: &StreamSettings) -> Result<Stream<()>, Failure> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).get(&settings.id).cloned();
+        if let Some((_, stream)) = ready.filter(|(known, _)| known == settings) {
+            return Ok(stream);
+        }
+        let StreamSettings { id, messages, bytes, age, replicas } = *settings;
+        let name = stream_name(&self.prefix, id);
+        let config = Config {
+            name: name.clone(),
+            description: Some("durable topics of echoring".to_owned()),
+            subjects: vec![format!("{}.durable.{id:016x}.>", self.prefix)],
+            max_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            // Each message has a publication at least.
+            max_messages_per_subject: messages.into(),
+            max_age: age,
+            duplicate_window: age.min(Duration::from_secs(120)),
+            num_replicas: replicas as usize,
+            allow_direct: true,
+            ..Config::default()
+        };
+        self.context.create_or_update_stream(config).await.map_err(failed)?;
+        let stream = self.context.get_stream_no_info(&name).await.map_err(failed)?;
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.insert(id, (*settings, stream.clone()));
+        Ok(stream)
+    }
+
+    fn subject(&self, topic: &str, settings: &StreamSettings) -> String {
+        format!("{}.durable.{:016x}.{}", self.prefix, settings.id, subject_of(topic))
+    }
+}
+
+fn failed(error: impl fmt::Display + Send + 'static) -> Failure {
+    Box::new(error)
+}
+
+fn is_late(error: &async_nats::jetstream::context::PublishError) -> bool {
+    use async_nats::jetstream::context::PublishErrorKind;
+    matches!(error.kind(), PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId)
+}
+
+/// A name that JetStream allows, for streams of nodes with this prefix.
+fn stream_name(prefix: &str, id: u64) -> String {
+    let mut name = String::new();
+    for byte in prefix.bytes() {
+        match byte {
+            b'-' | b'_' => name.push(byte.into()),
+            _ if byte.is_ascii_alphanumeric() => name.push(byte.into()),
+            _ => name.push_str(&format!("={byte:02x}")),
+        }
+    }
+    format!("{name}-durable-{id:016x}")
+}
+
+/// The position of the last publication of a batch.
+fn last(batch: &StoredBatch) -> Position {
+    let publications = entries(&batch.entries).count() as u64;
+    Position { offset: batch.first.offset + publications.saturating_sub(1), ..batch.first }
+}
+
+fn write(batch: &StoredBatch) -> Bytes {
+    let StoredBatch { write: WriteId { node, number }, first, entries } = batch;
+    let mut bytes = Vec::with_capacity(33 + entries.len());
+    bytes.put_u8(VERSION);
+    for number in [node.0, *number, first.epoch, first.offset] {
+        bytes.put_u64_le(number);
+    }
+    bytes.put_slice(entries);
+    bytes.into()
+}
+
+/// Reads a batch. `None` if it is not well formed, or of another version.
+fn read(mut bytes: &[u8]) -> Option<StoredBatch> {
+    let bytes = &mut bytes;
+    if bytes.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let node = NodeId(bytes.try_get_u64_le().ok()?);
+    let number = bytes.try_get_u64_le().ok()?;
+    let first = Position { epoch: bytes.try_get_u64_le().ok()?, offset: bytes.try_get_u64_le().ok()? };
+    let batch = StoredBatch { write: WriteId { node, number }, first, entries: bytes.to_vec() };
+    (first.epoch != 0 && first.offset != 0 && entries(&batch.entries).next().is_some()).then_some(batch)
+}
+
+fn stored(message: &StreamMessage) -> Result<Stored, Failure> {
+    let batch = read(&message.payload).ok_or_else(|| unreadable(message.sequence))?;
+    Ok(Stored { sequence: message.sequence, batch, at: message.time.into() })
+}
+
+fn delivered(message: &Message) -> Result<Stored, Failure> {
+    let info = message.info().map_err(failed)?;
+    let sequence = info.stream_sequence;
+    let batch = read(&message.payload).ok_or_else(|| unreadable(sequence))?;
+    Ok(Stored { sequence, batch, at: info.published.into() })
+}
+
+fn unreadable(sequence: u64) -> Failure {
+    failed(format!("message {sequence} of the stream was not written by a node of this version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_cluster::append_entry;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_read_as_it_was_written_and_nothing_else_is_taken_for_one() {
+        let mut list = Vec::new();
+        append_entry(&mut list, b"one");
+        append_entry(&mut list, b"two");
+        let first = Position { epoch: 5, offset: 7 };
+        let batch = StoredBatch { write: WriteId { node: NodeId(3), number: 4 }, first, entries: list };
+        let bytes = super::write(&batch);
+        assert_eq!(read(&bytes), Some(batch.clone()));
+        assert_eq!(last(&batch), Position { offset: 8, ..first });
+        for end in 0..37 {
+            assert_eq!(read(&bytes[..end]), None, "{end}");
+        }
+        assert_eq!(read(b"something else that is long enough for one"), None);
+    }
+
+    #[test]
+    fn a_stream_has_a_name_without_what_jetstream_does_not_allow() {
+        assert_eq!(stream_name("echoring", 0xab), "echoring-durable-00000000000000ab");
+        assert_eq!(stream_name("a.b_c-d/", 1), "a=2eb_c-d=2f-durable-0000000000000001");
+    }
+}
