@@ -10,7 +10,7 @@
 //!
 //! The answer to a request of a node is as many messages as it needs; the last one has the status.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
@@ -93,18 +93,14 @@ impl NatsClients {
             .client_capacity(CLIENT_SENDER_CAPACITY)
             .retry_on_initial_connect()
             .event_callback(|event| {
-                log(&event);
+                log("clients", &event);
                 std::future::ready(())
             });
-        let failed = |error: &dyn fmt::Display| BackboneError::Connect {
-            servers: options.servers.join(", "),
-            error: error.to_string(),
-        };
-        let client = connect.connect(options.servers.as_slice()).await.map_err(|error| failed(&error))?;
+        let client = options.connect(connect).await?;
         let sender = ClientSender { client, prefix: options.prefix.as_str().into() };
         let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
         Ok(NatsClients {
-            controls: controls.map_err(|error| failed(&error))?,
+            controls: controls.map_err(|error| options.failed(&error))?,
             sender,
             publications: None,
             is_draining: false,
@@ -186,14 +182,6 @@ impl ClientSender {
         if let Some(reply) = &publication.reply {
             self.publish_answer(reply, status, body).await;
         }
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    pub(crate) fn prefix(&self) -> &str {
-        &self.prefix
     }
 
     fn control_subject(&self, node: &str) -> String {
@@ -288,17 +276,16 @@ impl ClientPublication {
     }
 }
 
-fn log(event: &Event) {
+/// Logs an event of the connection for `whom`.
+pub(crate) fn log(whom: &'static str, event: &Event) {
     match event {
         Event::SlowConsumer(_) => {
-            tracing::warn!(
-                "publications of NATS clients were dropped, because this node takes them too slowly"
-            );
+            tracing::warn!(whom, "messages of NATS were dropped, because this node takes them too slowly");
         }
         Event::ServerError(error) => {
-            tracing::warn!(%error, "the NATS server reports an error to the connection for clients")
+            tracing::warn!(whom, %error, "the NATS server reports an error")
         }
-        Event::ClientError(error) => tracing::debug!(%error, "the connection for NATS clients"),
+        Event::ClientError(error) => tracing::debug!(whom, %error, "a connection to NATS"),
         _ => {}
     }
 }

@@ -1,6 +1,5 @@
 //! The connection to NATS: its state, the subscriptions of the node, and the packet that waits for the writer.
 
-use std::fmt;
 use std::sync::atomic::Ordering;
 
 use async_nats::client::PublishErrorKind;
@@ -65,10 +64,6 @@ impl Connection {
         node: NodeId,
         name: &str,
     ) -> Result<Connection, BackboneError> {
-        let failed = |error: &dyn fmt::Display| BackboneError::Connect {
-            servers: options.servers.join(", "),
-            error: error.to_string(),
-        };
         let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
         let connect = options.connect_options()?.name(format!("echoring {name}"));
         let connect = connect.event_callback(move |event| {
@@ -76,13 +71,13 @@ impl Connection {
             let _ = sender.try_send(event);
             std::future::ready(())
         });
-        let client = connect.connect(options.servers.as_slice()).await.map_err(|error| failed(&error))?;
+        let client = options.connect(connect).await?;
         let heartbeat_subject = Subject::from(format!("{}.heartbeat", options.prefix));
         let heartbeats = client.subscribe(heartbeat_subject.clone()).await;
         let packets = client.subscribe(subject(&options.prefix, node)).await;
         Ok(Connection {
-            heartbeats: heartbeats.map_err(|error| failed(&error))?,
-            packets: packets.map_err(|error| failed(&error))?,
+            heartbeats: heartbeats.map_err(|error| options.failed(&error))?,
+            packets: packets.map_err(|error| options.failed(&error))?,
             client,
             events,
             prefix: options.prefix.as_str().into(),

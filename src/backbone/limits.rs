@@ -87,6 +87,8 @@ pub(crate) const BLOCKING_THREADS: usize = 2;
 
 /// Time for a request to JetStream.
 pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for all that a request of a node takes.
+pub(crate) const STREAM_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Age of the publications that a node loads when it begins to own a topic: that of the idempotency keys that it must know.
 pub(crate) const STREAM_LOAD_AGE: Duration = Duration::from_secs(300);
 /// Maximum number of them: that of the idempotency keys of a topic.

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectOptions, ServerAddr};
 
-use crate::error::OptionsError;
+use crate::error::{BackboneError, OptionsError};
 use crate::limits::{
     CONNECT_TIMEOUT, FILE_BYTES_MAX, PACKET_BYTES, PACKET_OVERHEAD, PING_INTERVAL, PREFIX_BYTES_MAX,
     RECONNECT_DELAY, SENDER_CAPACITY, SUBSCRIPTION_CAPACITY,
@@ -100,6 +100,16 @@ impl NatsOptions {
             check_certificate(certificate, key)?;
         }
         self.credentials.options().map(drop)
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self, connect: ConnectOptions) -> Result<Client, BackboneError> {
+        connect.connect(self.servers.as_slice()).await.map_err(|error| self.failed(&error))
+    }
+
+    /// No connection could be made, or used.
+    pub(crate) fn failed(&self, error: &dyn fmt::Display) -> BackboneError {
+        BackboneError::Connect { servers: self.servers.join(", "), error: error.to_string() }
     }
 
     /// The client's options, with all files but certificates read.

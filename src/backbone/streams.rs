@@ -29,11 +29,16 @@ use echoring_cluster::{
 };
 use futures_util::StreamExt as _;
 
-use crate::clients::{ClientSender, subject_of};
+use tokio::time::timeout;
+
+use crate::clients::{log, subject_of};
+use crate::error::BackboneError;
 use crate::limits::{
-    STREAM_CONSUMER_AGE, STREAM_LOAD_AGE, STREAM_LOAD_BYTES, STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES,
-    STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
+    CLIENT_SENDER_CAPACITY, STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
+    STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
+    SUBSCRIPTION_CAPACITY,
 };
+use crate::options::NatsOptions;
 
 const VERSION: u8 = 1;
 
@@ -99,16 +104,29 @@ impl Range {
 type Failure = Box<dyn fmt::Display + Send>;
 
 impl Streams {
-    /// The streams of a cluster, over the connection for other clients.
-    pub fn new(sender: &ClientSender) -> Streams {
-        let context = ContextBuilder::new().timeout(STREAM_TIMEOUT).build(sender.client().clone());
-        Streams {
-            context,
-            prefix: sender.prefix().into(),
+    /// The streams of a cluster, over a connection of their own: what is read at once would be too much for others. Goes on trying if
+    /// no server can be reached.
+    ///
+    /// # Errors
+    /// If the options are wrong.
+    pub async fn open(options: &NatsOptions, name: &str) -> Result<Streams, BackboneError> {
+        let connect = options.connect_options()?.name(format!("echoring {name}, for streams"));
+        let connect = connect
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .client_capacity(CLIENT_SENDER_CAPACITY)
+            .retry_on_initial_connect()
+            .event_callback(|event| {
+                log("streams", &event);
+                std::future::ready(())
+            });
+        let client = options.connect(connect).await?;
+        Ok(Streams {
+            context: ContextBuilder::new().timeout(STREAM_TIMEOUT).build(client),
+            prefix: options.prefix.as_str().into(),
             ready: Mutex::default(),
             places: Mutex::default(),
             failure: Mutex::default(),
-        }
+        })
     }
 
     /// Does what the owner of a topic asks.
@@ -118,17 +136,19 @@ impl Streams {
         settings: &StreamSettings,
         request: &StreamRequest,
     ) -> StreamAnswer {
-        let answer = match request {
-            StreamRequest::Load(after) => self.load(topic, settings, *after).await,
-            StreamRequest::Append(behind, batch) => self.append(topic, settings, *behind, batch).await,
+        let answer = async {
+            match request {
+                StreamRequest::Load(after) => self.load(topic, settings, *after).await,
+                StreamRequest::Append(behind, batch) => self.append(topic, settings, *behind, batch).await,
+            }
         };
-        self.answer(topic, settings, answer)
+        self.answer(topic, settings, in_time(answer).await)
     }
 
     /// The publications of a topic behind a position, for a page of its history.
     pub async fn page(&self, topic: &str, settings: &StreamSettings, after: Position) -> StreamAnswer {
         let range = Range { after, since: None, bytes_max: STREAM_PAGE_BYTES };
-        let answer = self.read_from_head(topic, settings, |_| range).await;
+        let answer = in_time(self.read_from_head(topic, settings, |_| range)).await;
         self.answer(topic, settings, answer)
     }
 
@@ -338,6 +358,16 @@ impl Streams {
 
     fn subject(&self, topic: &str, settings: &StreamSettings) -> String {
         format!("{}.durable.{:016x}.{}", self.prefix, settings.id, subject_of(topic))
+    }
+}
+
+/// A request, unless it takes too long: messages that were lost on their way would be waited for for ever.
+async fn in_time(
+    answer: impl Future<Output = Result<StreamAnswer, Failure>>,
+) -> Result<StreamAnswer, Failure> {
+    match timeout(STREAM_ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(failed("no answer in time")),
     }
 }
 

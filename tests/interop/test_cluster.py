@@ -31,7 +31,8 @@ TOPICS = [f"topic-{number}" for number in range(12)]
 class Nats:
     """A NATS server on a port that it keeps when it is started again."""
 
-    def __init__(self):
+    def __init__(self, *flags):
+        self.flags = flags
         self.folder = tempfile.TemporaryDirectory()
         self.port = None
         self.process = None
@@ -40,7 +41,7 @@ class Nats:
     def start(self):
         ports = ["-p", str(self.port)] if self.port else ["-p", "-1"]
         log = os.path.join(self.folder.name, "log")
-        command = [NATS, "-a", "127.0.0.1", *ports, "--ports_file_dir", self.folder.name, "-l", log]
+        command = [NATS, "-a", "127.0.0.1", *ports, "--ports_file_dir", self.folder.name, "-l", log, *self.flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         file = os.path.join(self.folder.name, f"nats-server_{self.process.pid}.ports")
         self.port = int(self.await_file(file)["nats"][0].rpartition(":")[2])
@@ -166,8 +167,10 @@ def asynchronous(test):
 
 @unittest.skipIf(NATS is None, "nats-server is not installed")
 class InACluster(unittest.TestCase):
+    NATS_FLAGS = ()
+
     def setUp(self):
-        self.nats = Nats()
+        self.nats = Nats(*self.NATS_FLAGS)
         self.addCleanup(self.nats.close)
 
     def start(self, *names, flags=()):
@@ -402,6 +405,9 @@ class RollingUpgrade(InACluster):
         node, self.nodes[name] = self.nodes[name], None
         await asyncio.to_thread(node.terminate)
         self.assertEqual(await asyncio.to_thread(node.wait), 0)
+        await self.start_again(name)
+
+    async def start_again(self, name):
         node = await asyncio.to_thread(self.one, name)
         for seeing in [node, *self.up()]:
             await asyncio.to_thread(seeing.await_members, *(o for o in self.NAMES if o != seeing.name))

@@ -87,7 +87,7 @@ async fn run(
         }
         std::future::pending().await
     };
-    let storing = ask_streams(Arc::new(Streams::new(&sender)), streams, server);
+    let storing = ask_streams(options, streams, server);
     let taking = async {
         match control {
             Some(control) => take_requests(clients, options.has_clients, server, control).await,
@@ -98,7 +98,7 @@ async fn run(
     tokio::select! {
         () = relaying => {}
         () = asking => {}
-        () = storing => {}
+        ended = storing => return ended,
         () = taking => {}
     }
     Ok(())
@@ -106,13 +106,16 @@ async fn run(
 
 /// Asks the streams of durable topics for the shards.
 async fn ask_streams(
-    streams: Arc<Streams>,
+    options: &ClusterOptions,
     mut commands: mpsc::UnboundedReceiver<StreamCommand>,
     server: &Handle,
-) {
+) -> Result<(), BackboneError> {
+    let Some(mut command) = commands.recv().await else { return std::future::pending().await };
+    // Only a node with durable topics has this connection.
+    let streams = Arc::new(Streams::open(&options.nats, &options.node).await?);
     let owners = Arc::new(Semaphore::new(STREAM_REQUESTS_MAX));
     let readers = Arc::new(Semaphore::new(STREAM_READERS_MAX));
-    while let Some(command) = commands.recv().await {
+    loop {
         let (streams, server) = (Arc::clone(&streams), server.clone());
         let turns = match command.query {
             StreamQuery::Owner(_) => Arc::clone(&owners),
@@ -128,8 +131,11 @@ async fn ask_streams(
             };
             server.answer_stream(command, answer);
         });
+        match commands.recv().await {
+            Some(next) => command = next,
+            None => return std::future::pending().await,
+        }
     }
-    std::future::pending().await
 }
 
 fn stream_settings(durable: &Durable) -> StreamSettings {
