@@ -96,6 +96,9 @@ pub enum Event {
     },
     /// The other node is dead, or has lost what it was sent: [`OwnerTable::handle_reset`](crate::OwnerTable::handle_reset).
     Reset(NodeId),
+    /// Whether the backbone has been away for so long that the other nodes take this one for dead:
+    /// [`OwnerTable::handle_away`](crate::OwnerTable::handle_away).
+    Away(bool),
     /// Another process has started with the name of this one.
     Superseded,
 }
@@ -136,6 +139,9 @@ pub struct Cluster {
     number: u64,
     is_open: bool,
     is_connected: bool,
+    /// When the backbone is away, if the connection does not return.
+    away_at: Option<Nanos>,
+    is_away: bool,
     active_at: Nanos,
     heartbeat_at: Nanos,
     sessions: u64,
@@ -158,6 +164,8 @@ impl Cluster {
             number: 0,
             is_open: false,
             is_connected: false,
+            away_at: None,
+            is_away: false,
             active_at: Nanos::MAX,
             heartbeat_at: 0,
             sessions,
@@ -198,9 +206,16 @@ impl Cluster {
 
     /// The connection to the backbone is there, or is lost. Without it nobody is taken for dead, as nobody can be heard.
     pub fn handle_connected(&mut self, is_connected: bool, now: Nanos) {
-        self.is_connected = is_connected;
+        let was_connected = std::mem::replace(&mut self.is_connected, is_connected);
         if !is_connected {
+            if was_connected {
+                self.away_at = Some(now + self.config.member_timeout);
+            }
             return;
+        }
+        self.away_at = None;
+        if std::mem::take(&mut self.is_away) {
+            self.events.push_back(Event::Away(false));
         }
         if self.phase == Phase::Joining {
             self.active_at = now + JOIN_DELAY;
@@ -352,6 +367,10 @@ impl Cluster {
 
     /// The time is `now`.
     pub fn handle_time(&mut self, now: Nanos) {
+        if self.phase == Phase::Active && self.away_at.take_if(|at| *at <= now).is_some() {
+            self.is_away = true;
+            self.events.push_back(Event::Away(true));
+        }
         let mut has_changed = false;
         if self.phase == Phase::Joining && self.is_connected && now >= self.active_at {
             self.phase = Phase::Active;
@@ -446,7 +465,7 @@ impl Cluster {
     /// happens before.
     pub fn deadline(&self) -> Nanos {
         if !self.is_connected {
-            return Nanos::MAX;
+            return self.away_at.filter(|_| self.phase == Phase::Active).unwrap_or(Nanos::MAX);
         }
         let timeout = self.config.member_timeout;
         let of_peers = self.peers.values().map(|peer| {

@@ -42,7 +42,9 @@ struct InFlight {
 pub(crate) struct Outgoing {
     waiting: VecDeque<Waiting>,
     in_flight: Option<InFlight>,
-    batch: u32,
+    /// A batch that nobody waits for, but that the node may still get. What is sent to another node before it has answered could
+    /// overtake.
+    abandoned: Option<(NodeId, u32)>,
 }
 
 impl Outgoing {
@@ -50,9 +52,19 @@ impl Outgoing {
         self.waiting.is_empty() && self.in_flight.is_none()
     }
 
-    /// Whether publications wait and no batch is on its way.
-    pub(crate) fn is_ready(&self) -> bool {
+    /// Whether it can be dropped.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.is_empty() && self.abandoned.is_none()
+    }
+
+    /// Whether publications wait that this node may order, if it owns the topic.
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether publications wait that another node may be sent.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_waiting() && self.abandoned.is_none()
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entry: &[u8], until: Nanos) {
@@ -65,8 +77,8 @@ impl Outgoing {
         self.waiting.pop_front().map(|waiting| (waiting.ticket, waiting.entry))
     }
 
-    /// Puts the first publications on their way. Returns the batch and its entries.
-    pub(crate) fn send(&mut self, to: NodeId) -> (u32, Vec<u8>) {
+    /// Puts the first publications on their way as a batch whose number the node has not used for long. Returns its entries.
+    pub(crate) fn send(&mut self, to: NodeId, batch: u32) -> Vec<u8> {
         let mut entries = Vec::new();
         let mut publications = 0;
         for Waiting { entry, .. } in &self.waiting {
@@ -76,10 +88,8 @@ impl Outgoing {
             append_entry(&mut entries, entry);
             publications += 1;
         }
-        // 0 means no batch.
-        self.batch = self.batch.checked_add(1).unwrap_or(1);
-        self.in_flight = Some(InFlight { to, batch: self.batch, publications, given_up: 0 });
-        (self.batch, entries)
+        self.in_flight = Some(InFlight { to, batch, publications, given_up: 0 });
+        entries
     }
 
     /// A node has answered a batch. Calls `done` with each publication's size and outcome.
@@ -105,8 +115,17 @@ impl Outgoing {
 
     /// A node's answers will not come.
     pub(crate) fn reset(&mut self, node: NodeId, done: impl FnMut(Ticket, usize, Outcome)) {
+        self.abandoned.take_if(|(to, _)| *to == node);
         if let Some(batch) = self.in_flight.map(|in_flight| in_flight.batch) {
             self.answer(node, batch, std::iter::empty(), done);
+        }
+    }
+
+    /// Nobody waits for answers any more.
+    pub(crate) fn abandon(&mut self, done: impl FnMut(Ticket, usize, Outcome)) {
+        if let Some(InFlight { to, batch, .. }) = self.in_flight {
+            self.answer(to, batch, std::iter::empty(), done);
+            self.abandoned = Some((to, batch));
         }
     }
 
@@ -134,6 +153,7 @@ impl Outgoing {
     }
 
     fn take(&mut self, from: NodeId, batch: u32) -> Option<InFlight> {
+        self.abandoned.take_if(|abandoned| *abandoned == (from, batch));
         self.in_flight.take_if(|sent| sent.to == from && sent.batch == batch)
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! Every way in takes a [`Shard`]: the store, the links, and the time.
 
+mod away;
 mod diverged;
 mod durable;
 mod follower;
@@ -91,6 +92,8 @@ pub struct OwnerTable {
     node: NodeId,
     view: View,
     is_open: bool,
+    /// The backbone is away.
+    is_away: bool,
     topics: BTreeMap<Box<str>, Topic>,
     /// Topics on their way to the nodes that own them.
     moving: BTreeSet<Box<str>>,
@@ -113,6 +116,8 @@ pub struct OwnerTable {
     /// Topics with a `retry_at`, or with publications that expire.
     timers: BTreeSet<(Nanos, Box<str>)>,
     outgoing_bytes: usize,
+    /// The number of the latest batch. Answers of a node that is not waited for any more may come late.
+    batches: u32,
     /// Requests to streams that were made, and those that are not on their way yet.
     requests_made: u64,
     requests: VecDeque<(Box<str>, u64, StreamRequest)>,
@@ -126,6 +131,7 @@ impl OwnerTable {
             node,
             view,
             is_open: false,
+            is_away: false,
             topics: BTreeMap::new(),
             moving: BTreeSet::new(),
             visiting: BTreeSet::new(),
@@ -137,6 +143,7 @@ impl OwnerTable {
             lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
             outgoing_bytes: 0,
+            batches: 0,
             requests_made: 0,
             requests: VecDeque::new(),
             outcomes: VecDeque::new(),
@@ -247,7 +254,7 @@ impl OwnerTable {
         match &topic.role {
             _ if !topic.outgoing.is_empty() => false,
             Role::Owner(followers) if !followers.is_empty() || topic.is_wanted => false,
-            Role::Owner(_) if topic.durable.as_ref().is_some_and(|durable| !durable.is_idle()) => false,
+            Role::Owner(_) if topic.is_awaited() => false,
             Role::Owner(_) if self.moving.contains(name) || self.visiting.contains(name) => false,
             Role::Owner(_) => {
                 self.topics.remove(name);
@@ -408,8 +415,10 @@ impl OwnerTable {
     fn drive<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let is_due = topic.retry_at.is_none_or(|at| at <= shard.now);
-        let has_use = topic.is_wanted || topic.outgoing.is_ready();
-        if matches!(topic.role, Role::Idle) && has_use && is_due {
+        let has_use = topic.is_wanted || topic.outgoing.is_waiting();
+        if matches!(topic.role, Role::Idle) && has_use && self.is_away && shard.store.has_local_epochs(name) {
+            self.begin_local(shard, name);
+        } else if matches!(topic.role, Role::Idle) && has_use && is_due {
             topic.retry_at = None;
             // A node that leaves is asked nothing any more once it has been told that this one knows.
             let hint = topic.hint.take().filter(|hint| self.view.owners().contains(hint));
@@ -422,9 +431,10 @@ impl OwnerTable {
                     let after = shard.store.position(name);
                     shard.peers.send(owner, &Message::Follow { topic: name, after });
                 }
-                Some(owner) if owner != self.node => {
+                Some(owner) if owner != self.node && topic.outgoing.is_ready() => {
                     // Published without a subscriber.
-                    let (batch, entries) = topic.outgoing.send(owner);
+                    let batch = next_batch(&mut self.batches);
+                    let entries = topic.outgoing.send(owner, batch);
                     shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
                 }
                 // `handle_open` or `handle_view` comes.
@@ -436,10 +446,11 @@ impl OwnerTable {
             Role::Owner(_) | Role::Loading if topic.durable.is_some() => self.advance_durable(shard, name),
             Role::Owner(_) => self.order_waiting(shard, name),
             Role::Live(owner) if topic.outgoing.is_ready() && is_due => {
-                let (batch, entries) = topic.outgoing.send(owner);
+                let batch = next_batch(&mut self.batches);
+                let entries = topic.outgoing.send(owner, batch);
                 shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
             }
-            Role::Idle if !topic.is_wanted && topic.outgoing.is_empty() => drop(self.topics.remove(name)),
+            Role::Idle if !topic.is_wanted && topic.outgoing.is_unused() => drop(self.topics.remove(name)),
             _ => {}
         }
     }
@@ -448,7 +459,7 @@ impl OwnerTable {
     fn hold<S: TopicStore, P>(&self, shard: &mut Shard<'_, S, P>, name: &str) {
         let is_held = self.topics.get(name).is_some_and(|topic| match &topic.role {
             Role::Idle => topic.is_wanted,
-            Role::Owner(followers) => topic.is_wanted || !followers.is_empty(),
+            Role::Owner(followers) => topic.is_wanted || !followers.is_empty() || topic.is_awaited(),
             Role::Loading | Role::Asked(_) | Role::Live(_) | Role::Receiving(_) => true,
         });
         shard.store.hold(name, is_held);
@@ -464,11 +475,24 @@ impl OwnerTable {
     }
 }
 
+impl Topic {
+    /// Whether publications wait for the topic's stream.
+    fn is_awaited(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| !durable.is_idle())
+    }
+}
+
 impl Role {
     /// Whether deliveries of `node` are the topic's.
     fn is_fed_by(&self, node: NodeId) -> bool {
         matches!(self, Role::Live(owner) if *owner == node)
     }
+}
+
+/// The number of another batch. 0 means no batch.
+fn next_batch(batches: &mut u32) -> u32 {
+    *batches = batches.checked_add(1).unwrap_or(1);
+    *batches
 }
 
 /// Gives entries with offsets from `first` on to a store that follows the topic, except those that it has.

@@ -50,6 +50,12 @@ pub trait TopicStore {
     /// The number of the reason for which there can be no such topic.
     fn begin(&mut self, topic: &str) -> Result<Position, u8>;
 
+    /// Whether this node may order a topic of another in an epoch of its own while the backbone is away.
+    fn has_local_epochs(&self, topic: &str) -> bool;
+
+    /// Begins such an epoch. Subscribers are told of the change. False if there can be no such topic.
+    fn begin_local(&mut self, topic: &str) -> bool;
+
     /// Gives an owned topic a new epoch without messages, because two nodes have owned it. Subscribers are told.
     fn renew(&mut self, topic: &str) -> Position;
 

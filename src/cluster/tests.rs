@@ -129,7 +129,8 @@ fn publications_that_were_given_up_take_their_outcomes_with_them() {
     for (ticket, until) in [(1, 10), (2, 20), (3, 30)] {
         outgoing.push(ticket, b"x", until);
     }
-    let (batch, _) = outgoing.send(A);
+    let batch = 1;
+    outgoing.send(A, batch);
     outgoing.push(4, b"x", 40);
     let mut done = Vec::new();
     outgoing.expire(10, |ticket, _, outcome| done.push((ticket, outcome)));

@@ -65,6 +65,8 @@ pub enum ClusterEvent {
     Message(NodeId, Vec<u8>),
     /// A link that was full has room.
     Room,
+    /// Whether the backbone is away.
+    Away(bool),
     /// The stream of a durable topic that the shard owns answers the request of this number.
     Stream {
         /// The topic.

@@ -608,7 +608,7 @@ fn make_room(
     true
 }
 
-/// An epoch of 48 bits, which a JavaScript number can hold; never 0.
+/// An epoch of 48 bits, which a JavaScript number can hold; never 0. It is odd, except for local ones.
 fn epoch(random: u64) -> u64 {
     random >> 16 | 1
 }

@@ -108,6 +108,8 @@ pub struct TopicSettings {
     pub heartbeat: Nanos,
     /// What other programs at the backbone get.
     pub relay: Relay,
+    /// Whether a node of a cluster orders the topic for its own clients while it does not reach its owner.
+    pub local_epochs: bool,
     /// Whether and how its messages outlive the node.
     pub durable: Durable,
 }
@@ -153,6 +155,7 @@ impl Default for TopicSettings {
             access: Access::default(),
             heartbeat: HEARTBEAT_INTERVAL,
             relay: Relay::Off,
+            local_epochs: false,
             durable: Durable::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
+use echoring_cluster::{Decision, History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::Position;
 
@@ -59,6 +59,26 @@ impl Store {
 impl TopicStore for Store {
     fn position(&self, topic: &str) -> Option<Position> {
         self.topics.get(topic).map(|topic| topic.position)
+    }
+
+    fn has_local_epochs(&self, _: &str) -> bool {
+        false
+    }
+
+    fn begin_local(&mut self, _: &str) -> bool {
+        false
+    }
+
+    fn is_durable(&self, _: &str) -> bool {
+        false
+    }
+
+    fn decide(&mut self, _: &str, _: &[u8]) -> Decision {
+        unreachable!("no topic is durable here")
+    }
+
+    fn append_stored(&mut self, _: &str, _: u64, _: &[u8]) {
+        unreachable!("no topic is durable here")
     }
 
     fn begin(&mut self, topic: &str) -> Result<Position, u8> {

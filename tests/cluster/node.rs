@@ -301,6 +301,9 @@ impl Node {
                     self.known.insert(node, self.told_resets.get(&node).copied().unwrap_or_default());
                 }
                 Event::Agreed { .. } => self.with_table(now, |table, shard| table.handle_settle(shard)),
+                Event::Away(is_away) => {
+                    self.with_table(now, |table, shard| table.handle_away(shard, is_away));
+                }
                 Event::Superseded => panic!("no two nodes have one name"),
             }
         }

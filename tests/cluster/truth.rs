@@ -73,7 +73,10 @@ impl Truth {
         let is_new = entry.key == 0 || keys.insert((topic.into(), position.epoch, entry.key));
         assert!(is_new, "{entry:?} was published twice in epoch {}", position.epoch);
         let latest = latest.entry((topic.into(), position.epoch, entry.publisher)).or_default();
-        assert!(*latest < entry.number, "{entry:?} was ordered after number {latest} of its publisher");
+        assert!(
+            *latest < entry.number,
+            "{topic} at {position}: {entry:?} was ordered after number {latest} of its publisher"
+        );
         *latest = entry.number;
     }
 

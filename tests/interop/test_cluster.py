@@ -346,11 +346,60 @@ class Returning(InACluster):
                 self.assertEqual([message["text"] for message in messages], ["before", "at a", "at b"])
 
 
+class LocalEpochs(InACluster):
+    @asynchronous
+    async def test_begin_while_the_backbone_is_away_and_end_with_that(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write('[[topics]]\npattern = "topic-*"\nlocal_epochs = true\n')
+            file.flush()
+            nodes = self.start("a", "b", flags=("--config", file.name))
+            async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+                sessions = {"a": one, "b": two}
+                before = {}
+                for topic in TOPICS:
+                    for session in sessions.values():
+                        before[topic] = (await session.subscribe(topic))["epoch"]
+                    self.assertEqual(int(before[topic], 16) % 2, 1)
+                self.nats.stop()
+                kept = {"a": 0, "b": 0}
+                for node in nodes:
+                    session = sessions[node.name]
+                    for topic in TOPICS:
+                        answer = {"code": "unreachable"}
+                        async with asyncio.timeout(PATIENCE_S):
+                            while answer.get("code") in ("unreachable", "uncertain"):
+                                answer = await session.publish(topic, f"at {node.name}")
+                        self.assertEqual(answer["type"], "published", answer)
+                        if answer["epoch"] == before[topic]:
+                            kept[node.name] += 1
+                        else:
+                            self.assertEqual(int(answer["epoch"], 16) % 2, 0, "a local epoch is even")
+                            await session.next("unsubscribed", topic=topic, reason="moved")
+                            back = await session.subscribe(topic)
+                            self.assertEqual(back["epoch"], answer["epoch"])
+                self.assertEqual(kept["a"] + kept["b"], len(TOPICS), "each topic goes on at its owner, in its epoch")
+                self.nats.start()
+                for node, other in ((nodes[0], "b"), (nodes[1], "a")):
+                    node.await_members(other)
+                for topic in TOPICS:
+                    epochs = set()
+                    for node in nodes:
+                        await sessions[node.name].next("unsubscribed", topic=topic, reason="moved")
+                        back = await sessions[node.name].subscribe(topic)
+                        epochs.add(back["epoch"])
+                    self.assertEqual(len(epochs), 1, "all are in one epoch again")
+                    self.assertEqual({int(epoch, 16) % 2 for epoch in epochs}, {1})
+                    status, answer = nodes[0].publish(topic, "after")
+                    self.assertEqual((status, answer["epoch"]), (200, *epochs), answer)
+
+
 class RollingUpgrade(InACluster):
     """Every node is stopped and started again, one after the other, under load."""
 
     NAMES = ("a", "b", "c")
     TOPICS = TOPICS[:6]
+    # Whether subscribers may be told to come back from their position.
+    may_move = False
 
     def up(self):
         return [node for node in self.nodes.values() if node is not None]
@@ -371,6 +420,8 @@ class RollingUpgrade(InACluster):
                     position = {"epoch": begun["epoch"], "offset": begun["offset"]}
                     while True:
                         event = await session.next("message", "gap", "unsubscribed", topic=topic)
+                        if self.may_move and event["type"] == "unsubscribed":
+                            break
                         self.assertEqual((event["type"], event["offset"]), ("message", position["offset"] + 1), event)
                         position["offset"] = event["offset"]
                         if event["text"] == "the end":

@@ -218,6 +218,10 @@ impl Table {
             let explanation = "keeps every message, and slow = \"conflate\" only the latest of each key";
             return Err(self.wrong(["durable", "slow"], explanation));
         }
+        if settings.durable.is_on && settings.local_epochs {
+            let explanation = "accepts only what is stored, so it has no local_epochs";
+            return Err(self.wrong(["durable", "local_epochs"], explanation));
+        }
         self.check_history(settings)
     }
 
@@ -303,6 +307,7 @@ mod tests {
                 "snapshot: must be at most what is kept, 100 (history_messages); raise that too",
             ),
             ("durable = true\nslow = \"conflate\"", "durable: keeps every message, and slow"),
+            ("durable = true\nlocal_epochs = true", "durable: accepts only what is stored"),
             ("durable = \"yes\"", "durable: expected true or false"),
             ("durable_age = \"1s\"", "durable_age: must be from 1m"),
             ("presence = 1", "presence: expected \"nobody\" or \"everybody\" or \"authenticated\""),

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use echoring_proto::limits::Nanos;
 use echoring_topics::Position;
 
-use super::{OwnerTable, Peers, Role, Shard};
+use super::{OwnerTable, Peers, Role, Shard, next_batch};
 use crate::limits::{
     DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
 };
@@ -40,6 +40,8 @@ pub(super) struct Durable {
     waiting: VecDeque<Batch>,
     /// When this topic's timer goes off.
     timer_at: Option<Nanos>,
+    /// The store keeps the topic for those who wait.
+    is_held: bool,
 }
 
 /// A batch of this node or another that waits to be stored.
@@ -190,12 +192,17 @@ impl OwnerTable {
         name: &str,
     ) {
         self.give_up_late(shard, name);
-        let OwnerTable { topics, node, .. } = self;
+        let OwnerTable { topics, node, batches, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
+        if matches!(topic.role, Role::Owner(_)) && shard.store.position(name).is_none() {
+            // The store had no use for it.
+            topic.role = Role::Loading;
+        }
         let is_loading = matches!(topic.role, Role::Loading);
         let Some(durable) = topic.durable.as_deref_mut() else { return };
-        if topic.outgoing.is_ready() && !is_loading {
-            let (batch, entries) = topic.outgoing.send(*node);
+        if topic.outgoing.is_waiting() && !is_loading {
+            let batch = next_batch(batches);
+            let entries = topic.outgoing.send(*node, batch);
             let part = Part { from: *node, batch };
             durable.waiting.push_back(Batch { part, entries, until: shard.now + DURABLE_TIMEOUT });
         }
@@ -214,8 +221,13 @@ impl OwnerTable {
             }
         }
         let now = shard.now;
-        if let Some(at) = self.durable(name).and_then(|durable| durable.set_timer(now)) {
-            self.timers.insert((at, name.into()));
+        let Some(durable) = self.durable(name) else { return };
+        let timer = durable.set_timer(now);
+        let is_busy = !durable.is_idle();
+        let has_changed = std::mem::replace(&mut durable.is_held, is_busy) != is_busy;
+        self.timers.extend(timer.map(|at| (at, name.into())));
+        if has_changed {
+            self.hold(shard, name);
         }
     }
 
@@ -393,13 +405,17 @@ impl OwnerTable {
                 storing.batch.first = first;
                 self.finish(shard, name, storing);
             }
-            // Something else was stored instead, so it cannot be stored as it is any more. It is decided about anew: that may have been
-            // the same publication, sent again.
+            // Something else was stored instead, so it cannot be stored as it is any more.
             (None, Some(storing)) => {
                 let parts = storing.parts.into_iter().map(|(batch, _)| batch);
                 parts.rev().for_each(|batch| durable.waiting.push_front(batch));
+                self.refuse_waiting(shard, name, None);
             }
             (_, None) => {}
+        }
+        // The nodes whose publications wait may have turned to the one that has stored these, with later ones.
+        if batches.iter().any(|batch| batch.write.node != self.node) {
+            self.refuse_waiting(shard, name, None);
         }
     }
 
@@ -476,22 +492,21 @@ impl OwnerTable {
         }
     }
 
-    /// Leaves what waits for the stream to the node that owns the topic from now on.
-    pub(super) fn release_waiting<S, P: Peers>(
+    /// Returns what waits for the stream to those who have sent it. They send it again, in their order, to the node that owns the topic.
+    pub(super) fn refuse_waiting<S, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
         name: &str,
-        owner: NodeId,
+        owner: Option<NodeId>,
     ) {
         let own = self.node;
         let Some(topic) = self.topics.get_mut(name) else { return };
-        for Batch { part: Part { from, batch }, .. } in
-            topic.durable.take().into_iter().flat_map(|durable| durable.waiting)
-        {
+        let waiting = topic.durable.as_mut().map(|durable| std::mem::take(&mut durable.waiting));
+        for Batch { part: Part { from, batch }, .. } in waiting.into_iter().flatten() {
             if from == own {
                 topic.outgoing.refuse(own, batch);
             } else {
-                let owner = Some(owner).filter(|owner| *owner != from);
+                let owner = owner.filter(|owner| *owner != from);
                 shard.peers.send(from, &Message::NotOwner { topic: name, batch, owner });
             }
         }

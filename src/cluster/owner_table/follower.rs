@@ -74,7 +74,8 @@ impl OwnerTable {
         match batch {
             0 if is_followed => topic.role = Role::Idle,
             0 => return,
-            _ if !topic.outgoing.refuse(from, batch) => return,
+            // It was given up, and what waits may be sent now.
+            _ if !topic.outgoing.refuse(from, batch) => return self.drive(shard, name),
             _ => {}
         }
         topic.hint = hint.or(topic.hint);

@@ -43,7 +43,7 @@ impl OwnerTable {
     ) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
-        self.release_waiting(shard, name, owner);
+        self.refuse_waiting(shard, name, Some(owner));
         send_state(shard, name, owner);
         *self.handed.entry((owner, name.into())).or_default() += 1;
         for follower in followers.into_keys() {
@@ -53,6 +53,7 @@ impl OwnerTable {
             }
         }
         let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.durable = None;
         if topic.is_wanted {
             topic.role = Role::Asked(owner);
             let after = shard.store.position(name);

@@ -41,7 +41,7 @@ impl OwnerTable {
                 true
             }
             Err(reason) => {
-                while topic.outgoing.is_ready()
+                while topic.outgoing.is_waiting()
                     && let Some((ticket, entry)) = topic.outgoing.pop()
                 {
                     *outgoing_bytes -= entry.len();
@@ -76,7 +76,7 @@ impl OwnerTable {
     /// Orders the publications that have waited until this node owned the topic.
     pub(super) fn order_waiting<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         while let Some(topic) = self.topics.get_mut(name)
-            && topic.outgoing.is_ready()
+            && topic.outgoing.is_waiting()
             && let Some((ticket, entry)) = topic.outgoing.pop()
         {
             self.outgoing_bytes -= entry.len();

@@ -345,6 +345,9 @@ impl Broadcast {
                 let Some(message) = Message::read(&bytes) else { return };
                 self.with_table(cx, cluster, |table, shard| table.handle_message(shard, from, &message));
             }
+            ClusterEvent::Away(is_away) => {
+                self.with_table(cx, cluster, |table, shard| table.handle_away(shard, is_away));
+            }
             ClusterEvent::Stream { topic, number, answer } => {
                 self.with_table(cx, cluster, |table, shard| {
                     table.handle_stream(shard, &topic, number, answer);

@@ -29,6 +29,9 @@ pub(super) struct Shared {
     handed_over: AtomicU64,
     pub(super) has_ended: AtomicBool,
     relay: Arc<RelayLoad>,
+    /// Requests to streams that were answered, and those that failed.
+    stream_requests: AtomicU64,
+    stream_failures: AtomicU64,
 }
 
 impl Shared {
@@ -77,7 +80,19 @@ impl ClusterNode {
 
     /// What the node knows of its cluster.
     pub fn status(&self) -> ClusterStatus {
-        ClusterStatus { relay_dropped: self.shared.relay.dropped(), ..self.shared.status().clone() }
+        let Shared { relay, stream_requests, stream_failures, .. } = &*self.shared;
+        ClusterStatus {
+            relay_dropped: relay.dropped(),
+            stream_requests: stream_requests.load(Ordering::Relaxed),
+            stream_failures: stream_failures.load(Ordering::Relaxed),
+            ..self.shared.status().clone()
+        }
+    }
+
+    /// A stream has answered a request, or it failed.
+    pub(super) fn count_stream_request(&self, has_failed: bool) {
+        self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
+        self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
     }
 
     pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {

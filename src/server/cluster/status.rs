@@ -32,6 +32,10 @@ pub struct ClusterStatus {
     pub dropped: u64,
     /// Messages that other clients of NATS do not get, because too many waited.
     pub relay_dropped: u64,
+    /// Requests to the streams of durable topics that were answered.
+    pub stream_requests: u64,
+    /// Those of them that failed, and were made again or left a gap.
+    pub stream_failures: u64,
 }
 
 /// Another node, as this one sees it.

@@ -48,6 +48,9 @@ impl StreamSender {
 impl Handle {
     /// Gives a shard the answer of a stream.
     pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
+        if let Some(node) = self.cluster() {
+            node.count_stream_request(answer == StreamAnswer::Failed);
+        }
         let StreamCommand { topic, query, shard, number, .. } = command;
         let event = match query {
             StreamQuery::Owner(_) => ClusterEvent::Stream { topic, number, answer },

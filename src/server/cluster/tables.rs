@@ -132,6 +132,7 @@ impl ClusterTables {
                 self.full.remove(&node);
                 self.tell_all(|| ClusterEvent::Reset(node));
             }
+            Event::Away(is_away) => self.tell_all(|| ClusterEvent::Away(is_away)),
             Event::Superseded => {
                 // The others follow that one, and take this one for dead.
                 self.server.fail("another node of the cluster has started with the name of this one");

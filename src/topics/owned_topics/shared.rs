@@ -85,6 +85,17 @@ impl OwnedTopics {
         Ok((position, &owned.shards))
     }
 
+    /// Whether this node may order the topic `name` for its own clients while it does not reach its owner.
+    pub fn has_local_epochs(&self, name: &str) -> bool {
+        let owned = self.find(name).and_then(|id| self.owned(id));
+        owned.map_or_else(|| self.rules.of(name), |owned| &owned.settings).local_epochs
+    }
+
+    /// The beginning of an epoch that only this node has.
+    pub fn local_position(&mut self) -> Position {
+        Position { epoch: (epoch(self.epochs.next_u64()) ^ 1).max(2), offset: 0 }
+    }
+
     /// Takes the next message of a topic that another node orders. Returns the shards that it is forwarded to.
     pub fn accept(
         &mut self,

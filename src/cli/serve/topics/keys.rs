@@ -19,7 +19,7 @@ pub(crate) const PATTERN: (&str, &str) =
     ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
 
 /// The keys of both kinds of tables.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 20] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -114,6 +114,13 @@ pub(crate) const KEYS: [Key; 19] = [
         reload: Reload::Live,
         help: "What other clients of NATS get of each message: nothing, its payload, or an event in JSON. Needs \
                --cluster-nats-clients",
+    },
+    Key {
+        name: "local_epochs",
+        value: Value::Switch(|settings| &mut settings.local_epochs),
+        reload: Reload::Live,
+        help: "Whether a node of a cluster that does not reach the topic's owner takes messages for its own clients \
+               meanwhile, in an epoch of its own, which is even",
     },
     Key {
         name: "durable",

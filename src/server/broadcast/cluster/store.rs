@@ -80,6 +80,15 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         begun.map(|_| self.position(topic).unwrap_or_default()).map_err(refusal_number)
     }
 
+    fn has_local_epochs(&self, topic: &str) -> bool {
+        self.broadcast.sequencer.topics.has_local_epochs(topic)
+    }
+
+    fn begin_local(&mut self, topic: &str) -> bool {
+        let position = self.broadcast.sequencer.topics.local_position();
+        self.restart(topic, Some(position)).is_some()
+    }
+
     fn renew(&mut self, topic: &str) -> Position {
         self.restart(topic, None).unwrap_or_default()
     }

@@ -57,6 +57,16 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
         "Messages that other clients of NATS do not get, because too many waited.",
         sample(|status| status.relay_dropped),
     );
+    out.counters(
+        "echoring_cluster_stream_requests_total",
+        "Requests to the streams of durable topics that were answered.",
+        sample(|status| status.stream_requests),
+    );
+    out.counters(
+        "echoring_cluster_stream_failures_total",
+        "Those of them that failed: the stream had to be asked again, or a page of history has a gap.",
+        sample(|status| status.stream_failures),
+    );
     out.gauges(
         "echoring_cluster_link_staged_bytes",
         "Bytes that wait for the link to another node.",
