@@ -62,7 +62,7 @@ use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Lane};
-use echoring_topics::{CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
+use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
 
 use crate::cluster::RelayOutbox;
 use crate::config::ServerConfig;
@@ -124,8 +124,10 @@ pub(crate) struct Broadcast {
     drain: Drain,
     handover: Handover,
     /// Clients that ended with a predecessor, whose departure is not reported yet.
-    departed: VecDeque<(OwnedTopicId, u64)>,
+    departed: VecDeque<(OwnedTopicId, ClientId)>,
     first_number: u8,
+    /// The run of the node in its cluster, in the ids of clients; 0 without one.
+    node: u64,
     check_at: Nanos,
     now: Nanos,
 }
@@ -158,6 +160,7 @@ impl Broadcast {
             handover: Handover::default(),
             departed: VecDeque::new(),
             first_number,
+            node: 0,
             check_at: 0,
             now: 0,
         }
@@ -165,6 +168,7 @@ impl Broadcast {
 
     /// Shares the topics with other nodes.
     pub(crate) fn join(&mut self, mut cluster: ClusterSettings) {
+        self.node = cluster.identity.node.0;
         self.sequencer.relay = cluster.relay.take().map(RelayOutbox::new);
         self.sequencer.join(ClusterShard::new(cluster));
     }

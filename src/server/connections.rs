@@ -14,6 +14,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use echoring_runtime::admission::{AddressBlock, BadBlock};
 use echoring_runtime::driver::Token;
+use echoring_topics::ClientId;
 use serde::Serialize;
 
 pub(crate) use scan::{Scan, Scans};
@@ -58,10 +59,10 @@ pub(crate) struct ConnectionFilter {
     pub(crate) identity: Option<Box<str>>,
     /// The subscribers of this topic.
     pub(crate) topic: Option<Box<str>>,
-    /// The connection of the client with this number.
-    pub(crate) client: Option<u64>,
-    /// Not those of the clients with these numbers.
-    pub(crate) kept_clients: Box<[u64]>,
+    /// The connection of the client with this id.
+    pub(crate) client: Option<ClientId>,
+    /// Not those of the clients with these ids.
+    pub(crate) kept_clients: Box<[ClientId]>,
 }
 
 impl ConnectionFilter {
@@ -75,9 +76,9 @@ impl ConnectionFilter {
             && kept_clients.is_empty()
     }
 
-    /// Whether the client with this number passes.
-    pub(crate) fn has_client(&self, number: u64) -> bool {
-        self.client.is_none_or(|client| client == number) && !self.kept_clients.contains(&number)
+    /// Whether the client with this id passes.
+    pub(crate) fn has_client(&self, id: ClientId) -> bool {
+        self.client.is_none_or(|client| client == id) && !self.kept_clients.contains(&id)
     }
 }
 

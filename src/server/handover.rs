@@ -46,6 +46,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
 use echoring_cluster::NodeId;
+use echoring_topics::ClientId;
 
 /// The first line of a successor.
 const REQUEST: &str = "echoring takeover 3";
@@ -155,8 +156,8 @@ pub struct ClientNumbers {
 }
 
 impl ClientNumbers {
-    pub(crate) fn contains(&self, client: u64) -> bool {
-        u16::from(((client >> 56) as u8).wrapping_sub(self.first)) < self.shards
+    pub(crate) fn contains(&self, client: ClientId) -> bool {
+        u16::from(((client.number >> 56) as u8).wrapping_sub(self.first)) < self.shards
     }
 }
 
@@ -240,7 +241,8 @@ mod tests {
             assert_eq!(Offer::read(&bytes[..end]), None, "{end}");
         }
         assert_eq!(offer.next_number(), 4);
-        let clients = [9, 10, 255, 0, 3, 4].map(|number: u64| offer.clients().contains(number << 56 | 5));
+        let clients = [9, 10, 255, 0, 3, 4]
+            .map(|number: u64| offer.clients().contains(ClientId::local(number << 56 | 5)));
         assert_eq!(clients, [false, true, true, true, true, false]);
     }
 }

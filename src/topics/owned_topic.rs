@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::accounts::{OwnerReport, Publications};
+use super::client::ClientId;
 use super::creators::Creator;
 use super::idempotency::Keys;
 use super::keyed::Keyed;
@@ -36,7 +37,7 @@ pub(super) struct OwnedTopic {
     /// have any.
     pub(super) idempotent: Option<Box<[Keys; 2]>>,
     /// Subscribers with presence, and the subjects of those that are authenticated.
-    pub(super) members: BTreeMap<u64, Box<str>>,
+    pub(super) members: BTreeMap<ClientId, Box<str>>,
     pub(super) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
     pub(super) idle_since: Option<Nanos>,

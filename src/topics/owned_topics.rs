@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use super::accounts::{OwnerReport, Publications};
 use super::by_size::BySize;
+use super::client::ClientId;
 use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::digest;
 use super::keyed::Keyed;
@@ -422,7 +423,7 @@ impl OwnedTopics {
     pub fn presence(
         &mut self,
         id: OwnedTopicId,
-        client: u64,
+        client: ClientId,
         joined: Option<&str>,
     ) -> Option<(u64, Box<str>, Shards<'_>)> {
         let owned = self.table.get_mut(id.key())?;
@@ -441,7 +442,7 @@ impl OwnedTopics {
     pub fn members(
         &mut self,
         id: OwnedTopicId,
-        after: Option<u64>,
+        after: Option<ClientId>,
         most: usize,
         bytes_max: usize,
         page: &mut Vec<u8>,

@@ -1,5 +1,6 @@
 //! Replays of a topic's history: their start, and the pages that the owner shard sends.
 
+use super::client::ClientId;
 use super::message::{Content, Position, Publication};
 
 /// Bytes before each entry of a page: its length and its offset.
@@ -24,7 +25,7 @@ pub struct Members {
     /// The total number.
     pub count: u64,
     /// The last one of the page, if there are more.
-    pub next: Option<u64>,
+    pub next: Option<ClientId>,
 }
 
 /// A page of history.
@@ -61,25 +62,25 @@ pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication
 
 /// Bytes of a subscriber in a page of members.
 pub(super) fn member_bytes(subject: &str) -> usize {
-    size_of::<u64>() + 1 + subject.len()
+    size_of::<ClientId>() + 1 + subject.len()
 }
 
 /// Appends a subscriber with its subject, which has at most 255 bytes.
-pub(super) fn append_member(page: &mut Vec<u8>, client: u64, subject: &str) {
+pub(super) fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
     let subject = subject.get(..subject.len().min(usize::from(u8::MAX))).unwrap_or_default();
-    page.extend_from_slice(&client.to_le_bytes());
+    page.extend_from_slice(&client.to_bytes());
     page.push(subject.len() as u8);
     page.extend_from_slice(subject.as_bytes());
 }
 
 /// The subscribers of a page of [`super::OwnedTopics::members`], each with its subject, which is empty for none.
-pub fn members(mut page: &[u8]) -> impl Iterator<Item = (u64, &str)> + Clone {
+pub fn members(mut page: &[u8]) -> impl Iterator<Item = (ClientId, &str)> + Clone {
     std::iter::from_fn(move || {
-        let (client, rest) = page.split_first_chunk::<8>()?;
+        let (client, rest) = page.split_first_chunk::<16>()?;
         let (&[bytes], rest) = rest.split_first_chunk::<1>()?;
         let (subject, rest) = rest.split_at_checked(usize::from(bytes))?;
         page = rest;
-        Some((u64::from_le_bytes(*client), std::str::from_utf8(subject).ok()?))
+        Some((ClientId::from_bytes(*client), std::str::from_utf8(subject).ok()?))
     })
 }
 

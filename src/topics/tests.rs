@@ -979,29 +979,32 @@ fn members_are_told_page_by_page() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::DropOldest);
     let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     for client in [5, 3, 9, 7, 1] {
-        owned.presence(id, client, Some(if client == 3 { "alice" } else { "" }));
+        owned.presence(id, ClientId::local(client), Some(if client == 3 { "alice" } else { "" }));
     }
-    let left = owned.presence(id, 7, None).map(|(count, subject, _)| (count, subject));
+    let left = owned.presence(id, ClientId::local(7), None).map(|(count, subject, _)| (count, subject));
     assert_eq!(left, Some((4, "".into())));
-    let told = |owned: &mut OwnedTopics, after, most| {
+    let told = |owned: &mut OwnedTopics, after: Option<u64>, most| {
         let mut page = Vec::new();
+        let after = after.map(ClientId::local);
         let Members { count, next } = owned.members(id, after, most, 1_000, &mut page).unwrap();
-        (members(&page).map(|(client, _)| client).collect::<Vec<_>>(), count, next)
+        let clients = members(&page).map(|(client, _)| client.number);
+        (clients.collect::<Vec<_>>(), count, next.map(|next| next.number))
     };
     assert_eq!(told(&mut owned, None, 3), (vec![1, 3, 5], 4, Some(5)));
     assert_eq!(told(&mut owned, Some(5), 3), (vec![9], 4, None));
     assert_eq!(told(&mut owned, None, 4), (vec![1, 3, 5, 9], 4, None));
     assert_eq!(told(&mut owned, None, 0), (vec![], 4, None));
     assert_eq!(told(&mut owned, Some(9), 3), (vec![], 4, None));
-    // 9 bytes each, and the subject.
+    // 17 bytes each, and the subject.
     for (bytes_max, expected, next) in
-        [(0, &[(1, "")][..], Some(1)), (22, &[(1, "")], Some(1)), (23, &[(1, ""), (3, "alice")], Some(3))]
+        [(0, &[(1, "")][..], Some(1)), (38, &[(1, "")], Some(1)), (39, &[(1, ""), (3, "alice")], Some(3))]
     {
         let mut page = Vec::new();
         let told = owned.members(id, None, 9, bytes_max, &mut page).unwrap();
-        assert_eq!((members(&page).collect::<Vec<_>>(), told.next), (expected.to_vec(), next), "{bytes_max}");
+        let clients: Vec<_> = members(&page).map(|(client, subject)| (client.number, subject)).collect();
+        assert_eq!((clients, told.next), (expected.to_vec(), next.map(ClientId::local)), "{bytes_max}");
     }
-    let left = owned.presence(id, 3, None).map(|(count, subject, _)| (count, subject));
+    let left = owned.presence(id, ClientId::local(3), None).map(|(count, subject, _)| (count, subject));
     assert_eq!(left, Some((3, "alice".into())));
 }
 

@@ -6,6 +6,7 @@
 
 use bytes::{Buf as _, BufMut as _};
 
+use super::client::ClientId;
 use super::idempotency::Known;
 use super::message::{Position, is_topic_name};
 use super::owned_topics::{OwnedTopicId, OwnedTopics};
@@ -173,7 +174,7 @@ enum Part {
     /// Idempotency keys from this one on, of clients or of the operator.
     Keys(bool, usize),
     /// Members after this one.
-    Members(Option<u64>),
+    Members(Option<ClientId>),
     Forgotten,
 }
 
@@ -338,7 +339,12 @@ impl OwnedTopics {
         }
     }
 
-    fn export_members(&mut self, id: OwnedTopicId, after: Option<u64>, bytes: &mut Vec<u8>) -> Option<Part> {
+    fn export_members(
+        &mut self,
+        id: OwnedTopicId,
+        after: Option<ClientId>,
+        bytes: &mut Vec<u8>,
+    ) -> Option<Part> {
         let mut page = Vec::new();
         let members = self.members(id, after, TRANSFER_PARTS_MAX, usize::MAX, &mut page)?;
         if !page.is_empty() {
@@ -540,7 +546,7 @@ mod tests {
                     from.publish_once(subscribed.id, &text("", &payload), &key, true, NOW, &mut pool);
                 assert!(matches!(published, Ok(Accepted::New(..))));
             }
-            from.presence(subscribed.id, 5, Some("ü@example"));
+            from.presence(subscribed.id, ClientId::local(5), Some("ü@example"));
             let mut to = topics(2, SlowConsumerPolicy::DropOldest, 100);
             let moved = transfer(&mut from, &mut to, block_bytes, &mut pool).expect("well formed");
             let find = |old| moved.iter().find(|(from, _)| *from == old).expect("moved").1;
@@ -549,7 +555,7 @@ mod tests {
             assert_eq!(history(&mut to, find(idle), &mut pool).0, history(&mut from, idle, &mut pool).0);
             let mut page = Vec::new();
             assert_eq!(to.members(id, None, 10, 1_000, &mut page).expect("known").count, 1);
-            assert_eq!(members(&page).collect::<Vec<_>>(), [(5, "ü@example")]);
+            assert_eq!(members(&page).collect::<Vec<_>>(), [(ClientId::local(5), "ü@example")]);
             // A retry is known, another message with its key is refused, and the next one gets the next offset.
             let again = to.publish_once(id, &text("", "7"), "k7", true, NOW + SECOND, &mut pool);
             assert!(matches!(again, Ok(Accepted::Again(Position { offset: 8, .. }))), "{again:?}");

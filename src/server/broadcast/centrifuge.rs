@@ -225,7 +225,7 @@ impl Broadcast {
         if let Some(centrifuge) = centrifuge(link) {
             self.sessions.alarms.connect(token, centrifuge, now, times);
         }
-        let client = format!("{:x}", self.client_number(link));
+        let client = format!("{:x}", self.client_id(link));
         let result = ConnectResult {
             client: &client,
             version: VERSION,

@@ -439,7 +439,7 @@ impl Broadcast {
                 Peer::Session(session) => {
                     session.take(topic);
                     self.tell_moved(&mut link, topic, Position { epoch: before, offset });
-                    let client = self.client_number(&link);
+                    let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
                 }
                 Peer::Echo | Peer::Handler(_) => {}

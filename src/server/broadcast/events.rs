@@ -5,7 +5,7 @@ use super::presence::PresenceChange;
 use super::{centrifuge_events, v1_events};
 use crate::event_stream;
 use crate::v1::ProtocolError;
-use echoring_topics::{Gap, GapReason, Position};
+use echoring_topics::{ClientId, Gap, GapReason, Position};
 
 /// An event for one session. `id` is that of the client's request, if it has one.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(super) enum SessionEvent<'a> {
     /// A page of a member list.
     Members(MembersEvent<'a>),
     /// The session has fresh credentials.
-    Authenticated { id: Option<u64>, client: u64, subject: &'a str, expires_in_s: Option<u64> },
+    Authenticated { id: Option<u64>, client: ClientId, subject: &'a str, expires_in_s: Option<u64> },
     /// The credentials of the session expire in so many seconds.
     TokenExpires(u64),
     /// A request failed.
@@ -49,7 +49,7 @@ pub(super) struct SubscribedEvent<'a> {
     /// Whether nobody knows what is missing after the position that the client asked for.
     pub(super) is_reset: bool,
     /// On a topic with presence, the number of subscribers, and the client's own number.
-    pub(super) presence: Option<(u64, u64)>,
+    pub(super) presence: Option<(u64, ClientId)>,
     /// Whether the client may return to a position.
     pub(super) recoverable: bool,
     /// The page of messages that the event itself carries, in dialects where it does.
@@ -62,13 +62,13 @@ pub(super) struct MembersEvent<'a> {
     pub(super) id: Option<u64>,
     pub(super) topic: &'a str,
     /// The page begins behind this member.
-    pub(super) after: Option<u64>,
+    pub(super) after: Option<ClientId>,
     /// The number of all members.
     pub(super) count: u64,
     /// The members of the page, see [`members`](echoring_topics::members).
     pub(super) page: &'a [u8],
     /// The last member of the page, if there are more.
-    pub(super) next: Option<u64>,
+    pub(super) next: Option<ClientId>,
     /// Only numbers are requested.
     pub(super) stats: bool,
 }

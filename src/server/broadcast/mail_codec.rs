@@ -10,8 +10,8 @@ use crate::validation::is_too_deep;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
-    entries, is_members, is_topic_name,
+    ClientId, Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
+    TopicId, entries, is_members, is_topic_name,
 };
 
 /// Offsets and counts that other numbers may be added to.
@@ -86,19 +86,19 @@ pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> boo
             put_query(out, &query);
             put_option(out, members, |out, Members { count, next }| {
                 out.put_u64_le(count);
-                put_option(out, next, |out, next| out.put_u64_le(next));
+                put_option(out, next, put_client);
             });
         }
         ShardMail::Presence { owned, client, joined } => {
             out.put_u8(12);
             put_owned(out, owned);
-            out.put_u64_le(client);
+            put_client(out, client);
             out.put_u8(u8::from(joined));
         }
         ShardMail::PresenceChanged { local, client, joined, count } => {
             out.put_u8(13);
             put_topic(out, local);
-            out.put_u64_le(client);
+            put_client(out, client);
             out.put_u8(u8::from(joined));
             out.put_u64_le(count);
         }
@@ -149,12 +149,14 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
         11 => ShardMail::MembersPage {
             local: topic(from)?,
             query: query(from)?,
-            members: option(from, |from| Some(Members { count: number(from)?, next: option(from, word)? }))?,
+            members: option(from, |from| {
+                Some(Members { count: number(from)?, next: option(from, client)? })
+            })?,
         },
-        12 => ShardMail::Presence { owned: owned(from)?, client: word(from)?, joined: flag(from)? },
+        12 => ShardMail::Presence { owned: owned(from)?, client: client(from)?, joined: flag(from)? },
         13 => ShardMail::PresenceChanged {
             local: topic(from)?,
-            client: word(from)?,
+            client: client(from)?,
             joined: flag(from)?,
             count: number(from)?,
         },
@@ -348,13 +350,13 @@ fn put_query(out: &mut Vec<u8>, query: &MembersQuery) {
     put_token(out, token);
     out.put_u8(u8::from(pushed));
     put_option(out, id, |out, id| out.put_u64_le(id));
-    put_option(out, after, |out, after| out.put_u64_le(after));
+    put_option(out, after, put_client);
     out.put_u16_le(limit);
 }
 
 fn query(from: &mut &[u8]) -> Option<MembersQuery> {
     let (token, pushed) = (token(from)?, flag(from)?);
-    let (id, after) = (option(from, word)?, option(from, word)?);
+    let (id, after) = (option(from, word)?, option(from, client)?);
     Some(MembersQuery { token, pushed, id, after, limit: from.try_get_u16_le().ok()? })
 }
 
@@ -415,6 +417,16 @@ fn result<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Opt
         0 => get(from).map(Ok),
         number => REFUSALS.get(usize::from(number) - 1).map(|refused| Err(*refused)),
     }
+}
+
+fn put_client(out: &mut Vec<u8>, client: ClientId) {
+    out.put_slice(&client.to_bytes());
+}
+
+fn client(from: &mut &[u8]) -> Option<ClientId> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(ClientId::from_bytes(*bytes))
 }
 
 fn byte(from: &mut &[u8]) -> Option<u8> {

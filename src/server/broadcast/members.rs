@@ -14,14 +14,14 @@ use crate::v1::ProtocolError;
 use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
-use echoring_topics::{Members, Refused, Right, TopicId, TopicSettings};
+use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings};
 
 /// A page of a member list that a session requests.
 pub(super) struct MembersPage<'a> {
     pub(super) id: Option<u64>,
     pub(super) name: &'a str,
     /// The page begins behind this member.
-    pub(super) after: Option<u64>,
+    pub(super) after: Option<ClientId>,
     pub(super) limit: usize,
 }
 

@@ -3,12 +3,12 @@
 use super::Broadcast;
 use super::shard_mail::ShardMail;
 use echoring_runtime::shard::{Lane, ShardResources};
-use echoring_topics::{OwnedTopicId, TopicId, TopicSettings};
+use echoring_topics::{ClientId, OwnedTopicId, TopicId, TopicSettings};
 
 /// A subscriber joined or left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PresenceChange<'a> {
-    pub(super) client: u64,
+    pub(super) client: ClientId,
     /// The subject of its credentials; empty for none.
     pub(super) subject: &'a str,
     pub(super) joined: bool,
@@ -22,7 +22,7 @@ impl Broadcast {
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         topic: TopicId,
-        client: u64,
+        client: ClientId,
         joined: Option<&str>,
     ) {
         if !self.fan_out.has(topic, TopicSettings::has_presence) {
@@ -55,7 +55,7 @@ impl Broadcast {
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         owned: OwnedTopicId,
-        client: u64,
+        client: ClientId,
         joined: Option<&str>,
     ) {
         let changed = self.sequencer.change_presence(resources.mailboxes, owned, client, joined);

@@ -14,7 +14,7 @@ use echoring_proto::connection::MessageKind;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
+use echoring_topics::{ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
 
 /// A subscription that a client requests.
 pub(super) struct WantedSubscription<'a> {
@@ -219,7 +219,7 @@ impl Broadcast {
         topic: TopicId,
         begun: &Begun<'_>,
     ) {
-        let client = self.client_number(link);
+        let client = self.client_id(link);
         let granted = granted(link, topic);
         let Begun { id, position, recovered, snapshot, messages } = *begun;
         // A replay from the client's position says what is missing.
@@ -246,14 +246,14 @@ impl Broadcast {
         sessions.send(link, &SessionEvent::Subscribed(event));
     }
 
-    /// The number of a connection's client.
-    pub(super) fn client_number<A: ServerApplication>(&self, link: &ConnectionContext<'_, A>) -> u64 {
+    /// The id of a connection's client.
+    pub(super) fn client_id<A: ServerApplication>(&self, link: &ConnectionContext<'_, A>) -> ClientId {
         self.client_at(link.mailboxes.shard(), link.token)
     }
 
-    /// The number of the client of a connection of this shard.
-    pub(crate) fn client_at(&self, shard: usize, token: Token) -> u64 {
-        origin(self.number(shard), token)
+    /// The id of the client of a connection of this shard.
+    pub(crate) fn client_at(&self, shard: usize, token: Token) -> ClientId {
+        ClientId { node: self.node, number: origin(self.number(shard), token) }
     }
 
     pub(super) fn go_live<A: ServerApplication>(
@@ -273,7 +273,7 @@ impl Broadcast {
             subscription.state = SubscriptionState::Live(member);
         }
         let subject = session.subject.clone();
-        let client = self.client_number(link);
+        let client = self.client_id(link);
         self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 

@@ -72,7 +72,7 @@ impl Broadcast {
                 if let Peer::Session(session) = &mut *link.peer {
                     session.subject = subject.into();
                 }
-                let client = self.client_number(link);
+                let client = self.client_id(link);
                 self.sessions.send(link, &SessionEvent::Authenticated { id, client, subject, expires_in_s });
                 self.check_rights(link, gate.client(link.token));
             }

@@ -11,8 +11,8 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
-    Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position,
-    Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
+    Accepted, ClientId, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement,
+    Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
 use super::cluster::{ClusterQueue, ClusterShard, PageReader, PageRequest};
@@ -388,7 +388,7 @@ impl Sequencer {
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
         owned: OwnedTopicId,
-        client: u64,
+        client: ClientId,
         joined: Option<&str>,
     ) -> Option<(u64, Box<str>, Option<TopicId>)> {
         let (count, subject, shards) = self.topics.presence(owned, client, joined)?;

@@ -5,7 +5,7 @@
 //! [dialect](Dialect).
 
 use echoring_runtime::driver::Token;
-use echoring_topics::{MemberId, Position, Replay, TopicId, Topics};
+use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
 
 use super::centrifuge_session::{CentrifugeSession, Stage};
 use super::dialect::Dialect;
@@ -109,7 +109,7 @@ pub(super) struct ReplayState {
 pub(super) struct MemberList {
     pub(super) topic: TopicId,
     /// The last member that was sent.
-    pub(super) after: Option<u64>,
+    pub(super) after: Option<ClientId>,
     /// The next page has been requested.
     pub(super) requested: bool,
     /// More events were missed since: the requested page is stale, and the list starts again.
@@ -265,8 +265,8 @@ impl Session {
     pub(super) fn accept_members_page(
         &mut self,
         topic: TopicId,
-        after: Option<u64>,
-        next: Option<u64>,
+        after: Option<ClientId>,
+        next: Option<ClientId>,
     ) -> PushedPage {
         let is_this = |list: &MemberList| list.topic == topic && list.requested && list.after == after;
         let Some(index) = self.member_lists.iter().position(is_this) else { return PushedPage::Unwanted };

@@ -3,8 +3,8 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
-    TopicId,
+    ClientId, Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay,
+    Subscribed, TopicId,
 };
 
 /// A publication's position, or why the topic's owner refused it.
@@ -121,7 +121,7 @@ pub enum ShardMail {
         /// The topic on its owner.
         owned: OwnedTopicId,
         /// The subscriber.
-        client: u64,
+        client: ClientId,
         /// Joined; otherwise left.
         joined: bool,
     },
@@ -130,7 +130,7 @@ pub enum ShardMail {
         /// The topic on the receiving shard.
         local: TopicId,
         /// The subscriber.
-        client: u64,
+        client: ClientId,
         /// Joined; otherwise left.
         joined: bool,
         /// Subscribers after the change.
@@ -173,7 +173,7 @@ pub struct MembersQuery {
     /// The id of the client's request.
     pub(super) id: Option<u64>,
     /// List the members after this one.
-    pub(super) after: Option<u64>,
+    pub(super) after: Option<ClientId>,
     /// Maximum number of members.
     pub(super) limit: u16,
 }

@@ -358,7 +358,7 @@ impl Broadcast {
         token: Token,
         topic: TopicId,
     ) {
-        let client = origin(self.number(resources.mailboxes.shard()), token);
+        let client = self.client_at(resources.mailboxes.shard(), token);
         self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }

@@ -15,7 +15,7 @@ use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use crate::validation::is_too_deep;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_topics::{Content, Position, is_topic_name};
+use echoring_topics::{ClientId, Content, Position, is_topic_name};
 
 /// The first integer that JavaScript cannot represent exactly.
 pub(crate) const INTEGER_END: u64 = 1 << 53;
@@ -46,7 +46,7 @@ pub enum Command<'a> {
         /// A [valid name](is_topic_name).
         topic: Cow<'a, str>,
         /// List the members after this one; without it, the first ones.
-        after: Option<u64>,
+        after: Option<ClientId>,
         /// Maximum number of members, at most [`PRESENCE_PAGE_MAX`].
         limit: usize,
     },
@@ -166,10 +166,10 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| ProtocolError::bad(id, "token", "a token is a string of visible ASCII characters"))
     }
 
-    fn after(&self, id: Option<u64>) -> Result<Option<u64>, ProtocolError> {
+    fn after(&self, id: Option<u64>) -> Result<Option<ClientId>, ProtocolError> {
         let Some(raw) = self.after else { return Ok(None) };
-        let client = string(raw).and_then(|client| hexadecimal(&client));
-        let error = || ProtocolError::bad(id, "after", "a client is a string of 1 to 16 hexadecimal digits");
+        let client = string(raw).and_then(|client| ClientId::parse(&client));
+        let error = || ProtocolError::bad(id, "after", "a client is a string of 1 to 32 hexadecimal digits");
         client.ok_or_else(error).map(Some)
     }
 
@@ -189,7 +189,7 @@ impl<'a> Fields<'a> {
         let epoch = position.epoch.ok_or_else(|| ProtocolError::missing(id, "position.epoch"))?;
         let offset = position.offset.ok_or_else(|| ProtocolError::missing(id, "position.offset"))?;
         let epoch = string(epoch).and_then(|epoch| hexadecimal(&epoch)).ok_or_else(|| {
-            ProtocolError::bad(id, "position.epoch", "an epoch is a string of 1 to 16 hexadecimal digits")
+            ProtocolError::bad(id, "position.epoch", "an epoch is a string of 1 to 32 hexadecimal digits")
         })?;
         let offset = integer(offset).ok_or_else(|| {
             ProtocolError::bad(id, "position.offset", "an offset is an integer from 0 to 2^53 - 1")
@@ -310,7 +310,7 @@ pub(crate) fn position_of(epoch: &str, offset: &str) -> Option<Position> {
     Some(Position { epoch: hexadecimal(epoch)?, offset })
 }
 
-/// The number of an epoch or a client: 1 to 16 hexadecimal digits.
+/// The number of an epoch: 1 to 16 hexadecimal digits.
 pub(crate) fn hexadecimal(digits: &str) -> Option<u64> {
     // The library accepts a sign, too.
     let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::protocol_error::ProtocolError;
-use echoring_topics::{Content, GapReason, Position};
+use echoring_topics::{ClientId, Content, GapReason, Position};
 
 /// A subscription has begun: messages after `position` follow, those up to `snapshot` from the history. If the client asked
 /// for an earlier position, `recovered` says whether all messages after it follow. On a topic with presence, `presence` has
@@ -20,7 +20,7 @@ pub fn subscribed(
     position: Position,
     recovered: Option<bool>,
     snapshot: Option<u64>,
-    presence: Option<(u64, u64)>,
+    presence: Option<(u64, ClientId)>,
 ) {
     placed(out, "subscribed", id, topic, position);
     if let Some(recovered) = recovered {
@@ -93,7 +93,7 @@ pub fn gap(out: &mut Vec<u8>, topic: &str, from: u64, to: u64, reason: GapReason
 
 /// A subscriber `joined`, otherwise left; there are `count` subscribers now. `subject` is that of its credentials; empty for
 /// none.
-pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: u64, subject: &str, count: u64) {
+pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: ClientId, subject: &str, count: u64) {
     begin(out, "presence", None);
     named(out, topic);
     let event = if joined { "join" } else { "leave" };
@@ -119,10 +119,10 @@ pub fn members<'a>(
     out: &mut Vec<u8>,
     id: Option<u64>,
     topic: &str,
-    after: Option<u64>,
+    after: Option<ClientId>,
     count: u64,
-    clients: impl Iterator<Item = (u64, &'a str)> + Clone,
-    next: Option<u64>,
+    clients: impl Iterator<Item = (ClientId, &'a str)> + Clone,
+    next: Option<ClientId>,
 ) {
     begin(out, "members", id);
     named(out, topic);

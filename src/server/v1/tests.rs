@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::server_event;
 use super::{Command, ProtocolError, parse};
 use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
-use echoring_topics::{Content, GapReason, Position, Refused, is_topic_name};
+use echoring_topics::{ClientId, Content, GapReason, Position, Refused, is_topic_name};
 
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -53,7 +53,12 @@ fn each_request_is_read_as_the_document_has_it() {
     );
     assert_eq!(
         parse(br#"{"type":"presence","id":3,"topic":"t","after":"9c","limit":0}"#),
-        Ok(Command::Presence { id: Some(3), topic: "t".into(), after: Some(0x9c), limit: 0 })
+        Ok(Command::Presence {
+            id: Some(3),
+            topic: "t".into(),
+            after: Some(ClientId::local(0x9c)),
+            limit: 0
+        })
     );
     assert_eq!(
         parse(br#"{"type":"presence","topic":"t"}"#),
@@ -204,7 +209,15 @@ fn values_are_as_deep_as_others_can_read() {
 fn each_notice_is_written_as_the_document_has_it() {
     let position = Position { epoch: 0x1f3a, offset: 12 };
     let mut out = Vec::new();
-    server_event::subscribed(&mut out, Some(1), "t", position, None, Some(15), Some((5, 0x9c)));
+    server_event::subscribed(
+        &mut out,
+        Some(1),
+        "t",
+        position,
+        None,
+        Some(15),
+        Some((5, ClientId::local(0x9c))),
+    );
     out.push(b'\n');
     server_event::subscribed(&mut out, None, "t", position, None, None, None);
     out.push(b'\n');
@@ -218,9 +231,9 @@ fn each_notice_is_written_as_the_document_has_it() {
     out.push(b'\n');
     server_event::gap(&mut out, "t", 14, 20, GapReason::SlowConsumerPolicy);
     out.push(b'\n');
-    server_event::presence(&mut out, "t", true, 0x9c, "", 5);
+    server_event::presence(&mut out, "t", true, ClientId::local(0x9c), "", 5);
     out.push(b'\n');
-    server_event::presence(&mut out, "t", false, 0x9c, "a\"b", 4);
+    server_event::presence(&mut out, "t", false, ClientId::local(0x9c), "a\"b", 4);
     out.push(b'\n');
     server_event::presence_stale(&mut out, "t");
     out.push(b'\n');
@@ -230,11 +243,19 @@ fn each_notice_is_written_as_the_document_has_it() {
         "t",
         None,
         3,
-        [(0x9c, "alice"), (0xa0, "")].into_iter(),
-        Some(0xa0),
+        [(ClientId::local(0x9c), "alice"), (ClientId::local(0xa0), "")].into_iter(),
+        Some(ClientId::local(0xa0)),
     );
     out.push(b'\n');
-    server_event::members(&mut out, None, "t", Some(0xa0), 3, [(0xa1, "")].into_iter(), None);
+    server_event::members(
+        &mut out,
+        None,
+        "t",
+        Some(ClientId::local(0xa0)),
+        3,
+        [(ClientId::local(0xa1), "")].into_iter(),
+        None,
+    );
     out.push(b'\n');
     server_event::withdrawn(&mut out, "t", position);
     out.push(b'\n');
@@ -404,7 +425,7 @@ proptest! {
     #[test]
     fn a_notice_reads_back(
         id in option::of(0..=INTEGER_MAX), topic in topics(), position in positions(), count in 0..=INTEGER_MAX,
-        client in any::<u64>(), joined in any::<bool>(),
+        node in any::<u64>(), number in any::<u64>(), joined in any::<bool>(),
     ) {
         let with_id = |mut value: Value| {
             if let Some(id) = id {
@@ -412,6 +433,7 @@ proptest! {
             }
             value
         };
+        let client = ClientId { node, number };
         let (epoch, client_id, offset) = (format!("{:x}", position.epoch), format!("{client:x}"), position.offset);
         prop_assert_eq!(
             read(|out| {

@@ -2,6 +2,7 @@
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
 use crate::accounts::Publications;
+use crate::client::ClientId;
 use crate::creators::Creator;
 use crate::idempotency::Known;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
@@ -170,7 +171,7 @@ impl OwnedTopics {
     pub(crate) fn import_members<'a>(
         &mut self,
         id: OwnedTopicId,
-        members: impl Iterator<Item = (u64, &'a str)>,
+        members: impl Iterator<Item = (ClientId, &'a str)>,
     ) {
         if let Some(owned) = self.table.get_mut(id.key()) {
             owned.members.extend(members.map(|(client, subject)| (client, subject.into())));
@@ -220,7 +221,7 @@ impl OwnedTopics {
     }
 
     /// The subscribers with presence that `is_gone` selects, with their topics.
-    pub fn members_where(&self, is_gone: impl Fn(u64) -> bool) -> Vec<(OwnedTopicId, u64)> {
+    pub fn members_where(&self, is_gone: impl Fn(ClientId) -> bool) -> Vec<(OwnedTopicId, ClientId)> {
         let ids = (0..self.slots()).filter_map(|index| self.id_at(index));
         let members = ids.filter_map(|id| Some((id, &self.owned(id)?.members)));
         members

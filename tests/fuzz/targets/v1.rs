@@ -105,7 +105,8 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
         Command::Presence { id, topic, after, limit } => {
             assert_eq!(read.contains_key("after"), after.is_some());
             if let Some(after) = after {
-                assert_eq!(u64::from_str_radix(field("after"), 16), Ok(*after));
+                let bits = u128::from(after.node) << 64 | u128::from(after.number);
+                assert_eq!(u128::from_str_radix(field("after"), 16), Ok(bits));
             }
             assert!(read.get("limit").is_none_or(|read| read.as_u64() == Some(*limit as u64)));
             ("presence", id, topic)

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
 use echoring_proto::CloseCode;
-use echoring_topics::{Content, Pattern};
+use echoring_topics::{ClientId, Content, Pattern};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use crate::broadcast::{HistoryRange, content_of};
 use crate::commands::OwnedPublication;
 use crate::connections::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
-use crate::v1::{INTEGER_END, hexadecimal};
+use crate::v1::INTEGER_END;
 use crate::validation::is_topic_name;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 
@@ -208,8 +208,8 @@ fn disconnect(parameters: DisconnectParameters) -> Call {
     let filter = ConnectionFilter {
         identity: Some(user.into()),
         // No client has the number 0.
-        client: client.filter(|id| !id.is_empty()).map(|id| hexadecimal(&id).unwrap_or(0)),
-        kept_clients: whitelist.iter().filter_map(|id| hexadecimal(id)).collect(),
+        client: client.filter(|id| !id.is_empty()).map(|id| ClientId::parse(&id).unwrap_or_default()),
+        kept_clients: whitelist.iter().filter_map(|id| ClientId::parse(id)).collect(),
         ..ConnectionFilter::default()
     };
     Ok(Action::Disconnect(filter, close(disconnect)?))
@@ -297,7 +297,11 @@ mod tests {
         let (filter, code, reason) = closed(
             r#"{"user":"a","client":"ff","whitelist":["1f","?"],"disconnect":{"code":4400,"reason":"x"}}"#,
         );
-        assert_eq!((filter.client, &*filter.kept_clients, code, &*reason), (Some(255), &[31][..], 4400, "x"));
-        assert_eq!(closed(r#"{"user":"a","client":"not one"}"#).0.client, Some(0));
+        let id = ClientId::local;
+        assert_eq!(
+            (filter.client, &*filter.kept_clients, code, &*reason),
+            (Some(id(255)), &[id(31)][..], 4400, "x")
+        );
+        assert_eq!(closed(r#"{"user":"a","client":"not one"}"#).0.client, Some(id(0)));
     }
 }

@@ -1,0 +1,79 @@
+//! The ids of clients, as subscribers see them.
+
+use std::fmt;
+
+/// A client of a topic with presence. Its text is hexadecimal, and opaque to clients.
+///
+/// The order is by node, so that the clients of one node are a range of a member list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId {
+    /// The run of the node, which no other node of a cluster has; 0 without a cluster.
+    pub node: u64,
+    /// The number of the connection on its node, which no other has while it is open; never 0.
+    pub number: u64,
+}
+
+/// Digits of a number of 64 bits.
+const DIGITS: usize = 16;
+
+impl ClientId {
+    /// A client of a server that is not in a cluster.
+    pub const fn local(number: u64) -> ClientId {
+        ClientId { node: 0, number }
+    }
+
+    /// Reads an id: 1 to 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ClientId> {
+        // The library accepts a sign, too.
+        let is_good =
+            (1..=2 * DIGITS).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_good)?;
+        Some(ClientId { node: (bits >> 64) as u64, number: bits as u64 })
+    }
+
+    /// The id as bytes.
+    pub fn to_bytes(self) -> [u8; 2 * size_of::<u64>()] {
+        (u128::from(self.node) | u128::from(self.number) << 64).to_le_bytes()
+    }
+
+    /// Reads the bytes of an id.
+    pub fn from_bytes(bytes: [u8; 2 * size_of::<u64>()]) -> ClientId {
+        let bits = u128::from_le_bytes(bytes);
+        ClientId { node: bits as u64, number: (bits >> 64) as u64 }
+    }
+}
+
+impl fmt::LowerHex for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", u128::from(self.node) << 64 | u128::from(self.number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_was_written() {
+        let cases = [
+            (ClientId::local(0x9c), "9c"),
+            (ClientId::local(u64::MAX), "ffffffffffffffff"),
+            (ClientId { node: 1, number: 0x9c }, "1000000000000009c"),
+            (ClientId { node: u64::MAX, number: 1 }, "ffffffffffffffff0000000000000001"),
+        ];
+        for (id, text) in cases {
+            assert_eq!(format!("{id:x}"), text);
+            assert_eq!(ClientId::parse(text), Some(id));
+            assert_eq!(ClientId::from_bytes(id.to_bytes()), id);
+        }
+        for text in ["", "+9", "-9", " 9", "9g", "100000000000000000000000000000000"] {
+            assert_eq!(ClientId::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn clients_of_one_node_are_a_range() {
+        let id = |node, number| ClientId { node, number };
+        assert!(id(1, u64::MAX) < id(2, 0) && id(2, 0) < id(2, 1));
+    }
+}
