@@ -43,6 +43,9 @@ pub(crate) const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
 pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
 /// Idempotency keys, or members, that an export to another process writes at a time: about 64 KiB at most.
 pub(crate) const TRANSFER_PARTS_MAX: usize = 256;
+/// Bytes that a listed member is charged besides its subject, where lists are charged: its share of the list's nodes, and two
+/// allocations.
+pub(crate) const MEMBER_BYTES: usize = 96;
 /// Size of a log segment in bytes.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 /// Bytes of a log's first segment: a quiet topic has one. Each further one is twice as large.

@@ -1,13 +1,11 @@
 //! A topic on its owner shard: its position, its history, and the permission to publish.
 
-use std::collections::BTreeMap;
-
 use super::accounts::{OwnerReport, Publications};
-use super::client::ClientId;
 use super::creators::Creator;
 use super::idempotency::Keys;
 use super::keyed::Keyed;
 use super::log::Log;
+use super::member_list::MemberList;
 use super::message::{Position, Publication, Refused};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
 use super::settings::{SlowConsumerPolicy, TopicSettings};
@@ -36,8 +34,8 @@ pub(super) struct OwnedTopic {
     /// Idempotency keys: the operator's, and the clients', which must not interfere with the operator's. Few topics
     /// have any.
     pub(super) idempotent: Option<Box<[Keys; 2]>>,
-    /// Subscribers with presence, and the subjects of those that are authenticated.
-    pub(super) members: BTreeMap<ClientId, Box<str>>,
+    /// Subscribers with presence.
+    pub(super) members: MemberList,
     pub(super) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
     pub(super) idle_since: Option<Nanos>,

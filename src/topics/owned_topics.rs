@@ -14,9 +14,10 @@ use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::digest;
 use super::keyed::Keyed;
 use super::log::Log;
+use super::member_list::MemberList;
 use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
-use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry, append_member, member_bytes};
+use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
 use super::retained::Retained;
 use super::settings::{Relay, Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
@@ -168,7 +169,7 @@ impl OwnedTopics {
             self.idle.remove(&(since, id));
         }
         let position = owned.position();
-        Ok(Subscribed { id, position, present: owned.members.len() as u64 })
+        Ok(Subscribed { id, position, present: owned.members.count() })
     }
 
     /// Stops forwarding to `shard`, unless it has subscribed again with another local id. A topic without subscribers
@@ -427,41 +428,22 @@ impl OwnedTopics {
         joined: Option<&str>,
     ) -> Option<(u64, Box<str>, Shards<'_>)> {
         let owned = self.table.get_mut(id.key())?;
-        let subject = match joined {
-            Some(subject) => {
-                owned.members.insert(client, subject.into());
-                subject.into()
-            }
-            None => owned.members.remove(&client).unwrap_or_default(),
-        };
-        Some((owned.members.len() as u64, subject, &owned.shards))
+        let subject = owned.members.change(client, joined);
+        Some((owned.members.count(), subject, &owned.shards))
     }
 
     /// Appends to `page` at most `most` of the subscribers with presence, those after `after`, in at most `bytes_max` unless
     /// a single one is longer; see `members`.
     pub fn members(
-        &mut self,
+        &self,
         id: OwnedTopicId,
         after: Option<ClientId>,
         most: usize,
         bytes_max: usize,
         page: &mut Vec<u8>,
     ) -> Option<Members> {
-        let owned = self.table.get_mut(id.key())?;
-        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = owned.members.range((first, Bound::Unbounded)).peekable();
-        let mut last = None;
-        for _ in 0..most {
-            let Some((client, subject)) = rest.peek() else { break };
-            if last.is_some() && page.len() + member_bytes(subject) > bytes_max {
-                break;
-            }
-            append_member(page, **client, subject);
-            last = Some(**client);
-            rest.next();
-        }
-        let next = last.filter(|_| rest.peek().is_some());
-        Some(Members { count: owned.members.len() as u64, next })
+        let owned = self.table.get(id.key())?;
+        Some(owned.members.read(after, most, bytes_max, page))
     }
 
     /// Forgets topics without subscribers whose history has expired. Checks a bounded number of them per call.
@@ -563,7 +545,7 @@ impl OwnedTopics {
             keyed: Keyed::default(),
             keyed_since: position.offset,
             idempotent: None,
-            members: BTreeMap::new(),
+            members: MemberList::default(),
             creator,
             idle_since: Some(now),
             is_held: false,
@@ -576,6 +558,7 @@ impl OwnedTopics {
     fn forget(&mut self, id: OwnedTopicId, now: Nanos, pool: &mut Pool) {
         let Some(mut owned) = self.table.remove(id.key()) else { return };
         owned.release(pool);
+        owned.members.release(pool);
         self.by_size.set(id.index, 0);
         if let Some(since) = owned.idle_since {
             self.idle.remove(&(since, id));

@@ -26,6 +26,8 @@ pub struct Members {
     pub count: u64,
     /// The last one of the page, if there are more.
     pub next: Option<ClientId>,
+    /// Members that are counted and not listed on any page, because there was no memory for them.
+    pub unlisted: u64,
 }
 
 /// A page of history.
@@ -66,7 +68,7 @@ pub(super) fn member_bytes(subject: &str) -> usize {
 }
 
 /// Appends a subscriber with its subject, which has at most 255 bytes.
-pub(super) fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
+pub fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
     let subject = subject.get(..subject.len().min(usize::from(u8::MAX))).unwrap_or_default();
     page.extend_from_slice(&client.to_bytes());
     page.push(subject.len() as u8);

@@ -986,7 +986,7 @@ fn members_are_told_page_by_page() {
     let told = |owned: &mut OwnedTopics, after: Option<u64>, most| {
         let mut page = Vec::new();
         let after = after.map(ClientId::local);
-        let Members { count, next } = owned.members(id, after, most, 1_000, &mut page).unwrap();
+        let Members { count, next, .. } = owned.members(id, after, most, 1_000, &mut page).unwrap();
         let clients = members(&page).map(|(client, _)| client.number);
         (clients.collect::<Vec<_>>(), count, next.map(|next| next.number))
     };
@@ -1270,4 +1270,30 @@ fn gap(told: &str) -> Option<(u64, u64)> {
     let (from, rest) = told.strip_prefix("<t:")?.split_once('-')?;
     let (to, _) = rest.split_once(' ')?;
     Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+#[test]
+fn a_list_of_all_nodes_is_charged_as_long_as_its_topic_lives_and_survives_a_new_epoch() {
+    let (mut owned, mut pool) = a_home(SlowConsumerPolicy::DropOldest);
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+    let before = pool.used_bytes();
+    let client = |node| ClientId { node, number: 1 };
+    for node in [7, 5] {
+        let charged = owned.charge_member(id, client(node), Some("alice"), 3, &mut pool);
+        assert_eq!(charged, Ok(true));
+        owned.presence(id, client(node), Some("alice"));
+        assert_eq!(owned.charge_member(id, client(node), Some("alice"), 9, &mut pool), Ok(false));
+    }
+    assert_eq!(owned.charge_member(id, client(9), None, 9, &mut pool), Ok(false));
+    assert!(pool.used_bytes() > before);
+    owned.restart("t", None, 0, &mut pool).unwrap();
+    // One is counted elsewhere and not listed here.
+    let told = owned.members(id, None, 9, 1_000, &mut Vec::new());
+    assert_eq!(told, Some(Members { count: 3, next: None, unlisted: 1 }));
+    assert_eq!(owned.charge_member(id, client(7), None, 2, &mut pool), Ok(true));
+    owned.presence(id, client(7), None);
+    let told = owned.members(id, None, 9, 1_000, &mut Vec::new());
+    assert_eq!(told, Some(Members { count: 2, next: None, unlisted: 1 }));
+    owned.remove("t", 0, &mut pool);
+    assert_eq!(pool.used_bytes(), before);
 }

@@ -119,12 +119,12 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
 
 fn write_members(encoding: Encoding, event: &MembersEvent<'_>, out: &mut Vec<u8>) {
     let id = number(event.id);
-    if event.next.is_some() {
+    if event.members.next.is_some() || event.members.unlisted > 0 {
         // The protocol has no pages: a part would look like the whole.
         return reply::error(encoding, out, id, ErrorCode::LimitExceeded);
     }
     let clients: Vec<(String, &str)> =
-        members(event.page).map(|(client, user)| (format!("{client:x}"), user)).collect();
+        members(event.clients).map(|(client, user)| (format!("{client:x}"), user)).collect();
     if event.stats {
         let mut users: Vec<&str> = clients.iter().map(|(_, user)| *user).collect();
         users.sort_unstable();

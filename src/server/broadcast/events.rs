@@ -5,7 +5,7 @@ use super::presence::PresenceChange;
 use super::{centrifuge_events, v1_events};
 use crate::event_stream;
 use crate::v1::ProtocolError;
-use echoring_topics::{ClientId, Gap, GapReason, Position};
+use echoring_topics::{ClientId, Gap, GapReason, Members, Position};
 
 /// An event for one session. `id` is that of the client's request, if it has one.
 #[derive(Clone, Debug)]
@@ -63,12 +63,10 @@ pub(super) struct MembersEvent<'a> {
     pub(super) topic: &'a str,
     /// The page begins behind this member.
     pub(super) after: Option<ClientId>,
-    /// The number of all members.
-    pub(super) count: u64,
+    /// What the page has.
+    pub(super) members: Members,
     /// The members of the page, see [`members`](echoring_topics::members).
-    pub(super) page: &'a [u8],
-    /// The last member of the page, if there are more.
-    pub(super) next: Option<ClientId>,
+    pub(super) clients: &'a [u8],
     /// Only numbers are requested.
     pub(super) stats: bool,
 }

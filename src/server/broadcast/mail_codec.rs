@@ -84,8 +84,9 @@ pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> boo
             out.put_u8(11);
             put_topic(out, local);
             put_query(out, &query);
-            put_option(out, members, |out, Members { count, next }| {
+            put_option(out, members, |out, Members { count, next, unlisted }| {
                 out.put_u64_le(count);
+                out.put_u64_le(unlisted);
                 put_option(out, next, put_client);
             });
         }
@@ -150,7 +151,7 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
             local: topic(from)?,
             query: query(from)?,
             members: option(from, |from| {
-                Some(Members { count: number(from)?, next: option(from, client)? })
+                Some(Members { count: number(from)?, unlisted: number(from)?, next: option(from, client)? })
             })?,
         },
         12 => ShardMail::Presence { owned: owned(from)?, client: client(from)?, joined: flag(from)? },

@@ -102,8 +102,7 @@ impl Broadcast {
             Some(PushedPage::Stale) => return self.sessions.members_due.push_back(token),
         };
         let Broadcast { fan_out, sessions, .. } = self;
-        let Members { count, next } = page;
-        let event = MembersEvent { id, topic: fan_out.name(topic), after, count, page: clients, next, stats };
+        let event = MembersEvent { id, topic: fan_out.name(topic), after, members: page, clients, stats };
         sessions.send(link, &SessionEvent::Members(event));
         // A blocked connection continues when it is writable.
         if continues && !link.is_blocked() {

@@ -67,7 +67,7 @@ impl Broadcast {
         if settings.history.messages == 0 && settings.slow != SlowConsumerPolicy::Conflate {
             return TopicAnswer::NotKept;
         }
-        if self.sequencer.cluster.as_deref().is_some_and(|cluster| !cluster.is_live(name)) {
+        if !self.has_copy(name) {
             return TopicAnswer::NotHere;
         }
         let topics = &mut self.sequencer.topics;
@@ -88,18 +88,26 @@ impl Broadcast {
         TopicAnswer::History(Some(head), messages)
     }
 
+    /// Whether this node has the topic, if other nodes may have it.
+    fn has_copy(&self, name: &str) -> bool {
+        self.sequencer.cluster.as_deref().is_none_or(|cluster| cluster.is_live(name))
+    }
+
     fn read_members_of(&mut self, name: &str) -> TopicAnswer {
         if !self.fan_out.topics.settings_of(name).has_presence() {
             return TopicAnswer::NotKept;
         }
-        let topics = &mut self.sequencer.topics;
+        if !self.has_copy(name) {
+            return TopicAnswer::NotHere;
+        }
+        let topics = &self.sequencer.topics;
         let mut page = Vec::new();
         let (most, bytes_max) = (CENTRIFUGE_PRESENCE_CLIENTS_MAX, CENTRIFUGE_PRESENCE_BYTES_MAX);
         let members =
             topics.find(name).and_then(|owned| topics.members(owned, None, most, bytes_max, &mut page));
-        match members.and_then(|members| members.next) {
-            Some(_) => TopicAnswer::TooMuch,
-            None => TopicAnswer::Members(page),
+        match members.is_some_and(|members| members.next.is_some() || members.unlisted > 0) {
+            true => TopicAnswer::TooMuch,
+            false => TopicAnswer::Members(page),
         }
     }
 }

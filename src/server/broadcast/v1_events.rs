@@ -29,8 +29,8 @@ pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
             server_event::published(out, Some(id), topic, position);
         }
         SessionEvent::Gap { topic, from, to, reason, .. } => server_event::gap(out, topic, from, to, reason),
-        SessionEvent::Members(MembersEvent { id, topic, after, count, page, next, .. }) => {
-            server_event::members(out, id, topic, after, count, members(page), next);
+        SessionEvent::Members(MembersEvent { id, topic, after, members: page, clients, .. }) => {
+            server_event::members(out, id, topic, after, page, members(clients));
         }
         SessionEvent::Authenticated { id, subject, expires_in_s, .. } => {
             server_event::authenticated(out, id, subject, expires_in_s);

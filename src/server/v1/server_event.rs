@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::protocol_error::ProtocolError;
-use echoring_topics::{ClientId, Content, GapReason, Position};
+use echoring_topics::{ClientId, Content, GapReason, Members, Position};
 
 /// A subscription has begun: messages after `position` follow, those up to `snapshot` from the history. If the client asked
 /// for an earlier position, `recovered` says whether all messages after it follow. On a topic with presence, `presence` has
@@ -112,18 +112,17 @@ pub fn presence_stale(out: &mut Vec<u8>, topic: &str) {
     out.extend_from_slice(br#","event":"stale"}"#);
 }
 
-/// A page of the member list: `clients` of `count`, those after `after` or the first ones. More follow after `next`.
-///
-/// Each client comes with the subject of its credentials, which is empty for none.
+/// A page of the member list: those after `after`, or the first ones. Each client comes with the subject of its credentials, which
+/// is empty for none.
 pub fn members<'a>(
     out: &mut Vec<u8>,
     id: Option<u64>,
     topic: &str,
     after: Option<ClientId>,
-    count: u64,
+    page: Members,
     clients: impl Iterator<Item = (ClientId, &'a str)> + Clone,
-    next: Option<ClientId>,
 ) {
+    let Members { count, next, unlisted } = page;
     begin(out, "members", id);
     named(out, topic);
     if let Some(after) = after {
@@ -145,6 +144,9 @@ pub fn members<'a>(
     }
     if let Some(next) = next {
         put(out, format_args!(r#","next":"{next:x}""#));
+    }
+    if unlisted > 0 {
+        put(out, format_args!(r#","unlisted":{unlisted}"#));
     }
     out.push(b'}');
 }

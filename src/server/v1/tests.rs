@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::server_event;
 use super::{Command, ProtocolError, parse};
 use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
-use echoring_topics::{ClientId, Content, GapReason, Position, Refused, is_topic_name};
+use echoring_topics::{ClientId, Content, GapReason, Members, Position, Refused, is_topic_name};
 
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -242,9 +242,8 @@ fn each_notice_is_written_as_the_document_has_it() {
         Some(7),
         "t",
         None,
-        3,
+        Members { count: 3, next: Some(ClientId::local(0xa0)), unlisted: 0 },
         [(ClientId::local(0x9c), "alice"), (ClientId::local(0xa0), "")].into_iter(),
-        Some(ClientId::local(0xa0)),
     );
     out.push(b'\n');
     server_event::members(
@@ -252,9 +251,8 @@ fn each_notice_is_written_as_the_document_has_it() {
         None,
         "t",
         Some(ClientId::local(0xa0)),
-        3,
-        [(ClientId::local(0xa1), "")].into_iter(),
-        None,
+        Members { count: 5, next: None, unlisted: 2 },
+        [(ClientId { node: 1, number: 0xa1 }, "")].into_iter(),
     );
     out.push(b'\n');
     server_event::withdrawn(&mut out, "t", position);
@@ -289,7 +287,7 @@ fn each_notice_is_written_as_the_document_has_it() {
 {"type":"presence","topic":"t","event":"leave","client":"9c","subject":"a\"b","count":4}
 {"type":"presence","topic":"t","event":"stale"}
 {"type":"members","id":7,"topic":"t","count":3,"clients":["9c","a0"],"subjects":{"9c":"alice"},"next":"a0"}
-{"type":"members","topic":"t","after":"a0","count":3,"clients":["a1"]}
+{"type":"members","topic":"t","after":"a0","count":5,"clients":["100000000000000a1"],"unlisted":2}
 {"type":"unsubscribed","topic":"t","epoch":"1f3a","offset":12,"reason":"forbidden"}
 {"type":"authenticated","id":8,"subject":"alice","expires_in":600}
 {"type":"authenticated","subject":"alice"}

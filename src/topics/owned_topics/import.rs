@@ -174,7 +174,9 @@ impl OwnedTopics {
         members: impl Iterator<Item = (ClientId, &'a str)>,
     ) {
         if let Some(owned) = self.table.get_mut(id.key()) {
-            owned.members.extend(members.map(|(client, subject)| (client, subject.into())));
+            for (client, subject) in members {
+                owned.members.change(client, Some(subject));
+            }
         }
     }
 
@@ -196,6 +198,7 @@ impl OwnedTopics {
         for index in 0..self.slots() {
             if let Some(mut owned) = self.id_at(index).and_then(|id| self.table.remove(id.key())) {
                 owned.release(pool);
+                owned.members.release(pool);
                 self.creators.remove(owned.creator);
                 self.lease.give(1);
             }
@@ -225,7 +228,7 @@ impl OwnedTopics {
         let ids = (0..self.slots()).filter_map(|index| self.id_at(index));
         let members = ids.filter_map(|id| Some((id, &self.owned(id)?.members)));
         members
-            .flat_map(|(id, members)| members.keys().map(move |client| (id, *client)))
+            .flat_map(|(id, members)| members.clients().map(move |client| (id, client)))
             .filter(|(_, client)| is_gone(*client))
             .collect()
     }

@@ -5,6 +5,7 @@
 //! messages their offsets.
 
 use super::{OwnedTopicId, OwnedTopics, Shards, epoch};
+use crate::client::ClientId;
 use crate::creators::Creator;
 use crate::keyed::Keyed;
 use crate::log::Log;
@@ -119,6 +120,46 @@ impl OwnedTopics {
         owned.offset = offset;
         owned.history.forget_all(offset, pool);
         Some((owned.position(), &owned.shards))
+    }
+
+    /// Charges a change of the member list, which [`presence`](OwnedTopics::presence) must make then: `count` are members after it.
+    /// False, and nothing done, if it changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused::OutOfMemory`] if there is no memory for the member, even after histories were evicted.
+    pub fn charge_member(
+        &mut self,
+        id: OwnedTopicId,
+        client: ClientId,
+        joined: Option<&str>,
+        count: u64,
+        pool: &mut Pool,
+    ) -> Result<bool, Refused> {
+        loop {
+            let Some(owned) = self.table.get_mut(id.key()) else { return Ok(false) };
+            if owned.members.lists(client) == joined.is_some() {
+                return Ok(false);
+            }
+            if owned.members.charge(client, joined, pool) {
+                owned.members.set_count(count);
+                return Ok(true);
+            }
+            if !self.shed(pool) {
+                return Err(Refused::OutOfMemory);
+            }
+        }
+    }
+
+    /// The number of members, on all nodes, whether they are listed or not.
+    pub fn count_members(&mut self, id: OwnedTopicId, count: u64) {
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.members.set_count(count);
+        }
+    }
+
+    /// Whether the topic `name` has a member list.
+    pub fn has_presence(&self, name: &str) -> bool {
+        self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| owned.settings.has_presence())
     }
 
     /// Keeps the topic `name` although no shard may subscribe to it, or no longer.
