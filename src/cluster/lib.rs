@@ -35,7 +35,7 @@ pub use echoring_topics::Position;
 
 pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
 pub use heartbeat::Heartbeat;
-pub use message::{Handover, Message, Outcome};
+pub use message::{Handover, MemberChange, MembersPage, Message, Outcome};
 pub use outgoing::{Full, Ticket};
 pub use owner_table::{OwnerTable, Peers, Shard};
 pub use store::{Decision, History, IdempotencyKey, TopicStore};

@@ -48,5 +48,18 @@ pub const STREAM_RETRY_DELAY: Nanos = 250 * MILLISECOND;
 pub const DURABLE_BATCH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// Publications past which no more are stored together.
 pub const DURABLE_BATCH_PUBLICATIONS_MAX: u64 = 1_000;
+/// Time in which a node that has followed a topic before must follow it again, at its next owner or over another link, before its
+/// members have left. The owner changes in a few round trips.
+pub const MEMBERS_STAY: Nanos = SECOND;
+/// Time after which a node is not there any more, if its link was lost and no other was made: links change at once.
+pub const MEMBERS_STAY_WITHOUT_LINK: Nanos = RETRY_DELAY;
+/// Maximum time for which subscribers wait for the next page of a member list when their node begins to follow a topic. They
+/// subscribe without it then, and are told of further members as of members that join.
+pub const MEMBERS_WAIT: Nanos = SECOND;
+/// Members of a node that has ended, of one topic, of which subscribers are told in one turn: about 20 KB of JSON, far less than a
+/// subscriber may lag.
+pub const MEMBERS_LEAVE_MAX: usize = 128;
+/// Maximum bytes of members in one message.
+pub const MEMBERS_PART_BYTES: usize = 64 * 1024;
 /// Maximum bytes of history in one message.
 pub const HISTORY_PART_BYTES: usize = 64 * 1024;

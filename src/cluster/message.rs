@@ -2,7 +2,7 @@
 
 use bytes::BufMut as _;
 
-use echoring_topics::{Position, is_topic_name};
+use echoring_topics::{ClientId, Position, append_member, is_members, is_topic_name, members};
 
 use crate::view::NodeId;
 use crate::wire::{
@@ -117,6 +117,18 @@ pub enum Message<'a> {
         /// The topic.
         topic: &'a str,
     },
+    /// To the owner: these are the sender's own members of the topic in a range. To a follower, or to the next owner: these are all
+    /// members in a range.
+    Members(MembersPage<'a>),
+    /// To the owner: these own members of the sender have joined or left. To a follower: these members have.
+    Presence {
+        /// The topic.
+        topic: &'a str,
+        /// How many there are now, as in [`MembersPage`].
+        count: u64,
+        /// See [`MemberChange`].
+        changes: &'a [u8],
+    },
 }
 
 /// A part of a topic's state.
@@ -138,6 +150,32 @@ pub struct Handover<'a> {
     pub rest: &'a [u8],
 }
 
+/// The members of a topic with presence in a range of ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersPage<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The range begins behind this id; with the first one if there is none.
+    pub after: Option<ClientId>,
+    /// The range ends with this id; with the last one if there is none.
+    pub last: Option<ClientId>,
+    /// How many members there are: of the sender, if it follows the topic; otherwise of all nodes.
+    pub count: u64,
+    /// The members; see [`members`](echoring_topics::members).
+    pub members: &'a [u8],
+}
+
+/// A member has joined or left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberChange<'a> {
+    /// The member.
+    pub client: ClientId,
+    /// The subject of one that joined, which is empty if it is not authenticated.
+    pub joined: Option<&'a str>,
+    /// How many members there are then.
+    pub count: u64,
+}
+
 const VIEW: u8 = 1;
 const SETTLED: u8 = 2;
 const PUBLISH: u8 = 3;
@@ -151,6 +189,8 @@ const RELEASED: u8 = 10;
 const HANDOVER: u8 = 11;
 const TAKEN: u8 = 12;
 const DIVERGED: u8 = 13;
+const MEMBERS: u8 = 14;
+const PRESENCE: u8 = 15;
 
 impl<'a> Message<'a> {
     /// The topic that the message is about.
@@ -166,6 +206,8 @@ impl<'a> Message<'a> {
             | Message::Unfollow { topic }
             | Message::Taken { topic }
             | Message::Diverged { topic }
+            | Message::Members(MembersPage { topic, .. })
+            | Message::Presence { topic, .. }
             | Message::Released { topic, .. }
             | Message::Handover(Handover { topic, .. }) => Some(topic),
         }
@@ -229,6 +271,18 @@ impl<'a> Message<'a> {
                 append_entry(bytes, entries);
                 append_entry(bytes, rest);
             }
+            Message::Members(MembersPage { topic, after, last, count, members }) => {
+                begin(bytes, MEMBERS, topic);
+                put_client(bytes, after);
+                put_client(bytes, last);
+                bytes.put_u64_le(count);
+                append_entry(bytes, members);
+            }
+            Message::Presence { topic, count, changes } => {
+                begin(bytes, PRESENCE, topic);
+                bytes.put_u64_le(count);
+                append_entry(bytes, changes);
+            }
         }
     }
 
@@ -276,9 +330,46 @@ impl<'a> Message<'a> {
                 let part = Handover { topic, head, begins, ends, first, entries, rest };
                 is_valid.then_some(Message::Handover(part))?
             }
+            MEMBERS => {
+                let (after, last) = (take_client(bytes)?, take_client(bytes)?);
+                let (count, members) = (take_u64(bytes)?, take_bytes(bytes)?);
+                is_members(members).then_some(())?;
+                Message::Members(MembersPage { topic, after, last, count, members })
+            }
+            PRESENCE => Message::Presence { topic, count: take_u64(bytes)?, changes: take_bytes(bytes)? },
             _ => return None,
         })
     }
+}
+
+/// Nothing stands for the id that no client has.
+fn put_client(bytes: &mut Vec<u8>, client: Option<ClientId>) {
+    bytes.extend_from_slice(&client.unwrap_or_default().to_bytes());
+}
+
+fn take_client(bytes: &mut &[u8]) -> Option<Option<ClientId>> {
+    let (client, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(Some(ClientId::from_bytes(*client)).filter(|client| *client != ClientId::default()))
+}
+
+/// Appends a change of a member list.
+pub(crate) fn append_change(bytes: &mut Vec<u8>, change: &MemberChange<'_>) {
+    let MemberChange { client, joined, count } = *change;
+    bytes.put_u8(u8::from(joined.is_some()));
+    bytes.put_u64_le(count);
+    append_member(bytes, client, joined.unwrap_or_default());
+}
+
+/// The changes of a member list. Ends at the first that is not well formed.
+pub(crate) fn changes(mut bytes: &[u8]) -> impl Iterator<Item = MemberChange<'_>> {
+    std::iter::from_fn(move || {
+        let bytes = &mut bytes;
+        let (has_joined, count) = (take_u8(bytes)? == 1, take_u64(bytes)?);
+        let (client, subject) = members(bytes).next()?;
+        *bytes = bytes.get(size_of::<ClientId>() + 1 + subject.len()..)?;
+        Some(MemberChange { client, joined: has_joined.then_some(subject), count })
+    })
 }
 
 fn begin(bytes: &mut Vec<u8>, kind: u8, topic: &str) {

@@ -17,12 +17,15 @@ mod diverged;
 mod durable;
 mod follower;
 mod handover;
+mod members;
 mod owner;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use durable::Durable;
 use echoring_proto::limits::Nanos;
+
+use members::TopicMembers;
 
 use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
 use crate::message::{Message, Outcome, outcomes};
@@ -84,6 +87,8 @@ struct Topic {
     hint: Option<NodeId>,
     /// When the owner is asked again.
     retry_at: Option<Nanos>,
+    /// Of a topic with presence.
+    members: TopicMembers,
 }
 
 /// The shared topics of a shard.
@@ -113,7 +118,11 @@ pub struct OwnerTable {
     has_remembered: bool,
     /// Followers that were not sent everything.
     lagging: BTreeSet<(Box<str>, NodeId)>,
-    /// Topics with a `retry_at`, or with publications that expire.
+    /// Topics of which members are to be sent or removed.
+    members_due: BTreeSet<Box<str>>,
+    /// The same, once links have room.
+    members_lagging: BTreeSet<Box<str>>,
+    /// Topics with a `retry_at`, with publications that expire, or with members that wait.
     timers: BTreeSet<(Nanos, Box<str>)>,
     outgoing_bytes: usize,
     /// The number of the latest batch. Answers of a node that is not waited for any more may come late.
@@ -141,6 +150,8 @@ impl OwnerTable {
             has_reports: false,
             has_remembered: false,
             lagging: BTreeSet::new(),
+            members_due: BTreeSet::new(),
+            members_lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
             outgoing_bytes: 0,
             batches: 0,
@@ -168,9 +179,13 @@ impl OwnerTable {
         self.outgoing_bytes == 0 || self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
     }
 
-    /// Whether this node has the topic's position from its owner, or is the owner.
+    /// Whether this node has the topic's position and members from its owner, or is the owner.
     pub fn is_live(&self, name: &str) -> bool {
-        self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_) | Role::Live(_)))
+        self.topics.get(name).is_some_and(|topic| match topic.role {
+            Role::Owner(_) => true,
+            Role::Live(_) => !topic.members.are_awaited(),
+            _ => false,
+        })
     }
 
     /// Whether no topic has to be handed over, and all that were are with their owners. [`Cluster::settled`](crate::Cluster::settled)
@@ -212,10 +227,13 @@ impl OwnerTable {
         match topic.role {
             Role::Asked(owner) | Role::Live(owner) => {
                 shard.peers.send(owner, &Message::Unfollow { topic: name });
-                topic.role = Role::Idle;
+                (topic.role, topic.members) = (Role::Idle, TopicMembers::default());
                 shard.store.remove(name);
             }
-            Role::Idle => shard.store.remove(name),
+            Role::Idle => {
+                topic.members = TopicMembers::default();
+                shard.store.remove(name);
+            }
             Role::Owner(_) | Role::Receiving(_) | Role::Loading => self.hold(shard, name),
         }
         self.drive(shard, name);
@@ -313,7 +331,7 @@ impl OwnerTable {
             .into_iter()
             .partition::<BTreeMap<_, _>, _>(|((to, _), _)| *to == node);
         self.handed = on_their_way;
-        let (mut changed, mut left) = (Vec::new(), Vec::new());
+        let (mut changed, mut left, mut lost_members) = (Vec::new(), Vec::new(), Vec::new());
         for (name, topic) in topics.iter_mut() {
             topic.outgoing.reset(node, |ticket, bytes, outcome| {
                 *outgoing_bytes -= bytes;
@@ -325,11 +343,14 @@ impl OwnerTable {
                 Role::Owner(followers) => left.extend(followers.remove(&node).map(|_| name.clone())),
                 Role::Asked(owner) | Role::Live(owner) | Role::Receiving(owner) if *owner == node => {
                     topic.role = Role::Idle;
+                    topic.members.stop();
                 }
                 _ => {}
             }
             if matches!(topic.role, Role::Idle) {
                 changed.push(name.clone());
+            } else if topic.members.has_node(node) {
+                lost_members.push(name.clone());
             }
         }
         for (_, name) in lost.into_keys() {
@@ -342,12 +363,14 @@ impl OwnerTable {
         });
         // What it had followed stays for its subscribers; without any it is of no use.
         for name in &changed {
-            if !self.topics.get(name).is_some_and(|topic| topic.is_wanted) {
+            if let Some(topic) = self.topics.get_mut(name).filter(|topic| !topic.is_wanted) {
+                topic.members = TopicMembers::default();
                 shard.store.remove(name);
             }
             self.drive(shard, name);
         }
         left.iter().for_each(|name| self.hold(shard, name));
+        lost_members.iter().for_each(|name| self.stop_following(shard.now, name, node));
     }
 
     /// Takes a message of another node.
@@ -386,6 +409,10 @@ impl OwnerTable {
             Message::Handover(part) => self.receive(shard, from, &part),
             Message::Taken { topic } => self.taken(shard, from, topic),
             Message::Diverged { topic } => self.take_diverged(shard, from, topic),
+            Message::Members(page) => self.take_members(shard, from, &page),
+            Message::Presence { topic, count, changes } => {
+                self.take_changes(shard, from, topic, count, changes);
+            }
         }
     }
 
@@ -396,6 +423,7 @@ impl OwnerTable {
         {
             self.timers.remove(&(at, name.clone()));
             self.expire_diverged(shard, &name);
+            self.expire_members(shard, &name);
             let OwnerTable { topics, outcomes, outgoing_bytes, timers, .. } = self;
             let Some(topic) = topics.get_mut(&name) else { continue };
             topic.outgoing.expire(shard.now, |ticket, bytes, outcome| {
@@ -409,6 +437,7 @@ impl OwnerTable {
         }
         self.hand_over(shard);
         self.catch_up(shard);
+        self.members_due.append(&mut self.members_lagging);
     }
 
     /// Has a topic do what it can: begin, follow, publish what waits, or end.

@@ -1,6 +1,6 @@
 //! What this crate needs of a shard's topics.
 
-use echoring_topics::Position;
+use echoring_topics::{ClientId, Position};
 
 use crate::message::Outcome;
 
@@ -97,6 +97,25 @@ pub trait TopicStore {
 
     /// Takes what another node's store exported.
     fn import_rest(&mut self, topic: &str, bytes: &[u8]);
+
+    /// Whether the topic has a member list.
+    fn has_presence(&self, topic: &str) -> bool;
+
+    /// A client has joined the topic, at any node, with the subject of its credentials, or has left it; `count` are there then.
+    /// Subscribers of this node are told. False, and nothing done, if the list shows that already, or if it has no room.
+    fn change_member(&mut self, topic: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool;
+
+    /// So many members are there, at all nodes, whether they are listed or not.
+    fn count_members(&mut self, topic: &str, count: u64);
+
+    /// Appends the members after `after`, in their order, about `bytes_max` bytes of them. Returns the last one if there are more.
+    fn read_members(
+        &self,
+        topic: &str,
+        after: Option<ClientId>,
+        bytes_max: usize,
+        page: &mut Vec<u8>,
+    ) -> Option<ClientId>;
 
     /// Whether the topic is of use to others than this node's subscribers, so that it stays when those have left. Nothing happens if
     /// there is no such topic.

@@ -4,13 +4,15 @@ use proptest::prelude::*;
 
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::SplitMix64;
-use echoring_topics::Position;
+use echoring_topics::{ClientId, Position};
 
 use crate::cluster::{Cluster, ClusterConfig, Event, Phase};
 use crate::heartbeat::Heartbeat;
 use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT};
 use crate::link::{Link, Packet, Received};
-use crate::message::{Handover, Message, Outcome, append_outcome, outcomes};
+use crate::message::{
+    Handover, MemberChange, MembersPage, Message, Outcome, append_change, append_outcome, changes, outcomes,
+};
 use crate::outgoing::Outgoing;
 use crate::view::NodeId;
 use crate::wire::entries;
@@ -155,6 +157,9 @@ fn messages() -> Vec<Message<'static>> {
         entries: b"entries",
         rest: b"rest",
     };
+    let client = |number| Some(ClientId { node: 5, number });
+    let members = b"\x05\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x05alice";
+    let page = MembersPage { topic: "t", after: client(2), last: client(3), count: 9, members };
     vec![
         Message::View { view: 1, number: 2 },
         Message::Settled { number: 3 },
@@ -171,6 +176,9 @@ fn messages() -> Vec<Message<'static>> {
         Message::Taken { topic: "t" },
         Message::Diverged { topic: "t" },
         Message::Handover(part),
+        Message::Members(page),
+        Message::Members(MembersPage { after: None, last: None, ..page }),
+        Message::Presence { topic: "t", count: 3, changes: b"changes" },
     ]
 }
 
@@ -183,6 +191,25 @@ fn messages_are_read_as_they_were_written_and_not_when_they_are_cut() {
         for length in 0..bytes.len() {
             assert_ne!(Message::read(&bytes[..length]), Some(message), "{length} bytes of {message:?}");
         }
+    }
+}
+
+#[test]
+fn changes_of_members_are_read_as_they_were_written_and_end_where_they_are_cut() {
+    let client = ClientId { node: 5, number: 3 };
+    let all = [
+        MemberChange { client, joined: Some("alice"), count: 7 },
+        MemberChange { client: ClientId::local(1), joined: Some(""), count: 8 },
+        MemberChange { client, joined: None, count: 7 },
+    ];
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    for change in &all {
+        append_change(&mut bytes, change);
+        ends.push(bytes.len());
+    }
+    for length in 0..=bytes.len() {
+        let whole = ends.iter().filter(|end| **end <= length).count();
+        assert!(changes(&bytes[..length]).eq(all[..whole].iter().copied()), "{length} bytes");
     }
 }
 
@@ -279,6 +306,7 @@ proptest! {
         let _ = Message::read(&bytes);
         let _ = Heartbeat::read(&bytes);
         let _ = outcomes(&bytes).count();
+        let _ = changes(&bytes).count();
         if let Some(packet) = Packet::read(&bytes) {
             let mut link = Link::new(3);
             let _ = link.handle(&packet, &mut 3, 0);

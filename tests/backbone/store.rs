@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::{Decision, History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
-use echoring_topics::Position;
+use echoring_topics::{ClientId, Position};
 
 /// Messages that a topic keeps.
 const HISTORY_MAX: usize = 100_000;
@@ -138,6 +138,22 @@ impl TopicStore for Store {
     fn export_rest(&mut self, _topic: &str, _bytes: &mut Vec<u8>) {}
 
     fn import_rest(&mut self, _topic: &str, _bytes: &[u8]) {}
+
+    fn has_presence(&self, _: &str) -> bool {
+        false
+    }
+
+    fn change_member(&mut self, topic: &str, _: ClientId, _: Option<&str>, _: u64) -> bool {
+        panic!("{topic} has no members");
+    }
+
+    fn count_members(&mut self, topic: &str, _: u64) {
+        panic!("{topic} has no members");
+    }
+
+    fn read_members(&self, topic: &str, _: Option<ClientId>, _: usize, _: &mut Vec<u8>) -> Option<ClientId> {
+        panic!("{topic} has no members");
+    }
 
     fn hold(&mut self, _topic: &str, _is_held: bool) {}
 

@@ -8,6 +8,7 @@ mod diverged;
 mod faults;
 mod node;
 mod planned;
+mod presence;
 #[path = "../support/seeds.rs"]
 mod seeds;
 mod store;

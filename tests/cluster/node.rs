@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
     Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Peers, Phase, Shard,
-    StreamAnswer, Ticket,
+    StreamAnswer, Ticket, TopicStore as _,
 };
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
+use echoring_topics::ClientId;
 
-use super::store::{Store, Subscriber};
+use super::store::{Store, Subscriber, subject_of};
 use super::streams::{Asker, Streams};
 use super::truth::{Entry, Truth};
 
@@ -102,6 +103,8 @@ pub struct Node {
     pub lost: Vec<NodeId>,
     /// Publications with an idempotency key of which nobody knows whether they were published.
     pub uncertain: Vec<(String, Entry)>,
+    /// The latest client.
+    clients: u64,
     truth: Truth,
 }
 
@@ -139,6 +142,7 @@ impl Node {
             published: Published::default(),
             lost: Vec::new(),
             uncertain: Vec::new(),
+            clients: 0,
             truth,
         }
     }
@@ -180,12 +184,33 @@ impl Node {
     /// All subscribers of a topic go elsewhere.
     pub fn unsubscribe_all(&mut self, now: Nanos, topic: &str) -> Vec<Subscriber> {
         let mut gone = self.store.detach_all(topic);
+        for Subscriber { client, .. } in &gone {
+            self.change_presence(now, topic, *client, false);
+        }
         let (arriving, others) =
             std::mem::take(&mut self.arriving).into_iter().partition(|waiting| waiting.topic == topic);
         self.arriving = others;
         gone.extend::<Vec<_>>(arriving);
         self.with_table(now, |table, shard| table.unsubscribe(shard, topic));
         gone
+    }
+
+    fn change_presence(&mut self, now: Nanos, topic: &str, client: ClientId, has_joined: bool) {
+        if !self.store.has_presence(topic) {
+            return;
+        }
+        self.truth.set_member(topic, client, has_joined);
+        let subject = subject_of(client);
+        let joined = has_joined.then_some(&*subject);
+        self.with_table(now, |table, shard| table.change_presence(shard, topic, client, joined));
+    }
+
+    fn attach(&mut self, now: Nanos, mut subscriber: Subscriber) {
+        self.clients += 1;
+        subscriber.client = ClientId { node: self.id().0, number: self.clients };
+        let (topic, client) = (subscriber.topic.clone(), subscriber.client);
+        self.store.attach(subscriber);
+        self.change_presence(now, &topic, client, true);
     }
 
     fn doubt(&mut self, topic: String, entry: Entry) {
@@ -207,6 +232,9 @@ impl Node {
         let mut lost = std::mem::take(&mut self.arriving);
         for topic in self.store.topics.values_mut() {
             lost.append(&mut topic.subscribers);
+        }
+        for subscriber in &lost {
+            self.truth.set_member(&subscriber.topic, subscriber.client, false);
         }
         lost
     }
@@ -317,10 +345,11 @@ impl Node {
         self.take_outcomes();
         for subscriber in std::mem::take(&mut self.arriving) {
             match self.table.is_live(&subscriber.topic) {
-                true => self.store.attach(subscriber),
+                true => self.attach(now, subscriber),
                 false => self.arriving.push(subscriber),
             }
         }
+        self.with_table(now, |table, shard| table.flush_members(shard));
     }
 
     fn take_outcomes(&mut self) {

@@ -52,6 +52,7 @@ fn planned_changes_lose_nothing_and_keep_every_epoch() {
         world.check_converged();
         let (told, published) = (world.told(), world.published());
         assert_eq!((told.missed, told.resets), (0, 0), "{told:?}");
+        assert_eq!(world.false_leaves(), 0);
         assert_eq!(published, Published { accepted: published.accepted, ..Published::default() });
         assert!(told.messages > 0 && published.accepted > 300, "{told:?}, {published:?}");
     });

@@ -1,10 +1,11 @@
 //! Topics of one node, as simple as they can be, with subscribers that check what they get.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
-use echoring_topics::Position;
+use echoring_topics::{ClientId, Position, append_member};
 
 use super::truth::{Entry, Truth};
 
@@ -22,6 +23,8 @@ pub struct Told {
 #[derive(Clone, Debug)]
 pub struct Subscriber {
     pub topic: String,
+    /// The member that it is at its node.
+    pub client: ClientId,
     pub position: Option<Position>,
     pub told: Told,
     /// When it was told its epoch.
@@ -31,7 +34,14 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub fn new(topic: &str, truth: Truth) -> Subscriber {
-        Subscriber { topic: topic.into(), position: None, told: Told::default(), since: 0, truth }
+        Subscriber {
+            topic: topic.into(),
+            client: ClientId::default(),
+            position: None,
+            told: Told::default(),
+            since: 0,
+            truth,
+        }
     }
 
     /// Gets a message. It may have it already, from another node.
@@ -78,6 +88,9 @@ pub struct Topic {
     /// Messages up to here are no news for present subscribers.
     history_until: u64,
     pub subscribers: Vec<Subscriber>,
+    /// The member list, and the number that is told.
+    pub members: BTreeSet<ClientId>,
+    pub count: u64,
 }
 
 #[derive(Debug)]
@@ -305,6 +318,54 @@ impl TopicStore for Store {
         }
     }
 
+    fn has_presence(&self, topic: &str) -> bool {
+        // One without, as most topics are.
+        topic != "topic.1"
+    }
+
+    fn change_member(&mut self, name: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool {
+        let truth = self.truth.clone();
+        let topic = self.topic(name);
+        let has_changed = match joined {
+            Some(subject) => {
+                assert_eq!(subject, subject_of(client), "{name}: {client:?}");
+                topic.members.insert(client)
+            }
+            None => topic.members.remove(&client),
+        };
+        if has_changed {
+            topic.count = count;
+            if !topic.subscribers.is_empty() {
+                truth.tell_member(name, client, joined.is_some());
+            }
+        }
+        has_changed
+    }
+
+    fn count_members(&mut self, topic: &str, count: u64) {
+        self.topic(topic).count = count;
+    }
+
+    fn read_members(
+        &self,
+        topic: &str,
+        after: Option<ClientId>,
+        bytes_max: usize,
+        page: &mut Vec<u8>,
+    ) -> Option<ClientId> {
+        // Pages are short, so that lists have several.
+        let most = 2;
+        assert!(bytes_max > most * (size_of::<ClientId>() + 20));
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.topics[topic].members.range((first, Bound::Unbounded)).peekable();
+        let mut last = None;
+        for client in rest.by_ref().take(most) {
+            append_member(page, *client, &subject_of(*client));
+            last = Some(*client);
+        }
+        last.filter(|_| rest.peek().is_some())
+    }
+
     fn hold(&mut self, _: &str, _: bool) {
         // The world has it forget only topics that are of no use.
     }
@@ -319,4 +380,9 @@ impl TopicStore for Store {
         let name = self.remembered.keys().find(|name| moves(name)).cloned()?;
         self.remembered.remove(&name).map(|position| (name.into(), position))
     }
+}
+
+/// The subject of a client's credentials. Some have none.
+pub fn subject_of(client: ClientId) -> String {
+    if client.number.is_multiple_of(3) { String::new() } else { format!("subject-{}", client.number) }
 }

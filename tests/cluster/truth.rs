@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use echoring_cluster::NodeId;
-use echoring_topics::Position;
+use echoring_topics::{ClientId, Position};
 
 /// A publication: its publisher, the publisher's number for it, and its idempotency key, or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,10 @@ struct Known {
     /// Nodes that have taken what they knew with them, and the epochs of the topics that they had.
     dead: BTreeSet<NodeId>,
     dead_epochs: BTreeSet<u64>,
+    /// The clients that are there, of each topic with presence.
+    members: BTreeMap<String, BTreeSet<ClientId>>,
+    /// How often subscribers were told that one had left which was there.
+    false_leaves: u64,
 }
 
 /// Shared by all nodes and clients of a world.
@@ -110,6 +114,32 @@ impl Truth {
     /// The message at a position.
     pub fn at(&self, topic: &str, position: Position) -> Entry {
         *self.0.borrow().messages.get(&(topic.into(), position)).expect("a message that was ordered")
+    }
+
+    /// A client subscribes to a topic from now on, or no longer.
+    pub fn set_member(&self, topic: &str, client: ClientId, is_there: bool) {
+        let members = &mut self.0.borrow_mut().members;
+        let of_topic = members.entry(topic.into()).or_default();
+        if is_there {
+            of_topic.insert(client)
+        } else {
+            of_topic.remove(&client)
+        };
+    }
+
+    /// Subscribers are told that a client has joined or left.
+    pub fn tell_member(&self, topic: &str, client: ClientId, has_joined: bool) {
+        let Known { members, false_leaves, .. } = &mut *self.0.borrow_mut();
+        let is_there = members.get(topic).is_some_and(|members| members.contains(&client));
+        *false_leaves += u64::from(!has_joined && is_there);
+    }
+
+    pub fn members(&self, topic: &str) -> BTreeSet<ClientId> {
+        self.0.borrow().members.get(topic).cloned().unwrap_or_default()
+    }
+
+    pub fn false_leaves(&self) -> u64 {
+        self.0.borrow().false_leaves
     }
 
     /// A time: messages that are ordered from now on come after it.

@@ -312,7 +312,33 @@ impl World {
                     assert!(!misses, "a subscriber of {topic} was not told of another epoch's messages");
                 }
             }
+            self.check_members(topic);
         }
+    }
+
+    pub fn check_all_members(&self) {
+        self.topics.iter().for_each(|topic| self.check_members(topic));
+    }
+
+    /// All nodes with subscribers list the same members: those who are there.
+    fn check_members(&self, topic: &str) {
+        let there = self.truth.members(topic);
+        let of_topic = self.nodes.values().flat_map(Node::subscribers).filter(|other| other.topic == topic);
+        let subscribers = of_topic.map(|subscriber| subscriber.client).collect();
+        assert!(there == subscribers || there.is_empty(), "of {topic}: {there:?}, {subscribers:?}");
+        for node in self.nodes.values().filter(|node| node.table.is_live(topic)) {
+            let known = &node.store.topics[topic];
+            assert_eq!(
+                (&known.members, known.count),
+                (&there, there.len() as u64),
+                "{topic} at {}",
+                node.id()
+            );
+        }
+    }
+
+    pub fn false_leaves(&self) -> u64 {
+        self.truth.false_leaves()
     }
 
     pub fn told(&self) -> Told {

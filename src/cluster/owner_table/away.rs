@@ -48,6 +48,7 @@ impl OwnerTable {
         let Some(topic) = self.topics.get_mut(name) else { return };
         (topic.role, topic.retry_at) = (Role::Owner(BTreeMap::new()), None);
         self.hold(shard, name);
+        self.own_members(shard, name);
     }
 
     /// Has the topics of others move to their owners.

@@ -364,6 +364,7 @@ impl OwnerTable {
         topic.role = Role::Owner(BTreeMap::new());
         self.diverged.remove(name);
         self.hold(shard, name);
+        self.own_members(shard, name);
         batches.iter().for_each(|batch| self.take_batch(shard, name, batch));
         self.reach(shard, name, head);
     }

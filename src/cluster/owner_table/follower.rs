@@ -39,6 +39,7 @@ impl OwnerTable {
             }
         }
         self.hold(shard, name);
+        self.follow_members(shard, name, from);
         self.drive(shard, name);
     }
 
@@ -54,6 +55,7 @@ impl OwnerTable {
         if topic.role.is_fed_by(from) {
             (topic.role, topic.hint) = (Role::Idle, Some(owner));
             topic.retry_at = None;
+            topic.members.stop();
             self.drive(shard, name);
         }
     }
@@ -72,7 +74,10 @@ impl OwnerTable {
         // An answer to an earlier request may have made it live, before the node handed the topic over.
         let is_followed = matches!(topic.role, Role::Asked(owner) | Role::Live(owner) if owner == from);
         match batch {
-            0 if is_followed => topic.role = Role::Idle,
+            0 if is_followed => {
+                topic.role = Role::Idle;
+                topic.members.stop();
+            }
             0 => return,
             // It was given up, and what waits may be sent now.
             _ if !topic.outgoing.refuse(from, batch) => return self.drive(shard, name),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use echoring_topics::Position;
 
 use super::diverged::takes_other_epoch;
+use super::members::{TopicMembers, send_list};
 use super::{OwnerTable, Peers, Role, Shard, deliver};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Handover, Message};
@@ -41,10 +42,13 @@ impl OwnerTable {
         name: &str,
         owner: NodeId,
     ) {
+        self.send_changes(shard, name);
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
         self.refuse_waiting(shard, name, Some(owner));
-        send_state(shard, name, owner);
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        send_state(shard, name, topic.members.count(), owner);
+        topic.members.stop();
         *self.handed.entry((owner, name.into())).or_default() += 1;
         for follower in followers.into_keys() {
             self.lagging.remove(&(name.into(), follower));
@@ -59,6 +63,7 @@ impl OwnerTable {
             let after = shard.store.position(name);
             shard.peers.send(owner, &Message::Follow { topic: name, after });
         } else {
+            topic.members = TopicMembers::default();
             shard.store.remove(name);
         }
         self.drive(shard, name);
@@ -156,6 +161,7 @@ impl OwnerTable {
         let role =
             std::mem::replace(&mut self.topics.entry(name.into()).or_default().role, Role::Receiving(from));
         if begins {
+            self.topics.entry(name.into()).or_default().members.stop();
             // Two nodes hand it over at once. The one before believes that this node takes what it sends.
             let is_interrupted = matches!(role, Role::Receiving(_));
             if takes_other_epoch(shard.store, name, head.epoch) || is_interrupted {
@@ -188,6 +194,7 @@ impl OwnerTable {
             self.merge(shard, name);
         }
         self.hold(shard, name);
+        self.own_members(shard, name);
         self.drive(shard, name);
     }
 }
@@ -199,11 +206,19 @@ impl Role {
 }
 
 /// Sends a topic's state to its next owner.
-fn send_state<S: TopicStore, P: Peers>(shard: &mut Shard<'_, S, P>, name: &str, owner: NodeId) {
+fn send_state<S: TopicStore, P: Peers>(shard: &mut Shard<'_, S, P>, name: &str, members: u64, owner: NodeId) {
     let Some(head) = shard.store.position(name) else { return };
     let mut rest = Vec::new();
     shard.store.export_rest(name, &mut rest);
     let (mut begins, mut after) = (true, shard.store.oldest(name) - 1);
+    if shard.store.has_presence(name) {
+        // In a first part of its own, behind which the list is: nobody must follow the next owner before that has the list.
+        let first = after + 1;
+        let part = Handover { topic: name, head, begins, ends: false, first, entries: &[], rest: &[] };
+        shard.peers.send(owner, &Message::Handover(part));
+        begins = false;
+        send_list(shard, name, members, owner);
+    }
     loop {
         let mut list = Vec::new();
         let read = shard.store.read(name, after, HISTORY_PART_BYTES, &mut list);

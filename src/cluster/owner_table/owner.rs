@@ -38,6 +38,7 @@ impl OwnerTable {
                 topic.role = Role::Owner(BTreeMap::new());
                 diverged.remove(name);
                 self.hold(shard, name);
+                self.own_members(shard, name);
                 true
             }
             Err(reason) => {
@@ -193,6 +194,7 @@ impl OwnerTable {
         shard.peers.send(follower, &Message::Following { topic: name, start, head, rest: &rest });
         self.lagging.insert((name.into(), follower));
         self.hold(shard, name);
+        self.send_members_to(shard, name, follower);
         self.catch_up_one(shard, name, follower);
     }
 
@@ -205,6 +207,7 @@ impl OwnerTable {
         if let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) {
             followers.remove(&from);
             self.lagging.remove(&(name.into(), from));
+            self.dismiss(name, from);
         }
         self.hold(shard, name);
     }

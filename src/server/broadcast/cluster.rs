@@ -18,7 +18,7 @@ use echoring_cluster::{Message, NodeId, Outcome, OwnerTable, Shard, Ticket, View
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{ConnectionContext, Context};
-use echoring_topics::{Creator, Position, Publication, Refused, TopicId};
+use echoring_topics::{ClientId, Creator, Position, Publication, Refused, TopicId};
 use tokio::sync::mpsc;
 
 use super::Broadcast;
@@ -92,6 +92,8 @@ pub(super) struct ClusterQueue {
     /// Topics with new or fewer subscribers.
     touched: Vec<Box<str>>,
     publications: VecDeque<StagedPublication>,
+    /// Clients that have joined topics with presence or left them.
+    members: VecDeque<StagedMember>,
     staged_bytes: usize,
     /// Pages of history to be read from streams.
     pub(super) pages: Vec<PageRequest>,
@@ -106,6 +108,14 @@ struct StagedPublication {
     ticket: Ticket,
     waits: Undecided,
     entry: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct StagedMember {
+    topic: Box<str>,
+    client: ClientId,
+    /// Its subject if it has joined.
+    joined: Option<Box<str>>,
 }
 
 impl ClusterShard {
@@ -211,8 +221,17 @@ impl ClusterQueue {
         self.touched.push(name.into());
     }
 
+    /// A client of this node has joined a topic with presence, with its subject, or has left it.
+    pub(super) fn change_member(&mut self, name: &str, client: ClientId, joined: Option<&str>) {
+        let staged = StagedMember { topic: name.into(), client, joined: joined.map(Into::into) };
+        self.members.push_back(staged);
+    }
+
     fn is_empty(&self) -> bool {
-        self.touched.is_empty() && self.publications.is_empty() && self.pages.is_empty()
+        self.touched.is_empty()
+            && self.publications.is_empty()
+            && self.pages.is_empty()
+            && self.members.is_empty()
     }
 }
 
@@ -227,7 +246,8 @@ impl Broadcast {
     /// When the cluster has work without an event.
     pub(super) fn cluster_deadline(&self) -> Option<Nanos> {
         let cluster = self.sequencer.cluster.as_ref()?;
-        if !cluster.events.is_empty() || !self.sequencer.queue.is_empty() {
+        let has_members_due = cluster.table.has_members_due();
+        if !cluster.events.is_empty() || !self.sequencer.queue.is_empty() || has_members_due {
             return Some(self.now + super::RETRY_DELAY);
         }
         cluster.deadline()
@@ -241,8 +261,10 @@ impl Broadcast {
         }
         let is_idle = cluster.events.is_empty()
             && self.sequencer.queue.is_empty()
+            && !cluster.table.has_members_due()
             && cluster.table.deadline().is_none_or(|at| at > self.now);
         if !is_idle {
+            self.take_members(cx, &mut cluster);
             self.take_touched(cx, &mut cluster);
             self.take_publications(cx, &mut cluster);
             while self.sequencer.queue.publications.is_empty()
@@ -253,6 +275,9 @@ impl Broadcast {
             }
             if cluster.table.deadline().is_some_and(|at| at <= self.now) {
                 self.with_table(cx, &mut cluster, |table, shard| table.handle_time(shard));
+            }
+            if cluster.table.has_members_due() && self.takes_requests(cx) {
+                self.with_table(cx, &mut cluster, |table, shard| table.flush_members(shard));
             }
             self.ask_streams(cx.shard(), &mut cluster);
             self.tell_outcomes(cx, &mut cluster);
@@ -279,6 +304,21 @@ impl Broadcast {
         let now = self.now;
         let mut store = Store { broadcast: self, cx, heads, node: *node };
         call(table, &mut Shard { store: &mut store, peers: links, now })
+    }
+
+    /// Changes of members come before the end of their subscriptions.
+    fn take_members<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+    ) {
+        while self.takes_requests(cx)
+            && let Some(StagedMember { topic, client, joined }) = self.sequencer.queue.members.pop_front()
+        {
+            self.with_table(cx, cluster, |table, shard| {
+                table.change_presence(shard, &topic, client, joined.as_deref());
+            });
+        }
     }
 
     /// Follows topics that have subscribers, and no others.

@@ -50,8 +50,24 @@ impl Broadcast {
         }
     }
 
-    /// The owner's part: counts the subscriber and forwards the event.
+    /// The owner's part: counts the subscriber and forwards the event. In a cluster, the owner node does.
     pub(super) fn change_presence(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        owned: OwnedTopicId,
+        client: ClientId,
+        joined: Option<&str>,
+    ) {
+        let (topics, queue) = (&self.sequencer.topics, &mut self.sequencer.queue);
+        if !topics.lists_forgotten() {
+            self.apply_presence(resources, owned, client, joined);
+        } else if let Some(name) = topics.name(owned) {
+            queue.change_member(name, client, joined);
+        }
+    }
+
+    /// Changes the list, and forwards the event.
+    pub(super) fn apply_presence(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         owned: OwnedTopicId,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Context;
-use echoring_topics::{Creator, Exported, Importer, Position, Refused, Replay, entries};
+use echoring_topics::{ClientId, Creator, Exported, Importer, Position, Refused, Replay, entries};
 
 use super::entry::{Entry, Origin};
 use crate::broadcast::Broadcast;
@@ -229,6 +229,43 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         if let Err(error) = Importer::import_state(topics, id, bytes, now, self.cx.pool()) {
             tracing::warn!(topic, %error, "the state of a topic that moved here is not complete");
         }
+    }
+
+    fn has_presence(&self, topic: &str) -> bool {
+        self.broadcast.sequencer.topics.has_presence(topic)
+    }
+
+    fn change_member(&mut self, topic: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool {
+        let topics = &mut self.broadcast.sequencer.topics;
+        let Some(id) = topics.find(topic).filter(|_| topics.has_presence(topic)) else { return false };
+        match topics.charge_member(id, client, joined, count, self.cx.pool()) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(refused) => {
+                tracing::warn!(topic, %refused, "a member is counted and not listed");
+                return false;
+            }
+        }
+        self.broadcast.apply_presence(&mut self.cx.resources(), id, client, joined);
+        true
+    }
+
+    fn count_members(&mut self, topic: &str, count: u64) {
+        let topics = &mut self.broadcast.sequencer.topics;
+        if let Some(id) = topics.find(topic).filter(|_| topics.has_presence(topic)) {
+            topics.count_members(id, count);
+        }
+    }
+
+    fn read_members(
+        &self,
+        topic: &str,
+        after: Option<ClientId>,
+        bytes_max: usize,
+        page: &mut Vec<u8>,
+    ) -> Option<ClientId> {
+        let topics = &self.broadcast.sequencer.topics;
+        topics.members(topics.find(topic)?, after, usize::MAX, bytes_max, page)?.next
     }
 
     fn hold(&mut self, topic: &str, is_held: bool) {
