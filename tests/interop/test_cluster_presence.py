@@ -1,0 +1,248 @@
+"""Member lists of several nodes: every subscriber sees who is there, wherever the others are, and whatever becomes of nodes."""
+
+import asyncio
+import http.client
+import json
+import signal
+import tempfile
+import time
+
+import programs
+from harness import PATIENCE_S
+from test_centrifuge import PATH, Client
+from test_cluster import InACluster, Session, asynchronous
+
+# Some for each node to own.
+ROOMS = [f"rooms.{number}" for number in range(8)]
+CONFIGURATION = """
+[[topics]]
+pattern = "rooms.*"
+presence = true
+"""
+# In which every subscriber must know that a node was killed, with the times of the tests and with those of the defaults.
+TOLD_WITHIN_S = 5
+# In which a false notice would arrive.
+QUIET_S = 2
+
+
+async def members(session, room):
+    """The count and the members, page by page."""
+    count, clients, after = None, [], {}
+    while True:
+        number = await session.request("presence", topic=room, limit=2, **after)
+        page = await session.next("members", "error", id=number)
+        assert page["type"] == "members", page
+        count, clients = page["count"], clients + page["clients"]
+        if "next" not in page:
+            assert "unlisted" not in page, page
+            return count, clients
+        after = {"after": page["next"]}
+
+
+def in_order(ids):
+    return sorted(ids, key=lambda id: int(id, 16))
+
+
+async def until_members(session, room, expected, seconds=PATIENCE_S):
+    until = time.monotonic() + seconds
+    while (told := await members(session, room)) != (len(expected), in_order(expected)):
+        assert time.monotonic() < until, (room, told, expected)
+        await asyncio.sleep(0.02)
+
+
+async def notices(session, count, room):
+    return [await session.next("presence", topic=room) for _ in range(count)]
+
+
+async def quiet(session):
+    """Nothing about members is told for a while."""
+    try:
+        event = await asyncio.wait_for(session.next("presence"), QUIET_S)
+    except TimeoutError:
+        return
+    raise AssertionError(event)
+
+
+class Presence(InACluster):
+    def setUp(self):
+        super().setUp()
+        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
+        self.addCleanup(file.close)
+        file.write(CONFIGURATION)
+        file.flush()
+        self.flags = ("--config", file.name)
+
+    def nodes(self, *names):
+        return self.start(*names, flags=self.flags)
+
+    async def gather(self, *sessions):
+        """All sessions subscribe to all rooms, one after the other, and hear of each other. Returns their ids."""
+        ids = []
+        for session in sessions:
+            clients = {(await session.subscribe(room))["client"] for room in ROOMS}
+            self.assertEqual(len(clients), 1, "a client has one id")
+            ids.append(clients.pop())
+        self.assertEqual(len(set(ids)), len(sessions))
+        for room in ROOMS:
+            for first, session in enumerate(sessions):
+                for id in ids[first:]:
+                    await session.next("presence", topic=room, event="join", client=id)
+                await until_members(session, room, ids)
+        return ids
+
+    def call(self, node, method, **parameters):
+        connection = http.client.HTTPConnection(*node.admin, timeout=PATIENCE_S)
+        connection.request("POST", f"/api/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
+        body = json.loads(connection.getresponse().read())
+        connection.close()
+        return body["result"]
+
+    @asynchronous
+    async def test_joins_and_leaves_are_told_at_every_node_in_one_order(self):
+        nodes = self.nodes("a", "b", "c")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two, Session(nodes[2]) as three:
+            for room in ROOMS:
+                ids = []
+                for count, session in enumerate((one, two, three), 1):
+                    begun = await session.subscribe(room)
+                    self.assertEqual(begun["count"], count, begun)
+                    ids.append(begun["client"])
+                    for listening in (one, two, three)[:count]:
+                        [joined] = await notices(listening, 1, room)
+                        self.assertEqual((joined["event"], joined["client"]), ("join", ids[-1]))
+                        self.assertEqual(joined["count"], count)
+                for session in (one, two, three):
+                    self.assertEqual(await members(session, room), (3, in_order(ids)))
+                for node in nodes:
+                    present = self.call(node, "presence", channel=room)["presence"]
+                    self.assertEqual(set(present), set(ids))
+                    stats = self.call(node, "presence_stats", channel=room)
+                    self.assertEqual(stats, {"num_clients": 3, "num_users": 1})
+                await two.request("unsubscribe", topic=room)
+                for listening in (one, three):
+                    [left] = await notices(listening, 1, room)
+                    self.assertEqual((left["event"], left["client"], left["count"]), ("leave", ids[1], 2))
+
+    @asynchronous
+    async def test_of_many_at_once_all_nodes_tell_the_same(self):
+        nodes = self.nodes("a", "b")
+        room = ROOMS[0]
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            ids = [(await session.subscribe(room))["client"] for session in (one, two)]
+            for session in (one, two):
+                while (await session.next("presence", topic=room))["count"] < 2:
+                    pass
+            guests = [Session(node) for node in nodes for _ in range(30)]
+
+            async def visit(guest):
+                async with guest:
+                    await guest.subscribe(room)
+
+            await asyncio.gather(*(visit(guest) for guest in guests))
+            told = []
+            for session in (one, two):
+                events = await notices(session, 2 * len(guests), room)
+                told.append([(event["event"], event["client"], event["count"]) for event in events])
+            self.assertEqual(told[0], told[1], "one order")
+            self.assertEqual(told[0][-1][2], 2)
+            for session in (one, two):
+                await until_members(session, room, ids)
+
+    @asynchronous
+    async def test_members_of_a_node_that_is_killed_are_gone_soon(self):
+        nodes = self.nodes("a", "b", "c")
+        async with Session(nodes[2]) as lost, Session(nodes[0]) as one, Session(nodes[1]) as two:
+            gone, *ids = await self.gather(lost, one, two)
+            nodes[2].terminate(signal.SIGKILL)
+            killed_at = time.monotonic()
+            moved = 0
+            for room in ROOMS:
+                for session in (one, two):
+                    event = await session.next("presence", "unsubscribed", topic=room)
+                    if event["type"] == "unsubscribed":
+                        # The node had owned it.
+                        moved += 1
+                        await session.subscribe(room)
+                    else:
+                        told = (event["event"], event["client"], event["count"])
+                        self.assertEqual(told, ("leave", gone, 2))
+            for room in ROOMS:
+                for session in (one, two):
+                    await until_members(session, room, ids, TOLD_WITHIN_S - (time.monotonic() - killed_at))
+            self.assertTrue(0 < moved < 2 * len(ROOMS), moved)
+
+    @asynchronous
+    async def test_a_change_of_owners_tells_of_nobody_who_stays(self):
+        nodes = self.nodes("a", "b")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            ids = await self.gather(one, two)
+            third = self.one("c", *self.flags)
+            third.await_members("a", "b")
+            await asyncio.gather(quiet(one), quiet(two))
+            await asyncio.to_thread(third.terminate)
+            self.assertEqual(await asyncio.to_thread(third.wait), 0)
+            await asyncio.gather(quiet(one), quiet(two))
+            for room in ROOMS:
+                for session in (one, two):
+                    await until_members(session, room, ids)
+
+    @asynchronous
+    async def test_a_takeover_tells_of_the_clients_of_the_old_process_and_of_no_others(self):
+        nodes = self.start("a", "b", flags=("--drain", "1s", *self.flags))
+        async with Session(nodes[0]) as leaving, Session(nodes[1]) as one:
+            gone, own = await self.gather(leaving, one)
+            successor = await asyncio.to_thread(nodes[0].successor)
+            self.addCleanup(successor.__exit__)
+            self.assertEqual(await asyncio.to_thread(nodes[0].wait), 0)
+            for room in ROOMS:
+                [left] = await notices(one, 1, room)
+                self.assertEqual((left["event"], left["client"], left["count"]), ("leave", gone, 1))
+            await quiet(one)
+            async with Session(successor) as back:
+                ids = {(await back.subscribe(room))["client"] for room in ROOMS}
+                self.assertNotIn(gone, ids)
+                for room in ROOMS:
+                    for session in (one, back):
+                        await until_members(session, room, [own, *ids])
+
+    @asynchronous
+    async def test_changes_while_the_backbone_is_away_are_told_when_it_is_back(self):
+        nodes = self.nodes("a", "b")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two, Session(nodes[1]) as three:
+            ids = await self.gather(one, two, three)
+            self.nats.stop()
+            for room in ROOMS:
+                await two.request("unsubscribe", topic=room)
+                await two.next("unsubscribed", topic=room)
+            # Longer than it takes to count as dead.
+            await asyncio.sleep(QUIET_S)
+            for room in ROOMS:
+                self.assertIn(ids[1], (await members(one, room))[1])
+            self.nats.start()
+            for room in ROOMS:
+                for session in (one, three):
+                    [left] = await notices(session, 1, room)
+                    self.assertEqual((left["event"], left["client"], left["count"]), ("leave", ids[1], 2))
+            await asyncio.gather(quiet(one), quiet(three))
+
+    def test_sdks_of_centrifuge_see_each_other_at_different_nodes(self):
+        nodes = self.nodes("a", "b")
+        clients = [
+            Client(programs.python("centrifuge_sdk.py"), node.url(PATH), protobuf)
+            for node, protobuf in zip(nodes, (False, True))
+        ]
+        for client in clients:
+            self.addCleanup(client.close)
+        one, other = clients
+        first, second = one.connect(), other.connect()
+        for room in ROOMS:
+            one.subscribe(room, join_leave=True)
+            self.assertEqual(one.next("join", channel=room)["client"], first)
+            other.subscribe(room, join_leave=True)
+            for client in clients:
+                self.assertEqual(client.next("join", channel=room)["client"], second)
+                present = client.do("presence", channel=room)
+                self.assertEqual({info["client"] for info in present}, {first, second})
+                self.assertEqual(client.do("presence_stats", channel=room), {"clients": 2, "users": 1})
+            other.do("unsubscribe", channel=room)
+            self.assertEqual(one.next("leave", channel=room)["client"], second)
