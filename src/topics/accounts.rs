@@ -122,6 +122,8 @@ pub struct OwnerReport {
     pub history_messages: u64,
     /// Bytes of these messages.
     pub history_bytes: u64,
+    /// Members, of a topic with presence: in a cluster, at all nodes.
+    pub members: Option<u64>,
 }
 
 /// One shard's report of a topic.

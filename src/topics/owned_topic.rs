@@ -159,6 +159,7 @@ impl OwnedTopic {
             rate: self.rate.per_second(now),
             history_messages: self.offset + 1 - self.oldest_kept().min(self.offset + 1),
             history_bytes: self.history.bytes() as u64,
+            members: self.settings.has_presence().then(|| self.members.count()),
         }
     }
 }

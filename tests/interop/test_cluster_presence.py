@@ -114,6 +114,11 @@ class Presence(InACluster):
                 for session in (one, two, three):
                     self.assertEqual(await members(session, room), (3, in_order(ids)))
                 for node in nodes:
+                    _, _, report = node.get(f"/topics/{room}")
+                    self.assertEqual(json.loads(report)["members"], 3)
+                    _, _, report = node.get(f"/cluster/topics?prefix={room}")
+                    [topic] = json.loads(report)["topics"]
+                    self.assertEqual((topic["members"], topic["subscribers"]), (3, 3))
                     present = self.call(node, "presence", channel=room)["presence"]
                     self.assertEqual(set(present), set(ids))
                     stats = self.call(node, "presence_stats", channel=room)

@@ -148,6 +148,9 @@ struct Topic {
     topic: String,
     /// The subscribers at all nodes.
     subscribers: u64,
+    /// Of a topic with presence: the most members that a node counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<u64>,
     /// The nodes that have it.
     nodes: u64,
     /// The latest that a node knows; `null` if they know of different epochs.
@@ -167,11 +170,13 @@ fn topics(nodes: &[NodeReport<'_>]) -> Vec<Topic> {
             let topic = topics.entry(name.to_owned()).or_insert_with_key(|name| Topic {
                 topic: name.clone(),
                 subscribers: 0,
+                members: None,
                 nodes: 0,
                 position: None,
                 is_divided: false,
             });
             topic.subscribers += subscribers;
+            topic.members = topic.members.max(of_node["members"].as_u64());
             topic.nodes += 1;
             topic.learn(of_node["position"].take());
         }

@@ -43,6 +43,9 @@ struct One {
 struct Topic {
     topic: String,
     subscribers: u64,
+    /// Of a topic with presence: those that are counted, on all nodes of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<u64>,
     /// Messages per second, over about ten seconds.
     rate: f64,
     /// `None` if the owner did not answer.
@@ -125,6 +128,7 @@ impl Sum {
         Topic {
             topic: name.to_owned(),
             subscribers: self.subscribers,
+            members: home.members,
             rate: home.rate,
             position,
             payload_bytes: home.payload_bytes,
@@ -205,6 +209,7 @@ mod tests {
                 rate: 0.5,
                 history_messages: 3,
                 history_bytes: 30,
+                members: None,
             }),
             subscribers,
             deliveries: Deliveries {
