@@ -102,6 +102,9 @@ impl Tables for TestTables {
             }
             Event::Joined(_) => {}
             Event::Agreed { .. } => self.with_table(cluster, now, OwnerTable::handle_settle),
+            Event::Away(is_away) => {
+                self.with_table(cluster, now, |table, shard| table.handle_away(shard, is_away));
+            }
             Event::Superseded => panic!("no two nodes have one name"),
         }
     }
