@@ -16,9 +16,7 @@ mod index;
 
 use std::fmt;
 
-use index::Index;
-
-use crate::limits::DELTA_BLOCK_BYTES;
+use index::{Index, Tables};
 
 /// The name of the format in a subscribe command.
 pub const NAME: &str = "fossil";
@@ -32,21 +30,38 @@ const LITERAL_HEAD_BYTES_MAX: usize = 7;
 /// Creates a delta from `base` to `target`, which have less than 2^32 bytes each. It exceeds the target by at most
 /// [`DELTA_OVERHEAD_BYTES_MAX`](crate::limits::DELTA_OVERHEAD_BYTES_MAX) bytes.
 pub fn create(base: &[u8], target: &[u8]) -> Vec<u8> {
-    let mut delta = Vec::with_capacity(DELTA_BLOCK_BYTES);
-    put_number(&mut delta, target.len() as u64);
-    delta.push(b'\n');
-    let mut index = Index::new(base, target);
-    // Literals and copies so far cover this part of the target.
-    let mut covered = 0;
-    while let Some(part) = index.next_match(covered) {
-        put_literal(&mut delta, &target[covered..part.start]);
-        put_copy(&mut delta, &part);
-        covered = part.end;
+    let mut creator = Creator::default();
+    creator.create(base, target);
+    creator.delta
+}
+
+/// Creates one delta after the other in the same memory.
+#[derive(Debug, Default)]
+pub struct Creator {
+    tables: Tables,
+    delta: Vec<u8>,
+}
+
+impl Creator {
+    /// Creates a delta, see [`create`]. It replaces the one before.
+    pub fn create(&mut self, base: &[u8], target: &[u8]) -> &[u8] {
+        let Creator { tables, delta } = self;
+        delta.clear();
+        put_number(delta, target.len() as u64);
+        delta.push(b'\n');
+        let mut index = Index::new(tables, base, target);
+        // Literals and copies so far cover this part of the target.
+        let mut covered = 0;
+        while let Some(part) = index.next_match(covered) {
+            put_literal(delta, &target[covered..part.start]);
+            put_copy(delta, &part);
+            covered = part.end;
+        }
+        put_literal(delta, &target[covered..]);
+        put_number(delta, u64::from(checksum(target)));
+        delta.push(b';');
+        delta
     }
-    put_literal(&mut delta, &target[covered..]);
-    put_number(&mut delta, u64::from(checksum(target)));
-    delta.push(b';');
-    delta
 }
 
 /// A part of the target that the base has too.

@@ -23,6 +23,7 @@ mod centrifuge_events;
 mod centrifuge_session;
 pub(crate) mod cluster;
 pub(crate) mod connection_sink;
+mod deltas;
 pub(crate) mod dialect;
 mod drain;
 mod draining;

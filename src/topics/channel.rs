@@ -5,6 +5,8 @@ use bytes::Bytes;
 use super::accounts::Deliveries;
 use super::keyed::Keyed;
 use super::log::{Log, Origin, Parts, Sequence};
+use super::message::Publication;
+use super::previous::Previous;
 use super::settings::{SlowConsumerPolicy, TopicSettings};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
@@ -25,7 +27,22 @@ pub enum Encoding {
         codec: u8,
         /// Whether subscribers are told who else subscribes.
         presence: bool,
+        /// Whether messages may be deltas.
+        deltas: Deltas,
     },
+}
+
+/// Whether the messages of a format may be deltas from the ones before them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Deltas {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are not yet: subscribers begin here, without the previous message. Who has been sent a message goes on in the format
+    /// with [`Following`](Deltas::Following).
+    Beginning,
+    /// They may be: every subscriber has been sent the previous message.
+    Following,
 }
 
 impl Encoding {
@@ -37,6 +54,17 @@ impl Encoding {
     /// Whether subscribers get gap events and heartbeats.
     pub(super) fn has_events(self) -> bool {
         matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
+    }
+
+    /// Whether messages may be deltas.
+    pub fn deltas(self) -> Deltas {
+        if let Encoding::Resuming { deltas, .. } = self { deltas } else { Deltas::Off }
+    }
+
+    /// The encoding in which a subscriber goes on that has been sent a message; `None` if that is this one.
+    pub(super) fn following(self) -> Option<Encoding> {
+        let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning } = self else { return None };
+        Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following })
     }
 }
 
@@ -75,8 +103,9 @@ impl MemberId {
 /// A message or an event to be appended to the logs of its topic.
 pub trait Encode {
     /// Encodes one frame of the topic `topic`, in parts: the same bytes for all subscribers of `format`. If compression
-    /// does not make it shorter, it is the uncompressed frame. Called at most once per format.
-    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_>;
+    /// does not make it shorter, it is the uncompressed frame. Called at most once per format. All of these subscribers have
+    /// been sent the message `previous`, which has no key here; there is none for formats without deltas.
+    fn frame(&mut self, topic: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_>;
 }
 
 /// Messages that a subscriber missed.
@@ -135,6 +164,8 @@ pub trait Sink<K> {
     /// The subscriber exceeded its lag bound and is removed from the topic. It was sent everything up to the offset
     /// `reached`, and was not told that there is more.
     fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
+    /// A subscriber goes on under another id.
+    fn moved(&mut self, key: K, from: MemberId, to: MemberId);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
 
@@ -160,6 +191,7 @@ pub(super) struct ChannelContext<'a> {
     pub(super) topic: &'a str,
     pub(super) settings: &'a TopicSettings,
     pub(super) keyed: &'a Keyed,
+    pub(super) previous: &'a Previous,
     pub(super) sums: &'a mut Sums,
     /// The topic's delivery counts.
     pub(super) deliveries: &'a mut Deliveries,
@@ -267,6 +299,11 @@ impl<K: Copy + Eq> Channel<K> {
 
     pub(super) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Whether its messages are deltas, or will be for its subscribers.
+    pub(super) fn has_deltas(&self) -> bool {
+        self.format.dialect.deltas() != Deltas::Off
     }
 
     /// Bytes of the log that only slow consumers still need.
@@ -385,7 +422,9 @@ impl<K: Copy + Eq> Channel<K> {
     ) -> bool {
         let Append { offset, origin, publisher, .. } = *append;
         let before = self.log.offset_before(self.log.appended());
-        let parts = message.frame(context.topic, self.format);
+        let follows = self.format.dialect.deltas() == Deltas::Following;
+        let previous = if follows { context.previous.get() } else { None };
+        let parts = message.frame(context.topic, self.format, previous);
         if self.log.append(pool, origin, offset, &parts).is_err() {
             return false;
         }
@@ -633,6 +672,21 @@ impl<K: Copy + Eq> Channel<K> {
         let ahead = member.cursor..self.log.appended();
         let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == member.skip);
         member.own = ahead.filter(is_own).count() as u32;
+    }
+
+    /// The next member from the index `from` on that has been sent everything, at least one message.
+    pub(super) fn next_up_to_date(&self, from: u32) -> Option<(u32, K)> {
+        let is_up_to_date = |member: &Member<K>| {
+            member.cursor == self.log.appended()
+                && !member.behind
+                && member.in_flight == 0
+                && self.log.end_offset() > self.log.offset_before(member.since)
+        };
+        let mut members = (from..).zip(self.members.get(from as usize..)?);
+        members.find_map(|(index, member)| {
+            let member = member.as_ref().filter(|member| is_up_to_date(member))?;
+            Some((index, member.key))
+        })
     }
 
     /// Updates whether a member has been sent everything.

@@ -23,6 +23,7 @@ mod message;
 mod owned_topic;
 mod owned_topics;
 mod placement;
+mod previous;
 mod replay;
 mod retained;
 mod settings;
@@ -32,7 +33,7 @@ mod transfer;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
-pub use channel::{Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
+pub use channel::{Deltas, Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
 pub use client::ClientId;
 pub use creators::{CreationLimits, Creator, Creators};
 pub use keyed::Keyed;
@@ -41,7 +42,7 @@ pub use message::{Content, Position, Publication, Refused, is_topic_name};
 pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use placement::Placement;
 pub use replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
-pub use settings::{Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings};
+pub use settings::{AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
 pub use transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 

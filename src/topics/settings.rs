@@ -34,6 +34,16 @@ pub enum Relay {
     Json,
 }
 
+/// The deltas that subscribers of Centrifuge's client protocol may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllowedDelta {
+    /// None.
+    #[default]
+    Off,
+    /// Those in Fossil's format.
+    Fossil,
+}
+
 /// Bounds on a topic's history. All three apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
@@ -112,6 +122,8 @@ pub struct TopicSettings {
     pub local_epochs: bool,
     /// Whether and how its messages outlive the node.
     pub durable: Durable,
+    /// Deltas that subscribers may ask for.
+    pub delta: AllowedDelta,
 }
 
 impl TopicSettings {
@@ -157,6 +169,7 @@ impl Default for TopicSettings {
             relay: Relay::Off,
             local_epochs: false,
             durable: Durable::default(),
+            delta: AllowedDelta::Off,
         }
     }
 }

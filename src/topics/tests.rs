@@ -28,6 +28,7 @@ struct Peers {
     refusing: Vec<u32>,
     refusals: usize,
     fell: Vec<u32>,
+    moved: Vec<(u32, MemberId, MemberId)>,
     pool: Pool,
 }
 
@@ -82,6 +83,9 @@ impl Sink<u32> for Peers {
     fn fell_behind(&mut self, key: u32, _: MemberId, _: u64, _: GapReason) {
         self.fell.push(key);
     }
+    fn moved(&mut self, key: u32, from: MemberId, to: MemberId) {
+        self.moved.push((key, from, to));
+    }
     fn pool(&mut self) -> &mut Pool {
         &mut self.pool
     }
@@ -92,11 +96,17 @@ struct Message<'a> {
     plain: &'a [u8],
     header: [u8; 1],
     asked: Vec<Format>,
+    /// In front of its bytes in a format with deltas: the previous message, or that there is none.
+    delta: Vec<u8>,
 }
 
 impl Encode for Message<'_> {
-    fn frame(&mut self, _: &str, format: Format) -> Parts<'_> {
+    fn frame(&mut self, _: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_> {
         self.asked.push(format);
+        if format.dialect.deltas() != Deltas::Off {
+            self.delta = previous.map_or(b"!".to_vec(), |previous| [b"<", previous.payload, b">"].concat());
+            return [&self.delta, self.plain, b"", b""];
+        }
         match format.window_bits {
             None => [self.plain, b"", b"", b""],
             Some(window_bits) => {
@@ -155,6 +165,7 @@ impl World {
             refusing: Vec::new(),
             refusals: 0,
             fell: Vec::new(),
+            moved: Vec::new(),
             pool,
         };
         World { topics, owned, peers, id, offset: 0 }
@@ -181,7 +192,7 @@ impl World {
         key: &str,
         frame: &[u8],
     ) -> Vec<Format> {
-        let mut message = Message { plain: frame, header: [0], asked: Vec::new() };
+        let mut message = Message { plain: frame, header: [0], asked: Vec::new(), delta: Vec::new() };
         self.offset += 1;
         let publication = Publication { content: Content::Text, key, payload: frame };
         let World { topics, owned, peers, id, offset } = self;
@@ -496,7 +507,7 @@ fn notices_go_to_those_who_can_be_told_and_count_as_nothing() {
     world.subscribe(1, TOLD);
     world.subscribe(2, PLAIN);
     world.publish(b"a", 1);
-    let mut notice = Message { plain: b"!", header: [0], asked: Vec::new() };
+    let mut notice = Message { plain: b"!", header: [0], asked: Vec::new(), delta: Vec::new() };
     let World { topics, owned, peers, id, .. } = &mut world;
     topics.append_notice(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
     world.publish(b"b", 2);
@@ -505,8 +516,10 @@ fn notices_go_to_those_who_can_be_told_and_count_as_nothing() {
 }
 
 /// Of those who recover by themselves.
-const RESUMING: Format =
-    Format { dialect: Encoding::Resuming { codec: 0, presence: true }, window_bits: None };
+const RESUMING: Format = Format {
+    dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Off },
+    window_bits: None,
+};
 
 #[test]
 fn who_recovers_is_dropped_where_others_are_told_of_a_gap() {
@@ -527,9 +540,9 @@ fn who_recovers_is_dropped_where_others_are_told_of_a_gap() {
 fn who_recovers_gets_presence_events_and_no_others() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);
     world.subscribe(1, RESUMING);
-    let deaf = Encoding::Resuming { codec: 0, presence: false };
+    let deaf = Encoding::Resuming { codec: 0, presence: false, deltas: Deltas::Off };
     world.subscribe(2, Format { dialect: deaf, window_bits: None });
-    let mut notice = Message { plain: b"!", header: [0], asked: Vec::new() };
+    let mut notice = Message { plain: b"!", header: [0], asked: Vec::new(), delta: Vec::new() };
     let World { topics, owned, peers, id, .. } = &mut world;
     topics.append_notice(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
     topics.append_presence(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
@@ -538,6 +551,96 @@ fn who_recovers_gets_presence_events_and_no_others() {
     let mut silent = Vec::new();
     world.topics.silent(Nanos::MAX / 2, &mut silent);
     assert!(silent.is_empty(), "nobody waits for a heartbeat");
+}
+
+/// Of those who negotiated deltas.
+const DELTAS: Format = Format {
+    dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Beginning },
+    window_bits: None,
+};
+
+#[test]
+fn deltas_are_from_the_message_that_a_subscriber_was_sent_before() {
+    let mut world = World::new();
+    world.publish(b"a", 1);
+    world.subscribe(1, DELTAS);
+    let formats = [world.publish(b"b", 2), world.publish(b"c", 3)];
+    world.subscribe(2, DELTAS);
+    let both = world.publish(b"d", 4);
+    let alone = world.publish(b"e", 5);
+    assert_eq!((world.told(1), world.told(2)), ("!b<b>c<c>d<d>e".to_owned(), "!d<d>e".to_owned()));
+    let following = Format {
+        dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Following },
+        ..DELTAS
+    };
+    assert_eq!(formats, [vec![DELTAS], vec![following]]);
+    assert_eq!((both, alone), (vec![following, DELTAS], vec![following]), "once for each format");
+    assert_eq!((world.topics.subscriptions(), world.topics.deliveries().sent), (2, 6));
+    let members: Vec<MemberId> =
+        world.topics.subscribers(world.id).iter().map(|(_, member)| *member).collect();
+    assert_eq!(world.peers.moved.iter().map(|(_, _, to)| *to).collect::<Vec<_>>(), members);
+    members.into_iter().for_each(|member| world.unsubscribe(member));
+    assert_eq!(world.peers.pool.used_bytes(), 0, "the previous message is not kept for nobody");
+}
+
+#[test]
+fn who_missed_a_message_gets_the_next_one_whole() {
+    let mut world = World::new();
+    world.subscribe(1, DELTAS);
+    world.subscribe(2, DELTAS);
+    // It is not sent the first message before the third one is published.
+    world.peers.stuck = vec![2];
+    world.publish(b"a", 1);
+    world.publish(b"b", 2);
+    world.peers.stuck.clear();
+    world.publish(b"c", 3);
+    world.publish(b"d", 4);
+    assert_eq!((world.told(1), world.told(2)), ("!a<a>b<b>c<c>d".to_owned(), "!a!b!c<c>d".to_owned()));
+    // Too far behind, it is removed, and begins again.
+    world.peers.stuck = vec![2];
+    (0..5).for_each(|_| _ = world.publish(&[b'x'; 30], 5));
+    assert_eq!(world.peers.fell, [2]);
+    world.peers.stuck.clear();
+    world.subscribe(2, DELTAS);
+    world.publish(b"y", 6);
+    assert!(world.told(2).ends_with("<c>d!y"), "{}", world.told(2));
+}
+
+proptest! {
+    /// Whatever is published, and whoever subscribes, cannot be sent anything, or takes only a part.
+    #[test]
+    fn every_delta_fits(steps in prop::collection::vec((0..8u8, 1..4u32), 1..60)) {
+        let mut world = World::new();
+        for (number, (step, key)) in (1..).zip(steps) {
+            let member_of = |world: &World| {
+                let subscribers = world.topics.subscribers(world.id);
+                subscribers.iter().find(|(known, _)| *known == key).map(|(_, member)| *member)
+            };
+            match (step, member_of(&world)) {
+                (0, None) => _ = world.subscribe(key, DELTAS),
+                (1, _) => world.peers.stuck = vec![key],
+                (2, _) => world.peers.stuck.clear(),
+                (3, _) => _ = world.peers.short.insert(key, 2),
+                (4, Some(member)) => world.finish(key, member, number),
+                _ => _ = world.publish(&[b'A' + (number % 26) as u8; 20], number),
+            }
+        }
+        for key in 1..4 {
+            // What it has not got yet is the rest of a frame.
+            let told = world.told(key);
+            let (mut previous, mut rest) = (None, told.as_str());
+            while rest.len() >= 42 || rest.starts_with('!') && rest.len() >= 21 {
+                let message;
+                if rest.starts_with('!') {
+                    (message, rest) = rest[1..].split_at(20);
+                } else {
+                    prop_assert_eq!(Some(&rest[1..21]), previous, "{}", told);
+                    (message, rest) = rest[22..].split_at(20);
+                }
+                previous = Some(message);
+            }
+        }
+    }
 }
 
 #[test]
@@ -1014,7 +1117,7 @@ fn who_misses_who_came_and_went_is_told_so() {
         let mut world = World::slow(slow);
         let member = world.subscribe(1, TOLD);
         world.peers.stuck.push(1);
-        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new() };
+        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new(), delta: Vec::new() };
         let World { topics, owned, peers, id, .. } = &mut world;
         topics.append_presence(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
         world.deliver(1);
@@ -1029,7 +1132,7 @@ fn who_misses_who_came_and_went_is_told_so() {
         // Who keeps up misses nothing.
         let world = &mut World::slow(slow);
         world.subscribe(1, TOLD);
-        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new() };
+        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new(), delta: Vec::new() };
         let World { topics, owned, peers, id, .. } = world;
         topics.append_presence(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
         world.deliver(1);

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
 use super::by_size::BySize;
-use super::channel::{Append, Audience, Channel, ChannelContext, Encode, Format, MemberId, Sink, Sums};
+use super::channel::{
+    Append, Audience, Channel, ChannelContext, Deltas, Encode, Format, MemberId, Sink, Sums,
+};
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
 use super::owned_topics::OwnedTopics;
+use super::previous::Previous;
 use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
 use super::slot_map::SlotMap;
@@ -92,14 +95,16 @@ struct TopicState {
     settings: TopicSettings,
     /// The latest message of each key, for topics that conflate.
     keyed: Keyed,
+    /// The latest message, if a format may have deltas from it.
+    previous: Previous,
     deliveries: Deliveries,
 }
 
 impl TopicState {
     #[inline]
     fn context<'a>(&'a mut self, sums: &'a mut Sums, now: Nanos) -> ChannelContext<'a> {
-        let TopicState { name, settings, keyed, deliveries } = self;
-        ChannelContext { topic: name, settings, keyed, sums, deliveries, now }
+        let TopicState { name, settings, keyed, previous, deliveries } = self;
+        ChannelContext { topic: name, settings, keyed, previous, sums, deliveries, now }
     }
 }
 
@@ -143,7 +148,7 @@ impl<K> Channels<K> {
 }
 
 impl<K: Copy + Eq> Channels<K> {
-    /// Frees the logs of unused formats, and the keys' messages with the last of them.
+    /// Frees the logs of unused formats, and the messages that are kept for the last of them.
     fn release_deserted(&mut self, topic: &mut Topic, sums: &mut Sums, pool: &mut Pool) {
         let Topic { state, channels, .. } = topic;
         channels.retain(|&number| {
@@ -157,6 +162,12 @@ impl<K: Copy + Eq> Channels<K> {
         });
         if topic.channels.is_empty() {
             topic.state.keyed.release(pool);
+        }
+        if topic.state.previous.is_wanted() {
+            let has_deltas = |number: &u32| self.get(*number).is_some_and(Channel::has_deltas);
+            if !topic.channels.iter().any(has_deltas) {
+                topic.state.previous.release(pool);
+            }
         }
     }
 }
@@ -295,6 +306,7 @@ impl<K: Copy + Eq> Topics<K> {
             name: name.into(),
             settings: *self.rules.of(name),
             keyed: Keyed::default(),
+            previous: Previous::default(),
             deliveries: self.left.take(name, pool).unwrap_or_default(),
         };
         let id = TopicId::from_key(self.table.insert(Topic {
@@ -331,6 +343,7 @@ impl<K: Copy + Eq> Topics<K> {
             }
         }
         state.keyed.release(pool);
+        state.previous.release(pool);
         if state.deliveries != Deliveries::default() {
             self.left.put(&state.name, state.deliveries, now, pool);
         }
@@ -366,6 +379,9 @@ impl<K: Copy + Eq> Topics<K> {
             topic.channels.push(number);
             number
         });
+        if format.dialect.deltas() != Deltas::Off {
+            topic.state.previous.want();
+        }
         let index = self.channels.get_mut(channel)?.subscribe(key, skip, &mut self.sums);
         Some(MemberId { channel, index })
     }
@@ -423,6 +439,11 @@ impl<K: Copy + Eq> Topics<K> {
             while !state.keyed.keep(memory.pool, offset, publication) && memory.shed() {}
         }
         self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
+        if let Some(topic) = self.table.get_mut(id.key())
+            && topic.state.previous.is_wanted()
+        {
+            topic.state.previous.keep(memory.pool, publication);
+        }
     }
 
     /// Appends an event for the subscribers whose protocol has heartbeats.
@@ -592,9 +613,44 @@ impl<K: Copy + Eq> Topics<K> {
             self.backlogs.set(number, channel.backlog_bytes());
             deserted |= channel.count() == 0;
         }
-        if deserted {
+        if topic.state.previous.is_wanted() {
+            deserted |= self.follow(id, now, sink);
+        }
+        if deserted && let Some(topic) = self.table.get_mut(id.key()) {
             self.channels.release_deserted(topic, &mut self.sums, sink.pool());
         }
+    }
+
+    /// Moves the subscribers that have been sent the latest message to the formats whose messages may be deltas from it. Whether
+    /// a format has none left.
+    #[cold]
+    #[inline(never)]
+    fn follow(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) -> bool {
+        let beginning = |topic: &Topic, at: usize| {
+            let number = *topic.channels.get(at)?;
+            let format = self.channels.get(number)?.format;
+            Some((number, format.dialect.following().map(|dialect| Format { dialect, ..format })))
+        };
+        let topic = self.table.get(id.key());
+        let formats: Vec<_> = (0..).map_while(|at| beginning(topic?, at)).collect();
+        let mut deserted = false;
+        for (number, following) in formats {
+            let Some(following) = following else { continue };
+            let mut from = 0;
+            while let Some((index, key)) =
+                self.channels.get(number).and_then(|channel| channel.next_up_to_date(from))
+            {
+                from = index + 1;
+                let Some(topic) = self.table.get_mut(id.key()) else { break };
+                let Some(channel) = self.channels.get_mut(number) else { break };
+                channel.remove(index, &mut topic.state.context(&mut self.sums, now));
+                deserted |= channel.count() == 0;
+                if let Some(to) = self.subscribe(id, key, following, 0) {
+                    sink.moved(key, MemberId { channel: number, index }, to);
+                }
+            }
+        }
+        deserted
     }
 
     /// When [`deliver`](Topics::deliver) must deliver waiting messages.

@@ -47,6 +47,12 @@ pattern = "short.*"
 history_messages = 3
 
 [[topics]]
+pattern = "deltas.*"
+delta = "fossil"
+history_messages = 1000
+lag_bytes = "64KiB"
+
+[[topics]]
 pattern = "rooms.*"
 presence = true
 
@@ -67,6 +73,11 @@ publish = "operator"
 
 def token(seconds=600, subject="alice"):
     return jwt.encode({"sub": subject, "exp": int(time.time()) + seconds}, SECRET, "HS256")
+
+
+def state(number):
+    """A value that resembles that of the number before."""
+    return {"title": "Grüße, 水", "rows": [f"row {row} of the table: {number if row == 7 else row}" for row in range(50)], "number": number}
 
 
 def post(server, topic, value):
@@ -201,6 +212,7 @@ class Relay:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}{PATH}"
         self.pairs, self.is_cut = [], False
+        self.bytes_sent = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -214,13 +226,14 @@ class Relay:
                 continue
             upstream = socket.create_connection((self.server.host, self.server.port))
             self.pairs.append((client, upstream))
-            for pair in ((client, upstream), (upstream, client)):
+            for pair in ((client, upstream, False), (upstream, client, True)):
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
-    @staticmethod
-    def _forward(source, sink):
+    def _forward(self, source, sink, is_counted):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if is_counted:
+                    self.bytes_sent += len(data)
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -408,6 +421,60 @@ class Sdk:
         again = client.next("subscribed", channel="kept.slow")
         self.assertEqual((again["wasRecovering"], again["recovered"]), (True, True))
         self.assertNotIn("disconnected", client.kinds())
+
+    def test_deltas_lead_to_what_was_published(self):
+        bytes_sent = {}
+        for delta in (None, "fossil"):
+            relay = self.relay()
+            client = self.connected(relay.url)
+            channel = f"deltas.{delta}.{self.protobuf}"
+            client.subscribe(channel, recoverable=True, delta=delta)
+            states = [state(number) for number in range(20)]
+            for number in range(10):
+                post(self.server, channel, states[number])
+            self.assertEqual(client.publications(channel, 10), list(enumerate(states[:10], 1)))
+            with relay.cut():
+                for number in range(10, 15):
+                    post(self.server, channel, states[number])
+            self.assertTrue(client.next("subscribed", channel=channel)["recovered"])
+            for number in range(15, 20):
+                post(self.server, channel, states[number])
+            self.assertEqual(client.publications(channel, 10), list(enumerate(states, 1))[10:])
+            publications = client.do("history", channel=channel, limit=3)["publications"]
+            self.assertEqual([client.unpack(publication["data"]) for publication in publications], states[:3])
+            # What does not resemble the message before it, and what follows.
+            others = [7, "text", state(3), None, state(4), "x" * 500, "x" * 499 + "y"]
+            for value in others:
+                client.publish(channel, value)
+            self.assertEqual([value for _, value in client.publications(channel, len(others))], others)
+            bytes_sent[delta] = relay.bytes_sent
+        self.assertLess(2 * bytes_sent["fossil"], bytes_sent[None], bytes_sent)
+
+    def test_a_slow_reader_of_deltas_recovers(self):
+        client = self.connected()
+        channel = f"deltas.slow.{self.protobuf}"
+        client.subscribe(channel, recoverable=True, delta="fossil")
+        values = [[number, os.urandom(FLOOD_BYTES // 2).hex()] for number in range(FLOOD)]
+        os.kill(client.process.pid, signal.SIGSTOP)
+        try:
+            for value in values:
+                post(self.server, channel, value)
+        finally:
+            os.kill(client.process.pid, signal.SIGCONT)
+        client.next("subscribing", channel=channel, code=2500)
+        client.next("subscribed", channel=channel)
+        post(self.server, channel, values[0])
+        # Those that the history has no room for are missing.
+        while (event := client.next("publication", channel=channel))["offset"] <= FLOOD:
+            self.assertEqual(client.unpack(event["data"]), values[event["offset"] - 1])
+        self.assertEqual(client.unpack(event["data"]), values[0])
+
+    def test_topics_without_deltas_ignore_that_they_are_asked_for(self):
+        client = self.connected()
+        client.subscribe("whole", delta="fossil")
+        for number in range(3):
+            client.publish("whole", state(number))
+        self.assertEqual([value for _, value in client.publications("whole", 3)], [state(n) for n in range(3)])
 
     def test_errors_have_the_codes_of_the_protocol(self):
         client = self.connected()
@@ -652,6 +719,35 @@ class Wire(unittest.TestCase):
         (reply,) = self.replies(socket, 1)
         self.assertTrue(reply["subscribe"]["was_recovering"])
         self.assertNotIn("recovered", reply["subscribe"])
+
+    def test_the_first_publication_is_whole_and_the_next_ones_are_deltas(self):
+        socket, _ = self.session()
+        socket.send('{"id":2,"subscribe":{"channel":"deltas.wire","delta":"fossil"}}')
+        (reply,) = self.replies(socket, 1)
+        self.assertTrue(reply["subscribe"]["delta"])
+        epoch = reply["subscribe"]["epoch"]
+        for number in range(3):
+            post(self.server, "deltas.wire", state(number))
+        first, *others = [push["push"]["pub"] for push in self.replies(socket, 3)]
+        self.assertNotIn("delta", first)
+        self.assertEqual(json.loads(first["data"]), state(0))
+        for publication in others:
+            self.assertTrue(publication["delta"])
+            self.assertLess(len(publication["data"]), len(first["data"]) / 2)
+        # Whoever subscribes later begins with a whole one.
+        late, _ = self.session()
+        late.send('{"id":2,"subscribe":{"channel":"deltas.wire","delta":"fossil","recover":true,"epoch":"%s"}}' % epoch)
+        (reply,) = self.replies(late, 1)
+        recovered = reply["subscribe"]["publications"]
+        self.assertEqual([publication.get("delta", False) for publication in recovered], [False, True, True])
+        self.assertEqual([publication["data"] for publication in recovered[1:]], [other["data"] for other in others])
+        for _ in range(2):
+            post(self.server, "deltas.wire", state(3))
+        (early,) = self.replies(socket, 1)
+        self.assertTrue(early["push"]["pub"]["delta"])
+        (whole, delta) = [push["push"]["pub"] for push in self.replies(late, 2)]
+        self.assertEqual((json.loads(whole["data"]), whole.get("delta")), (state(3), None))
+        self.assertTrue(delta["delta"])
 
     def test_the_latest_state_of_each_key_comes_first(self):
         for offset, key in enumerate(("EUR", "USD", "EUR"), 1):

@@ -12,48 +12,40 @@ const SPREAD: u32 = 0x9e37_79b9;
 /// Continuation bytes that may follow in a character of UTF-8.
 const CONTINUATIONS_MAX: usize = 3;
 
-/// The blocks of a base, and the place in the target where the search goes on.
-pub(super) struct Index<'a> {
-    base: &'a [u8],
-    target: &'a [u8],
+/// The blocks of a base by their hashes.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
     /// The first block of each hash value; a power of two of them.
     first: Vec<u32>,
     /// The next block with the same hash value, of each block.
     next: Vec<u32>,
     shift: u32,
+}
+
+/// The blocks of a base, and the place in the target where the search goes on.
+pub(super) struct Index<'a> {
+    base: &'a [u8],
+    target: &'a [u8],
+    tables: &'a Tables,
     at: usize,
     /// The hash of the target's bytes from `at`, unless too few are left.
     hash: Option<u32>,
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(base: &'a [u8], target: &'a [u8]) -> Index<'a> {
+    /// An index of `base`, in the memory of the tables.
+    pub(super) fn new(tables: &'a mut Tables, base: &'a [u8], target: &'a [u8]) -> Index<'a> {
         // Offsets have 32 bits.
         let base = if u32::try_from(base.len()).is_ok() { base } else { &[] };
-        let (blocks, _) = base.as_chunks::<BLOCK>();
-        let values = blocks.len().next_power_of_two().max(2);
-        let shift = u32::BITS - values.trailing_zeros();
-        let mut index = Index {
-            base,
-            target,
-            first: vec![NONE; values],
-            next: vec![NONE; blocks.len()],
-            shift,
-            at: 0,
-            hash: None,
-        };
-        // The last first, so that the earliest block is found first.
-        for (number, block) in blocks.iter().enumerate().rev() {
-            let value = index.value(hash(block));
-            index.next[number] = std::mem::replace(&mut index.first[value], number as u32);
-        }
+        tables.fill(base);
+        let mut index = Index { base, target, tables, at: 0, hash: None };
         index.go_to(0);
         index
     }
 
     /// The next part of the target for which a copy is shorter. It begins at `covered` or later.
     pub(super) fn next_match(&mut self, covered: usize) -> Option<Match> {
-        if self.next.is_empty() {
+        if self.tables.next.is_empty() {
             return None;
         }
         while let Some(hash) = self.hash {
@@ -68,7 +60,7 @@ impl<'a> Index<'a> {
 
     /// The longest match of the block at `at`, if a copy is shorter.
     fn longest(&self, hash: u32, covered: usize) -> Option<Match> {
-        let mut number = self.first[self.value(hash)];
+        let mut number = self.tables.first[self.tables.value(hash)];
         let mut longest: Option<Match> = None;
         for _ in 0..DELTA_CANDIDATES_MAX {
             if number == NONE {
@@ -76,7 +68,7 @@ impl<'a> Index<'a> {
             }
             let found = self.extend(number as usize * BLOCK, covered);
             longest = longest.into_iter().chain(found).max_by_key(Match::length);
-            number = self.next[number as usize];
+            number = self.tables.next[number as usize];
         }
         longest.filter(Match::is_shorter)
     }
@@ -118,6 +110,23 @@ impl<'a> Index<'a> {
         let [leaves, enters] = [self.at, self.at + BLOCK].map(|at| self.target.get(at));
         self.at += 1;
         self.hash = leaves.zip(enters).map(|(&leaves, &enters)| roll(hash, leaves, enters));
+    }
+}
+
+impl Tables {
+    fn fill(&mut self, base: &[u8]) {
+        let (blocks, _) = base.as_chunks::<BLOCK>();
+        let values = blocks.len().next_power_of_two().max(2);
+        self.shift = u32::BITS - values.trailing_zeros();
+        for (table, entries) in [(&mut self.first, values), (&mut self.next, blocks.len())] {
+            table.clear();
+            table.resize(entries, NONE);
+        }
+        // The last first, so that the earliest block is found first.
+        for (number, block) in blocks.iter().enumerate().rev() {
+            let value = self.value(hash(block));
+            self.next[number] = std::mem::replace(&mut self.first[value], number as u32);
+        }
     }
 
     fn value(&self, hash: u32) -> usize {

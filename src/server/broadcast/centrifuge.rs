@@ -5,7 +5,8 @@
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_auth::{Credentials, Decision, Denied, Identity};
 use echoring_centrifuge::{
-    Command, ConnectResult, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, push, reply,
+    Command, ConnectResult, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta,
+    push, reply,
 };
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
@@ -278,6 +279,7 @@ impl Broadcast {
             from,
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
+            deltas: subscribe.delta == delta::NAME,
         };
         self.subscribe_session(link, gate, &wanted);
     }

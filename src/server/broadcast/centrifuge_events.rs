@@ -6,6 +6,7 @@ use echoring_centrifuge::{
 };
 use echoring_topics::{Content, Publication, entries, members};
 
+use super::deltas::Written;
 use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
 use super::presence::PresenceChange;
 use crate::limits::EXPIRY_NOTICE;
@@ -57,10 +58,12 @@ pub(super) fn message_parts<'a>(
     out: &'a mut Vec<u8>,
     topic: &str,
     offset: u64,
-    message: &Publication<'_>,
+    key: &str,
+    body: Body<'_>,
 ) -> [&'a [u8]; 3] {
     out.clear();
-    push::publication(encoding, out, topic, &publication(offset, message));
+    let publication = echoring_centrifuge::Publication { body, offset, info: None, key };
+    push::publication(encoding, out, topic, &publication);
     [out, &[], &[]]
 }
 
@@ -69,12 +72,12 @@ pub(super) fn publication<'a>(
     offset: u64,
     message: &Publication<'a>,
 ) -> echoring_centrifuge::Publication<'a> {
-    echoring_centrifuge::Publication {
-        body: Body::Plain(payload(message)),
-        offset,
-        info: None,
-        key: message.key,
-    }
+    echoring_centrifuge::Publication { body: plain(message), offset, info: None, key: message.key }
+}
+
+/// The data of a message for subscriptions without delta compression.
+pub(super) fn plain<'a>(message: &Publication<'a>) -> Body<'a> {
+    Body::Plain(payload(message))
 }
 
 /// The data of a message.
@@ -100,10 +103,16 @@ pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
 }
 
 fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut Vec<u8>) {
-    let SubscribedEvent { id, position, recovered, recoverable, messages, .. } = *event;
+    let SubscribedEvent { id, position, recovered, recoverable, deltas, messages, .. } = *event;
     let epoch = format!("{:x}", position.epoch);
-    let publications: Vec<_> =
-        entries(messages).map(|(offset, message)| publication(offset, &message)).collect();
+    let written = if deltas { Written::new(encoding, messages) } else { Written::default() };
+    let publications: Vec<_> = entries(messages)
+        .enumerate()
+        .map(|(index, (offset, message))| {
+            let body = written.body(index).unwrap_or(plain(&message));
+            echoring_centrifuge::Publication { body, ..publication(offset, &message) }
+        })
+        .collect();
     let result = SubscribeResult {
         recoverable,
         epoch: &epoch,
@@ -112,6 +121,7 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
         offset: position.offset,
         positioned: true,
         was_recovering: recovered.is_some(),
+        delta: deltas,
         ..SubscribeResult::default()
     };
     reply::subscribe(encoding, out, number(id), &result);

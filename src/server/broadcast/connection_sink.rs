@@ -104,6 +104,12 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
         self.follow_ups.slow_consumers.push(SlowConsumer { token, member, reached, reason });
     }
 
+    fn moved(&mut self, token: Token, from: MemberId, to: MemberId) {
+        if let Some(Peer::Session(session)) = self.cx.peer(token) {
+            session.replace_member(from, to);
+        }
+    }
+
     fn pool(&mut self) -> &mut Pool {
         self.cx.pool()
     }

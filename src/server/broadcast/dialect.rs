@@ -3,6 +3,7 @@
 use echoring_centrifuge::{Disconnect, Encoding};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
+use echoring_topics::Deltas;
 
 use crate::v1;
 
@@ -42,8 +43,8 @@ impl Dialect {
         matches!(self, Dialect::V1 | Dialect::EventStream)
     }
 
-    /// The encoding of a topic's log for sessions of this dialect, with or without presence events.
-    pub(super) fn of_log(self, sees_presence: bool) -> echoring_topics::Encoding {
+    /// The encoding of a topic's log for sessions of this dialect, with or without presence events and deltas.
+    pub(super) fn of_log(self, sees_presence: bool, deltas: bool) -> echoring_topics::Encoding {
         match self {
             Dialect::V1 if sees_presence => echoring_topics::Encoding::Adapter(0),
             Dialect::V1 => echoring_topics::Encoding::WithoutPresence(0),
@@ -51,7 +52,8 @@ impl Dialect {
             Dialect::EventStream => echoring_topics::Encoding::WithoutPresence(1),
             Dialect::Centrifuge(encoding) => {
                 let codec = u8::from(encoding.is_binary());
-                echoring_topics::Encoding::Resuming { codec, presence: sees_presence }
+                let deltas = if deltas { Deltas::Beginning } else { Deltas::Off };
+                echoring_topics::Encoding::Resuming { codec, presence: sees_presence, deltas }
             }
         }
     }
@@ -106,8 +108,8 @@ mod tests {
     #[test]
     fn each_dialect_has_logs_of_its_own() {
         for dialect in ALL {
-            for sees_presence in [false, true] {
-                assert_eq!(Dialect::of(dialect.of_log(sees_presence)), Some(dialect));
+            for (sees_presence, deltas) in [(false, false), (true, false), (false, true), (true, true)] {
+                assert_eq!(Dialect::of(dialect.of_log(sees_presence, deltas)), Some(dialect));
             }
         }
         assert_eq!(Dialect::of(echoring_topics::Encoding::Raw), None);

@@ -42,6 +42,7 @@ impl Broadcast {
                 state,
                 granted,
                 must_recover: false,
+                deltas: false,
                 counted: None,
             }],
             subject: client.map(Identity::subject).unwrap_or_default().into(),

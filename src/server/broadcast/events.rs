@@ -52,6 +52,8 @@ pub(super) struct SubscribedEvent<'a> {
     pub(super) presence: Option<(u64, ClientId)>,
     /// Whether the client may return to a position.
     pub(super) recoverable: bool,
+    /// Whether messages may be deltas.
+    pub(super) deltas: bool,
     /// The page of messages that the event itself carries, in dialects where it does.
     pub(super) messages: &'a [u8],
 }

@@ -50,20 +50,18 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
-    /// Subscribes a session to a topic, which has this epoch, with or without presence events.
+    /// Subscribes a session to a topic, which has this epoch, in an encoding of its dialect.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
         epoch: u64,
         token: Token,
         window_bits: Option<u8>,
-        dialect: Dialect,
-        sees_presence: bool,
+        dialect: Encoding,
     ) -> Option<MemberId> {
-        if dialect == Dialect::EventStream {
+        if Dialect::of(dialect) == Some(Dialect::EventStream) {
             self.encoder.epochs.set(topic, epoch);
         }
-        let dialect = dialect.of_log(sees_presence);
         self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
     }
 

@@ -1,13 +1,14 @@
 //! Encodes messages and server events as frames, in each encoding, plain and compressed.
 
 use super::centrifuge_events;
+use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::TopicEvent;
 use crate::event_stream;
 use crate::v1::server_event;
 use echoring_proto::connection::{Codecs, MessageKind};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
-use echoring_topics::{Content, Encode, Format, Keyed, Parts, Position, Publication, TopicId};
+use echoring_topics::{Content, Deltas, Encode, Format, Keyed, Parts, Position, Publication, TopicId};
 
 /// Maximum bytes of conflated messages that one subscriber is sent at once.
 const KEYED_BYTES_MAX: usize = 64 * 1024;
@@ -18,6 +19,7 @@ pub(super) struct FrameEncoder {
     head: [u8; HEADER_BYTES_MAX],
     text: Vec<u8>,
     joined: Vec<u8>,
+    deltas: DeltaWriter,
     pub(super) epochs: Epochs,
 }
 
@@ -59,10 +61,10 @@ pub(super) fn raw_kind(content: Content) -> MessageKind {
 
 impl Encode for Frames<'_> {
     #[inline]
-    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
+    fn frame(&mut self, topic: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_> {
         let Frames { publication, id, offset, encoder, codecs } = self;
         let (offset, publication) = (*offset, *publication);
-        let FrameEncoder { head, text, joined, epochs } = &mut **encoder;
+        let FrameEncoder { head, text, joined, deltas, epochs } = &mut **encoder;
         let Publication { content, key, payload } = publication;
         let (kind, body) = match Dialect::of(format.dialect) {
             None => (raw_kind(content), [payload, &[], &[]]),
@@ -78,7 +80,13 @@ impl Encode for Frames<'_> {
                 (dialect.kind(), parts)
             }
             Some(dialect @ Dialect::Centrifuge(encoding)) => {
-                let parts = centrifuge_events::message_parts(encoding, text, topic, offset, &publication);
+                let body = match format.dialect.deltas() {
+                    Deltas::Off => centrifuge_events::plain(&publication),
+                    Deltas::Beginning | Deltas::Following => {
+                        deltas.body(encoding, &publication, previous.as_ref())
+                    }
+                };
+                let parts = centrifuge_events::message_parts(encoding, text, topic, offset, key, body);
                 (dialect.kind(), parts)
             }
         };
@@ -108,7 +116,7 @@ pub(super) struct EventFrame<'a> {
 }
 
 impl Encode for EventFrame<'_> {
-    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
+    fn frame(&mut self, topic: &str, format: Format, _: Option<Publication<'_>>) -> Parts<'_> {
         let FrameEncoder { head, text, epochs, .. } = &mut *self.encoder;
         // Raw subscribers get no events.
         let dialect = Dialect::of(format.dialect).unwrap_or_default();

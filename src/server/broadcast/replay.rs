@@ -5,7 +5,7 @@ use super::centrifuge_events::number;
 use super::cluster::PageReader;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::requests::{Begun, must_recover};
+use super::requests::{Begun, has_deltas, must_recover};
 use super::session::{ReplayState, SubscriptionState};
 use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
@@ -187,8 +187,9 @@ impl Broadcast {
             }
             self.answer_replayed(link, topic, replay, page, page.after, &[]);
         }
+        let deltas = has_deltas(link, topic);
         let Broadcast { fan_out, sessions, .. } = self;
-        sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot)
+        sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot, deltas)
     }
 
     fn answer_replayed<A: ServerApplication>(

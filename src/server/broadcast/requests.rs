@@ -14,7 +14,7 @@ use echoring_proto::connection::MessageKind;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
+use echoring_topics::{AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
 
 /// A subscription that a client requests.
 pub(super) struct WantedSubscription<'a> {
@@ -26,6 +26,8 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) presence: bool,
     /// Whether a subscription from which messages are missing is unwanted.
     pub(super) must_recover: bool,
+    /// Whether messages may be deltas, where the topic has them.
+    pub(super) deltas: bool,
 }
 
 /// The answer to a subscription, see [`SubscribedEvent`].
@@ -59,8 +61,14 @@ impl Broadcast {
                 self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                let (presence, must_recover) = (true, false);
-                let wanted = WantedSubscription { id, name: &topic, from: position, presence, must_recover };
+                let wanted = WantedSubscription {
+                    id,
+                    name: &topic,
+                    from: position,
+                    presence: true,
+                    must_recover: false,
+                    deltas: false,
+                };
                 self.subscribe_session(link, gate, &wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
@@ -100,7 +108,7 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: &WantedSubscription<'_>,
     ) {
-        let WantedSubscription { id, name, from, presence, must_recover } = *wanted;
+        let WantedSubscription { id, name, from, presence, must_recover, deltas } = *wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
@@ -110,6 +118,7 @@ impl Broadcast {
         }
         let mut granted = self.granted(client, name);
         granted.presence &= presence;
+        let deltas = deltas && self.fan_out.topics.settings_of(name).delta == AllowedDelta::Fossil;
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }
@@ -129,7 +138,14 @@ impl Broadcast {
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
-        session.subscriptions.push(SessionSubscription { topic, state, granted, must_recover, counted });
+        session.subscriptions.push(SessionSubscription {
+            topic,
+            state,
+            granted,
+            must_recover,
+            deltas,
+            counted,
+        });
         match self.subscriptions.get_mut(topic) {
             Some(subscription) if subscription.owned.is_none() => {
                 subscription.waiting.push(Waiting::Session(link.token, now));
@@ -220,7 +236,7 @@ impl Broadcast {
         begun: &Begun<'_>,
     ) {
         let client = self.client_id(link);
-        let granted = granted(link, topic);
+        let (granted, deltas) = (granted(link, topic), has_deltas(link, topic));
         let Begun { id, position, recovered, snapshot, messages } = *begun;
         // A replay from the client's position says what is missing.
         let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
@@ -241,6 +257,7 @@ impl Broadcast {
             is_reset,
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
+            deltas,
             messages,
         };
         sessions.send(link, &SessionEvent::Subscribed(event));
@@ -264,9 +281,10 @@ impl Broadcast {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
         let (token, dialect) = (link.token, dialect_of(link));
-        let sees_presence = granted(link, topic).presence;
+        let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, dialect, sees_presence);
+        let log = dialect.of_log(sees_presence, deltas);
+        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log);
         let Some(member) = member else { return };
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {
@@ -317,6 +335,12 @@ pub(super) fn must_recover<A: ServerApplication>(
 ) -> bool {
     let Peer::Session(session) = &mut *link.peer else { return false };
     session.find(topic).is_some_and(|subscription| subscription.must_recover)
+}
+
+/// Whether messages of a subscription may be deltas.
+pub(super) fn has_deltas<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> bool {
+    let Peer::Session(session) = &mut *link.peer else { return false };
+    session.find(topic).is_some_and(|subscription| subscription.deltas)
 }
 
 /// What the client of a subscription may do besides; nothing without the subscription.

@@ -62,6 +62,8 @@ pub(super) struct SessionSubscription {
     pub(super) granted: Granted,
     /// Whether the client wants no subscription from which it missed messages.
     pub(super) must_recover: bool,
+    /// Whether messages may be deltas.
+    pub(super) deltas: bool,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,
@@ -218,6 +220,17 @@ impl Session {
     pub(super) fn topic_of(&self, member: MemberId) -> Option<TopicId> {
         let live = self.subscriptions.iter().find(|subscription| subscription.member() == Some(member));
         live.map(|subscription| subscription.topic)
+    }
+
+    /// A live subscription goes on under another id.
+    pub(super) fn replace_member(&mut self, from: MemberId, to: MemberId) {
+        for subscription in &mut self.subscriptions {
+            if let SubscriptionState::Live(member) = &mut subscription.state
+                && *member == from
+            {
+                *member = to;
+            }
+        }
     }
 
     /// How far each answered subscription is: its topic, the offset up to which everything was sent or reported as lost,

@@ -11,6 +11,7 @@ use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
 
 use super::centrifuge_events;
 use super::centrifuge_session::{Alarms, KeptBytes};
+use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
@@ -39,6 +40,7 @@ pub(super) struct Sessions {
     pub(super) kept: KeptBytes,
     event: Vec<u8>,
     message_head: Vec<u8>,
+    deltas: DeltaWriter,
 }
 
 impl Sessions {
@@ -52,6 +54,7 @@ impl Sessions {
             kept: KeptBytes::default(),
             event: Vec::new(),
             message_head: Vec::new(),
+            deltas: DeltaWriter::default(),
         }
     }
 
@@ -176,6 +179,7 @@ impl Sessions {
         page: &Page,
         messages: &[u8],
         snapshot: u64,
+        deltas: bool,
     ) -> u64 {
         let mut reached = page.after;
         if page.first > reached + 1 {
@@ -188,23 +192,23 @@ impl Sessions {
         for (offset, publication) in entries(messages) {
             let skipped = offset - reached - 1;
             let position = Position { offset, ..page.head };
-            self.send_message(link, topic, position, skipped, &publication, offset <= snapshot);
+            let replayed = Replayed { position, skipped, is_snapshot: offset <= snapshot, deltas };
+            self.send_replayed(link, topic, &replayed, &publication);
             reached = offset;
         }
         reached
     }
 
-    fn send_message<A: ServerApplication>(
+    fn send_replayed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: &str,
-        position: Position,
-        skipped: u64,
+        replayed: &Replayed,
         publication: &Publication<'_>,
-        is_snapshot: bool,
     ) {
+        let Replayed { position, skipped, is_snapshot, deltas } = *replayed;
         let dialect = dialect_of(link);
-        let Sessions { event, message_head, .. } = self;
+        let Sessions { event, message_head, deltas: writer, .. } = self;
         event.clear();
         let Publication { content, key, payload } = *publication;
         let offset = position.offset;
@@ -231,7 +235,13 @@ impl Sessions {
                 }
             }
             Dialect::Centrifuge(encoding) => {
-                centrifuge_events::message_parts(encoding, message_head, topic, offset, publication)
+                // The client needs no previous message for one that is whole.
+                let body = if deltas {
+                    writer.body(encoding, publication, None)
+                } else {
+                    centrifuge_events::plain(publication)
+                };
+                centrifuge_events::message_parts(encoding, message_head, topic, offset, key, body)
                     .iter()
                     .for_each(|part| event.extend_from_slice(part));
             }
@@ -240,6 +250,16 @@ impl Sessions {
             close_slow(link);
         }
     }
+}
+
+/// How a message of the history is sent.
+struct Replayed {
+    position: Position,
+    /// Messages that were conflated away before it.
+    skipped: u64,
+    is_snapshot: bool,
+    /// Whether the subscription may have deltas.
+    deltas: bool,
 }
 
 /// How a connection's session speaks.

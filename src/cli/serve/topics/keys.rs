@@ -12,14 +12,14 @@ use crate::limits::COALESCE_MAX;
 use crate::serve::reload::Reload;
 use crate::values::{shown_bytes, shown_range, shown_time};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_topics::{Permission, Relay, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{AllowedDelta, Permission, Relay, SlowConsumerPolicy, TopicSettings};
 
 /// The key of `[[topics]]` that says which topics a table is for, and its help.
 pub(crate) const PATTERN: (&str, &str) =
     ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
 
 /// The keys of both kinds of tables.
-pub(crate) const KEYS: [Key; 20] = [
+pub(crate) const KEYS: [Key; 21] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -116,6 +116,12 @@ pub(crate) const KEYS: [Key; 20] = [
                --cluster-nats-clients",
     },
     Key {
+        name: "delta",
+        value: Value::Delta(|settings| &mut settings.delta),
+        reload: Reload::Live,
+        help: "Deltas that subscribers of Centrifuge's client protocol may ask for, instead of whole publications",
+    },
+    Key {
         name: "local_epochs",
         value: Value::Switch(|settings| &mut settings.local_epochs),
         reload: Reload::Live,
@@ -164,6 +170,7 @@ const SLOW: [(&str, SlowConsumerPolicy); 3] = [
     ("drop-oldest", SlowConsumerPolicy::DropOldest),
     ("conflate", SlowConsumerPolicy::Conflate),
 ];
+const DELTAS: [(&str, AllowedDelta); 2] = [("off", AllowedDelta::Off), ("fossil", AllowedDelta::Fossil)];
 const RELAYS: [(&str, Relay); 3] = [("off", Relay::Off), ("raw", Relay::Raw), ("json", Relay::Json)];
 const PERMISSIONS: [(&str, Permission); 5] = [
     ("nobody", Permission::Nobody),
@@ -196,6 +203,7 @@ enum Value {
     Slow(Field<SlowConsumerPolicy>),
     Relay(Field<Relay>),
     Switch(Field<bool>),
+    Delta(Field<AllowedDelta>),
     /// With older words for some of them.
     Permission(&'static [(&'static str, Permission)], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
@@ -212,6 +220,7 @@ impl Key {
             Value::Slow(field) => *field(settings) = entry.word(&SLOW)?,
             Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
             Value::Switch(field) => *field(settings) = entry.boolean()?,
+            Value::Delta(field) => *field(settings) = entry.word(&DELTAS)?,
             Value::Permission(older, field) => *field(settings) = permission(entry, older)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
@@ -226,6 +235,7 @@ impl Key {
             Value::Slow(field) => *field(to) = *field(&mut from),
             Value::Relay(field) => *field(to) = *field(&mut from),
             Value::Switch(field) => *field(to) = *field(&mut from),
+            Value::Delta(field) => *field(to) = *field(&mut from),
             Value::Permission(_, field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
@@ -239,6 +249,7 @@ impl Key {
             Value::Slow(field) => format!("\"{}\"", word_for(&SLOW, *field(&mut settings))),
             Value::Relay(field) => format!("\"{}\"", word_for(&RELAYS, *field(&mut settings))),
             Value::Switch(field) => field(&mut settings).to_string(),
+            Value::Delta(field) => format!("\"{}\"", word_for(&DELTAS, *field(&mut settings))),
             Value::Permission(_, field) => format!("\"{}\"", word_for(&PERMISSIONS, *field(&mut settings))),
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
@@ -252,6 +263,7 @@ impl Key {
             Value::Slow(_) => words(&SLOW),
             Value::Relay(_) => words(&RELAYS),
             Value::Switch(_) => "true, false".to_owned(),
+            Value::Delta(_) => words(&DELTAS),
             Value::Permission(..) => words(&PERMISSIONS),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
