@@ -9,7 +9,7 @@ use echoring_async::TokioStream;
 use echoring_async::tls::{self, Trust};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -106,17 +106,28 @@ impl HttpClient {
 
     /// Gets the URL. Returns the status and the body of at most `bytes_max`.
     pub(crate) async fn get(&self, bytes_max: usize) -> Result<(u16, Bytes), HttpError> {
-        self.request(Method::GET, Bytes::new(), bytes_max).await
+        self.request(Method::GET, &[], Bytes::new(), bytes_max).await
     }
 
     /// Posts JSON to the URL. Returns the status and the body of at most `bytes_max`.
     pub(crate) async fn post(&self, json: Vec<u8>, bytes_max: usize) -> Result<(u16, Bytes), HttpError> {
-        self.request(Method::POST, json.into(), bytes_max).await
+        self.post_with(&[], json, bytes_max).await
+    }
+
+    /// The same with more header fields.
+    pub(crate) async fn post_with(
+        &self,
+        fields: &[(HeaderName, HeaderValue)],
+        json: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(u16, Bytes), HttpError> {
+        self.request(Method::POST, fields, json.into(), bytes_max).await
     }
 
     async fn request(
         &self,
         method: Method,
+        fields: &[(HeaderName, HeaderValue)],
         body: Bytes,
         bytes_max: usize,
     ) -> Result<(u16, Bytes), HttpError> {
@@ -127,7 +138,7 @@ impl HttpClient {
                 Some(sender) => sender,
                 None => self.connect().await?,
             };
-            match self.send(&mut sender, &method, &body, bytes_max).await {
+            match self.send(&mut sender, &method, fields, &body, bytes_max).await {
                 // The server may have closed it meanwhile.
                 Err(_) if is_reused => {}
                 Err(error) => return Err(error),
@@ -143,6 +154,7 @@ impl HttpClient {
         &self,
         sender: &mut SendRequest<Full<Bytes>>,
         method: &Method,
+        fields: &[(HeaderName, HeaderValue)],
         body: &Bytes,
         bytes_max: usize,
     ) -> Result<(u16, Bytes), HttpError> {
@@ -150,6 +162,9 @@ impl HttpClient {
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = method.clone();
         *request.uri_mut() = self.endpoint.path.clone();
+        for (name, value) in fields {
+            request.headers_mut().append(name, value.clone());
+        }
         request.headers_mut().insert(HOST, self.endpoint.authority.clone());
         if method == Method::POST {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -157,7 +157,8 @@ pub fn may(client: Option<&Identity>, right: Right, access: &Access, topic: &str
     match (access.of(right), client) {
         (Permission::Everybody, _) | (Permission::Authenticated, Some(_)) => true,
         (Permission::Claim, Some(client)) => client.rights.name(right, topic),
-        (Permission::Nobody | Permission::Operator, _)
+        // A hook is asked elsewhere: whoever cannot wait for it may not.
+        (Permission::Nobody | Permission::Operator | Permission::Hook, _)
         | (Permission::Authenticated | Permission::Claim, None) => false,
     }
 }
@@ -191,6 +192,7 @@ mod tests {
         for (permission, expected) in [
             (Permission::Nobody, [false, false, false, false]),
             (Permission::Operator, [false, false, false, false]),
+            (Permission::Hook, [false, false, false, false]),
             (Permission::Everybody, [true, true, true, true]),
             (Permission::Authenticated, [false, true, true, true]),
             (Permission::Claim, [false, false, false, true]),

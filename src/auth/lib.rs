@@ -8,6 +8,7 @@
 //! Nothing here logs a credential, and no `Debug` shows one.
 #![forbid(unsafe_code)]
 
+mod app;
 mod authenticator;
 mod basic;
 mod cache;
@@ -30,6 +31,7 @@ mod settings;
 mod tokens;
 pub mod worker;
 
+pub use app::{App, AppAnswer, AppData, AppEvent, AppSettings, Call, Failed, Forwarded};
 pub use authenticator::{Authenticator, Decision, Denied, Question, Renewal, Reply, Verdict};
 pub use certificate::CertificateSubject;
 pub use credentials::{Credentials, Presented, SUBPROTOCOL, Sources, extract};

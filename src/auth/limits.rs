@@ -70,6 +70,21 @@ pub const CACHE_ENTRIES_MAX: usize = 16_384;
 /// Bytes of the identities in them, likewise. An answer of the hook may name many topics.
 pub const CACHE_IDENTITIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+// ---- hooks of the application ----
+
+/// Default time that a hook of the application has to answer: below the 5 s after which SDKs give up.
+pub const APP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Requests to these hooks at the same time.
+pub const APP_REQUESTS_MAX: usize = 64;
+/// Calls of all clients that wait for these hooks, those in progress included. Further ones are refused.
+pub const APP_CALLS_MAX: usize = 1_024;
+/// Bytes of their data, likewise.
+pub const APP_CALLS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Maximum bytes of an answer.
+pub const APP_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Header fields of a handshake that may be forwarded.
+pub const APP_FIELDS_MAX: usize = 16;
+
 // ---- questions ----
 
 /// Questions that wait for the authentication thread, of all kinds and shards. Further clients are answered 503.

@@ -12,6 +12,7 @@ mod cluster;
 mod cluster_node;
 mod config;
 mod draining;
+mod hooks;
 mod log_level;
 mod nats_clients;
 mod peers;

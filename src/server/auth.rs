@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use echoring_auth::{
-    Authenticator, Credentials, Decision, Denied, Identity, OwnedHead, Presented, Question, Renewal, Verdict,
-    extract,
+    App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Forwarded, Identity,
+    OwnedHead, Presented, Question, Renewal, Verdict, extract,
 };
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
@@ -51,6 +51,19 @@ pub enum AuthCommand {
     },
 }
 
+/// The application's answer about a request of a session.
+#[derive(Debug)]
+pub struct AppAnswered {
+    /// The session's connection.
+    pub token: Token,
+    /// The number of the call in its session.
+    pub number: u32,
+    /// The call.
+    pub call: Box<Call>,
+    /// The answer.
+    pub answer: AppAnswer,
+}
+
 /// What happens with a request.
 #[derive(Debug)]
 pub(crate) enum Admission {
@@ -66,6 +79,7 @@ pub(crate) enum Admission {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     authenticator: Option<Arc<Authenticator>>,
+    app: Option<Arc<App>>,
     counters: Arc<AuthCounters>,
     known: KnownClients,
     pending: PendingRequests,
@@ -84,6 +98,31 @@ impl Gate {
     /// Sets where decisions are sent to.
     pub(crate) fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
         self.shard = Some(shard);
+    }
+
+    /// Sets the hooks of the application.
+    pub(crate) fn set_app(&mut self, app: Option<Arc<App>>) {
+        self.app = app;
+    }
+
+    /// Whether the application is asked about an event.
+    pub(crate) fn asks_app(&self, event: AppEvent) -> bool {
+        self.app.as_ref().is_some_and(|app| app.has(event))
+    }
+
+    /// The header fields of a handshake that are for the application.
+    pub(crate) fn forwarded(&self, request: &Request<'_>) -> Option<Forwarded> {
+        self.app.as_ref()?.forwarded(request)
+    }
+
+    /// Asks the application. The answer follows through [`AppAnswered`].
+    pub(crate) fn ask_app(&self, token: Token, number: u32, call: Call) {
+        let (Some(app), Some(shard)) = (&self.app, self.shard.clone()) else { return };
+        app.ask(call, move |call, answer| {
+            let answered = AppAnswered { token, number, call: Box::new(call), answer };
+            // A shard that has ended needs no answer.
+            shard.send(ControlMessage::Command(ShardCommand::App(answered)));
+        });
     }
 
     /// Whether clients are authenticated.

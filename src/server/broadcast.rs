@@ -18,6 +18,7 @@
 //! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
 //! flood each other therefore both make progress.
 
+mod app_calls;
 mod centrifuge;
 mod centrifuge_events;
 mod centrifuge_session;

@@ -21,7 +21,7 @@ use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Placement, Position, Publication, Refused};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 
-use crate::auth::AuthCommand;
+use crate::auth::{AppAnswered, AuthCommand};
 use crate::broadcast::publish::OperatorPublished;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion};
@@ -168,6 +168,8 @@ pub enum ShardCommand {
     ReadTopic(TopicRead),
     /// A command about authentication.
     Auth(AuthCommand),
+    /// The application has answered.
+    App(AppAnswered),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
     /// What the cluster thread has for the shard.

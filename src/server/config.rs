@@ -10,7 +10,7 @@ use crate::cluster::ClusterIdentity;
 use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
-use echoring_auth::Authenticator;
+use echoring_auth::{App, Authenticator};
 use echoring_proto::connection::{self, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
@@ -116,6 +116,8 @@ pub struct ServerConfig {
     pub hosts: HostPolicy,
     /// Who may connect; `None` lets everybody in. Topics say what clients may do.
     pub auth: Option<Arc<Authenticator>>,
+    /// The hooks of the application.
+    pub app: Option<Arc<App>>,
     /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
     /// Whether the order of the server or of the client selects among several.
@@ -169,6 +171,7 @@ impl Default for ServerConfig {
             origins: OriginPolicy::SameHost,
             hosts: HostPolicy::Any,
             auth: None,
+            app: None,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             peers: Arc::default(),

@@ -40,7 +40,7 @@ pub mod v1;
 pub mod validation;
 mod watchdog;
 
-pub use auth::{AuthCommand, AuthCounters, AuthFigures};
+pub use auth::{AppAnswered, AuthCommand, AuthCounters, AuthFigures};
 pub use broadcast::BroadcastSettings;
 pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;

@@ -39,6 +39,9 @@ pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
 /// ones are refused.
 pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
+/// Requests of one session about which the application is asked. Beyond it the session is not read, apart from the rest of its
+/// frame.
+pub(crate) const CENTRIFUGE_APP_CALLS_MAX: usize = 16;
 /// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
 pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
 /// Bytes of their numbers and subjects, each as long as it may be.

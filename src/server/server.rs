@@ -281,6 +281,12 @@ impl Bound {
     /// As for [`Server::start`].
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
         let Bound { config, resolved, listeners } = self;
+        if let Some(app) = &config.app {
+            app.start().map_err(|error| {
+                let problem = format!("no thread for the hooks of the application: {error}");
+                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
+            })?;
+        }
         if let Some(auth) = &config.auth {
             auth.start().map_err(|error| {
                 let problem = format!("no thread for authentication: {error}");

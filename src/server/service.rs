@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use echoring_auth::Authenticator;
+use echoring_auth::{App, Authenticator};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
@@ -52,6 +52,12 @@ const BAD_TOPIC: Refusal = Refusal {
     reason: "bad topic name",
     headers: "",
     hint: "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed",
+};
+const NO_MEMORY: Refusal = Refusal {
+    status: 503,
+    reason: "no memory left for this connection",
+    headers: "Retry-After: 5\r\n",
+    hint: "try again; if it persists, raise --memory-budget",
 };
 const NO_SUBPROTOCOL: Refusal = Refusal {
     status: 400,
@@ -142,6 +148,12 @@ impl Service {
     /// Authenticates clients.
     pub fn with_auth(self, auth: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Service {
         Service { gate: Gate::new(auth, counters), ..self }
+    }
+
+    /// Sets the hooks of the application, after the settings of authentication.
+    pub fn with_app(mut self, app: Option<Arc<App>>) -> Service {
+        self.gate.set_app(app);
+        self
     }
 
     /// Limits what clients publish.
@@ -483,6 +495,7 @@ impl Application for Service {
             }
             ShardCommand::Connections(scan) => self.scans.push(scan, now),
             ShardCommand::Auth(command) => self.auth_command(cx, command),
+            ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
             ShardCommand::Thaw => self.broadcast.thaw(cx),
             ShardCommand::Export { cursor, bytes_max, reply } => {

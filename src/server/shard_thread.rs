@@ -49,6 +49,7 @@ pub(crate) fn service(
         .with_routes(config.routes.clone())
         .with_hosts(config.hosts.clone())
         .with_auth(config.auth.clone(), counters)
+        .with_app(config.app.clone())
         .with_refusal_hook(config.on_refusal.clone());
     if config.test_endpoints {
         service = service.with_test_endpoints();

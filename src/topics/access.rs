@@ -41,6 +41,8 @@ pub enum Permission {
     Claim,
     /// The operator, at the admin address.
     Operator,
+    /// Clients of Centrifuge's client protocol, as the application's hook decides about each request, and the operator.
+    Hook,
 }
 
 impl Permission {

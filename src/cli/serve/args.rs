@@ -14,6 +14,7 @@ use clap::{ArgAction, ValueEnum};
 
 use super::auth::AuthArgs;
 use super::cluster::ClusterArgs;
+use super::hooks::HookArgs;
 use super::peers::PeerArgs;
 use super::reload::Reload;
 use super::topics::keys;
@@ -458,6 +459,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(super) auth: AuthArgs,
+
+    #[command(flatten)]
+    pub(super) hooks: HookArgs,
 
     #[command(flatten)]
     pub(super) cluster: ClusterArgs,

@@ -15,6 +15,7 @@ use super::args::{Args, CpuList};
 use super::auth;
 use super::cluster;
 use super::config;
+use super::hooks;
 use super::settings::Settings;
 use super::topics::Topic;
 use super::topics::keys::KEYS;
@@ -96,7 +97,7 @@ impl fmt::Display for Settings {
                 write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
             }
         }
-        for table in [auth::TABLE, cluster::TABLE] {
+        for table in [auth::TABLE, hooks::TABLE, cluster::TABLE] {
             writeln!(f, "\n[{table}]")?;
             for arg in config::keys(&command) {
                 if let Some((own, key)) = config::table_of(arg)

@@ -12,6 +12,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::args::Args;
 use super::auth;
 use super::cluster;
+use super::hooks;
 use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
@@ -25,7 +26,7 @@ use echoring_server::ListenAddress;
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 4] = [auth::TABLE, cluster::TABLE, "topic_defaults", "topics"];
+const TABLES: [&str; 5] = [auth::TABLE, hooks::TABLE, cluster::TABLE, "topic_defaults", "topics"];
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -117,6 +118,7 @@ pub(super) fn table_of(arg: &Arg) -> Option<(&'static str, &str)> {
     let id = arg.get_id().as_str();
     auth::key_of(id)
         .map(|key| (auth::TABLE, key))
+        .or_else(|| hooks::key_of(id).map(|key| (hooks::TABLE, key)))
         .or_else(|| cluster::key_of(id).map(|key| (cluster::TABLE, key)))
 }
 
@@ -142,7 +144,7 @@ impl ConfigFile {
                 ("topics", _) => file.tables.read_topics(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
-                (auth::TABLE | cluster::TABLE, _) => file.read_options(&command, &entry)?,
+                (auth::TABLE | hooks::TABLE | cluster::TABLE, _) => file.read_options(&command, &entry)?,
                 (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
                 (_, None) => {
                     let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);

@@ -18,13 +18,14 @@ use super::args::{
 use super::cluster::ClusterOptions;
 use super::config;
 use super::draining::DrainSettings;
-use super::topics::{Tables, Topics};
+use super::topics::{Tables, Topics, hook_line};
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
 use crate::logging::{Destination, Form};
 use crate::sandbox::Sandbox;
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
+use echoring_auth::{AppEvent, Right};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -141,10 +142,12 @@ impl Settings {
         let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
         let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
         let mut security_warnings = args.auth.warnings(is_open);
+        security_warnings.extend(args.hooks.warnings());
         security_warnings.extend(args.cluster.warnings());
         let server = ServerConfig {
             topics: topics.rules(),
             auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
+            app: args.hooks.load(&origins)?,
             peers: args.peers.limits(&origins)?,
             tls: tls.as_ref().map(secured).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
@@ -162,6 +165,16 @@ impl Settings {
         }
         if let Some(place) = topics.durable_line().filter(|_| cluster.is_none()) {
             return Err(Failure::Usage(format!("{place}: durable needs --cluster")));
+        }
+        for (right, event, key) in [
+            (Right::Subscribe, AppEvent::Subscribe, "subscribe"),
+            (Right::Publish, AppEvent::Publish, "publish"),
+        ] {
+            if let Some(place) = hook_line(&topics, right)
+                && !server.app.as_ref().is_some_and(|app| app.has(event))
+            {
+                return Err(Failure::Usage(format!("{place}: \"hook\" needs --hooks-{key}")));
+            }
         }
         let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));

@@ -13,7 +13,7 @@ use self::keys::{KEYS, PATTERN};
 use crate::file::{Entry, Source};
 use crate::{Failure, values};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
-use echoring_topics::{Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{Pattern, Permission, Relay, Right, Rules, SlowConsumerPolicy, TopicSettings};
 
 /// The settings of topics by pattern, in the order in which the patterns are tried, and the default.
 #[derive(Clone, Debug)]
@@ -56,6 +56,13 @@ impl Topics {
         let found = all.find(|topic| is_so(&topic.settings))?;
         Some(found.lines.get(key).map_or(key, String::as_str))
     }
+}
+
+/// Where a right of topics is the hook's decision, if it is.
+pub(super) fn hook_line(topics: &Topics, right: Right) -> Option<&str> {
+    let mut all = topics.rules.iter().map(|(_, topic)| topic).chain([&topics.default]);
+    let asked = all.find(|topic| topic.settings.access.of(right) == Permission::Hook)?;
+    Some(asked.lines.get(right.word()).map_or(right.word(), String::as_str))
 }
 
 /// `settings` with a history that is bounded to nothing by any of its bounds bounded so by the count of its messages:

@@ -14,7 +14,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_topics::{Content, Position, Publication, is_topic_name};
+use echoring_topics::{Content, Permission, Position, Publication, is_topic_name};
 use serde::de::IgnoredAny;
 
 use super::Broadcast;
@@ -106,8 +106,7 @@ impl Broadcast {
         }
         match &command.request {
             Request::Pong => return centrifuge.note_pong(),
-            // There is no application that it could be for.
-            Request::Send { .. } => return,
+            Request::Send { data } => return self.take_send(link, gate, data),
             _ => {}
         }
         session.requests.begin();
@@ -127,7 +126,8 @@ impl Broadcast {
             }
             Request::Refresh { .. } => disconnect(link, Disconnect::InvalidToken),
             Request::SubRefresh(_) => self.fail(link, encoding, id, ErrorCode::NotAvailable),
-            Request::Rpc(_) | Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
+            Request::Rpc(rpc) => self.take_rpc(link, gate, encoding, id, rpc),
+            Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
             Request::Pong | Request::Send { .. } => {}
         }
     }
@@ -280,8 +280,12 @@ impl Broadcast {
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
             deltas: subscribe.delta == delta::NAME,
+            by_hook: None,
         };
-        self.subscribe_session(link, gate, &wanted);
+        if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
+            return self.ask_subscribe(link, gate, encoding, &wanted, subscribe.data);
+        }
+        self.subscribe_session(link, gate, wanted);
     }
 
     /// Clients expect success, also without a subscription.
@@ -293,6 +297,7 @@ impl Broadcast {
     ) {
         let id = Some(u64::from(id));
         let topic = self.fan_out.topics.find(name);
+        self.cancel_asked_subscribe(link, name);
         let Peer::Session(session) = &mut *link.peer else { return };
         if topic.is_some_and(|topic| session.find(topic).is_some()) {
             return self.unsubscribe_session(link, id, name);
@@ -317,6 +322,9 @@ impl Broadcast {
             return self.fail(link, encoding, id, ErrorCode::BadRequest);
         };
         let publication = Publication { content, key, payload: data };
+        if self.fan_out.topics.settings_of(channel).access.publish == Permission::Hook {
+            return self.ask_publish(link, gate, encoding, id, channel, &publication);
+        }
         self.publish_within_rate(link, gate, Some(id.into()), channel, publication, "");
     }
 
@@ -359,8 +367,9 @@ impl Broadcast {
         let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
         let Peer::Session(session) = &mut *link.peer else { return };
         // A client whose publications are held is not read.
-        let is_excused = queued_bytes > 0 || session.held > 0;
+        let is_held = queued_bytes > 0 || session.held > 0;
         let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let is_excused = is_held || centrifuge.calls.are_many();
         let (due, encoding) = (centrifuge.take_due(now, times, is_excused), centrifuge.encoding);
         self.sessions.alarms.add(token, centrifuge);
         match due {
@@ -379,7 +388,7 @@ fn ping_times<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> PingTime
 }
 
 /// Ends a session.
-fn disconnect<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, disconnect: Disconnect) {
+pub(super) fn disconnect<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, disconnect: Disconnect) {
     let (code, reason) = close(disconnect);
     link.close(code, reason);
 }

@@ -1,5 +1,6 @@
 //! Events in Centrifuge's client protocol.
 
+use echoring_auth::AppData;
 use echoring_centrifuge::{
     Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
     UnsubscribeCode, push, reply,
@@ -75,6 +76,14 @@ pub(super) fn publication<'a>(
     echoring_centrifuge::Publication { body: plain(message), offset, info: None, key: message.key }
 }
 
+/// Data of the application.
+pub(super) fn app_payload(data: &AppData) -> Payload<'_> {
+    match data {
+        AppData::Json(value) => Payload::Json(value),
+        AppData::Bytes(bytes) => Payload::Bytes(bytes),
+    }
+}
+
 /// The data of a message for subscriptions without delta compression.
 pub(super) fn plain<'a>(message: &Publication<'a>) -> Body<'a> {
     Body::Plain(payload(message))
@@ -103,7 +112,7 @@ pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
 }
 
 fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut Vec<u8>) {
-    let SubscribedEvent { id, position, recovered, recoverable, deltas, messages, .. } = *event;
+    let SubscribedEvent { id, position, recovered, recoverable, deltas, data, messages, .. } = *event;
     let epoch = format!("{:x}", position.epoch);
     let written = if deltas { Written::new(encoding, messages) } else { Written::default() };
     let publications: Vec<_> = entries(messages)
@@ -122,6 +131,7 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
         positioned: true,
         was_recovering: recovered.is_some(),
         delta: deltas,
+        data: data.map(app_payload),
         ..SubscribeResult::default()
     };
     reply::subscribe(encoding, out, number(id), &result);

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use echoring_auth::Forwarded;
 use echoring_centrifuge::Encoding;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Replay, TopicId};
 
+use super::app_calls::AppCalls;
 use super::history_range::HistoryRange;
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
@@ -28,6 +30,10 @@ pub(super) struct CentrifugeSession {
     pub(super) histories: Vec<HistoryQuery>,
     /// Requests that want only the number of members.
     pub(super) stats: Vec<u64>,
+    /// Requests about which the application is asked.
+    pub(super) calls: AppCalls,
+    /// Header fields of its handshake, for the application.
+    pub(super) forwarded: Option<Forwarded>,
 }
 
 /// How far a session is.
@@ -103,14 +109,25 @@ pub(super) struct PingTimes {
 
 impl CentrifugeSession {
     /// A session whose connect command must come before `connect_by`.
-    pub(super) fn new(encoding: Encoding, connect_by: Nanos) -> CentrifugeSession {
+    pub(super) fn new(
+        encoding: Encoding,
+        connect_by: Nanos,
+        forwarded: Option<Forwarded>,
+    ) -> CentrifugeSession {
         CentrifugeSession {
             encoding,
             stage: Stage::AwaitingConnect,
             wake_at: connect_by,
             histories: Vec::new(),
             stats: Vec::new(),
+            calls: AppCalls::default(),
+            forwarded,
         }
+    }
+
+    /// Bytes of its forwarded fields, which are charged to the memory budget.
+    pub(super) fn forwarded_bytes(&self) -> usize {
+        self.forwarded.as_ref().map_or(0, Forwarded::held_bytes)
     }
 
     /// Bytes that it counts in the shard's [`KeptBytes`].
@@ -257,7 +274,7 @@ mod tests {
     const TIMES: PingTimes = PingTimes { interval: 25, timeout: 10 };
 
     fn connected(alarms: &mut Alarms) -> CentrifugeSession {
-        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        let mut session = CentrifugeSession::new(Encoding::Json, 5, None);
         alarms.add(token(1), &session);
         alarms.connect(token(1), &mut session, 0, TIMES);
         session
@@ -266,7 +283,7 @@ mod tests {
     #[test]
     fn a_session_that_does_not_connect_is_stale() {
         let mut alarms = Alarms::default();
-        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        let mut session = CentrifugeSession::new(Encoding::Json, 5, None);
         alarms.add(token(1), &session);
         assert_eq!((alarms.next(), alarms.pop_due(4)), (Some(5), None));
         assert_eq!(alarms.pop_due(5), Some(token(1)));
@@ -293,7 +310,7 @@ mod tests {
     #[test]
     fn without_an_interval_no_ping_is_due() {
         let mut alarms = Alarms::default();
-        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        let mut session = CentrifugeSession::new(Encoding::Json, 5, None);
         alarms.add(token(1), &session);
         alarms.connect(token(1), &mut session, 0, PingTimes { interval: 0, ..TIMES });
         assert_eq!(alarms.next(), None);

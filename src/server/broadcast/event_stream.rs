@@ -43,6 +43,8 @@ impl Broadcast {
                 granted,
                 must_recover: false,
                 deltas: false,
+                by_hook: false,
+                data: None,
                 counted: None,
             }],
             subject: client.map(Identity::subject).unwrap_or_default().into(),

@@ -5,6 +5,7 @@ use super::presence::PresenceChange;
 use super::{centrifuge_events, v1_events};
 use crate::event_stream;
 use crate::v1::ProtocolError;
+use echoring_auth::AppData;
 use echoring_topics::{ClientId, Gap, GapReason, Members, Position};
 
 /// An event for one session. `id` is that of the client's request, if it has one.
@@ -54,6 +55,8 @@ pub(super) struct SubscribedEvent<'a> {
     pub(super) recoverable: bool,
     /// Whether messages may be deltas.
     pub(super) deltas: bool,
+    /// Data of the application.
+    pub(super) data: Option<&'a AppData>,
     /// The page of messages that the event itself carries, in dialects where it does.
     pub(super) messages: &'a [u8],
 }

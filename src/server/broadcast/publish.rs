@@ -102,6 +102,19 @@ impl Broadcast {
             self.sequencer.topics.note_refused();
             return self.sessions.refuse(link, id, refused);
         }
+        self.publish_allowed(link, client, id, name, publication, idempotency_key);
+    }
+
+    /// A session publishes what it may.
+    pub(super) fn publish_allowed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
+        id: Option<u64>,
+        name: &str,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) {
         let publisher = publisher(
             link,
             self.number(link.mailboxes.shard()),

@@ -10,6 +10,7 @@ use super::subscriptions::Waiting;
 use crate::auth::Gate;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse};
+use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
@@ -28,6 +29,8 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas, where the topic has them.
     pub(super) deltas: bool,
+    /// The application's hook has allowed it, with these data.
+    pub(super) by_hook: Option<Option<AppData>>,
 }
 
 /// The answer to a subscription, see [`SubscribedEvent`].
@@ -68,8 +71,9 @@ impl Broadcast {
                     presence: true,
                     must_recover: false,
                     deltas: false,
+                    by_hook: None,
                 };
-                self.subscribe_session(link, gate, &wanted);
+                self.subscribe_session(link, gate, wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
                 let client = gate.client(link.token);
@@ -106,14 +110,14 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         gate: &mut Gate,
-        wanted: &WantedSubscription<'_>,
+        wanted: WantedSubscription<'_>,
     ) {
-        let WantedSubscription { id, name, from, presence, must_recover, deltas } = *wanted;
+        let WantedSubscription { id, name, from, presence, must_recover, deltas, by_hook } = wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
         }
-        if !self.may(client, Right::Subscribe, name) {
+        if by_hook.is_none() && !self.may(client, Right::Subscribe, name) {
             return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Subscribe));
         }
         let mut granted = self.granted(client, name);
@@ -144,6 +148,8 @@ impl Broadcast {
             granted,
             must_recover,
             deltas,
+            by_hook: by_hook.is_some(),
+            data: by_hook.flatten().map(Box::new),
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -156,7 +162,7 @@ impl Broadcast {
     }
 
     /// Why a session may not subscribe to a topic.
-    fn subscribe_error<A: ServerApplication>(
+    pub(super) fn subscribe_error<A: ServerApplication>(
         &self,
         link: &mut ConnectionContext<'_, A>,
         id: Option<u64>,
@@ -245,6 +251,10 @@ impl Broadcast {
             _ => false,
         };
         let is_reset = recovered == Some(false) && !is_replayed;
+        let data = match &mut *link.peer {
+            Peer::Session(session) => session.find(topic).and_then(|subscription| subscription.data.take()),
+            _ => None,
+        };
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -258,6 +268,7 @@ impl Broadcast {
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
             deltas,
+            data: data.as_deref(),
             messages,
         };
         sessions.send(link, &SessionEvent::Subscribed(event));

@@ -11,7 +11,7 @@ use crate::v1::ProtocolError;
 use echoring_auth::{Credentials, Decision, Denied, Identity, may};
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Position, Right, TopicId};
+use echoring_topics::{Permission, Position, Right, TopicId};
 
 /// The reason to close a connection that is for one topic.
 const MAY_NOT_SUBSCRIBE: &str = "no longer allowed to subscribe to this topic";
@@ -134,9 +134,11 @@ impl Broadcast {
     ) {
         let name = self.fan_out.name(topic);
         let may_subscribe = self.may(client, Right::Subscribe, name);
+        let is_asked = self.fan_out.topics.settings_of(name).access.subscribe == Permission::Hook;
         let granted = self.granted(client, name);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscription) = session.find(topic) else { return };
+        let may_subscribe = may_subscribe || (is_asked && subscription.by_hook);
         if may_subscribe && (granted.presence || !subscription.granted.presence) {
             subscription.granted.history = granted.history;
             return;

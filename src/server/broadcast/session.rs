@@ -4,6 +4,7 @@
 //! No I/O: a session records what was requested and how far each subscription is. Its wire format is its
 //! [dialect](Dialect).
 
+use echoring_auth::AppData;
 use echoring_runtime::driver::Token;
 use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
 
@@ -64,6 +65,10 @@ pub(super) struct SessionSubscription {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas.
     pub(super) deltas: bool,
+    /// Whether the application's hook has allowed it.
+    pub(super) by_hook: bool,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,

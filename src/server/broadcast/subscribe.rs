@@ -9,7 +9,7 @@ use super::subscriptions::{Subscription, Waiting};
 use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
-use echoring_auth::Identity;
+use echoring_auth::{Forwarded, Identity};
 use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
@@ -110,7 +110,8 @@ impl Broadcast {
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
-    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`.
+    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`. The bytes of `forwarded` are
+    /// charged.
     pub(crate) fn open_centrifuge(
         &mut self,
         encoding: Encoding,
@@ -118,10 +119,11 @@ impl Broadcast {
         token: Token,
         client: Option<&Identity>,
         connect_by: Nanos,
+        forwarded: Option<Forwarded>,
     ) -> Answer<Peer> {
         self.sessions.count += 1;
         let subject = client.map(Identity::subject).unwrap_or_default().into();
-        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by));
+        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by, forwarded));
         self.sessions.alarms.add(token, &centrifuge);
         let protocol = Protocol::Centrifuge(centrifuge);
         let session = Session { subject, protocol, ..Session::default() };
@@ -325,6 +327,7 @@ impl Broadcast {
         if let Some(centrifuge) = session.centrifuge() {
             self.sessions.alarms.remove(token, centrifuge);
             self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
+            resources.pool.discharge(centrifuge.forwarded_bytes());
         }
         for subscription in &session.subscriptions {
             self.leave(resources, token, subscription);

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use echoring_auth::{Authenticator, Denied};
+use echoring_auth::{Authenticator, Denied, Forwarded};
 use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
-use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{Admission, AuthCommand, Due, refusal};
+use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
+use crate::auth::{Admission, AppAnswered, AuthCommand, Due, refusal};
 use crate::broadcast::sessions::end;
 use crate::peer::Peer;
 use crate::route::Route;
@@ -86,8 +86,12 @@ impl Service {
                     None => Encoding::from_query(request.query),
                 };
                 let connect_by = cx.now() + cx.handshake_timeout();
-                let client = self.gate.client(token);
-                self.broadcast.open_centrifuge(encoding, own.or(subprotocol), token, client, connect_by)
+                let forwarded = self.gate.forwarded(request);
+                let (subprotocol, client) = (own.or(subprotocol), self.gate.client(token));
+                if !cx.pool().charge(forwarded.as_ref().map_or(0, Forwarded::held_bytes)) {
+                    return Answer::Refuse(NO_MEMORY);
+                }
+                self.broadcast.open_centrifuge(encoding, subprotocol, token, client, connect_by, forwarded)
             }
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
                 Some(Some(topic)) => {
@@ -122,6 +126,17 @@ impl Service {
                     self.broadcast.refreshed(&mut link, &mut self.gate, id, decision);
                 }
             }
+        }
+    }
+
+    /// The application has answered.
+    pub(super) fn app_answered<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        answered: AppAnswered,
+    ) {
+        if let Some(mut link) = cx.link(answered.token).filter(|link| link.is_open()) {
+            self.broadcast.app_answered(&mut link, &mut self.gate, answered);
         }
     }
 

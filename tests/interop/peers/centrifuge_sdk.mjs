@@ -47,8 +47,17 @@ client.on("connected", (context) => say({ event: "connected", client: context.cl
 client.on("disconnected", (context) => say({ event: "disconnected", ...reason(context) }));
 client.on("error", (context) => say({ event: "error", ...failure(context.error) }));
 
-function subscribe({ channel, recoverable = false, join_leave: joinLeave = false, since, delta }) {
+function subscribe({ channel, recoverable = false, join_leave: joinLeave = false, since, delta, tokens = [] }) {
+    const ownTokens = [...tokens];
+    const nextToken = async () => {
+        say({ event: "subscription token", channel });
+        if (ownTokens.length === 0) {
+            throw new UnauthorizedError();
+        }
+        return ownTokens.shift();
+    };
     const subscription = client.newSubscription(channel, {
+        ...(tokens.length > 0 && { token: ownTokens.shift(), getToken: nextToken }),
         recoverable,
         joinLeave,
         since,
@@ -60,7 +69,8 @@ function subscribe({ channel, recoverable = false, join_leave: joinLeave = false
     subscription.on("subscribing", (context) => tell("subscribing", reason(context)));
     subscription.on("subscribed", (context) => {
         const { wasRecovering, recovered, recoverable, positioned, streamPosition } = context;
-        tell("subscribed", { wasRecovering, recovered, recoverable, positioned, position: position(streamPosition) });
+        const at = position(streamPosition);
+        tell("subscribed", { wasRecovering, recovered, recoverable, positioned, position: at, data: unpack(context.data) });
     });
     subscription.on("unsubscribed", (context) => tell("unsubscribed", reason(context)));
     subscription.on("publication", (context) => tell("publication", publication(context)));
@@ -90,6 +100,7 @@ const actions = {
         const { numClients, numUsers } = await client.presenceStats(channel);
         return { clients: numClients, users: numUsers };
     },
+    send: ({ data }) => client.send(pack(data)),
     rpc: async ({ method, data }) => unpack((await client.rpc(method, pack(data))).data),
 };
 

@@ -70,6 +70,7 @@ class SubscriptionEvents(centrifuge.SubscriptionEventHandler):
             recoverable=context.recoverable,
             positioned=context.positioned,
             position=position and {"offset": position.offset, "epoch": position.epoch},
+            data=unpack(context.data),
         )
 
     async def on_unsubscribed(self, context):
@@ -102,13 +103,23 @@ class Actions:
     async def disconnect(self):
         await client.disconnect()
 
-    async def subscribe(self, channel, recoverable=False, join_leave=False, delta=None):
+    async def subscribe(self, channel, recoverable=False, join_leave=False, delta=None, tokens=()):
+        own_tokens = list(tokens)
+
+        async def next_token(_):
+            say(event="subscription token", channel=channel)
+            if not own_tokens:
+                raise centrifuge.UnauthorizedError
+            return own_tokens.pop(0)
+
         subscription = client.new_subscription(
             channel,
             events=SubscriptionEvents(channel),
             recoverable=recoverable,
             join_leave=join_leave,
             delta=delta and centrifuge.DeltaType(delta),
+            token=own_tokens.pop(0) if own_tokens else "",
+            get_token=next_token if tokens else None,
             min_resubscribe_delay=0.05,
             max_resubscribe_delay=0.5,
         )

@@ -76,16 +76,17 @@ pub(crate) const KEYS: [Key; 21] = [
     },
     Key {
         name: "subscribe",
-        value: Value::Permission(&[], |settings| &mut settings.access.subscribe),
+        value: Value::Asked(&[], |settings| &mut settings.access.subscribe),
         reload: Reload::Live,
         help: "Who may subscribe. authenticated are clients with credentials, claim those whose credentials name the \
-               topic, operator is the admin address",
+               topic, operator is the admin address, hook those of Centrifuge's client protocol that --hooks-subscribe allows",
     },
     Key {
         name: "publish",
-        value: Value::Permission(&CLIENTS, |settings| &mut settings.access.publish),
+        value: Value::Asked(&CLIENTS, |settings| &mut settings.access.publish),
         reload: Reload::Live,
-        help: "Who may publish. The operator may too, unless it is nobody; clients is an older name of everybody",
+        help: "Who may publish. The operator may too, unless it is nobody; hook are those that --hooks-publish allows; clients is an older \
+               name of everybody",
     },
     Key {
         name: "presence",
@@ -179,6 +180,15 @@ const PERMISSIONS: [(&str, Permission); 5] = [
     ("claim", Permission::Claim),
     ("operator", Permission::Operator),
 ];
+/// Those of `subscribe` and `publish`, about which a hook may be asked.
+const ASKED: [(&str, Permission); 6] = [
+    ("nobody", Permission::Nobody),
+    ("everybody", Permission::Everybody),
+    ("authenticated", Permission::Authenticated),
+    ("claim", Permission::Claim),
+    ("operator", Permission::Operator),
+    ("hook", Permission::Hook),
+];
 /// An older word of `publish`.
 const CLIENTS: [(&str, Permission); 1] = [("clients", Permission::Everybody)];
 /// Older values of `presence`, which was a switch.
@@ -206,6 +216,8 @@ enum Value {
     Delta(Field<AllowedDelta>),
     /// With older words for some of them.
     Permission(&'static [(&'static str, Permission)], Field<Permission>),
+    /// The same for rights about which a hook may be asked.
+    Asked(&'static [(&'static str, Permission)], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
     Time(RangeInclusive<Nanos>, Field<Nanos>),
     Count(RangeInclusive<u32>, Field<u32>),
@@ -221,7 +233,8 @@ impl Key {
             Value::Relay(field) => *field(settings) = entry.word(&RELAYS)?,
             Value::Switch(field) => *field(settings) = entry.boolean()?,
             Value::Delta(field) => *field(settings) = entry.word(&DELTAS)?,
-            Value::Permission(older, field) => *field(settings) = permission(entry, older)?,
+            Value::Permission(older, field) => *field(settings) = permission(entry, older, &PERMISSIONS)?,
+            Value::Asked(older, field) => *field(settings) = permission(entry, older, &ASKED)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
             Value::Count(range, field) => *field(settings) = entry.number(range)?,
@@ -236,7 +249,7 @@ impl Key {
             Value::Relay(field) => *field(to) = *field(&mut from),
             Value::Switch(field) => *field(to) = *field(&mut from),
             Value::Delta(field) => *field(to) = *field(&mut from),
-            Value::Permission(_, field) => *field(to) = *field(&mut from),
+            Value::Permission(_, field) | Value::Asked(_, field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
             Value::Count(_, field) => *field(to) = *field(&mut from),
@@ -250,7 +263,9 @@ impl Key {
             Value::Relay(field) => format!("\"{}\"", word_for(&RELAYS, *field(&mut settings))),
             Value::Switch(field) => field(&mut settings).to_string(),
             Value::Delta(field) => format!("\"{}\"", word_for(&DELTAS, *field(&mut settings))),
-            Value::Permission(_, field) => format!("\"{}\"", word_for(&PERMISSIONS, *field(&mut settings))),
+            Value::Permission(_, field) | Value::Asked(_, field) => {
+                format!("\"{}\"", word_for(&ASKED, *field(&mut settings)))
+            }
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
             Value::Count(_, field) => field(&mut settings).to_string(),
@@ -265,6 +280,7 @@ impl Key {
             Value::Switch(_) => "true, false".to_owned(),
             Value::Delta(_) => words(&DELTAS),
             Value::Permission(..) => words(&PERMISSIONS),
+            Value::Asked(..) => words(&ASKED),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
             }
@@ -275,14 +291,18 @@ impl Key {
 }
 
 /// A permission, perhaps by an older word for it, or by a truth value.
-fn permission(entry: &Entry<'_>, older: &[(&str, Permission)]) -> Result<Permission, Failure> {
+fn permission(
+    entry: &Entry<'_>,
+    older: &[(&str, Permission)],
+    words: &[(&str, Permission)],
+) -> Result<Permission, Failure> {
     if let Ok(is_on) = entry.boolean()
         && let Some((_, permission)) = older.iter().find(|(word, _)| *word == is_on.to_string())
     {
         return Ok(*permission);
     }
     // An error names the present words only.
-    entry.word(older).or_else(|_| entry.word(&PERMISSIONS))
+    entry.word(older).or_else(|_| entry.word(words))
 }
 
 fn words<T>(words: &[(&str, T)]) -> String {

@@ -1,0 +1,384 @@
+//! The application's HTTP hooks: what clients call, publish and subscribe to, in the form of Centrifugo's proxies.
+//!
+//! One thread sends the requests. Calls are bounded in number and in bytes, and every call is answered, within the timeout.
+
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use echoring_proto::handshake::Request;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use crate::error::LoadError;
+use crate::http_client::{Endpoint, HttpClient};
+use crate::limits::{
+    APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX,
+    APP_TIMEOUT_DEFAULT,
+};
+
+/// What an application is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppEvent {
+    /// A client calls it.
+    Rpc,
+    /// A client publishes.
+    Publish,
+    /// A client subscribes.
+    Subscribe,
+}
+
+/// Where the hooks are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppSettings {
+    /// The URL for calls and messages of clients.
+    pub rpc: Option<String>,
+    /// The URL for what clients publish.
+    pub publish: Option<String>,
+    /// The URL for what clients subscribe to.
+    pub subscribe: Option<String>,
+    /// Maximum time for an answer.
+    pub timeout: Duration,
+    /// Names of header fields of the handshake that are forwarded.
+    pub headers: Vec<String>,
+}
+
+impl Default for AppSettings {
+    fn default() -> AppSettings {
+        AppSettings {
+            rpc: None,
+            publish: None,
+            subscribe: None,
+            timeout: APP_TIMEOUT_DEFAULT,
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// Data by its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppData {
+    /// One JSON value.
+    Json(Vec<u8>),
+    /// Any bytes.
+    Bytes(Vec<u8>),
+}
+
+impl AppData {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            AppData::Json(bytes) | AppData::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// A request of a client about which the application is asked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What it does.
+    pub event: AppEvent,
+    /// The id of the client.
+    pub client: String,
+    /// The encoding that the client speaks: `json` or `protobuf`.
+    pub encoding: &'static str,
+    /// The subject of its credentials; empty for none.
+    pub user: Box<str>,
+    /// The method that it calls, or the channel. `None` for a message that is no call.
+    pub target: Option<Box<str>>,
+    /// What it sends; `None` for nothing.
+    pub data: Option<AppData>,
+    /// Header fields of its handshake.
+    pub forwarded: Option<Forwarded>,
+}
+
+// The data are the client's.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("event", &self.event).finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    fn bytes(&self) -> usize {
+        let data = self.data.as_ref().map_or(0, |data| data.bytes().len());
+        size_of::<Call>() + data + self.target.as_ref().map_or(0, |target| target.len())
+    }
+}
+
+/// Header fields of a handshake.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Forwarded(Arc<[(HeaderName, HeaderValue)]>);
+
+// They have credentials in them.
+impl fmt::Debug for Forwarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarded").field("fields", &self.0.len()).finish()
+    }
+}
+
+impl Forwarded {
+    /// Bytes of the copies.
+    pub fn held_bytes(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.as_str().len() + value.len() + 96).sum()
+    }
+}
+
+/// The application's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppAnswer {
+    /// It agrees, perhaps with data: the result of a call, what is published instead, or what comes with a subscription.
+    Agreed(Option<AppData>),
+    /// It refuses with an error for the client.
+    Refused {
+        /// From 400 to 1999, or a code of the protocol.
+        code: u32,
+        /// The description.
+        message: String,
+        /// Whether the client may try again.
+        temporary: bool,
+    },
+    /// The connection is to be closed.
+    Disconnect {
+        /// From 3000 to 4999.
+        code: u16,
+        /// At most 123 bytes.
+        reason: String,
+    },
+    /// There is none.
+    Failed(Failed),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Too many calls wait.
+    Busy,
+    /// The call has more bytes than may wait.
+    TooLarge,
+    /// The hook gave no usable answer in time.
+    Unavailable,
+}
+
+/// The hooks. Shards share them.
+pub struct App {
+    endpoints: [Option<Endpoint>; 3],
+    headers: Box<[HeaderName]>,
+    timeout: Duration,
+    thread: OnceLock<mpsc::Sender<Waiting>>,
+    load: Arc<Load>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+/// What waits for the hooks.
+#[derive(Debug, Default)]
+struct Load {
+    calls: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Counts a call until it is dropped.
+struct Counted {
+    load: Arc<Load>,
+    bytes: usize,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.load.calls.fetch_sub(1, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+type Answered = Box<dyn FnOnce(Call, AppAnswer) + Send>;
+
+/// A call that waits. One that is dropped is answered, too.
+struct Waiting {
+    call: Option<(Call, Answered)>,
+    _counted: Counted,
+}
+
+impl Waiting {
+    fn give(&mut self, answer: AppAnswer) {
+        if let Some((call, answered)) = self.call.take() {
+            answered(call, answer);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.give(AppAnswer::Failed(Failed::Unavailable));
+    }
+}
+
+impl App {
+    /// Checks the URLs and names. Starts nothing and sends nothing.
+    ///
+    /// # Errors
+    /// If one of them cannot be used.
+    pub fn load(settings: &AppSettings) -> Result<App, LoadError> {
+        let endpoint = |setting, url: &Option<String>| {
+            url.as_deref().map(|url| Endpoint::parse(setting, url)).transpose()
+        };
+        if settings.headers.len() > APP_FIELDS_MAX {
+            return Err(LoadError::new("hooks_header", format!("at most {APP_FIELDS_MAX} header fields")));
+        }
+        let name = |name: &String| {
+            let known = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_own(name));
+            known.ok_or_else(|| LoadError::new("hooks_header", format!("{name} cannot be forwarded")))
+        };
+        Ok(App {
+            endpoints: [
+                endpoint("hooks_rpc", &settings.rpc)?,
+                endpoint("hooks_publish", &settings.publish)?,
+                endpoint("hooks_subscribe", &settings.subscribe)?,
+            ],
+            headers: settings.headers.iter().map(name).collect::<Result<_, _>>()?,
+            timeout: settings.timeout,
+            thread: OnceLock::new(),
+            load: Arc::default(),
+        })
+    }
+
+    /// Starts the thread, if it does not run yet. It ends with this value.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(&self) -> io::Result<()> {
+        if self.thread.get().is_none() {
+            let (sender, receiver) = mpsc::channel(APP_CALLS_MAX);
+            let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+            let (endpoints, timeout) = (self.endpoints.clone(), self.timeout);
+            thread::Builder::new()
+                .name("hooks".to_owned())
+                .spawn(move || run(&runtime, endpoints, timeout, receiver))?;
+            // Only one thread starts it.
+            let _ = self.thread.set(sender);
+        }
+        Ok(())
+    }
+
+    /// Whether the application is asked about an event.
+    pub fn has(&self, event: AppEvent) -> bool {
+        self.endpoints[event as usize].is_some()
+    }
+
+    /// The header fields of a handshake that calls forward; `None` if there are none.
+    pub fn forwarded(&self, request: &Request<'_>) -> Option<Forwarded> {
+        let fields = request.fields().filter_map(|(name, value)| {
+            let own = self.headers.iter().find(|own| own.as_str().eq_ignore_ascii_case(name))?;
+            Some((own.clone(), HeaderValue::from_bytes(value).ok()?))
+        });
+        let fields: Vec<_> = fields.take(APP_FIELDS_MAX).collect();
+        (!fields.is_empty()).then(|| Forwarded(fields.into()))
+    }
+
+    /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is not taken, and gets
+    /// the call back.
+    pub fn ask(&self, call: Call, answered: impl FnOnce(Call, AppAnswer) + Send + 'static) {
+        let bytes = call.bytes();
+        if bytes > APP_CALLS_BYTES_MAX {
+            return answered(call, AppAnswer::Failed(Failed::TooLarge));
+        }
+        let calls_before = self.load.calls.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = self.load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counted = Counted { load: Arc::clone(&self.load), bytes };
+        let mut waiting = Waiting { call: Some((call, Box::new(answered))), _counted: counted };
+        if calls_before >= APP_CALLS_MAX || bytes_before + bytes > APP_CALLS_BYTES_MAX {
+            return waiting.give(AppAnswer::Failed(Failed::Busy));
+        }
+        // A call that is not taken is dropped, which answers it.
+        if let Some(thread) = self.thread.get() {
+            let _ = thread.try_send(waiting);
+        }
+    }
+}
+
+/// Fields that each request has of its own, or that are about one connection only.
+fn is_own(name: &HeaderName) -> bool {
+    let own = [
+        "host",
+        "content-type",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "keep-alive",
+        "proxy-connection",
+        "expect",
+    ];
+    own.contains(&name.as_str())
+}
+
+fn run(
+    runtime: &Runtime,
+    endpoints: [Option<Endpoint>; 3],
+    timeout: Duration,
+    calls: mpsc::Receiver<Waiting>,
+) {
+    let clients = endpoints.map(|endpoint| endpoint.map(HttpClient::new));
+    let hooks = Rc::new(Hooks { clients, timeout, turns: Semaphore::new(APP_REQUESTS_MAX) });
+    LocalSet::new().block_on(runtime, answer_all(hooks, calls));
+}
+
+struct Hooks {
+    clients: [Option<HttpClient>; 3],
+    timeout: Duration,
+    turns: Semaphore,
+}
+
+async fn answer_all(hooks: Rc<Hooks>, mut calls: mpsc::Receiver<Waiting>) {
+    while let Some(waiting) = calls.recv().await {
+        let hooks = Rc::clone(&hooks);
+        // Their number is bounded by what may wait.
+        tokio::task::spawn_local(async move { hooks.answer(waiting).await });
+    }
+}
+
+impl Hooks {
+    async fn answer(&self, mut waiting: Waiting) {
+        let Some((call, _)) = &waiting.call else { return };
+        let answer = match timeout(self.timeout, self.post(call)).await {
+            Ok(Ok(answer)) => answer,
+            failed => {
+                let problem = match failed {
+                    Ok(Err(problem)) => problem,
+                    _ => format!("no answer within {:?}", self.timeout),
+                };
+                tracing::warn!(event = ?call.event, problem, "a hook of the application gave no answer");
+                AppAnswer::Failed(Failed::Unavailable)
+            }
+        };
+        waiting.give(answer);
+    }
+
+    async fn post(&self, call: &Call) -> Result<AppAnswer, String> {
+        let client = self.clients[call.event as usize].as_ref().ok_or("it is not configured")?;
+        let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
+        let fields = call.forwarded.as_ref().map(|fields| &*fields.0).unwrap_or_default();
+        let body = wire::body(call);
+        let (status, body) =
+            client.post_with(fields, body, APP_ANSWER_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        if status != 200 {
+            return Err(format!("its status is {status}"));
+        }
+        wire::answer(&body).ok_or_else(|| "its answer is malformed".to_owned())
+    }
+}

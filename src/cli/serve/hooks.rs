@@ -1,0 +1,102 @@
+//! The options of `[hooks]`: the application that is asked about requests of clients of Centrifuge's client protocol. In the file
+//! they are the keys of one table, without the prefix `hooks_`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::auth::is_local_url;
+use crate::Failure;
+use crate::file::flags::Origins;
+use crate::values;
+use echoring_auth::limits::APP_TIMEOUT_DEFAULT;
+use echoring_auth::{App, AppSettings};
+use echoring_proto::limits::Nanos;
+
+/// The table in the file.
+pub(super) const TABLE: &str = "hooks";
+
+const HEADING: &str = "Hooks of the application";
+
+/// The key in the table for the option `id`; `None` for an option of elsewhere.
+pub(super) fn key_of(id: &str) -> Option<&str> {
+    id.strip_prefix("hooks_")
+}
+
+/// The options of `[hooks]`.
+#[derive(Debug, clap::Args)]
+pub(super) struct HookArgs {
+    /// Post the calls (rpc) and messages (send) of Centrifuge's clients to this URL
+    ///
+    /// In the form of Centrifugo's RPC proxy. See docs/reference/centrifuge.md#hooks.
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    hooks_rpc: Option<String>,
+
+    /// Ask this URL about publications to topics with publish = "hook"
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    hooks_publish: Option<String>,
+
+    /// Ask this URL about subscriptions to topics with subscribe = "hook"
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    hooks_subscribe: Option<String>,
+
+    /// Forward this header field of the handshake to the hooks; repeatable
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    hooks_header: Vec<String>,
+
+    /// Maximum time for an answer of these hooks
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_time(APP_TIMEOUT_DEFAULT.as_nanos() as Nanos),
+        value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
+        help_heading = HEADING
+    )]
+    hooks_timeout: Duration,
+}
+
+impl HookArgs {
+    /// Checks the options; `None` without a hook.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] for URLs and names that cannot be used, [`Failure::Usage`] for options without an effect.
+    pub(super) fn load(&self, origins: &Origins) -> Result<Option<Arc<App>>, Failure> {
+        if self.urls().next().is_none() {
+            if !self.hooks_header.is_empty() {
+                let line = "has no effect without --hooks-rpc, --hooks-publish or --hooks-subscribe";
+                return Err(origins.wrong("--hooks-header", line));
+            }
+            return Ok(None);
+        }
+        let settings = AppSettings {
+            rpc: self.hooks_rpc.clone(),
+            publish: self.hooks_publish.clone(),
+            subscribe: self.hooks_subscribe.clone(),
+            timeout: self.hooks_timeout,
+            headers: self.hooks_header.clone(),
+        };
+        let loaded = App::load(&settings).map_err(|error| {
+            let flag = format!("--{}", error.setting.replace('_', "-"));
+            match origins.wrong(&flag, &error.to_string()) {
+                Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
+            }
+        })?;
+        Ok(Some(Arc::new(loaded)))
+    }
+
+    /// The options with URLs that are given.
+    fn urls(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("hooks_rpc", &self.hooks_rpc),
+            ("hooks_publish", &self.hooks_publish),
+            ("hooks_subscribe", &self.hooks_subscribe),
+        ];
+        all.into_iter().filter_map(|(key, url)| Some((key, url.as_deref()?)))
+    }
+
+    /// What an operator should know about these options.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let open = self.urls().filter(|(_, url)| url.starts_with("http://") && !is_local_url(url));
+        open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))
+            .collect()
+    }
+}
