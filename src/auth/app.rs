@@ -137,7 +137,12 @@ impl Forwarded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppAnswer {
     /// It agrees, perhaps with data: the result of a call, what is published instead, or what comes with a subscription.
-    Agreed(Option<AppData>),
+    Agreed {
+        /// The data.
+        data: Option<AppData>,
+        /// When a subscription expires, in seconds since 1970; 0 if it does not.
+        expire_at: u64,
+    },
     /// It refuses with an error for the client.
     Refused {
         /// From 400 to 1999, or a code of the protocol.

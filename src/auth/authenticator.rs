@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use tokio::sync::mpsc;
 
 use crate::basic::Users;
-use crate::claims::{BadClaim, ClaimRules};
+use crate::claims::{BadClaim, ClaimRules, SubscriptionGrant};
 use crate::credentials::{Credentials, Presented, Sources};
 use crate::error::LoadError;
 use crate::head::OwnedHead;
@@ -290,6 +290,17 @@ impl Authenticator {
         }
     }
 
+    /// What a token of a subscription allows at the time `now`, in seconds since 1970. `None` if JWT is not configured.
+    ///
+    /// # Errors
+    /// [`Verdict::Denied`], or [`Verdict::Ask`] if the key set may have a new key.
+    pub fn check_subscription(&self, token: &str, now: u64) -> Option<Result<SubscriptionGrant, Verdict>> {
+        let jwt = self.shared.jwt.as_ref()?;
+        let keys = jwt.keys();
+        let granted = jwt::verify_subscription(token, &keys.all, &jwt.rules, now);
+        Some(granted.map_err(|bad| jwt.refuse(bad, &keys, now)))
+    }
+
     /// Asks the authentication thread. The reply is called on that thread, or on this one if the question is not taken.
     pub fn ask(&self, question: Question) {
         // Without a worker, dropping the question answers it.
@@ -403,10 +414,14 @@ impl JwtMethod {
 
     pub(crate) fn check(&self, token: &str, now: u64) -> Verdict {
         let keys = self.keys();
-        let bad = match jwt::verify(token, &keys.all, &self.rules, now) {
-            Ok(known) => return Verdict::Known(Arc::new(known)),
-            Err(bad) => bad,
-        };
+        match jwt::verify(token, &keys.all, &self.rules, now) {
+            Ok(known) => Verdict::Known(Arc::new(known)),
+            Err(bad) => self.refuse(bad, &keys, now),
+        }
+    }
+
+    /// Why a token is refused, unless the key set may have a new key.
+    fn refuse(&self, bad: BadToken, keys: &Keys, now: u64) -> Verdict {
         Verdict::Denied(match bad {
             // Which keys there are is not known yet.
             BadToken::Invalid | BadToken::UnknownKey if !keys.is_loaded => Denied::Unavailable,

@@ -1,5 +1,7 @@
 //! The claims of a verified token (RFC 7519), and the same members of the hook's answer.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use crate::identity::{Identity, Method, Right, Rights};
@@ -16,6 +18,31 @@ pub(crate) struct ClaimRules {
     pub(crate) leeway: u64,
     /// The claim with the patterns of each right.
     pub(crate) names: [String; 4],
+}
+
+/// The claim that makes a token one of a subscription.
+const CHANNEL: &str = "channel";
+
+/// What a token of a subscription allows: to subscribe to one topic.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SubscriptionGrant {
+    /// The topic.
+    pub channel: Box<str>,
+    /// The subject of the client; empty for one without credentials.
+    pub subject: Box<str>,
+    /// The id of the client, if the token is for one connection.
+    pub client: Option<Box<str>>,
+    /// When the subscription expires, in seconds since 1970; `None` if it does not.
+    pub expires_at: Option<u64>,
+    /// Data for the client, a JSON value.
+    pub data: Option<Vec<u8>>,
+}
+
+// The subject is personal data.
+impl fmt::Debug for SubscriptionGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionGrant").finish_non_exhaustive()
+    }
 }
 
 /// Why a token is refused.
@@ -41,6 +68,43 @@ impl Default for ClaimRules {
 impl ClaimRules {
     /// The client of a verified token at the time `now`, in seconds since 1970.
     pub(crate) fn identity(&self, claims: &Map<String, Value>, now: u64) -> Result<Identity, BadClaim> {
+        let expires = self.check_times(claims, now)?;
+        self.check_parties(claims)?;
+        if claims.get(CHANNEL).is_some_and(Value::is_string) && !self.names.iter().any(|name| name == CHANNEL)
+        {
+            // It is for one subscription, and no credential of a client.
+            return Err(BadClaim::Foreign);
+        }
+        let subject = claims.get("sub").and_then(Value::as_str).ok_or(BadClaim::Malformed)?;
+        let rights = rights(claims, &self.names).ok_or(BadClaim::Malformed)?;
+        Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)
+    }
+
+    /// What a verified token of a subscription allows at the time `now`.
+    pub(crate) fn subscription(
+        &self,
+        claims: &Map<String, Value>,
+        now: u64,
+    ) -> Result<SubscriptionGrant, BadClaim> {
+        let expires = self.check_times(claims, now)?;
+        self.check_parties(claims)?;
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let expires_at = match claims.get("expire_at").filter(|claim| !claim.is_null()) {
+            None => Some(expires),
+            Some(claim) => Some(date(Some(claim)).ok_or(BadClaim::Malformed)?).filter(|at| *at > 0),
+        };
+        let data = claims.get("data").filter(|data| !data.is_null());
+        Ok(SubscriptionGrant {
+            channel: text(CHANNEL).ok_or(BadClaim::Malformed)?.into(),
+            subject: text("sub").unwrap_or_default().into(),
+            client: text("client").filter(|client| !client.is_empty()).map(Into::into),
+            expires_at,
+            data: data.and_then(|data| serde_json::to_vec(data).ok()),
+        })
+    }
+
+    /// When a token expires, leeway included.
+    fn check_times(&self, claims: &Map<String, Value>, now: u64) -> Result<u64, BadClaim> {
         let expires = date(claims.get("exp")).ok_or(BadClaim::Malformed)?.saturating_add(self.leeway);
         if expires <= now {
             return Err(BadClaim::Expired);
@@ -51,10 +115,7 @@ impl ClaimRules {
                 return Err(BadClaim::NotYet);
             }
         }
-        self.check_parties(claims)?;
-        let subject = claims.get("sub").and_then(Value::as_str).ok_or(BadClaim::Malformed)?;
-        let rights = rights(claims, &self.names).ok_or(BadClaim::Malformed)?;
-        Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)
+        Ok(expires)
     }
 
     fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), BadClaim> {
@@ -161,6 +222,41 @@ mod tests {
         let plain = json!({"sub": "a", "exp": 2000});
         assert!(identity(&none, plain.clone()).is_ok());
         assert_eq!(identity(&ours, plain), Err(BadClaim::Foreign));
+    }
+
+    #[test]
+    fn a_token_of_a_subscription_is_for_one_topic_and_no_credential() {
+        let rules = ClaimRules { leeway: 10, ..ClaimRules::default() };
+        let grant = |claims: Value| rules.subscription(claims.as_object().expect("an object"), NOW);
+        let claims = json!({"sub": "a", "exp": 2000, "channel": "news"});
+        let known = grant(claims.clone()).expect("valid");
+        assert_eq!((&*known.channel, &*known.subject, known.expires_at), ("news", "a", Some(2010)));
+        assert_eq!(identity(&rules, claims.clone()), Err(BadClaim::Foreign));
+        let names = ["channel", "publish", "presence", "history"].map(str::to_owned);
+        assert!(
+            identity(&ClaimRules { names, ..ClaimRules::default() }, claims).is_ok(),
+            "its claim of a right"
+        );
+        for (more, expires_at) in [(json!(0), None), (json!(1500), Some(1500)), (json!(null), Some(2010))] {
+            let claims =
+                json!({"exp": 2000, "channel": "news", "expire_at": more, "client": "7f", "data": [1]});
+            let known = grant(claims).expect("valid");
+            assert_eq!(
+                (known.expires_at, known.client.as_deref(), known.data),
+                (expires_at, Some("7f"), Some(b"[1]".to_vec()))
+            );
+        }
+        for (claims, expected) in [
+            (json!({"channel": "news"}), BadClaim::Malformed),
+            (json!({"channel": "news", "exp": 990}), BadClaim::Expired),
+            (json!({"channel": "news", "exp": 2000, "nbf": 1100}), BadClaim::NotYet),
+            (json!({"channel": "news", "exp": 2000, "aud": "x"}), BadClaim::Foreign),
+            (json!({"channel": 7, "exp": 2000}), BadClaim::Malformed),
+            (json!({"sub": "a", "exp": 2000}), BadClaim::Malformed),
+            (json!({"channel": "news", "exp": 2000, "expire_at": "x"}), BadClaim::Malformed),
+        ] {
+            assert_eq!(grant(claims.clone()), Err(expected), "{claims}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::claims::{BadClaim, ClaimRules};
+use crate::claims::{BadClaim, ClaimRules, SubscriptionGrant};
 use crate::identity::Identity;
 use crate::key::{Algorithm, Key};
 
@@ -41,6 +41,21 @@ pub(crate) fn is_jwt(token: &str) -> bool {
 
 /// The client of a token at the time `now`, in seconds since 1970.
 pub(crate) fn verify(token: &str, keys: &[Key], rules: &ClaimRules, now: u64) -> Result<Identity, BadToken> {
+    rules.identity(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
+}
+
+/// What a token of a subscription allows at the time `now`.
+pub(crate) fn verify_subscription(
+    token: &str,
+    keys: &[Key],
+    rules: &ClaimRules,
+    now: u64,
+) -> Result<SubscriptionGrant, BadToken> {
+    rules.subscription(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
+}
+
+/// The claims of a token with a right signature.
+fn verified_claims(token: &str, keys: &[Key]) -> Result<Map<String, Value>, BadToken> {
     let (message, signature) = token.rsplit_once('.').ok_or(BadToken::Invalid)?;
     let (header, claims) = message.split_once('.').ok_or(BadToken::Invalid)?;
     let [header, claims, signature] = [header, claims, signature].map(|part| URL_SAFE_NO_PAD.decode(part));
@@ -53,8 +68,7 @@ pub(crate) fn verify(token: &str, keys: &[Key], rules: &ClaimRules, now: u64) ->
     }
     let algorithm = Algorithm::named(header.alg).ok_or(BadToken::Invalid)?;
     check_signature(keys, algorithm, header.kid.as_deref(), message.as_bytes(), &signature)?;
-    let claims: Map<String, Value> = serde_json::from_slice(&claims).map_err(|_| BadToken::Invalid)?;
-    rules.identity(&claims, now).map_err(BadToken::Claim)
+    serde_json::from_slice(&claims).map_err(|_| BadToken::Invalid)
 }
 
 fn check_signature(

@@ -34,6 +34,7 @@ pub mod worker;
 pub use app::{App, AppAnswer, AppData, AppEvent, AppSettings, Call, Failed, Forwarded};
 pub use authenticator::{Authenticator, Decision, Denied, Question, Renewal, Reply, Verdict};
 pub use certificate::CertificateSubject;
+pub use claims::SubscriptionGrant;
 pub use credentials::{Credentials, Presented, SUBPROTOCOL, Sources, extract};
 pub use error::LoadError;
 pub use head::OwnedHead;

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use echoring_auth::{
     App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Forwarded, Identity,
-    OwnedHead, Presented, Question, Renewal, Verdict, extract,
+    OwnedHead, Presented, Question, Renewal, SubscriptionGrant, Verdict, extract,
 };
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
@@ -276,6 +276,33 @@ impl Gate {
         let subject = self.client(token).map(|client| client.subject().into());
         authenticator.ask(Question { subject, ..question });
         None
+    }
+
+    /// What a token of a subscription allows; `None` if nobody verifies such tokens.
+    ///
+    /// # Errors
+    /// Why it is refused. A key that is not known yet is being looked for.
+    pub(crate) fn check_subscription(&self, token: &str) -> Option<Result<SubscriptionGrant, Denied>> {
+        let authenticator = self.authenticator.as_ref()?;
+        let denied = match authenticator.check_subscription(token, unix_now())? {
+            Ok(granted) => return Some(Ok(granted)),
+            Err(Verdict::Denied(denied)) => denied,
+            Err(_) => {
+                // The question makes the key set be read again. The client tries again.
+                let presented = Presented::Credentials(Credentials::Token(token.into()));
+                if let Some(question) = Question::new(presented, |_| {}) {
+                    authenticator.ask(question);
+                }
+                Denied::Unavailable
+            }
+        };
+        self.counters.note_denied(denied);
+        Some(Err(denied))
+    }
+
+    /// Seconds until a time in seconds since 1970; 0 if it has passed.
+    pub(crate) fn seconds_until(&self, at: u64) -> u64 {
+        at.saturating_sub(unix_now())
     }
 
     /// A session has new credentials. Refuses those of another client.

@@ -54,6 +54,7 @@ pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod shard_mail;
 mod subscribe;
+mod subscription_tokens;
 mod subscriptions;
 mod tick;
 mod v1_events;

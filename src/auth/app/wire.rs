@@ -71,6 +71,7 @@ struct ResultOf<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     b64data: Option<String>,
+    expire_at: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -105,13 +106,14 @@ pub(super) fn answer(body: &[u8]) -> Option<AppAnswer> {
     if let Some(Error { code, message, temporary }) = error {
         return CODES.contains(&code).then_some(AppAnswer::Refused { code, message, temporary });
     }
-    let ResultOf { data, b64data } = result?;
+    let ResultOf { data, b64data, expire_at } = result?;
     let b64data = b64data.filter(|text| !text.is_empty()).map(|text| STANDARD.decode(text));
-    Some(AppAnswer::Agreed(match (data, b64data) {
+    let data = match (data, b64data) {
         (_, Some(bytes)) => Some(AppData::Bytes(bytes.ok()?)),
         (Some(value), None) => Some(AppData::Json(value.get().as_bytes().to_vec())),
         (None, None) => None,
-    }))
+    };
+    Some(AppAnswer::Agreed { data, expire_at })
 }
 
 #[cfg(test)]
@@ -162,20 +164,15 @@ mod tests {
         let refused = |code, message: &str, temporary| {
             Some(AppAnswer::Refused { code, message: message.to_owned(), temporary })
         };
+        let agreed = |data, expire_at| Some(AppAnswer::Agreed { data, expire_at });
         let disconnect = |code, reason: String| Some(AppAnswer::Disconnect { code, reason });
         for (text, expected) in [
             ("{}", None),
             (r#"{"result":null}"#, None),
             (r#"[{"data":1},null,null]"#, None),
-            (r#"{"result":{}}"#, Some(AppAnswer::Agreed(None))),
-            (
-                r#"{"result":{"data":{"a":[1]}}}"#,
-                Some(AppAnswer::Agreed(Some(AppData::Json(b"{\"a\":[1]}".to_vec())))),
-            ),
-            (
-                r#"{"result":{"b64data":"/w=="}}"#,
-                Some(AppAnswer::Agreed(Some(AppData::Bytes(b"\xff".to_vec())))),
-            ),
+            (r#"{"result":{}}"#, agreed(None, 0)),
+            (r#"{"result":{"data":{"a":[1]}}}"#, agreed(Some(AppData::Json(b"{\"a\":[1]}".to_vec())), 0)),
+            (r#"{"result":{"b64data":"/w=="}}"#, agreed(Some(AppData::Bytes(b"\xff".to_vec())), 0)),
             (r#"{"result":{"b64data":"?"}}"#, None),
             (r#"{"error":{"code":1000,"message":"no"}}"#, refused(1000, "no", false)),
             (r#"{"error":{"code":1000,"message":"later","temporary":true}}"#, refused(1000, "later", true)),
@@ -184,6 +181,7 @@ mod tests {
             (r#"{"disconnect":{"code":1000,"reason":"bye"}}"#, None),
             ("", None),
             ("[]", None),
+            (r#"{"result":{"expire_at":9}}"#, agreed(None, 9)),
             (r#"{"result":7}"#, None),
         ] {
             assert_eq!(answer(text.as_bytes()), expected, "{text}");

@@ -15,6 +15,8 @@ use super::Broadcast;
 use super::centrifuge::{centrifuge, content_of, disconnect};
 use super::centrifuge_events::{app_payload, number};
 use super::requests::WantedSubscription;
+use super::session::AllowedBy;
+use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
 use crate::limits::CENTRIFUGE_APP_CALLS_MAX;
 use crate::peer::{Peer, ServerApplication};
@@ -55,6 +57,15 @@ struct AskedSubscription {
     presence: bool,
     must_recover: bool,
     deltas: bool,
+}
+
+/// What the application has agreed to.
+struct Agreed {
+    encoding: Encoding,
+    id: u32,
+    asked: Asked,
+    data: Option<AppData>,
+    expire_at: u64,
 }
 
 impl AppCalls {
@@ -249,7 +260,10 @@ impl Broadcast {
         {
             let encoding = centrifuge.encoding;
             match answer {
-                AppAnswer::Agreed(data) => self.app_agreed(link, gate, encoding, id, asked, &call, data),
+                AppAnswer::Agreed { data, expire_at } => {
+                    let agreed = Agreed { encoding, id, asked, data, expire_at };
+                    self.app_agreed(link, gate, &call, agreed);
+                }
                 AppAnswer::Disconnect { code, reason } => link.close(CloseCode(code), &reason),
                 AppAnswer::Refused { code, message, temporary } => {
                     let error = Error { code, message: &message, temporary };
@@ -276,17 +290,14 @@ impl Broadcast {
         self.read_again(link);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a part of one answer")]
     fn app_agreed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         gate: &mut Gate,
-        encoding: Encoding,
-        id: u32,
-        asked: Asked,
         call: &Call,
-        data: Option<AppData>,
+        agreed: Agreed,
     ) {
+        let Agreed { encoding, id, asked, data, expire_at } = agreed;
         match asked {
             Asked::Send => {}
             Asked::Rpc => {
@@ -306,10 +317,23 @@ impl Broadcast {
                 self.publish_agreed(link, gate, id, call, Publication { content, key: &key, payload });
             }
             Asked::Subscribe(AskedSubscription { name, from, presence, must_recover, deltas }) => {
-                let by_hook = Some(data);
-                let id = Some(id.into());
-                let wanted =
-                    WantedSubscription { id, name: &name, from, presence, must_recover, deltas, by_hook };
+                let expires_at = match expires_at(gate, link.now(), (expire_at > 0).then_some(expire_at)) {
+                    Ok(expires_at) => expires_at,
+                    Err(code) => return self.fail(link, encoding, id, code),
+                };
+                let (allowed_by, data) = (AllowedBy::Hook, data.map(Box::new));
+                let (id, name) = (Some(id.into()), &*name);
+                let wanted = WantedSubscription {
+                    id,
+                    name,
+                    from,
+                    presence,
+                    must_recover,
+                    deltas,
+                    allowed_by,
+                    data,
+                    expires_at,
+                };
                 self.subscribe_session(link, gate, wanted);
             }
         }
@@ -382,7 +406,7 @@ mod tests {
         let numbers: Vec<u32> = (1..).zip(numbers).map(|(id, asked)| calls.begin(id, asked)).collect();
         let mut done = Vec::new();
         for answered in [3, 1, 0, 4, 2] {
-            calls.answer(numbers[answered], call(), AppAnswer::Agreed(None));
+            calls.answer(numbers[answered], call(), AppAnswer::Agreed { data: None, expire_at: 0 });
             while let Some((id, ..)) = calls.take_answered() {
                 done.push(id);
             }
@@ -399,7 +423,7 @@ mod tests {
         let number = calls.begin(7, Asked::Subscribe(asked));
         assert!(calls.subscribes("a") && !calls.subscribes("b"));
         assert_eq!((calls.cancel_subscribe("b"), calls.cancel_subscribe("a")), (None, Some(7)));
-        calls.answer(number, call(), AppAnswer::Agreed(None));
+        calls.answer(number, call(), AppAnswer::Agreed { data: None, expire_at: 0 });
         assert!(calls.take_answered().is_none());
     }
 }

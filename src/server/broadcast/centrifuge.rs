@@ -23,7 +23,8 @@ use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTime
 use super::dialect::{Dialect, close};
 use super::events::SessionEvent;
 use super::members::MembersPage;
-use super::requests::WantedSubscription;
+use super::requests::{ANY_EPOCH, WantedSubscription};
+use super::session::AllowedBy;
 use super::sessions::{dialect_of, end, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
@@ -125,7 +126,7 @@ impl Broadcast {
                 self.authenticate(link, gate, Some(id.into()), token);
             }
             Request::Refresh { .. } => disconnect(link, Disconnect::InvalidToken),
-            Request::SubRefresh(_) => self.fail(link, encoding, id, ErrorCode::NotAvailable),
+            Request::SubRefresh(refresh) => self.take_sub_refresh(link, gate, encoding, id, refresh),
             Request::Rpc(rpc) => self.take_rpc(link, gate, encoding, id, rpc),
             Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
             Request::Pong | Request::Send { .. } => {}
@@ -270,8 +271,11 @@ impl Broadcast {
         if subscribe.offset >= INTEGER_END || !is_topic_name(&subscribe.channel) {
             return self.fail(link, encoding, id, ErrorCode::BadRequest);
         }
-        // No topic has the epoch 0.
-        let epoch = hexadecimal(&subscribe.epoch).unwrap_or_default();
+        // Without an epoch, a position is of any.
+        let epoch = match &*subscribe.epoch {
+            "" => ANY_EPOCH,
+            text => hexadecimal(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
+        };
         let from = subscribe.recover.then_some(Position { epoch, offset: subscribe.offset });
         let wanted = WantedSubscription {
             id: Some(id.into()),
@@ -280,8 +284,13 @@ impl Broadcast {
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
             deltas: subscribe.delta == delta::NAME,
-            by_hook: None,
+            allowed_by: AllowedBy::Permission,
+            data: None,
+            expires_at: None,
         };
+        if !subscribe.token.is_empty() && gate.is_on() {
+            return self.subscribe_with_token(link, gate, encoding, wanted, &subscribe.token);
+        }
         if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
             return self.ask_subscribe(link, gate, encoding, &wanted, subscribe.data);
         }
@@ -364,13 +373,18 @@ impl Broadcast {
     }
 
     fn attend_alarm<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, now: Nanos) {
+        self.end_expired(link, now);
         let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
         let Peer::Session(session) = &mut *link.peer else { return };
+        let expires_at = session.next_expiry();
         // A client whose publications are held is not read.
         let is_held = queued_bytes > 0 || session.held > 0;
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let is_excused = is_held || centrifuge.calls.are_many();
         let (due, encoding) = (centrifuge.take_due(now, times, is_excused), centrifuge.encoding);
+        if let Some(at) = expires_at {
+            centrifuge.wake_by(at);
+        }
         self.sessions.alarms.add(token, centrifuge);
         match due {
             Due::Stale => disconnect(link, Disconnect::Stale),
@@ -417,7 +431,7 @@ pub(super) fn has_long_queue<A: ServerApplication>(link: &ConnectionContext<'_, 
 }
 
 /// Whether a token may be one: other bytes are in no credentials.
-fn is_token(token: &str) -> bool {
+pub(super) fn is_token(token: &str) -> bool {
     (1..=CREDENTIAL_BYTES_MAX).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 

@@ -112,7 +112,9 @@ pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
 }
 
 fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut Vec<u8>) {
-    let SubscribedEvent { id, position, recovered, recoverable, deltas, data, messages, .. } = *event;
+    let SubscribedEvent {
+        id, position, recovered, recoverable, deltas, expires_in_s, data, messages, ..
+    } = *event;
     let epoch = format!("{:x}", position.epoch);
     let written = if deltas { Written::new(encoding, messages) } else { Written::default() };
     let publications: Vec<_> = entries(messages)
@@ -132,7 +134,7 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
         was_recovering: recovered.is_some(),
         delta: deltas,
         data: data.map(app_payload),
-        ..SubscribeResult::default()
+        expires_in_s: expires_in_s.map(refresh_in_s),
     };
     reply::subscribe(encoding, out, number(id), &result);
 }

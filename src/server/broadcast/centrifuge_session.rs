@@ -19,13 +19,18 @@ use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_
 /// Interval at which a session is looked at whose connect command is being decided. The authentication has deadlines.
 const DECISION_CHECK_INTERVAL: Nanos = SECOND;
 
+/// The time of a session that is not due.
+const NEVER: Nanos = Nanos::MAX;
+
 /// A session of Centrifuge's protocol.
 #[derive(Debug)]
 pub(super) struct CentrifugeSession {
     pub(super) encoding: Encoding,
     pub(super) stage: Stage,
-    /// When the session is due in [`Alarms`].
+    /// When the session is due in [`Alarms`]; [`NEVER`] if it is not.
     wake_at: Nanos,
+    /// When something is due for its stage.
+    stage_at: Nanos,
     /// Requests of history that wait for pages.
     pub(super) histories: Vec<HistoryQuery>,
     /// Requests that want only the number of members.
@@ -118,6 +123,7 @@ impl CentrifugeSession {
             encoding,
             stage: Stage::AwaitingConnect,
             wake_at: connect_by,
+            stage_at: connect_by,
             histories: Vec::new(),
             stats: Vec::new(),
             calls: AppCalls::default(),
@@ -150,6 +156,10 @@ impl CentrifugeSession {
     /// it is not read, or was not sent everything.
     pub(super) fn take_due(&mut self, now: Nanos, times: PingTimes, is_excused: bool) -> Due {
         let PingTimes { interval, timeout } = times;
+        if now < self.stage_at {
+            self.wake_at = self.stage_at;
+            return Due::Nothing;
+        }
         let (due, next) = match &mut self.stage {
             Stage::Connecting(_) => (Due::Nothing, DECISION_CHECK_INTERVAL),
             Stage::AwaitingConnect => (Due::Stale, DECISION_CHECK_INTERVAL),
@@ -165,8 +175,14 @@ impl CentrifugeSession {
             }
         };
         // Never at once again.
-        self.wake_at = now + next.max(1);
+        self.stage_at = now + next.max(1);
+        self.wake_at = self.stage_at;
         due
+    }
+
+    /// The session is due at a time at the latest. It is not in [`Alarms`] now.
+    pub(super) fn wake_by(&mut self, at: Nanos) {
+        self.wake_at = self.wake_at.min(at);
     }
 }
 
@@ -222,9 +238,11 @@ impl KeptBytes {
 pub(super) struct Alarms(BTreeSet<(Nanos, Token)>);
 
 impl Alarms {
-    /// Adds a session at its time.
+    /// Adds a session at its time, if it has one.
     pub(super) fn add(&mut self, token: Token, session: &CentrifugeSession) {
-        self.0.insert((session.wake_at, token));
+        if session.wake_at < NEVER {
+            self.0.insert((session.wake_at, token));
+        }
     }
 
     /// Removes a session that ends.
@@ -242,10 +260,9 @@ impl Alarms {
     ) {
         self.remove(token, session);
         session.stage = Stage::Connected(Pings::Idle);
-        if times.interval > 0 {
-            session.wake_at = now + times.interval;
-            self.add(token, session);
-        }
+        session.stage_at = if times.interval > 0 { now + times.interval } else { NEVER };
+        session.wake_at = session.stage_at;
+        self.add(token, session);
     }
 
     /// The next session that is due.

@@ -5,7 +5,7 @@
 //! and where a session loses a subscription, a stream ends.
 
 use super::Broadcast;
-use super::session::{Granted, Protocol, Session, SessionSubscription, SubscriptionState};
+use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState};
 use super::subscribe::BUSY;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
@@ -32,7 +32,7 @@ impl Broadcast {
         };
         let client = gate.client(token);
         // Its client is not told who else subscribes.
-        let granted = Granted { presence: false, ..self.granted(client, name) };
+        let granted = Granted { presence: false, ..self.granted(client, name, AllowedBy::Permission) };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         let state = SubscriptionState::AwaitingOwner { id: None, request: 0, from };
         let peer = Peer::Session(Box::new(Session {
@@ -43,7 +43,8 @@ impl Broadcast {
                 granted,
                 must_recover: false,
                 deltas: false,
-                by_hook: false,
+                allowed_by: AllowedBy::Permission,
+                expires_at: None,
                 data: None,
                 counted: None,
             }],

@@ -55,6 +55,8 @@ pub(super) struct SubscribedEvent<'a> {
     pub(super) recoverable: bool,
     /// Whether messages may be deltas.
     pub(super) deltas: bool,
+    /// Seconds until the subscription expires, if it does.
+    pub(super) expires_in_s: Option<u64>,
     /// Data of the application.
     pub(super) data: Option<&'a AppData>,
     /// The page of messages that the event itself carries, in dialects where it does.

@@ -29,9 +29,10 @@ impl Broadcast {
         let name = &*request.channel;
         let topic = self.fan_out.topics.find(name);
         let Peer::Session(session) = &mut *link.peer else { return };
-        let subscribed = topic.filter(|topic| session.find(*topic).is_some());
-        let is_allowed = self.may(client, Right::History, name);
-        let Some((topic, epoch)) = subscribed.filter(|_| is_allowed).and_then(|topic| {
+        // A token of the subscription may include its history.
+        let granted = topic.and_then(|topic| Some(session.find(topic)?.granted.history));
+        let is_allowed = granted.is_some_and(|history| history || self.may(client, Right::History, name));
+        let Some((topic, epoch)) = topic.filter(|_| is_allowed).and_then(|topic| {
             Some((topic, self.subscriptions.get(topic).filter(|own| own.owned.is_some())?.epoch))
         }) else {
             return self.fail(link, encoding, id, ErrorCode::PermissionDenied);

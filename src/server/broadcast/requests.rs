@@ -1,9 +1,10 @@
 //! The requests of a session: publish, subscribe, unsubscribe, and list the members.
 
 use super::Broadcast;
+use super::dialect::Dialect;
 use super::events::{SessionEvent, SubscribedEvent};
 use super::members::MembersPage;
-use super::session::{Granted, ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{AllowedBy, Granted, ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
@@ -12,10 +13,14 @@ use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse};
 use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
+
+/// Stands for the epoch of the topic in the position of a client that does not name one. No topic has it.
+pub(super) const ANY_EPOCH: u64 = 0;
 
 /// A subscription that a client requests.
 pub(super) struct WantedSubscription<'a> {
@@ -29,8 +34,12 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas, where the topic has them.
     pub(super) deltas: bool,
-    /// The application's hook has allowed it, with these data.
-    pub(super) by_hook: Option<Option<AppData>>,
+    /// What has been asked besides the permissions of the topic, and has allowed it.
+    pub(super) allowed_by: AllowedBy,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
+    /// When the subscription expires.
+    pub(super) expires_at: Option<Nanos>,
 }
 
 /// The answer to a subscription, see [`SubscribedEvent`].
@@ -71,7 +80,9 @@ impl Broadcast {
                     presence: true,
                     must_recover: false,
                     deltas: false,
-                    by_hook: None,
+                    allowed_by: AllowedBy::Permission,
+                    data: None,
+                    expires_at: None,
                 };
                 self.subscribe_session(link, gate, wanted);
             }
@@ -112,15 +123,15 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) {
-        let WantedSubscription { id, name, from, presence, must_recover, deltas, by_hook } = wanted;
+        let WantedSubscription { id, name, from, presence, must_recover, deltas, allowed_by, .. } = wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
         }
-        if by_hook.is_none() && !self.may(client, Right::Subscribe, name) {
+        if !self.may_subscribe(client, name, allowed_by) {
             return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Subscribe));
         }
-        let mut granted = self.granted(client, name);
+        let mut granted = self.granted(client, name, allowed_by);
         granted.presence &= presence;
         let deltas = deltas && self.fan_out.topics.settings_of(name).delta == AllowedDelta::Fossil;
         if let Some(error) = self.subscribe_error(link, id, name) {
@@ -148,8 +159,9 @@ impl Broadcast {
             granted,
             must_recover,
             deltas,
-            by_hook: by_hook.is_some(),
-            data: by_hook.flatten().map(Box::new),
+            allowed_by,
+            expires_at: wanted.expires_at,
+            data: wanted.data,
             counted,
         });
         match self.subscriptions.get_mut(topic) {
@@ -188,11 +200,14 @@ impl Broadcast {
         let Some(epoch) = self.subscriptions.epoch(topic) else { return };
         let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
         let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
+        let may_omit_epoch = matches!(dialect_of(link), Dialect::Centrifuge(_));
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscription) = session.find(topic) else { return };
         let may_replay = subscription.granted.history;
         let has_snapshot = has_snapshot && may_replay;
         let SubscriptionState::AwaitingOwner { id, from, .. } = subscription.state else { return };
+        let is_of_any = |from: &Position| from.epoch == ANY_EPOCH && may_omit_epoch;
+        let from = from.map(|from| if is_of_any(&from) { Position { epoch, ..from } } else { from });
         match from {
             // The messages after a position of another epoch are unknown.
             Some(from) if from.epoch != epoch && has_snapshot => {
@@ -251,10 +266,14 @@ impl Broadcast {
             _ => false,
         };
         let is_reset = recovered == Some(false) && !is_replayed;
-        let data = match &mut *link.peer {
-            Peer::Session(session) => session.find(topic).and_then(|subscription| subscription.data.take()),
+        let now = link.now();
+        let subscription = match &mut *link.peer {
+            Peer::Session(session) => session.find(topic),
             _ => None,
         };
+        let (expires_at, data) = subscription
+            .map(|subscription| (subscription.expires_at, subscription.data.take()))
+            .unwrap_or_default();
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -268,10 +287,14 @@ impl Broadcast {
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
             deltas,
+            expires_in_s: expires_at.map(|at| at.saturating_sub(now) / SECOND),
             data: data.as_deref(),
             messages,
         };
         sessions.send(link, &SessionEvent::Subscribed(event));
+        if let Some(at) = expires_at {
+            self.wake_by(link, at);
+        }
     }
 
     /// The id of a connection's client.

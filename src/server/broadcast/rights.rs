@@ -3,7 +3,7 @@
 use super::Broadcast;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::session::Granted;
+use super::session::{AllowedBy, Granted};
 use super::sessions::{dialect_of, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::peer::{Peer, ServerApplication};
@@ -24,11 +24,24 @@ impl Broadcast {
         topics.is_for_everybody(right) || may(client, right, &topics.settings_of(name).access, name)
     }
 
-    pub(super) fn granted(&self, client: Option<&Identity>, name: &str) -> Granted {
-        Granted {
-            presence: self.may(client, Right::Presence, name),
-            history: self.may(client, Right::History, name),
-        }
+    /// Whether a client may subscribe, as its permissions, a hook or a token of the subscription say. A token is as good as
+    /// credentials that name the topic, and the application need not be asked about it.
+    pub(super) fn may_subscribe(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> bool {
+        let permission = || self.fan_out.topics.settings_of(name).access.subscribe;
+        self.may(client, Right::Subscribe, name)
+            || match allowed_by {
+                AllowedBy::Permission => false,
+                AllowedBy::Hook => permission() == Permission::Hook,
+                AllowedBy::Token => matches!(permission(), Permission::Claim | Permission::Hook),
+            }
+    }
+
+    pub(super) fn granted(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> Granted {
+        let may = |right| {
+            let access = || self.fan_out.topics.settings_of(name).access.of(right);
+            self.may(client, right, name) || (allowed_by == AllowedBy::Token && access() == Permission::Claim)
+        };
+        Granted { presence: may(Right::Presence), history: may(Right::History) }
     }
 
     /// A session presents a fresh token.
@@ -133,12 +146,11 @@ impl Broadcast {
         topic: TopicId,
     ) {
         let name = self.fan_out.name(topic);
-        let may_subscribe = self.may(client, Right::Subscribe, name);
-        let is_asked = self.fan_out.topics.settings_of(name).access.subscribe == Permission::Hook;
-        let granted = self.granted(client, name);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscription) = session.find(topic) else { return };
-        let may_subscribe = may_subscribe || (is_asked && subscription.by_hook);
+        let allowed_by = subscription.allowed_by;
+        let may_subscribe = self.may_subscribe(client, name, allowed_by);
+        let granted = self.granted(client, name, allowed_by);
         if may_subscribe && (granted.presence || !subscription.granted.presence) {
             subscription.granted.history = granted.history;
             return;

@@ -5,6 +5,7 @@
 //! [dialect](Dialect).
 
 use echoring_auth::AppData;
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
 
@@ -65,13 +66,25 @@ pub(super) struct SessionSubscription {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas.
     pub(super) deltas: bool,
-    /// Whether the application's hook has allowed it.
-    pub(super) by_hook: bool,
+    pub(super) allowed_by: AllowedBy,
+    /// When it expires.
+    pub(super) expires_at: Option<Nanos>,
     /// Data of the application for the answer.
     pub(super) data: Option<Box<AppData>>,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,
+}
+
+/// Why a client may have a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AllowedBy {
+    /// The permissions of the topic include it.
+    Permission,
+    /// The application's hook has allowed it.
+    Hook,
+    /// Its token of the subscription allows it.
+    Token,
 }
 
 /// What the client of a subscription may do besides.
@@ -225,6 +238,11 @@ impl Session {
     pub(super) fn topic_of(&self, member: MemberId) -> Option<TopicId> {
         let live = self.subscriptions.iter().find(|subscription| subscription.member() == Some(member));
         live.map(|subscription| subscription.topic)
+    }
+
+    /// When the next subscription expires, if one does.
+    pub(super) fn next_expiry(&self) -> Option<Nanos> {
+        self.subscriptions.iter().filter_map(|subscription| subscription.expires_at).min()
     }
 
     /// A live subscription goes on under another id.

@@ -1,0 +1,213 @@
+"""Tokens of subscriptions of Centrifuge's client protocol, with unmodified SDKs, and with raw messages."""
+
+import json
+import os
+import tempfile
+import time
+import unittest
+
+import jwt
+import programs
+import test_centrifuge as sdk
+from harness import PATIENCE_S, Server
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+CONFIGURATION = """
+[topic_defaults]
+subscribe = "claim"
+history = "claim"
+publish = "everybody"
+history_messages = 1000
+
+[[topics]]
+pattern = "closed"
+subscribe = "operator"
+
+[[topics]]
+pattern = "open"
+subscribe = "everybody"
+"""
+
+
+def token(channel, seconds=600, subject="alice", **claims):
+    """A token of a subscription."""
+    claims = {"channel": channel, "sub": subject, "exp": int(time.time()) + seconds, **claims}
+    return jwt.encode(claims, sdk.SECRET, "HS256")
+
+
+def setUpModule():
+    global options
+    directory = tempfile.TemporaryDirectory()
+    unittest.addModuleCleanup(directory.cleanup)
+    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
+    for path, content in ((configuration, CONFIGURATION), (secret, sdk.SECRET)):
+        with open(path, "w") as file:
+            file.write(content)
+    options = ("--config", configuration, "--auth-jwt-key", secret)
+
+
+class Sdk:
+    protobuf = False
+
+    @classmethod
+    def setUpClass(cls):
+        lacking = programs.missing().get(cls.package)
+        if lacking:
+            raise unittest.SkipTest(f"{lacking} not installed")
+        cls.server = Server(*options)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def connected(self):
+        client = sdk.Client(self.command(), self.server.url(sdk.PATH), self.protobuf, [sdk.token()])
+        self.addCleanup(client.close)
+        client.connect()
+        return client
+
+    def test_a_token_lets_a_client_subscribe(self):
+        client = self.connected()
+        client.start("subscribe", channel="news")
+        self.assertEqual(client.next("unsubscribed", channel="news")["code"], 103)
+        subscribed = client.subscribe("weather", tokens=[token("weather", data={"hello": 1})], recoverable=True)
+        self.assertTrue(subscribed["recoverable"])
+        self.assertEqual(client.unpack(subscribed["data"]), {"hello": 1})
+        client.publish("weather", "sunny")
+        self.assertEqual(client.publications("weather", 1), [(1, "sunny")])
+        history = client.do("history", channel="weather", limit=10)
+        self.assertEqual([client.unpack(publication["data"]) for publication in history["publications"]], ["sunny"])
+
+    def test_a_token_is_refreshed_before_the_subscription_expires(self):
+        client = self.connected()
+        client.subscribe("short", tokens=[token("short", 6), token("short", 600)])
+        client.next("subscription token", channel="short")
+        time.sleep(7)
+        client.publish("short", "still here")
+        self.assertEqual(client.publications("short", 1)[0][1], "still here")
+        self.assertNotIn("unsubscribed", client.kinds())
+        self.assertNotIn("subscribing", [event["event"] for event in client.events if event.get("code", 0) >= 2000])
+
+    def test_an_expired_token_is_replaced(self):
+        client = self.connected()
+        client.subscribe("late", tokens=[token("late", -1), token("late", 600)])
+        client.next("subscription token", channel="late")
+        client.publish("late", 1)
+        self.assertEqual(client.publications("late", 1), [(1, 1)])
+
+    def test_a_subscription_without_a_fresh_token_ends(self):
+        client = self.connected()
+        client.subscribe("ending", tokens=[token("ending", 3)])
+        client.next("subscription token", channel="ending")
+        self.assertIn(client.next("unsubscribed", channel="ending")["code"], (1, 2501))
+        client.subscribe("open")
+
+
+class JavaScript:
+    package = "centrifuge"
+    command = staticmethod(sdk.JavaScript.command)
+
+
+class Python:
+    package = "centrifuge-python"
+    command = staticmethod(sdk.Python.command)
+
+
+class JavaScriptJson(JavaScript, Sdk, unittest.TestCase):
+    pass
+
+
+class JavaScriptProtobuf(JavaScript, Sdk, unittest.TestCase):
+    protobuf = True
+
+
+class PythonJson(Python, Sdk, unittest.TestCase):
+    pass
+
+
+class PythonProtobuf(Python, Sdk, unittest.TestCase):
+    protobuf = True
+
+
+class Wire(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(*options)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def session(self):
+        socket = connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S)
+        self.addCleanup(socket.close)
+        connected = self.command(socket, "connect", {"token": sdk.token()})["connect"]
+        return socket, connected
+
+    def command(self, socket, name, parameters, id=1):
+        socket.send(json.dumps({"id": id, name: parameters}))
+        return json.loads(socket.recv(PATIENCE_S))
+
+    def test_a_token_is_for_one_topic_and_one_client(self):
+        socket, connected = self.session()
+        for wrong in (
+            token("other"),
+            token("news", subject="bob"),
+            token("news", client="0"),
+            token("news", aud="elsewhere"),
+            sdk.token(),
+            "no token",
+            jwt.encode({"channel": "news", "sub": "alice", "exp": int(time.time()) + 600}, "x" * 32, "HS256"),
+        ):
+            reply = self.command(socket, "subscribe", {"channel": "news", "token": wrong})
+            self.assertEqual(reply["error"]["code"], 103, wrong)
+        reply = self.command(socket, "subscribe", {"channel": "closed", "token": token("closed")})
+        self.assertEqual(reply["error"]["code"], 103)
+        reply = self.command(socket, "subscribe", {"channel": "news", "token": token("news", -1)})
+        self.assertEqual(reply["error"]["code"], 109)
+        past = token("news", expire_at=int(time.time()) - 1)
+        reply = self.command(socket, "subscribe", {"channel": "news", "token": past})
+        self.assertEqual(reply["error"]["code"], 110)
+        own = token("news", client=connected["client"], expire_at=0)
+        reply = self.command(socket, "subscribe", {"channel": "news", "token": own})
+        self.assertNotIn("expires", reply["subscribe"])
+
+    def test_a_token_of_a_subscription_does_not_open_a_connection(self):
+        with connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S) as socket:
+            with self.assertRaises(ConnectionClosed) as closed:
+                self.command(socket, "connect", {"token": token("news")})
+            self.assertEqual(closed.exception.rcvd.code, 3500)
+
+    def test_an_expired_subscription_ends_and_a_refreshed_one_stays(self):
+        socket, _ = self.session()
+        for channel in ("ends", "stays"):
+            reply = self.command(socket, "subscribe", {"channel": channel, "token": token(channel, 3)})
+            self.assertTrue(reply["subscribe"]["expires"])
+            self.assertLessEqual(reply["subscribe"]["ttl"], 3)
+        reply = self.command(socket, "sub_refresh", {"channel": "stays", "token": token("stays")})
+        self.assertTrue(reply["sub_refresh"]["expires"])
+        self.assertGreater(reply["sub_refresh"]["ttl"], 500)
+        for channel, wrong, code in (
+            ("stays", token("ends"), 103),
+            ("stays", token("stays", -1), 109),
+            ("stays", "", 103),
+            ("unknown", token("unknown"), 103),
+        ):
+            reply = self.command(socket, "sub_refresh", {"channel": channel, "token": wrong})
+            self.assertEqual(reply["error"]["code"], code)
+        ended = json.loads(socket.recv(PATIENCE_S))
+        expected = {"channel": "ends", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}
+        self.assertEqual(ended, {"push": expected})
+        reply = self.command(socket, "history", {"channel": "stays", "limit": 0})
+        self.assertIn("history", reply)
+        reply = self.command(socket, "history", {"channel": "ends", "limit": 0})
+        self.assertEqual(reply["error"]["code"], 103)
+
+    def test_without_keys_there_are_no_such_tokens(self):
+        path = os.path.join(os.path.dirname(options[1]), "tokens.toml")
+        with open(path, "w") as file:
+            file.write('[[tokens]]\ntoken = "a-static-token-of-some-length"\nsubject = "alice"\n')
+        with Server("--auth-tokens", path) as server:
+            with connect(server.url(sdk.PATH), open_timeout=PATIENCE_S) as socket:
+                self.command(socket, "connect", {"token": "a-static-token-of-some-length"})
+                reply = self.command(socket, "subscribe", {"channel": "news", "token": token("news")})
+                self.assertEqual(reply["error"]["code"], 108)
+
+
+if __name__ == "__main__":
+    unittest.main()
