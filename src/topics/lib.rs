@@ -42,7 +42,9 @@ pub use message::{Content, Position, Publication, Refused, is_topic_name};
 pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use placement::Placement;
 pub use replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
-pub use settings::{AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings};
+pub use settings::{
+    AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings,
+};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
 pub use transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 

@@ -17,7 +17,9 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
+use echoring_topics::{
+    AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
+};
 
 /// Stands for the epoch of the topic in the position of a client that does not name one. No topic has it.
 pub(super) const ANY_EPOCH: u64 = 0;
