@@ -292,7 +292,10 @@ impl OwnerTable {
         nodes.into_iter().for_each(|node| self.stop_following(shard.now, name, node));
         let page = MembersPage { topic: name, after: None, last: None, count: 0, members: &own };
         self.list_page(shard, self.node, &page);
-        self.members_due.insert(name.into());
+        if let Some(topic) = self.topics.get(name) {
+            // The owner before may have counted members that it did not list.
+            shard.store.count_members(name, topic.members.count());
+        }
     }
 
     /// A node follows the topic of this one, or another epoch of it.
@@ -426,11 +429,11 @@ impl OwnerTable {
             Role::Live(owner) => (members.own.len() as u64, None, Some(owner)),
             _ => (members.own.len() as u64, None, None),
         };
-        if followers.is_some() {
-            shard.store.count_members(name, count);
-        }
         if members.changes.is_empty() && members.count_sent == count {
             return;
+        }
+        if followers.is_some() {
+            shard.store.count_members(name, count);
         }
         let followers = followers.into_iter().flat_map(BTreeMap::keys);
         for node in followers.chain(owner) {

@@ -210,6 +210,11 @@ impl ClusterShard {
         self.waiting.entry(name.into()).or_default().push(WaitingShard { shard, local, creator });
     }
 
+    /// The shard has forgotten a topic.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.table.forget(name);
+    }
+
     fn deadline(&self) -> Option<Nanos> {
         self.table.deadline()
     }
@@ -255,10 +260,8 @@ impl Broadcast {
 
     /// Does what the tick has left for the cluster, and what other nodes have said.
     pub(super) fn advance_cluster<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        self.sequencer.tell_forgotten();
         let Some(mut cluster) = self.sequencer.cluster.take() else { return };
-        for name in self.sequencer.topics.take_names_forgotten() {
-            cluster.table.forget(&name);
-        }
         let is_idle = cluster.events.is_empty()
             && self.sequencer.queue.is_empty()
             && !cluster.table.has_members_due()

@@ -115,6 +115,14 @@ impl Sequencer {
         Some(cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key))
     }
 
+    /// Tells the cluster which topics this shard has forgotten. Until it knows, it takes them for topics that this node owns; those
+    /// that are created again meanwhile would begin another epoch then.
+    pub(super) fn tell_forgotten(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            self.topics.take_names_forgotten().iter().for_each(|name| cluster.forget(name));
+        }
+    }
+
     /// Subscribes a shard to a topic. `None` if it is answered once the topic's position is known.
     pub(super) fn subscribe(
         &mut self,
@@ -124,6 +132,7 @@ impl Sequencer {
         local: TopicId,
         pool: &mut Pool,
     ) -> Option<Result<Subscribed, Refused>> {
+        self.tell_forgotten();
         if let Some(cluster) = &mut self.cluster {
             if !cluster.is_live(name) {
                 cluster.wait(&mut self.queue, name, creator, shard, local);

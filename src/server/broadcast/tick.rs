@@ -77,6 +77,7 @@ impl Broadcast {
         self.fan_out.drop_laggards(cx, self.now);
         if self.sequencer.ordering != Ordering::Frozen {
             self.sequencer.topics.expire(self.now, cx.pool());
+            self.sequencer.tell_forgotten();
         }
         self.fan_out.topics.expire(self.now, cx.pool());
     }
