@@ -420,9 +420,6 @@ impl OwnerTable {
 
     /// Sends the changes of this turn.
     pub(super) fn send_changes<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
-        if !shard.store.has_presence(name) {
-            return;
-        }
         let Some(super::Topic { role, members, .. }) = self.topics.get_mut(name) else { return };
         let (count, followers, owner) = match &*role {
             Role::Owner(followers) => (members.count(), Some(followers), None),
