@@ -484,7 +484,7 @@ class Sdk:
     def test_errors_have_the_codes_of_the_protocol(self):
         client = self.connected()
         client.subscribe("plain")
-        self.fails(104, client, "rpc", method="anything", data=client.pack({}))
+        self.fails(108, client, "rpc", method="anything", data=client.pack({}))
         self.fails(103, client, "publish", channel="ours.feed", data=client.pack(1))
         self.fails(107, client, "publish", channel="a\nb", data=client.pack(1))
         self.fails(108, client, "presence", channel="plain")
@@ -691,7 +691,7 @@ class Wire(unittest.TestCase):
     def test_commands_that_cannot_be_served_have_errors(self):
         socket, _ = self.session()
         for command, code in [
-            ('"rpc":{"method":"m"}', 104),
+            ('"rpc":{"method":"m"}', 108),
             ('"future":{}', 104),
             ('"subscribe":{"channel":""}', 107),
             ('"subscribe":{"channel":"c","type":1}', 108),

@@ -125,7 +125,7 @@ impl Broadcast {
         rpc: &Rpc<'_>,
     ) {
         if !gate.asks_app(AppEvent::Rpc) {
-            return self.fail(link, encoding, id, ErrorCode::MethodNotFound);
+            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
         }
         let target = Some(&*rpc.method);
         self.ask_app(link, gate, id, Asked::Rpc, AppEvent::Rpc, target, data_of(encoding, rpc.data));
