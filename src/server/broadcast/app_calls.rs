@@ -1,63 +1,20 @@
 //! Requests of sessions about which the application is asked by its hooks.
-//!
-//! A request that is asked about does not hold up others, but publications stay in their order. A session with many open requests
-//! is not read.
-
-use std::collections::VecDeque;
 
 use echoring_auth::{AppAnswer, AppData, AppEvent, Call, Failed};
 use echoring_centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Content, Position, Publication, Refused};
+use echoring_topics::{Content, Publication, Refused};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, content_of, disconnect};
 use super::centrifuge_events::{app_payload, number};
+use super::open_calls::{Asked, AskedSubscription};
 use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
-use crate::limits::CENTRIFUGE_APP_CALLS_MAX;
 use crate::peer::{Peer, ServerApplication};
-
-/// The open requests of a session.
-#[derive(Debug, Default)]
-pub(super) struct AppCalls {
-    last: u32,
-    open: VecDeque<OpenCall>,
-}
-
-#[derive(Debug)]
-struct OpenCall {
-    number: u32,
-    /// The id of the request.
-    id: u32,
-    asked: Asked,
-    answered: Option<(Box<Call>, AppAnswer)>,
-}
-
-/// What to do when the application agrees.
-#[derive(Debug)]
-enum Asked {
-    /// Answer the call.
-    Rpc,
-    /// Nothing.
-    Send,
-    /// Publish.
-    Publish { content: Content, key: Box<str> },
-    /// Subscribe.
-    Subscribe(AskedSubscription),
-}
-
-#[derive(Debug)]
-struct AskedSubscription {
-    name: Box<str>,
-    from: Option<Position>,
-    presence: bool,
-    must_recover: bool,
-    deltas: bool,
-}
 
 /// What the application has agreed to.
 struct Agreed {
@@ -66,52 +23,6 @@ struct Agreed {
     asked: Asked,
     data: Option<AppData>,
     expire_at: u64,
-}
-
-impl AppCalls {
-    fn begin(&mut self, id: u32, asked: Asked) -> u32 {
-        self.last = self.last.wrapping_add(1);
-        self.open.push_back(OpenCall { number: self.last, id, asked, answered: None });
-        self.last
-    }
-
-    /// Whether so many are open that the session is not to be read.
-    pub(super) fn are_many(&self) -> bool {
-        self.open.len() >= CENTRIFUGE_APP_CALLS_MAX
-    }
-
-    /// Keeps an answer until it is taken.
-    fn answer(&mut self, number: u32, call: Box<Call>, answer: AppAnswer) {
-        if let Some(open) = self.open.iter_mut().find(|open| open.number == number) {
-            open.answered = Some((call, answer));
-        }
-    }
-
-    /// The next request whose answer may be acted on: that of a publication only after those of earlier publications.
-    fn take_answered(&mut self) -> Option<(u32, Asked, Box<Call>, AppAnswer)> {
-        let mut publications_wait = false;
-        let index = self.open.iter().position(|open| {
-            let is_publication = matches!(open.asked, Asked::Publish { .. });
-            let is_next = open.answered.is_some() && !(is_publication && publications_wait);
-            publications_wait |= is_publication;
-            is_next
-        })?;
-        let OpenCall { id, asked, answered, .. } = self.open.remove(index)?;
-        let (call, answer) = answered?;
-        Some((id, asked, call, answer))
-    }
-
-    /// Removes the request to subscribe to a topic. Returns its id.
-    fn cancel_subscribe(&mut self, name: &str) -> Option<u32> {
-        let is_this =
-            |open: &OpenCall| matches!(&open.asked, Asked::Subscribe(asked) if *asked.name == *name);
-        let index = self.open.iter().position(is_this)?;
-        self.open.remove(index).map(|open| open.id)
-    }
-
-    fn subscribes(&self, name: &str) -> bool {
-        self.open.iter().any(|open| matches!(&open.asked, Asked::Subscribe(asked) if *asked.name == *name))
-    }
 }
 
 impl Broadcast {
@@ -379,51 +290,5 @@ fn data_of(encoding: Encoding, data: &[u8]) -> Option<AppData> {
         Some(Content::Json) => Some(AppData::Json(data.to_vec())),
         _ if data.is_empty() => None,
         _ => Some(AppData::Bytes(data.to_vec())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call() -> Box<Call> {
-        Box::new(Call {
-            event: AppEvent::Rpc,
-            client: String::new(),
-            encoding: "json",
-            user: "".into(),
-            target: None,
-            data: None,
-            forwarded: None,
-        })
-    }
-
-    #[test]
-    fn publications_stay_in_their_order_and_nothing_else_waits() {
-        let mut calls = AppCalls::default();
-        let publication = || Asked::Publish { content: Content::Json, key: "".into() };
-        let numbers = [publication(), Asked::Rpc, publication(), Asked::Rpc, publication()];
-        let numbers: Vec<u32> = (1..).zip(numbers).map(|(id, asked)| calls.begin(id, asked)).collect();
-        let mut done = Vec::new();
-        for answered in [3, 1, 0, 4, 2] {
-            calls.answer(numbers[answered], call(), AppAnswer::Agreed { data: None, expire_at: 0 });
-            while let Some((id, ..)) = calls.take_answered() {
-                done.push(id);
-            }
-            done.push(0);
-        }
-        assert_eq!(done, [4, 0, 2, 0, 1, 0, 0, 3, 5, 0]);
-    }
-
-    #[test]
-    fn a_subscription_that_is_asked_about_can_be_cancelled() {
-        let mut calls = AppCalls::default();
-        let (from, presence, must_recover, deltas) = (None, false, false, false);
-        let asked = AskedSubscription { name: "a".into(), from, presence, must_recover, deltas };
-        let number = calls.begin(7, Asked::Subscribe(asked));
-        assert!(calls.subscribes("a") && !calls.subscribes("b"));
-        assert_eq!((calls.cancel_subscribe("b"), calls.cancel_subscribe("a")), (None, Some(7)));
-        calls.answer(number, call(), AppAnswer::Agreed { data: None, expire_at: 0 });
-        assert!(calls.take_answered().is_none());
     }
 }

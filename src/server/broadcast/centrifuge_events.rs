@@ -5,9 +5,9 @@ use echoring_centrifuge::{
     Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
     UnsubscribeCode, push, reply,
 };
-use echoring_topics::{Content, Publication, entries, members};
+use echoring_topics::{Publication, entries, members};
 
-use super::deltas::Written;
+use super::deltas::{Written, payload};
 use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
 use super::presence::PresenceChange;
 use crate::limits::EXPIRY_NOTICE;
@@ -87,16 +87,6 @@ pub(super) fn app_payload(data: &AppData) -> Payload<'_> {
 /// The data of a message for subscriptions without delta compression.
 pub(super) fn plain<'a>(message: &Publication<'a>) -> Body<'a> {
     Body::Plain(payload(message))
-}
-
-/// The data of a message.
-pub(crate) fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
-    let Publication { content, payload, .. } = *message;
-    match content {
-        Content::Json => Payload::Json(payload),
-        Content::Text => Payload::Text(payload),
-        Content::Binary => Payload::Bytes(payload),
-    }
 }
 
 /// The number of a request on the wire: its decoder has taken it from there.

@@ -12,8 +12,8 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Replay, TopicId};
 
-use super::app_calls::AppCalls;
 use super::history_range::HistoryRange;
+use super::open_calls::AppCalls;
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
 /// Interval at which a session is looked at whose connect command is being decided. The authentication has deadlines.

@@ -2,10 +2,18 @@
 
 use echoring_centrifuge::delta::Creator;
 use echoring_centrifuge::limits::DELTA_MARK_BYTES_MAX;
-use echoring_centrifuge::{Body, Encoding};
-use echoring_topics::{Publication, entries};
+use echoring_centrifuge::{Body, Encoding, Payload};
+use echoring_topics::{Content, Publication, entries};
 
-use super::centrifuge_events::payload;
+/// The data of a message.
+pub(crate) fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
+    let Publication { content, payload, .. } = *message;
+    match content {
+        Content::Json => Payload::Json(payload),
+        Content::Text => Payload::Text(payload),
+        Content::Binary => Payload::Bytes(payload),
+    }
+}
 
 /// Writes data whole or as deltas, in memory that is used again.
 #[derive(Debug, Default)]
@@ -67,7 +75,6 @@ impl Written {
 mod tests {
     use super::*;
     use echoring_centrifuge::delta::apply;
-    use echoring_topics::Content;
     use proptest::prelude::*;
 
     /// What a client has after each message.
