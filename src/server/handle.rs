@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::{AuthCounters, AuthFigures};
 use crate::broadcast::{TopicAnswer, TopicQuestion};
-use crate::cluster::ClusterNode;
+use crate::cluster::{ClusterNode, StreamCommand};
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::config::ServerConfig;
 use crate::handover::LinkState;
@@ -15,6 +15,7 @@ use crate::listeners::InheritedListener;
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_cluster::StreamAnswer;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
@@ -210,6 +211,18 @@ impl Handle {
     /// The server's part in its cluster, if it belongs to one.
     pub fn cluster(&self) -> Option<&ClusterNode> {
         self.cluster.as_ref()
+    }
+
+    /// Gives a shard the answer of a stream.
+    pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
+        if let Some(node) = &self.cluster {
+            node.count_stream_request(answer == StreamAnswer::Failed);
+        }
+        let (shard, event) = command.answer(answer);
+        if let Some(remote) = self.remotes.get(shard) {
+            // A shard that has ended needs nothing.
+            let _ = remote.send(ControlMessage::Command(ShardCommand::Cluster(vec![event])));
+        }
     }
 
     /// Whether another process has taken over from this server, which drains for it.

@@ -25,6 +25,10 @@ pattern = "closed"
 subscribe = "operator"
 
 [[topics]]
+pattern = "room"
+presence = "claim"
+
+[[topics]]
 pattern = "open"
 subscribe = "everybody"
 """
@@ -166,6 +170,14 @@ class Wire(unittest.TestCase):
         own = token("news", client=connected["client"], expire_at=0)
         reply = self.command(socket, "subscribe", {"channel": "news", "token": own})
         self.assertNotIn("expires", reply["subscribe"])
+
+    def test_a_token_includes_the_list_of_members(self):
+        socket, connected = self.session()
+        reply = self.command(socket, "subscribe", {"channel": "room", "token": token("room")})
+        self.assertIn("subscribe", reply)
+        reply = self.command(socket, "presence", {"channel": "room"})
+        self.assertEqual(list(reply["presence"]["presence"]), [connected["client"]])
+        self.assertEqual(self.command(socket, "presence_stats", {"channel": "room"})["presence_stats"]["num_clients"], 1)
 
     def test_a_token_of_a_subscription_does_not_open_a_connection(self):
         with connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S) as socket:

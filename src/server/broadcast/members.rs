@@ -37,12 +37,13 @@ impl Broadcast {
         let topic = self.fan_out.topics.find(name);
         let Peer::Session(session) = &mut *link.peer else { return false };
         let live = topic.filter(|topic| session.is_live(*topic));
+        let granted = live.and_then(|topic| Some(session.find(topic)?.granted.members));
         let error = match live {
             None => ProtocolError::not_subscribed(id),
             Some(topic) if !self.fan_out.has(topic, TopicSettings::has_presence) => {
                 ProtocolError::no_presence(id)
             }
-            Some(_) if !self.may(client, Right::Presence, name) => {
+            Some(_) if granted != Some(true) && !self.may(client, Right::Presence, name) => {
                 ProtocolError::forbidden(id, Right::Presence)
             }
             Some(_) if self.pending.len() >= REQUESTS_WAITING_MAX => {

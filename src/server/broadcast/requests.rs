@@ -381,7 +381,7 @@ pub(super) fn has_deltas<A: ServerApplication>(link: &mut ConnectionContext<'_, 
 
 /// What the client of a subscription may do besides; nothing without the subscription.
 fn granted<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> Granted {
-    let nothing = Granted { presence: false, history: false };
+    let nothing = Granted { members: false, presence: false, history: false };
     let Peer::Session(session) = &mut *link.peer else { return nothing };
     session.find(topic).map_or(nothing, |subscription| subscription.granted)
 }

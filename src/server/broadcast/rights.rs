@@ -41,7 +41,8 @@ impl Broadcast {
             let access = || self.fan_out.topics.settings_of(name).access.of(right);
             self.may(client, right, name) || (allowed_by == AllowedBy::Token && access() == Permission::Claim)
         };
-        Granted { presence: may(Right::Presence), history: may(Right::History) }
+        let members = may(Right::Presence);
+        Granted { members, presence: members, history: may(Right::History) }
     }
 
     /// A session presents a fresh token.
@@ -152,7 +153,7 @@ impl Broadcast {
         let may_subscribe = self.may_subscribe(client, name, allowed_by);
         let granted = self.granted(client, name, allowed_by);
         if may_subscribe && (granted.presence || !subscription.granted.presence) {
-            subscription.granted.history = granted.history;
+            (subscription.granted.members, subscription.granted.history) = (granted.members, granted.history);
             return;
         }
         self.withdraw(link, topic, may_subscribe);

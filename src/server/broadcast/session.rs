@@ -90,7 +90,9 @@ pub(super) enum AllowedBy {
 /// What the client of a subscription may do besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// See who else subscribes, and wants to.
+    /// See who else subscribes.
+    pub(super) members: bool,
+    /// The same, and wants to be told of changes.
     pub(super) presence: bool,
     /// Receive stored messages.
     pub(super) history: bool,

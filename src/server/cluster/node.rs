@@ -90,7 +90,7 @@ impl ClusterNode {
     }
 
     /// A stream has answered a request, or it failed.
-    pub(super) fn count_stream_request(&self, has_failed: bool) {
+    pub(crate) fn count_stream_request(&self, has_failed: bool) {
         self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
         self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
     }

@@ -4,13 +4,10 @@
 //! requests, a connection has one for each topic.
 
 use echoring_cluster::{StreamAnswer, StreamRequest};
-use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Durable;
 use tokio::sync::mpsc;
 
 use super::ClusterEvent;
-use crate::commands::ShardCommand;
-use crate::handle::Handle;
 
 /// What is asked of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,20 +42,14 @@ impl StreamSender {
     }
 }
 
-impl Handle {
-    /// Gives a shard the answer of a stream.
-    pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
-        if let Some(node) = self.cluster() {
-            node.count_stream_request(answer == StreamAnswer::Failed);
-        }
-        let StreamCommand { topic, query, shard, number, .. } = command;
+impl StreamCommand {
+    /// The shard that has asked, and what it is told.
+    pub(crate) fn answer(self, answer: StreamAnswer) -> (usize, ClusterEvent) {
+        let StreamCommand { topic, query, shard, number, .. } = self;
         let event = match query {
             StreamQuery::Owner(_) => ClusterEvent::Stream { topic, number, answer },
             StreamQuery::Page(_) => ClusterEvent::StreamPage { number, answer },
         };
-        if let Some(remote) = self.remotes.get(shard) {
-            // A shard that has ended needs nothing.
-            let _ = remote.send(ControlMessage::Command(ShardCommand::Cluster(vec![event])));
-        }
+        (shard, event)
     }
 }
