@@ -74,8 +74,11 @@ fn kept(mut settings: TopicSettings) -> TopicSettings {
     settings
 }
 
-/// `settings` with the stream of this pattern, on any node and of any version: a hash of it by FNV-1a.
+/// `settings` with the stream of this pattern, on any node and of any version, if its topics are durable: a hash of it by FNV-1a.
 fn stored(pattern: &str, mut settings: TopicSettings) -> TopicSettings {
+    if !settings.durable.is_on {
+        return settings;
+    }
     let hash = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     settings.durable.stream = pattern.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
     settings

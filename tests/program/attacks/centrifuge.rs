@@ -183,7 +183,7 @@ fn too_many_errors_in_a_row_end_a_session() {
     on_both_drivers(&[], |server| {
         let mut client = Client::connect(server);
         for _ in 0..20 {
-            assert_eq!(client.error(json!({"rpc": {"method": "x"}})), 104);
+            assert_eq!(client.error(json!({"rpc": {"method": "x"}})), 108);
         }
         client.send(&json!({"id": 99, "rpc": {}}));
         assert_eq!(client.peer.close_frame(), Some(3509));

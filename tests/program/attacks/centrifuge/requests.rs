@@ -91,7 +91,7 @@ fn requests_that_fail_are_answered_with_their_code() {
             (json!({"history": {"channel": "b", "limit": 1}}), 103),
             (json!({"history": {"channel": "a", "limit": 1, "since": {"offset": 1, "epoch": "abc"}}}), 112),
             (json!({"sub_refresh": {"channel": "a", "token": "x"}}), 108),
-            (json!({"rpc": {"method": "x", "data": 1}}), 104),
+            (json!({"rpc": {"method": "x", "data": 1}}), 108),
             (json!({}), 104),
         ] {
             assert_eq!(client.error(request.clone()), code, "{request}");
