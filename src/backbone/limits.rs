@@ -93,8 +93,8 @@ pub(crate) const STREAM_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const STREAM_LOAD_AGE: Duration = Duration::from_secs(300);
 /// Maximum number of them: that of the idempotency keys of a topic.
 pub(crate) const STREAM_LOAD_PUBLICATIONS: u64 = 8_192;
-/// Bytes of publications past which no more are loaded. What a node lacks is missing for those who are connected, and they read it as
-/// history.
+/// Bytes of publications past which no more are loaded. Subscribers are told that the others are
+/// missing, and read them as history.
 pub(crate) const STREAM_LOAD_BYTES: usize = 8 * 1024 * 1024;
 /// The same for a page of history.
 pub(crate) const STREAM_PAGE_BYTES: usize = 64 * 1024;

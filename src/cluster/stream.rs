@@ -39,7 +39,7 @@ pub struct StreamHead {
 /// A request of the node that owns a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamRequest {
-    /// What is the topic's last batch, and what is behind this position? Without a position: what was stored lately?
+    /// Read the topic's last batch, and the batches behind this position; without a position, those that were stored lately.
     Load(Option<Position>),
     /// Store a batch behind the one with this sequence number; 0 for none.
     Append(u64, StoredBatch),

@@ -311,16 +311,11 @@ impl OwnedTopics {
         pool: &mut Pool,
     ) -> Result<Accepted<'_>, Refused> {
         let digest = digest(self.seed, publication);
+        if let Some(position) = self.published_before(id, digest, idempotency_key, by_client, now)? {
+            return Ok(Accepted::Again(position));
+        }
         let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let (epoch, offset) = (owned.epoch, owned.offset + 1);
-        let keys = owned.keys(by_client);
-        match keys.find(idempotency_key, now) {
-            Some(known) if known.digest == digest => {
-                return Ok(Accepted::Again(Position { epoch, offset: known.offset }));
-            }
-            Some(_) => return Err(self.refuse(id, Refused::KeyReused)),
-            None => {}
-        }
         // Without memory for the key nothing is published, because its publisher relies on safe retries.
         while let Some(owned) = self.table.get_mut(id.key())
             && !owned.keys(by_client).keep(idempotency_key, offset, digest, now, pool)
@@ -335,12 +330,35 @@ impl OwnedTopics {
             }
             return Err(refused);
         }
+        self.list_key(id, by_client, now, pool);
+        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
+    }
+
+    /// Where the publication with this digest and key was accepted before, if it was.
+    fn published_before(
+        &mut self,
+        id: OwnedTopicId,
+        digest: u64,
+        idempotency_key: &str,
+        by_client: bool,
+        now: Nanos,
+    ) -> Result<Option<Position>, Refused> {
+        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        let epoch = owned.epoch;
+        match owned.keys(by_client).find(idempotency_key, now) {
+            Some(known) if known.digest == digest => Ok(Some(Position { epoch, offset: known.offset })),
+            Some(_) => Err(self.refuse(id, Refused::KeyReused)),
+            None => Ok(None),
+        }
+    }
+
+    /// Lists a key that a topic keeps among those of the shard, of which the oldest make room.
+    fn list_key(&mut self, id: OwnedTopicId, by_client: bool, now: Nanos, pool: &mut Pool) {
         if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
             self.forget_oldest_key(pool);
         }
         self.idempotent.push_back((now, id, by_client));
-        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
-        Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
     }
 
     fn forget_oldest_key(&mut self, pool: &mut Pool) {

@@ -200,11 +200,6 @@ class JavaScript:
         self.assertEqual(body["data"], {"sent": True})
 
 
-class Python:
-    package = "centrifuge-python"
-    command = staticmethod(sdk.Python.command)
-
-
 class JavaScriptJson(JavaScript, Sdk, unittest.TestCase):
     pass
 
@@ -213,11 +208,11 @@ class JavaScriptProtobuf(JavaScript, Sdk, unittest.TestCase):
     protobuf = True
 
 
-class PythonJson(Python, Sdk, unittest.TestCase):
+class PythonJson(sdk.Python, Sdk, unittest.TestCase):
     pass
 
 
-class PythonProtobuf(Python, Sdk, unittest.TestCase):
+class PythonProtobuf(sdk.Python, Sdk, unittest.TestCase):
     protobuf = True
 
 

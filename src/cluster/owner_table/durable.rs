@@ -40,7 +40,7 @@ pub(super) struct Durable {
     waiting: VecDeque<Batch>,
     /// When this topic's timer goes off.
     timer_at: Option<Nanos>,
-    /// The store keeps the topic for those who wait.
+    /// The store was told to keep the topic, because publications wait.
     is_held: bool,
 }
 
@@ -244,7 +244,7 @@ impl OwnerTable {
         }
     }
 
-    /// Stores what was to be stored before, or what waits.
+    /// Sends the stream the batch that it may not have stored, or the next one.
     fn store_next<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -471,7 +471,7 @@ impl OwnerTable {
         }
     }
 
-    /// What is between the topic's position and this one is missing.
+    /// Tells the store that it misses the publications up to this position.
     fn skip_to<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -493,7 +493,7 @@ impl OwnerTable {
         }
     }
 
-    /// Returns what waits for the stream to those who have sent it. They send it again, in their order, to the node that owns the topic.
+    /// Refuses the batches that wait for the stream. The nodes that sent them send them again, in their order, to the topic's owner.
     pub(super) fn refuse_waiting<S, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,

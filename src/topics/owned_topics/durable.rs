@@ -1,6 +1,6 @@
 //! Durable topics: what is decided about a publication before a stream stores it, and what is done once it has.
 
-use super::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, OwnedTopicId, OwnedTopics, Shards, digest};
+use super::{OwnedTopicId, OwnedTopics, Shards, digest};
 use crate::accounts::Publications;
 use crate::message::{Content, Position, Publication, Refused};
 use crate::owned_topic::OwnedTopic;
@@ -31,14 +31,9 @@ impl OwnedTopics {
     ) -> Result<Option<Position>, Refused> {
         if !idempotency_key.is_empty() {
             let digest = digest(self.seed, publication);
-            let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
-            let epoch = owned.epoch;
-            match owned.keys(by_client).find(idempotency_key, now) {
-                Some(known) if known.digest == digest => {
-                    return Ok(Some(Position { epoch, offset: known.offset }));
-                }
-                Some(_) => return Err(self.refuse(id, Refused::KeyReused)),
-                None => {}
+            let before = self.published_before(id, digest, idempotency_key, by_client, now)?;
+            if before.is_some() {
+                return Ok(before);
             }
         }
         match self.refusal(id, publication, by_client, pool) {
@@ -107,10 +102,7 @@ impl OwnedTopics {
                 return;
             }
         }
-        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
-            self.forget_oldest_key(pool);
-        }
-        self.idempotent.push_back((now, id, by_client));
+        self.list_key(id, by_client, now, pool);
     }
 
     /// The position behind which the stream of a durable topic must be read for a replay, if that begins before what is kept in memory.
