@@ -1,4 +1,4 @@
-//! The application's HTTP hooks: what clients call, publish and subscribe to, in the form of Centrifugo's proxies.
+//! The application's HTTP hooks: who connects, and what clients call, publish and subscribe to, in the form of Centrifugo's proxies.
 //!
 //! One thread sends the requests. Calls are bounded in number and in bytes, and every call is answered, within the timeout.
 
@@ -19,12 +19,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+use crate::app_data::AppData;
 use crate::error::LoadError;
 use crate::http_client::{Endpoint, HttpClient};
+use crate::identity::Identity;
 use crate::limits::{
     APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX,
     APP_TIMEOUT_DEFAULT,
 };
+use crate::server_subscriptions::ServerSubscriptions;
 
 /// What an application is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,12 @@ pub enum AppEvent {
     Publish,
     /// A client subscribes.
     Subscribe,
+    /// A session begins without a token.
+    Connect,
 }
+
+/// The number of events.
+const EVENTS: usize = 4;
 
 /// Where the hooks are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +54,8 @@ pub struct AppSettings {
     pub publish: Option<String>,
     /// The URL for what clients subscribe to.
     pub subscribe: Option<String>,
+    /// The URL for sessions that begin without a token.
+    pub connect: Option<String>,
     /// Maximum time for an answer.
     pub timeout: Duration,
     /// Names of header fields of the handshake that are forwarded.
@@ -58,26 +68,9 @@ impl Default for AppSettings {
             rpc: None,
             publish: None,
             subscribe: None,
+            connect: None,
             timeout: APP_TIMEOUT_DEFAULT,
             headers: Vec::new(),
-        }
-    }
-}
-
-/// Data by its type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AppData {
-    /// One JSON value.
-    Json(Vec<u8>),
-    /// Any bytes.
-    Bytes(Vec<u8>),
-}
-
-impl AppData {
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            AppData::Json(bytes) | AppData::Bytes(bytes) => bytes,
         }
     }
 }
@@ -97,6 +90,8 @@ pub struct Call {
     pub target: Option<Box<str>>,
     /// What it sends; `None` for nothing.
     pub data: Option<AppData>,
+    /// The client's program, of a session that begins.
+    pub program: Option<ClientProgram>,
     /// Header fields of its handshake.
     pub forwarded: Option<Forwarded>,
 }
@@ -111,8 +106,18 @@ impl fmt::Debug for Call {
 impl Call {
     fn bytes(&self) -> usize {
         let data = self.data.as_ref().map_or(0, |data| data.bytes().len());
-        size_of::<Call>() + data + self.target.as_ref().map_or(0, |target| target.len())
+        let program = self.program.as_ref().map_or(0, |program| program.name.len() + program.version.len());
+        size_of::<Call>() + data + program + self.target.as_ref().map_or(0, |target| target.len())
     }
+}
+
+/// What a client says about its program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientProgram {
+    /// Its name; may be empty.
+    pub name: Box<str>,
+    /// Its version; may be empty.
+    pub version: Box<str>,
 }
 
 /// Header fields of a handshake.
@@ -143,6 +148,8 @@ pub enum AppAnswer {
         /// When a subscription expires, in seconds since 1970; 0 if it does not.
         expire_at: u64,
     },
+    /// It lets the client of a session that begins in.
+    Connected(Box<AppConnected>),
     /// It refuses with an error for the client.
     Refused {
         /// From 400 to 1999, or a code of the protocol.
@@ -163,6 +170,24 @@ pub enum AppAnswer {
     Failed(Failed),
 }
 
+/// What the application says about a session that begins.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AppConnected {
+    /// The client; `None` for one without a name.
+    pub identity: Option<Arc<Identity>>,
+    /// The subscriptions that the server makes for it.
+    pub subscriptions: ServerSubscriptions,
+    /// Data for the client.
+    pub data: Option<AppData>,
+}
+
+// The data are the application's.
+impl fmt::Debug for AppConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppConnected").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
@@ -176,7 +201,7 @@ pub enum Failed {
 
 /// The hooks. Shards share them.
 pub struct App {
-    endpoints: [Option<Endpoint>; 3],
+    endpoints: [Option<Endpoint>; EVENTS],
     headers: Box<[HeaderName]>,
     timeout: Duration,
     thread: OnceLock<mpsc::Sender<Waiting>>,
@@ -252,6 +277,7 @@ impl App {
                 endpoint("hooks_rpc", &settings.rpc)?,
                 endpoint("hooks_publish", &settings.publish)?,
                 endpoint("hooks_subscribe", &settings.subscribe)?,
+                endpoint("hooks_connect", &settings.connect)?,
             ],
             headers: settings.headers.iter().map(name).collect::<Result<_, _>>()?,
             timeout: settings.timeout,
@@ -334,7 +360,7 @@ fn is_own(name: &HeaderName) -> bool {
 
 fn run(
     runtime: &Runtime,
-    endpoints: [Option<Endpoint>; 3],
+    endpoints: [Option<Endpoint>; EVENTS],
     timeout: Duration,
     calls: mpsc::Receiver<Waiting>,
 ) {
@@ -344,7 +370,7 @@ fn run(
 }
 
 struct Hooks {
-    clients: [Option<HttpClient>; 3],
+    clients: [Option<HttpClient>; EVENTS],
     timeout: Duration,
     turns: Semaphore,
 }
@@ -384,6 +410,6 @@ impl Hooks {
         if status != 200 {
             return Err(format!("its status is {status}"));
         }
-        wire::answer(&body).ok_or_else(|| "its answer is malformed".to_owned())
+        wire::answer(call.event, &body).ok_or_else(|| "its answer is malformed".to_owned())
     }
 }

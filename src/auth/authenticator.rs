@@ -322,6 +322,7 @@ impl Authenticator {
             }
             (Method::Jwt, _) if jwt.is_some() => return Renewal::Same,
             (Method::Hook, _) if hook.is_some() => return Renewal::Same,
+            (Method::ConnectHook, _) => return Renewal::Same,
             (Method::Certificate, _) if self.shared.settings.certificate.is_some() => return Renewal::Same,
             _ => None,
         };

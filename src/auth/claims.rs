@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::identity::{Identity, Method, Right, Rights};
 use crate::patterns::Patterns;
+use crate::server_subscriptions::{Listed, ServerSubscriptions};
 
 /// What claims are called, and which are required.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub(crate) struct ClaimRules {
 
 /// The claim that makes a token one of a subscription.
 const CHANNEL: &str = "channel";
+/// The claims with server-side subscriptions.
+const CHANNELS: &str = "channels";
+const SUBS: &str = "subs";
 
 /// What a token of a subscription allows: to subscribe to one topic.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,7 +81,24 @@ impl ClaimRules {
         }
         let subject = claims.get("sub").and_then(Value::as_str).ok_or(BadClaim::Malformed)?;
         let rights = rights(claims, &self.names).ok_or(BadClaim::Malformed)?;
-        Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)
+        let identity =
+            Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)?;
+        let subscriptions = self.subscriptions(claims).ok_or(BadClaim::Malformed)?;
+        Ok(identity.with_subscriptions(subscriptions))
+    }
+
+    /// The server-side subscriptions of a token; `None` if they are malformed. A claim with the name of a right's is not theirs.
+    fn subscriptions(&self, claims: &Map<String, Value>) -> Option<ServerSubscriptions> {
+        let is_theirs = |name: &str| claims.contains_key(name) && !self.names.iter().any(|own| own == name);
+        let mut listed = Map::new();
+        for name in [CHANNELS, SUBS].into_iter().filter(|name| is_theirs(name)) {
+            listed.insert(name.to_owned(), claims[name].clone());
+        }
+        if listed.is_empty() {
+            return Some(ServerSubscriptions::default());
+        }
+        let text = serde_json::to_string(&listed).ok()?;
+        serde_json::from_str::<Listed<'_>>(&text).ok()?.subscriptions()
     }
 
     /// What a verified token of a subscription allows at the time `now`.
@@ -257,6 +278,28 @@ mod tests {
         ] {
             assert_eq!(grant(claims.clone()), Err(expected), "{claims}");
         }
+    }
+
+    #[test]
+    fn a_token_may_have_server_side_subscriptions() {
+        let rules = ClaimRules::default();
+        let with = |more: Value| {
+            let mut claims = json!({"sub": "a", "exp": 2000});
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let known = identity(&rules, claims)?;
+            let channels = known.subscriptions().as_slice().iter().map(|one| one.channel.to_string());
+            Ok(channels.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            with(json!({"channels": ["b", "a"], "subs": {"c": {"data": 1}}})),
+            Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+        );
+        assert_eq!(with(json!({"channels": null})), Ok(Vec::new()));
+        assert_eq!(with(json!({"channels": "a"})), Err(BadClaim::Malformed));
+        let names = ["channels", "publish", "presence", "history"].map(str::to_owned);
+        let named = ClaimRules { names, ..ClaimRules::default() };
+        let known = identity(&named, json!({"sub": "a", "exp": 2000, "channels": "a.*"})).expect("valid");
+        assert!(known.subscriptions().as_slice().is_empty(), "its claim of a right");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use echoring_topics::{Access, Permission};
 
 use crate::limits::SUBJECT_BYTES_MAX;
 use crate::patterns::Patterns;
+use crate::server_subscriptions::ServerSubscriptions;
 
 pub use echoring_topics::Right;
 
@@ -22,6 +23,8 @@ pub enum Method {
     Hook,
     /// A TLS client certificate.
     Certificate,
+    /// The application's connect hook.
+    ConnectHook,
 }
 
 impl Method {
@@ -33,6 +36,7 @@ impl Method {
             Method::Password => "password",
             Method::Hook => "hook",
             Method::Certificate => "certificate",
+            Method::ConnectHook => "connect-hook",
         }
     }
 }
@@ -76,6 +80,8 @@ pub struct Identity {
     rights: Rights,
     /// When the credentials expire, in seconds since 1970.
     expires_at: Option<u64>,
+    /// The subscriptions that the server makes for its sessions.
+    subscriptions: ServerSubscriptions,
     /// A digest of the credentials, for methods whose credentials can be withdrawn.
     pub(crate) credential: Option<[u8; 32]>,
 }
@@ -96,7 +102,9 @@ impl Identity {
         expires_at: Option<u64>,
     ) -> Option<Identity> {
         let number = is_subject(subject).then(|| number_of(subject))?;
-        Some(Identity { subject: subject.into(), number, method, rights, expires_at, credential: None })
+        let subscriptions = ServerSubscriptions::default();
+        let subject = subject.into();
+        Some(Identity { subject, number, method, rights, expires_at, subscriptions, credential: None })
     }
 
     /// The client of a verified TLS certificate with this subject. It may do what
@@ -104,6 +112,16 @@ impl Identity {
     /// empty, too long, or has control characters.
     pub(crate) fn of_certificate(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
         Identity::new(subject, Method::Certificate, Rights::default(), expires_at)
+    }
+
+    /// A client that the application's connect hook has let in. It may do what [`Authenticated`](Permission::Authenticated) clients
+    /// may. `None` for a subject that is empty, too long, or has control characters.
+    pub(crate) fn of_connect_hook(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
+        Identity::new(subject, Method::ConnectHook, Rights::default(), expires_at)
+    }
+
+    pub(crate) fn with_subscriptions(self, subscriptions: ServerSubscriptions) -> Identity {
+        Identity { subscriptions, ..self }
     }
 
     pub(crate) fn with_credential(self, digest: [u8; 32]) -> Identity {
@@ -135,10 +153,16 @@ impl Identity {
         &self.rights
     }
 
+    /// The subscriptions that the server makes for its sessions of Centrifuge's protocol.
+    pub fn subscriptions(&self) -> &ServerSubscriptions {
+        &self.subscriptions
+    }
+
     /// Bytes of a shared identity, with what the allocator adds to its parts.
     pub fn held_bytes(&self) -> usize {
         let counts = 2 * size_of::<usize>();
-        allocated(counts + size_of::<Identity>()) + allocated(self.subject.len()) + self.rights.held_bytes()
+        let own = allocated(counts + size_of::<Identity>()) + allocated(self.subject.len());
+        own + self.rights.held_bytes() + self.subscriptions.held_bytes()
     }
 }
 

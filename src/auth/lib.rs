@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod app_data;
 mod authenticator;
 mod basic;
 mod cache;
@@ -27,11 +28,13 @@ mod key;
 pub mod limits;
 mod patterns;
 mod secret;
+mod server_subscriptions;
 mod settings;
 mod tokens;
 pub mod worker;
 
-pub use app::{App, AppAnswer, AppData, AppEvent, AppSettings, Call, Failed, Forwarded};
+pub use app::{App, AppAnswer, AppConnected, AppEvent, AppSettings, Call, ClientProgram, Failed, Forwarded};
+pub use app_data::AppData;
 pub use authenticator::{Authenticator, Decision, Denied, Question, Renewal, Reply, Verdict};
 pub use certificate::CertificateSubject;
 pub use claims::SubscriptionGrant;
@@ -39,4 +42,5 @@ pub use credentials::{Credentials, Presented, SUBPROTOCOL, Sources, extract};
 pub use error::LoadError;
 pub use head::OwnedHead;
 pub use identity::{Identity, Method, Right, Rights, may};
+pub use server_subscriptions::{ServerSubscription, ServerSubscriptions};
 pub use settings::{Hook, Jwks, JwksSource, Settings};

@@ -82,6 +82,8 @@ pub const APP_CALLS_MAX: usize = 1_024;
 pub const APP_CALLS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Maximum bytes of an answer.
 pub const APP_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Server-side subscriptions of a client: as many as credentials may have patterns of a right.
+pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Header fields of a handshake that may be forwarded.
 pub const APP_FIELDS_MAX: usize = 16;
 

@@ -373,6 +373,11 @@ impl Gate {
         }
     }
 
+    /// The application has let a client without a name in.
+    pub(crate) fn note_anonymous(&self) {
+        self.counters.note_anonymous();
+    }
+
     /// Seconds until the credentials of a client expire.
     pub(crate) fn expires_in_s(&self, token: Token) -> Option<u64> {
         Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))

@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::mpsc;
 
+use echoring_auth::ServerSubscription;
+use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use echoring_runtime::admission::{AddressBlock, BadBlock};
@@ -116,6 +118,10 @@ pub(crate) enum ScanAction {
     Rank(usize),
     /// Close them.
     Close(OperatorClose),
+    /// Subscribe their sessions of Centrifuge's protocol to a topic.
+    Subscribe(ServerSubscription),
+    /// End the subscriptions of their sessions to this topic.
+    Unsubscribe(Box<str>),
 }
 
 /// Where a shard looks.
@@ -144,8 +150,10 @@ pub(crate) struct ScanReport {
     pub(crate) connections: Vec<ConnectionReport>,
     /// The queued bytes of those with the most, in any order.
     pub(crate) ranked: Vec<(u32, Token)>,
-    /// How many were closed.
-    pub(crate) closed: usize,
+    /// How many were closed, subscribed or unsubscribed.
+    pub(crate) changed: usize,
+    /// Why a session was not subscribed.
+    pub(crate) failed: Option<ErrorCode>,
     /// The index at which the scan would go on; `None` if it has seen all.
     pub(crate) next: Option<u32>,
 }

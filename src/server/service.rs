@@ -528,6 +528,9 @@ impl Application for Service {
         if self.gate.deadline().is_some_and(|at| at <= cx.now()) {
             self.end_expired(cx);
         }
+        if self.broadcast.has_connects_due() {
+            self.broadcast.complete_connects(cx, &mut self.gate);
+        }
         self.broadcast.tick_ended(cx);
         let decided = self.broadcast.take_decided();
         if !decided.is_empty() {

@@ -570,13 +570,7 @@ class WithTokens:
         self.assertEqual(client.next("disconnected")["reason"], "unauthorized")
 
 
-class JavaScript:
-    package = "centrifuge"
-
-    @staticmethod
-    def command():
-        return programs.node("centrifuge_sdk.mjs")
-
+class WithPositions:
     def test_a_client_begins_at_a_position_that_it_knows(self):
         _, second, _ = (post(self.server, "kept.since", number) for number in (1, 2, 3))
         position = {key: second[key] for key in ("epoch", "offset")}
@@ -584,6 +578,14 @@ class JavaScript:
         subscribed = client.subscribe("kept.since", since=position, recoverable=True)
         self.assertEqual((subscribed["wasRecovering"], subscribed["recovered"]), (True, True))
         self.assertEqual(client.publications("kept.since", 1), [(3, 3)])
+
+
+class JavaScript:
+    package = "centrifuge"
+
+    @staticmethod
+    def command():
+        return programs.node("centrifuge_sdk.mjs")
 
 
 class Python:
@@ -594,20 +596,20 @@ class Python:
         return programs.python("centrifuge_sdk.py")
 
 
-class JavaScriptJson(WithTokens, JavaScript, Sdk, unittest.TestCase):
-    pass
+def for_each_sdk(tests, javascript=object, json_only=object):
+    """The classes of tests with each SDK in both encodings, by name. `javascript` has tests for that SDK, and `json_only` those for
+    the encoding."""
+    classes = {}
+    for sdk, own in ((JavaScript, javascript), (Python, object)):
+        for encoding, more in (("Json", json_only), ("Protobuf", object)):
+            name = f"{sdk.__name__}{encoding}"
+            bases = [base for base in (more, own, sdk, tests) if base is not object]
+            members = {"protobuf": encoding == "Protobuf", "__module__": tests.__module__}
+            classes[name] = type(name, (*bases, unittest.TestCase), members)
+    return classes
 
 
-class JavaScriptProtobuf(JavaScript, Sdk, unittest.TestCase):
-    protobuf = True
-
-
-class PythonJson(WithTokens, Python, Sdk, unittest.TestCase):
-    pass
-
-
-class PythonProtobuf(Python, Sdk, unittest.TestCase):
-    protobuf = True
+globals().update(for_each_sdk(Sdk, WithPositions, WithTokens))
 
 
 class Wire(unittest.TestCase):

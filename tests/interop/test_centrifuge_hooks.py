@@ -26,12 +26,11 @@ history_messages = 1000
 """
 
 
-class Application:
-    """An HTTP service that answers the hooks by the method or the channel of the request, and keeps what it was asked."""
+class Service:
+    """An HTTP service that keeps what it is asked. Subclasses answer."""
 
     def __init__(self):
         self.requests = queue.Queue()
-        self.may_go_on = threading.Event()
         application = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -64,10 +63,28 @@ class Application:
     def url(self, path):
         return f"http://127.0.0.1:{self.server.server_address[1]}{path}"
 
+    def asked(self, path, **fields):
+        """The next request with this path and these fields. Others before it are dropped."""
+        while True:
+            request_path, body, headers = self.requests.get(timeout=PATIENCE_S)
+            if request_path == path and fields.items() <= body.items():
+                return body, headers
+
     def close(self):
-        self.may_go_on.set()
         self.server.shutdown()
         self.server.server_close()
+
+
+class Application(Service):
+    """Answers the hooks by the method or the channel of the request."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def close(self):
+        self.may_go_on.set()
+        super().close()
 
     def answer(self, path, body):
         name = body.get("method", body.get("channel", "")).removeprefix("asked.")
@@ -113,11 +130,7 @@ def started(*options):
 
 
 def asked(path, **fields):
-    """The next request to the application with this path and these fields. Others before it are dropped."""
-    while True:
-        request_path, body, headers = application.requests.get(timeout=PATIENCE_S)
-        if request_path == path and fields.items() <= body.items():
-            return body, headers
+    return application.asked(path, **fields)
 
 
 class Sdk:
@@ -188,10 +201,7 @@ class Sdk:
         self.assertEqual(client.next("subscription error", channel="asked.later")["code"], 1001)
 
 
-class JavaScript:
-    package = "centrifuge"
-    command = staticmethod(sdk.JavaScript.command)
-
+class WithSend:
     def test_messages_reach_the_application(self):
         client = self.connected()
         client.do("send", data=client.pack({"sent": True}))
@@ -200,20 +210,7 @@ class JavaScript:
         self.assertEqual(body["data"], {"sent": True})
 
 
-class JavaScriptJson(JavaScript, Sdk, unittest.TestCase):
-    pass
-
-
-class JavaScriptProtobuf(JavaScript, Sdk, unittest.TestCase):
-    protobuf = True
-
-
-class PythonJson(sdk.Python, Sdk, unittest.TestCase):
-    pass
-
-
-class PythonProtobuf(sdk.Python, Sdk, unittest.TestCase):
-    protobuf = True
+globals().update(sdk.for_each_sdk(Sdk, WithSend))
 
 
 class Wire(unittest.TestCase):

@@ -105,25 +105,7 @@ class Sdk:
         client.subscribe("open")
 
 
-class JavaScript:
-    package = "centrifuge"
-    command = staticmethod(sdk.JavaScript.command)
-
-
-class JavaScriptJson(JavaScript, Sdk, unittest.TestCase):
-    pass
-
-
-class JavaScriptProtobuf(JavaScript, Sdk, unittest.TestCase):
-    protobuf = True
-
-
-class PythonJson(sdk.Python, Sdk, unittest.TestCase):
-    pass
-
-
-class PythonProtobuf(sdk.Python, Sdk, unittest.TestCase):
-    protobuf = True
+globals().update(sdk.for_each_sdk(Sdk))
 
 
 class Wire(unittest.TestCase):

@@ -259,7 +259,7 @@ class Methods(ApiTest):
         self.assertEqual(two.publication()["data"], 1)
 
     def test_methods_that_do_not_exist_here_are_errors(self):
-        for method in ("subscribe", "unsubscribe", "refresh", "history_remove"):
+        for method in ("refresh", "history_remove"):
             self.fails(108, method, user="alice", channel="news")
         for method in ("rpc", "nothing", "publish/more"):
             self.fails(104, method)

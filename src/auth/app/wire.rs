@@ -1,11 +1,16 @@
 //! The requests to the application's hooks and their answers, as JSON.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AppAnswer, AppData, AppEvent, Call};
+use super::{AppAnswer, AppConnected, AppEvent, Call, ClientProgram};
+use crate::app_data::AppData;
+use crate::identity::Identity;
+use crate::server_subscriptions::Listed;
 
 /// Codes of errors that an application may use: those of the protocol and its own.
 const CODES: std::ops::RangeInclusive<u32> = 100..=1_999;
@@ -26,6 +31,10 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     b64data: Option<String>,
@@ -41,6 +50,8 @@ pub(super) fn body(call: &Call) -> Vec<u8> {
     }
     let target = call.target.as_deref();
     let is_rpc = call.event == AppEvent::Rpc;
+    let of_program =
+        |part: fn(&ClientProgram) -> &str| call.program.as_ref().map(part).filter(|text| !text.is_empty());
     let body = Body {
         client: &call.client,
         transport: "websocket",
@@ -49,6 +60,8 @@ pub(super) fn body(call: &Call) -> Vec<u8> {
         user: &call.user,
         method: target.filter(|_| is_rpc),
         channel: target.filter(|_| !is_rpc),
+        name: of_program(|program| &program.name),
+        version: of_program(|program| &program.version),
         data,
         b64data,
     };
@@ -60,7 +73,7 @@ pub(super) fn body(call: &Call) -> Vec<u8> {
 #[serde(default)]
 struct Answer<'a> {
     #[serde(borrow)]
-    result: Option<ResultOf<'a>>,
+    result: Option<&'a RawValue>,
     error: Option<Error>,
     disconnect: Option<Disconnect>,
 }
@@ -72,6 +85,12 @@ struct ResultOf<'a> {
     data: Option<&'a RawValue>,
     b64data: Option<String>,
     expire_at: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConnectResult {
+    user: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,8 +108,8 @@ struct Disconnect {
     reason: String,
 }
 
-/// Reads an answer; `None` if it is malformed. Only an answer with a result agrees.
-pub(super) fn answer(body: &[u8]) -> Option<AppAnswer> {
+/// Reads the answer about an event; `None` if it is malformed. Only an answer with a result agrees.
+pub(super) fn answer(event: AppEvent, body: &[u8]) -> Option<AppAnswer> {
     if !body.trim_ascii_start().starts_with(b"{") {
         // A list would be read as the members of an object without their names.
         return None;
@@ -106,14 +125,24 @@ pub(super) fn answer(body: &[u8]) -> Option<AppAnswer> {
     if let Some(Error { code, message, temporary }) = error {
         return CODES.contains(&code).then_some(AppAnswer::Refused { code, message, temporary });
     }
-    let ResultOf { data, b64data, expire_at } = result?;
+    let result = result.filter(|value| value.get().starts_with('{'))?.get();
+    let ResultOf { data, b64data, expire_at } = serde_json::from_str(result).ok()?;
     let b64data = b64data.filter(|text| !text.is_empty()).map(|text| STANDARD.decode(text));
     let data = match (data, b64data) {
         (_, Some(bytes)) => Some(AppData::Bytes(bytes.ok()?)),
         (Some(value), None) => Some(AppData::Json(value.get().as_bytes().to_vec())),
         (None, None) => None,
     };
-    Some(AppAnswer::Agreed { data, expire_at })
+    if event != AppEvent::Connect {
+        return Some(AppAnswer::Agreed { data, expire_at });
+    }
+    let ConnectResult { user } = serde_json::from_str(result).ok()?;
+    let identity = match &*user {
+        "" => None,
+        user => Some(Arc::new(Identity::of_connect_hook(user, Some(expire_at).filter(|at| *at > 0))?)),
+    };
+    let subscriptions = serde_json::from_str::<Listed<'_>>(result).ok()?.subscriptions()?;
+    Some(AppAnswer::Connected(Box::new(AppConnected { identity, subscriptions, data })))
 }
 
 #[cfg(test)]
@@ -130,6 +159,7 @@ mod tests {
             user: "alice".into(),
             target: target.map(Into::into),
             data,
+            program: None,
             forwarded: None,
         };
         serde_json::from_slice(&body(&call)).expect("JSON")
@@ -160,6 +190,39 @@ mod tests {
     }
 
     #[test]
+    fn the_answer_about_a_session_names_the_client_and_its_subscriptions() {
+        let connected = |text: &str| match answer(AppEvent::Connect, text.as_bytes()) {
+            Some(AppAnswer::Connected(connected)) => {
+                let identity = connected.identity.as_ref();
+                let channels = connected.subscriptions.as_slice().iter().map(|one| &*one.channel);
+                Some((
+                    identity.map(|known| (known.subject().to_owned(), known.expires_at())),
+                    channels.collect::<Vec<_>>().join(" "),
+                    connected.data,
+                ))
+            }
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let data = Some(AppData::Json(b"{\"a\":1}".to_vec()));
+        for (text, expected) in [
+            (
+                r#"{"result":{"user":"alice","expire_at":9,"data":{"a":1},"channels":["b"],"subs":{"a":{"data":2}}}}"#,
+                Some((Some(("alice".to_owned(), Some(9))), "a b".to_owned(), data)),
+            ),
+            (r#"{"result":{"user":"alice"}}"#, Some((Some(("alice".to_owned(), None)), String::new(), None))),
+            (r#"{"result":{"channels":["a"]}}"#, Some((None, "a".to_owned(), None))),
+            (r#"{"result":{"user":"a\n"}}"#, None),
+            (r#"{"result":{"user":7}}"#, None),
+            (r#"{"result":{"channels":"a"}}"#, None),
+            (r#"{"result":[]}"#, None),
+            ("{}", None),
+        ] {
+            assert_eq!(connected(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn answers_agree_refuse_or_disconnect() {
         let refused = |code, message: &str, temporary| {
             Some(AppAnswer::Refused { code, message: message.to_owned(), temporary })
@@ -184,9 +247,9 @@ mod tests {
             (r#"{"result":{"expire_at":9}}"#, agreed(None, 9)),
             (r#"{"result":7}"#, None),
         ] {
-            assert_eq!(answer(text.as_bytes()), expected, "{text}");
+            assert_eq!(answer(AppEvent::Rpc, text.as_bytes()), expected, "{text}");
         }
         let long = format!(r#"{{"disconnect":{{"code":4000,"reason":"{}"}}}}"#, "ü".repeat(100));
-        assert_eq!(answer(long.as_bytes()), disconnect(4000, "ü".repeat(61)));
+        assert_eq!(answer(AppEvent::Rpc, long.as_bytes()), disconnect(4000, "ü".repeat(61)));
     }
 }

@@ -39,6 +39,12 @@ pub(super) struct HookArgs {
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     hooks_subscribe: Option<String>,
 
+    /// Ask this URL about sessions of Centrifuge's clients that begin without a token
+    ///
+    /// In the form of Centrifugo's connect proxy.
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    hooks_connect: Option<String>,
+
     /// Forward this header field of the handshake to the hooks; repeatable
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
     hooks_header: Vec<String>,
@@ -62,7 +68,7 @@ impl HookArgs {
     pub(super) fn load(&self, origins: &Origins) -> Result<Option<Arc<App>>, Failure> {
         if self.urls().next().is_none() {
             if !self.hooks_header.is_empty() {
-                let line = "has no effect without --hooks-rpc, --hooks-publish or --hooks-subscribe";
+                let line = "has no effect without the URL of a hook, such as --hooks-rpc";
                 return Err(origins.wrong("--hooks-header", line));
             }
             return Ok(None);
@@ -71,6 +77,7 @@ impl HookArgs {
             rpc: self.hooks_rpc.clone(),
             publish: self.hooks_publish.clone(),
             subscribe: self.hooks_subscribe.clone(),
+            connect: self.hooks_connect.clone(),
             timeout: self.hooks_timeout,
             headers: self.hooks_header.clone(),
         };
@@ -89,6 +96,7 @@ impl HookArgs {
             ("hooks_rpc", &self.hooks_rpc),
             ("hooks_publish", &self.hooks_publish),
             ("hooks_subscribe", &self.hooks_subscribe),
+            ("hooks_connect", &self.hooks_connect),
         ];
         all.into_iter().filter_map(|(key, url)| Some((key, url.as_deref()?)))
     }

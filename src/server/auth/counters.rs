@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::known_clients::Due;
 
-const METHODS: [Method; 5] =
-    [Method::Token, Method::Jwt, Method::Password, Method::Hook, Method::Certificate];
+const METHODS: [Method; 6] =
+    [Method::Token, Method::Jwt, Method::Password, Method::Hook, Method::Certificate, Method::ConnectHook];
 
 /// The counters. They stay when the settings change.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Requests of sessions about which the application is asked by its hooks.
 
-use echoring_auth::{AppAnswer, AppData, AppEvent, Call, Failed};
+use echoring_auth::{AppAnswer, AppData, AppEvent, Call, ClientProgram, Failed};
 use echoring_centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
@@ -15,6 +15,16 @@ use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
 use crate::peer::{Peer, ServerApplication};
+
+/// What the application is asked, besides who the client is.
+pub(super) struct Question<'a> {
+    pub(super) event: AppEvent,
+    /// The method, or the topic.
+    pub(super) target: Option<&'a str>,
+    pub(super) data: Option<AppData>,
+    /// The client's program, of a session that begins.
+    pub(super) program: Option<ClientProgram>,
+}
 
 /// What the application has agreed to.
 struct Agreed {
@@ -38,8 +48,8 @@ impl Broadcast {
         if !gate.asks_app(AppEvent::Rpc) {
             return self.fail(link, encoding, id, ErrorCode::NotAvailable);
         }
-        let target = Some(&*rpc.method);
-        self.ask_app(link, gate, id, Asked::Rpc, AppEvent::Rpc, target, data_of(encoding, rpc.data));
+        let question = Question::new(AppEvent::Rpc, Some(&rpc.method), data_of(encoding, rpc.data));
+        self.ask_app(link, gate, id, Asked::Rpc, question);
     }
 
     /// A session sends a message to the application. Without a hook there is nobody that it could be for.
@@ -51,7 +61,8 @@ impl Broadcast {
     ) {
         let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if gate.asks_app(AppEvent::Rpc) {
-            self.ask_app(link, gate, 0, Asked::Send, AppEvent::Rpc, None, data_of(encoding, data));
+            let question = Question::new(AppEvent::Rpc, None, data_of(encoding, data));
+            self.ask_app(link, gate, 0, Asked::Send, question);
         }
     }
 
@@ -79,7 +90,7 @@ impl Broadcast {
             Content::Json => AppData::Json(payload.to_vec()),
             Content::Text | Content::Binary => AppData::Bytes(payload.to_vec()),
         };
-        self.ask_app(link, gate, id, asked, AppEvent::Publish, Some(name), Some(data));
+        self.ask_app(link, gate, id, asked, Question::new(AppEvent::Publish, Some(name), Some(data)));
     }
 
     /// A session wants to subscribe where the application decides.
@@ -102,8 +113,8 @@ impl Broadcast {
             return self.fail(link, encoding, number(id), ErrorCode::AlreadySubscribed);
         }
         let asked = AskedSubscription { name: name.into(), from, presence, must_recover, deltas };
-        let data = data_of(encoding, data);
-        self.ask_app(link, gate, number(id), Asked::Subscribe(asked), AppEvent::Subscribe, Some(name), data);
+        let question = Question::new(AppEvent::Subscribe, Some(name), data_of(encoding, data));
+        self.ask_app(link, gate, number(id), Asked::Subscribe(asked), question);
     }
 
     /// A session ends a subscription about which the application is still asked.
@@ -120,17 +131,16 @@ impl Broadcast {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a part of one call")]
-    fn ask_app<A: ServerApplication>(
+    /// Asks the application about a request. Its answer follows through [`app_answered`](Broadcast::app_answered).
+    pub(super) fn ask_app<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         gate: &Gate,
         id: u32,
         asked: Asked,
-        event: AppEvent,
-        target: Option<&str>,
-        data: Option<AppData>,
+        question: Question<'_>,
     ) {
+        let Question { event, target, data, program } = question;
         let (token, client) = (link.token, format!("{:x}", self.client_id(link)));
         let Peer::Session(session) = &mut *link.peer else { return };
         let user = session.subject.clone();
@@ -145,6 +155,7 @@ impl Broadcast {
             user,
             target: target.map(Into::into),
             data,
+            program,
             forwarded: centrifuge.forwarded.clone(),
         };
         let call_number = centrifuge.calls.begin(id, asked);
@@ -175,9 +186,13 @@ impl Broadcast {
                     let agreed = Agreed { encoding, id, asked, data, expire_at };
                     self.app_agreed(link, gate, &call, agreed);
                 }
+                AppAnswer::Connected(connected) => self.app_connected(link, gate, *connected),
                 AppAnswer::Disconnect { code, reason } => link.close(CloseCode(code), &reason),
                 AppAnswer::Refused { code, message, temporary } => {
                     let error = Error { code, message: &message, temporary };
+                    if matches!(asked, Asked::Connect) {
+                        self.abandon_connect(link);
+                    }
                     if !matches!(asked, Asked::Send) {
                         self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
                     }
@@ -194,7 +209,11 @@ impl Broadcast {
                         Failed::TooLarge => ErrorCode::LimitExceeded,
                         Failed::Unavailable => ErrorCode::Internal,
                     };
-                    self.fail(link, encoding, id, code);
+                    if matches!(asked, Asked::Connect) {
+                        self.fail_connect(link, code);
+                    } else {
+                        self.fail(link, encoding, id, code);
+                    }
                 }
             }
         }
@@ -210,7 +229,8 @@ impl Broadcast {
     ) {
         let Agreed { encoding, id, asked, data, expire_at } = agreed;
         match asked {
-            Asked::Send => {}
+            // Answers about sessions that begin are others.
+            Asked::Send | Asked::Connect => {}
             Asked::Rpc => {
                 let data = data.as_ref().map(app_payload);
                 self.sessions.send_with(link, |out| reply::rpc(encoding, out, id, data));
@@ -233,10 +253,8 @@ impl Broadcast {
                     Err(code) => return self.fail(link, encoding, id, code),
                 };
                 let (allowed_by, data) = (AllowedBy::Hook, data.map(Box::new));
-                let (id, name) = (Some(id.into()), &*name);
+                let plain = WantedSubscription::plain(Some(id.into()), &name);
                 let wanted = WantedSubscription {
-                    id,
-                    name,
                     from,
                     presence,
                     must_recover,
@@ -244,6 +262,7 @@ impl Broadcast {
                     allowed_by,
                     data,
                     expires_at,
+                    ..plain
                 };
                 self.subscribe_session(link, gate, wanted);
             }
@@ -284,8 +303,14 @@ impl Broadcast {
     }
 }
 
+impl<'a> Question<'a> {
+    fn new(event: AppEvent, target: Option<&'a str>, data: Option<AppData>) -> Question<'a> {
+        Question { event, target, data, program: None }
+    }
+}
+
 /// What a client sends; `None` for nothing.
-fn data_of(encoding: Encoding, data: &[u8]) -> Option<AppData> {
+pub(super) fn data_of(encoding: Encoding, data: &[u8]) -> Option<AppData> {
     match content_of(encoding, data) {
         Some(Content::Json) => Some(AppData::Json(data.to_vec())),
         _ if data.is_empty() => None,

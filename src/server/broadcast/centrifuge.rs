@@ -2,15 +2,14 @@
 //!
 //! Topics, permissions, limits and history are those of every other session: nothing here touches a log or a cursor.
 
+use echoring_auth::Denied;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
-use echoring_auth::{Credentials, Decision, Denied, Identity};
 use echoring_centrifuge::{
-    Command, ConnectResult, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta,
-    push, reply,
+    Command, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push, reply,
 };
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::limits::KEY_BYTES_MAX;
@@ -18,13 +17,12 @@ use echoring_topics::{Content, Permission, Position, Publication, is_topic_name}
 use serde::de::IgnoredAny;
 
 use super::Broadcast;
-use super::centrifuge_events::{VERSION, number, refresh_in_s};
+use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
 use super::events::SessionEvent;
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
-use super::session::AllowedBy;
 use super::sessions::{dialect_of, end, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
@@ -64,7 +62,7 @@ impl Broadcast {
     }
 
     /// Does what the commands of a frame ask for, but for the first `done`.
-    fn take_commands<A: ServerApplication>(
+    pub(super) fn take_commands<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         gate: &mut Gate,
@@ -112,7 +110,7 @@ impl Broadcast {
         }
         session.requests.begin();
         match &command.request {
-            Request::Connect(connect) => self.connect(link, gate, encoding, id, &connect.token),
+            Request::Connect(connect) => self.connect(link, gate, encoding, id, connect),
             Request::Subscribe(subscribe) => self.take_subscribe(link, gate, encoding, id, subscribe),
             Request::Unsubscribe { channel } => self.take_unsubscribe(link, id, channel),
             Request::Publish(publish) => self.take_publish(link, gate, encoding, id, publish),
@@ -149,96 +147,6 @@ impl Broadcast {
         self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
     }
 
-    /// The connect command. Without a token, what the handshake presented counts.
-    fn connect<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-        encoding: Encoding,
-        id: u32,
-        token: &str,
-    ) {
-        if token.is_empty() || !gate.is_on() {
-            if gate.admits_without_token(link.token) {
-                return self.connected(link, gate, encoding, id);
-            }
-            return self.fail(link, encoding, id, ErrorCode::Unauthorized);
-        }
-        if !is_token(token) {
-            return disconnect(link, Disconnect::InvalidToken);
-        }
-        let request = latest_request(link);
-        let Peer::Session(session) = &mut *link.peer else { return };
-        session.refreshing = Some(request);
-        if let Some(centrifuge) = session.centrifuge_mut() {
-            centrifuge.stage = Stage::Connecting(Box::new(ConnectBacklog::new(id)));
-        }
-        let id = Some(id.into());
-        match gate.refresh(link.token, id, Credentials::Token(token.into())) {
-            Some(decision) => self.refreshed(link, gate, id, decision),
-            // Commands behind it wait.
-            None => link.set_backpressured(true),
-        }
-    }
-
-    /// The token of the connect command was checked.
-    pub(super) fn connect_decided<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-        decision: Decision,
-    ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
-        let Some(centrifuge) = session.centrifuge_mut() else { return };
-        let encoding = centrifuge.encoding;
-        let Stage::Connecting(backlog) = std::mem::replace(&mut centrifuge.stage, Stage::AwaitingConnect)
-        else {
-            return;
-        };
-        self.sessions.kept.remove(backlog.bytes(), link.pool());
-        link.set_backpressured(false);
-        let (token, now) = (link.token, link.now());
-        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
-            return self.refuse_token(link, Some(backlog.id.into()), error);
-        }
-        let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
-        if let Peer::Session(session) = &mut *link.peer {
-            session.subject = subject.into();
-        }
-        self.connected(link, gate, encoding, backlog.id);
-        let mut done = usize::from(backlog.has_first);
-        for frame in &backlog.frames {
-            if !link.is_open() {
-                break;
-            }
-            self.take_commands(link, gate, encoding, frame, std::mem::take(&mut done));
-        }
-    }
-
-    /// The session begins.
-    fn connected<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &Gate,
-        encoding: Encoding,
-        id: u32,
-    ) {
-        let (token, now, times) = (link.token, link.now(), ping_times(link));
-        if let Some(centrifuge) = centrifuge(link) {
-            self.sessions.alarms.connect(token, centrifuge, now, times);
-        }
-        let client = format!("{:x}", self.client_id(link));
-        let result = ConnectResult {
-            client: &client,
-            version: VERSION,
-            expires_in_s: gate.expires_in_s(token).map(refresh_in_s),
-            ping_s: u32::try_from(times.interval.div_ceil(SECOND)).unwrap_or(u32::MAX),
-            pong: times.interval > 0,
-            ..ConnectResult::default()
-        };
-        self.sessions.send_with(link, |out| reply::connect(encoding, out, id, &result));
-    }
-
     /// A token of the session was not accepted.
     pub(super) fn refuse_token<A: ServerApplication>(
         &mut self,
@@ -268,25 +176,15 @@ impl Broadcast {
         if subscribe.kind != 0 || subscribe.has_tags_filter {
             return self.fail(link, encoding, id, ErrorCode::NotAvailable);
         }
-        if subscribe.offset >= INTEGER_END || !is_topic_name(&subscribe.channel) {
+        let Some(position) = position_of(subscribe).filter(|_| is_topic_name(&subscribe.channel)) else {
             return self.fail(link, encoding, id, ErrorCode::BadRequest);
-        }
-        // Without an epoch, a position is of any.
-        let epoch = match &*subscribe.epoch {
-            "" => ANY_EPOCH,
-            text => hexadecimal(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
         };
-        let from = subscribe.recover.then_some(Position { epoch, offset: subscribe.offset });
         let wanted = WantedSubscription {
-            id: Some(id.into()),
-            name: &subscribe.channel,
-            from,
+            from: subscribe.recover.then_some(position),
             presence: subscribe.join_leave,
             must_recover: subscribe.rejects_unrecovered(),
             deltas: subscribe.delta == delta::NAME,
-            allowed_by: AllowedBy::Permission,
-            data: None,
-            expires_at: None,
+            ..WantedSubscription::plain(Some(id.into()), &subscribe.channel)
         };
         if !subscribe.token.is_empty() && gate.is_on() {
             return self.subscribe_with_token(link, gate, encoding, wanted, &subscribe.token);
@@ -395,8 +293,17 @@ impl Broadcast {
     }
 }
 
+/// The position that a client names; `None` if it is none. Without an epoch, it is of any.
+pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
+    let epoch = match &*subscribe.epoch {
+        "" => ANY_EPOCH,
+        text => hexadecimal(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
+    };
+    (subscribe.offset < INTEGER_END).then_some(Position { epoch, offset: subscribe.offset })
+}
+
 /// The times of pings are those of the server's own.
-fn ping_times<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> PingTimes {
+pub(super) fn ping_times<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> PingTimes {
     let (interval, timeout) = link.ping_times();
     PingTimes { interval, timeout }
 }
@@ -415,8 +322,8 @@ pub(super) fn centrifuge<'a, A: ServerApplication>(
     session.centrifuge_mut()
 }
 
-/// What waits for the decision about the connect command, while that is being made.
-fn backlog<'a, A: ServerApplication>(
+/// The connect command that is not answered yet, with what waits behind it.
+pub(super) fn backlog<'a, A: ServerApplication>(
     link: &'a mut ConnectionContext<'_, A>,
 ) -> Option<&'a mut ConnectBacklog> {
     match &mut centrifuge(link)?.stage {

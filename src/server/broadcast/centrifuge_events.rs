@@ -3,7 +3,7 @@
 use echoring_auth::AppData;
 use echoring_centrifuge::{
     Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
-    UnsubscribeCode, push, reply,
+    Subscribed, UnsubscribeCode, push, reply,
 };
 use echoring_topics::{Publication, entries, members};
 
@@ -103,9 +103,25 @@ pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
 
 fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut Vec<u8>) {
     let SubscribedEvent {
-        id, position, recovered, recoverable, deltas, expires_in_s, data, messages, ..
+        id,
+        topic,
+        position,
+        recovered,
+        recoverable,
+        is_server_side,
+        deltas,
+        expires_in_s,
+        data,
+        messages,
+        ..
     } = *event;
     let epoch = format!("{:x}", position.epoch);
+    if is_server_side {
+        let data = data.map(app_payload);
+        let (offset, positioned) = (position.offset, true);
+        let subscribed = Subscribed { recoverable, epoch: &epoch, offset, positioned, data };
+        return push::subscribe(encoding, out, topic, &subscribed);
+    }
     let written = if deltas { Written::new(encoding, messages) } else { Written::default() };
     let publications: Vec<_> = entries(messages)
         .enumerate()
@@ -155,7 +171,7 @@ fn write_error(encoding: Encoding, error: &ProtocolError, out: &mut Vec<u8>) {
 }
 
 /// The protocol's code for an error.
-fn code_of(error: &ProtocolError) -> ErrorCode {
+pub(super) fn code_of(error: &ProtocolError) -> ErrorCode {
     match error.code {
         "forbidden" | "not-subscribed" => ErrorCode::PermissionDenied,
         "already-subscribed" => ErrorCode::AlreadySubscribed,

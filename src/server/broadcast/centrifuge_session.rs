@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use echoring_auth::Forwarded;
+use echoring_auth::{AppData, Forwarded};
 use echoring_centrifuge::Encoding;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
-use echoring_topics::{Replay, TopicId};
+use echoring_topics::{Page, Position, Replay, TopicId};
 
 use super::history_range::HistoryRange;
 use super::open_calls::AppCalls;
@@ -46,22 +46,44 @@ pub(super) struct CentrifugeSession {
 pub(super) enum Stage {
     /// The first command has not come.
     AwaitingConnect,
-    /// The token of the connect command is being checked.
+    /// The connect command is being decided, or its subscriptions are being made.
     Connecting(Box<ConnectBacklog>),
     /// Commands are taken.
     Connected(Pings),
 }
 
-/// A connect command that is being decided, and what came behind it.
+/// A connect command that is not answered yet, and what came behind it.
 #[derive(Debug)]
 pub(super) struct ConnectBacklog {
     /// The id of the command.
     pub(super) id: u32,
+    /// Positions from which the client wants to recover server-side subscriptions, by topic.
+    pub(super) positions: Vec<(Box<str>, Position)>,
+    /// The client is known and let in: the answer waits for its subscriptions only.
+    pub(super) is_admitted: bool,
+    /// Data of the application for the answer.
+    pub(super) data: Option<AppData>,
+    /// The answers of server-side subscriptions that begin with a page of history.
+    pub(super) pages: Vec<FirstPage>,
     /// The frame of the command, if more commands are in it, and later frames.
     pub(super) frames: Vec<Box<[u8]>>,
     /// Whether the first of them begins with the connect command.
     pub(super) has_first: bool,
+    frame_bytes: usize,
+    /// All of it.
     bytes: usize,
+}
+
+/// The first page of history of a server-side subscription.
+#[derive(Debug)]
+pub(super) struct FirstPage {
+    pub(super) topic: TopicId,
+    pub(super) page: Page,
+    /// The offset that it reaches.
+    pub(super) reached: u64,
+    /// Whether it has all messages after the client's position; `None` if the client has none.
+    pub(super) recovered: Option<bool>,
+    pub(super) messages: Box<[u8]>,
 }
 
 /// The pings of the server.
@@ -187,17 +209,43 @@ impl CentrifugeSession {
 }
 
 impl ConnectBacklog {
-    pub(super) fn new(id: u32) -> ConnectBacklog {
-        ConnectBacklog { id, frames: Vec::new(), has_first: false, bytes: 0 }
+    pub(super) fn new(id: u32, positions: Vec<(Box<str>, Position)>) -> ConnectBacklog {
+        let position_bytes =
+            |(name, _): &(Box<str>, Position)| name.len() + size_of::<(Box<str>, Position)>();
+        let bytes = positions.iter().map(position_bytes).sum();
+        let (frames, pages) = (Vec::new(), Vec::new());
+        ConnectBacklog {
+            id,
+            positions,
+            is_admitted: false,
+            data: None,
+            pages,
+            frames,
+            has_first: false,
+            frame_bytes: 0,
+            bytes,
+        }
+    }
+
+    /// The position from which the client wants to recover its subscription to a topic.
+    pub(super) fn position(&self, name: &str) -> Option<Position> {
+        self.positions.iter().find(|(own, _)| **own == *name).map(|(_, position)| *position)
+    }
+
+    /// Keeps the first page of a subscription. It counts as [`FirstPage::bytes`].
+    pub(super) fn keep_page(&mut self, page: FirstPage) {
+        self.bytes += page.bytes();
+        self.pages.push(page);
     }
 
     /// Whether a frame of so many bytes may be kept besides.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.bytes + bytes <= CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX
+        self.frame_bytes + bytes <= CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX
     }
 
     /// Keeps a frame until the connect command is decided. It counts as [`frame_bytes`] of it.
     pub(super) fn keep(&mut self, frame: &[u8]) {
+        self.frame_bytes += frame_bytes(frame);
         self.bytes += frame_bytes(frame);
         self.frames.push(frame.into());
     }
@@ -205,6 +253,24 @@ impl ConnectBacklog {
     /// Bytes that it counts in the shard's [`KeptBytes`].
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl FirstPage {
+    /// The position that the answer has: with the messages of the page only if it is complete, because SDKs ignore them otherwise.
+    pub(super) fn position(&self) -> Position {
+        let offset = if self.recovered == Some(true) { self.reached } else { self.page.after };
+        Position { offset, ..self.page.head }
+    }
+
+    /// Where the replay goes on behind it.
+    pub(super) fn next(&self) -> Replay {
+        if self.page.conflated { Replay::Latest(self.reached) } else { Replay::After(self.reached) }
+    }
+
+    /// Bytes that it counts in the shard's [`KeptBytes`].
+    pub(super) fn bytes(&self) -> usize {
+        self.messages.len() + size_of::<FirstPage>()
     }
 }
 
@@ -354,7 +420,7 @@ mod tests {
     fn what_sessions_keep_is_bounded_and_charged() {
         let (mut kept, mut pool) = (KeptBytes::default(), Pool::standalone());
         let frame = vec![0; 20_000];
-        let mut backlog = ConnectBacklog::new(1);
+        let mut backlog = ConnectBacklog::new(1, Vec::new());
         while backlog.has_room(frame_bytes(&frame)) {
             assert!(kept.add(frame_bytes(&frame), &mut pool));
             backlog.keep(&frame);

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::Broadcast;
 use super::events::SessionEvent;
 use super::mail_codec::REFUSALS;
-use super::session::ReplayState;
+use super::session::{AllowedBy, ReplayState};
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
@@ -480,8 +480,9 @@ impl Broadcast {
                     close_moved(&mut link);
                 }
                 Peer::Session(session) => {
-                    session.take(topic);
-                    self.tell_moved(&mut link, topic, Position { epoch: before, offset });
+                    let allowed_by =
+                        session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
+                    self.tell_moved(&mut link, topic, allowed_by, Position { epoch: before, offset });
                     let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
                 }
@@ -510,11 +511,16 @@ impl Broadcast {
             let Peer::Session(session) = &mut *link.peer else { continue };
             let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
             let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
-            session.take(topic);
+            let allowed_by = session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
             self.subscriptions.stop_waiting(topic, token);
             match reached {
-                Some((_, offset, _)) => self.tell_moved(&mut link, topic, Position { epoch, offset }),
+                Some((_, offset, _)) => {
+                    self.tell_moved(&mut link, topic, allowed_by, Position { epoch, offset });
+                }
                 None if link.peer.is_event_stream() => close_moved(&mut link),
+                None if allowed_by.is_server_side() => {
+                    self.server_subscription_refused(&mut link, topic, Refused::Busy);
+                }
                 // It has no answer yet, and may ask again.
                 None => self.sessions.refuse(&mut link, id, Refused::Busy),
             }
@@ -526,13 +532,14 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
+        allowed_by: AllowedBy,
         position: Position,
     ) {
         if link.peer.is_event_stream() {
             close_moved(link);
         } else {
-            let topic = self.fan_out.name(topic);
-            self.sessions.send(link, &SessionEvent::Moved { topic, position });
+            let name = self.fan_out.name(topic).to_owned();
+            self.tell_ended(link, allowed_by, &SessionEvent::Moved { topic: &name, position });
         }
     }
 

@@ -57,6 +57,8 @@ pub(super) struct SubscribedEvent<'a> {
     pub(super) deltas: bool,
     /// Seconds until the subscription expires, if it does.
     pub(super) expires_in_s: Option<u64>,
+    /// Whether the server has made the subscription, and its client has not asked for it.
+    pub(super) is_server_side: bool,
     /// Data of the application.
     pub(super) data: Option<&'a AppData>,
     /// The page of messages that the event itself carries, in dialects where it does.

@@ -33,6 +33,8 @@ pub(super) enum Asked {
     Rpc,
     /// Nothing.
     Send,
+    /// Let the client of the connect command in.
+    Connect,
     /// Publish.
     Publish { content: Content, key: Box<str> },
     /// Subscribe.
@@ -108,6 +110,7 @@ mod tests {
             user: "".into(),
             target: None,
             data: None,
+            program: None,
             forwarded: None,
         })
     }

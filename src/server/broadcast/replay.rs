@@ -2,11 +2,12 @@
 
 use super::Broadcast;
 use super::centrifuge_events::number;
+use super::centrifuge_session::FirstPage;
 use super::cluster::PageReader;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
-use super::requests::{Begun, has_deltas, must_recover};
-use super::session::{ReplayState, SubscriptionState};
+use super::requests::{Begun, has_deltas, is_server_side, must_recover};
+use super::session::{ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
@@ -108,12 +109,15 @@ impl Broadcast {
             let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
             return self.end_replay(link, topic, Position { epoch, offset });
         }
-        if let Peer::Session(session) = &mut *link.peer {
-            session.take(topic);
-        }
+        let taken = match &mut *link.peer {
+            Peer::Session(session) => session.take(topic),
+            _ => None,
+        };
         self.subscriptions.stop_waiting(topic, link.token);
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
+        } else if taken.is_some_and(|taken| taken.allowed_by.is_server_side()) {
+            self.server_subscription_refused(link, topic, Refused::Busy);
         } else {
             self.sessions.refuse(link, replay.id, Refused::Busy);
         }
@@ -157,6 +161,16 @@ impl Broadcast {
         if !replay.answered && recovered(&replay, page) == Some(false) && must_recover(link, topic) {
             return self.refuse_unrecovered(link, topic, replay.id);
         }
+        if !replay.answered && self.awaits_connect(link, topic) {
+            let first = FirstPage {
+                topic,
+                page: *page,
+                reached: reach(page, messages),
+                recovered: recovered(&replay, page),
+                messages: messages.into(),
+            };
+            return self.await_connect_with_page(link, first);
+        }
         let reached = self.send_replayed(link, topic, &replay, page, messages);
         if page.complete {
             return self.go_live(link, topic);
@@ -179,7 +193,7 @@ impl Broadcast {
         messages: &[u8],
     ) -> u64 {
         if !replay.answered {
-            if !dialect_of(link).has_gaps() {
+            if !dialect_of(link).has_gaps() && !is_server_side(link, topic) {
                 // The answer carries the messages, and is what tells the client of a gap before them.
                 let offset = reach(page, messages);
                 self.answer_replayed(link, topic, replay, page, offset, messages);
@@ -232,13 +246,11 @@ impl Broadcast {
         topic: TopicId,
         position: Position,
     ) {
-        if let Peer::Session(session) = &mut *link.peer {
-            session.take(topic);
-        }
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(SessionSubscription { allowed_by, .. }) = session.take(topic) else { return };
         self.subscriptions.stop_waiting(topic, link.token);
-        let Broadcast { fan_out, sessions, .. } = self;
-        let (topic_name, reason) = (fan_out.name(topic), GapReason::History);
-        sessions.send(link, &SessionEvent::Dropped { topic: topic_name, position, reason });
+        let (name, reason) = (self.fan_out.name(topic).to_owned(), GapReason::History);
+        self.tell_ended(link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 }

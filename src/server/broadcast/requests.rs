@@ -44,6 +44,41 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) expires_at: Option<Nanos>,
 }
 
+impl<'a> WantedSubscription<'a> {
+    /// A subscription from now on, as the permissions of the topic allow it.
+    pub(super) fn plain(id: Option<u64>, name: &'a str) -> WantedSubscription<'a> {
+        WantedSubscription {
+            id,
+            name,
+            from: None,
+            presence: false,
+            must_recover: false,
+            deltas: false,
+            allowed_by: AllowedBy::Permission,
+            data: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// Why a session does not get a subscription.
+pub(super) enum Rejected {
+    /// The request is wrong, or forbidden.
+    Error(ProtocolError),
+    /// The topic cannot take it.
+    Refused(Refused),
+}
+
+impl Rejected {
+    /// The error for the client.
+    pub(super) fn into_error(self, id: Option<u64>) -> ProtocolError {
+        match self {
+            Rejected::Error(error) => error,
+            Rejected::Refused(refused) => ProtocolError::refused(id, refused),
+        }
+    }
+}
+
 /// The answer to a subscription, see [`SubscribedEvent`].
 pub(super) struct Begun<'a> {
     pub(super) id: Option<u64>,
@@ -75,17 +110,8 @@ impl Broadcast {
                 self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                let wanted = WantedSubscription {
-                    id,
-                    name: &topic,
-                    from: position,
-                    presence: true,
-                    must_recover: false,
-                    deltas: false,
-                    allowed_by: AllowedBy::Permission,
-                    data: None,
-                    expires_at: None,
-                };
+                let plain = WantedSubscription::plain(id, &topic);
+                let wanted = WantedSubscription { from: position, presence: true, ..plain };
                 self.subscribe_session(link, gate, wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
@@ -125,19 +151,37 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) {
+        let id = wanted.id;
+        match self.try_subscribe(link, gate, wanted) {
+            Ok(()) => {}
+            Err(Rejected::Error(error)) => self.sessions.reject(link, &error),
+            Err(Rejected::Refused(refused)) => self.sessions.refuse(link, id, refused),
+        }
+    }
+
+    /// The same, with nothing sent if it fails.
+    ///
+    /// # Errors
+    /// Why the session does not subscribe.
+    pub(super) fn try_subscribe<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        wanted: WantedSubscription<'_>,
+    ) -> Result<(), Rejected> {
         let WantedSubscription { id, name, from, presence, must_recover, deltas, allowed_by, .. } = wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
-            return self.sessions.refuse(link, id, Refused::Draining);
+            return Err(Rejected::Refused(Refused::Draining));
         }
         if !self.may_subscribe(client, name, allowed_by) {
-            return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Subscribe));
+            return Err(Rejected::Error(ProtocolError::forbidden(id, Right::Subscribe)));
         }
         let mut granted = self.granted(client, name, allowed_by);
         granted.presence &= presence;
         let deltas = deltas && self.fan_out.topics.settings_of(name).delta == AllowedDelta::Fossil;
         if let Some(error) = self.subscribe_error(link, id, name) {
-            return self.sessions.reject(link, &error);
+            return Err(Rejected::Error(error));
         }
         let creator = self.creator(link.mailboxes.shard(), link.token, client);
         let now = link.now();
@@ -145,15 +189,12 @@ impl Broadcast {
             Ok(counted) => counted,
             Err(limit) => {
                 link.note_excess(limit, false);
-                let error = ProtocolError::too_many_subscriptions(id, limit);
-                return self.sessions.reject(link, &error);
+                return Err(Rejected::Error(ProtocolError::too_many_subscriptions(id, limit)));
             }
         };
-        let topic = match self.find_or_subscribe(&mut link.resources(), name, creator, now) {
-            Ok(topic) => topic,
-            Err(refused) => return self.sessions.refuse(link, id, refused),
-        };
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let found = self.find_or_subscribe(&mut link.resources(), name, creator, now);
+        let topic = found.map_err(Rejected::Refused)?;
+        let Peer::Session(session) = &mut *link.peer else { return Ok(()) };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
         session.subscriptions.push(SessionSubscription {
             topic,
@@ -173,6 +214,7 @@ impl Broadcast {
             Some(_) => self.begin_subscription(link, topic),
             None => {}
         }
+        Ok(())
     }
 
     /// Why a session may not subscribe to a topic.
@@ -246,6 +288,9 @@ impl Broadcast {
         if recovered == Some(false) && must_recover(link, topic) {
             return self.refuse_unrecovered(link, topic, id);
         }
+        if self.awaits_connect(link, topic) {
+            return self.await_connect(link, topic, head, recovered);
+        }
         let begun = Begun { id, position: head, recovered, snapshot: None, messages: &[] };
         self.send_subscribed(link, topic, &begun);
         self.go_live(link, topic);
@@ -288,6 +333,7 @@ impl Broadcast {
             is_reset,
             presence: known.map(|subscription| (subscription.present + 1, client)),
             recoverable: granted.history,
+            is_server_side: is_server_side(link, topic),
             deltas,
             expires_in_s: expires_at.map(|at| at.saturating_sub(now) / SECOND),
             data: data.as_deref(),
@@ -371,6 +417,15 @@ pub(super) fn must_recover<A: ServerApplication>(
 ) -> bool {
     let Peer::Session(session) = &mut *link.peer else { return false };
     session.find(topic).is_some_and(|subscription| subscription.must_recover)
+}
+
+/// Whether the server has made a subscription.
+pub(super) fn is_server_side<A: ServerApplication>(
+    link: &mut ConnectionContext<'_, A>,
+    topic: TopicId,
+) -> bool {
+    let Peer::Session(session) = &mut *link.peer else { return false };
+    session.is_server_side(topic)
 }
 
 /// Whether messages of a subscription may be deltas.

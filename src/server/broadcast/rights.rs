@@ -25,21 +25,25 @@ impl Broadcast {
     }
 
     /// Whether a client may subscribe, as its permissions, a hook or a token of the subscription say. A token is as good as
-    /// credentials that name the topic, and the application need not be asked about it.
+    /// credentials that name the topic, and the application need not be asked about it. Nothing restricts an operator.
     pub(super) fn may_subscribe(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> bool {
         let permission = || self.fan_out.topics.settings_of(name).access.subscribe;
         self.may(client, Right::Subscribe, name)
             || match allowed_by {
                 AllowedBy::Permission => false,
                 AllowedBy::Hook => permission() == Permission::Hook,
-                AllowedBy::Token => matches!(permission(), Permission::Claim | Permission::Hook),
+                AllowedBy::Token | AllowedBy::Server => {
+                    matches!(permission(), Permission::Claim | Permission::Hook)
+                }
+                AllowedBy::Operator => true,
             }
     }
 
     pub(super) fn granted(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> Granted {
         let may = |right| {
             let access = || self.fan_out.topics.settings_of(name).access.of(right);
-            self.may(client, right, name) || (allowed_by == AllowedBy::Token && access() == Permission::Claim)
+            let names_it = allowed_by == AllowedBy::Token || allowed_by.is_server_side();
+            self.may(client, right, name) || (names_it && access() == Permission::Claim)
         };
         let members = may(Right::Presence);
         Granted { members, presence: members, history: may(Right::History) }
@@ -159,7 +163,7 @@ impl Broadcast {
         self.withdraw(link, topic, may_subscribe);
     }
 
-    fn withdraw<A: ServerApplication>(
+    pub(super) fn withdraw<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
@@ -175,8 +179,13 @@ impl Broadcast {
         self.cancel_subscribe(link, &subscription.state);
         if let Some((_, offset, _)) = reached {
             let position = Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset };
-            let event = SessionEvent::Withdrawn { topic: self.fan_out.name(topic), position, may_return };
-            self.sessions.send(link, &event);
+            let name = self.fan_out.name(topic).to_owned();
+            let event = SessionEvent::Withdrawn { topic: &name, position, may_return };
+            if may_return {
+                self.tell_ended(link, subscription.allowed_by, &event);
+            } else {
+                self.sessions.send(link, &event);
+            }
         }
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);

@@ -85,6 +85,17 @@ pub(super) enum AllowedBy {
     Hook,
     /// Its token of the subscription allows it.
     Token,
+    /// The server makes it: the client's token or the connect hook lists it.
+    Server,
+    /// The server makes it: an operator has asked for it.
+    Operator,
+}
+
+impl AllowedBy {
+    /// Whether the server makes the subscription, and its client has not asked for it.
+    pub(super) fn is_server_side(self) -> bool {
+        matches!(self, AllowedBy::Server | AllowedBy::Operator)
+    }
 }
 
 /// What the client of a subscription may do besides.
@@ -103,6 +114,9 @@ pub(super) struct Granted {
 pub(super) enum SubscriptionState {
     /// The topic's owner has not answered. `request` is the number of the request in its session.
     AwaitingOwner { id: Option<u64>, request: u32, from: Option<Position> },
+    /// The topic's owner has answered, and the answer to the session's connect command is not complete. Its first page, if it has
+    /// one, is kept there.
+    AwaitingConnect { position: Position, recovered: Option<bool>, has_page: bool },
     /// Messages of the history are sent first.
     Replaying(ReplayState),
     /// New messages are sent as they are published.
@@ -179,7 +193,9 @@ impl SessionSubscription {
                 from: Replay::After(after) | Replay::Latest(after),
                 ..
             }) => Some((after, false)),
-            SubscriptionState::AwaitingOwner { .. } | SubscriptionState::Replaying(_) => None,
+            SubscriptionState::AwaitingOwner { .. }
+            | SubscriptionState::AwaitingConnect { .. }
+            | SubscriptionState::Replaying(_) => None,
         }
     }
 }
@@ -210,9 +226,14 @@ impl Session {
         if let Protocol::Centrifuge(session) = &mut self.protocol { Some(session) } else { None }
     }
 
-    /// Whether the token of its connect command is being checked.
+    /// Whether its connect command is not answered yet.
     pub(super) fn is_connecting(&self) -> bool {
         self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connecting(_)))
+    }
+
+    /// Whether it speaks Centrifuge's protocol, and its connect command was answered.
+    pub(super) fn is_connected(&self) -> bool {
+        self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connected(_)))
     }
 
     pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {
@@ -221,6 +242,11 @@ impl Session {
 
     pub(super) fn is_live(&mut self, topic: TopicId) -> bool {
         self.find(topic).is_some_and(|subscription| subscription.member().is_some())
+    }
+
+    /// Whether the server makes the subscription to a topic.
+    pub(super) fn is_server_side(&mut self, topic: TopicId) -> bool {
+        self.find(topic).is_some_and(|subscription| subscription.allowed_by.is_server_side())
     }
 
     /// The topic of an event stream.

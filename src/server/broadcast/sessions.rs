@@ -34,6 +34,8 @@ pub(super) struct Sessions {
     pub(super) members_due: VecDeque<Token>,
     /// Sessions whose next page of history is due.
     pub(super) replay_due: VecDeque<Token>,
+    /// Sessions whose connect command may be answered.
+    pub(super) connects_due: VecDeque<Token>,
     /// When sessions of Centrifuge's protocol are due.
     pub(super) alarms: Alarms,
     /// What they keep for requests that are not answered yet.
@@ -50,6 +52,7 @@ impl Sessions {
             subscriptions_max,
             members_due: VecDeque::new(),
             replay_due: VecDeque::new(),
+            connects_due: VecDeque::new(),
             alarms: Alarms::default(),
             kept: KeptBytes::default(),
             event: Vec::new(),
@@ -285,7 +288,7 @@ pub(super) fn close_moved<A: ServerApplication>(link: &mut ConnectionContext<'_,
 }
 
 /// Counts and logs the limit that a topic was refused for.
-fn note_limit<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, refused: Refused) {
+pub(super) fn note_limit<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, refused: Refused) {
     if let Some(limit) = limit_of(refused) {
         link.note_excess(limit, false);
     }

@@ -298,7 +298,10 @@ impl Broadcast {
         else {
             return;
         };
-        session.take(topic);
+        let taken = session.take(topic);
+        if taken.is_some_and(|taken| taken.allowed_by.is_server_side()) {
+            return self.server_subscription_refused(link, topic, refused);
+        }
         self.sessions.refuse_request(link, request, id, refused);
     }
 

@@ -108,14 +108,14 @@ impl Broadcast {
             Peer::Session(session) => session.topic_of(member).and_then(|topic| session.take(topic)),
             Peer::Echo | Peer::Handler(_) => None,
         };
-        let Some(SessionSubscription { topic, .. }) = topic else { return };
+        let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
         if link.peer.is_event_stream() {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         } else {
             let position =
                 Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
-            let name = self.fan_out.name(topic);
-            self.sessions.send(&mut link, &SessionEvent::Dropped { topic: name, position, reason });
+            let name = self.fan_out.name(topic).to_owned();
+            self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         }
         self.left_live(&mut link.resources(), token, topic);
     }
@@ -180,8 +180,9 @@ impl Broadcast {
 
     /// When [`tick_ended`](Broadcast::tick_ended) has work without an event.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
-        let Sessions { replay_due, members_due, count, .. } = &self.sessions;
-        if !replay_due.is_empty() || !members_due.is_empty() || self.fan_out.topics.has_fresh() {
+        let Sessions { replay_due, members_due, connects_due, count, .. } = &self.sessions;
+        let has_sessions_due = !replay_due.is_empty() || !members_due.is_empty() || !connects_due.is_empty();
+        if has_sessions_due || self.fan_out.topics.has_fresh() {
             return Some(0);
         }
         let waits =

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
 
+use echoring_centrifuge::ErrorCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
@@ -28,7 +29,8 @@ pub(crate) struct Scan {
     waiting: Vec<Token>,
     connections: Vec<(Token, ConnectionReport)>,
     ranked: BinaryHeap<Reverse<(u32, Token)>>,
-    closed: usize,
+    changed: usize,
+    failed: Option<ErrorCode>,
     /// When it ends with what it has.
     until: Nanos,
 }
@@ -76,7 +78,8 @@ impl Scan {
             waiting: Vec::new(),
             connections: Vec::new(),
             ranked: BinaryHeap::new(),
-            closed: 0,
+            changed: 0,
+            failed: None,
             until: now.saturating_add(time),
         }
     }
@@ -102,7 +105,10 @@ impl Scan {
     pub(crate) fn has_room(&self) -> bool {
         let is_full = match self.action() {
             ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
-            ScanAction::Rank(_) | ScanAction::Close(_) => false,
+            ScanAction::Rank(_)
+            | ScanAction::Close(_)
+            | ScanAction::Subscribe(_)
+            | ScanAction::Unsubscribe(_) => false,
         };
         !is_full && !self.is_at_end && self.waiting.len() < CONNECTION_LOOKUPS_MAX
     }
@@ -167,8 +173,14 @@ impl Scan {
         }
     }
 
-    pub(crate) fn note_closed(&mut self) {
-        self.closed += 1;
+    /// A connection was changed as wanted.
+    pub(crate) fn note_changed(&mut self) {
+        self.changed += 1;
+    }
+
+    /// A session was not subscribed.
+    pub(crate) fn note_failed(&mut self, code: ErrorCode) {
+        self.failed = Some(code);
     }
 
     /// Answers. Nobody may wait for it any more.
@@ -177,7 +189,8 @@ impl Scan {
         let report = ScanReport {
             connections: self.connections.into_iter().map(|(_, report)| report).collect(),
             ranked: self.ranked.into_iter().map(|Reverse(ranked)| ranked).collect(),
-            closed: self.closed,
+            changed: self.changed,
+            failed: self.failed,
             next: (self.index < indexes).then_some(self.index),
         };
         let _ = self.question.reply.try_send((shard, report));

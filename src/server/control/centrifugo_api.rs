@@ -18,6 +18,7 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::access::{self, Refused, Scope};
+use super::connection_pages::Gathered;
 use super::connections::{Connections, Unanswered};
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
@@ -25,7 +26,7 @@ use super::socket::AdminPeer;
 use super::topics::{self, Topics};
 use crate::broadcast::{HistoryRange, TopicAnswer, TopicQuestion, payload};
 use crate::commands::OwnedPublication;
-use crate::connections::{ConnectionFilter, OperatorClose};
+use crate::connections::{ConnectionFilter, ScanAction};
 use crate::handle::{Handle, Snapshot};
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use crate::v1::hexadecimal;
@@ -120,7 +121,7 @@ impl CentrifugoApi<'_> {
                 Ok(Outcome::PresenceStats { num_clients, num_users: users.len() })
             }
             Action::Channels(pattern) => self.channels(&pattern).await,
-            Action::Disconnect(filter, close) => self.disconnect(filter, close).await,
+            Action::Change(filter, change) => self.change(filter, change).await,
             Action::Info => Ok(self.info().await),
         }
     }
@@ -190,10 +191,12 @@ impl CentrifugoApi<'_> {
         channels(pattern, reports.iter().flat_map(|(_, reports)| reports))
     }
 
-    async fn disconnect(&self, filter: ConnectionFilter, close: OperatorClose) -> Result<Outcome, ApiError> {
-        match self.connections.close_matching(filter, close).await {
-            Ok(true) => Ok(Outcome::Disconnected {}),
-            Ok(false) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),
+    /// Disconnects, subscribes or unsubscribes connections.
+    async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Result<Outcome, ApiError> {
+        match self.connections.change_matching(filter, change).await {
+            Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
+            Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
+            Ok(_) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),
             Err(Unanswered::Busy) => Err(ErrorCode::TooManyRequests.into()),
             Err(Unanswered::Failed(_)) => {
                 Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time"))

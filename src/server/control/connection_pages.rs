@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use echoring_centrifuge::ErrorCode;
 use echoring_runtime::driver::Token;
 
 use crate::commands::ShardCommand;
@@ -51,7 +52,10 @@ pub(super) enum ScanError {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub(super) connections: Vec<ConnectionReport>,
-    pub(super) closed: usize,
+    /// How many were closed, subscribed or unsubscribed.
+    pub(super) changed: usize,
+    /// Why a session was not subscribed.
+    pub(super) failed: Option<ErrorCode>,
     /// Where to go on; `None` at the end.
     pub(super) next: Option<Place>,
 }
@@ -70,14 +74,14 @@ impl Handle {
         })
     }
 
-    /// Closes the connections from `from` on. Blocks for seconds, and may stop before the end.
-    pub(super) fn close_connections(
+    /// Closes, subscribes or unsubscribes the connections from `from` on. Blocks for seconds, and may stop before the end.
+    pub(super) fn change_connections(
         &self,
         filter: &ConnectionFilter,
         from: Place,
-        close: &OperatorClose,
+        change: &ScanAction,
     ) -> Result<Gathered, ScanError> {
-        self.gather(filter, from, |_| Some(ScanAction::Close(close.clone())))
+        self.gather(filter, from, |_| Some(change.clone()))
     }
 
     /// Asks the shards one after another. `action` says what is done next, by the number of listed connections.
@@ -97,7 +101,8 @@ impl Handle {
             let scan = Ask { filter, action, time: CONNECTION_SCAN_TIME };
             let mut report = self.ask(at.shard, scan, Candidates::From(at.index))?;
             gathered.connections.append(&mut report.connections);
-            gathered.closed += report.closed;
+            gathered.changed += report.changed;
+            gathered.failed = gathered.failed.or(report.failed);
             let place = |index| Place { shard: at.shard, index };
             gathered.next = Some(report.next.map_or(Place { shard: at.shard + 1, index: 0 }, place));
         }
@@ -146,7 +151,7 @@ impl Handle {
         let all = &ConnectionFilter::default();
         let action = ScanAction::Close(OperatorClose::default());
         let scan = Ask { filter: all, action, time: CONNECTION_SCAN_TIME };
-        Ok(self.ask(id.shard, scan, Candidates::These(vec![id.token]))?.closed > 0)
+        Ok(self.ask(id.shard, scan, Candidates::These(vec![id.token]))?.changed > 0)
     }
 
     fn ask(&self, shard: usize, ask: Ask<'_>, candidates: Candidates) -> Result<ScanReport, ScanError> {

@@ -5,11 +5,11 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::connection_pages::{Place, ScanError};
+use super::connection_pages::{Gathered, Place, ScanError};
 use super::http::Reply;
 use super::publications::InvalidBody;
 use super::topics::{parameters, refuse, unknown_parameter};
-use crate::connections::{ConnectionFilter, ConnectionReport, OperatorClose, address_block};
+use crate::connections::{ConnectionFilter, ConnectionReport, OperatorClose, ScanAction, address_block};
 use crate::handle::Handle;
 use crate::limits::{
     ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, ADMIN_CONNECTIONS_LISTED_MAX,
@@ -81,20 +81,19 @@ impl Connections {
             return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
         }
         let from = after.unwrap_or_default();
-        let close = OperatorClose::default();
-        let closed = self.asked(move |server| server.close_connections(&filter, from, &close)).await;
-        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(gathered.closed, gathered.next))
+        let close = ScanAction::Close(OperatorClose::default());
+        let closed = self.asked(move |server| server.change_connections(&filter, from, &close)).await;
+        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(gathered.changed, gathered.next))
     }
 
-    /// Closes all that match. False if the time has not sufficed for all of them.
-    pub(super) async fn close_matching(
+    /// Closes, subscribes or unsubscribes all that match, if the time suffices for all of them.
+    pub(super) async fn change_matching(
         &self,
         filter: ConnectionFilter,
-        close: OperatorClose,
-    ) -> Result<bool, Unanswered> {
+        change: ScanAction,
+    ) -> Result<Gathered, Unanswered> {
         let from = Place::default();
-        let closed = self.asked(move |server| server.close_connections(&filter, from, &close)).await;
-        closed.map(|gathered| gathered.next.is_none())
+        self.asked(move |server| server.change_connections(&filter, from, &change)).await
     }
 
     /// `DELETE /connections/{id}`.

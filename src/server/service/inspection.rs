@@ -1,4 +1,4 @@
-//! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports or closes them.
+//! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports, closes or subscribes them.
 
 use std::net::SocketAddr;
 
@@ -123,7 +123,22 @@ impl Service {
             ScanAction::Close(close) => {
                 if let Some(mut link) = cx.link(token) {
                     link.close(close.code, &close.reason);
-                    scan.note_closed();
+                    scan.note_changed();
+                }
+            }
+            ScanAction::Subscribe(subscription) => {
+                let Some(mut link) = cx.link(token) else { return };
+                match self.broadcast.subscribe_for_operator(&mut link, &mut self.gate, subscription) {
+                    Some(Ok(())) => scan.note_changed(),
+                    Some(Err(code)) => scan.note_failed(code),
+                    None => {}
+                }
+            }
+            ScanAction::Unsubscribe(topic) => {
+                if let Some(mut link) = cx.link(token)
+                    && self.broadcast.unsubscribe_for_operator(&mut link, topic)
+                {
+                    scan.note_changed();
                 }
             }
         }

@@ -43,9 +43,19 @@ if (settings.tokens.length > 0) {
 
 const client = new Centrifuge(settings.url, options);
 client.on("connecting", (context) => say({ event: "connecting", ...reason(context) }));
-client.on("connected", (context) => say({ event: "connected", client: context.client }));
+client.on("connected", ({ client, data }) => say({ event: "connected", client, data: unpack(data) }));
 client.on("disconnected", (context) => say({ event: "disconnected", ...reason(context) }));
 client.on("error", (context) => say({ event: "error", ...failure(context.error) }));
+
+// Subscriptions that the server makes.
+client.on("subscribed", ({ channel, wasRecovering, recovered, recoverable, streamPosition, data }) => {
+    const at = position(streamPosition);
+    say({ event: "server subscribed", channel, wasRecovering, recovered, recoverable, position: at, data: unpack(data) });
+});
+client.on("unsubscribed", ({ channel }) => say({ event: "server unsubscribed", channel }));
+client.on("publication", (context) => {
+    say({ event: "server publication", channel: context.channel, ...publication(context) });
+});
 
 function subscribe({ channel, recoverable = false, join_leave: joinLeave = false, since, delta, tokens = [] }) {
     const ownTokens = [...tokens];

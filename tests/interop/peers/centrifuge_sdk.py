@@ -40,7 +40,7 @@ class ClientEvents(centrifuge.ClientEventHandler):
         say(event="connecting", code=context.code, reason=context.reason)
 
     async def on_connected(self, context):
-        say(event="connected", client=context.client)
+        say(event="connected", client=context.client, data=unpack(context.data))
 
     async def on_disconnected(self, context):
         # The library also calls this before it reconnects.
@@ -49,6 +49,24 @@ class ClientEvents(centrifuge.ClientEventHandler):
 
     async def on_error(self, context):
         say(event="error", **failure_of(context.error))
+
+    async def on_subscribed(self, context):
+        position = context.stream_position
+        say(
+            event="server subscribed",
+            channel=context.channel,
+            wasRecovering=context.was_recovering,
+            recovered=context.recovered,
+            recoverable=context.recoverable,
+            position=position and {"offset": position.offset, "epoch": position.epoch},
+            data=unpack(context.data),
+        )
+
+    async def on_unsubscribed(self, context):
+        say(event="server unsubscribed", channel=context.channel)
+
+    async def on_publication(self, context):
+        say(event="server publication", channel=context.channel, **publication_of(context.pub))
 
 
 class SubscriptionEvents(centrifuge.SubscriptionEventHandler):

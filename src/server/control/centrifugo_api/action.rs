@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use echoring_auth::{AppData, ServerSubscription};
 use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
 use echoring_proto::CloseCode;
 use echoring_topics::{ClientId, Content, Pattern};
@@ -15,7 +16,7 @@ use super::super::publications::{InvalidBody, present};
 use super::error::ApiError;
 use crate::broadcast::{HistoryRange, content_of};
 use crate::commands::OwnedPublication;
-use crate::connections::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose};
+use crate::connections::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::v1::INTEGER_END;
 use crate::validation::is_topic_name;
@@ -33,7 +34,8 @@ pub(super) enum Action {
     Presence(String),
     PresenceStats(String),
     Channels(Pattern),
-    Disconnect(ConnectionFilter, OperatorClose),
+    /// What is done with connections.
+    Change(ConnectionFilter, ScanAction),
     Info,
 }
 
@@ -64,8 +66,10 @@ pub(super) fn call(method: &str, parameters: &[u8]) -> Result<Call, InvalidBody>
         }
         "channels" => channels(object(parameters)?),
         "disconnect" => disconnect(object(parameters)?),
+        "subscribe" => subscribe(object(parameters)?),
+        "unsubscribe" => unsubscribe(object(parameters)?),
         "info" => object::<IgnoredAny>(parameters).map(|_| Ok(Action::Info))?,
-        "history_remove" | "refresh" | "subscribe" | "unsubscribe" => Err(ErrorCode::NotAvailable.into()),
+        "history_remove" | "refresh" => Err(ErrorCode::NotAvailable.into()),
         _ => Err(ErrorCode::MethodNotFound.into()),
     })
 }
@@ -108,11 +112,37 @@ struct ChannelsParameters {
     pattern: Option<String>,
 }
 
+/// Whose connections are meant.
 #[derive(Debug, Deserialize)]
-struct DisconnectParameters {
+struct Whose {
     user: Option<String>,
     client: Option<String>,
     session: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SubscribeParameters<'a> {
+    #[serde(flatten)]
+    whose: Whose,
+    channel: Option<String>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    b64data: Option<String>,
+    recover_since: Option<IgnoredAny>,
+    r#override: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct UnsubscribeParameters {
+    #[serde(flatten)]
+    whose: Whose,
+    channel: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DisconnectParameters {
+    #[serde(flatten)]
+    whose: Whose,
     whitelist: Option<Vec<String>>,
     disconnect: Option<CloseParameters>,
 }
@@ -195,24 +225,53 @@ fn channels(parameters: ChannelsParameters) -> Call {
 }
 
 fn disconnect(parameters: DisconnectParameters) -> Call {
-    let DisconnectParameters { user, client, session, whitelist, disconnect } = parameters;
-    let user = user.filter(|user| (1..=SUBJECT_BYTES_MAX).contains(&user.len()));
-    let user = user.ok_or_else(|| bad("a user has 1 to 255 bytes"))?;
-    if session.is_some_and(|session| !session.is_empty()) {
-        return Err(ApiError::new(ErrorCode::NotAvailable, "session"));
-    }
+    let DisconnectParameters { whose, whitelist, disconnect } = parameters;
+    let filter = whose.filter()?;
     let whitelist = whitelist.unwrap_or_default();
     if whitelist.len() as u64 > OUTSIDE_MESSAGES_MAX {
         return Err(bad("the whitelist is too long"));
     }
-    let filter = ConnectionFilter {
-        identity: Some(user.into()),
-        // No client has the number 0.
-        client: client.filter(|id| !id.is_empty()).map(|id| ClientId::parse(&id).unwrap_or_default()),
-        kept_clients: whitelist.iter().filter_map(|id| ClientId::parse(id)).collect(),
-        ..ConnectionFilter::default()
+    let kept_clients = whitelist.iter().filter_map(|id| ClientId::parse(id)).collect();
+    let filter = ConnectionFilter { kept_clients, ..filter };
+    Ok(Action::Change(filter, ScanAction::Close(close(disconnect)?)))
+}
+
+fn subscribe(parameters: SubscribeParameters<'_>) -> Call {
+    let SubscribeParameters { whose, channel: name, data, b64data, recover_since, r#override } = parameters;
+    if recover_since.is_some() {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "recover_since"));
+    }
+    if r#override.is_some_and(|options| !options.is_empty()) {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "override: the settings of the topic decide"));
+    }
+    let data = match b64data.filter(|text| !text.is_empty()) {
+        Some(text) => Some(AppData::Bytes(BASE64.decode(text).map_err(|_| bad("b64data is not base64"))?)),
+        None => data.map(|value| AppData::Json(value.get().as_bytes().to_vec())),
     };
-    Ok(Action::Disconnect(filter, close(disconnect)?))
+    let subscription = ServerSubscription { channel: channel(name)?.into(), data };
+    Ok(Action::Change(whose.filter()?, ScanAction::Subscribe(subscription)))
+}
+
+fn unsubscribe(parameters: UnsubscribeParameters) -> Call {
+    let UnsubscribeParameters { whose, channel: name } = parameters;
+    Ok(Action::Change(whose.filter()?, ScanAction::Unsubscribe(channel(name)?.into())))
+}
+
+impl Whose {
+    fn filter(self) -> Result<ConnectionFilter, ApiError> {
+        let Whose { user, client, session } = self;
+        let user = user.filter(|user| (1..=SUBJECT_BYTES_MAX).contains(&user.len()));
+        let user = user.ok_or_else(|| bad("a user has 1 to 255 bytes"))?;
+        if session.is_some_and(|session| !session.is_empty()) {
+            return Err(ApiError::new(ErrorCode::NotAvailable, "session"));
+        }
+        Ok(ConnectionFilter {
+            identity: Some(user.into()),
+            // No client has the number 0.
+            client: client.filter(|id| !id.is_empty()).map(|id| ClientId::parse(&id).unwrap_or_default()),
+            ..ConnectionFilter::default()
+        })
+    }
 }
 
 /// The Close frame, by default the one after which SDKs do not return.
@@ -273,7 +332,18 @@ mod tests {
             ("disconnect", r#"{"user":""}"#.to_owned(), 107),
             ("disconnect", r#"{"user":"a","session":"b"}"#.to_owned(), 108),
             ("disconnect", r#"{"user":"a","disconnect":{"code":1000,"reason":""}}"#.to_owned(), 107),
-            ("subscribe", "{}".to_owned(), 108),
+            ("subscribe", "{}".to_owned(), 107),
+            ("subscribe", r#"{"user":"a"}"#.to_owned(), 107),
+            ("subscribe", r#"{"user":"a","channel":"b","b64data":"?"}"#.to_owned(), 107),
+            ("subscribe", r#"{"user":"a","channel":"b","recover_since":{"offset":1}}"#.to_owned(), 108),
+            (
+                "subscribe",
+                r#"{"user":"a","channel":"b","override":{"presence":{"value":true}}}"#.to_owned(),
+                108,
+            ),
+            ("subscribe", r#"{"user":"a","channel":"b","data":{"x":[1]},"info":{}}"#.to_owned(), 0),
+            ("unsubscribe", r#"{"user":"a"}"#.to_owned(), 107),
+            ("unsubscribe", r#"{"user":"a","channel":"b","client":"7f"}"#.to_owned(), 0),
             ("refresh", "{}".to_owned(), 108),
             ("rpc", "{}".to_owned(), 104),
             ("PUBLISH", "{}".to_owned(), 104),
@@ -286,7 +356,7 @@ mod tests {
     #[test]
     fn a_user_is_disconnected_for_good_unless_the_command_says_otherwise() {
         let closed = |body: &str| match single("disconnect", body) {
-            Ok(Action::Disconnect(filter, close)) => (filter, close.code.0, close.reason),
+            Ok(Action::Change(filter, ScanAction::Close(close))) => (filter, close.code.0, close.reason),
             other => panic!("{other:?}"),
         };
         let (filter, code, reason) = closed(r#"{"user":"alice"}"#);

@@ -22,14 +22,33 @@ pub(super) enum Response {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Outcome {
-    Published { offset: u64, epoch: String },
-    Broadcast { responses: Vec<Response> },
-    History { publications: Vec<StoredPublication>, offset: u64, epoch: String },
-    Presence { presence: BTreeMap<String, Client> },
-    PresenceStats { num_clients: usize, num_users: usize },
-    Channels { channels: BTreeMap<String, Channel> },
-    Info { nodes: Vec<Node> },
-    Disconnected {},
+    Published {
+        offset: u64,
+        epoch: String,
+    },
+    Broadcast {
+        responses: Vec<Response>,
+    },
+    History {
+        publications: Vec<StoredPublication>,
+        offset: u64,
+        epoch: String,
+    },
+    Presence {
+        presence: BTreeMap<String, Client>,
+    },
+    PresenceStats {
+        num_clients: usize,
+        num_users: usize,
+    },
+    Channels {
+        channels: BTreeMap<String, Channel>,
+    },
+    Info {
+        nodes: Vec<Node>,
+    },
+    /// What was wanted was done.
+    Done {},
 }
 
 /// A message of a topic's history.
@@ -206,7 +225,7 @@ mod tests {
             ),
             (
                 Form::Single("disconnect"),
-                vec![(0, "disconnect", Response::Result(Outcome::Disconnected {}))],
+                vec![(0, "disconnect", Response::Result(Outcome::Done {}))],
                 r#"{"result":{}}"#,
             ),
         ] {
