@@ -8,10 +8,11 @@
 //!
 //! They have a connection of their own: what clients send neither delays the nodes' packets nor takes their room.
 //!
-//! The answer to a request of a node is as many messages as it needs; the last one has the status.
+//! A request of a node is a line with its method and path, and behind it the body, if there is one. The answer is as many messages as it needs; the last one has the status.
 
 use std::fmt::Write as _;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub enum ClientRequest {
 pub struct ControlRequest {
     /// Its method and its path, with a space between them.
     pub line: String,
+    /// Its body.
+    pub body: Bytes,
     reply: Subject,
 }
 
@@ -149,8 +152,10 @@ impl NatsClients {
                     }
                 }
                 Some(Message { payload, reply: Some(reply), .. }) = self.controls.next() => {
-                    let line = String::from_utf8_lossy(&payload).into_owned();
-                    return ClientRequest::Control(ControlRequest { line, reply });
+                    let end = payload.iter().position(|byte| *byte == b'\n').unwrap_or(payload.len());
+                    let line = String::from_utf8_lossy(&payload[..end]).into_owned();
+                    let body = payload.slice(payload.len().min(end + 1)..);
+                    return ClientRequest::Control(ControlRequest { line, body, reply });
                 }
             }
         }
@@ -188,25 +193,31 @@ impl ClientSender {
         format!("{}.control.{node}", self.prefix)
     }
 
-    /// Asks another node, by its id. `line` is the method and the path. Returns the status and the body.
+    /// Asks another node, by its id. `line` is the method and the path, and `body` may be empty. Returns the status and the body.
     ///
     /// # Errors
-    /// In words: the node is not there, does not answer in time, or says more than 16 MiB.
-    pub async fn ask(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
-        match timeout(CONTROL_TIMEOUT, self.collect(node, line)).await {
+    /// In words: the node is not there, does not answer in time, or says more than 16 MiB; the body is more than NATS takes.
+    pub async fn ask(&self, node: &str, line: &str, body: &[u8]) -> Result<(u16, Vec<u8>), &'static str> {
+        match timeout(CONTROL_TIMEOUT, self.collect(node, line, body)).await {
             Ok(answer) => answer,
             Err(_) => Err("it does not answer in time"),
         }
     }
 
-    async fn collect(&self, node: &str, line: &str) -> Result<(u16, Vec<u8>), &'static str> {
+    async fn collect(&self, node: &str, line: &str, body: &[u8]) -> Result<(u16, Vec<u8>), &'static str> {
         let inbox = self.client.new_inbox();
         let mut parts = self.client.subscribe(inbox.clone()).await.map_err(|_| NOT_CONNECTED)?;
-        let line = Bytes::copy_from_slice(line.as_bytes());
-        self.client
-            .publish_with_reply(self.control_subject(node), inbox, line)
-            .await
-            .map_err(|_| NOT_CONNECTED)?;
+        let mut request = line.as_bytes().to_vec();
+        if !body.is_empty() {
+            request.push(b'\n');
+            request.extend_from_slice(body);
+        }
+        self.client.publish_with_reply(self.control_subject(node), inbox, request.into()).await.map_err(
+            |error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => "the request is more than NATS takes",
+                _ => NOT_CONNECTED,
+            },
+        )?;
         let mut body = Vec::new();
         while let Some(Message { payload, headers, status, .. }) = parts.next().await {
             if status == Some(StatusCode::NO_RESPONDERS) {

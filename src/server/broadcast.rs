@@ -60,6 +60,7 @@ mod subscribe;
 mod subscription_tokens;
 mod subscriptions;
 mod tick;
+mod topic_read;
 mod v1_events;
 
 use std::collections::VecDeque;
@@ -81,12 +82,12 @@ use fan_out::FanOut;
 use handover::Handover;
 use held_publications::HeldPublications;
 pub(crate) use history_range::HistoryRange;
-pub(crate) use owner_reads::{TopicAnswer, TopicQuestion};
 use pending_requests::PendingRequests;
 pub(crate) use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
 use subscriptions::Subscriptions;
+pub(crate) use topic_read::{TopicAnswer, TopicQuestion, TopicRead};
 
 /// Interval of the checks for slow consumers, heartbeats and expiry.
 const CHECK_INTERVAL: Nanos = SECOND;

@@ -24,7 +24,7 @@ use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicR
 use crate::auth::{AppAnswered, AuthCommand};
 use crate::broadcast::publish::OperatorPublished;
 use crate::broadcast::shard_mail::ShardMail;
-use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion};
+use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
 use crate::cluster::ClusterEvent;
 use crate::config::ServerConfig;
 use crate::connections::ConnectionScan;
@@ -174,14 +174,6 @@ pub enum ShardCommand {
     Connections(ConnectionScan),
     /// What the cluster thread has for the shard.
     Cluster(Vec<ClusterEvent>),
-}
-
-/// A question about a topic, for its owner.
-#[derive(Debug)]
-pub struct TopicRead {
-    pub(crate) topic: Box<str>,
-    pub(crate) question: TopicQuestion,
-    pub(crate) reply: mpsc::SyncSender<(usize, TopicAnswer)>,
 }
 
 /// Messages for a topic, in order.
@@ -386,7 +378,7 @@ impl CommandSender {
         self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
     }
 
-    /// The answer of a topic's owner; `None` if it does not come in time.
+    /// The answer of the shard that has a topic; `None` if it does not come in time.
     pub(super) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         let owner = self.placement.owner(topic, self.remotes.len());
         let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });

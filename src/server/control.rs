@@ -48,7 +48,7 @@ use crate::limits::{ADMIN_PASSED_ON_MAX, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
 use crate::server::Server;
 use access::{Access, Refused, Scope};
-use centrifugo_api::CentrifugoApi;
+use centrifugo_api::{CentrifugoApi, Nodes};
 use cluster_reports::Question;
 use connections::Connections;
 use failed_attempts::{AttemptFigures, FailedAttempts};
@@ -338,14 +338,15 @@ impl Answer for AdminService {
         let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
         let (method, path) = (request.method(), request.uri().path());
         let answered = match self.plane.access.judge(peer, method, path, request.headers()) {
-            Ok(scope) => self.answer_within(scope, request).await,
+            Ok(scope) => self.answer_within(scope, Nodes::All, request).await,
             Err(refused) => Err(refused),
         };
         answered.unwrap_or_else(|refused| self.refuse(peer, refused))
     }
 
     async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
-        self.answer_within(Scope::Write, request).await.unwrap_or_else(|refused| refused.reply)
+        let answered = self.answer_within(Scope::Write, Nodes::This, request).await;
+        answered.unwrap_or_else(|refused| refused.reply)
     }
 }
 
@@ -355,6 +356,7 @@ impl AdminService {
     async fn answer_within(
         &self,
         scope: Scope,
+        nodes: Nodes,
         request: &mut Request<RequestBody>,
     ) -> Result<Reply, Refused> {
         if !centrifugo_api::has(request.uri().path()) {
@@ -365,7 +367,7 @@ impl AdminService {
         }
         let ControlThread { server, started, .. } = &self.plane;
         let AdminService { topics, connections, .. } = self;
-        let api = CentrifugoApi { server, started: *started, topics, connections, scope };
+        let api = CentrifugoApi { server, started: *started, topics, connections, scope, nodes };
         api.answer(request).await
     }
 

@@ -28,7 +28,7 @@ use crate::auth::{Admission, AuthCounters, Gate};
 use crate::broadcast::cluster::ClusterSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
-use crate::commands::{Backlog, ShardCommand, TopicRead};
+use crate::commands::{Backlog, ShardCommand};
 use crate::config::{RefusalHook, ServerConfig};
 use crate::connections::Scans;
 use crate::endpoints;
@@ -484,10 +484,7 @@ impl Application for Service {
             ShardCommand::Topic(name, reply) => {
                 drop(reply.try_send((shard, self.broadcast.topic_report(now, &name))));
             }
-            ShardCommand::ReadTopic(TopicRead { topic, question, reply }) => {
-                let answer = self.broadcast.read_topic(&topic, question, now, cx.pool());
-                let _ = reply.try_send((shard, answer));
-            }
+            ShardCommand::ReadTopic(read) => self.broadcast.read_topic(cx, read),
             ShardCommand::Configure(config, reply) => {
                 self.configure(&config);
                 self.configure_auth(cx, config.auth.clone());

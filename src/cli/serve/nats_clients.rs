@@ -32,6 +32,19 @@ use crate::limits::{
     STREAM_REQUESTS_MAX,
 };
 
+/// What nodes ask of each other: each answers for itself.
+const OF_NODES: [&str; 9] = [
+    "/topics",
+    "/connections",
+    "/stats",
+    "/limits",
+    "/api/channels",
+    "/api/disconnect",
+    "/api/info",
+    "/api/subscribe",
+    "/api/unsubscribe",
+];
+
 /// Header fields of a message for clients.
 const EPOCH: &str = "echoring-epoch";
 const OFFSET: &str = "echoring-offset";
@@ -144,9 +157,9 @@ fn stream_settings(durable: &Durable) -> StreamSettings {
 }
 
 async fn ask(sender: ClientSender, query: PeerQuery) {
-    let PeerQuery { node, line, reply } = query;
+    let PeerQuery { node, line, body, reply } = query;
     // Nobody may wait any more.
-    let _ = reply.send(sender.ask(&node, &line).await);
+    let _ = reply.send(sender.ask(&node, &line, &body).await);
 }
 
 /// Takes requests of other nodes, and publications while the server is ready. Those of a topic are published one after the other.
@@ -192,11 +205,11 @@ async fn take_requests(
 async fn report(sender: ClientSender, control: control::Handle, request: ControlRequest) {
     let asked = request.line.split_once(' ').and_then(|(method, uri)| {
         // Reports of the cluster would go round.
-        let is_of_node = ["/topics", "/connections", "/stats", "/limits"]
+        let is_of_node = OF_NODES
             .iter()
             .any(|path| uri.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('?')));
         let builder = Request::builder().method(method).uri(uri);
-        is_of_node.then(|| builder.body(Bytes::new()).ok()).flatten()
+        is_of_node.then(|| builder.body(request.body.clone()).ok()).flatten()
     });
     let (status, body) = match asked {
         Some(asked) => {

@@ -12,7 +12,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Page, Position, Replay, TopicId};
 
-use super::history_range::HistoryRange;
+use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
@@ -115,14 +115,7 @@ pub(super) enum Due {
 pub(super) struct HistoryQuery {
     pub(super) id: u32,
     pub(super) topic: TopicId,
-    /// Where the requested page begins.
-    pub(super) from: Replay,
-    /// The messages that are wanted.
-    pub(super) range: HistoryRange,
-    /// The pages so far.
-    pub(super) pages: Vec<u8>,
-    /// The messages in them.
-    pub(super) messages: usize,
+    pub(super) pages: HistoryPages,
 }
 
 /// The times of pings.
@@ -164,7 +157,7 @@ impl CentrifugeSession {
             Stage::Connecting(backlog) => backlog.bytes,
             Stage::AwaitingConnect | Stage::Connected(_) => 0,
         };
-        backlog_bytes + self.histories.iter().map(|query| query.pages.len()).sum::<usize>()
+        backlog_bytes + self.histories.iter().map(|query| query.pages.held_bytes()).sum::<usize>()
     }
 
     /// A pong arrived. One without a ping is ignored.

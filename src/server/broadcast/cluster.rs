@@ -28,13 +28,14 @@ use super::session::{AllowedBy, ReplayState};
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
+use super::topic_read::TopicRead;
 use crate::cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender, StreamSender,
 };
 use crate::limits::CLUSTER_STAGED_BYTES_MAX;
 use crate::peer::{Peer, ServerApplication};
 use durable::Streams;
-pub(super) use durable::{PageReader, PageRequest};
+pub(super) use durable::{ConnectionReader, PageReader, PageRequest, StreamRange};
 use entry::{Entry, Origin};
 use store::Store;
 
@@ -65,8 +66,12 @@ pub(super) struct ClusterShard {
     undecided: BTreeMap<Ticket, Undecided>,
     /// Followed topics that lack messages up to this offset, which are history.
     heads: BTreeMap<Box<str>, u64>,
-    /// Shards that subscribe to topics whose position is not known.
-    waiting: BTreeMap<Box<str>, Vec<WaitingShard>>,
+    /// Those who wait for topics whose position is not known.
+    waiting: BTreeMap<Box<str>, Vec<Waits>>,
+    /// Topics that operators read, until when they are followed for that.
+    reads: BTreeMap<Box<str>, Nanos>,
+    /// The ends of all reads. Each takes equally long.
+    read_ends: VecDeque<(Nanos, Box<str>)>,
     /// Who wants to know when the topics of others are handed over.
     settles: Vec<u64>,
     streams: Streams,
@@ -79,11 +84,13 @@ enum Undecided {
     Operator,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct WaitingShard {
-    shard: usize,
-    local: TopicId,
-    creator: Creator,
+/// Somebody who waits for a topic's position.
+#[derive(Debug)]
+enum Waits {
+    /// A shard that subscribes.
+    Shard { shard: usize, local: TopicId, creator: Creator },
+    /// An operator, until this time.
+    Operator(TopicRead, Nanos),
 }
 
 /// What a tick leaves for the cluster.
@@ -131,6 +138,8 @@ impl ClusterShard {
             undecided: BTreeMap::new(),
             heads: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            read_ends: VecDeque::new(),
             settles: Vec::new(),
             streams: Streams::new(streams),
         }
@@ -207,7 +216,41 @@ impl ClusterShard {
         local: TopicId,
     ) {
         queue.touch(name);
-        self.waiting.entry(name.into()).or_default().push(WaitingShard { shard, local, creator });
+        self.waiting.entry(name.into()).or_default().push(Waits::Shard { shard, local, creator });
+    }
+
+    /// An operator reads a topic, which is followed for that. Returns the question if it can be answered now; otherwise it is
+    /// answered later, or nobody waits any more.
+    pub(super) fn begin_read(
+        &mut self,
+        queue: &mut ClusterQueue,
+        read: TopicRead,
+        until: Nanos,
+    ) -> Option<TopicRead> {
+        self.reads.insert(read.topic.clone(), until);
+        self.read_ends.push_back((until, read.topic.clone()));
+        if self.is_live(&read.topic) {
+            return Some(read);
+        }
+        queue.touch(&read.topic);
+        self.waiting.entry(read.topic.clone()).or_default().push(Waits::Operator(read, until));
+        None
+    }
+
+    /// Ends the reads whose operators wait no longer.
+    fn end_reads(&mut self, queue: &mut ClusterQueue, now: Nanos) {
+        while let Some((_, name)) = pop_due(&mut self.read_ends, now) {
+            if let Some(waits) = self.waiting.get_mut(&name) {
+                waits.retain(|one| !matches!(one, Waits::Operator(_, until) if *until <= now));
+                if waits.is_empty() {
+                    self.waiting.remove(&name);
+                }
+            }
+            if self.reads.get(&name).is_some_and(|until| *until <= now) {
+                self.reads.remove(&name);
+                queue.touch(&name);
+            }
+        }
     }
 
     /// The shard has forgotten a topic.
@@ -216,8 +259,15 @@ impl ClusterShard {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        self.table.deadline()
+        let reads = self.read_ends.front().map(|(until, _)| *until);
+        reads.into_iter().chain(self.table.deadline()).min()
     }
+}
+
+/// The first of these, if its time has come.
+fn pop_due<T>(queue: &mut VecDeque<(Nanos, T)>, now: Nanos) -> Option<(Nanos, T)> {
+    queue.front().filter(|(at, _)| *at <= now)?;
+    queue.pop_front()
 }
 
 impl ClusterQueue {
@@ -265,8 +315,9 @@ impl Broadcast {
         let is_idle = cluster.events.is_empty()
             && self.sequencer.queue.is_empty()
             && !cluster.table.has_members_due()
-            && cluster.table.deadline().is_none_or(|at| at > self.now);
+            && cluster.deadline().is_none_or(|at| at > self.now);
         if !is_idle {
+            cluster.end_reads(&mut self.sequencer.queue, self.now);
             self.take_members(cx, &mut cluster);
             self.take_touched(cx, &mut cluster);
             self.take_publications(cx, &mut cluster);
@@ -331,7 +382,9 @@ impl Broadcast {
         cluster: &mut ClusterShard,
     ) {
         for name in std::mem::take(&mut self.sequencer.queue.touched) {
-            let is_wanted = self.sequencer.topics.is_subscribed(&name) || cluster.waiting.contains_key(&name);
+            let is_wanted = self.sequencer.topics.is_subscribed(&name)
+                || cluster.waiting.contains_key(&name)
+                || cluster.reads.contains_key(&name);
             self.with_table(cx, cluster, |table, shard| match is_wanted {
                 true => table.subscribe(shard, &name),
                 false => table.unsubscribe(shard, &name),
@@ -452,9 +505,14 @@ impl Broadcast {
         let live: Vec<Box<str>> =
             cluster.waiting.keys().filter(|name| cluster.is_live(name)).cloned().collect();
         for name in live {
-            for WaitingShard { shard, local, creator } in cluster.waiting.remove(&name).unwrap_or_default() {
-                let answer = self.sequencer.topics.subscribe(&name, creator, shard, local, cx.pool());
-                self.answer(cx, shard, ShardMail::Subscribed { local, answer }, &[]);
+            for waits in cluster.waiting.remove(&name).unwrap_or_default() {
+                match waits {
+                    Waits::Shard { shard, local, creator } => {
+                        let answer = self.sequencer.topics.subscribe(&name, creator, shard, local, cx.pool());
+                        self.answer(cx, shard, ShardMail::Subscribed { local, answer }, &[]);
+                    }
+                    Waits::Operator(read, _) => self.answer_read(cx, read),
+                }
             }
             // They may have left meanwhile.
             self.sequencer.queue.touch(&name);

@@ -3,16 +3,16 @@
 use echoring_auth::Identity;
 use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Page, Position, Replay, Right, TopicId, entries};
+use echoring_topics::{Page, Position, Replay, Right, TopicId};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
 use super::centrifuge_events::publication;
 use super::centrifuge_session::HistoryQuery;
-use super::cluster::PageReader;
-use super::history_range::HistoryRange;
+use super::cluster::ConnectionReader;
+use super::history_range::{HistoryPages, HistoryRange, Progress};
 use super::shard_mail::ShardMail;
-use crate::limits::{CENTRIFUGE_HISTORY_BYTES_MAX, CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
+use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{INTEGER_END, hexadecimal};
 
@@ -64,8 +64,8 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         query: HistoryQuery,
     ) {
-        let (topic, from, token) = (query.topic, query.from, link.token);
-        let has_room = self.sessions.kept.add(query.pages.len(), link.pool());
+        let (topic, from, token) = (query.topic, query.pages.from, link.token);
+        let has_room = self.sessions.kept.add(query.pages.held_bytes(), link.pool());
         let Some(centrifuge) = centrifuge(link) else { return };
         if !has_room {
             let encoding = centrifuge.encoding;
@@ -77,7 +77,7 @@ impl Broadcast {
         };
         if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
-            let reader = PageReader { shard: owner, local: topic, token };
+            let reader = ConnectionReader { shard: owner, local: topic, token };
             if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
                 self.history_page(link, topic, from, page, &bytes);
             }
@@ -98,27 +98,16 @@ impl Broadcast {
     ) {
         let Some(centrifuge) = centrifuge(link) else { return };
         let encoding = centrifuge.encoding;
-        let is_this = |query: &HistoryQuery| query.topic == topic && query.from == from;
+        let is_this = |query: &HistoryQuery| query.topic == topic && query.pages.from == from;
         let Some(index) = centrifuge.histories.iter().position(is_this) else { return };
         let mut query = centrifuge.histories.remove(index);
-        self.sessions.kept.remove(query.pages.len(), link.pool());
+        self.sessions.kept.remove(query.pages.held_bytes(), link.pool());
         let Some(page) = page else { return self.fail(link, encoding, query.id, ErrorCode::Internal) };
-        let last = entries(messages).last().map(|(offset, _)| offset);
-        query.pages.extend_from_slice(messages);
-        query.messages += page.messages as usize;
-        let has_all = page.complete
-            || last.is_none_or(|last| last + 1 >= query.range.before())
-            || (!query.range.reverse && query.range.limit.is_some_and(|limit| query.messages >= limit));
-        if has_all || (query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX && !query.range.reverse) {
-            return self.answer_history(link, encoding, &query, page.head);
+        match query.pages.add(&page, messages) {
+            Progress::More => self.request_history(link, query),
+            Progress::Complete => self.answer_history(link, encoding, &query, page.head),
+            Progress::TooLong => self.fail(link, encoding, query.id, ErrorCode::LimitExceeded),
         }
-        if query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
-            // The latest, which would come first, are not among them.
-            return self.fail(link, encoding, query.id, ErrorCode::LimitExceeded);
-        }
-        let reached = last.unwrap_or(page.after);
-        query.from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
-        self.request_history(link, query);
     }
 
     fn answer_history<A: ServerApplication>(
@@ -128,7 +117,7 @@ impl Broadcast {
         query: &HistoryQuery,
         head: Position,
     ) {
-        let wanted = query.range.messages(&query.pages);
+        let wanted = query.pages.wanted();
         let publications: Vec<_> =
             wanted.iter().map(|(offset, message)| publication(*offset, message)).collect();
         self.send_history(link, encoding, query.id, head, &publications);
@@ -155,6 +144,5 @@ fn query(id: u32, topic: TopicId, request: &History<'_>, head: u64) -> HistoryQu
         since: request.since.as_ref().map(|since| since.offset),
         reverse: request.reverse,
     };
-    let from = Replay::After(range.after(head));
-    HistoryQuery { id, topic, from, range, pages: Vec::new(), messages: 0 }
+    HistoryQuery { id, topic, pages: HistoryPages::new(range, head) }
 }

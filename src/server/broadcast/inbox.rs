@@ -1,7 +1,7 @@
 //! Takes mail from other shards.
 
 use super::Broadcast;
-use super::cluster::PageReader;
+use super::cluster::ConnectionReader;
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
@@ -122,7 +122,7 @@ impl Broadcast {
         from: Replay,
     ) {
         let now = cx.now();
-        let reader = PageReader { shard, local, token };
+        let reader = ConnectionReader { shard, local, token };
         let read = self.sequencer.history_for(reader, owned, from, now, cx.pool());
         let Some((page, bytes)) = read else { return };
         self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);

@@ -1,113 +1,115 @@
-//! What the owner of a topic keeps, for operators: its history, and the members of a topic with presence.
+//! What is kept of a topic, for operators: its history, and the members of a topic with presence.
+//!
+//! In a cluster, a shard without the topic follows it for a while, and history that is no longer in memory is read from the stream
+//! of a durable topic.
 
-use echoring_proto::buffer::Pool;
-use echoring_proto::limits::Nanos;
-use echoring_topics::{Position, Replay, SlowConsumerPolicy, entries};
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::Context;
+use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
 
 use super::Broadcast;
+use super::cluster::{PageReader, PageRequest};
 use super::handover::Ordering;
-use super::history_range::HistoryRange;
-use crate::limits::{
-    CENTRIFUGE_HISTORY_BYTES_MAX, CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX,
-};
-
-/// A question about a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TopicQuestion {
-    /// Messages of this range.
-    History(HistoryRange),
-    /// The subscribers with presence.
-    Members,
-}
-
-/// The answer of the topic's owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TopicAnswer {
-    /// The position of the topic, none if there is no such topic; and messages, see [`entries`], that contain those of the
-    /// range.
-    History(Option<Position>, Vec<u8>),
-    /// All subscribers with presence; see [`members`](echoring_topics::members).
-    Members(Vec<u8>),
-    /// The topic keeps nothing of the kind.
-    NotKept,
-    /// Other nodes may have the topic, and this one has no copy.
-    NotHere,
-    /// It is more than an answer has.
-    TooMuch,
-    /// The shard orders no topics now.
-    Busy,
-}
+use super::topic_read::{HistoryRead, TopicAnswer, TopicQuestion, TopicRead};
+use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX, SNAPSHOT_TIMEOUT};
+use crate::peer::ServerApplication;
 
 impl Broadcast {
-    /// Answers a question about a topic of this shard.
-    pub(crate) fn read_topic(
+    /// Answers a question about a topic of this shard, now or later.
+    pub(crate) fn read_topic<D: Driver, A: ServerApplication>(
         &mut self,
-        name: &str,
-        question: TopicQuestion,
-        now: Nanos,
-        pool: &mut Pool,
-    ) -> TopicAnswer {
+        cx: &mut Context<'_, D, A>,
+        read: TopicRead,
+    ) {
         if self.sequencer.ordering != Ordering::Own {
-            return TopicAnswer::Busy;
+            return read.answer(cx.shard(), TopicAnswer::Busy);
         }
-        match question {
-            TopicQuestion::History(range) => self.read_history_of(name, range, now, pool),
-            TopicQuestion::Members => self.read_members_of(name),
-        }
-    }
-
-    fn read_history_of(
-        &mut self,
-        name: &str,
-        range: HistoryRange,
-        now: Nanos,
-        pool: &mut Pool,
-    ) -> TopicAnswer {
-        let settings = self.fan_out.topics.settings_of(name);
-        if settings.history.messages == 0 && settings.slow != SlowConsumerPolicy::Conflate {
-            return TopicAnswer::NotKept;
-        }
-        if !self.has_copy(name) {
-            return TopicAnswer::NotHere;
-        }
-        let topics = &mut self.sequencer.topics;
-        let Some((owned, head)) = topics.find(name).zip(topics.position(name)) else {
-            return TopicAnswer::History(None, Vec::new());
+        let settings = self.fan_out.topics.settings_of(&read.topic);
+        let is_kept = match read.question {
+            TopicQuestion::History(_) => {
+                settings.history.messages > 0 || settings.slow == SlowConsumerPolicy::Conflate
+            }
+            TopicQuestion::Members => settings.has_presence(),
         };
-        let mut messages = Vec::new();
-        if range.limit == Some(0) {
-            return TopicAnswer::History(Some(head), messages);
+        if !is_kept {
+            return read.answer(cx.shard(), TopicAnswer::NotKept);
         }
-        let from = Replay::After(range.after(head.offset));
-        let page = topics.history(owned, from, CENTRIFUGE_HISTORY_BYTES_MAX, now, pool, &mut messages);
-        let last = entries(&messages).last().map_or(0, |(offset, _)| offset);
-        let has_latest = page.is_some_and(|page| page.complete) || last + 1 >= range.before();
-        if range.reverse && !has_latest {
-            return TopicAnswer::TooMuch;
+        let until = cx.now() + SNAPSHOT_TIMEOUT;
+        let read = match &mut self.sequencer.cluster {
+            Some(cluster) => cluster.begin_read(&mut self.sequencer.queue, read, until),
+            None => Some(read),
+        };
+        if let Some(read) = read {
+            self.answer_read(cx, read);
         }
-        TopicAnswer::History(Some(head), messages)
     }
 
-    /// Whether this node has the topic, if other nodes may have it.
-    fn has_copy(&self, name: &str) -> bool {
-        self.sequencer.cluster.as_deref().is_none_or(|cluster| cluster.is_live(name))
-    }
-
-    fn read_members_of(&mut self, name: &str) -> TopicAnswer {
-        if !self.fan_out.topics.settings_of(name).has_presence() {
-            return TopicAnswer::NotKept;
-        }
-        if !self.has_copy(name) {
-            return TopicAnswer::NotHere;
-        }
+    /// Answers a question about a topic, of which this shard has all that there is.
+    pub(super) fn answer_read<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        read: TopicRead,
+    ) {
         let topics = &self.sequencer.topics;
+        let known = topics.find(&read.topic).zip(topics.position(&read.topic));
+        match (read.question, known) {
+            (TopicQuestion::Members, owned) => {
+                let answer = self.members_of(owned.map(|(owned, _)| owned));
+                read.answer(cx.shard(), answer);
+            }
+            (TopicQuestion::History(range), Some((owned, head))) if range.limit != Some(0) => {
+                self.read_pages(cx, owned, HistoryRead::new(read, range, head));
+            }
+            (TopicQuestion::History(_), known) => {
+                let head = known.map(|(_, head)| head);
+                read.answer(cx.shard(), TopicAnswer::History(head, Vec::new()));
+            }
+        }
+    }
+
+    fn members_of(&self, owned: Option<OwnedTopicId>) -> TopicAnswer {
         let mut page = Vec::new();
         let (most, bytes_max) = (CENTRIFUGE_PRESENCE_CLIENTS_MAX, CENTRIFUGE_PRESENCE_BYTES_MAX);
-        let members =
-            topics.find(name).and_then(|owned| topics.members(owned, None, most, bytes_max, &mut page));
+        let topics = &self.sequencer.topics;
+        let members = owned.and_then(|owned| topics.members(owned, None, most, bytes_max, &mut page));
         match members.is_some_and(|members| members.next.is_some() || members.unlisted > 0) {
             true => TopicAnswer::TooMuch,
             false => TopicAnswer::Members(page),
+        }
+    }
+
+    /// Reads pages until the range is complete, or one must come from a stream.
+    fn read_pages<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        owned: OwnedTopicId,
+        mut history: HistoryRead,
+    ) {
+        loop {
+            let (from, now) = (history.from(), cx.now());
+            if let Some(stream) = self.sequencer.stream_range(owned, from, now, cx.pool()) {
+                let reader = PageReader::Operator(Box::new(history));
+                return self.sequencer.queue.pages.push(PageRequest { reader, owned, from, stream });
+            }
+            let (page, messages) = self.sequencer.history(owned, from, now, cx.pool());
+            match history.add(cx.shard(), page, &messages) {
+                Some(more) => history = more,
+                None => return,
+            }
+        }
+    }
+
+    /// A page that a question waits for was read from a stream.
+    pub(super) fn operator_page<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        owned: OwnedTopicId,
+        history: HistoryRead,
+        page: Option<Page>,
+        messages: &[u8],
+    ) {
+        if let Some(more) = history.add(cx.shard(), page, messages) {
+            self.read_pages(cx, owned, more);
         }
     }
 }

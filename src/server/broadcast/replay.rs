@@ -3,7 +3,7 @@
 use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::FirstPage;
-use super::cluster::PageReader;
+use super::cluster::ConnectionReader;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::requests::{Begun, has_deltas, is_server_side, must_recover};
@@ -55,7 +55,7 @@ impl Broadcast {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
-            let reader = PageReader { shard: owner, local: topic, token };
+            let reader = ConnectionReader { shard: owner, local: topic, token };
             if let Some((page, bytes)) = self.sequencer.history_for(reader, owned, from, now, link.pool()) {
                 self.replay_page(link, topic, from, page, &bytes);
             }

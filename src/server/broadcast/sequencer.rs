@@ -15,7 +15,7 @@ use echoring_topics::{
     Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
-use super::cluster::{ClusterQueue, ClusterShard, PageReader, PageRequest};
+use super::cluster::{ClusterQueue, ClusterShard, ConnectionReader, PageReader, PageRequest, StreamRange};
 use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
@@ -368,19 +368,31 @@ impl Sequencer {
     /// A page of a topic's history for a connection. `None` if it is answered once the topic's stream has been read.
     pub(super) fn history_for(
         &mut self,
-        reader: PageReader,
+        reader: ConnectionReader,
         owned: OwnedTopicId,
         from: Replay,
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<(Option<Page>, Vec<u8>)> {
-        let after = self.topics.stream_position(owned, from, now, pool);
-        let Some((after, topic)) = after.zip(self.topics.name(owned)) else {
+        let Some(stream) = self.stream_range(owned, from, now, pool) else {
             return Some(self.history(owned, from, now, pool));
         };
-        let durable = self.topics.durable(topic);
-        self.queue.pages.push(PageRequest { reader, owned, from, after, topic: topic.into(), durable });
+        let reader = PageReader::Connection(reader);
+        self.queue.pages.push(PageRequest { reader, owned, from, stream });
         None
+    }
+
+    /// What a page needs from the topic's stream; `None` if it is in memory, or nowhere.
+    pub(super) fn stream_range(
+        &mut self,
+        owned: OwnedTopicId,
+        from: Replay,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Option<StreamRange> {
+        let after = self.topics.stream_position(owned, from, now, pool)?;
+        let topic = self.topics.name(owned)?;
+        Some(StreamRange { topic: topic.into(), durable: self.topics.durable(topic), after })
     }
 
     /// A page of a topic's member list. It fits one message to another shard.

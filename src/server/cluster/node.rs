@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use echoring_cluster::NodeId;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use super::{ClusterCommand, ClusterStatus, PeerAnswer, QuerySender, RelayLoad};
+use super::{ClusterCommand, ClusterStatus, MemberStatus, PeerAnswer, QuerySender, RelayLoad};
 
 /// A node's part in its cluster, for those who control the server.
 #[derive(Clone, Debug)]
@@ -69,9 +71,23 @@ impl ClusterNode {
         ClusterNode { id, queries, commands, shared: Arc::default() }
     }
 
-    /// Asks the control thread of another node.
-    pub(crate) async fn ask(&self, node: String, line: String) -> PeerAnswer {
-        self.queries.ask(node, line).await
+    /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
+    pub(crate) async fn ask_others(
+        &self,
+        is_asked: impl Fn(&MemberStatus) -> bool,
+        line: &str,
+        body: Bytes,
+    ) -> Vec<(MemberStatus, PeerAnswer)> {
+        let members = self.status().members.into_iter();
+        let mut asked = JoinSet::new();
+        for member in members.filter(|member| member.phase != "left" && is_asked(member)) {
+            let (queries, line, body) = (self.queries.clone(), line.to_owned(), body.clone());
+            asked.spawn(async move {
+                let answer = queries.ask(member.id.clone(), line, body).await;
+                (member, answer)
+            });
+        }
+        asked.join_all().await
     }
 
     pub(crate) fn id(&self) -> NodeId {

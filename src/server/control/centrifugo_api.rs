@@ -6,6 +6,7 @@
 mod action;
 mod command;
 mod error;
+mod nodes;
 mod reply;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +34,7 @@ use crate::v1::hexadecimal;
 use action::Action;
 use command::{Command, Form};
 use error::ApiError;
-use reply::{Channel, Client, Node, Outcome, Replies, Response, StoredPublication};
+use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};
 
 /// What the commands of a request use.
 pub(super) struct CentrifugoApi<'a> {
@@ -42,6 +43,16 @@ pub(super) struct CentrifugoApi<'a> {
     pub(super) topics: &'a Topics,
     pub(super) connections: &'a Connections,
     pub(super) scope: Scope,
+    pub(super) nodes: Nodes,
+}
+
+/// The nodes that run a command about all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nodes {
+    /// Those of the cluster, if there is one.
+    All,
+    /// This one, which another asks.
+    This,
 }
 
 /// Whether a path is of the API.
@@ -80,12 +91,18 @@ impl CentrifugoApi<'_> {
 
     async fn answers(&self, peer: Option<AdminPeer>, form: Form<'_>, commands: Vec<Command>) -> Reply {
         let mut replies = Replies::new(form);
-        for Command { id, method, call } in commands {
+        let cluster = self.server.cluster().filter(|_| self.nodes == Nodes::All);
+        for Command { id, method, call, shared } in commands {
             let result = match call {
                 Ok(_) if replies.bytes() >= ADMIN_ANSWERS_BYTES_MAX => {
                     Err(ApiError::new(ErrorCode::LimitExceeded, "the answers before are too long"))
                 }
-                Ok(action) => self.run(peer, action).await,
+                Ok(action) => match (cluster, shared) {
+                    (Some(cluster), Some(parameters)) => {
+                        nodes::at_all(cluster, &method, parameters, self.run(peer, action)).await
+                    }
+                    _ => self.run(peer, action).await,
+                },
                 Err(error) => Err(error),
             };
             if let Err(error) = replies.push(id, &method, &result.into()) {
@@ -166,15 +183,11 @@ impl CentrifugoApi<'_> {
         let server = self.server.clone();
         let answer = spawn_blocking(move || server.read_topic(&channel, question)).await.unwrap_or_default();
         match answer {
-            None => Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time")),
-            Some(TopicAnswer::Busy) => Err(ApiError::new(ErrorCode::Internal, "the server is taken over")),
+            None => Err(ApiError::new(ErrorCode::Internal, "the topic's owner did not answer in time")),
+            Some(TopicAnswer::Busy) => Err(ApiError::new(ErrorCode::Internal, "the topic is moving")),
             Some(TopicAnswer::NotKept) => {
                 Err(ApiError::new(ErrorCode::NotAvailable, "a setting of the topic"))
             }
-            Some(TopicAnswer::NotHere) => Err(ApiError::new(
-                ErrorCode::NotAvailable,
-                "this node of the cluster does not have the topic",
-            )),
             Some(TopicAnswer::TooMuch) => {
                 Err(ApiError::new(ErrorCode::LimitExceeded, "the answer is too long"))
             }
@@ -216,13 +229,13 @@ impl CentrifugoApi<'_> {
         let node = Node {
             uid,
             name,
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             num_clients: sum(|snapshot| snapshot.connections),
             num_subs: sum(|snapshot| snapshot.application.subscriptions),
             num_channels: sum(|snapshot| snapshot.application.owned_topics),
             uptime: self.started.elapsed().as_secs(),
         };
-        Outcome::Info { nodes: vec![node] }
+        Outcome::Info(NodeList { nodes: vec![node] })
     }
 }
 
@@ -238,7 +251,7 @@ fn channels<'a>(
             return Err(ApiError::new(ErrorCode::LimitExceeded, "too many channels; give a pattern"));
         }
     }
-    Ok(Outcome::Channels { channels })
+    Ok(Outcome::Channels(ChannelList { channels }))
 }
 
 #[cfg(test)]

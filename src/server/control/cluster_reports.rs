@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::task::JoinSet;
 
 use super::http::Reply;
 use super::publications::InvalidBody;
@@ -70,19 +70,14 @@ impl<'a> Question<'a> {
         // HEAD has the status of GET, and other nodes need not know of it.
         let method = if *self.method == Method::HEAD { &Method::GET } else { self.method };
         let line = format!("{method} {}", self.uri());
-        let mut asked = JoinSet::new();
-        let others = status.members.iter().filter(|member| member.phase != "left" && is_asked(&member.node));
-        for member in others {
-            let (cluster, id, line) = (cluster.clone(), member.id.clone(), line.clone());
-            asked.spawn(async move { (id.clone(), cluster.ask(id, line).await) });
-        }
         let mut answers = BTreeMap::new();
         if is_asked(&status.node) {
             let Reply { status: code, body, .. } = own.await;
             answers.insert(status.id.clone(), Ok((code.as_u16(), body)));
         }
-        while let Some(Ok((id, answer))) = asked.join_next().await {
-            answers.insert(id, answer);
+        for (member, answer) in cluster.ask_others(|member| is_asked(&member.node), &line, Bytes::new()).await
+        {
+            answers.insert(member.id, answer);
         }
         if answers.is_empty() {
             return refuse(&InvalidBody::bad("node", "names no node of the cluster"));

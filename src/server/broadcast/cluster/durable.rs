@@ -12,6 +12,7 @@ use super::entry::Entry;
 use crate::broadcast::Broadcast;
 use crate::broadcast::sequencer::PAGE_BYTES;
 use crate::broadcast::shard_mail::ShardMail;
+use crate::broadcast::topic_read::HistoryRead;
 use crate::cluster::{StreamCommand, StreamQuery, StreamSender};
 use crate::peer::ServerApplication;
 
@@ -23,9 +24,18 @@ pub(super) struct Streams {
     pages_asked: u64,
 }
 
+/// Who reads a page of history.
+#[derive(Debug)]
+pub(in crate::broadcast) enum PageReader {
+    /// A connection.
+    Connection(ConnectionReader),
+    /// An operator.
+    Operator(Box<HistoryRead>),
+}
+
 /// A connection that reads a page of history, and its shard.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broadcast) struct PageReader {
+pub(in crate::broadcast) struct ConnectionReader {
     pub(in crate::broadcast) shard: usize,
     /// The topic on that shard.
     pub(in crate::broadcast) local: TopicId,
@@ -33,15 +43,21 @@ pub(in crate::broadcast) struct PageReader {
 }
 
 /// A page that is read from a stream.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::broadcast) struct PageRequest {
     pub(in crate::broadcast) reader: PageReader,
     pub(in crate::broadcast) owned: OwnedTopicId,
     pub(in crate::broadcast) from: Replay,
-    /// The position behind which it begins.
-    pub(in crate::broadcast) after: Position,
+    pub(in crate::broadcast) stream: StreamRange,
+}
+
+/// What is read from a stream.
+#[derive(Clone, Debug)]
+pub(in crate::broadcast) struct StreamRange {
     pub(in crate::broadcast) topic: Box<str>,
     pub(in crate::broadcast) durable: Durable,
+    /// The position behind which it begins.
+    pub(in crate::broadcast) after: Position,
 }
 
 impl Streams {
@@ -67,14 +83,9 @@ impl Broadcast {
         for request in self.sequencer.queue.pages.drain(..) {
             streams.pages_asked += 1;
             let number = streams.pages_asked;
-            let PageRequest { topic, durable, after, .. } = request.clone();
-            streams.sender.ask(StreamCommand {
-                topic,
-                durable,
-                query: StreamQuery::Page(after),
-                shard,
-                number,
-            });
+            let StreamRange { topic, durable, after } = request.stream.clone();
+            let query = StreamQuery::Page(after);
+            streams.sender.ask(StreamCommand { topic, durable, query, shard, number });
             streams.pages.insert(number, request);
         }
     }
@@ -86,13 +97,17 @@ impl Broadcast {
         request: PageRequest,
         answer: StreamAnswer,
     ) {
-        let PageRequest { reader: PageReader { shard, local, token }, owned, from, after, topic, .. } =
-            request;
+        let PageRequest { reader, owned, from, stream: StreamRange { topic, after, .. } } = request;
         let (page, bytes) = self.stream_page(&topic, from, after, answer).unwrap_or_else(|| {
             let now = cx.now();
             self.sequencer.history(owned, from, now, cx.pool())
         });
-        self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+        match reader {
+            PageReader::Connection(ConnectionReader { shard, local, token }) => {
+                self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+            }
+            PageReader::Operator(history) => self.operator_page(cx, owned, *history, page, &bytes),
+        }
     }
 
     /// The page that begins behind `after` in the batches of a stream; `None` if they have nothing for it.

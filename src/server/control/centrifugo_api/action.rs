@@ -39,6 +39,13 @@ pub(super) enum Action {
     Info,
 }
 
+impl Action {
+    /// Whether each node of a cluster runs it for itself. Topics and their messages are the same at all nodes.
+    pub(super) fn is_about_all_nodes(&self) -> bool {
+        matches!(self, Action::Channels(_) | Action::Change(..) | Action::Info)
+    }
+}
+
 /// The epoch of a position; empty if the client knows none.
 pub(super) type Epoch = String;
 

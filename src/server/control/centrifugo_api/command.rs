@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -30,11 +31,16 @@ pub(super) struct Command {
     pub(super) id: u32,
     pub(super) method: String,
     pub(super) call: Call,
+    /// The parameters of a command that is about all nodes.
+    pub(super) shared: Option<Bytes>,
 }
 
 impl Command {
     fn new(method: &str, parameters: &[u8]) -> Result<Command, InvalidBody> {
-        Ok(Command { id: 0, method: method.to_owned(), call: call(method, parameters)? })
+        let call = call(method, parameters)?;
+        let is_shared = call.as_ref().is_ok_and(Action::is_about_all_nodes);
+        let shared = is_shared.then(|| Bytes::copy_from_slice(parameters));
+        Ok(Command { id: 0, method: method.to_owned(), call, shared })
     }
 
     /// The messages that it publishes, and one for any other command.

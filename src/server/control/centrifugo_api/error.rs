@@ -1,13 +1,13 @@
 //! The errors of commands: codes of the client protocol.
 
 use echoring_centrifuge::ErrorCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::PublishError;
 use echoring_topics::Refused;
 
 /// An error in a reply.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ApiError {
     pub(super) code: u32,
     message: String,
@@ -16,6 +16,11 @@ pub(super) struct ApiError {
 impl ApiError {
     pub(super) fn new(code: ErrorCode, detail: &str) -> ApiError {
         ApiError { code: code.code(), message: format!("{}: {detail}", code.message()) }
+    }
+
+    /// The same error, of another node.
+    pub(super) fn at_node(self, node: &str) -> ApiError {
+        ApiError { message: format!("node {node}: {}", self.message), ..self }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::command::Form;
@@ -41,12 +41,8 @@ pub(super) enum Outcome {
         num_clients: usize,
         num_users: usize,
     },
-    Channels {
-        channels: BTreeMap<String, Channel>,
-    },
-    Info {
-        nodes: Vec<Node>,
-    },
+    Channels(ChannelList),
+    Info(NodeList),
     /// What was wanted was done.
     Done {},
 }
@@ -65,18 +61,30 @@ pub(super) struct Client {
     pub(super) user: String,
 }
 
+/// Topics with subscribers, by name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct ChannelList {
+    pub(super) channels: BTreeMap<String, Channel>,
+}
+
 /// A topic with subscribers.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Channel {
     pub(super) num_clients: u64,
 }
 
+/// The nodes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct NodeList {
+    pub(super) nodes: Vec<Node>,
+}
+
 /// A node. It does not count its users.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Node {
     pub(super) uid: String,
     pub(super) name: String,
-    pub(super) version: &'static str,
+    pub(super) version: String,
     pub(super) num_clients: u64,
     pub(super) num_subs: u64,
     pub(super) num_channels: u64,
