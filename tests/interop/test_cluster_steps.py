@@ -19,7 +19,7 @@ class Steps(unittest.TestCase):
         command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
         lines = done.stdout.splitlines()
-        self.assertEqual((done.returncode, lines[-1:]), (0, ["10 of 10 steps passed"]), done.stdout + done.stderr)
+        self.assertEqual((done.returncode, lines[-1:]), (0, ["16 of 16 steps passed"]), done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

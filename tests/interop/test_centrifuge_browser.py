@@ -1,0 +1,164 @@
+"""The unmodified SDK for JavaScript in Chromium, on a page of another origin, in JSON and in protobuf."""
+
+import http.server
+import json
+import os
+import tempfile
+import threading
+import unittest
+
+import programs
+import test_centrifuge as sdk
+from harness import Server
+from webdriver import Browser, available
+
+SCRIPTS = os.path.join(programs.NODE_MODULES, "centrifuge", "dist")
+CONFIGURATION = """
+[topic_defaults]
+history_messages = 100
+presence = true
+"""
+# Connects, and keeps what happens.
+CONNECT = """
+    const [url, protobuf] = args;
+    const client = new Centrifuge(url, { minReconnectDelay: 20, maxReconnectDelay: 100, timeout: 60000 });
+    window.seen = [];
+    window.client = client;
+    // A change of the page, for those who wait.
+    window.note = (...event) => document.title = seen.push(event);
+    // Positions are of a type of their own in protobuf.
+    window.number = (offset) => offset.toNumber?.() ?? offset;
+    window.pack = (value) => protobuf ? new TextEncoder().encode(JSON.stringify(value)) : value;
+    window.unpack = (data) => protobuf ? JSON.parse(new TextDecoder().decode(data)) : data;
+    client.on("connecting", ({ code }) => note("connecting", code));
+    client.on("disconnected", ({ code }) => note("disconnected", code));
+    client.connect();
+    await client.ready(60000);
+"""
+SUBSCRIBE = """
+    const subscription = client.newSubscription(args[0], { recoverable: true, joinLeave: true });
+    window.subscription = subscription;
+    subscription.on("subscribed", ({ wasRecovering, recovered }) => note("subscribed", wasRecovering, recovered));
+    subscription.on("publication", ({ data, offset }) => note("publication", number(offset), unpack(data)));
+    subscription.on("join", () => note("join"));
+    subscription.subscribe();
+    await subscription.ready(60000);
+"""
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """An empty page with the SDK."""
+
+    def do_GET(self):
+        scripts = {f"/{name}" for name in os.listdir(SCRIPTS)}
+        if self.path in scripts:
+            with open(os.path.join(SCRIPTS, self.path[1:]), "rb") as file:
+                kind, body = "text/javascript", file.read()
+        else:
+            script = self.path.rpartition("?")[2]
+            kind, body = "text/html", f"<!doctype html><title>a page</title><script src=/{script}></script>".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class InTheBrowser:
+    @classmethod
+    def setUpClass(cls):
+        if not available():
+            raise unittest.SkipTest("chromium and chromedriver are not installed")
+        lacking = programs.missing().get("centrifuge")
+        if lacking:
+            raise unittest.SkipTest(f"{lacking} not installed")
+        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        cls.addClassCleanup(pages.server_close)
+        cls.addClassCleanup(pages.shutdown)
+        cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
+        configuration = tempfile.NamedTemporaryFile("w", suffix=".toml")
+        cls.addClassCleanup(configuration.close)
+        configuration.write(CONFIGURATION)
+        configuration.flush()
+        cls.options = ("--shards", "2", "--config", configuration.name, "--allow-origin", cls.origin, "--drain", "1s")
+        cls.server = Server(*cls.options)
+        cls.addClassCleanup(cls.server.__exit__)
+        cls.browser = Browser()
+        cls.addClassCleanup(cls.browser.close)
+
+    def connect(self, url):
+        self.browser.open(f"{self.origin}/?{self.script}")
+        self.browser.run(CONNECT, url, self.protobuf)
+
+    def saw(self, *events):
+        """Waits until the client has seen these."""
+        for event in events:
+            text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+            try:
+                self.browser.until(f"seen.some((one) => JSON.stringify(one) === {json.dumps(text)})")
+            except AssertionError as error:
+                raise AssertionError(event, self.browser.run("return seen")) from error
+
+    def test_a_page_subscribes_publishes_and_reads_what_the_topic_has(self):
+        name = self.id()
+        self.connect(self.server.url(sdk.PATH))
+        self.browser.run(SUBSCRIBE, name)
+        self.browser.run("await subscription.publish(pack({ text: 'Grüße' }))")
+        self.saw(["join"], ["publication", 1, {"text": "Grüße"}])
+        sdk.post(self.server, name, [1, 2])
+        self.saw(["publication", 2, [1, 2]])
+        history = self.browser.run(
+            "const { publications } = await subscription.history({ limit: 10 });"
+            "return publications.map(({ data, offset }) => [number(offset), unpack(data)])"
+        )
+        self.assertEqual(history, [[1, {"text": "Grüße"}], [2, [1, 2]]])
+        stats = self.browser.run("const { numClients } = await subscription.presenceStats(); return numClients")
+        self.assertEqual(stats, 1)
+
+    def test_a_page_recovers_what_it_missed_when_its_connection_is_cut(self):
+        relay = sdk.Relay(self.server)
+        self.addCleanup(relay.close)
+        name = self.id()
+        self.connect(relay.url)
+        self.browser.run(SUBSCRIBE, name)
+        sdk.post(self.server, name, "live")
+        self.saw(["publication", 1, "live"])
+        with relay.cut():
+            for number in range(3):
+                sdk.post(self.server, name, number)
+        self.saw(["connecting", 1], ["subscribed", True, True], *(["publication", 2 + n, n] for n in range(3)))
+        publications = self.browser.run("return seen.filter(([kind]) => kind === 'publication').length")
+        self.assertEqual(publications, 4)
+
+    def test_a_page_returns_to_a_successor_and_misses_nothing(self):
+        name = self.id()
+        with Server(*self.options) as server:
+            self.connect(server.url(sdk.PATH))
+            self.browser.run(SUBSCRIBE, name)
+            sdk.post(server, name, "before")
+            self.saw(["publication", 1, "before"])
+            host, port = server.admin
+            successor = Server(
+                *self.options, "--takeover", listen=f"{server.host}:{server.port}", admin=f"{host}:{port}"
+            )
+            with successor:
+                sdk.post(successor, name, "after")
+                self.saw(["subscribed", True, True], ["publication", 2, "after"])
+                self.browser.run("client.disconnect()")
+                self.saw(["disconnected", 0])
+
+
+class Json(InTheBrowser, unittest.TestCase):
+    script, protobuf = "centrifuge.js", False
+
+
+class Protobuf(InTheBrowser, unittest.TestCase):
+    script, protobuf = "centrifuge.protobuf.js", True
+
+
+if __name__ == "__main__":
+    unittest.main()
