@@ -518,6 +518,23 @@ class Sdk:
         )
         self.assertEqual(first.wait(), 0)
 
+    def test_a_server_that_is_killed_and_started_again_has_another_epoch(self):
+        first = Server("--config", configuration)
+        self.addCleanup(first.__exit__)
+        client = self.connected(first.url(PATH))
+        subscribed = client.subscribe("kept.killed", recoverable=True)
+        post(first, "kept.killed", "before")
+        self.assertEqual(client.publications("kept.killed", 1), [(1, "before")])
+        first.process.kill()
+        first.wait()
+        second = Server("--config", configuration, listen=f"127.0.0.1:{first.port}")
+        self.addCleanup(second.__exit__)
+        again = client.next("subscribed", channel="kept.killed")
+        self.assertEqual((again["wasRecovering"], again["recovered"]), (True, False))
+        self.assertNotEqual(again["position"]["epoch"], subscribed["position"]["epoch"])
+        post(second, "kept.killed", "after")
+        self.assertEqual(client.publications("kept.killed", 1), [(1, "after")])
+
 
 class WithTokens:
     """Tests with tokens, for each SDK in JSON."""
