@@ -235,12 +235,14 @@ impl Cluster {
             return;
         }
         let age = (started_ms, node);
-        // Two processes may have one name while one of them leaves, or takes the place of the other.
+        // Two processes may have one name while one of them leaves, or takes the place of the other. So may two that take the place
+        // of the same one: the first has failed, and leaves, which may be known later.
         let may_share = |other: NodeId, its_predecessor: Option<NodeId>, its_phase: Phase| {
             phase.leaves()
                 || its_phase.leaves()
                 || predecessor == Some(other)
                 || its_predecessor == Some(node)
+                || (predecessor.is_some() && its_predecessor == predecessor)
         };
         let ClusterConfig { node: own, name: ref own_name, started_ms: own_start, .. } = self.config;
         if name == &**own_name && !may_share(own, self.config.predecessor, self.phase) {

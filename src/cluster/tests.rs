@@ -24,6 +24,7 @@ const D: NodeId = NodeId(4);
 const E: NodeId = NodeId(5);
 const F: NodeId = NodeId(6);
 const G: NodeId = NodeId(7);
+const H: NodeId = NodeId(8);
 
 /// Two ends of a link, and what each has received.
 struct Pair {
@@ -295,9 +296,11 @@ fn a_name_is_of_one_process_but_for_one_that_leaves_and_its_successor() {
     hear(&mut cluster, C, "b", Phase::Leaving, None);
     assert_eq!(hear(&mut cluster, E, "b", Phase::Joining, Some(D)), [Event::Joined(E)]);
     assert_eq!(cluster.members().map(|(node, ..)| node).collect::<Vec<_>>(), [C, D, E]);
+    // The successor has failed, which is not known yet, when another takes the place of the same predecessor.
+    assert_eq!(hear(&mut cluster, G, "b", Phase::Joining, Some(D)), [Event::Joined(G)]);
     // The same for this node itself.
     assert_eq!(hear(&mut cluster, F, "a", Phase::Joining, Some(A)), [Event::Joined(F)]);
-    assert_eq!(hear(&mut cluster, G, "a", Phase::Joining, None), [Event::Superseded]);
+    assert_eq!(hear(&mut cluster, H, "a", Phase::Joining, None), [Event::Superseded]);
 }
 
 proptest! {
