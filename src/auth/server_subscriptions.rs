@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -59,11 +57,7 @@ impl Listed<'_> {
         let mut all: BTreeMap<String, Option<AppData>> =
             self.channels.unwrap_or_default().into_iter().map(|channel| (channel, None)).collect();
         for (channel, Options { data, b64data }) in self.subs.unwrap_or_default() {
-            let data = match b64data.filter(|text| !text.is_empty()) {
-                Some(text) => Some(AppData::Bytes(STANDARD.decode(text).ok()?)),
-                None => data.map(|value| AppData::Json(value.get().as_bytes().to_vec())),
-            };
-            all.insert(channel, data);
+            all.insert(channel, AppData::read(data, b64data).ok()?);
         }
         let is_named = |channel: &String| (1..=TOPIC_BYTES_MAX).contains(&channel.len());
         let is_fit = all.len() <= SERVER_SUBSCRIPTIONS_MAX && all.keys().all(is_named);

@@ -145,6 +145,15 @@ class Server:
         finally:
             connection.close()
 
+    def call(self, method, **parameters):
+        """The reply to a command of Centrifugo's HTTP API."""
+        with contextlib.closing(http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)) as connection:
+            connection.request("POST", f"/api/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            body = response.read()
+        assert response.status == 200, (response.status, body)
+        return json.loads(body)
+
     def stats(self):
         status, _, body = self.get("/stats")
         assert status == 200, (status, body)

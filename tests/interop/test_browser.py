@@ -44,9 +44,11 @@ OPEN = """
 class InFrontOfAPage(unittest.TestCase):
     """A browser, and a page of another origin than the server's."""
 
+    pages = Pages
+
     @classmethod
     def setUpClass(cls):
-        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), cls.pages)
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         cls.addClassCleanup(pages.server_close)
         cls.addClassCleanup(pages.shutdown)

@@ -264,17 +264,15 @@ class Relay:
                 end.close()
 
 
-class Sdk:
-    """Tests for each SDK in each encoding."""
-
-    protobuf = False
+class SdkTests:
+    """What tests for each SDK in each encoding have in common: a server, and clients."""
 
     @classmethod
     def setUpClass(cls):
         lacking = programs.missing().get(cls.package)
         if lacking:
             raise unittest.SkipTest(f"{lacking} not installed")
-        cls.server = Server("--config", configuration)
+        cls.server = cls.start()
         cls.addClassCleanup(cls.server.__exit__)
 
     def client(self, url=None, tokens=()):
@@ -296,6 +294,12 @@ class Sdk:
         with self.assertRaises(Failed) as failed:
             client.do(action, **parameters)
         self.assertEqual(failed.exception.code, code)
+
+
+class Sdk(SdkTests):
+    @staticmethod
+    def start():
+        return Server("--config", configuration)
 
     def test_what_one_client_publishes_reaches_the_others_and_itself(self):
         one, other = self.connected(), self.connected()

@@ -4,13 +4,12 @@ import http.server
 import json
 import os
 import tempfile
-import threading
 import unittest
 
 import programs
 import test_centrifuge as sdk
 from harness import Server
-from webdriver import Browser, available
+from test_browser import InFrontOfAPage
 
 SCRIPTS = os.path.join(programs.NODE_MODULES, "centrifuge", "dist")
 CONFIGURATION = """
@@ -24,7 +23,7 @@ CONNECT = """
     const client = new Centrifuge(url, { minReconnectDelay: 20, maxReconnectDelay: 100, timeout: 60000 });
     window.seen = [];
     window.client = client;
-    // A change of the page, for those who wait.
+    // The title changes, so that `until` looks again.
     window.note = (...event) => document.title = seen.push(event);
     // Positions are of a type of their own in protobuf.
     window.number = (offset) => offset.toNumber?.() ?? offset;
@@ -68,18 +67,14 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
 
 class InTheBrowser:
+    pages = Pages
+
     @classmethod
     def setUpClass(cls):
-        if not available():
-            raise unittest.SkipTest("chromium and chromedriver are not installed")
         lacking = programs.missing().get("centrifuge")
         if lacking:
             raise unittest.SkipTest(f"{lacking} not installed")
-        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-        threading.Thread(target=pages.serve_forever, daemon=True).start()
-        cls.addClassCleanup(pages.server_close)
-        cls.addClassCleanup(pages.shutdown)
-        cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
+        super().setUpClass()
         configuration = tempfile.NamedTemporaryFile("w", suffix=".toml")
         cls.addClassCleanup(configuration.close)
         configuration.write(CONFIGURATION)
@@ -87,8 +82,6 @@ class InTheBrowser:
         cls.options = ("--shards", "2", "--config", configuration.name, "--allow-origin", cls.origin, "--drain", "1s")
         cls.server = Server(*cls.options)
         cls.addClassCleanup(cls.server.__exit__)
-        cls.browser = Browser()
-        cls.addClassCleanup(cls.browser.close)
 
     def connect(self, url):
         self.browser.open(f"{self.origin}/?{self.script}")
@@ -152,11 +145,11 @@ class InTheBrowser:
                 self.saw(["disconnected", 0])
 
 
-class Json(InTheBrowser, unittest.TestCase):
+class Json(InTheBrowser, InFrontOfAPage):
     script, protobuf = "centrifuge.js", False
 
 
-class Protobuf(InTheBrowser, unittest.TestCase):
+class Protobuf(InTheBrowser, InFrontOfAPage):
     script, protobuf = "centrifuge.protobuf.js", True
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 import unittest
 
-import programs
 import test_centrifuge as sdk
 from harness import PATIENCE_S, Server
 from websockets.exceptions import ConnectionClosed
@@ -133,27 +132,10 @@ def asked(path, **fields):
     return application.asked(path, **fields)
 
 
-class Sdk:
-    protobuf = False
-
-    @classmethod
-    def setUpClass(cls):
-        lacking = programs.missing().get(cls.package)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
-        cls.server = started()
-        cls.addClassCleanup(cls.server.__exit__)
-
-    def connected(self):
-        client = sdk.Client(self.command(), self.server.url(sdk.PATH), self.protobuf)
-        self.addCleanup(client.close)
-        client.connect()
-        return client
-
-    def fails(self, code, client, action, **parameters):
-        with self.assertRaises(sdk.Failed) as failed:
-            client.do(action, **parameters)
-        self.assertEqual(failed.exception.code, code)
+class Sdk(sdk.SdkTests):
+    @staticmethod
+    def start():
+        return started()
 
     def test_calls_are_answered_by_the_application(self):
         client = self.connected()

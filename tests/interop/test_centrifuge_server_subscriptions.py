@@ -1,7 +1,6 @@
 """Subscriptions that the server makes: by claims of tokens, by the connect hook, and by the HTTP API; with unmodified SDKs of
 Centrifuge's client protocol, and with raw messages."""
 
-import http.client
 import json
 import os
 import tempfile
@@ -9,7 +8,6 @@ import time
 import unittest
 
 import jwt
-import programs
 import test_centrifuge as sdk
 from harness import PATIENCE_S, Server
 from test_centrifuge_hooks import Service
@@ -80,31 +78,20 @@ def started(*more):
 
 
 def api(server, method, **parameters):
-    connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
-    connection.request("POST", f"/api/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    body = json.loads(response.read())
-    connection.close()
-    return body.get("result", body.get("error"))
+    reply = server.call(method, **parameters)
+    return reply.get("result", reply.get("error"))
 
 
-class Sdk:
-    protobuf = False
-
+class Sdk(sdk.SdkTests):
     @classmethod
-    def setUpClass(cls):
-        lacking = programs.missing().get(cls.package)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+    def start(cls):
         # Ids of clients are those of a server.
         cls.application = Application()
         cls.addClassCleanup(cls.application.close)
-        cls.server = started(f"--hooks-connect={cls.application.url('/connect')}")
-        cls.addClassCleanup(cls.server.__exit__)
+        return started(f"--hooks-connect={cls.application.url('/connect')}")
 
     def client(self, url=None, tokens=()):
-        client = sdk.Client(self.command(), url or self.server.url(sdk.PATH), self.protobuf, tokens)
-        self.addCleanup(client.close)
+        client = super().client(url, tokens)
         client.start("connect")
         return client
 
@@ -113,8 +100,7 @@ class Sdk:
         return [(event["offset"], client.unpack(event["data"])) for event in events]
 
     def test_a_token_lists_subscriptions_and_they_recover(self):
-        relay = sdk.Relay(self.server)
-        self.addCleanup(relay.close)
+        relay = self.relay()
         names = [f"own.{self.id()}.{number}" for number in range(6)]
         claims = {"channels": names[:4], "subs": {names[4]: {"data": {"kind": 4}}, names[5]: {}}}
         client = self.client(relay.url, [token(**claims)] * 3)
@@ -142,8 +128,7 @@ class Sdk:
         self.assertNotIn("server publication", client.kinds())
 
     def test_a_client_is_told_that_it_missed_messages(self):
-        relay = sdk.Relay(self.server)
-        self.addCleanup(relay.close)
+        relay = self.relay()
         name = f"short.{self.id()}"
         client = self.client(relay.url, [token(channels=[name])] * 3)
         client.next("server subscribed", channel=name)
@@ -154,7 +139,7 @@ class Sdk:
                 sdk.post(self.server, name, number)
         subscribed = client.next("server subscribed", channel=name)
         self.assertEqual((subscribed["wasRecovering"], subscribed["recovered"]), (True, False))
-        # What the topic still has comes nevertheless.
+        # The messages that are still in the topic come all the same.
         self.assertEqual(self.received(client, name, 3), [(5, 3), (6, 4), (7, 5)])
 
     def test_the_back_end_subscribes_and_unsubscribes_a_user(self):

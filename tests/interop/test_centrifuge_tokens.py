@@ -7,7 +7,6 @@ import time
 import unittest
 
 import jwt
-import programs
 import test_centrifuge as sdk
 from harness import PATIENCE_S, Server
 from websockets.exceptions import ConnectionClosed
@@ -51,22 +50,13 @@ def setUpModule():
     options = ("--config", configuration, "--auth-jwt-key", secret)
 
 
-class Sdk:
-    protobuf = False
-
-    @classmethod
-    def setUpClass(cls):
-        lacking = programs.missing().get(cls.package)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
-        cls.server = Server(*options)
-        cls.addClassCleanup(cls.server.__exit__)
+class Sdk(sdk.SdkTests):
+    @staticmethod
+    def start():
+        return Server(*options)
 
     def connected(self):
-        client = sdk.Client(self.command(), self.server.url(sdk.PATH), self.protobuf, [sdk.token()])
-        self.addCleanup(client.close)
-        client.connect()
-        return client
+        return super().connected(tokens=[sdk.token()])
 
     def test_a_token_lets_a_client_subscribe(self):
         client = self.connected()

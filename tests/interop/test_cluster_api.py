@@ -1,7 +1,5 @@
 """Centrifugo's HTTP API of nodes in a cluster: it answers the same wherever it is asked, about the topics and clients of all nodes."""
 
-import http.client
-import json
 import os
 import tempfile
 import time
@@ -47,18 +45,8 @@ class Api(InACluster):
         self.flags = ("--config", configuration, "--auth-jwt-key", secret)
         self.nodes = self.start("a", "b", "c", flags=self.flags)
 
-    def reply(self, node, method, **parameters):
-        connection = http.client.HTTPConnection(*node.admin, timeout=PATIENCE_S)
-        body = json.dumps(parameters)
-        connection.request("POST", f"/api/{method}", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        self.assertEqual(response.status, 200)
-        reply = json.loads(response.read())
-        connection.close()
-        return reply
-
     def call(self, node, method, **parameters):
-        reply = self.reply(node, method, **parameters)
+        reply = node.call(method, **parameters)
         self.assertIn("result", reply, (node.name, method, parameters))
         return reply["result"]
 
@@ -97,7 +85,7 @@ class Api(InACluster):
                 history = self.call(node, "history", channel=topic, limit=-1, since=since)
                 self.assertEqual([each["data"] for each in history["publications"]], [3, 4])
                 self.assertEqual(self.call(node, "history", channel=topic)["publications"], [])
-                wrong = self.reply(node, "history", channel=topic, limit=1, since={"offset": 1, "epoch": "1"})
+                wrong = node.call("history", channel=topic, limit=1, since={"offset": 1, "epoch": "1"})
                 self.assertEqual(wrong["error"]["code"], 112)
 
     def test_history_of_a_durable_topic_is_read_from_its_stream(self):
@@ -117,7 +105,7 @@ class Api(InACluster):
             self.assertEqual(numbers, list(range(300)), node.name)
             latest = self.call(node, "history", channel="durable.orders", limit=50, reverse=True)
             self.assertEqual([each["data"][0] for each in latest["publications"]], list(range(299, 249, -1)))
-            self.assertEqual(self.reply(node, "history", channel="durable.orders", limit=-1, reverse=True)["error"]["code"], 106)
+            self.assertEqual(node.call("history", channel="durable.orders", limit=-1, reverse=True)["error"]["code"], 106)
 
     def test_presence_is_the_same_at_every_node(self):
         for topic in TOPICS:
@@ -171,7 +159,7 @@ class Api(InACluster):
         silent.wait()
         # Until the others know.
         until = time.monotonic() + PATIENCE_S
-        while "error" in (reply := self.reply(self.nodes[0], "disconnect", user="alice")):
+        while "error" in (reply := self.nodes[0].call("disconnect", user="alice")):
             self.assertEqual(reply["error"]["code"], 100)
             self.assertIn("node c", reply["error"]["message"])
             self.assertLess(time.monotonic(), until)

@@ -1,7 +1,6 @@
 """Member lists of several nodes: every subscriber sees who is there, wherever the others are, and whatever becomes of nodes."""
 
 import asyncio
-import http.client
 import json
 import signal
 import tempfile
@@ -92,11 +91,7 @@ class Presence(InACluster):
         return ids
 
     def call(self, node, method, **parameters):
-        connection = http.client.HTTPConnection(*node.admin, timeout=PATIENCE_S)
-        connection.request("POST", f"/api/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
-        body = json.loads(connection.getresponse().read())
-        connection.close()
-        return body["result"]
+        return node.call(method, **parameters)["result"]
 
     @asynchronous
     async def test_joins_and_leaves_are_told_at_every_node_in_one_order(self):

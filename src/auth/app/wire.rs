@@ -127,12 +127,7 @@ pub(super) fn answer(event: AppEvent, body: &[u8]) -> Option<AppAnswer> {
     }
     let result = result.filter(|value| value.get().starts_with('{'))?.get();
     let ResultOf { data, b64data, expire_at } = serde_json::from_str(result).ok()?;
-    let b64data = b64data.filter(|text| !text.is_empty()).map(|text| STANDARD.decode(text));
-    let data = match (data, b64data) {
-        (_, Some(bytes)) => Some(AppData::Bytes(bytes.ok()?)),
-        (Some(value), None) => Some(AppData::Json(value.get().as_bytes().to_vec())),
-        (None, None) => None,
-    };
+    let data = AppData::read(data, b64data).ok()?;
     if event != AppEvent::Connect {
         return Some(AppAnswer::Agreed { data, expire_at });
     }

@@ -16,7 +16,7 @@ use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
 use crate::peer::{Peer, ServerApplication};
 
-/// What the application is asked, besides who the client is.
+/// A question to the application, without the client that it is about.
 pub(super) struct Question<'a> {
     pub(super) event: AppEvent,
     /// The method, or the topic.

@@ -283,7 +283,7 @@ impl Broadcast {
         all
     }
 
-    /// What the answer says of each subscription; `None` if a page is of another epoch than the topic now.
+    /// The answer's entries for each subscription; `None` if a page belongs to an epoch that its topic has left.
     fn beginnings<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,

@@ -52,7 +52,7 @@ pub(crate) struct HistoryPages {
     messages: usize,
 }
 
-/// What a page has made of a range.
+/// How far a range is after another page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Another page is wanted.

@@ -382,7 +382,7 @@ impl Sequencer {
         None
     }
 
-    /// What a page needs from the topic's stream; `None` if it is in memory, or nowhere.
+    /// The part of the topic's stream that a page must be read from; `None` if the page is in memory, or no longer stored.
     pub(super) fn stream_range(
         &mut self,
         owned: OwnedTopicId,

@@ -70,24 +70,22 @@ impl<'a> Question<'a> {
         // HEAD has the status of GET, and other nodes need not know of it.
         let method = if *self.method == Method::HEAD { &Method::GET } else { self.method };
         let line = format!("{method} {}", self.uri());
-        let mut answers = BTreeMap::new();
-        if is_asked(&status.node) {
+        let own = async {
+            if !is_asked(&status.node) {
+                return None;
+            }
             let Reply { status: code, body, .. } = own.await;
-            answers.insert(status.id.clone(), Ok((code.as_u16(), body)));
-        }
-        for (member, answer) in cluster.ask_others(|member| is_asked(&member.node), &line, Bytes::new()).await
-        {
-            answers.insert(member.id, answer);
-        }
+            Some((status.id.clone(), (status.node.clone(), Ok((code.as_u16(), body)))))
+        };
+        let others = cluster.ask_others(|member| is_asked(&member.node), &line, Bytes::new());
+        let (own, others) = tokio::join!(own, others);
+        let others = others.into_iter().map(|(member, answer)| (member.id, (member.node, answer)));
+        let answers: BTreeMap<String, (String, PeerAnswer)> = own.into_iter().chain(others).collect();
         if answers.is_empty() {
             return refuse(&InvalidBody::bad("node", "names no node of the cluster"));
         }
-        let name = |id: &str| {
-            let other = status.members.iter().find(|member| member.id == id);
-            other.map_or(&*status.node, |member| &member.node)
-        };
         let nodes: Vec<NodeReport<'_>> =
-            answers.iter().map(|(id, answer)| NodeReport::new(name(id), id, answer)).collect();
+            answers.iter().map(|(id, (name, answer))| NodeReport::new(name, id, answer)).collect();
         let topics = (self.report == "topics").then(|| topics(&nodes));
         let silent_nodes = nodes.iter().filter(|node| node.report.is_none()).count();
         Reply::json(

@@ -35,6 +35,18 @@ def failure_of(error):
     return {"code": getattr(error, "code", None), "message": getattr(error, "message", str(error))}
 
 
+def subscribed(context):
+    """What subscriptions of clients and those of the server have in common."""
+    position = context.stream_position
+    return {
+        "wasRecovering": context.was_recovering,
+        "recovered": context.recovered,
+        "recoverable": context.recoverable,
+        "position": position and {"offset": position.offset, "epoch": position.epoch},
+        "data": unpack(context.data),
+    }
+
+
 class ClientEvents(centrifuge.ClientEventHandler):
     async def on_connecting(self, context):
         say(event="connecting", code=context.code, reason=context.reason)
@@ -51,16 +63,7 @@ class ClientEvents(centrifuge.ClientEventHandler):
         say(event="error", **failure_of(context.error))
 
     async def on_subscribed(self, context):
-        position = context.stream_position
-        say(
-            event="server subscribed",
-            channel=context.channel,
-            wasRecovering=context.was_recovering,
-            recovered=context.recovered,
-            recoverable=context.recoverable,
-            position=position and {"offset": position.offset, "epoch": position.epoch},
-            data=unpack(context.data),
-        )
+        say(event="server subscribed", channel=context.channel, **subscribed(context))
 
     async def on_unsubscribed(self, context):
         say(event="server unsubscribed", channel=context.channel)
@@ -80,16 +83,7 @@ class SubscriptionEvents(centrifuge.SubscriptionEventHandler):
         self.tell("subscribing", code=context.code, reason=context.reason)
 
     async def on_subscribed(self, context):
-        position = context.stream_position
-        self.tell(
-            "subscribed",
-            wasRecovering=context.was_recovering,
-            recovered=context.recovered,
-            recoverable=context.recoverable,
-            positioned=context.positioned,
-            position=position and {"offset": position.offset, "epoch": position.epoch},
-            data=unpack(context.data),
-        )
+        self.tell("subscribed", positioned=context.positioned, **subscribed(context))
 
     async def on_unsubscribed(self, context):
         self.tell("unsubscribed", code=context.code, reason=context.reason)

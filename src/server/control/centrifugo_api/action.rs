@@ -251,10 +251,7 @@ fn subscribe(parameters: SubscribeParameters<'_>) -> Call {
     if r#override.is_some_and(|options| !options.is_empty()) {
         return Err(ApiError::new(ErrorCode::NotAvailable, "override: the settings of the topic decide"));
     }
-    let data = match b64data.filter(|text| !text.is_empty()) {
-        Some(text) => Some(AppData::Bytes(BASE64.decode(text).map_err(|_| bad("b64data is not base64"))?)),
-        None => data.map(|value| AppData::Json(value.get().as_bytes().to_vec())),
-    };
+    let data = AppData::read(data, b64data).map_err(|_| bad("b64data is not base64"))?;
     let subscription = ServerSubscription { channel: channel(name)?.into(), data };
     Ok(Action::Change(whose.filter()?, ScanAction::Subscribe(subscription)))
 }

@@ -43,7 +43,7 @@ pub(super) enum Outcome {
     },
     Channels(ChannelList),
     Info(NodeList),
-    /// What was wanted was done.
+    /// The command was carried out, and has no other result.
     Done {},
 }
 
