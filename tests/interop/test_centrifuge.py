@@ -138,7 +138,11 @@ class Client:
         self.lines.put(None)
 
     def _take(self):
-        line = self.lines.get(timeout=PATIENCE_S)
+        try:
+            line = self.lines.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            last = [{key: value for key, value in event.items() if key != "data"} for event in list(self.events)[-5:]]
+            raise AssertionError(f"nothing for {PATIENCE_S} s; {len(self.events)} events before, the last {last}") from None
         if line is None:
             raise AssertionError(f"the client ended: {list(self.events)}")
         if "event" in line:

@@ -88,7 +88,7 @@ impl Broadcast {
         if allowed_by.is_server_side() {
             return disconnect(link, Disconnect::InsufficientState);
         }
-        self.sessions.send(link, event);
+        self.sessions.send_end(link, event);
     }
 
     /// A subscription that the server makes is refused by the topic's owner, or the owner has lost it.

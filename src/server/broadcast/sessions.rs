@@ -90,8 +90,24 @@ impl Sessions {
             // It answers the only request, so it needs no bound.
             return link.send_event(&self.event);
         }
-        let kind = dialect_of(link).kind();
         let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
+        self.send_written(link, full);
+    }
+
+    /// Tells the end of a subscription. There is one at most for each subscription of the session, so that it needs no bound: the rest of
+    /// a large send may be queued in front of it, and without it the client would have to be disconnected.
+    pub(super) fn send_end<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        event: &SessionEvent<'_>,
+    ) {
+        self.event.clear();
+        event.write(dialect_of(link), &mut self.event);
+        self.send_written(link, false);
+    }
+
+    fn send_written<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, full: bool) {
+        let kind = dialect_of(link).kind();
         if link.is_open() && (full || !link.send_past(kind, &self.event)) {
             close_slow(link);
         }
