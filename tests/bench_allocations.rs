@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring_load::{
-    self, Arrivals, Compress, DriverChoice, Embedded, Mode, Pace, Plan, Refused, Resources, Spread, Style,
-    Target, Workload,
+    self, Arrivals, Compress, DriverChoice, Embedded, Mode, Pace, Plan, Protocol, Refused, Resources, Spread,
+    Style, Target, Workload,
 };
 use echoring_server::{Compression, ListenAddress, Server, ServerConfig};
 
@@ -56,7 +56,11 @@ fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
 }
 
 /// Allocations and messages of a run.
-fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u64) {
+fn measure(
+    load: &(Mode, Pace, Arrivals, Style),
+    protocol: Option<&Protocol>,
+    duration: Duration,
+) -> (u64, u64) {
     let (mode, pace, arrivals, style) = load.clone();
     let broadcast = u32::from(mode == Mode::Broadcast);
     // JSON is compressible. The messages are long enough that all of them are compressed.
@@ -71,6 +75,7 @@ fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u6
         duration,
         message_bytes,
         spread: if style == Style::Mixed { Spread::Zipf } else { Spread::Even },
+        protocol: protocol.cloned(),
         style,
         pace,
         arrivals,
@@ -103,19 +108,63 @@ fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u6
 #[test]
 fn more_messages_are_no_more_allocations() {
     let even = Arrivals::Even;
-    for load in [
-        (Mode::Echo, Pace::Depth(4), even, Style::Text),
-        (Mode::Echo, Pace::Depth(4), even, Style::Mixed),
-        (Mode::Echo, Pace::Depth(4), even, Style::Json),
-        (Mode::Echo, Pace::Rate(20_000), even, Style::Text),
-        (Mode::Broadcast, Pace::Depth(4), even, Style::Text),
-        (Mode::Broadcast, Pace::Rate(2_000), Arrivals::Poisson, Style::Text),
+    let declared = |name: &str, text: &str| Protocol::parse(name, text, &[], &|_| None).expect("valid");
+    let v1 = declared("echoring.v1", Protocol::preset("echoring.v1").expect("a preset"));
+    let template = declared(
+        "template",
+        r#"
+            path = "/echo"
+            [[request]]
+            name = "r"
+            send = '{{connection}} {{seq}} {{random.hex(20)}} {{now_ms}} {{random.uuid|base64}} {{payload|json}}'
+            [[answer]]
+            same = true
+        "#,
+    );
+    let json = declared(
+        "json",
+        r#"
+            path = "/echo"
+            [[request]]
+            name = "r"
+            send = '{"a":[1,{"b":null}],"id":{{id}},"text":"{{payload|json}}"}'
+            [[answer]]
+            when = [{ json = "/a/0", equals = 1 }, { json = "/id", matches = '^\d+$' }]
+            match = { json = "/id" }
+            payload = { json = "/text" }
+            error = { json = "/error" }
+        "#,
+    );
+    let groups = declared(
+        "groups",
+        r#"
+            path = "/echo"
+            [[request]]
+            name = "r"
+            send = 'n={{id}} p={{payload}}'
+            [[answer]]
+            match = { regex = '^n=(\d+)' }
+            payload = { regex = 'p=(.*)$' }
+        "#,
+    );
+    for (load, protocol) in [
+        ((Mode::Echo, Pace::Depth(4), even, Style::Text), None),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Mixed), None),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Json), None),
+        ((Mode::Echo, Pace::Rate(20_000), even, Style::Text), None),
+        ((Mode::Broadcast, Pace::Depth(4), even, Style::Text), None),
+        ((Mode::Broadcast, Pace::Rate(2_000), Arrivals::Poisson, Style::Text), None),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Text), Some(template)),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Text), Some(groups)),
+        ((Mode::Echo, Pace::Depth(4), even, Style::Text), Some(json)),
+        ((Mode::Broadcast, Pace::Depth(4), even, Style::Text), Some(v1)),
     ] {
-        let (few_allocations, few_messages) = measure(&load, Duration::from_millis(300));
-        let (allocations, messages) = measure(&load, Duration::from_millis(1_500));
+        let (few_allocations, few_messages) = measure(&load, protocol.as_ref(), Duration::from_millis(300));
+        let (allocations, messages) = measure(&load, protocol.as_ref(), Duration::from_millis(1_500));
+        let load = (load, protocol.map(|protocol| protocol.name));
         let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
         // Compression is slow in a test build.
-        let enough = if load.3 == Style::Json { 1_000 } else { 5_000 };
+        let enough = if load.0.3 == Style::Json { 1_000 } else { 5_000 };
         assert!(further > enough, "{load:?}: {further} messages are too few to tell");
         assert!(more * 100 < further, "{load:?}: {more} allocations for {further} messages");
         println!("{load:?}: {more} more allocations for {further} more messages");

@@ -14,7 +14,7 @@ use std::{fmt, io};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls::{SupportedProtocolVersion, version};
 
@@ -42,11 +42,28 @@ pub enum Trust {
     Insecure,
 }
 
+/// The certificate and key by which a client identifies itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM chain, the client's own certificate first.
+    pub certificates: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
+
 /// A client's TLS configuration. Connections made with clones of one `Arc` resume each other's sessions.
 ///
 /// # Errors
 /// If the roots cannot be read, or there are none.
 pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config_with(trust, None)
+}
+
+/// The same, for a client that identifies itself to servers that ask for a certificate.
+///
+/// # Errors
+/// As [`client_config`], and if the certificate or the key cannot be read or do not belong together.
+pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(TlsError::Setup)?;
@@ -59,7 +76,15 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(anybody))
         }
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(Identity { certificates: file, key }) => {
+            let chain = certificates(file)?;
+            let secret = private_key(key)?;
+            let unusable = |error| TlsError::Unusable { cert: file.clone(), key: key.clone(), error };
+            builder.with_client_auth_cert(chain, secret).map_err(unusable)?
+        }
+    };
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }
@@ -73,6 +98,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
     let found = found.map_err(|error| unreadable(file, error))?;
     if found.is_empty() { Err(TlsError::NoCertificate(file.into())) } else { Ok(found) }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey(file.into()),
+        error => unreadable(file, error),
+    })
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

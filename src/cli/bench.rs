@@ -7,10 +7,13 @@ mod messages;
 mod outputs;
 mod pace;
 mod parsers;
+mod protocol;
+mod request;
 mod scenario;
 mod target;
 mod verdicts;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,13 +26,15 @@ use clap::ArgMatches;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
-use self::target::{Place, resolve, start_server};
+use self::protocol::Conversation;
+use self::target::{Lookup, start_server};
 use super::{Failure, environment, values};
-use echoring_async::tls::Trust;
+use echoring_async::tls::{Identity, Trust};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Experiment, Pace, Plan, Progress, Resources, Results, Target, Workload, render,
+    self, Baseline, Endpoint, Experiment, Pace, Plan, Progress, Resources, Results, Target, Template,
+    Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -95,6 +100,8 @@ const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
+/// The longest conversation of `--try` by default.
+const TRY_TIME: Duration = Duration::from_secs(10);
 const THREADS_MAX: u32 = 1_024;
 
 const SCHEDULE: &str = "Schedule";
@@ -102,6 +109,7 @@ const CONNECTIONS: &str = "Connections";
 const MESSAGES: &str = "Messages";
 const BROADCAST: &str = "Broadcast";
 const PUSH: &str = "Push";
+const PROTOCOL: &str = "Protocol";
 const EXPERIMENTS: &str = "Experiments and checks";
 const OUTPUT: &str = "Output";
 const GENERATOR: &str = "Generator and server";
@@ -112,9 +120,10 @@ const GENERATOR: &str = "Generator and server";
 pub struct Args {
     /// Server to measure, ws://HOST:PORT[/PATH] or wss://… [default: a server in this process]
     ///
-    /// {topic} in the path stands for a topic's name.
+    /// {topic} in the path stands for a topic's name. The path is a template, such as /chat?user={{data.name}}. Of several URLs,
+    /// connections take each in turn.
     #[arg(value_name = "URL")]
-    url: Option<String>,
+    url: Vec<String>,
 
     /// What to measure [default: echo; without URL first echo, then broadcast]
     #[arg(long, value_enum)]
@@ -169,6 +178,12 @@ pub struct Args {
     dial: dial::Args,
 
     #[command(flatten)]
+    request: request::Args,
+
+    #[command(flatten)]
+    protocol: protocol::Args,
+
+    #[command(flatten)]
     listen: listen::Args,
 
     #[command(flatten)]
@@ -188,43 +203,54 @@ struct Job {
     experiment: Experiment,
     fail_if: Vec<Objective>,
     outputs: outputs::Args,
+    /// Whether a conversation is shown instead of a measurement.
+    tries: bool,
 }
 
 impl Args {
     /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
     /// starts.
     fn validate(self, typed: &ArgMatches, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
-        self.verdicts.check(typed, self.url.is_some(), self.pace.depth.is_some())?;
+        self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
         self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let trust = match (&self.dial.ca_file, self.dial.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
             (None, false) => Trust::System,
         };
-        let target = self.url.as_deref().map(|url| resolve(url, &trust)).transpose()?;
-        let rival = self.verdicts.against.as_deref().map(|url| resolve(url, &trust)).transpose();
+        let identity = self.request.tls_cert.clone().zip(self.request.tls_key.clone());
+        let identity = identity.map(|(certificates, key)| Identity { certificates, key });
+        let (sni, resolve) = (self.request.sni.clone(), self.request.resolve.clone());
+        let lookup = Lookup { trust, identity, sni, resolve };
+        let mut targets = self.url.iter().map(|url| lookup.endpoint(url)).collect::<Result<Vec<_>, _>>()?;
+        for (endpoint, weight) in targets.iter_mut().zip(self.request.weights(self.url.len())?) {
+            endpoint.weight = weight;
+        }
+        let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
-        let is_secure = |place: &Place| place.security.is_some();
+        let is_secure = |endpoint: &Endpoint| endpoint.security.is_some();
         let of_tls = [
+            ("--sni", self.request.sni.is_some()),
+            ("--tls-cert", self.request.tls_cert.is_some()),
             ("--insecure", self.dial.insecure),
             ("--ca-file", self.dial.ca_file.is_some()),
             ("--no-resumption", self.dial.no_resumption),
         ];
         if let Some((flag, _)) = of_tls.into_iter().find(|(_, typed)| *typed)
-            && !target.iter().chain(&rival).any(is_secure)
+            && !targets.iter().chain(&rival).any(is_secure)
         {
             return Err(usage(flag, "only for wss:// URLs"));
         }
         let Compression(offered) = self.messages.compress.clone();
-        let path = target.as_ref().and_then(|place| place.path.as_deref());
-        let workloads = self.workloads(typed, path, &offered)?;
-        let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
-        let rival = rival.map(|place| self.rival(place, &workloads)).transpose()?;
+        let paths: Vec<_> = targets.iter().map(|endpoint| endpoint.path.as_ref()).collect();
+        let workloads = self.workloads(typed, &paths, &offered)?;
+        let sources = self.sources(targets.first().map(|endpoint| endpoint.address.ip()))?;
+        let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
         check_pid("--server-pid", self.server_pid)?;
         let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
-        let server_known = (target.is_none() || self.server_pid.is_some()) && rival_known;
+        let server_known = (targets.is_empty() || self.server_pid.is_some()) && rival_known;
         self.verdicts.check_metrics(&workloads, server_known)?;
-        let (cpus, server_cpus) = self.share_cpus(target.is_none())?;
+        let (cpus, server_cpus) = self.share_cpus(targets.is_empty())?;
         let threads = match self.threads {
             Some(threads) => threads as usize,
             None if !cpus.is_empty() => cpus.len(),
@@ -245,9 +271,9 @@ impl Args {
             stop,
         };
         self.outputs.check()?;
-        let target = match target {
-            Some(place) => place.into(),
-            None => {
+        let target = match targets.is_empty() {
+            false => Target::Urls(targets),
+            true => {
                 let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
                 let (driver, compress) = (self.driver, offered);
                 Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
@@ -256,29 +282,32 @@ impl Args {
         let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
         let experiment = self.verdicts.experiment(start, rival)?;
         let plan = Plan { target, workloads, resources };
-        Ok(Job { plan, experiment, fail_if: self.verdicts.fail_if, outputs: self.outputs })
+        let tries = self.protocol.r#try;
+        Ok(Job { plan, experiment, fail_if: self.verdicts.fail_if, outputs: self.outputs, tries })
     }
 
     /// The server of `--against`, when these loads can be put on it.
-    fn rival(&self, place: Place, workloads: &[Workload]) -> Result<Baseline, Failure> {
+    fn rival(&self, endpoint: Endpoint, workloads: &[Workload]) -> Result<Baseline, Failure> {
         for load in workloads {
-            load.check_path(place.path.as_deref()).map_err(|wrong| usage("--against", &wrong.to_string()))?;
+            load.check_path(endpoint.path.as_ref())
+                .map_err(|wrong| usage("--against", &wrong.to_string()))?;
         }
-        self.sources(Some(place.address.ip()))?;
+        self.sources(Some(endpoint.address.ip()))?;
         check_pid("--against-pid", self.verdicts.against_pid)?;
-        Ok(Baseline { target: place.into(), server_pid: self.verdicts.against_pid })
+        Ok(Baseline { target: Target::Urls(vec![endpoint]), server_pid: self.verdicts.against_pid })
     }
 
     fn workloads(
         &self,
         typed: &ArgMatches,
-        url_path: Option<&str>,
+        url_paths: &[Option<&Template>],
         offered: &echoring_load::Compress,
     ) -> Result<Vec<Workload>, Failure> {
-        let modes = match (self.mode, &self.url) {
-            (Some(mode), _) => vec![mode],
-            (None, Some(_)) => vec![Mode::Echo],
-            (None, None) => vec![Mode::Echo, Mode::Broadcast],
+        let speaks = self.protocol.is_given();
+        let modes = match self.mode {
+            Some(mode) => vec![mode],
+            None if speaks || !self.url.is_empty() => vec![Mode::Echo],
+            None => vec![Mode::Echo, Mode::Broadcast],
         };
         if !modes.contains(&Mode::Broadcast) {
             let flags = messages::of_broadcasts(typed);
@@ -287,23 +316,26 @@ impl Args {
             }
         }
         if modes.contains(&Mode::Push) {
-            let (has_url, searches) = (self.url.is_some(), self.verdicts.find_max.is_some());
+            let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
             listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
         }
         let seed = random_seed();
-        modes.into_iter().map(|mode| self.workload(typed, mode, url_path, offered, seed)).collect()
+        modes.into_iter().map(|mode| self.workload(typed, mode, url_paths, offered, seed)).collect()
     }
 
     fn workload(
         &self,
         typed: &ArgMatches,
         mode: Mode,
-        url_path: Option<&str>,
+        url_paths: &[Option<&Template>],
         offered: &echoring_load::Compress,
         seed: u64,
     ) -> Result<Workload, Failure> {
         let topics = self.messages.topics;
-        let connecting = self.dial.connecting(typed, mode)?;
+        let mut connecting = self.dial.connecting(typed, mode)?;
+        self.request.fields(&mut connecting)?;
+        let binary = self.messages.kind == parsers::Kind::Binary;
+        let protocol = self.protocol.read(typed, binary)?;
         let pace = self.pace_of(mode);
         let connections = self.connections.unwrap_or(match mode {
             Mode::Connect => pace.depth().unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
@@ -336,6 +368,9 @@ impl Args {
             spread: messages.spread,
             style: messages.style,
             lines: messages.lines,
+            protocol,
+            rows: self.request.rows()?,
+            traces: self.protocol.r#try,
             pace,
             rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
             arrivals: match self.pace.arrivals {
@@ -356,10 +391,9 @@ impl Args {
             allow: self.messages.allowed(),
             seed,
         };
-        workload
-            .check()
-            .and_then(|()| workload.check_path(url_path))
-            .map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        let workload = if self.protocol.r#try { tried(workload, self.duration) } else { workload };
+        let paths = || url_paths.iter().try_for_each(|path| workload.check_path(*path));
+        workload.check().and_then(|()| paths()).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
         Ok(workload)
     }
 
@@ -405,6 +439,24 @@ impl Args {
     }
 }
 
+/// The load of `--try`: one connection, or a publisher and a subscriber, with one message at a time.
+fn tried(load: Workload, duration: Option<Duration>) -> Workload {
+    let is_broadcast = load.mode == echoring_load::Mode::Broadcast;
+    Workload {
+        connections: if is_broadcast { 2 } else { 1 },
+        publishers: is_broadcast.into(),
+        topics: is_broadcast.into(),
+        stalled: 0,
+        pace: Pace::Depth(1),
+        rate_period_s: 1,
+        burst: 1,
+        ramp: Duration::ZERO,
+        warmup: Duration::ZERO,
+        duration: duration.unwrap_or(TRY_TIME),
+        ..load
+    }
+}
+
 fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
     match pid {
         Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
@@ -425,6 +477,9 @@ fn usage(flag: &str, explanation: &str) -> Failure {
 
 /// Runs the generator and tells by the exit code how it went. `typed` is what `arguments` were read from.
 pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
+    if let Some(name) = &arguments.protocol.show_protocol {
+        return protocol::Args::show(name).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
+    }
     let runs = match &arguments.outputs.scenario {
         Some(file) => scenario::read(file, typed),
         None => Ok(vec![(arguments, typed.clone())]),
@@ -446,6 +501,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     for job in &jobs {
         enough_address_space(&job.plan)?;
     }
+    let tries = jobs.iter().any(|job| job.tries);
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
@@ -456,14 +512,19 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let mut exporter = outputs.exporter()?;
     let mut reporter = render::ProgressReporter::new();
     let (mut results, mut missed) = (Results::default(), Vec::new());
-    for Job { plan, experiment, fail_if, outputs } in jobs {
+    for Job { plan, experiment, fail_if, outputs, .. } in jobs {
+        let mut conversation = Conversation::new(awaited_by(&plan));
         let made = echoring_load::run_experiment(plan, experiment, &mut |progress| match progress {
             Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
                 if let Some(exporter) = &mut exporter {
                     exporter.show(run);
                 }
-                reporter.show(run);
+                if !tries {
+                    reporter.show(run);
+                } else if conversation.show(run.traced, &mut io::stdout()) {
+                    stop.store(true, Ordering::Relaxed);
+                }
             }
             Progress::Note(line) => reporter.note(line),
         });
@@ -481,17 +542,28 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         }
     }
     reporter.clear();
-    let interrupted = stop.load(Ordering::Relaxed);
+    let interrupted = stop.load(Ordering::Relaxed) && !tries;
     // What was measured before is not lost.
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
     }
-    let unwritten = outputs.write(&results.outcomes, &results.comparison)?;
+    let unwritten = if tries { Vec::new() } else { outputs.write(&results.outcomes, &results.comparison)? };
     let code = verdicts::conclude(&results, missed, &unwritten);
     if let Some(exporter) = exporter {
         exporter.linger(&stop);
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
+}
+
+/// What a conversation by a plan's protocol must have: an answer to each request, or a message.
+fn awaited_by(plan: &Plan) -> Vec<String> {
+    let Some(load) = plan.workloads.first() else { return Vec::new() };
+    let requests = || load.protocol.iter().flat_map(|protocol| protocol.request_names());
+    match load.mode {
+        echoring_load::Mode::Broadcast => vec!["topics.delivery".to_owned()],
+        echoring_load::Mode::Push => vec!["push".to_owned()],
+        echoring_load::Mode::Echo | echoring_load::Mode::Connect => requests().map(str::to_owned).collect(),
+    }
 }
 
 /// Address space of a run without threads and connections, of a server in this process, of a thread with its stack, rings

@@ -11,11 +11,13 @@ pub(crate) mod progress;
 pub(crate) mod session;
 mod shared;
 mod sources;
+pub(crate) mod trace;
 mod workers;
 
 pub use outcome::{Outcome, RunVerdict};
 pub use progress::{RunProgress, RunStage};
 pub use session::TargetSession;
+pub use trace::{TraceEvent, Traced};
 
 use crate::plan::{Plan, Refused};
 

@@ -29,12 +29,13 @@ pub mod record;
 pub mod render;
 
 pub use analyse::{Baseline, Experiment, Progress, Results, run_experiment};
-pub use engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession, run};
+pub use engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run};
 pub use measure::{LiveResults, Timeline, TimelineInterval, allowed_cpus};
 pub use plan::{
     Arrivals, BURST_MAX, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Compress,
-    ConnectOptions, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Flaw, Lines, Listening,
-    MAX_LATENESS_DEFAULT, Mode, Pace, Plan, RATE_MAX, RATE_PERIOD_S_MAX, RateStage, Refused, Resources,
-    STAGE_TIME_MAX, STAGES_MAX, Spread, StartServer, Style, Target, TimeField, TimeUnit, Workload, min_bytes,
+    ConnectOptions, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines,
+    Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, RateStage,
+    Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX, Spread, StartServer, Style, Target,
+    Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes, preset_names,
 };
 pub use render::{CONTENT_TYPE, exposition};

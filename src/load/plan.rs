@@ -9,8 +9,11 @@ pub(crate) mod listening;
 pub(crate) mod mode;
 pub(crate) mod pace;
 pub(crate) mod payload;
+pub(crate) mod protocol;
+pub(crate) mod rows;
 pub(crate) mod schedule;
 pub(crate) mod target;
+pub(crate) mod template;
 pub(crate) mod units;
 pub(crate) mod workload;
 
@@ -29,9 +32,12 @@ pub use payload::lines::Lines;
 pub use payload::sizes::Spread;
 pub use payload::style::Style;
 pub use payload::{CONNECTIONS_MAX, Payloads};
+pub use protocol::{Protocol, preset_names};
+pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};
-pub use target::{Embedded, Refused, StartServer, Target};
+pub use target::{Embedded, Endpoint, Refused, StartServer, Target};
+pub use template::{Template, expand_variables};
 pub use units::{bytes, count, duration};
 pub use workload::{Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, Workload};
 

@@ -82,6 +82,9 @@ pub struct Record {
     pub unmatched: u64,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
+    /// The conversations of a declared protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// Only in push mode. Records from older versions have none.
     #[serde(default)]
     pub push: Option<Push>,
@@ -239,6 +242,18 @@ pub struct Config {
     /// How connections were opened. Records from older versions have none.
     #[serde(default, rename = "dialling")]
     pub connecting: Option<Connecting>,
+    /// Names of the header fields that were added to upgrade requests. Their values may be secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// The file of data for templates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// How connections took its rows: `in-order`, `shuffled` or `once`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_order: Option<String>,
+    /// Name of the declared protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// The message that each connection sent once it was open; push mode only.
     #[serde(default)]
     pub hello: Option<String>,
@@ -362,6 +377,39 @@ pub struct Broadcast {
     pub gaps: u64,
     /// Messages published over the whole run.
     pub published: u64,
+}
+
+/// The conversations of a declared protocol, over the whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Protocol {
+    /// Its requests.
+    pub requests: Vec<Request>,
+    /// From the upgrade to the end of the opening steps; `null` if no conversation was opened.
+    pub opening_ns: Option<Quantiles>,
+    /// Heartbeats of the application that were answered.
+    pub heartbeats_answered: u64,
+    /// Heartbeats that the generator sent.
+    pub heartbeats_sent: u64,
+    /// Messages that no rule knows; they are among the errors too.
+    pub unexpected: u64,
+}
+
+/// A request of a protocol.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Its name.
+    pub name: String,
+    /// How often it was sent.
+    pub sent: u64,
+    /// Answers, right or wrong.
+    pub answered: u64,
+    /// Answers that report an error.
+    pub errors: u64,
+    /// Response times of requests that were due in the measured time; `null` if the protocol has only one request, whose
+    /// times are those of the run.
+    pub response_ns: Option<Quantiles>,
+    /// Service times of the same.
+    pub service_ns: Option<Quantiles>,
 }
 
 /// Messages that the server pushed within the measured time.

@@ -13,7 +13,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use echoring_load::{self, DriverChoice, Mode, Pace, Plan, Resources, RunStage, Target, Workload, record};
+use echoring_load::{
+    self, DriverChoice, Endpoint, Mode, Pace, Plan, Resources, RunStage, Target, Workload, record,
+};
 use serde_json::Value;
 
 use peer::{Fault, Peer, Planted};
@@ -574,13 +576,15 @@ impl Serve {
             server_pid: Some(self.process.id()),
             stop: Arc::default(),
         };
-        let target = Target::Url {
+        let target = Target::Urls(vec![Endpoint {
             text: "a server".to_owned(),
             address: self.address,
             authority: self.address.to_string(),
             path: None,
             security: None,
-        };
+            authorization: None,
+            weight: 1,
+        }]);
         let plan = Plan { target, workloads: vec![workload], resources };
         let mut outcomes =
             echoring_load::run(plan, &mut |moment| look(moment.stage)).expect("it can be reached");

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
@@ -17,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore, ServerConfig};
 use webpki::EndEntityCert;
 
-use super::{ALPN, TlsError, VERSIONS, certificates, provider, roots_of, unreadable};
+use super::{ALPN, TlsError, VERSIONS, certificates, private_key, provider, roots_of};
 use crate::limits::OCSP_RESPONSE_BYTES_MAX;
 use echoring_proto::limits::TLS_TICKETS;
 
@@ -153,10 +152,7 @@ impl ResolvesServerCert for Certificates {
 fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     let CertificateFiles { chain: chain_pem, key: key_pem, ocsp } = files;
     let chain = certificates(chain_pem)?;
-    let key = PrivateKeyDer::from_pem_file(key_pem).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey(key_pem.clone()),
-        error => unreadable(key_pem, error),
-    })?;
+    let key = private_key(key_pem)?;
     let unusable = |error| TlsError::Unusable { cert: chain_pem.clone(), key: key_pem.clone(), error };
     let mut certified = CertifiedKey::from_der(chain, key, &provider()).map_err(unusable)?;
     certified.ocsp = ocsp.as_deref().map(ocsp_response).transpose()?;

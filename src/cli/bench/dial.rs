@@ -85,6 +85,7 @@ impl Args {
             resumes: !self.no_resumption,
             hold: self.hold,
             first_message: self.first_message == Switch::On,
+            ..ConnectOptions::default()
         })
     }
 }

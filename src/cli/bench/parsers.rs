@@ -224,6 +224,39 @@ impl FromStr for Sources {
     }
 }
 
+/// `--resolve`: an address for a host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolve {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) address: IpAddr,
+}
+
+impl FromStr for Resolve {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Resolve, String> {
+        let expected = || "expected HOST:PORT:ADDR, such as api.example:443:127.0.0.1".to_owned();
+        let (host, rest) = match word.strip_prefix('[') {
+            Some(rest) => rest.split_once("]:"),
+            None => word.split_once(':'),
+        }
+        .ok_or_else(expected)?;
+        let (port, address) = rest.split_once(':').ok_or_else(expected)?;
+        let address = address.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(address);
+        Ok(Resolve {
+            host: host.to_ascii_lowercase(),
+            port: port.parse().map_err(|_| expected())?,
+            address: address.parse().map_err(|_| expected())?,
+        })
+    }
+}
+
+/// A template whose environment variables were read.
+pub(super) fn expanded(text: &str) -> Result<String, String> {
+    echoring_load::expand_variables(text, &|name| std::env::var(name).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +315,22 @@ mod tests {
         assert_eq!(Sizes::from_str("zipf:16..4096"), Ok(Sizes(16, 4_096, zipf)));
         for wrong in ["1..", "zipf", "zipf:", "zipf:64", "even:1..2"] {
             assert!(Sizes::from_str(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_given_for_a_host_and_port() {
+        let resolve = Resolve::from_str;
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let found = resolve("API.example:443:127.0.0.1").expect("valid");
+        assert_eq!(
+            (found.host.as_str(), found.port, found.address),
+            ("api.example", 443, address("127.0.0.1"))
+        );
+        assert_eq!(resolve("[::1]:80:[::2]").map(|found| found.address), Ok(address("::2")));
+        assert_eq!(resolve("h:80:::2").map(|found| found.address), Ok(address("::2")));
+        for wrong in ["h", "h:80", "h:x:127.0.0.1", "h:80:name"] {
+            assert!(resolve(wrong).is_err(), "{wrong}");
         }
     }
 }

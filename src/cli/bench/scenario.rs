@@ -148,7 +148,7 @@ mod tests {
             insecure = true
         "#;
         let [args] = <[Args; 1]>::try_from(read(text, &[]).expect("valid")).expect("one run");
-        assert_eq!(args.url.as_deref(), Some("ws://127.0.0.1:9001/echo"));
+        assert_eq!(args.url, ["ws://127.0.0.1:9001/echo"]);
         assert_eq!((args.connections, args.pace.rate.map(|rate| rate.messages)), (Some(1_000), Some(50_000)));
         assert_eq!(args.duration, Some(std::time::Duration::from_secs(30)));
         assert_eq!(args.cpus.map(|cpus| cpus.0), Some(vec![0, 1]));
@@ -188,7 +188,7 @@ mod tests {
         let text = "rate = 1000\nurl = 'ws://a'\n[[run]]\nconnections = 5\n[[run]]\ndepth = 3";
         let runs = read(text, &["ws://b", "-c", "7", "--rate=9"]).expect("valid");
         for run in &runs {
-            assert_eq!((run.url.as_deref(), run.connections), (Some("ws://b"), Some(7)));
+            assert_eq!((run.url.as_slice(), run.connections), (&["ws://b".to_owned()][..], Some(7)));
             assert_eq!((rate_of(run), run.pace.depth), (Some(9), None));
         }
         assert_eq!(runs.len(), 2);

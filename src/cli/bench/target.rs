@@ -1,62 +1,115 @@
-//! Whom `bench` measures: the server of a URL, looked up, or one that this process starts.
+//! The servers that `bench` measures: those of URLs, looked up, or one that this process starts.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::parsers::Driver;
+use super::parsers::{Driver, Resolve, expanded};
 use super::usage;
 use crate::Failure;
 use echoring_async::tls::{self, Trust};
-use echoring_load::{self, Embedded, Refused, Target};
+use echoring_load::{self, Embedded, Endpoint, Refused, Template};
 use echoring_proto::url::Url;
 use echoring_server::{self, ListenAddress, Server};
 
-/// A URL's server, looked up.
-pub(super) struct Place {
-    pub(super) text: String,
-    pub(super) address: SocketAddr,
-    pub(super) authority: String,
-    pub(super) path: Option<String>,
-    pub(super) security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+/// How the servers of URLs are found and trusted.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) trust: Trust,
+    pub(super) identity: Option<tls::Identity>,
+    /// The name of certificates, instead of the URL's host.
+    pub(super) sni: Option<String>,
+    pub(super) resolve: Vec<Resolve>,
 }
 
-impl From<Place> for Target {
-    fn from(place: Place) -> Target {
-        Target::Url {
-            text: place.text,
-            address: place.address,
-            authority: place.authority,
-            path: place.path,
-            security: place.security,
+impl Lookup {
+    /// Looks up the server of a URL.
+    pub(super) fn endpoint(&self, text: &str) -> Result<Endpoint, Failure> {
+        let wrong = |why: &str| usage("URL", why);
+        let expanded = expanded(text).map_err(|why| wrong(&why))?;
+        let (authorization, bare) = split_user_info(&expanded).map_err(|why| wrong(&why))?;
+        // The parts outside of expressions must be a URL.
+        let url = Url::parse(&without_expressions(&bare)).map_err(|why| wrong(&why.to_string()))?;
+        // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
+        let rest = bare.split_once("://").map_or("", |(_, rest)| rest);
+        let path = match rest.find(['/', '?']).map(|at| &rest[at..]) {
+            Some(path) => {
+                let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+                let path = path.replace("{topic}", "{{topic}}").replace("{{{topic}}}", "{{topic}}");
+                Some(Template::parse(&path).map_err(|why| wrong(&why))?.for_url())
+            }
+            None => None,
+        };
+        let security = if url.secure { Some(self.secure(&url.host)?) } else { None };
+        let shown = if authorization.is_some() { bare } else { text.to_owned() };
+        let (address, authority) = (self.address(&url)?, url.authority());
+        Ok(Endpoint { text: shown, address, authority, path, security, authorization, weight: 1 })
+    }
+
+    fn address(&self, url: &Url) -> Result<SocketAddr, Failure> {
+        let host = url.host.to_ascii_lowercase();
+        if let Some(found) = self.resolve.iter().find(|found| found.host == host && found.port == url.port) {
+            return Ok(SocketAddr::new(found.address, url.port));
         }
+        let mut addresses = (url.host.as_str(), url.port).to_socket_addrs().into_iter().flatten();
+        addresses.next().ok_or_else(|| {
+            let hint = "check the URL's host, or name its address with --resolve HOST:PORT:ADDR";
+            Failure::Environment(format!("{} cannot be resolved: {hint}", url.host))
+        })
+    }
+
+    /// The TLS configuration of `wss://`, and the name in the certificate.
+    fn secure(&self, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
+        let name = self.sni.as_deref().unwrap_or(host).to_owned();
+        let flag = if self.sni.is_some() { "--sni" } else { "URL" };
+        let name = ServerName::try_from(name)
+            .map_err(|_| usage(flag, "no certificate can be for that host: give a name or an address"))?;
+        let config = tls::client_config_with(&self.trust, self.identity.as_ref());
+        Ok((config.map_err(|error| Failure::Environment(error.to_string()))?, name))
     }
 }
 
-pub(super) fn resolve(text: &str, trust: &Trust) -> Result<Place, Failure> {
-    let url = Url::parse(text).map_err(|wrong| usage("URL", &wrong.to_string()))?;
-    let security = if url.secure { Some(secure(&url.host, trust)?) } else { None };
-    let address = (url.host.as_str(), url.port)
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| {
-            Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host))
-        })?;
-    let authority = url.authority();
-    // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
-    let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
-    Ok(Place { text: text.to_owned(), address, authority, path: has_path.then_some(url.path), security })
+/// Removes `user:password@` from a URL, and gives the value of an `Authorization` field for it (RFC 7617).
+fn split_user_info(text: &str) -> Result<(Option<String>, String), String> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Ok((None, text.to_owned())) };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let Some((user_info, host)) = authority.rsplit_once('@') else { return Ok((None, text.to_owned())) };
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let decoded = |part: &str| {
+        percent_decode(part).ok_or("user name and password must be percent-encoded UTF-8 text".to_owned())
+    };
+    let (user, password) = (decoded(user)?, decoded(password)?);
+    if user.contains(':') {
+        return Err("a user name of Basic authentication contains no colon (RFC 7617, 2)".to_owned());
+    }
+    let credentials = STANDARD.encode(format!("{user}:{password}"));
+    Ok((Some(format!("Basic {credentials}")), format!("{scheme}://{host}{path}")))
 }
 
-/// What `wss://` takes besides: whom to believe, and whose certificate it has to be.
-fn secure(host: &str, trust: &Trust) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| usage("URL", "no certificate can be for that host: give a name or an address"))?;
-    let config = tls::client_config(trust).map_err(|error| Failure::Environment(error.to_string()))?;
-    Ok((config, name))
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        bytes.push(if byte == b'%' { (digit()? << 4 | digit()?) as u8 } else { byte });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The text with a letter in place of each expression.
+fn without_expressions(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("{{") {
+        out.push_str(before);
+        out.push('x');
+        rest = behind.split_once("}}").map_or("", |(_, rest)| rest);
+    }
+    out + rest
 }
 
 /// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
@@ -93,4 +146,28 @@ pub(super) fn start_server(
         }
     };
     Ok(Embedded { address, stop: Box::new(stop) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_become_credentials() {
+        let split = |text: &str| split_user_info(text);
+        assert_eq!(split("ws://h/a@b"), Ok((None, "ws://h/a@b".to_owned())));
+        let (authorization, url) = split("wss://al%40ice:p%3Aw%C3%A9@h:1/x").expect("valid");
+        assert_eq!(url, "wss://h:1/x");
+        let encoded = authorization.and_then(|value| value.strip_prefix("Basic ").map(str::to_owned));
+        let decoded = STANDARD.decode(encoded.expect("Basic")).expect("Base64");
+        assert_eq!(String::from_utf8(decoded).as_deref(), Ok("al@ice:p:wé"));
+        assert!(
+            split("ws://a%3Ab:c@h").is_err() && split("ws://%zz@h").is_err() && split("ws://%ff@h").is_err()
+        );
+    }
+
+    #[test]
+    fn expressions_are_no_part_of_the_url_syntax() {
+        assert_eq!(without_expressions("ws://h/{{ data.a }}?b={{random.hex(8)}}&c"), "ws://h/x?b=x&c");
+    }
 }

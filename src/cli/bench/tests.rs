@@ -2,6 +2,7 @@
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use super::target::Lookup;
 use super::*;
 
 #[derive(Debug, clap::Parser)]
@@ -267,7 +268,8 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
         panic!("repetitions with a rival")
     };
     assert_eq!((times, rival.server_pid), (4, Some(std::process::id())));
-    assert!(matches!(rival.target, Target::Url { path: Some(path), .. } if path == "/x"));
+    let Target::Urls(rivals) = rival.target else { panic!("URLs") };
+    assert_eq!(rivals[0].path, Some(Template::parse("/x").expect("a path")));
     assert!(matches!(job(&[URL]).expect("valid").experiment, Experiment::Once));
     let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
     assert_eq!(job(&both).expect("broadcast and the embedded server have these").fail_if.len(), 2);
@@ -275,9 +277,11 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
 
 #[test]
 fn the_path_of_the_url_is_kept_only_when_it_is_there() {
-    let path = |text| resolve(text, &Trust::Insecure).map(|place| place.path).map_err(|_| ());
+    let lookup = Lookup { trust: Trust::Insecure, identity: None, sni: None, resolve: Vec::new() };
+    let template = |text: &str| Template::parse(text).expect("a path");
+    let path = |text| lookup.endpoint(text).map(|endpoint| endpoint.path).map_err(|_| ());
     assert_eq!(path("ws://127.0.0.1:1"), Ok(None));
     assert_eq!(path("wss://127.0.0.1:1"), Ok(None));
-    assert_eq!(path("ws://127.0.0.1:1/"), Ok(Some("/".to_owned())));
-    assert_eq!(path("ws://127.0.0.1:1/a?b=c"), Ok(Some("/a?b=c".to_owned())));
+    assert_eq!(path("ws://127.0.0.1:1/"), Ok(Some(template("/"))));
+    assert_eq!(path("ws://127.0.0.1:1/a?b=c"), Ok(Some(template("/a?b=c"))));
 }

@@ -1,17 +1,141 @@
-//! The address and the host name of the server.
+//! The servers of a run, and the upgrade requests that are sent to them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use super::shared::Shared;
+use crate::plan::mode::Mode;
+use crate::plan::target::Endpoint;
+use crate::plan::template::{BoundTemplate, Scope, Template};
+use crate::plan::workload::Workload;
+use echoring_proto::handshake::Dial;
 
-/// The address of the target.
+/// The servers of the target.
+#[derive(Clone, Debug)]
 pub(super) struct TargetAddress {
-    pub(super) text: String,
-    pub(super) address: SocketAddr,
-    pub(super) authority: String,
-    pub(super) path: Option<String>,
-    pub(super) security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(super) endpoints: Arc<[Endpoint]>,
     pub(super) embedded: bool,
+}
+
+impl TargetAddress {
+    /// The URLs, or `embedded`.
+    pub(super) fn text(&self) -> String {
+        let texts: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.text.as_str()).collect();
+        texts.join(", ")
+    }
+}
+
+/// The upgrade requests of a run.
+#[derive(Debug)]
+pub struct UpgradeRequests {
+    /// The servers.
+    pub(super) endpoints: Arc<[Endpoint]>,
+    paths: Vec<BoundTemplate>,
+    headers: Vec<(String, BoundTemplate)>,
+    host: Option<BoundTemplate>,
+    origin: Option<BoundTemplate>,
+    /// The server of each connection, by its number modulo the length.
+    turns: Vec<u16>,
+    is_constant: bool,
+}
+
+impl UpgradeRequests {
+    /// The requests of a load that was checked.
+    pub(super) fn new(load: &Workload, endpoints: Arc<[Endpoint]>) -> UpgradeRequests {
+        let bind = |template: &Template| load.bind(template).unwrap_or_default();
+        let default_path = load.default_path();
+        let paths: Vec<BoundTemplate> =
+            endpoints.iter().map(|endpoint| bind(endpoint.path.as_ref().unwrap_or(&default_path))).collect();
+        let (hosts, others): (Vec<_>, Vec<_>) =
+            load.connecting.headers.iter().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let headers: Vec<_> = others.into_iter().map(|(name, value)| (name.clone(), bind(value))).collect();
+        let host = hosts.last().map(|(_, value)| bind(value));
+        let origin = load.connecting.origin.as_ref().map(bind);
+        let values = headers.iter().map(|(_, value)| value);
+        let is_constant = values.chain(&paths).chain(&host).chain(&origin).all(BoundTemplate::is_constant)
+            && paths.len() == 1;
+        UpgradeRequests { turns: turns(&endpoints), endpoints, paths, headers, host, origin, is_constant }
+    }
+
+    /// The server of a connection.
+    pub(super) fn endpoint(&self, connection: u32) -> usize {
+        self.turns[connection as usize % self.turns.len()].into()
+    }
+
+    /// Writes the request of a connection over that of the one before.
+    pub(super) fn write(&self, dial: &mut Dial, connection: u32, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
+        if self.is_constant && !dial.path.is_empty() {
+            return;
+        }
+        let mut expand = |template: &BoundTemplate, text: &mut String| {
+            scratch.clear();
+            template.expand(scope, scratch);
+            text.clear();
+            text.push_str(&String::from_utf8_lossy(scratch));
+        };
+        let index = self.endpoint(connection);
+        let endpoint = &self.endpoints[index];
+        expand(&self.paths[index], &mut dial.path);
+        match &self.host {
+            Some(host) => expand(host, &mut dial.host),
+            None => dial.host.clone_from(&endpoint.authority),
+        }
+        if let Some(origin) = &self.origin {
+            expand(origin, dial.origin.get_or_insert_default());
+        }
+        dial.headers.resize_with(self.headers.len(), Default::default);
+        for ((name, value), (written, text)) in self.headers.iter().zip(&mut dial.headers) {
+            written.clone_from(name);
+            expand(value, text);
+        }
+        if let Some(authorization) = &endpoint.authorization {
+            dial.headers.push(("Authorization".to_owned(), authorization.clone()));
+        }
+    }
+}
+
+/// The servers in turn, each as often as its weight says, evenly spread.
+fn turns(endpoints: &[Endpoint]) -> Vec<u16> {
+    let total: u32 = endpoints.iter().map(|endpoint| endpoint.weight).sum();
+    let mut credit = vec![0_i64; endpoints.len()];
+    let mut turns = Vec::new();
+    for _ in 0..total {
+        for (credit, endpoint) in credit.iter_mut().zip(endpoints) {
+            *credit += i64::from(endpoint.weight);
+        }
+        // Of equals the first.
+        let next = (0..credit.len()).rev().max_by_key(|&index| credit[index]).unwrap_or(0);
+        credit[next] -= i64::from(total);
+        turns.push(next as u16);
+    }
+    turns
+}
+
+impl Shared {
+    /// The server of a connection.
+    pub(super) fn endpoint(&self, connection: u32) -> &Endpoint {
+        &self.requests.endpoints[self.requests.endpoint(connection)]
+    }
+
+    /// Writes the upgrade request of a connection.
+    pub(super) fn write_request(
+        &self,
+        dial: &mut Dial,
+        (connection, row): (u32, Option<u32>),
+        now_ns: u64,
+        scratch: &mut Vec<u8>,
+    ) {
+        let topic = match self.load.mode {
+            Mode::Broadcast => self.topic_names[self.load.topic(connection) as usize].as_bytes(),
+            Mode::Echo | Mode::Connect | Mode::Push => b"",
+        };
+        let scope = Scope {
+            seed: self.load.seed,
+            connection,
+            now_ns,
+            row: row.and_then(|row| self.row(row)),
+            topic,
+            ..Scope::default()
+        };
+        self.requests.write(dial, connection, &scope, scratch);
+    }
 }

@@ -5,6 +5,8 @@
 //! next message; in an open loop messages are sent when a tick ends. A tick sends at most once per connection. Times are
 //! those of the tick.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -17,13 +19,14 @@ use crate::measure::tally::Tally;
 
 use crate::measure::window::Window;
 use crate::plan::mode::Mode;
-use echoring_proto::CloseCode;
+use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
 
+mod answers;
 mod attempts;
 mod backlog;
 mod broadcast;
@@ -37,6 +40,7 @@ mod opening;
 mod pacer;
 mod push;
 mod sending;
+mod session;
 mod slots;
 mod slow;
 mod slow_readers;
@@ -116,8 +120,14 @@ pub struct Client {
     clock_offset: ClockOffset,
     timers: Timers,
     snapshots: SnapshotTaker,
+    /// The protocol of the messages, if one is declared; a copy of this thread.
+    protocol: Option<Arc<CompiledProtocol>>,
+    /// When conversations are due, earliest first, by position. Some may have ended since.
+    agenda: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// The next message; kept for its capacity.
     message: Vec<u8>,
+    /// The payload within it; kept for its capacity.
+    payload: Vec<u8>,
     /// The thread's total CPU wait when the measured time began.
     run_delay_before: Option<u64>,
 }
@@ -130,7 +140,8 @@ impl Client {
         let late_after_ns = shared.load.late_after.map_or(Nanos::MAX, |bound| bound.as_nanos() as Nanos);
         Client {
             thread,
-            tally: Tally::with_bound(late_after_ns),
+            tally: Tally::with_bound(late_after_ns)
+                .for_requests(shared.protocol.as_ref().map_or(0, |it| it.requests.len())),
             pacer: Pacer::new(&shared.load, &connections),
             connections,
             phase: Phase::Connecting,
@@ -141,7 +152,10 @@ impl Client {
             clock_offset: ClockOffset::default(),
             timers: Timers::default(),
             snapshots: SnapshotTaker::default(),
+            protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
+            agenda: BinaryHeap::new(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
+            payload: Vec::new(),
             run_delay_before: None,
             shared,
         }
@@ -159,6 +173,7 @@ impl Client {
         let now = cx.now();
         self.timers.restart(now);
         self.read_wall_clock(cx);
+        self.run_agenda(cx);
         match self.phase {
             Phase::Connecting => self.dial(cx),
             Phase::Ready => self.wait_for_threads(cx),
@@ -295,11 +310,11 @@ impl Client {
         self.phase = Phase::Closing { until: cx.now() + closing_time };
         self.timers.wake_by(cx.now());
         for position in 0..self.connections.len() {
-            if self.connections[position].state == State::Open
+            if matches!(self.connections[position].state, State::Preparing | State::Open)
                 && let Some(token) = self.connections[position].token
                 && let Some(mut link) = cx.link(token)
             {
-                link.close(CloseCode::NORMAL, "");
+                self.leave(&mut link, position);
             }
         }
     }
@@ -307,7 +322,7 @@ impl Client {
     fn settle_connection(&mut self, position: usize, until: Nanos) {
         let Client { connections, tally, .. } = self;
         let connection = &connections[position];
-        if connection.state == State::New {
+        if matches!(connection.state, State::New | State::Preparing) {
             return;
         }
         match &connection.flow {
@@ -392,6 +407,10 @@ impl Application for Client {
     #[inline]
     fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition {
         let position = link.peer.position as usize;
+        if self.protocol.is_some() {
+            self.protocol_arrived(link, position, &chunk);
+            return Disposition::Done;
+        }
         match self.shared.load.mode {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
             Mode::Broadcast => self.delivery_arrived(link, position, &chunk),

@@ -9,6 +9,8 @@ use rustls::pki_types::ServerName;
 use super::address::TargetAddress;
 use super::shared::Shared;
 use crate::plan::mode::Mode;
+use crate::plan::protocol::Protocol;
+use crate::plan::workload::Workload;
 use echoring_proto::connection::{self, Seed};
 use echoring_proto::handshake::Dial;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, Nanos, QUEUE_BYTES_DEFAULT};
@@ -33,10 +35,11 @@ pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> 
     let flight = depth * (message_bytes + 14);
     let queue_bytes = flight.clamp(u64::from(QUEUE_BYTES_DEFAULT), QUEUE_BYTES_MAX) as u32;
     let dial = Dial {
-        host: target.authority.clone(),
+        // Written for each connection.
+        host: String::new(),
         path: String::new(),
         origin: None,
-        subprotocols: Vec::new(),
+        subprotocols: subprotocols(load),
         headers: Vec::new(),
     };
     ShardConfig {
@@ -45,6 +48,7 @@ pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> 
             send_timeout: 0,
             // A server that returns more than it received must be recorded, not refused.
             message_bytes_max: match load.mode {
+                _ if load.protocol.is_some() => PUSHED_BYTES_MAX,
                 Mode::Push => PUSHED_BYTES_MAX,
                 _ => MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
             },
@@ -59,11 +63,21 @@ pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> 
         connections: shared.connections_of(thread).count() as u32,
         security: Security {
             server: None,
-            client: target.security.as_ref().map(|security| own_sessions(security, load.connecting.resumes)),
+            client: target.endpoints[0]
+                .security
+                .as_ref()
+                .map(|security| own_sessions(security, load.connecting.resumes)),
         },
         // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not depend on the run's seed.
         seed: Seed::System,
     }
+}
+
+/// Those of the protocol, unless others are named.
+fn subprotocols(load: &Workload) -> Vec<String> {
+    let declared = load.protocol.as_ref().map_or(&[][..], Protocol::subprotocols);
+    let named = &load.connecting.subprotocols;
+    if named.is_empty() { declared.to_vec() } else { named.clone() }
 }
 
 /// The thread's own TLS configuration: it resumes its own sessions unless disabled, and shares no lock.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::trace::Traced;
 use crate::measure::live::LiveResults;
 use crate::plan::workload::Workload;
 
@@ -38,4 +39,6 @@ pub struct RunProgress<'a> {
     pub messages: u64,
     /// Results of the measured time so far, up to a second old.
     pub live: &'a LiveResults,
+    /// What happened since the last progress, if the load [traces](Workload::traces).
+    pub traced: &'a [Traced],
 }

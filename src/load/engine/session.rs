@@ -9,6 +9,7 @@ use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
 use super::shared::{RunEvent, Shared, ThreadProgress};
 use super::sources::spread;
+use super::trace::Traced;
 use super::workers::Workers;
 use crate::measure::host;
 use crate::measure::live::LiveResults;
@@ -16,7 +17,7 @@ use crate::measure::meter::Meter;
 use crate::measure::tally::Tally;
 use crate::measure::timeline::Timeline;
 use crate::plan::Resources;
-use crate::plan::target::{Refused, Target};
+use crate::plan::target::{Endpoint, Refused, Target};
 use crate::plan::workload::Workload;
 use crate::record::describe::RunFacts;
 use crate::record::{describe, failures};
@@ -40,23 +41,19 @@ impl TargetSession {
     pub fn open(target: Target, resources: Resources) -> Result<TargetSession, Refused> {
         let before = host::thread_ids(std::process::id()).unwrap_or_default();
         let (target, stop) = match target {
-            Target::Url { text, address, authority, path, security } => {
-                (TargetAddress { text, address, authority, path, security, embedded: false }, None)
-            }
+            Target::Urls(endpoints) => (TargetAddress { endpoints: endpoints.into(), embedded: false }, None),
             Target::Embedded(start) => {
                 let server = start(&resources.server_cpus)?;
-                let (text, authority) = ("embedded".to_owned(), server.address.to_string());
-                (
-                    TargetAddress {
-                        text,
-                        address: server.address,
-                        authority,
-                        path: None,
-                        security: None,
-                        embedded: true,
-                    },
-                    Some(server.stop),
-                )
+                let endpoint = Endpoint {
+                    text: "embedded".to_owned(),
+                    address: server.address,
+                    authority: server.address.to_string(),
+                    path: None,
+                    security: None,
+                    authorization: None,
+                    weight: 1,
+                };
+                (TargetAddress { endpoints: [endpoint].into(), embedded: true }, Some(server.stop))
             }
         };
         let meter = Arc::new(match (resources.server_pid, &stop) {
@@ -109,13 +106,21 @@ fn run_one(
     show: &mut dyn FnMut(&RunProgress<'_>),
 ) -> Result<Outcome, Refused> {
     let threads = resources.threads.clamp(1, load.connections as usize);
-    let sources = spread(&load, &resources.sources, target.address.ip(), host::local_ports())?;
+    let address = target.endpoints[0].address.ip();
+    let sources = spread(&load, &resources.sources, address, host::local_ports())?;
     let (events, heard) = mpsc::channel();
-    let url = (target.address, target.path.clone());
-    let shared =
-        Arc::new(Shared::new(load, url, sources, threads, resources.stop.clone(), events, meter.clone()));
+    let endpoints = target.endpoints.clone();
+    let shared = Arc::new(Shared::new(
+        load,
+        endpoints,
+        sources,
+        threads,
+        resources.stop.clone(),
+        events,
+        meter.clone(),
+    ));
     let workers = Workers::start(&shared, resources, target)?;
-    let server_rss_bytes = watch(&shared, &target.text, &workers, &heard, show);
+    let server_rss_bytes = watch(&shared, &target.text(), &workers, &heard, show);
     let (mut tally, generators, driver) = workers.join(resources)?;
     if tally.connections.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(target, &tally));
@@ -124,7 +129,7 @@ fn run_one(
     let facts = RunFacts {
         load: &shared.load,
         resources,
-        target: &target.text,
+        target: &target.text(),
         threads: shared.threads,
         sources: &shared.sources,
         sequenced: !shared.payloads.bare(),
@@ -150,7 +155,7 @@ fn watch(
     let mut server_rss_bytes = None;
     let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
     let mut live = LiveResults::default();
-    let mut show = |stage, elapsed, live: &LiveResults| {
+    let mut show = |stage, elapsed, live: &LiveResults, traced: &mut Vec<Traced>| {
         let sum = |count: fn(&ThreadProgress) -> &std::sync::atomic::AtomicU64| {
             shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
         };
@@ -163,8 +168,10 @@ fn watch(
             failed: sum(|progress| &progress.failed),
             messages: sum(|progress| &progress.messages),
             live,
+            traced: &std::mem::take(traced),
         });
     };
+    let mut traced = Vec::new();
     while !workers.is_over() {
         let next = match heard.recv_timeout(SHOW_INTERVAL) {
             Ok(RunEvent::Started) => RunStage::WarmingUp,
@@ -177,20 +184,26 @@ fn watch(
                 live.take(*part);
                 stage
             }
+            Ok(RunEvent::Trace(event)) => {
+                traced.push(event);
+                stage
+            }
             Err(_) => stage,
         };
         if next != stage {
             (stage, since) = (next, Instant::now());
         }
-        show(stage, since.elapsed(), &live);
+        show(stage, since.elapsed(), &live, &mut traced);
     }
     // The last progress update shows the final snapshots of the threads.
     for events in heard.try_iter() {
-        if let RunEvent::Snapshot(part) = events {
-            live.take(*part);
+        match events {
+            RunEvent::Snapshot(part) => live.take(*part),
+            RunEvent::Trace(event) => traced.push(event),
+            RunEvent::Started | RunEvent::Measuring | RunEvent::Measured => {}
         }
     }
-    show(stage, since.elapsed(), &live);
+    show(stage, since.elapsed(), &live, &mut traced);
     server_rss_bytes.or_else(|| shared.meter.rss_bytes())
 }
 
@@ -205,5 +218,5 @@ fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {
     };
     let hint =
         failures::hint(&tally.connections.errors).unwrap_or("start the server there, or check the URL");
-    Refused(format!("no connection to {} could be opened ({causes}): {hint}", target.text))
+    Refused(format!("no connection to {} could be opened ({causes}): {hint}", target.text()))
 }

@@ -1,14 +1,19 @@
 //! The state that the threads of a run share: the load, its payloads, its start and its progress.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
+use super::address::UpgradeRequests;
+use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
 use crate::plan::mode::Mode;
 use crate::plan::payload::Payloads;
+use crate::plan::protocol::CompiledProtocol;
+use crate::plan::rows::{Row, RowSequence};
+use crate::plan::target::Endpoint;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
@@ -38,7 +43,13 @@ pub(crate) enum RunEvent {
     Measured,
     /// Results of a thread so far; about once per second from each thread.
     Snapshot(Box<ThreadSnapshot>),
+    /// A part of a conversation; only if they are traced.
+    Trace(Traced),
 }
+
+/// Each row of the data was taken once.
+#[derive(Debug)]
+pub(crate) struct NoRowLeft;
 
 /// The shared state of one run.
 #[derive(Debug)]
@@ -47,10 +58,20 @@ pub struct Shared {
     pub load: Workload,
     /// Its payloads.
     pub payloads: Payloads,
-    /// Address of the server.
-    pub address: SocketAddr,
-    /// Path and query of the URL.
-    pub url_path: Option<String>,
+    /// The upgrade requests.
+    pub requests: UpgradeRequests,
+    /// The protocol of the messages, if one is declared.
+    pub protocol: Option<CompiledProtocol>,
+    /// Whether messages or upgrade requests contain wall clock times.
+    pub needs_wall_clock: bool,
+    /// Whether conversations are traced.
+    pub traces: bool,
+    /// Names of the topics, for templates.
+    pub topic_names: Vec<String>,
+    /// The rows of the connections.
+    row_sequence: Option<RowSequence>,
+    /// Connections that took a row; connect mode only.
+    rows_taken: AtomicU64,
     /// Local addresses, used in turn.
     pub sources: Vec<IpAddr>,
     /// Threads.
@@ -76,7 +97,7 @@ impl Shared {
     /// A run that has not begun.
     pub(crate) fn new(
         load: Workload,
-        (address, url_path): (SocketAddr, Option<String>),
+        endpoints: Arc<[Endpoint]>,
         sources: Vec<IpAddr>,
         threads: usize,
         stop: Arc<AtomicBool>,
@@ -88,14 +109,19 @@ impl Shared {
             payloads: load.payloads(),
             fan_out: (load.mode == Mode::Broadcast).then(|| FanOutTracker::new(&load, depth)),
             progress: (0..threads).map(|_| ThreadProgress::default()).collect(),
+            protocol: load.compiled_protocol(),
+            needs_wall_clock: load.needs_wall_clock(),
+            traces: load.traces,
+            topic_names: (0..load.topics).map(|topic| load.topic_name(topic)).collect(),
+            row_sequence: load.rows.as_ref().map(|rows| rows.sequence(load.seed)),
+            rows_taken: AtomicU64::new(0),
             unsettled: AtomicU32::new(load.connections),
             has_opened: AtomicBool::new(false),
             connecting: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sending: AtomicU32::new(threads as u32),
+            requests: UpgradeRequests::new(&load, endpoints),
             load,
-            address,
-            url_path,
             sources,
             threads,
             stop,
@@ -161,6 +187,21 @@ impl Shared {
     /// Whether the run is to end early.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The row of the next connection to dial, which has this number. `None` without data; an error when no row is left.
+    pub(crate) fn take_row(&self, number: u32) -> Result<Option<u32>, NoRowLeft> {
+        let Some(sequence) = &self.row_sequence else { return Ok(None) };
+        let ordinal = match self.load.mode {
+            Mode::Connect => self.rows_taken.fetch_add(1, Ordering::Relaxed),
+            Mode::Echo | Mode::Broadcast | Mode::Push => number.into(),
+        };
+        sequence.of(ordinal).map(Some).ok_or(NoRowLeft)
+    }
+
+    /// The row with this number.
+    pub(crate) fn row(&self, number: u32) -> Option<Row<'_>> {
+        self.load.rows.as_ref().map(|rows| rows.row(number))
     }
 
     /// Numbers of a thread's connections: every `threads`-th, starting with its own number.

@@ -9,6 +9,7 @@ pub(crate) mod fan_out;
 pub(crate) mod health;
 pub(crate) mod intervals;
 pub(crate) mod latency;
+pub(crate) mod protocol;
 
 use std::time::SystemTime;
 
@@ -18,6 +19,7 @@ use fan_out::FanOutTally;
 use health::HealthTally;
 use intervals::IntervalTally;
 use latency::LatencyTally;
+use protocol::ProtocolTally;
 
 use crate::measure::integrity::Integrity;
 use crate::measure::lost_messages::LostMessages;
@@ -57,6 +59,8 @@ pub struct Tally {
     pub slow: SlowTally,
     /// Push mode.
     pub pushes: PushTally,
+    /// Conversations of a declared protocol.
+    pub protocol: ProtocolTally,
 }
 
 impl Default for Tally {
@@ -87,7 +91,14 @@ impl Tally {
             fan_out: FanOutTally::default(),
             slow: SlowTally::default(),
             pushes: PushTally::default(),
+            protocol: ProtocolTally::new(0),
         }
+    }
+
+    /// The same, for a protocol with so many requests.
+    pub(crate) fn for_requests(mut self, requests: usize) -> Tally {
+        self.protocol = ProtocolTally::new(requests);
+        self
     }
 
     /// Sets the window and reserves memory for its intervals, so that recording allocates nothing.
@@ -228,6 +239,7 @@ impl Tally {
         self.fan_out.merge(&other.fan_out);
         self.slow.merge(&other.slow);
         self.pushes.merge(&other.pushes);
+        self.protocol.merge(&other.protocol);
     }
 }
 

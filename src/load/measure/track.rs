@@ -92,6 +92,15 @@ impl Awaited {
         self.expected
     }
 
+    /// The sequence of the oldest unanswered message; the next one if there is none.
+    #[inline]
+    pub(crate) fn oldest(&self) -> u64 {
+        if self.unanswered == self.next - self.expected.min(self.next) {
+            return self.expected;
+        }
+        self.unanswered_from(0).next().map_or(self.next, |(sequence, _)| sequence)
+    }
+
     /// The message [`next`](Awaited::next) was sent. Returns a given-up message that is forgotten now.
     #[inline]
     pub fn sent(&mut self, times: Times) -> Option<Times> {

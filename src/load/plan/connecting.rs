@@ -8,6 +8,7 @@ use crate::plan::contradiction::Contradiction;
 use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use crate::plan::schedule::profile::RATE_MAX;
+use crate::plan::template::Template;
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
 /// Default rate of [`Mode::Connect`] in connections per second.
@@ -32,6 +33,12 @@ pub struct ConnectOptions {
     pub hold: Duration,
     /// Whether a connection sends one message and awaits its echo, or is done after the 101; [`Mode::Connect`] only.
     pub first_message: bool,
+    /// Further header fields of the upgrade request. `Host` replaces that of the URL.
+    pub headers: Vec<(String, Template)>,
+    /// The `Origin` field.
+    pub origin: Option<Template>,
+    /// Subprotocols to offer, in order of preference.
+    pub subprotocols: Vec<String>,
 }
 
 impl Default for ConnectOptions {
@@ -42,6 +49,9 @@ impl Default for ConnectOptions {
             resumes: true,
             hold: Duration::ZERO,
             first_message: true,
+            headers: Vec::new(),
+            origin: None,
+            subprotocols: Vec::new(),
         }
     }
 }

@@ -55,7 +55,25 @@ impl TimeUnit {
         }
     }
 
-    fn ns(self) -> u64 {
+    /// The unit of this name.
+    pub(super) fn named(name: &str) -> Option<TimeUnit> {
+        [TimeUnit::Nanoseconds, TimeUnit::Microseconds, TimeUnit::Milliseconds, TimeUnit::Seconds]
+            .into_iter()
+            .find(|unit| unit.name() == name)
+    }
+
+    /// The time of so many units since 1970, written as an integer or a fraction.
+    pub(crate) fn time(self, digits: &[u8]) -> Option<Duration> {
+        let digits = str::from_utf8(digits).ok()?;
+        let unit_ns = self.ns();
+        if let Ok(whole) = digits.parse::<u64>() {
+            return whole.checked_mul(unit_ns).map(Duration::from_nanos);
+        }
+        let time_ns = digits.parse::<f64>().ok()? * unit_ns as f64;
+        (time_ns >= 0.0 && time_ns < u64::MAX as f64).then(|| Duration::from_nanos(time_ns as u64))
+    }
+
+    pub(in crate::plan) fn ns(self) -> u64 {
         match self {
             TimeUnit::Nanoseconds => 1,
             TimeUnit::Microseconds => 1_000,
@@ -83,13 +101,7 @@ impl TimeField {
 
     /// The time of a message since 1970. `None` without a valid field.
     pub fn read(&self, message: &[u8]) -> Option<Duration> {
-        let digits = str::from_utf8(find(message, &self.path)?).ok()?;
-        let unit_ns = self.unit.ns();
-        if let Ok(whole) = digits.parse::<u64>() {
-            return whole.checked_mul(unit_ns).map(Duration::from_nanos);
-        }
-        let time_ns = digits.parse::<f64>().ok()? * unit_ns as f64;
-        (time_ns >= 0.0 && time_ns < u64::MAX as f64).then(|| Duration::from_nanos(time_ns as u64))
+        self.unit.time(find(message, &self.path)?)
     }
 }
 

@@ -24,17 +24,17 @@
 pub(crate) mod form;
 mod json;
 pub(crate) mod lines;
+mod random_bytes;
 pub(crate) mod sizes;
 pub(crate) mod style;
-mod template;
 mod text;
 
 use self::form::Form;
 use self::json::{RECORD_BYTES_MAX, Records};
 use self::lines::Lines;
+use self::random_bytes::{cut, random_bytes};
 use self::sizes::{Sizes, Spread};
 use self::style::Style;
-use self::template::{cut, template};
 use self::text::Characters;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
@@ -113,11 +113,11 @@ impl Payloads {
         let (literal, fields, suffix) = layout(style, form);
         let bare = bytes.0 < literal.len() + suffix.len();
         let content = match style {
-            Style::Text | Style::Binary => Content::Bytes(template(seed, style, bytes.1)),
+            Style::Text | Style::Binary => Content::Bytes(random_bytes(seed, style, bytes.1)),
             Style::Mixed | Style::Emoji => Content::Characters(Characters::new(seed, style, bytes.1)),
             // If records fit, the body only fills the space that is too small for another one.
             Style::Json => Content::Records(
-                template(seed, style, bytes.1.min(2 * RECORD_BYTES_MAX)),
+                random_bytes(seed, style, bytes.1.min(2 * RECORD_BYTES_MAX)),
                 Records::new(seed, bytes.1),
             ),
         };

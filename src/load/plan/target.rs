@@ -7,29 +7,41 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::template::Template;
+
 /// The server to measure.
 pub enum Target {
-    /// A server that is already running.
-    Url {
-        /// The URL as given.
-        text: String,
-        /// Its address.
-        address: SocketAddr,
-        /// The value of the `Host` field.
-        authority: String,
-        /// Path and query; `None` if the URL ends after the authority.
-        path: Option<String>,
-        /// TLS configuration and the name in the certificate; `None` for a plain server.
-        security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    },
+    /// Servers that are already running; at least one.
+    Urls(Vec<Endpoint>),
     /// A server in this process.
     Embedded(Box<StartServer>),
+}
+
+/// A URL of a server, looked up.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The URL as given, without a password.
+    pub text: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The value of the `Host` field.
+    pub authority: String,
+    /// Path and query; `None` if the URL ends after the authority.
+    pub path: Option<Template>,
+    /// TLS configuration and the name in the certificate; `None` for a plain server.
+    pub security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Value of an `Authorization` field: the user name and password of the URL.
+    pub authorization: Option<String>,
+    /// Its share of the connections, at least 1.
+    pub weight: u32,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Url { text, .. } => f.debug_tuple("Url").field(text).finish(),
+            Target::Urls(endpoints) => {
+                f.debug_list().entries(endpoints.iter().map(|endpoint| &endpoint.text)).finish()
+            }
             Target::Embedded(_) => f.write_str("Embedded"),
         }
     }

@@ -14,8 +14,11 @@ use super::payload::lines::Lines;
 use super::payload::sizes::Spread;
 use super::payload::style::Style;
 use super::payload::{CONNECTIONS_MAX, Payloads};
+use super::protocol::{CompiledProtocol, Protocol};
+use super::rows::{RowOrder, Rows};
 use super::schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 use super::schedule::{Arrivals, BURST_MAX};
+use super::template::{BoundTemplate, Names, Template};
 use echoring_proto::connection::Compression;
 use echoring_proto::limits::{MESSAGE_BYTES_MAX, MILLISECOND};
 use echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT;
@@ -29,9 +32,7 @@ const ECHO_PATH: &str = "/echo";
 /// The push path when the URL has no path.
 const PUSH_PATH: &str = "/push";
 /// The topic path when the URL has no path.
-const TOPIC_PATH: &str = "/broadcast/{topic}";
-/// Placeholder for the topic's name in a path.
-const TOPIC_MARK: &str = "{topic}";
+const TOPIC_PATH: &str = "/broadcast/{{topic}}";
 
 /// Default time to wait for messages in flight at the end.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
@@ -82,6 +83,12 @@ pub struct Workload {
     pub message_bytes: (usize, usize),
     /// Distribution of sizes between the two.
     pub spread: Spread,
+    /// The protocol of the messages, which contain the payloads; `None` sends the payloads themselves.
+    pub protocol: Option<Protocol>,
+    /// Data for templates, a row for each connection.
+    pub rows: Option<Rows>,
+    /// Whether every message is told to the caller; for runs of one connection.
+    pub traces: bool,
     /// Content of payloads.
     pub style: Style,
     /// Lines of a file as payloads, with their own sizes; echo and connect mode only.
@@ -133,6 +140,9 @@ impl Default for Workload {
             warmup: Duration::ZERO,
             message_bytes: (64, 64),
             spread: Spread::Even,
+            protocol: None,
+            rows: None,
+            traces: false,
             style: Style::Text,
             lines: None,
             pace: Pace::Depth(1),
@@ -206,7 +216,82 @@ impl Workload {
             self.check_broadcast()?;
         }
         self.connecting.check(self.mode, &self.pace, self.connections)?;
+        self.check_data()?;
+        self.check_protocol()?;
         self.listening.check(self.mode, &self.pace)
+    }
+
+    /// Validates what templates of the upgrade request and the rows of the data are used for.
+    fn check_data(&self) -> Result<(), Contradiction> {
+        for (name, value) in &self.connecting.headers {
+            self.bind(value)
+                .map_err(|why| Contradiction { flag: "--header", why: format!("{name}: {why}") })?;
+        }
+        if let Some(origin) = &self.connecting.origin {
+            self.bind(origin).map_err(|why| Contradiction { flag: "--origin", why })?;
+        }
+        match &self.rows {
+            Some(rows)
+                if rows.order == RowOrder::Once
+                    && self.mode != Mode::Connect
+                    && rows.count() < self.connections =>
+            {
+                let why = format!(
+                    "{} connections need as many rows, and {} has {}: such as --data-order in-order",
+                    self.connections,
+                    rows.name(),
+                    rows.count()
+                );
+                Err(Contradiction { flag: "--data-order", why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_protocol(&self) -> Result<(), Contradiction> {
+        let Some(protocol) = &self.protocol else { return Ok(()) };
+        let wrong = |why: String| Err(Contradiction { flag: "--protocol", why });
+        let name = &protocol.name;
+        let compiled = match protocol.compile(self.columns()) {
+            Ok(compiled) => compiled,
+            Err(why) => return wrong(why),
+        };
+        match self.mode {
+            Mode::Echo | Mode::Connect if compiled.requests.is_empty() => {
+                wrong(format!("{name} has no requests; use --mode broadcast or --mode push"))
+            }
+            Mode::Broadcast if !protocol.has_topics() => {
+                wrong(format!("{name} has no topics; use --mode echo"))
+            }
+            _ if protocol.has_think_times() && self.pace.depth().is_none() => wrong(format!(
+                "{name} has think times, which need a closed loop; leave out --rate and --stage"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The columns of the data.
+    fn columns(&self) -> &[String] {
+        self.rows.as_ref().map_or(&[], Rows::columns)
+    }
+
+    /// Looks up the names in a template of the upgrade request.
+    pub(crate) fn bind(&self, template: &Template) -> Result<BoundTemplate, String> {
+        let topics = self.mode == Mode::Broadcast;
+        template.bind(&Names { columns: self.columns(), captures: &[], requests: false, topics })
+    }
+
+    /// Whether messages or upgrade requests may contain wall clock times.
+    pub(crate) fn needs_wall_clock(&self) -> bool {
+        let ConnectOptions { headers, origin, .. } = &self.connecting;
+        self.listening.time.is_some() || self.protocol.is_some() || !headers.is_empty() || origin.is_some()
+    }
+
+    /// The protocol, if one is declared. It was [checked](Workload::check).
+    pub(crate) fn compiled_protocol(&self) -> Option<CompiledProtocol> {
+        let mut compiled = self.protocol.as_ref()?.compile(self.columns()).ok()?;
+        compiled.takes_turns = self.traces;
+        Some(compiled)
     }
 
     fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
@@ -375,27 +460,34 @@ impl Workload {
         deliveries as f64 / f64::from(self.publishers.max(1))
     }
 
-    /// The request target of a connection, from the URL's.
-    pub fn path(&self, url_path: Option<&str>, connection: u32) -> String {
-        match self.mode {
-            Mode::Echo | Mode::Connect => url_path.unwrap_or(ECHO_PATH).to_owned(),
-            Mode::Push => url_path.unwrap_or(PUSH_PATH).to_owned(),
-            Mode::Broadcast => {
-                // The seed separates runs on the same server.
-                let name = format!("bench-{:08x}-{}", self.seed as u32, self.topic(connection));
-                url_path.unwrap_or(TOPIC_PATH).replace(TOPIC_MARK, &name)
-            }
-        }
+    /// The name of a topic. The seed separates runs on the same server.
+    pub(crate) fn topic_name(&self, topic: u32) -> String {
+        format!("bench-{:08x}-{topic}", self.seed as u32)
     }
 
-    /// Checks that the URL's path can contain the topic names.
+    /// The request target where the URL has none.
+    pub(crate) fn default_path(&self) -> Template {
+        let text = match (&self.protocol, self.mode) {
+            (Some(protocol), _) => protocol.path().unwrap_or("/"),
+            (None, Mode::Echo | Mode::Connect) => ECHO_PATH,
+            (None, Mode::Push) => PUSH_PATH,
+            (None, Mode::Broadcast) => TOPIC_PATH,
+        };
+        // Those of presets and of this file are valid.
+        Template::parse(text).unwrap_or_default().for_url()
+    }
+
+    /// Checks that the URL's path can contain the topic names, and that its expressions are known.
     ///
     /// # Errors
     /// If there are several topics and the path names one.
-    pub fn check_path(&self, url_path: Option<&str>) -> Result<(), Contradiction> {
-        let fixed = url_path.is_some_and(|path| !path.contains(TOPIC_MARK));
-        if self.mode == Mode::Broadcast && self.topics > 1 && fixed {
-            let why = format!("the URL's path names one topic; put {TOPIC_MARK} where the topic's name goes");
+    pub fn check_path(&self, url_path: Option<&Template>) -> Result<(), Contradiction> {
+        if let Some(path) = url_path {
+            self.bind(path).map_err(|why| Contradiction { flag: "URL", why })?;
+        }
+        let fixed = url_path.is_some_and(|path| !path.uses_topic());
+        if self.mode == Mode::Broadcast && self.protocol.is_none() && self.topics > 1 && fixed {
+            let why = "the URL's path names one topic; put {topic} where the topic's name goes".to_owned();
             return Err(Contradiction { flag: "--topics", why });
         }
         Ok(())

@@ -13,12 +13,14 @@ use crate::measure::push_tally::PushTally;
 use crate::measure::quantiles::Quantiles;
 use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
+use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::timeline::{Timeline, TimelineInterval};
 use crate::measure::{distribution, host};
 use crate::plan::Resources;
 use crate::plan::connecting::ConnectOptions;
 use crate::plan::listening::TimeField;
 use crate::plan::mode::Mode;
+use crate::plan::protocol::CompiledProtocol;
 use crate::plan::schedule::profile::RateStage;
 use crate::plan::workload::Workload;
 use crate::record::{self, Record};
@@ -73,6 +75,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             gaps: tally.fan_out.gaps,
             published: tally.counts.sent,
         }),
+        protocol: load.compiled_protocol().map(|protocol| describe_protocol(&protocol, &tally.protocol)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.slow.opened,
@@ -150,6 +153,25 @@ fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
     })
 }
 
+fn describe_protocol(protocol: &CompiledProtocol, found: &ProtocolTally) -> record::Protocol {
+    let times = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| Quantiles::of(histogram));
+    let requests = protocol.requests.iter().zip(&found.requests).map(|(request, found)| record::Request {
+        name: request.name.clone(),
+        sent: found.sent,
+        answered: found.answered,
+        errors: found.errors,
+        response_ns: times(&found.times.response),
+        service_ns: times(&found.times.service),
+    });
+    record::Protocol {
+        requests: requests.collect(),
+        opening_ns: times(&found.opening),
+        heartbeats_answered: found.heartbeats_answered,
+        heartbeats_sent: found.heartbeats_sent,
+        unexpected: found.unexpected,
+    }
+}
+
 fn describe_push(found: &PushTally) -> record::Push {
     record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
 }
@@ -224,6 +246,10 @@ fn describe_config(facts: &RunFacts<'_>) -> record::Config {
         sequenced: facts.sequenced,
         allow: load.allow.clone(),
         connecting: Some(describe_connecting(load)),
+        headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
+        data: load.rows.as_ref().map(|rows| rows.name().to_owned()),
+        data_order: load.rows.as_ref().map(|rows| rows.order.name().to_owned()),
+        protocol: load.protocol.as_ref().map(|protocol| protocol.name.clone()),
         hello: load.listening.hello.clone(),
         time_field: load.listening.time.as_ref().map(TimeField::name),
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
@@ -242,7 +268,7 @@ fn described_rate(messages: u64, period_s: u32) -> Option<Number> {
 }
 
 fn describe_connecting(load: &Workload) -> record::Connecting {
-    let ConnectOptions { rate, timeout, resumes, hold, first_message } = load.connecting;
+    let ConnectOptions { rate, timeout, resumes, hold, first_message, .. } = load.connecting;
     let connects = load.mode == Mode::Connect;
     record::Connecting {
         rate,

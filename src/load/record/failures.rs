@@ -8,6 +8,12 @@ use crate::record::Record;
 
 /// The error of a closed-loop sender that got no reply for too long and continued.
 pub(crate) const NO_REPLY: &str = "no reply";
+/// An answer says that the request failed; the name of the request follows.
+pub(crate) const ERROR_ANSWER: &str = "error answer";
+/// Each row of the data was taken once, and a connection needs another.
+pub(crate) const NO_ROW_LEFT: &str = "no row of --data left";
+/// A message that no rule of the protocol knows.
+pub(crate) const UNEXPECTED_MESSAGE: &str = "unexpected message";
 /// The process or the host has no free file descriptor.
 pub(crate) const NO_DESCRIPTORS: &str = "too few descriptors";
 /// The local address has no free port for this server.
@@ -18,7 +24,7 @@ pub const HANDSHAKE_TIMEOUT: &str = "handshake timeout";
 pub(crate) const UNFINISHED: &str = "unfinished handshake";
 
 /// Hints by the prefix of a cause; the first match is used.
-const CURES: [(&str, &str); 6] = [
+const CURES: [(&str, &str); 7] = [
     (NO_DESCRIPTORS, "raise the limit (ulimit -Hn, LimitNOFILE=) or lower --connections"),
     (
         NO_PORTS,
@@ -29,6 +35,7 @@ const CURES: [(&str, &str); 6] = [
         "tls-handshake: invalid peer certificate",
         "pass its CA certificate with --ca-file, or use the host name of the certificate",
     ),
+    (NO_ROW_LEFT, "use --data-order in-order, or a file with more rows"),
     (HANDSHAKE_TIMEOUT, "lower the rate with --connect-rate, or raise --connect-timeout"),
     ("status ", "check the URL's path, and what the server requires of a request"),
     ("refused", "start the server there, or check the URL"),

@@ -194,6 +194,7 @@ mod tests {
             failed: 1,
             messages: 100,
             live: &live,
+            traced: &[],
         };
         let text = exposition(&moment, 2, 66.5);
         let mut kinds = BTreeMap::new();
@@ -246,6 +247,7 @@ mod tests {
             failed: 0,
             messages: 0,
             live: &live,
+            traced: &[],
         };
         let text = exposition(&moment, 1, 0.0);
         assert!(

@@ -167,6 +167,7 @@ mod tests {
             failed: 0,
             messages,
             live: &live,
+            traced: &[],
         };
         let (mut speed, start) = (MessageRate::default(), Instant::now());
         let mut look = |stage, messages, millis| {

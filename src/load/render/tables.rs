@@ -11,7 +11,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::plan::units::{count, duration};
 use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
 use crate::record::search::{Limit, SearchResult};
-use crate::record::{RateStage, StageResult};
+use crate::record::{RateStage, Request, StageResult};
 
 /// Writes the results of the stages of a rate, one row each.
 ///
@@ -51,6 +51,31 @@ pub fn stages(stages: &[StageResult], out: &mut dyn Write) -> io::Result<()> {
     }
     align(&mut table, 1..9);
     writeln!(out, "{table}\n")
+}
+
+/// Writes the requests of a declared protocol, one row each.
+///
+/// # Errors
+/// The writer's error.
+pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = table(["request", "sent", "answered", "errors", "p50", "p99", "p99.9", "max"]);
+    for request in requests {
+        let time = |wanted: fn(&Quantiles) -> u64| {
+            request.response_ns.as_ref().map_or("–".to_owned(), |times| duration(wanted(times)))
+        };
+        table.add_row([
+            request.name.clone(),
+            count(request.sent),
+            count(request.answered),
+            count(request.errors),
+            time(|times| times.p50),
+            time(|times| times.p99),
+            time(|times| times.p999),
+            time(|times| times.max),
+        ]);
+    }
+    align(&mut table, 1..8);
+    writeln!(out, "\n{table}\n")
 }
 
 /// Writes a search: its result, and its curve by ascending rates.

@@ -16,10 +16,9 @@ use crate::plan::mode::Mode;
 use crate::plan::pace::Pace;
 use crate::plan::payload::Id;
 use crate::record::failures::{NO_REPLY, UNFINISHED};
-use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Chunk, Closed};
 use echoring_proto::limits::{MILLISECOND, Nanos};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
 
 /// In a closed loop, the pause of a slot after a failure. Without it, a refused connection would be retried at full
@@ -97,30 +96,23 @@ impl Client {
     }
 
     /// The handshake succeeded: the slot sends its message, or is done.
-    pub(super) fn attempt_opened<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Client>,
-        token: Token,
-        position: usize,
-    ) {
-        let now = cx.now();
-        let Client { shared, connections, tally, message, .. } = self;
+    pub(super) fn attempt_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+        let now = link.now();
+        let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];
         let Flow::Attempt(attempt) = &mut connection.flow else { return };
         let AttemptStage::HandshakeTimes(times) = attempt.stage else { return };
         if tally.window.contains(times.intended) {
             tally.connections.handshakes.opened(&connection.opening);
         }
-        let Some(mut link) = cx.link(token) else { return };
         if !shared.load.connecting.first_message {
             tally.arrived(now, times.intended, times.sent, 0);
-            return self.attempt_served(&mut link, position, now);
+            return self.attempt_served(link, position, now);
         }
         let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
-        shared.payloads.write(&id, message);
-        // A send that fails for lack of memory ends the connection, which is counted there.
-        link.send(shared.payloads.kind(), message);
         attempt.stage = AttemptStage::Awaiting(times);
+        // A send that fails for lack of memory ends the connection, which is counted there.
+        self.send_message(link, position, &id);
     }
 
     /// A message arrived.
@@ -130,8 +122,26 @@ impl Client {
         position: usize,
         chunk: &Chunk<'_>,
     ) {
+        let Client { shared, connections, .. } = self;
+        let connection = &connections[position];
+        let Flow::Attempt(attempt) = &connection.flow else { return };
+        let payloads = &shared.payloads;
+        let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
+        let is_its_own =
+            !shared.load.verify || (chunk.kind == payloads.kind() && payloads.matches(&id, chunk.payload));
+        self.attempt_compared(link, position, is_its_own, chunk.payload.len());
+    }
+
+    /// The answer to the message of a slot arrived and was compared.
+    pub(super) fn attempt_compared(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        is_right: bool,
+        bytes: usize,
+    ) {
         let now = link.now();
-        let Client { shared, connections, tally, .. } = self;
+        let Client { connections, tally, .. } = self;
         let connection = &mut connections[position];
         let Flow::Attempt(attempt) = &mut connection.flow else { return };
         let AttemptStage::Awaiting(times) = attempt.stage else {
@@ -139,12 +149,8 @@ impl Client {
             tally.integrity.duplicated += 1;
             return;
         };
-        let payloads = &shared.payloads;
-        let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
-        let is_its_own =
-            !shared.load.verify || (chunk.kind == payloads.kind() && payloads.matches(&id, chunk.payload));
-        if is_its_own {
-            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+        if is_right {
+            tally.arrived(now, times.intended, times.sent, bytes);
             if tally.window.contains(times.intended) {
                 tally.connections.handshakes.answered(&connection.opening, now);
             }
@@ -162,7 +168,7 @@ impl Client {
         let Some(attempt) = self.attempt_at(position) else { return };
         if hold == 0 {
             attempt.stage = AttemptStage::Leaving;
-            return link.close(CloseCode::NORMAL, "");
+            return self.leave(link, position);
         }
         attempt.stage = AttemptStage::Held;
         let sequence = attempt.sequence;
@@ -203,7 +209,7 @@ impl Client {
             attempt.stage = AttemptStage::Leaving;
         }
         if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
-            link.close(CloseCode::NORMAL, "");
+            self.leave(&mut link, position);
         }
     }
 
@@ -252,8 +258,12 @@ impl Client {
     ) {
         let position = peer.position as usize;
         let connection = &mut self.connections[position];
-        let was_open = std::mem::replace(&mut connection.state, State::New) == State::Open;
+        let before = std::mem::replace(&mut connection.state, State::New);
+        let was_open = matches!(before, State::Preparing | State::Open);
         connection.token = None;
+        if was_open {
+            self.opening_ended(position, &causes::of_end(&closed.cause, true));
+        }
         self.connector.open -= usize::from(was_open);
         self.connector.handshakes -= usize::from(!was_open);
         let Some(attempt) = self.attempt_at(position) else { return };

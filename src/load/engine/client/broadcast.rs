@@ -19,22 +19,36 @@ impl Client {
         position: usize,
         chunk: &Chunk<'_>,
     ) {
+        let has_kind = chunk.kind == self.shared.payloads.kind();
+        self.payload_delivered(link, position, chunk.payload, has_kind);
+    }
+
+    /// The payload of a message of the topic arrived; `has_kind` says whether its WebSocket message had the type of the payload.
+    #[inline]
+    pub(super) fn payload_delivered(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        payload: &[u8],
+        has_kind: bool,
+    ) {
         let now = link.now();
         let Client { shared, connections, tally, slow, .. } = self;
         let connection = &mut connections[position];
         let Flow::Broadcast(broadcast) = &mut connection.flow else { return };
+        if self.protocol.is_some() && !broadcast.receives() {
+            return;
+        }
         let (payloads, load) = (&shared.payloads, &shared.load);
         if let Part::Slow { on_at } = &mut broadcast.part {
-            slow.took(link, on_at, load.trickle, chunk.payload.len(), tally);
+            slow.took(link, on_at, load.trickle, payload.len(), tally);
         }
-        let claimed = payloads.identify(chunk.payload).filter(|claimed| {
+        let claimed = payloads.identify(payload).filter(|claimed| {
             claimed.connection < load.publishers
                 && claimed.connection != connection.number
                 && load.topic(claimed.connection) == broadcast.topic
         });
-        let whole = |claimed: &Id| {
-            !load.verify || (chunk.kind == payloads.kind() && payloads.matches(claimed, chunk.payload))
-        };
+        let whole = |claimed: &Id| !load.verify || (has_kind && payloads.matches(claimed, payload));
         let fan_out = shared.fan_out.as_ref();
         let Some(id) = claimed.filter(whole) else {
             tally.integrity.corrupted += 1;
@@ -67,7 +81,7 @@ impl Client {
         {
             tally.latency.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
         }
-        tally.arrived(now, id.intended, id.sent, chunk.payload.len());
+        tally.arrived(now, id.intended, id.sent, payload.len());
         let Some(fan_out) = fan_out else { return };
         let at = fan_out.arrived(id.connection, id.sequence);
         // The messages of one publisher are ordered by their sequence alone.
@@ -134,10 +148,15 @@ impl Client {
         }
     }
 
+    /// Whether a connection is sent the messages of its topic. The publishers of a declared protocol need not subscribe.
+    fn is_sent_messages(&self, broadcast: &Broadcast) -> bool {
+        self.protocol.is_none() || broadcast.receives()
+    }
+
     /// Whether a connection has received all messages that were published to it.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(fan_out) = &self.shared.fan_out else { return true };
-        if let Part::Slow { .. } = broadcast.part {
+        if matches!(broadcast.part, Part::Slow { .. }) || !self.is_sent_messages(broadcast) {
             return true;
         }
         broadcast.others(number, self.shared.load.topics).all(|(publisher, position)| {
@@ -147,13 +166,15 @@ impl Client {
 
     /// Counts the messages that a connection sent, received and missed. Missed messages get their age at `until`.
     pub(super) fn settle_broadcast(&mut self, position: usize, until: Nanos) {
-        let Client { shared, connections, tally, .. } = self;
+        let Client { shared, connections, tally, protocol, .. } = self;
         let connection = &connections[position];
         let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &shared.fan_out) else { return };
         if let Part::Slow { .. } = broadcast.part {
             return;
         }
-        for (publisher, at) in broadcast.others(connection.number, shared.load.topics) {
+        let is_sent_messages = protocol.is_none() || broadcast.receives();
+        let others = broadcast.others(connection.number, shared.load.topics).filter(|_| is_sent_messages);
+        for (publisher, at) in others {
             let stream = &broadcast.streams[at];
             // A connection that ended early misses nothing after its end.
             tally.integrity.lost += match connection.state {

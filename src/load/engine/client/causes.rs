@@ -11,6 +11,8 @@ pub(super) fn of_error(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => NO_DESCRIPTORS.to_owned(),
         Some(libc::EADDRNOTAVAIL) => NO_PORTS.to_owned(),
+        // Those that have no number say what they are.
+        None => error.to_string(),
         _ => of_kind(error.kind()),
     }
 }

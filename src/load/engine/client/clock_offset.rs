@@ -17,6 +17,11 @@ impl ClockOffset {
         ClockOffset { ahead: time.saturating_sub(Duration::from_nanos(now)) }
     }
 
+    /// The wall clock at `now`, in nanoseconds since 1970.
+    pub(super) fn unix_ns(self, now: Nanos) -> u64 {
+        self.ahead.as_nanos() as u64 + now
+    }
+
     /// The age of a wall clock time at `now`; `None` if it is in the future.
     pub(super) fn age(self, now: Nanos, time: Duration) -> Option<Nanos> {
         let clock_offset = self.ahead + Duration::from_nanos(now);

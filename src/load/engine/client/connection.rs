@@ -1,6 +1,7 @@
 //! The state of one connection.
 
 use super::listener::Listener;
+use super::session::Session;
 use super::slots::Attempt;
 use super::topic::{Broadcast, Part, Publishing};
 use crate::engine::shared::Shared;
@@ -17,6 +18,8 @@ use echoring_runtime::driver::Token;
 pub(super) enum State {
     New,
     Connecting,
+    /// Upgraded; the steps that open the conversation are not done.
+    Preparing,
     Open,
     Gone,
 }
@@ -36,6 +39,8 @@ pub(super) struct Connection {
     /// Since when a message has waited for room in the connection's queue.
     pub(super) held_since: Option<Nanos>,
     pub(super) flow: Flow,
+    /// The conversation of its protocol, if it has one.
+    pub(super) session: Option<Box<Session>>,
 }
 
 #[derive(Debug)]
@@ -78,6 +83,7 @@ impl Connection {
             mark: Mark::default(),
             held_since: None,
             flow,
+            session: shared.protocol.as_ref().map(|protocol| Box::new(Session::new(protocol))),
         }
     }
 
@@ -97,6 +103,9 @@ impl Connection {
             }
             Flow::Attempt(_) | Flow::Push(_) => return None,
         };
+        if self.session.as_ref().is_some_and(|session| session.pauses()) {
+            return None;
+        }
         let may = match pace {
             Pace::Depth(depth) => in_flight < u64::from(*depth),
             Pace::Rate(_) | Pace::Stages(_) => next < self.due,

@@ -47,7 +47,7 @@ const RECOGNISED_BYTES_MIN: usize = 8;
 /// Messages that may have arrived instead of the expected one, most likely first, because short ones may be equal: its
 /// direct neighbours, unanswered ones before it, those after it, and answered ones before it, which would be
 /// duplicates. Each group is sorted by distance.
-fn candidates(due: Id, awaited: &Awaited) -> impl Iterator<Item = Id> {
+pub(super) fn candidates(due: Id, awaited: &Awaited) -> impl Iterator<Item = Id> {
     let next = due.sequence + 1;
     let nearest = [due.sequence.checked_sub(1), Some(next).filter(|next| *next < awaited.next())];
     let before = awaited.unanswered_before(due.sequence, UNANSWERED_CANDIDATES);

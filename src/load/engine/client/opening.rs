@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use super::connection::{Flow, State};
 use super::{Client, Peer, Phase, causes};
+use crate::engine::shared::NoRowLeft;
 use crate::measure::handshakes::HandshakeTimes;
 use crate::plan::mode::Mode;
-use crate::record::failures::UNFINISHED;
+use crate::record::failures::{NO_ROW_LEFT, UNFINISHED};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::Response;
@@ -42,11 +43,13 @@ impl Client {
     fn stop_connecting<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         for position in 0..self.connections.len() {
             let connection = &mut self.connections[position];
-            let begun = connection.state == State::Connecting;
+            let begun = matches!(connection.state, State::Connecting | State::Preparing);
             if begun {
                 // Its end is expected then.
-                connection.state = State::Gone;
-                self.connector.handshake_failed();
+                match std::mem::replace(&mut connection.state, State::Gone) {
+                    State::Connecting => self.connector.handshake_failed(),
+                    _ => self.connector.open -= 1,
+                }
                 self.tally.connections.error(UNFINISHED);
                 self.tally.connections.handshakes.failed(cx.now().saturating_sub(connection.opening.dialled));
                 if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
@@ -87,14 +90,18 @@ impl Client {
             [] => None,
             sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
         };
-        if let Some(dial) = cx.dial()
-            && (dial.path.is_empty() || shared.load.mode == Mode::Broadcast)
-        {
-            dial.path = shared.load.path(shared.url_path.as_deref(), number);
+        let row = shared.take_row(number).map_err(|NoRowLeft| io::Error::other(NO_ROW_LEFT))?;
+        if let Some(session) = &mut self.connections[position].session {
+            session.row = row;
+        }
+        let now_ns = self.clock_offset.unix_ns(cx.clock());
+        if let Some(dial) = cx.dial() {
+            shared.write_request(dial, (number, row), now_ns, &mut self.message);
         }
         // Messages that are only counted need not be complete.
         let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();
-        let token = cx.connect(shared.address, source, whole, Peer { position: position as u32 })?;
+        let address = shared.endpoint(number).address;
+        let token = cx.connect(address, source, whole, Peer { position: position as u32 })?;
         let connection = &mut self.connections[position];
         connection.token = Some(token);
         connection.state = State::Connecting;
@@ -139,17 +146,13 @@ impl Client {
         response: Option<&Response>,
     ) {
         let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
+        let Some(mut link) = cx.link(token) else { return };
         let connection = &mut self.connections[position];
-        connection.state = State::Open;
-        connection.opening.opened = cx.now();
+        connection.state = State::Preparing;
+        connection.opening.opened = link.now();
         let attempts = matches!(connection.flow, Flow::Attempt(_));
         if !attempts {
             self.tally.connections.handshakes.opened(&connection.opening);
-        }
-        if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
-            && broadcast.subscribes()
-        {
-            fan_out.joined(broadcast.topic);
         }
         self.tally.slow.opened += u64::from(connection.stalls());
         self.connector.opened();
@@ -157,11 +160,10 @@ impl Client {
         self.shared.opened();
         self.tally.connections.agreed +=
             u64::from(response.is_some_and(|response| response.agreement.is_some()));
-        if attempts {
-            return self.attempt_opened(cx, token, position);
+        match self.protocol {
+            Some(_) => self.session_opened(&mut link, position),
+            None => self.connection_ready(&mut link, position),
         }
-        self.send_hello(cx, token);
-        self.shared.settled(cx.now());
     }
 
     /// A handshake failed, or an open connection ended.
@@ -188,7 +190,13 @@ impl Client {
             return self.shared.settled(cx.now());
         }
         self.connector.open -= 1;
-        if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
+        let was_ready = before == State::Open;
+        if !was_ready {
+            self.shared.settled(cx.now());
+        }
+        let connection = &self.connections[peer.position as usize];
+        if was_ready
+            && let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
             && broadcast.subscribes()
         {
             fan_out.left(broadcast.topic);
@@ -200,6 +208,7 @@ impl Client {
         if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
             self.connector.failed += 1;
             self.tally.connections.ended_early += 1;
+            self.opening_ended(peer.position as usize, &causes::of_end(&closed.cause, true));
             if !matches!(closed.cause, Cause::Peer | Cause::Local) {
                 self.tally.connections.error(&causes::of_end(&closed.cause, true));
             }

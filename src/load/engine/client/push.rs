@@ -2,25 +2,26 @@
 //!
 //! Never: a check of contents, because it is unknown what the server meant to send.
 
+use std::time::Duration;
+
 use super::Client;
 use super::clock_offset::ClockOffset;
 use super::connection::Flow;
 use echoring_proto::connection::{Chunk, MessageKind};
-use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
 
 impl Client {
     /// Reads the wall clock, which may be set during a run.
     pub(super) fn read_wall_clock<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        if self.shared.load.listening.time.is_some() {
+        if self.shared.needs_wall_clock {
             self.clock_offset = ClockOffset::at(cx.clock());
         }
     }
 
     /// Sends the hello message of a listener that has opened.
-    pub(super) fn send_hello<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+    pub(super) fn send_hello(&mut self, link: &mut ConnectionContext<'_, Client>) {
         if let Some(hello) = &self.shared.load.listening.hello
-            && let Some(mut link) = cx.link(token)
             && link.send(MessageKind::Text, hello.as_bytes())
         {
             self.tally.counts.sent += 1;
@@ -35,23 +36,37 @@ impl Client {
         position: usize,
         chunk: &Chunk<'_>,
     ) {
-        let now = link.now();
-        let Client { shared, connections, tally, clock_offset, .. } = self;
-        let connection = &mut connections[position];
-        let Flow::Push(listener) = &mut connection.flow else { return };
+        let Flow::Push(listener) = &mut self.connections[position].flow else { return };
         listener.bytes += chunk.payload.len();
         if !chunk.last {
             return;
         }
         let bytes = std::mem::take(&mut listener.bytes);
+        let time = self.shared.load.listening.time.as_ref().map(|field| field.read(chunk.payload));
+        self.push_timed(link, position, bytes, time);
+    }
+
+    /// A pushed message of so many bytes arrived. `time` is the time at which it was made, if pushes are timed; `None` within if it
+    /// has none.
+    pub(super) fn push_timed(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        bytes: usize,
+        time: Option<Option<Duration>>,
+    ) {
+        let now = link.now();
+        let Client { connections, tally, clock_offset, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Push(listener) = &mut connection.flow else { return tally.heard(now, bytes) };
         let before = std::mem::replace(&mut listener.heard_at, now);
         if before == 0 {
             tally.connections.handshakes.answered(&connection.opening, now);
         } else if tally.window.contains(now) {
             tally.pushes.gap(now - before);
         }
-        let Some(field) = &shared.load.listening.time else { return tally.heard(now, bytes) };
-        match field.read(chunk.payload).map(|time| clock_offset.age(now, time)) {
+        let Some(time) = time else { return tally.heard(now, bytes) };
+        match time.map(|time| clock_offset.age(now, time)) {
             Some(Some(age)) => {
                 let made = now.saturating_sub(age);
                 listener.is_past_end |= tally.is_past_window(made);

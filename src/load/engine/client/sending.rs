@@ -138,16 +138,15 @@ impl Client {
         position: usize,
         now: Nanos,
     ) {
-        let Client { shared, connections, phase, pacer, tally, message, backlog, .. } = self;
-        let schedule = &pacer.schedule;
-        let connection = &mut connections[position];
-        let Phase::Running { stop_at, .. } = *phase else { return };
+        let Phase::Running { stop_at, .. } = self.phase else { return };
+        let connection = &mut self.connections[position];
         if connection.state != State::Open || now >= stop_at {
             connection.held_since = None;
             return;
         }
-        while let Some(sequence) = connection.may_send(&shared.load.pace) {
-            let intended = match schedule {
+        while let Some(sequence) = self.may_send(position) {
+            let connection = &self.connections[position];
+            let intended = match self.pacer.schedule {
                 Some(_) => connection.mark.at,
                 None => connection.held_since.unwrap_or(now),
             };
@@ -155,13 +154,17 @@ impl Client {
             if let Flow::Broadcast(_) = connection.flow {
                 (id.intended, id.sent) = (intended, now);
             }
-            shared.payloads.write(&id, message);
-            if !link.send(shared.payloads.kind(), message) {
+            if !self.send_message(link, position, &id) {
+                let Client { connections, backlog, .. } = self;
+                let connection = &mut connections[position];
                 if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
                     backlog.held.push(position as u32);
                 }
                 return;
             }
+            let Client { shared, connections, pacer, tally, .. } = self;
+            let schedule = &pacer.schedule;
+            let connection = &mut connections[position];
             tally.counts.sent += 1;
             if let Some(schedule) = schedule {
                 connection.mark = schedule.after(connection.number, sequence, connection.mark);
@@ -182,7 +185,38 @@ impl Client {
                 }
             }
         }
-        connection.held_since = None;
+        self.connections[position].held_since = None;
+    }
+
+    /// The sequence of the message that the connection may send now, if any. Requests of one id are not in flight together, and
+    /// each is shown once.
+    #[inline]
+    fn may_send(&self, position: usize) -> Option<u64> {
+        let connection = &self.connections[position];
+        let sequence = connection.may_send(&self.shared.load.pace)?;
+        let Some(protocol) = &self.protocol else { return Some(sequence) };
+        let oldest = match &connection.flow {
+            Flow::Echo(awaited) => awaited.oldest(),
+            Flow::Broadcast(_) | Flow::Attempt(_) | Flow::Push(_) => sequence,
+        };
+        let is_shown = self.shared.traces && sequence >= protocol.requests.len().max(1) as u64;
+        (protocol.ids.distinguish(sequence + 1 - oldest) && !is_shown).then_some(sequence)
+    }
+
+    /// Writes the message with this id, and sends it. False if the connection has no room for it.
+    #[inline]
+    pub(super) fn send_message(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        id: &Id,
+    ) -> bool {
+        let Client { shared, message, .. } = self;
+        if self.protocol.is_some() {
+            return self.send_request(link, position, id);
+        }
+        shared.payloads.write(id, message);
+        link.send(shared.payloads.kind(), message)
     }
 
     /// Counts the messages that were due on a connection and not sent, from its message `next` on. Each has `copies`

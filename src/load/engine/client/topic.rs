@@ -60,6 +60,12 @@ impl Broadcast {
         matches!(self.part, Part::Subscribes)
     }
 
+    /// Whether it only receives.
+    #[inline]
+    pub(super) fn receives(&self) -> bool {
+        !matches!(self.part, Part::Publishes(_))
+    }
+
     /// A message was published; `waited_for` says whether its delivery makes room for another.
     pub(super) fn published(&mut self, now: Nanos, waited_for: bool) {
         if let Some(publishing) = self.publishing() {

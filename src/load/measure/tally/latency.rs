@@ -27,7 +27,7 @@ impl Default for Distributions {
 }
 
 impl Distributions {
-    fn merge(&mut self, other: &Distributions) {
+    pub(super) fn merge(&mut self, other: &Distributions) {
         for (mine, theirs) in [
             (&mut self.response, &other.response),
             (&mut self.service, &other.service),

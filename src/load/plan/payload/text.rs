@@ -2,8 +2,8 @@
 //!
 //! It is generated once per run; a message contains a cut of it. Never: a cut inside a character.
 
+use super::random_bytes::CUTS;
 use super::style::Style;
-use super::template::TEMPLATE_CUTS;
 use echoring_proto::random::SplitMix64;
 
 /// Padding in place of the last character that does not fit.
@@ -63,7 +63,7 @@ pub(super) struct Characters {
 impl Characters {
     /// Generates enough text for bodies of `bytes_max` bytes: emoji, or words of many scripts.
     pub(super) fn new(seed: u64, style: Style, bytes_max: usize) -> Characters {
-        let bytes = TEMPLATE_CUTS + bytes_max + CHARACTER_BYTES_MAX;
+        let bytes = CUTS + bytes_max + CHARACTER_BYTES_MAX;
         let mut random = SplitMix64::new(seed);
         let mut text = String::with_capacity(bytes + 256);
         while text.len() < bytes {
@@ -75,7 +75,7 @@ impl Characters {
     /// The whole characters from the position that `hash` selects, and the padding up to `bytes`.
     #[inline]
     pub(super) fn cut(&self, hash: u64, bytes: usize) -> (&[u8], &'static [u8]) {
-        let start = self.boundary(hash as usize % TEMPLATE_CUTS);
+        let start = self.boundary(hash as usize % CUTS);
         let end = self.boundary(start + bytes);
         (&self.template[start..end], &PAD[..start + bytes - end])
     }
@@ -128,7 +128,7 @@ mod tests {
     fn every_cut_of_every_length_is_whole_characters() {
         for style in [Style::Mixed, Style::Emoji] {
             let characters = Characters::new(5, style, 300);
-            for hash in (0..TEMPLATE_CUTS as u64).step_by(61).chain([TEMPLATE_CUTS as u64 - 1]) {
+            for hash in (0..CUTS as u64).step_by(61).chain([CUTS as u64 - 1]) {
                 for bytes in [0, 1, 2, 3, 4, 5, 7, 8, 16, 33, 300] {
                     let (body, pad) = characters.cut(hash, bytes);
                     assert_eq!(body.len() + pad.len(), bytes);

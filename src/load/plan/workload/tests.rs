@@ -106,17 +106,22 @@ fn every_topic_has_its_share_of_publishers_and_subscribers() {
 
 #[test]
 fn paths_follow_the_url() {
-    let echo = workload(Mode::Echo);
-    assert_eq!(echo.path(None, 0), "/echo");
-    assert_eq!(echo.path(Some("/"), 0), "/");
-    assert_eq!(echo.path(Some("/x?y=1"), 0), "/x?y=1");
+    let path = |text: &str| Template::parse(text).expect("a template");
+    assert_eq!(workload(Mode::Echo).default_path(), path("/echo"));
+    assert_eq!(workload(Mode::Push).default_path(), path("/push"));
     let load = workload(Mode::Broadcast);
-    assert_eq!(load.path(None, 4), "/broadcast/bench-9abcdef0-1");
-    assert_eq!(load.path(Some("/t/{topic}?self=1"), 3), "/t/bench-9abcdef0-0?self=1");
+    assert_eq!(
+        (load.default_path(), load.topic_name(1)),
+        (path(TOPIC_PATH).for_url(), "bench-9abcdef0-1".to_owned())
+    );
     assert!(load.check_path(None).is_ok());
-    assert!(load.check_path(Some("/t/{topic}")).is_ok());
-    assert_eq!(load.check_path(Some("/t")).map_err(|wrong| wrong.flag), Err("--topics"));
-    assert!(Workload { topics: 1, ..load }.check_path(Some("/t")).is_ok());
+    assert!(load.check_path(Some(&path("/t/{{topic}}"))).is_ok());
+    assert_eq!(load.check_path(Some(&path("/t"))).map_err(|wrong| wrong.flag), Err("--topics"));
+    assert!(Workload { topics: 1, ..load }.check_path(Some(&path("/t"))).is_ok());
+    for unknown in ["/{{data.token}}", "/{{payload}}"] {
+        let wrong = workload(Mode::Echo).check_path(Some(&path(unknown)));
+        assert_eq!(wrong.map_err(|wrong| wrong.flag), Err("URL"), "{unknown}");
+    }
 }
 
 fn compress() -> impl Strategy<Value = Compress> {
@@ -168,7 +173,7 @@ prop_compose! {
     ) -> Workload {
         Workload {
             mode, connections, publishers, topics, stalled, trickle, duration, warmup, message_bytes, spread, style, pace,
-            arrivals, burst, ramp, drain, late_after, allow_saturated, max_lateness, compress, connecting: ConnectOptions { rate, timeout, resumes, hold, first_message }, listening, verify, allow, seed,
+            arrivals, burst, ramp, drain, late_after, allow_saturated, max_lateness, compress, connecting: ConnectOptions { rate, timeout, resumes, hold, first_message, ..ConnectOptions::default() }, listening, verify, allow, seed,
             ..Workload::default()
         }
     }

@@ -1,0 +1,227 @@
+//! Flags of `bench` for declared protocols, and `--try`, which shows one conversation.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use super::parsers::expanded;
+use super::{PROTOCOL, usage};
+use crate::Failure;
+use crate::file::flags::is_given;
+use clap::ArgMatches;
+use echoring_load::{Protocol, TraceEvent, Traced, preset_names};
+
+/// Maximum size of a protocol file in bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of a message that are shown.
+const SHOWN_BYTES_MAX: usize = 2_000;
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Speak the protocol of an application: a name or a TOML file
+    ///
+    /// Names: action-cable, centrifuge, echo, echoring.v1, graphql-ws, json-rpc, mqtt, mqtt5, phoenix, signalr, socket.io, stomp,
+    /// wamp. Each request is matched with its answer by its id.
+    #[arg(long, value_name = "NAME|FILE", help_heading = PROTOCOL)]
+    pub(super) protocol: Option<String>,
+
+    /// Set a parameter of the protocol, such as method=add; repeatable
+    #[arg(long, value_name = "NAME=VALUE", requires = "protocol", help_heading = PROTOCOL)]
+    param: Vec<String>,
+
+    /// Send this template as every message, and expect it back
+    ///
+    /// Such as '{"user":"{{data.name}}","n":{{seq}}}'. With --kind binary, \xNN is a byte.
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "protocol", help_heading = PROTOCOL)]
+    message: Option<String>,
+
+    /// Play one conversation and show each message, expected and seen, instead of measuring
+    #[arg(long = "try", help_heading = PROTOCOL)]
+    pub(super) r#try: bool,
+
+    /// Print the declaration of a protocol that ships with the program
+    #[arg(long, value_name = "NAME", exclusive = true, help_heading = PROTOCOL)]
+    pub(super) show_protocol: Option<String>,
+}
+
+impl Args {
+    /// The protocol, if one is declared.
+    pub(super) fn read(&self, typed: &ArgMatches, binary: bool) -> Result<Option<Protocol>, Failure> {
+        if let Some(message) = &self.message {
+            let message = expanded(message).map_err(|why| usage("--message", &why))?;
+            return Ok(Some(Protocol::of_message(&message, binary)));
+        }
+        let Some(name) = &self.protocol else {
+            return match self.r#try {
+                true => Err(usage(
+                    "--try",
+                    "only with --protocol or --message: such as --protocol json-rpc --try",
+                )),
+                false => Ok(None),
+            };
+        };
+        if binary && is_given(typed, "kind") {
+            return Err(usage("--kind", "the protocol decides whether messages are binary: leave it out"));
+        }
+        let mut parameters = Vec::new();
+        for word in &self.param {
+            let (name, value) = word
+                .split_once('=')
+                .ok_or_else(|| usage("--param", "expected NAME=VALUE, such as method=add"))?;
+            parameters.push((name.to_owned(), value.to_owned()));
+        }
+        let file;
+        let text = match Protocol::preset(name) {
+            Some(text) => text,
+            None => {
+                file = read_file(name)?;
+                &file
+            }
+        };
+        let variable = |name: &str| std::env::var(name).ok();
+        Protocol::parse(name, text, &parameters, &variable).map(Some).map_err(|why| usage("--protocol", &why))
+    }
+
+    /// Whether messages are those of an application.
+    pub(super) fn is_given(&self) -> bool {
+        self.protocol.is_some() || self.message.is_some()
+    }
+
+    /// Prints the declaration of a preset.
+    pub(super) fn show(name: &str) -> Result<(), Failure> {
+        let text = Protocol::preset(name).ok_or_else(|| {
+            usage(
+                "--show-protocol",
+                &format!("expected one of {}", preset_names().collect::<Vec<_>>().join(", ")),
+            )
+        })?;
+        io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))
+    }
+}
+
+fn read_file(name: &str) -> Result<String, Failure> {
+    let path = Path::new(name);
+    let is_name = !name.contains(['/', '.']) && !path.exists();
+    if is_name {
+        let names = preset_names().collect::<Vec<_>>().join(", ");
+        return Err(usage("--protocol", &format!("{name} is no file, and none of {names}")));
+    }
+    let bytes = std::fs::metadata(path).map(|found| found.len()).unwrap_or(0);
+    if bytes > FILE_BYTES_MAX {
+        return Err(usage("--protocol", &format!("{name} is longer than 1MiB: is it the right file?")));
+    }
+    std::fs::read_to_string(path)
+        .map_err(|error| usage("--protocol", &format!("{name} cannot be read: {error}")))
+}
+
+/// Shows a conversation as it happens, and knows when every request was answered.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    /// Requests that were not answered yet, or entries of which no message arrived.
+    unanswered: Vec<String>,
+    has_failed: bool,
+}
+
+impl Conversation {
+    pub(super) fn new(requests: Vec<String>) -> Conversation {
+        Conversation { unanswered: requests, has_failed: false }
+    }
+
+    /// Shows events. Returns whether the conversation is over.
+    pub(super) fn show(&mut self, events: &[Traced], out: &mut dyn io::Write) -> bool {
+        for Traced { connection, event } in events {
+            // A closed stdout must not turn an exit code into a panic.
+            let _ = self.show_one(*connection, event, out);
+        }
+        self.has_failed || (self.unanswered.is_empty() && !events.is_empty())
+    }
+
+    fn show_one(&mut self, connection: u32, event: &TraceEvent, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut line = |entry: &str, verb: &str, text: &str| {
+            writeln!(out, "{connection:>3}  {entry:<22} {verb:<10} {text}")
+        };
+        match event {
+            TraceEvent::Sent { entry, message } => line(entry, "sent", &shown(message)),
+            TraceEvent::Expects { entry, what } => line(entry, "expected", what),
+            TraceEvent::Stepped { entry, message, captured } => {
+                line(entry, "seen", &shown(message))?;
+                for (name, value) in captured {
+                    line(entry, "captured", &format!("{name} = {}", shown(value)))?;
+                }
+                Ok(())
+            }
+            TraceEvent::Arrived { entry, message, what } => {
+                self.unanswered.retain(|name| !entry.starts_with(name.as_str()));
+                line(entry, "seen", &shown(message))?;
+                line(entry, "told as", what)
+            }
+            TraceEvent::Unexpected { message, rules } => {
+                line("no rule", "seen", &shown(message))?;
+                let rules = if rules.is_empty() { "there are none".to_owned() } else { rules.join(", ") };
+                line("no rule", "tried", &rules)
+            }
+            TraceEvent::Failed { entry, why } => {
+                self.has_failed = true;
+                line(entry, "failed", why)
+            }
+            TraceEvent::Answered { request } => {
+                self.unanswered.retain(|name| name != request);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A message in one line: text with escapes, or bytes in hexadecimal.
+fn shown(message: &[u8]) -> String {
+    let part = &message[..message.len().min(SHOWN_BYTES_MAX)];
+    let mut text = match str::from_utf8(part) {
+        Ok(text) if !text.bytes().any(|byte| byte < b' ' && !b"\n\r\t\0\x1e".contains(&byte)) => text
+            .chars()
+            .flat_map(|it| {
+                let escaped: Box<dyn Iterator<Item = char>> = if it.is_control() {
+                    Box::new(it.escape_default())
+                } else {
+                    Box::new(std::iter::once(it))
+                };
+                escaped
+            })
+            .collect(),
+        _ => part.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+    };
+    if part.len() < message.len() {
+        text.push_str(&format!(" … ({} bytes)", message.len()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_shown_in_one_line() {
+        assert_eq!(shown("{\"a\":\"é\"}".as_bytes()), "{\"a\":\"é\"}");
+        assert_eq!(shown(b"CONNECT\n\n\0"), "CONNECT\\n\\n\\u{0}");
+        assert_eq!(shown(&[0x30, 0x02, 0xff]), "30 02 ff");
+        let long = shown(&[b'a'; 3_000]);
+        assert!(long.ends_with("a … (3000 bytes)") && long.len() < 2_100);
+    }
+
+    #[test]
+    fn a_conversation_is_over_when_each_request_was_answered_or_a_step_failed() {
+        let mut out = Vec::new();
+        let traced = |event| [Traced { connection: 0, event }];
+        let answered = |request: &str| traced(TraceEvent::Answered { request: request.to_owned() });
+        let mut conversation = Conversation::new(vec!["a".to_owned(), "b".to_owned()]);
+        assert!(!conversation.show(&[], &mut out) && !conversation.show(&answered("a"), &mut out));
+        assert!(!conversation.show(&answered("a"), &mut out) && conversation.show(&answered("b"), &mut out));
+        let mut conversation = Conversation::new(vec!["a".to_owned()]);
+        let failed = TraceEvent::Failed { entry: "open[1]".to_owned(), why: "no message".to_owned() };
+        assert!(conversation.show(&traced(failed), &mut out));
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(text.contains("open[1]") && text.contains("failed     no message"), "{text}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Flags of `bench` for the upgrade request, and for the data that templates use.
+
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+use clap::ValueEnum;
+
+use super::parsers::{Resolve, expanded};
+use super::{CONNECTIONS, usage};
+use crate::Failure;
+use echoring_load::{ConnectOptions, RowOrder, Rows, Template};
+use echoring_proto::handshake::{BadField, check_field, is_subprotocol};
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Send this header field in the upgrade request, such as 'X-Token: {{data.token}}'; repeatable
+    ///
+    /// The value is a template, as are the path of the URL, --cookie, --origin and --message.
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", help_heading = CONNECTIONS)]
+    header: Vec<String>,
+
+    /// Send this cookie in the upgrade request; repeatable
+    #[arg(long, value_name = "NAME=VALUE", help_heading = CONNECTIONS)]
+    cookie: Vec<String>,
+
+    /// Send this Origin in the upgrade request, such as https://app.example
+    #[arg(long, value_name = "ORIGIN", help_heading = CONNECTIONS)]
+    origin: Option<String>,
+
+    /// Offer this subprotocol; repeatable, in order of preference [default: those of --protocol]
+    #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
+    subprotocol: Vec<String>,
+
+    /// Read data for templates from this file, a row for each connection
+    ///
+    /// A CSV file, whose first line names the columns, or JSON Lines (.jsonl), whose members are the columns. {{data.NAME}} in
+    /// templates is the value of a column.
+    #[arg(long, value_name = "FILE.csv|FILE.jsonl", help_heading = CONNECTIONS)]
+    data: Option<PathBuf>,
+
+    /// How connections take the rows of --data
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = DataOrder::InOrder,
+        requires = "data",
+        help_heading = CONNECTIONS
+    )]
+    data_order: DataOrder,
+
+    /// Relative weights of several URLs, such as 3,1 [default: equal]
+    #[arg(long, value_name = "LIST", help_heading = CONNECTIONS)]
+    weights: Option<String>,
+
+    /// Name of the certificate of a wss:// server, and of the TLS server name [default: the URL's host]
+    #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
+    pub(super) sni: Option<String>,
+
+    /// Connect to ADDR for HOST:PORT of a URL; repeatable
+    #[arg(long, value_name = "HOST:PORT:ADDR", value_parser = Resolve::from_str, help_heading = CONNECTIONS)]
+    pub(super) resolve: Vec<Resolve>,
+
+    /// Client certificate chain for wss://, as a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = CONNECTIONS)]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert, as a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = CONNECTIONS)]
+    pub(super) tls_key: Option<PathBuf>,
+}
+
+/// `--data-order`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DataOrder {
+    /// In the order of the file, again and again
+    InOrder,
+    /// In a random order, again and again
+    Shuffled,
+    /// In the order of the file, each row at most once
+    Once,
+}
+
+impl Args {
+    /// Adds the fields of the upgrade request.
+    pub(super) fn fields(&self, connecting: &mut ConnectOptions) -> Result<(), Failure> {
+        for word in &self.header {
+            let expected = "expected NAME: VALUE, such as 'Authorization: Bearer secret'";
+            let (name, value) = word.split_once(':').ok_or_else(|| usage("--header", expected))?;
+            connecting.headers.push(field("--header", name.trim(), value.trim())?);
+        }
+        if !self.cookie.is_empty() {
+            if let Some(cookie) = self.cookie.iter().find(|cookie| !cookie.contains('=')) {
+                return Err(usage("--cookie", &format!("expected NAME=VALUE instead of {cookie}")));
+            }
+            // One field for all (RFC 6265, 5.4).
+            connecting.headers.push(field("--cookie", "Cookie", &self.cookie.join("; "))?);
+        }
+        if let Some(origin) = &self.origin {
+            connecting.origin = Some(field("--origin", "X-Origin", origin)?.1);
+        }
+        if let Some(wrong) = self.subprotocol.iter().find(|name| !is_subprotocol(name)) {
+            return Err(usage("--subprotocol", &format!("{wrong} is not a token (RFC 6455, 4.1)")));
+        }
+        connecting.subprotocols.clone_from(&self.subprotocol);
+        Ok(())
+    }
+
+    /// The rows of the data file.
+    pub(super) fn rows(&self) -> Result<Option<Rows>, Failure> {
+        let Some(file) = &self.data else { return Ok(None) };
+        let order = match self.data_order {
+            DataOrder::InOrder => RowOrder::InOrder,
+            DataOrder::Shuffled => RowOrder::Shuffled,
+            DataOrder::Once => RowOrder::Once,
+        };
+        Rows::read(file, order).map(Some).map_err(|why| usage("--data", &why))
+    }
+
+    /// The weights of so many URLs.
+    pub(super) fn weights(&self, urls: usize) -> Result<Vec<u32>, Failure> {
+        const WEIGHT_MAX: u32 = 1_000;
+        let Some(list) = &self.weights else { return Ok(vec![1; urls]) };
+        let weights: Option<Vec<u32>> = list
+            .split(',')
+            .map(|word| word.trim().parse().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight)))
+            .collect();
+        match weights {
+            Some(weights) if weights.len() == urls => Ok(weights),
+            Some(weights) => Err(usage("--weights", &format!("{} weights for {urls} URLs", weights.len()))),
+            None => Err(usage("--weights", &format!("expected numbers from 1 to {WEIGHT_MAX}, such as 3,1"))),
+        }
+    }
+}
+
+/// A header field with a template as value.
+fn field(flag: &str, name: &str, value: &str) -> Result<(String, Template), Failure> {
+    let value = expanded(value).map_err(|why| usage(flag, &why))?;
+    match check_field(name, &value) {
+        Ok(()) => {}
+        // It replaces the URL's.
+        Err(BadField::Reserved) if name.eq_ignore_ascii_case("host") => {}
+        Err(why) => return Err(usage(flag, &format!("{name}: {why}"))),
+    }
+    let template = Template::parse(&value).map_err(|why| usage(flag, &format!("{name}: {why}")))?;
+    Ok((name.to_owned(), template))
+}

@@ -1,0 +1,404 @@
+//! Messages of a declared protocol: answers, deliveries, pushes and heartbeats, as its rules tell them.
+
+use super::Client;
+use super::connection::Flow;
+use super::echo::candidates;
+use super::session::scope;
+use crate::engine::trace::TraceEvent;
+use crate::measure::times::Times;
+use crate::measure::track::Arrival;
+use crate::plan::payload::Id;
+use crate::plan::protocol::CompiledProtocol;
+use crate::plan::protocol::rules::{AnswerRule, Extractor, Meaning, ParsedMessage};
+use crate::plan::template::Scope;
+use crate::record::failures::{ERROR_ANSWER, UNEXPECTED_MESSAGE};
+use echoring_proto::connection::Chunk;
+use echoring_proto::limits::Nanos;
+use echoring_proto::random::{SplitMix64, mix};
+use echoring_runtime::shard::ConnectionContext;
+
+/// How an answer relates to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    Right,
+    Wrong,
+    /// The application answers that the request failed.
+    Error,
+}
+
+impl Client {
+    /// Writes a request, or a publication, and sends it. False if the connection has no room for it.
+    pub(super) fn send_request(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        id: &Id,
+    ) -> bool {
+        let Some(protocol) = self.protocol.clone() else { return true };
+        let Client { shared, connections, clock_offset, message, payload, .. } = self;
+        let connection = &connections[position];
+        let request = match connection.flow {
+            Flow::Broadcast(_) => None,
+            _ => Some(protocol.request(shared.load.seed, connection.number, id.sequence)),
+        };
+        let template = match request {
+            Some(request) => Some(&protocol.requests[request].send),
+            None => protocol.publish.as_ref(),
+        };
+        let Some(template) = template else { return true };
+        if request.is_none_or(|request| protocol.requests[request].has_payload) {
+            shared.payloads.write(id, payload);
+        }
+        let scope = Scope {
+            sequence: id.sequence,
+            id: protocol.ids.id(id.sequence),
+            payload,
+            ..scope(shared, connection, clock_offset.unix_ns(link.now()))
+        };
+        message.clear();
+        template.expand(&scope, message);
+        if !link.send(protocol.kind, message) {
+            return false;
+        }
+        if let Some(request) = request {
+            self.tally.protocol.sent(request);
+        }
+        if self.shared.traces {
+            let entry = request.map_or("topics.publish".to_owned(), |request| {
+                format!("request {}", protocol.requests[request].name)
+            });
+            self.trace(position, TraceEvent::Sent { entry, message: self.message.clone() });
+        }
+        true
+    }
+
+    /// A message of a protocol arrived, which may consist of several.
+    #[inline]
+    pub(super) fn protocol_arrived(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        chunk: &Chunk<'_>,
+    ) {
+        // Each thread has a protocol of its own, so that no other thread writes to the count of references.
+        let Some(protocol) = self.protocol.clone() else { return };
+        let mut rest = Some(&*chunk.payload);
+        while let Some(part) = protocol.split.next(&mut rest) {
+            self.part_arrived(&protocol, link, position, part);
+        }
+    }
+
+    fn part_arrived(
+        &mut self,
+        protocol: &CompiledProtocol,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        part: &[u8],
+    ) {
+        let message = protocol.read(part);
+        let now = link.now();
+        if self.step_arrived(protocol, link, position, &message) {
+            return;
+        }
+        let now_ns = self.clock_offset.unix_ns(now);
+        let rule = protocol.rule(&message, &scope(&self.shared, &self.connections[position], now_ns));
+        let Some(rule) = rule else { return self.unexpected(protocol, link, position, part) };
+        let what = match &rule.meaning {
+            Meaning::Answer(answer) => {
+                return self.answer_arrived(protocol, &rule.name, answer, link, position, &message);
+            }
+            Meaning::Heartbeat(reply) => {
+                self.answer_heartbeat(link, position, reply, &rule.name);
+                "a heartbeat"
+            }
+            Meaning::Delivery(payload) => {
+                match payload {
+                    None => self.payload_delivered(link, position, part, true),
+                    Some(extractor) => {
+                        let payload = extractor.value(&message).unwrap_or_default();
+                        self.payload_delivered(link, position, &payload, true);
+                    }
+                }
+                "a delivery"
+            }
+            Meaning::Push => {
+                let time = protocol.time.as_ref().and_then(|(extractor, unit)| {
+                    extractor.value(&message).and_then(|value| unit.time(&value))
+                });
+                self.push_timed(link, position, part.len(), protocol.time.as_ref().map(|_| time));
+                "a push"
+            }
+            Meaning::Nothing => "ignored",
+        };
+        self.trace_arrived(position, &rule.name, part, what);
+    }
+
+    fn trace_arrived(&self, position: usize, entry: &str, message: &[u8], what: &str) {
+        if self.shared.traces {
+            self.trace(
+                position,
+                TraceEvent::Arrived {
+                    entry: entry.to_owned(),
+                    message: message.to_vec(),
+                    what: what.to_owned(),
+                },
+            );
+        }
+    }
+
+    #[cold]
+    fn unexpected(
+        &mut self,
+        protocol: &CompiledProtocol,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        message: &[u8],
+    ) {
+        self.tally.heard(link.now(), message.len());
+        self.tally.protocol.unexpected += 1;
+        self.tally.connections.error(UNEXPECTED_MESSAGE);
+        if self.shared.traces {
+            let rules = protocol.rule_names().map(str::to_owned).collect();
+            self.trace(position, TraceEvent::Unexpected { message: message.to_vec(), rules });
+        }
+    }
+
+    /// An answer arrived: it is matched with its request, compared and timed, and makes room for the next request.
+    fn answer_arrived(
+        &mut self,
+        protocol: &CompiledProtocol,
+        entry: &str,
+        rule: &AnswerRule,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        message: &ParsedMessage<'_>,
+    ) {
+        let now = link.now();
+        let connection = &self.connections[position];
+        let number = connection.number;
+        let id = rule.id.as_ref().map(|extractor| extractor.number(message));
+        let sequence = match &connection.flow {
+            Flow::Echo(awaited) => match id {
+                None => Some(awaited.expected()),
+                Some(id) => id.and_then(|id| protocol.ids.sequence(id, awaited.next())),
+            },
+            Flow::Attempt(attempt) => {
+                let own = protocol.ids.id(attempt.sequence);
+                (id.is_none() || id == Some(Some(own))).then_some(attempt.sequence)
+            }
+            // Answers to publications: deliveries are what is measured.
+            Flow::Broadcast(_) | Flow::Push(_) => {
+                let is_error = !rule.error.is_empty() && rule.error.hold(message, &Scope::default());
+                if is_error {
+                    self.tally.connections.error(ERROR_ANSWER);
+                }
+                return self.trace_arrived(position, entry, message.bytes, "an answer");
+            }
+        };
+        let Some(mut sequence) = sequence else {
+            self.tally.integrity.corrupted += 1;
+            return self.trace_arrived(position, entry, message.bytes, "the answer to no request");
+        };
+        let mut contents = self.compare(protocol, rule, position, sequence, message, now);
+        if contents == Contents::Wrong && rule.same && rule.id.is_none() {
+            // Answers without ids are recognised by their contents.
+            let due = Id { connection: number, sequence, ..Id::default() };
+            let other = match &self.connections[position].flow {
+                Flow::Echo(awaited) => {
+                    candidates(due, awaited).map(|candidate| candidate.sequence).collect::<Vec<_>>()
+                }
+                _ => Vec::new(),
+            };
+            let found = other.into_iter().find(|candidate| {
+                self.compare(protocol, rule, position, *candidate, message, now) == Contents::Right
+            });
+            match (found, &self.connections[position].flow) {
+                (Some(found), _) => (sequence, contents) = (found, Contents::Right),
+                // It takes the place of a request that is unanswered, if there is one.
+                (None, Flow::Echo(awaited)) if sequence >= awaited.next() => sequence = awaited.oldest(),
+                (None, _) => {}
+            }
+        }
+        let request = protocol.request(self.shared.load.seed, number, sequence);
+        if let Flow::Attempt(_) = self.connections[position].flow {
+            self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
+            if contents == Contents::Error {
+                self.count_error(protocol, request);
+            }
+            return self.attempt_compared(link, position, contents != Contents::Wrong, message.bytes.len());
+        }
+        let Client { connections, tally, .. } = self;
+        let Flow::Echo(awaited) = &mut connections[position].flow else { return };
+        let arrival = awaited.arrived(sequence);
+        let place = match arrival {
+            Arrival::InOrder(_) => "",
+            Arrival::Late(_) if protocol.in_order => ", after a later one",
+            Arrival::Late(_) => "",
+            Arrival::Again => ", again",
+            Arrival::Unknown => ", which was not sent",
+        };
+        match arrival {
+            Arrival::InOrder(times) | Arrival::Late(times) => {
+                if protocol.in_order && matches!(arrival, Arrival::Late(_)) {
+                    tally.integrity.reordered += 1;
+                }
+                if contents == Contents::Wrong {
+                    tally.integrity.corrupted += 1;
+                    tally.damaged(now, times);
+                } else {
+                    tally.arrived(now, times.intended, times.sent, message.bytes.len());
+                }
+                self.answered(protocol, request, times, contents, now);
+                self.trace_answer(
+                    protocol,
+                    (position, entry),
+                    message.bytes,
+                    (request, sequence),
+                    contents,
+                    place,
+                );
+                self.pause(protocol, position, request, sequence, now);
+                self.send_allowed(link, position, now);
+            }
+            Arrival::Again => {
+                tally.integrity.duplicated += 1;
+                self.trace_answer(
+                    protocol,
+                    (position, entry),
+                    message.bytes,
+                    (request, sequence),
+                    contents,
+                    place,
+                );
+            }
+            Arrival::Unknown => {
+                // Without an id it is one answer too many.
+                let flaw = match rule.id {
+                    Some(_) => &mut tally.integrity.corrupted,
+                    None => &mut tally.integrity.duplicated,
+                };
+                *flaw += 1;
+                self.trace_answer(
+                    protocol,
+                    (position, entry),
+                    message.bytes,
+                    (request, sequence),
+                    contents,
+                    place,
+                );
+            }
+        }
+    }
+
+    fn answered(
+        &mut self,
+        protocol: &CompiledProtocol,
+        request: usize,
+        times: Times,
+        contents: Contents,
+        now: Nanos,
+    ) {
+        if contents == Contents::Error {
+            self.count_error(protocol, request);
+        }
+        let in_window = self.tally.window.contains(times.intended);
+        self.tally.protocol.answered(request, times, now, in_window);
+    }
+
+    #[cold]
+    fn count_error(&mut self, protocol: &CompiledProtocol, request: usize) {
+        self.tally.protocol.failed(request);
+        let name = &protocol.requests[request].name;
+        self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
+    }
+
+    fn trace_answer(
+        &self,
+        protocol: &CompiledProtocol,
+        (position, entry): (usize, &str),
+        message: &[u8],
+        (request, sequence): (usize, u64),
+        contents: Contents,
+        place: &str,
+    ) {
+        if !self.shared.traces {
+            return;
+        }
+        let name = &protocol.requests[request].name;
+        let told = match contents {
+            Contents::Right => "as expected",
+            Contents::Wrong => "with wrong contents",
+            Contents::Error => "with an error",
+        };
+        let id = protocol.ids.id(sequence);
+        self.trace_arrived(
+            position,
+            entry,
+            message,
+            &format!("answers request {name} with id {id}, {told}{place}"),
+        );
+        if contents == Contents::Right {
+            self.trace(position, TraceEvent::Answered { request: name.clone() });
+        }
+    }
+
+    /// Compares an answer with the request `sequence`.
+    fn compare(
+        &mut self,
+        protocol: &CompiledProtocol,
+        rule: &AnswerRule,
+        position: usize,
+        sequence: u64,
+        message: &ParsedMessage<'_>,
+        now: Nanos,
+    ) -> Contents {
+        let Client { shared, connections, clock_offset, payload, .. } = self;
+        let connection = &connections[position];
+        let id = Id { connection: connection.number, sequence, ..Id::default() };
+        let request = &protocol.requests[protocol.request(shared.load.seed, connection.number, sequence)];
+        let compares_all = rule.same || !rule.expect.is_empty();
+        if request.has_payload && compares_all {
+            shared.payloads.write(&id, payload);
+        }
+        let scope = Scope {
+            sequence,
+            id: protocol.ids.id(sequence),
+            payload,
+            ..scope(shared, connection, clock_offset.unix_ns(now))
+        };
+        if !rule.error.is_empty() && rule.error.hold(message, &scope) {
+            return Contents::Error;
+        }
+        if !shared.load.verify {
+            return Contents::Right;
+        }
+        let has_payload = |extractor: &Extractor| {
+            extractor.value(message).is_some_and(|value| shared.payloads.matches(&id, &value))
+        };
+        let is_right = rule.payload.as_ref().filter(|_| request.has_payload).is_none_or(has_payload)
+            && (!rule.same || request.send.matches(&scope, message.bytes))
+            && rule.expect.hold(message, &scope);
+        if is_right { Contents::Right } else { Contents::Wrong }
+    }
+
+    /// The connection thinks before its next request.
+    fn pause(
+        &mut self,
+        protocol: &CompiledProtocol,
+        position: usize,
+        request: usize,
+        sequence: u64,
+        now: Nanos,
+    ) {
+        let Some(think) = protocol.requests[request].think.filter(|_| !self.pacer.is_open_loop()) else {
+            return;
+        };
+        let connection = &mut self.connections[position];
+        let seed = mix(self.shared.load.seed ^ u64::from(connection.number) << 40 ^ !sequence);
+        let pause = think.draw(SplitMix64::new(seed).unit());
+        if let Some(session) = &mut connection.session {
+            session.pause_until = now + pause.max(1);
+        }
+        self.plan_wake(position);
+    }
+}

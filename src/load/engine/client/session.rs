@@ -1,0 +1,368 @@
+//! The conversation of a declared protocol on one connection: its opening, its heartbeats and its goodbye.
+//!
+//! A connection counts as open once the opening steps are done. Steps and heartbeats are timed by the thread's agenda.
+
+use std::cmp::Reverse;
+
+use super::connection::{Connection, Flow, State};
+use super::{Client, Phase};
+use crate::engine::shared::{RunEvent, Shared};
+use crate::engine::trace::{TraceEvent, Traced};
+use crate::plan::protocol::CompiledProtocol;
+use crate::plan::protocol::compiled::CompiledStep;
+use crate::plan::protocol::rules::ParsedMessage;
+use crate::plan::template::{BoundTemplate, Scope};
+use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{ConnectionContext, Context};
+
+/// The state of a conversation.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) stage: Stage,
+    /// Values of earlier messages, by their places.
+    pub(super) captures: Vec<Vec<u8>>,
+    /// When the next heartbeat is due.
+    heartbeat_at: Nanos,
+    /// Until when the next request waits; 0 for not at all.
+    pub(super) pause_until: Nanos,
+    /// The row of the data that the connection has.
+    pub(super) row: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not upgraded.
+    Idle,
+    /// The awaited message of an opening step is due.
+    Opening { step: usize, until: Nanos },
+    /// Requests may be sent.
+    Ready,
+    /// The awaited message of a closing step is due.
+    Leaving { step: usize },
+}
+
+impl Session {
+    pub(super) fn new(protocol: &CompiledProtocol) -> Session {
+        Session {
+            stage: Stage::Idle,
+            captures: vec![Vec::new(); protocol.captures],
+            heartbeat_at: Nanos::MAX,
+            pause_until: 0,
+            row: None,
+        }
+    }
+
+    /// Whether the connection pauses between two requests.
+    pub(super) fn pauses(&self) -> bool {
+        self.pause_until > 0
+    }
+
+    /// When the agenda concerns it next.
+    fn due_at(&self) -> Nanos {
+        let step = match self.stage {
+            Stage::Opening { until, .. } => until,
+            _ => Nanos::MAX,
+        };
+        let pause = if self.pause_until > 0 { self.pause_until } else { Nanos::MAX };
+        step.min(pause).min(self.heartbeat_at)
+    }
+}
+
+/// The values of templates on a connection.
+pub(super) fn scope<'a>(shared: &'a Shared, connection: &'a Connection, now_ns: u64) -> Scope<'a> {
+    let topic = match &connection.flow {
+        Flow::Broadcast(broadcast) => shared.topic_names.get(broadcast.topic as usize),
+        _ => None,
+    };
+    let session = connection.session.as_deref();
+    Scope {
+        seed: shared.load.seed,
+        connection: connection.number,
+        now_ns,
+        row: session.and_then(|session| session.row).and_then(|row| shared.row(row)),
+        captures: session.map_or(&[], |session| &session.captures),
+        topic: topic.map_or(b"", |name| name.as_bytes()),
+        ..Scope::default()
+    }
+}
+
+impl Client {
+    /// The connection is upgraded: its conversation begins.
+    pub(super) fn session_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+        let Some(session) = &mut self.connections[position].session else { return };
+        session.captures.iter_mut().for_each(Vec::clear);
+        session.pause_until = 0;
+        self.open_from(link, position, 0);
+    }
+
+    /// The opening step with this index, if there is one.
+    fn opening_step<'a>(
+        &self,
+        protocol: &'a CompiledProtocol,
+        position: usize,
+        step: usize,
+    ) -> Option<&'a CompiledStep> {
+        let flow = &self.connections[position].flow;
+        let subscribes =
+            matches!(flow, Flow::Broadcast(topic) if topic.receives() || protocol.publishers_subscribe);
+        protocol.open.get(step).or_else(|| {
+            let subscribe = protocol.subscribe.get(step - protocol.open.len());
+            subscribe.filter(|_| subscribes)
+        })
+    }
+
+    /// Sends the messages of the steps from `step` on, up to the first that awaits one.
+    fn open_from(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, mut step: usize) {
+        let Some(protocol) = self.protocol.clone() else { return };
+        let now = link.now();
+        while let Some(next) = self.opening_step(&protocol, position, step) {
+            self.send_step(link, position, next);
+            if !next.awaits.is_empty() {
+                let until = now + next.timeout;
+                self.set_stage(position, Stage::Opening { step, until });
+                return;
+            }
+            step += 1;
+        }
+        self.set_stage(position, Stage::Ready);
+        if let Some((every, _)) = &protocol.heartbeat
+            && let Some(session) = &mut self.connections[position].session
+        {
+            session.heartbeat_at = now + every;
+            self.plan_wake(position);
+        }
+        self.connection_ready(link, position);
+    }
+
+    fn set_stage(&mut self, position: usize, stage: Stage) {
+        if let Some(session) = &mut self.connections[position].session {
+            session.stage = stage;
+        }
+        self.plan_wake(position);
+    }
+
+    /// Puts the connection on the agenda.
+    pub(super) fn plan_wake(&mut self, position: usize) {
+        let due_at =
+            self.connections[position].session.as_ref().map_or(Nanos::MAX, |session| session.due_at());
+        if due_at < Nanos::MAX {
+            self.agenda.push(Reverse((due_at, position as u32)));
+            self.timers.wake_by(due_at);
+        }
+    }
+
+    fn send_step(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: &CompiledStep) {
+        if let Some(send) = &step.send {
+            self.message.clear();
+            let now_ns = self.clock_offset.unix_ns(link.now());
+            send.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
+            self.send_control(link, position, &step.name);
+        }
+        if self.shared.traces && !step.awaits.is_empty() {
+            self.trace(position, TraceEvent::Expects { entry: step.name.clone(), what: step.awaits.shown() });
+        }
+    }
+
+    /// Sends the prepared message, which is no request.
+    fn send_control(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, entry: &str) {
+        let Some(protocol) = &self.protocol else { return };
+        // A send that fails for lack of memory ends the connection, which is counted there.
+        link.send(protocol.kind, &self.message);
+        if self.shared.traces {
+            self.trace(position, TraceEvent::Sent { entry: entry.to_owned(), message: self.message.clone() });
+        }
+    }
+
+    pub(super) fn trace(&self, position: usize, event: TraceEvent) {
+        let traced = Traced { connection: self.connections[position].number, event };
+        // A session that has ended needs no events.
+        let _ = self.shared.events.send(RunEvent::Trace(traced));
+    }
+
+    /// Whether the message is what an opening or closing step awaits; goes on with the next step then.
+    pub(super) fn step_arrived(
+        &mut self,
+        protocol: &CompiledProtocol,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        message: &ParsedMessage<'_>,
+    ) -> bool {
+        let Some(stage) = self.connections[position].session.as_ref().map(|session| session.stage) else {
+            return false;
+        };
+        let (step, awaited) = match stage {
+            Stage::Opening { step, .. } => (step, self.opening_step(protocol, position, step)),
+            Stage::Leaving { step } => (step, protocol.close.get(step)),
+            Stage::Idle | Stage::Ready => return false,
+        };
+        let Some(awaited) = awaited else { return false };
+        let now_ns = self.clock_offset.unix_ns(link.now());
+        let connection = &mut self.connections[position];
+        if !awaited.awaits.hold(message, &scope(&self.shared, connection, now_ns)) {
+            return false;
+        }
+        let mut captured = Vec::new();
+        if let Some(session) = &mut connection.session {
+            for (place, name, extractor) in &awaited.capture {
+                let value = extractor.value(message).unwrap_or_default();
+                session.captures[*place].clear();
+                session.captures[*place].extend_from_slice(&value);
+                if self.shared.traces {
+                    captured.push((name.clone(), value.into_owned()));
+                }
+            }
+        }
+        if self.shared.traces {
+            let entry = awaited.name.clone();
+            self.trace(position, TraceEvent::Stepped { entry, message: message.bytes.to_vec(), captured });
+        }
+        match stage {
+            Stage::Leaving { .. } => self.leave_from(link, position, step + 1),
+            _ => self.open_from(link, position, step + 1),
+        }
+        true
+    }
+
+    /// Answers a heartbeat of the application.
+    pub(super) fn answer_heartbeat(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        reply: &BoundTemplate,
+        entry: &str,
+    ) {
+        self.message.clear();
+        let now_ns = self.clock_offset.unix_ns(link.now());
+        reply.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
+        self.send_control(link, position, entry);
+        self.tally.protocol.heartbeats_answered += 1;
+    }
+
+    /// Handles the connections whose time has come: overdue steps, heartbeats and the ends of pauses.
+    pub(super) fn run_agenda<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.now();
+        while let Some(&Reverse((due_at, position))) = self.agenda.peek() {
+            if due_at > now {
+                return self.timers.wake_by(due_at);
+            }
+            self.agenda.pop();
+            self.session_due(cx, position as usize, now);
+        }
+    }
+
+    fn session_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize, now: Nanos) {
+        let connection = &mut self.connections[position];
+        let Some(session) = &mut connection.session else { return };
+        // Times may have changed since the connection was put on the agenda.
+        if session.due_at() > now {
+            return;
+        }
+        let Some(mut link) = connection.token.and_then(|token| cx.link(token)) else { return };
+        if let Stage::Opening { step, until } = session.stage
+            && until <= now
+        {
+            return self.step_failed(&mut link, position, step);
+        }
+        let resumes = session.pause_until > 0 && session.pause_until <= now;
+        if resumes {
+            session.pause_until = 0;
+        }
+        let beats = session.heartbeat_at <= now;
+        if beats
+            && let Some(protocol) = self.protocol.clone()
+            && let Some((every, heartbeat)) = &protocol.heartbeat
+        {
+            session.heartbeat_at = now + every;
+            self.message.clear();
+            let now_ns = self.clock_offset.unix_ns(now);
+            heartbeat.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
+            self.send_control(&mut link, position, "heartbeat");
+            self.tally.protocol.heartbeats_sent += 1;
+        }
+        self.plan_wake(position);
+        if resumes {
+            self.send_allowed(&mut link, position, now);
+        }
+    }
+
+    /// The message that a step awaits did not come in time.
+    fn step_failed(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: usize) {
+        let Some(protocol) = self.protocol.clone() else { return };
+        if let Some(step) = self.opening_step(&protocol, position, step) {
+            let limit = std::time::Duration::from_nanos(step.timeout);
+            let cause = format!("{}: no message with {} within {limit:?}", step.name, step.awaits.shown());
+            if self.shared.traces {
+                self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
+            }
+            self.tally.connections.error(&cause);
+        }
+        self.set_stage(position, Stage::Idle);
+        // Its end is counted where connections end.
+        link.close(CloseCode::NORMAL, "");
+    }
+
+    /// The connection ended before its conversation was open. Returns whether that was told already.
+    pub(super) fn opening_ended(&mut self, position: usize, cause: &str) {
+        let Some(session) = &mut self.connections[position].session else { return };
+        let stage = std::mem::replace(&mut session.stage, Stage::Idle);
+        session.heartbeat_at = Nanos::MAX;
+        let Stage::Opening { step, .. } = stage else { return };
+        let Some(protocol) = self.protocol.clone() else { return };
+        if let Some(step) = self.opening_step(&protocol, position, step) {
+            let cause = format!("{}: {cause}", step.name);
+            if self.shared.traces {
+                self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
+            }
+            self.tally.connections.error(&cause);
+        }
+    }
+
+    /// Says goodbye as the protocol does, then closes.
+    pub(super) fn leave(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+        if let Some(session) = &mut self.connections[position].session {
+            session.heartbeat_at = Nanos::MAX;
+            session.pause_until = 0;
+        }
+        self.leave_from(link, position, 0);
+    }
+
+    fn leave_from(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, mut step: usize) {
+        if let Some(protocol) = self.protocol.clone() {
+            while let Some(next) = protocol.close.get(step) {
+                self.send_step(link, position, next);
+                if !next.awaits.is_empty() {
+                    return self.set_stage(position, Stage::Leaving { step });
+                }
+                step += 1;
+            }
+            self.set_stage(position, Stage::Idle);
+        }
+        link.close(CloseCode::NORMAL, "");
+    }
+
+    /// The opening steps are done, or there are none: the connection takes part in the load.
+    pub(super) fn connection_ready(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+        let now = link.now();
+        let connection = &mut self.connections[position];
+        connection.state = State::Open;
+        if connection.session.is_some() {
+            self.tally.protocol.opened(now.saturating_sub(connection.opening.opened));
+        }
+        if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
+            && broadcast.subscribes()
+        {
+            fan_out.joined(broadcast.topic);
+        }
+        if let Flow::Attempt(_) = connection.flow {
+            return self.attempt_opened(link, position);
+        }
+        self.send_hello(link);
+        self.shared.settled(now);
+        // A connection that is late joins a load that runs.
+        if let Phase::Running { .. } = self.phase {
+            self.send_allowed(link, position, now);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Looks up the names of a protocol and checks its expressions.
+
+use std::time::Duration;
+
+use super::compiled::{CompiledProtocol, CompiledRequest, CompiledStep, ThinkTime};
+use super::definition::{self, Conditions, Definition, Extract, Kind, Step};
+use super::ids::IdSequence;
+use super::json::Pointers;
+use super::pattern::Pattern;
+use super::rules::{AnswerRule, Condition, ConditionList, Extractor, Meaning, Rule, Test};
+use super::split::Split;
+use crate::plan::listening::TimeUnit;
+use crate::plan::template::{BoundTemplate, Names, Template};
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::Nanos;
+
+/// Maximum number of requests of a protocol: each has distributions of its own.
+const REQUESTS_MAX: usize = 32;
+/// Time limit of a step that names none.
+const STEP_TIME_DEFAULT: Duration = Duration::from_secs(5);
+/// The longest step, pause or heartbeat interval.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+struct Compiler<'a> {
+    columns: &'a [String],
+    kind: Kind,
+    /// Names of the captures so far.
+    captures: Vec<String>,
+    pointers: Pointers,
+    rules: Vec<Rule>,
+}
+
+pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<CompiledProtocol, String> {
+    let mut compiler = Compiler {
+        columns,
+        kind: definition.kind,
+        captures: Vec::new(),
+        pointers: Pointers::default(),
+        rules: Vec::new(),
+    };
+    let open = compiler.steps("open", &definition.open, false)?;
+    let mut subscribe = Vec::new();
+    let mut publish = None;
+    if let Some(topics) = &definition.topics {
+        subscribe = compiler.steps("topics.subscribe", &topics.subscribe, true)?;
+        let template = compiler.template(&topics.publish).map_err(at("topics.publish"))?;
+        if !template.uses_payload() {
+            return Err("topics.publish: expected {{payload}}, by which deliveries are recognised".to_owned());
+        }
+        publish = Some(compiler.bind(&template, true, true).map_err(at("topics.publish"))?);
+        if topics.delivery.is_empty() {
+            return Err("topics.delivery: expected at least one".to_owned());
+        }
+    }
+    let requests = compiler.requests(&definition.request)?;
+    let ids = IdSequence::new(definition.id)?;
+    compiler.add_rules(definition)?;
+    let mut time = None;
+    if let Some(push) = &definition.push
+        && let Some(extract) = &push.time
+    {
+        let unit = push.unit.as_deref().unwrap_or("ms");
+        let unit = TimeUnit::named(unit).ok_or("push.unit: expected ns, us, ms or s")?;
+        time = Some((compiler.extractor(extract).map_err(at("push.time"))?, unit));
+    }
+    let heartbeat = match &definition.heartbeat {
+        Some(heartbeat) => {
+            let every = duration(&heartbeat.every).map_err(at("heartbeat.every"))?;
+            if every.is_zero() {
+                return Err("heartbeat.every: expected a time above 0".to_owned());
+            }
+            let template = compiler.template(&heartbeat.send).map_err(at("heartbeat.send"))?;
+            let bound = compiler.bind(&template, false, false).map_err(at("heartbeat.send"))?;
+            Some((every.as_nanos() as Nanos, bound))
+        }
+        None => None,
+    };
+    let close = compiler.steps("close", &definition.close, false)?;
+    let split = match definition.split.as_deref() {
+        None => Split::None,
+        Some("mqtt") => Split::Mqtt,
+        Some("") => return Err("split: expected a separator such as \"\\n\", or mqtt".to_owned()),
+        Some(separator) => Split::At(separator.into()),
+    };
+    for subprotocol in &definition.subprotocols {
+        if !echoring_proto::handshake::is_subprotocol(subprotocol) {
+            return Err(format!("subprotocols: {subprotocol} is not a token (RFC 6455, 4.1)"));
+        }
+    }
+    Ok(CompiledProtocol {
+        kind: match definition.kind {
+            Kind::Text => MessageKind::Text,
+            Kind::Binary => MessageKind::Binary,
+        },
+        split,
+        in_order: definition.order == definition::AnswerOrder::Sent,
+        ids,
+        open,
+        subscribe,
+        publishers_subscribe: definition.topics.as_ref().is_some_and(|topics| topics.publishers_subscribe),
+        publish,
+        close,
+        weights: requests.iter().map(|request| request.weight).sum(),
+        requests,
+        takes_turns: false,
+        rules: compiler.rules,
+        pointers: compiler.pointers,
+        captures: compiler.captures.len(),
+        heartbeat,
+        time,
+    })
+}
+
+/// Puts the name of an entry in front of an error.
+fn at(entry: &str) -> impl Fn(String) -> String {
+    move |why| format!("{entry}: {why}")
+}
+
+impl Compiler<'_> {
+    fn template(&self, text: &str) -> Result<Template, String> {
+        match self.kind {
+            Kind::Text => Template::parse(text),
+            Kind::Binary => Template::parse_binary(text),
+        }
+    }
+
+    fn bind(&self, template: &Template, requests: bool, topics: bool) -> Result<BoundTemplate, String> {
+        template.bind(&Names { columns: self.columns, captures: &self.captures, requests, topics })
+    }
+
+    fn steps(&mut self, entry: &str, steps: &[Step], topics: bool) -> Result<Vec<CompiledStep>, String> {
+        let mut compiled = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let name = format!("{entry}[{}]", index + 1);
+            if step.send.is_none() && step.awaits.0.is_empty() {
+                return Err(format!("{name}: expected send or await"));
+            }
+            let send = match &step.send {
+                Some(text) => {
+                    let template = self.template(text).map_err(at(&name))?;
+                    Some(self.bind(&template, false, topics).map_err(at(&name))?)
+                }
+                None => None,
+            };
+            let awaits = self.conditions(&step.awaits, topics).map_err(at(&name))?;
+            if awaits.is_empty() && !step.capture.is_empty() {
+                return Err(format!("{name}: capture needs await"));
+            }
+            let mut capture = Vec::new();
+            for (variable, extract) in &step.capture {
+                let extractor = self.extractor(extract).map_err(at(&format!("{name}.capture")))?;
+                let place = match self.captures.iter().position(|known| known == variable) {
+                    Some(place) => place,
+                    None => {
+                        self.captures.push(variable.clone());
+                        self.captures.len() - 1
+                    }
+                };
+                capture.push((place, variable.clone(), extractor));
+            }
+            let timeout = match &step.timeout {
+                Some(text) => duration(text).map_err(at(&name))?,
+                None => STEP_TIME_DEFAULT,
+            };
+            compiled.push(CompiledStep { name, send, awaits, timeout: timeout.as_nanos() as Nanos, capture });
+        }
+        Ok(compiled)
+    }
+
+    fn requests(&self, requests: &[definition::Request]) -> Result<Vec<CompiledRequest>, String> {
+        if requests.len() > REQUESTS_MAX {
+            return Err(format!("request: expected at most {REQUESTS_MAX}"));
+        }
+        let mut compiled: Vec<CompiledRequest> = Vec::new();
+        for request in requests {
+            let name = format!("request {}", request.name);
+            if compiled.iter().any(|other| other.name == request.name) {
+                return Err(format!("{name}: there are two of this name"));
+            }
+            if request.weight == 0 {
+                return Err(format!("{name}: expected a weight of at least 1"));
+            }
+            let template = self.template(&request.send).map_err(at(&name))?;
+            let think = request.think.as_deref().map(think_time).transpose().map_err(at(&name))?;
+            compiled.push(CompiledRequest {
+                name: request.name.clone(),
+                weight: request.weight.into(),
+                has_payload: template.uses_payload(),
+                send: self.bind(&template, true, false).map_err(at(&name))?,
+                think,
+            });
+        }
+        Ok(compiled)
+    }
+
+    fn add_rules(&mut self, definition: &Definition) -> Result<(), String> {
+        for (index, reply) in definition.reply.iter().enumerate() {
+            let name = format!("reply[{}]", index + 1);
+            let template = self.template(&reply.send).map_err(at(&name))?;
+            let send = self.bind(&template, false, false).map_err(at(&name))?;
+            self.add_rule(name, &reply.when, Meaning::Heartbeat(send))?;
+        }
+        for (index, answer) in definition.answer.iter().enumerate() {
+            let name = format!("answer[{}]", index + 1);
+            let extractor = |this: &mut Self, extract: &Option<Extract>| {
+                extract.as_ref().map(|extract| this.extractor(extract)).transpose().map_err(at(&name))
+            };
+            let rule = AnswerRule {
+                id: extractor(self, &answer.id)?,
+                payload: extractor(self, &answer.payload)?,
+                same: answer.same,
+                expect: self.conditions(&answer.expect, true).map_err(at(&name))?,
+                error: self.conditions(&answer.error, true).map_err(at(&name))?,
+            };
+            self.add_rule(name, &answer.when, Meaning::Answer(rule))?;
+        }
+        let deliveries = definition.topics.iter().flat_map(|topics| &topics.delivery);
+        for (index, delivery) in deliveries.enumerate() {
+            let name = format!("topics.delivery[{}]", index + 1);
+            let payload = delivery.payload.as_ref().map(|extract| self.extractor(extract)).transpose();
+            let payload = payload.map_err(at(&name))?;
+            self.add_rule(name, &delivery.when, Meaning::Delivery(payload))?;
+        }
+        if let Some(push) = &definition.push {
+            self.add_rule("push".to_owned(), &push.when, Meaning::Push)?;
+        }
+        for (index, ignore) in definition.ignore.iter().enumerate() {
+            self.add_rule(format!("ignore[{}]", index + 1), &ignore.when, Meaning::Nothing)?;
+        }
+        Ok(())
+    }
+
+    fn add_rule(&mut self, name: String, when: &Conditions, meaning: Meaning) -> Result<(), String> {
+        // The conditions of what is an answer to which request are those of `expect`.
+        let when = self.conditions(when, false).map_err(at(&name))?;
+        self.rules.push(Rule { when, meaning, name });
+        Ok(())
+    }
+
+    fn conditions(&mut self, conditions: &Conditions, requests: bool) -> Result<ConditionList, String> {
+        let conditions = conditions.0.iter();
+        conditions
+            .map(|condition| self.condition(condition, requests))
+            .collect::<Result<_, _>>()
+            .map(ConditionList)
+    }
+
+    fn condition(&mut self, condition: &definition::Condition, requests: bool) -> Result<Condition, String> {
+        let extract = condition.extract();
+        let value = self.extractor(&extract)?;
+        let what = shown(&extract);
+        let definition::Condition { equals, one_of, matches, exists, .. } = condition;
+        let tests = [equals.is_some(), one_of.is_some(), matches.is_some(), exists.is_some()];
+        if tests.into_iter().filter(|is_given| *is_given).count() > 1 {
+            return Err(format!("{what}: expected one of equals, one_of, matches and exists"));
+        }
+        let (test, shown) = if let Some(text) = equals {
+            let text = text.text();
+            let template = self.template(&text)?;
+            (Test::Equals(self.bind(&template, requests, requests)?), format!("{what} = {text}"))
+        } else if let Some(texts) = one_of {
+            let texts: Vec<String> = texts.iter().map(definition::Text::text).collect();
+            let shown = format!("{what} is one of {}", texts.join(", "));
+            (Test::OneOf(texts.into_iter().map(String::into_bytes).collect()), shown)
+        } else if let Some(pattern) = matches {
+            (Test::Matches(Pattern::new(pattern)?), format!("{what} matches {pattern}"))
+        } else {
+            let wanted = exists.unwrap_or(true);
+            (Test::Exists(wanted), format!("{what} {}", if wanted { "exists" } else { "is absent" }))
+        };
+        Ok(Condition { value, test, shown })
+    }
+
+    fn extractor(&mut self, extract: &Extract) -> Result<Extractor, String> {
+        let Extract { json, regex: pattern, at, bytes, number } = extract;
+        match (json, pattern, at) {
+            (Some(pointer), None, None) if bytes.is_none() && number.is_none() => {
+                self.pointers.add(pointer).map(Extractor::Json)
+            }
+            (None, Some(pattern), None) if bytes.is_none() && number.is_none() => {
+                Pattern::new(pattern).map(Extractor::Regex)
+            }
+            (None, None, Some(at)) => match (bytes, number.as_deref()) {
+                (bytes, None) => Ok(Extractor::Bytes(*at, *bytes)),
+                (None, Some(number)) => {
+                    let bytes = match number {
+                        "u8" => 1,
+                        "u16" => 2,
+                        "u32" => 4,
+                        "u64" => 8,
+                        _ => return Err("number: expected u8, u16, u32 or u64".to_owned()),
+                    };
+                    Ok(Extractor::Number(*at, bytes))
+                }
+                _ => Err("expected bytes or number".to_owned()),
+            },
+            _ => Err("expected one of json = \"/pointer\", regex = \"…\" and at = OFFSET".to_owned()),
+        }
+    }
+}
+
+fn shown(extract: &Extract) -> String {
+    match extract {
+        Extract { json: Some(pointer), .. } => {
+            if pointer.is_empty() {
+                "the JSON value".to_owned()
+            } else {
+                pointer.clone()
+            }
+        }
+        Extract { regex: Some(pattern), .. } => format!("/{pattern}/"),
+        Extract { at: Some(at), .. } => format!("bytes at {at}"),
+        _ => "nothing".to_owned(),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time such as 500ms or 5s";
+    let time = humantime::parse_duration(text).map_err(|_| format!("{EXPECTED} instead of {text}"))?;
+    if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
+}
+
+fn think_time(text: &str) -> Result<ThinkTime, String> {
+    if let Some(mean) = text.strip_prefix("exp:") {
+        return duration(mean).map(ThinkTime::Exponential);
+    }
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    match (duration(least)?, duration(most)?) {
+        (least, most) if least <= most => Ok(ThinkTime::Between(least, most)),
+        _ => Err(format!("think: {text} is not ascending")),
+    }
+}

@@ -1,0 +1,120 @@
+//! A protocol that expands requests and reads messages.
+
+use std::time::Duration;
+
+use super::ids::IdSequence;
+use super::json::Pointers;
+use super::rules::{ConditionList, Extractor, ParsedMessage, Rule};
+use super::split::Split;
+use crate::plan::listening::TimeUnit;
+use crate::plan::template::{BoundTemplate, Scope};
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::Nanos;
+use echoring_proto::random::mix;
+
+/// A protocol whose names are looked up.
+#[derive(Clone, Debug)]
+pub struct CompiledProtocol {
+    pub(crate) kind: MessageKind,
+    pub(crate) split: Split,
+    /// Whether answers come in the order of their requests.
+    pub(crate) in_order: bool,
+    pub(crate) ids: IdSequence,
+    pub(crate) open: Vec<CompiledStep>,
+    /// Steps of a subscriber behind those of `open`.
+    pub(crate) subscribe: Vec<CompiledStep>,
+    /// Whether publishers do the same.
+    pub(crate) publishers_subscribe: bool,
+    pub(crate) publish: Option<BoundTemplate>,
+    pub(crate) close: Vec<CompiledStep>,
+    pub(crate) requests: Vec<CompiledRequest>,
+    /// Whether requests take turns instead of being drawn by their weights.
+    pub(crate) takes_turns: bool,
+    /// Sum of the weights.
+    pub(super) weights: u64,
+    pub(super) rules: Vec<Rule>,
+    pub(super) pointers: Pointers,
+    pub(crate) captures: usize,
+    pub(crate) heartbeat: Option<(Nanos, BoundTemplate)>,
+    /// The time of pushed messages.
+    pub(crate) time: Option<(Extractor, TimeUnit)>,
+}
+
+/// A message that is sent, and what is awaited.
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledStep {
+    /// `open step 1`, for people.
+    pub(crate) name: String,
+    pub(crate) send: Option<BoundTemplate>,
+    pub(crate) awaits: ConditionList,
+    pub(crate) timeout: Nanos,
+    /// Values to keep, with their places among the captures.
+    pub(crate) capture: Vec<(usize, String, Extractor)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledRequest {
+    pub(crate) name: String,
+    pub(super) weight: u64,
+    pub(crate) send: BoundTemplate,
+    pub(crate) has_payload: bool,
+    pub(crate) think: Option<ThinkTime>,
+}
+
+/// The pause between an answer and the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ThinkTime {
+    /// Evenly distributed.
+    Between(Duration, Duration),
+    /// Exponentially distributed, with this mean.
+    Exponential(Duration),
+}
+
+impl ThinkTime {
+    /// The pause that belongs to a random number from 0 up to 1.
+    pub(crate) fn draw(self, unit: f64) -> Nanos {
+        match self {
+            ThinkTime::Between(least, most) => {
+                (least.as_nanos() as f64 + unit * (most - least).as_nanos() as f64) as Nanos
+            }
+            ThinkTime::Exponential(mean) => (-(1.0 - unit).ln() * mean.as_nanos() as f64) as Nanos,
+        }
+    }
+}
+
+impl CompiledProtocol {
+    /// Reads a message.
+    #[inline]
+    pub(crate) fn read<'a>(&self, message: &'a [u8]) -> ParsedMessage<'a> {
+        ParsedMessage::new(&self.pointers, message)
+    }
+
+    /// The first rule whose conditions hold.
+    #[inline]
+    pub(crate) fn rule(&self, message: &ParsedMessage<'_>, scope: &Scope<'_>) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.when.hold(message, scope))
+    }
+
+    /// The request that a connection sends as its message `sequence`.
+    #[inline]
+    pub(crate) fn request(&self, seed: u64, connection: u32, sequence: u64) -> usize {
+        if self.requests.len() == 1 {
+            return 0;
+        }
+        if self.takes_turns {
+            return (sequence % self.requests.len() as u64) as usize;
+        }
+        let drawn = mix(seed ^ mix(u64::from(connection) << 40 ^ sequence)) % self.weights;
+        let mut until = 0;
+        let is_drawn = |request: &CompiledRequest| {
+            until += request.weight;
+            drawn < until
+        };
+        self.requests.iter().position(is_drawn).unwrap_or(0)
+    }
+
+    /// The names of the rules' entries, for people.
+    pub(crate) fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| rule.name.as_str())
+    }
+}

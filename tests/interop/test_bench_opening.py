@@ -1,0 +1,229 @@
+"""The upgrade requests of the load generator: header fields, data, several servers, names and certificates."""
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import ssl
+import subprocess
+import tempfile
+import threading
+import unittest
+
+import trustme
+from harness import BINARY, PATIENCE_S
+from websockets.asyncio.server import serve
+
+
+class EchoServer:
+    """Echoes messages, and keeps the upgrade requests, within the block."""
+
+    def __init__(self, tls=None):
+        self.requests = []
+        self.messages = collections.Counter()
+        self.names = []
+        self.subjects = []
+        self.tls = tls
+        self.loop = asyncio.new_event_loop()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.ready.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.stop.set_result, None)
+        self.thread.join(PATIENCE_S)
+
+    def _run(self):
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self):
+        self.stop = self.loop.create_future()
+        first = lambda _, offered: offered[0] if offered else None  # noqa: E731
+        options = {"ssl": self.tls, "select_subprotocol": first, "ping_interval": None}
+        async with serve(self._echo, "127.0.0.1", 0, **options) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            self.ready.set()
+            await self.stop
+
+    async def _echo(self, connection):
+        self.requests.append(connection.request)
+        if self.tls is not None:
+            self.subjects.append(connection.transport.get_extra_info("peercert"))
+        async for message in connection:
+            self.messages[message] += 1
+            await connection.send(message)
+
+
+def bench(*words, code=0, environment=None):
+    """Runs `bench` for a short time. Returns its record, or stderr if it fails."""
+    flags = ["-d", "200ms", "--warmup", "0s", "--json", "-"]
+    done = subprocess.run(
+        [BINARY, "bench", *words, *flags],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | (environment or {}),
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return json.loads(done.stdout)["runs"][0] if code in (0, 4) else done.stderr
+
+
+class UpgradeRequests(unittest.TestCase):
+    def setUp(self):
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.server = stack.enter_context(EchoServer())
+        self.url = f"ws://127.0.0.1:{self.server.port}"
+        self.directory = stack.enter_context(tempfile.TemporaryDirectory())
+
+    def file(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def test_fields_are_sent(self):
+        record = bench(
+            self.url + "/chat?x=1",
+            *("-c", "3", "--header", "Authorization: Bearer ${TOKEN}", "-H", "X-Number: {{connection}}"),
+            *("--cookie", "a=1", "--cookie", "b={{random.hex(8)}}", "--origin", "https://app.example"),
+            *("--subprotocol", "a", "--subprotocol", "b"),
+            environment={"TOKEN": "se{{cret"},
+        )
+        self.assertEqual(len(self.server.requests), 3)
+        for request in self.server.requests:
+            self.assertEqual(request.path, "/chat?x=1")
+            self.assertEqual(request.headers["Authorization"], "Bearer se{{cret")
+            self.assertRegex(request.headers["Cookie"], r"^a=1; b=[0-9a-f]{8}$")
+            self.assertEqual(request.headers["Origin"], "https://app.example")
+            self.assertEqual(request.headers["Sec-WebSocket-Protocol"], "a, b")
+        numbers = sorted(request.headers["X-Number"] for request in self.server.requests)
+        self.assertEqual(numbers, ["0", "1", "2"])
+        self.assertEqual(len({request.headers["Cookie"] for request in self.server.requests}), 3)
+        # Values may be secrets.
+        self.assertEqual(record["config"]["headers"], ["Authorization", "X-Number", "Cookie"])
+        self.assertNotIn("cret", json.dumps(record))
+
+    def test_user_and_password_are_sent_and_not_told(self):
+        record = bench(f"ws://al%40ice:p%3Aw@127.0.0.1:{self.server.port}/", "-c", "1")
+        # al@ice:p:w
+        self.assertEqual(self.server.requests[0].headers["Authorization"], "Basic YWxAaWNlOnA6dw==")
+        self.assertEqual(record["target"], self.url + "/")
+
+    def test_the_host_field_can_be_another(self):
+        bench(self.url, "-c", "1", "--header", "Host: api.example")
+        self.assertEqual(self.server.requests[0].headers["Host"], "api.example")
+
+    def test_a_name_is_resolved_to_an_address(self):
+        port = self.server.port
+        bench(f"ws://api.example:{port}/", "-c", "1", "--resolve", f"api.example:{port}:127.0.0.1")
+        self.assertEqual(self.server.requests[0].headers["Host"], f"api.example:{port}")
+        self.assertIn("--resolve", bench(f"ws://api.invalid:{port}/", code=3))
+
+    def test_each_connection_has_a_row(self):
+        rows = "token,room\n" + "".join(f"t{number},\"room {number}\"\n" for number in range(5))
+        path = self.file("users.csv", rows)
+        bench(
+            self.url + "/{{data.room}}?row={{row}}",
+            *("-c", "7", "--data", path, "--header", "X-Token: {{data.token}}"),
+            *("--message", '{"token":"{{data.token}}","n":{{seq}},"r":"{{random.hex(4)}}","t":{{now_ms}}}'),
+        )
+        expected = collections.Counter((f"t{number % 5}", f"/room%20{number % 5}?row={number % 5}") for number in range(7))
+        seen = collections.Counter((request.headers["X-Token"], request.path) for request in self.server.requests)
+        self.assertEqual(seen, expected)
+        messages = [json.loads(message) for message in self.server.messages]
+        self.assertEqual({message["token"] for message in messages}, {f"t{number}" for number in range(5)})
+        self.assertTrue(all(len(message["r"]) == 4 and message["t"] > 1.7e12 for message in messages))
+        self.assertGreater(max(message["n"] for message in messages), 0)
+
+    def test_rows_are_taken_once_or_shuffled(self):
+        path = self.file("users.jsonl", "".join(json.dumps({"id": number}) + "\n" for number in range(50)))
+        data = ("--data", path, "--header", "X-Id: {{data.id}}")
+        self.assertIn("--data-order", bench(self.url, "-c", "51", *data, "--data-order", "once", code=2))
+        for order in ("once", "shuffled"):
+            self.server.requests.clear()
+            bench(self.url, "-c", "50", *data, "--data-order", order)
+            ids = [int(request.headers["X-Id"]) for request in self.server.requests]
+            self.assertEqual(sorted(ids), list(range(50)))
+
+    def test_connections_that_come_and_go_take_further_rows(self):
+        path = self.file("users.jsonl", "".join(json.dumps({"id": number}) + "\n" for number in range(6)))
+        flags = ("--mode", "connect", "--rate", "50", "-c", "2", "--data", path, "--header", "X-Id: {{data.id}}")
+        bench(self.url, *flags)
+        ids = [int(request.headers["X-Id"]) for request in self.server.requests]
+        self.assertEqual(ids, [number % 6 for number in range(10)])
+        self.server.requests.clear()
+        told = bench(self.url, *flags, "--data-order", "once", code=1)
+        self.assertEqual(len(self.server.requests), 6)
+        self.assertIn("4 × no row of --data left", told)
+
+    def test_several_servers_take_their_shares(self):
+        with EchoServer() as other:
+            record = bench(self.url + "/a", f"ws://127.0.0.1:{other.port}/b", "--weights", "3,1", "-c", "20")
+            self.assertEqual((len(self.server.requests), len(other.requests)), (15, 5))
+            self.assertEqual({request.path for request in self.server.requests}, {"/a"})
+            self.assertEqual({request.path for request in other.requests}, {"/b"})
+            self.assertEqual(record["target"], f"{self.url}/a, ws://127.0.0.1:{other.port}/b")
+
+    def test_what_is_wrong_is_told_in_one_line(self):
+        path = self.file("users.csv", "token\nx\n")
+        for words, told in (
+            (("--header", "X"), "--header: expected NAME: VALUE"),
+            (("--header", "Upgrade: x"), "Upgrade"),
+            (("--header", "X: {{data.token}}"), "--data FILE"),
+            (("--data", path, "--header", "X: {{data.name}}"), "the columns of the data are token"),
+            (("--header", "X: ${NOT_SET}"), "NOT_SET is not set"),
+            (("--header", "X: {{nonsense}}"), "{{nonsense}}: expected"),
+            (("--cookie", "a"), "--cookie: expected NAME=VALUE"),
+            (("--subprotocol", "a b"), "not a token"),
+            (("--data", path + ".no"), "cannot be read"),
+            (("--weights", "1,2"), "2 weights for 1 URLs"),
+            (("--weights", "0"), "numbers from 1"),
+            (("--resolve", "a:b"), "HOST:PORT:ADDR"),
+            (("--sni", "x"), "only for wss://"),
+            (("--message", "{{payload}}", "--mode", "broadcast"), "has no topics"),
+            (("--protocol", "nonsense"), "is no file, and none of action-cable"),
+            (("--protocol", "json-rpc", "--param", "x=y"), "there is no parameter x; known: method"),
+            (("--try",), "only with --protocol"),
+        ):
+            with self.subTest(words):
+                line = bench(self.url, *words, code=2)
+                self.assertIn(told, line)
+
+
+class Certificates(unittest.TestCase):
+    def test_names_and_client_certificates(self):
+        authority, clients = trustme.CA(), trustme.CA()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("inner.example").configure_cert(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        clients.configure_trust(context)
+        own = clients.issue_cert("client@example.org")
+        with tempfile.TemporaryDirectory() as directory, EchoServer(tls=context) as server:
+            names = ["ca.pem", "client.pem", "client.key"]
+            ca, certificate, key = (os.path.join(directory, name) for name in names)
+            authority.cert_pem.write_to_path(ca)
+            own.private_key_and_cert_chain_pem.write_to_path(certificate)
+            own.private_key_pem.write_to_path(key)
+            context.sni_callback = lambda _socket, name, _context: server.names.append(name)
+            url = f"wss://127.0.0.1:{server.port}"
+            words = (url, "-c", "2", "--ca-file", ca, "--sni", "inner.example")
+            bench(*words, "--tls-cert", certificate, "--tls-key", key)
+            self.assertEqual(set(server.names), {"inner.example"})
+            subjects = [dict(part for names in found["subject"] for part in names) for found in server.subjects]
+            self.assertEqual(len(subjects), 2)
+            self.assertTrue(all(found["subjectAltName"] == (("email", "client@example.org"),) for found in server.subjects))
+            self.assertIn("no connection", bench(*words, code=3))
+            told = bench(url, "--ca-file", ca, "--tls-cert", certificate, "--tls-key", key, code=3)
+            self.assertIn("invalid peer certificate", told)
+            self.assertIn("client.key", bench(*words, "--tls-cert", certificate, "--tls-key", key + ".key", code=3))
+
+
+if __name__ == "__main__":
+    unittest.main()
