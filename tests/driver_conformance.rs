@@ -86,6 +86,7 @@ macro_rules! sockets_suite {
             [
                 an_end_goes_with_the_last_bytes,
                 a_dialled_connection_works_like_an_accepted_one,
+                a_unix_socket_is_dialled,
                 a_refused_dial_is_a_failure,
                 a_dial_can_be_aborted,
                 an_address_is_the_peers,

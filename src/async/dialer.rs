@@ -336,9 +336,10 @@ impl Dialer {
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         match proxy {
             None => Ok(stream),
-            Some(proxy) => {
-                deadline.run(Stage::Proxy, proxy.tunnel(stream, url)).await?.map_err(DialError::Proxy)
-            }
+            Some(proxy) => deadline
+                .run(Stage::Proxy, crate::proxy::tunnel(proxy, stream, url))
+                .await?
+                .map_err(DialError::Proxy),
         }
     }
 

@@ -5,20 +5,18 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod environment;
-mod socks5;
 mod tunnel;
 
 use std::fmt;
 
 use echoring_proto::Url;
 
-pub use address::BadProxy;
-pub use socks5::SocksError;
-pub use tunnel::ProxyError;
+pub use echoring_proto::tunnel::BadProxy;
+pub(crate) use tunnel::tunnel;
+pub use tunnel::{ProxyError, SocksError};
 
-use address::{ProxyKind, ProxyServer};
+use echoring_proto::tunnel::{ProxyKind, ProxyServer};
 use environment::EnvironmentProxies;
 
 /// The proxy that connections are opened through.
@@ -84,7 +82,7 @@ impl Proxy {
     }
 
     /// The proxy for `url`; `None` for a direct connection.
-    pub(super) fn to(&self, url: &Url) -> Option<&ProxyServer> {
+    pub fn to(&self, url: &Url) -> Option<&ProxyServer> {
         match &self.0 {
             ProxyRoute::One(server) => Some(server),
             ProxyRoute::EnvironmentProxies(rules) => rules.to(url),

@@ -33,8 +33,8 @@ use echoring_async::tls::{Identity, Trust};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Endpoint, Experiment, Pace, Plan, Progress, Resources, Results, Target, Template,
-    Workload, render,
+    self, Baseline, Endpoint, Experiment, Pace, Plan, Progress, RemoteAddress, Resources, Results, Target,
+    Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -61,6 +61,8 @@ Examples:
       2,000 new connections per second; each echoes one message and is closed
   echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
       500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
+  echoring bench ws://127.0.0.1:9001 --rate 5k --ping-every 100ms
+      WebSocket pings beside the load: the network and the event loop against the application
   echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
       text in many scripts; most messages are short and some long
   echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
@@ -81,7 +83,7 @@ Examples:
       the runs of a file, each for 5 s
 
 In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
-distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap), or one of
+distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping), or one of
 lost duplicated reordered corrupted late errors closes ended_early unsent unmatched messages messages_per_s bytes_per_s
 reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
@@ -102,6 +104,8 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
 /// The longest conversation of `--try` by default.
 const TRY_TIME: Duration = Duration::from_secs(10);
+/// Pings of each connection in --mode ping.
+const PINGS_PER_S_DEFAULT: u64 = 10;
 const THREADS_MAX: u32 = 1_024;
 
 const SCHEDULE: &str = "Schedule";
@@ -221,14 +225,20 @@ impl Args {
         let identity = self.request.tls_cert.clone().zip(self.request.tls_key.clone());
         let identity = identity.map(|(certificates, key)| Identity { certificates, key });
         let (sni, resolve) = (self.request.sni.clone(), self.request.resolve.clone());
-        let lookup = Lookup { trust, identity, sni, resolve };
+        let proxy = self.request.proxy()?;
+        let unix_socket = self.request.unix_socket.clone();
+        if self.url.is_empty() && (proxy.is_some() || unix_socket.is_some()) {
+            let flag = if proxy.is_some() { "--proxy" } else { "--unix-socket" };
+            return Err(usage(flag, "needs a URL, such as bench ws://localhost/echo"));
+        }
+        let lookup = Lookup { trust, identity, sni, resolve, proxy, unix_socket };
         let mut targets = self.url.iter().map(|url| lookup.endpoint(url)).collect::<Result<Vec<_>, _>>()?;
         for (endpoint, weight) in targets.iter_mut().zip(self.request.weights(self.url.len())?) {
             endpoint.weight = weight;
         }
         let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
-        let is_secure = |endpoint: &Endpoint| endpoint.security.is_some();
+        let is_secure = |endpoint: &Endpoint| endpoint.route.security.is_some();
         let of_tls = [
             ("--sni", self.request.sni.is_some()),
             ("--tls-cert", self.request.tls_cert.is_some()),
@@ -244,7 +254,7 @@ impl Args {
         let Compression(offered) = self.messages.compress.clone();
         let paths: Vec<_> = targets.iter().map(|endpoint| endpoint.path.as_ref()).collect();
         let workloads = self.workloads(typed, &paths, &offered)?;
-        let sources = self.sources(targets.first().map(|endpoint| endpoint.address.ip()))?;
+        let sources = self.sources(targets.first().and_then(ip_of))?;
         let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
         check_pid("--server-pid", self.server_pid)?;
         let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
@@ -292,7 +302,7 @@ impl Args {
             load.check_path(endpoint.path.as_ref())
                 .map_err(|wrong| usage("--against", &wrong.to_string()))?;
         }
-        self.sources(Some(endpoint.address.ip()))?;
+        self.sources(ip_of(&endpoint))?;
         check_pid("--against-pid", self.verdicts.against_pid)?;
         Ok(Baseline { target: Target::Urls(vec![endpoint]), server_pid: self.verdicts.against_pid })
     }
@@ -315,6 +325,11 @@ impl Args {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
         }
+        if modes.contains(&Mode::Ping)
+            && let Some((flag, _)) = messages::of_senders(typed).iter().find(|(_, typed)| *typed)
+        {
+            return Err(usage(flag, "not in --mode ping, where pings are the load: leave it out"));
+        }
         if modes.contains(&Mode::Push) {
             let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
             listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
@@ -336,15 +351,16 @@ impl Args {
         self.request.fields(&mut connecting)?;
         let binary = self.messages.kind == parsers::Kind::Binary;
         let protocol = self.protocol.read(typed, binary)?;
-        let pace = self.pace_of(mode);
         let connections = self.connections.unwrap_or(match mode {
-            Mode::Connect => pace.depth().unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Push => CONNECTIONS_DEFAULT,
+            Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping => CONNECTIONS_DEFAULT,
         });
+        let pace = self.pace_of(mode, connections);
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
             Mode::Echo => (echoring_load::Mode::Echo, 0, 0, (0, None)),
             Mode::Connect => (echoring_load::Mode::Connect, 0, 0, (0, None)),
             Mode::Push => (echoring_load::Mode::Push, 0, 0, (0, None)),
+            Mode::Ping => (echoring_load::Mode::Ping, 0, 0, (0, None)),
             Mode::Broadcast => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
                 let slow = self.messages.slow(typed, connections.saturating_sub(publishers))?;
@@ -384,6 +400,7 @@ impl Args {
             allow_saturated: self.pace.allow_saturated,
             max_lateness: self.pace.max_lateness,
             compress: offered.clone(),
+            ping_every: self.pace.ping_every,
             connecting,
             listening: self.listen.listening(),
             // What a server sends by itself is not known, so that nothing can be compared.
@@ -398,11 +415,13 @@ impl Args {
     }
 
     /// What decides when messages are sent, or connections begun.
-    fn pace_of(&self, mode: Mode) -> Pace {
+    fn pace_of(&self, mode: Mode, connections: u32) -> Pace {
         let default = match mode {
             _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
             Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push => None,
+            // Servers limit how often they are pinged.
+            Mode::Ping if self.pace.depth.is_none() => Some(u64::from(connections) * PINGS_PER_S_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push | Mode::Ping => None,
         };
         self.pace.pace(default)
     }
@@ -454,6 +473,14 @@ fn tried(load: Workload, duration: Option<Duration>) -> Workload {
         warmup: Duration::ZERO,
         duration: duration.unwrap_or(TRY_TIME),
         ..load
+    }
+}
+
+/// The IP address that connections lead to.
+fn ip_of(endpoint: &Endpoint) -> Option<IpAddr> {
+    match &endpoint.route.address {
+        RemoteAddress::Tcp(address) => Some(address.ip()),
+        RemoteAddress::Unix(_) => None,
     }
 }
 
@@ -563,6 +590,7 @@ fn awaited_by(plan: &Plan) -> Vec<String> {
         echoring_load::Mode::Broadcast => vec!["topics.delivery".to_owned()],
         echoring_load::Mode::Push => vec!["push".to_owned()],
         echoring_load::Mode::Echo | echoring_load::Mode::Connect => requests().map(str::to_owned).collect(),
+        echoring_load::Mode::Ping => Vec::new(),
     }
 }
 

@@ -29,6 +29,8 @@ pub mod record;
 pub mod render;
 
 pub use analyse::{Baseline, Experiment, Progress, Results, run_experiment};
+pub use echoring_runtime::driver::RemoteAddress;
+pub use echoring_runtime::shard::Route;
 pub use engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run};
 pub use measure::{LiveResults, Timeline, TimelineInterval, allowed_cpus};
 pub use plan::{

@@ -85,6 +85,9 @@ pub struct Record {
     /// The conversations of a declared protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Pings beside the load, or as the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<Ping>,
     /// Only in push mode. Records from older versions have none.
     #[serde(default)]
     pub push: Option<Push>,
@@ -166,7 +169,7 @@ pub struct FailIf {
 /// The options of a run, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `echo`, `broadcast`, `connect` or `push`.
+    /// `echo`, `broadcast`, `connect`, `push` or `ping`.
     pub mode: String,
     /// Publishers included.
     pub connections: u32,
@@ -254,6 +257,9 @@ pub struct Config {
     /// Name of the declared protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// Interval of the pings beside the load, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping_every_s: Option<f64>,
     /// The message that each connection sent once it was open; push mode only.
     #[serde(default)]
     pub hello: Option<String>,
@@ -410,6 +416,19 @@ pub struct Request {
     pub response_ns: Option<Quantiles>,
     /// Service times of the same.
     pub service_ns: Option<Quantiles>,
+}
+
+/// Pings and their pongs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ping {
+    /// Pings beside the load that were sent, over the whole run; 0 in ping mode, where pings are the load.
+    pub sent: u64,
+    /// Their pongs.
+    pub answered: u64,
+    /// Round trips of those that were sent in the measured time; `null` if there were none.
+    pub rtt_ns: Option<Quantiles>,
+    /// In ping mode: pings that were answered by the pong of a later one (RFC 6455, 5.5.3).
+    pub skipped: u64,
 }
 
 /// Messages that the server pushed within the measured time.

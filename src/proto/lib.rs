@@ -20,6 +20,7 @@ pub mod proxy_header;
 pub mod random;
 #[allow(unsafe_code)]
 mod simd;
+pub mod tunnel;
 pub mod url;
 pub mod utf8;
 

@@ -106,6 +106,25 @@ const fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }
 
+/// Decodes a part of a URL's user information (RFC 3986, section 3.2.1); unencoded characters are accepted. `None` if it is malformed or
+/// not UTF-8.
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let (digits, behind) = rest.split_first_chunk::<2>()?;
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        decoded.push((digit(digits[0])? << 4 | digit(digits[1])?) as u8);
+        rest = behind;
+    }
+    String::from_utf8(decoded).ok()
+}
+
 /// The host without the brackets of an IPv6 address, and the text after the colon of the port.
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), BadUrl> {
     if let Some(rest) = authority.strip_prefix('[') {

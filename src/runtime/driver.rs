@@ -362,12 +362,12 @@ pub trait Driver: Sized {
     /// Whether connections may still be reported as accepted.
     fn is_listening(&self) -> bool;
 
-    /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose). `Connected` or `Failed`
-    /// follows.
+    /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose; not for Unix sockets). `Connected` or
+    /// `Failed` follows.
     ///
     /// # Errors
     /// If no socket could be created: descriptors, slots or local ports are exhausted.
-    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token>;
+    fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token>;
 
     /// Looks up the peer's address of `token`. `Addressed` follows, unless the connection fails or is closed before. It
     /// costs extra system calls.
@@ -399,6 +399,7 @@ pub trait Driver: Sized {
 mod addresses;
 mod clock;
 mod regions;
+mod remote;
 mod signals;
 mod sockets;
 mod unsent;
@@ -406,6 +407,7 @@ mod waker;
 
 pub use clock::now as monotonic_now;
 pub use regions::small_pages_only;
+pub use remote::RemoteAddress;
 pub use signals::ignore_meaningless_signals;
 pub use waker::Waker;
 

@@ -15,9 +15,11 @@ mod core;
 mod inspect;
 mod mailbox;
 mod refusals;
+mod route;
 mod slots;
 mod timer_wheel;
 mod tls;
+mod tunnel;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,6 +38,7 @@ pub use context::{ConnectionContext, Context, ShardResources};
 pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use inspect::ConnectionView;
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
+pub use route::Route;
 pub use tls::Security;
 
 /// How soon a shard retries a message that found another shard's mailbox full.

@@ -102,7 +102,7 @@ impl ShardSetup for ServiceSetup {
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
-            security: Security { server: self.config.tls.clone(), client: None },
+            security: Security { server: self.config.tls.clone() },
             seed: Seed::System,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);

@@ -209,7 +209,7 @@ impl Testee {
         self.dialled = true;
         let path = self.path();
         cx.dial().expect("this shard was set up to dial").path = path;
-        cx.connect(self.address, None, true, ()).map(drop)
+        cx.connect(&self.address.into(), None, true, ()).map(drop)
     }
 
     fn end<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>, outcome: Result<u32, String>) {

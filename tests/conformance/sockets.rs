@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use echoring_proto::limits::{MILLISECOND, SECOND};
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Driver, Event, Features, Options, Source, Token};
+use echoring_runtime::driver::{Driver, Event, Features, Options, RemoteAddress, Source, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
@@ -214,7 +215,7 @@ fn connected<D: Driver>(
     address: SocketAddr,
     source: Option<SocketAddr>,
 ) -> Token {
-    let token = world.driver.connect(address, source).expect("ports and descriptors are free");
+    let token = world.driver.connect(&address.into(), source).expect("ports and descriptors are free");
     world.until("connected", |world| world.has(&Seen::Connected(token)));
     token
 }
@@ -243,11 +244,41 @@ pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>)
     }
 }
 
+pub fn a_unix_socket_is_dialled<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let path =
+        std::env::temp_dir().join(format!("dial-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).expect("a free name");
+    let address = RemoteAddress::Unix(path.clone());
+    let source = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let refused = world.driver.connect(&address, source).expect_err("no local address");
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    let token = world.driver.connect(&address, None).expect("a socket can be made");
+    world.until("connected", |world| world.has(&Seen::Connected(token)));
+    let (peer, _) = listener.accept().expect("the driver dialled");
+    peer.set_nonblocking(true).expect("a socket");
+    let mut peer = Socket::from(std::os::fd::OwnedFd::from(peer));
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
+    assert_eq!(world.read(&mut peer, 5), b"hello");
+    world.write(&mut peer, b"welcome");
+    world.until("the answer", |world| world.received(token) == b"welcome");
+    world.driver.close(token);
+    assert_eq!(world.read_to_end(&mut peer), b"");
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+    drop(listener);
+    std::fs::remove_file(&path).expect("it is there");
+    let gone = world.driver.connect(&address, None).expect("a socket can be made");
+    world.until("the failure", |world| world.has(&Seen::Failed(gone, ErrorKind::NotFound)));
+    world.driver.close(gone);
+    world.until("closed", |world| world.has(&Seen::Closed(gone)));
+}
+
 pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (listener, address) = listener();
     drop(listener);
-    let token = world.driver.connect(address, None).expect("a socket can be made");
+    let token = world.driver.connect(&address.into(), None).expect("a socket can be made");
     let failed = Seen::Failed(token, ErrorKind::ConnectionRefused);
     world.until("the refusal", |world| world.has(&failed));
     assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x").into())).is_err());
@@ -260,7 +291,7 @@ pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
 pub fn a_dial_can_be_aborted<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (_listener, address) = listener();
-    let token = world.driver.connect(address, None).expect("a socket can be made");
+    let token = world.driver.connect(&address.into(), None).expect("a socket can be made");
     world.driver.abort(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
     world.settle();

@@ -13,18 +13,18 @@ import unittest
 
 import trustme
 from harness import BINARY, PATIENCE_S
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import serve, unix_serve
 
 
 class EchoServer:
     """Echoes messages, and keeps the upgrade requests, within the block."""
 
-    def __init__(self, tls=None):
+    def __init__(self, tls=None, path=None):
         self.requests = []
         self.messages = collections.Counter()
         self.names = []
         self.subjects = []
-        self.tls = tls
+        self.tls, self.path = tls, path
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -46,7 +46,11 @@ class EchoServer:
         self.stop = self.loop.create_future()
         first = lambda _, offered: offered[0] if offered else None  # noqa: E731
         options = {"ssl": self.tls, "select_subprotocol": first, "ping_interval": None}
-        async with serve(self._echo, "127.0.0.1", 0, **options) as server:
+        if self.path is not None:
+            serving = unix_serve(self._echo, self.path, ping_interval=None)
+        else:
+            serving = serve(self._echo, "127.0.0.1", 0, **options)
+        async with serving as server:
             self.port = server.sockets[0].getsockname()[1]
             self.ready.set()
             await self.stop
@@ -223,6 +227,169 @@ class Certificates(unittest.TestCase):
             told = bench(url, "--ca-file", ca, "--tls-cert", certificate, "--tls-key", key, code=3)
             self.assertIn("invalid peer certificate", told)
             self.assertIn("client.key", bench(*words, "--tls-cert", certificate, "--tls-key", key + ".key", code=3))
+
+
+class Proxy:
+    """A proxy for HTTP's CONNECT and for SOCKS5, within the block. It answers as `how` says, and keeps what it was asked for."""
+
+    def __init__(self, how="well"):
+        self.how, self.asked = how, []
+        self.loop = asyncio.new_event_loop()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.ready.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.stop.set_result, None)
+        self.thread.join(PATIENCE_S)
+
+    def _run(self):
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self):
+        self.stop = self.loop.create_future()
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self.ready.set()
+        await self.stop
+        server.close()
+
+    async def _handle(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            first = await reader.readexactly(1)
+            target = await (self._socks(reader, writer) if first == b"\x05" else self._http(reader, writer))
+            if target is not None:
+                far_reader, far_writer = await asyncio.open_connection(*target)
+                await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+        writer.close()
+
+    async def _copy(self, reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def _slowly(self, writer, data):
+        for byte in data:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def _http(self, reader, writer):
+        head = (b"C" + await reader.readuntil(b"\r\n\r\n")).decode()
+        self.asked.append(head)
+        if self.how == "silent":
+            await reader.read()
+        if self.how == "garbage":
+            writer.write(b"SSH-2.0-OpenSSH\r\n\r\n")
+            return await writer.drain()
+        if self.how == "password" and "Proxy-Authorization: Basic dTpwQHc=" not in head:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n")
+            return await writer.drain()
+        await self._slowly(writer, b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
+        host, port = head.split()[1].rsplit(":", 1)
+        return ("127.0.0.1" if host == "inner.example" else host), int(port)
+
+    async def _socks(self, reader, writer):
+        methods = await reader.readexactly((await reader.readexactly(1))[0])
+        if self.how == "password":
+            if 2 not in methods:
+                writer.write(b"\x05\xff")
+                return await writer.drain()
+            writer.write(b"\x05\x02")
+            await reader.readexactly(1)
+            user = await reader.readexactly((await reader.readexactly(1))[0])
+            password = await reader.readexactly((await reader.readexactly(1))[0])
+            accepted = (user, password) == (b"u", b"p@w")
+            writer.write(b"\x01\x00" if accepted else b"\x01\x01")
+            if not accepted:
+                return await writer.drain()
+        else:
+            writer.write(b"\x05\x00")
+        kind = (await reader.readexactly(4))[3]
+        host = (
+            ".".join(map(str, await reader.readexactly(4)))
+            if kind == 1
+            else (await reader.readexactly((await reader.readexactly(1))[0])).decode()
+        )
+        port = int.from_bytes(await reader.readexactly(2))
+        self.asked.append(f"{host}:{port}")
+        if self.how == "refused":
+            writer.write(b"\x05\x05\x00\x01\0\0\0\0\0\0")
+            return await writer.drain()
+        await self._slowly(writer, b"\x05\x00\x00\x01\0\0\0\0\0\0")
+        return ("127.0.0.1" if host == "inner.example" else host), port
+
+
+class Routes(unittest.TestCase):
+    def test_a_unix_socket_is_connected_to(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "socket")
+            for driver in ("auto", "epoll"):
+                with EchoServer(path=path) as server:
+                    words = ("ws://app.example/echo", "--unix-socket", path, "-c", "5", "--driver", driver)
+                    record = bench(*words)
+                    self.assertGreater(record["messages"], 5)
+                    self.assertEqual({request.headers["Host"] for request in server.requests}, {"app.example"})
+            self.assertIn("1 × ", bench(*words[:3], "-c", "1", code=3))
+
+    def test_connections_go_through_proxies(self):
+        with EchoServer() as server:
+            for scheme in ("http", "socks5"):
+                for driver in ("auto", "epoll"):
+                    with self.subTest(scheme=scheme, driver=driver), Proxy() as proxy:
+                        url = f"ws://inner.example:{server.port}/echo"
+                        proxied = ("--proxy", f"{scheme}://127.0.0.1:{proxy.port}")
+                        record = bench(url, *proxied, "-c", "5", "--driver", driver)
+                        self.assertGreater(record["messages"], 5)
+                        self.assertEqual(len(proxy.asked), 5)
+                        self.assertTrue(all(f"inner.example:{server.port}" in asked for asked in proxy.asked))
+
+    def test_credentials_are_sent_to_proxies(self):
+        with EchoServer() as server, Proxy("password") as proxy:
+            for scheme in ("http", "socks5"):
+                url = f"ws://127.0.0.1:{server.port}/"
+                bench(url, "-c", "1", "--proxy", f"{scheme}://u:p%40w@127.0.0.1:{proxy.port}")
+                for credentials, told in (("", {"http": "407", "socks5": "no authentication method"}), ("u:x@", {"http": "407", "socks5": "refused the user name"})):
+                    wrong = bench(url, "-c", "2", "--proxy", f"{scheme}://{credentials}127.0.0.1:{proxy.port}", code=3)
+                    self.assertIn(f"2 × the proxy", wrong)
+                    self.assertIn(told[scheme], wrong)
+
+    def test_refusals_of_proxies_are_told(self):
+        url = "ws://127.0.0.1:1/"
+        for how, scheme, told in (
+            ("refused", "socks5", "connection refused (SOCKS5 reply 5)"),
+            ("garbage", "http", "the proxy's response is not HTTP"),
+            ("silent", "http", "handshake timeout"),
+        ):
+            with self.subTest(how), Proxy(how) as proxy:
+                wrong = bench(url, "-c", "1", "--connect-timeout", "300ms", "--proxy", f"{scheme}://127.0.0.1:{proxy.port}", code=3)
+                self.assertIn(told, wrong)
+
+    def test_the_environment_names_a_proxy(self):
+        with EchoServer() as server, Proxy() as proxy:
+            environment = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": ""}
+            bench(f"ws://inner.example:{server.port}/", "-c", "1", "--proxy", "env", environment=environment)
+            self.assertEqual(len(proxy.asked), 1)
+
+    def test_tls_is_spoken_through_a_proxy(self):
+        authority = trustme.CA()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("inner.example").configure_cert(context)
+        with tempfile.TemporaryDirectory() as directory, EchoServer(tls=context) as server:
+            ca = os.path.join(directory, "ca.pem")
+            authority.cert_pem.write_to_path(ca)
+            for scheme in ("http", "socks5"):
+                with Proxy() as proxy:
+                    words = ("--ca-file", ca, "--proxy", f"{scheme}://127.0.0.1:{proxy.port}")
+                    record = bench(f"wss://inner.example:{server.port}/", "-c", "3", *words)
+                    self.assertEqual(record["tls"]["handshakes"], 3)
 
 
 if __name__ == "__main__":

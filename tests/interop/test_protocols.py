@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import unittest
 
+import programs
 import protocol_servers
 from fault_proxy import FaultProxy
 from harness import BINARY, PATIENCE_S, Server
@@ -18,6 +20,14 @@ def bench(url, *flags, duration="400ms"):
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     record = json.loads(done.stdout)["runs"][0] if done.stdout else None
     return done.returncode, record, done.stderr
+
+
+def run_client(name, url):
+    """The lines that a client of `protocols` prints."""
+    command = [programs.NODE, os.path.join(protocol_servers.HERE, name), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=programs.environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 class Checks:
@@ -180,10 +190,17 @@ class Phoenix(Checks, unittest.TestCase):
     server, protocol, answers = "phoenix", "phoenix", rb'"\d+","room:bench","phx_reply"'
     failing = ("event=fail",)
 
+    def test_the_unmodified_client_accepts_the_server(self):
+        lines = [json.loads(line) for line in run_client("phoenix_client.mjs", self.url)]
+        self.assertEqual(lines, [{"ok": {}}, {"ok": {"text": "é"}}, {"error": {"reason": "it failed"}}, {"text": "all"}])
+
 
 class Signalr(Checks, unittest.TestCase):
     server, protocol, answers = "signalr", "signalr", rb'"type":3'
     failing = ("target=Fail",)
+
+    def test_the_unmodified_client_accepts_the_server(self):
+        self.assertEqual(run_client("signalr_client.mjs", self.url), ["é", "it failed", "all"])
 
     def test_the_pings_of_the_server_are_expected(self):
         code, record, errors = bench(self.url, *self.flags(), "-c", "2", duration="1200ms")

@@ -578,10 +578,9 @@ impl Serve {
         };
         let target = Target::Urls(vec![Endpoint {
             text: "a server".to_owned(),
-            address: self.address,
+            route: self.address.into(),
             authority: self.address.to_string(),
             path: None,
-            security: None,
             authorization: None,
             weight: 1,
         }]);

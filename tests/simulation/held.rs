@@ -11,7 +11,9 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, MILLISECOND, Nanos};
 use echoring_runtime::admission::{Admission, PeerLimits, Rate, TrafficLimits};
 use echoring_runtime::driver::sim::{Faults, Heard, Network, Random, Sim};
-use echoring_runtime::driver::{Description, Driver, Event, Options, Source, Span, Token, Waker};
+use echoring_runtime::driver::{
+    Description, Driver, Event, Options, RemoteAddress, Source, Span, Token, Waker,
+};
 use echoring_runtime::limits::TRIM_INTERVAL;
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
 use echoring_server::Service;
@@ -85,7 +87,7 @@ impl Driver for Late {
         self.0.is_listening()
     }
 
-    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
+    fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
         self.0.connect(address, source)
     }
 

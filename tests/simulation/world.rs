@@ -113,7 +113,6 @@ fn security() -> Security {
     let files = certificate();
     Security {
         server: Some(server_config(&ServerTls::new(&files.cert, &files.key)).expect("a configuration")),
-        client: None,
     }
 }
 

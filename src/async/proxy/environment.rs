@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use super::address::{BadProxy, ProxyKind, ProxyServer};
 use echoring_proto::Url;
+use echoring_proto::tunnel::{BadProxy, ProxyKind, ProxyServer};
 
 /// Proxies and exceptions from the environment.
 #[derive(Clone)]

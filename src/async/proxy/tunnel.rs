@@ -5,16 +5,17 @@
 use std::fmt;
 use std::io;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::address::{ProxyKind, ProxyServer};
-use super::socks5::{self, SocksError};
-use crate::handshake::{HeadError, read_head, write_head};
 use echoring_proto::Url;
-use echoring_proto::handshake::{BadHandshake, parse_response_head};
+use echoring_proto::handshake::BadHandshake;
+use echoring_proto::tunnel::{
+    NotEncodable, ProxyKind, ProxyServer, SocksRefusal, Tunnel, TunnelError, TunnelState, TunnelStep,
+};
+
+/// Size of the reads. Answers are shorter, but for the heads of some HTTP proxies.
+const READ_BYTES: usize = 1024;
 
 /// Why a proxy did not open a connection.
 #[derive(Debug)]
@@ -34,16 +35,51 @@ pub enum ProxyError {
     NotEncodable,
 }
 
+/// Why a SOCKS5 proxy opened no connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SocksError {
+    /// The stream to the proxy failed or ended.
+    Io(io::Error),
+    /// The bytes are not SOCKS5.
+    Malformed,
+    /// The proxy accepts none of the authentication methods offered.
+    NoAcceptableMethod,
+    /// The proxy refused the user name and password.
+    BadCredentials,
+    /// The proxy answered CONNECT with this reply code (RFC 1928, section 6).
+    Refused(u8),
+}
+
+impl fmt::Display for SocksError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocksError::Io(error) => error.fmt(f),
+            SocksError::Malformed => SocksRefusal::Malformed.fmt(f),
+            SocksError::NoAcceptableMethod => SocksRefusal::NoAcceptableMethod.fmt(f),
+            SocksError::BadCredentials => SocksRefusal::BadCredentials.fmt(f),
+            SocksError::Refused(code) => SocksRefusal::Refused(*code).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SocksError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            SocksError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProxyError::Status(407) => f.write_str("the proxy requires a valid user name and password (407)"),
-            ProxyError::Status(status) => write!(f, "the proxy answered {status} to CONNECT"),
-            ProxyError::Http(BadHandshake::HeadTooBig) => f.write_str("the proxy's response head is too big"),
-            ProxyError::Http(_) => f.write_str("the proxy's response is not HTTP"),
+            ProxyError::Status(status) => TunnelError::Status(*status).fmt(f),
+            ProxyError::Http(bad) => TunnelError::Http(*bad).fmt(f),
             ProxyError::Io(error) => write!(f, "the connection to the proxy failed: {error}"),
             ProxyError::Socks(error) => write!(f, "the proxy did not open a connection: {error}"),
-            ProxyError::UnexpectedBytes => f.write_str("the proxy sent unexpected bytes after its response"),
+            ProxyError::UnexpectedBytes => TunnelError::UnexpectedBytes.fmt(f),
             ProxyError::NotEncodable => {
                 f.write_str("the host, user name or password cannot be sent in the proxy's protocol")
             }
@@ -62,56 +98,45 @@ impl std::error::Error for ProxyError {
     }
 }
 
-impl ProxyServer {
-    /// Opens a connection to the server of `url` through the proxy at the other end of `stream`.
-    pub(crate) async fn tunnel(&self, mut stream: TcpStream, url: &Url) -> Result<TcpStream, ProxyError> {
-        match self.kind {
-            ProxyKind::Http => self.connect(&mut stream, url).await?,
-            ProxyKind::Socks5 => self.socks(&mut stream, url).await?,
+impl From<TunnelError> for ProxyError {
+    fn from(error: TunnelError) -> ProxyError {
+        match error {
+            TunnelError::Status(status) => ProxyError::Status(status),
+            TunnelError::Http(bad) => ProxyError::Http(bad),
+            TunnelError::Socks(SocksRefusal::NoAcceptableMethod) => {
+                ProxyError::Socks(SocksError::NoAcceptableMethod)
+            }
+            TunnelError::Socks(SocksRefusal::BadCredentials) => ProxyError::Socks(SocksError::BadCredentials),
+            TunnelError::Socks(SocksRefusal::Refused(code)) => ProxyError::Socks(SocksError::Refused(code)),
+            TunnelError::Socks(_) => ProxyError::Socks(SocksError::Malformed),
+            _ => ProxyError::UnexpectedBytes,
         }
-        Ok(stream)
-    }
-
-    async fn socks(&self, stream: &mut TcpStream, url: &Url) -> Result<(), ProxyError> {
-        // RFC 1929 does not allow an empty password.
-        let credentials = self.credentials.as_ref();
-        if credentials.is_some_and(|credentials| credentials.password.is_empty()) {
-            return Err(ProxyError::NotEncodable);
-        }
-        let address = socks5::encode_address(&url.host, url.port).ok_or(ProxyError::NotEncodable)?;
-        socks5::connect(stream, &address, credentials).await.map_err(ProxyError::Socks)
-    }
-
-    /// CONNECT (RFC 9110, 9.3.6).
-    async fn connect(&self, stream: &mut TcpStream, url: &Url) -> Result<(), ProxyError> {
-        write_head(stream, self.connect_request(url).as_bytes()).await.map_err(ProxyError::Io)?;
-        let mut bytes = BytesMut::new();
-        let (head, head_bytes) = read_head(stream, &mut bytes, parse_response_head).await?;
-        if !(200..300).contains(&head.status) {
-            return Err(ProxyError::Status(head.status));
-        }
-        if bytes.len() > head_bytes { Err(ProxyError::UnexpectedBytes) } else { Ok(()) }
-    }
-
-    fn connect_request(&self, url: &Url) -> String {
-        let authority = match url.host.contains(':') {
-            true => format!("[{}]:{}", url.host, url.port),
-            false => format!("{}:{}", url.host, url.port),
-        };
-        let authorization = self.credentials.as_ref().map_or_else(String::new, |credentials| {
-            let pair = format!("{}:{}", credentials.user, credentials.password);
-            format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(pair))
-        });
-        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{authorization}\r\n")
     }
 }
 
-impl From<HeadError<BadHandshake>> for ProxyError {
-    fn from(error: HeadError<BadHandshake>) -> ProxyError {
-        match error {
-            HeadError::Gone => ProxyError::Io(io::ErrorKind::UnexpectedEof.into()),
-            HeadError::Io(error) => ProxyError::Io(error),
-            HeadError::Bad(error) => ProxyError::Http(error),
+/// Opens a connection to the server of `url` through the proxy at the other end of `stream`.
+pub(crate) async fn tunnel(
+    proxy: &ProxyServer,
+    mut stream: TcpStream,
+    url: &Url,
+) -> Result<TcpStream, ProxyError> {
+    let tunnel = Tunnel::new(proxy, &url.host, url.port).map_err(|NotEncodable| ProxyError::NotEncodable)?;
+    let failed = |error| match proxy.kind {
+        ProxyKind::Http => ProxyError::Io(error),
+        ProxyKind::Socks5 => ProxyError::Socks(SocksError::Io(error)),
+    };
+    let mut state = TunnelState::default();
+    stream.write_all(state.first(&tunnel)).await.map_err(failed)?;
+    let mut bytes = [0; READ_BYTES];
+    loop {
+        let read = stream.read(&mut bytes).await.map_err(failed)?;
+        if read == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match state.handle_bytes(&tunnel, &bytes[..read])? {
+            TunnelStep::Incomplete => {}
+            TunnelStep::Send(bytes) => stream.write_all(bytes).await.map_err(failed)?,
+            TunnelStep::Established => return Ok(stream),
         }
     }
 }

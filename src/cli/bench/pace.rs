@@ -59,6 +59,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = SCHEDULE)]
     pub(super) burst: u32,
 
+    /// Send a WebSocket ping on each connection at this interval, beside the load
+    ///
+    /// The server's WebSocket layer answers pings without the application, so that their round trips tell the delay of the network and of
+    /// the event loop. --mode ping sends pings only.
+    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
+    pub(super) ping_every: Option<Duration>,
+
     /// Maximum time to wait for outstanding messages at the end
     ///
     /// A message that has not arrived by then is counted as lost, with its age as its latency.

@@ -22,6 +22,8 @@ pub(super) enum Mode {
     Connect,
     /// Connections only receive; the messages of the server are counted and timed
     Push,
+    /// Every connection sends WebSocket pings, 10 a second by default
+    Ping,
 }
 
 /// `--time-unit`.

@@ -1,6 +1,7 @@
 //! The servers that `bench` measures: those of URLs, looked up, or one that this process starts.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,9 +12,11 @@ use rustls::pki_types::ServerName;
 use super::parsers::{Driver, Resolve, expanded};
 use super::usage;
 use crate::Failure;
+use echoring_async::Proxy;
 use echoring_async::tls::{self, Trust};
-use echoring_load::{self, Embedded, Endpoint, Refused, Template};
-use echoring_proto::url::Url;
+use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template};
+use echoring_proto::tunnel::{NotEncodable, Tunnel};
+use echoring_proto::url::{Url, percent_decode};
 use echoring_server::{self, ListenAddress, Server};
 
 /// How the servers of URLs are found and trusted.
@@ -24,6 +27,8 @@ pub(super) struct Lookup {
     /// The name of certificates, instead of the URL's host.
     pub(super) sni: Option<String>,
     pub(super) resolve: Vec<Resolve>,
+    pub(super) proxy: Option<Proxy>,
+    pub(super) unix_socket: Option<PathBuf>,
 }
 
 impl Lookup {
@@ -46,19 +51,35 @@ impl Lookup {
         };
         let security = if url.secure { Some(self.secure(&url.host)?) } else { None };
         let shown = if authorization.is_some() { bare } else { text.to_owned() };
-        let (address, authority) = (self.address(&url)?, url.authority());
-        Ok(Endpoint { text: shown, address, authority, path, security, authorization, weight: 1 })
+        let (address, tunnel) = self.address(&url)?;
+        let route = Route { address, security, tunnel };
+        Ok(Endpoint { text: shown, route, authority: url.authority(), path, authorization, weight: 1 })
     }
 
-    fn address(&self, url: &Url) -> Result<SocketAddr, Failure> {
-        let host = url.host.to_ascii_lowercase();
-        if let Some(found) = self.resolve.iter().find(|found| found.host == host && found.port == url.port) {
-            return Ok(SocketAddr::new(found.address, url.port));
+    /// Where connections lead, and what is asked of the proxy there.
+    fn address(&self, url: &Url) -> Result<(RemoteAddress, Option<Arc<Tunnel>>), Failure> {
+        if let Some(path) = &self.unix_socket {
+            return Ok((RemoteAddress::Unix(path.clone()), None));
         }
-        let mut addresses = (url.host.as_str(), url.port).to_socket_addrs().into_iter().flatten();
+        if let Some(proxy) = self.proxy.as_ref().and_then(|proxy| proxy.to(url)) {
+            let tunnel = Tunnel::new(proxy, &url.host, url.port).map_err(|NotEncodable| {
+                usage("--proxy", "SOCKS5 takes hosts, user names and passwords of 1 to 255 bytes")
+            })?;
+            let address = self.resolved(&proxy.host, proxy.port)?;
+            return Ok((address.into(), Some(Arc::new(tunnel))));
+        }
+        Ok((self.resolved(&url.host, url.port)?.into(), None))
+    }
+
+    fn resolved(&self, host: &str, port: u16) -> Result<SocketAddr, Failure> {
+        let is_named = |found: &&Resolve| found.host.eq_ignore_ascii_case(host) && found.port == port;
+        if let Some(found) = self.resolve.iter().find(is_named) {
+            return Ok(SocketAddr::new(found.address, port));
+        }
+        let mut addresses = (host, port).to_socket_addrs().into_iter().flatten();
         addresses.next().ok_or_else(|| {
-            let hint = "check the URL's host, or name its address with --resolve HOST:PORT:ADDR";
-            Failure::Environment(format!("{} cannot be resolved: {hint}", url.host))
+            let hint = "check the host, or name its address with --resolve HOST:PORT:ADDR";
+            Failure::Environment(format!("{host} cannot be resolved: {hint}"))
         })
     }
 
@@ -88,16 +109,6 @@ fn split_user_info(text: &str) -> Result<(Option<String>, String), String> {
     }
     let credentials = STANDARD.encode(format!("{user}:{password}"));
     Ok((Some(format!("Basic {credentials}")), format!("{scheme}://{host}{path}")))
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        bytes.push(if byte == b'%' { (digit()? << 4 | digit()?) as u8 } else { byte });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// The text with a letter in place of each expression.

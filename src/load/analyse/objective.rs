@@ -146,7 +146,7 @@ const QUANTILES: [(&str, &str, Option<f64>); 15] = [
 ];
 
 /// Distributions by the prefix of their quantiles, with the only mode that has them.
-const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 16] = [
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 17] = [
     ("", &["response_ns"], None),
     ("response.", &["response_ns"], None),
     ("service.", &["service_ns"], None),
@@ -157,6 +157,7 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 16] = [
     ("median.", &["broadcast", "median_ns"], Some("broadcast")),
     ("last.", &["broadcast", "last_ns"], Some("broadcast")),
     ("gap.", &["push", "gap_ns"], Some("push")),
+    ("ping.", &["ping", "rtt_ns"], None),
     ("handshake.", &["handshake", "total_ns"], None),
     ("handshake.connect.", &["handshake", "connect_ns"], None),
     ("handshake.tls.", &["handshake", "tls_ns"], None),

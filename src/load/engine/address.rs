@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+
 use super::shared::Shared;
 use crate::plan::mode::Mode;
 use crate::plan::target::Endpoint;
 use crate::plan::template::{BoundTemplate, Scope, Template};
 use crate::plan::workload::Workload;
 use echoring_proto::handshake::Dial;
+use echoring_runtime::shard::Route;
 
 /// The servers of the target.
 #[derive(Clone, Debug)]
@@ -111,9 +115,20 @@ fn turns(endpoints: &[Endpoint]) -> Vec<u16> {
 }
 
 impl Shared {
-    /// The server of a connection.
-    pub(super) fn endpoint(&self, connection: u32) -> &Endpoint {
-        &self.requests.endpoints[self.requests.endpoint(connection)]
+    /// The routes to the servers, for one thread: it resumes its own TLS sessions unless disabled, and shares no lock.
+    pub(super) fn own_routes(&self) -> Vec<Route> {
+        let resumes = self.load.connecting.resumes;
+        let own = |endpoint: &Endpoint| {
+            let mut route = endpoint.route.clone();
+            if let Some((config, _)) = &mut route.security {
+                let mut own = ClientConfig::clone(config);
+                own.resumption =
+                    if resumes { Resumption::in_memory_sessions(1) } else { Resumption::disabled() };
+                *config = Arc::new(own);
+            }
+            route
+        };
+        self.requests.endpoints.iter().map(own).collect()
     }
 
     /// Writes the upgrade request of a connection.
@@ -126,7 +141,7 @@ impl Shared {
     ) {
         let topic = match self.load.mode {
             Mode::Broadcast => self.topic_names[self.load.topic(connection) as usize].as_bytes(),
-            Mode::Echo | Mode::Connect | Mode::Push => b"",
+            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => b"",
         };
         let scope = Scope {
             seed: self.load.seed,

@@ -24,7 +24,7 @@ use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Route};
 
 mod answers;
 mod attempts;
@@ -38,6 +38,7 @@ mod echo;
 mod listener;
 mod opening;
 mod pacer;
+mod pings;
 mod push;
 mod sending;
 mod session;
@@ -120,6 +121,8 @@ pub struct Client {
     clock_offset: ClockOffset,
     timers: Timers,
     snapshots: SnapshotTaker,
+    /// The ways to the servers.
+    routes: Vec<Route>,
     /// The protocol of the messages, if one is declared; a copy of this thread.
     protocol: Option<Arc<CompiledProtocol>>,
     /// When conversations are due, earliest first, by position. Some may have ended since.
@@ -152,6 +155,7 @@ impl Client {
             clock_offset: ClockOffset::default(),
             timers: Timers::default(),
             snapshots: SnapshotTaker::default(),
+            routes: shared.own_routes(),
             protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
             agenda: BinaryHeap::new(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
@@ -416,8 +420,14 @@ impl Application for Client {
             Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
             Mode::Connect => self.attempt_answered(link, position, &chunk),
             Mode::Push => self.push_arrived(link, position, &chunk),
+            // Messages are none of its business.
+            Mode::Ping => self.tally.heard(link.now(), chunk.payload.len()),
         }
         Disposition::Done
+    }
+
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Client>, payload: &[u8]) {
+        self.pong_arrived(link, payload);
     }
 
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: Token, peer: Peer, closed: &Closed) {

@@ -1,12 +1,5 @@
 //! The shard configuration of a worker thread.
 
-use std::sync::Arc;
-
-use rustls::ClientConfig;
-use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
-
-use super::address::TargetAddress;
 use super::shared::Shared;
 use crate::plan::mode::Mode;
 use crate::plan::protocol::Protocol;
@@ -20,11 +13,8 @@ use echoring_runtime::shard::{Security, ShardConfig};
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Maximum size of a pushed message in bytes.
 const PUSHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Number of servers whose TLS sessions a thread remembers; a run has one.
-const SESSIONS: usize = 8;
-
 /// The configuration of the thread `thread`.
-pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> ShardConfig {
+pub(super) fn config(shared: &Shared, thread: usize) -> ShardConfig {
     let load = &shared.load;
     let message_bytes = load.message_bytes.1 as u64;
     let depth = match load.pace.depth() {
@@ -61,13 +51,8 @@ pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> 
             ..connection::ConnectionConfig::default()
         },
         connections: shared.connections_of(thread).count() as u32,
-        security: Security {
-            server: None,
-            client: target.endpoints[0]
-                .security
-                .as_ref()
-                .map(|security| own_sessions(security, load.connecting.resumes)),
-        },
+        // That of servers is in their routes.
+        security: Security::default(),
         // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not depend on the run's seed.
         seed: Seed::System,
     }
@@ -78,14 +63,4 @@ fn subprotocols(load: &Workload) -> Vec<String> {
     let declared = load.protocol.as_ref().map_or(&[][..], Protocol::subprotocols);
     let named = &load.connecting.subprotocols;
     if named.is_empty() { declared.to_vec() } else { named.clone() }
-}
-
-/// The thread's own TLS configuration: it resumes its own sessions unless disabled, and shares no lock.
-fn own_sessions(
-    (config, name): &(Arc<ClientConfig>, ServerName<'static>),
-    resumes: bool,
-) -> (Arc<ClientConfig>, ServerName<'static>) {
-    let mut own = ClientConfig::clone(config);
-    own.resumption = if resumes { Resumption::in_memory_sessions(SESSIONS) } else { Resumption::disabled() };
-    (Arc::new(own), name.clone())
 }

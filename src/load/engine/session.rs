@@ -46,10 +46,9 @@ impl TargetSession {
                 let server = start(&resources.server_cpus)?;
                 let endpoint = Endpoint {
                     text: "embedded".to_owned(),
-                    address: server.address,
+                    route: server.address.into(),
                     authority: server.address.to_string(),
                     path: None,
-                    security: None,
                     authorization: None,
                     weight: 1,
                 };
@@ -106,8 +105,8 @@ fn run_one(
     show: &mut dyn FnMut(&RunProgress<'_>),
 ) -> Result<Outcome, Refused> {
     let threads = resources.threads.clamp(1, load.connections as usize);
-    let address = target.endpoints[0].address.ip();
-    let sources = spread(&load, &resources.sources, address, host::local_ports())?;
+    let addresses: Vec<_> = target.endpoints.iter().map(|endpoint| &endpoint.route.address).collect();
+    let sources = spread(&load, &resources.sources, &addresses, host::local_ports())?;
     let (events, heard) = mpsc::channel();
     let endpoints = target.endpoints.clone();
     let shared = Arc::new(Shared::new(

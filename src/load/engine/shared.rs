@@ -194,7 +194,7 @@ impl Shared {
         let Some(sequence) = &self.row_sequence else { return Ok(None) };
         let ordinal = match self.load.mode {
             Mode::Connect => self.rows_taken.fetch_add(1, Ordering::Relaxed),
-            Mode::Echo | Mode::Broadcast | Mode::Push => number.into(),
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping => number.into(),
         };
         sequence.of(ordinal).map(Some).ok_or(NoRowLeft)
     }

@@ -1,9 +1,10 @@
 //! Local addresses: each has a limited number of ports, so a load may need several.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::plan::target::Refused;
 use crate::plan::workload::Workload;
+use echoring_runtime::driver::RemoteAddress;
 
 /// Share of an address's local ports that is used before the next address: the others may be in TIME_WAIT or in use.
 const PORTS_SHARE: f64 = 0.8;
@@ -14,15 +15,19 @@ const LOOPBACK_ADDRESSES_MAX: usize = 254;
 pub(super) fn spread(
     load: &Workload,
     sources: &[IpAddr],
-    target: IpAddr,
+    targets: &[&RemoteAddress],
     ports: (u16, u16),
 ) -> Result<Vec<IpAddr>, Refused> {
+    if targets.iter().all(|target| matches!(target, RemoteAddress::Unix(_))) {
+        return Ok(Vec::new());
+    }
     let usable = (f64::from(ports.1 - ports.0 + 1) * PORTS_SHARE) as usize;
     let needed = (load.connections as usize).div_ceil(usable.max(1));
     if needed <= sources.len().max(1) {
         return Ok(sources.to_vec());
     }
-    if sources.is_empty() && target.is_ipv4() && target.is_loopback() && needed <= LOOPBACK_ADDRESSES_MAX {
+    let is_loopback = |target: &&RemoteAddress| matches!(target, RemoteAddress::Tcp(SocketAddr::V4(address)) if address.ip().is_loopback());
+    if sources.is_empty() && targets.iter().all(is_loopback) && needed <= LOOPBACK_ADDRESSES_MAX {
         return Ok((1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
     }
     Err(Refused(format!(
@@ -46,24 +51,30 @@ mod tests {
 
     #[test]
     fn few_connections_leave_the_address_to_the_kernel() {
-        let target = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(spread(&load(800), &[], target, PORTS), Ok(vec![]));
+        let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
+        assert_eq!(spread(&load(800), &[], &[&target], PORTS), Ok(vec![]));
     }
 
     #[test]
     fn many_loopback_connections_are_spread_automatically() {
-        let target = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let sources = spread(&load(2_000), &[], target, PORTS).expect("loopback has addresses");
+        let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
+        let sources = spread(&load(2_000), &[], &[&target], PORTS).expect("loopback has addresses");
         assert_eq!(sources, [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))));
     }
 
     #[test]
+    fn unix_sockets_need_no_ports() {
+        let target = RemoteAddress::Unix("/run/socket".into());
+        assert_eq!(spread(&load(9_000), &[], &[&target], PORTS), Ok(vec![]));
+    }
+
+    #[test]
     fn too_few_addresses_elsewhere_are_refused_with_a_hint() {
-        let target = "192.0.2.1".parse().expect("an address");
+        let target = RemoteAddress::Tcp("192.0.2.1:80".parse().expect("an address"));
         let sources: Vec<IpAddr> =
             ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
-        assert_eq!(spread(&load(1_600), &sources, target, PORTS), Ok(sources.clone()));
-        let refused = spread(&load(1_601), &sources, target, PORTS).expect_err("too few ports");
+        assert_eq!(spread(&load(1_600), &sources, &[&target], PORTS), Ok(sources.clone()));
+        let refused = spread(&load(1_601), &sources, &[&target], PORTS).expect_err("too few ports");
         assert!(refused.0.contains("--source-addr") && refused.0.contains("3 local addresses"), "{refused}");
     }
 }

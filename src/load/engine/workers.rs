@@ -42,7 +42,7 @@ impl Workers {
         let contexts = Budget::new(shared.load.compress.context_bytes);
         let mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES);
         let specs = mailboxes.into_iter().enumerate().map(|(thread, mailboxes)| {
-            let config = config(shared, target, thread);
+            let config = config(shared, thread);
             let driver = Options {
                 connections: config.connections,
                 without: Features::NONE,

@@ -9,6 +9,7 @@ pub(crate) mod fan_out;
 pub(crate) mod health;
 pub(crate) mod intervals;
 pub(crate) mod latency;
+pub(crate) mod pings;
 pub(crate) mod protocol;
 
 use std::time::SystemTime;
@@ -19,6 +20,7 @@ use fan_out::FanOutTally;
 use health::HealthTally;
 use intervals::IntervalTally;
 use latency::LatencyTally;
+use pings::PingTally;
 use protocol::ProtocolTally;
 
 use crate::measure::integrity::Integrity;
@@ -59,6 +61,8 @@ pub struct Tally {
     pub slow: SlowTally,
     /// Push mode.
     pub pushes: PushTally,
+    /// Pings and pongs.
+    pub pings: PingTally,
     /// Conversations of a declared protocol.
     pub protocol: ProtocolTally,
 }
@@ -91,6 +95,7 @@ impl Tally {
             fan_out: FanOutTally::default(),
             slow: SlowTally::default(),
             pushes: PushTally::default(),
+            pings: PingTally::default(),
             protocol: ProtocolTally::new(0),
         }
     }
@@ -239,6 +244,7 @@ impl Tally {
         self.fan_out.merge(&other.fan_out);
         self.slow.merge(&other.slow);
         self.pushes.merge(&other.pushes);
+        self.pings.merge(&other.pings);
         self.protocol.merge(&other.protocol);
     }
 }

@@ -16,6 +16,8 @@ pub enum Mode {
     Connect,
     /// Connections listen; the server's messages are counted and timed.
     Push,
+    /// Every connection sends pings, which the server's WebSocket layer answers.
+    Ping,
 }
 
 impl Mode {
@@ -26,6 +28,7 @@ impl Mode {
             Mode::Broadcast => "broadcast",
             Mode::Connect => "connect",
             Mode::Push => "push",
+            Mode::Ping => "ping",
         }
     }
 
@@ -34,13 +37,14 @@ impl Mode {
         match self {
             Mode::Echo | Mode::Broadcast | Mode::Push => "messages",
             Mode::Connect => "connections",
+            Mode::Ping => "pings",
         }
     }
 
     /// The fields in the header of its messages.
     pub fn form(self) -> Form {
         match self {
-            Mode::Echo | Mode::Connect | Mode::Push => Form::Echo,
+            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => Form::Echo,
             Mode::Broadcast => Form::Broadcast,
         }
     }

@@ -2,12 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
-
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
 use super::template::Template;
+use echoring_runtime::shard::Route;
 
 /// The server to measure.
 pub enum Target {
@@ -22,14 +19,12 @@ pub enum Target {
 pub struct Endpoint {
     /// The URL as given, without a password.
     pub text: String,
-    /// Its address.
-    pub address: SocketAddr,
+    /// The way there. Each thread of a run has a TLS configuration of its own, so that it resumes its own sessions.
+    pub route: Route,
     /// The value of the `Host` field.
     pub authority: String,
     /// Path and query; `None` if the URL ends after the authority.
     pub path: Option<Template>,
-    /// TLS configuration and the name in the certificate; `None` for a plain server.
-    pub security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// Value of an `Authorization` field: the user name and password of the URL.
     pub authorization: Option<String>,
     /// Its share of the connections, at least 1.

@@ -113,6 +113,8 @@ pub struct Workload {
     pub max_lateness: Duration,
     /// Whether and how messages are compressed.
     pub compress: Compress,
+    /// Interval of the pings that each connection sends beside the load.
+    pub ping_every: Option<Duration>,
     /// How connections are opened.
     #[serde(rename = "dialling")]
     pub connecting: ConnectOptions,
@@ -155,6 +157,7 @@ impl Default for Workload {
             allow_saturated: false,
             max_lateness: MAX_LATENESS_DEFAULT,
             compress: Compress::off(),
+            ping_every: None,
             connecting: ConnectOptions::default(),
             listening: Listening::default(),
             verify: true,
@@ -353,6 +356,9 @@ impl Workload {
         if self.drain > STAGE_TIME_MAX {
             return wrong("--drain", "expected at most 24h, such as --drain 10s");
         }
+        if self.ping_every.is_some_and(|every| every.is_zero() || every > STAGE_TIME_MAX) {
+            return wrong("--ping-every", "expected a time above 0 and up to 24h, such as --ping-every 1s");
+        }
         if self.late_after.is_some_and(|bound| bound.is_zero()) {
             return wrong("--late-after", "expected a time above 0, such as --late-after 100ms");
         }
@@ -423,7 +429,7 @@ impl Workload {
     /// Connections that send.
     pub fn senders(&self) -> u32 {
         match self.mode {
-            Mode::Echo | Mode::Connect => self.connections,
+            Mode::Echo | Mode::Connect | Mode::Ping => self.connections,
             Mode::Broadcast => self.publishers,
             Mode::Push => 0,
         }
@@ -469,7 +475,7 @@ impl Workload {
     pub(crate) fn default_path(&self) -> Template {
         let text = match (&self.protocol, self.mode) {
             (Some(protocol), _) => protocol.path().unwrap_or("/"),
-            (None, Mode::Echo | Mode::Connect) => ECHO_PATH,
+            (None, Mode::Echo | Mode::Connect | Mode::Ping) => ECHO_PATH,
             (None, Mode::Push) => PUSH_PATH,
             (None, Mode::Broadcast) => TOPIC_PATH,
         };

@@ -76,6 +76,12 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             published: tally.counts.sent,
         }),
         protocol: load.compiled_protocol().map(|protocol| describe_protocol(&protocol, &tally.protocol)),
+        ping: (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
+            sent: tally.pings.sent,
+            answered: tally.pings.answered,
+            rtt_ns: (!tally.pings.round_trip.is_empty()).then(|| Quantiles::of(&tally.pings.round_trip)),
+            skipped: tally.pings.skipped,
+        }),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.slow.opened,
@@ -250,6 +256,7 @@ fn describe_config(facts: &RunFacts<'_>) -> record::Config {
         data: load.rows.as_ref().map(|rows| rows.name().to_owned()),
         data_order: load.rows.as_ref().map(|rows| rows.order.name().to_owned()),
         protocol: load.protocol.as_ref().map(|protocol| protocol.name.clone()),
+        ping_every_s: load.ping_every.map(|every| every.as_secs_f64()),
         hello: load.listening.hello.clone(),
         time_field: load.listening.time.as_ref().map(TimeField::name),
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),

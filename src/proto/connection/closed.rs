@@ -6,6 +6,7 @@ use std::io;
 use crate::ProtocolError;
 use crate::close::CloseCode;
 use crate::handshake::BadHandshake;
+use crate::tunnel::TunnelError;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Cause {
     Gone,
     /// The transport failed.
     Failed(io::ErrorKind),
+    /// The proxy opened no connection to the server (client role).
+    Tunnel(TunnelError),
     /// TLS below failed, in the words of who noticed.
     Tls(TlsFault, String),
     /// A send made no progress for as long as it may: the peer does not read.
@@ -57,6 +60,7 @@ impl Cause {
             Cause::PongTimeout => "pong-timeout",
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
+            Cause::Tunnel(_) => "tunnel",
             Cause::Tls(fault, _) => fault.name(),
             Cause::SendTimeout => "send-timeout",
             Cause::OverShare => "over-share",

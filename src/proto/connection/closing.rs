@@ -1,5 +1,6 @@
 //! How a connection ends (RFC 6455, section 7): every transition towards the end is made here.
 
+use crate::tunnel::TunnelError;
 use std::io;
 
 use super::reader::ReadError;
@@ -268,6 +269,14 @@ impl Connection {
             Phase::Closing(closing) => closing.end.closed.clone(),
             _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
         };
+        self.enter(State::SHUTTING_DOWN, closed, env);
+    }
+
+    /// The proxy did not open a connection to the server. Nothing that is queued can be sent.
+    #[cold]
+    pub fn tunnel_failed(&mut self, error: TunnelError, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+        let closed = Closed::new(CloseCode::ABNORMAL, Cause::Tunnel(error));
         self.enter(State::SHUTTING_DOWN, closed, env);
     }
 

@@ -16,15 +16,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Type;
 
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
 use self::sys::{Poller, Timeout};
 use super::addresses::{Addresses, PeerAddress, peer_of};
 use super::regions::Regions;
-use super::sockets::{bind_without_port, shutdown_write};
-use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use super::sockets::shutdown_write;
+use super::{
+    Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
+};
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{MILLISECOND, Nanos};
@@ -674,20 +676,12 @@ impl Driver for Epoll {
         !self.listeners.is_empty()
     }
 
-    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
+    fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
         if !self.slots.has_room() {
             return Err(slots_taken());
         }
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source {
-            if source.port() == 0 {
-                bind_without_port(socket.as_fd())?;
-            }
-            socket.bind(&source.into())?;
-        }
-        let attempt = match socket.connect(&address.into()) {
+        let (socket, address) = address.socket(Type::STREAM.nonblocking(), source)?;
+        let attempt = match socket.connect(&address) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE)) => {
                 return Err(e);
             }

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 
 use super::addresses::Addresses;
 use super::unsent::Unsent;
-use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker};
+use super::{Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker};
 use crate::limits::{RECEIVE_BYTES_MAX, SEND_PIECES_MAX};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
@@ -382,7 +382,7 @@ impl Driver for Sim {
         self.network.state().nodes[self.number].listening
     }
 
-    fn connect(&mut self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<Token> {
+    fn connect(&mut self, _: &RemoteAddress, _: Option<SocketAddr>) -> io::Result<Token> {
         if !self.has_room() {
             return Err(io::Error::new(ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }

@@ -40,7 +40,9 @@ use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
-use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use super::{
+    Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
+};
 use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -374,7 +376,7 @@ impl Driver for Uring {
         self.listeners.is_listening()
     }
 
-    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
+    fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
         if self.connections.slots.room() <= self.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }

@@ -9,6 +9,7 @@ use super::application::{Application, Extras};
 use super::control::Goodbye;
 use super::core::Core;
 use super::mailbox::{Bridge, Full, Lane, Mailboxes};
+use super::route::Route;
 use super::slots::Slot;
 use crate::admission::Limit;
 use crate::driver::{Driver, Shared, Source, Token};
@@ -536,12 +537,12 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// If no socket could be created.
     pub fn connect(
         &mut self,
-        address: SocketAddr,
+        route: &Route,
         source: Option<SocketAddr>,
         whole: bool,
         peer: A::Peer,
     ) -> io::Result<Token> {
-        self.core.connect(address, source, whole, peer)
+        self.core.connect(route, source, whole, peer)
     }
 
     /// Ends [`Shard::run`](super::Shard::run) after this tick.

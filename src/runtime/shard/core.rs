@@ -26,7 +26,7 @@ use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
 use super::timer_wheel::TimerWheel;
-use super::tls::{Security, Sessions};
+use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
 use crate::driver::{Driver, Source, Token};
 use crate::limits::TRIM_INTERVAL;
@@ -111,7 +111,7 @@ use draining::Farewells;
 use handshakes::Handshakes;
 pub use relief::ConnectionMemory;
 use relief::{MemoryRelief, UnfinishedSends};
-use sealing::flush_sealed;
+use sealing::{flush_sealed, flush_tunnel};
 use throttle::Throttle;
 
 impl<D: Driver, A: Application> Core<D, A> {
@@ -232,7 +232,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn connected(&mut self, application: &mut A, token: Token) {
         application.connected(&mut Context { core: self }, token);
         if self.sessions.has(token.index) {
-            self.start_session(token);
+            self.start_layer(token);
         }
         self.touch(token);
     }
@@ -399,24 +399,31 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         let connection = &mut slot.connection;
         let mut refused = false;
-        let session = self.sessions.get_mut(token.index);
         let mut action_waits = false;
-        if let Some(session) = session {
-            refused = flush_sealed(
-                session,
-                connection,
-                &mut self.env.lend(),
-                token,
-                &mut self.driver,
-                self.counters.traffic.at(slot.account),
-            );
-            action_waits = refused && !connection.is_aborting();
-        } else if !connection.is_blocked() {
-            while let Some(buffer) = connection.pop() {
-                let traffic = self.counters.traffic.at(slot.account);
-                if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
-                    refused = true;
-                    break;
+        match self.sessions.layer_mut(token.index) {
+            Some(Layer::Tls(session)) => {
+                refused = flush_sealed(
+                    session,
+                    connection,
+                    &mut self.env.lend(),
+                    token,
+                    &mut self.driver,
+                    self.counters.traffic.at(slot.account),
+                );
+                action_waits = refused && !connection.is_aborting();
+            }
+            Some(Layer::Tunnel(tunnel)) => {
+                let mut env = self.env.lend();
+                refused = flush_tunnel(tunnel, connection, &mut env, token, &mut self.driver);
+            }
+            None if connection.is_blocked() => {}
+            None => {
+                while let Some(buffer) = connection.pop() {
+                    let traffic = self.counters.traffic.at(slot.account);
+                    if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
+                        refused = true;
+                        break;
+                    }
                 }
             }
         }

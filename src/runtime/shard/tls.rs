@@ -22,6 +22,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 use self::driving::{Sink, Stop, Traffic, drive, write_traffic};
+use super::tunnel::ProxyTunnel;
 use crate::limits::{
     TLS_RECORD_BYTES, TLS_RECORD_OVERHEAD_BYTES_MAX, TLS_SESSION_BYTES, TLS_UNREAD_BYTES_MAX,
 };
@@ -36,54 +37,73 @@ const SEALED_BUFFER_BYTES: usize = 4 * (TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD_B
 /// TLS configuration of a shard's connections. The default is none.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
-    /// For accepted connections.
+    /// For accepted connections. Those of outgoing ones are in their [routes](super::Route).
     pub server: Option<Arc<ServerConfig>>,
-    /// For dialled connections, with the name that the server's certificate must have.
-    pub client: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-/// The sessions of a shard, by the index of their connection's token. Empty without TLS.
+/// What stands between a connection and its transport.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is boxed, and tunnels are few and short-lived")]
+pub(super) enum Layer {
+    /// A proxy that has not opened the connection to the server yet.
+    Tunnel(ProxyTunnel),
+    Tls(Session),
+}
+
+/// The layers of a shard, by the index of their connection's token. Empty without TLS and proxies.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Vec<Option<Box<Session>>>);
+pub(super) struct Sessions(Vec<Option<Box<Layer>>>);
 
 impl Sessions {
     pub(super) fn with_capacity(security: &Security, connections: u32) -> Sessions {
-        let any = security.server.is_some() || security.client.is_some();
-        Sessions(Vec::with_capacity(if any { connections as usize } else { 0 }))
+        Sessions(Vec::with_capacity(if security.server.is_some() { connections as usize } else { 0 }))
     }
 
     /// Number of sessions. Looks at every connection: only for snapshots.
     pub(super) fn count(&self) -> u64 {
-        self.0.iter().flatten().count() as u64
+        self.0.iter().flatten().filter(|layer| matches!(***layer, Layer::Tls(_))).count() as u64
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&Session> {
-        self.0.get(index as usize)?.as_deref()
+        match self.0.get(index as usize)?.as_deref()? {
+            Layer::Tls(session) => Some(session),
+            Layer::Tunnel(_) => None,
+        }
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Session> {
+        match self.layer_mut(index)? {
+            Layer::Tls(session) => Some(session),
+            Layer::Tunnel(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn layer_mut(&mut self, index: u32) -> Option<&mut Layer> {
         self.0.get_mut(index as usize)?.as_deref_mut()
     }
 
-    /// Whether a connection uses TLS.
+    /// Whether anything stands between a connection and its transport.
     #[inline]
     pub(super) fn has(&self, index: u32) -> bool {
         self.0.get(index as usize).is_some_and(Option::is_some)
     }
 
-    pub(super) fn insert(&mut self, index: u32, session: Session) {
+    pub(super) fn insert(&mut self, index: u32, layer: Layer) {
         let index = index as usize;
         if index >= self.0.len() {
             self.0.resize_with(index + 1, || None);
         }
-        self.0[index] = Some(Box::new(session));
+        self.0[index] = Some(Box::new(layer));
     }
 
     /// Ends a session; its buffers are returned.
     #[inline]
     pub(super) fn remove(&mut self, index: u32, pool: &mut Pool) {
-        if let Some(session) = self.0.get_mut(index as usize).and_then(Option::take) {
+        if let Some(layer) = self.0.get_mut(index as usize).and_then(Option::take)
+            && let Layer::Tls(session) = *layer
+        {
             session.release(pool);
         }
     }

@@ -261,6 +261,7 @@ impl Client {
         let before = std::mem::replace(&mut connection.state, State::New);
         let was_open = matches!(before, State::Preparing | State::Open);
         connection.token = None;
+        connection.ping_at = Nanos::MAX;
         if was_open {
             self.opening_ended(position, &causes::of_end(&closed.cause, true));
         }

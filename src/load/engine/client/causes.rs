@@ -27,6 +27,7 @@ pub(super) fn of_end(cause: &Cause, was_open: bool) -> String {
         Cause::Gone => "ended in the handshake".to_owned(),
         Cause::Failed(kind) => of_kind(*kind),
         Cause::ProtocolError(offence) => format!("protocol: {offence}"),
+        Cause::Tunnel(error) => error.to_string(),
         Cause::Tls(fault, detail) => format!("{}: {detail}", fault.name()),
         Cause::PongTimeout => "timeout".to_owned(),
         other => other.name().to_owned(),

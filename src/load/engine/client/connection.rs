@@ -39,6 +39,8 @@ pub(super) struct Connection {
     /// Since when a message has waited for room in the connection's queue.
     pub(super) held_since: Option<Nanos>,
     pub(super) flow: Flow,
+    /// When the next ping beside the load is due.
+    pub(super) ping_at: Nanos,
     /// The conversation of its protocol, if it has one.
     pub(super) session: Option<Box<Session>>,
 }
@@ -55,7 +57,9 @@ impl Connection {
     pub(super) fn new(shared: &Shared, number: u32) -> Connection {
         let load = &shared.load;
         let flow = match load.mode {
-            Mode::Echo => Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize)),
+            Mode::Echo | Mode::Ping => {
+                Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize))
+            }
             Mode::Connect => Flow::Attempt(Attempt::default()),
             Mode::Push => Flow::Push(Listener::default()),
             Mode::Broadcast => {
@@ -83,8 +87,14 @@ impl Connection {
             mark: Mark::default(),
             held_since: None,
             flow,
+            ping_at: Nanos::MAX,
             session: shared.protocol.as_ref().map(|protocol| Box::new(Session::new(protocol))),
         }
+    }
+
+    /// When the agenda of the thread concerns it next.
+    pub(super) fn due_at(&self) -> Nanos {
+        self.session.as_ref().map_or(Nanos::MAX, |session| session.due_at()).min(self.ping_at)
     }
 
     /// Whether it is a deliberately slow reader.

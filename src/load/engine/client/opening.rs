@@ -100,8 +100,8 @@ impl Client {
         }
         // Messages that are only counted need not be complete.
         let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();
-        let address = shared.endpoint(number).address;
-        let token = cx.connect(address, source, whole, Peer { position: position as u32 })?;
+        let route = &self.routes[shared.requests.endpoint(number)];
+        let token = cx.connect(route, source, whole, Peer { position: position as u32 })?;
         let connection = &mut self.connections[position];
         connection.token = Some(token);
         connection.state = State::Connecting;

@@ -194,7 +194,9 @@ impl Client {
     fn may_send(&self, position: usize) -> Option<u64> {
         let connection = &self.connections[position];
         let sequence = connection.may_send(&self.shared.load.pace)?;
-        let Some(protocol) = &self.protocol else { return Some(sequence) };
+        let Some(protocol) = self.protocol.as_ref().filter(|_| self.shared.load.mode != Mode::Ping) else {
+            return Some(sequence);
+        };
         let oldest = match &connection.flow {
             Flow::Echo(awaited) => awaited.oldest(),
             Flow::Broadcast(_) | Flow::Attempt(_) | Flow::Push(_) => sequence,
@@ -212,6 +214,9 @@ impl Client {
         id: &Id,
     ) -> bool {
         let Client { shared, message, .. } = self;
+        if shared.load.mode == Mode::Ping {
+            return Client::send_ping(link, id.sequence);
+        }
         if self.protocol.is_some() {
             return self.send_request(link, position, id);
         }

@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// When the agenda concerns it next.
-    fn due_at(&self) -> Nanos {
+    pub(super) fn due_at(&self) -> Nanos {
         let step = match self.stage {
             Stage::Opening { until, .. } => until,
             _ => Nanos::MAX,
@@ -145,8 +145,7 @@ impl Client {
 
     /// Puts the connection on the agenda.
     pub(super) fn plan_wake(&mut self, position: usize) {
-        let due_at =
-            self.connections[position].session.as_ref().map_or(Nanos::MAX, |session| session.due_at());
+        let due_at = self.connections[position].due_at();
         if due_at < Nanos::MAX {
             self.agenda.push(Reverse((due_at, position as u32)));
             self.timers.wake_by(due_at);
@@ -253,13 +252,19 @@ impl Client {
     }
 
     fn session_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize, now: Nanos) {
-        let connection = &mut self.connections[position];
-        let Some(session) = &mut connection.session else { return };
         // Times may have changed since the connection was put on the agenda.
-        if session.due_at() > now {
+        if self.connections[position].due_at() > now {
             return;
         }
-        let Some(mut link) = connection.token.and_then(|token| cx.link(token)) else { return };
+        let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) else {
+            return;
+        };
+        if self.connections[position].ping_at <= now {
+            self.ping_beside(&mut link, position, now);
+        }
+        let Some(session) = &mut self.connections[position].session else {
+            return self.plan_wake(position);
+        };
         if let Stage::Opening { step, until } = session.stage
             && until <= now
         {
@@ -355,7 +360,8 @@ impl Client {
         {
             fan_out.joined(broadcast.topic);
         }
-        if let Flow::Attempt(_) = connection.flow {
+        self.schedule_pings(position, now);
+        if let Flow::Attempt(_) = self.connections[position].flow {
             return self.attempt_opened(link, position);
         }
         self.send_hello(link);

@@ -7,14 +7,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, IntoRawFd};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{SockAddr, Type};
 
 use super::connections::Connections;
 use super::entries::Kind;
 use super::ring::{Ring, set_direct};
 use super::slots::{Phase, SlotFlags, Slots};
-use crate::driver::Token;
-use crate::driver::sockets::bind_without_port;
+use crate::driver::{RemoteAddress, Token};
 
 /// Places taken from the kernel's part of the table at a time while a listener runs, since each taking is a
 /// system call and a look at all connections.
@@ -44,20 +43,13 @@ impl Dials {
     /// When descriptors, slots or local ports are used up.
     pub(super) fn connect(
         &mut self,
-        address: SocketAddr,
+        address: &RemoteAddress,
         source: Option<SocketAddr>,
         listening: bool,
         connections: &mut Connections,
         ring: &Ring,
     ) -> io::Result<Token> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source {
-            if source.port() == 0 {
-                bind_without_port(socket.as_fd())?;
-            }
-            socket.bind(&source.into())?;
-        }
+        let (socket, address) = address.socket(Type::STREAM, source)?;
         let file = if self.direct {
             let place = self.take_place(listening, &connections.slots, ring)?;
             if let Err(error) = set_direct(ring, place, socket.as_fd()) {
@@ -69,7 +61,7 @@ impl Dials {
             socket.into_raw_fd() as u32
         };
         let token = connections.slots.take(file, Phase::Connecting).ok_or(io::ErrorKind::QuotaExceeded)?;
-        self.staged.push((token, address.into()));
+        self.staged.push((token, address));
         Ok(token)
     }
 

@@ -518,7 +518,7 @@ fn connects_from_a_chosen_source_and_speaks() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let source = "127.0.0.2:0".parse().unwrap();
-        let token = rig.driver.connect(address, Some(source)).unwrap();
+        let token = rig.driver.connect(&address.into(), Some(source)).unwrap();
         while !matches!(rig.next(), Event::Connected { token: connected } if connected == token) {}
         let (mut peer, from) = listener.accept().unwrap();
         assert_eq!(from.ip().to_string(), "127.0.0.2");
@@ -534,7 +534,7 @@ fn connects_from_a_chosen_source_and_speaks() {
 fn a_refused_connect_fails() {
     let mut rig = Rig::new(&options(Features::NONE));
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let token = rig.driver.connect(gone, None).unwrap();
+    let token = rig.driver.connect(&gone.into(), None).unwrap();
     let error = loop {
         if let Event::Failed { token: failed, error } = rig.next() {
             assert_eq!(failed, token);
@@ -553,7 +553,7 @@ fn a_connect_that_hangs_can_be_aborted() {
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let tokens: Vec<_> = (0..4).map(|_| rig.driver.connect(address, None).unwrap()).collect();
+    let tokens: Vec<_> = (0..4).map(|_| rig.driver.connect(&address.into(), None).unwrap()).collect();
     let hanging = *tokens.last().unwrap();
     while !matches!(rig.next(), Event::Connected { .. }) {}
     rig.driver.abort(hanging);
@@ -564,10 +564,11 @@ fn a_connect_that_hangs_can_be_aborted() {
 fn dialled_and_accepted_connections_share_one_table() {
     for without in [Features::NONE, Features::DIRECT] {
         let mut rig = Rig::new(&Options { connections: 150, ..options(without) });
-        let early = rig.driver.connect(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(), None);
+        let early =
+            rig.driver.connect(&TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().into(), None);
         let address = rig.listen();
         let mut dialled = vec![early.unwrap()];
-        dialled.extend((0..60).map(|_| rig.driver.connect(address, None).unwrap()));
+        dialled.extend((0..60).map(|_| rig.driver.connect(&address.into(), None).unwrap()));
         let (mut accepted, mut connected) = (HashSet::new(), 0);
         while accepted.len() < 60 || connected < 60 {
             match rig.next() {
@@ -598,7 +599,7 @@ fn thousands_of_closes_at_once_take_few_turns() {
         // Both ends are the driver's, so that no end is closed by the other.
         while tokens.len() < 2 * PAIRS || opened < PAIRS {
             while dialled - opened < 64 && dialled < PAIRS {
-                tokens.push(rig.driver.connect(address, None).unwrap());
+                tokens.push(rig.driver.connect(&address.into(), None).unwrap());
                 dialled += 1;
             }
             match rig.next() {

@@ -9,6 +9,9 @@ use crate::driver::{Driver, Token};
 use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
+use crate::shard::route::Route;
+use crate::shard::tls::Layer;
+use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Account;
 use crate::traces;
 use echoring_proto::buffer::Buffer;
@@ -225,7 +228,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     pub(in crate::shard) fn connect(
         &mut self,
-        address: SocketAddr,
+        route: &Route,
         source: Option<SocketAddr>,
         whole: bool,
         peer: A::Peer,
@@ -233,7 +236,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if !self.lease.take(1) {
             return Err(io::Error::other("the node has the maximum number of connections"));
         }
-        let token = match self.driver.connect(address, source) {
+        let token = match self.driver.connect(&route.address, source) {
             Ok(token) => token,
             Err(error) => {
                 self.lease.give(1);
@@ -251,8 +254,13 @@ impl<D: Driver, A: Application> Core<D, A> {
         };
         self.slots.insert(token, connection, Some(peer));
         self.env.pool.add_holder();
-        if self.security.client.is_some() {
-            self.secure_dialled(token);
+        match (&route.tunnel, &route.security) {
+            (Some(tunnel), security) => {
+                let tunnel = ProxyTunnel::new(tunnel.clone(), security.clone());
+                self.sessions.insert(token.index, Layer::Tunnel(tunnel));
+            }
+            (None, Some(security)) => self.secure_dialled(token, security.clone()),
+            (None, None) => {}
         }
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = true;

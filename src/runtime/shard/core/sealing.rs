@@ -1,14 +1,42 @@
-//! Encrypts the output of a connection with TLS, and passes it to the driver.
+//! Encrypts the output of a connection with TLS, or asks its proxy, and passes the bytes to the driver.
 
 use crate::driver::{Driver, Source, Token};
 use crate::shard::tls::{Session, SessionError};
+use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Traffic;
-use echoring_proto::connection::{Cause, Connection, Env, TransportAction};
+use echoring_proto::connection::{Cause, Connection, Env, OutOfMemory, TransportAction};
 
 pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env: &mut Env<'_>) {
     match broken {
         SessionError::Fault(fault, detail) => connection.tls_failed(fault, detail, env),
         SessionError::OutOfMemory => connection.abort(Cause::OutOfMemory),
+    }
+}
+
+/// Passes the messages to a proxy to the driver. What is queued waits until the connection to the server is open. True if not all of it was
+/// accepted.
+#[cold]
+pub(super) fn flush_tunnel<D: Driver>(
+    tunnel: &mut ProxyTunnel,
+    connection: &mut Connection,
+    env: &mut Env<'_>,
+    token: Token,
+    driver: &mut D,
+) -> bool {
+    if connection.is_closing() {
+        // It cannot be sent: there is no connection to the server.
+        connection.drop_queue(env);
+        return false;
+    }
+    if connection.is_blocked() {
+        return false;
+    }
+    match tunnel.flush(token, driver, env.pool) {
+        Ok(accepted) => !accepted,
+        Err(OutOfMemory) => {
+            connection.abort(Cause::OutOfMemory);
+            false
+        }
     }
 }
 

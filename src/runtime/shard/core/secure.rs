@@ -1,6 +1,9 @@
 //! Connections with TLS: starts, feeds and ends their sessions.
 
-use rustls::HandshakeKind;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
 
 use super::Core;
 use super::reading::ReadSource;
@@ -9,7 +12,7 @@ use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::refusals;
-use crate::shard::tls::{Opened, Session, SessionError};
+use crate::shard::tls::{Layer, Opened, Session, SessionError};
 use crate::traces;
 
 impl<D: Driver, A: Application> Core<D, A> {
@@ -27,27 +30,56 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.begin(token, made);
     }
 
-    /// Starts the session of a dialled connection.
-    pub(super) fn secure_dialled(&mut self, token: Token) {
-        let Some((config, name)) = &self.security.client else { return };
-        let made = Session::client(config.clone(), name.clone(), &mut self.env.pool);
+    /// Starts the session of an outgoing connection.
+    pub(super) fn secure_dialled(
+        &mut self,
+        token: Token,
+        (config, name): (Arc<ClientConfig>, ServerName<'static>),
+    ) {
+        let made = Session::client(config, name, &mut self.env.pool);
         self.begin(token, made);
     }
 
     fn begin(&mut self, token: Token, made: Result<Session, SessionError>) {
         match made {
-            Ok(session) => self.sessions.insert(token.index, session),
+            Ok(session) => self.sessions.insert(token.index, Layer::Tls(session)),
             Err(broken) => self.broken(token, broken),
         }
     }
 
-    /// A dialled connection is connected: its session sends the first record.
-    pub(super) fn start_session(&mut self, token: Token) {
-        if let Some(session) = self.sessions.get_mut(token.index)
-            && let Some(broken) = session.start(&mut self.env.pool)
-        {
-            self.broken(token, broken);
+    /// An outgoing connection is connected: its session sends the first record, or the proxy is asked.
+    pub(super) fn start_layer(&mut self, token: Token) {
+        match self.sessions.layer_mut(token.index) {
+            Some(Layer::Tunnel(tunnel)) => tunnel.start(),
+            Some(Layer::Tls(session)) => {
+                if let Some(broken) = session.start(&mut self.env.pool) {
+                    self.broken(token, broken);
+                }
+            }
+            None => {}
         }
+    }
+
+    /// Input of a connection whose proxy has not opened the connection to the server yet.
+    fn received_from_proxy(&mut self, token: Token, source: &mut impl ReadSource<D>) {
+        let Some(Layer::Tunnel(tunnel)) = self.sessions.layer_mut(token.index) else { return };
+        match tunnel.handle_bytes(source.bytes(&mut self.driver)) {
+            Ok(false) => {}
+            Ok(true) => {
+                let security = tunnel.security.take();
+                self.sessions.remove(token.index, &mut self.env.pool);
+                if let Some(security) = security {
+                    self.secure_dialled(token, security);
+                    self.start_layer(token);
+                }
+            }
+            Err(error) => {
+                if let Some(slot) = self.slots.get_mut(token) {
+                    slot.connection.tunnel_failed(error, &mut self.env.lend());
+                }
+            }
+        }
+        self.touch(token);
     }
 
     /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
@@ -60,10 +92,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         source: &mut impl ReadSource<D>,
     ) -> bool {
         let Some(slot) = self.slots.get_mut(token) else { return true };
-        let Some(session) = self.sessions.get_mut(token.index) else { return false };
         if !slot.connection.reads() {
             return false;
         }
+        if let Some(Layer::Tunnel(_)) = self.sessions.layer_mut(token.index) {
+            self.received_from_proxy(token, source);
+            return true;
+        }
+        let Some(session) = self.sessions.get_mut(token.index) else { return false };
         let bytes = source.bytes(&mut self.driver);
         if session.is_asked_plainly(bytes) {
             self.sessions.remove(token.index, &mut self.env.pool);

@@ -4,22 +4,26 @@
 
 use std::fmt;
 
-use echoring_proto::Url;
-use echoring_proto::url::BadUrl;
+use crate::url::{BadUrl, Url, percent_decode};
 
 /// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProxyKind {
+pub enum ProxyKind {
+    /// CONNECT (RFC 9110, section 9.3.6).
     Http,
+    /// RFC 1928.
     Socks5,
 }
 
-/// One proxy.
+/// One proxy. Shown without its credentials.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct ProxyServer {
-    pub(super) kind: ProxyKind,
-    pub(crate) host: String,
-    pub(crate) port: u16,
+pub struct ProxyServer {
+    /// Its protocol.
+    pub kind: ProxyKind,
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: String,
+    /// The port; 80 or 1080 if the URL has none.
+    pub port: u16,
     pub(super) credentials: Option<Credentials>,
 }
 
@@ -60,7 +64,10 @@ impl std::error::Error for BadProxy {}
 
 impl ProxyServer {
     /// Parses a URL of this kind, with or without a scheme.
-    pub(super) fn parse(url: &str, kind: ProxyKind) -> Result<ProxyServer, BadProxy> {
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn parse(url: &str, kind: ProxyKind) -> Result<ProxyServer, BadProxy> {
         match ProxyServer::parse_any(url, kind)? {
             server if server.kind == kind => Ok(server),
             _ => Err(BadProxy::Scheme),
@@ -68,7 +75,10 @@ impl ProxyServer {
     }
 
     /// Parses a URL of any kind; without a scheme it is of kind `default`.
-    pub(super) fn parse_any(url: &str, default: ProxyKind) -> Result<ProxyServer, BadProxy> {
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn parse_any(url: &str, default: ProxyKind) -> Result<ProxyServer, BadProxy> {
         let (kind, rest) = match url.split_once("://") {
             None => (default, url),
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
@@ -117,25 +127,12 @@ impl Credentials {
     }
 }
 
-/// Decodes a part of the user information; unencoded characters are accepted.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let (digits, behind) = rest.split_first_chunk::<2>()?;
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        decoded.push((digit(digits[0])? << 4 | digit(digits[1])?) as u8);
-        rest = behind;
+impl fmt::Debug for ProxyServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
-    String::from_utf8(decoded).ok()
 }
 
-/// Shown without the credentials.
 impl fmt::Display for ProxyServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.kind {
@@ -209,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let proxy = super::super::Proxy::http("http://user:hush@h:1").expect("a proxy");
-        assert!(!format!("{proxy:?}").contains("hush"));
+        let proxy = ProxyServer::parse("http://user:hush@h:1", ProxyKind::Http).expect("a proxy");
+        assert!(!format!("{proxy:?} {proxy}").contains("hush"));
     }
 }
