@@ -363,7 +363,7 @@ pub trait Driver: Sized {
     fn is_listening(&self) -> bool;
 
     /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose; not for Unix sockets). `Connected` or
-    /// `Failed` follows.
+    /// `Failed` follows. Waits while the queue of a Unix socket's listener is full.
     ///
     /// # Errors
     /// If no socket could be created: descriptors, slots or local ports are exhausted.

@@ -266,6 +266,28 @@ pub fn a_unix_socket_is_dialled<D: Driver>(make: Make<D>) {
     world.driver.close(token);
     assert_eq!(world.read_to_end(&mut peer), b"");
     world.until("closed", |world| world.has(&Seen::Closed(token)));
+
+    // With a full queue, connects wait.
+    let listener = Socket::from(std::os::fd::OwnedFd::from(listener));
+    listener.listen(0).expect("a shorter queue");
+    let tokens: Vec<Token> =
+        (0..4).map(|_| world.driver.connect(&address, None).expect("a socket")).collect();
+    world.until("one is in the queue", |world| world.has(&Seen::Connected(tokens[0])));
+    world.settle();
+    let connected = |world: &World<_>, token: &Token| world.has(&Seen::Connected(*token));
+    assert!(!tokens.iter().all(|token| connected(&world, token)), "the queue is not that long");
+    world.driver.abort(tokens[3]);
+    listener.set_nonblocking(true).expect("a socket");
+    let mut peers = Vec::new();
+    world.until("all others are connected", |world| {
+        peers.extend(listener.accept());
+        tokens[..3].iter().all(|token| connected(world, token))
+    });
+    for token in &tokens[..3] {
+        world.driver.abort(*token);
+    }
+    world.until("all are closed", |world| tokens.iter().all(|token| world.has(&Seen::Closed(*token))));
+
     drop(listener);
     std::fs::remove_file(&path).expect("it is there");
     let gone = world.driver.connect(&address, None).expect("a socket can be made");

@@ -10,6 +10,8 @@ mod certificate;
 mod client;
 mod draining;
 mod echo;
+#[path = "../support/echo_client.rs"]
+mod echo_client;
 mod handlers;
 mod handover;
 mod held;
@@ -25,6 +27,7 @@ mod retries;
 mod seeds;
 mod sessions;
 mod taking_back;
+mod tunnels;
 mod world;
 
 /// Runs `test` with each seed and prints how to replay the first failure.

@@ -276,8 +276,8 @@ impl Connection {
     #[cold]
     pub fn tunnel_failed(&mut self, error: TunnelError, env: &mut Env<'_>) {
         self.outbox.clear(env.pool);
-        let closed = Closed::new(CloseCode::ABNORMAL, Cause::Tunnel(error));
-        self.enter(State::SHUTTING_DOWN, closed, env);
+        // Some proxies keep a connection open for another request. There is none, so their FIN is not waited for.
+        self.fail_handshake(Cause::Tunnel(error), env);
     }
 
     /// Drops the answer of a connection that is closing before its transport could carry one. The transport is closed instead.
@@ -448,6 +448,10 @@ impl Connection {
         }
         match &mut self.phase {
             Phase::Head { .. } | Phase::Deciding { .. } => {
+                if self.role() == Role::Client {
+                    // The request would wait for a transport that may never be connected.
+                    self.outbox.clear(env.pool);
+                }
                 let closed = Closed::new(CloseCode::ABNORMAL, Cause::HandshakeTimeout);
                 self.enter(State::Flushing, closed, env);
             }

@@ -6,6 +6,7 @@
 //! the region; connections without room keep their position in a queue. It never reads without receive credit, and
 //! never waits outside [`Driver::tick`].
 
+mod dials;
 mod outgoing;
 mod slots;
 mod sys;
@@ -16,8 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::Type;
-
+use self::dials::WaitingDials;
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
 use self::sys::{Poller, Timeout};
@@ -77,6 +77,7 @@ pub struct Epoll {
     notices: Vec<Event>,
     listeners: Vec<Listener>,
     accepting: Accepting,
+    waiting_dials: WaitingDials,
     reports: Vec<libc::epoll_event>,
     regions: Regions,
     /// First unused byte of the region in this tick.
@@ -138,6 +139,7 @@ impl Epoll {
             notices: Vec::new(),
             listeners: Vec::new(),
             accepting: Accepting::Yes,
+            waiting_dials: WaitingDials::default(),
             reports: vec![libc::epoll_event { events: 0, u64: 0 }; REPORTS_PER_TICK],
             regions: Regions::new(bytes)?,
             filled: 0,
@@ -402,10 +404,8 @@ impl Epoll {
             Accepting::Failed { retry_at } => Some(retry_at),
             _ => None,
         };
-        let until = match (deadline, retry) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let retry = [retry, self.waiting_dials.retry_at()].into_iter().flatten();
+        let until = retry.chain(deadline).min();
         match until {
             _ if !idle => Timeout::Now,
             None => Timeout::Never,
@@ -554,6 +554,9 @@ impl Driver for Epoll {
             self.notice_end(token, pool, events);
         }
         self.filled = 0;
+        if self.waiting_dials.retry_at().is_some() {
+            self.dial_again(pool, events);
+        }
         if self.accepting != Accepting::Yes {
             self.unpark_listeners();
         }
@@ -677,25 +680,7 @@ impl Driver for Epoll {
     }
 
     fn connect(&mut self, address: &RemoteAddress, source: Option<SocketAddr>) -> io::Result<Token> {
-        if !self.slots.has_room() {
-            return Err(slots_taken());
-        }
-        let (socket, address) = address.socket(Type::STREAM.nonblocking(), source)?;
-        let attempt = match socket.connect(&address) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE)) => {
-                return Err(e);
-            }
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-            result => result,
-        };
-        let token = self.adopt(socket.into(), Phase::Connecting, INTEREST | libc::EPOLLOUT)?;
-        let slot = self.slots.at(token.index);
-        slot.flags.set(SlotFlags::WRITE_ARMED);
-        if let Err(error) = attempt {
-            slot.phase = Phase::Failed;
-            self.notices.push(Event::Failed { token, error: error.kind() });
-        }
-        Ok(token)
+        self.dial(address, source)
     }
 
     fn find_address(&mut self, token: Token) {

@@ -333,7 +333,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Arms the timer for a connection's deadline, unless an earlier entry exists.
-    fn arm(&mut self, token: Token) {
+    pub(super) fn arm(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let deadline = slot.connection.deadline(&self.env.config);
         if deadline == Nanos::MAX || (slot.armed != 0 && self.timers.is_before(slot.armed, deadline)) {

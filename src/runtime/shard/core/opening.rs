@@ -266,6 +266,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             slot.leased = true;
             slot.account = Account::of_class(0);
         }
+        // The handshake timeout begins now, not once the transport is connected.
+        self.arm(token);
         Ok(token)
     }
 }
