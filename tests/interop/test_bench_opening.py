@@ -66,7 +66,8 @@ class EchoServer:
 
 def bench(*words, code=0, environment=None):
     """Runs `bench` for a short time. Returns its record, or stderr if it fails."""
-    flags = ["-d", "200ms", "--warmup", "0s", "--json", "-"]
+    # A busy machine is no matter here.
+    flags = ["-d", "200ms", "--warmup", "0s", "--allow-saturated", "--json", "-"]
     done = subprocess.run(
         [BINARY, "bench", *words, *flags],
         capture_output=True,
@@ -75,7 +76,7 @@ def bench(*words, code=0, environment=None):
         env=os.environ | (environment or {}),
     )
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout)["runs"][0] if code in (0, 4) else done.stderr
+    return json.loads(done.stdout)["runs"][0] if code == 0 else done.stderr
 
 
 class UpgradeRequests(unittest.TestCase):
@@ -161,7 +162,7 @@ class UpgradeRequests(unittest.TestCase):
         flags = ("--mode", "connect", "--rate", "50", "-c", "2", "--data", path, "--header", "X-Id: {{data.id}}")
         bench(self.url, *flags)
         ids = [int(request.headers["X-Id"]) for request in self.server.requests]
-        self.assertEqual(ids, [number % 6 for number in range(10)])
+        self.assertEqual(sorted(ids), sorted(number % 6 for number in range(10)))
         self.server.requests.clear()
         told = bench(self.url, *flags, "--data-order", "once", code=1)
         self.assertEqual(len(self.server.requests), 6)
