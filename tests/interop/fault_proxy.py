@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import re
-import threading
 
 import websockets
-from harness import PATIENCE_S
+from async_server import AsyncServer
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
@@ -14,7 +13,7 @@ from websockets.asyncio.server import serve
 CHANGED_BYTE = re.compile(rb"(?<=[0-O]{12})[A-Za-z0-9 -](?=[A-Za-z0-9 -]{40})")
 
 
-class FaultProxy:
+class FaultProxy(AsyncServer):
     """Between clients and the server at `upstream`, within the block.
 
     `answers` is a regular expression of the messages among which faults are planted. `faults` says which: `lost=50` drops each fiftieth answer of
@@ -25,38 +24,20 @@ class FaultProxy:
     KINDS = ("lost", "duplicated", "swapped", "changed", "delayed")
 
     def __init__(self, upstream, answers, delay_s=0.3, spared=0, **faults):
+        super().__init__()
         assert set(faults) <= set(self.KINDS), faults
         self.upstream, self.answers = upstream, re.compile(answers, re.DOTALL)
         self.delay_s, self.spared, self.faults = delay_s, spared, faults
         self.planted = dict.fromkeys(self.KINDS, 0)
-        self.loop = asyncio.new_event_loop()
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self.thread.start()
-        assert self.ready.wait(PATIENCE_S)
-        return self
-
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set_result, None)
-        self.thread.join(PATIENCE_S)
-
-    def _run(self):
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._serve())
-
-    async def _serve(self):
-        self.stop = self.loop.create_future()
+    async def listen(self):
         pick = lambda _, offered: offered[0] if offered else None  # noqa: E731
-        async with serve(
-            self._relay, "127.0.0.1", 0, select_subprotocol=pick, compression=None, max_size=None, ping_interval=None
-        ) as server:
-            port = server.sockets[0].getsockname()[1]
-            path = re.sub(r"^ws://[^/]*", "", self.upstream)
-            self.url = f"ws://127.0.0.1:{port}{path}"
-            self.ready.set()
-            await self.stop
+        options = {"select_subprotocol": pick, "compression": None, "max_size": None, "ping_interval": None}
+        return serve(self._relay, "127.0.0.1", 0, **options)
+
+    @property
+    def url(self):
+        return re.sub(r"^ws://[^/]*", f"ws://127.0.0.1:{self.port}", self.upstream)
 
     async def _relay(self, client):
         subprotocols = [client.subprotocol] if client.subprotocol else None

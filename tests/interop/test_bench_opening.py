@@ -8,52 +8,30 @@ import os
 import ssl
 import subprocess
 import tempfile
-import threading
 import unittest
 
 import trustme
+from async_server import AsyncServer
 from harness import BINARY, PATIENCE_S
 from websockets.asyncio.server import serve, unix_serve
 
 
-class EchoServer:
+class EchoServer(AsyncServer):
     """Echoes messages, and keeps the upgrade requests, within the block."""
 
     def __init__(self, tls=None, path=None):
+        super().__init__()
         self.requests = []
         self.messages = collections.Counter()
         self.names = []
         self.subjects = []
         self.tls, self.path = tls, path
-        self.loop = asyncio.new_event_loop()
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self.thread.start()
-        assert self.ready.wait(PATIENCE_S)
-        return self
-
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set_result, None)
-        self.thread.join(PATIENCE_S)
-
-    def _run(self):
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._serve())
-
-    async def _serve(self):
-        self.stop = self.loop.create_future()
-        first = lambda _, offered: offered[0] if offered else None  # noqa: E731
-        options = {"ssl": self.tls, "select_subprotocol": first, "ping_interval": None}
+    async def listen(self):
         if self.path is not None:
-            serving = unix_serve(self._echo, self.path, ping_interval=None)
-        else:
-            serving = serve(self._echo, "127.0.0.1", 0, **options)
-        async with serving as server:
-            self.port = server.sockets[0].getsockname()[1]
-            self.ready.set()
-            await self.stop
+            return unix_serve(self._echo, self.path, ping_interval=None)
+        first = lambda _, offered: offered[0] if offered else None  # noqa: E731
+        return serve(self._echo, "127.0.0.1", 0, ssl=self.tls, select_subprotocol=first, ping_interval=None)
 
     async def _echo(self, connection):
         self.requests.append(connection.request)
@@ -230,35 +208,15 @@ class Certificates(unittest.TestCase):
             self.assertIn("client.key", bench(*words, "--tls-cert", certificate, "--tls-key", key + ".key", code=3))
 
 
-class Proxy:
+class Proxy(AsyncServer):
     """A proxy for HTTP's CONNECT and for SOCKS5, within the block. It answers as `how` says, and keeps what it was asked for."""
 
     def __init__(self, how="well"):
+        super().__init__()
         self.how, self.asked = how, []
-        self.loop = asyncio.new_event_loop()
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self.thread.start()
-        assert self.ready.wait(PATIENCE_S)
-        return self
-
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set_result, None)
-        self.thread.join(PATIENCE_S)
-
-    def _run(self):
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._serve())
-
-    async def _serve(self):
-        self.stop = self.loop.create_future()
-        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self.ready.set()
-        await self.stop
-        server.close()
+    async def listen(self):
+        return await asyncio.start_server(self._handle, "127.0.0.1", 0)
 
     async def _handle(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 import subprocess
-import threading
 import unittest
 
+from async_server import AsyncServer
 from harness import BINARY, PATIENCE_S, Server
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -23,35 +23,19 @@ def bench(url, *flags, codes=(0,)):
     return json.loads(done.stdout)["runs"][0]
 
 
-class PickyServer:
+class PickyServer(AsyncServer):
     """Answers each ping with `pongs(number, payload)`, a list of payloads, and echoes messages, within the block."""
 
     def __init__(self, pongs):
+        super().__init__()
         self.pongs = pongs
-        self.loop = asyncio.new_event_loop()
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self.thread.start()
-        assert self.ready.wait(PATIENCE_S)
-        return self
+    async def listen(self):
+        return await asyncio.start_server(self._handle, "127.0.0.1", 0)
 
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set_result, None)
-        self.thread.join(PATIENCE_S)
-
-    def _run(self):
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._serve())
-
-    async def _serve(self):
-        self.stop = self.loop.create_future()
-        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
-        self.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        self.ready.set()
-        await self.stop
-        server.close()
+    @property
+    def url(self):
+        return f"ws://127.0.0.1:{self.port}/"
 
     async def _handle(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
