@@ -30,7 +30,7 @@ use echo_client::{EchoClient, MESSAGE};
 
 /// Longer than anything takes that a test waits for, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The name by which the proxy is told of the server: proxies resolve it themselves.
+/// The server's name in requests to proxies, which resolve it themselves.
 const SERVER: &str = "server.example";
 
 /// How the connection of an [`EchoClient`] went.
@@ -118,7 +118,7 @@ struct Proxy {
     thread: JoinHandle<()>,
 }
 
-/// What a proxy does once it has sent its responses.
+/// The proxy's behaviour after its last response.
 #[derive(Clone, Copy)]
 enum After {
     /// It carries bytes between the client and a server at this address.
@@ -298,7 +298,7 @@ fn a_silent_proxy_is_given_up_after_the_handshake_timeout() {
     for (scheme, exchanges) in
         [("http://", vec![]), ("http://", http(b"HTTP/1.1 200 OK\r\n")), ("socks5://", socks5(b"\x05\x00"))]
     {
-        // What it has been sent already is the first request.
+        // The proxy has received the first request only.
         let request = match exchanges.is_empty() {
             true => vec![(connect_request(""), Vec::new())],
             false => exchanges,

@@ -582,7 +582,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
 }
 
-/// What a conversation by a plan's protocol must have: an answer to each request, or a message.
+/// The requests that `--try` waits for, or the entry of which it waits for a message.
 fn awaited_by(plan: &Plan) -> Vec<String> {
     let Some(load) = plan.workloads.first() else { return Vec::new() };
     let requests = || load.protocol.iter().flat_map(|protocol| protocol.request_names());

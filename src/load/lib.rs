@@ -38,6 +38,6 @@ pub use plan::{
     ConnectOptions, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines,
     Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, RateStage,
     Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX, Spread, StartServer, Style, Target,
-    Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes, preset_names,
+    Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes, preset_names, read_file,
 };
 pub use render::{CONTENT_TYPE, exposition};

@@ -4,6 +4,7 @@
 
 pub(crate) mod connecting;
 pub(crate) mod contradiction;
+pub(crate) mod file;
 pub(crate) mod flaw;
 pub(crate) mod listening;
 pub(crate) mod mode;
@@ -24,6 +25,7 @@ use std::sync::atomic::AtomicBool;
 pub use connecting::{CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, ConnectOptions};
 pub use contradiction::Contradiction;
 pub use echoring_runtime::driver::DriverChoice;
+pub use file::read_file;
 pub use flaw::Flaw;
 pub use listening::{Listening, TimeField, TimeUnit};
 pub use mode::Mode;

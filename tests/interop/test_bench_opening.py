@@ -98,6 +98,10 @@ class UpgradeRequests(unittest.TestCase):
         # al@ice:p:w
         self.assertEqual(self.server.requests[0].headers["Authorization"], "Basic YWxAaWNlOnA6dw==")
         self.assertEqual(record["target"], self.url + "/")
+        url = f"ws://u:${{SECRET}}@127.0.0.1:{self.server.port}/?token=${{SECRET}}"
+        record = bench(url, "-c", "1", environment={"SECRET": "hush"})
+        self.assertEqual(self.server.requests[1].path, "/?token=hush")
+        self.assertNotIn("hush", json.dumps(record))
 
     def test_the_host_field_can_be_another(self):
         bench(self.url, "-c", "1", "--header", "Host: api.example")

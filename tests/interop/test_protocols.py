@@ -41,9 +41,7 @@ class Checks:
     answers = rb""
     # Whether an answer has the payload of its request.
     returns = True
-    # Parameters of a request that the server answers with an error; None if there is none.
-    failing = None
-    has_topics, has_ids = True, True
+    has_ids = True
     # Requests per second that the server and a proxy in Python answer in time on a busy machine.
     rate = 300
 
@@ -86,17 +84,8 @@ class Checks:
         self.assertIn(code, (0, 4), errors)
         self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
         self.assertEqual(record["response_ns"]["count"], 16)
-
-    def test_subscribers_get_what_is_published(self):
-        if not self.has_topics:
-            self.skipTest("no topics")
-        flags = ("--mode", "broadcast", "-c", "8", "--topics", "2", "--publishers", "4", "--rate", "100")
-        code, record, errors = bench(self.url, *self.flags(), *flags)
-        self.assertIn(code, (0, 4), errors)
-        self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
-        self.assertEqual((record["broadcast"]["reach"], record["broadcast"]["gaps"]), (1, 0))
-        # Two subscribers of each topic.
-        self.assertEqual(record["response_ns"]["count"], 2 * 40)
+        for request in record["protocol"]["requests"]:
+            self.assertEqual(request["answered"], request["sent"])
 
     def test_a_conversation_is_shown(self):
         done = subprocess.run(
@@ -105,16 +94,6 @@ class Checks:
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("as expected", done.stdout)
         self.assertNotIn("no rule", done.stdout)
-
-    def test_error_answers_are_counted(self):
-        if self.failing is None:
-            self.skipTest("no request that fails")
-        code, record, errors = bench(self.url, *self.flags(*self.failing), "-c", "2")
-        self.assertEqual(code, 1, errors)
-        (request,) = record["protocol"]["requests"]
-        self.assertEqual(request["errors"], request["sent"])
-        self.assertEqual(record["errors"], {f"error answer to {request['name']}": request["errors"]})
-        self.assertEqual(set(record["integrity"].values()), {0})
 
     def test_planted_faults_are_counted(self):
         # Rare enough that each is alone among the requests in flight.
@@ -147,17 +126,45 @@ class Checks:
         self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
 
 
-class JsonRpc(Checks, unittest.TestCase):
+class TopicChecks:
+    """What holds for a protocol with topics."""
+
+    def test_subscribers_get_what_is_published(self):
+        flags = ("--mode", "broadcast", "-c", "8", "--topics", "2", "--publishers", "4", "--rate", "100")
+        code, record, errors = bench(self.url, *self.flags(), *flags)
+        self.assertIn(code, (0, 4), errors)
+        self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
+        self.assertEqual((record["broadcast"]["reach"], record["broadcast"]["gaps"]), (1, 0))
+        # Two subscribers of each topic.
+        self.assertEqual(record["response_ns"]["count"], 2 * 40)
+
+
+class ErrorChecks:
+    """What holds for a protocol with answers that are errors."""
+
+    # Parameters of a request that the server answers with an error.
+    failing = ()
+
+    def test_error_answers_are_counted(self):
+        code, record, errors = bench(self.url, *self.flags(*self.failing), "-c", "2")
+        self.assertEqual(code, 1, errors)
+        (request,) = record["protocol"]["requests"]
+        self.assertEqual(request["errors"], request["sent"])
+        self.assertEqual(record["errors"], {f"error answer to {request['name']}": request["errors"]})
+        self.assertEqual(set(record["integrity"].values()), {0})
+
+
+class JsonRpc(Checks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "json_rpc", "json-rpc", rb'"jsonrpc"'
-    failing, has_topics = ("method=fail",), False
+    failing = ("method=fail",)
 
 
-class GraphqlWs(Checks, unittest.TestCase):
+class GraphqlWs(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "graphql_ws", "graphql-ws", rb'"type":"next"'
     failing = ("query=query { fail }", "variables={}")
 
 
-class SocketIo(Checks, unittest.TestCase):
+class SocketIo(Checks, TopicChecks, unittest.TestCase):
     server, protocol, answers = "socket_io", "socket.io", rb"^43"
 
     def test_heartbeats_are_answered(self):
@@ -166,7 +173,7 @@ class SocketIo(Checks, unittest.TestCase):
         self.assertGreaterEqual(record["protocol"]["heartbeats_answered"], 2)
 
 
-class Mqtt(Checks, unittest.TestCase):
+class Mqtt(Checks, TopicChecks, unittest.TestCase):
     server, protocol, answers, returns = "mqtt", "mqtt", rb"^\x40", False
 
 
@@ -174,22 +181,22 @@ class Mqtt5(Mqtt):
     protocol = "mqtt5"
 
 
-class Wamp(Checks, unittest.TestCase):
+class Wamp(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "wamp", "wamp", rb"^\[50,"
     failing = ("procedure=com.example.fail",)
 
 
-class Stomp(Checks, unittest.TestCase):
+class Stomp(Checks, TopicChecks, unittest.TestCase):
     server, protocol, answers, returns = "stomp", "stomp", rb"receipt-id:\d", False
     parameters = ("connect=login:guest\npasscode:guest\n",)
 
 
-class ActionCable(Checks, unittest.TestCase):
+class ActionCable(Checks, TopicChecks, unittest.TestCase):
     server, protocol, answers = "action_cable", "action-cable", rb'"message":\{"id"'
     rate = 100
 
 
-class Phoenix(Checks, unittest.TestCase):
+class Phoenix(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "phoenix", "phoenix", rb'"\d+","room:bench","phx_reply"'
     failing = ("event=fail",)
 
@@ -198,7 +205,7 @@ class Phoenix(Checks, unittest.TestCase):
         self.assertEqual(lines, [{"ok": {}}, {"ok": {"text": "é"}}, {"error": {"reason": "it failed"}}, {"text": "all"}])
 
 
-class Signalr(Checks, unittest.TestCase):
+class Signalr(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     server, protocol, answers = "signalr", "signalr", rb'"type":3'
     failing = ("target=Fail",)
 
@@ -222,11 +229,11 @@ class Echoring(Checks):
             yield server.url(cls.path)
 
 
-class EchoringV1(Echoring, unittest.TestCase):
+class EchoringV1(Echoring, TopicChecks, unittest.TestCase):
     protocol, path, answers = "echoring.v1", "/broadcast", rb'"type":"published"'
 
 
-class Centrifuge(Echoring, unittest.TestCase):
+class Centrifuge(Echoring, TopicChecks, unittest.TestCase):
     protocol, path, answers = "centrifuge", "/connection/websocket", rb'"publish":\{\}'
 
 
@@ -234,7 +241,7 @@ class Echo(Echoring, unittest.TestCase):
     """Answers without ids are recognised by their contents."""
 
     protocol, path, answers = "echo", "/echo", rb""
-    returns, has_topics, has_ids = True, False, False
+    returns, has_ids = True, False
 
     def test_swapped_answers_are_matched_by_id(self):
         with FaultProxy(self.url, self.answers, swapped=5) as proxy:

@@ -20,7 +20,7 @@ use super::world::config;
 
 const CONNECTIONS: usize = 6;
 
-/// What the proxy does with the connection to a server whose name has this number.
+/// The proxy's behaviour for the server with this number in its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     Connect,

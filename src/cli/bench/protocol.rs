@@ -8,7 +8,7 @@ use super::{PROTOCOL, usage};
 use crate::Failure;
 use crate::file::flags::is_given;
 use clap::ArgMatches;
-use echoring_load::{Protocol, TraceEvent, Traced, preset_names};
+use echoring_load::{Protocol, TraceEvent, Traced, preset_names, read_file};
 
 /// Maximum size of a protocol file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -74,7 +74,7 @@ impl Args {
         let text = match Protocol::preset(name) {
             Some(text) => text,
             None => {
-                file = read_file(name)?;
+                file = text_of(name)?;
                 &file
             }
         };
@@ -101,19 +101,15 @@ impl Args {
     }
 }
 
-fn read_file(name: &str) -> Result<String, Failure> {
+fn text_of(name: &str) -> Result<String, Failure> {
     let path = Path::new(name);
     let is_name = !name.contains(['/', '.']) && !path.exists();
     if is_name {
         let names = preset_names().collect::<Vec<_>>().join(", ");
         return Err(usage("--protocol", &format!("{name} is no file, and none of {names}")));
     }
-    let bytes = std::fs::metadata(path).map(|found| found.len()).unwrap_or(0);
-    if bytes > FILE_BYTES_MAX {
-        return Err(usage("--protocol", &format!("{name} is longer than 1MiB: is it the right file?")));
-    }
-    std::fs::read_to_string(path)
-        .map_err(|error| usage("--protocol", &format!("{name} cannot be read: {error}")))
+    let bytes = read_file(path, FILE_BYTES_MAX).map_err(|why| usage("--protocol", &why))?;
+    String::from_utf8(bytes).map_err(|_| usage("--protocol", &format!("{name} is not UTF-8")))
 }
 
 /// Shows a conversation as it happens, and knows when every request was answered.
@@ -177,20 +173,19 @@ impl Conversation {
 /// A message in one line: text with escapes, or bytes in hexadecimal.
 fn shown(message: &[u8]) -> String {
     let part = &message[..message.len().min(SHOWN_BYTES_MAX)];
-    let mut text = match str::from_utf8(part) {
-        Ok(text) if !text.bytes().any(|byte| byte < b' ' && !b"\n\r\t\0\x1e".contains(&byte)) => text
-            .chars()
-            .flat_map(|it| {
-                let escaped: Box<dyn Iterator<Item = char>> = if it.is_control() {
-                    Box::new(it.escape_default())
-                } else {
-                    Box::new(std::iter::once(it))
-                };
-                escaped
-            })
-            .collect(),
-        _ => part.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
-    };
+    let is_shown = |byte: u8| byte >= b' ' || b"\n\r\t\0\x1e".contains(&byte);
+    let mut text = String::new();
+    match str::from_utf8(part) {
+        Ok(whole) if whole.bytes().all(is_shown) => {
+            for character in whole.chars() {
+                match character.is_control() {
+                    true => text.extend(character.escape_default()),
+                    false => text.push(character),
+                }
+            }
+        }
+        _ => text = part.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+    }
     if part.len() < message.len() {
         text.push_str(&format!(" … ({} bytes)", message.len()));
     }
@@ -200,6 +195,17 @@ fn shown(message: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_help_names_every_protocol() {
+        let command = crate::file::flags::command::<Args>();
+        let protocol = command.get_arguments().find(|arg| arg.get_id() == "protocol").expect("the flag");
+        let help = protocol.get_long_help().expect("a long help").to_string();
+        let words: Vec<&str> = help.split([' ', ',', '\n']).map(|word| word.trim_end_matches('.')).collect();
+        for name in preset_names() {
+            assert!(words.contains(&name), "{name}: {help}");
+        }
+    }
 
     #[test]
     fn messages_are_shown_in_one_line() {

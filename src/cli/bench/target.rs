@@ -36,7 +36,8 @@ impl Lookup {
     pub(super) fn endpoint(&self, text: &str) -> Result<Endpoint, Failure> {
         let wrong = |why: &str| usage("URL", why);
         let expanded = expanded(text).map_err(|why| wrong(&why))?;
-        let (authorization, bare) = split_user_info(&expanded).map_err(|why| wrong(&why))?;
+        let (user_info, bare) = split_user_info(&expanded);
+        let authorization = user_info.map(basic_credentials).transpose().map_err(|why| wrong(&why))?;
         // The parts outside of expressions must be a URL.
         let url = Url::parse(&without_expressions(&bare)).map_err(|why| wrong(&why.to_string()))?;
         // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
@@ -44,13 +45,15 @@ impl Lookup {
         let path = match rest.find(['/', '?']).map(|at| &rest[at..]) {
             Some(path) => {
                 let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+                // The short form, also where it was within an expression already.
                 let path = path.replace("{topic}", "{{topic}}").replace("{{{topic}}}", "{{topic}}");
                 Some(Template::parse(&path).map_err(|why| wrong(&why))?.for_url())
             }
             None => None,
         };
         let security = if url.secure { Some(self.secure(&url.host)?) } else { None };
-        let shown = if authorization.is_some() { bare } else { text.to_owned() };
+        // As it was given: what variables of the environment hold may be secret too.
+        let shown = split_user_info(text).1;
         let (address, tunnel) = self.address(&url)?;
         let route = Route { address, security, tunnel };
         Ok(Endpoint { text: shown, route, authority: url.authority(), path, authorization, weight: 1 })
@@ -94,11 +97,18 @@ impl Lookup {
     }
 }
 
-/// Removes `user:password@` from a URL, and gives the value of an `Authorization` field for it (RFC 7617).
-fn split_user_info(text: &str) -> Result<(Option<String>, String), String> {
-    let Some((scheme, rest)) = text.split_once("://") else { return Ok((None, text.to_owned())) };
+/// The `user:password` of a URL, and the URL without it.
+fn split_user_info(text: &str) -> (Option<&str>, String) {
+    let Some((scheme, rest)) = text.split_once("://") else { return (None, text.to_owned()) };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let Some((user_info, host)) = authority.rsplit_once('@') else { return Ok((None, text.to_owned())) };
+    match authority.rsplit_once('@') {
+        Some((user_info, host)) => (Some(user_info), format!("{scheme}://{host}{path}")),
+        None => (None, text.to_owned()),
+    }
+}
+
+/// The value of an `Authorization` field for `user:password` (RFC 7617).
+fn basic_credentials(user_info: &str) -> Result<String, String> {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
     let decoded = |part: &str| {
         percent_decode(part).ok_or("user name and password must be percent-encoded UTF-8 text".to_owned())
@@ -107,8 +117,7 @@ fn split_user_info(text: &str) -> Result<(Option<String>, String), String> {
     if user.contains(':') {
         return Err("a user name of Basic authentication contains no colon (RFC 7617, 2)".to_owned());
     }
-    let credentials = STANDARD.encode(format!("{user}:{password}"));
-    Ok((Some(format!("Basic {credentials}")), format!("{scheme}://{host}{path}")))
+    Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
 /// The text with a letter in place of each expression.
@@ -165,16 +174,15 @@ mod tests {
 
     #[test]
     fn user_and_password_become_credentials() {
-        let split = |text: &str| split_user_info(text);
-        assert_eq!(split("ws://h/a@b"), Ok((None, "ws://h/a@b".to_owned())));
-        let (authorization, url) = split("wss://al%40ice:p%3Aw%C3%A9@h:1/x").expect("valid");
+        assert_eq!(split_user_info("ws://h/a@b"), (None, "ws://h/a@b".to_owned()));
+        let (user_info, url) = split_user_info("wss://al%40ice:p%3Aw%C3%A9@h:1/x");
         assert_eq!(url, "wss://h:1/x");
-        let encoded = authorization.and_then(|value| value.strip_prefix("Basic ").map(str::to_owned));
-        let decoded = STANDARD.decode(encoded.expect("Basic")).expect("Base64");
+        let value = basic_credentials(user_info.expect("a user")).expect("valid");
+        let decoded = STANDARD.decode(value.strip_prefix("Basic ").expect("Basic")).expect("Base64");
         assert_eq!(String::from_utf8(decoded).as_deref(), Ok("al@ice:p:wé"));
-        assert!(
-            split("ws://a%3Ab:c@h").is_err() && split("ws://%zz@h").is_err() && split("ws://%ff@h").is_err()
-        );
+        for wrong in ["a%3Ab:c", "%zz", "%ff"] {
+            assert!(basic_credentials(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 use super::shared::Shared;
-use crate::plan::mode::Mode;
 use crate::plan::target::Endpoint;
 use crate::plan::template::{BoundTemplate, Scope, Template};
 use crate::plan::workload::Workload;
@@ -66,7 +65,7 @@ impl UpgradeRequests {
     }
 
     /// Writes the request of a connection over that of the one before.
-    pub(super) fn write(&self, dial: &mut Dial, connection: u32, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
+    pub(super) fn write(&self, dial: &mut Dial, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
         if self.is_constant && !dial.path.is_empty() {
             return;
         }
@@ -76,7 +75,7 @@ impl UpgradeRequests {
             text.clear();
             text.push_str(&String::from_utf8_lossy(scratch));
         };
-        let index = self.endpoint(connection);
+        let index = self.endpoint(scope.connection);
         let endpoint = &self.endpoints[index];
         expand(&self.paths[index], &mut dial.path);
         match &self.host {
@@ -129,28 +128,5 @@ impl Shared {
             route
         };
         self.requests.endpoints.iter().map(own).collect()
-    }
-
-    /// Writes the upgrade request of a connection.
-    pub(super) fn write_request(
-        &self,
-        dial: &mut Dial,
-        (connection, row): (u32, Option<u32>),
-        now_ns: u64,
-        scratch: &mut Vec<u8>,
-    ) {
-        let topic = match self.load.mode {
-            Mode::Broadcast => self.topic_names[self.load.topic(connection) as usize].as_bytes(),
-            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => b"",
-        };
-        let scope = Scope {
-            seed: self.load.seed,
-            connection,
-            now_ns,
-            row: row.and_then(|row| self.row(row)),
-            topic,
-            ..Scope::default()
-        };
-        self.requests.write(dial, connection, &scope, scratch);
     }
 }

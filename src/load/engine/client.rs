@@ -5,8 +5,6 @@
 //! next message; in an open loop messages are sent when a tick ends. A tick sends at most once per connection. Times are
 //! those of the tick.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -26,6 +24,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Route};
 
+mod agenda;
 mod answers;
 mod attempts;
 mod backlog;
@@ -48,6 +47,7 @@ mod slow_readers;
 mod timers;
 mod topic;
 
+use agenda::Agenda;
 use backlog::Backlog;
 use clock_offset::ClockOffset;
 use connection::{Connection, Flow, State};
@@ -125,8 +125,7 @@ pub struct Client {
     routes: Vec<Route>,
     /// The protocol of the messages, if one is declared; a copy of this thread.
     protocol: Option<Arc<CompiledProtocol>>,
-    /// When conversations are due, earliest first, by position. Some may have ended since.
-    agenda: BinaryHeap<Reverse<(Nanos, u32)>>,
+    agenda: Agenda,
     /// The next message; kept for its capacity.
     message: Vec<u8>,
     /// The payload within it; kept for its capacity.
@@ -157,7 +156,7 @@ impl Client {
             snapshots: SnapshotTaker::default(),
             routes: shared.own_routes(),
             protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
-            agenda: BinaryHeap::new(),
+            agenda: Agenda::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
             payload: Vec::new(),
             run_delay_before: None,

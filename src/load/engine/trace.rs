@@ -41,7 +41,7 @@ pub enum TraceEvent {
         entry: String,
         /// Its bytes.
         message: Vec<u8>,
-        /// What it is: `answers request 1, right`.
+        /// Its meaning, such as `answers request echo with id 1, as expected`.
         what: String,
     },
     /// A message arrived that no rule knows.

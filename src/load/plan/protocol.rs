@@ -41,7 +41,7 @@ impl Protocol {
     /// Reads a declaration. `parameters` replace the defaults of its `[parameters]`; `variable` reads environment variables.
     ///
     /// # Errors
-    /// What is wrong, in one line, with the line of the file if it is a matter of syntax.
+    /// The first error, in one line. A syntax error has the line of the file.
     pub fn parse(
         name: &str,
         text: &str,

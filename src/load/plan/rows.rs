@@ -3,8 +3,6 @@
 //! A CSV file (RFC 4180) has the columns of its first line. In a file of JSON Lines each line is an object; its members are the
 //! columns.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::file::read_file;
 use super::payload::lines::FILE_BYTES_MAX;
 use echoring_proto::random::SplitMix64;
 
@@ -141,13 +140,7 @@ impl Rows {
     /// # Errors
     /// If the file cannot be read, exceeds 64 MiB, or is malformed.
     pub fn read(path: &Path, order: RowOrder) -> Result<Rows, String> {
-        let mut text = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text))
-            .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(format!("{} exceeds {} MiB", path.display(), FILE_BYTES_MAX >> 20));
-        }
+        let text = read_file(path, FILE_BYTES_MAX)?;
         let is_json = path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
         let name = path.display().to_string();
         let builder = Builder { content: Content { name, columns: vec![], bytes: vec![], ends: vec![] } };

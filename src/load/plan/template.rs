@@ -105,7 +105,7 @@ impl Template {
     /// Looks up the names.
     ///
     /// # Errors
-    /// One line that names the value that is unknown here.
+    /// The first value that is unknown here, in one line.
     pub fn bind(&self, names: &Names<'_>) -> Result<BoundTemplate, String> {
         expand::bind(&self.parts, names)
     }

@@ -20,7 +20,7 @@ use crate::plan::Resources;
 use crate::plan::connecting::ConnectOptions;
 use crate::plan::listening::TimeField;
 use crate::plan::mode::Mode;
-use crate::plan::protocol::CompiledProtocol;
+use crate::plan::protocol::Protocol;
 use crate::plan::schedule::profile::RateStage;
 use crate::plan::workload::Workload;
 use crate::record::{self, Record};
@@ -75,7 +75,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             gaps: tally.fan_out.gaps,
             published: tally.counts.sent,
         }),
-        protocol: load.compiled_protocol().map(|protocol| describe_protocol(&protocol, &tally.protocol)),
+        protocol: load.protocol.as_ref().map(|protocol| describe_protocol(protocol, &tally.protocol)),
         ping: (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
             sent: tally.pings.sent,
             answered: tally.pings.answered,
@@ -159,10 +159,10 @@ fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
     })
 }
 
-fn describe_protocol(protocol: &CompiledProtocol, found: &ProtocolTally) -> record::Protocol {
+fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Protocol {
     let times = |histogram: &Histogram<u64>| (!histogram.is_empty()).then(|| Quantiles::of(histogram));
-    let requests = protocol.requests.iter().zip(&found.requests).map(|(request, found)| record::Request {
-        name: request.name.clone(),
+    let requests = protocol.request_names().zip(&found.requests).map(|(name, found)| record::Request {
+        name: name.to_owned(),
         sent: found.sent,
         answered: found.answered,
         errors: found.errors,

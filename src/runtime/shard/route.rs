@@ -16,7 +16,7 @@ pub struct Route {
     pub address: RemoteAddress,
     /// The TLS configuration, and the name that the server's certificate must have; `None` for `ws:`.
     pub security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// What is asked of the proxy, if the address is that of one.
+    /// The request to the proxy, if the address is a proxy's.
     pub tunnel: Option<Arc<Tunnel>>,
 }
 

@@ -1,9 +1,11 @@
 //! Messages of a declared protocol: answers, deliveries, pushes and heartbeats, as its rules tell them.
 
 use super::Client;
+use super::agenda::Due;
 use super::connection::Flow;
 use super::echo::candidates;
 use super::session::scope;
+use super::slots::AttemptStage;
 use crate::engine::trace::TraceEvent;
 use crate::measure::times::Times;
 use crate::measure::track::Arrival;
@@ -220,15 +222,14 @@ impl Client {
             }
         }
         let request = protocol.request(self.shared.load.seed, number, sequence);
-        if let Flow::Attempt(_) = self.connections[position].flow {
-            self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
-            if contents == Contents::Error {
-                self.count_error(protocol, request);
+        if let Flow::Attempt(attempt) = &self.connections[position].flow {
+            if let AttemptStage::Awaiting(times) = attempt.stage {
+                self.answered(protocol, request, times, contents, now);
             }
+            self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
             return self.attempt_compared(link, position, contents != Contents::Wrong, message.bytes.len());
         }
-        let Client { connections, tally, .. } = self;
-        let Flow::Echo(awaited) = &mut connections[position].flow else { return };
+        let Flow::Echo(awaited) = &mut self.connections[position].flow else { return };
         let arrival = awaited.arrived(sequence);
         let place = match arrival {
             Arrival::InOrder(_) => "",
@@ -237,6 +238,8 @@ impl Client {
             Arrival::Again => ", again",
             Arrival::Unknown => ", which was not sent",
         };
+        self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, place);
+        let tally = &mut self.tally;
         match arrival {
             Arrival::InOrder(times) | Arrival::Late(times) => {
                 if protocol.in_order && matches!(arrival, Arrival::Late(_)) {
@@ -249,27 +252,11 @@ impl Client {
                     tally.arrived(now, times.intended, times.sent, message.bytes.len());
                 }
                 self.answered(protocol, request, times, contents, now);
-                self.trace_answer(
-                    protocol,
-                    (position, entry),
-                    message.bytes,
-                    (request, sequence),
-                    contents,
-                    place,
-                );
                 self.pause(protocol, position, request, sequence, now);
                 self.send_allowed(link, position, now);
             }
             Arrival::Again => {
                 tally.integrity.duplicated += 1;
-                self.trace_answer(
-                    protocol,
-                    (position, entry),
-                    message.bytes,
-                    (request, sequence),
-                    contents,
-                    place,
-                );
             }
             Arrival::Unknown => {
                 // Without an id it is one answer too many.
@@ -278,14 +265,6 @@ impl Client {
                     None => &mut tally.integrity.duplicated,
                 };
                 *flaw += 1;
-                self.trace_answer(
-                    protocol,
-                    (position, entry),
-                    message.bytes,
-                    (request, sequence),
-                    contents,
-                    place,
-                );
             }
         }
     }
@@ -299,17 +278,12 @@ impl Client {
         now: Nanos,
     ) {
         if contents == Contents::Error {
-            self.count_error(protocol, request);
+            self.tally.protocol.failed(request);
+            let name = &protocol.requests[request].name;
+            self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
         }
         let in_window = self.tally.window.contains(times.intended);
         self.tally.protocol.answered(request, times, now, in_window);
-    }
-
-    #[cold]
-    fn count_error(&mut self, protocol: &CompiledProtocol, request: usize) {
-        self.tally.protocol.failed(request);
-        let name = &protocol.requests[request].name;
-        self.tally.connections.error(&format!("{ERROR_ANSWER} to {name}"));
     }
 
     fn trace_answer(
@@ -395,10 +369,10 @@ impl Client {
         };
         let connection = &mut self.connections[position];
         let seed = mix(self.shared.load.seed ^ u64::from(connection.number) << 40 ^ !sequence);
-        let pause = think.draw(SplitMix64::new(seed).unit());
+        let until = now + think.draw(SplitMix64::new(seed).unit()).max(1);
         if let Some(session) = &mut connection.session {
-            session.pause_until = now + pause.max(1);
+            session.pause_until = until;
         }
-        self.plan_wake(position);
+        self.enter(until, position, Due::Request);
     }
 }

@@ -36,7 +36,7 @@ impl Client {
         let Client { shared, connections, tally, slow, .. } = self;
         let connection = &mut connections[position];
         let Flow::Broadcast(broadcast) = &mut connection.flow else { return };
-        if self.protocol.is_some() && !broadcast.receives() {
+        if !broadcast.is_sent_messages(self.protocol.is_some()) {
             return;
         }
         let (payloads, load) = (&shared.payloads, &shared.load);
@@ -48,8 +48,15 @@ impl Client {
                 && claimed.connection != connection.number
                 && load.topic(claimed.connection) == broadcast.topic
         });
-        let whole = |claimed: &Id| !load.verify || (has_kind && payloads.matches(claimed, payload));
         let fan_out = shared.fan_out.as_ref();
+        // One that was never published has a damaged name.
+        let is_published = |claimed: &Id| {
+            claimed.sequence <= broadcast.streams[(claimed.connection / load.topics) as usize].expected()
+                || fan_out.is_none_or(|fan_out| claimed.sequence < fan_out.published(claimed.connection))
+        };
+        let whole = |claimed: &Id| {
+            is_published(claimed) && (!load.verify || (has_kind && payloads.matches(claimed, payload)))
+        };
         let Some(id) = claimed.filter(whole) else {
             tally.integrity.corrupted += 1;
             if let Some(times) = broadcast.blame(claimed, load.topics, fan_out)
@@ -148,15 +155,11 @@ impl Client {
         }
     }
 
-    /// Whether a connection is sent the messages of its topic. The publishers of a declared protocol need not subscribe.
-    fn is_sent_messages(&self, broadcast: &Broadcast) -> bool {
-        self.protocol.is_none() || broadcast.receives()
-    }
-
     /// Whether a connection has received all messages that were published to it.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(fan_out) = &self.shared.fan_out else { return true };
-        if matches!(broadcast.part, Part::Slow { .. }) || !self.is_sent_messages(broadcast) {
+        if matches!(broadcast.part, Part::Slow { .. }) || !broadcast.is_sent_messages(self.protocol.is_some())
+        {
             return true;
         }
         broadcast.others(number, self.shared.load.topics).all(|(publisher, position)| {
@@ -172,9 +175,8 @@ impl Client {
         if let Part::Slow { .. } = broadcast.part {
             return;
         }
-        let is_sent_messages = protocol.is_none() || broadcast.receives();
-        let others = broadcast.others(connection.number, shared.load.topics).filter(|_| is_sent_messages);
-        for (publisher, at) in others {
+        let others = broadcast.others(connection.number, shared.load.topics);
+        for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(protocol.is_some())) {
             let stream = &broadcast.streams[at];
             // A connection that ended early misses nothing after its end.
             tally.integrity.lost += match connection.state {

@@ -41,6 +41,8 @@ pub(super) struct Connection {
     pub(super) flow: Flow,
     /// When the next ping beside the load is due.
     pub(super) ping_at: Nanos,
+    /// The row of the data that it has.
+    pub(super) row: Option<u32>,
     /// The conversation of its protocol, if it has one.
     pub(super) session: Option<Box<Session>>,
 }
@@ -88,13 +90,9 @@ impl Connection {
             held_since: None,
             flow,
             ping_at: Nanos::MAX,
+            row: None,
             session: shared.protocol.as_ref().map(|protocol| Box::new(Session::new(protocol))),
         }
-    }
-
-    /// When the agenda of the thread concerns it next.
-    pub(super) fn due_at(&self) -> Nanos {
-        self.session.as_ref().map_or(Nanos::MAX, |session| session.due_at()).min(self.ping_at)
     }
 
     /// Whether it is a deliberately slow reader.

@@ -70,7 +70,8 @@ fn evaluate(
     let is = |id: &Id| chunk.kind == payloads.kind() && payloads.matches(id, chunk.payload);
     let named = payloads.identify(chunk.payload).filter(|named| named.connection == due.connection);
     let claimed = match named {
-        Some(named) => Some(named).filter(is),
+        // One that was never sent has a damaged name.
+        Some(named) => Some(named).filter(|named| named.sequence < awaited.next() && is(named)),
         None if payloads.bare() && chunk.payload.len() >= RECOGNISED_BYTES_MIN => {
             candidates(due, awaited).find(is)
         }

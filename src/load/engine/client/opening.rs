@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::connection::{Flow, State};
+use super::session::scope;
 use super::{Client, Peer, Phase, causes};
 use crate::engine::shared::NoRowLeft;
 use crate::measure::handshakes::HandshakeTimes;
@@ -90,13 +91,11 @@ impl Client {
             [] => None,
             sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
         };
-        let row = shared.take_row(number).map_err(|NoRowLeft| io::Error::other(NO_ROW_LEFT))?;
-        if let Some(session) = &mut self.connections[position].session {
-            session.row = row;
-        }
-        let now_ns = self.clock_offset.unix_ns(cx.clock());
+        let connection = &mut self.connections[position];
+        connection.row = shared.take_row(number).map_err(|NoRowLeft| io::Error::other(NO_ROW_LEFT))?;
+        let scope = scope(shared, connection, self.clock_offset.unix_ns(cx.clock()));
         if let Some(dial) = cx.dial() {
-            shared.write_request(dial, (number, row), now_ns, &mut self.message);
+            shared.requests.write(dial, &scope, &mut self.message);
         }
         // Messages that are only counted need not be complete.
         let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();

@@ -2,6 +2,7 @@
 //! tell the delay of the network and of the server's event loop.
 
 use super::Client;
+use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
 use crate::measure::track::Arrival;
 use echoring_proto::limits::Nanos;
@@ -25,8 +26,9 @@ impl Client {
         let connection = &mut self.connections[position];
         let turn = u128::from(every) * u128::from(connection.number)
             / u128::from(self.shared.load.connections.max(1));
-        connection.ping_at = now + turn as Nanos;
-        self.plan_wake(position);
+        let at = now + turn as Nanos;
+        connection.ping_at = at;
+        self.enter(at, position, Due::Ping);
     }
 
     /// Sends the ping beside the load that is due.
@@ -37,7 +39,9 @@ impl Client {
         now: Nanos,
     ) {
         let Some(every) = self.shared.load.ping_every else { return };
-        self.connections[position].ping_at = now + every.as_nanos() as Nanos;
+        let next = now + every.as_nanos() as Nanos;
+        self.connections[position].ping_at = next;
+        self.enter(next, position, Due::Ping);
         let mut payload = [0; BESIDE_BYTES];
         payload[..8].copy_from_slice(&now.to_be_bytes());
         payload[8..].copy_from_slice(&self.shared.load.seed.to_be_bytes());

@@ -189,7 +189,7 @@ impl Client {
     }
 
     /// The sequence of the message that the connection may send now, if any. Requests of one id are not in flight together, and
-    /// each is shown once.
+    /// where conversations are traced each request is sent once.
     #[inline]
     fn may_send(&self, position: usize) -> Option<u64> {
         let connection = &self.connections[position];

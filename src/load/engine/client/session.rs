@@ -2,10 +2,9 @@
 //!
 //! A connection counts as open once the opening steps are done. Steps and heartbeats are timed by the thread's agenda.
 
-use std::cmp::Reverse;
-
+use super::Client;
+use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
-use super::{Client, Phase};
 use crate::engine::shared::{RunEvent, Shared};
 use crate::engine::trace::{TraceEvent, Traced};
 use crate::plan::protocol::CompiledProtocol;
@@ -27,8 +26,6 @@ pub(super) struct Session {
     heartbeat_at: Nanos,
     /// Until when the next request waits; 0 for not at all.
     pub(super) pause_until: Nanos,
-    /// The row of the data that the connection has.
-    pub(super) row: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,23 +47,12 @@ impl Session {
             captures: vec![Vec::new(); protocol.captures],
             heartbeat_at: Nanos::MAX,
             pause_until: 0,
-            row: None,
         }
     }
 
     /// Whether the connection pauses between two requests.
     pub(super) fn pauses(&self) -> bool {
         self.pause_until > 0
-    }
-
-    /// When the agenda concerns it next.
-    pub(super) fn due_at(&self) -> Nanos {
-        let step = match self.stage {
-            Stage::Opening { until, .. } => until,
-            _ => Nanos::MAX,
-        };
-        let pause = if self.pause_until > 0 { self.pause_until } else { Nanos::MAX };
-        step.min(pause).min(self.heartbeat_at)
     }
 }
 
@@ -81,7 +67,7 @@ pub(super) fn scope<'a>(shared: &'a Shared, connection: &'a Connection, now_ns: 
         seed: shared.load.seed,
         connection: connection.number,
         now_ns,
-        row: session.and_then(|session| session.row).and_then(|row| shared.row(row)),
+        row: connection.row.and_then(|row| shared.row(row)),
         captures: session.map_or(&[], |session| &session.captures),
         topic: topic.map_or(b"", |name| name.as_bytes()),
         ..Scope::default()
@@ -122,7 +108,7 @@ impl Client {
             if !next.awaits.is_empty() {
                 let until = now + next.timeout;
                 self.set_stage(position, Stage::Opening { step, until });
-                return;
+                return self.enter(until, position, Due::Step);
             }
             step += 1;
         }
@@ -131,7 +117,7 @@ impl Client {
             && let Some(session) = &mut self.connections[position].session
         {
             session.heartbeat_at = now + every;
-            self.plan_wake(position);
+            self.enter(now + every, position, Due::Heartbeat);
         }
         self.connection_ready(link, position);
     }
@@ -140,33 +126,35 @@ impl Client {
         if let Some(session) = &mut self.connections[position].session {
             session.stage = stage;
         }
-        self.plan_wake(position);
     }
 
-    /// Puts the connection on the agenda.
-    pub(super) fn plan_wake(&mut self, position: usize) {
-        let due_at = self.connections[position].due_at();
-        if due_at < Nanos::MAX {
-            self.agenda.push(Reverse((due_at, position as u32)));
-            self.timers.wake_by(due_at);
-        }
+    /// Puts what is due on a connection on the agenda.
+    pub(super) fn enter(&mut self, at: Nanos, position: usize, due: Due) {
+        self.agenda.push(at, position, due);
+        self.timers.wake_by(at);
     }
 
     fn send_step(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: &CompiledStep) {
         if let Some(send) = &step.send {
-            self.message.clear();
-            let now_ns = self.clock_offset.unix_ns(link.now());
-            send.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
-            self.send_control(link, position, &step.name);
+            self.send_control(link, position, send, &step.name);
         }
         if self.shared.traces && !step.awaits.is_empty() {
             self.trace(position, TraceEvent::Expects { entry: step.name.clone(), what: step.awaits.shown() });
         }
     }
 
-    /// Sends the prepared message, which is no request.
-    fn send_control(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, entry: &str) {
+    /// Sends a message that is no request.
+    fn send_control(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        template: &BoundTemplate,
+        entry: &str,
+    ) {
         let Some(protocol) = &self.protocol else { return };
+        let now_ns = self.clock_offset.unix_ns(link.now());
+        self.message.clear();
+        template.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
         // A send that fails for lack of memory ends the connection, which is counted there.
         link.send(protocol.kind, &self.message);
         if self.shared.traces {
@@ -232,96 +220,84 @@ impl Client {
         reply: &BoundTemplate,
         entry: &str,
     ) {
-        self.message.clear();
-        let now_ns = self.clock_offset.unix_ns(link.now());
-        reply.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
-        self.send_control(link, position, entry);
+        self.send_control(link, position, reply, entry);
         self.tally.protocol.heartbeats_answered += 1;
     }
 
-    /// Handles the connections whose time has come: overdue steps, heartbeats and the ends of pauses.
+    /// Does what is due on connections until now.
     pub(super) fn run_agenda<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.now();
-        while let Some(&Reverse((due_at, position))) = self.agenda.peek() {
-            if due_at > now {
-                return self.timers.wake_by(due_at);
+        while let Some(at) = self.agenda.next_at() {
+            if at > now {
+                return self.timers.wake_by(at);
             }
-            self.agenda.pop();
-            self.session_due(cx, position as usize, now);
+            if let Some((at, position, due)) = self.agenda.pop()
+                && let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token))
+            {
+                self.do_due(&mut link, position, (at, due));
+            }
         }
     }
 
-    fn session_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize, now: Nanos) {
-        // Times may have changed since the connection was put on the agenda.
-        if self.connections[position].due_at() > now {
-            return;
-        }
-        let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) else {
-            return;
-        };
-        if self.connections[position].ping_at <= now {
-            self.ping_beside(&mut link, position, now);
-        }
-        let Some(session) = &mut self.connections[position].session else {
-            return self.plan_wake(position);
-        };
-        if let Stage::Opening { step, until } = session.stage
-            && until <= now
-        {
-            return self.step_failed(&mut link, position, step);
-        }
-        let resumes = session.pause_until > 0 && session.pause_until <= now;
-        if resumes {
-            session.pause_until = 0;
-        }
-        let beats = session.heartbeat_at <= now;
-        if beats
-            && let Some(protocol) = self.protocol.clone()
-            && let Some((every, heartbeat)) = &protocol.heartbeat
-        {
-            session.heartbeat_at = now + every;
-            self.message.clear();
-            let now_ns = self.clock_offset.unix_ns(now);
-            heartbeat.expand(&scope(&self.shared, &self.connections[position], now_ns), &mut self.message);
-            self.send_control(&mut link, position, "heartbeat");
-            self.tally.protocol.heartbeats_sent += 1;
-        }
-        self.plan_wake(position);
-        if resumes {
-            self.send_allowed(&mut link, position, now);
+    /// Does what was due at `at`, unless the connection has another time for it since.
+    fn do_due(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, (at, due): (Nanos, Due)) {
+        let now = link.now();
+        let connection = &mut self.connections[position];
+        match (due, &mut connection.session) {
+            (Due::Ping, _) if connection.ping_at == at => self.ping_beside(link, position, now),
+            (Due::Step, Some(session)) => {
+                if let Stage::Opening { step, until } = session.stage
+                    && until == at
+                {
+                    self.step_failed(link, position, step);
+                }
+            }
+            (Due::Request, Some(session)) if session.pause_until == at => {
+                session.pause_until = 0;
+                self.send_allowed(link, position, now);
+            }
+            (Due::Heartbeat, Some(session)) if session.heartbeat_at == at => {
+                let Some(protocol) = self.protocol.clone() else { return };
+                let Some((every, heartbeat)) = &protocol.heartbeat else { return };
+                session.heartbeat_at = now + every;
+                self.enter(now + every, position, Due::Heartbeat);
+                self.send_control(link, position, heartbeat, "heartbeat");
+                self.tally.protocol.heartbeats_sent += 1;
+            }
+            _ => {}
         }
     }
 
     /// The message that a step awaits did not come in time.
     fn step_failed(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: usize) {
-        let Some(protocol) = self.protocol.clone() else { return };
-        if let Some(step) = self.opening_step(&protocol, position, step) {
+        self.count_failed_step(position, step, |step| {
             let limit = std::time::Duration::from_nanos(step.timeout);
-            let cause = format!("{}: no message with {} within {limit:?}", step.name, step.awaits.shown());
-            if self.shared.traces {
-                self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
-            }
-            self.tally.connections.error(&cause);
-        }
+            format!("no message with {} within {limit:?}", step.awaits.shown())
+        });
         self.set_stage(position, Stage::Idle);
         // Its end is counted where connections end.
         link.close(CloseCode::NORMAL, "");
     }
 
-    /// The connection ended before its conversation was open. Returns whether that was told already.
+    /// The connection ended. If its conversation was not open yet, that is an error of the step.
     pub(super) fn opening_ended(&mut self, position: usize, cause: &str) {
         let Some(session) = &mut self.connections[position].session else { return };
         let stage = std::mem::replace(&mut session.stage, Stage::Idle);
         session.heartbeat_at = Nanos::MAX;
-        let Stage::Opening { step, .. } = stage else { return };
-        let Some(protocol) = self.protocol.clone() else { return };
-        if let Some(step) = self.opening_step(&protocol, position, step) {
-            let cause = format!("{}: {cause}", step.name);
-            if self.shared.traces {
-                self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
-            }
-            self.tally.connections.error(&cause);
+        if let Stage::Opening { step, .. } = stage {
+            self.count_failed_step(position, step, |_| cause.to_owned());
         }
+    }
+
+    /// Counts an opening step that failed.
+    fn count_failed_step(&mut self, position: usize, step: usize, why: impl FnOnce(&CompiledStep) -> String) {
+        let Some(protocol) = self.protocol.clone() else { return };
+        let Some(step) = self.opening_step(&protocol, position, step) else { return };
+        let cause = format!("{}: {}", step.name, why(step));
+        if self.shared.traces {
+            self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
+        }
+        self.tally.connections.error(&cause);
     }
 
     /// Says goodbye as the protocol does, then closes.
@@ -366,9 +342,5 @@ impl Client {
         }
         self.send_hello(link);
         self.shared.settled(now);
-        // A connection that is late joins a load that runs.
-        if let Phase::Running { .. } = self.phase {
-            self.send_allowed(link, position, now);
-        }
     }
 }

@@ -66,6 +66,12 @@ impl Broadcast {
         !matches!(self.part, Part::Publishes(_))
     }
 
+    /// Whether it is sent the messages of its topic. Where a protocol is declared, publishers need not subscribe.
+    #[inline]
+    pub(super) fn is_sent_messages(&self, is_declared: bool) -> bool {
+        !is_declared || self.receives()
+    }
+
     /// A message was published; `waited_for` says whether its delivery makes room for another.
     pub(super) fn published(&mut self, now: Nanos, waited_for: bool) {
         if let Some(publishing) = self.publishing() {

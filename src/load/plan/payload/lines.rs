@@ -2,8 +2,6 @@
 //!
 //! Such a message has no header, so it is compared as [bare](super::Payloads::bare) ones are.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::style::Style;
+use crate::plan::file::read_file;
 use echoring_proto::random::mix;
 
 /// Maximum size of the file in bytes; it is kept in memory.
@@ -74,19 +73,12 @@ impl Lines {
     /// If the file cannot be read, exceeds 64 MiB or 1,048,576 lines, or a line is not valid UTF-8
     /// or JSON as `style` requires.
     pub fn read(path: &Path, style: Style) -> Result<Lines, String> {
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-        Lines::of(path.display().to_string(), bytes, style)
+        Lines::of(path.display().to_string(), read_file(path, FILE_BYTES_MAX)?, style)
     }
 
     /// Splits `bytes` of the file `name` into lines. Lines end with LF; in text, a CR in front of it belongs to the
     /// line end. The last line needs no end.
     fn of(name: String, bytes: Vec<u8>, style: Style) -> Result<Lines, String> {
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(format!("{name} exceeds {} MiB", FILE_BYTES_MAX >> 20));
-        }
         let mut spans = Vec::new();
         let mut from = 0;
         while from < bytes.len() {

@@ -62,6 +62,28 @@ fn every_flipped_bit_is_detected() {
 }
 
 #[test]
+fn a_damaged_sequence_names_a_message_far_away() {
+    for style in [Style::Text, Style::Json] {
+        for form in [Form::Echo, Form::Broadcast] {
+            let payloads = Payloads::new(12, style, form, (96, 96), Spread::Even);
+            let at = payloads.fields[1];
+            for sequence in [0, 1, 31, 32, 1_000_000, 1 << 34] {
+                let mut out = Vec::new();
+                payloads.write(&Id { sequence, ..id(form) }, &mut out);
+                for (place, digit) in (at..at + SEQUENCE_DIGITS)
+                    .flat_map(|place| (b'0'..=b'O').map(move |digit| (place, digit)))
+                {
+                    let sent = std::mem::replace(&mut out[place], digit);
+                    let named = payloads.identify(&out).expect("digits").sequence;
+                    assert!(digit == sent || named.abs_diff(sequence) > 1 << 34, "{sequence}: {named}");
+                    out[place] = sent;
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_minimum_sizes_are_as_documented() {
     assert_eq!(Payloads::min_bytes(Style::Text, Form::Echo), 12);
     assert_eq!(Payloads::min_bytes(Style::Binary, Form::Echo), 12);

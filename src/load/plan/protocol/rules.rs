@@ -1,4 +1,4 @@
-//! What a message is: values of it, conditions on them, and rules.
+//! Rules that tell messages apart: conditions on values of a message, and its meaning.
 
 use std::borrow::Cow;
 
