@@ -1,5 +1,6 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
+mod churn;
 mod dial;
 mod exporter;
 mod listen;
@@ -33,8 +34,8 @@ use echoring_async::tls::{Identity, Trust};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Endpoint, Experiment, Pace, Plan, Progress, RemoteAddress, Resources, Results, Target,
-    Template, Workload, render,
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RemoteAddress, Resources,
+    Results, Target, Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -59,6 +60,10 @@ Examples:
       the effect of 10 subscribers that stop reading on the other 990
   echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
       2,000 new connections per second; each echoes one message and is closed
+  echoring bench ws://127.0.0.1:9001 --mode storm -c 10000 --rate 500 --reconnect 500ms..20s
+      10,000 subscribers that are cut at once: how long until they are back, and what they missed
+  echoring bench ws://127.0.0.1:9001 -c 1000 --rate 10k --connect-ramp 30s --lifetime exp:60s
+      users who come one after the other over 30 s, and stay for a minute on average
   echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
       500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
   echoring bench ws://127.0.0.1:9001 --rate 5k --ping-every 100ms
@@ -83,8 +88,8 @@ Examples:
       the runs of a file, each for 5 s
 
 In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
-distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping), or one of
-lost duplicated reordered corrupted late errors closes ended_early unsent unmatched messages messages_per_s bytes_per_s
+distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm), or one of
+lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched messages messages_per_s bytes_per_s
 reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
 Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
@@ -180,6 +185,9 @@ pub struct Args {
 
     #[command(flatten)]
     dial: dial::Args,
+
+    #[command(flatten)]
+    churn: churn::Args,
 
     #[command(flatten)]
     request: request::Args,
@@ -319,11 +327,19 @@ impl Args {
             None if speaks || !self.url.is_empty() => vec![Mode::Echo],
             None => vec![Mode::Echo, Mode::Broadcast],
         };
-        if !modes.contains(&Mode::Broadcast) {
+        let publishes = |mode: &Mode| match mode {
+            Mode::Broadcast => true,
+            Mode::Storm => self.pace.has_rate(),
+            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => false,
+        };
+        if !modes.iter().any(publishes) {
             let flags = messages::of_broadcasts(typed);
             if let Some((flag, _)) = flags.iter().find(|(_, typed)| *typed) {
-                return Err(usage(flag, "only for --mode broadcast"));
+                return Err(usage(flag, "only for --mode broadcast, and --mode storm with --rate"));
             }
+        }
+        if modes.contains(&Mode::Storm) {
+            self.check_storm(typed)?;
         }
         if modes.contains(&Mode::Ping)
             && let Some((flag, _)) = messages::of_senders(typed).iter().find(|(_, typed)| *typed)
@@ -348,12 +364,13 @@ impl Args {
     ) -> Result<Workload, Failure> {
         let topics = self.messages.topics;
         let mut connecting = self.dial.connecting(typed, mode)?;
+        let churn = self.churn.churn(typed, mode)?;
         self.request.fields(&mut connecting)?;
         let binary = self.messages.kind == parsers::Kind::Binary;
         let protocol = self.protocol.read(typed, binary)?;
         let connections = self.connections.unwrap_or(match mode {
             Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping => CONNECTIONS_DEFAULT,
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping | Mode::Storm => CONNECTIONS_DEFAULT,
         });
         let pace = self.pace_of(mode, connections);
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
@@ -361,10 +378,15 @@ impl Args {
             Mode::Connect => (echoring_load::Mode::Connect, 0, 0, (0, None)),
             Mode::Push => (echoring_load::Mode::Push, 0, 0, (0, None)),
             Mode::Ping => (echoring_load::Mode::Ping, 0, 0, (0, None)),
-            Mode::Broadcast => {
+            Mode::Storm if !self.pace.has_rate() => (echoring_load::Mode::Storm, 0, 0, (0, None)),
+            Mode::Broadcast | Mode::Storm => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
                 let slow = self.messages.slow(typed, connections.saturating_sub(publishers))?;
-                (echoring_load::Mode::Broadcast, publishers, topics, slow)
+                let mode = match mode {
+                    Mode::Storm => echoring_load::Mode::Storm,
+                    _ => echoring_load::Mode::Broadcast,
+                };
+                (mode, publishers, topics, slow)
             }
         };
         let messages = self.messages.describe(typed, mode)?;
@@ -402,6 +424,7 @@ impl Args {
             compress: offered.clone(),
             ping_every: self.pace.ping_every,
             connecting,
+            churn,
             listening: self.listen.listening(),
             // What a server sends by itself is not known, so that nothing can be compared.
             verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
@@ -414,6 +437,26 @@ impl Args {
         Ok(workload)
     }
 
+    /// Refuses what a storm cannot have.
+    fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
+        if self.verdicts.find_max.is_some() {
+            return Err(usage("--find-max", "not in --mode storm, which has one load"));
+        }
+        if self.url.is_empty() {
+            return Err(usage("--mode", "storm needs a URL, such as bench ws://localhost:9001 --mode storm"));
+        }
+        if self.pace.depth.is_some() {
+            return Err(usage(
+                "--depth",
+                "not in --mode storm, where publishers have a rate: such as --rate 500",
+            ));
+        }
+        match messages::of_senders(typed).iter().find(|(_, typed)| *typed && !self.pace.has_rate()) {
+            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm: such as --rate 500")),
+            None => Ok(()),
+        }
+    }
+
     /// What decides when messages are sent, or connections begun.
     fn pace_of(&self, mode: Mode, connections: u32) -> Pace {
         let default = match mode {
@@ -421,7 +464,7 @@ impl Args {
             Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
             // Servers limit how often they are pinged.
             Mode::Ping if self.pace.depth.is_none() => Some(u64::from(connections) * PINGS_PER_S_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push | Mode::Ping => None,
+            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push | Mode::Ping | Mode::Storm => None,
         };
         self.pace.pace(default)
     }
@@ -460,7 +503,7 @@ impl Args {
 
 /// The load of `--try`: one connection, or a publisher and a subscriber, with one message at a time.
 fn tried(load: Workload, duration: Option<Duration>) -> Workload {
-    let is_broadcast = load.mode == echoring_load::Mode::Broadcast;
+    let is_broadcast = load.has_topics();
     Workload {
         connections: if is_broadcast { 2 } else { 1 },
         publishers: is_broadcast.into(),
@@ -470,6 +513,8 @@ fn tried(load: Workload, duration: Option<Duration>) -> Workload {
         rate_period_s: 1,
         burst: 1,
         ramp: Duration::ZERO,
+        // Nobody cuts the conversation.
+        churn: Churn { reconnect: load.churn.reconnect, cut: Cut::Server, ..Churn::default() },
         warmup: Duration::ZERO,
         duration: duration.unwrap_or(TRY_TIME),
         ..load
@@ -587,7 +632,7 @@ fn awaited_by(plan: &Plan) -> Vec<String> {
     let Some(load) = plan.workloads.first() else { return Vec::new() };
     let requests = || load.protocol.iter().flat_map(|protocol| protocol.request_names());
     match load.mode {
-        echoring_load::Mode::Broadcast => vec!["topics.delivery".to_owned()],
+        echoring_load::Mode::Broadcast | echoring_load::Mode::Storm => vec!["topics.delivery".to_owned()],
         echoring_load::Mode::Push => vec!["push".to_owned()],
         echoring_load::Mode::Echo | echoring_load::Mode::Connect => requests().map(str::to_owned).collect(),
         echoring_load::Mode::Ping => Vec::new(),

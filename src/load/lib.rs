@@ -34,10 +34,11 @@ pub use echoring_runtime::shard::Route;
 pub use engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run};
 pub use measure::{LiveResults, Timeline, TimelineInterval, allowed_cpus};
 pub use plan::{
-    Arrivals, BURST_MAX, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Compress,
-    ConnectOptions, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines,
-    Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, RateStage,
-    Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX, Spread, StartServer, Style, Target,
-    Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes, preset_names, read_file,
+    Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Churn,
+    Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint,
+    Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX,
+    RandomTime, RateStage, Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX,
+    STORM_BACKOFF_DEFAULT, Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Workload,
+    expand_variables, min_bytes, preset_names, read_file,
 };
 pub use render::{CONTENT_TYPE, exposition};

@@ -2,6 +2,7 @@
 //!
 //! It is the first of the crate's modules and imports none of the others. Never: a socket, a clock, a thread.
 
+pub(crate) mod churn;
 pub(crate) mod connecting;
 pub(crate) mod contradiction;
 pub(crate) mod file;
@@ -11,6 +12,7 @@ pub(crate) mod mode;
 pub(crate) mod pace;
 pub(crate) mod payload;
 pub(crate) mod protocol;
+pub(crate) mod random_time;
 pub(crate) mod rows;
 pub(crate) mod schedule;
 pub(crate) mod target;
@@ -22,6 +24,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+pub use churn::{Backoff, Churn, Cut, STORM_BACKOFF_DEFAULT};
 pub use connecting::{CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, ConnectOptions};
 pub use contradiction::Contradiction;
 pub use echoring_runtime::driver::DriverChoice;
@@ -35,6 +38,7 @@ pub use payload::sizes::Spread;
 pub use payload::style::Style;
 pub use payload::{CONNECTIONS_MAX, Payloads};
 pub use protocol::{Protocol, preset_names};
+pub use random_time::RandomTime;
 pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};

@@ -91,6 +91,12 @@ pub struct Record {
     /// Only in push mode. Records from older versions have none.
     #[serde(default)]
     pub push: Option<Push>,
+    /// Connections that ended and opened again; only if connections come and go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnects: Option<Reconnects>,
+    /// Only in storm mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<Storm>,
     /// The deliberately slow subscribers, if any.
     pub stalled: Option<Stalled>,
     /// Compression statistics, if compression was offered.
@@ -169,7 +175,7 @@ pub struct FailIf {
 /// The options of a run, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `echo`, `broadcast`, `connect`, `push` or `ping`.
+    /// `echo`, `broadcast`, `connect`, `push`, `ping` or `storm`.
     pub mode: String,
     /// Publishers included.
     pub connections: u32,
@@ -260,6 +266,15 @@ pub struct Config {
     /// Interval of the pings beside the load, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping_every_s: Option<f64>,
+    /// How long connections are open, as given: `1m`, `30s..90s` or `exp:1m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<String>,
+    /// The pauses before connections open again, as given: `500ms..20s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnect: Option<String>,
+    /// The time over which connections open while the load runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_ramp_s: Option<f64>,
     /// The message that each connection sent once it was open; push mode only.
     #[serde(default)]
     pub hello: Option<String>,
@@ -440,6 +455,68 @@ pub struct Push {
     pub untimed: u64,
     /// Messages whose time is later than their arrival, according to the two clocks. Their response time counts as 0.
     pub ahead: u64,
+}
+
+/// Connections that ended and opened again while the load ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reconnects {
+    /// Connections that ended by themselves, cut ones included.
+    pub ended: u64,
+    /// Connections that were closed at the end of their lifetime.
+    pub retired: u64,
+    /// Dials of connections that had been open.
+    pub attempts: u64,
+    /// Attempts that failed, by cause.
+    pub refused: BTreeMap<String, u64>,
+    /// Connections that were not back at the end. They are among those that ended early.
+    pub not_back: u64,
+    /// From the end of a connection until it took part again; `null` if none did.
+    pub back_ns: Option<Quantiles>,
+    /// Messages that were published while a subscriber was away, which it never received; only with topics.
+    pub missed: Option<u64>,
+    /// Messages that were published while a subscriber was away, which it received after its return; only with topics.
+    pub recovered: Option<u64>,
+}
+
+/// All connections that were cut at once, and their return.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Storm {
+    /// Who cut them: `client` or `server`.
+    pub cut_by: String,
+    /// Connections that were cut.
+    pub cut: u64,
+    /// Of those, connections that came back.
+    pub back: u64,
+    /// The time from the cut until a part of them was back.
+    pub back_ns: StormTimes,
+    /// What connections did in each 100 ms of the measured time.
+    pub over_time: Vec<HerdInterval>,
+}
+
+/// The times from the cut of all connections until a part of them was back; `null` if so many never were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormTimes {
+    /// Half of them.
+    pub p50: Option<u64>,
+    /// 90 %.
+    pub p90: Option<u64>,
+    /// 99 %.
+    pub p99: Option<u64>,
+    /// All.
+    pub max: Option<u64>,
+}
+
+/// What connections did in 100 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HerdInterval {
+    /// Connections that ended.
+    pub ended: u32,
+    /// Connections that were dialled again.
+    pub attempts: u32,
+    /// Attempts that failed.
+    pub refused: u32,
+    /// Connections that took part again.
+    pub back: u32,
 }
 
 /// The subscribers that read slowly or not at all from the start of the measured time, and their ends.

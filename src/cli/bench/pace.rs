@@ -139,8 +139,13 @@ impl Args {
         Ok(())
     }
 
+    /// Whether messages have a rate.
+    pub(super) fn has_rate(&self) -> bool {
+        self.rate.is_some() || !self.stage.is_empty()
+    }
+
     fn is_closed(&self, searches: bool) -> bool {
-        self.rate.is_none() && self.stage.is_empty() && !searches
+        !self.has_rate() && !searches
     }
 
     /// What decides when messages are sent; `otherwise` where no flag says it.

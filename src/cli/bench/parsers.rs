@@ -24,6 +24,8 @@ pub(super) enum Mode {
     Push,
     /// Every connection sends WebSocket pings, 10 a second by default
     Ping,
+    /// Connections are held, all are cut at once, and come back; with --rate, publishers send to topics
+    Storm,
 }
 
 /// `--time-unit`.

@@ -16,17 +16,20 @@ type OfStep = fn(&Step) -> f64;
 
 /// All charts that the runs have data for, the main one of this kind of run first.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
-    let charts = [knee(runs), percentiles(runs), latency_over_time(runs), throughput(runs)];
+    let charts = [knee(runs), herd(runs), percentiles(runs), latency_over_time(runs), throughput(runs)];
     let mut charts: Vec<Chart> = charts.into_iter().flatten().collect();
     let main = main_chart(runs);
     charts.sort_by_key(|chart| chart.name != main);
     charts
 }
 
-/// The chart that answers the question of a run: the highest rate, latency by rate, or latency at one load.
+/// The chart that answers the question of a run: the highest rate, the return after a storm, latency by rate, or latency at one
+/// load.
 fn main_chart(runs: &[Run]) -> &'static str {
     if runs.iter().any(|run| run.search.is_some()) {
         "knee"
+    } else if runs.iter().any(|run| run.record.storm.is_some()) {
+        "herd"
     } else if runs.iter().any(|run| run.record.stages.len() > 1) {
         "latency-over-time"
     } else {
@@ -160,6 +163,43 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
         y: Axis::from_zero("messages per second", most),
         runs: names(runs.iter().enumerate()),
         strokes: Vec::new(),
+        lines,
+    })
+}
+
+/// Connections that are away after a storm, and the attempts to come back.
+fn herd(runs: &[Run]) -> Option<Chart> {
+    const INTERVAL_S: f64 = 0.1;
+    let storms = || runs.iter().enumerate().filter(|(_, run)| run.record.storm.is_some());
+    let (mut lines, mut last, mut most) = (Vec::new(), 0.0_f64, 0.0_f64);
+    for (at, run) in storms() {
+        let intervals = run.record.storm.iter().flat_map(|storm| &storm.over_time);
+        let (mut away, mut points, mut attempts) = (0_i64, vec![(0.0, 0.0)], Vec::new());
+        for (number, interval) in intervals.enumerate() {
+            let until = (number + 1) as f64 * INTERVAL_S;
+            away += i64::from(interval.ended) - i64::from(interval.back);
+            points.push((until, away.max(0) as f64));
+            attempts.push((until, f64::from(interval.attempts)));
+        }
+        last = points.last().map_or(last, |(until, _)| last.max(*until));
+        most = points.iter().chain(&attempts).fold(most, |most, (_, number)| most.max(*number));
+        for (stroke, points) in [(Stroke::Solid, points), (Stroke::Dashed, attempts)] {
+            if !points.is_empty() {
+                let pieces = vec![points];
+                lines.push(Line { run: at, stroke, pieces, crossed: Vec::new(), marked: false });
+            }
+        }
+    }
+    (!lines.is_empty()).then(|| Chart {
+        name: "herd",
+        title: "Connections after the cut".to_owned(),
+        caption:
+            "Connections that were away at the end of each 100 ms, and attempts to open one again within it."
+                .to_owned(),
+        x: Axis::from_zero("seconds of the measured time", last),
+        y: Axis::from_zero("connections", most),
+        runs: names(storms()),
+        strokes: vec![(Stroke::Solid, "away".to_owned()), (Stroke::Dashed, "attempts in 100 ms".to_owned())],
         lines,
     })
 }

@@ -20,7 +20,7 @@ const EXAMPLE: &str = "expected METRIC OP VALUE such as p99.9<5ms, lost==0 or 'p
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
                        service.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
-                       unmatched messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
+                       missed refused not_back unmatched messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
 /// Number of values that must lie beyond a quantile before it is meaningful.
 const BEYOND_MIN: f64 = 10.0;
 /// Number of messages below which mean and maximum are not meaningful.
@@ -146,7 +146,7 @@ const QUANTILES: [(&str, &str, Option<f64>); 15] = [
 ];
 
 /// Distributions by the prefix of their quantiles, with the only mode that has them.
-const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 17] = [
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 19] = [
     ("", &["response_ns"], None),
     ("response.", &["response_ns"], None),
     ("service.", &["service_ns"], None),
@@ -158,6 +158,8 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 17] = [
     ("last.", &["broadcast", "last_ns"], Some("broadcast")),
     ("gap.", &["push", "gap_ns"], Some("push")),
     ("ping.", &["ping", "rtt_ns"], None),
+    ("back.", &["reconnects", "back_ns"], None),
+    ("storm.", &["storm", "back_ns"], Some("storm")),
     ("handshake.", &["handshake", "total_ns"], None),
     ("handshake.connect.", &["handshake", "connect_ns"], None),
     ("handshake.tls.", &["handshake", "tls_ns"], None),
@@ -167,7 +169,7 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 17] = [
 ];
 
 /// Metrics that are not quantiles, with whether more is better and the only mode that has them.
-const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 18] = [
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 21] = [
     ("unmatched", Source::At(&["unmatched"]), Dimension::Count, false, None),
     ("run_delay", Source::At(&["generator", "run_delay_ns"]), Dimension::Time, false, None),
     ("lost", Source::At(&["integrity", "lost"]), Dimension::Count, false, None),
@@ -178,6 +180,9 @@ const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 18] = [
     ("errors", Source::Sum(&["errors"]), Dimension::Count, false, None),
     ("closes", Source::Closes, Dimension::Count, false, None),
     ("ended_early", Source::At(&["connections", "ended_early"]), Dimension::Count, false, None),
+    ("missed", Source::At(&["reconnects", "missed"]), Dimension::Count, false, None),
+    ("refused", Source::Sum(&["reconnects", "refused"]), Dimension::Count, false, None),
+    ("not_back", Source::At(&["reconnects", "not_back"]), Dimension::Count, false, None),
     ("unsent", Source::At(&["generator", "unsent"]), Dimension::Count, false, None),
     ("messages", Source::At(&["messages"]), Dimension::Count, true, None),
     ("messages_per_s", Source::At(&["messages_per_s"]), Dimension::PerSecond, true, None),
@@ -220,7 +225,8 @@ impl Metric {
 
     /// Whether records of this mode can have it.
     pub fn is_of_mode(&self, mode: &str) -> bool {
-        self.only_in.is_none_or(|only| only == mode)
+        // A storm may have topics.
+        self.only_in.is_none_or(|only| only == mode || (only == "broadcast" && mode == "storm"))
     }
 
     /// Whether it needs the server's CPU time.

@@ -30,6 +30,7 @@ mod attempts;
 mod backlog;
 mod broadcast;
 mod causes;
+mod churn;
 mod clock_offset;
 mod connection;
 mod connector;
@@ -213,6 +214,7 @@ impl Client {
         self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
         self.store_audiences();
         self.tell(RunEvent::Started);
+        self.begin_ramp(start);
         self.begin_sending(cx, start);
         self.run(cx);
     }
@@ -267,6 +269,7 @@ impl Client {
         self.run_delay_before = host::run_delay_ns();
         self.phase = Phase::Running { stop_at, cpu_before: Some((host::thread_cpu_ns().unwrap_or(0), now)) };
         self.stall(cx);
+        self.cut_all(cx);
         self.tell(RunEvent::Measuring);
     }
 
@@ -287,7 +290,8 @@ impl Client {
 
     /// Whether no message of this thread is in flight.
     fn is_drained(&self) -> bool {
-        let mut open = self.connections.iter().filter(|connection| connection.state == State::Open);
+        let is_open = |state| matches!(state, State::Open | State::Retiring);
+        let mut open = self.connections.iter().filter(|connection| is_open(connection.state));
         self.slots.are_settled()
             && open.all(|connection| match &connection.flow {
                 Flow::Echo(awaited) => awaited.is_settled(),
@@ -300,6 +304,7 @@ impl Client {
 
     /// Counts missing messages with their age at `until`, and closes all connections.
     fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+        self.settle_away(cx);
         for position in 0..self.connections.len() {
             self.settle_connection(position, until);
         }
@@ -313,7 +318,7 @@ impl Client {
         self.phase = Phase::Closing { until: cx.now() + closing_time };
         self.timers.wake_by(cx.now());
         for position in 0..self.connections.len() {
-            if matches!(self.connections[position].state, State::Preparing | State::Open)
+            if matches!(self.connections[position].state, State::Preparing | State::Open | State::Retiring)
                 && let Some(token) = self.connections[position].token
                 && let Some(mut link) = cx.link(token)
             {
@@ -325,7 +330,8 @@ impl Client {
     fn settle_connection(&mut self, position: usize, until: Nanos) {
         let Client { connections, tally, .. } = self;
         let connection = &connections[position];
-        if matches!(connection.state, State::New | State::Preparing) {
+        let had_no_user = !connection.life.was_open && !self.shared.load.churn.ramp.is_zero();
+        if matches!(connection.state, State::New | State::Preparing) || had_no_user {
             return;
         }
         match &connection.flow {
@@ -339,7 +345,10 @@ impl Client {
                 let next = awaited.next();
                 self.settle_unsent(position, next, u64::from(is_known), until);
             }
-            Flow::Broadcast(_) => self.settle_broadcast(position, until),
+            Flow::Broadcast(_) => {
+                self.settle_recovery(position);
+                self.settle_broadcast(position, until);
+            }
             // Slots without a connection are counted by `settle_attempts`.
             Flow::Attempt(_) => {}
             // The messages that a server meant to push are unknown.
@@ -416,7 +425,8 @@ impl Application for Client {
         }
         match self.shared.load.mode {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
-            Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
+            Mode::Storm if !self.shared.load.has_topics() => self.push_arrived(link, position, &chunk),
+            Mode::Broadcast | Mode::Storm => self.delivery_arrived(link, position, &chunk),
             Mode::Connect => self.attempt_answered(link, position, &chunk),
             Mode::Push => self.push_arrived(link, position, &chunk),
             // Messages are none of its business.

@@ -91,6 +91,8 @@ pub struct Shared {
     connecting: AtomicU64,
     start: AtomicU64,
     sending: AtomicU32,
+    /// When the connections of a storm were cut; 0 before.
+    cut_at: AtomicU64,
 }
 
 impl Shared {
@@ -107,7 +109,7 @@ impl Shared {
         let depth = load.pace.depth().unwrap_or(0);
         Shared {
             payloads: load.payloads(),
-            fan_out: (load.mode == Mode::Broadcast).then(|| FanOutTracker::new(&load, depth)),
+            fan_out: load.has_topics().then(|| FanOutTracker::new(&load, depth)),
             progress: (0..threads).map(|_| ThreadProgress::default()).collect(),
             protocol: load.compiled_protocol(),
             needs_wall_clock: load.needs_wall_clock(),
@@ -120,6 +122,7 @@ impl Shared {
             connecting: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sending: AtomicU32::new(threads as u32),
+            cut_at: AtomicU64::new(0),
             requests: UpgradeRequests::new(&load, endpoints),
             load,
             sources,
@@ -184,6 +187,16 @@ impl Shared {
         self.sending.load(Ordering::Acquire) > 0
     }
 
+    /// The connections of a storm are cut at `now`, unless they were before.
+    pub(crate) fn cut(&self, now: Nanos) {
+        let _ = self.cut_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// When the connections of a storm were cut.
+    pub(crate) fn cut_at(&self) -> Option<Nanos> {
+        Some(self.cut_at.load(Ordering::Acquire)).filter(|at| *at > 0)
+    }
+
     /// Whether the run is to end early.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -194,7 +207,7 @@ impl Shared {
         let Some(sequence) = &self.row_sequence else { return Ok(None) };
         let ordinal = match self.load.mode {
             Mode::Connect => self.rows_taken.fetch_add(1, Ordering::Relaxed),
-            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping => number.into(),
+            _ => number.into(),
         };
         sequence.of(ordinal).map(Some).ok_or(NoRowLeft)
     }

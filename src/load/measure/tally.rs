@@ -11,6 +11,7 @@ pub(crate) mod intervals;
 pub(crate) mod latency;
 pub(crate) mod pings;
 pub(crate) mod protocol;
+pub(crate) mod reconnects;
 
 use std::time::SystemTime;
 
@@ -22,6 +23,7 @@ use intervals::IntervalTally;
 use latency::LatencyTally;
 use pings::PingTally;
 use protocol::ProtocolTally;
+use reconnects::{Herd, ReconnectTally};
 
 use crate::measure::integrity::Integrity;
 use crate::measure::lost_messages::LostMessages;
@@ -65,6 +67,8 @@ pub struct Tally {
     pub pings: PingTally,
     /// Conversations of a declared protocol.
     pub protocol: ProtocolTally,
+    /// Connections that ended and opened again.
+    pub reconnects: ReconnectTally,
 }
 
 impl Default for Tally {
@@ -97,6 +101,7 @@ impl Tally {
             pushes: PushTally::default(),
             pings: PingTally::default(),
             protocol: ProtocolTally::new(0),
+            reconnects: ReconnectTally::default(),
         }
     }
 
@@ -175,6 +180,11 @@ impl Tally {
         self.arrived(now, made, made, payload_bytes);
     }
 
+    /// What connections do at `now`, if that counts.
+    pub(crate) fn herd(&mut self, now: Nanos) -> Option<&mut Herd> {
+        self.window.contains(now).then(|| self.reconnects.herd_at(now - self.window.from))
+    }
+
     /// A heartbeat that was due at `due` came.
     pub fn beat(&mut self, now: Nanos, due: Nanos) {
         if self.window.contains(due) {
@@ -246,6 +256,7 @@ impl Tally {
         self.pushes.merge(&other.pushes);
         self.pings.merge(&other.pings);
         self.protocol.merge(&other.protocol);
+        self.reconnects.merge(&other.reconnects);
     }
 }
 

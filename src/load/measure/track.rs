@@ -193,6 +193,27 @@ impl Awaited {
         count
     }
 
+    /// The connection ended: nothing is awaited any more. Calls `tell` with the times of the messages that were, and
+    /// returns their number.
+    pub(crate) fn abandon(&mut self, tell: impl FnMut(Times)) -> u64 {
+        let missing = self.missing();
+        // If some replies could not be matched, it is unknown which messages are missing.
+        if !self.has_unmatched() {
+            self.unanswered_from(0).map(|(_, times)| times).for_each(tell);
+        }
+        self.slots.fill(NOTHING);
+        self.overtaken.clear();
+        (self.expected, self.given_up_below) = (self.next, self.next);
+        (self.in_flight, self.unanswered, self.forgotten) = (0, 0, 0);
+        missing
+    }
+
+    /// Leaves out the messages before `next`, which are not sent. Only when nothing is awaited.
+    pub(crate) fn skip_to(&mut self, next: u64) {
+        debug_assert!(self.is_settled() && next >= self.next);
+        (self.next, self.expected, self.given_up_below) = (next, next, next);
+    }
+
     /// Messages that were sent and have not been answered.
     pub fn missing(&self) -> u64 {
         self.forgotten + self.unanswered
@@ -236,6 +257,12 @@ pub struct Stream {
     expected: u64,
     received: u64,
     gaps: u64,
+    /// One past the highest sequence that arrived.
+    latest: u64,
+    /// Messages that were published while the subscriber was away.
+    away: u64,
+    /// Of those, messages that arrived after its return.
+    recovered: u64,
     /// The position of its latest message in the order of its topic, if that is compared; maintained by
     /// [`OrderChecker`](super::order::OrderChecker).
     pub place: u64,
@@ -250,6 +277,8 @@ struct Gap {
     end: u64,
     /// Approximately when they were due and sent.
     times: Times,
+    /// They were published while the subscriber was away.
+    is_away: bool,
 }
 
 /// How an arrival relates to a [`Stream`].
@@ -259,6 +288,8 @@ pub(crate) enum StreamArrival {
     InOrder,
     /// A missing one, after later ones.
     Late,
+    /// One that was published while the subscriber was away, in order.
+    Recovered,
     /// One that had arrived before.
     Again,
 }
@@ -269,7 +300,7 @@ impl Stream {
         self.expected
     }
 
-    /// Different messages received.
+    /// Different messages received, without recovered ones.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -287,9 +318,11 @@ impl Stream {
         }
         if sequence > self.expected {
             self.gaps += 1;
-            self.missing.insert(self.expected, Gap { end: sequence, times: times() });
+            let gap = Gap { end: sequence, times: times(), is_away: false };
+            self.missing.insert(self.expected, gap);
         }
         self.expected = sequence + 1;
+        self.latest = sequence + 1;
         self.received += 1;
         StreamArrival::InOrder
     }
@@ -311,8 +344,29 @@ impl Stream {
         if sequence + 1 < gap.end {
             missing.insert(sequence + 1, gap);
         }
-        self.received += 1;
-        StreamArrival::Late
+        let in_order = sequence >= self.latest;
+        self.latest = self.latest.max(sequence + 1);
+        if !gap.is_away {
+            self.received += 1;
+            return StreamArrival::Late;
+        }
+        self.recovered += 1;
+        if in_order { StreamArrival::Recovered } else { StreamArrival::Late }
+    }
+
+    /// The subscriber takes part from now on, or again: the messages up to `published` that it has not received are not
+    /// owed to it.
+    pub(crate) fn returned(&mut self, published: u64) {
+        let Some(away) = published.checked_sub(self.expected).filter(|away| *away > 0) else { return };
+        let gap = Gap { end: published, times: Times::default(), is_away: true };
+        self.missing.insert(self.expected, gap);
+        self.away += away;
+        self.expected = published;
+    }
+
+    /// Messages that were published while the subscriber was away, and those of them that arrived.
+    pub(crate) fn away(&self) -> (u64, u64) {
+        (self.away, self.recovered)
     }
 
     /// Forgets the oldest gap if there are too many. Its messages stay missing; a late one counts as a duplicate.
@@ -320,22 +374,24 @@ impl Stream {
         if self.missing.len() <= GAPS_MAX {
             return None;
         }
-        self.missing.pop_first().map(|(start, gap)| (gap.times, gap.end - start))
+        let (start, gap) = self.missing.pop_first()?;
+        (!gap.is_away).then_some((gap.times, gap.end - start))
     }
 
     /// The stored gaps: approximately when their messages were due and sent, and how many there are.
     pub fn missed(&self) -> impl Iterator<Item = (Times, u64)> {
-        self.missing.iter().map(|(start, gap)| (gap.times, gap.end - start))
+        let owed = self.missing.iter().filter(|(_, gap)| !gap.is_away);
+        owed.map(|(start, gap)| (gap.times, gap.end - start))
     }
 
     /// Messages that did not arrive although a later one did.
     pub fn skipped(&self) -> u64 {
-        self.expected - self.received
+        self.expected - self.received - self.away
     }
 
     /// Messages that did not arrive of `published`.
     pub fn missing(&self, published: u64) -> u64 {
-        published.max(self.expected) - self.received
+        published.max(self.expected) - self.received - self.away
     }
 }
 

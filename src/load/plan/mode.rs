@@ -18,6 +18,8 @@ pub enum Mode {
     Push,
     /// Every connection sends pings, which the server's WebSocket layer answers.
     Ping,
+    /// Connections are open until all are cut at once, and come back. With a rate, publishers send to the others.
+    Storm,
 }
 
 impl Mode {
@@ -29,13 +31,14 @@ impl Mode {
             Mode::Connect => "connect",
             Mode::Push => "push",
             Mode::Ping => "ping",
+            Mode::Storm => "storm",
         }
     }
 
     /// The unit of its load, in the plural.
     pub fn unit(self) -> &'static str {
         match self {
-            Mode::Echo | Mode::Broadcast | Mode::Push => "messages",
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Storm => "messages",
             Mode::Connect => "connections",
             Mode::Ping => "pings",
         }
@@ -45,7 +48,7 @@ impl Mode {
     pub fn form(self) -> Form {
         match self {
             Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => Form::Echo,
-            Mode::Broadcast => Form::Broadcast,
+            Mode::Broadcast | Mode::Storm => Form::Broadcast,
         }
     }
 }

@@ -1,4 +1,16 @@
-//! Formats durations, bytes and counts with units.
+//! Formats durations, bytes and counts with units, and reads durations.
+
+use std::time::Duration;
+
+/// The longest time of a plan.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// A time such as `500ms`, up to 24 hours.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time such as 500ms or 5s";
+    let time = humantime::parse_duration(text).map_err(|_| format!("{EXPECTED} instead of {text}"))?;
+    if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
+}
 
 /// Nanoseconds with three significant digits and a unit.
 pub fn duration(ns: u64) -> String {

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::churn::Churn;
 use super::connecting::ConnectOptions;
 use super::contradiction::Contradiction;
 use super::flaw::Flaw;
 use super::listening::Listening;
 use super::mode::Mode;
 use super::pace::Pace;
+use super::payload::form::Form;
 use super::payload::lines::Lines;
 use super::payload::sizes::Spread;
 use super::payload::style::Style;
@@ -118,6 +120,8 @@ pub struct Workload {
     /// How connections are opened.
     #[serde(rename = "dialling")]
     pub connecting: ConnectOptions,
+    /// How connections come and go while the load runs.
+    pub churn: Churn,
     /// Options of listeners.
     pub listening: Listening,
     /// Whether received messages are checked.
@@ -159,6 +163,7 @@ impl Default for Workload {
             compress: Compress::off(),
             ping_every: None,
             connecting: ConnectOptions::default(),
+            churn: Churn::default(),
             listening: Listening::default(),
             verify: true,
             allow: Vec::new(),
@@ -207,17 +212,20 @@ impl Workload {
             return wrong("--message-bytes", &format!("expected at most {MESSAGE_BYTES_MAX} bytes"));
         }
         if self.lines.is_some() {
-            if self.mode == Mode::Broadcast {
+            if self.mode.form() == Form::Broadcast {
                 let why = "a line names no publisher and no time, which broadcasts have to: such as --mode echo \
                            --payload-file messages.ndjson";
                 return wrong("--payload-file", why);
             }
-        } else if let Err(why) = Payloads::usage(self.style, self.mode.form(), least) {
+        } else if self.senders() > 0
+            && let Err(why) = Payloads::usage(self.style, self.mode.form(), least)
+        {
             return wrong("--message-bytes", &why);
         }
-        if self.mode == Mode::Broadcast {
+        if self.mode == Mode::Broadcast || self.has_topics() {
             self.check_broadcast()?;
         }
+        self.churn.check(self)?;
         self.connecting.check(self.mode, &self.pace, self.connections)?;
         self.check_data()?;
         self.check_protocol()?;
@@ -263,7 +271,7 @@ impl Workload {
             Mode::Echo | Mode::Connect if compiled.requests.is_empty() => {
                 wrong(format!("{name} has no requests; use --mode broadcast or --mode push"))
             }
-            Mode::Broadcast if !protocol.has_topics() => {
+            Mode::Broadcast | Mode::Storm if self.has_topics() && !protocol.has_topics() => {
                 wrong(format!("{name} has no topics; use --mode echo"))
             }
             _ if protocol.has_think_times() && self.pace.depth().is_none() => wrong(format!(
@@ -280,7 +288,7 @@ impl Workload {
 
     /// Looks up the names in a template of the upgrade request.
     pub(crate) fn bind(&self, template: &Template) -> Result<BoundTemplate, String> {
-        let topics = self.mode == Mode::Broadcast;
+        let topics = self.has_topics();
         template.bind(&Names { columns: self.columns(), captures: &[], requests: false, topics })
     }
 
@@ -426,11 +434,21 @@ impl Workload {
         }
     }
 
+    /// Whether publishers send to topics.
+    pub fn has_topics(&self) -> bool {
+        self.topics > 0
+    }
+
+    /// Whether connections only receive what the server sends by itself.
+    pub(crate) fn only_listens(&self) -> bool {
+        self.mode == Mode::Push || self.mode == Mode::Storm && !self.has_topics()
+    }
+
     /// Connections that send.
     pub fn senders(&self) -> u32 {
         match self.mode {
             Mode::Echo | Mode::Connect | Mode::Ping => self.connections,
-            Mode::Broadcast => self.publishers,
+            Mode::Broadcast | Mode::Storm => self.publishers,
             Mode::Push => 0,
         }
     }
@@ -454,7 +472,7 @@ impl Workload {
 
     /// Average deliveries of a message to connections that read and are timed.
     pub(crate) fn deliveries_per_message(&self) -> f64 {
-        if self.mode != Mode::Broadcast {
+        if !self.has_topics() {
             return 1.0;
         }
         let mut readers = vec![0_u64; self.topics.max(1) as usize];
@@ -477,7 +495,8 @@ impl Workload {
             (Some(protocol), _) => protocol.path().unwrap_or("/"),
             (None, Mode::Echo | Mode::Connect | Mode::Ping) => ECHO_PATH,
             (None, Mode::Push) => PUSH_PATH,
-            (None, Mode::Broadcast) => TOPIC_PATH,
+            (None, Mode::Storm) if !self.has_topics() => ECHO_PATH,
+            (None, Mode::Broadcast | Mode::Storm) => TOPIC_PATH,
         };
         // Those of presets and of this file are valid.
         Template::parse(text).unwrap_or_default().for_url()
@@ -492,7 +511,7 @@ impl Workload {
             self.bind(path).map_err(|why| Contradiction { flag: "URL", why })?;
         }
         let fixed = url_path.is_some_and(|path| !path.uses_topic());
-        if self.mode == Mode::Broadcast && self.protocol.is_none() && self.topics > 1 && fixed {
+        if self.has_topics() && self.protocol.is_none() && self.topics > 1 && fixed {
             let why = "the URL's path names one topic; put {topic} where the topic's name goes".to_owned();
             return Err(Contradiction { flag: "--topics", why });
         }

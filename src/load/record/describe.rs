@@ -14,6 +14,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
+use crate::measure::tally::reconnects::{Herd, ReconnectTally};
 use crate::measure::timeline::{Timeline, TimelineInterval};
 use crate::measure::{distribution, host};
 use crate::plan::Resources;
@@ -64,7 +65,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
         unmatched: tally.counts.unmatched,
-        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
+        broadcast: load.has_topics().then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.fan_out.first),
             median_ns: Quantiles::of(&tally.fan_out.median),
             last_ns: Quantiles::of(&tally.fan_out.last),
@@ -82,6 +83,8 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             rtt_ns: (!tally.pings.round_trip.is_empty()).then(|| Quantiles::of(&tally.pings.round_trip)),
             skipped: tally.pings.skipped,
         }),
+        reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
+        storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.slow.opened,
@@ -178,6 +181,42 @@ fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Prot
     }
 }
 
+fn describe_reconnects(load: &Workload, found: &ReconnectTally) -> record::Reconnects {
+    record::Reconnects {
+        ended: found.ended,
+        retired: found.retired,
+        attempts: found.attempts,
+        refused: found.refused.clone(),
+        not_back: found.away,
+        back_ns: (!found.back.is_empty()).then(|| Quantiles::of(&found.back)),
+        missed: load.has_topics().then(|| found.published_away - found.recovered),
+        recovered: load.has_topics().then_some(found.recovered),
+    }
+}
+
+fn describe_storm(load: &Workload, found: &ReconnectTally) -> record::Storm {
+    let (cut, back) = (found.cut, found.since_cut.len());
+    // Of those that were cut, not of those that are back.
+    let until = |share: f64| {
+        let wanted = (cut as f64 * share).ceil() as u64;
+        (0 < wanted && wanted <= back).then(|| {
+            found.since_cut.value_at_quantile(wanted as f64 / back as f64).min(found.since_cut.max())
+        })
+    };
+    record::Storm {
+        cut_by: load.churn.cut.name().to_owned(),
+        cut,
+        back,
+        back_ns: record::StormTimes { p50: until(0.5), p90: until(0.9), p99: until(0.99), max: until(1.0) },
+        over_time: found.herd.iter().map(describe_herd).collect(),
+    }
+}
+
+fn describe_herd(found: &Herd) -> record::HerdInterval {
+    let Herd { ended, attempts, refused, back } = *found;
+    record::HerdInterval { ended, attempts, refused, back }
+}
+
 fn describe_push(found: &PushTally) -> record::Push {
     record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
 }
@@ -219,7 +258,7 @@ fn describe_compression(tally: &Tally) -> record::Compression {
 
 fn describe_config(facts: &RunFacts<'_>) -> record::Config {
     let load = facts.load;
-    let broadcast = load.mode == Mode::Broadcast;
+    let broadcast = load.has_topics();
     record::Config {
         mode: load.mode.name().to_owned(),
         connections: load.connections,
@@ -231,7 +270,7 @@ fn describe_config(facts: &RunFacts<'_>) -> record::Config {
         text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
         payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
         payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
-        depth: load.pace.depth().filter(|_| load.mode != Mode::Push),
+        depth: load.pace.depth().filter(|_| !load.only_listens()),
         rate: load.pace.rate().and_then(|rate| described_rate(rate, load.rate_period_s)),
         arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
         stages: load.pace.stages().iter().map(describe_rate).collect(),
@@ -257,6 +296,9 @@ fn describe_config(facts: &RunFacts<'_>) -> record::Config {
         data_order: load.rows.as_ref().map(|rows| rows.order.name().to_owned()),
         protocol: load.protocol.as_ref().map(|protocol| protocol.name.clone()),
         ping_every_s: load.ping_every.map(|every| every.as_secs_f64()),
+        lifetime: load.churn.lifetime.map(|time| time.to_string()),
+        reconnect: load.churn.reconnect.map(|backoff| backoff.to_string()),
+        connect_ramp_s: (!load.churn.ramp.is_zero()).then_some(load.churn.ramp.as_secs_f64()),
         hello: load.listening.hello.clone(),
         time_field: load.listening.time.as_ref().map(TimeField::name),
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),

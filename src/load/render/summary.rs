@@ -35,6 +35,8 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         }
         "connect" => "connections opened, and their messages echoed,",
         "push" => "messages received",
+        "storm" if record.broadcast.is_none() => "messages received",
+        "storm" => "messages delivered",
         "ping" => "pings answered",
         _ if config.protocol.is_some() => "requests answered",
         _ => "messages echoed",
@@ -82,6 +84,13 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(found) = &record.ping {
         writeln!(out, "pings      {}", pings(found))?;
+    }
+    if let Some(found) = &record.reconnects {
+        writeln!(out, "reconnects {}", reconnects(found))?;
+    }
+    if let Some(found) = &record.storm {
+        writeln!(out, "storm      {}", storm(found))?;
+        tables::herd(found, out)?;
     }
     if let Some(found) = &record.protocol {
         writeln!(out, "protocol   {}", protocol(found))?;
@@ -185,6 +194,41 @@ fn pings(found: &Ping) -> String {
     parts.join("; ")
 }
 
+/// Ends of connections, and their returns.
+fn reconnects(found: &record::Reconnects) -> String {
+    let mut parts = vec![format!("{} ended", count(found.ended))];
+    if found.retired > 0 {
+        parts.push(format!("{} closed at the end of their lifetime", count(found.retired)));
+    }
+    parts.push(format!("{} attempts", count(found.attempts)));
+    for (cause, times) in &found.refused {
+        parts.push(format!("{} × {cause}", count(*times)));
+    }
+    if let Some(times) = &found.back_ns {
+        let [p50, p99, max] = [times.p50, times.p99, times.max].map(duration);
+        parts.push(format!("back after p50 {p50} p99 {p99} max {max}"));
+    }
+    if found.not_back > 0 {
+        parts.push(format!("{} not back", count(found.not_back)));
+    }
+    if let (Some(missed), Some(recovered)) = (found.missed, found.recovered) {
+        let (missed, recovered) = (count(missed), count(recovered));
+        parts.push(format!("{missed} messages missed while away, {recovered} received after the return"));
+    }
+    parts.join("; ")
+}
+
+/// How long parts of the connections that were cut took to come back.
+fn storm(found: &record::Storm) -> String {
+    let times = found.back_ns;
+    let shares = [("50 %", times.p50), ("90 %", times.p90), ("99 %", times.p99), ("100 %", times.max)];
+    let shown = shares.map(|(share, time)| match time {
+        Some(time) => format!("{share} after {}", duration(time)),
+        None => format!("{share} never"),
+    });
+    format!("{} cut by the {}; back: {}", count(found.cut), found.cut_by, shown.join(", "))
+}
+
 /// Openings, error answers and heartbeats of a declared protocol.
 fn protocol(found: &record::Protocol) -> String {
     let sum = |counted: fn(&record::Request) -> u64| found.requests.iter().map(counted).sum::<u64>();
@@ -246,6 +290,7 @@ pub fn headline(record: &Record) -> String {
     // Listeners send nothing, so they have no size or pace.
     let sent = match config.mode.as_str() {
         "push" => String::new(),
+        "storm" if config.topics.is_none() => String::new(),
         _ => format!(", {size} {}, {}", config.kind, pace(config)),
     };
     let fan_out = match (config.publishers, config.topics) {

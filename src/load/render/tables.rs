@@ -11,7 +11,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::plan::units::{count, duration};
 use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
 use crate::record::search::{Limit, SearchResult};
-use crate::record::{RateStage, Request, StageResult};
+use crate::record::{HerdInterval, RateStage, Request, StageResult, Storm};
 
 /// Writes the results of the stages of a rate, one row each.
 ///
@@ -75,6 +75,40 @@ pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
         ]);
     }
     align(&mut table, 1..8);
+    writeln!(out, "\n{table}\n")
+}
+
+/// Writes how connections came back after a storm: a row for each interval from the first end on, and a bar for those that
+/// were still away at its end.
+///
+/// # Errors
+/// The writer's error.
+pub fn herd(storm: &Storm, out: &mut dyn Write) -> io::Result<()> {
+    const ROWS_MAX: usize = 20;
+    const BAR_WIDTH: u64 = 30;
+    let begins = storm.over_time.iter().position(|interval| interval.ended > 0).unwrap_or(0);
+    let shown = &storm.over_time[begins..];
+    let step = shown.len().div_ceil(ROWS_MAX).max(1);
+    let sum = |part: &[HerdInterval], of: fn(&HerdInterval) -> u32| -> u64 {
+        part.iter().map(|interval| u64::from(of(interval))).sum()
+    };
+    let mut table = table(["until", "ended", "attempts", "refused", "back", "away"]);
+    let mut away = 0;
+    for (number, part) in shown.chunks(step).enumerate() {
+        let (ended, back) = (sum(part, |it| it.ended), sum(part, |it| it.back));
+        away = (away + ended).saturating_sub(back);
+        let bar = (away * BAR_WIDTH).div_ceil(storm.cut.max(1)).min(BAR_WIDTH) as usize;
+        let until_ms = (begins + number * step + part.len()) * 100;
+        table.add_row([
+            duration(until_ms as u64 * 1_000_000),
+            count(ended),
+            count(sum(part, |it| it.attempts)),
+            count(sum(part, |it| it.refused)),
+            count(back),
+            format!("{} {}", "█".repeat(bar), count(away)),
+        ]);
+    }
+    align(&mut table, 0..5);
     writeln!(out, "\n{table}\n")
 }
 

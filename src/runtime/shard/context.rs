@@ -235,6 +235,11 @@ impl<A: Application> ConnectionContext<'_, A> {
         self.connection.close(code, reason, CloseMode::DropPeer, &mut self.env)
     }
 
+    /// Ends the connection without a closing handshake; what has not left is dropped. The peer sees 1006.
+    pub fn abort(&mut self) {
+        self.connection.abort(Cause::Local);
+    }
+
     /// Pauses or resumes reading from the peer. Bytes in flight still arrive.
     pub fn set_backpressured(&mut self, backpressured: bool) {
         self.connection.set_backpressured(backpressured, self.env.now);

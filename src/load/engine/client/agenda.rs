@@ -19,6 +19,10 @@ pub(super) enum Due {
     Heartbeat,
     /// A ping beside the load.
     Ping,
+    /// The connection is dialled again.
+    Dial,
+    /// Its lifetime ends.
+    Retire,
 }
 
 /// Times, earliest first, with the positions of connections. The connection may have ended since, or its time may be another one.

@@ -105,6 +105,11 @@ impl Client {
         let now_ns = self.clock_offset.unix_ns(now);
         let rule = protocol.rule(&message, &scope(&self.shared, &self.connections[position], now_ns));
         let Some(rule) = rule else { return self.unexpected(protocol, link, position, part) };
+        if self.shared.load.churn.is_some()
+            && let Some(session) = &mut self.connections[position].session
+        {
+            session.keep(&rule.capture, &message);
+        }
         let what = match &rule.meaning {
             Meaning::Answer(answer) => {
                 return self.answer_arrived(protocol, &rule.name, answer, link, position, &message);

@@ -41,7 +41,7 @@ impl Client {
     /// no connection ever opened.
     pub(super) fn has_no_connections(&self) -> bool {
         let has_schedule = self.pacer.is_open_loop() && self.shared.has_opened();
-        self.connector.open == 0 && self.shared.load.mode != Mode::Connect && !has_schedule
+        self.connector.has_none() && self.shared.load.mode != Mode::Connect && !has_schedule
     }
 
     /// A connection is due at `intended`.
@@ -262,8 +262,10 @@ impl Client {
         let was_open = matches!(before, State::Preparing | State::Open);
         connection.token = None;
         connection.ping_at = Nanos::MAX;
-        if was_open {
-            self.opening_ended(position, &causes::of_end(&closed.cause, true));
+        if was_open
+            && let Some(failed_step) = self.session_ended(position, &causes::of_end(&closed.cause, true))
+        {
+            self.tally.connections.error(&failed_step);
         }
         self.connector.open -= usize::from(was_open);
         self.connector.handshakes -= usize::from(!was_open);

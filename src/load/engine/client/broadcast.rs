@@ -75,6 +75,7 @@ impl Client {
         match place {
             StreamArrival::InOrder => {}
             StreamArrival::Late => tally.integrity.reordered += 1,
+            StreamArrival::Recovered => return tally.arrived(now, id.intended, id.sent, payload.len()),
             StreamArrival::Again => {
                 tally.integrity.duplicated += 1;
                 return;
@@ -179,18 +180,22 @@ impl Client {
         for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(protocol.is_some())) {
             let stream = &broadcast.streams[at];
             // A connection that ended early misses nothing after its end.
-            tally.integrity.lost += match connection.state {
-                State::Open => stream.missing(fan_out.published(publisher)),
+            let lost = match connection.state {
+                State::Open | State::Retiring => stream.missing(fan_out.published(publisher)),
                 _ => stream.skipped(),
             };
+            tally.integrity.lost += lost;
             if broadcast.subscribes() {
+                if shared.load.churn.is_some() {
+                    tally.fan_out.deliveries_due += stream.received() + lost;
+                }
                 for (times, copies) in stream.missed() {
                     tally.record_lost(until, times, copies);
                 }
             }
             if broadcast.subscribes() && stream.expected() < fan_out.published(publisher) {
                 tally.fan_out.order.missed_the_last(broadcast.topic, stream);
-                if connection.state == State::Open {
+                if matches!(connection.state, State::Open | State::Retiring) {
                     fan_out.behind(publisher, stream.expected(), |times, copies| {
                         tally.record_lost(until, times, copies);
                     });
@@ -203,7 +208,10 @@ impl Client {
         }
         if let Part::Publishes(publishing) = &broadcast.part {
             let (next, audience) = (publishing.next, u64::from(broadcast.audience));
-            tally.fan_out.deliveries_due += next * audience;
+            // Where connections come and go, subscribers tell what they were owed.
+            if !shared.load.churn.is_some() {
+                tally.fan_out.deliveries_due += next * audience;
+            }
             self.settle_unsent(position, next, audience, until);
         }
     }

@@ -1,5 +1,6 @@
 //! The state of one connection.
 
+use super::churn::Life;
 use super::listener::Listener;
 use super::session::Session;
 use super::slots::Attempt;
@@ -21,6 +22,10 @@ pub(super) enum State {
     /// Upgraded; the steps that open the conversation are not done.
     Preparing,
     Open,
+    /// Its lifetime is over, and it waits for answers or for its end.
+    Retiring,
+    /// It is not open and will be dialled.
+    Away,
     Gone,
 }
 
@@ -30,6 +35,7 @@ pub(super) struct Connection {
     pub(super) number: u32,
     pub(super) state: State,
     pub(super) token: Option<Token>,
+    pub(super) life: Life,
     /// The times of its handshake.
     pub(super) opening: HandshakeTimes,
     /// Number of schedule slots that have passed; open loop only.
@@ -64,7 +70,8 @@ impl Connection {
             }
             Mode::Connect => Flow::Attempt(Attempt::default()),
             Mode::Push => Flow::Push(Listener::default()),
-            Mode::Broadcast => {
+            Mode::Storm if !load.has_topics() => Flow::Push(Listener::default()),
+            Mode::Broadcast | Mode::Storm => {
                 let topic = load.topic(number);
                 let part = match () {
                     () if number < load.publishers => Part::Publishes(Publishing::default()),
@@ -84,6 +91,7 @@ impl Connection {
             number,
             state: State::New,
             token: None,
+            life: Life::default(),
             opening: HandshakeTimes::default(),
             due: 0,
             mark: Mark::default(),

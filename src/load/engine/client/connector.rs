@@ -16,6 +16,8 @@ pub(super) struct Connector {
     rate: Option<Cursor>,
     pub(super) handshakes: usize,
     pub(super) open: usize,
+    /// Connections that are not open and will be dialled.
+    pub(super) away: usize,
     /// Connections that failed or ended early.
     pub(super) failed: u64,
 }
@@ -35,6 +37,11 @@ impl Connector {
     /// Stops dialling: the first `connections` are all.
     pub(super) fn stop(&mut self, connections: usize) {
         self.next = connections;
+    }
+
+    /// Whether no connection is open, or may be later.
+    pub(super) fn has_none(&self) -> bool {
+        self.open == 0 && self.handshakes == 0 && self.away == 0
     }
 
     /// Whether all connections are open or have failed.

@@ -22,6 +22,9 @@ impl Client {
         if self.shared.load.mode == Mode::Connect {
             return self.make_slots(cx);
         }
+        if !self.shared.load.churn.ramp.is_zero() {
+            return self.wait_for_ramp(cx);
+        }
         if self.shared.is_stopped() {
             self.stop_connecting(cx);
         }
@@ -31,7 +34,7 @@ impl Client {
                 self.connections[position].state = State::Gone;
                 self.connector.failed += 1;
                 self.tally.connections.error(&causes::of_error(&error));
-                self.shared.settled(cx.now());
+                self.settle(position, cx.now());
             }
         }
         if self.connector.is_done(self.connections.len()) {
@@ -58,7 +61,7 @@ impl Client {
                 }
             }
             if begun || position >= self.connector.next() {
-                self.shared.settled(cx.now());
+                self.settle(position, cx.now());
             }
         }
         self.connector.stop(self.connections.len());
@@ -98,7 +101,7 @@ impl Client {
             shared.requests.write(dial, &scope, &mut self.message);
         }
         // Messages that are only counted need not be complete.
-        let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();
+        let whole = !shared.load.only_listens() || shared.load.listening.time.is_some();
         let route = &self.routes[shared.requests.endpoint(number)];
         let token = cx.connect(route, source, whole, Peer { position: position as u32 })?;
         let connection = &mut self.connections[position];
@@ -181,19 +184,24 @@ impl Client {
         if before == State::Gone {
             return;
         }
+        let (position, now) = (peer.position as usize, cx.now());
+        let is_settled = connection.life.is_settled;
         if before == State::Connecting {
+            let begun = connection.opening.dialled;
+            self.tally.connections.handshakes.failed(now.saturating_sub(begun));
+            let cause = causes::of_end(&closed.cause, false);
+            if is_settled {
+                self.connector.handshakes -= 1;
+                return self.return_failed(position, now, &cause);
+            }
             self.connector.handshake_failed();
-            self.tally.connections.error(&causes::of_end(&closed.cause, false));
-            let begun = self.connections[peer.position as usize].opening.dialled;
-            self.tally.connections.handshakes.failed(cx.now().saturating_sub(begun));
-            return self.shared.settled(cx.now());
+            self.tally.connections.error(&cause);
+            return self.settle(position, now);
         }
         self.connector.open -= 1;
-        let was_ready = before == State::Open;
-        if !was_ready {
-            self.shared.settled(cx.now());
-        }
-        let connection = &self.connections[peer.position as usize];
+        let was_ready = matches!(before, State::Open | State::Retiring);
+        self.settle(position, now);
+        let connection = &self.connections[position];
         if was_ready
             && let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
             && broadcast.subscribes()
@@ -204,12 +212,26 @@ impl Client {
             return self.stalled_ended(closed);
         }
         self.tally.connections.closed(closed.code.0);
+        let cause = causes::of_end(&closed.cause, true);
+        if !was_ready && is_settled {
+            let failed_step = self.session_ended(position, &cause);
+            return self.return_failed(position, now, &failed_step.unwrap_or(cause));
+        }
+        if self.returns(position, before) {
+            self.session_ended(position, &cause);
+            return self.depart(position, before, now);
+        }
+        if before == State::Retiring {
+            return;
+        }
         if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
             self.connector.failed += 1;
             self.tally.connections.ended_early += 1;
-            self.opening_ended(peer.position as usize, &causes::of_end(&closed.cause, true));
+            if let Some(failed_step) = self.session_ended(position, &cause) {
+                self.tally.connections.error(&failed_step);
+            }
             if !matches!(closed.cause, Cause::Peer | Cause::Local) {
-                self.tally.connections.error(&causes::of_end(&closed.cause, true));
+                self.tally.connections.error(&cause);
             }
         }
     }

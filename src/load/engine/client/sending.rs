@@ -178,6 +178,9 @@ impl Client {
                 }
                 Flow::Attempt(_) | Flow::Push(_) => {}
                 Flow::Broadcast(broadcast) => {
+                    if let Some(fan_out) = shared.fan_out.as_ref().filter(|_| shared.load.churn.is_some()) {
+                        broadcast.audience = fan_out.subscribers(broadcast.topic);
+                    }
                     broadcast.published(now, schedule.is_none());
                     if let Some(fan_out) = &shared.fan_out {
                         fan_out.publish(connection.number, sequence, times);

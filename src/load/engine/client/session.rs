@@ -9,7 +9,7 @@ use crate::engine::shared::{RunEvent, Shared};
 use crate::engine::trace::{TraceEvent, Traced};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::compiled::CompiledStep;
-use crate::plan::protocol::rules::ParsedMessage;
+use crate::plan::protocol::rules::{Extractor, ParsedMessage};
 use crate::plan::template::{BoundTemplate, Scope};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
@@ -26,6 +26,8 @@ pub(super) struct Session {
     heartbeat_at: Nanos,
     /// Until when the next request waits; 0 for not at all.
     pub(super) pause_until: Nanos,
+    /// Why the opening failed, until the connection has ended.
+    failure: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,16 @@ impl Session {
             captures: vec![Vec::new(); protocol.captures],
             heartbeat_at: Nanos::MAX,
             pause_until: 0,
+            failure: None,
+        }
+    }
+
+    /// Keeps values of a message.
+    pub(super) fn keep(&mut self, capture: &[(usize, Extractor)], message: &ParsedMessage<'_>) {
+        for (place, extractor) in capture {
+            let value = extractor.value(message).unwrap_or_default();
+            self.captures[*place].clear();
+            self.captures[*place].extend_from_slice(&value);
         }
     }
 
@@ -77,10 +89,19 @@ pub(super) fn scope<'a>(shared: &'a Shared, connection: &'a Connection, now_ns: 
 impl Client {
     /// The connection is upgraded: its conversation begins.
     pub(super) fn session_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
+        let resumes = self.resumes(position);
         let Some(session) = &mut self.connections[position].session else { return };
-        session.captures.iter_mut().for_each(Vec::clear);
+        if !resumes {
+            session.captures.iter_mut().for_each(Vec::clear);
+        }
         session.pause_until = 0;
         self.open_from(link, position, 0);
+    }
+
+    /// Whether the subscriber goes on from where it was.
+    fn resumes(&self, position: usize) -> bool {
+        let has_steps = self.protocol.as_ref().is_some_and(|protocol| !protocol.resume.is_empty());
+        has_steps && self.connections[position].life.was_open
     }
 
     /// The opening step with this index, if there is one.
@@ -94,8 +115,8 @@ impl Client {
         let subscribes =
             matches!(flow, Flow::Broadcast(topic) if topic.receives() || protocol.publishers_subscribe);
         protocol.open.get(step).or_else(|| {
-            let subscribe = protocol.subscribe.get(step - protocol.open.len());
-            subscribe.filter(|_| subscribes)
+            let steps = if self.resumes(position) { &protocol.resume } else { &protocol.subscribe };
+            steps.get(step - protocol.open.len()).filter(|_| subscribes)
         })
     }
 
@@ -231,9 +252,10 @@ impl Client {
             if at > now {
                 return self.timers.wake_by(at);
             }
-            if let Some((at, position, due)) = self.agenda.pop()
-                && let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token))
-            {
+            let Some((at, position, due)) = self.agenda.pop() else { return };
+            if due == Due::Dial {
+                self.dial_away(cx, position, at);
+            } else if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
                 self.do_due(&mut link, position, (at, due));
             }
         }
@@ -244,6 +266,7 @@ impl Client {
         let now = link.now();
         let connection = &mut self.connections[position];
         match (due, &mut connection.session) {
+            (Due::Retire, _) => self.retire(link, position, at),
             (Due::Ping, _) if connection.ping_at == at => self.ping_beside(link, position, now),
             (Due::Step, Some(session)) => {
                 if let Stage::Opening { step, until } = session.stage
@@ -270,34 +293,46 @@ impl Client {
 
     /// The message that a step awaits did not come in time.
     fn step_failed(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, step: usize) {
-        self.count_failed_step(position, step, |step| {
+        let cause = self.failed_step(position, step, |step| {
             let limit = std::time::Duration::from_nanos(step.timeout);
             format!("no message with {} within {limit:?}", step.awaits.shown())
         });
-        self.set_stage(position, Stage::Idle);
+        if let Some(session) = &mut self.connections[position].session {
+            (session.stage, session.failure) = (Stage::Idle, cause);
+        }
         // Its end is counted where connections end.
         link.close(CloseCode::NORMAL, "");
     }
 
-    /// The connection ended. If its conversation was not open yet, that is an error of the step.
-    pub(super) fn opening_ended(&mut self, position: usize, cause: &str) {
-        let Some(session) = &mut self.connections[position].session else { return };
+    /// The connection ended. If its conversation was not open yet, that is a failure of the step, which is returned.
+    pub(super) fn session_ended(&mut self, position: usize, cause: &str) -> Option<String> {
+        let session = self.connections[position].session.as_mut()?;
         let stage = std::mem::replace(&mut session.stage, Stage::Idle);
         session.heartbeat_at = Nanos::MAX;
-        if let Stage::Opening { step, .. } = stage {
-            self.count_failed_step(position, step, |_| cause.to_owned());
+        session.pause_until = 0;
+        if session.failure.is_some() {
+            return session.failure.take();
+        }
+        match stage {
+            Stage::Opening { step, .. } => self.failed_step(position, step, |_| cause.to_owned()),
+            Stage::Idle | Stage::Ready | Stage::Leaving { .. } => None,
         }
     }
 
-    /// Counts an opening step that failed.
-    fn count_failed_step(&mut self, position: usize, step: usize, why: impl FnOnce(&CompiledStep) -> String) {
-        let Some(protocol) = self.protocol.clone() else { return };
-        let Some(step) = self.opening_step(&protocol, position, step) else { return };
+    /// Why an opening step failed.
+    fn failed_step(
+        &self,
+        position: usize,
+        step: usize,
+        why: impl FnOnce(&CompiledStep) -> String,
+    ) -> Option<String> {
+        let protocol = self.protocol.clone()?;
+        let step = self.opening_step(&protocol, position, step)?;
         let cause = format!("{}: {}", step.name, why(step));
         if self.shared.traces {
             self.trace(position, TraceEvent::Failed { entry: step.name.clone(), why: cause.clone() });
         }
-        self.tally.connections.error(&cause);
+        Some(cause)
     }
 
     /// Says goodbye as the protocol does, then closes.
@@ -341,6 +376,7 @@ impl Client {
             return self.attempt_opened(link, position);
         }
         self.send_hello(link);
-        self.shared.settled(now);
+        self.settle(position, now);
+        self.take_part(link, position);
     }
 }

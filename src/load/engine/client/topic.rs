@@ -20,7 +20,7 @@ const SMOOTHING: Nanos = 8;
 #[derive(Debug)]
 pub(super) struct Broadcast {
     pub(super) topic: u32,
-    /// Subscribers of the topic when the load began.
+    /// Subscribers of the topic when the load began; where connections come and go, when the latest message was published.
     pub(super) audience: u32,
     /// The messages of each publisher, by its position in the topic.
     pub(super) streams: Vec<Stream>,

@@ -54,7 +54,7 @@ impl Subscriber {
                         self.walk.arrived(fan_out, (publisher, sequence), (stream, due), findings)
                     }
                     StreamArrival::Late => *late += 1,
-                    StreamArrival::Again => {}
+                    StreamArrival::Recovered | StreamArrival::Again => {}
                 }
             }
         }

@@ -207,3 +207,44 @@ fn a_stream_forgets_its_oldest_gap_and_reports_it() {
     assert_eq!(stream.arrived(0, never), StreamArrival::Again);
     assert_eq!(stream.arrived(2, never), StreamArrival::Late);
 }
+
+#[test]
+fn what_was_published_while_a_subscriber_was_away_is_not_owed_to_it() {
+    let mut stream = Stream::default();
+    stream.returned(0);
+    stream.arrived(0, never);
+    stream.arrived(1, never);
+    stream.returned(5);
+    assert_eq!((stream.expected(), stream.skipped(), stream.missing(7), stream.away()), (5, 0, 2, (3, 0)));
+    // The server sends the last two again, and goes on.
+    assert_eq!(stream.arrived(3, never), StreamArrival::Recovered);
+    assert_eq!(stream.arrived(4, never), StreamArrival::Recovered);
+    assert_eq!(stream.arrived(4, never), StreamArrival::Again);
+    assert_eq!(stream.arrived(5, never), StreamArrival::InOrder);
+    assert_eq!((stream.received(), stream.gaps(), stream.away()), (3, 0, (3, 2)));
+    assert_eq!(stream.arrived(2, never), StreamArrival::Late, "behind later ones");
+    assert_eq!((stream.skipped(), stream.missing(6), stream.away()), (0, 0, (3, 3)));
+    // Another gap is owed.
+    assert_eq!(stream.arrived(8, || times(8)), StreamArrival::InOrder);
+    stream.returned(12);
+    assert_eq!(stream.missed().collect::<Vec<_>>(), [(times(8), 2)]);
+    assert_eq!((stream.skipped(), stream.missing(12), stream.away()), (2, 2, (6, 3)));
+}
+
+#[test]
+fn nothing_is_awaited_of_a_connection_that_ended() {
+    let mut awaited = awaiting(5);
+    awaited.arrived(0);
+    awaited.arrived(3);
+    awaited.give_up(times(1).sent, true);
+    let mut told = Vec::new();
+    assert_eq!(awaited.abandon(|times| told.push(times)), 3);
+    assert_eq!(told, [times(1), times(2), times(4)]);
+    assert_eq!((awaited.next(), awaited.expected(), awaited.in_flight(), awaited.missing()), (5, 5, 0, 0));
+    assert_eq!(awaited.arrived(4), Arrival::Again);
+    awaited.skip_to(1_000);
+    awaited.sent(times(1_000));
+    assert_eq!((awaited.oldest(), awaited.in_flight()), (1_000, 1));
+    assert_eq!(awaited.arrived(1_000), Arrival::InOrder(times(1_000)));
+    assert!(awaited.is_settled());
+}

@@ -1,8 +1,9 @@
 //! Looks up the names of a protocol and checks its expressions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compiled::{CompiledProtocol, CompiledRequest, CompiledStep, ThinkTime};
+use super::compiled::{CompiledProtocol, CompiledRequest, CompiledStep};
 use super::definition::{self, Conditions, Definition, Extract, Kind, Step};
 use super::ids::IdSequence;
 use super::json::Pointers;
@@ -11,6 +12,7 @@ use super::rules::{AnswerRule, Condition, ConditionList, Extractor, Meaning, Rul
 use super::split::Split;
 use crate::plan::listening::TimeUnit;
 use crate::plan::template::{BoundTemplate, Names, Template};
+use crate::plan::units::parse_time;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 
@@ -18,8 +20,6 @@ use echoring_proto::limits::Nanos;
 const REQUESTS_MAX: usize = 32;
 /// Time limit of a step that names none.
 const STEP_TIME_DEFAULT: Duration = Duration::from_secs(5);
-/// The longest step, pause or heartbeat interval.
-const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 struct Compiler<'a> {
     columns: &'a [String],
@@ -39,10 +39,16 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
         rules: Vec::new(),
     };
     let open = compiler.steps("open", &definition.open, false)?;
-    let mut subscribe = Vec::new();
+    let (mut subscribe, mut resume) = (Vec::new(), Vec::new());
     let mut publish = None;
     if let Some(topics) = &definition.topics {
         subscribe = compiler.steps("topics.subscribe", &topics.subscribe, true)?;
+        let of_deliveries = topics.delivery.iter().flat_map(|delivery| delivery.capture.keys());
+        let of_others = definition.ignore.iter().flat_map(|ignore| ignore.capture.keys());
+        for name in of_deliveries.chain(of_others) {
+            compiler.place_of(name);
+        }
+        resume = compiler.steps("topics.resume", &topics.resume, true)?;
         let template = compiler.template(&topics.publish).map_err(at("topics.publish"))?;
         if !template.uses_payload() {
             return Err("topics.publish: expected {{payload}}, by which deliveries are recognised".to_owned());
@@ -65,7 +71,7 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
     }
     let heartbeat = match &definition.heartbeat {
         Some(heartbeat) => {
-            let every = duration(&heartbeat.every).map_err(at("heartbeat.every"))?;
+            let every = parse_time(&heartbeat.every).map_err(at("heartbeat.every"))?;
             if every.is_zero() {
                 return Err("heartbeat.every: expected a time above 0".to_owned());
             }
@@ -97,6 +103,7 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
         ids,
         open,
         subscribe,
+        resume,
         publishers_subscribe: definition.topics.as_ref().is_some_and(|topics| topics.publishers_subscribe),
         publish,
         close,
@@ -149,22 +156,23 @@ impl Compiler<'_> {
             let mut capture = Vec::new();
             for (variable, extract) in &step.capture {
                 let extractor = self.extractor(extract).map_err(at(&format!("{name}.capture")))?;
-                let place = match self.captures.iter().position(|known| known == variable) {
-                    Some(place) => place,
-                    None => {
-                        self.captures.push(variable.clone());
-                        self.captures.len() - 1
-                    }
-                };
-                capture.push((place, variable.clone(), extractor));
+                capture.push((self.place_of(variable), variable.clone(), extractor));
             }
             let timeout = match &step.timeout {
-                Some(text) => duration(text).map_err(at(&name))?,
+                Some(text) => parse_time(text).map_err(at(&name))?,
                 None => STEP_TIME_DEFAULT,
             };
             compiled.push(CompiledStep { name, send, awaits, timeout: timeout.as_nanos() as Nanos, capture });
         }
         Ok(compiled)
+    }
+
+    /// The place of a variable among the captures.
+    fn place_of(&mut self, variable: &str) -> usize {
+        self.captures.iter().position(|known| known == variable).unwrap_or_else(|| {
+            self.captures.push(variable.to_owned());
+            self.captures.len() - 1
+        })
     }
 
     fn requests(&self, requests: &[definition::Request]) -> Result<Vec<CompiledRequest>, String> {
@@ -181,7 +189,12 @@ impl Compiler<'_> {
                 return Err(format!("{name}: expected a weight of at least 1"));
             }
             let template = self.template(&request.send).map_err(at(&name))?;
-            let think = request.think.as_deref().map(think_time).transpose().map_err(at(&name))?;
+            let think = request
+                .think
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(at(&format!("{name}: think")))?;
             compiled.push(CompiledRequest {
                 name: request.name.clone(),
                 weight: request.weight.into(),
@@ -198,7 +211,7 @@ impl Compiler<'_> {
             let name = format!("reply[{}]", index + 1);
             let template = self.template(&reply.send).map_err(at(&name))?;
             let send = self.bind(&template, false, false).map_err(at(&name))?;
-            self.add_rule(name, &reply.when, Meaning::Heartbeat(send))?;
+            self.add_rule(name, &reply.when, Meaning::Heartbeat(send), None)?;
         }
         for (index, answer) in definition.answer.iter().enumerate() {
             let name = format!("answer[{}]", index + 1);
@@ -212,28 +225,40 @@ impl Compiler<'_> {
                 expect: self.conditions(&answer.expect, true).map_err(at(&name))?,
                 error: self.conditions(&answer.error, true).map_err(at(&name))?,
             };
-            self.add_rule(name, &answer.when, Meaning::Answer(rule))?;
+            self.add_rule(name, &answer.when, Meaning::Answer(rule), None)?;
         }
         let deliveries = definition.topics.iter().flat_map(|topics| &topics.delivery);
         for (index, delivery) in deliveries.enumerate() {
             let name = format!("topics.delivery[{}]", index + 1);
             let payload = delivery.payload.as_ref().map(|extract| self.extractor(extract)).transpose();
             let payload = payload.map_err(at(&name))?;
-            self.add_rule(name, &delivery.when, Meaning::Delivery(payload))?;
+            self.add_rule(name, &delivery.when, Meaning::Delivery(payload), Some(&delivery.capture))?;
         }
         if let Some(push) = &definition.push {
-            self.add_rule("push".to_owned(), &push.when, Meaning::Push)?;
+            self.add_rule("push".to_owned(), &push.when, Meaning::Push, None)?;
         }
         for (index, ignore) in definition.ignore.iter().enumerate() {
-            self.add_rule(format!("ignore[{}]", index + 1), &ignore.when, Meaning::Nothing)?;
+            let name = format!("ignore[{}]", index + 1);
+            self.add_rule(name, &ignore.when, Meaning::Nothing, Some(&ignore.capture))?;
         }
         Ok(())
     }
 
-    fn add_rule(&mut self, name: String, when: &Conditions, meaning: Meaning) -> Result<(), String> {
+    fn add_rule(
+        &mut self,
+        name: String,
+        when: &Conditions,
+        meaning: Meaning,
+        captured: Option<&BTreeMap<String, Extract>>,
+    ) -> Result<(), String> {
         // The conditions of what is an answer to which request are those of `expect`.
         let when = self.conditions(when, false).map_err(at(&name))?;
-        self.rules.push(Rule { when, meaning, name });
+        let mut capture = Vec::new();
+        for (variable, extract) in captured.into_iter().flatten() {
+            let extractor = self.extractor(extract).map_err(at(&format!("{name}.capture")))?;
+            capture.push((self.place_of(variable), extractor));
+        }
+        self.rules.push(Rule { when, meaning, name, capture });
         Ok(())
     }
 
@@ -311,22 +336,5 @@ fn shown(extract: &Extract) -> String {
         Extract { regex: Some(pattern), .. } => format!("/{pattern}/"),
         Extract { at: Some(at), .. } => format!("bytes at {at}"),
         _ => "nothing".to_owned(),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a time such as 500ms or 5s";
-    let time = humantime::parse_duration(text).map_err(|_| format!("{EXPECTED} instead of {text}"))?;
-    if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
-}
-
-fn think_time(text: &str) -> Result<ThinkTime, String> {
-    if let Some(mean) = text.strip_prefix("exp:") {
-        return duration(mean).map(ThinkTime::Exponential);
-    }
-    let (least, most) = text.split_once("..").unwrap_or((text, text));
-    match (duration(least)?, duration(most)?) {
-        (least, most) if least <= most => Ok(ThinkTime::Between(least, most)),
-        _ => Err(format!("think: {text} is not ascending")),
     }
 }

@@ -1,12 +1,11 @@
 //! A protocol that expands requests and reads messages.
 
-use std::time::Duration;
-
 use super::ids::IdSequence;
 use super::json::Pointers;
 use super::rules::{ConditionList, Extractor, ParsedMessage, Rule};
 use super::split::Split;
 use crate::plan::listening::TimeUnit;
+use crate::plan::random_time::RandomTime;
 use crate::plan::template::{BoundTemplate, Scope};
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
@@ -23,6 +22,8 @@ pub struct CompiledProtocol {
     pub(crate) open: Vec<CompiledStep>,
     /// Steps of a subscriber behind those of `open`.
     pub(crate) subscribe: Vec<CompiledStep>,
+    /// The same of a subscriber that comes back; empty if it subscribes as before.
+    pub(crate) resume: Vec<CompiledStep>,
     /// Whether publishers do the same.
     pub(crate) publishers_subscribe: bool,
     pub(crate) publish: Option<BoundTemplate>,
@@ -58,28 +59,8 @@ pub(crate) struct CompiledRequest {
     pub(super) weight: u64,
     pub(crate) send: BoundTemplate,
     pub(crate) has_payload: bool,
-    pub(crate) think: Option<ThinkTime>,
-}
-
-/// The pause between an answer and the next request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ThinkTime {
-    /// Evenly distributed.
-    Between(Duration, Duration),
-    /// Exponentially distributed, with this mean.
-    Exponential(Duration),
-}
-
-impl ThinkTime {
-    /// The pause that belongs to a random number from 0 up to 1.
-    pub(crate) fn draw(self, unit: f64) -> Nanos {
-        match self {
-            ThinkTime::Between(least, most) => {
-                (least.as_nanos() as f64 + unit * (most - least).as_nanos() as f64) as Nanos
-            }
-            ThinkTime::Exponential(mean) => (-(1.0 - unit).ln() * mean.as_nanos() as f64) as Nanos,
-        }
-    }
+    /// The pause between an answer and the next request.
+    pub(crate) think: Option<RandomTime>,
 }
 
 impl CompiledProtocol {

@@ -130,6 +130,9 @@ pub(crate) struct Reply {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Ignore {
     pub(crate) when: Conditions,
+    /// Values for the steps of `topics.resume`.
+    #[serde(default)]
+    pub(crate) capture: BTreeMap<String, Extract>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +147,9 @@ pub(crate) struct Heartbeat {
 pub(crate) struct Topics {
     /// Steps of a subscriber after those of `open`.
     pub(crate) subscribe: Vec<Step>,
+    /// The same of a subscriber that comes back; without any it subscribes as before.
+    #[serde(default)]
+    pub(crate) resume: Vec<Step>,
     /// Whether publishers have to subscribe too.
     #[serde(default)]
     pub(crate) publishers_subscribe: bool,
@@ -157,6 +163,8 @@ pub(crate) struct Topics {
 pub(crate) struct Delivery {
     pub(crate) when: Conditions,
     pub(crate) payload: Option<Extract>,
+    /// Values for the steps of `topics.resume`.
+    pub(crate) capture: BTreeMap<String, Extract>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::churn::STORM_BACKOFF_DEFAULT;
 use crate::plan::listening::{TimeField, TimeUnit};
 
 pub(crate) fn workload(mode: Mode) -> Workload {
@@ -13,6 +14,10 @@ pub(crate) fn workload(mode: Mode) -> Workload {
         topics: if mode == Mode::Broadcast { 2 } else { 0 },
         duration: Duration::from_secs(1),
         seed: 0x1234_5678_9abc_def0,
+        churn: Churn {
+            reconnect: (mode == Mode::Storm).then_some(STORM_BACKOFF_DEFAULT),
+            ..Churn::default()
+        },
         ..Workload::default()
     }
 }

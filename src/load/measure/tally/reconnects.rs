@@ -1,0 +1,139 @@
+//! Connections that end and open again while the load runs.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::measure::distribution::histogram;
+use echoring_proto::limits::{MILLISECOND, Nanos};
+
+/// Length of an interval of the herd.
+pub(crate) const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
+/// Maximum number of intervals; what comes later is in the last.
+const HERD_INTERVALS_MAX: usize = 6_000;
+
+/// What connections did within an interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Herd {
+    /// Ended, or were closed at the end of their lifetime.
+    pub ended: u32,
+    /// Were dialled again.
+    pub attempts: u32,
+    /// Failed to open again.
+    pub refused: u32,
+    /// Took part again.
+    pub back: u32,
+}
+
+/// The reconnects of one thread, or of a whole run once merged.
+#[derive(Clone, Debug)]
+pub struct ReconnectTally {
+    /// Connections that ended by themselves and were to open again.
+    pub ended: u64,
+    /// Connections that were closed at the end of their lifetime.
+    pub retired: u64,
+    /// Dials of connections that had been open.
+    pub attempts: u64,
+    /// Attempts that failed, by cause.
+    pub refused: BTreeMap<String, u64>,
+    /// Connections that never came back.
+    pub away: u64,
+    /// From the end of a connection until it takes part again.
+    pub back: Histogram<u64>,
+    /// Storm: connections that were cut.
+    pub cut: u64,
+    /// Storm: from the cut of all until a connection takes part again.
+    pub since_cut: Histogram<u64>,
+    /// Messages that were published while a subscriber was away.
+    pub published_away: u64,
+    /// Of those, messages that it received after its return.
+    pub recovered: u64,
+    /// The measured time in intervals.
+    pub herd: Vec<Herd>,
+}
+
+impl Default for ReconnectTally {
+    fn default() -> ReconnectTally {
+        ReconnectTally {
+            ended: 0,
+            retired: 0,
+            attempts: 0,
+            refused: BTreeMap::new(),
+            away: 0,
+            back: histogram(),
+            cut: 0,
+            since_cut: histogram(),
+            published_away: 0,
+            recovered: 0,
+            herd: Vec::new(),
+        }
+    }
+}
+
+impl ReconnectTally {
+    /// An attempt failed.
+    pub(crate) fn refused(&mut self, cause: &str) {
+        match self.refused.get_mut(cause) {
+            Some(count) => *count += 1,
+            None => {
+                self.refused.insert(cause.to_owned(), 1);
+            }
+        }
+    }
+
+    /// The interval at `passed` after the start of the measured time.
+    pub(crate) fn herd_at(&mut self, passed: Nanos) -> &mut Herd {
+        let at = ((passed / HERD_INTERVAL) as usize).min(HERD_INTERVALS_MAX - 1);
+        if at >= self.herd.len() {
+            self.herd.resize(at + 1, Herd::default());
+        }
+        &mut self.herd[at]
+    }
+
+    /// Adds the reconnects of another thread.
+    pub(super) fn merge(&mut self, other: &ReconnectTally) {
+        self.ended += other.ended;
+        self.retired += other.retired;
+        self.attempts += other.attempts;
+        for (cause, count) in &other.refused {
+            *self.refused.entry(cause.clone()).or_default() += count;
+        }
+        self.away += other.away;
+        self.back.add(&other.back).expect("all histograms have the same bounds");
+        self.cut += other.cut;
+        self.since_cut.add(&other.since_cut).expect("all histograms have the same bounds");
+        self.published_away += other.published_away;
+        self.recovered += other.recovered;
+        if self.herd.len() < other.herd.len() {
+            self.herd.resize(other.herd.len(), Herd::default());
+        }
+        for (mine, theirs) in self.herd.iter_mut().zip(&other.herd) {
+            mine.ended += theirs.ended;
+            mine.attempts += theirs.attempts;
+            mine.refused += theirs.refused;
+            mine.back += theirs.back;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_threads_have_the_sum_of_each_interval() {
+        let (mut one, mut two) = (ReconnectTally::default(), ReconnectTally::default());
+        one.herd_at(50 * MILLISECOND).ended += 2;
+        two.herd_at(250 * MILLISECOND).back += 1;
+        two.herd_at(99 * MILLISECOND).ended += 3;
+        two.refused("refused");
+        one.merge(&two);
+        assert_eq!(
+            one.herd.iter().map(|it| (it.ended, it.back)).collect::<Vec<_>>(),
+            [(5, 0), (0, 0), (0, 1)]
+        );
+        assert_eq!(one.refused["refused"], 1);
+        one.herd_at(Nanos::MAX).attempts += 1;
+        assert_eq!(one.herd.len(), HERD_INTERVALS_MAX);
+    }
+}
