@@ -90,6 +90,7 @@ fn measure(
         driver: DriverChoice::Auto,
         descriptors: 1_000,
         server_pid: None,
+        rate_control: Arc::default(),
         stop: Arc::default(),
     };
     let plan = Plan {

@@ -1,8 +1,10 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
 mod churn;
+mod control;
 mod dial;
 mod exporter;
+mod http;
 mod listen;
 mod messages;
 mod outputs;
@@ -14,8 +16,8 @@ mod scenario;
 mod target;
 mod verdicts;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -26,6 +28,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use self::control::Keys;
+use self::http::HttpServer;
 use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use self::protocol::Conversation;
 use self::target::{Lookup, start_server};
@@ -34,8 +38,8 @@ use echoring_async::tls::{Identity, Trust};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RemoteAddress, Resources,
-    Results, Target, Template, Workload, render,
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RateControl, RemoteAddress,
+    Resources, Results, Target, Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -76,6 +80,8 @@ Examples:
       compressed messages to a server in this process; JSON compresses as real JSON does, text hardly
   echoring bench ws://127.0.0.1:9001 --rate 20000 --fail-if 'p99.9>5ms' --fail-if 'lost>0'
       exit code 1, with the failed condition, if the server is too slow or loses messages
+  echoring bench ws://127.0.0.1:9001 --rate 20000 -d 1h --abort-if 'p99>100ms'
+      ends with exit code 1 as soon as the server is that slow
   echoring bench ws://127.0.0.1:9001 -c 200 --find-max 'p99<2ms'
       the highest rate with a p99 below 2 ms, with the latency curve up to that rate and its knee
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
@@ -97,7 +103,7 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, --fail-if held or --find-max held at no rate, 2 usage, 3 the environment
+Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held or --find-max held at no rate, 2 usage, 3 the environment
 forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
 until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
@@ -214,6 +220,10 @@ struct Job {
     plan: Plan,
     experiment: Experiment,
     fail_if: Vec<Objective>,
+    abort_if: Vec<Objective>,
+    /// Where the rate can be changed, and whether it can be.
+    control: Option<SocketAddr>,
+    is_changeable: bool,
     outputs: outputs::Args,
     /// Whether a conversation is shown instead of a measurement.
     tries: bool,
@@ -222,7 +232,13 @@ struct Job {
 impl Args {
     /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
     /// starts.
-    fn validate(self, typed: &ArgMatches, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
+    fn validate(
+        self,
+        typed: &ArgMatches,
+        stop: Arc<AtomicBool>,
+        rate_control: Arc<RateControl>,
+        descriptors: u64,
+    ) -> Result<Job, Failure> {
         self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
         self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let trust = match (&self.dial.ca_file, self.dial.insecure) {
@@ -287,6 +303,7 @@ impl Args {
             descriptors,
             server_pid: self.server_pid,
             stop,
+            rate_control,
         };
         self.outputs.check()?;
         let target = match targets.is_empty() {
@@ -299,9 +316,16 @@ impl Args {
         };
         let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
         let experiment = self.verdicts.experiment(start, rival)?;
+        let control = self.pace.control;
+        let is_changeable = matches!(experiment, Experiment::Once)
+            && workloads.iter().all(|load| load.pace.rate().is_some() && load.rate_period_s == 1);
+        if control.is_some() && !is_changeable {
+            return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
+        }
         let plan = Plan { target, workloads, resources };
         let tries = self.protocol.r#try;
-        Ok(Job { plan, experiment, fail_if: self.verdicts.fail_if, outputs: self.outputs, tries })
+        let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
+        Ok(Job { plan, experiment, fail_if, abort_if, control, is_changeable, outputs: self.outputs, tries })
     }
 
     /// The server of `--against`, when these loads can be put on it.
@@ -562,11 +586,12 @@ pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
 /// Makes several runs, or one; their results go to one place, which the first names.
 fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
+    let rate_control = Arc::new(RateControl::default());
     let descriptors = environment::raise_descriptor_limit();
     let several = runs.len() > 1;
     let mut jobs = Vec::new();
     for (at, (arguments, typed)) in runs.into_iter().enumerate() {
-        let job = arguments.validate(&typed, stop.clone(), descriptors);
+        let job = arguments.validate(&typed, stop.clone(), rate_control.clone(), descriptors);
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
     let outputs = jobs[0].outputs.clone();
@@ -582,15 +607,27 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
     let mut exporter = outputs.exporter()?;
+    let control = jobs.iter().find_map(|job| job.control);
+    let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
+    let is_changeable = !tries && jobs.iter().all(|job| job.is_changeable);
+    let keys = if is_changeable { Keys::read(rate_control.clone(), stop.clone()) } else { None };
     let mut reporter = render::ProgressReporter::new();
     let (mut results, mut missed) = (Results::default(), Vec::new());
-    for Job { plan, experiment, fail_if, outputs, .. } in jobs {
+    let mut is_aborted = false;
+    for Job { plan, experiment, fail_if, abort_if, outputs, .. } in jobs {
+        let mut watch = verdicts::Watch::new(abort_if);
         let mut conversation = Conversation::new(awaited_by(&plan));
         let made = echoring_load::run_experiment(plan, experiment, &mut |progress| match progress {
             Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
                 if let Some(exporter) = &mut exporter {
                     exporter.show(run);
+                }
+                if let Some(rate) = keys.as_ref().and_then(Keys::asked) {
+                    reporter.note(&format!("rate: {}/s", echoring_load::plan::count(rate)));
+                }
+                if watch.ends(run) {
+                    stop.store(true, Ordering::Relaxed);
                 }
                 if !tries {
                     reporter.show(run);
@@ -602,6 +639,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         });
         match made {
             Ok(mut made) => {
+                missed.extend(watch.note(&mut made.outcomes));
                 missed.extend(verdicts::judge(&fail_if, &mut made.outcomes));
                 results.outcomes.extend(made.outcomes.into_iter().map(|outcome| outputs.labelled(outcome)));
                 results.comparison.append(&mut made.comparison);
@@ -609,12 +647,14 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
             }
             Err(refused) => results.refused = Some(refused),
         }
+        is_aborted = watch.has_ended_one();
         if results.refused.is_some() || stop.load(Ordering::Relaxed) {
             break;
         }
     }
     reporter.clear();
-    let interrupted = stop.load(Ordering::Relaxed) && !tries;
+    drop((controlled, keys));
+    let interrupted = stop.load(Ordering::Relaxed) && !tries && !is_aborted;
     // What was measured before is not lost.
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
@@ -625,6 +665,17 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         exporter.linger(&stop);
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
+}
+
+/// The address at which the rate can be changed, told on stderr.
+fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result<HttpServer, Failure> {
+    let server = control::listen(address, control.clone()).map_err(|error| {
+        let hint = "name a free port, such as 127.0.0.1:0";
+        Failure::Environment(format!("--control: cannot listen on {address}: {error}; {hint}"))
+    })?;
+    // A closed stderr must not turn an exit code into a panic.
+    let _ = writeln!(io::stderr(), "control http://{}/rate", server.address());
+    Ok(server)
 }
 
 /// The requests that `--try` waits for, or the entry of which it waits for a message.

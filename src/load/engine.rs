@@ -8,6 +8,7 @@ mod client;
 mod config;
 pub(crate) mod outcome;
 pub(crate) mod progress;
+mod rate_changes;
 pub(crate) mod session;
 mod shared;
 mod sources;

@@ -37,7 +37,7 @@ pub use plan::{
     Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Churn,
     Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint,
     Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX,
-    RandomTime, RateStage, Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX,
+    RandomTime, RateControl, RateStage, Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX,
     STORM_BACKOFF_DEFAULT, Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Workload,
     expand_variables, min_bytes, preset_names, read_file,
 };

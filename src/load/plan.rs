@@ -13,6 +13,7 @@ pub(crate) mod pace;
 pub(crate) mod payload;
 pub(crate) mod protocol;
 pub(crate) mod random_time;
+pub(crate) mod rate_control;
 pub(crate) mod rows;
 pub(crate) mod schedule;
 pub(crate) mod target;
@@ -39,6 +40,7 @@ pub use payload::style::Style;
 pub use payload::{CONNECTIONS_MAX, Payloads};
 pub use protocol::{Protocol, preset_names};
 pub use random_time::RandomTime;
+pub use rate_control::RateControl;
 pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};
@@ -78,6 +80,8 @@ pub struct Resources {
     pub server_pid: Option<u32>,
     /// Set from outside to end the run early with partial results.
     pub stop: Arc<AtomicBool>,
+    /// Changes the rate of the running load from outside.
+    pub rate_control: Arc<RateControl>,
 }
 
 impl Resources {

@@ -55,7 +55,7 @@ pub struct Record {
     pub started_at: String,
     /// Length of the measured time.
     pub duration_s: f64,
-    /// Whether a signal ended the run early.
+    /// Whether a signal or a condition ended the run early.
     pub interrupted: bool,
     /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
     pub messages: u64,
@@ -91,6 +91,9 @@ pub struct Record {
     /// Only in push mode. Records from older versions have none.
     #[serde(default)]
     pub push: Option<Push>,
+    /// Changes of the rate by the user while the load ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_changes: Vec<RateChange>,
     /// Connections that ended and opened again; only if connections come and go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnects: Option<Reconnects>,
@@ -132,6 +135,9 @@ pub struct Record {
     /// The results of the `fail_if` conditions.
     #[serde(default)]
     pub fail_if: Vec<FailIf>,
+    /// The condition that ended the run before its time, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted_by: Option<String>,
 }
 
 impl Record {
@@ -455,6 +461,15 @@ pub struct Push {
     pub untimed: u64,
     /// Messages whose time is later than their arrival, according to the two clocks. Their response time counts as 0.
     pub ahead: u64,
+}
+
+/// Another rate from a time on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RateChange {
+    /// Seconds from the start of the measured time; negative in the warm-up.
+    pub at_s: f64,
+    /// Messages per second.
+    pub rate: f64,
 }
 
 /// Connections that ended and opened again while the load ran.

@@ -574,6 +574,7 @@ impl Serve {
             driver: DriverChoice::Auto,
             descriptors: 1_000,
             server_pid: Some(self.process.id()),
+            rate_control: Arc::default(),
             stop: Arc::default(),
         };
         let target = Target::Urls(vec![Endpoint {

@@ -417,3 +417,30 @@ fn what_cannot_be_reached_any_more_leaves_the_runs_before_it() {
     assert_eq!(run.code, Some(3), "{run}");
     assert!(last_line(&run.stderr).contains("no connection to"), "{run}");
 }
+
+#[test]
+fn a_run_ends_as_soon_as_a_condition_holds() {
+    let slow = format!("ws://{}", slow_server(SERVICE_TIME));
+    // An hour, which only the condition ends.
+    let run = bench(&[
+        &slow,
+        "-c",
+        "2",
+        "-d",
+        "1h",
+        "--abort-if",
+        "p50>3000s && errors>0",
+        "--abort-if",
+        "p90>1us",
+    ]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(last_line(&run.stderr).starts_with("error: echo: ended by --abort-if p90>1us: p90 is "), "{run}");
+    let record = &run.json()["runs"][0];
+    assert_eq!((&record["aborted_by"], &record["interrupted"]), (&"p90>1us".into(), &true.into()), "{run}");
+    assert!(record["duration_s"].as_f64().is_some_and(|seconds| seconds >= 0.9), "{run}");
+    let run = bench(&[&slow, "-c", "2", "-d", "1s", "--abort-if", "lost>0"]);
+    assert_eq!(run.code, Some(2), "{run}");
+    assert!(run.stderr.contains("known at the end only"), "{run}");
+    let run = bench(&[&slow, "-c", "2", "-d", "1500ms", "--abort-if", "p90>3000s"]);
+    assert_eq!((run.code, run.json()["runs"][0].get("aborted_by")), (Some(0), None), "{run}");
+}

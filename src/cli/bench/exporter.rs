@@ -1,50 +1,37 @@
-//! The address that Prometheus scrapes while `bench` runs: a thread with a small HTTP server by hyper.
+//! The address that Prometheus scrapes while `bench` runs.
 //!
 //! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
 //! threads that make the load know nothing of it.
 
-use std::convert::Infallible;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::{Semaphore, oneshot};
 
-use echoring_async::TokioStream;
+use super::http::{self, Answer, HttpServer};
 use echoring_load::{self, CONTENT_TYPE as EXPOSITION, RunProgress, RunStage, render::MessageRate};
-use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
-use echoring_server::limits::ADMIN_TIMEOUT;
 
-/// Scrapes at once: a Prometheus makes one, a person another.
-const CONNECTIONS_MAX: usize = 8;
 /// How long the last figures stay to be scraped where only one scrape was seen: a usual interval.
 const LINGER_TIME: Duration = Duration::from_secs(15);
 /// The same at most, where the interval of scrapes is known: Prometheus' own default and some more.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(75);
 /// How often it is looked whether the user waits no longer.
 const LINGER_STEP: Duration = Duration::from_millis(50);
-/// How long answers that are under way at the end may take.
-const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// The exporter of one `bench`, which ends with it.
 #[derive(Debug)]
 pub(super) struct Exporter {
-    address: SocketAddr,
+    server: HttpServer,
     shown: Arc<Mutex<Shown>>,
     message_rate: MessageRate,
     run: usize,
     last_stage: Option<RunStage>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// What is to be scraped, and who did.
@@ -87,30 +74,19 @@ impl Exporter {
     /// # Errors
     /// When that is impossible.
     pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
-        let listener = echoring_runtime::listening::retry_busy(|| TcpListener::bind(address))?;
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let runtime = echoring_async::local_runtime()?;
         let shown = Arc::new(Mutex::new(Shown::default()));
-        let (stop, stopped) = oneshot::channel();
         let theirs = shown.clone();
-        let serving = move || runtime.block_on(serve(listener, theirs, stopped));
-        let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serving)?;
-        let (stop, thread) = (Some(stop), Some(thread));
-        Ok(Exporter {
-            address,
-            shown,
-            message_rate: MessageRate::default(),
-            run: 1,
-            last_stage: None,
-            stop,
-            thread,
-        })
+        let handler = move |request| -> Answer {
+            let answer = answer(&request, &theirs);
+            Box::pin(async move { answer })
+        };
+        let server = HttpServer::start("exporter", address, Arc::new(handler))?;
+        Ok(Exporter { server, shown, message_rate: MessageRate::default(), run: 1, last_stage: None })
     }
 
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Shows a progress from now on.
@@ -149,72 +125,17 @@ impl Exporter {
     }
 }
 
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It ends at once, or when what it was answering has left.
-            let _ = thread.join();
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, shown: Arc<Mutex<Shown>>, mut stopped: oneshot::Receiver<()>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::warn!(%error, "nobody can scrape this run"),
-    };
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let ((stream, _), permit) = tokio::select! {
-            accepted = async {
-                // The semaphore is never closed, so there is always a permit in the end.
-                let permit = room.clone().acquire_owned().await.ok();
-                (echoring_async::accept("exporter", async || listener.accept().await).await, permit)
-            } => accepted,
-            _ = &mut stopped => break,
-        };
-        let shown = shown.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&request, &shown);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = http1::Builder::new()
-                .keep_alive(false)
-                .max_buf_size(HEAD_BYTES_DEFAULT)
-                .max_headers(HEADERS_MAX)
-                .serve_connection(TokioStream(stream), service);
-            // A scrape that is too slow, or not HTTP, gets no answer.
-            let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await;
-            drop(permit);
-        });
-    }
-    // Whoever has all permits knows that nobody is being answered. One who reads too slowly is cut off.
-    drop(listener);
-    let all = room.acquire_many(CONNECTIONS_MAX as u32);
-    let _ = tokio::time::timeout(LAST_ANSWERS_TIME, all).await;
-}
-
 fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<Bytes>> {
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    let (status, content_type, body) = match (request.method(), request.uri().path()) {
+    match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let text = shown.lock().unwrap_or_else(PoisonError::into_inner).scrape(Instant::now());
-            (StatusCode::OK, HeaderValue::from_static(EXPOSITION), text)
+            http::response(StatusCode::OK, EXPOSITION, text)
         }
         (&Method::GET | &Method::HEAD, _) => {
-            (StatusCode::NOT_FOUND, plain, Bytes::from_static(b"the figures are on /metrics\n"))
+            http::plain(StatusCode::NOT_FOUND, "the figures are on /metrics\n")
         }
-        _ => (StatusCode::METHOD_NOT_ALLOWED, plain, Bytes::from_static(b"only GET and HEAD\n")),
-    };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        _ => http::wrong_method("GET, HEAD"),
     }
-    response
 }
 
 #[cfg(test)]

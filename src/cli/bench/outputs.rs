@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::exporter::Exporter;
+use super::parsers::socket_address;
 use super::{OUTPUT, usage};
 use crate::Failure;
 use crate::values::FileOrStream;
@@ -56,10 +57,6 @@ pub(super) struct Args {
     /// Its keys are the long flags. Each [[run]] table is a run.
     #[arg(short = 'f', long = "scenario", value_name = "FILE")]
     pub(super) scenario: Option<PathBuf>,
-}
-
-fn socket_address(word: &str) -> Result<SocketAddr, String> {
-    word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
 }
 
 /// The files of each run.

@@ -1,11 +1,12 @@
 //! Flags of `bench` for the schedule of messages.
 
+use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::parsers::{Arrivals, Rate, Stage};
+use super::parsers::{Arrivals, Rate, Stage, socket_address};
 use super::{SCHEDULE, usage};
 use crate::Failure;
 use crate::file::flags::is_given;
@@ -65,6 +66,13 @@ pub(super) struct Args {
     /// the event loop. --mode ping sends pings only.
     #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
     pub(super) ping_every: Option<Duration>,
+
+    /// Change the rate while the load runs: PUT http://ADDR:PORT/rate
+    ///
+    /// The body is a rate such as 8000 or 10k, or a change such as +500 or -10%. GET tells the present rate. Port 0 takes a free port, which stderr names. On
+    /// a terminal the keys + and - change the rate by a tenth.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = SCHEDULE)]
+    pub(super) control: Option<SocketAddr>,
 
     /// Maximum time to wait for outstanding messages at the end
     ///

@@ -1,6 +1,6 @@
 //! Parsers of values that only `bench` has.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -114,6 +114,11 @@ impl FromStr for Stage {
         };
         Ok(Stage(echoring_load::RateStage { time, from, to }))
     }
+}
+
+/// `--prometheus` and `--control`.
+pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
+    word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
 }
 
 /// `--driver`.

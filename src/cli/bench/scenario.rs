@@ -250,7 +250,9 @@ mod tests {
             let path = file.expect("an entry").path();
             let runs = super::read(&path, &typed(&[])).map_err(line);
             for (run, typed) in runs.unwrap_or_else(|line| panic!("{line}")) {
-                let checked = run.validate(&typed, std::sync::Arc::default(), 20_000).map_err(line);
+                let checked = run
+                    .validate(&typed, std::sync::Arc::default(), std::sync::Arc::default(), 20_000)
+                    .map_err(line);
                 checked.unwrap_or_else(|line| panic!("{}: {line}", path.display()));
             }
             found += 1;

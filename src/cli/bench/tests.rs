@@ -21,7 +21,7 @@ fn job(words: &[&str]) -> Result<Job, String> {
     let words = std::iter::once("bench").chain(words.iter().copied());
     let typed = Bench::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
     let Bench { args } = Bench::from_arg_matches(&typed).expect("parsed");
-    match args.validate(&typed, Arc::default(), 20_000) {
+    match args.validate(&typed, Arc::default(), Arc::default(), 20_000) {
         Ok(job) => Ok(job),
         Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
     }

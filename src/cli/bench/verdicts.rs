@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use clap::ArgMatches;
 
@@ -14,12 +15,14 @@ use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAUL
 use echoring_load::record::failures;
 use echoring_load::record::search::Limit;
 use echoring_load::render::summary;
-use echoring_load::{Baseline, Experiment, Outcome, Results, RunVerdict, Workload};
+use echoring_load::{Baseline, Experiment, Outcome, Results, RunProgress, RunStage, RunVerdict, Workload};
 
 /// Exit code of a run with lost, damaged or failed messages or connections, or that misses a threshold.
 const EXIT_BROKEN: u8 = 1;
 /// Exit code of a run that measured the generator.
 const EXIT_SATURATED: u8 = 4;
+/// How often the conditions of `--abort-if` are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Repetitions that one `bench` makes at most.
 const REPEAT_MAX: u32 = 1_000;
 
@@ -31,6 +34,13 @@ pub(super) struct Args {
     /// METRIC OP VALUE, several joined by &&. A condition that cannot be evaluated also fails the run.
     #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
     pub(super) fail_if: Vec<Objective>,
+
+    /// End the run with 1 as soon as this condition holds, such as 'p99>50ms'; repeatable
+    ///
+    /// It is looked at once per second of the measured time. METRIC is one of response time, duplicated, reordered, corrupted, late or errors; a quantile
+    /// counts once ten messages lie beyond it.
+    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
+    pub(super) abort_if: Vec<Objective>,
 
     /// Find the highest rate in messages per second at which this holds, such as 'p99<2ms'
     ///
@@ -79,6 +89,12 @@ impl Args {
                 let why = "the search is over rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
                 return Err(usage("--depth", why));
             }
+            if !self.abort_if.is_empty() {
+                return Err(usage(
+                    "--abort-if",
+                    "not with --find-max, which ends each rate by its own condition",
+                ));
+            }
             if self.repeat.is_some() {
                 let why = "not with --find-max, which repeats what fails; such as --repeat 10 --rate 5000";
                 return Err(usage("--repeat", why));
@@ -112,7 +128,8 @@ impl Args {
     pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
         let conditions = self.fail_if.iter().map(|expression| (Purpose::FailIf, expression));
         let objective = self.find_max.iter().map(|expression| (Purpose::FindMax, expression));
-        for (purpose, expression) in conditions.chain(objective) {
+        let aborts = self.abort_if.iter().map(|expression| (Purpose::AbortIf, expression));
+        for (purpose, expression) in conditions.chain(objective).chain(aborts) {
             let searches = self.find_max.is_some();
             if let Some(why) = purpose.unknown_metric(expression, workloads, server_known, searches) {
                 return Err(usage(purpose.flag(), &format!("{expression}: {why}")));
@@ -152,6 +169,7 @@ impl Args {
 enum Purpose {
     FailIf,
     FindMax,
+    AbortIf,
 }
 
 impl Purpose {
@@ -159,6 +177,7 @@ impl Purpose {
         match self {
             Purpose::FailIf => "--fail-if",
             Purpose::FindMax => "--find-max",
+            Purpose::AbortIf => "--abort-if",
         }
     }
 
@@ -173,12 +192,14 @@ impl Purpose {
         let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
         // A search is made for each load, while a condition passes over those that it does not fit.
         let fit = match self {
-            Purpose::FailIf => workloads.iter().any(fits),
+            Purpose::FailIf | Purpose::AbortIf => workloads.iter().any(fits),
             Purpose::FindMax => workloads.iter().all(fits),
         };
         let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
         let is_closed = workloads.iter().all(|load| load.pace.depth().is_some());
-        if !fit {
+        if self == Purpose::AbortIf && !expression.metrics().all(Metric::is_live) {
+            Some("that is known at the end only, such as --fail-if 'lost>0'")
+        } else if !fit {
             Some("no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'")
         } else if has(|metric| metric.needs_server()) && !server_known {
             Some("the server's CPU time is known with its process only, such as --server-pid 4711")
@@ -189,6 +210,50 @@ impl Purpose {
         } else {
             None
         }
+    }
+}
+
+/// Ends runs by the conditions of `--abort-if`.
+#[derive(Debug)]
+pub(super) struct Watch {
+    abort_if: Vec<Objective>,
+    /// When it looks again, from the start of the measured time.
+    next: Duration,
+    /// The condition that held.
+    held: Option<Objective>,
+}
+
+impl Watch {
+    pub(super) fn new(abort_if: Vec<Objective>) -> Watch {
+        Watch { abort_if, next: LOOK_INTERVAL, held: None }
+    }
+
+    /// Whether the run is to end.
+    pub(super) fn ends(&mut self, run: &RunProgress<'_>) -> bool {
+        if run.stage != RunStage::Measuring {
+            self.next = LOOK_INTERVAL;
+            return false;
+        }
+        if run.elapsed < self.next || self.held.is_some() {
+            return false;
+        }
+        self.next = run.elapsed + LOOK_INTERVAL;
+        self.held = self.abort_if.iter().find(|condition| condition.holds_so_far(run.live)).cloned();
+        self.held.is_some()
+    }
+
+    /// Notes in the last run which condition ended it, and says so in a line.
+    pub(super) fn note(&self, outcomes: &mut [Outcome]) -> Option<String> {
+        let (condition, outcome) = (self.held.as_ref()?, outcomes.last_mut()?);
+        let record = serde_json::to_value(&outcome.record).unwrap_or_default();
+        outcome.record.aborted_by = Some(condition.to_string());
+        let (mode, seen) = (&outcome.record.config.mode, condition.describe_seen(&record));
+        Some(format!("{mode}: ended by --abort-if {condition}: {seen}"))
+    }
+
+    /// Whether a condition ended a run.
+    pub(super) fn has_ended_one(&self) -> bool {
+        self.held.is_some()
     }
 }
 

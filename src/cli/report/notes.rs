@@ -76,7 +76,9 @@ fn warnings(record: &Record) -> Vec<String> {
             count(generator.unsent)
         ));
     }
-    if record.interrupted {
+    if let Some(condition) = &record.aborted_by {
+        said.push(format!("--abort-if {condition} ended the run: the results are partial."));
+    } else if record.interrupted {
         said.push("The run was interrupted: the results are partial.".to_owned());
     }
     if !record.environment.optimized {

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::measure::distribution;
+use crate::measure::live::LiveResults;
 use crate::plan::units;
 use crate::record::FailIf;
 
@@ -239,6 +240,18 @@ impl Metric {
         self.name == MAX_RATE
     }
 
+    /// Whether it is known while a run lasts.
+    pub fn is_live(&self) -> bool {
+        match self.source {
+            Source::Of(["response_ns"], _)
+            | Source::Quantile(["response_ns"], ..)
+            | Source::Sum(["errors"]) => true,
+            // Losses are known when nobody waits any longer.
+            Source::At(["integrity", failure]) => *failure != "lost",
+            _ => false,
+        }
+    }
+
     /// Whether it needs a schedule.
     pub fn needs_schedule(&self) -> bool {
         matches!(self.source, Source::Of(["generator", "lateness_ns"], _))
@@ -463,6 +476,14 @@ impl Objective {
         } else {
             Evaluation::Holds
         }
+    }
+
+    /// Whether the expression holds for what is known so far, with enough messages for its quantiles.
+    pub fn holds_so_far(&self, live: &LiveResults) -> bool {
+        let record = live.record();
+        let timed = record.pointer("/response_ns/count").and_then(Value::as_f64).unwrap_or(0.0);
+        let beyond = |metric: &Metric| metric.share_below.map_or(0.0, |share| BEYOND_MIN / (1.0 - share));
+        self.metrics().all(|metric| timed >= beyond(metric)) && self.evaluate(&record) == Evaluation::Holds
     }
 
     /// The metrics of the expression in order, each once, with their values.

@@ -40,6 +40,7 @@ mod opening;
 mod pacer;
 mod pings;
 mod push;
+mod rate;
 mod sending;
 mod session;
 mod slots;
@@ -225,6 +226,7 @@ impl Client {
         self.open_window(cx, now);
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
+        self.follow_rate(now);
         self.send_due(cx, now.min(stop_at - 1));
         if self.shared.load.mode == Mode::Connect && !stopped {
             self.attempt(cx, now, stop_at);

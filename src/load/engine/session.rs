@@ -109,17 +109,11 @@ fn run_one(
     let sources = spread(&load, &resources.sources, &addresses, host::local_ports())?;
     let (events, heard) = mpsc::channel();
     let endpoints = target.endpoints.clone();
-    let shared = Arc::new(Shared::new(
-        load,
-        endpoints,
-        sources,
-        threads,
-        resources.stop.clone(),
-        events,
-        meter.clone(),
-    ));
+    let shared = Arc::new(Shared::new(load, endpoints, sources, threads, resources, events, meter.clone()));
+    resources.rate_control.begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1));
     let workers = Workers::start(&shared, resources, target)?;
     let server_rss_bytes = watch(&shared, &target.text(), &workers, &heard, show);
+    resources.rate_control.begin(None);
     let (mut tally, generators, driver) = workers.join(resources)?;
     if tally.connections.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(target, &tally));
@@ -135,6 +129,7 @@ fn run_one(
         interrupted: shared.is_stopped(),
         driver,
         server_rss_bytes,
+        rate_changes: &shared.rate_changes.all(),
     };
     let mut record = describe::write(&facts, &tally);
     record.intervals = describe::describe_intervals(&timeline);
@@ -162,6 +157,7 @@ fn watch(
             load: &shared.load,
             target,
             stage,
+            rate: shared.rate_control.rate().filter(|rate| shared.load.pace.rate() != Some(*rate)),
             elapsed,
             open: sum(|progress| &progress.open),
             failed: sum(|progress| &progress.failed),

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::address::UpgradeRequests;
+use super::rate_changes::RateChanges;
 use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
+use crate::plan::Resources;
 use crate::plan::mode::Mode;
 use crate::plan::payload::Payloads;
 use crate::plan::protocol::CompiledProtocol;
+use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
 use crate::plan::target::Endpoint;
 use crate::plan::workload::Workload;
@@ -82,6 +85,10 @@ pub struct Shared {
     pub progress: Vec<ThreadProgress>,
     /// Set from outside to end the run early.
     pub stop: Arc<AtomicBool>,
+    /// Asks for changes of the rate.
+    pub(super) rate_control: Arc<RateControl>,
+    /// The changes of the rate.
+    pub(super) rate_changes: RateChanges,
     /// Where the first thread reports the phases of the run.
     pub events: mpsc::Sender<RunEvent>,
     /// The server's CPU time.
@@ -102,7 +109,7 @@ impl Shared {
         endpoints: Arc<[Endpoint]>,
         sources: Vec<IpAddr>,
         threads: usize,
-        stop: Arc<AtomicBool>,
+        resources: &Resources,
         events: mpsc::Sender<RunEvent>,
         meter: Arc<Meter>,
     ) -> Shared {
@@ -127,7 +134,9 @@ impl Shared {
             load,
             sources,
             threads,
-            stop,
+            stop: resources.stop.clone(),
+            rate_control: resources.rate_control.clone(),
+            rate_changes: RateChanges::default(),
             events,
             meter,
         }

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde_json::{Value, json};
 
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{self, histogram};
 use crate::measure::integrity::Integrity;
 use crate::measure::interval;
 use crate::measure::quantiles::Quantiles;
@@ -117,6 +118,17 @@ impl LiveResults {
     /// The quantiles of [`LiveResults::response`].
     pub fn quantiles(&self) -> Option<Quantiles> {
         self.response().map(|response| Quantiles::of(&response))
+    }
+
+    /// The parts of a record that are known while a run lasts.
+    pub(crate) fn record(&self) -> Value {
+        let response = self.response().unwrap_or_else(histogram);
+        json!({
+            "response_ns": Quantiles::of(&response),
+            "response_histogram": distribution::encode(&response),
+            "integrity": self.integrity(),
+            "errors": self.errors(),
+        })
     }
 
     /// Failures by cause.

@@ -25,7 +25,7 @@ use crate::plan::protocol::Protocol;
 use crate::plan::schedule::profile::RateStage;
 use crate::plan::workload::Workload;
 use crate::record::{self, Record};
-use echoring_proto::limits::SECOND;
+use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Description;
 
 /// A finished run, as input for its record.
@@ -42,6 +42,7 @@ pub(crate) struct RunFacts<'a> {
     pub(crate) interrupted: bool,
     pub(crate) driver: Description,
     pub(crate) server_rss_bytes: Option<u64>,
+    pub(crate) rate_changes: &'a [(Nanos, u64)],
 }
 
 /// The record of a run.
@@ -83,6 +84,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             rtt_ns: (!tally.pings.round_trip.is_empty()).then(|| Quantiles::of(&tally.pings.round_trip)),
             skipped: tally.pings.skipped,
         }),
+        rate_changes: facts.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
         reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
         storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
@@ -118,6 +120,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
         search: None,
         repetition: None,
         fail_if: Vec::new(),
+        aborted_by: None,
     }
 }
 
@@ -178,6 +181,13 @@ fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Prot
         heartbeats_answered: found.heartbeats_answered,
         heartbeats_sent: found.heartbeats_sent,
         unexpected: found.unexpected,
+    }
+}
+
+fn describe_change(load: &Workload, tally: &Tally, &(at, rate): &(Nanos, u64)) -> record::RateChange {
+    record::RateChange {
+        at_s: (at as f64 - tally.window.from as f64) / SECOND as f64,
+        rate: rate as f64 / f64::from(load.rate_period_s),
     }
 }
 

@@ -62,8 +62,8 @@ pub fn exposition(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> 
     text.one("messages_per_second", "gauge", "Current rate of arriving messages.", messages_per_s);
     let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
     if let Some(rate) = load.pace.rate_at(measured) {
-        let rate = rate / f64::from(load.rate_period_s);
-        text.one("target_messages_per_second", "gauge", "Configured rate of messages.", rate);
+        let rate = moment.rate.map_or(rate / f64::from(load.rate_period_s), |changed| changed as f64);
+        text.one("target_messages_per_second", "gauge", "Messages that are due.", rate);
     }
     let live = moment.live;
     let unsent = "Messages that were due and never sent.";
@@ -186,6 +186,7 @@ mod tests {
     fn every_line_is_a_comment_or_a_sample_of_a_family_that_was_announced() {
         let (load, live) = (Workload { pace: Pace::Rate(500), ..workload(Mode::Echo) }, live());
         let moment = RunProgress {
+            rate: None,
             load: &load,
             target: "ws://host/\"a\"",
             stage: RunStage::Measuring,
@@ -239,6 +240,7 @@ mod tests {
     fn before_anything_was_measured_the_histogram_is_empty() {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let moment = RunProgress {
+            rate: None,
             load: &load,
             target: "embedded",
             stage: RunStage::Connecting,

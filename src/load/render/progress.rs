@@ -159,6 +159,7 @@ mod tests {
     fn the_rate_is_the_current_one_and_restarts_with_each_run() {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let progress = |stage, messages| RunProgress {
+            rate: None,
             load: &load,
             target: "embedded",
             stage,

@@ -128,7 +128,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     if let Some(found) = &record.search {
         tables::search(found, out)?;
     }
-    if record.interrupted {
+    if let Some(condition) = &record.aborted_by {
+        writeln!(out, "This is a partial result: --abort-if {condition} ended the run.")?;
+    } else if record.interrupted {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())

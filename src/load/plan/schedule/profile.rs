@@ -86,6 +86,30 @@ impl Profile {
         Profile::Pieces(pieces.into())
     }
 
+    /// The same up to `at`, and `rate` messages per second for ever from there on. A slope must not reach beyond `at`.
+    pub(crate) fn changed(&self, at: Nanos, rate: u64) -> Profile {
+        let constant = |begins: Nanos, until: Nanos, rate: u64, before: Volume| {
+            let length = until - begins;
+            let after = before + Volume::from(2 * rate) * Volume::from(length);
+            Piece { begins, length, from: rate, to: rate, before, after }
+        };
+        let mut pieces: Vec<Piece> = match self {
+            Profile::Constant(rate) => vec![constant(0, Nanos::MAX, *rate, 0)],
+            Profile::Pieces(pieces) => pieces.to_vec(),
+        };
+        pieces.retain(|piece| piece.begins < at);
+        if let Some(last) = pieces.last_mut()
+            && last.begins.saturating_add(last.length) > at
+        {
+            *last = constant(last.begins, at, last.from, last.before);
+        }
+        let before = pieces.last().map_or(0, |piece| piece.after);
+        let rate = rate.clamp(1, RATE_MAX);
+        let (length, after) = (Nanos::MAX - at, Volume::MAX);
+        pieces.push(Piece { begins: at, length, from: rate, to: rate, before, after });
+        Profile::Pieces(pieces.into())
+    }
+
     /// The time from the start of the profile at which the integral reaches `volume`: the last nanosecond at which it
     /// does not exceed it. [`Nanos::MAX`] if it never does. Within a pause, it is the pause's end.
     #[inline]
@@ -180,6 +204,25 @@ mod tests {
 
     fn due(profile: &Profile, message: u64) -> Nanos {
         profile.time_of(Volume::from(message) * MESSAGE)
+    }
+
+    #[test]
+    fn a_changed_rate_leaves_what_was_before() {
+        let ramp = Profile::new([stage(SECOND, 0, 100)], Some(100));
+        for before in [Profile::constant(100), ramp.clone()] {
+            let changed = before.changed(3 * SECOND, 10).changed(5 * SECOND, 1_000);
+            let until = |profile: &Profile, end: Nanos| {
+                (0..).map(|n| due(profile, n)).take_while(|at| *at < end).count()
+            };
+            let first = until(&before, 3 * SECOND) as u64;
+            assert!((0..first).all(|message| due(&changed, message) == due(&before, message)));
+            assert_eq!(until(&changed, 5 * SECOND) as u64, first + 20);
+            assert_eq!(due(&changed, first + 20), 5 * SECOND);
+            assert_eq!(due(&changed, first + 1_020), 6 * SECOND);
+        }
+        // A change at the time of another takes its place.
+        let twice = Profile::constant(7).changed(SECOND, 8).changed(SECOND, 9);
+        assert_eq!(twice, Profile::constant(7).changed(SECOND, 9));
     }
 
     #[test]
