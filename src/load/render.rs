@@ -1,12 +1,18 @@
-//! Results and progress as text: tables, progress lines, HdrHistogram logs, CSV and the Prometheus text format.
+//! Results and progress as text: tables, progress lines, HdrHistogram logs, CSV, Markdown, JUnit and the Prometheus
+//! text format.
 //!
 //! It is the last of the crate's modules, and the only one that prints.
 
+mod checks;
 pub mod export;
 mod exposition;
+mod junit;
+mod markdown;
 mod progress;
 pub mod summary;
 pub mod tables;
 
 pub use exposition::{CONTENT_TYPE, exposition};
+pub use junit::junit;
+pub use markdown::markdown;
 pub use progress::{MessageRate, ProgressReporter};

@@ -1,4 +1,5 @@
-//! Connections of `echoring bench` that come and go: reconnects, lifetimes, a ramp and storms, against a server that counts.
+//! Connections of `echoring bench` that come and go: reconnects, lifetimes, a ramp and storms, against a server that
+//! counts.
 
 #[path = "../support/planted.rs"]
 #[expect(dead_code, reason = "only some of what it can do wrong is wrong with connections")]

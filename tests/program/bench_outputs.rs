@@ -112,6 +112,43 @@ fn files_for_other_tools_hold_what_the_record_says() {
 }
 
 #[test]
+fn ci_servers_get_the_checks_of_all_runs() {
+    let directory = Directory::new("checks");
+    let (junit, markdown) = (directory.file("bench.xml"), directory.file("summary.md"));
+    std::fs::write(&markdown, "# Before\n").expect("written");
+    let flags = [
+        "--junit",
+        &junit,
+        "--markdown",
+        &markdown,
+        "--allow-saturated",
+        "--fail-if",
+        "max>0ns",
+        "--fail-if",
+        "lost>0",
+    ];
+    let (code, _, stderr) = bench(&flags);
+    assert_eq!(code, Some(1), "{stderr}");
+    let xml = directory.read("bench.xml");
+    // Echo and broadcast, with two checks of their own each.
+    assert!(xml.contains("<testsuites name=\"echoring bench\" tests=\"8\" failures=\"2\">"), "{xml}");
+    for mode in ["echo", "broadcast"] {
+        let case = format!("<testcase classname=\"echoring.bench.{mode}\" name=\"");
+        assert_eq!(xml.matches(&format!("{case}integrity\"")).count(), 1, "{xml}");
+        assert_eq!(xml.matches(&format!("{case}--fail-if max&gt;0ns\"")).count(), 1, "{xml}");
+    }
+    assert_eq!(xml.matches("<failure message=\"max is ").count(), 2, "{xml}");
+    let text = directory.read("summary.md");
+    assert!(text.starts_with("# Before\n### echo of embedded: "), "{text}");
+    assert_eq!(text.matches("1 of 4 checks failed").count(), 2, "{text}");
+    assert_eq!(text.matches("| --fail-if lost\\>0 | passed |").count(), 2, "{text}");
+
+    let (code, _, stderr) = bench(&["--mode", "echo", "--junit", "/dev/full", "--allow-saturated"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("/dev/full could not be written"), "{stderr}");
+}
+
+#[test]
 fn a_full_disk_loses_the_file_and_nothing_else() {
     let directory = Directory::new("full");
     let csv = directory.file("run.csv");

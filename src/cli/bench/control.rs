@@ -105,7 +105,8 @@ async fn answer(
     }
 }
 
-/// Reads keys from a terminal until it is dropped, or the run is stopped. Never: a terminal that is left in a changed mode.
+/// Reads keys from a terminal until it is dropped, or the run is stopped. Never: a terminal that is left in a changed
+/// mode.
 #[derive(Debug)]
 pub(super) struct Keys {
     over: Arc<AtomicBool>,

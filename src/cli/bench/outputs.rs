@@ -13,7 +13,7 @@ use super::{OUTPUT, usage};
 use crate::Failure;
 use crate::values::FileOrStream;
 use echoring_load::record::comparison::Comparison;
-use echoring_load::render::{export, summary, tables};
+use echoring_load::render::{self, export, summary, tables};
 use echoring_load::{Outcome, record};
 
 /// The outputs to print and to write.
@@ -41,6 +41,14 @@ pub(super) struct Args {
     /// Files of several runs are named as those of --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) csv: Option<PathBuf>,
+
+    /// Write the checks of each run as tests in JUnit's format, for CI servers
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub(super) junit: Option<PathBuf>,
+
+    /// Append the results as Markdown to this file, such as $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub(super) markdown: Option<PathBuf>,
 
     /// Name of the run in results and reports [default: mode and target]
     #[arg(long, value_name = "TEXT", help_heading = OUTPUT)]
@@ -70,7 +78,9 @@ impl Args {
             Some(FileOrStream::Stream) | None => None,
         };
         let per_run = self.per_run().into_iter().filter_map(|(flag, path, _)| Some((flag, path.as_ref()?)));
-        for (flag, path) in per_run.chain(json) {
+        let of_all = [("--junit", &self.junit), ("--markdown", &self.markdown)];
+        let of_all = of_all.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+        for (flag, path) in per_run.chain(json).chain(of_all) {
             if path.file_name().is_none() {
                 return Err(usage(flag, &format!("expected a file, such as {flag} run.txt")));
             }
@@ -135,6 +145,11 @@ impl Args {
         if let Some(FileOrStream::File(path)) = &self.json {
             write(path, json(outcomes, comparison).as_bytes());
         }
+        if let Some(path) = &self.junit {
+            let mut bytes = Vec::new();
+            render::junit(outcomes, &mut bytes).expect("a vector takes all");
+            write(path, &bytes);
+        }
         let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.as_str()));
         for (_, path, format) in self.per_run() {
             let Some(path) = path else { continue };
@@ -142,6 +157,14 @@ impl Args {
                 let mut bytes = Vec::new();
                 format(outcome, &mut bytes).expect("a vector takes all");
                 write(&path_of(path, name.as_deref()), &bytes);
+            }
+        }
+        if let Some(path) = &self.markdown {
+            let mut bytes = Vec::new();
+            render::markdown(outcomes, &mut bytes).expect("a vector takes all");
+            let file = File::options().append(true).create(true).open(path);
+            if let Err(error) = file.and_then(|mut file| file.write_all(&bytes)) {
+                failed.push(format!("{} could not be written: {error}", path.display()));
             }
         }
         Ok(failed)

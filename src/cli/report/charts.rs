@@ -23,8 +23,8 @@ pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
     charts
 }
 
-/// The chart that answers the question of a run: the highest rate, the return after a storm, latency by rate, or latency at one
-/// load.
+/// The chart that answers the question of a run: the highest rate, the return after a storm, latency by rate, or
+/// latency at one load.
 fn main_chart(runs: &[Run]) -> &'static str {
     if runs.iter().any(|run| run.search.is_some()) {
         "knee"

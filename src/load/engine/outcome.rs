@@ -33,9 +33,13 @@ impl Outcome {
         if self.record.is_broken() {
             return RunVerdict::Broken;
         }
+        if self.is_late() { RunVerdict::Saturated } else { RunVerdict::Good }
+    }
+
+    /// Whether the generator was later than allowed.
+    pub(crate) fn is_late(&self) -> bool {
         // A search evaluates its steps by response times, which include lateness.
         let is_allowed = self.record.config.allow_saturated || self.record.search.is_some();
-        let is_late = self.record.generator.saturated && !is_allowed;
-        if is_late { RunVerdict::Saturated } else { RunVerdict::Good }
+        self.record.generator.saturated && !is_allowed
     }
 }

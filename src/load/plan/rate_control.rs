@@ -12,13 +12,14 @@ pub struct RateControl {
 }
 
 impl RateControl {
-    /// Messages per second of the running load, or per period of its rate; `None` while no load runs whose rate can be changed.
+    /// Messages per second of the running load, or per period of its rate; `None` while no load runs whose rate can be
+    /// changed.
     pub fn rate(&self) -> Option<u64> {
         Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
-    /// Asks for another rate of 1 to [`RATE_MAX`]. Returns the rate that is asked for, or `None` while no load runs whose rate can be
-    /// changed.
+    /// Asks for another rate of 1 to [`RATE_MAX`]. Returns the rate that is asked for, or `None` while no load runs
+    /// whose rate can be changed.
     pub fn set(&self, rate: u64) -> Option<u64> {
         self.change(|_| rate)
     }

@@ -25,29 +25,8 @@ const RUN_DELAY_SHARE_SHOWN: f64 = 0.01;
 /// The writer's error.
 pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     let record = &outcome.record;
-    let config = &record.config;
     writeln!(out, "{}", headline(record))?;
-    let per_s = count(record.messages_per_s as u64);
-    let done = match config.mode.as_str() {
-        "broadcast" => "messages delivered",
-        "connect" if config.connecting.is_some_and(|connecting| connecting.first_message == Some(false)) => {
-            "connections opened"
-        }
-        "connect" => "connections opened, and their messages echoed,",
-        "push" => "messages received",
-        "storm" if record.broadcast.is_none() => "messages received",
-        "storm" => "messages delivered",
-        "ping" => "pings answered",
-        _ if config.protocol.is_some() => "requests answered",
-        _ => "messages echoed",
-    };
-    writeln!(
-        out,
-        "{} {done} in {:.2} s: {per_s}/s, {}/s",
-        count(record.messages),
-        record.duration_s,
-        bytes(record.bytes_per_s),
-    )?;
+    writeln!(out, "{}", throughput(record))?;
     writeln!(out, "\n{}\n", latencies(record))?;
     if record.unmatched > 0 {
         writeln!(
@@ -134,6 +113,31 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())
+}
+
+/// What arrived, and how much a second.
+pub(super) fn throughput(record: &Record) -> String {
+    let config = &record.config;
+    let per_s = count(record.messages_per_s as u64);
+    let done = match config.mode.as_str() {
+        "broadcast" => "messages delivered",
+        "connect" if config.connecting.is_some_and(|connecting| connecting.first_message == Some(false)) => {
+            "connections opened"
+        }
+        "connect" => "connections opened, and their messages echoed,",
+        "push" => "messages received",
+        "storm" if record.broadcast.is_none() => "messages received",
+        "storm" => "messages delivered",
+        "ping" => "pings answered",
+        _ if config.protocol.is_some() => "requests answered",
+        _ => "messages echoed",
+    };
+    format!(
+        "{} {done} in {:.2} s: {per_s}/s, {}/s",
+        count(record.messages),
+        record.duration_s,
+        bytes(record.bytes_per_s),
+    )
 }
 
 /// The number of late messages, if a bound was given.
@@ -337,7 +341,7 @@ fn pace(config: &Config) -> String {
     words
 }
 
-fn latencies(record: &Record) -> Table {
+pub(super) fn latencies(record: &Record) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header([
@@ -460,30 +464,35 @@ pub fn failure_text(outcome: &Outcome) -> Option<String> {
     let record = &outcome.record;
     match outcome.verdict() {
         RunVerdict::Good => None,
-        RunVerdict::Saturated => Some(format!(
-            "{}: the generator was {} late at p99{}: lower --rate, raise --threads, add CPUs, or allow it with \
-             --max-lateness",
-            record.config.mode,
-            duration(record.generator.lateness_ns.p99),
-            own_share(record)
-        )),
-        RunVerdict::Broken => {
-            let integrity = &record.integrity;
-            Some(format!(
-                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} unsent, \
-                 {} connections ended early, {} errors",
-                record.config.mode,
-                integrity.lost,
-                integrity.duplicated,
-                integrity.reordered,
-                integrity.corrupted,
-                integrity.late,
-                record.generator.unsent_gone,
-                record.connections.ended_early,
-                record.errors.values().sum::<u64>()
-            ))
-        }
+        RunVerdict::Saturated => Some(format!("{}: {}", record.config.mode, saturated(record))),
+        RunVerdict::Broken => Some(format!("{}: {}", record.config.mode, broken(record))),
     }
+}
+
+/// How late the generator was, and what helps.
+pub(super) fn saturated(record: &Record) -> String {
+    format!(
+        "the generator was {} late at p99{}: lower --rate, raise --threads, add CPUs, or allow it with --max-lateness",
+        duration(record.generator.lateness_ns.p99),
+        own_share(record)
+    )
+}
+
+/// What failed.
+pub(super) fn broken(record: &Record) -> String {
+    let integrity = &record.integrity;
+    format!(
+        "integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} unsent, {} connections \
+         ended early, {} errors",
+        integrity.lost,
+        integrity.duplicated,
+        integrity.reordered,
+        integrity.corrupted,
+        integrity.late,
+        record.generator.unsent_gone,
+        record.connections.ended_early,
+        record.errors.values().sum::<u64>()
+    )
 }
 
 #[cfg(test)]

@@ -78,8 +78,8 @@ pub fn requests(requests: &[Request], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{table}\n")
 }
 
-/// Writes how connections came back after a storm: a row for each interval from the first end on, and a bar for those that
-/// were still away at its end.
+/// Writes how connections came back after a storm: a row for each interval from the first end on, and a bar for those
+/// that were still away at its end.
 ///
 /// # Errors
 /// The writer's error.

@@ -1,7 +1,8 @@
-//! What a thread does for single connections at set times: steps that are overdue, ends of pauses, heartbeats and pings.
+//! What a thread does for single connections at set times: steps that are overdue, ends of pauses, heartbeats and
+//! pings.
 //!
-//! A heartbeat or ping is entered again only when it was sent, and a step or pause once. So the agenda has one entry for each of them, not
-//! one for each message.
+//! A heartbeat or ping is entered again only when it was sent, and a step or pause once. So the agenda has one entry
+//! for each of them, not one for each message.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,7 +26,8 @@ pub(super) enum Due {
     Retire,
 }
 
-/// Times, earliest first, with the positions of connections. The connection may have ended since, or its time may be another one.
+/// Times, earliest first, with the positions of connections. The connection may have ended since, or its time may be
+/// another one.
 #[derive(Debug, Default)]
 pub(super) struct Agenda(BinaryHeap<Reverse<(Nanos, u32, Due)>>);
 

@@ -1,8 +1,8 @@
 //! Connections that come and go while the load runs: a ramp, lifetimes, reconnects with back-off, and the cut of a storm.
 //!
-//! A connection that ends keeps its number, its messages and its place in the schedule. Messages that are due while it is away wait for its
-//! return, and are measured from when they were due, as users wait who lost their connection. Where the user left by will, or has not come
-//! yet, there is nobody whose message would wait: these are left out.
+//! A connection that ends keeps its number, its messages and its place in the schedule. Messages that are due while it is
+//! away wait for its return, and are measured from when they were due: so do users who lost their connection. Where the
+//! user left by will, or has not come yet, there is nobody whose message would wait, and these are left out.
 //!
 //! Never: a message that was in flight when its connection ended and is neither answered nor lost.
 
