@@ -669,10 +669,8 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
 
 /// The address at which the rate can be changed, told on stderr.
 fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result<HttpServer, Failure> {
-    let server = control::listen(address, control.clone()).map_err(|error| {
-        let hint = "name a free port, such as 127.0.0.1:0";
-        Failure::Environment(format!("--control: cannot listen on {address}: {error}; {hint}"))
-    })?;
+    let server = control::listen(address, control.clone())
+        .map_err(|error| HttpServer::refused("--control", address, &error))?;
     // A closed stderr must not turn an exit code into a panic.
     let _ = writeln!(io::stderr(), "control http://{}/rate", server.address());
     Ok(server)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
+pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 use crate::plan::flaw::Flaw;
 use comparison::Comparison;
 use failures::NO_REPLY;
@@ -504,7 +505,7 @@ pub struct Storm {
     pub back: u64,
     /// The time from the cut until a part of them was back.
     pub back_ns: StormTimes,
-    /// What connections did in each 100 ms of the measured time.
+    /// What connections did in each [`HERD_INTERVAL`] of the measured time.
     pub over_time: Vec<HerdInterval>,
 }
 
@@ -519,19 +520,6 @@ pub struct StormTimes {
     pub p99: Option<u64>,
     /// All.
     pub max: Option<u64>,
-}
-
-/// What connections did in 100 ms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HerdInterval {
-    /// Connections that ended.
-    pub ended: u32,
-    /// Connections that were dialled again.
-    pub attempts: u32,
-    /// Attempts that failed.
-    pub refused: u32,
-    /// Connections that took part again.
-    pub back: u32,
 }
 
 /// The subscribers that read slowly or not at all from the start of the measured time, and their ends.

@@ -124,9 +124,13 @@ impl Keys {
         let saved = tcgetattr(io::stdin()).ok().filter(|_| is_in_front)?;
         let over = Arc::new(AtomicBool::new(false));
         let (sender, rates) = mpsc::channel();
-        let (theirs, mode) = (over.clone(), saved.clone());
+        let theirs = over.clone();
+        let mut silent = saved.clone();
+        silent.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+        tcsetattr(io::stdin(), OptionalActions::Now, &silent).ok()?;
+        // Restored as well where the thread cannot be started.
+        let restored = RestoredMode(saved);
         let reading = move || {
-            let restored = RestoredMode(saved);
             while !theirs.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                 let Some(key) = next_key() else { continue };
                 let asked = match key {
@@ -140,11 +144,8 @@ impl Keys {
             }
             drop(restored);
         };
-        let mut silent = mode;
-        silent.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-        tcsetattr(io::stdin(), OptionalActions::Now, &silent).ok()?;
-        let thread = thread::Builder::new().name("keys".to_owned()).spawn(reading).ok();
-        Some(Keys { over, thread, rates })
+        let thread = thread::Builder::new().name("keys".to_owned()).spawn(reading).ok()?;
+        Some(Keys { over, thread: Some(thread), rates })
     }
 
     /// A rate that was asked for since the last call.

@@ -1,6 +1,6 @@
-//! A small HTTP server by hyper on a thread of its own, for those who look at a run or change it.
+//! A small HTTP server by hyper on its own thread: it serves a run's metrics, and requests that change its rate.
 //!
-//! The threads that make the load know nothing of it.
+//! The threads that make the load do not know of it.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::Failure;
 use echoring_async::TokioStream;
 use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 use echoring_server::limits::ADMIN_TIMEOUT;
@@ -54,6 +55,12 @@ impl HttpServer {
         let serving = move || runtime.block_on(serve(name, listener, handler, stopped));
         let thread = thread::Builder::new().name(name.to_owned()).spawn(serving)?;
         Ok(HttpServer { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The failure to listen on the address of a flag.
+    pub(super) fn refused(flag: &str, address: SocketAddr, error: &io::Error) -> Failure {
+        let hint = "name a free port, such as 127.0.0.1:0";
+        Failure::Environment(format!("{flag}: cannot listen on {address}: {error}; {hint}"))
     }
 
     /// Where it listens.
@@ -108,7 +115,7 @@ async fn serve(
             drop(permit);
         });
     }
-    // Whoever has all permits knows that nobody is being answered. One who reads too slowly is cut off.
+    // Once all permits are free, no request is being answered. A client that reads too slowly is cut off.
     drop(listener);
     let all = room.acquire_many(CONNECTIONS_MAX as u32);
     let _ = tokio::time::timeout(LAST_ANSWERS_TIME, all).await;

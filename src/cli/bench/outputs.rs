@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::exporter::Exporter;
+use super::http::HttpServer;
 use super::parsers::socket_address;
 use super::{OUTPUT, usage};
 use crate::Failure;
@@ -106,10 +107,8 @@ impl Args {
     /// When it cannot be had.
     pub(super) fn exporter(&self) -> Result<Option<Exporter>, Failure> {
         let Some(address) = self.prometheus else { return Ok(None) };
-        let exporter = Exporter::start(address).map_err(|error| {
-            let hint = "name a free port, such as 127.0.0.1:0";
-            Failure::Environment(format!("--prometheus: cannot listen on {address}: {error}; {hint}"))
-        })?;
+        let exporter =
+            Exporter::start(address).map_err(|error| HttpServer::refused("--prometheus", address, &error))?;
         // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "metrics http://{}/metrics", exporter.address());
         Ok(Some(exporter))

@@ -3,7 +3,7 @@
 use super::axis::{Axis, nines};
 use super::svg::{Chart, Line, Stroke};
 use super::{Run, Search, Step};
-use echoring_load::record::{Interval, Quantiles};
+use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles};
 
 /// Steps of a distribution's line for each halving of the distance to 100 %.
 const STEPS: u32 = 12;
@@ -169,14 +169,13 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
 
 /// Connections that are away after a storm, and the attempts to come back.
 fn herd(runs: &[Run]) -> Option<Chart> {
-    const INTERVAL_S: f64 = 0.1;
     let storms = || runs.iter().enumerate().filter(|(_, run)| run.record.storm.is_some());
     let (mut lines, mut last, mut most) = (Vec::new(), 0.0_f64, 0.0_f64);
     for (at, run) in storms() {
         let intervals = run.record.storm.iter().flat_map(|storm| &storm.over_time);
         let (mut away, mut points, mut attempts) = (0_i64, vec![(0.0, 0.0)], Vec::new());
         for (number, interval) in intervals.enumerate() {
-            let until = (number + 1) as f64 * INTERVAL_S;
+            let until = (number as u64 + 1) as f64 * HERD_INTERVAL as f64 / 1e9;
             away += i64::from(interval.ended) - i64::from(interval.back);
             points.push((until, away.max(0) as f64));
             attempts.push((until, f64::from(interval.attempts)));

@@ -23,7 +23,7 @@ use intervals::IntervalTally;
 use latency::LatencyTally;
 use pings::PingTally;
 use protocol::ProtocolTally;
-use reconnects::{Herd, ReconnectTally};
+use reconnects::{HerdInterval, ReconnectTally};
 
 use crate::measure::integrity::Integrity;
 use crate::measure::lost_messages::LostMessages;
@@ -180,9 +180,11 @@ impl Tally {
         self.arrived(now, made, made, payload_bytes);
     }
 
-    /// What connections do at `now`, if that counts.
-    pub(crate) fn herd(&mut self, now: Nanos) -> Option<&mut Herd> {
-        self.window.contains(now).then(|| self.reconnects.herd_at(now - self.window.from))
+    /// Counts what a connection did at `now` in its interval of the measured time.
+    pub(crate) fn count_herd(&mut self, now: Nanos, count: fn(&mut HerdInterval) -> &mut u32) {
+        if self.window.contains(now) {
+            *count(self.reconnects.herd_at(now - self.window.from)) += 1;
+        }
     }
 
     /// A heartbeat that was due at `due` came.

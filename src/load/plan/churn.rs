@@ -11,7 +11,7 @@ use super::contradiction::Contradiction;
 use super::mode::Mode;
 use super::random_time::RandomTime;
 use super::schedule::profile::STAGE_TIME_MAX;
-use super::units::parse_time;
+use super::units::parse_times;
 use super::workload::Workload;
 use echoring_proto::limits::Nanos;
 
@@ -79,11 +79,7 @@ impl FromStr for Backoff {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Backoff, String> {
-        let (least, most) = text.split_once("..").unwrap_or((text, text));
-        match (parse_time(least)?, parse_time(most)?) {
-            (least, most) if least <= most => Ok(Backoff { least, most }),
-            _ => Err(format!("{text} is not ascending")),
-        }
+        parse_times(text).map(|(least, most)| Backoff { least, most })
     }
 }
 

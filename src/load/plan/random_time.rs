@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::parse_time;
+use super::units::{parse_time, parse_times};
 use echoring_proto::limits::Nanos;
 
 /// A time that is drawn anew for each use: `10ms`, `10ms..50ms` or `exp:20ms`.
@@ -45,11 +45,7 @@ impl FromStr for RandomTime {
         if let Some(mean) = text.strip_prefix("exp:") {
             return parse_time(mean).map(RandomTime::Exponential);
         }
-        let (least, most) = text.split_once("..").unwrap_or((text, text));
-        match (parse_time(least)?, parse_time(most)?) {
-            (least, most) if least <= most => Ok(RandomTime::Between(least, most)),
-            _ => Err(format!("{text} is not ascending")),
-        }
+        parse_times(text).map(|(least, most)| RandomTime::Between(least, most))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::schedule::profile::RATE_MAX;
 
-/// The rate of the running load, for whoever may change it. Clones share nothing: it is behind an `Arc`.
+/// The rate of the running load, which may be changed from any thread.
 #[derive(Debug, Default)]
 pub struct RateControl {
     /// The rate in force, or that was asked for; 0 while no load with a constant rate runs.

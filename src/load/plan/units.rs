@@ -12,6 +12,15 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
 }
 
+/// Two ascending times such as `500ms..20s`, or one that stands for both.
+pub(crate) fn parse_times(text: &str) -> Result<(Duration, Duration), String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    match (parse_time(least)?, parse_time(most)?) {
+        (least, most) if least <= most => Ok((least, most)),
+        _ => Err(format!("{text} is not ascending")),
+    }
+}
+
 /// Nanoseconds with three significant digits and a unit.
 pub fn duration(ns: u64) -> String {
     match ns {

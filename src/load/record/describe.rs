@@ -14,7 +14,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
-use crate::measure::tally::reconnects::{Herd, ReconnectTally};
+use crate::measure::tally::reconnects::ReconnectTally;
 use crate::measure::timeline::{Timeline, TimelineInterval};
 use crate::measure::{distribution, host};
 use crate::plan::Resources;
@@ -218,13 +218,8 @@ fn describe_storm(load: &Workload, found: &ReconnectTally) -> record::Storm {
         cut,
         back,
         back_ns: record::StormTimes { p50: until(0.5), p90: until(0.9), p99: until(0.99), max: until(1.0) },
-        over_time: found.herd.iter().map(describe_herd).collect(),
+        over_time: found.herd.clone(),
     }
-}
-
-fn describe_herd(found: &Herd) -> record::HerdInterval {
-    let Herd { ended, attempts, refused, back } = *found;
-    record::HerdInterval { ended, attempts, refused, back }
 }
 
 fn describe_push(found: &PushTally) -> record::Push {

@@ -1,4 +1,4 @@
-//! What a run was checked for, for reports of tests.
+//! The checks of a run, for test reports.
 
 use crate::analyse::objective::Metric;
 use crate::engine::Outcome;

@@ -11,7 +11,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::plan::units::{count, duration};
 use crate::record::comparison::{Basis, Comparison, MetricComparison, Side, Spread};
 use crate::record::search::{Limit, SearchResult};
-use crate::record::{HerdInterval, RateStage, Request, StageResult, Storm};
+use crate::record::{HERD_INTERVAL, HerdInterval, RateStage, Request, StageResult, Storm};
 
 /// Writes the results of the stages of a rate, one row each.
 ///
@@ -98,9 +98,9 @@ pub fn herd(storm: &Storm, out: &mut dyn Write) -> io::Result<()> {
         let (ended, back) = (sum(part, |it| it.ended), sum(part, |it| it.back));
         away = (away + ended).saturating_sub(back);
         let bar = (away * BAR_WIDTH).div_ceil(storm.cut.max(1)).min(BAR_WIDTH) as usize;
-        let until_ms = (begins + number * step + part.len()) * 100;
+        let intervals = begins + number * step + part.len();
         table.add_row([
-            duration(until_ms as u64 * 1_000_000),
+            duration(intervals as u64 * HERD_INTERVAL),
             count(ended),
             count(sum(part, |it| it.attempts)),
             count(sum(part, |it| it.refused)),

@@ -1,8 +1,7 @@
-//! What a thread does for single connections at set times: steps that are overdue, ends of pauses, heartbeats and
-//! pings.
+//! The timers of single connections: overdue steps, ends of pauses, heartbeats, pings, dials and ends of lifetimes.
 //!
-//! A heartbeat or ping is entered again only when it was sent, and a step or pause once. So the agenda has one entry
-//! for each of them, not one for each message.
+//! A heartbeat or ping is entered again only when it was sent, and every other entry once. So the agenda does not grow
+//! with the number of messages.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -9,7 +9,6 @@
 use super::agenda::Due;
 use super::connection::{Flow, State};
 use super::{Client, Phase, causes};
-use crate::measure::tally::reconnects::Herd;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::churn::Cut;
 use crate::plan::mode::Mode;
@@ -46,7 +45,7 @@ pub(super) struct Life {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Departure {
-    /// It was never open.
+    /// It is not away, or was never open.
     #[default]
     None,
     /// Its lifetime was over.
@@ -151,9 +150,7 @@ impl Client {
         if departure == Departure::Cut && !std::mem::replace(&mut life.was_cut, true) {
             tally.reconnects.cut += 1;
         }
-        if let Some(herd) = tally.herd(now) {
-            herd.ended += 1;
-        }
+        tally.count_herd(now, |herd| &mut herd.ended);
         let backoff = shared.load.churn.reconnect.filter(|_| departure != Departure::Retired);
         let pause = backoff.map_or(0, |backoff| backoff.pause(0, self.draw(position)));
         self.enter_life(position, now + pause, Due::Dial);
@@ -185,26 +182,17 @@ impl Client {
             self.connector.failed += 1;
             return self.tally.connections.error(cause);
         };
+        self.connections[position].state = State::Away;
+        self.connector.away += 1;
         if !self.may_return() {
-            // It is counted as one that is away.
-            self.connections[position].state = State::Away;
-            self.connector.away += 1;
             return;
         }
         self.tally.reconnects.refused(cause);
-        self.count_herd(now, |herd| &mut herd.refused);
-        self.connections[position].state = State::Away;
-        self.connector.away += 1;
+        self.tally.count_herd(now, |herd| &mut herd.refused);
         let failures = self.connections[position].life.failures + 1;
         self.connections[position].life.failures = failures;
         let pause = backoff.pause(failures, self.draw(position));
         self.enter_life(position, now + pause, Due::Dial);
-    }
-
-    fn count_herd(&mut self, now: Nanos, count: fn(&mut Herd) -> &mut u32) {
-        if let Some(herd) = self.tally.herd(now) {
-            *count(herd) += 1;
-        }
     }
 
     /// A random number of the connection, from 0 up to 1.
@@ -233,7 +221,7 @@ impl Client {
         self.connector.away -= 1;
         if connection.life.is_away() {
             self.tally.reconnects.attempts += 1;
-            self.count_herd(now, |herd| &mut herd.attempts);
+            self.tally.count_herd(now, |herd| &mut herd.attempts);
         }
         if let Err(error) = self.dial_one(cx, position) {
             self.return_failed(position, now, &causes::of_error(&error));
@@ -283,9 +271,7 @@ impl Client {
             {
                 tally.reconnects.since_cut.saturating_record(now.saturating_sub(cut_at));
             }
-            if let Some(herd) = tally.herd(now) {
-                herd.back += 1;
-            }
+            tally.count_herd(now, |herd| &mut herd.back);
         }
         (life.departure, life.failures) = (Departure::None, 0);
     }

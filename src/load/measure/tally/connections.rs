@@ -8,6 +8,22 @@ use echoring_proto::connection::Compressed;
 /// Counts by close code.
 pub(crate) type CloseCounts = BTreeMap<u16, u64>;
 
+/// Counts a failure by its cause, without a copy of a known one.
+pub(super) fn count_cause(counts: &mut BTreeMap<String, u64>, cause: &str) {
+    match counts.get_mut(cause) {
+        Some(count) => *count += 1,
+        None => {
+            counts.insert(cause.to_owned(), 1);
+        }
+    }
+}
+
+pub(super) fn merge_causes(mine: &mut BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
+    for (cause, count) in theirs {
+        *mine.entry(cause.clone()).or_default() += count;
+    }
+}
+
 fn merge_closes(mine: &mut CloseCounts, theirs: &CloseCounts) {
     for (code, count) in theirs {
         *mine.entry(*code).or_default() += count;
@@ -40,12 +56,7 @@ pub struct ConnectionTally {
 impl ConnectionTally {
     /// A connection, or an attempt to open one, failed.
     pub fn error(&mut self, cause: &str) {
-        match self.errors.get_mut(cause) {
-            Some(count) => *count += 1,
-            None => {
-                self.errors.insert(cause.to_owned(), 1);
-            }
-        }
+        count_cause(&mut self.errors, cause);
     }
 
     /// A connection ended with this close code.
@@ -58,9 +69,7 @@ impl ConnectionTally {
         self.opened += other.opened;
         self.ended_early += other.ended_early;
         self.agreed += other.agreed;
-        for (cause, count) in &other.errors {
-            *self.errors.entry(cause.clone()).or_default() += count;
-        }
+        merge_causes(&mut self.errors, &other.errors);
         merge_closes(&mut self.closes, &other.closes);
         self.handshakes.merge(&other.handshakes);
         self.tls_handshakes += other.tls_handshakes;

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use super::connections::{count_cause, merge_causes};
 use crate::measure::distribution::histogram;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Length of an interval of the herd.
-pub(crate) const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
+pub const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
 /// Maximum number of intervals; what comes later is in the last.
 const HERD_INTERVALS_MAX: usize = 6_000;
 
-/// What connections did within an interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Herd {
+/// What connections did in 100 ms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HerdInterval {
     /// Ended, or were closed at the end of their lifetime.
     pub ended: u32,
     /// Were dialled again.
@@ -49,7 +50,7 @@ pub struct ReconnectTally {
     /// Of those, messages that it received after its return.
     pub recovered: u64,
     /// The measured time in intervals.
-    pub herd: Vec<Herd>,
+    pub herd: Vec<HerdInterval>,
 }
 
 impl Default for ReconnectTally {
@@ -73,19 +74,14 @@ impl Default for ReconnectTally {
 impl ReconnectTally {
     /// An attempt failed.
     pub(crate) fn refused(&mut self, cause: &str) {
-        match self.refused.get_mut(cause) {
-            Some(count) => *count += 1,
-            None => {
-                self.refused.insert(cause.to_owned(), 1);
-            }
-        }
+        count_cause(&mut self.refused, cause);
     }
 
     /// The interval at `passed` after the start of the measured time.
-    pub(crate) fn herd_at(&mut self, passed: Nanos) -> &mut Herd {
+    pub(crate) fn herd_at(&mut self, passed: Nanos) -> &mut HerdInterval {
         let at = ((passed / HERD_INTERVAL) as usize).min(HERD_INTERVALS_MAX - 1);
         if at >= self.herd.len() {
-            self.herd.resize(at + 1, Herd::default());
+            self.herd.resize(at + 1, HerdInterval::default());
         }
         &mut self.herd[at]
     }
@@ -95,9 +91,7 @@ impl ReconnectTally {
         self.ended += other.ended;
         self.retired += other.retired;
         self.attempts += other.attempts;
-        for (cause, count) in &other.refused {
-            *self.refused.entry(cause.clone()).or_default() += count;
-        }
+        merge_causes(&mut self.refused, &other.refused);
         self.away += other.away;
         self.back.add(&other.back).expect("all histograms have the same bounds");
         self.cut += other.cut;
@@ -105,7 +99,7 @@ impl ReconnectTally {
         self.published_away += other.published_away;
         self.recovered += other.recovered;
         if self.herd.len() < other.herd.len() {
-            self.herd.resize(other.herd.len(), Herd::default());
+            self.herd.resize(other.herd.len(), HerdInterval::default());
         }
         for (mine, theirs) in self.herd.iter_mut().zip(&other.herd) {
             mine.ended += theirs.ended;
