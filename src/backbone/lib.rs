@@ -15,6 +15,8 @@
 //!
 //! [`Streams`] are those of durable topics, in JetStream.
 //!
+//! [`exchange()`] carries messages of any length between programs that are no nodes.
+//!
 //! [`NatsClients`] lets other programs publish to topics and receive their messages, and nodes ask each other for reports.
 //!
 //! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
@@ -24,6 +26,7 @@
 mod clients;
 mod connection;
 mod error;
+mod exchange;
 mod inbox;
 mod limits;
 mod options;
@@ -33,6 +36,7 @@ mod tls;
 
 pub use clients::{ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients};
 pub use error::{BackboneError, OptionsError};
+pub use exchange::{ExchangeSender, Received, exchange};
 pub use options::{Credentials, NatsOptions, Tls};
 pub use runner::{run, spawn};
 pub use streams::{StreamSettings, Streams};

@@ -104,3 +104,14 @@ pub(crate) const STREAM_READ_MESSAGES: usize = 256;
 pub(crate) const STREAM_CONSUMER_AGE: Duration = Duration::from_secs(10);
 /// Topics of which it is remembered where a reader has stopped.
 pub(crate) const STREAM_PLACES_MAX: usize = 1_024;
+
+// ---- exchanges of other programs ----
+
+/// Maximum bytes of a part of a message: well below the default `max_payload` of NATS.
+pub(crate) const EXCHANGE_PART_BYTES: usize = 512 * 1024;
+/// Maximum bytes of a message: the results of a long run with many stages, or a file of data.
+pub(crate) const EXCHANGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Messages in parts that may have begun. They are of as many senders.
+pub(crate) const EXCHANGE_PARTIAL_MAX: usize = 1_024;
+/// Messages that wait to be sent; their senders wait for room.
+pub(crate) const EXCHANGE_WAITING_MAX: usize = 64;

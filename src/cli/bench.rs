@@ -1,5 +1,6 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
+mod agents;
 mod churn;
 mod control;
 mod dial;
@@ -28,18 +29,19 @@ use std::time::Duration;
 use clap::ArgMatches;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+pub use self::agents::{AgentArgs, MergeArgs, merge, run_agent};
+use self::agents::{Coordinator, SegmentSession};
 use self::control::Keys;
 use self::http::HttpServer;
 use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use self::protocol::Conversation;
-use self::target::{Lookup, start_server};
+use self::target::{GivenUrl, Lookup, start_server};
 use super::{Failure, environment, values};
-use echoring_async::tls::{Identity, Trust};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
     self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RateControl, RemoteAddress,
-    Resources, Results, Target, Template, Workload, render,
+    Resources, Results, Segment, Target, TargetSession, Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -90,6 +92,8 @@ Examples:
       files for other tools, and for echoring report run.json
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
       metrics at http://127.0.0.1:9464/metrics during the run
+  echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
+      the same load from three machines, on each of which `echoring agent` runs
   echoring bench -f scenario.toml --duration 5s
       the runs of a file, each for 5 s
 
@@ -186,6 +190,13 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = GENERATOR)]
     driver: Driver,
 
+    /// Seed of payloads, of random arrivals and of the order of data [default: random]
+    #[arg(long, value_name = "N", help_heading = GENERATOR)]
+    seed: Option<u64>,
+
+    #[command(flatten)]
+    agents: agents::Args,
+
     #[command(flatten)]
     pace: pace::Args,
 
@@ -227,6 +238,18 @@ struct Job {
     outputs: outputs::Args,
     /// Whether a conversation is shown instead of a measurement.
     tries: bool,
+    share: Share,
+}
+
+/// Who makes the load.
+#[derive(Debug)]
+enum Share {
+    /// This process.
+    Whole,
+    /// This process a segment, and others the rest.
+    Segment(Segment),
+    /// Agents.
+    Agents(Box<agents::Job>),
 }
 
 impl Args {
@@ -241,25 +264,27 @@ impl Args {
     ) -> Result<Job, Failure> {
         self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
         self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
-        let trust = match (&self.dial.ca_file, self.dial.insecure) {
-            (Some(file), _) => Trust::CaFile(file.clone()),
-            (None, true) => Trust::Insecure,
-            (None, false) => Trust::System,
+        let agents = self.agents.agents()?;
+        let lookup = Lookup {
+            ca_file: self.dial.ca_file.clone(),
+            insecure: self.dial.insecure,
+            identity: self.request.tls_cert.clone().zip(self.request.tls_key.clone()),
+            sni: self.request.sni.clone(),
+            resolve: self.request.resolve.clone(),
+            proxy: self.request.proxy.clone(),
+            unix_socket: self.request.unix_socket.clone(),
         };
-        let identity = self.request.tls_cert.clone().zip(self.request.tls_key.clone());
-        let identity = identity.map(|(certificates, key)| Identity { certificates, key });
-        let (sni, resolve) = (self.request.sni.clone(), self.request.resolve.clone());
-        let proxy = self.request.proxy()?;
-        let unix_socket = self.request.unix_socket.clone();
-        if self.url.is_empty() && (proxy.is_some() || unix_socket.is_some()) {
-            let flag = if proxy.is_some() { "--proxy" } else { "--unix-socket" };
+        lookup.proxy()?;
+        if self.url.is_empty() && (lookup.proxy.is_some() || lookup.unix_socket.is_some()) {
+            let flag = if lookup.proxy.is_some() { "--proxy" } else { "--unix-socket" };
             return Err(usage(flag, "needs a URL, such as bench ws://localhost/echo"));
         }
-        let lookup = Lookup { trust, identity, sni, resolve, proxy, unix_socket };
-        let mut targets = self.url.iter().map(|url| lookup.endpoint(url)).collect::<Result<Vec<_>, _>>()?;
-        for (endpoint, weight) in targets.iter_mut().zip(self.request.weights(self.url.len())?) {
-            endpoint.weight = weight;
-        }
+        let weights = self.request.weights(self.url.len())?;
+        let urls = self.url.iter().zip(weights).map(|(url, weight)| GivenUrl::read(url, weight));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        // Agents look for the servers themselves.
+        let sought = if agents.is_some() { &[][..] } else { &urls[..] };
+        let targets = sought.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, _>>()?;
         let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
         let is_secure = |endpoint: &Endpoint| endpoint.route.security.is_some();
@@ -270,14 +295,20 @@ impl Args {
             ("--ca-file", self.dial.ca_file.is_some()),
             ("--no-resumption", self.dial.no_resumption),
         ];
+        let mut has_tls = rival.iter().any(is_secure);
+        for url in &urls {
+            has_tls |= url.is_secure()?;
+        }
         if let Some((flag, _)) = of_tls.into_iter().find(|(_, typed)| *typed)
-            && !targets.iter().chain(&rival).any(is_secure)
+            && !has_tls
         {
             return Err(usage(flag, "only for wss:// URLs"));
         }
         let Compression(offered) = self.messages.compress.clone();
-        let paths: Vec<_> = targets.iter().map(|endpoint| endpoint.path.as_ref()).collect();
+        let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
+        let paths: Vec<_> = paths.iter().map(Option::as_ref).collect();
         let workloads = self.workloads(typed, &paths, &offered)?;
+        self.check_shares(typed, &workloads, agents.is_some())?;
         let sources = self.sources(targets.first().and_then(ip_of))?;
         let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
         check_pid("--server-pid", self.server_pid)?;
@@ -285,28 +316,34 @@ impl Args {
         let server_known = (targets.is_empty() || self.server_pid.is_some()) && rival_known;
         self.verdicts.check_metrics(&workloads, server_known)?;
         let (cpus, server_cpus) = self.share_cpus(targets.is_empty())?;
-        let threads = match self.threads {
-            Some(threads) => threads as usize,
-            None if !cpus.is_empty() => cpus.len(),
-            None => (echoring_load::allowed_cpus().len() / 2).max(1),
-        };
         let resources = Resources {
-            threads,
+            threads: threads_or_default(self.threads, &cpus),
             cpus,
             server_cpus,
             sources,
-            driver: match self.driver {
-                Driver::Auto => echoring_load::DriverChoice::Auto,
-                Driver::Uring => echoring_load::DriverChoice::Uring,
-                Driver::Epoll => echoring_load::DriverChoice::Epoll,
-            },
+            driver: self.driver.into(),
             descriptors,
             server_pid: self.server_pid,
             stop,
             rate_control,
         };
         self.outputs.check()?;
-        let target = match targets.is_empty() {
+        let segment = self.agents.segment();
+        let share = match agents {
+            None if segment.is_whole() => Share::Whole,
+            None => Share::Segment(segment),
+            Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
+                nats,
+                agents,
+                patience,
+                urls: urls.clone(),
+                lookup,
+                server_pid: self.server_pid,
+                stop: resources.stop.clone(),
+                rate_control: resources.rate_control.clone(),
+            })),
+        };
+        let target = match urls.is_empty() {
             false => Target::Urls(targets),
             true => {
                 let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
@@ -318,6 +355,7 @@ impl Args {
         let experiment = self.verdicts.experiment(start, rival)?;
         let control = self.pace.control;
         let is_changeable = matches!(experiment, Experiment::Once)
+            && segment.is_whole()
             && workloads.iter().all(|load| load.pace.rate().is_some() && load.rate_period_s == 1);
         if control.is_some() && !is_changeable {
             return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
@@ -325,7 +363,53 @@ impl Args {
         let plan = Plan { target, workloads, resources };
         let tries = self.protocol.r#try;
         let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
-        Ok(Job { plan, experiment, fail_if, abort_if, control, is_changeable, outputs: self.outputs, tries })
+        let outputs = self.outputs;
+        Ok(Job { plan, experiment, fail_if, abort_if, control, is_changeable, outputs, tries, share })
+    }
+
+    /// Refuses what cannot be shared out.
+    fn check_shares(
+        &self,
+        typed: &ArgMatches,
+        workloads: &[Workload],
+        has_agents: bool,
+    ) -> Result<(), Failure> {
+        let segment = self.agents.segment();
+        if has_agents {
+            // Of the generator, on its own machine.
+            for flag in ["threads", "cpus", "driver", "source_addr"] {
+                if typed.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
+                    let flag = format!("--{}", flag.replace('_', "-"));
+                    return Err(usage(&flag, "is an option of each agent: echoring agent"));
+                }
+            }
+            if self.verdicts.against.is_some() {
+                return Err(usage(
+                    "--against",
+                    "not with --agents: compare two results with echoring compare",
+                ));
+            }
+            let agents = self.agents.count();
+            let whole = Segment::new(0, agents).unwrap_or(Segment::WHOLE);
+            return workloads
+                .iter()
+                .try_for_each(|load| whole.check(load).map_err(|wrong| Failure::Usage(wrong.to_string())));
+        }
+        if segment.is_whole() {
+            return Ok(());
+        }
+        if self.seed.is_none() {
+            return Err(usage("--segment", "needs the same --seed for all shares, such as --seed 7"));
+        }
+        for load in workloads {
+            if load.has_topics() {
+                let why =
+                    "subscribers of one share await messages of others, which only --agents can tell of";
+                return Err(usage("--segment", why));
+            }
+            segment.check(load).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        }
+        Ok(())
     }
 
     /// The server of `--against`, when these loads can be put on it.
@@ -374,7 +458,7 @@ impl Args {
             let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
             listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
         }
-        let seed = random_seed();
+        let seed = self.seed.unwrap_or_else(random_seed);
         modes.into_iter().map(|mode| self.workload(typed, mode, url_paths, offered, seed)).collect()
     }
 
@@ -507,9 +591,7 @@ impl Args {
     fn share_cpus(&self, embedded: bool) -> Result<(Vec<usize>, Vec<usize>), Failure> {
         let allowed = echoring_load::allowed_cpus();
         let mine = self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
-        if let Some(cpu) = mine.iter().find(|cpu| !allowed.contains(cpu)) {
-            return Err(usage("--cpus", &format!("this process may not use CPU {cpu}")));
-        }
+        check_cpus(&mine)?;
         if !embedded {
             return Ok((mine, Vec::new()));
         }
@@ -550,6 +632,23 @@ fn ip_of(endpoint: &Endpoint) -> Option<IpAddr> {
     match &endpoint.route.address {
         RemoteAddress::Tcp(address) => Some(address.ip()),
         RemoteAddress::Unix(_) => None,
+    }
+}
+
+fn check_cpus(cpus: &[usize]) -> Result<(), Failure> {
+    let allowed = echoring_load::allowed_cpus();
+    match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        Some(cpu) => Err(usage("--cpus", &format!("this process may not use CPU {cpu}"))),
+        None => Ok(()),
+    }
+}
+
+/// The threads of a generator that is pinned to these CPUs, if to any.
+fn threads_or_default(threads: Option<u32>, cpus: &[usize]) -> usize {
+    match threads {
+        Some(threads) => threads as usize,
+        None if !cpus.is_empty() => cpus.len(),
+        None => (echoring_load::allowed_cpus().len() / 2).max(1),
     }
 }
 
@@ -614,10 +713,10 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let mut reporter = render::ProgressReporter::new();
     let (mut results, mut missed) = (Results::default(), Vec::new());
     let mut is_aborted = false;
-    for Job { plan, experiment, fail_if, abort_if, outputs, .. } in jobs {
+    for Job { plan, experiment, fail_if, abort_if, outputs, share, .. } in jobs {
         let mut watch = verdicts::Watch::new(abort_if);
         let mut conversation = Conversation::new(awaited_by(&plan));
-        let made = echoring_load::run_experiment(plan, experiment, &mut |progress| match progress {
+        let mut show = |progress: Progress<'_>| match progress {
             Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
                 if let Some(exporter) = &mut exporter {
@@ -636,7 +735,20 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
                 }
             }
             Progress::Note(line) => reporter.note(line),
-        });
+        };
+        let made = match share {
+            Share::Whole => echoring_load::run_experiment(plan, experiment, &mut show),
+            Share::Segment(segment) => TargetSession::open(plan.target, plan.resources).and_then(|session| {
+                let session = SegmentSession { session, segment };
+                echoring_load::run_experiment_on(&session, &plan.workloads, &experiment, &mut show)
+            }),
+            Share::Agents(job) => {
+                let coordinator = Coordinator::find(*job)?;
+                let names: Vec<&str> = coordinator.names().collect();
+                show(Progress::Note(&format!("agents: {}", names.join(", "))));
+                echoring_load::run_experiment_on(&coordinator, &plan.workloads, &experiment, &mut show)
+            }
+        };
         match made {
             Ok(mut made) => {
                 missed.extend(watch.note(&mut made.outcomes));

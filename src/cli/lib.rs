@@ -65,6 +65,13 @@ impl Failure {
         }
     }
 
+    /// The line.
+    pub(crate) fn into_line(self) -> String {
+        match self {
+            Failure::Usage(line) | Failure::Environment(line) => line,
+        }
+    }
+
     /// The same of one of several runs, by its number.
     pub(crate) fn of_run(self, number: usize) -> Failure {
         let line = |line| format!("run {number}: {line}");
@@ -120,6 +127,8 @@ struct Cli {
 enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
     Serve(Box<serve::Args>),
+    /// Make a share of the load of `bench --agents` from this machine
+    Agent(bench::AgentArgs),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(Box<bench::Args>),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
@@ -132,6 +141,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Check whether a running server is healthy, or ready: for containers, orchestrators and scripts
     Health(health::Args),
+    /// Put results of `bench --segment` from several machines together
+    Merge(bench::MergeArgs),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Have a running server read its configuration again
@@ -173,12 +184,14 @@ where
     let typed = matches.subcommand().map_or(&matches, |(_, typed)| typed);
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments, typed),
+        Command::Agent(arguments) => bench::run_agent(arguments),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Health(arguments) => health::run(arguments),
+        Command::Merge(arguments) => bench::merge(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Report(arguments) => report::run(&arguments),

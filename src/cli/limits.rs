@@ -150,3 +150,22 @@ pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_milli
 pub(crate) const STREAM_REQUESTS_MAX: usize = 256;
 /// Pages of history that are read from JetStream at one time.
 pub(crate) const STREAM_READERS_MAX: usize = 32;
+
+// ---- agents ----
+
+/// Silence after which an agent is lost, or a coordinator is gone. A machine under full load is slow to tell.
+pub(crate) const AGENT_TIMEOUT: Nanos = 10 * SECOND;
+/// Interval of the signs of life of a coordinator.
+pub(crate) const AGENT_ALIVE_INTERVAL: Nanos = SECOND;
+/// From an order to the time that it names, so that it has reached every agent by then.
+pub(crate) const AGENT_START_LEAD: Nanos = SECOND;
+/// Interval at which an agent tells how its run goes.
+pub(crate) const AGENT_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval of the question which agents there are.
+pub(crate) const AGENT_FIND_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest wait for a message.
+pub(crate) const AGENT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Comparisons of clocks before a load begins, their interval, and that of later ones. Clocks drift by microseconds a second.
+pub(crate) const AGENT_COMPARISONS_MIN: usize = 8;
+pub(crate) const AGENT_CLOCK_FAST: Nanos = 20 * MILLISECOND;
+pub(crate) const AGENT_CLOCK_INTERVAL: Nanos = 2 * SECOND;

@@ -8,4 +8,4 @@ pub mod pairs;
 pub mod search;
 pub mod statistics;
 
-pub use experiment::{Baseline, Experiment, Progress, Results, run_experiment};
+pub use experiment::{Baseline, Experiment, Measures, Progress, Results, run_experiment, run_experiment_on};

@@ -6,6 +6,7 @@
 mod address;
 mod client;
 mod config;
+pub(crate) mod coordination;
 pub(crate) mod outcome;
 pub(crate) mod progress;
 mod rate_changes;
@@ -15,6 +16,7 @@ mod sources;
 pub(crate) mod trace;
 mod workers;
 
+pub use coordination::{Coordination, Part};
 pub use outcome::{Outcome, RunVerdict};
 pub use progress::{RunProgress, RunStage};
 pub use session::TargetSession;

@@ -28,17 +28,19 @@ pub mod plan;
 pub mod record;
 pub mod render;
 
-pub use analyse::{Baseline, Experiment, Progress, Results, run_experiment};
+pub use analyse::{Baseline, Experiment, Measures, Progress, Results, run_experiment, run_experiment_on};
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
-pub use engine::{Outcome, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run};
-pub use measure::{LiveResults, Timeline, TimelineInterval, allowed_cpus};
+pub use engine::{
+    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run,
+};
+pub use measure::{LiveResults, ServerProcess, Timeline, TimelineInterval, allowed_cpus};
 pub use plan::{
     Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Churn,
     Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint,
     Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX,
-    RandomTime, RateControl, RateStage, Refused, Resources, RowOrder, Rows, STAGE_TIME_MAX, STAGES_MAX,
-    STORM_BACKOFF_DEFAULT, Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Workload,
-    expand_variables, min_bytes, preset_names, read_file,
+    RandomTime, RateControl, RateStage, Refused, Resources, RowOrder, Rows, SEGMENTS_MAX, STAGE_TIME_MAX,
+    STAGES_MAX, STORM_BACKOFF_DEFAULT, Segment, Spread, StartServer, Style, Target, Template, TimeField,
+    TimeUnit, Workload, expand_variables, min_bytes, preset_names, read_file,
 };
 pub use render::{CONTENT_TYPE, exposition};

@@ -25,6 +25,7 @@ pub use distribution::{Undecodable, decode, encode, histogram};
 pub use host::allowed_cpus;
 pub use integrity::Integrity;
 pub use live::LiveResults;
+pub use meter::ServerProcess;
 pub use quantiles::Quantiles;
 pub use tally::Tally;
 pub use timeline::{Timeline, TimelineInterval};

@@ -5,6 +5,7 @@ pub mod comparison;
 pub(crate) mod describe;
 pub mod failures;
 pub mod search;
+pub mod segment;
 
 use std::collections::BTreeMap;
 
@@ -127,6 +128,12 @@ pub struct Record {
     pub stages: Vec<StageResult>,
     /// The measured time in intervals.
     pub intervals: Vec<Interval>,
+    /// The generators that shared the run, if several did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<Agent>,
+    /// The share of a run that this is, for `echoring merge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<SegmentPart>,
     /// The search whose best run this is.
     #[serde(default)]
     pub search: Option<SearchResult>,
@@ -155,6 +162,39 @@ impl Record {
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
         !integrity.is_clean() || unsent || closed || failed
     }
+}
+
+/// One of the generators that shared a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// Connections that it had to open.
+    pub connections: u32,
+    /// Those that opened.
+    pub opened: u64,
+    /// Messages that arrived at it in the measured time; those that it had told of, if it was lost.
+    pub messages: u64,
+    /// How far its clock was behind the common clock in the end, in nanoseconds; `None` if they were not compared.
+    pub clock_behind_ns: Option<i64>,
+    /// Half the shortest round trip of those comparisons, which bounds the error of `clock_behind_ns`.
+    pub clock_uncertainty_ns: Option<u64>,
+    /// Why its results are missing, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+    /// Where it ran; `None` if it was lost.
+    pub environment: Option<Environment>,
+}
+
+/// A share of a run whose other shares are in other records.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentPart {
+    /// Number of the share, from 1.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+    /// All counts and distributions: JSON of the same version, deflated, in Base64.
+    pub results: String,
 }
 
 /// One of several repetitions.

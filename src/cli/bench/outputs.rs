@@ -129,21 +129,8 @@ impl Args {
         outcomes: &[Outcome],
         comparison: &[Comparison],
     ) -> Result<Vec<String>, Failure> {
-        let printed = match &self.json {
-            Some(FileOrStream::Stream) => json(outcomes, comparison).into_bytes(),
-            Some(FileOrStream::File(_)) | None => printed(outcomes, comparison),
-        };
-        to_stdout(&printed)
-            .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
-        let mut failed = Vec::new();
-        let mut write = |path: &Path, bytes: &[u8]| {
-            if let Err(error) = fs::write(path, bytes) {
-                failed.push(format!("{} could not be written: {error}", path.display()));
-            }
-        };
-        if let Some(FileOrStream::File(path)) = &self.json {
-            write(path, json(outcomes, comparison).as_bytes());
-        }
+        let mut failed = write_results(self.json.as_ref(), outcomes, comparison)?;
+        let mut write = |path: &Path, bytes: &[u8]| failed.extend(write_file(path, bytes));
         if let Some(path) = &self.junit {
             let mut bytes = Vec::new();
             render::junit(outcomes, &mut bytes).expect("a vector takes all");
@@ -168,6 +155,31 @@ impl Args {
         }
         Ok(failed)
     }
+}
+
+/// Prints the results, or writes them as JSON to stdout; then writes the file of JSON. Gives what could not be written.
+pub(super) fn write_results(
+    to: Option<&FileOrStream>,
+    outcomes: &[Outcome],
+    comparison: &[Comparison],
+) -> Result<Vec<String>, Failure> {
+    let printed = match to {
+        Some(FileOrStream::Stream) => json(outcomes, comparison).into_bytes(),
+        Some(FileOrStream::File(_)) | None => printed(outcomes, comparison),
+    };
+    to_stdout(&printed)
+        .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
+    let failed = match to {
+        Some(FileOrStream::File(path)) => write_file(path, json(outcomes, comparison).as_bytes()),
+        Some(FileOrStream::Stream) | None => None,
+    };
+    Ok(failed.into_iter().collect())
+}
+
+/// Writes a file. Says in a line why it could not be written.
+fn write_file(path: &Path, bytes: &[u8]) -> Option<String> {
+    let error = fs::write(path, bytes).err()?;
+    Some(format!("{} could not be written: {error}", path.display()))
 }
 
 fn json(outcomes: &[Outcome], comparison: &[Comparison]) -> String {

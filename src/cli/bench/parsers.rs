@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use crate::compress::Compress;
 use crate::values;
@@ -132,6 +133,16 @@ pub(super) enum Driver {
     Epoll,
 }
 
+impl From<Driver> for echoring_load::DriverChoice {
+    fn from(driver: Driver) -> echoring_load::DriverChoice {
+        match driver {
+            Driver::Auto => echoring_load::DriverChoice::Auto,
+            Driver::Uring => echoring_load::DriverChoice::Uring,
+            Driver::Epoll => echoring_load::DriverChoice::Epoll,
+        }
+    }
+}
+
 /// `--verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Switch {
@@ -234,7 +245,7 @@ impl FromStr for Sources {
 }
 
 /// `--resolve`: an address for a host and port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Resolve {
     pub(super) host: String,
     pub(super) port: u16,

@@ -8,7 +8,6 @@ use clap::ValueEnum;
 use super::parsers::{Resolve, expanded};
 use super::{CONNECTIONS, usage};
 use crate::Failure;
-use echoring_async::Proxy;
 use echoring_load::{ConnectOptions, RowOrder, Rows, Template};
 use echoring_proto::handshake::{BadField, check_field, is_subprotocol};
 
@@ -66,7 +65,7 @@ pub(super) struct Args {
     ///
     /// env takes HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY from the environment.
     #[arg(long, value_name = "URL|env", conflicts_with = "unix_socket", help_heading = CONNECTIONS)]
-    proxy: Option<String>,
+    pub(super) proxy: Option<String>,
 
     /// Connect to this Unix socket; the URL gives the Host and the path
     #[arg(long, value_name = "PATH", conflicts_with = "source_addr", help_heading = CONNECTIONS)]
@@ -115,18 +114,6 @@ impl Args {
         }
         connecting.subprotocols.clone_from(&self.subprotocol);
         Ok(())
-    }
-
-    /// The proxy, if there is one.
-    pub(super) fn proxy(&self) -> Result<Option<Proxy>, Failure> {
-        let Some(word) = &self.proxy else { return Ok(None) };
-        // The error does not repeat the URL, which may have a password.
-        let proxy = match word.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()) {
-            None if word == "env" => Proxy::from_env(),
-            Some(scheme) if scheme.starts_with("socks") => Proxy::socks5(word),
-            _ => Proxy::http(word),
-        };
-        proxy.map(Some).map_err(|why| usage("--proxy", &why.to_string()))
     }
 
     /// The rows of the data file.

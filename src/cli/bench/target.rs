@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 
 use super::parsers::{Driver, Resolve, expanded};
 use super::usage;
@@ -19,24 +20,64 @@ use echoring_proto::tunnel::{NotEncodable, Tunnel};
 use echoring_proto::url::{Url, percent_decode};
 use echoring_server::{self, ListenAddress, Server};
 
-/// How the servers of URLs are found and trusted.
-#[derive(Debug)]
+/// How the servers of URLs are found and trusted, as given.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Lookup {
-    pub(super) trust: Trust,
-    pub(super) identity: Option<tls::Identity>,
+    /// Authorities instead of those of the system.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Whether any certificate is trusted.
+    pub(super) insecure: bool,
+    /// Certificate chain and private key of the client.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
     /// The name of certificates, instead of the URL's host.
     pub(super) sni: Option<String>,
     pub(super) resolve: Vec<Resolve>,
-    pub(super) proxy: Option<Proxy>,
+    pub(super) proxy: Option<String>,
     pub(super) unix_socket: Option<PathBuf>,
 }
 
-impl Lookup {
-    /// Looks up the server of a URL.
-    pub(super) fn endpoint(&self, text: &str) -> Result<Endpoint, Failure> {
+/// A URL as given, and with its environment variables expanded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct GivenUrl {
+    /// Without a password.
+    shown: String,
+    expanded: String,
+    weight: u32,
+}
+
+/// The parts of a URL.
+struct UrlParts {
+    url: Url,
+    path: Option<Template>,
+    authorization: Option<String>,
+}
+
+impl GivenUrl {
+    /// Reads a URL, with its share of the connections.
+    pub(super) fn read(text: &str, weight: u32) -> Result<GivenUrl, Failure> {
+        let expanded = expanded(text).map_err(|why| usage("URL", &why))?;
+        // What variables of the environment hold may be secret too.
+        Ok(GivenUrl { shown: split_user_info(text).1, expanded, weight })
+    }
+
+    /// Path and query; `None` if the URL ends after the authority.
+    pub(super) fn path(&self) -> Result<Option<Template>, Failure> {
+        self.parts().map(|parts| parts.path)
+    }
+
+    /// Whether it is a wss:// URL.
+    pub(super) fn is_secure(&self) -> Result<bool, Failure> {
+        self.parts().map(|parts| parts.url.secure)
+    }
+
+    /// URLs as results name them.
+    pub(super) fn shown(urls: &[GivenUrl]) -> String {
+        urls.iter().map(|url| url.shown.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn parts(&self) -> Result<UrlParts, Failure> {
         let wrong = |why: &str| usage("URL", why);
-        let expanded = expanded(text).map_err(|why| wrong(&why))?;
-        let (user_info, bare) = split_user_info(&expanded);
+        let (user_info, bare) = split_user_info(&self.expanded);
         let authorization = user_info.map(basic_credentials).transpose().map_err(|why| wrong(&why))?;
         // The parts outside of expressions must be a URL.
         let url = Url::parse(&without_expressions(&bare)).map_err(|why| wrong(&why.to_string()))?;
@@ -51,12 +92,36 @@ impl Lookup {
             }
             None => None,
         };
+        Ok(UrlParts { url, path, authorization })
+    }
+}
+
+impl Lookup {
+    /// Looks up the server of a URL.
+    pub(super) fn endpoint(&self, text: &str) -> Result<Endpoint, Failure> {
+        self.find(&GivenUrl::read(text, 1)?)
+    }
+
+    /// Looks up the server of a URL that was read.
+    pub(super) fn find(&self, given: &GivenUrl) -> Result<Endpoint, Failure> {
+        let UrlParts { url, path, authorization } = given.parts()?;
         let security = if url.secure { Some(self.secure(&url.host)?) } else { None };
-        // As it was given: what variables of the environment hold may be secret too.
-        let shown = split_user_info(text).1;
         let (address, tunnel) = self.address(&url)?;
         let route = Route { address, security, tunnel };
-        Ok(Endpoint { text: shown, route, authority: url.authority(), path, authorization, weight: 1 })
+        let (text, authority) = (given.shown.clone(), url.authority());
+        Ok(Endpoint { text, route, authority, path, authorization, weight: given.weight })
+    }
+
+    /// The proxy, if there is one.
+    pub(super) fn proxy(&self) -> Result<Option<Proxy>, Failure> {
+        let Some(word) = &self.proxy else { return Ok(None) };
+        // The error does not repeat the URL, which may have a password.
+        let proxy = match word.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()) {
+            None if word == "env" => Proxy::from_env(),
+            Some(scheme) if scheme.starts_with("socks") => Proxy::socks5(word),
+            _ => Proxy::http(word),
+        };
+        proxy.map(Some).map_err(|why| usage("--proxy", &why.to_string()))
     }
 
     /// Where connections lead, and what is asked of the proxy there.
@@ -64,7 +129,8 @@ impl Lookup {
         if let Some(path) = &self.unix_socket {
             return Ok((RemoteAddress::Unix(path.clone()), None));
         }
-        if let Some(proxy) = self.proxy.as_ref().and_then(|proxy| proxy.to(url)) {
+        let proxies = self.proxy()?;
+        if let Some(proxy) = proxies.as_ref().and_then(|proxies| proxies.to(url)) {
             let tunnel = Tunnel::new(proxy, &url.host, url.port).map_err(|NotEncodable| {
                 usage("--proxy", "SOCKS5 takes hosts, user names and passwords of 1 to 255 bytes")
             })?;
@@ -92,7 +158,13 @@ impl Lookup {
         let flag = if self.sni.is_some() { "--sni" } else { "URL" };
         let name = ServerName::try_from(name)
             .map_err(|_| usage(flag, "no certificate can be for that host: give a name or an address"))?;
-        let config = tls::client_config_with(&self.trust, self.identity.as_ref());
+        let trust = match (&self.ca_file, self.insecure) {
+            (Some(file), _) => Trust::CaFile(file.clone()),
+            (None, true) => Trust::Insecure,
+            (None, false) => Trust::System,
+        };
+        let identity = self.identity.clone().map(|(certificates, key)| tls::Identity { certificates, key });
+        let config = tls::client_config_with(&trust, identity.as_ref());
         Ok((config.map_err(|error| Failure::Environment(error.to_string()))?, name))
     }
 }

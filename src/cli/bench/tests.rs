@@ -277,14 +277,7 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
 
 #[test]
 fn the_path_of_the_url_is_kept_only_when_it_is_there() {
-    let lookup = Lookup {
-        trust: Trust::Insecure,
-        identity: None,
-        sni: None,
-        resolve: Vec::new(),
-        proxy: None,
-        unix_socket: None,
-    };
+    let lookup = Lookup { insecure: true, ..Lookup::default() };
     let template = |text: &str| Template::parse(text).expect("a path");
     let path = |text| lookup.endpoint(text).map(|endpoint| endpoint.path).map_err(|_| ());
     assert_eq!(path("ws://127.0.0.1:1"), Ok(None));

@@ -45,6 +45,28 @@ pub struct Baseline {
     pub server_pid: Option<u32>,
 }
 
+/// What can be put under a load: a target, by this process or by others.
+pub trait Measures {
+    /// Puts it under one load. `show` is called a few times per second.
+    ///
+    /// # Errors
+    /// If the environment prevents the run.
+    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused>;
+
+    /// Whether the user has stopped the experiment.
+    fn is_stopped(&self) -> bool;
+}
+
+impl Measures for TargetSession {
+    fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
+        TargetSession::measure(self, load, show)
+    }
+
+    fn is_stopped(&self) -> bool {
+        TargetSession::is_stopped(self)
+    }
+}
+
 /// Progress of an experiment.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
@@ -75,15 +97,42 @@ pub fn run_experiment(
     experiment: Experiment,
     show: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Results, Refused> {
-    let mut results = match experiment {
-        Experiment::Once => repeat(plan, 1, None, show)?,
-        Experiment::Search(options) => search_all(plan, &options, show)?,
-        Experiment::Repeat { times, against } => {
-            let mut results = repeat(plan, times, against, show)?;
-            results.comparison = compare_all(&results.outcomes);
-            results
+    let Plan { target, workloads, resources } = plan;
+    let (times, baseline) = match experiment {
+        Experiment::Repeat { times, against } => (Some(times), against),
+        Experiment::Search(options) => {
+            let session = TargetSession::open(target, resources)?;
+            return or_refused(search_all(&session, &workloads, &options, show));
         }
+        Experiment::Once => (None, None),
     };
+    let baseline = baseline
+        .map(|Baseline { target, server_pid }| (target, Resources { server_pid, ..resources.clone() }));
+    let session = TargetSession::open(target, resources)?;
+    let other = baseline.map(|(target, resources)| TargetSession::open(target, resources)).transpose()?;
+    let other = other.as_ref().map(|other| other as &dyn Measures);
+    or_refused(repeat(&session, other, &workloads, times, show))
+}
+
+/// Runs loads on a target that others than this process measure.
+///
+/// # Errors
+/// As [`run_experiment`].
+pub fn run_experiment_on(
+    target: &dyn Measures,
+    workloads: &[Workload],
+    experiment: &Experiment,
+    show: &mut dyn FnMut(Progress<'_>),
+) -> Result<Results, Refused> {
+    or_refused(match experiment {
+        Experiment::Once => repeat(target, None, workloads, None, show),
+        Experiment::Search(options) => search_all(target, workloads, options, show),
+        Experiment::Repeat { times, .. } => repeat(target, None, workloads, Some(*times), show),
+    })
+}
+
+/// The results, unless there are none.
+fn or_refused(mut results: Results) -> Result<Results, Refused> {
     match results.refused.take() {
         Some(refused) if results.outcomes.is_empty() => Err(refused),
         refused => Ok(Results { refused, ..results }),
@@ -93,18 +142,28 @@ pub fn run_experiment(
 // ---- repetitions ----
 
 fn repeat(
-    plan: Plan,
-    times: u32,
-    against: Option<Baseline>,
+    target: &dyn Measures,
+    other: Option<&dyn Measures>,
+    workloads: &[Workload],
+    repetitions: Option<u32>,
     show: &mut dyn FnMut(Progress<'_>),
-) -> Result<Results, Refused> {
-    let Plan { target, workloads, resources } = plan;
-    let baseline = against
-        .map(|Baseline { target, server_pid }| (target, Resources { server_pid, ..resources.clone() }));
-    let mut sides = vec![(TargetSession::open(target, resources)?, "a")];
-    if let Some((target, resources)) = baseline {
-        sides.push((TargetSession::open(target, resources)?, "b"));
+) -> Results {
+    let mut results = repeat_all(target, other, workloads, repetitions.unwrap_or(1), show);
+    if repetitions.is_some() {
+        results.comparison = compare_all(&results.outcomes);
     }
+    results
+}
+
+fn repeat_all(
+    target: &dyn Measures,
+    other: Option<&dyn Measures>,
+    workloads: &[Workload],
+    times: u32,
+    show: &mut dyn FnMut(Progress<'_>),
+) -> Results {
+    let mut sides = vec![(target, "a")];
+    sides.extend(other.map(|other| (other, "b")));
     let order = Order::new(workloads.first().map_or(0, |load| load.seed));
     let mut results = Results::default();
     for number in 1..=times {
@@ -112,7 +171,7 @@ fn repeat(
             show(Progress::Note(&format!("repetition {number} of {times}")));
         }
         let second_first = sides.len() > 1 && order.second_first(number);
-        for load in &workloads {
+        for load in workloads {
             for at in 0..sides.len() {
                 let (session, side) = &sides[if second_first { sides.len() - 1 - at } else { at }];
                 // The two runs of a pair get the same payloads and arrivals; no two pairs share topics.
@@ -127,16 +186,16 @@ fn repeat(
                     }
                     Err(refused) => {
                         results.refused = Some(refused);
-                        return Ok(results);
+                        return results;
                     }
                 }
                 if session.is_stopped() {
-                    return Ok(results);
+                    return results;
                 }
             }
         }
     }
-    Ok(results)
+    results
 }
 
 /// Which target runs first in each pair: random in odd pairs, and the opposite in the even ones after them. So a
@@ -175,27 +234,26 @@ fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
 // ---- the search ----
 
 fn search_all(
-    plan: Plan,
+    session: &dyn Measures,
+    workloads: &[Workload],
     options: &SearchOptions,
     show: &mut dyn FnMut(Progress<'_>),
-) -> Result<Results, Refused> {
-    let Plan { target, workloads, resources } = plan;
-    let session = TargetSession::open(target, resources)?;
+) -> Results {
     let mut results = Results::default();
-    for load in &workloads {
-        let (outcome, refused) = search_one(&session, load, options, show);
+    for load in workloads {
+        let (outcome, refused) = search_one(session, load, options, show);
         results.outcomes.extend(outcome);
         results.refused = refused;
         if results.refused.is_some() || session.is_stopped() {
             break;
         }
     }
-    Ok(results)
+    results
 }
 
 /// The best run, with the search in its record; the last run if none met the objective.
 fn search_one(
-    session: &TargetSession,
+    session: &dyn Measures,
     load: &Workload,
     options: &SearchOptions,
     show: &mut dyn FnMut(Progress<'_>),

@@ -3,7 +3,9 @@
 use hdrhistogram::Histogram;
 
 use crate::measure::timeline::Timeline;
-use crate::record::Record;
+use crate::plan::workload::Workload;
+use crate::record::segment::SegmentResult;
+use crate::record::{Record, describe};
 
 /// A finished run.
 #[derive(Clone, Debug)]
@@ -28,6 +30,14 @@ pub enum RunVerdict {
 }
 
 impl Outcome {
+    /// The outcome of a run of this load.
+    pub fn of(load: &Workload, target: &str, mut result: SegmentResult) -> Outcome {
+        let timeline = Timeline::take(&mut result.tally);
+        let mut record = describe::write(load, target, &result);
+        record.intervals = describe::describe_intervals(&timeline);
+        Outcome { record, timeline, response: result.tally.latency.whole.response }
+    }
+
     /// The verdict. Integrity failures take precedence over a late generator.
     pub fn verdict(&self) -> RunVerdict {
         if self.record.is_broken() {

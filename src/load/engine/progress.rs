@@ -7,7 +7,7 @@ use crate::measure::live::LiveResults;
 use crate::plan::workload::Workload;
 
 /// The stage of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum RunStage {
     /// Opening connections.

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::address::TargetAddress;
+use super::coordination::Part;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
 use super::shared::{RunEvent, Shared, ThreadProgress};
@@ -15,11 +16,10 @@ use crate::measure::host;
 use crate::measure::live::LiveResults;
 use crate::measure::meter::Meter;
 use crate::measure::tally::Tally;
-use crate::measure::timeline::Timeline;
 use crate::plan::Resources;
 use crate::plan::target::{Endpoint, Refused, Target};
 use crate::plan::workload::Workload;
-use crate::record::describe::RunFacts;
+use crate::record::segment::SegmentResult;
 use crate::record::{describe, failures};
 
 /// Interval of progress updates.
@@ -74,11 +74,30 @@ impl TargetSession {
         load: Workload,
         show: &mut dyn FnMut(&RunProgress<'_>),
     ) -> Result<Outcome, Refused> {
-        run_one(&self.resources, load, &self.target, &self.meter, show)
+        let result = self.measure_part(load.clone(), Part::whole(), show)?;
+        Ok(Outcome::of(&load, &self.target.text(), result))
+    }
+
+    /// Puts the target under the part of a load that this generator has.
+    ///
+    /// # Errors
+    /// As [`run`](crate::run).
+    pub fn measure_part(
+        &self,
+        load: Workload,
+        part: Part,
+        show: &mut dyn FnMut(&RunProgress<'_>),
+    ) -> Result<SegmentResult, Refused> {
+        run_part(&self.resources, load, &self.target, part, &self.meter, show)
+    }
+
+    /// The URLs, or `embedded`.
+    pub fn target(&self) -> String {
+        self.target.text()
     }
 
     /// Whether the user has stopped the experiment.
-    pub(crate) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.resources.stop.load(Ordering::Relaxed)
     }
 }
@@ -97,20 +116,26 @@ fn started_since(before: &[u32]) -> Vec<u32> {
     now.into_iter().filter(|id| !before.contains(id)).collect()
 }
 
-fn run_one(
+fn run_part(
     resources: &Resources,
     load: Workload,
     target: &TargetAddress,
+    part: Part,
     meter: &Arc<Meter>,
     show: &mut dyn FnMut(&RunProgress<'_>),
-) -> Result<Outcome, Refused> {
-    let threads = resources.threads.clamp(1, load.connections as usize);
+) -> Result<SegmentResult, Refused> {
+    let connections = part.segment.count(load.connections).max(1);
+    let is_alone = part.coordination.is_none();
+    let threads = resources.threads.clamp(1, connections as usize);
     let addresses: Vec<_> = target.endpoints.iter().map(|endpoint| &endpoint.route.address).collect();
-    let sources = spread(&load, &resources.sources, &addresses, host::local_ports())?;
+    let sources = spread(connections, &resources.sources, &addresses, host::local_ports())?;
     let (events, heard) = mpsc::channel();
     let endpoints = target.endpoints.clone();
-    let shared = Arc::new(Shared::new(load, endpoints, sources, threads, resources, events, meter.clone()));
-    resources.rate_control.begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1));
+    let told = (events, meter.clone());
+    let shared = Arc::new(Shared::new(load, endpoints, sources, threads, resources, part, told));
+    resources
+        .rate_control
+        .begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1 && is_alone));
     let workers = Workers::start(&shared, resources, target)?;
     let server_rss_bytes = watch(&shared, &target.text(), &workers, &heard, show);
     resources.rate_control.begin(None);
@@ -118,23 +143,20 @@ fn run_one(
     if tally.connections.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(target, &tally));
     }
-    let timeline = Timeline::take(&mut tally);
-    let facts = RunFacts {
-        load: &shared.load,
-        resources,
-        target: &target.text(),
-        threads: shared.threads,
-        sources: &shared.sources,
+    if !is_alone || !shared.segment.is_whole() {
+        tally.conclude();
+    }
+    Ok(SegmentResult {
+        tally,
+        threads: generators,
+        cpus: resources.cpus.clone(),
+        sources: shared.sources.clone(),
         sequenced: !shared.payloads.bare(),
         interrupted: shared.is_stopped(),
-        driver,
+        environment: describe::describe_environment(driver),
         server_rss_bytes,
-        rate_changes: &shared.rate_changes.all(),
-    };
-    let mut record = describe::write(&facts, &tally);
-    record.intervals = describe::describe_intervals(&timeline);
-    record.generator.threads = generators;
-    Ok(Outcome { record, timeline, response: tally.latency.whole.response })
+        rate_changes: shared.rate_changes.all(),
+    })
 }
 
 /// Shows progress until the last thread ends. Returns the server's memory at the end of the measured time; unlike CPU

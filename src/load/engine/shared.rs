@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::address::UpgradeRequests;
+use super::coordination::{Coordination, Part};
 use super::rate_changes::RateChanges;
 use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
@@ -12,10 +13,11 @@ use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
-use crate::plan::payload::Payloads;
+use crate::plan::payload::{Payloads, TIME_MASK};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
+use crate::plan::segment::Segment;
 use crate::plan::target::Endpoint;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::{MILLISECOND, Nanos};
@@ -88,7 +90,11 @@ pub struct Shared {
     /// Asks for changes of the rate.
     pub(super) rate_control: Arc<RateControl>,
     /// The changes of the rate.
-    pub(super) rate_changes: RateChanges,
+    pub(super) rate_changes: Arc<RateChanges>,
+    /// The connections that are this generator's.
+    pub(super) segment: Segment,
+    /// Other generators of the run.
+    pub(super) coordination: Option<Arc<Coordination>>,
     /// Where the first thread reports the phases of the run.
     pub events: mpsc::Sender<RunEvent>,
     /// The server's CPU time.
@@ -110,8 +116,8 @@ impl Shared {
         sources: Vec<IpAddr>,
         threads: usize,
         resources: &Resources,
-        events: mpsc::Sender<RunEvent>,
-        meter: Arc<Meter>,
+        Part { segment, coordination }: Part,
+        (events, meter): (mpsc::Sender<RunEvent>, Arc<Meter>),
     ) -> Shared {
         let depth = load.pace.depth().unwrap_or(0);
         Shared {
@@ -124,7 +130,7 @@ impl Shared {
             topic_names: (0..load.topics).map(|topic| load.topic_name(topic)).collect(),
             row_sequence: load.rows.as_ref().map(|rows| rows.sequence(load.seed)),
             rows_taken: AtomicU64::new(0),
-            unsettled: AtomicU32::new(load.connections),
+            unsettled: AtomicU32::new(segment.count(load.connections)),
             has_opened: AtomicBool::new(false),
             connecting: AtomicU64::new(0),
             start: AtomicU64::new(0),
@@ -136,7 +142,9 @@ impl Shared {
             threads,
             stop: resources.stop.clone(),
             rate_control: resources.rate_control.clone(),
-            rate_changes: RateChanges::default(),
+            rate_changes: coordination.as_ref().map_or_else(Arc::default, |known| known.rate_changes.clone()),
+            segment,
+            coordination,
             events,
             meter,
         }
@@ -154,7 +162,10 @@ impl Shared {
     /// A connection opened or failed. The last one sets the start of the load.
     pub fn settled(&self, now: Nanos) {
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.start.store(now + START_DELAY, Ordering::Release);
+            match &self.coordination {
+                Some(coordination) => coordination.settle(self.open_subscribers()),
+                None => self.start.store(now + START_DELAY, Ordering::Release),
+            }
         }
     }
 
@@ -178,8 +189,42 @@ impl Shared {
         }
     }
 
+    /// Open subscribers of this generator, by topic.
+    fn open_subscribers(&self) -> Vec<u32> {
+        let Some(fan_out) = &self.fan_out else { return Vec::new() };
+        (0..self.load.topics).map(|topic| fan_out.subscribers(topic)).collect()
+    }
+
+    /// Open subscribers of a topic, those of other generators included.
+    pub(super) fn audience(&self, topic: u32) -> u32 {
+        let of_all = self.coordination.as_ref().and_then(|coordination| coordination.audience(topic));
+        of_all.or_else(|| Some(self.fan_out.as_ref()?.subscribers(topic))).unwrap_or(0)
+    }
+
+    /// A time as messages carry it: of the common clock of all generators.
+    #[inline]
+    pub(super) fn written_time(&self, at: Nanos) -> Nanos {
+        at.wrapping_add_signed(self.ahead()) & TIME_MASK
+    }
+
+    /// The time that a message carries, by the clock of this generator, at `now`. By two clocks it may be in the future; it is `now`
+    /// then.
+    #[inline]
+    pub(super) fn read_time(&self, written: Nanos, now: Nanos) -> Nanos {
+        let age = now.wrapping_add_signed(self.ahead()).wrapping_sub(written) & TIME_MASK;
+        if age > TIME_MASK / 2 { now } else { now.saturating_sub(age) }
+    }
+
+    #[inline]
+    fn ahead(&self) -> i64 {
+        self.coordination.as_ref().map_or(0, |coordination| coordination.ahead())
+    }
+
     /// When the load begins, once it is known.
     pub fn start(&self) -> Option<Nanos> {
+        if let Some(coordination) = &self.coordination {
+            return coordination.start();
+        }
         match self.start.load(Ordering::Acquire) {
             0 => None,
             start => Some(start),
@@ -188,12 +233,23 @@ impl Shared {
 
     /// A thread stops sending new messages.
     pub(crate) fn stopped_sending(&self) {
-        self.sending.fetch_sub(1, Ordering::AcqRel);
+        if self.sending.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(coordination) = &self.coordination
+        {
+            let fan_out = self.fan_out.as_ref();
+            let published = |publisher| fan_out.map_or(0, |fan_out| fan_out.published(publisher));
+            let own = |publisher| if self.segment.has(publisher) { published(publisher) } else { 0 };
+            coordination.stopped_sending((0..self.load.publishers).map(own).collect());
+        }
     }
 
-    /// Whether some thread may still send.
+    /// Whether some thread of any generator may still send.
     pub(crate) fn is_sending(&self) -> bool {
-        self.sending.load(Ordering::Acquire) > 0
+        let Some(coordination) = &self.coordination else { return self.sending.load(Ordering::Acquire) > 0 };
+        if let (Some(published), Some(fan_out)) = (coordination.take_published(), &self.fan_out) {
+            fan_out.conclude(published);
+        }
+        !coordination.is_concluded()
     }
 
     /// The connections of a storm are cut at `now`, unless they were before.
@@ -215,7 +271,10 @@ impl Shared {
     pub(crate) fn take_row(&self, number: u32) -> Result<Option<u32>, NoRowLeft> {
         let Some(sequence) = &self.row_sequence else { return Ok(None) };
         let ordinal = match self.load.mode {
-            Mode::Connect => self.rows_taken.fetch_add(1, Ordering::Relaxed),
+            Mode::Connect => {
+                let taken = self.rows_taken.fetch_add(1, Ordering::Relaxed);
+                taken * u64::from(self.segment.of()) + u64::from(self.segment.index())
+            }
             _ => number.into(),
         };
         sequence.of(ordinal).map(Some).ok_or(NoRowLeft)
@@ -226,13 +285,16 @@ impl Shared {
         self.load.rows.as_ref().map(|rows| rows.row(number))
     }
 
-    /// Numbers of a thread's connections: every `threads`-th, starting with its own number.
+    /// Numbers of a thread's connections: every `threads`-th of the segment, starting with the thread's own number.
     pub(crate) fn connections_of(&self, thread: usize) -> impl Iterator<Item = u32> + use<> {
-        (thread as u32..self.load.connections).step_by(self.threads)
+        let segment = self.segment;
+        let positions = (thread as u32..segment.count(self.load.connections)).step_by(self.threads);
+        positions.map(move |position| segment.number(position))
     }
 
-    /// The thread of a connection, and its position there.
+    /// The thread of a connection of the segment, and its position there.
     pub fn owner(&self, connection: u32) -> (usize, usize) {
-        (connection as usize % self.threads, connection as usize / self.threads)
+        let position = self.segment.position(connection) as usize;
+        (position % self.threads, position / self.threads)
     }
 }

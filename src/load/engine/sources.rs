@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::plan::target::Refused;
-use crate::plan::workload::Workload;
 use echoring_runtime::driver::RemoteAddress;
 
 /// Share of an address's local ports that is used before the next address: the others may be in TIME_WAIT or in use.
@@ -13,7 +12,7 @@ const LOOPBACK_ADDRESSES_MAX: usize = 254;
 
 /// The local addresses of a load's connections; none leaves the choice to the kernel.
 pub(super) fn spread(
-    load: &Workload,
+    connections: u32,
     sources: &[IpAddr],
     targets: &[&RemoteAddress],
     ports: (u16, u16),
@@ -22,7 +21,7 @@ pub(super) fn spread(
         return Ok(Vec::new());
     }
     let usable = (f64::from(ports.1 - ports.0 + 1) * PORTS_SHARE) as usize;
-    let needed = (load.connections as usize).div_ceil(usable.max(1));
+    let needed = (connections as usize).div_ceil(usable.max(1));
     if needed <= sources.len().max(1) {
         return Ok(sources.to_vec());
     }
@@ -31,41 +30,34 @@ pub(super) fn spread(
         return Ok((1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
     }
     Err(Refused(format!(
-        "{} connections need {needed} local addresses with {usable} ports each: name them with --source-addr, \
-         or widen net.ipv4.ip_local_port_range",
-        load.connections
+        "{connections} connections need {needed} local addresses with {usable} ports each: name them with \
+         --source-addr, or widen net.ipv4.ip_local_port_range"
     )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::mode::Mode;
-    use crate::plan::workload::tests::workload;
 
     const PORTS: (u16, u16) = (40_000, 40_999);
-
-    fn load(connections: u32) -> Workload {
-        Workload { connections, ..workload(Mode::Echo) }
-    }
 
     #[test]
     fn few_connections_leave_the_address_to_the_kernel() {
         let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
-        assert_eq!(spread(&load(800), &[], &[&target], PORTS), Ok(vec![]));
+        assert_eq!(spread(800, &[], &[&target], PORTS), Ok(vec![]));
     }
 
     #[test]
     fn many_loopback_connections_are_spread_automatically() {
         let target = RemoteAddress::Tcp((Ipv4Addr::LOCALHOST, 80).into());
-        let sources = spread(&load(2_000), &[], &[&target], PORTS).expect("loopback has addresses");
+        let sources = spread(2_000, &[], &[&target], PORTS).expect("loopback has addresses");
         assert_eq!(sources, [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))));
     }
 
     #[test]
     fn unix_sockets_need_no_ports() {
         let target = RemoteAddress::Unix("/run/socket".into());
-        assert_eq!(spread(&load(9_000), &[], &[&target], PORTS), Ok(vec![]));
+        assert_eq!(spread(9_000, &[], &[&target], PORTS), Ok(vec![]));
     }
 
     #[test]
@@ -73,8 +65,8 @@ mod tests {
         let target = RemoteAddress::Tcp("192.0.2.1:80".parse().expect("an address"));
         let sources: Vec<IpAddr> =
             ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
-        assert_eq!(spread(&load(1_600), &sources, &[&target], PORTS), Ok(sources.clone()));
-        let refused = spread(&load(1_601), &sources, &[&target], PORTS).expect_err("too few ports");
+        assert_eq!(spread(1_600, &sources, &[&target], PORTS), Ok(sources.clone()));
+        let refused = spread(1_601, &sources, &[&target], PORTS).expect_err("too few ports");
         assert!(refused.0.contains("--source-addr") && refused.0.contains("3 local addresses"), "{refused}");
     }
 }

@@ -128,7 +128,7 @@ fn enough_descriptors(
     driver: Description,
     embedded: bool,
 ) -> Result<(), Refused> {
-    let connections = u64::from(shared.load.connections);
+    let connections = u64::from(shared.segment.count(shared.load.connections));
     let needed = DESCRIPTORS_SPARE
         + match driver.features.has(Features::DIRECT) {
             // Each ring has its own descriptor table, as large as the process's.

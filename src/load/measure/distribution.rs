@@ -84,6 +84,31 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
+/// The serialised form of the histograms of a tally. What is read has the bounds of [`histogram`], so that it can be added to others.
+pub(crate) mod packed {
+    use hdrhistogram::Histogram;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        values: &Histogram<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        (!values.is_empty()).then(|| super::encode(values)).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Histogram<u64>, D::Error> {
+        let mut values = super::histogram();
+        if let Some(text) = Option::<String>::deserialize(deserializer)? {
+            let decoded = super::decode(&text).map_err(D::Error::custom)?;
+            values.add(decoded).map_err(D::Error::custom)?;
+        }
+        Ok(values)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;

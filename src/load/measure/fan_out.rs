@@ -123,6 +123,31 @@ impl FanOutTracker {
         publisher.published.store(sequence + 1, Ordering::Release);
     }
 
+    /// A message of a publisher of another generator arrived, which was due and sent at `times`. Its first arrival here makes room for
+    /// its other arrivals.
+    #[inline]
+    pub fn observe(&self, publisher: u32, sequence: u64, times: Times) {
+        let publisher = &self.publishers[publisher as usize];
+        let slot = publisher.slot(sequence);
+        let seen = slot.arrivals.load(Ordering::Acquire);
+        if seen >> COUNT_BITS > sequence {
+            return;
+        }
+        // Of two threads that observe one message, both write the same times.
+        slot.intended.store(times.intended, Ordering::Relaxed);
+        slot.sent.store(times.sent, Ordering::Relaxed);
+        let fresh = (sequence + 1) << COUNT_BITS;
+        let _ = slot.arrivals.compare_exchange(seen, fresh, Ordering::AcqRel, Ordering::Relaxed);
+        publisher.published.fetch_max(sequence + 1, Ordering::AcqRel);
+    }
+
+    /// So many messages were published in all, by each publisher of any generator.
+    pub fn conclude(&self, published: &[u64]) {
+        for (publisher, published) in self.publishers.iter().zip(published) {
+            publisher.published.fetch_max(*published, Ordering::AcqRel);
+        }
+    }
+
     /// When a message was due and sent. `None` if the message is too far behind its publisher's latest.
     pub fn times(&self, publisher: u32, sequence: u64) -> Option<Times> {
         let slot = self.publishers[publisher as usize].slot(sequence);
@@ -153,11 +178,15 @@ impl FanOutTracker {
         let publisher = &self.publishers[publisher as usize];
         let published = publisher.published.load(Ordering::Acquire);
         let known = from.max(published.saturating_sub(publisher.slots.len() as u64));
+        let mut times = Times::default();
         for sequence in known..published {
             let slot = publisher.slot(sequence);
-            let (intended, sent) = (&slot.intended, &slot.sent);
-            let times =
-                Times { intended: intended.load(Ordering::Relaxed), sent: sent.load(Ordering::Relaxed) };
+            // Of a message of another generator that arrived nowhere here, only those before it are known.
+            if slot.arrivals.load(Ordering::Acquire) >> COUNT_BITS == sequence + 1 || sequence == known {
+                let (intended, sent) = (&slot.intended, &slot.sent);
+                times =
+                    Times { intended: intended.load(Ordering::Relaxed), sent: sent.load(Ordering::Relaxed) };
+            }
             tell(times, if sequence == known { 1 + known - from } else { 1 });
         }
     }

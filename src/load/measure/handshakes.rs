@@ -4,8 +4,9 @@
 //! parts are merged at the end.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use super::distribution::histogram;
+use super::distribution::{histogram, packed};
 use super::window::Window;
 use echoring_proto::limits::Nanos;
 
@@ -32,19 +33,25 @@ impl HandshakeTimes {
 }
 
 /// The handshakes of one thread, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HandshakeTally {
     /// From dialling to TCP.
+    #[serde(with = "packed")]
     pub(crate) connect: Histogram<u64>,
     /// From TCP to TLS; empty without it.
+    #[serde(with = "packed")]
     pub(crate) tls: Histogram<u64>,
     /// From TCP, or TLS where there is any, to the 101.
+    #[serde(with = "packed")]
     pub(crate) upgrade: Histogram<u64>,
     /// From the 101 to the first message; empty where the mode has none.
+    #[serde(with = "packed")]
     pub(crate) first_message: Histogram<u64>,
     /// From dialling to the 101.
+    #[serde(with = "packed")]
     pub(crate) total: Histogram<u64>,
     /// From the dial to the failure of connections that did not open.
+    #[serde(with = "packed")]
     pub(crate) failed: Histogram<u64>,
     pub(crate) resumed: u64,
     pub(crate) dialled: u64,

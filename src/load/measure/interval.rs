@@ -4,7 +4,10 @@
 //! each distinct value, into one buffer for all intervals of the thread. The buffer is reserved beforehand and doubles
 //! when full: a few times in the longest run, and never per message.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::LATENCY_NS_MAX;
 use crate::measure::window::Window;
@@ -18,14 +21,41 @@ const PACKED_BYTES: usize = 2 * 1_024;
 const BITS: u32 = 7;
 
 /// The finished intervals of one thread.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub(crate) struct Series {
     entries: Vec<Entry>,
     packed: Vec<u8>,
 }
 
+/// The serialised form.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    entries: Vec<Entry>,
+    base64: String,
+}
+
+impl From<Series> for Written {
+    fn from(Series { entries, packed }: Series) -> Written {
+        Written { entries, base64: STANDARD.encode(packed) }
+    }
+}
+
+impl TryFrom<Written> for Series {
+    type Error = &'static str;
+
+    fn try_from(Written { entries, base64 }: Written) -> Result<Series, &'static str> {
+        let packed = STANDARD.decode(base64).map_err(|_| "intervals that are not in Base64")?;
+        let ends = entries.iter().flat_map(|entry| [entry.response_end, entry.service_end]);
+        if !ends.is_sorted() || entries.last().is_some_and(|last| last.service_end > packed.len()) {
+            return Err("intervals that are not in order");
+        }
+        Ok(Series { entries, packed })
+    }
+}
+
 /// One finished interval.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Entry {
     messages: u64,
     bytes: u64,
@@ -182,9 +212,9 @@ fn pack(histogram: &Histogram<u32>, packed: &mut Vec<u8>) {
 
 /// Adds a distribution that [`pack`] appended, exact to its digits.
 pub(crate) fn unpack(mut packed: &[u8], sum: &mut Histogram<u64>) {
-    let mut value = 0;
+    let mut value = 0_u64;
     while let (Some(distance), Some(count)) = (take(&mut packed), take(&mut packed)) {
-        value += distance;
+        value = value.saturating_add(distance);
         sum.saturating_record_n(value, count);
     }
 }

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::measure::distribution::{self, histogram};
+use crate::measure::distribution::{self, histogram, packed};
 use crate::measure::integrity::Integrity;
 use crate::measure::interval;
 use crate::measure::quantiles::Quantiles;
@@ -27,7 +30,7 @@ pub(crate) struct ThreadSnapshot {
 }
 
 /// Counts of a thread since the run began.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Counts {
     errors: BTreeMap<String, u64>,
     integrity: Integrity,
@@ -87,27 +90,61 @@ impl SnapshotTaker {
 }
 
 /// The snapshots of all threads, added up.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LiveResults {
-    finished: Option<Histogram<u64>>,
-    latest: BTreeMap<usize, (Option<Vec<u8>>, Counts)>,
+    finished: Option<Finished>,
+    latest: BTreeMap<usize, (Option<Current>, Counts)>,
+}
+
+/// Response times of finished intervals.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Finished(#[serde(with = "packed")] Histogram<u64>);
+
+/// Packed response times of the current interval of a thread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+struct Current(Vec<u8>);
+
+impl From<Current> for String {
+    fn from(Current(packed): Current) -> String {
+        STANDARD.encode(packed)
+    }
+}
+
+impl TryFrom<String> for Current {
+    type Error = base64::DecodeError;
+
+    fn try_from(text: String) -> Result<Current, base64::DecodeError> {
+        STANDARD.decode(text).map(Current)
+    }
 }
 
 impl LiveResults {
     /// Adds the snapshot of a thread.
     pub(crate) fn take(&mut self, part: ThreadSnapshot) {
         for more in &part.finished {
-            interval::unpack(more, self.finished.get_or_insert_with(histogram));
+            let Finished(finished) = self.finished.get_or_insert_with(|| Finished(histogram()));
+            interval::unpack(more, finished);
         }
-        self.latest.insert(part.thread, (part.current, part.counts));
+        self.latest.insert(part.thread, (part.current.map(Current), part.counts));
+    }
+
+    /// Adds the results of another generator of the same run.
+    pub fn merge(&mut self, other: &LiveResults) {
+        if let Some(Finished(theirs)) = &other.finished {
+            let Finished(mine) = self.finished.get_or_insert_with(|| Finished(histogram()));
+            mine.add(theirs).expect("all histograms have the same bounds");
+        }
+        let first = self.latest.last_key_value().map_or(0, |(thread, _)| thread + 1);
+        self.latest.extend((first..).zip(other.latest.values().cloned()));
     }
 
     /// Response times in nanoseconds of messages that arrived in the measured time, up to a second ago. `None` without
     /// any.
     pub fn response(&self) -> Option<Histogram<u64>> {
-        let mut sum = self.finished.clone();
+        let mut sum = self.finished.clone().map(|Finished(finished)| finished);
         for (current, _) in self.latest.values() {
-            if let Some(current) = current.as_ref().filter(|current| !current.is_empty()) {
+            if let Some(Current(current)) = current.as_ref().filter(|Current(packed)| !packed.is_empty()) {
                 interval::unpack(current, sum.get_or_insert_with(histogram));
             }
         }

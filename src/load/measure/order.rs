@@ -16,6 +16,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::track::Stream;
 
@@ -73,7 +75,7 @@ impl OrderChecker {
 }
 
 /// The findings of one thread's subscribers, or of a whole run once merged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OrderFindings {
     /// Topic and lower position of each inversion.
     turns: Vec<(u32, u64)>,
@@ -83,7 +85,7 @@ pub struct OrderFindings {
 }
 
 /// A range of positions around a loss.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct DoubtfulRange {
     /// The last position that is certain.
     after: u64,
@@ -128,6 +130,11 @@ impl OrderFindings {
             }
         }
         self.unjudged += other.unjudged;
+    }
+
+    /// Counts the reorderings. Positions of one generator are unknown to others, so this comes before their findings are added.
+    pub(crate) fn decide(&mut self) {
+        *self = OrderFindings { unjudged: self.reordered(), ..OrderFindings::default() };
     }
 
     /// Messages that were received in another order than by other subscribers, unless a loss explains it.

@@ -1,14 +1,16 @@
 //! Push mode: inter-arrival times of a connection's messages, and messages without a usable time.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use super::distribution::histogram;
+use super::distribution::{histogram, packed};
 use echoring_proto::limits::Nanos;
 
 /// Push messages of one thread's listeners within the measured time, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PushTally {
     /// Inter-arrival times of a connection's messages, if they ended within the measured time.
+    #[serde(with = "packed")]
     pub(crate) gap: Histogram<u64>,
     /// Messages without the configured time field.
     pub(crate) untimed: u64,

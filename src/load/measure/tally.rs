@@ -25,6 +25,8 @@ use pings::PingTally;
 use protocol::ProtocolTally;
 use reconnects::{HerdInterval, ReconnectTally};
 
+use serde::{Deserialize, Serialize};
+
 use crate::measure::integrity::Integrity;
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::meter::CpuSpan;
@@ -35,7 +37,7 @@ use crate::plan::schedule::profile::RateStage;
 use echoring_proto::limits::Nanos;
 
 /// The counts of one thread, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tally {
     /// When results count.
     pub window: Window,
@@ -235,6 +237,26 @@ impl Tally {
     /// Whether the window was open, and is over at `at`.
     pub(crate) fn is_past_window(&self, at: Nanos) -> bool {
         self.window != Window::default() && at >= self.window.until
+    }
+
+    /// Moves all times by so many nanoseconds, to another clock.
+    pub(crate) fn shift(&mut self, by: i64) {
+        self.window = self.window.shifted(by);
+        for stage in &mut self.latency.stages {
+            stage.window = stage.window.shifted(by);
+        }
+        for sample in [&mut self.cpu_span.first, &mut self.cpu_span.last].into_iter().flatten() {
+            sample.at = sample.at.wrapping_add_signed(by);
+        }
+        let handshakes = &mut self.connections.handshakes;
+        if handshakes.span.from <= handshakes.span.until {
+            handshakes.span = handshakes.span.shifted(by);
+        }
+    }
+
+    /// The run is over on this generator. What only its own threads can tell about the order of messages is decided.
+    pub(crate) fn conclude(&mut self) {
+        self.fan_out.order.decide();
     }
 
     /// Adds the tally of another thread, whose window has ended. The windows must be equal, or one of them never

@@ -52,6 +52,8 @@ const SPREAD: u64 = 0x20_911a_cc7b;
 /// The inverse of [`SPREAD`] modulo 2^40.
 const SPREAD_INVERSE: u64 = 0x26_fa09_32b3;
 const TIME_DIGITS: usize = 10;
+/// Times in messages are modulo this and one: 13 days.
+pub(crate) const TIME_MASK: Nanos = (1 << (5 * TIME_DIGITS)) - 1;
 /// Connections that a header can name.
 pub const CONNECTIONS_MAX: u32 = 1 << (5 * CONNECTION_DIGITS);
 /// Minimum body bytes of a broadcast message, and of a message with records, so that a damaged header is detected.
@@ -66,9 +68,9 @@ pub struct Id {
     pub connection: u32,
     /// Counts the messages of that connection.
     pub sequence: u64,
-    /// When the message is due.
+    /// When the message is due, in broadcasts: at most [`TIME_MASK`].
     pub intended: Nanos,
-    /// When it was handed to the connection.
+    /// When it was handed to the connection, likewise.
     pub sent: Nanos,
 }
 

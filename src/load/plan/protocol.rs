@@ -95,6 +95,11 @@ impl Protocol {
         Protocol { name: "message".to_owned(), definition: Definition::of_message(message, binary) }
     }
 
+    /// The same with only the names of its requests.
+    pub(crate) fn without_messages(self) -> Protocol {
+        Protocol { name: self.name, definition: self.definition.names() }
+    }
+
     /// The path of its servers' URLs, if it has a usual one.
     pub fn path(&self) -> Option<&str> {
         self.definition.path.as_deref()

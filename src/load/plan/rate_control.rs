@@ -31,7 +31,7 @@ impl RateControl {
     }
 
     /// A load with this rate begins, or the load ends.
-    pub(crate) fn begin(&self, rate: Option<u64>) {
+    pub fn begin(&self, rate: Option<u64>) {
         self.rate.store(rate.unwrap_or(0), Ordering::Relaxed);
     }
 }

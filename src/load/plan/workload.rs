@@ -426,6 +426,16 @@ impl Workload {
         Ok(())
     }
 
+    /// The load without what may be secret, and without the contents of files: enough to say what a run of it measured.
+    pub fn without_secrets(&self) -> Workload {
+        let mut load = self.clone();
+        load.connecting.headers.iter_mut().for_each(|(_, value)| *value = Template::default());
+        load.connecting.origin = None;
+        load.listening.hello = None;
+        load.protocol = load.protocol.map(Protocol::without_messages);
+        Workload { rows: None, lines: None, ..load }
+    }
+
     /// The payloads of the run.
     pub(crate) fn payloads(&self) -> Payloads {
         match &self.lines {

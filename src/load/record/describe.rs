@@ -1,7 +1,6 @@
 //! Makes the record of a run from its tally.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
@@ -17,47 +16,30 @@ use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::tally::reconnects::ReconnectTally;
 use crate::measure::timeline::{Timeline, TimelineInterval};
 use crate::measure::{distribution, host};
-use crate::plan::Resources;
 use crate::plan::connecting::ConnectOptions;
 use crate::plan::listening::TimeField;
 use crate::plan::mode::Mode;
 use crate::plan::protocol::Protocol;
 use crate::plan::schedule::profile::RateStage;
 use crate::plan::workload::Workload;
+use crate::record::segment::SegmentResult;
 use crate::record::{self, Record};
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Description;
 
-/// A finished run, as input for its record.
-pub(crate) struct RunFacts<'a> {
-    pub(crate) load: &'a Workload,
-    pub(crate) resources: &'a Resources,
-    /// URL, or `embedded`.
-    pub(crate) target: &'a str,
-    pub(crate) threads: usize,
-    /// Local addresses of the connections, if chosen.
-    pub(crate) sources: &'a [IpAddr],
-    /// Whether messages were long enough to identify themselves.
-    pub(crate) sequenced: bool,
-    pub(crate) interrupted: bool,
-    pub(crate) driver: Description,
-    pub(crate) server_rss_bytes: Option<u64>,
-    pub(crate) rate_changes: &'a [(Nanos, u64)],
-}
-
 /// The record of a run.
-pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
-    let load = facts.load;
+pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Record {
+    let tally = &result.tally;
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     Record {
         label: None,
-        target: facts.target.to_owned(),
-        config: describe_config(facts),
-        environment: environment(facts.driver),
+        target: target.to_owned(),
+        config: describe_config(load, result),
+        environment: result.environment.clone(),
         started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
         duration_s,
-        interrupted: facts.interrupted,
+        interrupted: result.interrupted,
         messages: tally.counts.messages,
         messages_per_s: per_s(tally.counts.messages),
         bytes_per_s: per_s(tally.counts.bytes),
@@ -84,7 +66,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
             rtt_ns: (!tally.pings.round_trip.is_empty()).then(|| Quantiles::of(&tally.pings.round_trip)),
             skipped: tally.pings.skipped,
         }),
-        rate_changes: facts.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
+        rate_changes: result.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
         reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
         storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
@@ -111,12 +93,17 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
         },
         errors: tally.connections.errors.clone(),
         closes: by_code(&tally.connections.closes),
-        generator: describe_generator(tally, load.max_lateness),
-        server: describe_server(tally, facts.server_rss_bytes),
+        generator: record::Generator {
+            threads: result.threads.clone(),
+            ..describe_generator(tally, load.max_lateness)
+        },
+        server: describe_server(tally, result.server_rss_bytes),
         stages: load.pace.stages().iter().zip(&tally.latency.stages).map(describe_stage).collect(),
         // The session adds the intervals of the timeline.
         intervals: Vec::new(),
         // The experiment adds the search and the repetition; the command line adds `fail_if`.
+        agents: Vec::new(),
+        segment: None,
         search: None,
         repetition: None,
         fail_if: Vec::new(),
@@ -124,8 +111,7 @@ pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
     }
 }
 
-/// The health of the generator, which is saturated if its lateness at p99 exceeds `max_lateness`. The session adds its
-/// threads.
+/// The health of the generator, which is saturated if its lateness at p99 exceeds `max_lateness`. The threads are added by the caller.
 pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> record::Generator {
     let lateness = Quantiles::of(&tally.latency.whole.lateness);
     record::Generator {
@@ -261,8 +247,7 @@ fn describe_compression(tally: &Tally) -> record::Compression {
     }
 }
 
-fn describe_config(facts: &RunFacts<'_>) -> record::Config {
-    let load = facts.load;
+fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
     let broadcast = load.has_topics();
     record::Config {
         mode: load.mode.name().to_owned(),
@@ -288,12 +273,12 @@ fn describe_config(facts: &RunFacts<'_>) -> record::Config {
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
         trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
-        threads: facts.threads,
-        cpus: facts.resources.cpus.clone(),
-        source_addresses: facts.sources.iter().map(ToString::to_string).collect(),
+        threads: result.threads.len(),
+        cpus: result.cpus.clone(),
+        source_addresses: result.sources.iter().map(ToString::to_string).collect(),
         compress: load.compress.words.clone(),
         verify: load.verify,
-        sequenced: facts.sequenced,
+        sequenced: result.sequenced,
         allow: load.allow.clone(),
         connecting: Some(describe_connecting(load)),
         headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),
@@ -333,7 +318,7 @@ fn describe_connecting(load: &Workload) -> record::Connecting {
     }
 }
 
-fn environment(driver: Description) -> record::Environment {
+pub(crate) fn describe_environment(driver: Description) -> record::Environment {
     record::Environment {
         commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -38,6 +38,7 @@ impl Default for Compression {
 
 /// Statistics of the codecs of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Compressed {
     /// Messages inflated.
     pub messages_in: u64,

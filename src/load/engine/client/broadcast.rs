@@ -10,6 +10,9 @@ use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{ConnectionContext, Lane};
 
+/// Messages of a publisher of another generator that may be under way: a damaged sequence is likely to be further ahead.
+const UNKNOWN_MAX: u64 = 64 * 1024;
+
 impl Client {
     /// A message of the topic arrived. Its header names its publisher, sequence and times.
     #[inline]
@@ -49,10 +52,13 @@ impl Client {
                 && load.topic(claimed.connection) == broadcast.topic
         });
         let fan_out = shared.fan_out.as_ref();
-        // One that was never published has a damaged name.
+        // One that was never published has a damaged name. How many another generator has published is not known exactly.
         let is_published = |claimed: &Id| {
+            let own = shared.segment.has(claimed.connection);
+            let unknown = if own { 0 } else { UNKNOWN_MAX };
             claimed.sequence <= broadcast.streams[(claimed.connection / load.topics) as usize].expected()
-                || fan_out.is_none_or(|fan_out| claimed.sequence < fan_out.published(claimed.connection))
+                || fan_out
+                    .is_none_or(|fan_out| claimed.sequence < fan_out.published(claimed.connection) + unknown)
         };
         let whole = |claimed: &Id| {
             is_published(claimed) && (!load.verify || (has_kind && payloads.matches(claimed, payload)))
@@ -69,13 +75,14 @@ impl Client {
         };
         let from = (id.connection / load.topics) as usize;
         let due = broadcast.streams[from].expected();
-        let times = Times { intended: id.intended, sent: id.sent };
+        let times =
+            Times { intended: shared.read_time(id.intended, now), sent: shared.read_time(id.sent, now) };
         let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
         let place = broadcast.streams[from].arrived(id.sequence, first_missed);
         match place {
             StreamArrival::InOrder => {}
             StreamArrival::Late => tally.integrity.reordered += 1,
-            StreamArrival::Recovered => return tally.arrived(now, id.intended, id.sent, payload.len()),
+            StreamArrival::Recovered => return tally.arrived(now, times.intended, times.sent, payload.len()),
             StreamArrival::Again => {
                 tally.integrity.duplicated += 1;
                 return;
@@ -89,8 +96,11 @@ impl Client {
         {
             tally.latency.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
         }
-        tally.arrived(now, id.intended, id.sent, payload.len());
+        tally.arrived(now, times.intended, times.sent, payload.len());
         let Some(fan_out) = fan_out else { return };
+        if !shared.segment.has(id.connection) {
+            fan_out.observe(id.connection, id.sequence, times);
+        }
         let at = fan_out.arrived(id.connection, id.sequence);
         // The messages of one publisher are ordered by their sequence alone.
         if broadcast.streams.len() > 1 && place == StreamArrival::InOrder {
@@ -98,8 +108,8 @@ impl Client {
             let name = (id.connection, id.sequence);
             order.arrived(fan_out, name, (&mut streams[from], due), &mut tally.fan_out.order);
         }
-        if tally.window.contains(id.intended) {
-            let latency = now.saturating_sub(id.intended);
+        if tally.window.contains(times.intended) {
+            let latency = now.saturating_sub(times.intended);
             for (reached, histogram) in [
                 (at.first, &mut tally.fan_out.first),
                 (at.median, &mut tally.fan_out.median),
@@ -148,10 +158,10 @@ impl Client {
 
     /// Stores the number of subscribers of each publisher's topic.
     pub(super) fn store_audiences(&mut self) {
-        let Some(fan_out) = &self.shared.fan_out else { return };
-        for connection in &mut self.connections {
+        let Client { shared, connections, .. } = self;
+        for connection in connections {
             if let Flow::Broadcast(broadcast) = &mut connection.flow {
-                broadcast.audience = fan_out.subscribers(broadcast.topic);
+                broadcast.audience = shared.audience(broadcast.topic);
             }
         }
     }

@@ -92,7 +92,10 @@ impl Client {
         let number = self.connections[position].number;
         let source = match shared.sources.as_slice() {
             [] => None,
-            sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
+            sources => {
+                let turn = shared.segment.position(number) as usize;
+                Some(SocketAddr::new(sources[turn % sources.len()], 0))
+            }
         };
         let connection = &mut self.connections[position];
         connection.row = shared.take_row(number).map_err(|NoRowLeft| io::Error::other(NO_ROW_LEFT))?;

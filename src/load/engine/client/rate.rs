@@ -12,7 +12,8 @@ impl Client {
         if self.pacer.schedule.is_none() {
             return;
         }
-        if self.thread == 0 {
+        // Where several generators share a run, they are told.
+        if self.thread == 0 && self.shared.coordination.is_none() {
             self.decide_change(now);
         }
         if let Some(changes) = self.shared.rate_changes.since(self.pacer.changes) {

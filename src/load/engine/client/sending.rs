@@ -152,7 +152,7 @@ impl Client {
             };
             let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
             if let Flow::Broadcast(_) = connection.flow {
-                (id.intended, id.sent) = (intended, now);
+                (id.intended, id.sent) = (self.shared.written_time(intended), self.shared.written_time(now));
             }
             if !self.send_message(link, position, &id) {
                 let Client { connections, backlog, .. } = self;

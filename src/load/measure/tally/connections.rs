@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::measure::handshakes::HandshakeTally;
 use echoring_proto::connection::Compressed;
 
@@ -31,7 +33,7 @@ fn merge_closes(mine: &mut CloseCounts, theirs: &CloseCounts) {
 }
 
 /// The connections of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ConnectionTally {
     /// Connections that opened.
     pub opened: u64,
@@ -89,7 +91,7 @@ impl ConnectionTally {
 }
 
 /// Deliberately slow subscribers. They are counted nowhere else.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SlowTally {
     /// Those that opened.
     pub opened: u64,

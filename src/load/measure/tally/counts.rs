@@ -1,7 +1,9 @@
 //! Messages counted: sent, received, unsent.
 
+use serde::{Deserialize, Serialize};
+
 /// The message counts of one thread, or of a whole run once merged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageCounts {
     /// Messages that arrived, over the whole run.
     pub received: u64,

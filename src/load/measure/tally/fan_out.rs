@@ -1,18 +1,22 @@
 //! Broadcast mode: how fast, how far and in which order messages reached the subscribers.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 use crate::measure::order::OrderFindings;
 
 /// The fan-out at one thread's connections, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FanOutTally {
     /// Latency of the first subscriber that a message reached.
+    #[serde(with = "packed")]
     pub first: Histogram<u64>,
     /// Latency of the median subscriber.
+    #[serde(with = "packed")]
     pub median: Histogram<u64>,
     /// Latency of the last subscriber, for messages that reached all.
+    #[serde(with = "packed")]
     pub last: Histogram<u64>,
     /// Deliveries that are due for the published messages.
     pub deliveries_due: u64,

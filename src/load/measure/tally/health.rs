@@ -1,15 +1,18 @@
 //! The health of the generator: its ticks, its heartbeats, and its CPU time.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 
 /// The health of one thread within the window, or of all threads once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HealthTally {
     /// How long the ticks of the event loop took, without the wait in the kernel.
+    #[serde(with = "packed")]
     pub ticks: Histogram<u64>,
     /// How late the thread's heartbeats were.
+    #[serde(with = "packed")]
     pub heartbeat: Histogram<u64>,
     /// How long the thread was runnable without a CPU, if the kernel counts it.
     pub run_delay_ns: Option<u64>,

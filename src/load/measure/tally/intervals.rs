@@ -1,13 +1,17 @@
 //! The window in intervals: the current one, and the finished ones.
 
+use serde::{Deserialize, Serialize};
+
 use crate::measure::interval::{Recorder, Series};
 use crate::measure::window::Window;
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// The intervals of one thread, or of each thread once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IntervalTally {
     series: Vec<Series>,
+    /// None once the window is over.
+    #[serde(skip)]
     recorder: Option<Recorder>,
     interval_ns: Nanos,
 }

@@ -1,8 +1,9 @@
 //! The times of messages: response, service and lateness, of the whole run and of each stage of its rate.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::times::Times;
 use crate::measure::window::Window;
@@ -10,13 +11,16 @@ use crate::plan::schedule::profile::RateStage;
 use echoring_proto::limits::Nanos;
 
 /// The three distributions that are kept for the whole run and for each stage.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Distributions {
     /// From the intended send time to the arrival, of messages that were intended within the window.
+    #[serde(with = "packed")]
     pub response: Histogram<u64>,
     /// From the actual send to the arrival, of the same messages.
+    #[serde(with = "packed")]
     pub service: Histogram<u64>,
     /// How late the generator sent a message; open loop only.
+    #[serde(with = "packed")]
     pub lateness: Histogram<u64>,
 }
 
@@ -39,7 +43,7 @@ impl Distributions {
 }
 
 /// The messages of one stage of the rate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageTally {
     /// When its messages are due.
     pub window: Window,
@@ -50,13 +54,14 @@ pub struct StageTally {
 }
 
 /// The times of all messages of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LatencyTally {
     /// The whole run. With stages it is empty until [`complete`](LatencyTally::complete).
     pub whole: Distributions,
     /// The stages of the rate, if it has any.
     pub stages: Vec<StageTally>,
-    /// Lost messages whose final age is not known yet.
+    /// Lost messages whose final age is not known yet; none once the run is over.
+    #[serde(skip)]
     pub missing: LostMessages,
 }
 

@@ -1,17 +1,19 @@
 //! Pings and their pongs.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 
 /// The pings of one thread, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PingTally {
     /// Pings beside the load that were sent, over the whole run.
     pub sent: u64,
     /// Their pongs.
     pub answered: u64,
     /// Round trips of those that were sent within the window.
+    #[serde(with = "packed")]
     pub round_trip: Histogram<u64>,
     /// Pings as the load that were answered by the pong of a later one.
     pub skipped: u64,

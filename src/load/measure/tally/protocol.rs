@@ -1,18 +1,20 @@
 //! Conversations of declared protocols: requests by name, openings and heartbeats.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::latency::Distributions;
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
 
 /// The conversations of one thread, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProtocolTally {
     /// In the order of the protocol.
     pub requests: Vec<RequestTally>,
     /// From the upgrade to the end of the opening steps.
+    #[serde(with = "packed")]
     pub opening: Histogram<u64>,
     /// Heartbeats of the application that were answered.
     pub heartbeats_answered: u64,
@@ -23,7 +25,7 @@ pub struct ProtocolTally {
 }
 
 /// One request of a protocol, over the whole run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RequestTally {
     /// Requests that were sent.
     pub sent: u64,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::connections::{count_cause, merge_causes};
-use crate::measure::distribution::histogram;
+use crate::measure::distribution::{histogram, packed};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Length of an interval of the herd.
@@ -14,7 +15,7 @@ pub const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
 const HERD_INTERVALS_MAX: usize = 6_000;
 
 /// What connections did in 100 ms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HerdInterval {
     /// Ended, or were closed at the end of their lifetime.
     pub ended: u32,
@@ -27,7 +28,7 @@ pub struct HerdInterval {
 }
 
 /// The reconnects of one thread, or of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReconnectTally {
     /// Connections that ended by themselves and were to open again.
     pub ended: u64,
@@ -40,10 +41,12 @@ pub struct ReconnectTally {
     /// Connections that never came back.
     pub away: u64,
     /// From the end of a connection until it takes part again.
+    #[serde(with = "packed")]
     pub back: Histogram<u64>,
     /// Storm: connections that were cut.
     pub cut: u64,
     /// Storm: from the cut of all until a connection takes part again.
+    #[serde(with = "packed")]
     pub since_cut: Histogram<u64>,
     /// Messages that were published while a subscriber was away.
     pub published_away: u64,

@@ -265,6 +265,13 @@ impl Text {
 
 impl Definition {
     /// Connections send `message`, and get it back.
+    /// Its requests by name, and nothing else.
+    pub(super) fn names(self) -> Definition {
+        let request =
+            |request: Request| Request { name: request.name, weight: 1, send: String::new(), think: None };
+        Definition { request: self.request.into_iter().map(request).collect(), ..Definition::default() }
+    }
+
     pub(super) fn of_message(message: &str, binary: bool) -> Definition {
         Definition {
             kind: if binary { Kind::Binary } else { Kind::Text },

@@ -1,0 +1,100 @@
+//! One load on many machines: `echoring agent` on each, and `bench --agents`, which coordinates them over NATS.
+//!
+//! ```text
+//! bench --agents 3 ──find──────────────> agents        name and version
+//!                  ──open(segment)─────> each          its connections; progress and clock comparisons from now on
+//!                  <─settled──────────── each          all of its connections are open or have failed
+//!                  ──begin(time)───────> all
+//!                  <─stopped sending──── each          how many messages its publishers sent
+//!                  ──conclude──────────> all           how many those of all sent: what a subscriber must have received
+//!                  <─finished(results)── each
+//! ```
+//!
+//! An agent that is silent is lost: the run goes on without it, and says so. An agent whose coordinator is silent stops.
+
+mod clock;
+mod coordinator;
+mod merge;
+mod nats;
+mod segment;
+mod shared_run;
+mod wire;
+mod worker;
+
+use std::time::Duration;
+
+pub(super) use coordinator::{Coordinator, Job};
+pub use merge::{MergeArgs, merge};
+pub(super) use segment::SegmentSession;
+pub use worker::{AgentArgs, run as run_agent};
+
+use super::usage;
+use crate::{Failure, values};
+use echoring_backbone::NatsOptions;
+use echoring_load::{SEGMENTS_MAX, Segment};
+
+const HEADING: &str = "Agents";
+
+/// The flags of `bench` about agents.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Share the load among this many agents, which `echoring agent` started; needs --nats
+    ///
+    /// The connections, rates and rows of data are those of the whole run. Files of TLS are those of each agent's machine.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = values::number_in(1..=SEGMENTS_MAX),
+        requires_all = ["nats", "url"],
+        help_heading = HEADING
+    )]
+    agents: Option<u32>,
+
+    /// How long the agents are looked for
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration, help_heading = HEADING)]
+    agents_timeout: Duration,
+
+    /// Make only share K of N of the load, without NATS; echoring merge puts the results together
+    #[arg(
+        long,
+        value_name = "K/N",
+        value_parser = segment,
+        requires = "json",
+        conflicts_with_all = ["agents", "find_max", "repeat", "against"],
+        help_heading = HEADING
+    )]
+    segment: Option<Segment>,
+
+    #[command(flatten)]
+    nats: nats::Args,
+}
+
+/// `--segment`.
+fn segment(word: &str) -> Result<Segment, String> {
+    let numbers =
+        word.split_once('/').and_then(|(number, of)| Some((number.parse::<u32>().ok()?, of.parse().ok()?)));
+    let segment = numbers.and_then(|(number, of)| Segment::new(number.checked_sub(1)?, of));
+    segment.ok_or_else(|| format!("expected K/N, such as 1/3, with K up to N and N up to {SEGMENTS_MAX}"))
+}
+
+impl Args {
+    /// The number of agents, and how NATS is reached; `None` without agents.
+    pub(super) fn agents(&self) -> Result<Option<(u32, Duration, NatsOptions)>, Failure> {
+        match self.agents {
+            Some(agents) => Ok(Some((agents, self.agents_timeout, self.nats.options()?))),
+            None if !self.nats.nats.is_empty() => Err(usage("--nats", "needs --agents, such as --agents 3")),
+            None => Ok(None),
+        }
+    }
+
+    /// The number of agents, at least 1.
+    pub(super) fn count(&self) -> u32 {
+        self.agents.unwrap_or(1)
+    }
+
+    /// The share of the load that this process makes.
+    pub(super) fn segment(&self) -> Segment {
+        self.segment.unwrap_or(Segment::WHOLE)
+    }
+}

@@ -1,0 +1,72 @@
+//! The options of the NATS that agents and their coordinator meet at.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::super::usage;
+use crate::Failure;
+use echoring_backbone::{Credentials, NatsOptions, OptionsError, Tls};
+
+const HEADING: &str = "Agents";
+
+/// How NATS is reached.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(in super::super) struct Args {
+    /// NATS server that agents and bench --agents meet at; repeatable
+    ///
+    /// nats://HOST[:PORT] or tls://HOST[:PORT]. Whoever may use its subjects PREFIX.> can have agents load any server.
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    pub(super) nats: Vec<String>,
+
+    /// First tokens of the NATS subjects; agents with another prefix are not found
+    #[arg(long, value_name = "SUBJECT", default_value = "echoring.bench", help_heading = HEADING)]
+    pub(super) nats_prefix: String,
+
+    /// File with the token of NATS
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "nats",
+        conflicts_with = "nats_credentials_file",
+        help_heading = HEADING
+    )]
+    nats_token_file: Option<PathBuf>,
+
+    /// File with the JWT and the nkey of a user of NATS, as nsc writes it
+    #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
+    nats_credentials_file: Option<PathBuf>,
+
+    /// Authorities of the NATS servers' certificates: a PEM file [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
+    nats_tls_ca: Option<PathBuf>,
+}
+
+impl Args {
+    /// The options, checked.
+    pub(super) fn options(&self) -> Result<NatsOptions, Failure> {
+        let credentials = match (&self.nats_token_file, &self.nats_credentials_file) {
+            (Some(file), _) => {
+                let token = fs::read_to_string(file).map_err(|error| {
+                    Failure::Environment(format!("--nats-token-file: {}: {error}", file.display()))
+                })?;
+                Credentials::Token(token.trim().to_owned())
+            }
+            (None, Some(file)) => Credentials::CredentialsFile(file.clone()),
+            (None, None) => Credentials::None,
+        };
+        let options = NatsOptions {
+            servers: self.nats.clone(),
+            prefix: self.nats_prefix.clone(),
+            credentials,
+            tls: Tls { authorities: self.nats_tls_ca.clone(), certificate: None },
+            ..NatsOptions::default()
+        };
+        options.check().map_err(|error| match error {
+            OptionsError::NoServer | OptionsError::Server(..) => usage("--nats", &error.to_string()),
+            OptionsError::Prefix(_) => usage("--nats-prefix", &error.to_string()),
+            error => Failure::Environment(format!("--nats: {error}")),
+        })?;
+        Ok(options)
+    }
+}

@@ -1,0 +1,124 @@
+//! What a coordinator and its agents tell each other: JSON, in messages of an exchange over NATS.
+//!
+//! | subject | carries |
+//! |---|---|
+//! | `PREFIX.find` | the question of a coordinator which agents there are |
+//! | `PREFIX.agent.ID` | messages for one agent |
+//! | `PREFIX.coordinator.ID` | messages for one coordinator |
+
+use serde::{Deserialize, Serialize};
+
+use super::super::target::{GivenUrl, Lookup};
+use super::clock::Offset;
+use echoring_load::{LiveResults, RunStage, Segment, Workload};
+use echoring_proto::limits::Nanos;
+
+/// The id of an agent or a coordinator, drawn when it starts.
+pub(super) type Id = u64;
+
+/// A message to an agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ToAgent {
+    /// Who sends it.
+    pub(super) coordinator: Id,
+    /// The run that it is about; 0 for none.
+    pub(super) run: u64,
+    pub(super) body: Order,
+}
+
+/// What an agent is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Tell that it is there.
+    Find,
+    /// Open the connections of a segment.
+    Open(Box<Assignment>),
+    /// Begin the load at this time of the coordinator's clock. These are the subscribers of each topic.
+    Begin { start: Nanos, audiences: Vec<u32> },
+    /// Change the rate, likewise.
+    ChangeRate { at: Nanos, rate: u64 },
+    /// No agent sends any more; so many messages were published, by publisher.
+    Conclude { published: Vec<u64> },
+    /// End early, with results.
+    Stop,
+    /// The coordinator is still there.
+    Alive,
+    /// The coordinator leaves.
+    Release,
+    /// The answer to a comparison of clocks: when it was sent, by the agent's clock, and arrived and was answered, by the coordinator's.
+    Clock { sent: Nanos, received: Nanos, answered: Nanos },
+}
+
+/// A share of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Assignment {
+    pub(super) segment: Segment,
+    pub(super) load: Workload,
+    pub(super) urls: Vec<GivenUrl>,
+    pub(super) lookup: Lookup,
+}
+
+/// A message to a coordinator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ToCoordinator {
+    /// Who sends it.
+    pub(super) agent: Id,
+    /// The run that it is about; 0 for none.
+    pub(super) run: u64,
+    pub(super) body: Report,
+}
+
+/// What an agent tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// It is there.
+    Here { name: String, version: String },
+    /// The run cannot be made.
+    Refused { why: String },
+    /// All connections are open or have failed. These are the open subscribers of each topic.
+    Settled { subscribers: Vec<u32> },
+    /// It sends no more; so many messages were published, 0 by publishers of others.
+    StoppedSending { published: Vec<u64> },
+    /// How the run goes; also a sign of life.
+    Progress(Box<AgentProgress>),
+    /// The results: [`SegmentResult`](echoring_load::record::segment::SegmentResult) as bytes, in Base64.
+    Finished { result: String },
+    /// A signal asks the agent to end.
+    Interrupted,
+    /// Asks for the coordinator's clock.
+    Clock { sent: Nanos },
+}
+
+/// How the run of an agent goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct AgentProgress {
+    pub(super) stage: RunStage,
+    /// Connections open now.
+    pub(super) open: u64,
+    /// Connections that failed or ended early.
+    pub(super) failed: u64,
+    /// Messages that arrived, warm-up included.
+    pub(super) messages: u64,
+    /// Results of the measured time so far.
+    pub(super) live: LiveResults,
+    /// The coordinator's clock.
+    pub(super) clock: Option<Offset>,
+}
+
+/// The subjects under a prefix.
+pub(super) fn find_subject(prefix: &str) -> String {
+    format!("{prefix}.find")
+}
+
+pub(super) fn agent_subject(prefix: &str, agent: Id) -> String {
+    format!("{prefix}.agent.{agent:016x}")
+}
+
+pub(super) fn coordinator_subject(prefix: &str, coordinator: Id) -> String {
+    format!("{prefix}.coordinator.{coordinator:016x}")
+}
+
+/// A message as bytes.
+pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).expect("keys are names or numbers")
+}

@@ -1,0 +1,145 @@
+//! A run that several generators share: what each of them tells, and what it is told.
+//!
+//! All times between generators are those of a *common clock*, that of the one that coordinates them. A generator knows how far the
+//! common clock is ahead of its own; messages carry times of the common clock, so that a subscriber of one generator can time what a
+//! publisher of another sent.
+//!
+//! Never: a lock per message.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::rate_changes::{RateChange, RateChanges};
+use crate::plan::segment::Segment;
+use echoring_proto::limits::Nanos;
+
+/// The part of one generator in a run that several share.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The connections that it has.
+    pub segment: Segment,
+    /// What it tells, and is told; `None` if the generators know nothing of each other.
+    pub coordination: Option<Arc<Coordination>>,
+}
+
+impl Part {
+    /// A run of one generator.
+    pub(crate) fn whole() -> Part {
+        Part { segment: Segment::WHOLE, coordination: None }
+    }
+}
+
+/// What one generator tells the others, and is told by them. Each of its values is told once, but for the clock and the rate.
+#[derive(Debug, Default)]
+pub struct Coordination {
+    ahead: AtomicI64,
+    /// Subscribers of each topic, of all generators.
+    audiences: OnceLock<Vec<u32>>,
+    published: OnceLock<Vec<u64>>,
+    is_concluded: AtomicBool,
+    pub(super) rate_changes: Arc<RateChanges>,
+    settled: OnceLock<Vec<u32>>,
+    own_published: OnceLock<Vec<u64>>,
+    /// When the load begins, by this generator's clock; 0 before it is known.
+    start_at: AtomicU64,
+}
+
+impl Coordination {
+    // ---- what a generator tells ----
+
+    /// The open subscribers of each topic, once all of its connections are open or have failed.
+    pub fn settled(&self) -> Option<&[u32]> {
+        self.settled.get().map(Vec::as_slice)
+    }
+
+    /// The messages of each publisher, 0 of those of other generators, once it sends nothing any more.
+    pub fn own_published(&self) -> Option<&[u64]> {
+        self.own_published.get().map(Vec::as_slice)
+    }
+
+    pub(super) fn settle(&self, subscribers: Vec<u32>) {
+        let _ = self.settled.set(subscribers);
+    }
+
+    pub(super) fn stopped_sending(&self, published: Vec<u64>) {
+        let _ = self.own_published.set(published);
+    }
+
+    // ---- what it is told ----
+
+    /// The common clock is this many nanoseconds ahead of the generator's. It is told again as clocks drift.
+    pub fn set_ahead(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// The load begins at `start` of the common clock. `audiences` are the subscribers of each topic, of all generators.
+    pub fn begin(&self, start: Nanos, audiences: Vec<u32>) {
+        if self.audiences.set(audiences).is_ok() {
+            self.start_at.store(start.wrapping_add_signed(-self.ahead()).max(1), Ordering::Release);
+        }
+    }
+
+    /// The messages of each publisher, of all generators, once none of them sends any more.
+    pub fn conclude(&self, published: Vec<u64>) {
+        let _ = self.published.set(published);
+    }
+
+    /// The rate changes at `at` of the common clock.
+    pub fn change_rate(&self, at: Nanos, rate: u64) {
+        let at = at.wrapping_add_signed(-self.ahead());
+        self.rate_changes.add(RateChange { at, rate });
+    }
+
+    /// How far the common clock is ahead.
+    #[inline]
+    pub(super) fn ahead(&self) -> i64 {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn start(&self) -> Option<Nanos> {
+        Some(self.start_at.load(Ordering::Acquire)).filter(|at| *at > 0)
+    }
+
+    pub(super) fn audience(&self, topic: u32) -> Option<u32> {
+        self.audiences.get()?.get(topic as usize).copied()
+    }
+
+    /// The messages of each publisher, the first time that they are known.
+    pub(super) fn take_published(&self) -> Option<&[u64]> {
+        let published = self.published.get()?;
+        (!self.is_concluded.swap(true, Ordering::AcqRel)).then_some(published.as_slice())
+    }
+
+    pub(super) fn is_concluded(&self) -> bool {
+        self.is_concluded.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_are_told_are_those_of_the_common_clock() {
+        let coordination = Coordination::default();
+        coordination.set_ahead(-500);
+        assert_eq!((coordination.start(), coordination.audience(0)), (None, None));
+        coordination.begin(10_000, vec![7]);
+        assert_eq!((coordination.start(), coordination.audience(0)), (Some(10_500), Some(7)));
+        // A drift does not move what has begun.
+        coordination.set_ahead(-400);
+        coordination.begin(20_000, vec![8]);
+        assert_eq!((coordination.start(), coordination.ahead()), (Some(10_500), -400));
+        coordination.change_rate(30_000, 9);
+        assert_eq!(coordination.rate_changes.all(), [(30_400, 9)]);
+    }
+
+    #[test]
+    fn what_was_published_is_taken_once() {
+        let coordination = Coordination::default();
+        assert!(coordination.take_published().is_none() && !coordination.is_concluded());
+        coordination.conclude(vec![3, 4]);
+        assert_eq!(coordination.take_published(), Some(&[3, 4][..]));
+        assert!(coordination.take_published().is_none() && coordination.is_concluded());
+    }
+}

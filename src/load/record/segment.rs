@@ -1,0 +1,171 @@
+//! What one generator measured of a run, so that the results of several can be merged without loss.
+
+use std::fmt;
+use std::io::{BufReader, Read as _};
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Environment, GeneratorThread};
+use crate::measure::meter::Sample;
+use crate::measure::tally::Tally;
+use crate::plan::workload::Workload;
+use echoring_proto::limits::Nanos;
+
+/// Maximum bytes of a serialised result: histograms of a day of many stages and requests are far below.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// The results of one generator: all counts and distributions, not only their quantiles.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SegmentResult {
+    pub(crate) tally: Tally,
+    /// The health of each thread.
+    pub(crate) threads: Vec<GeneratorThread>,
+    /// CPUs that the threads are pinned to.
+    pub(crate) cpus: Vec<usize>,
+    /// Local addresses of the connections, if chosen.
+    pub(crate) sources: Vec<IpAddr>,
+    /// Whether messages were long enough to identify themselves.
+    pub(crate) sequenced: bool,
+    pub(crate) interrupted: bool,
+    pub(crate) environment: Environment,
+    pub(crate) server_rss_bytes: Option<u64>,
+    pub(crate) rate_changes: Vec<(Nanos, u64)>,
+}
+
+/// Why a text is not a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not the results of a segment of this version: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// A segment of a run, with what is needed to merge it with the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SegmentRun {
+    /// The load, without what may be secret.
+    pub load: Workload,
+    /// The URLs.
+    pub target: String,
+    /// What was measured.
+    pub result: SegmentResult,
+}
+
+impl SegmentRun {
+    /// As text: JSON, deflated, in Base64.
+    pub fn to_text(&self) -> String {
+        STANDARD.encode(deflate(self))
+    }
+
+    /// Reads text.
+    ///
+    /// # Errors
+    /// If it is no segment of this version, or more than 256 MiB inflated.
+    pub fn from_text(text: &str) -> Result<SegmentRun, Unreadable> {
+        inflate(&STANDARD.decode(text).map_err(|error| Unreadable(error.to_string()))?)
+    }
+}
+
+/// JSON, deflated.
+fn deflate(value: &impl Serialize) -> Vec<u8> {
+    let mut deflater = ZlibEncoder::new(Vec::new(), Compression::default());
+    serde_json::to_writer(&mut deflater, value).expect("a vector takes all, and all keys are names");
+    deflater.finish().expect("a vector takes all")
+}
+
+fn inflate<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    let inflated = BufReader::new(ZlibDecoder::new(bytes).take(BYTES_MAX));
+    serde_json::from_reader(inflated).map_err(|error| Unreadable(error.to_string()))
+}
+
+impl SegmentResult {
+    /// As bytes: JSON, deflated.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        deflate(self)
+    }
+
+    /// Reads bytes.
+    ///
+    /// # Errors
+    /// If they are no result of this version, or more than 256 MiB inflated.
+    pub fn from_bytes(bytes: &[u8]) -> Result<SegmentResult, Unreadable> {
+        inflate(bytes)
+    }
+
+    /// Where it was measured.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Messages that arrived in the measured time.
+    pub fn messages(&self) -> u64 {
+        self.tally.counts.messages
+    }
+
+    /// Connections that opened.
+    pub fn opened(&self) -> u64 {
+        self.tally.connections.opened
+    }
+
+    /// Counts a failure that is none of a connection.
+    pub fn fail(&mut self, cause: &str) {
+        self.tally.connections.error(cause);
+    }
+
+    /// The server's CPU time and memory, measured beside the generators: CPU time in nanoseconds when the measured time began and when
+    /// it ended.
+    pub fn measured_server(&mut self, cpu_ns: Option<(u64, u64)>, rss_bytes: Option<u64>) {
+        let window = self.tally.window;
+        if let Some((before, after)) = cpu_ns {
+            self.tally.cpu_span.first = Some(Sample { at: window.from, cpu_ns: before, messages: 0 });
+            let messages = self.tally.counts.messages;
+            self.tally.cpu_span.last = Some(Sample { at: window.until, cpu_ns: after, messages });
+        }
+        self.server_rss_bytes = rss_bytes.or(self.server_rss_bytes);
+    }
+
+    /// Adds the results of another generator of the same run.
+    pub fn merge(&mut self, mut other: SegmentResult) {
+        // The measured time is the same; their clocks need not be.
+        other.align(self.tally.window.from);
+        self.tally.merge(&other.tally);
+        self.threads.extend(other.threads);
+        for cpu in other.cpus {
+            if !self.cpus.contains(&cpu) {
+                self.cpus.push(cpu);
+            }
+        }
+        for source in other.sources {
+            if !self.sources.contains(&source) {
+                self.sources.push(source);
+            }
+        }
+        self.sequenced &= other.sequenced;
+        self.interrupted |= other.interrupted;
+        self.environment.optimized &= other.environment.optimized;
+        self.server_rss_bytes = self.server_rss_bytes.or(other.server_rss_bytes);
+    }
+
+    /// Moves all times so that the measured time begins at `from`.
+    fn align(&mut self, from: Nanos) {
+        let by = from.wrapping_sub(self.tally.window.from) as i64;
+        if from == 0 || self.tally.window.from == 0 {
+            return;
+        }
+        self.tally.shift(by);
+        for (at, _) in &mut self.rate_changes {
+            *at = at.wrapping_add_signed(by);
+        }
+    }
+}
