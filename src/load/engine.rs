@@ -10,6 +10,7 @@ pub(crate) mod coordination;
 pub(crate) mod outcome;
 pub(crate) mod progress;
 mod rate_changes;
+mod server_sampler;
 pub(crate) mod session;
 mod shared;
 mod sources;

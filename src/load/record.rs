@@ -6,6 +6,7 @@ pub(crate) mod describe;
 pub mod failures;
 pub mod search;
 pub mod segment;
+pub mod time_series;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use crate::plan::flaw::Flaw;
 use comparison::Comparison;
 use failures::NO_REPLY;
 use search::SearchResult;
+use time_series::TimeSeries;
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "echoring.run/1";
@@ -134,6 +136,9 @@ pub struct Record {
     /// The share of a run that this is, for `echoring merge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPart>,
+    /// The measured time in slices, which are shorter. Records from older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<TimeSeries>,
     /// The search whose best run this is.
     #[serde(default)]
     pub search: Option<SearchResult>,

@@ -149,6 +149,34 @@ fn ci_servers_get_the_checks_of_all_runs() {
 }
 
 #[test]
+fn slices_of_a_record_add_up_to_the_run() {
+    let directory = Directory::new("slices");
+    let json = directory.file("run.json");
+    let flags = ["--mode", "echo", "--rate", "500", "--allow-saturated", "--json", &json];
+    let (code, _, stderr) = bench(&flags);
+    assert_eq!(code, Some(0), "{stderr}");
+    let record = directory.runs("run.json").runs.remove(0);
+    let timeline = record.timeline.expect("a new record has it");
+    assert_eq!((timeline.slice_s, timeline.sent.len()), (0.1, 12));
+    let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+    assert_eq!(timeline.due.as_deref().map(sum), Some(600));
+    assert_eq!(sum(&timeline.arrived), record.messages);
+    // The connections opened before, and stay.
+    assert_eq!((timeline.open, sum(&timeline.opened)), (vec![5; 12], 0));
+    assert_eq!(sum(&timeline.errors) + sum(&timeline.closed), 0);
+    let mut timed = 0;
+    for (text, arrived) in timeline.response_histograms.iter().zip(&timeline.arrived) {
+        let values = text.as_deref().map_or(0, |text| measure::decode(text).expect("it is one").len());
+        assert_eq!(values, *arrived);
+        timed += values;
+    }
+    assert_eq!(timed, record.messages);
+    let server = timeline.server.expect("an embedded server is known");
+    assert!(server.at_s.len() >= 2 && server.at_s.is_sorted() && server.cpu_ns.is_sorted(), "{server:?}");
+    assert_eq!((server.cpu_ns.len(), server.rss_bytes.len()), (server.at_s.len(), 0), "memory is shared");
+}
+
+#[test]
 fn a_full_disk_loses_the_file_and_nothing_else() {
     let directory = Directory::new("full");
     let csv = directory.file("run.csv");

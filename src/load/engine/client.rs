@@ -464,8 +464,11 @@ impl Application for Client {
 
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
         let now = cx.now();
+        // What is sent below belongs to the time that begins with this tick.
+        self.tally.roll_if_due(now);
         self.step(cx);
         self.show_progress(now);
+        self.tally.slices.open_now = self.connector.open as u64;
         if let Phase::Running { .. } = self.phase {
             self.tally.ticked(now, cx.clock() - now);
         }

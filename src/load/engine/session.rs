@@ -8,13 +8,14 @@ use super::address::TargetAddress;
 use super::coordination::Part;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
+use super::server_sampler::ServerSampler;
 use super::shared::{RunEvent, Shared, ThreadProgress};
 use super::sources::spread;
 use super::trace::Traced;
 use super::workers::Workers;
 use crate::measure::host;
 use crate::measure::live::LiveResults;
-use crate::measure::meter::Meter;
+use crate::measure::meter::{Meter, ServerSamples};
 use crate::measure::tally::Tally;
 use crate::plan::Resources;
 use crate::plan::target::{Endpoint, Refused, Target};
@@ -137,7 +138,7 @@ fn run_part(
         .rate_control
         .begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1 && is_alone));
     let workers = Workers::start(&shared, resources, target)?;
-    let server_rss_bytes = watch(&shared, &target.text(), &workers, &heard, show);
+    let (server_rss_bytes, server_samples) = watch(&shared, &target.text(), &workers, &heard, show);
     resources.rate_control.begin(None);
     let (mut tally, generators, driver) = workers.join(resources)?;
     if tally.connections.opened == 0 && !shared.is_stopped() {
@@ -156,19 +157,22 @@ fn run_part(
         environment: describe::describe_environment(driver),
         server_rss_bytes,
         rate_changes: shared.rate_changes.all(),
+        server_samples,
     })
 }
 
-/// Shows progress until the last thread ends. Returns the server's memory at the end of the measured time; unlike CPU
-/// time, it does not depend on the exact moment.
+/// Shows progress until the last thread ends. Returns the server's memory at the end of the measured time, which unlike CPU
+/// time does not depend on the exact moment, and samples of both during it.
 fn watch(
     shared: &Shared,
     target: &str,
     workers: &Workers,
     heard: &mpsc::Receiver<RunEvent>,
     show: &mut dyn FnMut(&RunProgress<'_>),
-) -> Option<u64> {
+) -> (Option<u64>, ServerSamples) {
     let mut server_rss_bytes = None;
+    let mut sampler = ServerSampler::new(&shared.meter, shared.load.duration);
+    let mut shown = Instant::now();
     let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
     let mut live = LiveResults::default();
     let mut show = |stage, elapsed, live: &LiveResults, traced: &mut Vec<Traced>| {
@@ -190,10 +194,17 @@ fn watch(
     };
     let mut traced = Vec::new();
     while !workers.is_over() {
-        let next = match heard.recv_timeout(SHOW_INTERVAL) {
+        let show_in = SHOW_INTERVAL.saturating_sub(shown.elapsed());
+        let event = heard.recv_timeout(sampler.next_in().map_or(show_in, |sample_in| sample_in.min(show_in)));
+        sampler.sample_if_due();
+        let next = match event {
             Ok(RunEvent::Started) => RunStage::WarmingUp,
-            Ok(RunEvent::Measuring) => RunStage::Measuring,
+            Ok(RunEvent::Measuring) => {
+                sampler.begin();
+                RunStage::Measuring
+            }
             Ok(RunEvent::Measured) => {
+                sampler.end();
                 server_rss_bytes = shared.meter.rss_bytes();
                 RunStage::Draining
             }
@@ -205,11 +216,14 @@ fn watch(
                 traced.push(event);
                 stage
             }
+            // Only a sample was due.
+            Err(_) if shown.elapsed() < SHOW_INTERVAL => continue,
             Err(_) => stage,
         };
         if next != stage {
             (stage, since) = (next, Instant::now());
         }
+        shown = Instant::now();
         show(stage, since.elapsed(), &live, &mut traced);
     }
     // The last progress update shows the final snapshots of the threads.
@@ -221,7 +235,7 @@ fn watch(
         }
     }
     show(stage, since.elapsed(), &live, &mut traced);
-    server_rss_bytes.or_else(|| shared.meter.rss_bytes())
+    (server_rss_bytes.or_else(|| shared.meter.rss_bytes()), sampler.samples())
 }
 
 fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {

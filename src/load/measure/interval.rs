@@ -96,30 +96,22 @@ impl Series {
         at.checked_sub(1).map_or(0, |before| self.entries[before].service_end)
     }
 
-    fn push(&mut self, current: &Current) {
-        pack(&current.response, &mut self.packed);
+    fn push(&mut self, arrived: Arrived, response: &Histogram<u32>, service: &Histogram<u32>) {
+        pack(response, &mut self.packed);
         let response_end = self.packed.len();
-        pack(&current.service, &mut self.packed);
-        let (messages, bytes) = (current.messages, current.bytes);
+        pack(service, &mut self.packed);
+        let Arrived { messages, bytes } = arrived;
         self.entries.push(Entry { messages, bytes, response_end, service_end: self.packed.len() });
     }
 }
 
-/// The current interval.
-#[derive(Clone, Debug)]
-struct Current {
-    messages: u64,
-    bytes: u64,
-    response: Histogram<u32>,
-    service: Histogram<u32>,
-}
-
-impl Current {
-    fn clear(&mut self) {
-        (self.messages, self.bytes) = (0, 0);
-        self.response.reset();
-        self.service.reset();
-    }
+/// Messages and payload bytes that arrived in the measured time so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// Messages.
+    pub messages: u64,
+    /// Payload bytes of those.
+    pub bytes: u64,
 }
 
 /// Records arrivals, interval by interval.
@@ -130,7 +122,11 @@ pub struct Recorder {
     ends: Nanos,
     /// Intervals of the window.
     stretches: usize,
-    current: Current,
+    /// What had arrived when the current interval began.
+    before: Arrived,
+    /// The distributions of the current interval.
+    response: Histogram<u32>,
+    service: Histogram<u32>,
     series: Series,
 }
 
@@ -141,42 +137,44 @@ impl Recorder {
         let stretches = (window.until.saturating_sub(window.from)).div_ceil(interval_ns) as usize;
         let histogram =
             || Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds are valid");
-        let current = Current { messages: 0, bytes: 0, response: histogram(), service: histogram() };
-        let series = Series::with_capacity(stretches);
-        Recorder { interval_ns, ends: window.from + interval_ns, stretches, current, series }
-    }
-
-    /// A message arrived. `now` must not decrease.
-    #[inline]
-    pub fn record(&mut self, now: Nanos, response: Nanos, service: Nanos, payload_bytes: usize) {
-        if now >= self.ends {
-            self.roll(now);
+        Recorder {
+            interval_ns,
+            ends: window.from.saturating_add(interval_ns),
+            stretches,
+            before: Arrived::default(),
+            response: histogram(),
+            service: histogram(),
+            series: Series::with_capacity(stretches),
         }
-        self.current.messages += 1;
-        self.current.bytes += payload_bytes as u64;
-        self.current.response.saturating_record(response);
-        self.current.service.saturating_record(service);
     }
 
-    /// A message arrived whose send time is unknown.
+    /// End of the current interval: a message that arrives then or later must be preceded by [`roll`](Recorder::roll).
+    pub(crate) fn ends(&self) -> Nanos {
+        self.ends
+    }
+
+    /// A message arrived.
     #[inline]
-    pub fn count(&mut self, now: Nanos, payload_bytes: usize) {
-        if now >= self.ends {
-            self.roll(now);
-        }
-        self.current.messages += 1;
-        self.current.bytes += payload_bytes as u64;
+    pub fn record(&mut self, response: Nanos, service: Nanos) {
+        self.response.saturating_record(response);
+        self.service.saturating_record(service);
     }
 
-    /// Packs the intervals that are over at `now`.
+    /// Packs the intervals that are over at `now`, when so much had `arrived`.
     #[cold]
-    pub(crate) fn roll(&mut self, now: Nanos) {
+    pub(crate) fn roll(&mut self, now: Nanos, arrived: Arrived) {
         while now >= self.ends && self.series.len() < self.stretches {
-            self.series.push(&self.current);
-            if self.current.messages > 0 {
-                self.current.clear();
+            let passed = Arrived {
+                messages: arrived.messages - self.before.messages,
+                bytes: arrived.bytes - self.before.bytes,
+            };
+            self.before = arrived;
+            self.series.push(passed, &self.response, &self.service);
+            if passed.messages > 0 {
+                self.response.reset();
+                self.service.reset();
             }
-            self.ends += self.interval_ns;
+            self.ends = self.ends.saturating_add(self.interval_ns);
         }
     }
 
@@ -188,13 +186,13 @@ impl Recorder {
     /// Packs the response times of the current interval.
     pub(crate) fn current_response(&self) -> Vec<u8> {
         let mut packed = Vec::new();
-        pack(&self.current.response, &mut packed);
+        pack(&self.response, &mut packed);
         packed
     }
 
     /// All intervals: finishes the current one; later ones are empty.
-    pub fn finish(mut self) -> Series {
-        self.roll(Nanos::MAX);
+    pub fn finish(mut self, arrived: Arrived) -> Series {
+        self.roll(Nanos::MAX, arrived);
         self.series
     }
 }
@@ -260,16 +258,18 @@ mod tests {
             let mut slow: Vec<_> = (0..5).map(|_| (0, 0, histogram(), histogram())).collect();
             let mut messages = messages;
             messages.sort_unstable();
+            let mut arrived = Arrived::default();
             for (second, fraction, response) in messages {
-                let now = WINDOW.from + second * SECOND + fraction * SECOND / 3;
-                recorder.record(now, response, response / 7, 10);
+                recorder.roll(WINDOW.from + second * SECOND + fraction * SECOND / 3, arrived);
+                recorder.record(response, response / 7);
+                arrived = Arrived { messages: arrived.messages + 1, bytes: arrived.bytes + 10 };
                 let (count, bytes, responses, services) = &mut slow[second as usize];
                 *count += 1;
                 *bytes += 10;
                 responses.saturating_record(response);
                 services.saturating_record(response / 7);
             }
-            let series = recorder.finish();
+            let series = recorder.finish(arrived);
             prop_assert_eq!(series.len(), 5);
             for (at, (count, bytes, responses, services)) in slow.iter().enumerate() {
                 prop_assert_eq!(series.counts(at), (*count, *bytes));
@@ -285,9 +285,9 @@ mod tests {
         for message in 0..100_000_u64 {
             // Distributed like latencies: most values close together, some far away.
             let response = 100_000 + message * message % 30_011 + (message % 1_000) / 999 * 5_000_000;
-            recorder.record(WINDOW.from + message, response, response, 1);
+            recorder.record(response, response);
         }
-        let series = recorder.finish();
+        let series = recorder.finish(Arrived { messages: 100_000, bytes: 100_000 });
         assert!(series.packed.len() < 2 * PACKED_BYTES, "{} bytes", series.packed.len());
         assert!((1..5).all(|at| series.response(at).is_empty() && series.counts(at) == (0, 0)));
     }

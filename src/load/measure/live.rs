@@ -60,7 +60,7 @@ impl SnapshotTaker {
     /// A snapshot of everything that was not sent yet.
     #[cold]
     pub(crate) fn part(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> ThreadSnapshot {
-        tally.intervals.roll(now);
+        tally.roll(now);
         let window = tally.window;
         self.due_at = match now.checked_sub(window.from) {
             Some(passed) => now + SECOND - passed % SECOND,

@@ -4,7 +4,8 @@
 //! the clock counts the messages at the same moment, see [`Sample`]. A separate thread would read it whenever it
 //! happens to be scheduled.
 //!
-//! Never: allocating, or reading files. A sample is one system call for a process, one per thread for threads.
+//! Never: allocating, or reading files, on that thread. A sample is one system call for a process, one per thread for
+//! threads. The series over the whole run, [`ServerSamples`], is taken by the thread that watches the run.
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,29 @@ pub struct Sample {
     pub cpu_ns: u64,
     /// Messages that had arrived.
     pub messages: u64,
+}
+
+/// Samples of the server during the measured time, for charts over time. Each list has an entry for each sample, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerSamples {
+    /// Seconds from the start of the measured time.
+    pub at_s: Vec<f64>,
+    /// CPU time, user and system, since the first sample.
+    pub cpu_ns: Vec<u64>,
+    /// Resident memory; empty if it is unknown, or shared with the generator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rss_bytes: Vec<u64>,
+}
+
+impl ServerSamples {
+    /// Adds a sample of the moment `at_s`, which the CPU time `first_cpu_ns` had preceded. Nothing if the server's CPU
+    /// time is unknown.
+    pub(crate) fn take(&mut self, meter: &Meter, at_s: f64, first_cpu_ns: &mut Option<u64>) {
+        let Some(cpu_ns) = meter.cpu_ns() else { return };
+        self.at_s.push(at_s);
+        self.cpu_ns.push(cpu_ns.saturating_sub(*first_cpu_ns.get_or_insert(cpu_ns)));
+        self.rss_bytes.extend(meter.rss_bytes());
+    }
 }
 
 /// The samples at both ends of the measured time.

@@ -12,6 +12,7 @@ pub(crate) mod latency;
 pub(crate) mod pings;
 pub(crate) mod protocol;
 pub(crate) mod reconnects;
+pub(crate) mod slices;
 
 use std::time::SystemTime;
 
@@ -24,10 +25,12 @@ use latency::LatencyTally;
 use pings::PingTally;
 use protocol::ProtocolTally;
 use reconnects::{HerdInterval, ReconnectTally};
+use slices::{SliceTally, Totals};
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::integrity::Integrity;
+use crate::measure::interval::Arrived;
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::meter::CpuSpan;
 use crate::measure::push_tally::PushTally;
@@ -55,6 +58,8 @@ pub struct Tally {
     pub connections: ConnectionTally,
     /// The window in intervals.
     pub intervals: IntervalTally,
+    /// The window in slices, which are shorter.
+    pub slices: SliceTally,
     /// The health of the generator.
     pub health: HealthTally,
     /// The server's CPU time at both ends of the window; from the first thread.
@@ -71,6 +76,9 @@ pub struct Tally {
     pub protocol: ProtocolTally,
     /// Connections that ended and opened again.
     pub reconnects: ReconnectTally,
+    /// When the current interval or slice ends.
+    #[serde(skip)]
+    rolls_at: Nanos,
 }
 
 impl Default for Tally {
@@ -96,6 +104,7 @@ impl Tally {
             integrity: Integrity::default(),
             connections: ConnectionTally::default(),
             intervals: IntervalTally::default(),
+            slices: SliceTally::default(),
             health: HealthTally::default(),
             cpu_span: CpuSpan::default(),
             fan_out: FanOutTally::default(),
@@ -104,6 +113,7 @@ impl Tally {
             pings: PingTally::default(),
             protocol: ProtocolTally::new(0),
             reconnects: ReconnectTally::default(),
+            rolls_at: Nanos::MAX,
         }
     }
 
@@ -113,11 +123,13 @@ impl Tally {
         self
     }
 
-    /// Sets the window and reserves memory for its intervals, so that recording allocates nothing.
+    /// Sets the window and reserves memory for its intervals and slices, so that recording allocates nothing.
     pub fn open(&mut self, window: Window) {
         self.window = window;
         self.latency.missing = LostMessages::new(window);
         self.intervals.open(window);
+        self.slices.open(window);
+        self.rolls_at = self.intervals.ends().min(self.slices.ends());
     }
 
     /// Records messages separately by the stage in which they are due. The stages fill the window.
@@ -135,9 +147,11 @@ impl Tally {
             self.latency.record(intended, response, service);
         }
         if self.window.contains(now) {
+            self.roll_if_due(now);
             self.counts.messages += 1;
             self.counts.bytes += payload_bytes as u64;
-            self.intervals.record(now, response, service, payload_bytes);
+            self.intervals.record(response, service);
+            self.slices.record(response);
             if let Some(stage) = self.latency.stage(now) {
                 stage.messages += 1;
             }
@@ -156,9 +170,47 @@ impl Tally {
     pub fn heard(&mut self, now: Nanos, payload_bytes: usize) {
         self.counts.received += 1;
         if self.window.contains(now) {
+            self.roll_if_due(now);
             self.counts.messages += 1;
             self.counts.bytes += payload_bytes as u64;
-            self.intervals.count(now, payload_bytes);
+        }
+    }
+
+    /// Finishes the intervals and slices that are over at `now`. Whatever happens next is in the current ones. `now` must
+    /// not decrease.
+    #[inline]
+    pub(crate) fn roll_if_due(&mut self, now: Nanos) {
+        if now >= self.rolls_at {
+            self.roll(now);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn roll(&mut self, now: Nanos) {
+        self.intervals.roll(now, self.arrived_so_far());
+        self.slices.roll(now, self.totals());
+        self.rolls_at = self.intervals.ends().min(self.slices.ends());
+    }
+
+    /// Finishes all intervals and slices: nothing is recorded any more.
+    pub(crate) fn close(&mut self) {
+        self.intervals.close(self.arrived_so_far());
+        self.slices.close(self.window, self.totals());
+        self.rolls_at = Nanos::MAX;
+    }
+
+    fn arrived_so_far(&self) -> Arrived {
+        Arrived { messages: self.counts.messages, bytes: self.counts.bytes }
+    }
+
+    fn totals(&self) -> Totals {
+        let ConnectionTally { opened, errors, closes, .. } = &self.connections;
+        Totals {
+            sent: self.counts.sent,
+            arrived: self.counts.messages,
+            opened: *opened,
+            errors: errors.values().chain(self.reconnects.refused.values()).sum(),
+            closed: closes.values().sum(),
         }
     }
 
@@ -231,7 +283,7 @@ impl Tally {
     /// The window ends at `now`, perhaps early: nothing later counts.
     pub fn cut(&mut self, now: Nanos) {
         self.window.until = self.window.until.min(now.max(self.window.from));
-        self.intervals.close();
+        self.close();
     }
 
     /// Whether the window was open, and is over at `at`.
@@ -274,6 +326,7 @@ impl Tally {
         self.integrity.merge(&other.integrity);
         self.connections.merge(&other.connections);
         self.intervals.merge(&other.intervals);
+        self.slices.merge(&other.slices);
         self.health.merge(&other.health);
         self.fan_out.merge(&other.fan_out);
         self.slow.merge(&other.slow);
@@ -335,6 +388,7 @@ mod tests {
         assert_eq!(merged.latency.whole.response, one.latency.whole.response);
         assert_eq!(merged.latency.whole.service, one.latency.whole.service);
         assert_eq!(merged.latency.whole.lateness, one.latency.whole.lateness);
+        assert_eq!(merged.slices.all(), one.slices.all());
         for (mine, theirs) in merged.latency.stages.iter().zip(&one.latency.stages) {
             assert_eq!((mine.window, mine.messages), (theirs.window, theirs.messages));
             assert_eq!(

@@ -38,6 +38,7 @@ pub struct TimelineInterval {
 impl Timeline {
     /// Takes the intervals of a finished run.
     pub(crate) fn take(tally: &mut Tally) -> Timeline {
+        tally.close();
         Timeline {
             began: tally.began_at.unwrap_or_else(SystemTime::now),
             length_ns: tally.window.until.saturating_sub(tally.window.from),

@@ -14,15 +14,17 @@ use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::tally::reconnects::ReconnectTally;
+use crate::measure::tally::slices::Slice;
 use crate::measure::timeline::{Timeline, TimelineInterval};
 use crate::measure::{distribution, host};
 use crate::plan::connecting::ConnectOptions;
 use crate::plan::listening::TimeField;
 use crate::plan::mode::Mode;
 use crate::plan::protocol::Protocol;
-use crate::plan::schedule::profile::RateStage;
+use crate::plan::schedule::profile::{MESSAGE, RateStage, Volume};
 use crate::plan::workload::Workload;
 use crate::record::segment::SegmentResult;
+use crate::record::time_series::TimeSeries;
 use crate::record::{self, Record};
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Description;
@@ -101,6 +103,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         stages: load.pace.stages().iter().zip(&tally.latency.stages).map(describe_stage).collect(),
         // The session adds the intervals of the timeline.
         intervals: Vec::new(),
+        timeline: describe_slices(load, result),
         // The experiment adds the search and the repetition; the command line adds `fail_if`.
         agents: Vec::new(),
         segment: None,
@@ -371,6 +374,43 @@ fn cpu_share(tally: &Tally) -> f64 {
         0 => 0.0,
         wall_ns => tally.health.cpu_ns as f64 / wall_ns as f64,
     }
+}
+
+/// The measured time in slices; `None` if it never began.
+fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries> {
+    let tally = &result.tally;
+    let slices = tally.slices.all();
+    let counts = |count: fn(&Slice) -> u64| slices.iter().map(count).collect();
+    let histogram = |slice: &Slice| encoded(&slice.response());
+    (!slices.is_empty()).then(|| TimeSeries {
+        slice_s: seconds(tally.slices.slice_ns()),
+        due: describe_due(load, result),
+        sent: counts(|slice| slice.sent),
+        arrived: counts(|slice| slice.arrived),
+        open: counts(|slice| slice.open),
+        opened: counts(|slice| slice.opened),
+        errors: counts(|slice| slice.errors),
+        closed: counts(|slice| slice.closed),
+        response_histograms: slices.iter().map(histogram).collect(),
+        server: Some(&result.server_samples).filter(|samples| !samples.at_s.is_empty()).cloned(),
+    })
+}
+
+/// Messages that were due in each slice of an open loop.
+fn describe_due(load: &Workload, result: &SegmentResult) -> Option<Vec<u64>> {
+    let tally = &result.tally;
+    let begun_at = tally.window.from.saturating_sub(load.warmup.as_nanos() as Nanos);
+    let mut profile = load.profile()?;
+    for &(at, rate) in &result.rate_changes {
+        profile = profile.changed(at.saturating_sub(begun_at), rate);
+    }
+    let message = MESSAGE * Volume::from(load.rate_period_s.max(1));
+    let due_by = |slices: u64| {
+        let at = (tally.window.from + slices * tally.slices.slice_ns()).min(tally.window.until);
+        profile.volume_at(at - begun_at) / message
+    };
+    let number = tally.slices.all().len() as u64;
+    Some((0..number).map(|slice| (due_by(slice + 1) - due_by(slice)) as u64).collect())
 }
 
 /// The measured time in intervals.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
-use crate::measure::meter::Sample;
+use crate::measure::meter::{Sample, ServerSamples};
 use crate::measure::tally::Tally;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::Nanos;
@@ -37,6 +37,7 @@ pub struct SegmentResult {
     pub(crate) environment: Environment,
     pub(crate) server_rss_bytes: Option<u64>,
     pub(crate) rate_changes: Vec<(Nanos, u64)>,
+    pub(crate) server_samples: ServerSamples,
 }
 
 /// Why a text is not a result.

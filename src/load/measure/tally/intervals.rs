@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::interval::{Recorder, Series};
+use crate::measure::interval::{Arrived, Recorder, Series};
 use crate::measure::window::Window;
 use echoring_proto::limits::{Nanos, SECOND};
 
@@ -29,20 +29,17 @@ impl IntervalTally {
         self.recorder = Some(Recorder::new(window));
     }
 
-    /// A message arrived within the window.
+    /// A message arrived within the current interval.
     #[inline]
-    pub(super) fn record(&mut self, now: Nanos, response: Nanos, service: Nanos, payload_bytes: usize) {
+    pub(super) fn record(&mut self, response: Nanos, service: Nanos) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(now, response, service, payload_bytes);
+            recorder.record(response, service);
         }
     }
 
-    /// A message of unknown age arrived within the window.
-    #[inline]
-    pub(super) fn count(&mut self, now: Nanos, payload_bytes: usize) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.count(now, payload_bytes);
-        }
+    /// End of the current interval; [`Nanos::MAX`] if there is none.
+    pub(super) fn ends(&self) -> Nanos {
+        self.recorder.as_ref().map_or(Nanos::MAX, Recorder::ends)
     }
 
     /// Length of an interval, in nanoseconds.
@@ -50,21 +47,20 @@ impl IntervalTally {
         self.interval_ns
     }
 
-    /// Packs the intervals that are over at `now`.
-    pub(crate) fn roll(&mut self, now: Nanos) {
+    /// Packs the intervals that are over at `now`, when so much had `arrived`.
+    pub(super) fn roll(&mut self, now: Nanos, arrived: Arrived) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.roll(now);
+            recorder.roll(now, arrived);
         }
     }
 
-    /// Packs all intervals: the window is over.
-    pub(crate) fn close(&mut self) {
-        self.series.extend(self.recorder.take().map(Recorder::finish));
+    /// Packs all intervals: the window is over, and so much has `arrived`.
+    pub(super) fn close(&mut self, arrived: Arrived) {
+        self.series.extend(self.recorder.take().map(|recorder| recorder.finish(arrived)));
     }
 
-    /// Takes the packed intervals of each thread.
+    /// Takes the packed intervals of each thread, which are closed.
     pub(crate) fn take(&mut self) -> Vec<Series> {
-        self.close();
         std::mem::take(&mut self.series)
     }
 

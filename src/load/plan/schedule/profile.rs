@@ -110,6 +110,20 @@ impl Profile {
         Profile::Pieces(pieces.into())
     }
 
+    /// The integral from the start of the profile up to `time`, rounded down.
+    pub(crate) fn volume_at(&self, time: Nanos) -> Volume {
+        match self {
+            Profile::Constant(rate) => Volume::from(2 * rate) * Volume::from(time),
+            Profile::Pieces(pieces) => {
+                let at = pieces.partition_point(|piece| piece.begins.saturating_add(piece.length) <= time);
+                match pieces.get(at) {
+                    Some(piece) => piece.before + piece.volume_at(time - piece.begins),
+                    None => pieces.last().map_or(0, |piece| piece.after),
+                }
+            }
+        }
+    }
+
     /// The time from the start of the profile at which the integral reaches `volume`: the last nanosecond at which it
     /// does not exceed it. [`Nanos::MAX`] if it never does. Within a pause, it is the pause's end.
     #[inline]
@@ -161,6 +175,15 @@ impl Piece {
         least
     }
 
+    /// The integral up to `time`, which is within the piece, rounded down.
+    fn volume_at(&self, time: Nanos) -> Volume {
+        match self.from == self.to {
+            true => Volume::from(2 * self.from) * Volume::from(time),
+            // Neither the rate nor its integral is ever negative.
+            false => (self.reached_by(time) / i128::from(self.length)) as Volume,
+        }
+    }
+
     /// The integral up to `time`, times the length. Within 128 bits: 2 · 10⁹ · (8.64 · 10¹³)² is less than 2¹²⁷.
     fn reached_by(&self, time: Nanos) -> i128 {
         let (time, length) = (i128::from(time), i128::from(self.length));
@@ -204,6 +227,24 @@ mod tests {
 
     fn due(profile: &Profile, message: u64) -> Nanos {
         profile.time_of(Volume::from(message) * MESSAGE)
+    }
+
+    #[test]
+    fn as_many_messages_are_due_as_the_integral_says() {
+        let stages = [stage(SECOND, 0, 100), stage(SECOND / 2, 100, 30), stage(SECOND, 0, 0)];
+        for profile in [
+            Profile::constant(7),
+            Profile::new(stages, Some(11)),
+            Profile::new(stages, None),
+            Profile::constant(20).changed(SECOND, 3),
+        ] {
+            for time in (0..4 * SECOND).step_by(70_000_007) {
+                let messages = (profile.volume_at(time) / MESSAGE) as u64;
+                assert!(messages == 0 || due(&profile, messages) <= time + 1, "{profile:?} at {time}");
+                assert!(due(&profile, messages + 1) >= time, "{profile:?} at {time}");
+            }
+        }
+        assert_eq!(Profile::new(stages, None).volume_at(9 * SECOND) / MESSAGE, 50 + 65 / 2);
     }
 
     #[test]
