@@ -1,5 +1,5 @@
-//! Counts and timings of a run: the tally of each thread, histograms, integrity and order checks, the fan-out of
-//! broadcasts, and host information.
+//! Counts and timings of a run: the tally of each thread, histograms, the shares of response times, integrity and order
+//! checks, the fan-out of broadcasts, and host information.
 //!
 //! Each thread records without locks; the parts are merged at the end. It imports only `plan`.
 
@@ -13,8 +13,10 @@ pub(crate) mod live;
 pub(crate) mod lost_messages;
 pub(crate) mod meter;
 pub(crate) mod order;
+pub(crate) mod own_delays;
 pub(crate) mod push_tally;
 pub(crate) mod quantiles;
+pub(crate) mod shares;
 pub(crate) mod tally;
 pub(crate) mod timeline;
 pub(crate) mod times;

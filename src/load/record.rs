@@ -80,6 +80,10 @@ pub struct Record {
     /// The distribution behind `service_ns`.
     #[serde(default)]
     pub service_histogram: Option<String>,
+    /// How much of the response time is the generator's, the host's, and the server's. `None` if nothing was timed, and in
+    /// records from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
     /// Replies over the whole run that did not identify their message, so that they have no latency; only if nothing
     /// was checked. Records from older versions have none.
     #[serde(default)]
@@ -200,6 +204,33 @@ pub struct SegmentPart {
     pub of: u32,
     /// All counts and distributions: JSON of the same version, deflated, in Base64.
     pub results: String,
+}
+
+/// The shares of quantiles of the response time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Of the median.
+    pub p50: QuantileShares,
+    /// 99 %.
+    pub p99: QuantileShares,
+    /// 99.9 %.
+    pub p999: QuantileShares,
+}
+
+/// The shares of one quantile: the means of the messages whose response time is within a few per cent of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantileShares {
+    /// The quantile, which is the sum of its shares.
+    pub total_ns: u64,
+    /// At most so much is the generator's: its lateness, its work, and the time that it was stopped.
+    pub generator_ns: u64,
+    /// At most so much is the host's: the generator was runnable and had no CPU. `None` if the kernel does not count that,
+    /// so that it is among the other shares.
+    pub host_ns: Option<u64>,
+    /// At least so much is the server's and the network's, the kernel included.
+    pub server_ns: u64,
+    /// Number of messages with about that response time.
+    pub messages: u64,
 }
 
 /// One of several repetitions.
@@ -682,6 +713,10 @@ pub struct Generator {
     /// How long its threads were runnable without a CPU, all together; `None` if the kernel does not count it.
     #[serde(default)]
     pub run_delay_ns: Option<u64>,
+    /// How long the hypervisor ran something else on the CPUs that it may use, all together, in steps of 10 ms; `None` if
+    /// unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stolen_ns: Option<u64>,
     /// Its threads.
     #[serde(default)]
     pub threads: Vec<GeneratorThread>,

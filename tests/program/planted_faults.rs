@@ -540,6 +540,8 @@ fn how_late_a_frozen_generator_may_be_is_asked_for_and_its_part_of_each_percenti
             assert!(own > 0.0 && own <= latest, "{name} {own}: {}", run.told);
         }
         assert!(ms("/generator/own_ns/p50") < 100.0, "{}", run.told);
+        let [total, generator, _, _] = shares(&run, "p99");
+        assert!(generator > total / 2.0, "it was stopped: {}", run.told);
     }
 }
 
@@ -561,8 +563,8 @@ fn what_messages_wait_for_room_is_not_taken_for_the_generators_part() {
     assert!(unsent > 300.0 && run.ms("/response_ns/p75") > 2_000.0, "{}", run.told);
 }
 
-#[test]
-fn a_generator_that_shares_its_cpu_tells_how_long_it_waited_for_it() {
+/// Measures the server with one thread that shares its CPU with two busy loops.
+fn bench_starved(server: &Server, flags: &[&str]) -> Run {
     let cpu = *core_affinity::get_core_ids().expect("this host tells").first().expect("one");
     let over = Arc::new(AtomicBool::new(false));
     let loops: Vec<_> = (0..2)
@@ -576,12 +578,40 @@ fn a_generator_that_shares_its_cpu_tells_how_long_it_waited_for_it() {
             })
         })
         .collect();
-    let server = Server::start(Fault::Nothing);
-    let cpu = cpu.id.to_string();
-    let flags = ["-c", "8", "--depth", "16", "-d", "2s", "--threads", "1", "--cpus", &cpu];
-    let run = bench(&server, &flags);
+    let run = bench(server, &[flags, &["--threads", "1", "--cpus", &cpu.id.to_string()]].concat());
     over.store(true, Ordering::Relaxed);
     loops.into_iter().for_each(|busy| busy.join().expect("it ends"));
+    run
+}
+
+/// The shares of a quantile in milliseconds: all of it, the generator's, the host's if the kernel counts it, and the server's.
+fn shares(run: &Run, quantile: &str) -> [f64; 4] {
+    let ns = |name: &str| run.record["shares"][quantile][name].as_f64();
+    let host = ns("host_ns").unwrap_or(0.0);
+    let [total, generator, server] = ["total_ns", "generator_ns", "server_ns"]
+        .map(|name| ns(name).unwrap_or_else(|| panic!("{quantile} {name}: {}", run.told)));
+    assert_eq!(total, generator + host + server, "{quantile}: {}", run.told);
+    assert_eq!(ns("total_ns"), run.record["response_ns"][quantile].as_f64(), "{quantile}: {}", run.told);
+    assert!(ns("messages") > Some(0.0), "{quantile}: {}", run.told);
+    [total, generator, host, server].map(|ns| ns / 1e6)
+}
+
+#[test]
+fn a_slow_server_has_the_largest_share_of_the_response_time_however_starved_the_generator_is() {
+    let server = Server::start(Fault::Postpone(1, Duration::from_millis(400), Duration::ZERO));
+    let flags = ["-c", "4", "--rate", "200", "-d", "2s", "--allow", "reordered", "--allow-saturated"];
+    let run = bench_starved(&server, &flags);
+    assert_eq!(run.code, Some(0), "{}", run.told);
+    for quantile in ["p50", "p99", "p999"] {
+        let [total, _, _, server] = shares(&run, quantile);
+        assert!(total >= 399.0 && server > total / 2.0, "{quantile}: {}", run.told);
+    }
+}
+
+#[test]
+fn a_generator_that_shares_its_cpu_tells_how_long_it_waited_for_it() {
+    let server = Server::start(Fault::Nothing);
+    let run = bench_starved(&server, &["-c", "8", "--depth", "16", "-d", "2s"]);
     let told = &run.record["generator"]["run_delay_ns"];
     assert_eq!(told, &run.record["generator"]["threads"][0]["run_delay_ns"], "{}", run.told);
     // Two loops take most of the CPU from a thread that could use all of it. Not every kernel counts that.
@@ -591,6 +621,9 @@ fn a_generator_that_shares_its_cpu_tells_how_long_it_waited_for_it() {
         let waited = run.ms("/generator/run_delay_ns");
         assert!((20.0..60_000.0).contains(&waited), "{waited} ms: {}", run.told);
     }
+    // The messages that it kept waiting meanwhile are the slowest of these.
+    let [_, _, host, _] = shares(&run, "p999");
+    assert_eq!(host > 0.0, is_counted, "{}", run.told);
 }
 
 /// Quantiles above 0.9 of a percentile file, with their values in milliseconds.

@@ -34,6 +34,7 @@ mod churn;
 mod clock_offset;
 mod connection;
 mod connector;
+mod delay_meter;
 mod echo;
 mod listener;
 mod opening;
@@ -54,6 +55,7 @@ use backlog::Backlog;
 use clock_offset::ClockOffset;
 use connection::{Connection, Flow, State};
 use connector::Connector;
+use delay_meter::DelayMeter;
 use pacer::Pacer;
 use slots::ConnectionSlots;
 use slow_readers::SlowReaders;
@@ -122,6 +124,7 @@ pub struct Client {
     slots: ConnectionSlots,
     clock_offset: ClockOffset,
     timers: Timers,
+    delay_meter: DelayMeter,
     snapshots: SnapshotTaker,
     /// The ways to the servers.
     routes: Vec<Route>,
@@ -155,6 +158,7 @@ impl Client {
             slots: ConnectionSlots::default(),
             clock_offset: ClockOffset::default(),
             timers: Timers::default(),
+            delay_meter: DelayMeter::default(),
             snapshots: SnapshotTaker::default(),
             routes: shared.own_routes(),
             protocol: shared.protocol.as_ref().map(|protocol| Arc::new(protocol.clone())),
@@ -176,6 +180,7 @@ impl Client {
 
     fn step<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.now();
+        self.note_tick(now);
         self.timers.restart(now);
         self.read_wall_clock(cx);
         self.run_agenda(cx);
@@ -212,6 +217,7 @@ impl Client {
         let window = Window { from, until: from + load.duration.as_nanos() as Nanos };
         self.tally.open(window);
         self.tally.open_stages(load.pace.stages());
+        self.begin_delays(now);
         self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
         self.store_audiences();
         self.tell(RunEvent::Started);
@@ -415,11 +421,13 @@ impl Application for Client {
         token: Token,
         response: Option<&Response>,
     ) {
+        self.note_tick(cx.now());
         self.connection_opened(cx, token, response);
     }
 
     #[inline]
     fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition {
+        self.note_tick(link.now());
         let position = link.peer.position as usize;
         if self.protocol.is_some() {
             self.protocol_arrived(link, position, &chunk);
@@ -438,6 +446,7 @@ impl Application for Client {
     }
 
     fn pong(&mut self, link: &mut ConnectionContext<'_, Client>, payload: &[u8]) {
+        self.note_tick(link.now());
         self.pong_arrived(link, payload);
     }
 
@@ -470,7 +479,11 @@ impl Application for Client {
         self.show_progress(now);
         self.tally.slices.open_now = self.connector.open as u64;
         if let Phase::Running { .. } = self.phase {
-            self.tally.ticked(now, cx.clock() - now);
+            let ended = cx.clock();
+            self.tally.ticked(now, ended - now);
+            if let Some(recorder) = self.tally.shares.recorder() {
+                recorder.tick_ended(ended);
+            }
         }
     }
 

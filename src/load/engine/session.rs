@@ -138,7 +138,7 @@ fn run_part(
         .rate_control
         .begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1 && is_alone));
     let workers = Workers::start(&shared, resources, target)?;
-    let (server_rss_bytes, server_samples) = watch(&shared, &target.text(), &workers, &heard, show);
+    let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
     resources.rate_control.begin(None);
     let (mut tally, generators, driver) = workers.join(resources)?;
     if tally.connections.opened == 0 && !shared.is_stopped() {
@@ -155,24 +155,38 @@ fn run_part(
         sequenced: !shared.payloads.bare(),
         interrupted: shared.is_stopped(),
         environment: describe::describe_environment(driver),
-        server_rss_bytes,
+        server_rss_bytes: seen.server_rss_bytes,
+        stolen_ns: seen.stolen_ns,
         rate_changes: shared.rate_changes.all(),
-        server_samples,
+        server_samples: seen.server_samples,
     })
 }
 
-/// Shows progress until the last thread ends. Returns the server's memory at the end of the measured time, which unlike CPU
-/// time does not depend on the exact moment, and samples of both during it.
+/// What a session sees of a run beside its threads: figures that do not depend on the exact moment.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The server's memory at the end of the measured time.
+    server_rss_bytes: Option<u64>,
+    /// The server's memory and CPU time during it.
+    server_samples: ServerSamples,
+    /// Time that the hypervisor took from the generator's CPUs in the measured time.
+    stolen_ns: Option<u64>,
+}
+
+/// Shows progress until the last thread ends.
 fn watch(
     shared: &Shared,
+    resources: &Resources,
     target: &str,
     workers: &Workers,
     heard: &mpsc::Receiver<RunEvent>,
     show: &mut dyn FnMut(&RunProgress<'_>),
-) -> (Option<u64>, ServerSamples) {
-    let mut server_rss_bytes = None;
+) -> Seen {
+    let mut seen = Seen::default();
     let mut sampler = ServerSampler::new(&shared.meter, shared.load.duration);
     let mut shown = Instant::now();
+    let cpus = if resources.cpus.is_empty() { host::allowed_cpus() } else { resources.cpus.clone() };
+    let mut stolen_before = None;
     let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
     let mut live = LiveResults::default();
     let mut show = |stage, elapsed, live: &LiveResults, traced: &mut Vec<Traced>| {
@@ -201,11 +215,14 @@ fn watch(
             Ok(RunEvent::Started) => RunStage::WarmingUp,
             Ok(RunEvent::Measuring) => {
                 sampler.begin();
+                stolen_before = host::stolen_ns(&cpus);
                 RunStage::Measuring
             }
             Ok(RunEvent::Measured) => {
                 sampler.end();
-                server_rss_bytes = shared.meter.rss_bytes();
+                seen.server_rss_bytes = shared.meter.rss_bytes();
+                let stolen = host::stolen_ns(&cpus).zip(stolen_before);
+                seen.stolen_ns = stolen.map(|(after, before)| after.saturating_sub(before));
                 RunStage::Draining
             }
             Ok(RunEvent::Snapshot(part)) => {
@@ -235,7 +252,9 @@ fn watch(
         }
     }
     show(stage, since.elapsed(), &live, &mut traced);
-    (server_rss_bytes.or_else(|| shared.meter.rss_bytes()), sampler.samples())
+    seen.server_rss_bytes = seen.server_rss_bytes.or_else(|| shared.meter.rss_bytes());
+    seen.server_samples = sampler.samples();
+    seen
 }
 
 fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {

@@ -11,6 +11,8 @@ use super::trace::Traced;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
+use crate::measure::own_delays::DelayLog;
+use crate::measure::shares::Sender;
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
 use crate::plan::payload::{Payloads, TIME_MASK};
@@ -85,6 +87,8 @@ pub struct Shared {
     pub fan_out: Option<FanOutTracker>,
     /// Progress of each thread.
     pub progress: Vec<ThreadProgress>,
+    /// What delayed messages at each thread.
+    pub(crate) delay_logs: Arc<[DelayLog]>,
     /// Set from outside to end the run early.
     pub stop: Arc<AtomicBool>,
     /// Asks for changes of the rate.
@@ -124,6 +128,7 @@ impl Shared {
             payloads: load.payloads(),
             fan_out: load.has_topics().then(|| FanOutTracker::new(&load, depth)),
             progress: (0..threads).map(|_| ThreadProgress::default()).collect(),
+            delay_logs: (0..threads).map(|_| DelayLog::default()).collect(),
             protocol: load.compiled_protocol(),
             needs_wall_clock: load.needs_wall_clock(),
             traces: load.traces,
@@ -290,6 +295,16 @@ impl Shared {
         let segment = self.segment;
         let positions = (thread as u32..segment.count(self.load.connections)).step_by(self.threads);
         positions.map(move |position| segment.number(position))
+    }
+
+    /// The thread that sends what a connection publishes.
+    #[inline]
+    pub(crate) fn sender(&self, connection: u32) -> Sender {
+        if !self.segment.has(connection) {
+            return Sender::Elsewhere;
+        }
+        // The division of two small numbers is the quicker one.
+        Sender::Thread((self.segment.position(connection) % self.threads as u32) as usize)
     }
 
     /// The thread of a connection of the segment, and its position there.

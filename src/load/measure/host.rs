@@ -1,12 +1,13 @@
 //! The host and its processes, from /proc and from CPU clocks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use echoring_proto::limits::SECOND;
+use echoring_proto::limits::{MILLISECOND, SECOND};
 
 /// `/proc/PID/status` counts memory in kB.
 const KILOBYTE: u64 = 1024;
@@ -45,11 +46,46 @@ pub fn thread_cpu_ns() -> Option<u64> {
     cpu_clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// How long a thread was runnable without a CPU. Open, so that it can be read often: a microsecond, without allocation.
+#[derive(Debug)]
+pub(crate) struct RunDelay(File);
+
+impl RunDelay {
+    /// That of the calling thread, also when another thread reads it. `None` if the kernel does not count it.
+    pub(crate) fn of_this_thread() -> Option<RunDelay> {
+        File::open("/proc/thread-self/schedstat").ok().map(RunDelay)
+    }
+
+    /// The time so far, in nanoseconds.
+    pub(crate) fn ns(&self) -> Option<u64> {
+        // Time on a CPU, time in a run queue, number of time slices.
+        let mut text = [0; 3 * 21];
+        let length = self.0.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(text.get(..length)?).ok()?;
+        text.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
 /// How long the calling thread was runnable without a CPU, in nanoseconds. `None` if the kernel does not count it.
 pub fn run_delay_ns() -> Option<u64> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    // Time on a CPU, time in a run queue, number of time slices.
-    text.split_whitespace().nth(1)?.parse().ok()
+    RunDelay::of_this_thread()?.ns()
+}
+
+/// How long the hypervisor ran something else on these CPUs since the host was started (steal time), all together, in
+/// nanoseconds: a multiple of 10 ms. `None` if the kernel does not say.
+pub(crate) fn stolen_ns(cpus: &[usize]) -> Option<u64> {
+    stolen_ns_in(&fs::read_to_string("/proc/stat").ok()?, cpus)
+}
+
+fn stolen_ns_in(stat: &str, cpus: &[usize]) -> Option<u64> {
+    let stolen = |cpu: &usize| {
+        let name = format!("cpu{cpu} ");
+        let fields = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+        // User, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)), in hundredths of a second on all
+        // architectures that echoring builds for.
+        fields.split_whitespace().nth(7)?.parse::<u64>().ok().map(|ticks| ticks * 10 * MILLISECOND)
+    };
+    cpus.iter().map(stolen).sum()
 }
 
 /// CPU time, user and system, of all threads that a process has or had, in nanoseconds.
@@ -130,6 +166,23 @@ mod tests {
         assert!(own > Some(0) && process_cpu_ns(pid) >= own);
         assert_eq!(process_cpu_ns(4_194_999), None, "above the largest id");
         assert!(run_delay_ns() >= run_delay_ns().map(|_| 0), "always or never available");
+    }
+
+    #[test]
+    fn stolen_time_is_that_of_the_given_cpus() {
+        let stat =
+            "cpu  9 9 9 9 9 9 9 70 0 0\ncpu0 1 2 3 4 5 6 7 20 9 9\ncpu1 1 2 3 4 5 6 7 50 0 0\nintr 5 6\n";
+        assert_eq!(stolen_ns_in(stat, &[0]), Some(200 * MILLISECOND));
+        assert_eq!(stolen_ns_in(stat, &[1, 0]), Some(700 * MILLISECOND));
+        assert_eq!(stolen_ns_in(stat, &[0, 2]), None, "there is no such CPU");
+    }
+
+    #[test]
+    fn the_run_delay_of_a_thread_is_read_again_and_again() {
+        if let Some(waited) = RunDelay::of_this_thread() {
+            let first = waited.ns().expect("counted");
+            assert!(waited.ns().expect("counted") >= first);
+        }
     }
 
     #[test]

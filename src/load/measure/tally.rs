@@ -34,6 +34,7 @@ use crate::measure::interval::Arrived;
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::meter::CpuSpan;
 use crate::measure::push_tally::PushTally;
+use crate::measure::shares::{Sender, ShareTally};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
 use crate::plan::schedule::profile::RateStage;
@@ -50,6 +51,8 @@ pub struct Tally {
     pub late_after_ns: Nanos,
     /// Response, service and lateness of messages.
     pub latency: LatencyTally,
+    /// The delays that this side added to response times.
+    pub shares: ShareTally,
     /// Messages sent, received and unsent.
     pub counts: MessageCounts,
     /// Integrity failures of messages, except for their order across publishers.
@@ -100,6 +103,7 @@ impl Tally {
             began_at: None,
             late_after_ns,
             latency: LatencyTally::default(),
+            shares: ShareTally::default(),
             counts: MessageCounts::default(),
             integrity: Integrity::default(),
             connections: ConnectionTally::default(),
@@ -127,6 +131,7 @@ impl Tally {
     pub fn open(&mut self, window: Window) {
         self.window = window;
         self.latency.missing = LostMessages::new(window);
+        self.shares.open();
         self.intervals.open(window);
         self.slices.open(window);
         self.rolls_at = self.intervals.ends().min(self.slices.ends());
@@ -137,14 +142,22 @@ impl Tally {
         self.latency.open_stages(self.window, stages);
     }
 
-    /// A complete message arrived.
+    /// A complete message arrived that this thread had sent.
     #[inline]
     pub fn arrived(&mut self, now: Nanos, intended: Nanos, sent: Nanos, payload_bytes: usize) {
+        self.arrived_from(Sender::Own, now, Times { intended, sent }, payload_bytes);
+    }
+
+    /// A complete message of a sender arrived.
+    #[inline]
+    pub(crate) fn arrived_from(&mut self, sender: Sender, now: Nanos, times: Times, payload_bytes: usize) {
+        let Times { intended, sent } = times;
         let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
         self.counts.received += 1;
         self.integrity.late += u64::from(response > self.late_after_ns);
         if self.window.contains(intended) {
             self.latency.record(intended, response, service);
+            self.shares.arrived(now, times, sender);
         }
         if self.window.contains(now) {
             self.roll_if_due(now);
@@ -217,8 +230,10 @@ impl Tally {
     /// The generator sent or tried to send a message that was due at `intended`.
     #[inline]
     pub fn late(&mut self, now: Nanos, intended: Nanos) {
+        let lateness = now.saturating_sub(intended);
+        self.shares.sent_late(lateness);
         if self.window.contains(intended) {
-            self.latency.of(intended).lateness.saturating_record(now.saturating_sub(intended));
+            self.latency.of(intended).lateness.saturating_record(lateness);
         }
     }
 
@@ -230,8 +245,9 @@ impl Tally {
             let age = now.saturating_sub(made);
             self.latency.whole.response.saturating_record(age);
             self.latency.whole.service.saturating_record(age);
+            self.shares.arrived(now, Times { intended: made, sent: made }, Sender::Server);
         }
-        self.arrived(now, made, made, payload_bytes);
+        self.arrived_from(Sender::Server, now, Times { intended: made, sent: made }, payload_bytes);
     }
 
     /// Counts what a connection did at `now` in its interval of the measured time.
@@ -260,6 +276,7 @@ impl Tally {
     pub(crate) fn record_lost(&mut self, until: Nanos, times: Times, copies: u64) {
         if self.window.contains(times.intended) {
             self.latency.record_lost(until, times, copies);
+            self.shares.missing(until, times, copies);
         }
     }
 
@@ -267,12 +284,16 @@ impl Tally {
     pub(crate) fn record_unsent(&mut self, until: Nanos, intended: Nanos, copies: u64) {
         if self.window.contains(intended) {
             self.latency.record_unsent(until, intended, copies);
+            self.shares.missing(until, Times { intended, sent: intended }, copies);
         }
     }
 
     /// Records all missing messages with their age at `until`.
     pub(crate) fn settle_missing(&mut self, until: Nanos) {
-        self.latency.settle_missing(until);
+        let shares = &mut self.shares;
+        self.latency.settle_missing(until, |intended, copies| {
+            shares.missing(until, Times { intended, sent: intended }, copies);
+        });
     }
 
     /// The run is over: adds the stages to the whole run.
@@ -322,6 +343,7 @@ impl Tally {
         self.cpu_span.first = self.cpu_span.first.or(other.cpu_span.first);
         self.cpu_span.last = self.cpu_span.last.or(other.cpu_span.last);
         self.latency.merge(&other.latency);
+        self.shares.merge(&other.shares);
         self.counts.merge(&other.counts);
         self.integrity.merge(&other.integrity);
         self.connections.merge(&other.connections);

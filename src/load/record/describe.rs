@@ -10,6 +10,7 @@ use crate::measure::handshakes::HandshakeTally;
 use crate::measure::integrity::Integrity;
 use crate::measure::push_tally::PushTally;
 use crate::measure::quantiles::Quantiles;
+use crate::measure::shares;
 use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
@@ -49,6 +50,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         service_ns: Quantiles::of(&tally.latency.whole.service),
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
+        shares: describe_shares(tally),
         unmatched: tally.counts.unmatched,
         broadcast: load.has_topics().then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.fan_out.first),
@@ -97,6 +99,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         closes: by_code(&tally.connections.closes),
         generator: record::Generator {
             threads: result.threads.clone(),
+            stolen_ns: result.stolen_ns,
             ..describe_generator(tally, load.max_lateness)
         },
         server: describe_server(tally, result.server_rss_bytes),
@@ -130,8 +133,24 @@ pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> recor
         turn_ns: Some(Quantiles::of(&tally.health.ticks)),
         heartbeat_ns: Some(Quantiles::of(&tally.health.heartbeat)),
         run_delay_ns: tally.health.run_delay_ns,
+        stolen_ns: None,
         threads: Vec::new(),
     }
+}
+
+/// The shares of the response time; `None` if nothing was timed.
+fn describe_shares(tally: &Tally) -> Option<record::Shares> {
+    let of = |quantile| {
+        let shares: shares::Shares = tally.shares.of(&tally.latency.whole.response, quantile)?;
+        Some(record::QuantileShares {
+            total_ns: shares.total_ns,
+            generator_ns: shares.generator_ns,
+            host_ns: tally.health.run_delay_ns.map(|_| shares.host_ns),
+            server_ns: shares.server_ns(),
+            messages: shares.messages,
+        })
+    };
+    Some(record::Shares { p50: of(0.5)?, p99: of(0.99)?, p999: of(0.999)? })
 }
 
 /// The handshakes of a run; `None` when there were none.

@@ -36,6 +36,8 @@ pub struct SegmentResult {
     pub(crate) interrupted: bool,
     pub(crate) environment: Environment,
     pub(crate) server_rss_bytes: Option<u64>,
+    /// Time that the hypervisor took from the generator's CPUs in the measured time.
+    pub(crate) stolen_ns: Option<u64>,
     pub(crate) rate_changes: Vec<(Nanos, u64)>,
     pub(crate) server_samples: ServerSamples,
 }
@@ -156,6 +158,7 @@ impl SegmentResult {
         self.interrupted |= other.interrupted;
         self.environment.optimized &= other.environment.optimized;
         self.server_rss_bytes = self.server_rss_bytes.or(other.server_rss_bytes);
+        self.stolen_ns = self.stolen_ns.zip(other.stolen_ns).map(|(mine, theirs)| mine + theirs);
     }
 
     /// Moves all times so that the measured time begins at `from`.

@@ -28,6 +28,12 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", headline(record))?;
     writeln!(out, "{}", throughput(record))?;
     writeln!(out, "\n{}\n", latencies(record))?;
+    if let Some(shares) = &record.shares {
+        let quantiles = [("p50", shares.p50), ("p99", shares.p99), ("p99.9", shares.p999)];
+        for (at, (name, shares)) in quantiles.into_iter().enumerate() {
+            writeln!(out, "{:<10} {}", if at == 0 { "shares" } else { "" }, self::shares(name, &shares))?;
+        }
+    }
     if record.unmatched > 0 {
         writeln!(
             out,
@@ -113,6 +119,22 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())
+}
+
+/// How much of a quantile is whose, such as `p99 442 ms: at most 9.00 ms generator, 0 host; at least 433 ms server and
+/// network`.
+pub(super) fn shares(name: &str, shares: &record::QuantileShares) -> String {
+    let time = |ns: u64| if ns == 0 { "0".to_owned() } else { duration(ns) };
+    let host = match shares.host_ns {
+        Some(ns) => format!("{} host", time(ns)),
+        None => "host unknown".to_owned(),
+    };
+    format!(
+        "{name} {}: at most {} generator, {host}; at least {} server and network",
+        time(shares.total_ns),
+        time(shares.generator_ns),
+        time(shares.server_ns)
+    )
 }
 
 /// What arrived, and how much a second.
@@ -398,6 +420,11 @@ fn generator(record: &Record) -> String {
     let waited = generator.run_delay_ns.unwrap_or(0) as f64 / 1e9 / (record.duration_s * threads as f64);
     if waited >= RUN_DELAY_SHARE_SHOWN {
         let _ = write!(line, ", waited for a CPU {:.0} % of the time", 100.0 * waited);
+    }
+    let cpus = if record.config.cpus.is_empty() { record.environment.cpus } else { record.config.cpus.len() };
+    let stolen = generator.stolen_ns.unwrap_or(0) as f64 / 1e9 / (record.duration_s * cpus as f64);
+    if stolen >= RUN_DELAY_SHARE_SHOWN {
+        let _ = write!(line, ", lost {:.0} % of its CPUs to the hypervisor", 100.0 * stolen);
     }
     if let Some((number, busiest)) = busiest(record) {
         let cpu = busiest.cpu.map_or(String::new(), |cpu| format!(" on CPU {cpu}"));

@@ -77,12 +77,13 @@ impl Client {
         let due = broadcast.streams[from].expected();
         let times =
             Times { intended: shared.read_time(id.intended, now), sent: shared.read_time(id.sent, now) };
+        let sender = shared.sender(id.connection);
         let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
         let place = broadcast.streams[from].arrived(id.sequence, first_missed);
         match place {
             StreamArrival::InOrder => {}
             StreamArrival::Late => tally.integrity.reordered += 1,
-            StreamArrival::Recovered => return tally.arrived(now, times.intended, times.sent, payload.len()),
+            StreamArrival::Recovered => return tally.arrived_from(sender, now, times, payload.len()),
             StreamArrival::Again => {
                 tally.integrity.duplicated += 1;
                 return;
@@ -96,7 +97,7 @@ impl Client {
         {
             tally.latency.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
         }
-        tally.arrived(now, times.intended, times.sent, payload.len());
+        tally.arrived_from(sender, now, times, payload.len());
         let Some(fan_out) = fan_out else { return };
         if !shared.segment.has(id.connection) {
             fan_out.observe(id.connection, id.sequence, times);

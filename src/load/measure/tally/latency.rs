@@ -116,11 +116,13 @@ impl LatencyTally {
         self.of(intended).response.saturating_record_n(until.saturating_sub(intended), copies);
     }
 
-    /// Records all [`missing`](LatencyTally::missing) messages with their age at `until`.
-    pub(super) fn settle_missing(&mut self, until: Nanos) {
+    /// Records all [`missing`](LatencyTally::missing) messages with their age at `until`. Calls `tell` with the times at
+    /// which they were due, and their numbers.
+    pub(super) fn settle_missing(&mut self, until: Nanos, mut tell: impl FnMut(Nanos, u64)) {
         let missing = std::mem::take(&mut self.missing);
         for (intended, copies) in missing.intended() {
             self.record_unsent(until, intended, copies);
+            tell(intended, copies);
         }
         for (sent, copies) in missing.sent() {
             self.of(sent).service.saturating_record_n(until.saturating_sub(sent), copies);

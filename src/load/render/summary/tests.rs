@@ -121,6 +121,32 @@ fn stalls_and_cpu_waits_of_the_generator_are_reported_in_either_loop() {
 }
 
 #[test]
+fn the_shares_of_quantiles_are_told_as_bounds() {
+    let mut record = record();
+    assert!(!text(&record).contains("shares"), "older records have none");
+    let ms = |total: u64, generator: u64, host: Option<u64>| record::QuantileShares {
+        total_ns: total * 1_000_000,
+        generator_ns: generator * 1_000_000,
+        host_ns: host.map(|ms| ms * 1_000_000),
+        server_ns: (total - generator - host.unwrap_or(0)) * 1_000_000,
+        messages: 7,
+    };
+    record.shares =
+        Some(record::Shares { p50: ms(2, 0, Some(0)), p99: ms(442, 9, Some(0)), p999: ms(500, 9, None) });
+    record.generator.stolen_ns = Some(400_000_000);
+    let text = text(&record);
+    for line in [
+        "shares     p50 2.00 ms: at most 0 generator, 0 host; at least 2.00 ms server and network\n",
+        "           p99 442 ms: at most 9.00 ms generator, 0 host; at least 433 ms server and network\n",
+        "           p99.9 500 ms: at most 9.00 ms generator, host unknown; at least 491 ms server and network\n",
+        // Of two CPUs for four seconds.
+        ", lost 5 % of its CPUs to the hypervisor",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn a_rate_below_one_is_shown_as_given() {
     let mut record = record();
     record.config.rate = serde_json::Number::from_f64(0.5);
