@@ -143,7 +143,8 @@ class Agents(AgentsTest):
     def test_each_row_of_the_data_is_taken_once(self):
         rows = [f"user{number}" for number in range(20)]
         with Paths() as server, tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
-            file.write("\n".join(["name", *rows]))
+            # More than NATS takes in one message.
+            file.write("\n".join(["name,ballast", *(f"{row},{100_000 * 'x'}" for row in rows)]))
             file.flush()
             url = f"ws://127.0.0.1:{server.port}/{{{{data.name}}}}"
             record, _ = self.bench(url, "-c", "20", "--rate", "200", "--data", file.name, "--data-order", "once")

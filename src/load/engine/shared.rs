@@ -15,7 +15,7 @@ use crate::measure::own_delays::DelayLog;
 use crate::measure::shares::Sender;
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
-use crate::plan::payload::{Payloads, TIME_MASK};
+use crate::plan::payload::{Payloads, read_time, written_time};
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
@@ -209,15 +209,13 @@ impl Shared {
     /// A time as messages carry it: of the common clock of all generators.
     #[inline]
     pub(super) fn written_time(&self, at: Nanos) -> Nanos {
-        at.wrapping_add_signed(self.ahead()) & TIME_MASK
+        written_time(at, self.ahead())
     }
 
-    /// The time that a message carries, by the clock of this generator, at `now`. By two clocks it may be in the future; it is `now`
-    /// then.
+    /// The time that a message carries, by the clock of this generator, at `now`.
     #[inline]
     pub(super) fn read_time(&self, written: Nanos, now: Nanos) -> Nanos {
-        let age = now.wrapping_add_signed(self.ahead()).wrapping_sub(written) & TIME_MASK;
-        if age > TIME_MASK / 2 { now } else { now.saturating_sub(age) }
+        read_time(written, now, self.ahead())
     }
 
     #[inline]

@@ -53,7 +53,7 @@ const SPREAD: u64 = 0x20_911a_cc7b;
 const SPREAD_INVERSE: u64 = 0x26_fa09_32b3;
 const TIME_DIGITS: usize = 10;
 /// Times in messages are modulo this and one: 13 days.
-pub(crate) const TIME_MASK: Nanos = (1 << (5 * TIME_DIGITS)) - 1;
+const TIME_MASK: Nanos = (1 << (5 * TIME_DIGITS)) - 1;
 /// Connections that a header can name.
 pub const CONNECTIONS_MAX: u32 = 1 << (5 * CONNECTION_DIGITS);
 /// Minimum body bytes of a broadcast message, and of a message with records, so that a damaged header is detected.
@@ -68,10 +68,23 @@ pub struct Id {
     pub connection: u32,
     /// Counts the messages of that connection.
     pub sequence: u64,
-    /// When the message is due, in broadcasts: at most [`TIME_MASK`].
+    /// When the message is due, in broadcasts: as [`written_time`] writes it.
     pub intended: Nanos,
     /// When it was handed to the connection, likewise.
     pub sent: Nanos,
+}
+
+/// A time as a message carries it: of a clock that is so far ahead of this one.
+#[inline]
+pub(crate) fn written_time(at: Nanos, ahead: i64) -> Nanos {
+    at.wrapping_add_signed(ahead) & TIME_MASK
+}
+
+/// The time that a message carries, by this clock, which shows `now`. By two clocks it may be in the future; it is `now` then.
+#[inline]
+pub(crate) fn read_time(written: Nanos, now: Nanos, ahead: i64) -> Nanos {
+    let age = now.wrapping_add_signed(ahead).wrapping_sub(written) & TIME_MASK;
+    if age > TIME_MASK / 2 { now } else { now.saturating_sub(age) }
 }
 
 /// The payloads of one run, shared by its threads.

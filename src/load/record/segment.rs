@@ -173,3 +173,115 @@ impl SegmentResult {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::timeline::Timeline;
+    use crate::measure::times::Times;
+    use crate::measure::window::Window;
+    use crate::plan::mode::Mode;
+    use crate::plan::workload::tests::workload;
+    use crate::record::{Record, describe};
+    use echoring_proto::limits::{MILLISECOND, SECOND};
+
+    const AHEAD: u64 = 77 * SECOND;
+
+    /// What a generator measured whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
+    fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
+        let mut tally = Tally::new();
+        let from = ahead + 10 * SECOND;
+        tally.open(Window { from, until: from + 2 * SECOND });
+        for message in (first..2_000).step_by(of) {
+            let intended = from + message * MILLISECOND;
+            let now = intended + 20_000 + message * message % 1_000_003;
+            tally.arrived(now, intended, intended + message % 70, 16);
+            tally.late(intended + message % 70, intended);
+        }
+        tally.connections.opened = 3;
+        tally.connections.error("refused");
+        tally.connections.closes.insert(1001, 2);
+        if first == 0 {
+            tally.record_lost(from + 5 * SECOND, Times { intended: from, sent: from }, 1);
+        }
+        tally.cut(from + 2 * SECOND);
+        tally.complete();
+        SegmentResult {
+            tally,
+            threads: Vec::new(),
+            cpus: vec![1],
+            sources: Vec::new(),
+            sequenced: true,
+            interrupted: false,
+            environment: Environment {
+                commit: None,
+                version: "1".to_owned(),
+                cpu: "a CPU".to_owned(),
+                cpus: 2,
+                kernel: "6".to_owned(),
+                driver: "uring".to_owned(),
+                features: Vec::new(),
+                degraded: Vec::new(),
+                optimized: true,
+            },
+            server_rss_bytes: None,
+            stolen_ns: Some(1),
+            rate_changes: vec![(from + SECOND, 5)],
+            server_samples: ServerSamples::default(),
+        }
+    }
+
+    fn record(mut result: SegmentResult) -> Record {
+        let timeline = Timeline::take(&mut result.tally);
+        let record = describe::write(&workload(Mode::Echo), "ws://h", &result);
+        Record { intervals: describe::describe_intervals(&timeline), ..record }
+    }
+
+    #[test]
+    fn merged_segments_of_different_clocks_are_the_whole() {
+        let whole = record(result(0, 0, 1));
+        let mut sum = SegmentResult::from_bytes(&result(0, 0, 2).to_bytes()).expect("it was written");
+        sum.merge(SegmentResult::from_bytes(&result(AHEAD, 1, 2).to_bytes()).expect("it was written"));
+        let merged = record(sum);
+        assert_eq!(merged.messages, whole.messages);
+        assert_eq!(merged.response_ns.count, 2_001, "one is lost");
+        assert_eq!(merged.response_ns, whole.response_ns);
+        assert_eq!(merged.response_histogram, whole.response_histogram);
+        assert_eq!(merged.generator.lateness_ns, whole.generator.lateness_ns);
+        assert_eq!(merged.intervals, whole.intervals);
+        let arrived = |record: &Record| record.timeline.as_ref().map(|series| series.arrived.clone());
+        assert_eq!(arrived(&merged), arrived(&whole));
+        assert_eq!(
+            (merged.connections.opened, merged.errors["refused"], merged.closes["1001"]),
+            (6, 2, 4),
+            "those of both"
+        );
+        assert_eq!(merged.rate_changes, whole.rate_changes);
+        assert_eq!(merged.generator.stolen_ns, Some(2));
+    }
+
+    #[test]
+    fn a_run_for_merging_keeps_no_secret_and_what_is_none_is_refused() {
+        let mut load = workload(Mode::Echo);
+        let secret = crate::plan::Template::parse("Bearer hush").expect("a template");
+        load.connecting.headers.push(("Authorization".to_owned(), secret));
+        let run =
+            SegmentRun { load: load.without_secrets(), target: "ws://h".to_owned(), result: result(0, 0, 1) };
+        assert!(!serde_json::to_string(&run).expect("written").contains("hush"));
+        let text = run.to_text();
+        let read = SegmentRun::from_text(&text).expect("it was written");
+        assert_eq!((read.load.connecting.headers.len(), read.result.messages()), (1, run.result.messages()));
+        for wrong in ["", "AAAA", "%", &text[..text.len() / 2]] {
+            assert!(SegmentRun::from_text(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_histogram_of_other_bounds_is_refused() {
+        let mut value = serde_json::to_value(result(0, 0, 1)).expect("written");
+        let mut wide = hdrhistogram::Histogram::<u64>::new(5).expect("valid");
+        wide.record(u64::MAX / 4).expect("it grows");
+        value["tally"]["latency"]["whole"]["response"] = crate::measure::encode(&wide).into();
+        assert!(serde_json::from_value::<SegmentResult>(value).is_err());
+    }
+}

@@ -1,5 +1,7 @@
 //! The content of messages, and the detection of damaged ones.
 
+use proptest::prelude::*;
+
 use super::*;
 use echoring_proto::deflate::{Deflater, Direction};
 
@@ -254,5 +256,21 @@ fn writing_does_not_grow_a_buffer_that_fits() {
             payloads.write(&Id { sequence, ..Id::default() }, &mut out);
         }
         assert_eq!(out.as_ptr(), address);
+    }
+}
+
+proptest! {
+    #[test]
+    fn times_in_messages_are_read_back_on_any_clock(
+        now in 1_000_000_000_000_u64..1 << 62,
+        age in 0..3_600_000_000_000_u64,
+        ahead in -900_000_000_000_i64..1 << 60,
+    ) {
+        // A machine that is up for more than 13 days has times that do not fit.
+        let at = now.saturating_sub(age);
+        let written = written_time(at, ahead);
+        prop_assert!(written <= TIME_MASK);
+        prop_assert_eq!(read_time(written, now, ahead), at);
+        prop_assert_eq!(read_time(written_time(now + 5, ahead), now, ahead), now, "by two clocks it is in the future");
     }
 }
