@@ -4,9 +4,13 @@
 
 mod axis;
 mod charts;
+mod comparison;
+mod heat;
 mod notes;
 mod page;
+mod series;
 mod svg;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,6 +26,7 @@ use super::Failure;
 use super::values::FileOrStream;
 use echoring_load::measure;
 use echoring_load::record::{Record, SCHEMA};
+use series::Slices;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +34,7 @@ Examples:
   echoring report run.json
       writes report.html
   echoring report before.json after.json --out change.html --title 'With and without'
-      both in the same charts
+      both in the same charts, heat maps with the same scales, and a comparison
   echoring report run.json --svg charts
       report.html, and charts/percentiles.svg and the others for documents
 
@@ -66,7 +71,12 @@ pub struct Args {
 struct Run {
     /// The unique name of the run on the page.
     name: String,
+    /// Number of the file that it is from.
+    file: usize,
+    /// The record, without its slices.
     record: Record,
+    /// Its slices, if it has any.
+    slices: Option<Slices>,
     /// Where it was looked for the highest rate.
     search: Option<Search>,
     /// The histograms, if the record has them.
@@ -106,15 +116,17 @@ struct Step {
 /// Draws the runs.
 pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let runs = read_all(&arguments.runs)?;
-    let charts = charts::all(&runs);
+    let (charts, timeline) = (charts::all(&runs), timeline::timeline(&runs));
     let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));
-    let page = page::page(&title, &runs, &charts);
+    let comparisons = comparison::comparisons(&runs);
+    let page = page::page(&title, &runs, &charts, timeline.as_ref(), &comparisons);
     super::write(&arguments.out, page.as_bytes())?;
     if let Some(directory) = &arguments.svg {
         fs::create_dir_all(directory).map_err(|error| {
             Failure::Environment(format!("--svg: {} cannot be created: {error}", directory.display()))
         })?;
-        for chart in &charts {
+        let over_time = timeline.iter().flat_map(|timeline| timeline.maps.iter().chain(&timeline.panels));
+        for chart in charts.iter().chain(over_time) {
             let file = FileOrStream::File(directory.join(format!("{}.svg", chart.name)));
             super::write(&file, chart.file().as_bytes())?;
         }
@@ -132,8 +144,8 @@ fn default_title(runs: &[Run]) -> String {
 
 fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Failure> {
     let mut runs = Vec::new();
-    for path in paths {
-        runs.extend(read(path)?);
+    for (file, path) in paths.iter().enumerate() {
+        runs.extend(read(path)?.into_iter().map(|run| Run { file, ..run }));
     }
     if runs.len() > RUNS_MAX {
         return Err(Failure::Usage(format!(
@@ -182,13 +194,14 @@ fn of(mut value: Value) -> Result<Run, String> {
         None | Some(Value::Null) => None,
         Some(search) => Some(Search::deserialize(search).map_err(|error| format!("search: {error}"))?),
     };
-    let record: Record = Record::deserialize(value).map_err(|error| error.to_string())?;
+    let mut record: Record = Record::deserialize(value).map_err(|error| error.to_string())?;
     let whole = |text: &Option<String>| {
         text.as_deref().map(measure::decode).transpose().map_err(|error| error.to_string())
     };
     let (response, service) = (whole(&record.response_histogram)?, whole(&record.service_histogram)?);
     let name = record.label.clone().unwrap_or_else(|| format!("{} of {}", record.config.mode, record.target));
-    Ok(Run { name, record, search, response, service })
+    let slices = Slices::take(&mut record)?;
+    Ok(Run { name, file: 0, record, slices, search, response, service })
 }
 
 /// Numbers the runs with equal names.

@@ -147,7 +147,7 @@ class InTheBrowser(Measured):
         self.browser.open(f"{self.origin}/report.html")
         self.assertTrue(self.browser.until("document.readyState === 'complete'"))
         ids = self.browser.run("return [...document.querySelectorAll('section')].map((s) => s.id)")
-        expected = ["percentiles", "notes", "summary", "latency-over-time", "throughput", "integrity"]
+        expected = ["percentiles", "notes", "summary", "timeline", "latency-over-time", "integrity"]
         self.assertEqual(ids[: len(expected)], expected)
         fetched = self.browser.run("return performance.getEntriesByType('resource').map((r) => r.name)")
         self.assertEqual([name for name in fetched if not name.startswith("data:")], [])
@@ -169,8 +169,80 @@ class InTheBrowser(Measured):
             });
             """
         )
-        self.assertEqual([chart[1] for chart in charts][:2], ["Latency by percentile", "Latency over time"])
+        titles = [chart[1] for chart in charts]
+        self.assertEqual(titles[:2], ["Latency by percentile", 'Latency over time: slow <b>& "steady"</b>'])
+        self.assertIn("Target, sent and received rate", titles)
         self.assertTrue(all(role == "img" and caption for role, _, caption in charts), charts)
+
+    def test_values_of_the_time_that_is_pointed_at_are_shown_in_all_charts(self):
+        slices = [run["timeline"] for run in self.runs]
+        columns = len(slices[0]["sent"])
+        self.browser.look(1100, 900, "light")
+        self.browser.log()
+        self.browser.open(f"{self.origin}/report.html")
+        map = "#timeline svg.wide[data-run='1']"
+        left, right, top, bottom, width, height = self.browser.run(
+            """
+            const map = document.querySelector(args[0]);
+            return [...map.dataset.plot.split(" ").map(Number), map.viewBox.baseVal.width, map.viewBox.baseVal.height];
+            """,
+            map,
+        )
+        column = columns // 2
+        x = left + (right - left) * (column + 0.5) / columns
+        self.browser.hover(map, x / width, (top + bottom) / 2 / height)
+        seen = self.seen()
+        self.assertRegex(seen["time"], rf"^{column / 10:.1f} to {(column + 1) / 10:.1f} s, .+ to .+: [\d,]+ messages$")
+        self.assertEqual(len(seen["runs"]), 2)
+        for shown, name, series in zip(seen["runs"], ['slow <b>& "steady"</b>', "fast"], slices, strict=True):
+            self.assertEqual(shown[0], name)
+            for field, values in [("target/s", series["due"]), ("sent/s", series["sent"]), ("received/s", series["arrived"])]:
+                self.assertIn(f"{field} {10 * values[column]:,}", shown)
+            self.assertIn("open 5", shown)
+        # A line in each chart, at the same time.
+        self.assertGreater(len(seen["lines"]), 3)
+        for share in seen["lines"]:
+            self.assertAlmostEqual(share, (column + 0.5) / columns, places=3)
+        # The slider is for the keyboard.
+        self.browser.press("#timeline .readout input", "\ue014")
+        self.assertEqual(self.seen()["time"], f"{(column + 1) / 10:.1f} to {(column + 2) / 10:.1f} s")
+        spoken = self.browser.run("return document.querySelector('#timeline input').getAttribute('aria-valuetext')")
+        self.assertIn(f"target/s {10 * slices[1]['due'][column + 1]:,}", spoken)
+        self.assertEqual(self.browser.log(), [], "the page's policy allows its script")
+
+    def seen(self):
+        return self.browser.run(
+            """
+            const drawings = [...document.querySelectorAll("#timeline svg")].filter((svg) => svg.getBoundingClientRect().width > 0);
+            return {
+                time: document.querySelector(".readout .time").textContent,
+                runs: [...document.querySelectorAll(".readout ul")].map((list) => [...list.children].map((item) => item.textContent)),
+                lines: drawings.map((svg) => {
+                    const [left, right] = svg.dataset.plot.split(" ").map(Number);
+                    return (svg.querySelector(".cursor").x1.baseVal.value - left) / (right - left);
+                }),
+            };
+            """
+        )
+
+    def test_two_files_are_compared_on_one_page(self):
+        for number, run in enumerate(self.runs):
+            with open(self.path(f"{number}.json"), "w") as file:
+                json.dump({"schema": "echoring.run/1", "runs": [run]}, file)
+        echoring("report", self.path("0.json"), self.path("1.json"), "--out", self.path("both.html"))
+        self.browser.look(1100, 900, "light")
+        self.browser.open(f"{self.origin}/both.html")
+        head, metrics, maps = self.browser.run(
+            """
+            const text = (selector) => [...document.querySelectorAll(selector)].map((cell) => cell.textContent);
+            const maps = [...document.querySelectorAll(".maps svg.wide")].map((svg) => svg.getBoundingClientRect());
+            return [text("#comparison thead th"), text("#comparison tbody th"), maps.map((box) => [box.left, box.top])];
+            """
+        )
+        self.assertEqual(head[:4], ["metric", "A", "B", "B / A"])
+        self.assertIn("p99", metrics)
+        self.assertEqual(len(maps), 2)
+        self.assertLess(maps[0][0], maps[1][0], "side by side")
 
     def test_a_phone_shows_everything_without_scrolling_sideways_and_in_legible_text(self):
         self.browser.look(390, 844, "light")

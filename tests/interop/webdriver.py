@@ -120,6 +120,20 @@ class Browser:
     def text(self, selector):
         return self._call("GET", f"{self.find(selector)}/text")
 
+    def hover(self, selector, across, down):
+        """Moves the mouse over the first element, to these shares of its width and height."""
+        left, top, width, height = self.run(
+            """
+            const element = document.querySelector(args[0]);
+            element.scrollIntoView({ block: "center", behavior: "instant" });
+            const box = element.getBoundingClientRect();
+            return [box.left, box.top, box.width, box.height];
+            """,
+            selector,
+        )
+        moved = {"type": "mouseMoved", "x": left + across * width, "y": top + down * height}
+        self._devtools("Input.dispatchMouseEvent", moved)
+
     def press(self, selector, text):
         """Types after the present text. A line feed is the Enter key."""
         self._call("POST", f"{self.find(selector)}/value", {"text": text})

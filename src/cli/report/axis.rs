@@ -13,6 +13,8 @@ pub(super) struct Axis {
 
 /// Names on an axis at most: more would run into one another.
 const TICKS_MAX: usize = 12;
+/// Steps of an axis that begins at zero.
+const STEPS: f64 = 8.0;
 
 impl Axis {
     /// Times in nanoseconds, as powers of ten, that span all of `values` above 0.
@@ -44,8 +46,13 @@ impl Axis {
 
     /// From 0 to at least `most`, in round steps.
     pub(super) fn from_zero(label: &str, most: f64) -> Axis {
+        Axis::in_steps(label, most, STEPS)
+    }
+
+    /// The same, in about so many steps.
+    pub(super) fn in_steps(label: &str, most: f64, steps: f64) -> Axis {
         let most = if most.is_finite() && most > 0.0 { most } else { 1.0 };
-        let raw = most / 8.0;
+        let raw = most / steps;
         let power = 10_f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|step| *step >= raw);
         let step = step.unwrap_or(10.0 * power);

@@ -8,7 +8,7 @@ use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles};
 /// Steps of a distribution's line for each halving of the distance to 100 %.
 const STEPS: u32 = 12;
 /// Which run's colour lines have that belong to none.
-const NOBODY: usize = 7;
+pub(super) const NOBODY: usize = 7;
 
 /// A figure of an interval, and one of a step of a search.
 type OfInterval = fn(&Interval) -> u64;
@@ -16,7 +16,9 @@ type OfStep = fn(&Step) -> f64;
 
 /// All charts that the runs have data for, the main one of this kind of run first.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
-    let charts = [knee(runs), herd(runs), percentiles(runs), latency_over_time(runs), throughput(runs)];
+    // The timeline has the rates of runs with slices.
+    let throughput = throughput(runs).filter(|_| runs.iter().any(|run| run.slices.is_none()));
+    let charts = [knee(runs), herd(runs), percentiles(runs), latency_over_time(runs), throughput];
     let mut charts: Vec<Chart> = charts.into_iter().flatten().collect();
     let main = main_chart(runs);
     charts.sort_by_key(|chart| chart.name != main);
@@ -37,7 +39,7 @@ fn main_chart(runs: &[Run]) -> &'static str {
     }
 }
 
-fn names<'a>(runs: impl Iterator<Item = (usize, &'a Run)>) -> Vec<(usize, String)> {
+pub(super) fn names<'a>(runs: impl Iterator<Item = (usize, &'a Run)>) -> Vec<(usize, String)> {
     runs.map(|(at, run)| (at, run.name.clone())).collect()
 }
 
@@ -63,7 +65,7 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
     let y = Axis::latency("latency", values);
     (!lines.is_empty()).then(|| Chart {
-        name: "percentiles",
+        name: "percentiles".to_owned(),
         title: "Latency by percentile".to_owned(),
         caption: "Each further nine is one step to the right, where the slowest messages are. Response time counts from \
                   the intended send, service time from the actual send. They differ where messages waited to be sent."
@@ -76,6 +78,8 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
             (Stroke::Dashed, "service time".to_owned()),
         ],
         lines,
+        crosses: None,
+        panel: None,
     })
 }
 
@@ -129,7 +133,7 @@ fn latency_over_time(runs: &[Run]) -> Option<Chart> {
     let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
     let y = Axis::latency("response time", values);
     (!lines.is_empty()).then(|| Chart {
-        name: "latency-over-time",
+        name: "latency-over-time".to_owned(),
         title: "Latency over time".to_owned(),
         caption: "Response time of the messages that arrived in each interval. A gap in a line is an interval without messages."
             .to_owned(),
@@ -138,6 +142,8 @@ fn latency_over_time(runs: &[Run]) -> Option<Chart> {
         runs: names(runs.iter().enumerate()),
         strokes: strokes.into_iter().map(|(stroke, name, _)| (stroke, name.to_owned())).collect(),
         lines,
+        crosses: None,
+        panel: None,
     })
 }
 
@@ -155,7 +161,7 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
         }
     }
     (!lines.is_empty()).then(|| Chart {
-        name: "throughput",
+        name: "throughput".to_owned(),
         title: "Throughput over time".to_owned(),
         caption: "Messages that arrived in each interval, per second. In a broadcast each delivery counts."
             .to_owned(),
@@ -164,6 +170,8 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
         runs: names(runs.iter().enumerate()),
         strokes: Vec::new(),
         lines,
+        crosses: None,
+        panel: None,
     })
 }
 
@@ -190,7 +198,7 @@ fn herd(runs: &[Run]) -> Option<Chart> {
         }
     }
     (!lines.is_empty()).then(|| Chart {
-        name: "herd",
+        name: "herd".to_owned(),
         title: "Connections after the cut".to_owned(),
         caption:
             "Connections that were away at the end of each 100 ms, and attempts to open one again within it."
@@ -200,6 +208,8 @@ fn herd(runs: &[Run]) -> Option<Chart> {
         runs: names(storms()),
         strokes: vec![(Stroke::Solid, "away".to_owned()), (Stroke::Dashed, "attempts in 100 ms".to_owned())],
         lines,
+        crosses: None,
+        panel: None,
     })
 }
 
@@ -256,7 +266,7 @@ fn knee(runs: &[Run]) -> Option<Chart> {
     let most = steps().map(|step| step.rate).fold(0.0, f64::max);
     let objectives: Vec<&str> = searched.iter().map(|(_, _, search)| search.objective.as_str()).collect();
     (!lines.is_empty()).then(|| Chart {
-        name: "knee",
+        name: "knee".to_owned(),
         title: "Latency by rate".to_owned(),
         caption: format!(
             "Rates that were tried in the search for the highest one that holds {}. A cross marks a rate that did not \
@@ -272,5 +282,7 @@ fn knee(runs: &[Run]) -> Option<Chart> {
             (Stroke::Dotted, "99.9 %".to_owned()),
         ],
         lines,
+        crosses: None,
+        panel: None,
     })
 }

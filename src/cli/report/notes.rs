@@ -127,6 +127,12 @@ fn biases(run: &Run) -> Vec<String> {
             break;
         }
     }
+    if run.slices.is_none() {
+        said.push(
+            "The record has no slices, as those of older versions: the charts over time leave it out."
+                .to_owned(),
+        );
+    }
     if run.response.is_none() && record.response_ns.count > 0 {
         said.push("The record has no histogram: percentiles are interpolated linearly.".to_owned());
     }

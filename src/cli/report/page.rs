@@ -1,20 +1,35 @@
-//! The page: HTML with inline style and charts, without scripts or external resources.
+//! The page: HTML with inline style and charts, without external resources. Its only script is its own and inline, shows values
+//! that are pointed at, and is allowed by its hash. Without it the page lacks nothing else.
 //!
 //! Everything from a file is escaped, because targets and labels are user input.
 
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+
 use super::notes::{self, Weight};
 use super::svg::{Chart, escaped, style};
+use super::timeline::{Table, Timeline};
 use super::{Run, Search};
 use echoring_load::plan::{bytes, count, duration};
+use echoring_load::record::comparison::Comparison;
 use echoring_load::record::{Quantiles, Record, StageResult};
 use echoring_load::render::summary::headline;
+use echoring_load::render::tables;
 
 const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("hover.js");
 
 /// Renders the page of these runs.
-pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
+pub(super) fn page(
+    title: &str,
+    runs: &[Run],
+    charts: &[Chart],
+    timeline: Option<&Timeline>,
+    comparisons: &[Comparison],
+) -> String {
     let mut html = String::new();
     let (title, version) = (escaped(title), env!("CARGO_PKG_VERSION"));
     let _ = write!(
@@ -22,9 +37,10 @@ pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         img-src data:\">\n<meta name=\"generator\" content=\"echoring {version}\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         {}img-src data:\">\n<meta name=\"generator\" content=\"echoring {version}\">\n<link rel=\"icon\" href=\"data:,\">\n\
          <title>{title}</title>\n<style>\n{}\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n<p>{}</p>\n\
          </header>\n<main>\n",
+        if timeline.is_some() { format!("script-src 'sha256-{}'; ", sha256(SCRIPT)) } else { String::new() },
         style(":root"),
         escaped(&subtitle(runs)),
     );
@@ -33,13 +49,33 @@ pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
     let (main, others) = charts.split_at(charts.len().min(1));
     main.iter().for_each(|chart| chart_section(&mut html, chart, runs));
     section(&mut html, "notes", "Notes", &notes_list(&notes));
-    section(&mut html, "summary", "Summary", &summary(runs));
+    section(&mut html, "summary", "Summary", &summary(runs, comparisons));
+    if !comparisons.is_empty() {
+        section(&mut html, "comparison", "Comparison", &comparison(comparisons));
+    }
+    if let Some(timeline) = timeline {
+        section(&mut html, "timeline", "Timeline", &over_time(timeline));
+    }
     others.iter().for_each(|chart| chart_section(&mut html, chart, runs));
     section(&mut html, "integrity", "Integrity", &integrity(runs));
     section(&mut html, "environment", "Environment", &environment(runs));
     section(&mut html, "configuration", "Configuration", &configuration(runs));
-    html.push_str("</main>\n</body>\n</html>\n");
+    html.push_str("</main>\n");
+    if let Some(timeline) = timeline {
+        // In a string of JSON, a sign that could end the element has another form.
+        let data = timeline.data.to_string().replace('<', "\\u003c");
+        let _ = write!(
+            html,
+            "<script type=\"application/json\" id=\"timeline-data\">{data}</script>\n<script>{SCRIPT}</script>\n"
+        );
+    }
+    html.push_str("</body>\n</html>\n");
     html
+}
+
+/// The hash of a script, as a Content-Security-Policy names it.
+fn sha256(script: &str) -> String {
+    STANDARD.encode(digest(&SHA256, script.as_bytes()))
 }
 
 fn subtitle(runs: &[Run]) -> String {
@@ -58,20 +94,79 @@ fn section(html: &mut String, name: &str, title: &str, body: &str) {
     );
 }
 
+/// A chart with its caption.
+fn figure(chart: &Chart) -> String {
+    let (drawn, caption) = (chart.inline(), escaped(&chart.caption));
+    format!("<figure>\n{drawn}<figcaption>{caption}</figcaption>\n</figure>\n")
+}
+
+/// Charts of one time axis one below the other, the values of the time that is pointed at, and a table of the same figures.
+fn over_time(timeline: &Timeline) -> String {
+    let mut html = String::new();
+    match timeline.maps.as_slice() {
+        [] => {}
+        [only] => {
+            let _ = write!(html, "<h3>{}</h3>\n{}", escaped(&only.title), figure(only));
+        }
+        maps => {
+            html += "<div class=\"maps\">\n";
+            for map in maps {
+                let title = escaped(&map.title);
+                let _ = write!(html, "<div>\n<h3>{title}</h3>\n{}</div>\n", map.inline());
+            }
+            let _ = write!(html, "</div>\n<p class=\"caption\">{}</p>\n", escaped(&maps[0].caption));
+        }
+    }
+    for panel in &timeline.panels {
+        let title = escaped(&panel.title);
+        let _ = write!(html, "<figure>\n<h3>{title}</h3>\n{}</figure>\n", panel.inline());
+    }
+    let captions: Vec<String> = timeline.panels.iter().map(|panel| escaped(&panel.caption)).collect();
+    let marks =
+        timeline.panels.iter().filter_map(|panel| panel.panel.as_ref()).any(|panel| !panel.marks.is_empty());
+    let marks = if marks { " Dashed vertical lines mark changes of the rate." } else { "" };
+    let _ = write!(html, "<p class=\"caption\">{}{marks}</p>\n", captions.join(" "));
+    html += "<details>\n<summary>The same as a table</summary>\n";
+    for Table { name, head, rows } in &timeline.tables {
+        html += &table(&format!("{name}, over time"), head, rows);
+    }
+    html += "</details>\n";
+    let last = timeline.columns.saturating_sub(1);
+    let _ = write!(
+        html,
+        "<div class=\"readout\" hidden>\n<p class=\"time\"></p>\n<label>Time <input type=\"range\" min=\"0\" \
+         max=\"{last}\" value=\"0\" step=\"1\"></label>\n<div class=\"values\"></div>\n</div>\n"
+    );
+    html
+}
+
+fn comparison(comparisons: &[Comparison]) -> String {
+    let mut html = String::new();
+    for found in comparisons {
+        let Some(b) = &found.b else { continue };
+        let head = tables::comparison_head(found);
+        let rows: Vec<Vec<String>> = tables::comparison_rows(found).into_iter().map(Vec::from).collect();
+        let caption = tables::sides(found, b).join("; ");
+        html += &table(&caption, &head.each_ref().map(String::as_str), &rows);
+        let warnings = found.differences.iter().chain(&found.warnings);
+        let items: Vec<String> = warnings.map(|warning| format!("<li>{}</li>\n", escaped(warning))).collect();
+        if !items.is_empty() {
+            let _ = writeln!(html, "<ul class=\"caption\">\n{}</ul>", items.concat());
+        }
+    }
+    html
+}
+
 /// A chart with its caption, and the table of the same figures.
 fn chart_section(html: &mut String, chart: &Chart, runs: &[Run]) {
-    let mut body = format!(
-        "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
-        chart.inline(),
-        escaped(&chart.caption)
-    );
-    match chart.name {
+    let mut body = figure(chart);
+    match chart.name.as_str() {
         "percentiles" => body += &latencies(runs),
         "latency-over-time" => body += &stages(runs),
         "knee" => body += &searches(runs),
         _ => {}
     }
-    section(html, chart.name, &chart.title, &body);
+    section(html, &chart.name, &chart.title, &body);
 }
 
 /// Says above the main chart that there are warnings.
@@ -158,7 +253,7 @@ fn table_of_runs(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
 /// A figure of a run.
 type Of = fn(&Record) -> f64;
 
-fn summary(runs: &[Run]) -> String {
+fn summary(runs: &[Run], comparisons: &[Comparison]) -> String {
     let several = runs.len() > 1;
     let first = runs.first().map(|run| &run.record);
     let beside = |value: f64, of: Of| match first.map(of) {
@@ -192,7 +287,7 @@ fn summary(runs: &[Run]) -> String {
         ["run", "messages", "messages/s", "payload", "p50", "p99", "p99.9", "max", "server CPU per message"];
     let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
     let mut html = table("Throughput, and response times from the intended send", &head, &rows);
-    if several {
+    if several && comparisons.is_empty() {
         html += "<p>Percentages are differences from the first run. Whether they are more than chance, \
                  <code>echoring compare</code> says.</p>\n";
     }

@@ -11,6 +11,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
+use super::heat::{HeatMap, LEVELS, NARROW_COLUMNS_MAX};
 
 /// Size of a drawing. The page scales it to the space that it has.
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +20,19 @@ struct Size {
     name: &'static str,
     width: u32,
     height: u32,
+    /// Columns of a heat map at most.
+    columns: usize,
     /// Space for the labels of the vertical axis.
     labels: u32,
 }
 
 /// For screens, documents and paper.
-const WIDE: Size = Size { name: "wide", width: 960, height: 440, labels: 86 };
+const WIDE: Size = Size { name: "wide", width: 960, height: 440, columns: usize::MAX, labels: 86 };
 /// For phones: the same text on less than half the width.
-const NARROW: Size = Size { name: "narrow", width: 400, height: 400, labels: 72 };
+const NARROW: Size =
+    Size { name: "narrow", width: 360, height: 360, columns: NARROW_COLUMNS_MAX, labels: 70 };
+/// For half of a wide screen.
+const HALF: Size = Size { width: 480, height: 320, columns: 2 * NARROW_COLUMNS_MAX, ..WIDE };
 /// Height of a row of the legend, and of the title of a file.
 const ROW: i32 = 20;
 const TITLE: i32 = 30;
@@ -54,6 +60,18 @@ const RUNS: [(Rgb, Rgb); 8] = [
     ((0x2B, 0x88, 0xBC), (0x8C, 0xCB, 0xF2)),
     ((0x6A, 0x3D, 0x9A), (0xB7, 0x9A, 0xE8)),
     ((0x4C, 0x55, 0x60), (0xAD, 0xB6, 0xC0)),
+];
+
+/// Colours of a heat map's cells, from few messages to many. Even the first stands out, because single slow messages matter.
+const HEAT: [(Rgb, Rgb); LEVELS] = [
+    ((0x9F, 0xC5, 0xE8), (0x2A, 0x4B, 0x73)),
+    ((0x7A, 0xAD, 0xDB), (0x2F, 0x63, 0x96)),
+    ((0x57, 0x94, 0xCB), (0x3B, 0x80, 0xB5)),
+    ((0x3B, 0x7A, 0xB8), (0x55, 0xA1, 0xC8)),
+    ((0x29, 0x61, 0xA1), (0x7E, 0xBF, 0xD0)),
+    ((0x1D, 0x49, 0x84), (0xAD, 0xDB, 0xC8)),
+    ((0x13, 0x33, 0x66), (0xDF, 0xEF, 0xB3)),
+    ((0x0A, 0x1E, 0x46), (0xFF, 0xF7, 0xB1)),
 ];
 
 /// How a line is drawn.
@@ -101,7 +119,7 @@ pub(super) struct Line {
 #[derive(Clone, Debug)]
 pub(super) struct Chart {
     /// For its file and its place on the page.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) title: String,
     /// Its description, also for screen readers.
     pub(super) caption: String,
@@ -112,29 +130,90 @@ pub(super) struct Chart {
     pub(super) runs: Vec<(usize, String)>,
     /// The meanings of the strokes.
     pub(super) strokes: Vec<(Stroke, String)>,
+    /// Crossed points, if they have a meaning of their own.
+    pub(super) crosses: Option<String>,
+    /// Its part in a timeline, if it has one.
+    pub(super) panel: Option<Panel>,
+}
+
+/// What a chart of a timeline has besides: it shares its horizontal axis with others, above and below it.
+#[derive(Clone, Debug)]
+pub(super) struct Panel {
+    /// Which run a heat map is of.
+    pub(super) run: Option<usize>,
+    /// The cells of a heat map.
+    pub(super) heat: Option<HeatMap>,
+    /// Height of the wide and of the narrow drawing.
+    pub(super) heights: (u32, u32),
+    /// Whether it takes half of a wide screen.
+    pub(super) is_half: bool,
+    /// Whether the names of the horizontal axis are below another panel.
+    pub(super) continues: bool,
+    /// Times that a line marks.
+    pub(super) marks: Vec<f64>,
+}
+
+/// Where the values of a drawing are, in its units.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Plot {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) top: f64,
+    pub(super) bottom: f64,
+}
+
+/// For what a chart is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Page,
+    File,
 }
 
 impl Chart {
     /// For a page that has [`style`]: two drawings, of which the page shows the one that fits.
     pub(super) fn inline(&self) -> String {
-        let drawn = |size| format!("{}\n{}</svg>\n", self.opening(size, ""), self.body(size, false));
-        drawn(WIDE) + &drawn(NARROW)
+        let is_half = self.panel.as_ref().is_some_and(|panel| panel.is_half);
+        self.drawn(if is_half { HALF } else { WIDE }, Place::Page) + &self.drawn(NARROW, Place::Page)
     }
 
     /// For a file of its own.
     pub(super) fn file(&self) -> String {
-        let style = format!("<style>{}</style>", style("svg"));
-        let Size { width, height, .. } = WIDE;
-        let scale = format!(" width=\"{width}\" height=\"{height}\"");
-        format!("{}\n{style}\n{}</svg>\n", self.opening(WIDE, &scale), self.body(WIDE, true))
+        self.drawn(WIDE, Place::File)
     }
 
-    fn opening(&self, size: Size, scale: &str) -> String {
+    fn drawn(&self, size: Size, place: Place) -> String {
+        let height = match (&self.panel, size.width == WIDE.width) {
+            (Some(panel), true) => panel.heights.0,
+            (Some(panel), false) => panel.heights.1,
+            (None, _) => size.height,
+        };
+        let size = Size { height, ..size };
+        let (drawn, plot) = self.body(size, place);
+        let Plot { left, right, top, bottom } = plot;
+        let (mut attributes, mut style) = (String::new(), String::new());
+        match place {
+            Place::File => {
+                attributes = format!(" width=\"{}\" height=\"{height}\"", size.width);
+                style = format!("<style>{}</style>\n", self::style("svg"));
+            }
+            Place::Page => {
+                if let Some(panel) = &self.panel {
+                    attributes = format!(" data-plot=\"{left} {right} {top} {bottom}\"");
+                    if let Some(run) = panel.run {
+                        let _ = write!(attributes, " data-run=\"{run}\"");
+                    }
+                }
+            }
+        }
+        format!("{}\n{style}{drawn}</svg>\n", self.opening(size, &attributes))
+    }
+
+    fn opening(&self, size: Size, attributes: &str) -> String {
         let Chart { name, title, caption, .. } = self;
         let Size { name: class, width, height, .. } = size;
         let id = format!("{name}-{class}");
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\"{scale} class=\"chart {class}\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\"{attributes} class=\"chart {class}\" \
              role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n<title id=\"{id}-title\">{}</title>\n\
              <desc id=\"{id}-desc\">{}</desc>",
             escaped(title),
@@ -142,34 +221,39 @@ impl Chart {
         )
     }
 
-    /// The drawing of plotters, without the element around it.
-    fn body(&self, size: Size, titled: bool) -> String {
+    /// The drawing of plotters, without the element around it, and what is drawn over it.
+    fn body(&self, size: Size, place: Place) -> (String, Plot) {
         let mut drawn = String::new();
-        {
+        let plot = {
             let root = SVGBackend::with_string(&mut drawn, (size.width, size.height)).into_drawing_area();
             // A string takes all that is written to it, and axes are never empty.
-            self.draw(&root, size, titled).expect("nothing about a chart in memory can fail");
-        }
+            self.draw(&root, size, place).expect("nothing about a chart in memory can fail")
+        };
         let inside = drawn.split_once(">\n").map_or("", |(_, rest)| rest);
-        classified(inside.trim_end().strip_suffix("</svg>").unwrap_or(inside))
+        let mut drawn = classified(inside.trim_end().strip_suffix("</svg>").unwrap_or(inside));
+        if let Some(panel) = &self.panel {
+            panel.draw_over(&mut drawn, size, plot, (&self.x, &self.y));
+        }
+        (drawn, plot)
     }
 
-    fn draw(&self, root: &Area<'_>, size: Size, titled: bool) -> Result<(), Failed> {
+    fn draw(&self, root: &Area<'_>, size: Size, place: Place) -> Result<Plot, Failed> {
         root.fill(&colour(BACK.0))?;
         let mut top = 8;
-        if titled {
+        if place == Place::File {
             let style = text(TEXT * 1.2).pos(Pos::new(HPos::Left, VPos::Top));
             root.draw(&Text::new(self.title.clone(), (16, top), style))?;
             top += TITLE;
         }
         let top = self.draw_legend(root, size, top)?;
         let (x, y) = (&self.x.thinned(size.width - size.labels - 28, CHARACTER as u32), &self.y);
+        let names_x = place == Place::File || !self.panel.as_ref().is_some_and(|panel| panel.continues);
         let mut chart = ChartBuilder::on(root)
             .margin_top(top + 8)
             .margin_right(28)
             .margin_bottom(8)
             .margin_left(8)
-            .x_label_area_size(52)
+            .x_label_area_size(if names_x { 52 } else { 0 })
             .y_label_area_size(size.labels)
             .build_cartesian_2d(Scale(x), Scale(y))?;
         chart
@@ -202,7 +286,10 @@ impl Chart {
             let cross = |point| Cross::new(inside(point), 5, ShapeStyle::from(plain).stroke_width(2));
             chart.draw_series(line.crossed.iter().map(cross))?;
         }
-        root.present()
+        let (across, down) = chart.plotting_area().get_pixel_range();
+        root.present()?;
+        let [left, right, top, bottom] = [across.start, across.end, down.start, down.end].map(f64::from);
+        Ok(Plot { left, right, top, bottom })
     }
 
     /// Draws what colours and strokes mean, in rows from `top` on. Gives where they end.
@@ -210,10 +297,26 @@ impl Chart {
         /// A piece of the line, and what is between entries.
         const SAMPLE: i32 = 30;
         const GAP: i32 = 18;
+        /// The width of a colour of cells.
+        const SWATCH: i32 = 16;
         let strokes = self.strokes.iter().map(|(stroke, name)| (RUNS.len() - 1, *stroke, name));
         let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
         let left = size.labels as i32 + 10;
         let mut at = (left, top + ROW / 2);
+        let anchored = || text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
+        if let Some(heat) = self.panel.as_ref().and_then(|panel| panel.heat.as_ref()) {
+            let most = heat.with_columns(size.columns).most;
+            root.draw(&Text::new("1", at, anchored()))?;
+            at.0 += 2 * CHARACTER;
+            for (light, _) in HEAT {
+                let corners = [(at.0, at.1 - 6), (at.0 + SWATCH, at.1 + 6)];
+                root.draw(&Rectangle::new(corners, colour(light).filled()))?;
+                at.0 += SWATCH;
+            }
+            let words = format!("{most} messages");
+            root.draw(&Text::new(words, (at.0 + CHARACTER, at.1), anchored()))?;
+            return Ok(at.1 + ROW / 2);
+        }
         for (run, stroke, name) in runs.chain(strokes) {
             // A long name keeps its beginning.
             let most = (size.width as i32 - left - SAMPLE - 16) / CHARACTER;
@@ -225,11 +328,40 @@ impl Chart {
             let style =
                 ShapeStyle { color: run_colour(run, stroke).to_rgba(), filled: false, stroke_width: 3 };
             root.draw(&PathElement::new(vec![at, (at.0 + SAMPLE - 6, at.1)], style))?;
-            let anchored = text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
-            root.draw(&Text::new(name, (at.0 + SAMPLE, at.1), anchored))?;
+            root.draw(&Text::new(name, (at.0 + SAMPLE, at.1), anchored()))?;
             at.0 += width;
         }
+        if let Some(meaning) = &self.crosses {
+            let plain = ShapeStyle::from(run_colour(RUNS.len() - 1, Stroke::Solid)).stroke_width(2);
+            root.draw(&Cross::new((at.0 + 10, at.1), 5, plain))?;
+            root.draw(&Text::new(meaning.clone(), (at.0 + SAMPLE - 6, at.1), anchored()))?;
+        }
         Ok(at.1 + ROW / 2)
+    }
+}
+
+impl Panel {
+    /// Cells, then marks, which would be hidden by them.
+    fn draw_over(&self, drawn: &mut String, size: Size, plot: Plot, (x, y): (&Axis, &Axis)) {
+        if let Some(heat) = &self.heat {
+            // Without smoothing, cells that meet have no seam.
+            drawn.push_str("<g shape-rendering=\"crispEdges\">\n");
+            let paths = heat.with_columns(size.columns).paths(plot, x, y);
+            for (level, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
+                let fill = hex(colour(HEAT[level].0));
+                let _ = writeln!(drawn, "<path class=\"h{level}\" fill=\"{fill}\" d=\"{path}\"/>");
+            }
+            drawn.push_str("</g>\n");
+        }
+        let Plot { left, right, top, bottom } = plot;
+        for mark in self.marks.iter().filter(|mark| (x.from..=x.until).contains(mark)) {
+            let at = left + (right - left) * (mark - x.from) / (x.until - x.from);
+            let stroke = hex(colour(AXIS.0));
+            let _ = writeln!(
+                drawn,
+                "<path class=\"axis\" stroke=\"{stroke}\" stroke-dasharray=\"3 3\" d=\"M{at:.1} {top}V{bottom}\"/>"
+            );
+        }
     }
 }
 
@@ -294,6 +426,10 @@ fn classified(drawn: &str) -> String {
         let stroke = format!("stroke=\"{}\"", hex(colour(light)));
         text = text.replace(&stroke, &format!("class=\"{class}\" {stroke}"));
     }
+    for (level, (light, _)) in HEAT.into_iter().enumerate() {
+        let fill = format!("fill=\"{}\"", hex(colour(light)));
+        text = text.replace(&fill, &format!("class=\"h{level}\" {fill}"));
+    }
     for run in 0..RUNS.len() {
         let plain = hex(run_colour(run, Stroke::Solid));
         text = text.replace(&format!("fill=\"{plain}\""), &format!("class=\"f{run}\" fill=\"{plain}\""));
@@ -318,15 +454,22 @@ pub(super) fn style(root: &str) -> String {
         for (run, colours) in RUNS.into_iter().enumerate() {
             let _ = write!(text, "--run{run}:{};", hex(colour(pick(colours))));
         }
+        for (level, colours) in HEAT.into_iter().enumerate() {
+            let _ = write!(text, "--heat{level}:{};", hex(colour(pick(colours))));
+        }
         text
     };
     let (light, dark) = (properties(|colours| colours.0), properties(|colours| colours.1));
-    let mut text = format!("{root}{{{light}}}@media (prefers-color-scheme:dark){{{root}{{{dark}}}}}");
+    let mut text =
+        format!("{root}{{{light}}}@media screen and (prefers-color-scheme:dark){{{root}{{{dark}}}}}");
     text.push_str(
         ".ink{fill:var(--ink)}.back{fill:var(--back)}.axis{stroke:var(--axis)}.grid{stroke:var(--grid)}",
     );
     for run in 0..RUNS.len() {
         let _ = write!(text, ".s{run}{{stroke:var(--run{run})}}.f{run}{{fill:var(--run{run})}}");
+    }
+    for level in 0..LEVELS {
+        let _ = write!(text, ".h{level}{{fill:var(--heat{level})}}");
     }
     text
 }
@@ -351,6 +494,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::heat::Rows;
     use super::*;
 
     fn chart() -> Chart {
@@ -362,7 +506,7 @@ mod tests {
             marked: false,
         };
         Chart {
-            name: "example",
+            name: "example".to_owned(),
             title: "A <title> & more".to_owned(),
             caption: "What \"it\" shows".to_owned(),
             x: Axis::from_zero("seconds", 2.0),
@@ -370,7 +514,59 @@ mod tests {
             lines: vec![line(0, Stroke::Solid), line(9, Stroke::Dashed)],
             runs: vec![(0, "one".to_owned()), (1, "</svg><script>alert(1)</script>".to_owned())],
             strokes: vec![(Stroke::Dotted, "dots".to_owned())],
+            crosses: None,
+            panel: None,
         }
+    }
+
+    /// The same time in a heat map and below it.
+    fn panels() -> [Chart; 2] {
+        let x = Axis::from_zero("seconds", 2.0);
+        let y = Axis::latency("latency", [1e5, 2e5].into_iter());
+        let counts = [[(110_000, 1)].into(), [(150_000, 100)].into()];
+        let heat = HeatMap::new(1.0, Rows::spanning(&y), counts.iter());
+        let panel = Panel {
+            run: Some(0),
+            heat: None,
+            heights: (160, 160),
+            is_half: false,
+            continues: false,
+            marks: vec![1.0],
+        };
+        let map = Panel { heat: Some(heat), heights: (300, 300), continues: true, ..panel.clone() };
+        let below = Chart { x, panel: Some(panel), ..chart() };
+        [Chart { y, panel: Some(map), lines: Vec::new(), ..below.clone() }, below]
+    }
+
+    #[test]
+    fn panels_of_a_timeline_have_the_same_time_at_the_same_place() {
+        let places = panels().map(|chart| {
+            let svg = chart.inline();
+            let plots = svg.split("data-plot=\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let across = |plot: &str| plot.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
+            plots.map(across).collect::<Vec<_>>()
+        });
+        assert_eq!(places[0].len(), 2);
+        assert_eq!(places[0], places[1]);
+    }
+
+    #[test]
+    fn cells_are_within_their_chart_and_marks_above_them() {
+        let [map, below] = panels();
+        let svg = map.drawn(WIDE, Place::Page);
+        assert_eq!(svg.matches("<path class=\"h").count(), 2, "{svg}");
+        let mark = svg.find("<path class=\"axis\"").expect("a mark");
+        assert!(mark > svg.rfind("<path class=\"h").expect("cells"));
+        assert!(svg.contains("100 messages"), "what the colours mean: {svg}");
+        assert!(
+            !svg.contains("\nseconds\n") && below.inline().contains("\nseconds\n"),
+            "names of the axis once"
+        );
+        assert!(map.file().contains("seconds"), "a file has no chart below it");
+        let half = Chart { panel: map.panel.clone().map(|panel| Panel { is_half: true, ..panel }), ..map };
+        assert!(
+            half.inline().contains("viewBox=\"0 0 480 300\"") && half.file().contains("viewBox=\"0 0 960")
+        );
     }
 
     #[test]
@@ -409,7 +605,7 @@ mod tests {
                 assert!(seen.insert(hex(run_colour(run, stroke))), "{run} {stroke:?}");
             }
         }
-        for (light, _) in [INK, AXIS, GRID, BACK] {
+        for (light, _) in [INK, AXIS, GRID, BACK].into_iter().chain(HEAT) {
             assert!(seen.insert(hex(colour(light))));
         }
     }
@@ -430,6 +626,11 @@ mod tests {
         for (light, dark) in RUNS.into_iter().chain([AXIS]) {
             assert!(contrast(light, BACK.0) >= 3.0, "{light:?}");
             assert!(contrast(dark, BACK.1) >= 3.0, "{dark:?}");
+        }
+        for (scheme, back) in [(0, BACK.0), (1, BACK.1)] {
+            let contrasts = HEAT.map(|(light, dark)| contrast(if scheme == 0 { light } else { dark }, back));
+            assert!(contrasts[0] >= 1.7, "single messages are seen: {contrasts:?}");
+            assert!(contrasts.is_sorted(), "more messages stand out more: {contrasts:?}");
         }
         assert!(contrast(INK.0, BACK.0) >= 7.0 && contrast(INK.1, BACK.1) >= 7.0);
     }

@@ -52,7 +52,35 @@ fn new_record() -> Value {
     record["label"] = "<img src=x onerror=\"alert(1)\">".into();
     record["response_histogram"] = measure::encode(&whole).into();
     record["service_histogram"] = measure::encode(&whole).into();
+    record["timeline"] = slices();
     record
+}
+
+/// The four seconds in slices: 500 messages of 100 µs in each, and in the tenth one of 50 ms and no more.
+fn slices() -> Value {
+    const COUNT: usize = 40;
+    let of = |values: &[(u64, u64)]| {
+        let mut slice =
+            hdrhistogram::Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 1).expect("bounds");
+        for (ns, count) in values {
+            slice.record_n(*ns, *count).expect("within bounds");
+        }
+        measure::encode(&slice)
+    };
+    let mut arrived = vec![500; COUNT];
+    let mut histograms = vec![of(&[(100_000, 500)]); COUNT];
+    (arrived[9], histograms[9]) = (1, of(&[(50_000_000, 1)]));
+    let zeros = vec![0; COUNT];
+    json!({
+        "slice_s": 0.1, "due": vec![500; COUNT], "sent": vec![500; COUNT], "arrived": arrived,
+        "open": vec![10; COUNT], "opened": zeros, "errors": zeros, "closed": zeros,
+        "response_histograms": histograms,
+        "server": {
+            "at_s": (0..=COUNT).map(|at| at as f64 / 10.0).collect::<Vec<_>>(),
+            "cpu_ns": (0..=COUNT).map(|at| at * 25_000_000).collect::<Vec<_>>(),
+            "rss_bytes": vec![31_000_000; COUNT + 1],
+        },
+    })
 }
 
 fn runs(records: &[Value]) -> Vec<Run> {
@@ -63,7 +91,188 @@ fn runs(records: &[Value]) -> Vec<Run> {
 }
 
 fn page_of(runs: &[Run]) -> String {
-    page::page("A <title>", runs, &charts::all(runs))
+    let timeline = timeline::timeline(runs);
+    page::page("A <title>", runs, &charts::all(runs), timeline.as_ref(), &comparison::comparisons(runs))
+}
+
+fn timeline_of(records: &[Value]) -> timeline::Timeline {
+    timeline::timeline(&runs(records)).expect("a run has slices")
+}
+
+fn panels(timeline: &timeline::Timeline) -> Vec<&str> {
+    timeline.panels.iter().map(|panel| panel.name.as_str()).collect()
+}
+
+#[test]
+fn what_happened_over_time_is_on_one_axis() {
+    let timeline = timeline_of(&[new_record()]);
+    assert_eq!(panels(&timeline), ["rates", "open-connections", "server-cpu", "server-memory"]);
+    let maps = timeline.maps.iter().map(|map| map.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(maps, ["heat-map"]);
+    let until: Vec<f64> = timeline.maps.iter().chain(&timeline.panels).map(|chart| chart.x.until).collect();
+    assert_eq!(until, [4.0; 5]);
+    let names = |chart: &svg::Chart| chart.panel.as_ref().is_some_and(|panel| !panel.continues);
+    assert_eq!(timeline.panels.iter().map(names).collect::<Vec<_>>(), [false, false, false, true]);
+    let rates = &timeline.panels[0];
+    let meanings: Vec<&str> = rates.strokes.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(meanings, ["target", "sent", "received"]);
+    let received = rates.lines.iter().find(|line| line.stroke == svg::Stroke::Solid).expect("a line");
+    let values: Vec<f64> = received.pieces[0].iter().map(|(_, per_s)| per_s.round()).collect();
+    assert_eq!((values.len(), values[8], values[9], values[10]), (40, 5_000.0, 10.0, 5_000.0));
+    let cpu = &timeline.panels[2].lines[0].pieces[0];
+    assert!(cpu.len() == 40 && cpu.iter().all(|(_, cores)| (cores - 0.25).abs() < 1e-6), "{cpu:?}");
+}
+
+#[test]
+fn a_column_has_its_values_and_its_cells() {
+    let data = timeline_of(&[new_record()]).data;
+    assert_eq!(
+        (data["times"].as_array().map(Vec::len), &data["times"][9]),
+        (Some(40), &json!("0.9 to 1.0 s"))
+    );
+    let value = |field: &str, column: usize| {
+        let fields = data["fields"].as_array().expect("names");
+        let at =
+            fields.iter().position(|name| name == field).unwrap_or_else(|| panic!("{field}: {fields:?}"));
+        data["runs"][0]["values"][column][at].as_str().expect("text").to_owned()
+    };
+    let seen = |column: usize| {
+        ["target/s", "received/s", "p50", "open", "server CPU", "server memory"]
+            .map(|field| value(field, column))
+    };
+    assert_eq!(seen(8), ["5,000", "5,000", "100 µs", "10", "0.25 cores", "31.0 MB"]);
+    assert_eq!(seen(9)[1..3], ["10", "49.3 ms"], "exact to one digit");
+    let fields = data["fields"].as_array().expect("names");
+    assert!(!fields.contains(&json!("errors")), "what never happened is left out: {fields:?}");
+    let cells = |column: usize| data["runs"][0]["cells"][column].as_array().expect("cells").clone();
+    assert_eq!((cells(8).len(), &cells(8)[0][1]), (1, &json!(500)));
+    let row = cells(9)[0][0].as_u64().expect("a row") as usize;
+    let name = data["rows"]["names"][row][1].as_str().expect("a range");
+    assert_eq!(name, "41.9 ms to 50.3 ms");
+}
+
+#[test]
+fn events_of_connections_are_drawn_where_there_are_some() {
+    let mut record = new_record();
+    record["timeline"]["closed"][4] = 3.into();
+    record["timeline"]["errors"][5] = 7.into();
+    record["timeline"]["open"][4] = 7.into();
+    let timeline = timeline_of(&[record]);
+    assert_eq!(panels(&timeline)[1..3], ["open-connections", "events"]);
+    let events = &timeline.panels[2];
+    let crossed: Vec<(f64, f64)> = events.lines.iter().flat_map(|line| line.crossed.clone()).collect();
+    assert!(matches!(crossed[..], [(at, 7.0)] if (at - 0.55).abs() < 1e-9), "{crossed:?}");
+    assert!(events.y.until >= 7.0 && events.crosses.is_some());
+}
+
+#[test]
+fn stages_are_marked_where_they_meet() {
+    let mut record = new_record();
+    let quantiles = record["response_ns"].clone();
+    let stage = |seconds: f64| {
+        json!({"seconds": seconds, "from": 1, "to": 1, "messages": 7_000, "messages_per_s": 3_500.0,
+               "response_ns": quantiles, "service_ns": quantiles, "lateness_ns_p99": 77_000})
+    };
+    record["stages"] = json!([stage(1.0), stage(2.0), stage(1.0)]);
+    record["rate_changes"] = json!([{"at_s": -0.5, "rate": 1.0}, {"at_s": 3.5, "rate": 2.0}]);
+    let timeline = timeline_of(&[record]);
+    for chart in timeline.maps.iter().chain(&timeline.panels) {
+        assert_eq!(chart.panel.as_ref().map(|panel| panel.marks.clone()), Some(vec![1.0, 3.0, 3.5]));
+    }
+}
+
+#[test]
+fn heat_maps_of_two_runs_have_the_same_scales() {
+    let mut slower = new_record();
+    slower["label"] = "slower".into();
+    slower["timeline"] = slices();
+    let mut whole = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 1).expect("bounds");
+    whole.record_n(900_000_000, 2_000).expect("within bounds");
+    slower["timeline"]["response_histograms"][0] = measure::encode(&whole).into();
+    let timeline = timeline_of(&[new_record(), slower]);
+    let [one, other] = &timeline.maps[..] else { panic!("two maps") };
+    assert_eq!((&one.x, &one.y), (&other.x, &other.y));
+    let heat = |chart: &svg::Chart| chart.panel.as_ref().and_then(|panel| panel.heat.clone()).expect("cells");
+    assert_eq!((heat(one).rows, heat(one).most), (heat(other).rows, heat(other).most));
+    assert_eq!(heat(one).most, 2_000);
+    assert_eq!(timeline.panels[0].lines.len(), 6, "rates of both in one chart");
+    assert!(timeline_of(&[new_record(), old_record()]).maps.len() == 1, "an old record is left out");
+}
+
+#[test]
+fn a_long_run_has_wider_columns_with_the_same_messages() {
+    let mut record = new_record();
+    let slice = record["timeline"]["response_histograms"][0].clone();
+    for list in ["due", "sent", "arrived", "open", "opened", "errors", "closed"] {
+        record["timeline"][list] = vec![1; 1_200].into();
+    }
+    record["timeline"]["response_histograms"] = vec![slice; 1_200].into();
+    record["duration_s"] = 120.0.into();
+    let timeline = timeline_of(&[record]);
+    assert_eq!((timeline.columns, &timeline.data["times"][1]), (240, &json!("0.5 to 1.0 s")));
+    let heat = timeline.maps[0].panel.as_ref().and_then(|panel| panel.heat.as_ref()).expect("cells");
+    assert_eq!(heat.columns.iter().flat_map(|cells| cells.values()).sum::<u64>(), 1_200 * 500);
+    assert!(timeline.tables[0].rows.len() <= 24);
+}
+
+#[test]
+fn slices_that_bench_does_not_write_are_refused() {
+    for (change, why) in [
+        ((|slices| slices["slice_s"] = 0.0.into()) as fn(&mut Value), "slices of 0 s"),
+        (|slices| slices["sent"] = json!([1]), "1"),
+        (|slices| slices["open"] = json!([1]), "different lengths"),
+        (|slices| slices["server"]["cpu_ns"] = json!([1]), "different lengths"),
+        (|slices| slices["response_histograms"][3] = "HISTnonsense".into(), "HdrHistogram"),
+        (|slices| slices["slice_s"] = "often".into(), "invalid type"),
+    ] {
+        let mut record = new_record();
+        change(&mut record["timeline"]);
+        let file = json!({ "schema": SCHEMA, "runs": [record] });
+        let told = parse(file.to_string().as_bytes()).expect_err("wrong");
+        assert!(told.contains(why), "{why}: {told}");
+    }
+}
+
+#[test]
+fn two_files_are_compared_and_one_is_not() {
+    let mut both = runs(&[new_record(), new_record()]);
+    assert!(comparison::comparisons(&both).is_empty());
+    assert!(!page_of(&both).contains("<section id=\"comparison\""));
+    both[1].file = 1;
+    both[1].record.messages_per_s = 4_000.0;
+    let found = comparison::comparisons(&both);
+    let ratios: Vec<_> =
+        found[0].metrics.iter().map(|metric| (metric.metric.as_str(), metric.ratio)).collect();
+    assert!(ratios.contains(&("messages_per_s", Some(0.8))), "{ratios:?}");
+    let html = page_of(&both);
+    let section = html.split("<section id=\"comparison\"").nth(1).expect("a section");
+    for part in ["B / A", "0.800", "undecided", "one run of each decides nothing"] {
+        assert!(section.contains(part), "{part}: {section}");
+    }
+    // The same where a file has both targets.
+    for (run, side) in both.iter_mut().zip(["a", "b"]) {
+        run.file = 0;
+        run.record.repetition =
+            Some(echoring_load::record::Repetition { number: 1, of: 1, side: side.to_owned() });
+    }
+    assert_eq!(comparison::comparisons(&both).len(), 1);
+}
+
+#[test]
+fn the_script_is_the_only_one_that_may_run() {
+    let html = page_of(&runs(&[new_record()]));
+    let script = html.split("<script>").nth(1).and_then(|rest| rest.split("</script>").next()).expect("one");
+    let hash = ring::digest::digest(&ring::digest::SHA256, script.as_bytes());
+    let allowed = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, hash);
+    assert!(html.contains(&format!(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; "
+    )));
+    assert_eq!(html.matches("<script").count(), 2, "and the data");
+    let data = html.split("id=\"timeline-data\">").nth(1).and_then(|rest| rest.split("</script>").next());
+    let data: Value = serde_json::from_str(data.expect("data")).expect("JSON");
+    assert_eq!(data["runs"][0]["name"], "<img src=x onerror=\"alert(1)\">");
+    let old = page_of(&runs(&[old_record()]));
+    assert!(!old.contains("<script") && !old.contains("script-src") && old.contains("no slices"), "{old}");
 }
 
 fn chart<'a>(charts: &'a [svg::Chart], name: &str) -> Option<&'a svg::Chart> {
@@ -105,13 +314,20 @@ fn a_run_of_listeners_has_no_response_times_to_be_better_in_and_nothing_that_was
 #[test]
 fn a_page_is_whole_and_fetches_nothing() {
     let html = page_of(&runs(&[new_record(), old_record()]));
-    for section in
-        ["notes", "summary", "percentiles", "latency-over-time", "throughput", "integrity", "environment"]
-    {
+    for section in [
+        "notes",
+        "summary",
+        "timeline",
+        "percentiles",
+        "latency-over-time",
+        "throughput",
+        "integrity",
+        "environment",
+    ] {
         assert_eq!(html.matches(&format!("<section id=\"{section}\"")).count(), 1, "{section}");
     }
     assert!(!html.contains("<section id=\"knee\""), "nobody searched");
-    assert_eq!(html.matches("<svg ").count(), 2 * 3, "each chart is drawn for screens and for phones");
+    assert_eq!(html.matches("<svg ").count(), 2 * 8, "each chart is drawn for screens and for phones");
     for (open, close) in
         [("<section", "</section>"), ("<table", "</table>"), ("<svg", "</svg>"), ("<ul", "</ul>")]
     {
@@ -119,7 +335,7 @@ fn a_page_is_whole_and_fetches_nothing() {
     }
     let elsewhere =
         html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "").replace("ws://127.0.0.1:9001", "");
-    for fetched in ["http:", "https:", "src=\"", "url(", "@import", "<script", "<link rel=\"style"] {
+    for fetched in ["http:", "https:", "src=\"", "url(", "@import", "<link rel=\"style"] {
         assert!(!elsewhere.contains(fetched), "{fetched}");
     }
     let mut ids: Vec<&str> = html.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -24,7 +24,7 @@ use intervals::{Intervals, ResampledMetric};
 mod intervals;
 
 /// Differences below this do not matter by default: 5 %.
-pub(crate) const THRESHOLD_DEFAULT: f64 = 0.05;
+pub const THRESHOLD_DEFAULT: f64 = 0.05;
 /// Metrics that are compared by default.
 pub const METRICS: [&str; 6] = ["messages_per_s", "p50", "p99", "p99.9", "cpu_per_message", "max_rate"];
 /// Metrics that must not get worse by default.

@@ -177,36 +177,60 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
         align(&mut table, 1..5);
         return writeln!(out, "{table}");
     };
+    for line in sides(found, b) {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out)?;
+    let head = comparison_head(found);
+    let mut table = table(head.each_ref().map(String::as_str));
+    for row in comparison_rows(found) {
+        table.add_row(row);
+    }
+    align(&mut table, 1..5);
+    writeln!(out, "{table}")
+}
+
+/// Who is compared with whom, and what matters: two lines.
+pub fn sides(found: &Comparison, b: &Side) -> [String; 2] {
     let how = match found.basis {
         Basis::Pairs => "alternating runs, compared in pairs",
         Basis::Runs => "runs that did not alternate",
         Basis::Intervals => "one run each, resampled by intervals",
     };
-    writeln!(out, "{}: A is {}, B is {}; {how}", found.mode, named(&found.a), named(b))?;
-    writeln!(
-        out,
-        "differences of {} % or more matter; joint confidence of all intervals: {confidence} %\n",
-        percent(found.threshold)
-    )?;
-    let interval = format!("{confidence} % interval");
-    let mut table = table(["metric", "A", "B", "B / A", interval.as_str(), "B is"]);
-    for finding in &found.metrics {
+    [
+        format!("{}: A is {}, B is {}; {how}", found.mode, named(&found.a), named(b)),
+        format!(
+            "differences of {} % or more matter; joint confidence of all intervals: {} %",
+            percent(found.threshold),
+            percent(found.confidence)
+        ),
+    ]
+}
+
+/// The names of the columns of [`comparison_rows`].
+pub fn comparison_head(found: &Comparison) -> [String; 6] {
+    let interval = format!("{} % interval", percent(found.confidence));
+    ["metric", "A", "B", "B / A", &interval, "B is"].map(str::to_owned)
+}
+
+/// The metrics of a comparison of two targets, one row each.
+pub fn comparison_rows(found: &Comparison) -> Vec<[String; 6]> {
+    let row = |finding: &MetricComparison| {
         let median = |spread: &Option<Spread>| spread.map_or("–".to_owned(), |s| shown(finding, s.median));
         let interval = match (finding.ratio_low, finding.ratio_high) {
             (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
             _ => finding.why.clone().unwrap_or_default(),
         };
-        table.add_row([
+        [
             finding.metric.clone(),
             median(&finding.a),
             median(&finding.b),
             finding.ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
             interval,
             finding.verdict.map_or("", |word| word.name()).to_owned(),
-        ]);
-    }
-    align(&mut table, 1..5);
-    writeln!(out, "{table}")
+        ]
+    };
+    found.metrics.iter().map(row).collect()
 }
 
 /// A share in percent, without digits caused by binary fractions.
