@@ -18,3 +18,6 @@ pub(crate) const HEALTH_INTERVAL: Nanos = 5 * SECOND;
 
 /// Maximum bytes of frames that wait to be written to a recording; above it, relaying pauses until the disk catches up.
 pub(crate) const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum length of a line of a recording that is read, in bytes: a piece of a frame has up to 64 KiB, each of which may be
+/// escaped with six bytes.
+pub(crate) const RECORDING_LINE_BYTES_MAX: usize = 1024 * 1024;

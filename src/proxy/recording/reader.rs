@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use super::line::{Head, Line};
 use super::record::{Record, SCHEMA};
+use crate::limits::RECORDING_LINE_BYTES_MAX;
 
 /// Iterates over the records of a recording, in the order of the file. It ends after the first error.
 ///
@@ -27,7 +28,9 @@ use super::record::{Record, SCHEMA};
 /// ```
 #[derive(Debug)]
 pub struct Reader<R> {
-    lines: io::Lines<R>,
+    input: R,
+    /// The latest line.
+    text: Vec<u8>,
     started_unix_ns: u64,
     line: u64,
     failed: bool,
@@ -39,19 +42,18 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// [`ReaderError`] if the first line is not the header of a recording, or the recording's schema is unknown.
     pub fn new(input: R) -> Result<Reader<R>, ReaderError> {
-        let mut lines = input.lines();
-        let first = match lines.next() {
-            Some(line) => line.map_err(|error| ReaderError::at(1, Cause::Io(error)))?,
-            None => return Err(ReaderError::at(1, Cause::Line("the file is empty".to_owned()))),
-        };
-        let head: Head = serde_json::from_str(&first).map_err(|error| {
-            ReaderError::at(1, Cause::Line(format!("not the header of a recording: {error}")))
-        })?;
-        if head.schema != SCHEMA {
-            let text = format!("unknown schema {:?}; this version reads {SCHEMA:?}", head.schema);
-            return Err(ReaderError::at(1, Cause::Line(text)));
+        let mut reader = Reader { input, text: Vec::new(), started_unix_ns: 0, line: 0, failed: false };
+        let wrong = |why: String| ReaderError::at(1, Cause::Line(why));
+        if !reader.read_line()? {
+            return Err(wrong("the file is empty".to_owned()));
         }
-        Ok(Reader { lines, started_unix_ns: head.started_unix_ns, line: 1, failed: false })
+        let head: Head = serde_json::from_slice(&reader.text)
+            .map_err(|error| wrong(format!("not the header of a recording: {error}")))?;
+        if head.schema != SCHEMA {
+            return Err(wrong(format!("unknown schema {:?}; this version reads {SCHEMA:?}", head.schema)));
+        }
+        reader.started_unix_ns = head.started_unix_ns;
+        Ok(reader)
     }
 
     /// When the recording started: nanoseconds since 1970, UTC, by the wall clock of the machine that wrote it.
@@ -59,11 +61,41 @@ impl<R: BufRead> Reader<R> {
         self.started_unix_ns
     }
 
-    fn read(&mut self, line: io::Result<String>) -> Result<Record, ReaderError> {
-        let text = line.map_err(|error| ReaderError::at(self.line, Cause::Io(error)))?;
-        let line: Line = serde_json::from_str(&text)
-            .map_err(|error| ReaderError::at(self.line, Cause::Line(error.to_string())))?;
-        line.into_record().map_err(|why| ReaderError::at(self.line, Cause::Line(why.to_owned())))
+    /// Number of the latest line, from 1: the header.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Reads the next line. Returns whether there was one.
+    fn read_line(&mut self) -> Result<bool, ReaderError> {
+        self.text.clear();
+        self.line += 1;
+        let mut limited = (&mut self.input).take(RECORDING_LINE_BYTES_MAX as u64);
+        let bytes = limited
+            .read_until(b'\n', &mut self.text)
+            .map_err(|error| ReaderError::at(self.line, Cause::Io(error)))?;
+        if bytes == RECORDING_LINE_BYTES_MAX && !self.ends() {
+            let why = format!("longer than {RECORDING_LINE_BYTES_MAX} bytes, as no line of a recording is");
+            return Err(ReaderError::at(self.line, Cause::Line(why)));
+        }
+        Ok(bytes > 0)
+    }
+
+    /// Whether the latest line has its end.
+    fn ends(&self) -> bool {
+        self.text.last() == Some(&b'\n')
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, ReaderError> {
+        if !self.read_line()? {
+            return Ok(None);
+        }
+        let line: Line = serde_json::from_slice(&self.text).map_err(|error| {
+            let cause = if self.ends() { Cause::Line(error.to_string()) } else { Cause::CutOff };
+            ReaderError::at(self.line, cause)
+        })?;
+        let record = line.into_record();
+        record.map(Some).map_err(|why| ReaderError::at(self.line, Cause::Line(why.to_owned())))
     }
 }
 
@@ -74,11 +106,9 @@ impl<R: BufRead> Iterator for Reader<R> {
         if self.failed {
             return None;
         }
-        let line = self.lines.next()?;
-        self.line += 1;
-        let record = self.read(line);
+        let record = self.read();
         self.failed = record.is_err();
-        Some(record)
+        record.transpose()
     }
 }
 
@@ -94,11 +124,18 @@ pub struct ReaderError {
 enum Cause {
     Io(io::Error),
     Line(String),
+    /// The last line has no end and is not whole.
+    CutOff,
 }
 
 impl ReaderError {
     fn at(line: u64, cause: Cause) -> ReaderError {
         ReaderError { line, cause }
+    }
+
+    /// Whether the file ends within the line, as that of a proxy that was killed may. All lines before it were read.
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self.cause, Cause::CutOff)
     }
 }
 
@@ -107,6 +144,7 @@ impl fmt::Display for ReaderError {
         match &self.cause {
             Cause::Io(error) => write!(f, "line {}: {error}", self.line),
             Cause::Line(why) => write!(f, "line {}: {why}", self.line),
+            Cause::CutOff => write!(f, "line {}: the file ends within the line", self.line),
         }
     }
 }
@@ -115,7 +153,7 @@ impl std::error::Error for ReaderError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Cause::Io(error) => Some(error),
-            Cause::Line(_) => None,
+            Cause::Line(_) | Cause::CutOff => None,
         }
     }
 }

@@ -166,6 +166,33 @@ fn a_full_disk_is_reported_to_all_senders() {
 }
 
 #[test]
+fn a_recording_that_ends_within_a_line_is_read_up_to_there() {
+    let whole = "{\"schema\":\"echoring.recording/1\",\"started_unix_ns\":1,\"version\":\"0\"}\n\
+                 {\"t_ns\":1,\"conn\":1,\"dir\":\"client\",\"kind\":\"text\",\"data\":\"ü\"}\n";
+    let last = "{\"t_ns\":2,\"conn\":1,\"dir\":\"client\",\"kind\":\"text\",\"data\":\"ü\"}";
+    for cut in 1..last.len() {
+        let file = [whole.as_bytes(), &last.as_bytes()[..cut]].concat();
+        let mut reader = Reader::new(&file[..]).expect("a head");
+        reader.next().expect("a line").expect("whole");
+        let error = reader.next().expect("a line").expect_err("cut off");
+        assert!(error.is_cut_off() && error.line == 3, "{error}");
+        assert!(reader.next().is_none(), "nothing behind it");
+    }
+    let file = format!("{whole}{last}");
+    let records: Result<Vec<Record>, _> = Reader::new(file.as_bytes()).expect("a head").collect();
+    assert_eq!(records.expect("only the end of the line is missing").len(), 2);
+}
+
+#[test]
+fn a_line_without_an_end_is_not_read_for_ever() {
+    let head = "{\"schema\":\"echoring.recording/1\",\"started_unix_ns\":1,\"version\":\"0\"}\n";
+    let file = io::Read::chain(head.as_bytes(), io::repeat(b' '));
+    let mut reader = Reader::new(io::BufReader::new(file)).expect("a head");
+    let error = reader.next().expect("a line").expect_err("endless");
+    assert!(!error.is_cut_off() && error.to_string().contains("longer"), "{error}");
+}
+
+#[test]
 fn an_invalid_recording_is_refused_with_its_line() {
     let head = "{\"schema\":\"echoring.recording/1\",\"started_unix_ns\":1,\"version\":\"0\"}\n";
     for file in
