@@ -12,6 +12,7 @@ mod outputs;
 mod pace;
 mod parsers;
 mod protocol;
+mod replay;
 mod request;
 mod scenario;
 mod target;
@@ -94,6 +95,8 @@ Examples:
       metrics at http://127.0.0.1:9464/metrics during the run
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
       the same load from three machines, on each of which `echoring agent` runs
+  echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
+      what echoring proxy --record took, twice as fast; answers other than the recorded ones fail the run
   echoring bench -f scenario.toml --duration 5s
       the runs of a file, each for 5 s
 
@@ -129,6 +132,7 @@ const MESSAGES: &str = "Messages";
 const BROADCAST: &str = "Broadcast";
 const PUSH: &str = "Push";
 const PROTOCOL: &str = "Protocol";
+const REPLAY: &str = "Replay";
 const EXPERIMENTS: &str = "Experiments and checks";
 const OUTPUT: &str = "Output";
 const GENERATOR: &str = "Generator and server";
@@ -211,6 +215,9 @@ pub struct Args {
 
     #[command(flatten)]
     protocol: protocol::Args,
+
+    #[command(flatten)]
+    replay: replay::Args,
 
     #[command(flatten)]
     listen: listen::Args,
@@ -533,6 +540,7 @@ impl Args {
             ping_every: self.pace.ping_every,
             connecting,
             churn,
+            replay: None,
             listening: self.listen.listening(),
             // What a server sends by itself is not known, so that nothing can be compared.
             verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
@@ -540,6 +548,10 @@ impl Args {
             seed,
         };
         let workload = if self.protocol.r#try { tried(workload, self.duration) } else { workload };
+        let workload = match self.replay.read()? {
+            Some(replay) => replay::replayed(workload, replay, self.duration, self.warmup),
+            None => workload,
+        };
         let paths = || url_paths.iter().try_for_each(|path| workload.check_path(*path));
         workload.check().and_then(|()| paths()).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
         Ok(workload)
@@ -796,7 +808,7 @@ fn awaited_by(plan: &Plan) -> Vec<String> {
         echoring_load::Mode::Broadcast | echoring_load::Mode::Storm => vec!["topics.delivery".to_owned()],
         echoring_load::Mode::Push => vec!["push".to_owned()],
         echoring_load::Mode::Echo | echoring_load::Mode::Connect => requests().map(str::to_owned).collect(),
-        echoring_load::Mode::Ping => Vec::new(),
+        echoring_load::Mode::Ping | echoring_load::Mode::Replay => Vec::new(),
     }
 }
 

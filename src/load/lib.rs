@@ -36,11 +36,13 @@ pub use engine::{
 };
 pub use measure::{LiveResults, ServerProcess, Timeline, TimelineInterval, allowed_cpus};
 pub use plan::{
-    Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT, CONNECTIONS_MAX, Churn,
-    Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint,
-    Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode, Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX,
-    RandomTime, RateControl, RateStage, Refused, Resources, RowOrder, Rows, SEGMENTS_MAX, STAGE_TIME_MAX,
-    STAGES_MAX, STORM_BACKOFF_DEFAULT, Segment, Spread, StartServer, Style, Target, Template, TimeField,
-    TimeUnit, Workload, expand_variables, min_bytes, preset_names, read_file,
+    AnswerComparison, Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT,
+    CONNECTIONS_MAX, Churn, ComparisonRule, Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX,
+    DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode,
+    Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, RandomTime,
+    RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SEGMENTS_MAX,
+    STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed, Spread,
+    StartServer, Style, Target, Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes,
+    preset_names, read_file,
 };
 pub use render::{CONTENT_TYPE, exposition};

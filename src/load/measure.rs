@@ -16,6 +16,7 @@ pub(crate) mod order;
 pub(crate) mod own_delays;
 pub(crate) mod push_tally;
 pub(crate) mod quantiles;
+pub(crate) mod replay;
 pub(crate) mod shares;
 pub(crate) mod tally;
 pub(crate) mod timeline;

@@ -14,6 +14,7 @@ pub(crate) mod payload;
 pub(crate) mod protocol;
 pub(crate) mod random_time;
 pub(crate) mod rate_control;
+pub(crate) mod replay;
 pub(crate) mod rows;
 pub(crate) mod schedule;
 pub(crate) mod segment;
@@ -42,13 +43,17 @@ pub use payload::{CONNECTIONS_MAX, Payloads};
 pub use protocol::{Protocol, preset_names};
 pub use random_time::RandomTime;
 pub use rate_control::RateControl;
+pub use replay::comparison::{AnswerComparison, ComparisonRule};
+pub use replay::script::{REPLAY_BYTES_MAX, RecordedEnd, Script, ScriptBuilder};
+pub use replay::speed::Speed;
+pub use replay::{REPLAY_MESSAGES_MAX, Replay};
 pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};
 pub use segment::{SEGMENTS_MAX, Segment};
 pub use target::{Embedded, Endpoint, Refused, StartServer, Target};
 pub use template::{Template, expand_variables};
-pub use units::{bytes, count, duration};
+pub use units::{bytes, count, duration, message};
 pub use workload::{Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, Workload};
 
 /// The configuration of a run.

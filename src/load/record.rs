@@ -4,6 +4,7 @@
 pub mod comparison;
 pub(crate) mod describe;
 pub mod failures;
+pub mod replay;
 pub mod search;
 pub mod segment;
 pub mod time_series;
@@ -18,6 +19,7 @@ pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 use crate::plan::flaw::Flaw;
 use comparison::Comparison;
 use failures::NO_REPLY;
+use replay::Replay;
 use search::SearchResult;
 use time_series::TimeSeries;
 
@@ -108,6 +110,9 @@ pub struct Record {
     /// Only in storm mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storm: Option<Storm>,
+    /// Only for replays of recordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// The deliberately slow subscribers, if any.
     pub stalled: Option<Stalled>,
     /// Compression statistics, if compression was offered.
@@ -258,7 +263,7 @@ pub struct FailIf {
 /// The options of a run, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `echo`, `broadcast`, `connect`, `push`, `ping` or `storm`.
+    /// `echo`, `broadcast`, `connect`, `push`, `ping`, `storm` or `replay`.
     pub mode: String,
     /// Publishers included.
     pub connections: u32,
@@ -272,7 +277,7 @@ pub struct Config {
     /// sizes.
     #[serde(default)]
     pub sizes: Option<String>,
-    /// `text`, `binary` or `json`.
+    /// `text`, `binary` or `json`; `recorded` for replays.
     pub kind: String,
     /// The kind of text: `ascii`, `mixed` or `emoji`. `None` for other content and for the lines of a file.
     #[serde(default)]

@@ -9,6 +9,7 @@ mod exposition;
 mod junit;
 mod markdown;
 mod progress;
+mod replay;
 pub mod summary;
 pub mod tables;
 

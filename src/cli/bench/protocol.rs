@@ -170,26 +170,8 @@ impl Conversation {
     }
 }
 
-/// A message in one line: text with escapes, or bytes in hexadecimal.
 fn shown(message: &[u8]) -> String {
-    let part = &message[..message.len().min(SHOWN_BYTES_MAX)];
-    let is_shown = |byte: u8| byte >= b' ' || b"\n\r\t\0\x1e".contains(&byte);
-    let mut text = String::new();
-    match str::from_utf8(part) {
-        Ok(whole) if whole.bytes().all(is_shown) => {
-            for character in whole.chars() {
-                match character.is_control() {
-                    true => text.extend(character.escape_default()),
-                    false => text.push(character),
-                }
-            }
-        }
-        _ => text = part.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
-    }
-    if part.len() < message.len() {
-        text.push_str(&format!(" … ({} bytes)", message.len()));
-    }
-    text
+    echoring_load::plan::message(message, SHOWN_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -205,15 +187,6 @@ mod tests {
         for name in preset_names() {
             assert!(words.contains(&name), "{name}: {help}");
         }
-    }
-
-    #[test]
-    fn messages_are_shown_in_one_line() {
-        assert_eq!(shown("{\"a\":\"é\"}".as_bytes()), "{\"a\":\"é\"}");
-        assert_eq!(shown(b"CONNECT\n\n\0"), "CONNECT\\n\\n\\u{0}");
-        assert_eq!(shown(&[0x30, 0x02, 0xff]), "30 02 ff");
-        let long = shown(&[b'a'; 3_000]);
-        assert!(long.ends_with("a … (3000 bytes)") && long.len() < 2_100);
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Purpose {
             Purpose::FindMax => workloads.iter().all(fits),
         };
         let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
-        let is_closed = workloads.iter().all(|load| load.pace.depth().is_some());
+        let is_closed = !workloads.iter().any(Workload::is_open_loop);
         if self == Purpose::AbortIf && !expression.metrics().all(Metric::is_live) {
             Some("that is known at the end only, such as --fail-if 'lost>0'")
         } else if !fit {

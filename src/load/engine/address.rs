@@ -6,6 +6,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 use super::shared::Shared;
+use crate::plan::replay::script::Dialogue;
 use crate::plan::target::Endpoint;
 use crate::plan::template::{BoundTemplate, Scope, Template};
 use crate::plan::workload::Workload;
@@ -39,6 +40,8 @@ pub struct UpgradeRequests {
     /// The server of each connection, by its number modulo the length.
     turns: Vec<u16>,
     is_constant: bool,
+    /// Whether subprotocols are offered that the command line names.
+    names_subprotocols: bool,
 }
 
 impl UpgradeRequests {
@@ -56,7 +59,16 @@ impl UpgradeRequests {
         let values = headers.iter().map(|(_, value)| value);
         let is_constant = values.chain(&paths).chain(&host).chain(&origin).all(BoundTemplate::is_constant)
             && paths.len() == 1;
-        UpgradeRequests { turns: turns(&endpoints), endpoints, paths, headers, host, origin, is_constant }
+        UpgradeRequests {
+            turns: turns(&endpoints),
+            endpoints,
+            paths,
+            headers,
+            host,
+            origin,
+            is_constant,
+            names_subprotocols: !load.connecting.subprotocols.is_empty(),
+        }
     }
 
     /// The server of a connection.
@@ -92,6 +104,18 @@ impl UpgradeRequests {
         }
         if let Some(authorization) = &endpoint.authorization {
             dial.headers.push(("Authorization".to_owned(), authorization.clone()));
+        }
+    }
+
+    /// Puts what a recorded connection asked for into its request: the path, unless the URL has one, and the subprotocol,
+    /// unless others are offered.
+    pub(super) fn write_recorded(&self, dial: &mut Dial, connection: u32, recorded: &Dialogue) {
+        if self.endpoints[self.endpoint(connection)].path.is_none() {
+            dial.path.clone_from(&recorded.path);
+        }
+        if !self.names_subprotocols {
+            dial.subprotocols.clear();
+            dial.subprotocols.extend(recorded.subprotocol.clone());
         }
     }
 }

@@ -42,6 +42,7 @@ mod pacer;
 mod pings;
 mod push;
 mod rate;
+mod replay;
 mod sending;
 mod session;
 mod slots;
@@ -190,6 +191,10 @@ impl Client {
             Phase::Running { .. } => self.run(cx),
             Phase::Draining { until } => {
                 self.timers.wake_by(now + POLL_INTERVAL);
+                if self.shared.load.replay.is_some() {
+                    // What was due before the end is still sent.
+                    self.retry(cx, now);
+                }
                 if now >= until || (!self.shared.is_sending() && self.is_drained()) {
                     self.finish(cx, until);
                 }
@@ -222,6 +227,7 @@ impl Client {
         self.store_audiences();
         self.tell(RunEvent::Started);
         self.begin_ramp(start);
+        self.begin_replay(start);
         self.begin_sending(cx, start);
         self.run(cx);
     }
@@ -297,14 +303,17 @@ impl Client {
     }
 
     /// Whether no message of this thread is in flight.
-    fn is_drained(&self) -> bool {
+    fn is_drained(&mut self) -> bool {
+        if self.shared.load.replay.is_some() {
+            return (0..self.connections.len()).all(|position| self.is_replayed(position));
+        }
         let is_open = |state| matches!(state, State::Open | State::Retiring);
         let mut open = self.connections.iter().filter(|connection| is_open(connection.state));
         self.slots.are_settled()
             && open.all(|connection| match &connection.flow {
                 Flow::Echo(awaited) => awaited.is_settled(),
                 Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
-                Flow::Attempt(_) => true,
+                Flow::Attempt(_) | Flow::Replay(_) => true,
                 // Only messages with a time field can be recognised as the last.
                 Flow::Push(listener) => listener.is_past_end || self.shared.load.listening.time.is_none(),
             })
@@ -361,6 +370,7 @@ impl Client {
             Flow::Attempt(_) => {}
             // The messages that a server meant to push are unknown.
             Flow::Push(_) => {}
+            Flow::Replay(_) => self.settle_replay(position, until),
         }
     }
 
@@ -439,6 +449,7 @@ impl Application for Client {
             Mode::Broadcast | Mode::Storm => self.delivery_arrived(link, position, &chunk),
             Mode::Connect => self.attempt_answered(link, position, &chunk),
             Mode::Push => self.push_arrived(link, position, &chunk),
+            Mode::Replay => self.replay_arrived(link, position, &chunk),
             // Messages are none of its business.
             Mode::Ping => self.tally.heard(link.now(), chunk.payload.len()),
         }

@@ -12,6 +12,7 @@ pub(crate) mod latency;
 pub(crate) mod pings;
 pub(crate) mod protocol;
 pub(crate) mod reconnects;
+pub(crate) mod replay;
 pub(crate) mod slices;
 
 use std::time::SystemTime;
@@ -25,6 +26,7 @@ use latency::LatencyTally;
 use pings::PingTally;
 use protocol::ProtocolTally;
 use reconnects::{HerdInterval, ReconnectTally};
+use replay::ReplayTally;
 use slices::{SliceTally, Totals};
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +81,8 @@ pub struct Tally {
     pub protocol: ProtocolTally,
     /// Connections that ended and opened again.
     pub reconnects: ReconnectTally,
+    /// A replay.
+    pub replay: ReplayTally,
     /// When the current interval or slice ends.
     #[serde(skip)]
     rolls_at: Nanos,
@@ -117,6 +121,7 @@ impl Tally {
             pings: PingTally::default(),
             protocol: ProtocolTally::new(0),
             reconnects: ReconnectTally::default(),
+            replay: ReplayTally::default(),
             rolls_at: Nanos::MAX,
         }
     }
@@ -356,6 +361,7 @@ impl Tally {
         self.pings.merge(&other.pings);
         self.protocol.merge(&other.protocol);
         self.reconnects.merge(&other.reconnects);
+        self.replay.merge(&other.replay);
     }
 }
 

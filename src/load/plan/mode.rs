@@ -20,6 +20,8 @@ pub enum Mode {
     Ping,
     /// Connections are open until all are cut at once, and come back. With a rate, publishers send to the others.
     Storm,
+    /// Connections send what a recording has, at its times.
+    Replay,
 }
 
 impl Mode {
@@ -32,13 +34,14 @@ impl Mode {
             Mode::Push => "push",
             Mode::Ping => "ping",
             Mode::Storm => "storm",
+            Mode::Replay => "replay",
         }
     }
 
     /// The unit of its load, in the plural.
     pub fn unit(self) -> &'static str {
         match self {
-            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Storm => "messages",
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Storm | Mode::Replay => "messages",
             Mode::Connect => "connections",
             Mode::Ping => "pings",
         }
@@ -47,7 +50,7 @@ impl Mode {
     /// The fields in the header of its messages.
     pub fn form(self) -> Form {
         match self {
-            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => Form::Echo,
+            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping | Mode::Replay => Form::Echo,
             Mode::Broadcast | Mode::Storm => Form::Broadcast,
         }
     }

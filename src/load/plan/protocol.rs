@@ -8,7 +8,7 @@ mod compile;
 pub(crate) mod compiled;
 pub(crate) mod definition;
 mod ids;
-mod json;
+pub(in crate::plan) mod json;
 mod pattern;
 mod presets;
 pub(crate) mod rules;

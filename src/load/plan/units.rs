@@ -51,6 +51,35 @@ fn significant(value: f64) -> String {
     }
 }
 
+/// A message in one line, cut to so many bytes: text with escapes, or bytes in hexadecimal.
+pub fn message(message: &[u8], bytes_max: usize) -> String {
+    let mut part = &message[..message.len().min(bytes_max)];
+    let is_shown = |byte: u8| byte >= b' ' || b"\n\r\t\0\x1e".contains(&byte);
+    if let Err(error) = str::from_utf8(part)
+        && error.error_len().is_none()
+        && part.len() < message.len()
+    {
+        // The cut is within a character.
+        part = &part[..error.valid_up_to()];
+    }
+    let mut text = String::new();
+    match str::from_utf8(part) {
+        Ok(whole) if whole.bytes().all(is_shown) => {
+            for character in whole.chars() {
+                match character.is_control() {
+                    true => text.extend(character.escape_default()),
+                    false => text.push(character),
+                }
+            }
+        }
+        _ => text = part.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+    }
+    if part.len() < message.len() {
+        text.push_str(&format!(" … ({} bytes)", message.len()));
+    }
+    text
+}
+
 /// A number with thousands separators.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -79,5 +108,16 @@ mod tests {
         assert_eq!(duration(5_000_000_000), "5.00 s");
         assert_eq!(bytes(999.0), "999 B");
         assert_eq!(bytes(15_800_000.0), "15.8 MB");
+    }
+
+    #[test]
+    fn messages_are_shown_in_one_line() {
+        let shown = |content: &[u8]| message(content, 2_000);
+        assert_eq!(shown("{\"a\":\"é\"}".as_bytes()), "{\"a\":\"é\"}");
+        assert_eq!(shown(b"CONNECT\n\n\0"), "CONNECT\\n\\n\\u{0}");
+        assert_eq!(shown(&[0x30, 0x02, 0xff]), "30 02 ff");
+        let long = shown(&[b'a'; 3_000]);
+        assert!(long.ends_with("a … (3000 bytes)") && long.len() < 2_100);
+        assert_eq!(message("aéé".as_bytes(), 2), "a … (5 bytes)", "no half of a character");
     }
 }

@@ -17,6 +17,7 @@ use super::payload::sizes::Spread;
 use super::payload::style::Style;
 use super::payload::{CONNECTIONS_MAX, Payloads};
 use super::protocol::{CompiledProtocol, Protocol};
+use super::replay::Replay;
 use super::rows::{RowOrder, Rows};
 use super::schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 use super::schedule::{Arrivals, BURST_MAX};
@@ -122,6 +123,9 @@ pub struct Workload {
     pub connecting: ConnectOptions,
     /// How connections come and go while the load runs.
     pub churn: Churn,
+    /// The recording that is replayed; [`Mode::Replay`] only. It is not serialised, because a recording may be large.
+    #[serde(skip)]
+    pub replay: Option<Replay>,
     /// Options of listeners.
     pub listening: Listening,
     /// Whether received messages are checked.
@@ -164,6 +168,7 @@ impl Default for Workload {
             ping_every: None,
             connecting: ConnectOptions::default(),
             churn: Churn::default(),
+            replay: None,
             listening: Listening::default(),
             verify: true,
             allow: Vec::new(),
@@ -225,11 +230,42 @@ impl Workload {
         if self.mode == Mode::Broadcast || self.has_topics() {
             self.check_broadcast()?;
         }
+        self.check_replay()?;
         self.churn.check(self)?;
         self.connecting.check(self.mode, &self.pace, self.connections)?;
         self.check_data()?;
         self.check_protocol()?;
         self.listening.check(self.mode, &self.pace)
+    }
+
+    fn check_replay(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
+        match (&self.replay, self.mode) {
+            (None, Mode::Replay) => wrong("--replay", "name a recording, such as --replay recording.jsonl"),
+            (None, _) => Ok(()),
+            (Some(_), mode) if mode != Mode::Replay => {
+                wrong("--replay", "a recording is a load of its own: leave --mode out")
+            }
+            (Some(replay), _) => {
+                replay.check()?;
+                if self.connections != replay.connections() {
+                    return wrong("--connections", "the recording says how many: leave it out");
+                }
+                if self.churn.is_some() {
+                    return wrong(
+                        "--lifetime",
+                        "the recording says when connections come and go: leave it out",
+                    );
+                }
+                if self.protocol.is_some() {
+                    return wrong("--protocol", "the recording has all messages: leave it out");
+                }
+                match self.pace {
+                    Pace::Depth(_) => Ok(()),
+                    _ => wrong("--rate", "the recording says when messages are sent: use --replay-speed"),
+                }
+            }
+        }
     }
 
     /// Validates what templates of the upgrade request and the rows of the data are used for.
@@ -454,12 +490,23 @@ impl Workload {
         self.mode == Mode::Push || self.mode == Mode::Storm && !self.has_topics()
     }
 
+    /// Whether messages are due at given times, whatever the answers are.
+    pub fn is_open_loop(&self) -> bool {
+        self.pace.depth().is_none() || self.mode == Mode::Replay
+    }
+
+    /// Whether connections open while the load runs, and none before.
+    pub(crate) fn opens_later(&self) -> bool {
+        !self.churn.ramp.is_zero() || self.mode == Mode::Replay
+    }
+
     /// Connections that send.
     pub fn senders(&self) -> u32 {
         match self.mode {
             Mode::Echo | Mode::Connect | Mode::Ping => self.connections,
             Mode::Broadcast | Mode::Storm => self.publishers,
-            Mode::Push => 0,
+            // A replay has a schedule of its own.
+            Mode::Push | Mode::Replay => 0,
         }
     }
 
@@ -503,7 +550,8 @@ impl Workload {
     pub(crate) fn default_path(&self) -> Template {
         let text = match (&self.protocol, self.mode) {
             (Some(protocol), _) => protocol.path().unwrap_or("/"),
-            (None, Mode::Echo | Mode::Connect | Mode::Ping) => ECHO_PATH,
+            // Each connection of a replay has its recorded path.
+            (None, Mode::Echo | Mode::Connect | Mode::Ping | Mode::Replay) => ECHO_PATH,
             (None, Mode::Push) => PUSH_PATH,
             (None, Mode::Storm) if !self.has_topics() => ECHO_PATH,
             (None, Mode::Broadcast | Mode::Storm) => TOPIC_PATH,

@@ -73,6 +73,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         rate_changes: result.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
         reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
         storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
+        replay: load.replay.as_ref().map(|replay| record::replay::describe(replay, tally)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.slow.opened,
@@ -271,18 +272,19 @@ fn describe_compression(tally: &Tally) -> record::Compression {
 
 fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
     let broadcast = load.has_topics();
+    let is_generated = load.lines.is_none() && load.replay.is_none();
     record::Config {
         mode: load.mode.name().to_owned(),
         connections: load.connections,
         duration_s: load.duration.as_secs_f64(),
         warmup_s: load.warmup.as_secs_f64(),
         message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
-        sizes: load.lines.is_none().then(|| load.spread.name().to_owned()),
-        kind: load.style.name().to_owned(),
-        text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
+        sizes: is_generated.then(|| load.spread.name().to_owned()),
+        kind: if load.replay.is_some() { "recorded" } else { load.style.name() }.to_owned(),
+        text: load.style.script().filter(|_| is_generated).map(str::to_owned),
         payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
         payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
-        depth: load.pace.depth().filter(|_| !load.only_listens()),
+        depth: load.pace.depth().filter(|_| !load.only_listens() && !load.is_open_loop()),
         rate: load.pace.rate().and_then(|rate| described_rate(rate, load.rate_period_s)),
         arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
         stages: load.pace.stages().iter().map(describe_rate).collect(),

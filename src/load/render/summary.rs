@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::engine::{Outcome, RunVerdict};
 use crate::plan::units::{bytes, count, duration};
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
-use crate::render::tables;
+use crate::render::{replay, tables};
 
 /// CPU share above which a thread is reported as the busiest.
 const BUSY_SHARE: f64 = 0.9;
@@ -76,6 +76,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     if let Some(found) = &record.storm {
         writeln!(out, "storm      {}", storm(found))?;
         tables::herd(found, out)?;
+    }
+    if let Some(found) = &record.replay {
+        replay::lines(found, out)?;
     }
     if let Some(found) = &record.protocol {
         writeln!(out, "protocol   {}", protocol(found))?;
@@ -151,6 +154,7 @@ pub(super) fn throughput(record: &Record) -> String {
         "storm" if record.broadcast.is_none() => "messages received",
         "storm" => "messages delivered",
         "ping" => "pings answered",
+        "replay" => "answers received",
         _ if config.protocol.is_some() => "requests answered",
         _ => "messages echoed",
     };
@@ -319,6 +323,10 @@ pub fn headline(record: &Record) -> String {
     let sent = match config.mode.as_str() {
         "push" => String::new(),
         "storm" if config.topics.is_none() => String::new(),
+        "replay" => record
+            .replay
+            .as_ref()
+            .map_or(String::new(), |replay| format!(", {} at {} × its speed", replay.file, replay.speed)),
         _ => format!(", {size} {}, {}", config.kind, pace(config)),
     };
     let fan_out = match (config.publishers, config.topics) {
@@ -452,7 +460,7 @@ pub fn warnings(outcome: &Outcome) -> impl Iterator<Item = String> {
 /// In a closed loop a stalled generator sends nothing, so the latencies do not show the stall.
 fn stalled(record: &Record) -> Option<String> {
     let heartbeat = record.generator.heartbeat_ns?;
-    let is_open = record.config.rate.is_some() || !record.config.stages.is_empty();
+    let is_open = record.config.rate.is_some() || !record.config.stages.is_empty() || record.replay.is_some();
     (heartbeat.max >= STALL_NS_WARNED && !is_open).then(|| {
         format!(
             "{}: the generator stalled for up to {} (p99 of its heartbeat {}) and neither sent nor received: the \
@@ -499,9 +507,10 @@ pub fn failure_text(outcome: &Outcome) -> Option<String> {
 /// How late the generator was, and what helps.
 pub(super) fn saturated(record: &Record) -> String {
     format!(
-        "the generator was {} late at p99{}: lower --rate, raise --threads, add CPUs, or allow it with --max-lateness",
+        "the generator was {} late at p99{}: lower {}, raise --threads, add CPUs, or allow it with --max-lateness",
         duration(record.generator.lateness_ns.p99),
-        own_share(record)
+        own_share(record),
+        if record.replay.is_some() { "--replay-speed" } else { "--rate" }
     )
 }
 

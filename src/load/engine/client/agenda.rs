@@ -23,6 +23,8 @@ pub(super) enum Due {
     Dial,
     /// Its lifetime ends.
     Retire,
+    /// The next event of a replay.
+    Replay,
 }
 
 /// Times, earliest first, with the positions of connections. The connection may have ended since, or its time may be

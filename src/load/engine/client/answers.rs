@@ -194,7 +194,7 @@ impl Client {
                 (id.is_none() || id == Some(Some(own))).then_some(attempt.sequence)
             }
             // Answers to publications: deliveries are what is measured.
-            Flow::Broadcast(_) | Flow::Push(_) => {
+            Flow::Broadcast(_) | Flow::Push(_) | Flow::Replay(_) => {
                 let is_error = !rule.error.is_empty() && rule.error.hold(message, &Scope::default());
                 if is_error {
                     self.tally.connections.error(ERROR_ANSWER);

@@ -40,7 +40,8 @@ impl Client {
     /// Whether all connections have ended and nothing is left to count. The rest of a schedule counts as unsent, unless
     /// no connection ever opened.
     pub(super) fn has_no_connections(&self) -> bool {
-        let has_schedule = self.pacer.is_open_loop() && self.shared.has_opened();
+        let is_open_loop = self.pacer.is_open_loop() || self.shared.load.replay.is_some();
+        let has_schedule = is_open_loop && self.shared.has_opened();
         self.connector.has_none() && self.shared.load.mode != Mode::Connect && !has_schedule
     }
 
@@ -91,7 +92,7 @@ impl Client {
     fn attempt_at(&mut self, position: usize) -> Option<&mut Attempt> {
         match &mut self.connections[position].flow {
             Flow::Attempt(attempt) => Some(attempt),
-            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) => None,
+            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) | Flow::Replay(_) => None,
         }
     }
 

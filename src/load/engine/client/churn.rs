@@ -12,6 +12,7 @@ use super::{Client, Phase, causes};
 use crate::measure::track::REPLY_TIME;
 use crate::plan::churn::Cut;
 use crate::plan::mode::Mode;
+use crate::record::failures::UNFINISHED;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::driver::Driver;
@@ -78,8 +79,8 @@ impl Client {
 
     // ---- the ramp ----
 
-    /// Where there is a ramp, nothing is opened before the load begins.
-    pub(super) fn wait_for_ramp<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    /// Where there is a ramp or a recording, nothing is opened before the load begins.
+    pub(super) fn wait_for_load<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         for position in 0..self.connections.len() {
             self.connections[position].state = State::Away;
             self.settle(position, cx.now());
@@ -103,7 +104,7 @@ impl Client {
         }
     }
 
-    fn enter_life(&mut self, position: usize, at: Nanos, due: Due) {
+    pub(super) fn enter_life(&mut self, position: usize, at: Nanos, due: Due) {
         self.connections[position].life.due_at = at;
         self.enter(at, position, due);
     }
@@ -141,7 +142,7 @@ impl Client {
             Flow::Push(listener) => {
                 (listener.heard_at, listener.bytes) = (0, 0);
             }
-            Flow::Broadcast(_) | Flow::Attempt(_) => {}
+            Flow::Broadcast(_) | Flow::Attempt(_) | Flow::Replay(_) => {}
         }
         let life = &mut connection.life;
         (life.ended_at, life.departure) = (now, departure);
@@ -242,7 +243,8 @@ impl Client {
             }
         }
         self.connections[position].life.was_open = true;
-        if churns {
+        self.replay_opened(position);
+        if churns || self.shared.load.replay.is_some() {
             self.send_allowed(link, position, now);
         }
     }
@@ -329,13 +331,21 @@ impl Client {
 
     /// The run ends: connections that are away do not come back.
     pub(super) fn settle_away<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        if !self.shared.load.churn.is_some() {
+        if !self.shared.load.churn.is_some() && self.shared.load.replay.is_none() {
             return;
         }
         for position in 0..self.connections.len() {
             let connection = &mut self.connections[position];
             match connection.state {
-                State::Connecting => self.connector.handshakes -= 1,
+                State::Connecting => {
+                    self.connector.handshakes -= 1;
+                    if self.shared.load.replay.is_some() {
+                        // The recording has it.
+                        self.tally.connections.error(UNFINISHED);
+                        let begun = connection.opening.dialled;
+                        self.tally.connections.handshakes.failed(cx.now().saturating_sub(begun));
+                    }
+                }
                 State::Preparing => self.connector.open -= 1,
                 State::Away => self.connector.away -= 1,
                 State::New | State::Open | State::Retiring | State::Gone => continue,

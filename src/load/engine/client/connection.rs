@@ -2,6 +2,7 @@
 
 use super::churn::Life;
 use super::listener::Listener;
+use super::replay::Player;
 use super::session::Session;
 use super::slots::Attempt;
 use super::topic::{Broadcast, Part, Publishing};
@@ -59,6 +60,7 @@ pub(super) enum Flow {
     Broadcast(Box<Broadcast>),
     Attempt(Attempt),
     Push(Listener),
+    Replay(Box<Player>),
 }
 
 impl Connection {
@@ -69,6 +71,7 @@ impl Connection {
                 Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize))
             }
             Mode::Connect => Flow::Attempt(Attempt::default()),
+            Mode::Replay => Flow::Replay(Box::default()),
             Mode::Push => Flow::Push(Listener::default()),
             Mode::Storm if !load.has_topics() => Flow::Push(Listener::default()),
             Mode::Broadcast | Mode::Storm => {
@@ -117,7 +120,7 @@ impl Connection {
                 let Part::Publishes(publishing) = &broadcast.part else { return None };
                 (publishing.next, publishing.in_flight(), false)
             }
-            Flow::Attempt(_) | Flow::Push(_) => return None,
+            Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => return None,
         };
         if self.session.as_ref().is_some_and(|session| session.pauses()) {
             return None;

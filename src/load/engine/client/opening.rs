@@ -22,8 +22,8 @@ impl Client {
         if self.shared.load.mode == Mode::Connect {
             return self.make_slots(cx);
         }
-        if !self.shared.load.churn.ramp.is_zero() {
-            return self.wait_for_ramp(cx);
+        if self.shared.load.opens_later() {
+            return self.wait_for_load(cx);
         }
         if self.shared.is_stopped() {
             self.stop_connecting(cx);
@@ -102,6 +102,9 @@ impl Client {
         let scope = scope(shared, connection, self.clock_offset.unix_ns(cx.clock()));
         if let Some(dial) = cx.dial() {
             shared.requests.write(dial, &scope, &mut self.message);
+            if let Some(replay) = &shared.load.replay {
+                shared.requests.write_recorded(dial, number, replay.dialogue(number));
+            }
         }
         // Messages that are only counted need not be complete.
         let whole = !shared.load.only_listens() || shared.load.listening.time.is_some();
@@ -219,6 +222,9 @@ impl Client {
         if !was_ready && is_settled {
             let failed_step = self.session_ended(position, &cause);
             return self.return_failed(position, now, &failed_step.unwrap_or(cause));
+        }
+        if self.ends_as_recorded(position, closed) {
+            return;
         }
         if self.returns(position, before) {
             self.session_ended(position, &cause);

@@ -48,7 +48,7 @@ impl Client {
             let next = match &connection.flow {
                 Flow::Echo(awaited) => awaited.next(),
                 Flow::Broadcast(broadcast) => broadcast.published_messages(),
-                Flow::Attempt(_) | Flow::Push(_) => continue,
+                Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => continue,
             };
             connection.mark = schedule.moved(connection.number, next, connection.mark);
         }

@@ -138,6 +138,9 @@ impl Client {
         position: usize,
         now: Nanos,
     ) {
+        if let Flow::Replay(_) = self.connections[position].flow {
+            return self.replay_sends(link, position);
+        }
         let Phase::Running { stop_at, .. } = self.phase else { return };
         let connection = &mut self.connections[position];
         if connection.state != State::Open || now >= stop_at {
@@ -176,7 +179,7 @@ impl Client {
                         tally.latency.missing.add(forgotten, 1);
                     }
                 }
-                Flow::Attempt(_) | Flow::Push(_) => {}
+                Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => {}
                 Flow::Broadcast(broadcast) => {
                     if let Some(fan_out) = shared.fan_out.as_ref().filter(|_| shared.load.churn.is_some()) {
                         broadcast.audience = fan_out.subscribers(broadcast.topic);
@@ -202,7 +205,7 @@ impl Client {
         };
         let oldest = match &connection.flow {
             Flow::Echo(awaited) => awaited.oldest(),
-            Flow::Broadcast(_) | Flow::Attempt(_) | Flow::Push(_) => sequence,
+            Flow::Broadcast(_) | Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => sequence,
         };
         let is_shown = self.shared.traces && sequence >= protocol.requests.len().max(1) as u64;
         (protocol.ids.distinguish(sequence + 1 - oldest) && !is_shown).then_some(sequence)

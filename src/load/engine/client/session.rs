@@ -255,6 +255,8 @@ impl Client {
             let Some((at, position, due)) = self.agenda.pop() else { return };
             if due == Due::Dial {
                 self.dial_away(cx, position, at);
+            } else if due == Due::Replay {
+                self.replay_due(cx, position);
             } else if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
                 self.do_due(&mut link, position, (at, due));
             }

@@ -44,8 +44,9 @@ pub(crate) struct Pointers {
     count: usize,
 }
 
+/// A place in documents to which pointers lead.
 #[derive(Clone, Debug, Default)]
-struct Node {
+pub(in crate::plan) struct Node {
     /// The pointer that ends here.
     pointer: Option<usize>,
     children: Vec<Child>,
@@ -61,7 +62,7 @@ struct Child {
 
 impl Pointers {
     /// Adds a pointer; returns its number, which equal ones share.
-    pub(super) fn add(&mut self, pointer: &str) -> Result<usize, String> {
+    pub(in crate::plan) fn add(&mut self, pointer: &str) -> Result<usize, String> {
         if !pointer.is_empty() && !pointer.starts_with('/') {
             return Err(format!("a JSON pointer begins with /, such as /{pointer}"));
         }
@@ -88,6 +89,11 @@ impl Pointers {
         Ok(self.count - 1)
     }
 
+    /// The place of whole documents.
+    pub(in crate::plan) fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// The values of a message; none if it is not JSON.
     #[inline]
     pub(super) fn find<'a>(&self, message: &'a [u8]) -> Found<'a> {
@@ -104,6 +110,23 @@ impl Pointers {
             return [None; POINTERS_MAX];
         }
         found
+    }
+}
+
+impl Node {
+    /// The number of the pointer that ends here.
+    pub(in crate::plan) fn pointer(&self) -> Option<usize> {
+        self.pointer
+    }
+
+    /// The member with this key, if a pointer leads there.
+    pub(in crate::plan) fn child(&self, key: &str) -> Option<&Node> {
+        self.children.iter().find(|child| child.key == key).map(|child| &child.node)
+    }
+
+    /// The element of an array with this index, if a pointer leads there.
+    pub(in crate::plan) fn element(&self, index: usize) -> Option<&Node> {
+        self.children.iter().find(|child| child.index == Some(index)).map(|child| &child.node)
     }
 }
 
@@ -139,9 +162,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(child) = map.next_key_seed(KeyOf(self.node))? {
             match child {
-                Some(child) => {
-                    map.next_value_seed(Walk { node: &self.node.children[child].node, found: self.found })?;
-                }
+                Some(node) => map.next_value_seed(Walk { node, found: self.found })?,
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -152,11 +173,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         for index in 0.. {
-            let child = self.node.children.iter().find(|child| child.index == Some(index));
-            let more = match child {
-                Some(child) => {
-                    seq.next_element_seed(Walk { node: &child.node, found: self.found })?.is_some()
-                }
+            let more = match self.node.element(index) {
+                Some(node) => seq.next_element_seed(Walk { node, found: self.found })?.is_some(),
                 None => seq.next_element::<IgnoredAny>()?.is_some(),
             };
             if !more {
@@ -194,23 +212,23 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
 /// Reads a key: the child that has it.
 struct KeyOf<'t>(&'t Node);
 
-impl<'de> DeserializeSeed<'de> for KeyOf<'_> {
-    type Value = Option<usize>;
+impl<'de, 't> DeserializeSeed<'de> for KeyOf<'t> {
+    type Value = Option<&'t Node>;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<&'t Node>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for KeyOf<'_> {
-    type Value = Option<usize>;
+impl<'t> Visitor<'_> for KeyOf<'t> {
+    type Value = Option<&'t Node>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
-        Ok(self.0.children.iter().position(|child| child.key == key))
+    fn visit_str<E>(self, key: &str) -> Result<Option<&'t Node>, E> {
+        Ok(self.0.child(key))
     }
 }
 

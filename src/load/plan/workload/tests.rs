@@ -202,3 +202,25 @@ fn missing_fields_of_a_load_have_defaults() {
     let text = serde_json::to_string(&load).expect("data");
     assert_eq!(serde_json::from_str::<Workload>(&text).expect("just written"), load);
 }
+
+#[test]
+fn a_replay_is_a_load_of_its_own() {
+    let replay = Replay {
+        script: std::sync::Arc::new(crate::plan::replay::script::tests::echoes(3, 2)),
+        speed: crate::plan::replay::speed::Speed::default(),
+        copies: 2,
+    };
+    let load = Workload { connections: 6, replay: Some(replay), ..workload(Mode::Replay) };
+    assert_eq!(load.check(), Ok(()));
+    assert!(load.is_open_loop() && load.senders() == 0);
+    let lifetime = Some("1s".parse().expect("a time"));
+    for (wrong, flag) in [
+        (Workload { replay: None, ..load.clone() }, "--replay"),
+        (Workload { mode: Mode::Echo, ..load.clone() }, "--replay"),
+        (Workload { connections: 3, ..load.clone() }, "--connections"),
+        (Workload { pace: Pace::Rate(5), ..load.clone() }, "--rate"),
+        (Workload { churn: Churn { lifetime, ..Churn::default() }, ..load.clone() }, "--lifetime"),
+    ] {
+        assert_eq!(wrong.check().map_err(|wrong| wrong.flag), Err(flag));
+    }
+}

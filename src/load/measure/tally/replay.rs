@@ -1,0 +1,135 @@
+//! A replay: what was answered, and examples of differences.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::units::message;
+
+/// Examples of each kind that are kept.
+const EXAMPLES_MAX: usize = 4;
+/// Bytes of a message in an example.
+const EXAMPLE_BYTES_MAX: usize = 256;
+
+/// The replay of one thread, or of a whole run once merged.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReplayTally {
+    /// Messages that were equal to recorded answers.
+    pub equal: u64,
+    /// Messages that have no response time, because no request is known, it was not sent yet, or nothing is compared.
+    pub untimed: u64,
+    /// Connections that the server did not end as recorded, so that the generator did.
+    pub not_ended: u64,
+    /// Examples of differences, at most a few of each kind.
+    pub examples: Vec<Example>,
+}
+
+/// A difference between a recording and its replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// Its kind.
+    pub kind: Difference,
+    /// Number of the connection in the recording.
+    pub connection: u64,
+    /// The copy of the connection, from 1.
+    pub copy: u32,
+    /// The recorded answer: its number among those of the connection, from 1, and its content.
+    pub recorded: Option<(u64, String)>,
+    /// The message that arrived.
+    pub seen: Option<String>,
+}
+
+/// A kind of difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Difference {
+    /// A recorded answer did not arrive.
+    Missing,
+    /// A message arrived that is not in the recording, or again.
+    Unexpected,
+    /// A message arrived instead of a recorded answer.
+    Different,
+    /// An answer arrived after later ones.
+    OutOfOrder,
+}
+
+impl Difference {
+    /// Its name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Difference::Missing => "missing",
+            Difference::Unexpected => "unexpected",
+            Difference::Different => "different",
+            Difference::OutOfOrder => "out_of_order",
+        }
+    }
+}
+
+impl ReplayTally {
+    /// Keeps an example, unless there are enough of its kind.
+    #[cold]
+    pub(crate) fn example(&mut self, kind: Difference, example: impl FnOnce() -> Example) {
+        if self.has_room(kind) {
+            self.examples.push(example());
+        }
+    }
+
+    /// An answer arrived after all: the message that had its place was one too many.
+    #[cold]
+    pub(crate) fn restored(&mut self, connection: u64, copy: u32, answer: u64) {
+        let found = self.examples.iter().position(|example| {
+            example.kind == Difference::Different
+                && (example.connection, example.copy) == (connection, copy)
+                && example.recorded.as_ref().is_some_and(|(number, _)| *number == answer)
+        });
+        if let Some(at) = found {
+            let example = self.examples.remove(at);
+            self.example(Difference::Unexpected, || Example {
+                kind: Difference::Unexpected,
+                recorded: None,
+                ..example
+            });
+        }
+    }
+
+    fn has_room(&self, kind: Difference) -> bool {
+        self.examples.iter().filter(|example| example.kind == kind).count() < EXAMPLES_MAX
+    }
+
+    pub(super) fn merge(&mut self, other: &ReplayTally) {
+        self.equal += other.equal;
+        self.untimed += other.untimed;
+        self.not_ended += other.not_ended;
+        for example in &other.examples {
+            self.example(example.kind, || example.clone());
+        }
+    }
+}
+
+/// A message in one line, cut to a few bytes.
+pub(crate) fn shown_message(content: &[u8]) -> String {
+    message(content, EXAMPLE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_are_few() {
+        let example = |kind| Example { kind, connection: 1, copy: 1, recorded: None, seen: None };
+        let (mut one, mut other) = (ReplayTally::default(), ReplayTally::default());
+        for tally in [&mut one, &mut other] {
+            for _ in 0..100 {
+                tally.example(Difference::Missing, || example(Difference::Missing));
+            }
+        }
+        other.example(Difference::Different, || example(Difference::Different));
+        one.merge(&other);
+        assert_eq!(one.examples.len(), EXAMPLES_MAX + 1);
+        one.restored(1, 1, 1);
+        assert_eq!(one.examples.len(), EXAMPLES_MAX + 1, "of another answer");
+        let recorded = Some((7, "a".to_owned()));
+        one.example(Difference::Different, || Example { recorded, ..example(Difference::Different) });
+        one.restored(1, 1, 7);
+        assert_eq!(one.examples.last(), Some(&example(Difference::Unexpected)));
+        assert!(shown_message(&[b'x'; 100_000]).len() < EXAMPLE_BYTES_MAX + 32);
+    }
+}

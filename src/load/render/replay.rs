@@ -1,0 +1,103 @@
+//! The replay of a recording, as lines of the summary.
+
+use std::io::{self, Write};
+
+use crate::plan::units::{count, duration};
+use crate::record::replay::{Difference, Replay};
+
+/// Writes what was replayed, and examples of what was different.
+///
+/// # Errors
+/// The writer's error.
+pub(super) fn lines(found: &Replay, out: &mut dyn Write) -> io::Result<()> {
+    let copies = if found.copies > 1 {
+        format!(", {} copies each", count(found.copies.into()))
+    } else {
+        String::new()
+    };
+    writeln!(
+        out,
+        "recording  {} connections{copies}, {} messages, {} answers in {}{}",
+        count(found.connections.into()),
+        count(found.messages),
+        count(found.answers),
+        duration((found.recorded_s * 1e9) as u64),
+        found.truncated.as_ref().map_or(String::new(), |why| format!("; incomplete: {why}")),
+    )?;
+    let ignored = match found.ignored.as_slice() {
+        [] => String::new(),
+        pointers => format!(" without {}", pointers.join(", ")),
+    };
+    let compared = match found.rule.as_str() {
+        "none" => "nothing compared (--replay-rule none)".to_owned(),
+        rule => format!(
+            "{} answers as recorded by rule {rule}{ignored}; {} not timed",
+            count(found.equal),
+            count(found.untimed)
+        ),
+    };
+    let not_ended = match found.not_ended {
+        0 => String::new(),
+        number => format!("; {} connections not ended by the server as recorded", count(number)),
+    };
+    writeln!(out, "replay     {} messages sent; {compared}{not_ended}", count(found.sent))?;
+    found.examples.iter().try_for_each(|example| writeln!(out, "difference {}", difference(example)))
+}
+
+fn difference(example: &Difference) -> String {
+    let answer = example.answer.map_or(String::new(), |number| format!(" answer {number}"));
+    let copy = if example.copy > 1 { format!(" (copy {})", example.copy) } else { String::new() };
+    let mut line =
+        format!("{}: connection {}{copy}{answer}", example.kind.replace('_', " "), example.connection);
+    let parts = [("recorded", &example.recorded), ("seen", &example.seen)];
+    for (name, content) in parts {
+        if let Some(content) = content {
+            line.push_str(&format!(", {name} `{content}`"));
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::replay::Differences;
+
+    #[test]
+    fn a_replay_is_told_with_its_differences() {
+        let example = Difference {
+            kind: "out_of_order".to_owned(),
+            connection: 7,
+            copy: 2,
+            answer: Some(3),
+            recorded: Some("{}".to_owned()),
+            seen: None,
+        };
+        let replay = Replay {
+            file: "day.jsonl".to_owned(),
+            recorded_s: 2.5,
+            connections: 1_200,
+            messages: 5_000,
+            answers: 4_000,
+            truncated: Some("line 9 is cut off".to_owned()),
+            speed: 2.0,
+            copies: 3,
+            rule: "json".to_owned(),
+            ignored: vec!["/ts".to_owned()],
+            sent: 15_000,
+            equal: 11_000,
+            untimed: 1_000,
+            differences: Differences::default(),
+            not_ended: 2,
+            examples: vec![example],
+        };
+        let mut out = Vec::new();
+        lines(&replay, &mut out).expect("memory");
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            "recording  1,200 connections, 3 copies each, 5,000 messages, 4,000 answers in 2.50 s; incomplete: line 9 is cut off\n\
+             replay     15,000 messages sent; 11,000 answers as recorded by rule json without /ts; 1,000 not timed; 2 connections not ended by the server as recorded\n\
+             difference out of order: connection 7 (copy 2) answer 3, recorded `{}`\n"
+        );
+    }
+}
