@@ -91,6 +91,8 @@ Examples:
       two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
   echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
       files for other tools, and for echoring report run.json
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.parquet
+      single messages with their times, one of a thousand
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
       metrics at http://127.0.0.1:9464/metrics during the run
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
@@ -360,6 +362,12 @@ impl Args {
         };
         let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
         let experiment = self.verdicts.experiment(start, rival)?;
+        if self.outputs.sample_share().is_some() && !matches!(experiment, Experiment::Once) {
+            return Err(usage(
+                "--samples-file",
+                "not with --repeat or --find-max: a sample is of a single run",
+            ));
+        }
         let control = self.pace.control;
         let is_changeable = matches!(experiment, Experiment::Once)
             && segment.is_whole()
@@ -389,6 +397,12 @@ impl Args {
                     let flag = format!("--{}", flag.replace('_', "-"));
                     return Err(usage(&flag, "is an option of each agent: echoring agent"));
                 }
+            }
+            if self.outputs.sample_share().is_some() {
+                return Err(usage(
+                    "--samples-file",
+                    "not with --agents: samples stay where they were measured",
+                ));
             }
             if self.verdicts.against.is_some() {
                 return Err(usage(
@@ -544,6 +558,7 @@ impl Args {
             listening: self.listen.listening(),
             // What a server sends by itself is not known, so that nothing can be compared.
             verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
+            sample_share: self.outputs.sample_share(),
             allow: self.messages.allowed(),
             seed,
         };
@@ -826,7 +841,8 @@ fn enough_address_space(plan: &Plan) -> Result<(), Failure> {
     let threads = plan.resources.threads as u64;
     let of_load = |load: &Workload| {
         let stages = threads * load.pace.stages().len() as u64 * STAGE_BYTES;
-        stages + u64::from(load.connections) * CONNECTION_BYTES
+        let samples = if load.sample_share.is_some() { echoring_load::SAMPLES_BYTES_MAX as u64 } else { 0 };
+        stages + samples + u64::from(load.connections) * CONNECTION_BYTES
     };
     let server = if let Target::Embedded(_) = plan.target { SERVER_BYTES } else { 0 };
     let loads = plan.workloads.iter().map(of_load).max().unwrap_or(0);

@@ -34,7 +34,10 @@ pub use echoring_runtime::shard::Route;
 pub use engine::{
     Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run,
 };
-pub use measure::{LiveResults, ServerProcess, Timeline, TimelineInterval, allowed_cpus};
+pub use measure::{
+    LiveResults, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleRow, Samples, ServerProcess, Timeline,
+    TimelineInterval, allowed_cpus,
+};
 pub use plan::{
     AnswerComparison, Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT,
     CONNECTIONS_MAX, Churn, ComparisonRule, Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX,

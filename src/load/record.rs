@@ -160,6 +160,9 @@ pub struct Record {
     /// The condition that ended the run before its time, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted_by: Option<String>,
+    /// The sample of single messages; omitted if none was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Sampled>,
 }
 
 impl Record {
@@ -552,6 +555,17 @@ pub struct RateChange {
     pub at_s: f64,
     /// Messages per second.
     pub rate: f64,
+}
+
+/// A sample of single messages.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The share of messages that was asked for: 0.001 is one of a thousand.
+    pub share: f64,
+    /// Messages that were picked.
+    pub picked: u64,
+    /// Those for which there was no room; the others are a random sample of all that were picked.
+    pub left_out: u64,
 }
 
 /// Connections that ended and opened again while the load ran.

@@ -1,5 +1,5 @@
-//! Results and progress as text: tables, progress lines, HdrHistogram logs, CSV, Markdown, JUnit and the Prometheus
-//! text format.
+//! Results and progress for people and other programs: tables, progress lines, HdrHistogram logs, CSV, Parquet, Markdown,
+//! JUnit and the Prometheus text format.
 //!
 //! It is the last of the crate's modules, and the only one that prints.
 
@@ -10,6 +10,7 @@ mod junit;
 mod markdown;
 mod progress;
 mod replay;
+pub mod samples;
 pub mod summary;
 pub mod tables;
 

@@ -112,6 +112,66 @@ fn files_for_other_tools_hold_what_the_record_says() {
 }
 
 #[test]
+fn a_sample_of_all_messages_has_the_values_of_the_distributions() {
+    let directory = Directory::new("samples");
+    let (json, csv) = (directory.file("run.json"), directory.file("messages.csv"));
+    let flags =
+        ["--json", &json, "--samples", "1/1", "--samples-file", &csv, "--rate", "2000", "--allow-saturated"];
+    let (code, _, stderr) = bench(&flags);
+    assert_eq!(code, Some(0), "{stderr}");
+    for record in directory.runs("run.json").runs {
+        let mode = record.config.mode.as_str();
+        let text = directory.read(&format!("messages.{mode}.csv"));
+        let mut rows = text.lines().map(|row| row.split(',').collect::<Vec<_>>());
+        let columns = rows.next().expect("the names of the columns");
+        let column = |name: &str| columns.iter().position(|column| *column == name).expect("a column");
+        let rows: Vec<_> = rows.collect();
+        let sampled = record.samples.expect("it was asked for");
+        assert_eq!((sampled.share, sampled.picked, sampled.left_out), (1.0, rows.len() as u64, 0), "{mode}");
+        for (name, recorded) in
+            [("response_ns", &record.response_histogram), ("service_ns", &record.service_histogram)]
+        {
+            let mut values = measure::histogram();
+            for row in &rows {
+                values.saturating_record(row[column(name)].parse().expect("a number"));
+            }
+            let recorded = measure::decode(recorded.as_deref().expect("written")).expect("a distribution");
+            assert_eq!(values, recorded, "{mode} {name}");
+        }
+        let time = |row: &Vec<&str>, name: &str| row[column(name)].parse::<i64>().expect("a time");
+        let intended: Vec<i64> = rows.iter().map(|row| time(row, "intended_ns")).collect();
+        assert!(intended.is_sorted() && intended.iter().all(|at| (0..1_200_000_000).contains(at)), "{mode}");
+        for row in &rows {
+            assert_eq!((row[column("outcome")], row[column("weight")]), ("ok", "1"), "{mode}: {row:?}");
+            assert_eq!(row[column("publisher")].is_empty(), mode == "echo", "{row:?}");
+            let took = time(row, "arrived_ns") - time(row, "intended_ns");
+            assert_eq!(took, time(row, "response_ns"), "{row:?}");
+        }
+        let mut names: Vec<_> = rows
+            .iter()
+            .map(|row| ["connection", "publisher", "sequence"].map(|name| row[column(name)]))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), rows.len(), "{mode}: each message once");
+    }
+}
+
+#[test]
+fn a_sample_needs_a_share_a_file_and_a_single_run() {
+    for (flags, told) in [
+        (&["--samples", "1/1000"][..], "--samples: name a file too"),
+        (&["--samples-file", "a.txt"], "a.txt: expected a file that ends in .parquet or .csv"),
+        (&["--samples", "2/1", "--samples-file", "a.csv"], "expected a share above 0 and up to 1"),
+        (&["--samples-file", "a.csv", "--repeat", "2"], "a sample is of a single run"),
+    ] {
+        let (code, stdout, stderr) = bench(flags);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(told), "{stderr}");
+    }
+}
+
+#[test]
 fn ci_servers_get_the_checks_of_all_runs() {
     let directory = Directory::new("checks");
     let (junit, markdown) = (directory.file("bench.xml"), directory.file("summary.md"));

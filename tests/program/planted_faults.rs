@@ -20,6 +20,9 @@ use planted::{Fault, Server};
 /// Tolerance of a quantile on a busy machine, beyond the known lateness.
 const SLACK_MS: f64 = 15.0;
 
+/// How much later than others an answer comes that is to be late.
+const LATE: Duration = Duration::from_millis(300);
+
 /// Plants a fault in every n-th message.
 type Plant = fn(u64) -> Fault;
 /// Whether a message is as expected.
@@ -156,6 +159,41 @@ fn a_flipped_byte_is_found_in_the_shortest_messages_as_well() {
         let planted = server.finish().planted.load(Ordering::Relaxed);
         assert!(planted > 0, "{}", run.told);
         assert_eq!(run.integrity(), only(&[("corrupted", planted)], &run), "{bytes} bytes: {}", run.told);
+    }
+}
+
+#[test]
+fn a_sample_of_all_messages_tells_what_became_of_each() {
+    let cases: [(Plant, &str); 3] =
+        [(Fault::Drop, "lost"), (Fault::Flip, "corrupted"), (|each| Fault::LateEach(each, LATE), "late")];
+    for (fault, outcome) in cases {
+        let server = Server::start(fault(40));
+        let file = std::env::temp_dir().join(format!("echoring-{outcome}-{}.csv", std::process::id()));
+        let name = file.to_string_lossy();
+        let flags = ["-c", "3", "--depth", "8", "-d", "700ms", "--late-after", "250ms", "--drain", "1s"];
+        let sampled = ["--samples", "1/1", "--samples-file", &name];
+        let run = bench(&server, &[&flags[..], &sampled].concat());
+        let planted = server.finish().planted.load(Ordering::Relaxed);
+        let text = std::fs::read_to_string(&file).expect("written");
+        std::fs::remove_file(&file).expect("our own file");
+        let mut rows = text.lines().map(|row| row.split(',').collect::<Vec<_>>());
+        let columns = rows.next().expect("the names of the columns");
+        let column = |name: &str| columns.iter().position(|column| *column == name).expect("a column");
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(rows.len() as u64, run.count("/response_ns/count"), "{}", run.told);
+        let is = |row: &&Vec<&str>| row[column("outcome")] == outcome;
+        let flawed = rows.iter().filter(is).count() as u64;
+        assert!(
+            flawed > 0 && flawed == run.count(&format!("/integrity/{outcome}")),
+            "{flawed}: {}",
+            run.told
+        );
+        assert!(outcome == "late" || flawed == planted, "{flawed} of {planted}: {}", run.told);
+        for row in rows.iter().filter(is) {
+            let has_arrived = !row[column("arrived_ns")].is_empty();
+            assert_eq!(has_arrived, outcome != "lost", "{row:?}");
+            assert!(!row[column("sequence")].is_empty() && !row[column("response_ns")].is_empty(), "{row:?}");
+        }
     }
 }
 

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::exporter::Exporter;
 use super::http::HttpServer;
-use super::parsers::socket_address;
+use super::parsers::{sample_share, socket_address};
 use super::{OUTPUT, usage};
 use crate::Failure;
 use crate::values::FileOrStream;
 use echoring_load::record::comparison::Comparison;
-use echoring_load::render::{self, export, summary, tables};
+use echoring_load::render::{self, export, samples, summary, tables};
 use echoring_load::{Outcome, record};
 
 /// The outputs to print and to write.
@@ -43,6 +43,18 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) csv: Option<PathBuf>,
 
+    /// Share of single messages to write to --samples-file [default: 1/1000]
+    ///
+    /// Messages are picked at random, whatever their latency. Of more than 500,000 picked messages the file has a random sample.
+    #[arg(long, value_name = "SHARE", value_parser = sample_share, help_heading = OUTPUT)]
+    pub(super) samples: Option<f64>,
+
+    /// Write a sample of single messages with their times; the extension is .parquet or .csv
+    ///
+    /// Files of several runs are named as those of --hgrm.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub(super) samples_file: Option<PathBuf>,
+
     /// Write the checks of each run as tests in JUnit's format, for CI servers
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) junit: Option<PathBuf>,
@@ -68,12 +80,16 @@ pub(super) struct Args {
     pub(super) scenario: Option<PathBuf>,
 }
 
+/// The share of --samples where there is a file only.
+const SAMPLE_SHARE_DEFAULT: f64 = 1e-3;
+
 /// The files of each run.
 type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
 
 impl Args {
     /// Finds out before the run that a file cannot be written after it.
     pub(super) fn check(&self) -> Result<(), Failure> {
+        self.check_samples()?;
         let json = match &self.json {
             Some(FileOrStream::File(path)) => Some(("--json", path)),
             Some(FileOrStream::Stream) | None => None,
@@ -91,13 +107,37 @@ impl Args {
         Ok(())
     }
 
-    fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 3] {
+    fn check_samples(&self) -> Result<(), Failure> {
+        match &self.samples_file {
+            None if self.samples.is_some() => Err(usage(
+                "--samples",
+                "name a file too, such as --samples 1/1000 --samples-file messages.parquet",
+            )),
+            Some(path) if SampleFormat::of(path).is_none() => Err(usage(
+                "--samples-file",
+                &format!("{}: expected a file that ends in .parquet or .csv", path.display()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The share of single messages to sample, if any.
+    pub(super) fn sample_share(&self) -> Option<f64> {
+        self.samples_file.as_ref().map(|_| self.samples.unwrap_or(SAMPLE_SHARE_DEFAULT))
+    }
+
+    fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 4] {
+        let samples: Format = match self.samples_file.as_deref().and_then(SampleFormat::of) {
+            Some(SampleFormat::Csv) => |outcome, out| samples::csv(outcome, out),
+            Some(SampleFormat::Parquet) | None => |outcome, out| samples::parquet(outcome, out),
+        };
         [
             ("--hgrm", &self.hgrm, |outcome, out| export::hgrm(&outcome.response, out)),
             ("--hlog", &self.hlog, |outcome, out| {
                 export::hlog(&outcome.timeline, &summary::headline(&outcome.record), out)
             }),
             ("--csv", &self.csv, |outcome, out| export::csv(&outcome.timeline, out)),
+            ("--samples-file", &self.samples_file, samples),
         ]
     }
 
@@ -180,6 +220,24 @@ pub(super) fn write_results(
 fn write_file(path: &Path, bytes: &[u8]) -> Option<String> {
     let error = fs::write(path, bytes).err()?;
     Some(format!("{} could not be written: {error}", path.display()))
+}
+
+/// A format of samples.
+enum SampleFormat {
+    Csv,
+    Parquet,
+}
+
+impl SampleFormat {
+    /// The format by the extension of a file.
+    fn of(path: &Path) -> Option<SampleFormat> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        match extension.as_str() {
+            "csv" => Some(SampleFormat::Csv),
+            "parquet" => Some(SampleFormat::Parquet),
+            _ => None,
+        }
+    }
 }
 
 fn json(outcomes: &[Outcome], comparison: &[Comparison]) -> String {

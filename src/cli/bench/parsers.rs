@@ -117,6 +117,19 @@ impl FromStr for Stage {
     }
 }
 
+/// `--samples`: one of so many messages, or a share as elsewhere.
+pub(super) fn sample_share(word: &str) -> Result<f64, String> {
+    const EXPECTED: &str = "expected a share above 0 and up to 1, such as 1/1000 or 0.1%";
+    let share = match word.split_once('/') {
+        Some((part, whole)) => {
+            let number = |word: &str| word.trim().parse::<u32>().map(f64::from).ok();
+            number(part).zip(number(whole)).map(|(part, whole)| part / whole)
+        }
+        None => values::share(word).ok(),
+    };
+    share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| EXPECTED.to_owned())
+}
+
 /// `--prometheus` and `--control`.
 pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
@@ -324,6 +337,16 @@ mod tests {
             ["", "30s", "10k", "30s@", "@10k", "30@10k", "30s@10k..", "30s@..10k", "30s@1..2..3", "30s@-1"]
         {
             assert!(Stage::from_str(wrong).is_err_and(|why| why.contains("30s@1k..10k")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_sample_has_one_of_so_many_or_a_share() {
+        for (word, share) in [("1/1000", 1e-3), ("3/4", 0.75), ("1/1", 1.0), ("0.1%", 1e-3), ("0.5", 0.5)] {
+            assert_eq!(sample_share(word), Ok(share), "{word}");
+        }
+        for wrong in ["", "0", "0/5", "1/0", "2/1", "1/", "/9", "1/2/3", "101%", "-1/5", "all"] {
+            assert!(sample_share(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::engine::shared::{RunEvent, Shared};
 use crate::measure::host;
 use crate::measure::live::SnapshotTaker;
 use crate::measure::meter::Sample;
+use crate::measure::samples::MessageName;
 use crate::measure::tally::Tally;
 
 use crate::measure::window::Window;
@@ -149,7 +150,8 @@ impl Client {
         Client {
             thread,
             tally: Tally::with_bound(late_after_ns)
-                .for_requests(shared.protocol.as_ref().map_or(0, |it| it.requests.len())),
+                .for_requests(shared.protocol.as_ref().map_or(0, |it| it.requests.len()))
+                .with_samples(shared.sampler(thread)),
             pacer: Pacer::new(&shared.load, &connections),
             connections,
             phase: Phase::Connecting,
@@ -356,8 +358,9 @@ impl Client {
                 tally.integrity.lost += awaited.missing();
                 // If some replies could not be matched, it is unknown which messages are missing.
                 let is_known = !awaited.has_unmatched();
-                for (_, times) in awaited.unanswered_from(0).filter(|_| is_known) {
-                    tally.record_lost(until, times, 1);
+                for (sequence, times) in awaited.unanswered_from(0).filter(|_| is_known) {
+                    let name = MessageName::of(connection.number, sequence);
+                    tally.record_lost(until, name, times, 1);
                 }
                 let next = awaited.next();
                 self.settle_unsent(position, next, u64::from(is_known), until);

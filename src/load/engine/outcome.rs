@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 
+use crate::measure::samples::Samples;
 use crate::measure::timeline::Timeline;
 use crate::plan::workload::Workload;
 use crate::record::segment::SegmentResult;
@@ -16,6 +17,8 @@ pub struct Outcome {
     pub response: Histogram<u64>,
     /// The measured time in intervals, with the distribution of each.
     pub timeline: Timeline,
+    /// A sample of single messages, if the load asks for one.
+    pub samples: Option<Samples>,
 }
 
 /// The verdict on a run, from good to bad.
@@ -35,7 +38,8 @@ impl Outcome {
         let timeline = Timeline::take(&mut result.tally);
         let mut record = describe::write(load, target, &result);
         record.intervals = describe::describe_intervals(&timeline);
-        Outcome { record, timeline, response: result.tally.latency.whole.response }
+        record.samples = result.samples.as_ref().map(describe::describe_samples);
+        Outcome { record, timeline, response: result.tally.latency.whole.response, samples: result.samples }
     }
 
     /// The verdict. Integrity failures take precedence over a late generator.

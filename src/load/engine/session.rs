@@ -16,6 +16,7 @@ use super::workers::Workers;
 use crate::measure::host;
 use crate::measure::live::LiveResults;
 use crate::measure::meter::{Meter, ServerSamples};
+use crate::measure::samples::Samples;
 use crate::measure::tally::Tally;
 use crate::plan::Resources;
 use crate::plan::target::{Endpoint, Refused, Target};
@@ -147,6 +148,7 @@ fn run_part(
     if !is_alone || !shared.segment.is_whole() {
         tally.conclude();
     }
+    let samples = shared.load.sample_share.map(|_| samples_of(&shared, &mut tally));
     Ok(SegmentResult {
         tally,
         threads: generators,
@@ -159,7 +161,23 @@ fn run_part(
         stolen_ns: seen.stolen_ns,
         rate_changes: shared.rate_changes.all(),
         server_samples: seen.server_samples,
+        samples,
     })
+}
+
+/// The sampled messages, with the names of their requests.
+fn samples_of(shared: &Shared, tally: &mut Tally) -> Samples {
+    let mut samples = std::mem::take(&mut tally.samples).finish(tally.window.from);
+    if let Some(protocol) = &shared.protocol {
+        let names = protocol.requests.iter().map(|request| request.name.clone()).collect();
+        let seed = shared.load.seed;
+        let has_requests = !shared.load.has_topics() && !protocol.requests.is_empty();
+        samples.name_requests(names, |name| {
+            let sequence = name.sequence.filter(|_| has_requests)?;
+            Some(protocol.request(seed, name.connection, sequence))
+        });
+    }
+    samples
 }
 
 /// What a session sees of a run beside its threads: figures that do not depend on the exact moment.

@@ -12,6 +12,7 @@ use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
 use crate::measure::own_delays::DelayLog;
+use crate::measure::samples::Sampler;
 use crate::measure::shares::Sender;
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
@@ -113,6 +114,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What picks the samples of a thread.
+    pub(super) fn sampler(&self, thread: usize) -> Sampler {
+        let new = |share| Sampler::new(share, self.load.seed, thread, self.threads);
+        self.load.sample_share.map_or(Sampler::default(), new)
+    }
+
     /// A run that has not begun.
     pub(crate) fn new(
         load: Workload,

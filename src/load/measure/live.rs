@@ -202,6 +202,8 @@ impl LiveResults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::samples::MessageName;
+    use crate::measure::times::Times;
     use crate::measure::window::Window;
     use echoring_proto::limits::MILLISECOND;
 
@@ -221,7 +223,12 @@ mod tests {
         for message in 0..2_000_u64 {
             // One every 7 ms, each a millisecond in flight.
             let now = FROM + message * 7 * MILLISECOND;
-            tally.arrived(now, now - MILLISECOND, now - MILLISECOND, 16);
+            tally.arrived(
+                now,
+                MessageName::default(),
+                Times { intended: now - MILLISECOND, sent: now - MILLISECOND },
+                16,
+            );
             if let Some(part) = snapshots.tell(0, &mut tally, now) {
                 live.take(*part);
                 text += 1;
@@ -243,7 +250,7 @@ mod tests {
         assert!(tally.intervals.interval_ns() > SECOND);
         for second in 0..30_u64 {
             let now = FROM + second * SECOND + 1;
-            tally.arrived(now, now, now, 16);
+            tally.arrived(now, MessageName::default(), Times { intended: now, sent: now }, 16);
             live.take(*snapshots.tell(0, &mut tally, now).expect("a second has passed"));
             assert_eq!(live.response().map(|response| response.len()), Some(second + 1));
         }
@@ -272,7 +279,7 @@ mod tests {
         let (mut tally, mut snapshots, mut live) =
             (tally(10 * SECOND), SnapshotTaker::default(), LiveResults::default());
         let now = FROM + 300 * MILLISECOND;
-        tally.arrived(now, now, now, 16);
+        tally.arrived(now, MessageName::default(), Times { intended: now, sent: now }, 16);
         tally.cut(now + 1);
         live.take(*snapshots.tell(0, &mut tally, now + SECOND).expect("due"));
         assert_eq!(live.response().map(|response| response.len()), Some(1));

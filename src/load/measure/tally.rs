@@ -36,6 +36,7 @@ use crate::measure::interval::Arrived;
 use crate::measure::lost_messages::LostMessages;
 use crate::measure::meter::CpuSpan;
 use crate::measure::push_tally::PushTally;
+use crate::measure::samples::{MessageName, Sample, SampleOutcome, Sampler};
 use crate::measure::shares::{Sender, ShareTally};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
@@ -86,6 +87,9 @@ pub struct Tally {
     /// When the current interval or slice ends.
     #[serde(skip)]
     rolls_at: Nanos,
+    /// Single messages; they stay where they were measured.
+    #[serde(skip)]
+    pub samples: Sampler,
 }
 
 impl Default for Tally {
@@ -123,6 +127,7 @@ impl Tally {
             reconnects: ReconnectTally::default(),
             replay: ReplayTally::default(),
             rolls_at: Nanos::MAX,
+            samples: Sampler::default(),
         }
     }
 
@@ -132,7 +137,13 @@ impl Tally {
         self
     }
 
-    /// Sets the window and reserves memory for its intervals and slices, so that recording allocates nothing.
+    /// The same, with single messages that `sampler` picks.
+    pub(crate) fn with_samples(mut self, sampler: Sampler) -> Tally {
+        self.samples = sampler;
+        self
+    }
+
+    /// Sets the window and reserves memory for its intervals, slices and samples, so that recording allocates nothing.
     pub fn open(&mut self, window: Window) {
         self.window = window;
         self.latency.missing = LostMessages::new(window);
@@ -140,6 +151,7 @@ impl Tally {
         self.intervals.open(window);
         self.slices.open(window);
         self.rolls_at = self.intervals.ends().min(self.slices.ends());
+        self.samples.reserve();
     }
 
     /// Records messages separately by the stage in which they are due. The stages fill the window.
@@ -149,20 +161,48 @@ impl Tally {
 
     /// A complete message arrived that this thread had sent.
     #[inline]
-    pub fn arrived(&mut self, now: Nanos, intended: Nanos, sent: Nanos, payload_bytes: usize) {
-        self.arrived_from(Sender::Own, now, Times { intended, sent }, payload_bytes);
+    pub fn arrived(&mut self, now: Nanos, name: MessageName, times: Times, payload_bytes: usize) {
+        self.arrived_as(now, name, times, payload_bytes, SampleOutcome::Ok);
+    }
+
+    /// The same, with what a sample says of it.
+    #[inline]
+    pub(crate) fn arrived_as(
+        &mut self,
+        now: Nanos,
+        name: MessageName,
+        times: Times,
+        payload_bytes: usize,
+        outcome: SampleOutcome,
+    ) {
+        self.arrived_from(Sender::Own, now, name, times, payload_bytes, outcome);
     }
 
     /// A complete message of a sender arrived.
     #[inline]
-    pub(crate) fn arrived_from(&mut self, sender: Sender, now: Nanos, times: Times, payload_bytes: usize) {
+    pub(crate) fn arrived_from(
+        &mut self,
+        sender: Sender,
+        now: Nanos,
+        name: MessageName,
+        times: Times,
+        payload_bytes: usize,
+        outcome: SampleOutcome,
+    ) {
         let Times { intended, sent } = times;
         let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
+        let is_late = response > self.late_after_ns;
         self.counts.received += 1;
-        self.integrity.late += u64::from(response > self.late_after_ns);
+        self.integrity.late += u64::from(is_late);
         if self.window.contains(intended) {
             self.latency.record(intended, response, service);
             self.shares.arrived(now, times, sender);
+            self.samples.take(|| {
+                let outcome =
+                    if is_late && outcome == SampleOutcome::Ok { SampleOutcome::Late } else { outcome };
+                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
+                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+            });
         }
         if self.window.contains(now) {
             self.roll_if_due(now);
@@ -176,11 +216,15 @@ impl Tally {
         }
     }
 
-    /// A damaged message arrived instead of a message, or a connection that was due failed: nothing arrived, and the
+    /// A damaged message arrived instead of a message, or a connection that was due failed, as `outcome` says: nothing arrived, and the
     /// message is recorded with its age at `now`.
     #[cold]
-    pub fn damaged(&mut self, now: Nanos, times: Times) {
-        self.record_lost(now, times, 1);
+    pub fn damaged(&mut self, now: Nanos, name: MessageName, times: Times, outcome: SampleOutcome) {
+        if self.window.contains(times.intended) {
+            self.latency.record_lost(now, times, 1);
+            self.shares.missing(now, times, 1);
+            self.samples.take(|| Sample::new(name, times, now, outcome));
+        }
     }
 
     /// A complete message of unknown age arrived.
@@ -232,6 +276,20 @@ impl Tally {
         }
     }
 
+    /// The same of a message of the load, which a sample may have.
+    #[inline]
+    pub(crate) fn heard_untimed(&mut self, now: Nanos, name: MessageName, payload_bytes: usize) {
+        self.heard(now, payload_bytes);
+        if self.window.contains(now) {
+            self.samples.take(|| Sample {
+                intended: None,
+                sent: None,
+                bytes: Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX)),
+                ..Sample::new(name, Times::default(), now, SampleOutcome::Untimed)
+            });
+        }
+    }
+
     /// The generator sent or tried to send a message that was due at `intended`.
     #[inline]
     pub fn late(&mut self, now: Nanos, intended: Nanos) {
@@ -244,15 +302,22 @@ impl Tally {
 
     /// A pushed message arrived whose time field is `made`. It is timed if it arrived within the window, or was made in
     /// the window and arrived after its end.
-    pub fn pushed(&mut self, now: Nanos, made: Nanos, payload_bytes: usize) {
+    pub fn pushed(&mut self, now: Nanos, name: MessageName, made: Nanos, payload_bytes: usize) {
+        let times = Times { intended: made, sent: made };
         // A message that arrived within the window is timed as if it had been made there, so that no delay excludes it.
         if self.window.contains(now) && !self.window.contains(made) {
             let age = now.saturating_sub(made);
             self.latency.whole.response.saturating_record(age);
             self.latency.whole.service.saturating_record(age);
-            self.shares.arrived(now, Times { intended: made, sent: made }, Sender::Server);
+            self.shares.arrived(now, times, Sender::Server);
+            self.samples.take(|| {
+                let is_late = age > self.late_after_ns;
+                let outcome = if is_late { SampleOutcome::Late } else { SampleOutcome::Ok };
+                let bytes = Some(u32::try_from(payload_bytes).unwrap_or(u32::MAX));
+                Sample { bytes, ..Sample::new(name, times, now, outcome) }
+            });
         }
-        self.arrived_from(Sender::Server, now, Times { intended: made, sent: made }, payload_bytes);
+        self.arrived_from(Sender::Server, now, name, times, payload_bytes, SampleOutcome::Ok);
     }
 
     /// Counts what a connection did at `now` in its interval of the measured time.
@@ -278,18 +343,35 @@ impl Tally {
     }
 
     /// Some deliveries of a message are missing and awaited until `until` at most. Each is recorded with its age then.
-    pub(crate) fn record_lost(&mut self, until: Nanos, times: Times, copies: u64) {
+    pub(crate) fn record_lost(&mut self, until: Nanos, name: MessageName, times: Times, copies: u64) {
         if self.window.contains(times.intended) {
             self.latency.record_lost(until, times, copies);
             self.shares.missing(until, times, copies);
+            self.samples.take_copies(copies, || Sample::new(name, times, until, SampleOutcome::Lost));
         }
     }
 
     /// The same for a message that was due and not sent, which has no service time.
-    pub(crate) fn record_unsent(&mut self, until: Nanos, intended: Nanos, copies: u64) {
+    pub(crate) fn record_unsent(&mut self, until: Nanos, name: MessageName, intended: Nanos, copies: u64) {
         if self.window.contains(intended) {
             self.latency.record_unsent(until, intended, copies);
-            self.shares.missing(until, Times { intended, sent: intended }, copies);
+            let times = Times { intended, sent: intended };
+            self.shares.missing(until, times, copies);
+            self.samples.take_copies(copies, || Sample {
+                sent: None,
+                ..Sample::new(name, times, until, SampleOutcome::Unsent)
+            });
+        }
+    }
+
+    /// Some deliveries of a message are lost, and awaited until the end of the run.
+    pub(crate) fn missing(&mut self, name: MessageName, times: Times, copies: u32, outcome: SampleOutcome) {
+        self.latency.missing.add(times, copies);
+        if self.window.contains(times.intended) {
+            self.samples.take_copies(copies.into(), || Sample {
+                ended: None,
+                ..Sample::new(name, times, 0, outcome)
+            });
         }
     }
 
@@ -299,6 +381,7 @@ impl Tally {
         self.latency.settle_missing(until, |intended, copies| {
             shares.missing(until, Times { intended, sent: intended }, copies);
         });
+        self.samples.settle(until);
     }
 
     /// The run is over: adds the stages to the whole run.
@@ -362,6 +445,7 @@ impl Tally {
         self.protocol.merge(&other.protocol);
         self.reconnects.merge(&other.reconnects);
         self.replay.merge(&other.replay);
+        self.samples.merge(&other.samples);
     }
 }
 
@@ -374,6 +458,7 @@ mod tests {
     use crate::measure::timeline::Timeline;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
+    const NAME: MessageName = MessageName { connection: 0, publisher: None, sequence: None };
     const WINDOW: Window = Window { from: 10 * SECOND, until: 13 * SECOND };
 
     #[test]
@@ -387,9 +472,9 @@ mod tests {
         for message in 0..30_000_u64 {
             let intended = 10 * SECOND + message * 100_000;
             let (sent, now) = (intended + message % 70, intended + 20_000 + message * message % 1_000_003);
-            one.arrived(now, intended, sent, 16);
+            one.arrived(now, NAME, Times { intended: intended, sent: sent }, 16);
             let half = if message % 3 == 0 { &mut left } else { &mut right };
-            half.arrived(now, intended, sent, 16);
+            half.arrived(now, NAME, Times { intended: intended, sent: sent }, 16);
             one.late(now, intended);
             half.late(now, intended);
         }
@@ -444,9 +529,14 @@ mod tests {
         let mut tally = Tally::new();
         tally.open(WINDOW);
         let before = WINDOW.from - 1;
-        tally.arrived(WINDOW.from + 5, before, before, 1);
+        tally.arrived(WINDOW.from + 5, NAME, Times { intended: before, sent: before }, 1);
         assert_eq!((tally.counts.messages, tally.latency.whole.response.len()), (1, 0), "due in the warm-up");
-        tally.arrived(WINDOW.until + 5, WINDOW.until - 1, WINDOW.until - 1, 1);
+        tally.arrived(
+            WINDOW.until + 5,
+            NAME,
+            Times { intended: WINDOW.until - 1, sent: WINDOW.until - 1 },
+            1,
+        );
         assert_eq!(
             (tally.counts.messages, tally.latency.whole.response.len()),
             (1, 1),
@@ -463,9 +553,9 @@ mod tests {
             let intended = WINDOW.from + millis * MILLISECOND;
             Times { intended, sent: intended + 100 * MILLISECOND }
         };
-        tally.record_lost(until, times(0), 2);
-        tally.record_unsent(until, WINDOW.from + SECOND, 1);
-        tally.record_lost(until, Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
+        tally.record_lost(until, NAME, times(0), 2);
+        tally.record_unsent(until, NAME, WINDOW.from + SECOND, 1);
+        tally.record_lost(until, NAME, Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
         tally.latency.missing.add(times(2_000), 3);
         tally.settle_missing(until);
         let near = |found: u64, seconds: f64| (found as f64 / SECOND as f64 / seconds - 1.0).abs() < 1e-3;
@@ -484,7 +574,7 @@ mod tests {
         tally.open(WINDOW);
         let age = 2 * SECOND;
         for arrival in (WINDOW.from..WINDOW.until + 5 * SECOND).step_by((100 * MILLISECOND) as usize) {
-            tally.pushed(arrival, arrival - age, 1);
+            tally.pushed(arrival, NAME, arrival - age, 1);
         }
         // 30 that arrived within three seconds, and the 20 of the last two that were still in flight.
         assert_eq!(
@@ -500,7 +590,12 @@ mod tests {
         tally.open(WINDOW);
         tally.late_after_ns = 5 * MILLISECOND;
         for took in [4, 5, 6, 7] {
-            tally.arrived(WINDOW.from + took * MILLISECOND, WINDOW.from, WINDOW.from, 1);
+            tally.arrived(
+                WINDOW.from + took * MILLISECOND,
+                NAME,
+                Times { intended: WINDOW.from, sent: WINDOW.from },
+                1,
+            );
         }
         assert_eq!(tally.integrity.late, 2);
     }
@@ -508,7 +603,7 @@ mod tests {
     #[test]
     fn nothing_counts_before_the_window_is_known() {
         let mut tally = Tally::new();
-        tally.arrived(5, 3, 4, 1);
+        tally.arrived(5, NAME, Times { intended: 3, sent: 4 }, 1);
         tally.late(5, 3);
         assert_eq!(
             (tally.counts.messages, tally.latency.whole.response.len(), tally.latency.whole.lateness.len()),
@@ -527,7 +622,7 @@ mod tests {
     fn a_latency_above_the_range_is_clamped() {
         let mut tally = Tally::new();
         tally.open(Window { from: 0, until: u64::MAX / 2 });
-        tally.arrived(2 * LATENCY_NS_MAX, 0, 0, 1);
+        tally.arrived(2 * LATENCY_NS_MAX, NAME, Times { intended: 0, sent: 0 }, 1);
         assert!(tally.latency.whole.response.max() >= LATENCY_NS_MAX);
     }
 }

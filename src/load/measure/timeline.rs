@@ -84,6 +84,8 @@ fn sum<'a>(packed: impl Iterator<Item = &'a [u8]>) -> Histogram<u64> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::measure::samples::MessageName;
+    use crate::measure::times::Times;
     use crate::measure::window::Window;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
@@ -92,9 +94,19 @@ pub(crate) mod tests {
         let mut tally = Tally::new();
         let from = 10 * SECOND;
         tally.open(Window { from, until: from + 2_500 * MILLISECOND });
-        tally.arrived(from + 5 * MILLISECOND, from, from, 16);
+        tally.arrived(
+            from + 5 * MILLISECOND,
+            MessageName::default(),
+            Times { intended: from, sent: from },
+            16,
+        );
         let last = from + 2_100 * MILLISECOND;
-        tally.arrived(last + 7 * MILLISECOND, last, last, 32);
+        tally.arrived(
+            last + 7 * MILLISECOND,
+            MessageName::default(),
+            Times { intended: last, sent: last },
+            32,
+        );
         tally.began_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500));
         Timeline::take(&mut tally)
     }

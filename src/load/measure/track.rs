@@ -193,13 +193,13 @@ impl Awaited {
         count
     }
 
-    /// The connection ended: nothing is awaited any more. Calls `tell` with the times of the messages that were, and
+    /// The connection ended: nothing is awaited any more. Calls `tell` with the sequences and times of the messages that were, and
     /// returns their number.
-    pub(crate) fn abandon(&mut self, tell: impl FnMut(Times)) -> u64 {
+    pub(crate) fn abandon(&mut self, mut tell: impl FnMut(u64, Times)) -> u64 {
         let missing = self.missing();
         // If some replies could not be matched, it is unknown which messages are missing.
         if !self.has_unmatched() {
-            self.unanswered_from(0).map(|(_, times)| times).for_each(tell);
+            self.unanswered_from(0).for_each(|(sequence, times)| tell(sequence, times));
         }
         self.slots.fill(NOTHING);
         self.overtaken.clear();

@@ -63,7 +63,7 @@ impl Compress {
 
 /// One load, as data that can be serialised. A deserialised load must be [checked](Workload::check); missing fields
 /// have their defaults.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Workload {
     /// The kind of load.
@@ -130,6 +130,8 @@ pub struct Workload {
     pub listening: Listening,
     /// Whether received messages are checked.
     pub verify: bool,
+    /// The share of single messages that a sample has; none is taken if it is missing.
+    pub sample_share: Option<f64>,
     /// Flaws that do not fail the run.
     pub allow: Vec<Flaw>,
     /// Seed of all payloads and arrivals.
@@ -171,6 +173,7 @@ impl Default for Workload {
             replay: None,
             listening: Listening::default(),
             verify: true,
+            sample_share: None,
             allow: Vec::new(),
             seed: 1,
         }

@@ -10,6 +10,7 @@ use crate::measure::handshakes::HandshakeTally;
 use crate::measure::integrity::Integrity;
 use crate::measure::push_tally::PushTally;
 use crate::measure::quantiles::Quantiles;
+use crate::measure::samples::Samples;
 use crate::measure::shares;
 use crate::measure::tally::Tally;
 use crate::measure::tally::latency::StageTally;
@@ -115,6 +116,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         repetition: None,
         fail_if: Vec::new(),
         aborted_by: None,
+        samples: None,
     }
 }
 
@@ -191,6 +193,11 @@ fn describe_protocol(protocol: &Protocol, found: &ProtocolTally) -> record::Prot
         heartbeats_sent: found.heartbeats_sent,
         unexpected: found.unexpected,
     }
+}
+
+/// The sample of single messages.
+pub(crate) fn describe_samples(samples: &Samples) -> record::Sampled {
+    record::Sampled { share: samples.share(), picked: samples.picked(), left_out: samples.left_out() }
 }
 
 fn describe_change(load: &Workload, tally: &Tally, &(at, rate): &(Nanos, u64)) -> record::RateChange {

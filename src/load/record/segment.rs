@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
 use crate::measure::meter::{Sample, ServerSamples};
+use crate::measure::samples::Samples;
 use crate::measure::tally::Tally;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::Nanos;
@@ -40,6 +41,9 @@ pub struct SegmentResult {
     pub(crate) stolen_ns: Option<u64>,
     pub(crate) rate_changes: Vec<(Nanos, u64)>,
     pub(crate) server_samples: ServerSamples,
+    /// Single messages; they stay where they were measured.
+    #[serde(skip)]
+    pub(crate) samples: Option<Samples>,
 }
 
 /// Why a text is not a result.
@@ -177,6 +181,7 @@ impl SegmentResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::samples::MessageName;
     use crate::measure::timeline::Timeline;
     use crate::measure::times::Times;
     use crate::measure::window::Window;
@@ -195,7 +200,8 @@ mod tests {
         for message in (first..2_000).step_by(of) {
             let intended = from + message * MILLISECOND;
             let now = intended + 20_000 + message * message % 1_000_003;
-            tally.arrived(now, intended, intended + message % 70, 16);
+            let times = Times { intended, sent: intended + message % 70 };
+            tally.arrived(now, MessageName::default(), times, 16);
             tally.late(intended + message % 70, intended);
         }
         tally.connections.opened = 3;
@@ -228,6 +234,7 @@ mod tests {
             stolen_ns: Some(1),
             rate_changes: vec![(from + SECOND, 5)],
             server_samples: ServerSamples::default(),
+            samples: None,
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn record() -> Record {
 
 /// An outcome with this record, and nothing else.
 pub(crate) fn outcome(record: Record) -> Outcome {
-    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()) }
+    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()), samples: None }
 }
 
 #[test]

@@ -159,7 +159,9 @@ mod tests {
 
     use super::*;
     use crate::measure::live::{LiveResults, SnapshotTaker};
+    use crate::measure::samples::MessageName;
     use crate::measure::tally::Tally;
+    use crate::measure::times::Times;
     use crate::measure::window::Window;
     use crate::plan::mode::Mode;
     use crate::plan::pace::Pace;
@@ -173,7 +175,12 @@ mod tests {
         let now = SECOND + 500 * MILLISECOND;
         for (micros, times) in [(900, 90), (40_000, 9), (1_500_000, 1)] {
             for _ in 0..times {
-                tally.arrived(now, now - micros * 1_000, now, 16);
+                tally.arrived(
+                    now,
+                    MessageName::default(),
+                    Times { intended: now - micros * 1_000, sent: now },
+                    16,
+                );
             }
         }
         tally.connections.error("a \"bad\" cause\\");

@@ -7,6 +7,7 @@ use super::echo::candidates;
 use super::session::scope;
 use super::slots::AttemptStage;
 use crate::engine::trace::TraceEvent;
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::Arrival;
 use crate::plan::payload::Id;
@@ -26,6 +27,16 @@ enum Contents {
     Wrong,
     /// The application answers that the request failed.
     Error,
+}
+
+impl Contents {
+    fn outcome(self) -> SampleOutcome {
+        match self {
+            Contents::Right => SampleOutcome::Ok,
+            Contents::Wrong => SampleOutcome::Corrupted,
+            Contents::Error => SampleOutcome::Error,
+        }
+    }
 }
 
 impl Client {
@@ -232,7 +243,7 @@ impl Client {
                 self.answered(protocol, request, times, contents, now);
             }
             self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
-            return self.attempt_compared(link, position, contents != Contents::Wrong, message.bytes.len());
+            return self.attempt_compared(link, position, contents.outcome(), message.bytes.len());
         }
         let Flow::Echo(awaited) = &mut self.connections[position].flow else { return };
         let arrival = awaited.arrived(sequence);
@@ -244,7 +255,7 @@ impl Client {
             Arrival::Unknown => ", which was not sent",
         };
         self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, place);
-        let tally = &mut self.tally;
+        let (tally, name) = (&mut self.tally, MessageName::of(number, sequence));
         match arrival {
             Arrival::InOrder(times) | Arrival::Late(times) => {
                 if protocol.in_order && matches!(arrival, Arrival::Late(_)) {
@@ -252,9 +263,10 @@ impl Client {
                 }
                 if contents == Contents::Wrong {
                     tally.integrity.corrupted += 1;
-                    tally.damaged(now, times);
+                    tally.damaged(now, name, times, SampleOutcome::Corrupted);
                 } else {
-                    tally.arrived(now, times.intended, times.sent, message.bytes.len());
+                    let outcome = contents.outcome();
+                    tally.arrived_as(now, name, times, message.bytes.len(), outcome);
                 }
                 self.answered(protocol, request, times, contents, now);
                 self.pause(protocol, position, request, sequence, now);

@@ -10,6 +10,7 @@
 use super::connection::{Flow, State};
 use super::slots::{Attempt, AttemptStage};
 use super::{Client, Peer, Phase, causes};
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::mode::Mode;
@@ -78,7 +79,8 @@ impl Client {
             self.connector.failed += 1;
             self.tally.connections.error(&causes::of_error(&error));
             let now = cx.clock();
-            self.tally.damaged(now, Times { intended, sent: now });
+            let name = self.attempt_name(at);
+            self.tally.damaged(now, name, Times { intended, sent: now }, SampleOutcome::Failed);
             return self.free_slot(position, true, now);
         }
         self.tally.counts.sent += 1;
@@ -96,6 +98,15 @@ impl Client {
         }
     }
 
+    /// The message of a slot in samples.
+    fn attempt_name(&self, position: usize) -> MessageName {
+        let connection = &self.connections[position];
+        match &connection.flow {
+            Flow::Attempt(attempt) => MessageName::of(connection.number, attempt.sequence),
+            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) => MessageName::unnumbered(connection.number),
+        }
+    }
+
     /// The handshake succeeded: the slot sends its message, or is done.
     pub(super) fn attempt_opened(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
         let now = link.now();
@@ -107,7 +118,8 @@ impl Client {
             tally.connections.handshakes.opened(&connection.opening);
         }
         if !shared.load.connecting.first_message {
-            tally.arrived(now, times.intended, times.sent, 0);
+            let name = MessageName::of(connection.number, attempt.sequence);
+            tally.arrived(now, name, times, 0);
             return self.attempt_served(link, position, now);
         }
         let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
@@ -130,7 +142,8 @@ impl Client {
         let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
         let is_its_own =
             !shared.load.verify || (chunk.kind == payloads.kind() && payloads.matches(&id, chunk.payload));
-        self.attempt_compared(link, position, is_its_own, chunk.payload.len());
+        let outcome = if is_its_own { SampleOutcome::Ok } else { SampleOutcome::Corrupted };
+        self.attempt_compared(link, position, outcome, chunk.payload.len());
     }
 
     /// The answer to the message of a slot arrived and was compared.
@@ -138,7 +151,7 @@ impl Client {
         &mut self,
         link: &mut ConnectionContext<'_, Client>,
         position: usize,
-        is_right: bool,
+        outcome: SampleOutcome,
         bytes: usize,
     ) {
         let now = link.now();
@@ -150,14 +163,15 @@ impl Client {
             tally.integrity.duplicated += 1;
             return;
         };
-        if is_right {
-            tally.arrived(now, times.intended, times.sent, bytes);
+        let name = MessageName::of(connection.number, attempt.sequence);
+        if outcome != SampleOutcome::Corrupted {
+            tally.arrived_as(now, name, times, bytes, outcome);
             if tally.window.contains(times.intended) {
                 tally.connections.handshakes.answered(&connection.opening, now);
             }
         } else {
             tally.integrity.corrupted += 1;
-            tally.damaged(now, times);
+            tally.damaged(now, name, times, outcome);
         }
         self.attempt_served(link, position, now);
     }
@@ -238,14 +252,19 @@ impl Client {
             return false;
         };
         attempt.stage = AttemptStage::Leaving;
-        match before {
+        let outcome = match before {
             AttemptStage::HandshakeTimes(_) => {
                 self.tally.connections.error(UNFINISHED);
                 self.tally.connections.handshakes.failed(until.saturating_sub(times.sent));
+                SampleOutcome::Failed
             }
-            _ => self.tally.integrity.lost += 1,
-        }
-        self.tally.latency.missing.add(times, 1);
+            _ => {
+                self.tally.integrity.lost += 1;
+                SampleOutcome::Lost
+            }
+        };
+        let name = self.attempt_name(position);
+        self.tally.missing(name, times, 1, outcome);
         self.slots.unanswered -= 1;
         true
     }
@@ -272,18 +291,20 @@ impl Client {
         self.connector.handshakes -= usize::from(!was_open);
         let Some(attempt) = self.attempt_at(position) else { return };
         let before = std::mem::take(&mut attempt.stage);
+        let sequence = attempt.sequence;
         attempt.sequence += 1;
+        let name = MessageName::of(self.connections[position].number, sequence);
         let failed = before != AttemptStage::Leaving;
         match before {
             AttemptStage::HandshakeTimes(times) => {
                 self.tally.connections.error(&causes::of_end(&closed.cause, false));
-                self.tally.damaged(cx.now(), times);
+                self.tally.damaged(cx.now(), name, times, SampleOutcome::Failed);
                 self.tally.connections.handshakes.failed(cx.now().saturating_sub(times.sent));
                 self.slots.unanswered -= 1;
             }
             AttemptStage::Awaiting(times) => {
                 self.tally.integrity.lost += 1;
-                self.tally.latency.missing.add(times, 1);
+                self.tally.missing(name, times, 1, SampleOutcome::Lost);
                 self.slots.unanswered -= 1;
             }
             AttemptStage::Free | AttemptStage::Held | AttemptStage::Leaving => {}
@@ -323,7 +344,8 @@ impl Client {
         let Client { slots, tally, .. } = self;
         for intended in slots.waiting.drain(..) {
             tally.counts.unsent += 1;
-            tally.record_unsent(until, intended, 1);
+            // No slot, and so no number, was found for it.
+            tally.record_unsent(until, MessageName::default(), intended, 1);
         }
         for position in 0..self.connections.len() {
             let is_held =

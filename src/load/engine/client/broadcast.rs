@@ -3,6 +3,7 @@
 use super::connection::{Flow, State};
 use super::topic::{Broadcast, Part};
 use super::{Client, WorkerMessage};
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::StreamArrival;
 use crate::plan::payload::Id;
@@ -68,7 +69,12 @@ impl Client {
             if let Some(times) = broadcast.blame(claimed, load.topics, fan_out)
                 && broadcast.subscribes()
             {
-                tally.damaged(now, times);
+                tally.damaged(
+                    now,
+                    MessageName::unnumbered(connection.number),
+                    times,
+                    SampleOutcome::Corrupted,
+                );
             }
             broadcast.order.unidentified();
             return;
@@ -78,12 +84,19 @@ impl Client {
         let times =
             Times { intended: shared.read_time(id.intended, now), sent: shared.read_time(id.sent, now) };
         let sender = shared.sender(id.connection);
+        let name = MessageName {
+            connection: connection.number,
+            publisher: Some(id.connection),
+            sequence: Some(id.sequence),
+        };
         let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
         let place = broadcast.streams[from].arrived(id.sequence, first_missed);
         match place {
             StreamArrival::InOrder => {}
             StreamArrival::Late => tally.integrity.reordered += 1,
-            StreamArrival::Recovered => return tally.arrived_from(sender, now, times, payload.len()),
+            StreamArrival::Recovered => {
+                return tally.arrived_from(sender, now, name, times, payload.len(), SampleOutcome::Ok);
+            }
             StreamArrival::Again => {
                 tally.integrity.duplicated += 1;
                 return;
@@ -95,9 +108,10 @@ impl Client {
         if id.sequence > due
             && let Some((times, forgotten)) = broadcast.streams[from].forget_excess()
         {
-            tally.latency.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
+            let copies = u32::try_from(forgotten).unwrap_or(u32::MAX);
+            tally.missing(MessageName { sequence: None, ..name }, times, copies, SampleOutcome::Lost);
         }
-        tally.arrived_from(sender, now, times, payload.len());
+        tally.arrived_from(sender, now, name, times, payload.len(), SampleOutcome::Ok);
         let Some(fan_out) = fan_out else { return };
         if !shared.segment.has(id.connection) {
             fan_out.observe(id.connection, id.sequence, times);
@@ -190,6 +204,8 @@ impl Client {
         let others = broadcast.others(connection.number, shared.load.topics);
         for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(protocol.is_some())) {
             let stream = &broadcast.streams[at];
+            let name =
+                MessageName { connection: connection.number, publisher: Some(publisher), sequence: None };
             // A connection that ended early misses nothing after its end.
             let lost = match connection.state {
                 State::Open | State::Retiring => stream.missing(fan_out.published(publisher)),
@@ -201,14 +217,14 @@ impl Client {
                     tally.fan_out.deliveries_due += stream.received() + lost;
                 }
                 for (times, copies) in stream.missed() {
-                    tally.record_lost(until, times, copies);
+                    tally.record_lost(until, name, times, copies);
                 }
             }
             if broadcast.subscribes() && stream.expected() < fan_out.published(publisher) {
                 tally.fan_out.order.missed_the_last(broadcast.topic, stream);
                 if matches!(connection.state, State::Open | State::Retiring) {
                     fan_out.behind(publisher, stream.expected(), |times, copies| {
-                        tally.record_lost(until, times, copies);
+                        tally.record_lost(until, name, times, copies);
                     });
                 }
             }

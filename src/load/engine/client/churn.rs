@@ -9,6 +9,7 @@
 use super::agenda::Due;
 use super::connection::{Flow, State};
 use super::{Client, Phase, causes};
+use crate::measure::samples::MessageName;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::churn::Cut;
 use crate::plan::mode::Mode;
@@ -136,7 +137,10 @@ impl Client {
         connection.ping_at = Nanos::MAX;
         match &mut connection.flow {
             Flow::Echo(awaited) => {
-                let lost = awaited.abandon(|times| tally.record_lost(now, times, 1));
+                let number = connection.number;
+                let lost = awaited.abandon(|sequence, times| {
+                    tally.record_lost(now, MessageName::of(number, sequence), times, 1);
+                });
                 tally.integrity.lost += lost;
             }
             Flow::Push(listener) => {

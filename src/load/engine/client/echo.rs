@@ -2,6 +2,7 @@
 
 use super::Client;
 use super::connection::Flow;
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::Tally;
 use crate::measure::track::{Arrival, Awaited};
 use crate::plan::payload::{Id, Payloads};
@@ -27,7 +28,7 @@ impl Client {
         let as_due =
             shared.load.verify && chunk.kind == payloads.kind() && payloads.matches(&due, chunk.payload);
         if as_due && let Arrival::InOrder(times) = awaited.arrived(due.sequence) {
-            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+            tally.arrived(now, name_of(due), times, chunk.payload.len());
         } else if shared.load.verify {
             evaluate(payloads, awaited, tally, due, chunk, now);
         } else {
@@ -78,37 +79,43 @@ fn evaluate(
         None => None,
     };
     let integrity = &mut tally.integrity;
-    match claimed.map(|claimed| awaited.arrived(claimed.sequence)) {
-        Some(Arrival::InOrder(times)) => tally.arrived(now, times.intended, times.sent, chunk.payload.len()),
-        Some(Arrival::Late(times)) => {
+    let Some(claimed) = claimed else {
+        integrity.corrupted += 1;
+        // It replaces a message that then does not count as lost too, and gets that one's age.
+        let (sequence, arrival) = answer_damaged(awaited, due, named);
+        if let Arrival::InOrder(times) | Arrival::Late(times) = arrival {
+            tally.damaged(now, name_of(Id { sequence, ..due }), times, SampleOutcome::Corrupted);
+        }
+        return;
+    };
+    match awaited.arrived(claimed.sequence) {
+        Arrival::InOrder(times) => tally.arrived(now, name_of(claimed), times, chunk.payload.len()),
+        Arrival::Late(times) => {
             integrity.reordered += 1;
-            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+            tally.arrived(now, name_of(claimed), times, chunk.payload.len());
         }
-        Some(Arrival::Again) => integrity.duplicated += 1,
-        Some(Arrival::Unknown) => integrity.corrupted += 1,
-        None => {
-            integrity.corrupted += 1;
-            // It replaces a message that then does not count as lost too, and gets that one's age.
-            if let Arrival::InOrder(times) | Arrival::Late(times) = answer_damaged(awaited, due, named) {
-                tally.damaged(now, times);
-            }
-        }
+        Arrival::Again => integrity.duplicated += 1,
+        Arrival::Unknown => integrity.corrupted += 1,
     }
 }
 
-/// A damaged message answers the one that it names if that is overdue, else the expected one, else the oldest.
-fn answer_damaged(awaited: &mut Awaited, due: Id, named: Option<Id>) -> Arrival {
+/// The message in samples.
+fn name_of(id: Id) -> MessageName {
+    MessageName::of(id.connection, id.sequence)
+}
+
+/// A damaged message answers the one that it names if that is overdue, else the expected one, else the oldest. Returns
+/// which.
+fn answer_damaged(awaited: &mut Awaited, due: Id, named: Option<Id>) -> (u64, Arrival) {
     let overtaken = named.filter(|named| named.sequence < due.sequence);
     if let Some(named) = overtaken
         && let Arrival::Late(times) = awaited.arrived(named.sequence)
     {
-        return Arrival::Late(times);
+        return (named.sequence, Arrival::Late(times));
     }
     let oldest = awaited.unanswered_from(0).next().map(|(sequence, _)| sequence);
-    match oldest.filter(|_| due.sequence >= awaited.next()) {
-        Some(oldest) => awaited.arrived(oldest),
-        None => awaited.arrived(due.sequence),
-    }
+    let sequence = oldest.filter(|_| due.sequence >= awaited.next()).unwrap_or(due.sequence);
+    (sequence, awaited.arrived(sequence))
 }
 
 /// Matches a reply whose contents are not checked. It has a latency if it names its message.
@@ -122,16 +129,18 @@ fn match_unchecked(
 ) {
     let named = payloads.identify(payload);
     let named = named.filter(|named| named.connection == connection && named.sequence < awaited.next());
+    let unnumbered = MessageName::unnumbered(connection);
+    let name = named.map_or(unnumbered, name_of);
     match named.map(|named| awaited.arrived(named.sequence)) {
-        Some(Arrival::InOrder(times)) => tally.arrived(now, times.intended, times.sent, payload.len()),
+        Some(Arrival::InOrder(times)) => tally.arrived(now, name, times, payload.len()),
         Some(Arrival::Late(times)) => {
             tally.integrity.reordered += 1;
-            tally.arrived(now, times.intended, times.sent, payload.len());
+            tally.arrived(now, name, times, payload.len());
         }
         Some(Arrival::Again) => tally.integrity.duplicated += 1,
         None | Some(Arrival::Unknown) if awaited.arrived_unmatched() => {
             tally.counts.unmatched += 1;
-            tally.heard(now, payload.len());
+            tally.heard_untimed(now, unnumbered, payload.len());
         }
         // No reply was awaited: the server sent one message too many.
         None | Some(Arrival::Unknown) => tally.integrity.duplicated += 1,

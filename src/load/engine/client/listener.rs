@@ -7,6 +7,8 @@ use echoring_proto::limits::Nanos;
 pub(super) struct Listener {
     /// When its latest message arrived; 0 before the first.
     pub(super) heard_at: Nanos,
+    /// Messages that arrived.
+    pub(super) received: u64,
     /// Payload bytes of an incomplete message.
     pub(super) bytes: usize,
     /// A message that was created after the measured time has arrived, so no earlier one is in flight.

@@ -4,6 +4,7 @@
 use super::Client;
 use super::agenda::Due;
 use super::connection::{Connection, Flow, State};
+use crate::measure::samples::MessageName;
 use crate::measure::track::Arrival;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ConnectionContext;
@@ -67,7 +68,8 @@ impl Client {
         let Ok(payload) = <[u8; LOAD_BYTES]>::try_from(payload) else { return };
         let sequence = u64::from_be_bytes(payload);
         let Client { connections, tally, .. } = self;
-        let Connection { flow: Flow::Echo(awaited), state: State::Open, .. } = &mut connections[position]
+        let Connection { flow: Flow::Echo(awaited), state: State::Open, number, .. } =
+            &mut connections[position]
         else {
             return;
         };
@@ -78,7 +80,7 @@ impl Client {
         }
         match awaited.arrived(sequence) {
             Arrival::InOrder(times) | Arrival::Late(times) => {
-                tally.arrived(now, times.intended, times.sent, LOAD_BYTES);
+                tally.arrived(now, MessageName::of(*number, sequence), times, LOAD_BYTES);
             }
             Arrival::Again => tally.integrity.duplicated += 1,
             Arrival::Unknown => tally.integrity.corrupted += 1,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Client;
 use super::clock_offset::ClockOffset;
 use super::connection::Flow;
+use crate::measure::samples::MessageName;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
@@ -65,25 +66,27 @@ impl Client {
         } else if tally.window.contains(now) {
             tally.pushes.gap(now - before);
         }
-        let Some(time) = time else { return tally.heard(now, bytes) };
+        let name = MessageName::of(connection.number, listener.received);
+        listener.received += 1;
+        let Some(time) = time else { return tally.heard_untimed(now, name, bytes) };
         match time.map(|time| clock_offset.age(now, time)) {
             Some(Some(age)) => {
                 let made = now.saturating_sub(age);
                 listener.is_past_end |= tally.is_past_window(made);
-                tally.pushed(now, made, bytes);
+                tally.pushed(now, name, made, bytes);
             }
             Some(None) => {
                 if tally.window.contains(now) {
                     tally.pushes.ahead();
                 }
                 listener.is_past_end |= tally.is_past_window(now);
-                tally.pushed(now, now, bytes);
+                tally.pushed(now, name, now, bytes);
             }
             None => {
                 if tally.window.contains(now) {
                     tally.pushes.untimed();
                 }
-                tally.heard(now, bytes);
+                tally.heard_untimed(now, name, bytes);
             }
         }
     }

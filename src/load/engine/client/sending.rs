@@ -3,6 +3,7 @@
 use super::connection::{Flow, State};
 use super::topic::GivenUp;
 use super::{Client, Phase, WorkerMessage};
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::mode::Mode;
@@ -176,7 +177,8 @@ impl Client {
             match &mut connection.flow {
                 Flow::Echo(awaited) => {
                     if let Some(forgotten) = awaited.sent(times) {
-                        tally.latency.missing.add(forgotten, 1);
+                        let name = MessageName::unnumbered(connection.number);
+                        tally.missing(name, forgotten, 1, SampleOutcome::Lost);
                     }
                 }
                 Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => {}
@@ -241,7 +243,9 @@ impl Client {
         let Some(schedule) = &pacer.schedule else { return };
         let mut mark = connection.mark;
         for sequence in next..connection.due {
-            tally.record_unsent(until, mark.at, copies);
+            let publisher = matches!(connection.flow, Flow::Broadcast(_)).then_some(connection.number);
+            let name = MessageName { publisher, ..MessageName::of(connection.number, sequence) };
+            tally.record_unsent(until, name, mark.at, copies);
             mark = schedule.after(connection.number, sequence, mark);
         }
     }

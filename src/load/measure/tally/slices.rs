@@ -209,7 +209,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::measure::samples::MessageName;
     use crate::measure::tally::Tally;
+    use crate::measure::times::Times;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     const WINDOW: Window = Window { from: 100 * SECOND, until: 100 * SECOND + 450 * MILLISECOND };
@@ -234,7 +236,8 @@ mod tests {
             let mut whole = Slice::default().response();
             for (passed_ms, response) in messages {
                 let now = WINDOW.from + passed_ms * MILLISECOND;
-                tally.arrived(now, now.saturating_sub(response), now, 1);
+                let times = Times { intended: now.saturating_sub(response), sent: now };
+                tally.arrived(now, MessageName::default(), times, 1);
                 if now < WINDOW.until {
                     whole.saturating_record(response.min(now));
                 }
@@ -287,7 +290,8 @@ mod tests {
     fn a_run_that_ends_early_has_fewer_slices() {
         let mut tally = Tally::new();
         tally.open(WINDOW);
-        tally.arrived(WINDOW.from + 120 * MILLISECOND, WINDOW.from, WINDOW.from, 1);
+        let times = Times { intended: WINDOW.from, sent: WINDOW.from };
+        tally.arrived(WINDOW.from + 120 * MILLISECOND, MessageName::default(), times, 1);
         tally.cut(WINDOW.from + 130 * MILLISECOND);
         let arrived: Vec<u64> = tally.slices.all().iter().map(|slice| slice.arrived).collect();
         assert_eq!(arrived, [0, 1]);

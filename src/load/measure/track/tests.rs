@@ -238,7 +238,7 @@ fn nothing_is_awaited_of_a_connection_that_ended() {
     awaited.arrived(3);
     awaited.give_up(times(1).sent, true);
     let mut told = Vec::new();
-    assert_eq!(awaited.abandon(|times| told.push(times)), 3);
+    assert_eq!(awaited.abandon(|_, times| told.push(times)), 3);
     assert_eq!(told, [times(1), times(2), times(4)]);
     assert_eq!((awaited.next(), awaited.expected(), awaited.in_flight(), awaited.missing()), (5, 5, 0, 0));
     assert_eq!(awaited.arrived(4), Arrival::Again);

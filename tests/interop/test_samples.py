@@ -1,0 +1,110 @@
+"""Samples of single messages, read with Apache Arrow's own reader of Parquet."""
+
+import csv
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+
+import pyarrow
+import pyarrow.parquet
+
+from harness import BINARY, PATIENCE_S, Server
+
+COLUMNS = {
+    "connection": pyarrow.uint32(),
+    "publisher": pyarrow.uint32(),
+    "sequence": pyarrow.int64(),
+    "request": pyarrow.string(),
+    "intended_ns": pyarrow.int64(),
+    "sent_ns": pyarrow.int64(),
+    "arrived_ns": pyarrow.int64(),
+    "response_ns": pyarrow.int64(),
+    "service_ns": pyarrow.int64(),
+    "bytes": pyarrow.uint32(),
+    "outcome": pyarrow.string(),
+    "weight": pyarrow.float64(),
+}
+PROTOCOL = """
+description = "two requests"
+[[request]]
+name = "get, now"
+send = "get {{seq}}"
+[[request]]
+name = "put"
+send = "put {{seq}}"
+[[answer]]
+same = true
+"""
+
+
+class Samples(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = directory.name
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def bench(self, *flags):
+        """Runs `bench` for a short time. Returns its record."""
+        with Server() as server:
+            command = [BINARY, "bench", server.url("/echo"), "-c", "4", "-d", "1s", "--warmup", "100ms", "--json", "-"]
+            command += ["--allow-saturated", *flags]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)["runs"][0]
+
+    def test_all_messages_of_a_run_are_the_rows_of_a_parquet_file(self):
+        file = self.path("all.parquet")
+        record = self.bench("--rate", "2000", "--samples", "1/1", "--samples-file", file, "--label", "all of them")
+        table = pyarrow.parquet.read_table(file)
+        self.assertEqual({field.name: field.type for field in table.schema}, COLUMNS)
+        rows = table.to_pylist()
+        self.assertEqual(len(rows), record["response_ns"]["count"])
+        # An even schedule of 2,000 a second.
+        due = [row["intended_ns"] for row in rows]
+        self.assertEqual([later - earlier for earlier, later in zip(due, due[1:])], [500_000] * (len(due) - 1))
+        for row in rows:
+            self.assertEqual(row["response_ns"], row["arrived_ns"] - row["intended_ns"])
+            self.assertEqual(row["service_ns"], row["arrived_ns"] - row["sent_ns"])
+            self.assertEqual((row["outcome"], row["bytes"], row["weight"]), ("ok", 64, 1.0))
+            self.assertIsNone(row["publisher"])
+        # Quantiles of the record are those of a distribution with three digits.
+        response = sorted(row["response_ns"] for row in rows)
+        median = response[(len(response) - 1) // 2]
+        self.assertLess(abs(record["response_ns"]["p50"] / median - 1), 0.002)
+        metadata = table.schema.metadata
+        self.assertEqual(metadata[b"echoring.samples.share"], b"1")
+        self.assertEqual(metadata[b"echoring.samples.picked"], str(len(rows)).encode())
+        self.assertEqual(metadata[b"echoring.samples.left_out"], b"0")
+        self.assertEqual(metadata[b"echoring.label"], b"all of them")
+
+    def test_a_share_of_the_messages_stands_for_all(self):
+        file = self.path("some.parquet")
+        record = self.bench("--rate", "20000", "--samples", "2%", "--samples-file", file)
+        table = pyarrow.parquet.read_table(file)
+        self.assertEqual(record["samples"]["share"], 0.02)
+        self.assertEqual(record["samples"]["picked"], table.num_rows)
+        # 400 of 20,000, give or take five standard deviations.
+        self.assertLess(abs(table.num_rows - 400), 100)
+        self.assertEqual(set(table["weight"].to_pylist()), {50.0})
+
+    def test_requests_of_a_protocol_have_their_names(self):
+        file, protocol = self.path("requests.csv"), self.path("two.toml")
+        with open(protocol, "w") as out:
+            out.write(PROTOCOL)
+        record = self.bench("--protocol", protocol, "--rate", "500", "--samples", "1/1", "--samples-file", file)
+        with open(file, newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        self.assertEqual(list(rows[0]), list(COLUMNS))
+        self.assertEqual({row["request"] for row in rows}, {"get, now", "put"})
+        for request in record["protocol"]["requests"]:
+            named = [row for row in rows if row["request"] == request["name"]]
+            self.assertEqual(len(named), request["response_ns"]["count"], request)
+
+
+if __name__ == "__main__":
+    unittest.main()
