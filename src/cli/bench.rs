@@ -1,6 +1,7 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
 mod agents;
+mod baseline;
 mod churn;
 mod control;
 mod dial;
@@ -89,6 +90,9 @@ Examples:
       the highest rate with a p99 below 2 ms, with the latency curve up to that rate and its knee
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
       two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --save-baseline main
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --baseline main
+      exit code 1 if the server is worse than in the results that the first command kept
   echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
       files for other tools, and for echoring report run.json
   echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.parquet
@@ -112,7 +116,7 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held or --find-max held at no rate, 2 usage, 3 the environment
+Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline or --find-max held at no rate, 2 usage, 3 the environment
 forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
 until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
@@ -231,6 +235,9 @@ pub struct Args {
     verdicts: verdicts::Args,
 
     #[command(flatten)]
+    baseline: baseline::Args,
+
+    #[command(flatten)]
     outputs: outputs::Args,
 }
 
@@ -244,6 +251,7 @@ struct Job {
     /// Where the rate can be changed, and whether it can be.
     control: Option<SocketAddr>,
     is_changeable: bool,
+    baseline: baseline::Args,
     outputs: outputs::Args,
     /// Whether a conversation is shown instead of a measurement.
     tries: bool,
@@ -272,6 +280,7 @@ impl Args {
         descriptors: u64,
     ) -> Result<Job, Failure> {
         self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
+        self.baseline.check(typed, self.verdicts.against.is_some())?;
         self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let agents = self.agents.agents()?;
         let lookup = Lookup {
@@ -378,8 +387,19 @@ impl Args {
         let plan = Plan { target, workloads, resources };
         let tries = self.protocol.r#try;
         let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
-        let outputs = self.outputs;
-        Ok(Job { plan, experiment, fail_if, abort_if, control, is_changeable, outputs, tries, share })
+        let (baseline, outputs) = (self.baseline, self.outputs);
+        Ok(Job {
+            plan,
+            experiment,
+            fail_if,
+            abort_if,
+            control,
+            is_changeable,
+            baseline,
+            outputs,
+            tries,
+            share,
+        })
     }
 
     /// Refuses what cannot be shared out.
@@ -720,11 +740,12 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         let job = arguments.validate(&typed, stop.clone(), rate_control.clone(), descriptors);
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
-    let outputs = jobs[0].outputs.clone();
+    let (outputs, baseline) = (jobs[0].outputs.clone(), jobs[0].baseline.clone());
     for job in &jobs {
         enough_address_space(&job.plan)?;
     }
     let tries = jobs.iter().any(|job| job.tries);
+    let kept = if tries { None } else { baseline.open()? };
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
@@ -798,12 +819,41 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
     }
-    let unwritten = if tries { Vec::new() } else { outputs.write(&results.outcomes, &results.comparison)? };
-    let code = verdicts::conclude(&results, missed, &unwritten);
+    let code = match tries {
+        true => verdicts::conclude(&results, None, missed, &[]),
+        false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
+    };
     if let Some(exporter) = exporter {
         exporter.linger(&stop);
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
+}
+
+/// Compares, prints, writes and keeps the results, and says what is wrong with them. Returns the exit code.
+fn hand_over(
+    results: &Results,
+    mut missed: Vec<String>,
+    interrupted: bool,
+    outputs: &outputs::Args,
+    (baseline, kept): (&baseline::Args, Option<baseline::Kept>),
+) -> Result<ExitCode, Failure> {
+    let compared = kept.map(|kept| baseline.compare(&kept, &results.outcomes)).transpose();
+    let (compared, incomparable) = match compared {
+        Ok(compared) => (compared, None),
+        Err(failure) => (None, Some(failure)),
+    };
+    missed.extend(compared.iter().flat_map(baseline::worse));
+    let written = outputs::Written { results, baseline: compared.as_ref() };
+    let mut unwritten = outputs.write(&written)?;
+    if missed.is_empty() && results.is_good() && incomparable.is_none() && !interrupted {
+        unwritten.extend(baseline.save(&written.json()).err());
+    } else {
+        baseline.not_saved();
+    }
+    let code = verdicts::conclude(results, compared.as_ref(), missed, &unwritten);
+    // The results are told first. What is wrong with them weighs more.
+    let refused = incomparable.map(|failure| failure.report());
+    Ok(refused.filter(|_| code == ExitCode::SUCCESS).unwrap_or(code))
 }
 
 /// The address at which the rate can be changed, told on stderr.

@@ -36,7 +36,7 @@ const SCHEMA: &str = "echoring.comparison/1";
 /// Maximum file size.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Maximum threshold: ten times as bad.
-const THRESHOLD_MAX: f64 = 10.0;
+pub(super) const THRESHOLD_MAX: f64 = 10.0;
 /// Exit code if something is worse.
 const EXIT_WORSE: u8 = 1;
 
@@ -95,6 +95,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         metrics: shown,
         threshold: arguments.threshold,
         trust_single: arguments.trust_single,
+        one_machine: false,
     };
     let found = compare::compare(&a, &b, &terms).map_err(Failure::Usage)?;
     check(&found, &arguments)?;
@@ -163,7 +164,7 @@ fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), F
 }
 
 /// Metrics to show, and those of them that must not be worse.
-fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
+pub(super) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
     let mut shown = compare::metrics(&compare::METRICS).map_err(Failure::Usage)?;
     let new: Vec<Metric> = asked
         .iter()
@@ -187,31 +188,34 @@ fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
             "not the same load: {line}; --allow-different compares them anyway"
         )));
     }
+    match unknown_metric(found, &arguments.metric) {
+        None => Ok(()),
+        Some(metric) => Err(Failure::Usage(format!(
+            "--metric: neither file knows {metric}; such as --metric p99 --metric messages_per_s"
+        ))),
+    }
+}
+
+/// A metric that was asked for and that neither side knows.
+pub(super) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> Option<&'a str> {
     let is_known = |metric: &&Metric| {
         found.iter().flat_map(|comparison| &comparison.metrics).any(|finding| finding.metric == metric.name())
     };
-    match arguments.metric.iter().find(|metric| !is_known(metric)) {
-        None => Ok(()),
-        Some(metric) => Err(Failure::Usage(format!(
-            "--metric: neither file knows {}; such as --metric p99 --metric messages_per_s",
-            metric.name()
-        ))),
-    }
+    asked.iter().find(|metric| !is_known(metric)).map(Metric::name)
 }
 
 /// In what the second is worse, a line each.
 fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
     compare::worse(comparison, judged)
-        .map(|finding| {
-            let (low, high) = (finding.ratio_low.unwrap_or(1.0), finding.ratio_high.unwrap_or(1.0));
-            let (mode, metric) = (&comparison.mode, &finding.metric);
-            format!("{mode}: {metric} is worse: {low:.3} to {high:.3} times that of the first")
+        .filter_map(|finding| {
+            let (mode, metric, by) = (&comparison.mode, &finding.metric, finding.worse_by()?);
+            Some(format!("{mode}: {metric} is worse: {by} the first"))
         })
         .collect()
 }
 
 /// The runs of a file.
-fn read(path: &Path) -> Result<Vec<Value>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     let shown = path.display();
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(

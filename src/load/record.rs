@@ -17,7 +17,7 @@ pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
 pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 use crate::plan::flaw::Flaw;
-use comparison::Comparison;
+use comparison::{BaselineComparison, Comparison};
 use failures::NO_REPLY;
 use replay::Replay;
 use search::SearchResult;
@@ -36,12 +36,15 @@ pub struct File {
     /// Comparisons of two targets, or the spread of repeated runs, load by load; omitted if nothing was repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<Comparison>,
+    /// The runs compared with results that were kept; omitted without `--baseline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselineComparison>,
 }
 
 impl File {
     /// A file of these runs.
     pub fn new(runs: Vec<Record>) -> File {
-        File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new() }
+        File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new(), baseline: None }
     }
 }
 

@@ -171,6 +171,98 @@ fn a_sample_needs_a_share_a_file_and_a_single_run() {
     }
 }
 
+/// Five short runs on an embedded server, whose baselines are in a directory.
+fn repeated(directory: &Directory, words: &[&str]) -> (Option<i32>, String, String) {
+    let baselines = directory.file("baselines");
+    let runs = ["bench", "-c", "2", "--mode", "echo", "-d", "200ms", "--warmup", "0s", "--repeat", "5"];
+    run(&[&runs[..], &["--allow-saturated", "--baseline-dir", &baselines], words].concat())
+}
+
+/// Changes each run of a baseline.
+fn change_baseline(directory: &Directory, name: &str, change: impl Fn(&mut serde_json::Value)) {
+    let path = format!("baselines/{name}.json");
+    let mut file: serde_json::Value = serde_json::from_str(&directory.read(&path)).expect("JSON");
+    file["runs"].as_array_mut().expect("runs").iter_mut().for_each(change);
+    std::fs::write(directory.file(&path), file.to_string()).expect("written");
+}
+
+#[test]
+fn results_are_kept_by_name_and_a_worse_server_fails_the_comparison() {
+    let directory = Directory::new("baseline");
+    let (code, stdout, stderr) = repeated(&directory, &["--baseline", "main"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+    assert!(stderr.contains("keep one with --save-baseline main"), "{stderr}");
+
+    let (code, _, stderr) = repeated(&directory, &["--baseline", "main", "--save-baseline", "main"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("nothing is kept as baseline main yet"), "{stderr}");
+    assert_eq!(directory.runs("baselines/main.json").runs.len(), 5);
+
+    // The server is not ten times as slow as itself, but ten thousand times as slow as the changed results.
+    let metric = ["--baseline", "main", "--baseline-metric", "p99", "--baseline-threshold", "900%"];
+    let (code, stdout, stderr) = repeated(&directory, &metric);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("echo: A is embedded (5 runs), B is embedded (5 runs)"), "{stdout}");
+    let p99 = |run: &serde_json::Value| run["response_ns"]["p99"].as_u64().expect("a time");
+    change_baseline(&directory, "main", |run| run["response_ns"]["p99"] = (p99(run) / 10_000 + 1).into());
+    let kept = directory.read("baselines/main.json");
+    let (json, junit, markdown) =
+        (directory.file("run.json"), directory.file("run.xml"), directory.file("run.md"));
+    let files = ["--json", &json, "--junit", &junit, "--markdown", &markdown, "--save-baseline", "main"];
+    let (code, _, stderr) = repeated(&directory, &[&metric[..], &files].concat());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("error: echo: p99 is worse: ") && stderr.contains(" baseline main\n"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("warning: the results are not kept as baseline main"), "{stderr}");
+    assert_eq!(directory.read("baselines/main.json"), kept);
+    let baseline = directory.runs("run.json").baseline.expect("it was compared");
+    assert_eq!((baseline.name.as_str(), baseline.judged), ("main", vec!["p99".to_owned()]));
+    let xml = directory.read("run.xml");
+    assert!(xml.contains("<testsuite name=\"baseline main\" tests=\"1\" failures=\"1\">"), "{xml}");
+    let text = directory.read("run.md");
+    assert!(text.contains("### compared with baseline main: 1 of 1 checks failed\n"), "{text}");
+
+    let cpu = |run: &mut serde_json::Value| run["environment"]["cpu"] = "another".into();
+    change_baseline(&directory, "main", cpu);
+    let (code, _, stderr) = repeated(&directory, &metric);
+    assert_eq!(code, Some(0), "another machine decides nothing: {stderr}");
+    assert!(stderr.contains("runs of different machines decide nothing"), "{stderr}");
+}
+
+#[test]
+fn results_of_another_load_are_refused_and_failed_ones_are_not_kept() {
+    let directory = Directory::new("baselines");
+    let (code, _, stderr) = repeated(&directory, &["--save-baseline", "main"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let json = directory.file("other.json");
+    let flags = ["--baseline", "main", "--message-bytes", "100", "--json", &json, "--save-baseline", "main"];
+    let (code, stdout, stderr) = repeated(&directory, &flags);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        stdout.contains("echo: 5 runs of embedded") && stderr.contains("not the same load: "),
+        "{stderr}"
+    );
+    assert_eq!(directory.runs("other.json").runs.len(), 5, "the results are not lost");
+    let (code, _, stderr) = repeated(&directory, &["--save-baseline", "bad", "--fail-if", "max>0ns"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    let kept: Vec<_> = std::fs::read_dir(directory.file("baselines")).expect("there").collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    for (flags, told) in [
+        (&["--baseline-threshold", "3%"][..], "--baseline-threshold: only with --baseline"),
+        (&["--save-baseline", "../main"], "expected up to 100 letters"),
+        (
+            &["--baseline", "main", "--baseline-metric", "first.p99"],
+            "--baseline-metric: neither side knows first.p99",
+        ),
+    ] {
+        let (code, _, stderr) = repeated(&directory, flags);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(told), "{stderr}");
+    }
+}
+
 #[test]
 fn ci_servers_get_the_checks_of_all_runs() {
     let directory = Directory::new("checks");

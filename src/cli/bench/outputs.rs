@@ -13,9 +13,9 @@ use super::parsers::{sample_share, socket_address};
 use super::{OUTPUT, usage};
 use crate::Failure;
 use crate::values::FileOrStream;
-use echoring_load::record::comparison::Comparison;
+use echoring_load::record::comparison::BaselineComparison;
 use echoring_load::render::{self, export, samples, summary, tables};
-use echoring_load::{Outcome, record};
+use echoring_load::{Outcome, Results, record};
 
 /// The outputs to print and to write.
 #[derive(Clone, Debug, clap::Args)]
@@ -164,16 +164,13 @@ impl Args {
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub(super) fn write(
-        &self,
-        outcomes: &[Outcome],
-        comparison: &[Comparison],
-    ) -> Result<Vec<String>, Failure> {
-        let mut failed = write_results(self.json.as_ref(), outcomes, comparison)?;
+    pub(super) fn write(&self, written: &Written<'_>) -> Result<Vec<String>, Failure> {
+        let (outcomes, baseline) = (&written.results.outcomes, written.baseline);
+        let mut failed = write_results(self.json.as_ref(), written)?;
         let mut write = |path: &Path, bytes: &[u8]| failed.extend(write_file(path, bytes));
         if let Some(path) = &self.junit {
             let mut bytes = Vec::new();
-            render::junit(outcomes, &mut bytes).expect("a vector takes all");
+            render::junit(outcomes, baseline, &mut bytes).expect("a vector takes all");
             write(path, &bytes);
         }
         let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.as_str()));
@@ -187,7 +184,7 @@ impl Args {
         }
         if let Some(path) = &self.markdown {
             let mut bytes = Vec::new();
-            render::markdown(outcomes, &mut bytes).expect("a vector takes all");
+            render::markdown(outcomes, baseline, &mut bytes).expect("a vector takes all");
             let file = File::options().append(true).create(true).open(path);
             if let Err(error) = file.and_then(|mut file| file.write_all(&bytes)) {
                 failed.push(format!("{} could not be written: {error}", path.display()));
@@ -200,17 +197,16 @@ impl Args {
 /// Prints the results, or writes them as JSON to stdout; then writes the file of JSON. Gives what could not be written.
 pub(super) fn write_results(
     to: Option<&FileOrStream>,
-    outcomes: &[Outcome],
-    comparison: &[Comparison],
+    written: &Written<'_>,
 ) -> Result<Vec<String>, Failure> {
     let printed = match to {
-        Some(FileOrStream::Stream) => json(outcomes, comparison).into_bytes(),
-        Some(FileOrStream::File(_)) | None => printed(outcomes, comparison),
+        Some(FileOrStream::Stream) => written.json().into_bytes(),
+        Some(FileOrStream::File(_)) | None => written.printed(),
     };
     to_stdout(&printed)
         .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
     let failed = match to {
-        Some(FileOrStream::File(path)) => write_file(path, json(outcomes, comparison).as_bytes()),
+        Some(FileOrStream::File(path)) => write_file(path, written.json().as_bytes()),
         Some(FileOrStream::Stream) | None => None,
     };
     Ok(failed.into_iter().collect())
@@ -240,30 +236,44 @@ impl SampleFormat {
     }
 }
 
-fn json(outcomes: &[Outcome], comparison: &[Comparison]) -> String {
-    let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
-    file.comparison = comparison.to_vec();
-    let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
-    text.push('\n');
-    text
+/// What is printed and written.
+pub(super) struct Written<'a> {
+    pub(super) results: &'a Results,
+    /// The comparison with kept results.
+    pub(super) baseline: Option<&'a BaselineComparison>,
 }
 
-fn printed(outcomes: &[Outcome], comparison: &[Comparison]) -> Vec<u8> {
-    let mut text = Vec::new();
-    let alone = if comparison.is_empty() { outcomes } else { &[] };
-    for (at, outcome) in alone.iter().enumerate() {
-        if at > 0 {
-            text.push(b'\n');
-        }
-        summary::table(outcome, &mut text).expect("a vector takes all");
+impl Written<'_> {
+    /// All of it in the schema of records.
+    pub(super) fn json(&self) -> String {
+        let Results { outcomes, comparison, .. } = self.results;
+        let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
+        file.comparison.clone_from(comparison);
+        file.baseline = self.baseline.cloned();
+        let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
+        text.push('\n');
+        text
     }
-    for (at, one) in comparison.iter().enumerate() {
-        if at > 0 {
-            text.push(b'\n');
+
+    fn printed(&self) -> Vec<u8> {
+        let Results { outcomes, comparison, .. } = self.results;
+        let mut text = Vec::new();
+        let alone = if comparison.is_empty() { outcomes.as_slice() } else { &[] };
+        for (at, outcome) in alone.iter().enumerate() {
+            if at > 0 {
+                text.push(b'\n');
+            }
+            summary::table(outcome, &mut text).expect("a vector takes all");
         }
-        tables::comparison(one, &mut text).expect("a vector takes all");
+        let against = self.baseline.iter().flat_map(|baseline| &baseline.loads);
+        for one in comparison.iter().chain(against) {
+            if !text.is_empty() {
+                text.push(b'\n');
+            }
+            tables::comparison(one, &mut text).expect("a vector takes all");
+        }
+        text
     }
-    text
 }
 
 /// Opens a file for writing without changing what is there, or that there is nothing.

@@ -21,7 +21,22 @@ const RUN: &str = "run";
 /// Flags that are no keys: they are about the file.
 const NO_KEYS: [&str; 1] = ["scenario"];
 /// Flags that hold for all runs together.
-const OF_ALL: [&str; 8] = ["json", "hgrm", "hlog", "csv", "samples_file", "junit", "markdown", "prometheus"];
+const OF_ALL: [&str; 14] = [
+    "json",
+    "hgrm",
+    "hlog",
+    "csv",
+    "samples_file",
+    "junit",
+    "markdown",
+    "prometheus",
+    "baseline",
+    "save_baseline",
+    "baseline_dir",
+    "baseline_threshold",
+    "baseline_metric",
+    "trust_single",
+];
 
 /// The flags of each run, with what they were read from, that the file at `path` asks for, in their order. `typed` is what the command line says.
 ///

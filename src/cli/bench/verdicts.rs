@@ -12,6 +12,7 @@ use crate::file::flags::is_given;
 use crate::{EXIT_ENVIRONMENT, Failure, values};
 use echoring_load::analyse::objective::{Metric, Objective};
 use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, SearchOptions};
+use echoring_load::record::comparison::BaselineComparison;
 use echoring_load::record::failures;
 use echoring_load::record::search::Limit;
 use echoring_load::render::summary;
@@ -280,10 +281,16 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
 
 /// Says what is wrong with the results, and gives the exit code: what went wrong weighs more than what could not be
 /// measured, and that more than a late generator.
-pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[String]) -> ExitCode {
+pub(super) fn conclude(
+    results: &Results,
+    baseline: Option<&BaselineComparison>,
+    missed: Vec<String>,
+    unwritten: &[String],
+) -> ExitCode {
     let Results { outcomes, comparison, refused } = results;
     let mut verdict = outcomes.iter().map(Outcome::verdict).max().unwrap_or(RunVerdict::Good);
-    let warnings = comparison.iter().flat_map(|one| {
+    let against = baseline.iter().flat_map(|baseline| &baseline.loads);
+    let warnings = comparison.iter().chain(against).flat_map(|one| {
         one.differences.iter().chain(&one.warnings).map(|line| format!("{}: {line}", one.mode))
     });
     let records = outcomes.iter().map(|outcome| &outcome.record);

@@ -49,6 +49,9 @@ const VARIABLE_OPTIONS: [&str; 12] = [
 const REPORTED_OPTIONS: [&str; 4] = ["threads", "duration_s", "warmup_s", "verify"];
 /// Members of an environment whose difference is reported.
 const REPORTED_ENVIRONMENT: [&str; 5] = ["cpu", "cpus", "kernel", "driver", "optimized"];
+/// Members of an environment that say which machine it was.
+const MACHINE: [&str; 2] = ["cpu", "cpus"];
+
 /// Options of a comparison.
 #[derive(Clone, Debug)]
 pub struct CompareOptions {
@@ -58,6 +61,8 @@ pub struct CompareOptions {
     pub threshold: f64,
     /// Whether a single run of each target may decide.
     pub trust_single: bool,
+    /// Whether runs of different machines decide nothing.
+    pub one_machine: bool,
 }
 
 /// Compares the runs of two targets, load by load. Loads of only one target are listed in `warnings` of the first
@@ -258,22 +263,26 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         .collect();
     let evaluated = values.iter().filter(|(_, values)| values.is_known()).count().max(1);
     let error = ERROR_SHARE / evaluated as f64;
+    let (one, other) = (a.runs[0], b.runs[0]);
+    let machines = differing(&one["environment"], &other["environment"], &MACHINE);
+    let is_decided = machines.is_empty() || !options.one_machine;
     let seconds = (basis == Basis::Intervals).then(|| (Intervals::of(a.runs[0]), Intervals::of(b.runs[0])));
-    let metrics = (values.iter())
-        .filter_map(|(metric, values)| {
-            let Some((of_a, of_b)) = seconds.as_ref().filter(|_| values.is_known()) else {
-                return values.compare(metric, basis, error, options.threshold);
-            };
-            let mut finding = by_intervals(metric, values, (of_a, of_b), error, options.threshold);
-            if !options.trust_single {
-                finding.verdict = Some(ComparisonVerdict::Undecided);
-            }
-            Some(finding)
-        })
-        .collect();
+    let metrics = (values.iter()).filter_map(|(metric, values)| {
+        let mut finding = match seconds.as_ref().filter(|_| values.is_known()) {
+            None => values.compare(metric, basis, error, options.threshold)?,
+            Some((of_a, of_b)) => by_intervals(metric, values, (of_a, of_b), error, options.threshold),
+        };
+        if !is_decided || (seconds.is_some() && !options.trust_single) {
+            finding.verdict = Some(ComparisonVerdict::Undecided);
+        }
+        Some(finding)
+    });
+    let metrics = metrics.collect();
     let mut warnings = a.warnings("runs of the first");
     warnings.extend(b.warnings("runs of the second"));
-    let (one, other) = (a.runs[0], b.runs[0]);
+    if !is_decided {
+        warnings.push("runs of different machines decide nothing: make both on one machine".to_owned());
+    }
     warnings.extend(differing(&one["environment"], &other["environment"], &REPORTED_ENVIRONMENT));
     warnings.extend(differing(&one["config"], &other["config"], &REPORTED_OPTIONS));
     warnings.extend(match basis {

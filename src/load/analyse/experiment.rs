@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::compare::{self, THRESHOLD_DEFAULT};
 use super::search::{self, Search, SearchOptions};
-use crate::engine::outcome::Outcome;
+use crate::engine::outcome::{Outcome, RunVerdict};
 use crate::engine::progress::RunProgress;
 use crate::engine::session::TargetSession;
 use crate::plan::pace::Pace;
@@ -85,6 +85,17 @@ pub struct Results {
     pub comparison: Vec<Comparison>,
     /// Why the experiment ended early.
     pub refused: Option<Refused>,
+}
+
+impl Results {
+    /// Whether every run succeeded, and none is missing.
+    pub fn is_good(&self) -> bool {
+        self.refused.is_none()
+            && self.outcomes.iter().all(|outcome| {
+                let failed_search = outcome.record.search.as_ref().and_then(|found| found.failure_text());
+                outcome.verdict() == RunVerdict::Good && failed_search.is_none()
+            })
+    }
 }
 
 /// Runs a plan's loads as `experiment` says.
@@ -227,7 +238,12 @@ fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
         return compare::spread(&a, &metrics);
     }
     // Without a complete run on each side there is nothing to compare.
-    let options = compare::CompareOptions { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false };
+    let options = compare::CompareOptions {
+        metrics,
+        threshold: THRESHOLD_DEFAULT,
+        trust_single: false,
+        one_machine: true,
+    };
     compare::compare(&a, &b, &options).unwrap_or_default()
 }
 

@@ -11,7 +11,7 @@ use super::times::Times;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 
-/// Maximum rows of a run, all threads together: about 44 MiB.
+/// Maximum rows of a run, all threads together: about 46 MiB.
 pub const SAMPLES_MAX: usize = 500_000;
 /// Memory of that many rows.
 pub const SAMPLES_BYTES_MAX: usize = SAMPLES_MAX * size_of::<Sample>();
@@ -39,7 +39,7 @@ impl MessageName {
     }
 }
 
-/// What became of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleOutcome {
     /// It arrived as it should.

@@ -472,9 +472,9 @@ mod tests {
         for message in 0..30_000_u64 {
             let intended = 10 * SECOND + message * 100_000;
             let (sent, now) = (intended + message % 70, intended + 20_000 + message * message % 1_000_003);
-            one.arrived(now, NAME, Times { intended: intended, sent: sent }, 16);
+            one.arrived(now, NAME, Times { intended, sent }, 16);
             let half = if message % 3 == 0 { &mut left } else { &mut right };
-            half.arrived(now, NAME, Times { intended: intended, sent: sent }, 16);
+            half.arrived(now, NAME, Times { intended, sent }, 16);
             one.late(now, intended);
             half.late(now, intended);
         }

@@ -117,3 +117,33 @@ pub struct Comparison {
     /// Warnings, one line each.
     pub warnings: Vec<String>,
 }
+
+/// Runs compared with results that were kept under a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineComparison {
+    /// The name.
+    pub name: String,
+    /// Metrics that must not be worse.
+    pub judged: Vec<String>,
+    /// Load by load: the first side is the kept one, the second the runs of this file.
+    pub loads: Vec<Comparison>,
+}
+
+impl BaselineComparison {
+    /// The judged metrics of each load, with its mode.
+    pub fn findings(&self) -> impl Iterator<Item = (&str, &MetricComparison)> {
+        self.loads.iter().flat_map(|load| {
+            let judged = load.metrics.iter().filter(|finding| self.judged.contains(&finding.metric));
+            judged.map(|finding| (load.mode.as_str(), finding))
+        })
+    }
+}
+
+impl MetricComparison {
+    /// By how much a metric of the second is worse, where it is, as the end of a sentence.
+    pub fn worse_by(&self) -> Option<String> {
+        let (low, high) = (self.ratio_low.unwrap_or(1.0), self.ratio_high.unwrap_or(1.0));
+        (self.verdict == Some(ComparisonVerdict::Worse))
+            .then(|| format!("{low:.3} to {high:.3} times that of"))
+    }
+}

@@ -42,6 +42,33 @@ pub(crate) fn outcome(record: Record) -> Outcome {
     Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()), samples: None }
 }
 
+/// A comparison in which p99 is worse, p50 undecided, and the maximum not judged.
+pub(crate) fn baseline() -> BaselineComparison {
+    let undecided = |metric: &str| {
+        json!({
+            "metric": metric, "unit": "ns", "more_is_better": false, "a": null, "b": null, "ratio": null,
+            "ratio_low": null, "ratio_high": null, "verdict": "undecided", "why": "too few runs"
+        })
+    };
+    let spread =
+        |median: f64| json!({ "median": median, "least": median, "most": median, "low": null, "high": null });
+    let mut p99 = undecided("p99");
+    for (name, value) in [("a", spread(1e6)), ("b", spread(2e6)), ("ratio", json!(2.0))] {
+        p99[name] = value;
+    }
+    for (name, value) in [("ratio_low", json!(1.9)), ("ratio_high", json!(2.1)), ("verdict", json!("worse"))]
+    {
+        p99[name] = value;
+    }
+    let side = json!({ "target": "ws://127.0.0.1:9001", "runs": 1 });
+    let load = json!({
+        "mode": "echo", "a": side, "b": side, "basis": "intervals", "threshold": 0.05, "confidence": 0.95,
+        "metrics": [undecided("p50"), p99, undecided("max")], "differences": [], "warnings": ["the kernels differ"]
+    });
+    let all = json!({ "name": "main", "judged": ["p50", "p99"], "loads": [load] });
+    serde_json::from_value(all).expect("a comparison")
+}
+
 #[test]
 fn quantiles_of_nothing_are_zero() {
     assert_eq!(Quantiles::of(&histogram()), Quantiles::default());

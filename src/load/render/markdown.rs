@@ -2,24 +2,26 @@
 
 use std::io::{self, Write};
 
-use super::checks::{checks, title};
+use super::checks::{PASSED, baseline_checks, checks, title, verdict};
 use super::summary;
+use super::tables::shown;
 use crate::engine::Outcome;
+use crate::record::comparison::{BaselineComparison, ComparisonVerdict, Spread};
 
-/// Writes a section for each run: whether it passed, its throughput and latencies, and its checks.
+/// Writes a section for each run: whether it passed, its throughput and latencies, and its checks. A last section compares
+/// them with kept results.
 ///
 /// # Errors
 /// The writer's error.
-pub fn markdown(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
+pub fn markdown(
+    outcomes: &[Outcome],
+    baseline: Option<&BaselineComparison>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for outcome in outcomes {
         let record = &outcome.record;
         let checks = checks(outcome);
-        let failed = checks.iter().filter(|check| check.failure.is_some()).count();
-        let verdict = match failed {
-            0 => "passed".to_owned(),
-            failed => format!("{failed} of {} checks failed", checks.len()),
-        };
-        writeln!(out, "### {}: {verdict}\n", escaped(&title(record)))?;
+        writeln!(out, "### {}: {}\n", escaped(&title(record)), verdict(&checks))?;
         if record.label.is_some() {
             writeln!(out, "{}\n", escaped(&summary::headline(record)))?;
         }
@@ -33,6 +35,48 @@ pub fn markdown(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "| {} | {result} |", escaped(&check.name))?;
         }
         writeln!(out)?;
+    }
+    baseline.map_or(Ok(()), |baseline| compared(baseline, out))
+}
+
+/// Writes the comparison with kept results.
+fn compared(baseline: &BaselineComparison, out: &mut dyn Write) -> io::Result<()> {
+    let (judged, undecided) = baseline.findings().fold((0, 0), |(judged, undecided), (_, finding)| {
+        (judged + 1, undecided + usize::from(finding.verdict == Some(ComparisonVerdict::Undecided)))
+    });
+    let verdict = match verdict(&baseline_checks(baseline)) {
+        passed if passed == PASSED && undecided > 0 => format!("{undecided} of {judged} metrics undecided"),
+        verdict => verdict,
+    };
+    writeln!(out, "### compared with baseline {}: {verdict}\n", escaped(&baseline.name))?;
+    for load in &baseline.loads {
+        writeln!(out, "| {} | baseline | now | now / baseline | interval | now is |", escaped(&load.mode))?;
+        writeln!(out, "|---|---:|---:|---:|---|---|")?;
+        for finding in &load.metrics {
+            let median =
+                |side: &Option<Spread>| side.map_or("–".to_owned(), |side| shown(finding, side.median));
+            let interval = match (finding.ratio_low, finding.ratio_high) {
+                (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
+                _ => finding.why.as_deref().map(escaped).unwrap_or_default(),
+            };
+            let judged = if baseline.judged.contains(&finding.metric) { "" } else { " (not judged)" };
+            let ratio = finding.ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
+            let word = finding.verdict.map_or("", |verdict| verdict.name());
+            let word = if finding.worse_by().is_some() { format!("**{word}**") } else { word.to_owned() };
+            let (a, b) = (median(&finding.a), median(&finding.b));
+            writeln!(
+                out,
+                "| {} | {a} | {b} | {ratio} | {interval} | {word}{judged} |",
+                escaped(&finding.metric)
+            )?;
+        }
+        writeln!(out)?;
+        for warning in &load.warnings {
+            writeln!(out, "- {}", escaped(warning))?;
+        }
+        if !load.warnings.is_empty() {
+            writeln!(out)?;
+        }
     }
     Ok(())
 }
@@ -57,7 +101,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::record::FailIf;
-    use crate::record::tests::{outcome, record};
+    use crate::record::tests::{baseline, outcome, record};
 
     #[test]
     fn a_run_is_a_section_with_its_checks() {
@@ -76,7 +120,7 @@ mod tests {
             },
         ];
         let mut out = Vec::new();
-        markdown(&[outcome(run)], &mut out).expect("a vector takes all");
+        markdown(&[outcome(run)], Some(&baseline()), &mut out).expect("a vector takes all");
         let text = String::from_utf8(out).expect("text");
         assert!(text.starts_with("### a\\|b: 1 of 4 checks failed\n"), "{text}");
         assert!(text.contains("| --fail-if p99\\>1ms | **failed**: p99 is 2.00 ms |"), "{text}");
@@ -84,5 +128,10 @@ mod tests {
             text.contains("| --fail-if lost\\>0 | passed |") && text.contains("| integrity | passed |"),
             "{text}"
         );
+        assert!(text.contains("### compared with baseline main: 1 of 2 checks failed\n"), "{text}");
+        assert!(text.contains("| p99 | 1.00 ms | 2.00 ms | 2.000 | 1.900 to 2.100 | **worse** |"), "{text}");
+        assert!(text.contains("| p50 | – | – | – | too few runs | undecided |"), "{text}");
+        assert!(text.contains("| max | – | – | – | too few runs | undecided (not judged) |"), "{text}");
+        assert!(text.contains("\n- the kernels differ\n"), "{text}");
     }
 }

@@ -244,7 +244,7 @@ fn named(side: &Side) -> String {
 }
 
 /// A value in the unit of its metric.
-fn shown(finding: &MetricComparison, value: f64) -> String {
+pub(super) fn shown(finding: &MetricComparison, value: f64) -> String {
     let dimension = finding.metric.parse::<Metric>().map_or(Dimension::Count, |metric| metric.dimension());
     dimension.shown(value)
 }

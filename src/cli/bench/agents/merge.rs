@@ -55,9 +55,10 @@ pub fn merge(arguments: MergeArgs) -> Result<ExitCode, Failure> {
             })
         })
         .collect::<Result<Vec<Outcome>, Failure>>()?;
-    let unwritten = outputs::write_results(arguments.json.as_ref(), &outcomes, &[])?;
     let results = Results { outcomes, ..Results::default() };
-    Ok(verdicts::conclude(&results, Vec::new(), &unwritten))
+    let written = outputs::Written { results: &results, baseline: None };
+    let unwritten = outputs::write_results(arguments.json.as_ref(), &written)?;
+    Ok(verdicts::conclude(&results, None, Vec::new(), &unwritten))
 }
 
 fn read(path: &Path) -> Result<(&Path, Vec<Record>), Failure> {

@@ -27,7 +27,7 @@ fn shown() -> Vec<Metric> {
 }
 
 fn options() -> CompareOptions {
-    CompareOptions { metrics: shown(), threshold: THRESHOLD_DEFAULT, trust_single: false }
+    CompareOptions { metrics: shown(), threshold: THRESHOLD_DEFAULT, trust_single: false, one_machine: false }
 }
 
 fn compared(a: &[Value], b: &[Value]) -> Comparison {
@@ -415,4 +415,23 @@ fn searches_are_compared_at_their_own_maximum_rates() {
     assert!(compared(std::slice::from_ref(&a), std::slice::from_ref(&b)).differences.is_empty());
     b["search"]["objective"] = json!("p99<1ms");
     assert_eq!(compared(&[a], &[b]).differences.len(), 1);
+}
+
+#[test]
+fn runs_of_different_machines_decide_nothing_where_one_machine_is_required() {
+    let runs = |from: usize, p99_ms: f64| -> Vec<Value> {
+        (0..8).map(|at| run(from + at, p99_ms + at as f64 * 1e-3, 500.0)).collect()
+    };
+    let (a, mut b) = (runs(0, 1.0), runs(20, 2.0));
+    let options = CompareOptions { one_machine: true, ..options() };
+    assert_eq!(word(&one_of(compare(&a, &b, &options)), "p99"), ComparisonVerdict::Worse);
+    b.iter_mut().for_each(|run| run["environment"]["cpu"] = "b".into());
+    assert_eq!(word(&compared(&a, &b), "p99"), ComparisonVerdict::Worse);
+    let found = one_of(compare(&a, &b, &options));
+    assert_eq!(word(&found, "p99"), ComparisonVerdict::Undecided);
+    assert!(finding(&found, "p99").ratio_low.expect("an interval") > 1.5, "what was found is shown");
+    assert!(
+        found.warnings.iter().any(|line| line.contains("different machines decide nothing")),
+        "{found:?}"
+    );
 }

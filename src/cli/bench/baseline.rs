@@ -1,0 +1,230 @@
+//! Results of `bench` that are kept by name, and runs that are compared with them.
+//!
+//! A kept file is what `--json` writes. It is replaced in one step, and only by the results of runs that succeeded.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use clap::ArgMatches;
+use serde_json::Value;
+
+use super::{EXPERIMENTS, usage};
+use crate::file::flags::is_given;
+use crate::{Failure, compare as comparing, values};
+use echoring_load::Outcome;
+use echoring_load::analyse::compare::{self, CompareOptions};
+use echoring_load::analyse::objective::Metric;
+use echoring_load::record::comparison::BaselineComparison;
+
+/// Bytes of a name, which is a file's.
+const NAME_BYTES_MAX: usize = 100;
+
+/// The flags of baselines.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Args {
+    /// Compare the results with those kept under this name; exit with 1 if they are worse
+    ///
+    /// They are compared as echoring compare does. With --save-baseline of the same name, the first results are only kept.
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = EXPERIMENTS)]
+    pub(super) baseline: Option<String>,
+
+    /// Keep the results under this name for --baseline, if nothing failed
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = EXPERIMENTS)]
+    pub(super) save_baseline: Option<String>,
+
+    /// Directory of kept results
+    #[arg(long, value_name = "DIR", default_value = ".echoring/baselines", help_heading = EXPERIMENTS)]
+    pub(super) baseline_dir: PathBuf,
+
+    /// Smallest difference from --baseline that matters, such as 5% or 0.05
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = values::share_in(..=comparing::THRESHOLD_MAX),
+        default_value = "5%",
+        help_heading = EXPERIMENTS
+    )]
+    pub(super) baseline_threshold: f64,
+
+    /// Metric that must not be worse than in --baseline, as in --fail-if; repeatable
+    ///
+    /// The default is p50, p99, messages_per_s, and cpu_per_message where it is known.
+    #[arg(long, value_name = "METRIC", value_parser = Metric::from_str, help_heading = EXPERIMENTS)]
+    pub(super) baseline_metric: Vec<Metric>,
+
+    /// Decide by a single run, with its seconds as repetitions
+    ///
+    /// The seconds show how steady the two runs were, not how much another run would differ.
+    #[arg(long, help_heading = EXPERIMENTS)]
+    pub(super) trust_single: bool,
+}
+
+/// A name that is a file's name everywhere.
+fn name(word: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fits = (1..=NAME_BYTES_MAX).contains(&word.len()) && !word.starts_with(['.', '-']);
+    if fits && word.bytes().all(is_allowed) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("expected up to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-', such as main"))
+}
+
+/// Results that were kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    name: String,
+    path: PathBuf,
+    runs: Vec<Value>,
+}
+
+impl Args {
+    /// Refuses flags that say nothing, before anything runs. `has_rival`: whether two servers are measured.
+    pub(super) fn check(&self, typed: &ArgMatches, has_rival: bool) -> Result<(), Failure> {
+        let of_comparison = ["baseline_threshold", "baseline_metric", "trust_single"];
+        if let Some(flag) = of_comparison.iter().find(|flag| is_given(typed, flag))
+            && self.baseline.is_none()
+        {
+            let flag = format!("--{}", flag.replace('_', "-"));
+            return Err(usage(&flag, "only with --baseline, such as --baseline main"));
+        }
+        let asked = [("--baseline", &self.baseline), ("--save-baseline", &self.save_baseline)];
+        match asked.into_iter().find(|(_, name)| name.is_some()) {
+            Some((flag, _)) if has_rival => {
+                Err(usage(flag, "not with --against, whose runs are compared with one another"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the results to compare with, if any, and makes room for those to keep.
+    ///
+    /// # Errors
+    /// If there are none, and none are about to be kept under their name, or they cannot be read.
+    pub(super) fn open(&self) -> Result<Option<Kept>, Failure> {
+        if self.save_baseline.is_some() {
+            fs::create_dir_all(&self.baseline_dir).map_err(|error| {
+                usage("--baseline-dir", &format!("{} cannot be made: {error}", self.baseline_dir.display()))
+            })?;
+        }
+        let Some(name) = &self.baseline else { return Ok(None) };
+        let path = self.path(name);
+        if path.exists() {
+            let runs = comparing::read(&path)?;
+            return Ok(Some(Kept { name: name.clone(), path, runs }));
+        }
+        if self.save_baseline.as_ref() == Some(name) {
+            // A closed stderr must not turn an exit code into a panic.
+            let _ = writeln!(
+                io::stderr(),
+                "warning: nothing is kept as baseline {name} yet: there is no comparison"
+            );
+            return Ok(None);
+        }
+        let why = format!("there is no {}: keep one with --save-baseline {name}", path.display());
+        Err(usage("--baseline", &why))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.baseline_dir.join(format!("{name}.json"))
+    }
+
+    /// Compares the results with the kept ones.
+    ///
+    /// # Errors
+    /// If they are of other loads, or none of them has a metric that was asked for.
+    pub(super) fn compare(&self, kept: &Kept, outcomes: &[Outcome]) -> Result<BaselineComparison, Failure> {
+        let wrong = |why: String| usage("--baseline", &format!("{}: {why}", kept.path.display()));
+        let runs = outcomes.iter().filter_map(|outcome| serde_json::to_value(&outcome.record).ok());
+        let (shown, judged) = comparing::chosen(&self.baseline_metric)?;
+        let options = CompareOptions {
+            metrics: shown,
+            threshold: self.baseline_threshold,
+            trust_single: self.trust_single,
+            one_machine: true,
+        };
+        let loads = compare::compare(&kept.runs, &runs.collect::<Vec<_>>(), &options).map_err(wrong)?;
+        if let Some(line) = loads.iter().flat_map(|load| &load.differences).next() {
+            return Err(wrong(format!(
+                "not the same load: {line}; keep results of this one with --save-baseline {}",
+                kept.name
+            )));
+        }
+        if let Some(metric) = comparing::unknown_metric(&loads, &self.baseline_metric) {
+            return Err(usage("--baseline-metric", &format!("neither side knows {metric}")));
+        }
+        let judged = judged.iter().map(|metric| metric.name().to_owned()).collect();
+        Ok(BaselineComparison { name: kept.name.clone(), judged, loads })
+    }
+
+    /// Keeps the results of runs that succeeded. Says in a line why that was impossible.
+    pub(super) fn save(&self, json: &str) -> Result<(), String> {
+        let Some(name) = &self.save_baseline else { return Ok(()) };
+        let path = self.path(name);
+        replace(&path, json.as_bytes())
+            .map_err(|error| format!("{} could not be written: {error}", path.display()))
+    }
+
+    /// Says that the results were not kept.
+    pub(super) fn not_saved(&self) {
+        if let Some(name) = &self.save_baseline {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: the results are not kept as baseline {name}: not all is well"
+            );
+        }
+    }
+}
+
+/// In what the results are worse, a line each.
+pub(super) fn worse(compared: &BaselineComparison) -> impl Iterator<Item = String> {
+    compared.findings().filter_map(|(mode, finding)| {
+        let by = finding.worse_by()?;
+        Some(format!("{mode}: {} is worse: {by} baseline {}", finding.metric, compared.name))
+    })
+}
+
+/// Replaces a file in one step, so that a reader finds the old one or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension(format!("json.{}", std::process::id()));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    if renamed.is_err() {
+        // It may not be there.
+        let _ = fs::remove_file(&beside);
+    }
+    renamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_file_in_the_directory() {
+        for good in ["main", "v1.2", "a_b-c", "7"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for wrong in ["", "..", ".main", "a/b", "-x", "a b", "ä", &"x".repeat(101)] {
+            assert!(name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_in_one_step_or_left_alone() {
+        let directory = std::env::temp_dir().join(format!("echoring-baselines-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a temporary directory");
+        let path = directory.join("main.json");
+        replace(&path, b"old").expect("written");
+        replace(&path, b"new").expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"new");
+        assert!(replace(&directory.join("none/main.json"), b"new").is_err());
+        assert_eq!(fs::read_dir(&directory).expect("there").count(), 1, "nothing is left beside it");
+        fs::remove_dir_all(&directory).expect("our own directory");
+    }
+}
