@@ -14,6 +14,7 @@ mod pace;
 mod parsers;
 mod protocol;
 mod replay;
+mod push;
 mod request;
 mod scenario;
 mod target;
@@ -99,6 +100,8 @@ Examples:
       single messages with their times, one of a thousand
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
       metrics at http://127.0.0.1:9464/metrics during the run
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --otlp http://127.0.0.1:4318 --remote-write http://127.0.0.1:9090
+      metrics sent to an OpenTelemetry collector and to Prometheus
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
       the same load from three machines, on each of which `echoring agent` runs
   echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
@@ -753,7 +756,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
-    let mut exporter = outputs.exporter()?;
+    let mut monitoring = outputs.monitoring()?;
     let control = jobs.iter().find_map(|job| job.control);
     let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
     let is_changeable = !tries && jobs.iter().all(|job| job.is_changeable);
@@ -767,9 +770,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         let mut show = |progress: Progress<'_>| match progress {
             Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
-                if let Some(exporter) = &mut exporter {
-                    exporter.show(run);
-                }
+                monitoring.show(run);
                 if let Some(rate) = keys.as_ref().and_then(Keys::asked) {
                     reporter.note(&format!("rate: {}/s", echoring_load::plan::count(rate)));
                 }
@@ -823,8 +824,9 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         true => verdicts::conclude(&results, None, missed, &[]),
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
-    if let Some(exporter) = exporter {
-        exporter.linger(&stop);
+    for lost in monitoring.finish(&stop) {
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(io::stderr(), "warning: {lost}");
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
 }

@@ -19,7 +19,8 @@ mod doctor;
 mod environment;
 mod file;
 mod health;
-pub mod limits;
+pub mod http_client;
+mod limits;
 mod logging;
 mod proxy;
 #[cfg(test)]

@@ -117,9 +117,6 @@ pub(crate) const TRACE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for the last request.
 #[cfg(feature = "otel")]
 pub(crate) const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes of a collector's answer: it says how many spans it refused.
-#[cfg(feature = "otel")]
-pub(crate) const TRACE_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 // ---- the proxy ----
 

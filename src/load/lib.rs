@@ -48,4 +48,3 @@ pub use plan::{
     StartServer, Style, Target, Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes,
     preset_names, read_file,
 };
-pub use render::{CONTENT_TYPE, exposition};

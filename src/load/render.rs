@@ -6,6 +6,7 @@
 mod checks;
 pub mod export;
 mod exposition;
+pub mod figures;
 mod junit;
 mod markdown;
 mod progress;
@@ -15,6 +16,7 @@ pub mod summary;
 pub mod tables;
 
 pub use exposition::{CONTENT_TYPE, exposition};
+pub use figures::{Figures, figures};
 pub use junit::junit;
 pub use markdown::markdown;
 pub use progress::{MessageRate, ProgressReporter};

@@ -1,4 +1,5 @@
-//! The address that Prometheus scrapes while `bench` runs.
+//! The figures of a run for monitoring systems: the address that Prometheus scrapes while `bench` runs, and the receivers that
+//! they are sent to.
 //!
 //! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
 //! threads that make the load know nothing of it.
@@ -8,14 +9,16 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::http::{self, Answer, HttpServer};
-use echoring_load::{self, CONTENT_TYPE as EXPOSITION, RunProgress, RunStage, render::MessageRate};
+use super::push::Pusher;
+use echoring_load::render::{self, CONTENT_TYPE as EXPOSITION, Figures, MessageRate};
+use echoring_load::{RunProgress, RunStage};
 
 /// How long the last figures stay to be scraped where only one scrape was seen: a usual interval.
 const LINGER_TIME: Duration = Duration::from_secs(15);
@@ -29,9 +32,55 @@ const LINGER_STEP: Duration = Duration::from_millis(50);
 pub(super) struct Exporter {
     server: HttpServer,
     shown: Arc<Mutex<Shown>>,
+}
+
+/// Everything that shows the figures of the runs while they go on.
+#[derive(Debug)]
+pub(super) struct Monitoring {
+    exporter: Option<Exporter>,
+    pushers: Vec<Pusher>,
     message_rate: MessageRate,
-    run: usize,
+    /// The number of the run, and when it began.
+    run: (usize, SystemTime),
     last_stage: Option<RunStage>,
+}
+
+impl Monitoring {
+    pub(super) fn new(exporter: Option<Exporter>, pushers: Vec<Pusher>) -> Monitoring {
+        let run = (1, SystemTime::now());
+        Monitoring { exporter, pushers, message_rate: MessageRate::default(), run, last_stage: None }
+    }
+
+    /// Shows a progress from now on.
+    pub(super) fn show(&mut self, progress: &RunProgress<'_>) {
+        if self.exporter.is_none() && self.pushers.is_empty() {
+            return;
+        }
+        let before = self.last_stage.replace(progress.stage);
+        // Runs follow one another, and each begins by connecting.
+        if progress.stage == RunStage::Connecting
+            && before.is_some_and(|before| before != RunStage::Connecting)
+        {
+            self.run = (self.run.0 + 1, SystemTime::now());
+        }
+        let per_s = self.message_rate.observe(progress, Instant::now()).unwrap_or(0.0);
+        let figures = Arc::new(render::figures(progress, self.run.0, per_s));
+        if let Some(exporter) = &self.exporter {
+            exporter.show(&figures);
+        }
+        for pusher in &self.pushers {
+            pusher.show(&figures, self.run.1);
+        }
+    }
+
+    /// Sends the last figures, and leaves them to be scraped. `stop` ends the wait. Says in a line each what was lost.
+    pub(super) fn finish(self, stop: &AtomicBool) -> Vec<String> {
+        let lost = self.pushers.into_iter().filter_map(Pusher::finish).collect();
+        if let Some(exporter) = self.exporter {
+            exporter.linger(stop);
+        }
+        lost
+    }
 }
 
 /// What is to be scraped, and who did.
@@ -81,7 +130,7 @@ impl Exporter {
             Box::pin(async move { answer })
         };
         let server = HttpServer::start("exporter", address, Arc::new(handler))?;
-        Ok(Exporter { server, shown, message_rate: MessageRate::default(), run: 1, last_stage: None })
+        Ok(Exporter { server, shown })
     }
 
     /// Where it listens.
@@ -89,23 +138,13 @@ impl Exporter {
         self.server.address()
     }
 
-    /// Shows a progress from now on.
-    pub(super) fn show(&mut self, progress: &RunProgress<'_>) {
-        let before = self.last_stage.replace(progress.stage);
-        // Runs follow one another, and each begins by connecting.
-        if progress.stage == RunStage::Connecting
-            && before.is_some_and(|before| before != RunStage::Connecting)
-        {
-            self.run += 1;
-        }
-        let per_s = self.message_rate.observe(progress, Instant::now()).unwrap_or(0.0);
-        let text = echoring_load::exposition(progress, self.run, per_s);
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).show(text);
+    fn show(&self, figures: &Figures) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).show(render::exposition(figures));
     }
 
     /// Leaves the last figures until they were scraped, where somebody scrapes: as long as from one scrape to the next. `stop`
     /// ends it.
-    pub(super) fn linger(&self, stop: &AtomicBool) {
+    fn linger(&self, stop: &AtomicBool) {
         let wanted_for =
             || self.shown.lock().unwrap_or_else(PoisonError::into_inner).wanted_for(Instant::now());
         let mut left = wanted_for();

@@ -6,10 +6,12 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 
-use super::exporter::Exporter;
+use super::exporter::{Exporter, Monitoring};
 use super::http::HttpServer;
 use super::parsers::{sample_share, socket_address};
+use super::push::{Protocol, Pusher, ReceiverUrl};
 use super::{OUTPUT, usage};
 use crate::Failure;
 use crate::values::FileOrStream;
@@ -72,6 +74,19 @@ pub(super) struct Args {
     /// Port 0 takes a free port, which stderr names.
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = OUTPUT)]
     pub(super) prometheus: Option<SocketAddr>,
+
+    /// Send metrics of the run every 5 s to this OpenTelemetry collector, such as http://127.0.0.1:4318
+    ///
+    /// OTLP over HTTP; without a path it is /v1/metrics. USER:PASSWORD@ in the URL is Basic authentication, and
+    /// OTEL_EXPORTER_OTLP_HEADERS has further header fields.
+    #[arg(long, value_name = "URL", value_parser = ReceiverUrl::from_str, help_heading = OUTPUT)]
+    pub(super) otlp: Option<ReceiverUrl>,
+
+    /// Send the metrics of --prometheus every 5 s by Prometheus' remote write
+    ///
+    /// Such as http://127.0.0.1:9090; without a path it is /api/v1/write. USER:PASSWORD@ in the URL is Basic authentication.
+    #[arg(long, value_name = "URL", value_parser = ReceiverUrl::from_str, help_heading = OUTPUT)]
+    pub(super) remote_write: Option<ReceiverUrl>,
 
     /// Read flags from a TOML file; flags on the command line override it
     ///
@@ -141,11 +156,22 @@ impl Args {
         ]
     }
 
-    /// The address to be scraped, if one was asked for, told on stderr.
+    /// Everything that shows figures while the runs go on.
     ///
     /// # Errors
-    /// When it cannot be had.
-    pub(super) fn exporter(&self) -> Result<Option<Exporter>, Failure> {
+    /// When an address cannot be had, or no thread can be started.
+    pub(super) fn monitoring(&self) -> Result<Monitoring, Failure> {
+        let receivers = [(Protocol::Otlp, &self.otlp), (Protocol::RemoteWrite, &self.remote_write)];
+        let receivers = receivers.into_iter().filter_map(|(protocol, url)| Some((protocol, url.as_ref()?)));
+        let pushers =
+            receivers.map(|(protocol, url)| Pusher::start(protocol, url)).collect::<io::Result<_>>();
+        let pushers =
+            pushers.map_err(|error| Failure::Environment(format!("no figures can be sent: {error}")))?;
+        Ok(Monitoring::new(self.exporter()?, pushers))
+    }
+
+    /// The address to be scraped, if one was asked for, told on stderr.
+    fn exporter(&self) -> Result<Option<Exporter>, Failure> {
         let Some(address) = self.prometheus else { return Ok(None) };
         let exporter =
             Exporter::start(address).map_err(|error| HttpServer::refused("--prometheus", address, &error))?;

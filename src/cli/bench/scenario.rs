@@ -21,7 +21,7 @@ const RUN: &str = "run";
 /// Flags that are no keys: they are about the file.
 const NO_KEYS: [&str; 1] = ["scenario"];
 /// Flags that hold for all runs together.
-const OF_ALL: [&str; 14] = [
+const OF_ALL: [&str; 16] = [
     "json",
     "hgrm",
     "hlog",
@@ -30,6 +30,8 @@ const OF_ALL: [&str; 14] = [
     "junit",
     "markdown",
     "prometheus",
+    "otlp",
+    "remote_write",
     "baseline",
     "save_baseline",
     "baseline_dir",

@@ -1,95 +1,25 @@
-//! The progress of a run in Prometheus' text format (version 0.0.4).
-//!
-//! `docs/reference/outputs.md` documents names, units and types. Counters never decrease within a run.
+//! The figures of a run in Prometheus' text format (version 0.0.4).
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
-use crate::engine::progress::{RunProgress, RunStage};
+use super::figures::{Distribution, Family, Figures, Series, Values};
 
 /// Media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
-const BUCKETS_NS: [u64; 19] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    10_000_000_000,
-];
-const STAGES: [(RunStage, &str); 4] = [
-    (RunStage::Connecting, "connecting"),
-    (RunStage::WarmingUp, "warming_up"),
-    (RunStage::Measuring, "measuring"),
-    (RunStage::Draining, "draining"),
-];
 
-/// The progress of run number `run` (from 1) of this process, at a current rate of `messages_per_s`.
-pub fn exposition(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> String {
-    let mut text = Text { text: String::new(), target: escaped(moment.target) };
-    let load = moment.load;
-    let mode = load.mode.name();
-    let version = env!("CARGO_PKG_VERSION");
-    text.family("info", "gauge", "The current run: always 1, with labels that describe it.");
-    text.labelled("info", &[("version", version), ("mode", mode), ("run", &run.to_string())], 1.0);
-    text.family("stage", "gauge", "1 for the current stage of the run, 0 for all others.");
-    for (stage, name) in STAGES {
-        text.labelled("stage", &[("stage", name)], f64::from(u8::from(moment.stage == stage)));
+/// The figures as text.
+pub fn exposition(figures: &Figures) -> String {
+    let mut text = Text { text: String::new(), target: escaped(&figures.target) };
+    for Family { name, help, values } in &figures.families {
+        match values {
+            Values::Gauge(series) => text.family(name, "gauge", help, series),
+            Values::Counter(series) => text.family(name, "counter", help, series),
+            Values::Histogram(distribution) => {
+                text.family(name, "histogram", help, &[]);
+                text.histogram(name, distribution);
+            }
+        }
     }
-    text.one("stage_seconds", "gauge", "Time since the current stage began.", moment.elapsed.as_secs_f64());
-    text.one("connections", "gauge", "Configured connections.", f64::from(load.connections));
-    text.one("connections_open", "gauge", "Connections open now.", moment.open as f64);
-    let failed = "Connections that failed or ended early.";
-    text.one("connections_failed_total", "counter", failed, moment.failed as f64);
-    let received = "Messages that arrived, warm-up included.";
-    text.one("messages_received_total", "counter", received, moment.messages as f64);
-    text.one("messages_per_second", "gauge", "Current rate of arriving messages.", messages_per_s);
-    let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
-    if let Some(rate) = load.pace.rate_at(measured) {
-        let rate = moment.rate.map_or(rate / f64::from(load.rate_period_s), |changed| changed as f64);
-        text.one("target_messages_per_second", "gauge", "Messages that are due.", rate);
-    }
-    let live = moment.live;
-    let unsent = "Messages that were due and never sent.";
-    text.one("messages_unsent_total", "counter", unsent, live.unsent() as f64);
-    text.family("errors_total", "counter", "Failures by cause.");
-    for (cause, count) in live.errors() {
-        text.labelled("errors_total", &[("cause", cause)], count as f64);
-    }
-    let integrity = live.integrity();
-    text.family(
-        "integrity_total",
-        "counter",
-        "Integrity failures of messages by kind; losses are known at the end.",
-    );
-    for (kind, count) in [
-        ("lost", integrity.lost),
-        ("duplicated", integrity.duplicated),
-        ("reordered", integrity.reordered),
-        ("corrupted", integrity.corrupted),
-        ("late", integrity.late),
-    ] {
-        text.labelled("integrity_total", &[("kind", kind)], count as f64);
-    }
-    let late = "Maximum lateness of the generator for its schedule.";
-    text.one("lateness_max_seconds", "gauge", late, seconds(live.lateness_ns_max()));
-    text.histogram(live.response().as_ref());
     text.text
 }
 
@@ -101,46 +31,27 @@ struct Text {
 }
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    fn family(&mut self, name: &str, kind: &str, help: &str, series: &[Series]) {
         let _ =
             writeln!(self.text, "# HELP echoring_bench_{name} {help}\n# TYPE echoring_bench_{name} {kind}");
+        for Series { labels, value } in series {
+            self.labelled(name, labels, *value);
+        }
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        self.family(name, kind, help);
-        self.labelled(name, &[], value);
-    }
-
-    fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+    fn labelled(&mut self, name: &str, labels: &[(&str, String)], value: f64) {
         let own = labels.iter().map(|(label, value)| format!("{label}=\"{}\",", escaped(value)));
         let own: String = own.collect();
         let _ = writeln!(self.text, "echoring_bench_{name}{{{own}target=\"{}\"}} {value}", self.target);
     }
 
-    /// Writes the buckets of response times. A bucket of the histogram that spans a bound is counted by its midpoint.
-    fn histogram(&mut self, values: Option<&Histogram<u64>>) {
-        const NAME: &str = "response_seconds";
-        let help = "Time from the intended send to the arrival, within the measured time.";
-        self.family(NAME, "histogram", help);
-        let mut buckets = [0_u64; BUCKETS_NS.len()];
-        let (mut count, mut sum_ns) = (0_u64, 0.0);
-        for step in values.into_iter().flat_map(|values| values.iter_recorded()) {
-            let (value, times) = (step.value_iterated_to(), step.count_at_value());
-            let middle = values.map_or(value, |values| values.median_equivalent(value));
-            count += times;
-            sum_ns += middle as f64 * times as f64;
-            if let Some(bucket) = BUCKETS_NS.iter().position(|&bound| middle <= bound) {
-                buckets[bucket] += times;
-            }
+    fn histogram(&mut self, name: &str, values: &Distribution) {
+        for (bound, below) in values.buckets() {
+            self.labelled(&format!("{name}_bucket"), &[("le", bound.to_string())], below as f64);
         }
-        let mut below = 0;
-        for (bound, times) in BUCKETS_NS.into_iter().zip(buckets) {
-            below += times;
-            self.labelled(&format!("{NAME}_bucket"), &[("le", &seconds(bound).to_string())], below as f64);
-        }
-        self.labelled(&format!("{NAME}_bucket"), &[("le", "+Inf")], count as f64);
-        self.labelled(&format!("{NAME}_sum"), &[], sum_ns / 1e9);
-        self.labelled(&format!("{NAME}_count"), &[], count as f64);
+        self.labelled(&format!("{name}_bucket"), &[("le", "+Inf".to_owned())], values.count as f64);
+        self.labelled(&format!("{name}_sum"), &[], values.sum_ns / 1e9);
+        self.labelled(&format!("{name}_count"), &[], values.count as f64);
     }
 }
 
@@ -149,15 +60,13 @@ fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
+    use crate::engine::progress::{RunProgress, RunStage};
     use crate::measure::live::{LiveResults, SnapshotTaker};
     use crate::measure::samples::MessageName;
     use crate::measure::tally::Tally;
@@ -167,6 +76,7 @@ mod tests {
     use crate::plan::pace::Pace;
     use crate::plan::workload::Workload;
     use crate::plan::workload::tests::workload;
+    use crate::render::figures;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     fn live() -> LiveResults {
@@ -204,7 +114,7 @@ mod tests {
             live: &live,
             traced: &[],
         };
-        let text = exposition(&moment, 2, 66.5);
+        let text = exposition(&figures(&moment, 2, 66.5));
         let mut kinds = BTreeMap::new();
         let mut samples = BTreeMap::new();
         for line in text.lines() {
@@ -258,7 +168,7 @@ mod tests {
             live: &live,
             traced: &[],
         };
-        let text = exposition(&moment, 1, 0.0);
+        let text = exposition(&figures(&moment, 1, 0.0));
         assert!(
             text.contains("\nechoring_bench_response_seconds_bucket{le=\"+Inf\",target=\"embedded\"} 0\n"),
             "{text}"

@@ -1,0 +1,202 @@
+//! The progress of a run as figures that monitoring systems collect: one definition for Prometheus' text format, its remote
+//! write and OpenTelemetry.
+//!
+//! `docs/reference/outputs.md` documents names, units and types. Counters never decrease within a run.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::engine::progress::{RunProgress, RunStage};
+
+/// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
+const BUCKETS_NS: [u64; 19] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const STAGES: [(RunStage, &str); 4] = [
+    (RunStage::Connecting, "connecting"),
+    (RunStage::WarmingUp, "warming_up"),
+    (RunStage::Measuring, "measuring"),
+    (RunStage::Draining, "draining"),
+];
+
+/// The figures of a run at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// The target, a label of every series.
+    pub target: String,
+    /// The families, in the order of the text format.
+    pub families: Vec<Family>,
+}
+
+/// All series of one name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    /// The name in Prometheus without its prefix.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// The values.
+    pub values: Values,
+}
+
+/// The values of a family.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Numbers that rise and fall.
+    Gauge(Vec<Series>),
+    /// Numbers that only rise within a run.
+    Counter(Vec<Series>),
+    /// Times.
+    Histogram(Distribution),
+}
+
+/// One number, with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Names and values of its own labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// The number.
+    pub value: f64,
+}
+
+/// A distribution of times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// Number of times.
+    pub count: u64,
+    /// Their sum in nanoseconds, as precise as the histogram.
+    pub sum_ns: f64,
+    /// Times in nanoseconds, rising, with how often each occurred.
+    pub values_ns: Vec<(u64, u64)>,
+}
+
+impl Distribution {
+    /// A bucket of the histogram counts with its midpoint.
+    fn of(values: Option<&Histogram<u64>>) -> Distribution {
+        let mut distribution = Distribution::default();
+        for step in values.into_iter().flat_map(|values| values.iter_recorded()) {
+            let (value, times) = (step.value_iterated_to(), step.count_at_value());
+            let middle = values.map_or(value, |values| values.median_equivalent(value));
+            distribution.count += times;
+            distribution.sum_ns += middle as f64 * times as f64;
+            distribution.values_ns.push((middle, times));
+        }
+        distribution
+    }
+
+    /// For each bucket of Prometheus its upper bound in seconds, and the number of times that are not above it.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let (mut values, mut below) = (self.values_ns.iter().peekable(), 0);
+        BUCKETS_NS.into_iter().map(move |bound| {
+            while let Some((_, times)) = values.next_if(|(value, _)| *value <= bound) {
+                below += times;
+            }
+            (seconds(bound), below)
+        })
+    }
+}
+
+/// The progress of run number `run` (from 1) of this process, at a current rate of `messages_per_s`.
+pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Figures {
+    let load = moment.load;
+    let mut list = List::default();
+    let about = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("mode", load.mode.name().to_owned()),
+        ("run", run.to_string()),
+    ];
+    let info = vec![Series { labels: about.to_vec(), value: 1.0 }];
+    list.add("info", "The current run: always 1, with labels that describe it.", Values::Gauge(info));
+    let stages = STAGES.map(|(stage, name)| (name.to_owned(), f64::from(u8::from(moment.stage == stage))));
+    list.add(
+        "stage",
+        "1 for the current stage of the run, 0 for all others.",
+        Values::Gauge(by("stage", stages)),
+    );
+    list.gauge("stage_seconds", "Time since the current stage began.", moment.elapsed.as_secs_f64());
+    list.gauge("connections", "Configured connections.", f64::from(load.connections));
+    list.gauge("connections_open", "Connections open now.", moment.open as f64);
+    list.counter("connections_failed_total", "Connections that failed or ended early.", moment.failed);
+    list.counter("messages_received_total", "Messages that arrived, warm-up included.", moment.messages);
+    list.gauge("messages_per_second", "Current rate of arriving messages.", messages_per_s);
+    let measured = if moment.stage == RunStage::Measuring { moment.elapsed } else { Duration::ZERO };
+    if let Some(rate) = load.pace.rate_at(measured) {
+        let rate = moment.rate.map_or(rate / f64::from(load.rate_period_s), |changed| changed as f64);
+        list.gauge("target_messages_per_second", "Messages that are due.", rate);
+    }
+    let live = moment.live;
+    list.counter("messages_unsent_total", "Messages that were due and never sent.", live.unsent());
+    let errors = live.errors().into_iter().map(|(cause, count)| (cause.to_owned(), count as f64));
+    list.add("errors_total", "Failures by cause.", Values::Counter(by("cause", errors)));
+    let integrity = live.integrity();
+    let kinds = [
+        ("lost", integrity.lost),
+        ("duplicated", integrity.duplicated),
+        ("reordered", integrity.reordered),
+        ("corrupted", integrity.corrupted),
+        ("late", integrity.late),
+    ];
+    let kinds = kinds.map(|(kind, count)| (kind.to_owned(), count as f64));
+    list.add(
+        "integrity_total",
+        "Integrity failures of messages by kind; losses are known at the end.",
+        Values::Counter(by("kind", kinds)),
+    );
+    let lateness = seconds(live.lateness_ns_max());
+    list.gauge("lateness_max_seconds", "Maximum lateness of the generator for its schedule.", lateness);
+    list.add(
+        "response_seconds",
+        "Time from the intended send to the arrival, within the measured time.",
+        Values::Histogram(Distribution::of(live.response().as_ref())),
+    );
+    Figures { target: moment.target.to_owned(), families: list.families }
+}
+
+/// The families under construction.
+#[derive(Default)]
+struct List {
+    families: Vec<Family>,
+}
+
+impl List {
+    fn add(&mut self, name: &'static str, help: &'static str, values: Values) {
+        self.families.push(Family { name, help, values });
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
+        self.add(name, help, Values::Gauge(vec![Series { labels: Vec::new(), value }]));
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, value: u64) {
+        self.add(name, help, Values::Counter(vec![Series { labels: Vec::new(), value: value as f64 }]));
+    }
+}
+
+/// A series for each value of a label.
+fn by(label: &'static str, values: impl IntoIterator<Item = (String, f64)>) -> Vec<Series> {
+    let series = |(word, value)| Series { labels: vec![(label, word)], value };
+    values.into_iter().map(series).collect()
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
