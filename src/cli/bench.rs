@@ -2,6 +2,7 @@
 
 mod agents;
 mod baseline;
+mod calibrate;
 mod churn;
 mod control;
 mod dial;
@@ -13,8 +14,8 @@ mod outputs;
 mod pace;
 mod parsers;
 mod protocol;
-mod replay;
 mod push;
+mod replay;
 mod request;
 mod scenario;
 mod target;
@@ -106,6 +107,8 @@ Examples:
       the same load from three machines, on each of which `echoring agent` runs
   echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
       what echoring proxy --record took, twice as fast; answers other than the recorded ones fail the run
+  echoring bench --calibrate
+      how far results can be believed on this host: above which latencies, and up to which rate; later results quote it
   echoring bench -f scenario.toml --duration 5s
       the runs of a file, each for 5 s
 
@@ -119,8 +122,8 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline or --find-max held at no rate, 2 usage, 3 the environment
-forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
+Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or --calibrate
+miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
 until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
 /// Exit code of runs that a signal ended, after their report, or cut short, as a shell would report SIGINT.
@@ -241,6 +244,9 @@ pub struct Args {
     baseline: baseline::Args,
 
     #[command(flatten)]
+    calibration: calibrate::Args,
+
+    #[command(flatten)]
     outputs: outputs::Args,
 }
 
@@ -251,6 +257,7 @@ struct Job {
     experiment: Experiment,
     fail_if: Vec<Objective>,
     abort_if: Vec<Objective>,
+    calibration: calibrate::Args,
     /// Where the rate can be changed, and whether it can be.
     control: Option<SocketAddr>,
     is_changeable: bool,
@@ -390,7 +397,7 @@ impl Args {
         let plan = Plan { target, workloads, resources };
         let tries = self.protocol.r#try;
         let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
-        let (baseline, outputs) = (self.baseline, self.outputs);
+        let (baseline, calibration, outputs) = (self.baseline, self.calibration, self.outputs);
         Ok(Job {
             plan,
             experiment,
@@ -399,6 +406,7 @@ impl Args {
             control,
             is_changeable,
             baseline,
+            calibration,
             outputs,
             tries,
             share,
@@ -725,6 +733,9 @@ pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
     if let Some(name) = &arguments.protocol.show_protocol {
         return protocol::Args::show(name).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
     }
+    if arguments.calibration.calibrate {
+        return calibrate::run(arguments, typed).unwrap_or_else(|failure| failure.report());
+    }
     let runs = match &arguments.outputs.scenario {
         Some(file) => scenario::read(file, typed),
         None => Ok(vec![(arguments, typed.clone())]),
@@ -744,18 +755,14 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
     let (outputs, baseline) = (jobs[0].outputs.clone(), jobs[0].baseline.clone());
+    let calibration = jobs[0].calibration.clone();
     for job in &jobs {
         enough_address_space(&job.plan)?;
     }
     let tries = jobs.iter().any(|job| job.tries);
     let kept = if tries { None } else { baseline.open()? };
     environment::start_log("warn")?;
-    for signal in [SIGINT, SIGTERM] {
-        // The first asks for the partial result, the second does not wait for it.
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
-    }
+    end_on_signals(&stop)?;
     let mut monitoring = outputs.monitoring()?;
     let control = jobs.iter().find_map(|job| job.control);
     let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
@@ -820,12 +827,15 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
     }
+    if let Some(line) = calibration.quote(&mut results.outcomes) {
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(io::stderr(), "warning: {line}");
+    }
     let code = match tries {
         true => verdicts::conclude(&results, None, missed, &[]),
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
     for lost in monitoring.finish(&stop) {
-        // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "warning: {lost}");
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
@@ -856,6 +866,17 @@ fn hand_over(
     // The results are told first. What is wrong with them weighs more.
     let refused = incomparable.map(|failure| failure.report());
     Ok(refused.filter(|_| code == ExitCode::SUCCESS).unwrap_or(code))
+}
+
+/// Lets signals end the runs.
+fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+    for signal in [SIGINT, SIGTERM] {
+        // The first asks for the partial result, the second does not wait for it.
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    }
+    Ok(())
 }
 
 /// The address at which the rate can be changed, told on stderr.

@@ -222,17 +222,10 @@ impl Args {
             (None, Some(silence)) => Wait::Silence(silence),
             (None, None) => Wait::Answers(SILENCE_DEFAULT),
         };
-        let history = if self.no_history { None } else { history_file() };
+        let history = if self.no_history { None } else { environment::state_file("history") };
         let options = Options { binary: self.binary, style, wait, history };
         Ok(Plan { url: self.url, dialer, options, interactive })
     }
-}
-
-/// The directory for persistent state that needs no backup (XDG Base Directory Specification).
-fn history_file() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
-    Some(state.join("echoring/history"))
 }
 
 /// Exit code of a conversation that did not end cleanly.

@@ -1,6 +1,7 @@
 //! What a command sets up in its own process before it runs: the descriptor limit and the log.
 
 use std::io;
+use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
@@ -28,6 +29,13 @@ pub(super) fn raise_locked_memory_limit() {
     if raise(None).is_err() {
         let _ = raise(maximum);
     }
+}
+
+/// A file of echoring in the folder for persistent state that needs no backup (XDG Base Directory Specification).
+pub(super) fn state_file(name: &str) -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
+    Some(state.join("echoring").join(name))
 }
 
 /// What helps against this error, behind a semicolon, where that is known.

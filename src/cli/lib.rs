@@ -20,7 +20,7 @@ mod environment;
 mod file;
 mod health;
 pub mod http_client;
-mod limits;
+pub mod limits;
 mod logging;
 mod proxy;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Each worker thread has a client, which records into its own tally; see [`measure`](crate::measure).
 
 mod address;
+pub(crate) mod calibration_server;
 mod client;
 mod config;
 pub(crate) mod coordination;

@@ -5,7 +5,8 @@
 //! [`Outcome`] for each, with its [`Record`](record::Record). In an open loop, latency counts from the intended send
 //! time, so a stall of the server or of the generator is visible. The generator measures its own lateness and reports
 //! when it was the bottleneck. Every message is checked against what was sent. [`run_experiment()`] makes many runs of a plan:
-//! a search for the highest rate, or repetitions that alternate with a baseline.
+//! a search for the highest rate, or repetitions that alternate with a baseline. [`calibrate()`] measures how far results can
+//! be believed on a host.
 //!
 //! Six modules, each importing only those before it:
 //!
@@ -28,7 +29,9 @@ pub mod plan;
 pub mod record;
 pub mod render;
 
-pub use analyse::{Baseline, Experiment, Measures, Progress, Results, run_experiment, run_experiment_on};
+pub use analyse::{
+    Baseline, Experiment, Measures, Progress, Results, calibrate, run_experiment, run_experiment_on,
+};
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
 pub use engine::{

@@ -1,6 +1,7 @@
 //! The record of a run: JSON with the schema `echoring.run/1`, described in `docs/reference/run-record.md`. Fields are
 //! only ever added.
 
+pub mod calibration;
 pub mod comparison;
 pub(crate) mod describe;
 pub mod failures;
@@ -17,6 +18,7 @@ pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
 pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 use crate::plan::flaw::Flaw;
+use calibration::Quotation;
 use comparison::{BaselineComparison, Comparison};
 use failures::NO_REPLY;
 use replay::Replay;
@@ -93,6 +95,9 @@ pub struct Record {
     /// was checked. Records from older versions have none.
     #[serde(default)]
     pub unmatched: u64,
+    /// What the calibration of this host says, if it has one. The command line adds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Quotation>,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
     /// The conversations of a declared protocol.

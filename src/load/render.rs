@@ -3,6 +3,7 @@
 //!
 //! It is the last of the crate's modules, and the only one that prints.
 
+mod calibration;
 mod checks;
 pub mod export;
 mod exposition;
@@ -15,6 +16,7 @@ pub mod samples;
 pub mod summary;
 pub mod tables;
 
+pub use calibration::{calibration, planted_faults};
 pub use exposition::{CONTENT_TYPE, exposition};
 pub use figures::{Figures, figures};
 pub use junit::junit;

@@ -337,7 +337,7 @@ fn path_of(path: &Path, name: Option<&str>) -> PathBuf {
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
-fn to_stdout(bytes: &[u8]) -> io::Result<()> {
+pub(super) fn to_stdout(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

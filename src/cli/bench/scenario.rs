@@ -18,10 +18,10 @@ use crate::file::{Entry, Source, entries};
 const RUNS_MAX: usize = 1_000;
 /// The key of the tables.
 const RUN: &str = "run";
-/// Flags that are no keys: they are about the file.
-const NO_KEYS: [&str; 1] = ["scenario"];
+/// Flags that are no keys: one is about the file, the other makes runs of its own.
+const NO_KEYS: [&str; 2] = ["scenario", "calibrate"];
 /// Flags that hold for all runs together.
-const OF_ALL: [&str; 16] = [
+const OF_ALL: [&str; 17] = [
     "json",
     "hgrm",
     "hlog",
@@ -38,6 +38,7 @@ const OF_ALL: [&str; 16] = [
     "baseline_threshold",
     "baseline_metric",
     "trust_single",
+    "calibration",
 ];
 
 /// The flags of each run, with what they were read from, that the file at `path` asks for, in their order. `typed` is what the command line says.

@@ -19,7 +19,7 @@ use echoring_load::render::summary;
 use echoring_load::{Baseline, Experiment, Outcome, Results, RunProgress, RunStage, RunVerdict, Workload};
 
 /// Exit code of a run with lost, damaged or failed messages or connections, or that misses a threshold.
-const EXIT_BROKEN: u8 = 1;
+pub(super) const EXIT_BROKEN: u8 = 1;
 /// Exit code of a run that measured the generator.
 const EXIT_SATURATED: u8 = 4;
 /// How often the conditions of `--abort-if` are looked at.

@@ -17,7 +17,8 @@ pub(super) fn comparisons(runs: &[Run]) -> Vec<Comparison> {
         _ => return Vec::new(),
     };
     let Ok(metrics) = compare::metrics(&METRICS) else { return Vec::new() };
-    let options = CompareOptions { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false };
+    let options =
+        CompareOptions { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false, one_machine: false };
     let values = |side: Vec<&Run>| side.into_iter().map(value).collect::<Vec<Value>>();
     compare::compare(&values(a), &values(b), &options).unwrap_or_default()
 }

@@ -146,7 +146,7 @@ fn enough_descriptors(
     )))
 }
 
-fn launch_error(error: LaunchError, choice: DriverChoice) -> Refused {
+pub(super) fn launch_error(error: LaunchError, choice: DriverChoice) -> Refused {
     match error {
         LaunchError::Thread(_, error) => Refused(format!("no thread could be started: {error}")),
         LaunchError::Uring(error) | LaunchError::Epoll(error) | LaunchError::Setup(error) => {

@@ -52,6 +52,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         response_histogram: encoded(&tally.latency.whole.response),
         service_histogram: encoded(&tally.latency.whole.service),
         shares: describe_shares(tally),
+        calibration: None,
         unmatched: tally.counts.unmatched,
         broadcast: load.has_topics().then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.fan_out.first),
@@ -109,7 +110,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         // The session adds the intervals of the timeline.
         intervals: Vec::new(),
         timeline: describe_slices(load, result),
-        // The experiment adds the search and the repetition; the command line adds `fail_if`.
+        // The experiment adds the search and the repetition; the command line adds `fail_if` and the calibration.
         agents: Vec::new(),
         segment: None,
         search: None,

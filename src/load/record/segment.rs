@@ -191,6 +191,7 @@ mod tests {
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
     const AHEAD: u64 = 77 * SECOND;
+    const NAME: MessageName = MessageName { connection: 0, publisher: None, sequence: None };
 
     /// What a generator measured whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
@@ -201,14 +202,14 @@ mod tests {
             let intended = from + message * MILLISECOND;
             let now = intended + 20_000 + message * message % 1_000_003;
             let times = Times { intended, sent: intended + message % 70 };
-            tally.arrived(now, MessageName::default(), times, 16);
+            tally.arrived(now, NAME, times, 16);
             tally.late(intended + message % 70, intended);
         }
         tally.connections.opened = 3;
         tally.connections.error("refused");
         tally.connections.closes.insert(1001, 2);
         if first == 0 {
-            tally.record_lost(from + 5 * SECOND, Times { intended: from, sent: from }, 1);
+            tally.record_lost(from + 5 * SECOND, NAME, Times { intended: from, sent: from }, 1);
         }
         tally.cut(from + 2 * SECOND);
         tally.complete();

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::engine::{Outcome, RunVerdict};
 use crate::plan::units::{bytes, count, duration};
 use crate::record::{self, Compression, Config, GeneratorThread, Handshake, Ping, Push, Quantiles, Record};
-use crate::render::{replay, tables};
+use crate::render::{calibration, replay, tables};
 
 /// CPU share above which a thread is reported as the busiest.
 const BUSY_SHARE: f64 = 0.9;
@@ -33,6 +33,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         for (at, (name, shares)) in quantiles.into_iter().enumerate() {
             writeln!(out, "{:<10} {}", if at == 0 { "shares" } else { "" }, self::shares(name, &shares))?;
         }
+    }
+    for (at, line) in calibration::notes(record).iter().enumerate() {
+        writeln!(out, "{:<10} {line}", if at == 0 { "calibrated" } else { "" })?;
     }
     if record.unmatched > 0 {
         writeln!(

@@ -103,7 +103,9 @@ impl Client {
         let connection = &self.connections[position];
         match &connection.flow {
             Flow::Attempt(attempt) => MessageName::of(connection.number, attempt.sequence),
-            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) => MessageName::unnumbered(connection.number),
+            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) | Flow::Replay(_) => {
+                MessageName::unnumbered(connection.number)
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::agenda::Due;
 use super::connection::{Flow, State};
 use super::{Client, Phase};
 use crate::measure::replay::{AnswerChecker, Arrived};
+use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::Tally;
 use crate::measure::tally::replay::{Difference, Example, shown_message};
 use crate::measure::times::Times;
@@ -292,13 +293,15 @@ impl Client {
         let (number, is_open) = (connection.number, connection.state == State::Open);
         let Flow::Replay(player) = &mut connection.flow else { return };
         let dialogue = replay.dialogue(number);
-        for action in &dialogue.actions[player.sent as usize..player.due as usize] {
+        let unsent = player.sent as usize..player.due as usize;
+        for (at, action) in unsent.clone().zip(&dialogue.actions[unsent]) {
             if action.kind == ActionKind::Ping {
                 continue;
             }
             tally.counts.unsent += 1;
             tally.counts.unsent_gone += u64::from(!is_open);
-            tally.record_unsent(until, player.at(replay, number, action.at), action.is_timed.into());
+            let name = MessageName::of(number, at as u64);
+            tally.record_unsent(until, name, player.at(replay, number, action.at), action.is_timed.into());
         }
         if *replay.comparison().rule() == ComparisonRule::None {
             return;
@@ -310,11 +313,19 @@ impl Client {
             }
             tally.integrity.lost += 1;
             if let Some(times) = times(replay, number, player, answer) {
-                tally.record_lost(until, times, 1);
+                tally.record_lost(until, name_of(number, answer), times, 1);
             }
             let example = || example(replay, number, Difference::Missing, Some(at), None);
             tally.replay.example(Difference::Missing, example);
         }
+    }
+}
+
+/// The message from which an answer is timed, in samples.
+fn name_of(connection: u32, answer: &Answer) -> MessageName {
+    match answer.request {
+        Some(request) => MessageName::of(connection, request.into()),
+        None => MessageName::unnumbered(connection),
     }
 }
 
@@ -337,7 +348,10 @@ impl Judged<'_> {
     fn equal(&mut self, at: usize, payload: &[u8]) {
         self.tally.replay.equal += 1;
         match times(self.replay, self.number, self.player, &self.dialogue().answers[at]) {
-            Some(times) => self.tally.arrived(self.now, times.intended, times.sent, payload.len()),
+            Some(times) => {
+                let name = name_of(self.number, &self.dialogue().answers[at]);
+                self.tally.arrived(self.now, name, times, payload.len());
+            }
             None => {
                 self.tally.replay.untimed += 1;
                 self.tally.heard(self.now, payload.len());
@@ -350,8 +364,10 @@ impl Judged<'_> {
     fn different(&mut self, at: usize, payload: &[u8]) {
         self.tally.integrity.corrupted += 1;
         self.example(Difference::Different, Some(at), Some(payload));
-        if let Some(times) = times(self.replay, self.number, self.player, &self.dialogue().answers[at]) {
-            self.tally.damaged(self.now, times);
+        let answer = &self.dialogue().answers[at];
+        if let Some(times) = times(self.replay, self.number, self.player, answer) {
+            let name = name_of(self.number, answer);
+            self.tally.damaged(self.now, name, times, SampleOutcome::Corrupted);
         }
     }
 

@@ -1,0 +1,125 @@
+//! What a calibration comes to: from which latency on, and up to which rate, quantiles can be believed.
+//!
+//! The server of a calibration keeps each message for a known time. What the generator measures beyond that is the error: the
+//! work and the waits of both processes, of the kernel, and of the host. It is added to the delay, whatever the delay is.
+//! So a quantile of latencies above ten times its error is right to within a tenth. Where an error is larger in one step
+//! than in another, the larger one counts.
+//!
+//! Never: a clock, I/O, a run.
+
+use crate::record::calibration::{Believed, CalibrationStep, QuantilePair};
+
+/// Error that a believed quantile has at most, as its reciprocal: a tenth.
+const BELIEVED_PART: u64 = 10;
+/// A rate counts only if its error is at most this many times the smallest one of all rates. Beyond that, the generator or the
+/// server is close to its limit.
+const ERROR_GROWTH_MAX: u64 = 4;
+/// Messages beyond a quantile that it needs, so that a single slow one does not decide it.
+pub(crate) const MESSAGES_BEYOND: u64 = 10;
+
+/// One of the quantiles of a step.
+type Quantile = fn(&CalibrationStep) -> Option<QuantilePair>;
+
+/// What these steps come to.
+pub fn believed(steps: &[CalibrationStep]) -> Believed {
+    let Some(rate_max) = rate_max(steps) else { return Believed::default() };
+    let above = |quantile: Quantile| {
+        let within = steps.iter().filter(|step| step.why.is_none() && step.rate <= rate_max);
+        let error_ns = within.filter_map(quantile).map(|pair| pair.error_ns()).max()?;
+        Some(error_ns.saturating_mul(BELIEVED_PART))
+    };
+    Believed {
+        p50_above_ns: above(|step| step.p50),
+        p99_above_ns: above(|step| step.p99),
+        p999_above_ns: above(|step| step.p999),
+        rate_max: Some(rate_max),
+    }
+}
+
+/// The highest rate that was held, without much larger errors than the best rate at the highest quantile that all steps
+/// have; below it, every rate was held by one of its steps.
+fn rate_max(steps: &[CalibrationStep]) -> Option<u64> {
+    let held = |step: &&CalibrationStep| step.why.is_none();
+    // Short steps have too few messages for p99.9.
+    let quantiles: [Quantile; 3] = [|step| step.p999, |step| step.p99, |step| step.p50];
+    let is_known = |quantile: &Quantile| steps.iter().filter(held).all(|step| quantile(step).is_some());
+    let quantile = quantiles.into_iter().find(is_known)?;
+    let error = |step: &CalibrationStep| quantile(step).map(|pair| pair.error_ns());
+    let bound = steps.iter().filter(held).filter_map(error).min()?.saturating_mul(ERROR_GROWTH_MAX);
+    let mut rates: Vec<u64> = steps.iter().map(|step| step.rate).collect();
+    rates.sort_unstable();
+    rates.dedup();
+    let is_good = |rate: &u64| {
+        let mut tried = steps.iter().filter(held).filter(|step| step.rate == *rate);
+        tried.any(|step| error(step).is_some_and(|error_ns| error_ns <= bound))
+    };
+    rates.into_iter().take_while(is_good).last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A step whose errors at p50, p99 and p99.9 are these, in microseconds.
+    fn step(rate: u64, errors_us: [u64; 3]) -> CalibrationStep {
+        let pair = |error: u64| Some(QuantilePair { planted_ns: MS, measured_ns: MS + error * 1_000 });
+        let [p50, p99, p999] = errors_us.map(pair);
+        let delays = "1.00 ms".to_owned();
+        CalibrationStep { rate, delays, messages_per_s: rate as f64, why: None, p50, p99, p999 }
+    }
+
+    fn failed(rate: u64) -> CalibrationStep {
+        CalibrationStep { why: Some("too late".to_owned()), ..step(rate, [90_000; 3]) }
+    }
+
+    #[test]
+    fn a_quantile_is_believed_above_ten_times_its_largest_error() {
+        let steps = [step(5_000, [30, 90, 300]), step(5_000, [40, 80, 200]), step(10_000, [35, 110, 250])];
+        let expected = Believed {
+            p50_above_ns: Some(400_000),
+            p99_above_ns: Some(1_100_000),
+            p999_above_ns: Some(3 * MS),
+            rate_max: Some(10_000),
+        };
+        assert_eq!(believed(&steps), expected);
+        // Errors have no sign.
+        let mut early = steps;
+        early[1].p50 = Some(QuantilePair { planted_ns: MS, measured_ns: MS - 70_000 });
+        assert_eq!(believed(&early).p50_above_ns, Some(700_000));
+    }
+
+    #[test]
+    fn rates_that_failed_or_have_much_larger_errors_are_not_believed() {
+        let good = [step(5_000, [30, 90, 300]), step(10_000, [30, 90, 300]), step(20_000, [30, 90, 1_200])];
+        let with = |more: &[CalibrationStep]| believed(&[&good[..], more].concat());
+        assert_eq!((with(&[]).rate_max, with(&[]).p999_above_ns), (Some(20_000), Some(12 * MS)));
+        assert_eq!(with(&[failed(40_000)]), with(&[]));
+        assert_eq!(with(&[step(40_000, [30, 90, 1_201])]), with(&[]));
+        // Nor is what lies above a failure.
+        assert_eq!(with(&[failed(40_000), step(80_000, [30, 90, 300])]), with(&[]));
+        // A rate that failed once and was held then was held.
+        assert_eq!(with(&[failed(40_000), step(40_000, [30, 90, 300])]).rate_max, Some(40_000));
+        // One bad step at a rate does not lower the rate, and its error counts.
+        let doubted = with(&[step(10_000, [30, 90, 5_000])]);
+        assert_eq!((doubted.rate_max, doubted.p999_above_ns), (Some(20_000), Some(50 * MS)));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_believed() {
+        assert_eq!(believed(&[]), Believed::default());
+        assert_eq!(believed(&[failed(5_000)]), Believed::default());
+        let short = CalibrationStep { p999: None, ..step(5_000, [30, 90, 0]) };
+        let found = believed(&[short]);
+        assert_eq!(
+            (found.p999_above_ns, found.p99_above_ns, found.rate_max),
+            (None, Some(900_000), Some(5_000))
+        );
+        // Where one step has no p99.9, p99 decides about the rate.
+        let short = CalibrationStep { p999: None, ..step(5_000, [30, 90, 0]) };
+        assert_eq!(believed(&[short, step(10_000, [30, 90, 9_000])]).rate_max, Some(10_000));
+        let empty = CalibrationStep { p50: None, p99: None, p999: None, ..step(5_000, [0; 3]) };
+        assert_eq!(believed(&[empty]), Believed::default());
+    }
+}
