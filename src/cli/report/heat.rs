@@ -41,7 +41,7 @@ impl Rows {
         let ns = ns.max(1);
         let doubling = ns.ilog2();
         let beyond = u128::from(ns) - (1 << doubling);
-        (doubling * self.parts) as usize + (beyond * u128::from(self.parts) >> doubling) as usize
+        (doubling * self.parts) as usize + ((beyond * u128::from(self.parts)) >> doubling) as usize
     }
 
     /// The row of a latency; the nearest one beyond the axis.

@@ -125,7 +125,7 @@ fn over_time(timeline: &Timeline) -> String {
     let marks =
         timeline.panels.iter().filter_map(|panel| panel.panel.as_ref()).any(|panel| !panel.marks.is_empty());
     let marks = if marks { " Dashed vertical lines mark changes of the rate." } else { "" };
-    let _ = write!(html, "<p class=\"caption\">{}{marks}</p>\n", captions.join(" "));
+    let _ = writeln!(html, "<p class=\"caption\">{}{marks}</p>", captions.join(" "));
     html += "<details>\n<summary>The same as a table</summary>\n";
     for Table { name, head, rows } in &timeline.tables {
         html += &table(&format!("{name}, over time"), head, rows);

@@ -297,26 +297,17 @@ impl Chart {
         /// A piece of the line, and what is between entries.
         const SAMPLE: i32 = 30;
         const GAP: i32 = 18;
-        /// The width of a colour of cells.
-        const SWATCH: i32 = 16;
+        if let Some(heat) = self.panel.as_ref().and_then(|panel| panel.heat.as_ref()) {
+            return draw_scale(heat, root, size, top);
+        }
+        if self.runs.is_empty() && self.strokes.is_empty() && self.crosses.is_none() {
+            return Ok(top);
+        }
         let strokes = self.strokes.iter().map(|(stroke, name)| (RUNS.len() - 1, *stroke, name));
         let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
         let left = size.labels as i32 + 10;
         let mut at = (left, top + ROW / 2);
         let anchored = || text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
-        if let Some(heat) = self.panel.as_ref().and_then(|panel| panel.heat.as_ref()) {
-            let most = heat.with_columns(size.columns).most;
-            root.draw(&Text::new("1", at, anchored()))?;
-            at.0 += 2 * CHARACTER;
-            for (light, _) in HEAT {
-                let corners = [(at.0, at.1 - 6), (at.0 + SWATCH, at.1 + 6)];
-                root.draw(&Rectangle::new(corners, colour(light).filled()))?;
-                at.0 += SWATCH;
-            }
-            let words = format!("{most} messages");
-            root.draw(&Text::new(words, (at.0 + CHARACTER, at.1), anchored()))?;
-            return Ok(at.1 + ROW / 2);
-        }
         for (run, stroke, name) in runs.chain(strokes) {
             // A long name keeps its beginning.
             let most = (size.width as i32 - left - SAMPLE - 16) / CHARACTER;
@@ -338,6 +329,24 @@ impl Chart {
         }
         Ok(at.1 + ROW / 2)
     }
+}
+
+/// Draws how many messages the colours of cells mean. Gives where that ends.
+fn draw_scale(heat: &HeatMap, root: &Area<'_>, size: Size, top: i32) -> Result<i32, Failed> {
+    /// The width of a colour.
+    const SWATCH: i32 = 16;
+    let anchored = || text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
+    let mut at = (size.labels as i32 + 10, top + ROW / 2);
+    root.draw(&Text::new("1", at, anchored()))?;
+    at.0 += 2 * CHARACTER;
+    for (light, _) in HEAT {
+        let corners = [(at.0, at.1 - 6), (at.0 + SWATCH, at.1 + 6)];
+        root.draw(&Rectangle::new(corners, colour(light).filled()))?;
+        at.0 += SWATCH;
+    }
+    let words = format!("{} messages", heat.with_columns(size.columns).most);
+    root.draw(&Text::new(words, (at.0 + CHARACTER, at.1), anchored()))?;
+    Ok(at.1 + ROW / 2)
 }
 
 impl Panel {
