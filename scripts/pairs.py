@@ -151,7 +151,7 @@ def summary(pairs, sides, target, echoring=None):
 
 
 def interval(ratios, echoring=None):
-    """The bootstrap 95 % interval of the median, as `echoring compare --pairs` computes it."""
+    """The 95 % interval of the median, as `echoring compare --pairs` computes it."""
     found = compared(list(ratios), echoring)
     return found["ratio_low"], found["ratio_high"]
 
@@ -291,7 +291,7 @@ def write(record, name, heading, text):
         file.write(f"# {heading}\n\n{text}\n")
         file.write(
             f"{record['pairs']} pairs of {record['seconds']} s for each workload, in random order; CPU is the median, "
-            "the ratio the median of the ratios within pairs, its interval by bootstrap.\n\n"
+            "the ratio the median of the ratios within pairs, with the interval of the sign test.\n\n"
         )
         file.write(provenance(record["environment"]))
         for side, command in record["results"][0]["commands"].items():

@@ -72,7 +72,7 @@ pub(super) struct Args {
     #[arg(long)]
     allow_different: bool,
 
-    /// Print the median ratio of pairs in this JSON file, with its bootstrap interval
+    /// Print the median ratio of pairs in this JSON file, with its interval
     ///
     /// The file has pairs of values [[A, B], ...], or their ratios B / A. The output is JSON. - reads stdin.
     #[arg(long, value_name = "FILE|-", exclusive = true)]

@@ -1,6 +1,7 @@
 //! Analysis of several runs: objectives and metrics of records, statistics, comparisons, the search for the highest
-//! rate, calibrations, and the experiments that make the runs.
+//! rate and for the commit that made a metric worse, calibrations, and the experiments that make the runs.
 
+pub mod bisect;
 pub mod calibration;
 pub(crate) mod calibrator;
 pub mod compare;
@@ -8,6 +9,7 @@ pub(crate) mod experiment;
 pub mod objective;
 pub mod pairs;
 pub mod search;
+pub(crate) mod sequential;
 pub mod statistics;
 
 pub use calibrator::calibrate;

@@ -369,13 +369,13 @@ fn files_are_compared_with_one_another_unless_other_loads_are_in_them() {
     }
 }
 
-/// The results of a run of a second, repeated for each of ten seconds.
+/// The results of a run of a second, repeated for each of 24 seconds.
 fn prolonged(run: &Run) -> String {
     let mut json = run.json();
     let intervals = json["runs"][0]["intervals"].as_array_mut().expect("intervals");
     intervals.retain(|interval| interval["duration_s"] == 1.0);
     let second = intervals.first().expect("a whole second").clone();
-    *intervals = (0..10).map(|at| json!({"at_s": at})).collect();
+    *intervals = (0..24).map(|at| json!({"at_s": at})).collect();
     for interval in intervals {
         let at = interval.take();
         *interval = second.clone();

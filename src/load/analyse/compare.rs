@@ -3,8 +3,8 @@
 //!
 //! Each interval names its basis, because the basis decides what the interval proves. *Pairs* are runs of both targets next to
 //! each other in time: changes of the machine are in both and cancel out. *Runs* are repetitions that were not paired: a
-//! machine that changed between them looks like a difference. *Intervals* are the seconds of a single run each, drawn in blocks
-//! because neighbours resemble one another. They show how steady these two runs were, and nothing of how another run would
+//! machine that changed between them looks like a difference. *Intervals* are the seconds of a single run each, whose
+//! slow changes give the scatter because neighbours resemble one another. They show how steady these two runs were, and nothing of how another run would
 //! differ.
 //!
 //! Records are read as JSON, so those of older and newer versions can be compared.
@@ -15,11 +15,11 @@ use serde_json::{Map, Value};
 
 use super::objective::Metric;
 use super::statistics::{
-    ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, SEED, median, median_of, pairs_needed, ratio_of_pairs,
-    ratio_of_runs, runs_needed,
+    ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, independent, median, median_of, pairs_needed,
+    ratio_of_pairs, ratio_of_runs, runs_needed,
 };
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
-use intervals::{Intervals, ResampledMetric};
+use intervals::{Intervals, WeightedMetric};
 
 mod intervals;
 
@@ -116,8 +116,9 @@ pub fn spread(runs: &[Value], metrics: &[Metric]) -> Vec<Comparison> {
             metrics: metrics
                 .iter()
                 .filter_map(|metric| {
-                    let spread = spread_of(&group.values(metric))?;
-                    let why = (spread.low.is_none()).then(|| too_few(group.runs.len(), RUNS_MIN, "runs"));
+                    let values = group.values(metric);
+                    let spread = spread_of(&values)?;
+                    let why = (spread.low.is_none()).then(|| too_few_runs(&[&values], RUNS_MIN));
                     Some(MetricComparison { a: Some(spread), why, ..unknown(metric) })
                 })
                 .collect(),
@@ -214,7 +215,7 @@ impl Group<'_> {
 
 /// The spread of some values; `None` without any.
 fn spread_of(values: &[f64]) -> Option<Spread> {
-    let interval = median_of(values, SEED);
+    let interval = median_of(values);
     Some(Spread {
         median: median(values)?,
         least: values.iter().copied().min_by(f64::total_cmp)?,
@@ -242,6 +243,18 @@ fn unknown(metric: &Metric) -> MetricComparison {
 
 fn too_few(have: usize, needed: usize, what: &str) -> String {
     format!("an interval needs {needed} {what}, but there are {have}")
+}
+
+/// The same for runs that are not paired, of which neighbours may be correlated.
+fn too_few_runs(sides: &[&[f64]], needed: usize) -> String {
+    let fewest = |count: fn(&[f64]) -> usize| sides.iter().map(|values| count(values)).min().unwrap_or(0);
+    let (have, counted) = (fewest(<[f64]>::len), fewest(independent));
+    if have < needed || counted >= needed {
+        return too_few(have, needed, "runs");
+    }
+    format!(
+        "neighbouring runs resemble one another: {have} count as {counted}, and an interval needs {needed}"
+    )
 }
 
 fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Comparison {
@@ -392,12 +405,18 @@ impl Values {
                 ..unknown(metric)
             });
         }
-        let (found, needed, what) = match basis {
-            Basis::Pairs => (ratio_of_pairs(&self.a, &self.b, error), pairs_needed(error), "pairs"),
-            _ => (ratio_of_runs(&self.a, &self.b, error), runs_needed(error), "runs"),
-        };
         let have = self.a.len().min(self.b.len());
-        let why = if have < needed { too_few(have, needed, what) } else { NO_RATIO.to_owned() };
+        let has_zeros = self.a.iter().chain(&self.b).any(|value| *value <= 0.0);
+        let (found, why) = match basis {
+            _ if has_zeros => (None, NO_RATIO.to_owned()),
+            Basis::Pairs => {
+                (ratio_of_pairs(&self.a, &self.b, error), too_few(have, pairs_needed(error), "pairs"))
+            }
+            _ => (
+                ratio_of_runs(&self.a, &self.b, error),
+                too_few_runs(&[&self.a, &self.b], runs_needed(error)),
+            ),
+        };
         // Without an interval, the ratio of the medians.
         let ratio = median(&self.b).zip(median(&self.a)).map(|(b, a)| b / a);
         let finding = MetricComparison { a, b, ratio, why: Some(why), ..unknown(metric) };
@@ -418,7 +437,7 @@ fn by_intervals(
     let (a, b) = (values.a[0], values.b[0]);
     let ratio = b / a;
     let (one, other) = (of_a.figure(metric), of_b.figure(metric));
-    let spread = |value: f64, figure: &Result<ResampledMetric, String>| match figure {
+    let spread = |value: f64, figure: &Result<WeightedMetric, String>| match figure {
         Ok(figure) => figure.spread(value, error),
         Err(_) => Spread { median: value, least: value, most: value, low: None, high: None },
     };

@@ -220,7 +220,7 @@ impl Metric {
     }
 
     /// Whether more of it is better.
-    pub(crate) fn more_is_better(&self) -> bool {
+    pub fn more_is_better(&self) -> bool {
         self.more_is_better
     }
 

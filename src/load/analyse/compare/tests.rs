@@ -237,7 +237,7 @@ fn trusted_single_runs_are_compared_by_their_merged_distributions() {
     for (p50_ms, expected) in
         [(1.5, ComparisonVerdict::Worse), (0.5, ComparisonVerdict::Better), (1.0, ComparisonVerdict::Same)]
     {
-        let found = trusted(&with_intervals(30, 1.0, &[], 1), &with_intervals(30, p50_ms, &[], 2));
+        let found = trusted(&with_intervals(60, 1.0, &[], 1), &with_intervals(60, p50_ms, &[], 2));
         assert_eq!((word(&found, "p50"), word(&found, "p99")), (expected, expected), "{found:?}");
         assert_eq!(finding(&found, "messages_per_s").a.map(|of_a| of_a.least), Some(1_000.0));
         // Metrics that intervals do not have are known from one run each, which decides nothing.
@@ -245,11 +245,11 @@ fn trusted_single_runs_are_compared_by_their_merged_distributions() {
         assert_eq!((cpu.verdict, cpu.ratio), (Some(ComparisonVerdict::Undecided), Some(1.0)));
         assert_eq!(cpu.why.as_deref(), Some("available for whole runs only"));
     }
-    let short = trusted(&with_intervals(5, 1.0, &[], 1), &with_intervals(5, 9.0, &[], 2));
+    let short = trusted(&with_intervals(23, 1.0, &[], 1), &with_intervals(23, 9.0, &[], 2));
     assert_eq!(word(&short, "p99"), ComparisonVerdict::Undecided);
     assert_eq!(
         finding(&short, "p99").why.as_deref(),
-        Some("an interval needs 10 intervals, but there are 5")
+        Some("an interval needs 24 intervals, but there are 23")
     );
 }
 
@@ -261,11 +261,9 @@ fn p99_is_computed_over_the_run_and_not_over_its_median_second() {
     let found = trusted(&a, &b);
     let p99 = finding(&found, "p99");
     assert!(p99.b.is_some_and(|of_b| (460e6..470e6).contains(&of_b.median)), "{p99:?}");
-    assert_eq!(
-        (p99.verdict, word(&found, "p50") == ComparisonVerdict::Worse),
-        (Some(ComparisonVerdict::Worse), true),
-        "{found:?}"
-    );
+    assert_eq!(p99.verdict, Some(ComparisonVerdict::Worse), "{found:?}");
+    // The stalled seconds move the median as well, by 14 %.
+    assert_eq!(word(&found, "p50"), ComparisonVerdict::SlightlyWorse, "{found:?}");
     // One stalled second may be due to the machine: it is visible, and decides nothing.
     let found = trusted(&a, &with_intervals(40, 10.0, &[20], 4));
     let p99 = finding(&found, "p99");
@@ -276,7 +274,7 @@ fn p99_is_computed_over_the_run_and_not_over_its_median_second() {
 #[test]
 fn records_without_interval_histograms_report_why_there_is_no_interval() {
     let older = |seed| {
-        let mut one = with_intervals(12, 1.0, &[], seed);
+        let mut one = with_intervals(24, 1.0, &[], seed);
         for interval in one["intervals"].as_array_mut().expect("intervals") {
             interval.as_object_mut().expect("an object").remove("response_histogram");
         }
