@@ -719,7 +719,7 @@ fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
     }
 }
 
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::hash::RandomState::new().build_hasher().finish()
 }

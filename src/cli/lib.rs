@@ -11,6 +11,7 @@
 
 mod admin_client;
 pub mod bench;
+mod bisect;
 mod cluster;
 mod compare;
 mod compress;
@@ -99,6 +100,7 @@ Examples:
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
   echoring compare before.json after.json         results of bench --json: better, worse or undecided
+  echoring bisect v1.2 main -- ./bench.sh         find the commit that made a figure worse
   echoring report run.json --out report.html      draw what bench --json run.json measured
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
@@ -132,6 +134,8 @@ enum Command {
     Agent(bench::AgentArgs),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(Box<bench::Args>),
+    /// Find the commit that made a metric worse, with a sequential test of pairs and a stated error rate
+    Bisect(bisect::Args),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
     Compare(compare::Args),
     /// See the cluster that a running server belongs to
@@ -187,6 +191,7 @@ where
         Command::Serve(arguments) => serve::run(&arguments, typed),
         Command::Agent(arguments) => bench::run_agent(arguments),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
+        Command::Bisect(arguments) => bisect::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),

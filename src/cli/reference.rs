@@ -44,8 +44,10 @@ fn keys_that_can_be_reloaded_are_marked() {
 
 #[test]
 fn the_command_line_reference_is_what_the_declarations_say() {
-    let names =
-        ["serve", "bench", "compare", "connect", "doctor", "health", "proxy", "reload", "report", "top"];
+    let names = [
+        "serve", "bench", "bisect", "compare", "connect", "doctor", "health", "proxy", "reload", "report",
+        "top",
+    ];
     let tables = names.map(|name| (name, flags(name)));
     check("command-line.md", &tables.each_ref().map(|(name, table)| (*name, table.as_str())));
 }

@@ -4,9 +4,13 @@
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Child;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe;
 
@@ -51,6 +55,11 @@ impl Signals {
         Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM])? })
     }
 
+    /// Handles these, and SIGHUP: for a command that must clean up after itself when its terminal goes.
+    pub(super) fn listen_with_hangup() -> io::Result<Signals> {
+        Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGHUP])? })
+    }
+
     /// Waits for the first signal.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         self.arrivals.set_read_timeout(None)?;
@@ -89,6 +98,50 @@ impl Signals {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// What a wait ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// The process that was waited for has ended. It is still to be reaped.
+    Ended,
+    /// A signal has arrived. All later waits end with it at once.
+    Signal,
+    /// The time is up.
+    TimeUp,
+}
+
+impl Signals {
+    /// Waits until a child process ends, a signal arrives, or the time is up.
+    pub(super) fn wait_for(&self, child: &Child, time: Option<Duration>) -> io::Result<Woken> {
+        wait(child, Some(&self.arrivals), time)
+    }
+
+    /// The same, whatever signals arrive.
+    pub(super) fn wait_only_for(child: &Child, time: Duration) -> io::Result<Woken> {
+        wait(child, None, Some(time))
+    }
+}
+
+fn wait(child: &Child, arrivals: Option<&UnixStream>, time: Option<Duration>) -> io::Result<Woken> {
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let until = time.map(|time| Instant::now() + time);
+    let mut waited = vec![PollFd::new(&process, PollFlags::IN)];
+    waited.extend(arrivals.map(|arrivals| PollFd::new(arrivals, PollFlags::IN)));
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.map(Timespec::try_from).transpose().map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut waited, left.as_ref()) {
+            Ok(0) => return Ok(Woken::TimeUp),
+            // First: an interruption that comes with the end is still one.
+            Ok(_) if waited.get(1).is_some_and(|arrivals| !arrivals.revents().is_empty()) => {
+                return Ok(Woken::Signal);
+            }
+            Ok(_) => return Ok(Woken::Ended),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
