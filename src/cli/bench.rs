@@ -122,9 +122,9 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or --calibrate
-miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
-until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
+Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or
+--calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
+130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
 /// Exit code of runs that a signal ended, after their report, or cut short, as a shell would report SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -754,8 +754,8 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         let job = arguments.validate(&typed, stop.clone(), rate_control.clone(), descriptors);
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
-    let (outputs, baseline) = (jobs[0].outputs.clone(), jobs[0].baseline.clone());
-    let calibration = jobs[0].calibration.clone();
+    let outputs = jobs[0].outputs.clone();
+    let (baseline, calibration) = (jobs[0].baseline.clone(), jobs[0].calibration.clone());
     for job in &jobs {
         enough_address_space(&job.plan)?;
     }
@@ -836,6 +836,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
     for lost in monitoring.finish(&stop) {
+        // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "warning: {lost}");
     }
     Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })

@@ -28,7 +28,7 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 /// The largest file that is read as a calibration: one has a few kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The flags that a calibration takes, by their ids.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "calibrate",
     "calibration",
     "duration",
@@ -37,6 +37,7 @@ const FLAGS: [&str; 9] = [
     "threads",
     "cpus",
     "driver",
+    "seed",
     "json",
 ];
 

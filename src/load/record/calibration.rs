@@ -114,7 +114,9 @@ impl Calibration {
         let (own, other) = (&self.environment, &record.environment);
         let is_same = (&own.cpu, own.cpus, &own.kernel, &own.version, &own.driver, own.optimized)
             == (&other.cpu, other.cpus, &other.kernel, &other.version, &other.driver, other.optimized)
-            && self.threads == record.config.threads;
+            && self.threads == record.config.threads
+            // Agents are on other hosts.
+            && record.agents.is_empty();
         is_same.then(|| Quotation { measured_at: self.measured_at.clone(), believed: self.believed })
     }
 }

@@ -90,8 +90,11 @@ fn coverage_of_pairs_on_every_machine() {
                     let mut second_first = false;
                     let pair = |pair: usize| {
                         // The order of `bench --against`: drawn in every other pair, and reversed in the next.
-                        second_first =
-                            if draws_each || pair % 2 == 0 { random.below(2) == 1 } else { !second_first };
+                        second_first = if draws_each || pair.is_multiple_of(2) {
+                            random.below(2) == 1
+                        } else {
+                            !second_first
+                        };
                         machine.ordered_pair(1.1, second_first)
                     };
                     let (a, b): (Vec<f64>, Vec<f64>) = (0..pairs).map(pair).unzip();
