@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use echoring_load::measure::{Tally, Window};
+use echoring_load::measure::{MessageName, Tally, Times, Window};
 use echoring_load::plan::{Arrivals, Cursor, Profile, RateStage, Schedule};
 
 const SECOND: u64 = 1_000_000_000;
@@ -50,7 +50,8 @@ fn recording(c: &mut Criterion) {
             b.iter(|| {
                 now += 1_000;
                 let response = latencies.next();
-                tally.arrived(black_box(now), now - response, now - response + 300, 64);
+                let times = Times { intended: now - response, sent: now - response + 300 };
+                tally.arrived(black_box(now), MessageName::default(), times, 64);
             });
         });
     }
@@ -121,11 +122,13 @@ fn packing(c: &mut Criterion) {
                 }
                 for message in 1..10_000 {
                     let (now, response) = (begins + message, latencies.next());
-                    tally.arrived(now, now - response, now - response + 300, 64);
+                    let times = Times { intended: now - response, sent: now - response + 300 };
+                    tally.arrived(now, MessageName::default(), times, 64);
                 }
                 begins += SECOND;
                 let since = Instant::now();
-                tally.arrived(black_box(begins), begins, begins, 64);
+                let times = Times { intended: begins, sent: begins };
+                tally.arrived(black_box(begins), MessageName::default(), times, 64);
                 took += since.elapsed();
             }
             took

@@ -34,4 +34,5 @@ pub use quantiles::Quantiles;
 pub use samples::{MessageName, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleOutcome, SampleRow, Samples};
 pub use tally::Tally;
 pub use timeline::{Timeline, TimelineInterval};
+pub use times::Times;
 pub use window::Window;
