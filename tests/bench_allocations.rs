@@ -106,6 +106,9 @@ fn measure(
     (ALLOCATIONS.load(Ordering::Relaxed) - before, outcomes[0].record.messages)
 }
 
+/// The record has a text for each slice of 100 ms, of which the longer runs have twelve more.
+const SLICE_ALLOCATIONS: u64 = 25;
+
 #[test]
 fn more_messages_are_no_more_allocations() {
     let even = Arrivals::Even;
@@ -167,7 +170,8 @@ fn more_messages_are_no_more_allocations() {
         // Compression is slow in a test build.
         let enough = if load.0.3 == Style::Json { 1_000 } else { 5_000 };
         assert!(further > enough, "{load:?}: {further} messages are too few to tell");
-        assert!(more * 100 < further, "{load:?}: {more} allocations for {further} messages");
+        let of_messages = more.saturating_sub(12 * SLICE_ALLOCATIONS);
+        assert!(of_messages * 100 < further, "{load:?}: {more} allocations for {further} messages");
         println!("{load:?}: {more} more allocations for {further} more messages");
     }
 }

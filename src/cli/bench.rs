@@ -9,6 +9,7 @@ mod dial;
 mod exporter;
 mod http;
 mod listen;
+mod machine;
 mod messages;
 mod outputs;
 mod pace;
@@ -19,6 +20,7 @@ mod replay;
 mod request;
 mod scenario;
 mod target;
+mod usage;
 mod verdicts;
 
 use std::io::{self, Write as _};
@@ -37,15 +39,17 @@ pub use self::agents::{AgentArgs, MergeArgs, merge, run_agent};
 use self::agents::{Coordinator, SegmentSession};
 use self::control::Keys;
 use self::http::HttpServer;
+use self::machine::{THREADS_MAX, check_cpus, ip_of, threads_or_default};
 use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use self::protocol::Conversation;
 use self::target::{GivenUrl, Lookup, start_server};
-use super::{Failure, environment, values};
+use self::usage::usage;
+use super::{EXIT_INTERRUPTED, Failure, environment, values};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
-    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RateControl, RemoteAddress,
-    Resources, Results, Segment, Target, TargetSession, Template, Workload, render,
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RateControl, Resources, Results,
+    Segment, Target, TargetSession, Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -126,8 +130,6 @@ Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than
 --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
-/// Exit code of runs that a signal ended, after their report, or cut short, as a shell would report SIGINT.
-const EXIT_INTERRUPTED: u8 = 130;
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -136,7 +138,6 @@ const CONNECTIONS_DEFAULT: u32 = 100;
 const TRY_TIME: Duration = Duration::from_secs(10);
 /// Pings of each connection in --mode ping.
 const PINGS_PER_S_DEFAULT: u64 = 10;
-const THREADS_MAX: u32 = 1_024;
 
 const SCHEDULE: &str = "Schedule";
 const CONNECTIONS: &str = "Connections";
@@ -510,7 +511,7 @@ impl Args {
             let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
             listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
         }
-        let seed = self.seed.unwrap_or_else(random_seed);
+        let seed = self.seed.unwrap_or_else(environment::random_seed);
         modes.into_iter().map(|mode| self.workload(typed, mode, url_paths, offered, seed)).collect()
     }
 
@@ -685,31 +686,6 @@ fn tried(load: Workload, duration: Option<Duration>) -> Workload {
     }
 }
 
-/// The IP address that connections lead to.
-fn ip_of(endpoint: &Endpoint) -> Option<IpAddr> {
-    match &endpoint.route.address {
-        RemoteAddress::Tcp(address) => Some(address.ip()),
-        RemoteAddress::Unix(_) => None,
-    }
-}
-
-fn check_cpus(cpus: &[usize]) -> Result<(), Failure> {
-    let allowed = echoring_load::allowed_cpus();
-    match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        Some(cpu) => Err(usage("--cpus", &format!("this process may not use CPU {cpu}"))),
-        None => Ok(()),
-    }
-}
-
-/// The threads of a generator that is pinned to these CPUs, if to any.
-fn threads_or_default(threads: Option<u32>, cpus: &[usize]) -> usize {
-    match threads {
-        Some(threads) => threads as usize,
-        None if !cpus.is_empty() => cpus.len(),
-        None => (echoring_load::allowed_cpus().len() / 2).max(1),
-    }
-}
-
 fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
     match pid {
         Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
@@ -717,15 +693,6 @@ fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn random_seed() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    std::hash::RandomState::new().build_hasher().finish()
-}
-
-fn usage(flag: &str, explanation: &str) -> Failure {
-    Failure::Usage(format!("{flag}: {explanation}"))
 }
 
 /// Runs the generator and tells by the exit code how it went. `typed` is what `arguments` were read from.
@@ -905,7 +872,7 @@ fn awaited_by(plan: &Plan) -> Vec<String> {
 /// and distributions, of a stage's distributions on a thread, and of a connection: measured, and rounded up.
 const RUN_BYTES: u64 = 32 << 20;
 const SERVER_BYTES: u64 = 32 << 20;
-const THREAD_BYTES: u64 = 20 << 20;
+const THREAD_BYTES: u64 = 24 << 20;
 const STAGE_BYTES: u64 = 1 << 20;
 const CONNECTION_BYTES: u64 = 2 << 10;
 

@@ -19,7 +19,7 @@ use self::command::{Commands, Measured};
 use self::history::{Commit, Repository, Worktrees};
 use self::report::Report;
 use super::values::{self, FileOrStream};
-use super::{Failure, signals::Signals};
+use super::{EXIT_INTERRUPTED, Failure, environment, signals::Signals};
 use echoring_load::analyse::bisect::{BisectOptions, Bisection, Ending, NextPair, PAIRS_MAX_DEFAULT};
 use echoring_load::analyse::objective::Metric;
 use echoring_proto::random::SplitMix64;
@@ -51,8 +51,6 @@ const PAIRS: std::ops::RangeInclusive<u32> = 10..=100_000;
 const EXIT_NO_DIFFERENCE: u8 = 1;
 /// Exit code if the pairs did not decide.
 const EXIT_UNDECIDED: u8 = 4;
-/// Exit code after a signal.
-const EXIT_INTERRUPTED: u8 = 130;
 /// A pair whose measurement of GOOD fails is repeated so often.
 const GOOD_REPEATS_MAX: usize = 1;
 
@@ -157,7 +155,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let repository = Repository::open(&arguments.repo)?;
     let good = repository.commit("GOOD", &arguments.good)?;
     let commits = repository.commits_between(&good, &repository.commit("BAD", &arguments.bad)?)?;
-    let seed = super::bench::random_seed();
+    let seed = environment::random_seed();
     let mut search = Search {
         bisection: Bisection::new(commits.len(), options),
         commands: Commands {

@@ -96,6 +96,12 @@ pub(super) fn checked_filter(word: &str) -> Result<EnvFilter, Failure> {
     filter(word).map_err(|error| Failure::Usage(format!("--log: {error}")))
 }
 
+/// A seed that no other run has.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,6 +45,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Exit code of a command whose arguments were wrong.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a command that a signal ended, as a shell would report SIGINT.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code of a command that this host does not allow to run.
 pub const EXIT_ENVIRONMENT: u8 = 3;
 

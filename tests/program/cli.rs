@@ -123,13 +123,6 @@ fn help_and_version_go_to_stdout_and_succeed() {
 }
 
 #[test]
-fn flags_of_later_work_do_not_exist() {
-    let help = text(&output(&["bench", "--help"]).stdout);
-    assert!(!help.contains("--replay"), "{help}");
-    assert_eq!(output(&["bench", "--replay", "x"]).status.code(), Some(2));
-}
-
-#[test]
 fn a_wrong_argument_is_one_line_and_exit_code_2() {
     for arguments in [
         &[][..],

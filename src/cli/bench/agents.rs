@@ -28,7 +28,7 @@ pub use merge::{MergeArgs, merge};
 pub(super) use segment::SegmentSession;
 pub use worker::{AgentArgs, run as run_agent};
 
-use super::usage;
+use super::usage::usage;
 use crate::{Failure, values};
 use echoring_backbone::NatsOptions;
 use echoring_load::{SEGMENTS_MAX, Segment};

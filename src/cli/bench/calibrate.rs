@@ -12,11 +12,12 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use super::outputs::to_stdout;
+use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
-use super::{EXIT_INTERRUPTED, EXPERIMENTS, end_on_signals, enough_address_space, usage};
+use super::{EXPERIMENTS, end_on_signals, enough_address_space};
 use crate::file::flags::{self, is_given};
 use crate::values::FileOrStream;
-use crate::{Failure, environment};
+use crate::{EXIT_INTERRUPTED, Failure, environment};
 use echoring_load::record::calibration::{Calibration, SCHEMA};
 use echoring_load::render::{self, ProgressReporter};
 use echoring_load::{Outcome, Plan, Progress, Workload};

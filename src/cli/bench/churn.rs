@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{ArgMatches, ValueEnum};
 
+use super::CONNECTIONS;
 use super::parsers::Mode;
-use super::{CONNECTIONS, usage};
+use super::usage::usage;
 use crate::Failure;
 use crate::file::flags::is_given;
 use crate::values;

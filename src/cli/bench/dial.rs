@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::CONNECTIONS;
 use super::parsers::{Mode, Sources, Switch};
-use super::{CONNECTIONS, usage};
+use super::usage::usage;
 use crate::Failure;
 use crate::file::flags::is_given;
 use crate::values::{self, shown_duration};

@@ -1,7 +1,8 @@
 //! Flags of `bench --mode push`: a first message, and the member of messages with their creation time.
 
 use super::parsers::Unit;
-use super::{PUSH, pace, usage};
+use super::usage::usage;
+use super::{PUSH, pace};
 use crate::Failure;
 use echoring_load::{Listening, TimeField, TimeUnit};
 

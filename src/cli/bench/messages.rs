@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::{ArgMatches, ValueEnum};
 
 use super::parsers::{Compression, Kind, Sizes, Switch};
-use super::{BROADCAST, MESSAGES, usage};
+use super::usage::usage;
+use super::{BROADCAST, MESSAGES};
 use crate::file::flags::is_given;
 use crate::{Failure, values};
 use echoring_load::{self, Flaw, Lines, Spread, Style};

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
+use super::OUTPUT;
 use super::exporter::{Exporter, Monitoring};
 use super::http::HttpServer;
 use super::parsers::{sample_share, socket_address};
 use super::push::{Protocol, Pusher, ReceiverUrl};
-use super::{OUTPUT, usage};
+use super::usage::usage;
 use crate::Failure;
 use crate::values::FileOrStream;
 use echoring_load::record::comparison::BaselineComparison;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::SCHEDULE;
 use super::parsers::{Arrivals, Rate, Stage, socket_address};
-use super::{SCHEDULE, usage};
+use super::usage::usage;
 use crate::Failure;
 use crate::file::flags::is_given;
 use crate::values::{self, shown_duration};

@@ -3,8 +3,9 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use super::PROTOCOL;
 use super::parsers::expanded;
-use super::{PROTOCOL, usage};
+use super::usage::usage;
 use crate::Failure;
 use crate::file::flags::is_given;
 use clap::ArgMatches;

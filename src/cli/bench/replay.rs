@@ -7,7 +7,8 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{REPLAY, usage};
+use super::REPLAY;
+use super::usage::usage;
 use crate::{Failure, values};
 use echoring_load::{AnswerComparison, ComparisonRule, Mode, Replay, Speed, Workload};
 

@@ -5,8 +5,9 @@ use std::str::FromStr as _;
 
 use clap::ValueEnum;
 
+use super::CONNECTIONS;
 use super::parsers::{Resolve, expanded};
-use super::{CONNECTIONS, usage};
+use super::usage::usage;
 use crate::Failure;
 use echoring_load::{ConnectOptions, RowOrder, Rows, Template};
 use echoring_proto::handshake::{BadField, check_field, is_subprotocol};

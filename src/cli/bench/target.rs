@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::parsers::{Driver, Resolve, expanded};
-use super::usage;
+use super::usage::usage;
 use crate::Failure;
 use echoring_async::Proxy;
 use echoring_async::tls::{self, Trust};

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{EXPERIMENTS, usage};
+use super::EXPERIMENTS;
+use super::usage::usage;
 use crate::file::flags::is_given;
 use crate::{EXIT_ENVIRONMENT, Failure, values};
 use echoring_load::analyse::objective::{Metric, Objective};

@@ -41,6 +41,7 @@ mod listener;
 mod opening;
 mod pacer;
 mod pings;
+mod player;
 mod push;
 mod rate;
 mod replay;

@@ -37,10 +37,24 @@ impl std::error::Error for Undecodable {}
 
 /// A histogram as text, a few kilobytes long.
 pub fn encode<T: Counter>(histogram: &Histogram<T>) -> String {
-    let mut bytes = Vec::new();
-    let encoded = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
-    encoded.expect("a vector takes all, and no count is near 2^63");
-    STANDARD.encode(bytes)
+    Encoder::default().encode(histogram)
+}
+
+/// Encodes many histograms with the same memory.
+#[derive(Default)]
+pub(crate) struct Encoder {
+    serializer: V2DeflateSerializer,
+    bytes: Vec<u8>,
+}
+
+impl Encoder {
+    /// A histogram as text.
+    pub(crate) fn encode<T: Counter>(&mut self, histogram: &Histogram<T>) -> String {
+        self.bytes.clear();
+        let encoded = self.serializer.serialize(histogram, &mut self.bytes);
+        encoded.expect("a vector takes all, and no count is near 2^63");
+        STANDARD.encode(&self.bytes)
+    }
 }
 
 /// Maximum bytes of an inflated histogram: one with three digits up to an hour has 300 KiB.

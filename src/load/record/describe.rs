@@ -410,7 +410,12 @@ fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries
     let tally = &result.tally;
     let slices = tally.slices.all();
     let counts = |count: fn(&Slice) -> u64| slices.iter().map(count).collect();
-    let histogram = |slice: &Slice| encoded(&slice.response());
+    // There may be many.
+    let mut encoder = distribution::Encoder::default();
+    let mut histogram = |slice: &Slice| {
+        let response = slice.response();
+        (!response.is_empty()).then(|| encoder.encode(&response))
+    };
     (!slices.is_empty()).then(|| TimeSeries {
         slice_s: seconds(tally.slices.slice_ns()),
         due: describe_due(load, result),
@@ -420,7 +425,7 @@ fn describe_slices(load: &Workload, result: &SegmentResult) -> Option<TimeSeries
         opened: counts(|slice| slice.opened),
         errors: counts(|slice| slice.errors),
         closed: counts(|slice| slice.closed),
-        response_histograms: slices.iter().map(histogram).collect(),
+        response_histograms: slices.iter().map(&mut histogram).collect(),
         server: Some(&result.server_samples).filter(|samples| !samples.at_s.is_empty()).cloned(),
     })
 }

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::super::random_seed;
 use super::super::target::{GivenUrl, Lookup};
 use super::shared_run::{ChosenAgent, End, Outgoing, SharedRun, changeable_rate};
 use super::wire::{
@@ -12,6 +11,7 @@ use super::wire::{
     find_subject,
 };
 use crate::Failure;
+use crate::environment::random_seed;
 use crate::limits::{AGENT_FIND_INTERVAL, AGENT_POLL_INTERVAL};
 use echoring_backbone::{ExchangeSender, NatsOptions, exchange};
 use echoring_load::{

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::super::usage;
+use super::super::usage::usage;
 use crate::Failure;
 use echoring_backbone::{Credentials, NatsOptions, OptionsError, Tls};
 

@@ -13,8 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::super::machine::{THREADS_MAX, check_cpus, ip_of, threads_or_default};
 use super::super::parsers::{Cpus, Driver, Sources};
-use super::super::{EXIT_INTERRUPTED, THREADS_MAX, check_cpus, random_seed, threads_or_default};
 use super::clock::{ClockComparison, RoundTrip};
 use super::coordinator::VERSION;
 use super::nats;
@@ -26,7 +26,7 @@ use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
     AGENT_PROGRESS_INTERVAL, AGENT_TIMEOUT,
 };
-use crate::{Failure, environment, logging, values};
+use crate::{EXIT_INTERRUPTED, Failure, environment, logging, values};
 use echoring_backbone::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{
@@ -147,7 +147,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
             .and_then(|_| signal_hook::flag::register(signal, ended.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
-    let id = random_seed();
+    let id = environment::random_seed();
     let name = arguments.name.unwrap_or_else(default_name);
     let (to_self, heard) = mpsc::channel();
     let orders = to_self.clone();
@@ -335,7 +335,7 @@ impl Share {
         let found = urls.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, Failure>>();
         let endpoints = found.map_err(Failure::into_line)?;
         if let (Some(source), Some(target)) =
-            (self.resources.sources.first(), endpoints.first().and_then(super::super::ip_of))
+            (self.resources.sources.first(), endpoints.first().and_then(ip_of))
             && source.is_ipv4() != target.is_ipv4()
         {
             return Err(format!("--source-addr: {source} cannot connect to {target}"));

@@ -2,7 +2,7 @@
 
 use super::churn::Life;
 use super::listener::Listener;
-use super::replay::Player;
+use super::player::Player;
 use super::session::Session;
 use super::slots::Attempt;
 use super::topic::{Broadcast, Part, Publishing};

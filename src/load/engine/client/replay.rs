@@ -9,84 +9,21 @@
 
 use super::agenda::Due;
 use super::connection::{Flow, State};
+use super::player::{Leaving, Player, times};
 use super::{Client, Phase};
-use crate::measure::replay::{AnswerChecker, Arrived};
+use crate::measure::replay::Arrived;
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::Tally;
 use crate::measure::tally::replay::{Difference, Example, shown_message};
-use crate::measure::times::Times;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::replay::Replay;
 use crate::plan::replay::comparison::ComparisonRule;
 use crate::plan::replay::script::{ActionKind, Answer, Dialogue, RecordedEnd};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, Closed};
-use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
-
-/// A connection that the server ended in the recording is closed so much later, if the server has not ended it by then.
-const END_GRACE: Nanos = SECOND;
-
-/// The replay of one connection.
-#[derive(Debug, Default)]
-pub(super) struct Player {
-    /// When the load began.
-    began: Nanos,
-    /// Actions that were due so far.
-    due: u32,
-    /// Actions that were sent.
-    sent: u32,
-    /// When each of those was sent.
-    sent_at: Vec<Nanos>,
-    answers: AnswerChecker,
-    leaving: Leaving,
-}
-
-/// The end of a replayed connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Leaving {
-    /// It is not due.
-    #[default]
-    Not,
-    /// It waits for answers, until a time.
-    Due(Nanos),
-    /// The connection was closed.
-    Done,
-}
-
-impl Player {
-    /// When an event that was recorded at `at` is due.
-    #[inline]
-    fn at(&self, replay: &Replay, number: u32, at: Nanos) -> Nanos {
-        self.began.saturating_add(replay.due(number, at))
-    }
-
-    /// Whether everything that was due was sent, and all answers arrived that the recording has before `until`.
-    fn is_complete(&mut self, replay: &Replay, number: u32, until: Nanos) -> bool {
-        let Player { began, sent, answers, .. } = self;
-        let is_due = |answer: &Answer| {
-            answer.after <= *sent && began.saturating_add(replay.due(number, answer.at)) < until
-        };
-        self.due == *sent
-            && (*replay.comparison().rule() == ComparisonRule::None
-                || answers.is_complete(replay.dialogue(number), is_due))
-    }
-
-    /// The next time at which something is due.
-    fn next_at(&self, replay: &Replay, number: u32) -> Option<Nanos> {
-        let dialogue = replay.dialogue(number);
-        match (dialogue.actions.get(self.due as usize), &dialogue.end, self.leaving) {
-            (Some(action), ..) => Some(self.at(replay, number, action.at)),
-            (None, Some((at, end)), Leaving::Not) => {
-                let grace = if let RecordedEnd::ByServer(_) = end { END_GRACE } else { 0 };
-                Some(self.at(replay, number, *at) + grace)
-            }
-            (None, _, Leaving::Due(until)) => Some(until),
-            (None, None, Leaving::Not) | (None, _, Leaving::Done) => None,
-        }
-    }
-}
 
 impl Client {
     /// The load begins at `start`: each connection gets its time.
@@ -409,12 +346,4 @@ fn example(
         recorded: answer.map(recorded),
         seen: seen.map(shown_message),
     }
-}
-
-/// When the request of an answer was due and sent; `None` if no request is known, or it was not sent yet.
-fn times(replay: &Replay, number: u32, player: &Player, answer: &Answer) -> Option<Times> {
-    let request = answer.request?;
-    let sent = *player.sent_at.get(request as usize)?;
-    let intended = player.at(replay, number, replay.dialogue(number).actions[request as usize].at);
-    Some(Times { intended, sent })
 }

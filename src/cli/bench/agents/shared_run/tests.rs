@@ -1,3 +1,5 @@
+//! The coordinator's view of a run, on a virtual clock.
+
 use super::*;
 use echoring_load::{Mode, Pace};
 use echoring_proto::limits::SECOND;

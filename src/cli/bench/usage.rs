@@ -1,0 +1,8 @@
+//! How wrong flags are told.
+
+use crate::Failure;
+
+/// A flag is wrong; and why.
+pub(super) fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
