@@ -4,7 +4,7 @@
 //! Ratios are estimated on the logarithm. Pairs use the pseudo-median (Hodges and Lehmann) with the interval of Wilcoxon's
 //! signed-rank test: under equal targets the two runs of a pair are exchangeable, since their order is random, so the interval
 //! keeps its level for any distribution, outliers included. Unpaired runs use the shift with the interval of the rank-sum test
-//! (Mann and Whitney), a median that of the sign test. These two are for independent runs: from [`CORRELATED_RUNS_MIN`] runs on,
+//! (Mann and Whitney), a median that of the sign test. These two are for independent runs: from `CORRELATED_RUNS_MIN` runs on,
 //! a correlation of neighbours is estimated, and counts as fewer runs.
 //!
 //! All results follow from the values. Never: a clock, a source of randomness, or a claim from too few values. The tests

@@ -104,14 +104,16 @@ impl Coordination {
         self.audiences.get()?.get(topic as usize).copied()
     }
 
-    /// The messages of each publisher, the first time that they are known.
-    pub(super) fn take_published(&self) -> Option<&[u64]> {
-        let published = self.published.get()?;
-        (!self.is_concluded.swap(true, Ordering::AcqRel)).then_some(published.as_slice())
-    }
-
-    pub(super) fn is_concluded(&self) -> bool {
-        self.is_concluded.load(Ordering::Acquire)
+    /// Whether no generator sends any more. `conclude` is called before that with the messages of each publisher; by two threads at once,
+    /// perhaps twice.
+    pub(super) fn is_concluded(&self, conclude: impl FnOnce(&[u64])) -> bool {
+        if self.is_concluded.load(Ordering::Acquire) {
+            return true;
+        }
+        let Some(published) = self.published.get() else { return false };
+        conclude(published);
+        self.is_concluded.store(true, Ordering::Release);
+        true
     }
 }
 
@@ -135,11 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_is_taken_once() {
+    fn what_was_published_is_known_before_the_end_is() {
         let coordination = Coordination::default();
-        assert!(coordination.take_published().is_none() && !coordination.is_concluded());
+        assert!(!coordination.is_concluded(|_| panic!("it is not known")));
         coordination.conclude(vec![3, 4]);
-        assert_eq!(coordination.take_published(), Some(&[3, 4][..]));
-        assert!(coordination.take_published().is_none() && coordination.is_concluded());
+        let mut found = Vec::new();
+        assert!(coordination.is_concluded(|published| found.extend_from_slice(published)));
+        assert_eq!(found, [3, 4]);
+        assert!(coordination.is_concluded(|_| panic!("it was told")));
     }
 }

@@ -256,10 +256,11 @@ impl Shared {
     /// Whether some thread of any generator may still send.
     pub(crate) fn is_sending(&self) -> bool {
         let Some(coordination) = &self.coordination else { return self.sending.load(Ordering::Acquire) > 0 };
-        if let (Some(published), Some(fan_out)) = (coordination.take_published(), &self.fan_out) {
-            fan_out.conclude(published);
-        }
-        !coordination.is_concluded()
+        !coordination.is_concluded(|published| {
+            if let Some(fan_out) = &self.fan_out {
+                fan_out.conclude(published);
+            }
+        })
     }
 
     /// The connections of a storm are cut at `now`, unless they were before.

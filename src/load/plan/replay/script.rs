@@ -13,7 +13,7 @@ use echoring_proto::close::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 
-/// Maximum size of a script in bytes: the payloads of its messages, and [`ENTRY_BYTES`] for each of them and each
+/// Maximum size of a script in bytes: the payloads of its messages, and `ENTRY_BYTES` for each of them and each
 /// connection. It is kept in memory.
 pub const REPLAY_BYTES_MAX: u64 = 1 << 30;
 /// What a message or a connection takes beside its payload, rounded up.

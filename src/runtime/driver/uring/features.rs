@@ -77,8 +77,9 @@ fn probe_kernel() -> io::Result<Features> {
     if parameters.is_feature_no_iowait() {
         found = found.with(Features::NO_IOWAIT);
     }
-    if parameters.is_feature_min_timeout() {
-        // Both came with 6.12, and only one of them has a feature bit.
+    if parameters.is_feature_min_timeout() && !clock::is_shifted() {
+        // Both came with 6.12, and only one of them has a feature bit. The kernel takes the time for one outside of the process's time
+        // namespace (seen with 6.18).
         found = found.with(Features::ABSOLUTE_TIMEOUT);
     }
     let mut operations = Probe::new();
