@@ -33,18 +33,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use self::agents::{AgentArgs, MergeArgs, merge, run_agent};
 use self::agents::{Coordinator, SegmentSession};
 use self::control::Keys;
 use self::http::HttpServer;
-use self::machine::{THREADS_MAX, check_cpus, ip_of, threads_or_default};
+use self::machine::{THREADS_MAX, check_cpus, check_sources, ip_of, threads_or_default};
 use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use self::protocol::Conversation;
 use self::target::{GivenUrl, Lookup, start_server};
 use self::usage::usage;
-use super::{EXIT_INTERRUPTED, Failure, environment, values};
+use super::{EXIT_INTERRUPTED, Failure, environment, signals, values};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
@@ -391,7 +390,7 @@ impl Args {
         let control = self.pace.control;
         let is_changeable = matches!(experiment, Experiment::Once)
             && segment.is_whole()
-            && workloads.iter().all(|load| load.pace.rate().is_some() && load.rate_period_s == 1);
+            && workloads.iter().all(|load| load.changeable_rate().is_some());
         if control.is_some() && !is_changeable {
             return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
         }
@@ -640,9 +639,7 @@ impl Args {
         let Some(Sources(sources)) = &self.dial.source_addr else { return Ok(Vec::new()) };
         // An embedded server listens on IPv4 loopback.
         let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        if sources[0].is_ipv4() != target.is_ipv4() {
-            return Err(usage("--source-addr", &format!("{} cannot connect to {target}", sources[0])));
-        }
+        check_sources(sources, target)?;
         Ok(sources.clone())
     }
 
@@ -729,7 +726,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let tries = jobs.iter().any(|job| job.tries);
     let kept = if tries { None } else { baseline.open()? };
     environment::start_log("warn")?;
-    end_on_signals(&stop)?;
+    signals::end_on_signals(&stop)?;
     let mut monitoring = outputs.monitoring()?;
     let control = jobs.iter().find_map(|job| job.control);
     let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
@@ -834,17 +831,6 @@ fn hand_over(
     // The results are told first. What is wrong with them weighs more.
     let refused = incomparable.map(|failure| failure.report());
     Ok(refused.filter(|_| code == ExitCode::SUCCESS).unwrap_or(code))
-}
-
-/// Lets signals end the runs.
-fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
-    for signal in [SIGINT, SIGTERM] {
-        // The first asks for the partial result, the second does not wait for it.
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
-    }
-    Ok(())
 }
 
 /// The address at which the rate can be changed, told on stderr.

@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,12 +17,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe;
 
 use crate::limits::EXIT_GRACE;
-use crate::logging;
+use crate::{EXIT_INTERRUPTED, Failure, logging};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
-/// Exit code of a process that a second signal ended, as a shell reports SIGINT.
-const EXIT_INTERRUPTED: i32 = 130;
+/// Lets SIGINT and SIGTERM set `stop`. The first asks for what was measured until then; the second ends the process at once.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    }
+    Ok(())
+}
 
 /// The steps from the first signal to the end of a server's process.
 #[derive(Debug)]
@@ -82,7 +94,7 @@ impl Signals {
         match self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read()) {
             Ok(()) => {
                 logging::flush();
-                std::process::exit(EXIT_INTERRUPTED)
+                std::process::exit(EXIT_INTERRUPTED.into())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Without signal handling, the drain just takes its time.

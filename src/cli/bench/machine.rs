@@ -34,3 +34,13 @@ pub(super) fn threads_or_default(threads: Option<u32>, cpus: &[usize]) -> usize 
         None => (echoring_load::allowed_cpus().len() / 2).max(1),
     }
 }
+
+/// Checks that local addresses are of the kind of the server's.
+pub(super) fn check_sources(sources: &[IpAddr], target: IpAddr) -> Result<(), Failure> {
+    match sources.first() {
+        Some(source) if source.is_ipv4() != target.is_ipv4() => {
+            Err(usage("--source-addr", &format!("{source} cannot connect to {target}")))
+        }
+        _ => Ok(()),
+    }
+}

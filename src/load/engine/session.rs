@@ -135,9 +135,7 @@ fn run_part(
     let endpoints = target.endpoints.clone();
     let told = (events, meter.clone());
     let shared = Arc::new(Shared::new(load, endpoints, sources, threads, resources, part, told));
-    resources
-        .rate_control
-        .begin(shared.load.pace.rate().filter(|_| shared.load.rate_period_s == 1 && is_alone));
+    resources.rate_control.begin(shared.load.changeable_rate().filter(|_| is_alone));
     let workers = Workers::start(&shared, resources, target)?;
     let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
     resources.rate_control.begin(None);

@@ -465,6 +465,11 @@ impl Workload {
         Ok(())
     }
 
+    /// The rate, if it may be changed while the load runs: a constant one of whole messages per second.
+    pub fn changeable_rate(&self) -> Option<u64> {
+        self.pace.rate().filter(|_| self.rate_period_s == 1)
+    }
+
     /// The load without what may be secret, and without the contents of files: enough to say what a run of it measured.
     pub fn without_secrets(&self) -> Workload {
         let mut load = self.clone();

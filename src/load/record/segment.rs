@@ -142,6 +142,14 @@ impl SegmentResult {
         self.server_rss_bytes = rss_bytes.or(self.server_rss_bytes);
     }
 
+    /// The results of all generators of a run; `None` if there are none.
+    pub fn merged(results: impl IntoIterator<Item = SegmentResult>) -> Option<SegmentResult> {
+        results.into_iter().reduce(|mut sum, other| {
+            sum.merge(other);
+            sum
+        })
+    }
+
     /// Adds the results of another generator of the same run.
     pub fn merge(&mut self, mut other: SegmentResult) {
         // The measured time is the same; their clocks need not be.

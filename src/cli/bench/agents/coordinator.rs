@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::super::target::{GivenUrl, Lookup};
-use super::shared_run::{ChosenAgent, End, Outgoing, SharedRun, changeable_rate};
+use super::shared_run::{ChosenAgent, End, Outgoing, SharedRun};
 use super::wire::{
     Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject, encode,
     find_subject,
@@ -212,7 +212,7 @@ impl Coordinator {
 
 impl Measures for Coordinator {
     fn measure(&self, load: Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
-        self.job.rate_control.begin(changeable_rate(&load));
+        self.job.rate_control.begin(load.changeable_rate());
         let outcome = self.run(&load, show);
         self.job.rate_control.begin(None);
         outcome

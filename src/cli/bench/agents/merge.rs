@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::super::{outputs, verdicts};
 use crate::Failure;
 use crate::values::FileOrStream;
-use echoring_load::record::segment::SegmentRun;
+use echoring_load::record::segment::{SegmentResult, SegmentRun};
 use echoring_load::record::{self, Config, Record};
 use echoring_load::{Outcome, Results};
 
@@ -114,11 +114,7 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
         environment: Some(record.environment.clone()),
     });
     let agents: Vec<record::Agent> = agents.collect();
-    let results = runs.into_iter().map(|run| run.result);
-    let sum = results.reduce(|mut sum, other| {
-        sum.merge(other);
-        sum
-    });
+    let sum = SegmentResult::merged(runs.into_iter().map(|run| run.result));
     let mut outcome = Outcome::of(&load, &target, sum.ok_or("no shares")?);
     let Config { threads, cpus, source_addresses, .. } = outcome.record.config;
     // The load of a share has no contents of files.

@@ -11,7 +11,7 @@ use super::clock::Offset;
 use super::wire::{AgentProgress, Assignment, Id, Order, Report};
 use crate::limits::{AGENT_ALIVE_INTERVAL, AGENT_START_LEAD, AGENT_TIMEOUT};
 use echoring_load::record::segment::SegmentResult;
-use echoring_load::{LiveResults, RunStage, Segment, Workload, record};
+use echoring_load::{LiveResults, RunStage, Segment, record};
 use echoring_proto::limits::Nanos;
 
 /// An agent that was chosen.
@@ -42,7 +42,7 @@ impl Member {
     }
 }
 
-/// What is sent to all members that are not lost, or to one of them.
+/// An order for all members that are not lost, or for one of them.
 #[derive(Clone, Debug)]
 pub(super) enum Outgoing {
     All(Order),
@@ -115,7 +115,7 @@ impl SharedRun {
             is_concluded: false,
             is_stopped: false,
             alive_at: now,
-            rate: changeable_rate(load),
+            rate: load.changeable_rate(),
             refused: None,
         };
         (run, outgoing)
@@ -156,7 +156,7 @@ impl SharedRun {
         false
     }
 
-    /// What is to be sent at `now`. `rate` is the rate that the user asks for, if it can be changed.
+    /// The orders that are due at `now`. `rate` is the rate that the user asks for, if it can be changed.
     pub(super) fn poll(&mut self, now: Nanos, is_stopped: bool, rate: Option<u64>) -> Vec<Outgoing> {
         let mut outgoing = Vec::new();
         for member in &mut self.members {
@@ -250,7 +250,7 @@ impl SharedRun {
         sum
     }
 
-    /// What it came to, once it is [over](SharedRun::is_over).
+    /// The result, once the run is [over](SharedRun::is_over).
     pub(super) fn end(self) -> End {
         if let Some(why) = self.refused {
             return End::Refused(why);
@@ -262,21 +262,13 @@ impl SharedRun {
             .iter()
             .filter_map(|member| Some(format!("agent {}: {}", member.agent.name, member.lost.as_ref()?)))
             .collect();
-        let sum = self.members.into_iter().filter_map(|member| member.result).reduce(|mut sum, other| {
-            sum.merge(other);
-            sum
-        });
-        let Some(mut sum) = sum else { return End::Refused(lost.join(", ")) };
+        let results = self.members.into_iter().filter_map(|member| member.result);
+        let Some(mut sum) = SegmentResult::merged(results) else { return End::Refused(lost.join(", ")) };
         for cause in lost {
             sum.fail(&cause);
         }
         End::Finished(Box::new(sum), agents)
     }
-}
-
-/// The rate that may be changed while the load runs.
-pub(super) fn changeable_rate(load: &Workload) -> Option<u64> {
-    load.pace.rate().filter(|_| load.rate_period_s == 1)
 }
 
 fn described(member: &Member, connections: u32) -> record::Agent {

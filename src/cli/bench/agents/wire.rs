@@ -26,7 +26,7 @@ pub(super) struct ToAgent {
     pub(super) body: Order,
 }
 
-/// What an agent is to do.
+/// An order of a coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Tell that it is there.

@@ -11,9 +11,8 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::super::machine::{THREADS_MAX, check_cpus, ip_of, threads_or_default};
+use super::super::machine::{THREADS_MAX, check_cpus, check_sources, ip_of, threads_or_default};
 use super::super::parsers::{Cpus, Driver, Sources};
 use super::clock::{ClockComparison, RoundTrip};
 use super::coordinator::VERSION;
@@ -26,7 +25,7 @@ use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
     AGENT_PROGRESS_INTERVAL, AGENT_TIMEOUT,
 };
-use crate::{EXIT_INTERRUPTED, Failure, environment, logging, values};
+use crate::{EXIT_INTERRUPTED, Failure, environment, logging, signals, values};
 use echoring_backbone::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{
@@ -142,11 +141,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     };
     environment::start_log("warn")?;
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), ended.clone())
-            .and_then(|_| signal_hook::flag::register(signal, ended.clone()))
-            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
-    }
+    signals::end_on_signals(&ended)?;
     let id = environment::random_seed();
     let name = arguments.name.unwrap_or_else(default_name);
     let (to_self, heard) = mpsc::channel();
@@ -334,11 +329,8 @@ impl Share {
         load.check().map_err(|wrong| wrong.to_string())?;
         let found = urls.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, Failure>>();
         let endpoints = found.map_err(Failure::into_line)?;
-        if let (Some(source), Some(target)) =
-            (self.resources.sources.first(), endpoints.first().and_then(ip_of))
-            && source.is_ipv4() != target.is_ipv4()
-        {
-            return Err(format!("--source-addr: {source} cannot connect to {target}"));
+        if let Some(target) = endpoints.first().and_then(ip_of) {
+            check_sources(&self.resources.sources, target).map_err(Failure::into_line)?;
         }
         let session = TargetSession::open(Target::Urls(endpoints), self.resources.clone())
             .map_err(|refused| refused.to_string())?;
@@ -350,7 +342,7 @@ impl Share {
     }
 }
 
-/// What the coordinator was told of a run.
+/// Tells the coordinator how a run goes, and remembers what it has told.
 #[derive(Default)]
 struct Teller {
     told_at: Option<Instant>,
@@ -378,7 +370,7 @@ impl Teller {
         })));
     }
 
-    /// What is told once, as soon as it is known.
+    /// Tells each thing that is told once, as soon as it is known.
     fn tell_rest(&mut self, share: &Share) {
         let compared = || locked(&share.clock).count();
         if !self.has_settled

@@ -1,7 +1,7 @@
 //! The coordinator's view of a run, on a virtual clock.
 
 use super::*;
-use echoring_load::{Mode, Pace};
+use echoring_load::{Mode, Pace, Workload};
 use echoring_proto::limits::SECOND;
 
 fn load() -> Workload {
