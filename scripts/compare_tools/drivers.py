@@ -6,8 +6,8 @@ import os
 import subprocess
 import tempfile
 
-import install
 import pairs
+import tools
 from truth import PERCENTILES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -112,7 +112,7 @@ class K6(Driver):
     def command(self, origin):
         variables = self.load.variables() | {"URL": origin}
         return [
-            install.k6(), "run", "--quiet", "--no-usage-report", "--summary-export", self.report,
+            tools.k6(), "run", "--quiet", "--no-usage-report", "--summary-export", self.report,
             *(part for name, value in variables.items() for part in ("-e", f"{name}={value}")),
             os.path.join(HERE, "k6.js"),
         ], {}
@@ -145,7 +145,7 @@ class Artillery(Driver):
         path = os.path.join(self.folder, "script.json")
         with open(path, "w") as file:
             json.dump(script, file)
-        return [install.node(), install.artillery(), "run", "--quiet", "--output", self.report, path], {
+        return [tools.node(), tools.artillery(), "run", "--quiet", "--output", self.report, path], {
             **self.load.variables(), "WORKERS": "1", "ARTILLERY_DISABLE_TELEMETRY": "true",
         }
 

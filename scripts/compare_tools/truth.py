@@ -86,7 +86,7 @@ class Log:
             over = max(waited)
             time += over - end
             steps += len(waited) + sum(1 for request in self.answered() if end <= request.written <= over)
-        return time / steps if steps else 0.0
+        return round(time / steps) if steps else 0
 
 
 def delay(user, request, mean_ns):
@@ -95,7 +95,7 @@ def delay(user, request, mean_ns):
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB & MASK
     uniform = ((bits ^ (bits >> 31)) >> 11) / (1 << 53)
-    return mean_ns * min(-math.log(1.0 - uniform), MEANS_MAX)
+    return round(mean_ns * min(-math.log(1.0 - uniform), MEANS_MAX))
 
 
 def as_sent(log, back_ns):
@@ -107,7 +107,7 @@ def due_times(log, interval_ns, count):
     first = {}
     for request in log.requests:
         first[request.user] = min(request.sent, first.get(request.user, request.sent))
-    return {(user, n + 1): start + n * interval_ns for user, start in first.items() for n in range(count)}
+    return {(user, n + 1): start + round(n * interval_ns) for user, start in first.items() for n in range(count)}
 
 
 def as_asked(log, due, mean_ns, there_ns, back_ns):
@@ -120,7 +120,7 @@ def as_asked(log, due, mean_ns, there_ns, back_ns):
         return max(at, blocked[last][1]) if last >= 0 else at
 
     # The application does one thing at a time: it reads a request, or writes an answer.
-    events = [(at + there_ns, "read", *request) for request, at in due.items()]
+    events = [(at + round(there_ns), "read", *request) for request, at in due.items()]
     heapq.heapify(events)
     found, idle = {}, 0
     while events:
@@ -130,7 +130,7 @@ def as_asked(log, due, mean_ns, there_ns, back_ns):
         if what == "read":
             heapq.heappush(events, (at + delay(user, request, mean_ns), "write", user, request))
         else:
-            found[user, request] = idle - due[user, request] + back_ns
+            found[user, request] = idle - due[user, request] + round(back_ns)
     return found
 
 
