@@ -50,10 +50,10 @@ function run(user, now, start) {
   let drained;
   const socket = new WebSocket(URL, null, { headers: { Authorization: `Bearer user-${user}` } });
 
-  const ask = (due) => {
+  const ask = (since) => {
     const at = now();
     id += 1;
-    pending.set(id, due === undefined ? at : due);
+    pending.set(id, since === undefined ? at : since);
     const sent = Math.round((start + at) * 1000);
     socket.send(`{"jsonrpc":"2.0","id":${id},"method":"quote","params":{"sent_us":${sent},"text":"${text}"}}`);
   };
@@ -87,21 +87,24 @@ function run(user, now, start) {
       setTimeout(finish, SECONDS * 1000);
       return;
     }
-    const count = Math.round((SECONDS * 1000) / INTERVAL_MS);
     const first = now();
-    const tick = () => {
-      if (LOOP === 'timers') {
-        if (now() - first < SECONDS * 1000) ask();
-      } else {
-        while (id < count && first + id * INTERVAL_MS <= now()) ask(first + id * INTERVAL_MS);
-      }
-      if (now() - first >= SECONDS * 1000) {
+    const left = () => first + SECONDS * 1000 - now();
+    if (LOOP === 'timers') {
+      const timer = setInterval(() => {
+        if (left() > 0) return ask();
         clearInterval(timer);
         finish();
-      }
+      }, INTERVAL_MS);
+      ask();
+      return;
+    }
+    const count = Math.round((SECONDS * 1000) / INTERVAL_MS);
+    const due = () => first + id * INTERVAL_MS;
+    const tick = () => {
+      while (id < count && due() <= now()) ask(due());
+      if (id < count) setTimeout(tick, due() - now());
+      else setTimeout(finish, left());
     };
-    // Half of the timer's period is the mean lateness of what the schedule sends.
-    const timer = setInterval(tick, LOOP === 'timers' ? INTERVAL_MS : Math.max(1, INTERVAL_MS / 8));
     tick();
   };
 }
