@@ -61,7 +61,7 @@ def artillery():
         print("installing Artillery, 460 MB", flush=True)
         run(
             "npm", "install", "--prefix", ARTILLERY, "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund",
-            env=os.environ | {"PATH": f"{os.path.dirname(node())}:{os.environ['PATH']}"},
+            env=os.environ | {"PATH": f"{venv()}:{os.environ['PATH']}"},
         )
     return os.path.join(package, "bin", "run")
 
