@@ -92,6 +92,8 @@ pub struct Shared {
     pub(crate) delay_logs: Arc<[DelayLog]>,
     /// Set from outside to end the run early.
     pub stop: Arc<AtomicBool>,
+    /// Whether a thread has failed, which ends the run.
+    has_failed: AtomicBool,
     /// Asks for changes of the rate.
     pub(super) rate_control: Arc<RateControl>,
     /// The changes of the rate.
@@ -153,6 +155,7 @@ impl Shared {
             sources,
             threads,
             stop: resources.stop.clone(),
+            has_failed: AtomicBool::new(false),
             rate_control: resources.rate_control.clone(),
             rate_changes: coordination.as_ref().map_or_else(Arc::default, |known| known.rate_changes.clone()),
             segment,
@@ -273,9 +276,18 @@ impl Shared {
         Some(self.cut_at.load(Ordering::Acquire)).filter(|at| *at > 0)
     }
 
+    /// A thread has failed, perhaps before the load began: the others end, as they could wait for it without end.
+    pub(super) fn fail(&self, now: Nanos) {
+        self.has_failed.store(true, Ordering::Relaxed);
+        match &self.coordination {
+            Some(coordination) => coordination.abandon(now),
+            None => drop(self.start.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed)),
+        }
+    }
+
     /// Whether the run is to end early.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed)
     }
 
     /// The row of the next connection to dial, which has this number. `None` without data; an error when no row is left.

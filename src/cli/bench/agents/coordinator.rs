@@ -232,4 +232,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 1");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 2");

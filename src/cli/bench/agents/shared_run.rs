@@ -139,6 +139,7 @@ impl SharedRun {
                 member.lost = Some(why.clone());
                 self.refused.get_or_insert_with(|| format!("agent {}: {why}", member.agent.name));
             }
+            Report::Failed { why } => member.lost = Some(why),
             Report::Settled { subscribers } => member.subscribers = Some(subscribers),
             Report::StoppedSending { published } => member.published = Some(published),
             Report::Progress(progress) => member.progress = Some(*progress),

@@ -118,6 +118,38 @@ fn an_agent_that_is_lost_later_is_not_waited_for() {
 }
 
 #[test]
+fn an_agent_that_has_failed_is_lost_with_its_reason() {
+    let mut run = run();
+    settle(&mut run, 2 * SECOND);
+    run.poll(2 * SECOND, false, None);
+    let failed = || Report::Failed { why: "panicked: planned".to_owned() };
+    run.handle(2, failed(), 3 * SECOND);
+    assert!(run.is_lost(2) && !run.is_over());
+    assert!(orders(run.poll(3 * SECOND, false, None)).is_empty(), "the others go on");
+    for agent in [1, 3] {
+        run.handle(agent, Report::StoppedSending { published: vec![agent, agent] }, 4 * SECOND);
+    }
+    assert!(matches!(&orders(run.poll(4 * SECOND, false, None))[..], [Order::Conclude { .. }]));
+    for agent in [1, 3] {
+        run.handle(agent, failed(), 5 * SECOND);
+    }
+    let End::Refused(why) = run.end() else { panic!("nobody has results") };
+    assert!(why.contains("agent agent-2: panicked: planned"), "{why}");
+}
+
+#[test]
+fn an_agent_that_fails_before_the_load_begins_ends_the_run() {
+    let mut run = run();
+    run.handle(3, Report::Failed { why: "panicked: planned".to_owned() }, SECOND);
+    assert!(matches!(&orders(run.poll(SECOND, false, None))[..], [Order::Stop]));
+    for agent in [1, 2] {
+        run.handle(agent, Report::Refused { why: "stopped".to_owned() }, 2 * SECOND);
+    }
+    assert!(run.is_over());
+    assert!(matches!(run.end(), End::Refused(why) if why == "agent agent-3: panicked: planned"));
+}
+
+#[test]
 fn the_user_and_any_agent_can_end_the_run() {
     let mut run = run();
     settle(&mut run, 2 * SECOND);
