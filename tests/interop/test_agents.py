@@ -274,6 +274,15 @@ class Ends(AgentsTest):
         record, _ = self.bench(self.server.url(""), "-c", "9", "--rate", "300")
         self.check(record, 9, 300)
 
+    def test_a_late_agent_is_named_until_it_is_back(self):
+        with self.measuring("-c", "9", "--rate", "300", "-d", "1s", "--drain", "20s") as (process, log):
+            self.agents["west"].signal(signal.SIGSTOP)
+            log.wait_for(r"echo: waiting for 1 agent \(west\)")
+            self.agents["west"].signal(signal.SIGCONT)
+            record = json.load(process.stdout)["runs"][0]
+        self.assertEqual(process.returncode, 0, log.lines)
+        self.check(record, 9, 300)
+
     def test_an_agent_that_dies_is_named_with_what_it_had(self):
         with self.measuring("-c", "10", "--rate", "300", "-d", "20s") as (process, log):
             self.agents["west"].signal(signal.SIGKILL)

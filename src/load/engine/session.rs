@@ -219,6 +219,7 @@ fn watch(
             failed: sum(|progress| &progress.failed),
             messages: sum(|progress| &progress.messages),
             live,
+            awaited: &[],
             traced: &std::mem::take(traced),
         });
     };

@@ -193,6 +193,7 @@ impl Coordinator {
                 failed,
                 messages,
                 live: &live,
+                awaited: &state.awaited(now),
                 traced: &[],
             });
         }

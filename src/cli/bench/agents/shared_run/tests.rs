@@ -160,6 +160,52 @@ fn the_user_and_any_agent_can_end_the_run() {
     assert!(!run.handle(77, Report::Interrupted, 3 * SECOND), "none of its agents");
 }
 
+fn progress(stage: RunStage) -> Report {
+    Report::Progress(Box::new(AgentProgress {
+        stage,
+        open: 10,
+        failed: 0,
+        messages: 0,
+        live: LiveResults::default(),
+        clock: None,
+    }))
+}
+
+#[test]
+fn agents_are_awaited_that_are_behind_the_others_or_the_clock() {
+    let mut run = run();
+    assert_eq!(run.awaited(9 * SECOND), [""; 0], "all are as far");
+    run.handle(1, Report::Settled { subscribers: vec![0, 0] }, 9 * SECOND);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER - 1), [""; 0]);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER), ["agent-2", "agent-3"]);
+    settle(&mut run, 10 * SECOND);
+    assert_eq!(run.awaited(20 * SECOND), [""; 0]);
+    run.poll(10 * SECOND, false, None);
+    let (from, until) = run.window().expect("begun");
+    for agent in 1..=3 {
+        run.handle(agent, progress(RunStage::WarmingUp), from - SECOND);
+        run.handle(agent, progress(RunStage::Measuring), from);
+    }
+    assert_eq!(run.awaited(until - 1), [""; 0]);
+    run.handle(2, progress(RunStage::Draining), until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER - 1), [""; 0]);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), ["agent-1", "agent-3"]);
+    assert_eq!(run.stage(), RunStage::Measuring, "which is over");
+    // One that is lost is not waited for.
+    run.handle(3, Report::Failed { why: "panicked".to_owned() }, until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), ["agent-1"]);
+    run.handle(1, progress(RunStage::Draining), until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), [""; 0]);
+}
+
+#[test]
+fn nobody_is_behind_an_agent_that_is_lost() {
+    let mut run = run();
+    run.handle(1, Report::Settled { subscribers: vec![0, 0] }, 9 * SECOND);
+    run.handle(1, Report::Failed { why: "panicked".to_owned() }, 9 * SECOND);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER), [""; 0]);
+}
+
 #[test]
 fn a_change_of_the_rate_has_one_time_for_all() {
     let mut run = run();
