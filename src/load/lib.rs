@@ -35,11 +35,11 @@ pub use analyse::{
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
 pub use engine::{
-    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run,
+    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, ServerProcess, TargetSession, TraceEvent,
+    Traced, run,
 };
 pub use measure::{
-    LiveResults, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleRow, Samples, ServerProcess, Timeline,
-    TimelineInterval, allowed_cpus,
+    LiveResults, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleRow, Samples, Timeline, TimelineInterval, allowed_cpus,
 };
 pub use plan::{
     AnswerComparison, Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT,

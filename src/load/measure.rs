@@ -29,7 +29,6 @@ pub use distribution::{Undecodable, decode, encode, histogram};
 pub use host::allowed_cpus;
 pub use integrity::Integrity;
 pub use live::LiveResults;
-pub use meter::ServerProcess;
 pub use quantiles::Quantiles;
 pub use samples::{MessageName, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleOutcome, SampleRow, Samples};
 pub use tally::Tally;

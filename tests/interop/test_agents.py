@@ -176,6 +176,13 @@ class Agents(AgentsTest):
         record, _ = self.bench(self.server.url(""), "-c", "9", "--rate", "3000", "--server-pid", str(self.server.pid))
         self.assertGreater(record["server"]["cpu_ns_per_message"], 100)
         self.assertGreater(record["server"]["rss_bytes"], 1 << 20)
+        samples = record["timeline"]["server"]
+        # One in each of 20 slices, and at both ends; a busy machine misses some.
+        self.assertGreater(len(samples["at_s"]), 5)
+        self.assertLess(samples["at_s"][0], 0.5)
+        self.assertGreater(samples["at_s"][-1], 1.9)
+        self.assertEqual(samples["cpu_ns"], sorted(samples["cpu_ns"]))
+        self.assertEqual(len(samples["rss_bytes"]), len(samples["at_s"]))
 
     def test_repetitions_are_made_by_agents(self):
         record, _ = self.bench(self.server.url(""), "-c", "9", "-d", "1s", "--rate", "300", "--repeat", "2")
@@ -257,6 +264,14 @@ class Ends(AgentsTest):
         self.bench(self.server.url(""), "-c", "9", "--rate", "300", agents=2)
         self.agents["north"].signal(signal.SIGTERM)
         self.assertEqual(self.agents["north"].process.wait(PATIENCE_S), 0)
+
+    def test_the_server_of_a_run_that_ends_early_is_measured_until_then(self):
+        with self.measuring("-c", "9", "--rate", "3000", "-d", "1m", "--server-pid", str(self.server.pid)) as (process, log):
+            log.wait_for("measuring, 5[0-8] s left")
+            process.send_signal(signal.SIGINT)
+            record = json.load(process.stdout)["runs"][0]
+        self.assertGreater(record["server"]["cpu_ns_per_message"], 100)
+        self.assertAlmostEqual(record["timeline"]["server"]["at_s"][-1], record["duration_s"], delta=2)
 
     def test_an_interrupted_coordinator_ends_the_run_everywhere(self):
         with self.measuring("-c", "9", "--rate", "300", "-d", "1m") as (process, _):

@@ -199,7 +199,7 @@ fn watch(
     show: &mut dyn FnMut(&RunProgress<'_>),
 ) -> Seen {
     let mut seen = Seen::default();
-    let mut sampler = ServerSampler::new(&shared.meter, shared.load.duration);
+    let mut sampler = ServerSampler::new(shared.meter.clone(), shared.load.duration);
     let mut shown = Instant::now();
     let cpus = if resources.cpus.is_empty() { host::allowed_cpus() } else { resources.cpus.clone() };
     let mut stolen_before = None;

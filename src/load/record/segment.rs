@@ -130,16 +130,16 @@ impl SegmentResult {
         self.tally.connections.error(cause);
     }
 
-    /// The server's CPU time and memory, measured beside the generators: CPU time in nanoseconds when the measured time began and when
-    /// it ended.
-    pub fn measured_server(&mut self, cpu_ns: Option<(u64, u64)>, rss_bytes: Option<u64>) {
+    /// The server's CPU time and memory, measured beside the generators.
+    pub fn measured_server(&mut self, samples: ServerSamples) {
         let window = self.tally.window;
-        if let Some((before, after)) = cpu_ns {
-            self.tally.cpu_span.first = Some(Sample { at: window.from, cpu_ns: before, messages: 0 });
+        if let [first, .., last] = samples.cpu_ns[..] {
+            self.tally.cpu_span.first = Some(Sample { at: window.from, cpu_ns: first, messages: 0 });
             let messages = self.tally.counts.messages;
-            self.tally.cpu_span.last = Some(Sample { at: window.until, cpu_ns: after, messages });
+            self.tally.cpu_span.last = Some(Sample { at: window.until, cpu_ns: last, messages });
         }
-        self.server_rss_bytes = rss_bytes.or(self.server_rss_bytes);
+        self.server_rss_bytes = samples.rss_bytes.last().copied().or(self.server_rss_bytes);
+        self.server_samples = samples;
     }
 
     /// The results of all generators of a run; `None` if there are none.
@@ -274,6 +274,26 @@ mod tests {
         );
         assert_eq!(merged.rate_changes, whole.rate_changes);
         assert_eq!(merged.generator.stolen_ns, Some(2));
+    }
+
+    #[test]
+    fn a_server_that_was_measured_beside_the_generators_is_in_the_record() {
+        let mut sum = result(0, 0, 1);
+        let samples = ServerSamples {
+            at_s: vec![0.0, 0.1, 0.2],
+            cpu_ns: vec![0, 7_000, 2_000_000],
+            rss_bytes: vec![5, 9, 8],
+        };
+        sum.measured_server(samples.clone());
+        let messages = sum.messages();
+        let found = record(sum);
+        let server = found.server.expect("measured");
+        let per_message = 2_000_000.0 / messages as f64;
+        assert_eq!((server.cpu_ns_per_message, server.rss_bytes), (Some(per_message), Some(8)));
+        assert_eq!(found.timeline.and_then(|timeline| timeline.server), Some(samples));
+        let mut ended_before = result(0, 0, 1);
+        ended_before.measured_server(ServerSamples::default());
+        assert_eq!(record(ended_before).server, None);
     }
 
     #[test]
