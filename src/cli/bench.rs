@@ -48,7 +48,7 @@ use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
     self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, Progress, RateControl, Resources, Results,
-    Segment, Target, TargetSession, Template, Workload, render,
+    SAMPLES_MAX, Segment, Target, TargetSession, Template, Workload, render,
 };
 
 const EXAMPLES: &str = "\
@@ -135,6 +135,8 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
 /// The longest conversation of `--try` by default.
 const TRY_TIME: Duration = Duration::from_secs(10);
+/// Runs of a search whose samples are in memory: the best, the last and the current one.
+const SEARCH_SAMPLES_MAX: usize = 3;
 /// Pings of each connection in --mode ping.
 const PINGS_PER_S_DEFAULT: u64 = 10;
 
@@ -335,7 +337,7 @@ impl Args {
         let Compression(offered) = self.messages.compress.clone();
         let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
         let paths: Vec<_> = paths.iter().map(Option::as_ref).collect();
-        let workloads = self.workloads(typed, &paths, &offered)?;
+        let mut workloads = self.workloads(typed, &paths, &offered)?;
         self.check_shares(typed, &workloads, agents.is_some())?;
         let sources = self.sources(targets.first().and_then(ip_of))?;
         let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
@@ -381,12 +383,13 @@ impl Args {
         };
         let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
         let experiment = self.verdicts.experiment(start, rival)?;
-        if self.outputs.sample_share().is_some() && !matches!(experiment, Experiment::Once) {
-            return Err(usage(
-                "--samples-file",
-                "not with --repeat or --find-max: a sample is of a single run",
-            ));
-        }
+        // Samples of all runs are in memory until they are written.
+        let sampled = match &experiment {
+            Experiment::Once => 1,
+            Experiment::Search(_) => SEARCH_SAMPLES_MAX,
+            Experiment::Repeat { times, against } => *times as usize * if against.is_some() { 2 } else { 1 },
+        };
+        workloads.iter_mut().for_each(|load| load.sample_rows_max = SAMPLES_MAX / sampled.max(1));
         let control = self.pace.control;
         let is_changeable = matches!(experiment, Experiment::Once)
             && segment.is_whole()
@@ -428,12 +431,6 @@ impl Args {
                     let flag = format!("--{}", flag.replace('_', "-"));
                     return Err(usage(&flag, "is an option of each agent: echoring agent"));
                 }
-            }
-            if self.outputs.sample_share().is_some() {
-                return Err(usage(
-                    "--samples-file",
-                    "not with --agents: samples stay where they were measured",
-                ));
             }
             if self.verdicts.against.is_some() {
                 return Err(usage(
@@ -590,6 +587,7 @@ impl Args {
             // What a server sends by itself is not known, so that nothing can be compared.
             verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
             sample_share: self.outputs.sample_share(),
+            sample_rows_max: SAMPLES_MAX,
             allow: self.messages.allowed(),
             seed,
         };

@@ -30,7 +30,7 @@ pub use host::allowed_cpus;
 pub use integrity::Integrity;
 pub use live::LiveResults;
 pub use quantiles::Quantiles;
-pub use samples::{MessageName, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleOutcome, SampleRow, Samples};
+pub use samples::{MessageName, SAMPLES_BYTES_MAX, SampleOutcome, SampleRow, Samples};
 pub use tally::Tally;
 pub use timeline::{Timeline, TimelineInterval};
 pub use times::Times;

@@ -1,6 +1,7 @@
 """One load of several agents, which meet their coordinator at a NATS server; and shares of a load without one."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -100,6 +101,21 @@ class AgentsTest(unittest.TestCase):
             if process.poll() is None:
                 process.wait(3 * PATIENCE_S)
 
+    def sampled(self, *flags):
+        """The record of a run of which all messages are sampled, and their rows."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "messages.csv")
+            record, _ = self.bench(self.server.url(""), *flags, "--samples", "1/1", "--samples-file", file)
+            with open(file, newline="") as lines:
+                rows = list(csv.DictReader(lines))
+        self.assertEqual(record["samples"], {"share": 1, "picked": len(rows), "left_out": 0})
+        self.assertEqual(len(rows), record["response_ns"]["count"])
+        names = [agent["name"] for agent in record["agents"]]
+        for row in rows:
+            self.assertEqual(row["agent"], names[int(row["connection"]) % 3])
+            self.assertEqual((row["outcome"], row["weight"]), ("ok", "1"))
+        return record, rows
+
     def check(self, record, connections, rate=None):
         """The whole run is in the record, and clean."""
         agents = record["agents"]
@@ -183,6 +199,21 @@ class Agents(AgentsTest):
         self.assertGreater(samples["at_s"][-1], 1.9)
         self.assertEqual(samples["cpu_ns"], sorted(samples["cpu_ns"]))
         self.assertEqual(len(samples["rss_bytes"]), len(samples["at_s"]))
+
+    def test_samples_of_all_agents_are_in_one_file(self):
+        # More than NATS takes in one message.
+        record, rows = self.sampled("-c", "31", "--rate", "15000")
+        self.check(record, 31, 15_000)
+        due = [int(row["intended_ns"]) for row in rows]
+        self.assertEqual(due, sorted(due))
+        self.assertEqual(len({(row["connection"], row["sequence"]) for row in rows}), len(rows))
+
+    def test_samples_of_broadcasts_are_of_the_agents_that_received_them(self):
+        record, rows = self.sampled("--mode", "broadcast", "-c", "12", "--publishers", "2", "--rate", "100")
+        self.check(record, 12)
+        deliveries = {(row["connection"], row["publisher"], row["sequence"]) for row in rows}
+        self.assertEqual(len(deliveries), len(rows))
+        self.assertEqual({int(row["publisher"]) for row in rows}, {0, 1})
 
     def test_repetitions_are_made_by_agents(self):
         record, _ = self.bench(self.server.url(""), "-c", "9", "-d", "1s", "--rate", "300", "--repeat", "2")
@@ -328,6 +359,14 @@ class ClocksApart(AgentsTest):
         self.assertEqual(
             sorted(-round(agent["clock_behind_ns"] / 1e9, -2) for agent in record["agents"]), sorted(map(float, self.AHEAD_S))
         )
+
+    def test_samples_are_of_one_clock(self):
+        record, rows = self.sampled("-c", "9", "--rate", "2000")
+        self.check(record, 9, 2_000)
+        due = [int(row["intended_ns"]) for row in rows]
+        # An even schedule, and a beginning that differs by less than the clocks' uncertainty.
+        self.assertTrue(all(0 <= at < 2_000_000_000 for at in due))
+        self.assertEqual([later - earlier for earlier, later in zip(due, due[1:])], [500_000] * (len(due) - 1))
 
 
 class Shares(unittest.TestCase):

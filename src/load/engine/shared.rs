@@ -12,7 +12,7 @@ use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
 use crate::measure::own_delays::DelayLog;
-use crate::measure::samples::Sampler;
+use crate::measure::samples::{Picker, Sampler};
 use crate::measure::shares::Sender;
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
@@ -22,7 +22,7 @@ use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
 use crate::plan::segment::Segment;
 use crate::plan::target::Endpoint;
-use crate::plan::workload::Workload;
+use crate::plan::workload::{SAMPLES_MAX, Workload};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Delay between the opening of the last connection and the first message, so that every thread notices.
@@ -118,7 +118,16 @@ pub struct Shared {
 impl Shared {
     /// What picks the samples of a thread.
     pub(super) fn sampler(&self, thread: usize) -> Sampler {
-        let new = |share| Sampler::new(share, self.load.seed, thread, self.threads);
+        let (index, of) = (self.segment.index(), self.segment.of() as usize);
+        let picker = Picker {
+            generator: index as u16,
+            thread: thread * of + index as usize,
+            // Those that know nothing of each other have files of their own.
+            threads: self.threads * if self.coordination.is_some() { of } else { 1 },
+        };
+        // It may come from another machine.
+        let rows_max = self.load.sample_rows_max.min(SAMPLES_MAX);
+        let new = |share| Sampler::new(share, self.load.seed, rows_max, picker);
         self.load.sample_share.map_or(Sampler::default(), new)
     }
 

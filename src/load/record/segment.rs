@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
 use crate::measure::meter::{Sample, ServerSamples};
-use crate::measure::samples::Samples;
+use crate::measure::samples::Sampler;
 use crate::measure::tally::Tally;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::Nanos;
@@ -41,9 +41,8 @@ pub struct SegmentResult {
     pub(crate) stolen_ns: Option<u64>,
     pub(crate) rate_changes: Vec<(Nanos, u64)>,
     pub(crate) server_samples: ServerSamples,
-    /// Single messages; they stay where they were measured.
-    #[serde(skip)]
-    pub(crate) samples: Option<Samples>,
+    /// Single messages, if some were picked.
+    pub(crate) samples: Option<Sampler>,
 }
 
 /// Why a text is not a result.
@@ -70,6 +69,12 @@ pub struct SegmentRun {
 }
 
 impl SegmentRun {
+    /// A segment that was measured, without its sample of single messages, which has a file of its own.
+    pub fn new(load: &Workload, target: String, result: &SegmentResult) -> SegmentRun {
+        let result = SegmentResult { samples: None, ..result.clone() };
+        SegmentRun { load: load.without_secrets(), target, result }
+    }
+
     /// As text: JSON, deflated, in Base64.
     pub fn to_text(&self) -> String {
         STANDARD.encode(deflate(self))
@@ -171,6 +176,11 @@ impl SegmentResult {
         self.environment.optimized &= other.environment.optimized;
         self.server_rss_bytes = self.server_rss_bytes.or(other.server_rss_bytes);
         self.stolen_ns = self.stolen_ns.zip(other.stolen_ns).map(|(mine, theirs)| mine + theirs);
+        match (&mut self.samples, other.samples) {
+            (Some(mine), Some(theirs)) => mine.merge(&theirs),
+            (Some(_), None) => {}
+            (None, theirs) => self.samples = theirs,
+        }
     }
 
     /// Moves all times so that the measured time begins at `from`.
@@ -180,6 +190,9 @@ impl SegmentResult {
             return;
         }
         self.tally.shift(by);
+        if let Some(samples) = &mut self.samples {
+            samples.shift(by);
+        }
         for (at, _) in &mut self.rate_changes {
             *at = at.wrapping_add_signed(by);
         }
@@ -189,7 +202,8 @@ impl SegmentResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::samples::MessageName;
+    use crate::engine::Outcome;
+    use crate::measure::samples::{MessageName, Picker};
     use crate::measure::timeline::Timeline;
     use crate::measure::times::Times;
     use crate::measure::window::Window;
@@ -203,7 +217,8 @@ mod tests {
 
     /// What a generator measured whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
-        let mut tally = Tally::new();
+        let picker = Picker { generator: first as u16, thread: first as usize, threads: of };
+        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 7, 10_000, picker));
         let from = ahead + 10 * SECOND;
         tally.open(Window { from, until: from + 2 * SECOND });
         for message in (first..2_000).step_by(of) {
@@ -221,6 +236,7 @@ mod tests {
         }
         tally.cut(from + 2 * SECOND);
         tally.complete();
+        let samples = Some(std::mem::take(&mut tally.samples));
         SegmentResult {
             tally,
             threads: Vec::new(),
@@ -243,7 +259,7 @@ mod tests {
             stolen_ns: Some(1),
             rate_changes: vec![(from + SECOND, 5)],
             server_samples: ServerSamples::default(),
-            samples: None,
+            samples,
         }
     }
 
@@ -277,6 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_all_generators_are_in_one_clock() {
+        let load = workload(Mode::Echo);
+        let whole = Outcome::of(&load, "ws://h", result(0, 0, 1));
+        let mut sum = SegmentResult::from_bytes(&result(0, 0, 2).to_bytes()).expect("it was written");
+        sum.merge(SegmentResult::from_bytes(&result(AHEAD, 1, 2).to_bytes()).expect("it was written"));
+        let merged = Outcome::of(&load, "ws://h", sum);
+        assert_eq!(merged.record.samples, whole.record.samples);
+        let (whole, merged) = (whole.samples.expect("picked"), merged.samples.expect("picked"));
+        assert_eq!((merged.rows().len(), merged.left_out()), (2_001, 0));
+        assert!(merged.rows().eq(whole.rows()));
+        // A record for merging has counts and distributions only.
+        assert!(SegmentRun::new(&load, String::new(), &result(0, 0, 1)).result.samples.is_none());
+    }
+
+    #[test]
     fn a_server_that_was_measured_beside_the_generators_is_in_the_record() {
         let mut sum = result(0, 0, 1);
         let samples = ServerSamples {
@@ -301,8 +332,7 @@ mod tests {
         let mut load = workload(Mode::Echo);
         let secret = crate::plan::Template::parse("Bearer hush").expect("a template");
         load.connecting.headers.push(("Authorization".to_owned(), secret));
-        let run =
-            SegmentRun { load: load.without_secrets(), target: "ws://h".to_owned(), result: result(0, 0, 1) };
+        let run = SegmentRun::new(&load, "ws://h".to_owned(), &result(0, 0, 1));
         assert!(!serde_json::to_string(&run).expect("written").contains("hush"));
         let text = run.to_text();
         let read = SegmentRun::from_text(&text).expect("it was written");

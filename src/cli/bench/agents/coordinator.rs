@@ -206,9 +206,7 @@ impl Coordinator {
                 if let Some(server) = server {
                     result.measured_server(server.samples());
                 }
-                let mut outcome = Outcome::of(load, &target, *result);
-                outcome.record.agents = agents;
-                Ok(outcome)
+                Ok(Outcome::of(load, &target, *result).by_agents(agents))
             }
         }
     }
