@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
-use crate::measure::meter::{Sample, ServerSamples};
+use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
 use crate::measure::tally::Tally;
 use crate::plan::workload::Workload;
@@ -175,6 +175,13 @@ impl SegmentResult {
         self.interrupted |= other.interrupted;
         self.environment.optimized &= other.environment.optimized;
         self.server_rss_bytes = self.server_rss_bytes.or(other.server_rss_bytes);
+        if self.server_samples.at_s.is_empty() {
+            self.server_samples = other.server_samples;
+        }
+        if let CpuSpan { first: Some(first), last: Some(last) } = &mut self.tally.cpu_span {
+            // The server had the messages of all generators.
+            (first.messages, last.messages) = (0, self.tally.counts.messages);
+        }
         self.stolen_ns = self.stolen_ns.zip(other.stolen_ns).map(|(mine, theirs)| mine + theirs);
         match (&mut self.samples, other.samples) {
             (Some(mine), Some(theirs)) => mine.merge(&theirs),
@@ -321,7 +328,13 @@ mod tests {
         let server = found.server.expect("measured");
         let per_message = 2_000_000.0 / messages as f64;
         assert_eq!((server.cpu_ns_per_message, server.rss_bytes), (Some(per_message), Some(8)));
-        assert_eq!(found.timeline.and_then(|timeline| timeline.server), Some(samples));
+        assert_eq!(found.timeline.and_then(|timeline| timeline.server), Some(samples.clone()));
+        // One share of several has its process.
+        let mut shares = [result(0, 0, 2), result(AHEAD, 1, 2)];
+        shares[1].measured_server(samples.clone());
+        let merged = record(SegmentResult::merged(shares).expect("two"));
+        assert_eq!(merged.server.and_then(|server| server.cpu_ns_per_message), Some(per_message));
+        assert_eq!(merged.timeline.and_then(|timeline| timeline.server), Some(samples));
         let mut ended_before = result(0, 0, 1);
         ended_before.measured_server(ServerSamples::default());
         assert_eq!(record(ended_before).server, None);
