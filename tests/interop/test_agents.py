@@ -156,6 +156,11 @@ class Agents(AgentsTest):
         self.assertAlmostEqual(record["response_ns"]["count"], 600, delta=3)
         self.assertEqual(set(record["integrity"].values()), {0})
 
+    def test_a_storm_of_connections_that_do_not_publish(self):
+        record, _ = self.bench(self.server.url(""), "--mode", "storm", "-c", "30", "--reconnect", "20ms..200ms")
+        self.assertEqual((record["storm"]["cut"], record["storm"]["back"]), (30, 30))
+        self.assertEqual(record["reconnects"]["not_back"], 0)
+
     def test_each_row_of_the_data_is_taken_once(self):
         rows = [f"user{number}" for number in range(20)]
         with Paths() as server, tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
