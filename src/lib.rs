@@ -23,7 +23,9 @@
 #![forbid(unsafe_code)]
 
 #[cfg(target_family = "wasm")]
-compile_error!("the crate echoring needs sockets, which WebAssembly has not; its protocol is the crate echoring-proto");
+compile_error!(
+    "the crate echoring needs sockets, which WebAssembly has not; its protocol is the crate echoring-proto"
+);
 #[cfg(all(feature = "server", not(target_os = "linux")))]
 compile_error!("the feature `server` of echoring is for Linux: its shards run on io_uring or epoll");
 #[cfg(all(feature = "uring", not(target_os = "linux")))]

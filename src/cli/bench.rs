@@ -7,6 +7,7 @@ mod churn;
 mod control;
 mod dial;
 mod exporter;
+mod headings;
 mod http;
 mod job;
 mod listen;
@@ -37,6 +38,7 @@ use clap::ArgMatches;
 pub use self::agents::{AgentArgs, MergeArgs, merge, run_agent};
 use self::agents::{Coordinator, SegmentSession};
 use self::control::Keys;
+use self::headings::{GENERATOR, SCHEDULE};
 use self::http::HttpServer;
 use self::job::{Job, Share};
 use self::machine::THREADS_MAX;
@@ -124,17 +126,6 @@ Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
-
-const SCHEDULE: &str = "Schedule";
-const CONNECTIONS: &str = "Connections";
-const MESSAGES: &str = "Messages";
-const BROADCAST: &str = "Broadcast";
-const PUSH: &str = "Push";
-const PROTOCOL: &str = "Protocol";
-const REPLAY: &str = "Replay";
-const EXPERIMENTS: &str = "Experiments and checks";
-const OUTPUT: &str = "Output";
-const GENERATOR: &str = "Generator and server";
 
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,7 @@ use std::str::FromStr as _;
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::EXPERIMENTS;
+use super::headings::EXPERIMENTS;
 use super::usage::usage;
 use crate::file::flags::is_given;
 use crate::{Failure, compare as comparing, values};

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
+use super::enough_address_space;
+use super::headings::EXPERIMENTS;
 use super::outputs::to_stdout;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
-use super::{EXPERIMENTS, enough_address_space};
 use crate::file::flags::{self, is_given};
 use crate::values::FileOrStream;
 use crate::{EXIT_INTERRUPTED, Failure, environment, signals};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, ValueEnum};
 
-use super::CONNECTIONS;
+use super::headings::CONNECTIONS;
 use super::parsers::Mode;
 use super::usage::usage;
 use crate::Failure;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::CONNECTIONS;
+use super::headings::CONNECTIONS;
 use super::parsers::{Mode, Sources, Switch};
 use super::usage::usage;
 use crate::Failure;

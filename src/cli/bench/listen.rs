@@ -1,8 +1,9 @@
 //! Flags of `bench --mode push`: a first message, and the member of messages with their creation time.
 
+use super::headings::PUSH;
+use super::pace;
 use super::parsers::Unit;
 use super::usage::usage;
-use super::{PUSH, pace};
 use crate::Failure;
 use echoring_load::{Listening, TimeField, TimeUnit};
 

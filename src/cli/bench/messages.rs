@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use clap::{ArgMatches, ValueEnum};
 
+use super::headings::{BROADCAST, MESSAGES};
 use super::parsers::{Compression, Kind, Sizes, Switch};
 use super::usage::usage;
-use super::{BROADCAST, MESSAGES};
 use crate::file::flags::is_given;
 use crate::{Failure, values};
 use echoring_load::{self, Flaw, Lines, Spread, Style};

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use super::OUTPUT;
 use super::exporter::{Exporter, Monitoring};
+use super::headings::OUTPUT;
 use super::http::HttpServer;
 use super::parsers::{sample_share, socket_address};
 use super::push::{Protocol, Pusher, ReceiverUrl};

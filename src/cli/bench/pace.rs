@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::SCHEDULE;
+use super::headings::SCHEDULE;
 use super::parsers::{Arrivals, Rate, Stage, socket_address};
 use super::usage::usage;
 use crate::Failure;

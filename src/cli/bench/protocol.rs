@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::PROTOCOL;
+use super::headings::PROTOCOL;
 use super::parsers::expanded;
 use super::usage::usage;
 use crate::Failure;

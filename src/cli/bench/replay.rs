@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::REPLAY;
+use super::headings::REPLAY;
 use super::usage::usage;
 use crate::{Failure, values};
 use echoring_load::{AnswerComparison, ComparisonRule, Mode, Replay, Speed, Workload};

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 
 use clap::ValueEnum;
 
-use super::CONNECTIONS;
+use super::headings::CONNECTIONS;
 use super::parsers::{Resolve, expanded};
 use super::usage::usage;
 use crate::Failure;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::EXPERIMENTS;
+use super::headings::EXPERIMENTS;
 use super::usage::usage;
 use crate::file::flags::is_given;
 use crate::{EXIT_ENVIRONMENT, Failure, values};
