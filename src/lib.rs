@@ -26,8 +26,8 @@
 pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
     HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
-    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, TokioStream,
-    Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
+    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, Text,
+    TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
 };
 #[cfg(feature = "client")]
 #[doc(inline)]

@@ -121,7 +121,7 @@ impl Incoming {
         }
         let Incoming { kind, bytes, mut text, .. } = std::mem::take(self);
         Some(match kind {
-            Some(MessageKind::Text) => Message::Text(std::mem::take(text.string())),
+            Some(MessageKind::Text) => Message::Text(std::mem::take(text.string()).into()),
             _ => Message::Binary(Bytes::from(bytes)),
         })
     }
