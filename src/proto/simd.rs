@@ -14,7 +14,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use text::Text;
+pub use text::{PayloadBuffer, Text};
 use vector::run;
 
 /// An instruction set that this processor supports.

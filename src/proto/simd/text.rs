@@ -9,9 +9,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::str::FromStr;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::utf8;
+use crate::{ProtocolError, utf8};
 
 /// A text with shared memory: a clone copies no bytes. It is a `str` in every other respect.
 ///
@@ -156,6 +156,103 @@ impl fmt::Debug for Text {
     }
 }
 
+/// Collects the payload of a message that arrives in pieces. A piece that lies right behind the one before it is not
+/// copied, and each byte of a text is validated once.
+///
+/// [`push_text`](PayloadBuffer::push_text) or [`push`](PayloadBuffer::push) each piece of a message, then
+/// [`into_text`](PayloadBuffer::into_text) or [`into_bytes`](PayloadBuffer::into_bytes).
+#[derive(Debug, Default)]
+pub struct PayloadBuffer {
+    bytes: BytesMut,
+    /// The bytes up to here are UTF-8, in a text.
+    valid_bytes: usize,
+}
+
+impl PayloadBuffer {
+    /// Adds a piece of a binary message.
+    #[inline]
+    pub fn push(&mut self, piece: BytesMut) {
+        self.bytes.unsplit(piece);
+    }
+
+    /// Validates and adds a piece of a text.
+    ///
+    /// # Errors
+    /// [`ProtocolError::InvalidUtf8`] when no continuation could make the text valid UTF-8.
+    pub fn push_text(&mut self, piece: BytesMut) -> Result<(), ProtocolError> {
+        self.bytes.unsplit(piece);
+        self.valid_bytes += utf8::whole_characters(&self.bytes[self.valid_bytes..])?;
+        Ok(())
+    }
+
+    /// The bytes that were pushed and not cleared, those of an incomplete character at the end of a text included.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes of a text, without an incomplete character at the end.
+    pub fn valid_slice(&self) -> &[u8] {
+        &self.bytes[..self.valid_bytes]
+    }
+
+    /// Removes all bytes. Their memory is not kept.
+    pub fn clear(&mut self) {
+        *self = PayloadBuffer::default();
+    }
+
+    /// Removes the [valid bytes](PayloadBuffer::valid_slice) of a text. If these are all, their memory is not kept.
+    pub fn clear_valid(&mut self) {
+        if self.valid_bytes == self.bytes.len() {
+            return self.clear();
+        }
+        self.bytes.advance(std::mem::take(&mut self.valid_bytes));
+    }
+
+    /// Bytes of memory from the first byte on.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Makes room for `additional` bytes.
+    pub fn reserve(&mut self, additional: usize) {
+        self.bytes.reserve(additional);
+    }
+
+    /// Takes the room behind the last byte. What is written there and pushed is not copied.
+    pub fn split_room(&mut self) -> BytesMut {
+        self.bytes.split_off(self.bytes.len())
+    }
+
+    /// Takes back the room that [`split_room`](PayloadBuffer::split_room) returned, if it still lies behind the last byte.
+    pub fn join_room(&mut self, room: BytesMut) {
+        debug_assert!(room.is_empty());
+        if !self.bytes.is_empty() {
+            self.bytes.unsplit(room);
+        }
+    }
+
+    /// Moves the bytes to memory of their own size.
+    pub fn compact(&mut self) {
+        self.bytes = BytesMut::from(&self.bytes[..]);
+    }
+
+    /// The text that was pushed.
+    ///
+    /// # Errors
+    /// [`ProtocolError::InvalidUtf8`] when it ends inside a character.
+    pub fn into_text(self) -> Result<Text, ProtocolError> {
+        if self.valid_bytes < self.bytes.len() {
+            return Err(ProtocolError::InvalidUtf8);
+        }
+        Ok(Text(self.bytes.freeze()))
+    }
+
+    /// The bytes that were pushed.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.freeze()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -175,6 +272,39 @@ mod tests {
         {
             assert_eq!(Text::from_utf8(Bytes::from_static(bytes)), Err(Bytes::from_static(bytes)));
         }
+    }
+
+    #[test]
+    fn pieces_that_are_adjacent_are_not_copied_and_others_are() {
+        let text = "aß水🦀".repeat(10);
+        for cut in 0..=text.len() {
+            for adjacent in [true, false] {
+                let mut rest = BytesMut::from(text.as_bytes());
+                let at = rest.as_ptr();
+                let mut buffer = PayloadBuffer::default();
+                buffer.push_text(rest.split_to(cut)).expect("viable");
+                let rest = if adjacent { rest } else { BytesMut::from(&rest[..]) };
+                buffer.push_text(rest).expect("UTF-8");
+                let whole = buffer.into_text().expect("UTF-8");
+                assert_eq!(whole, text);
+                // Memory is moved if the first piece is empty, or must grow.
+                assert_eq!(whole.as_ptr() == at, adjacent || cut == text.len(), "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn cleared_bytes_are_no_part_of_the_text() {
+        let mut buffer = PayloadBuffer::default();
+        buffer.push_text("aß".as_bytes()[..2].into()).expect("viable");
+        assert_eq!((buffer.valid_slice(), buffer.as_slice()), (&b"a"[..], &b"a\xc3"[..]));
+        buffer.clear_valid();
+        assert_eq!(buffer.valid_slice(), b"");
+        let mut room = buffer.split_room();
+        room.extend_from_slice(&"ßb".as_bytes()[1..]);
+        buffer.push_text(room).expect("UTF-8");
+        buffer.compact();
+        assert_eq!(buffer.into_text().expect("UTF-8"), "ßb");
     }
 
     #[test]
