@@ -44,6 +44,14 @@
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
 #![forbid(unsafe_code)]
 
+#[cfg(target_family = "wasm")]
+compile_error!("the crate echoring needs sockets, which WebAssembly has not; its protocol is the crate echoring-proto");
+#[cfg(all(feature = "server", not(target_os = "linux")))]
+compile_error!("the feature `server` of echoring is for Linux: its shards run on io_uring or epoll");
+#[cfg(all(feature = "uring", not(target_os = "linux")))]
+compile_error!("the feature `uring` of echoring is for Linux: tokio-uring runs on io_uring");
+
+#[cfg(not(target_family = "wasm"))]
 #[doc(inline)]
 pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
@@ -51,7 +59,7 @@ pub use echoring_async::{
     PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, Text,
     TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
 };
-#[cfg(feature = "client")]
+#[cfg(all(feature = "client", not(target_family = "wasm")))]
 #[doc(inline)]
 pub use echoring_async::{
     BadProxy, ClientStream, ClientTls, DialError, Dialer, Jar, MaybeTls, Proxy, ProxyError, Reconnecting,
@@ -66,12 +74,12 @@ pub use echoring_proto::connection::Compression;
 pub use echoring_proto::handshake::OriginPolicy;
 #[doc(inline)]
 pub use echoring_proto::{CloseCode, Role, Url};
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", target_os = "linux"))]
 #[doc(inline)]
 pub use server::{Handler, Server};
 
 /// Servers for very many connections: a [`Handler`] for each, on one event loop per CPU.
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", target_os = "linux"))]
 pub mod server {
     #[doc(inline)]
     pub use echoring_server::control::{Control, Token, TokenError};

@@ -158,6 +158,8 @@ pub(crate) const AGENT_ALIVE_INTERVAL: Nanos = SECOND;
 pub(crate) const AGENT_START_LEAD: Nanos = SECOND;
 /// Interval at which an agent tells how its run goes.
 pub(crate) const AGENT_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How far behind the others, or the time of a run, an agent is named as awaited: twice the interval of what it tells.
+pub(crate) const AGENT_LATE_AFTER: Nanos = SECOND;
 /// Interval of the question which agents there are.
 pub(crate) const AGENT_FIND_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest wait for a message.

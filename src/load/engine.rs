@@ -21,6 +21,7 @@ mod workers;
 pub use coordination::{Coordination, Part};
 pub use outcome::{Outcome, RunVerdict};
 pub use progress::{RunProgress, RunStage};
+pub use server_sampler::ServerProcess;
 pub use session::TargetSession;
 pub use trace::{TraceEvent, Traced};
 

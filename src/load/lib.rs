@@ -35,19 +35,19 @@ pub use analyse::{
 pub use echoring_runtime::driver::RemoteAddress;
 pub use echoring_runtime::shard::Route;
 pub use engine::{
-    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, TargetSession, TraceEvent, Traced, run,
+    Coordination, Outcome, Part, RunProgress, RunStage, RunVerdict, ServerProcess, TargetSession, TraceEvent,
+    Traced, run,
 };
 pub use measure::{
-    LiveResults, SAMPLES_BYTES_MAX, SAMPLES_MAX, SampleRow, Samples, ServerProcess, Timeline,
-    TimelineInterval, allowed_cpus,
+    LiveResults, SAMPLES_BYTES_MAX, SampleRow, Samples, Timeline, TimelineInterval, allowed_cpus,
 };
 pub use plan::{
     AnswerComparison, Arrivals, BURST_MAX, Backoff, CONNECT_RATE_DEFAULT, CONNECT_SLOTS_DEFAULT,
     CONNECTIONS_MAX, Churn, ComparisonRule, Compress, ConnectOptions, Contradiction, Cut, DEPTH_MAX,
     DRAIN_DEFAULT, DriverChoice, Embedded, Endpoint, Flaw, Lines, Listening, MAX_LATENESS_DEFAULT, Mode,
     Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, RandomTime,
-    RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SEGMENTS_MAX,
-    STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed, Spread,
-    StartServer, Style, Target, Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes,
+    RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SAMPLES_MAX,
+    SEGMENTS_MAX, STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed,
+    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, Workload, expand_variables, min_bytes,
     preset_names, read_file,
 };

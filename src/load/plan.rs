@@ -54,7 +54,9 @@ pub use segment::{SEGMENTS_MAX, Segment};
 pub use target::{Embedded, Endpoint, Refused, StartServer, Target};
 pub use template::{Template, expand_variables};
 pub use units::{bytes, count, duration, message};
-pub use workload::{Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, Workload};
+pub use workload::{
+    Compress, DEPTH_MAX, DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, RATE_PERIOD_S_MAX, SAMPLES_MAX, Workload,
+};
 
 /// The configuration of a run.
 #[derive(Debug)]

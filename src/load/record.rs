@@ -3,8 +3,12 @@
 
 pub mod calibration;
 pub mod comparison;
+mod config;
 pub(crate) mod describe;
+mod environment;
 pub mod failures;
+mod health;
+mod reconnects;
 pub mod replay;
 pub mod search;
 pub mod segment;
@@ -16,11 +20,14 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
-pub use crate::measure::tally::reconnects::{HERD_INTERVAL, HerdInterval};
 use crate::plan::flaw::Flaw;
 use calibration::Quotation;
 use comparison::{BaselineComparison, Comparison};
+pub use config::{Config, Connecting, RateStage};
+pub use environment::{Agent, Environment, SegmentPart};
 use failures::NO_REPLY;
+pub use health::{Generator, GeneratorThread, Server};
+pub use reconnects::{HERD_INTERVAL, HerdInterval, Reconnects, Storm, StormTimes};
 use replay::Replay;
 use search::SearchResult;
 use time_series::TimeSeries;
@@ -189,39 +196,6 @@ impl Record {
     }
 }
 
-/// One of the generators that shared a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Agent {
-    /// Its name.
-    pub name: String,
-    /// Connections that it had to open.
-    pub connections: u32,
-    /// Those that opened.
-    pub opened: u64,
-    /// Messages that arrived at it in the measured time; those that it had told of, if it was lost.
-    pub messages: u64,
-    /// How far its clock was behind the common clock in the end, in nanoseconds; `None` if they were not compared.
-    pub clock_behind_ns: Option<i64>,
-    /// Half the shortest round trip of those comparisons, which bounds the error of `clock_behind_ns`.
-    pub clock_uncertainty_ns: Option<u64>,
-    /// Why its results are missing, if they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<String>,
-    /// Where it ran; `None` if it was lost.
-    pub environment: Option<Environment>,
-}
-
-/// A share of a run whose other shares are in other records.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SegmentPart {
-    /// Number of the share, from 1.
-    pub number: u32,
-    /// How many there are.
-    pub of: u32,
-    /// All counts and distributions: JSON of the same version, deflated, in Base64.
-    pub results: String,
-}
-
 /// The shares of quantiles of the response time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
@@ -271,161 +245,6 @@ pub struct FailIf {
     pub seen: BTreeMap<String, Option<f64>>,
 }
 
-/// The options of a run, defaults included.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// `echo`, `broadcast`, `connect`, `push`, `ping`, `storm` or `replay`.
-    pub mode: String,
-    /// Publishers included.
-    pub connections: u32,
-    /// Seconds.
-    pub duration_s: f64,
-    /// Seconds.
-    pub warmup_s: f64,
-    /// Smallest and largest payload.
-    pub message_bytes: [u64; 2],
-    /// Distribution of sizes in the range: `even` or `zipf`. `None` for the lines of a file, which have their own
-    /// sizes.
-    #[serde(default)]
-    pub sizes: Option<String>,
-    /// `text`, `binary` or `json`; `recorded` for replays.
-    pub kind: String,
-    /// The kind of text: `ascii`, `mixed` or `emoji`. `None` for other content and for the lines of a file.
-    #[serde(default)]
-    pub text: Option<String>,
-    /// The file whose lines were sent.
-    #[serde(default)]
-    pub payload_file: Option<String>,
-    /// Its number of lines.
-    #[serde(default)]
-    pub payload_lines: Option<u64>,
-    /// Messages that each sender keeps in flight; closed loop only.
-    pub depth: Option<u32>,
-    /// Messages per second over all senders, written as an integer if it is one; open loop only.
-    pub rate: Option<serde_json::Number>,
-    /// `even` or `poisson`; open loop only.
-    pub arrivals: Option<String>,
-    /// The stages of a changing rate; none for a constant rate.
-    #[serde(default)]
-    pub stages: Vec<RateStage>,
-    /// The part of the warm-up in which the rate rises from zero, in seconds.
-    #[serde(default)]
-    pub ramp_s: f64,
-    /// Messages per burst.
-    #[serde(default = "one")]
-    pub burst: u32,
-    /// Response time above which a message counts as late, in seconds.
-    #[serde(default)]
-    pub late_after_s: Option<f64>,
-    /// Whether a late generator is not a failure.
-    #[serde(default)]
-    pub allow_saturated: bool,
-    /// Lateness at p99 above which a generator counts as saturated, in seconds.
-    #[serde(default = "one_millisecond")]
-    pub max_lateness_s: f64,
-    /// Broadcast mode only.
-    pub publishers: Option<u32>,
-    /// Broadcast mode only.
-    pub topics: Option<u32>,
-    /// Number of slow subscribers; broadcast mode only.
-    pub stalled: Option<u32>,
-    /// Bytes per second that those read; `None` if they read nothing.
-    #[serde(default)]
-    pub trickle_bytes_per_s: Option<u64>,
-    /// Threads of the generator.
-    pub threads: usize,
-    /// CPUs that they are pinned to, if any.
-    pub cpus: Vec<usize>,
-    /// Local addresses of the connections, if chosen.
-    pub source_addresses: Vec<String>,
-    /// The compression offer as given; `off` for none.
-    pub compress: String,
-    /// Whether received messages were checked.
-    pub verify: bool,
-    /// Whether messages were long enough to identify themselves.
-    pub sequenced: bool,
-    /// Flaws that do not fail the run.
-    #[serde(default)]
-    pub allow: Vec<Flaw>,
-    /// How connections were opened. Records from older versions have none.
-    #[serde(default, rename = "dialling")]
-    pub connecting: Option<Connecting>,
-    /// Names of the header fields that were added to upgrade requests. Their values may be secrets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<String>,
-    /// The file of data for templates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<String>,
-    /// How connections took its rows: `in-order`, `shuffled` or `once`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_order: Option<String>,
-    /// Name of the declared protocol.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
-    /// Interval of the pings beside the load, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ping_every_s: Option<f64>,
-    /// How long connections are open, as given: `1m`, `30s..90s` or `exp:1m`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lifetime: Option<String>,
-    /// The pauses before connections open again, as given: `500ms..20s`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reconnect: Option<String>,
-    /// The time over which connections open while the load runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect_ramp_s: Option<f64>,
-    /// The message that each connection sent once it was open; push mode only.
-    #[serde(default)]
-    pub hello: Option<String>,
-    /// The member of messages that says when they were made; push mode only.
-    #[serde(default)]
-    pub time_field: Option<String>,
-    /// Unit of `time_field`: `ns`, `us`, `ms` or `s`.
-    #[serde(default)]
-    pub time_unit: Option<String>,
-    /// How long messages in flight at the end are awaited before they count as lost, in seconds.
-    pub drain_s: f64,
-    /// Seed of payloads and arrivals.
-    pub seed: u64,
-}
-
-/// How connections were opened.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Connecting {
-    /// Connections per second; `null` for as fast as the number of concurrent handshakes allows, and in connect mode,
-    /// where `rate` or `depth` decides.
-    pub rate: Option<u64>,
-    /// Time limit of a handshake, in seconds.
-    pub timeout_s: f64,
-    /// Whether TLS resumed earlier sessions, if the server allowed it.
-    pub resumption: bool,
-    /// How long each connection was held after its reply, in seconds; connect mode only.
-    pub hold_s: Option<f64>,
-    /// Whether each sent a message and awaited its echo; connect mode only.
-    pub first_message: Option<bool>,
-}
-
-/// The default in records from versions without bursts.
-fn one() -> u32 {
-    1
-}
-
-/// The default in records from versions without this option, in seconds.
-fn one_millisecond() -> f64 {
-    0.001
-}
-
-/// A part of the measured time in which the rate is constant or changes linearly.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RateStage {
-    /// Length of the stage.
-    pub seconds: f64,
-    /// Messages per second at its beginning.
-    pub from: u64,
-    /// Messages per second at its end.
-    pub to: u64,
-}
-
 /// The results of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageResult {
@@ -442,29 +261,6 @@ pub struct StageResult {
     pub service_ns: Quantiles,
     /// How late the generator sent them: 99 %.
     pub lateness_ns_p99: u64,
-}
-
-/// Where a run took place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Environment {
-    /// Commit of the source, if the build was given one.
-    pub commit: Option<String>,
-    /// Version of this program.
-    pub version: String,
-    /// Model name of the processor.
-    pub cpu: String,
-    /// CPUs that this process may use.
-    pub cpus: usize,
-    /// Kernel release.
-    pub kernel: String,
-    /// The generator's driver.
-    pub driver: String,
-    /// Kernel features that it uses.
-    pub features: Vec<String>,
-    /// Kernel features that are unavailable.
-    pub degraded: Vec<String>,
-    /// Whether this program was built with optimisations.
-    pub optimized: bool,
 }
 
 /// Writes an empty distribution as `null`.
@@ -576,55 +372,6 @@ pub struct Sampled {
     pub left_out: u64,
 }
 
-/// Connections that ended and opened again while the load ran.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reconnects {
-    /// Connections that ended by themselves, cut ones included.
-    pub ended: u64,
-    /// Connections that were closed at the end of their lifetime.
-    pub retired: u64,
-    /// Dials of connections that had been open.
-    pub attempts: u64,
-    /// Attempts that failed, by cause.
-    pub refused: BTreeMap<String, u64>,
-    /// Connections that were not back at the end. They are among those that ended early.
-    pub not_back: u64,
-    /// From the end of a connection until it took part again; `null` if none did.
-    pub back_ns: Option<Quantiles>,
-    /// Messages that were published while a subscriber was away, which it never received; only with topics.
-    pub missed: Option<u64>,
-    /// Messages that were published while a subscriber was away, which it received after its return; only with topics.
-    pub recovered: Option<u64>,
-}
-
-/// All connections that were cut at once, and their return.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Storm {
-    /// Who cut them: `client` or `server`.
-    pub cut_by: String,
-    /// Connections that were cut.
-    pub cut: u64,
-    /// Of those, connections that came back.
-    pub back: u64,
-    /// The time from the cut until a part of them was back.
-    pub back_ns: StormTimes,
-    /// What connections did in each [`HERD_INTERVAL`] of the measured time.
-    pub over_time: Vec<HerdInterval>,
-}
-
-/// The times from the cut of all connections until a part of them was back; `null` if so many never were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StormTimes {
-    /// Half of them.
-    pub p50: Option<u64>,
-    /// 90 %.
-    pub p90: Option<u64>,
-    /// 99 %.
-    pub p99: Option<u64>,
-    /// All.
-    pub max: Option<u64>,
-}
-
 /// The subscribers that read slowly or not at all from the start of the measured time, and their ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stalled {
@@ -709,85 +456,6 @@ pub struct Connections {
     /// Connections that were dialled, or could not be. Records from older versions have none.
     #[serde(default)]
     pub dialled: Option<u64>,
-}
-
-/// The health of the generator.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Generator {
-    /// The generator was so late for its schedule that the latencies are in doubt.
-    pub saturated: bool,
-    /// How late it sent messages; empty in a closed loop.
-    pub lateness_ns: Quantiles,
-    /// An upper bound of the generator's part of each percentile of the response time: the excess over the same
-    /// percentile of the service time, limited by the largest lateness. `None` in a closed loop, and in records from
-    /// older versions.
-    #[serde(default)]
-    pub own_ns: Option<Quantiles>,
-    /// CPU time of its threads as a share of their wall time: 1 is all.
-    pub cpu_share: f64,
-    /// Messages that were due and never sent, because their connection was full or gone.
-    pub unsent: u64,
-    /// Those whose connection was gone. Records from older versions have none.
-    #[serde(default)]
-    pub unsent_gone: u64,
-    /// Duration of the ticks of its event loops, without the wait in the kernel. `None` in records from older versions.
-    #[serde(default)]
-    pub turn_ns: Option<Quantiles>,
-    /// How late its threads' heartbeats were, one per 10 ms: how long the threads were stalled, in either loop. `None`
-    /// in records from older versions.
-    #[serde(default)]
-    pub heartbeat_ns: Option<Quantiles>,
-    /// How long its threads were runnable without a CPU, all together; `None` if the kernel does not count it.
-    #[serde(default)]
-    pub run_delay_ns: Option<u64>,
-    /// How long the hypervisor ran something else on the CPUs that it may use, all together, in steps of 10 ms; `None` if
-    /// unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stolen_ns: Option<u64>,
-    /// Its threads.
-    #[serde(default)]
-    pub threads: Vec<GeneratorThread>,
-}
-
-/// The health of one thread of the generator, within the measured time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GeneratorThread {
-    /// The CPU that it is pinned to, if any.
-    pub cpu: Option<usize>,
-    /// Its CPU time as a share of its wall time: 1 is all.
-    pub cpu_share: f64,
-    /// How late it sent messages: 99 %; 0 in a closed loop.
-    pub lateness_ns_p99: u64,
-    /// The same: maximum.
-    pub lateness_ns_max: u64,
-    /// Duration of its ticks: 99 %.
-    pub turn_ns_p99: u64,
-    /// The same: maximum.
-    pub turn_ns_max: u64,
-    /// How late its heartbeats were: 99 %. This and the following fields are `None` in records from older versions.
-    #[serde(default)]
-    pub heartbeat_ns_p99: Option<u64>,
-    /// The same: maximum.
-    #[serde(default)]
-    pub heartbeat_ns_max: Option<u64>,
-    /// How long it was runnable without a CPU.
-    #[serde(default)]
-    pub run_delay_ns: Option<u64>,
-}
-
-/// The server's process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Server {
-    /// CPU time, user and system, per arrived message, both between the same two samples.
-    pub cpu_ns_per_message: Option<f64>,
-    /// The same CPU time as a share of the wall time: 1 is one CPU.
-    pub cpu_share: Option<f64>,
-    /// Resident memory at the end of the measured time; `None` if it shares the generator's process.
-    pub rss_bytes: Option<u64>,
-    /// Messages that arrived between the two samples.
-    pub sampled_messages: Option<u64>,
-    /// Time between the samples, which are taken in the generator's first ticks after the ends of the measured time.
-    pub sampled_s: Option<f64>,
 }
 
 /// An interval of the measured time.

@@ -1,6 +1,7 @@
 """One load of several agents, which meet their coordinator at a NATS server; and shares of a load without one."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -100,6 +101,21 @@ class AgentsTest(unittest.TestCase):
             if process.poll() is None:
                 process.wait(3 * PATIENCE_S)
 
+    def sampled(self, *flags):
+        """The record of a run of which all messages are sampled, and their rows."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "messages.csv")
+            record, _ = self.bench(self.server.url(""), *flags, "--samples", "1/1", "--samples-file", file)
+            with open(file, newline="") as lines:
+                rows = list(csv.DictReader(lines))
+        self.assertEqual(record["samples"], {"share": 1, "picked": len(rows), "left_out": 0})
+        self.assertEqual(len(rows), record["response_ns"]["count"])
+        names = [agent["name"] for agent in record["agents"]]
+        for row in rows:
+            self.assertEqual(row["agent"], names[int(row["connection"]) % 3])
+            self.assertEqual((row["outcome"], row["weight"]), ("ok", "1"))
+        return record, rows
+
     def check(self, record, connections, rate=None):
         """The whole run is in the record, and clean."""
         agents = record["agents"]
@@ -140,6 +156,11 @@ class Agents(AgentsTest):
         self.assertAlmostEqual(record["response_ns"]["count"], 600, delta=3)
         self.assertEqual(set(record["integrity"].values()), {0})
 
+    def test_a_storm_of_connections_that_do_not_publish(self):
+        record, _ = self.bench(self.server.url(""), "--mode", "storm", "-c", "30", "--reconnect", "20ms..200ms")
+        self.assertEqual((record["storm"]["cut"], record["storm"]["back"]), (30, 30))
+        self.assertEqual(record["reconnects"]["not_back"], 0)
+
     def test_each_row_of_the_data_is_taken_once(self):
         rows = [f"user{number}" for number in range(20)]
         with Paths() as server, tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
@@ -176,6 +197,28 @@ class Agents(AgentsTest):
         record, _ = self.bench(self.server.url(""), "-c", "9", "--rate", "3000", "--server-pid", str(self.server.pid))
         self.assertGreater(record["server"]["cpu_ns_per_message"], 100)
         self.assertGreater(record["server"]["rss_bytes"], 1 << 20)
+        samples = record["timeline"]["server"]
+        # One in each of 20 slices, and at both ends; a busy machine misses some.
+        self.assertGreater(len(samples["at_s"]), 5)
+        self.assertLess(samples["at_s"][0], 0.5)
+        self.assertGreater(samples["at_s"][-1], 1.9)
+        self.assertEqual(samples["cpu_ns"], sorted(samples["cpu_ns"]))
+        self.assertEqual(len(samples["rss_bytes"]), len(samples["at_s"]))
+
+    def test_samples_of_all_agents_are_in_one_file(self):
+        # More than NATS takes in one message.
+        record, rows = self.sampled("-c", "31", "--rate", "15000")
+        self.check(record, 31, 15_000)
+        due = [int(row["intended_ns"]) for row in rows]
+        self.assertEqual(due, sorted(due))
+        self.assertEqual(len({(row["connection"], row["sequence"]) for row in rows}), len(rows))
+
+    def test_samples_of_broadcasts_are_of_the_agents_that_received_them(self):
+        record, rows = self.sampled("--mode", "broadcast", "-c", "12", "--publishers", "2", "--rate", "100")
+        self.check(record, 12)
+        deliveries = {(row["connection"], row["publisher"], row["sequence"]) for row in rows}
+        self.assertEqual(len(deliveries), len(rows))
+        self.assertEqual({int(row["publisher"]) for row in rows}, {0, 1})
 
     def test_repetitions_are_made_by_agents(self):
         record, _ = self.bench(self.server.url(""), "-c", "9", "-d", "1s", "--rate", "300", "--repeat", "2")
@@ -258,6 +301,14 @@ class Ends(AgentsTest):
         self.agents["north"].signal(signal.SIGTERM)
         self.assertEqual(self.agents["north"].process.wait(PATIENCE_S), 0)
 
+    def test_the_server_of_a_run_that_ends_early_is_measured_until_then(self):
+        with self.measuring("-c", "9", "--rate", "3000", "-d", "1m", "--server-pid", str(self.server.pid)) as (process, log):
+            log.wait_for("measuring, 5[0-8] s left")
+            process.send_signal(signal.SIGINT)
+            record = json.load(process.stdout)["runs"][0]
+        self.assertGreater(record["server"]["cpu_ns_per_message"], 100)
+        self.assertAlmostEqual(record["timeline"]["server"]["at_s"][-1], record["duration_s"], delta=2)
+
     def test_an_interrupted_coordinator_ends_the_run_everywhere(self):
         with self.measuring("-c", "9", "--rate", "300", "-d", "1m") as (process, _):
             process.send_signal(signal.SIGINT)
@@ -272,6 +323,15 @@ class Ends(AgentsTest):
         with self.measuring("-c", "9", "--rate", "300", "-d", "1m") as (process, _):
             process.kill()
         record, _ = self.bench(self.server.url(""), "-c", "9", "--rate", "300")
+        self.check(record, 9, 300)
+
+    def test_a_late_agent_is_named_until_it_is_back(self):
+        with self.measuring("-c", "9", "--rate", "300", "-d", "1s", "--drain", "20s") as (process, log):
+            self.agents["west"].signal(signal.SIGSTOP)
+            log.wait_for(r"echo: waiting for 1 agent \(west\)")
+            self.agents["west"].signal(signal.SIGCONT)
+            record = json.load(process.stdout)["runs"][0]
+        self.assertEqual(process.returncode, 0, log.lines)
         self.check(record, 9, 300)
 
     def test_an_agent_that_dies_is_named_with_what_it_had(self):
@@ -304,6 +364,14 @@ class ClocksApart(AgentsTest):
         self.assertEqual(
             sorted(-round(agent["clock_behind_ns"] / 1e9, -2) for agent in record["agents"]), sorted(map(float, self.AHEAD_S))
         )
+
+    def test_samples_are_of_one_clock(self):
+        record, rows = self.sampled("-c", "9", "--rate", "2000")
+        self.check(record, 9, 2_000)
+        due = [int(row["intended_ns"]) for row in rows]
+        # An even schedule, and a beginning that differs by less than the clocks' uncertainty.
+        self.assertTrue(all(0 <= at < 2_000_000_000 for at in due))
+        self.assertEqual([later - earlier for earlier, later in zip(due, due[1:])], [500_000] * (len(due) - 1))
 
 
 class Shares(unittest.TestCase):

@@ -25,6 +25,7 @@ COLUMNS = {
     "bytes": pyarrow.uint32(),
     "outcome": pyarrow.string(),
     "weight": pyarrow.float64(),
+    "agent": pyarrow.string(),
 }
 PROTOCOL = """
 description = "two requests"
@@ -72,6 +73,7 @@ class Samples(unittest.TestCase):
             self.assertEqual(row["service_ns"], row["arrived_ns"] - row["sent_ns"])
             self.assertEqual((row["outcome"], row["bytes"], row["weight"]), ("ok", 64, 1.0))
             self.assertIsNone(row["publisher"])
+            self.assertIsNone(row["agent"])
         # Quantiles of the record are those of a distribution with three digits.
         response = sorted(row["response_ns"] for row in rows)
         median = response[(len(response) - 1) // 2]

@@ -158,12 +158,28 @@ fn a_sample_of_all_messages_has_the_values_of_the_distributions() {
 }
 
 #[test]
-fn a_sample_needs_a_share_a_file_and_a_single_run() {
+fn samples_of_repeated_runs_have_a_file_each() {
+    let directory = Directory::new("repeated-samples");
+    let (json, csv) = (directory.file("run.json"), directory.file("messages.csv"));
+    let flags =
+        ["--mode", "echo", "--repeat", "2", "--json", &json, "--samples", "1/1", "--samples-file", &csv];
+    let (code, _, stderr) = bench(&[&flags[..], &["--rate", "500", "--allow-saturated"]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let runs = directory.runs("run.json").runs;
+    assert_eq!(runs.len(), 2);
+    for (number, record) in (1..).zip(runs) {
+        let rows = directory.read(&format!("messages.{number}.csv")).lines().count() as u64 - 1;
+        assert_eq!((rows, record.samples.map(|found| found.picked)), (record.response_ns.count, Some(rows)));
+        assert!(rows > 0);
+    }
+}
+
+#[test]
+fn a_sample_needs_a_share_and_a_file() {
     for (flags, told) in [
         (&["--samples", "1/1000"][..], "--samples: name a file too"),
         (&["--samples-file", "a.txt"], "a.txt: expected a file that ends in .parquet or .csv"),
         (&["--samples", "2/1", "--samples-file", "a.csv"], "expected a share above 0 and up to 1"),
-        (&["--samples-file", "a.csv", "--repeat", "2"], "a sample is of a single run"),
     ] {
         let (code, stdout, stderr) = bench(flags);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");

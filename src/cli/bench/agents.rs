@@ -10,12 +10,14 @@
 //!                  <─finished(results)── each
 //! ```
 //!
-//! An agent that is silent is lost: the run goes on without it, and says so. An agent whose coordinator is silent stops.
+//! An agent that is silent, or whose part of the run has failed, is lost: the run goes on without it, and says so. An agent whose
+//! coordinator is silent stops.
 
 mod clock;
 mod coordinator;
 mod merge;
 mod nats;
+mod run_thread;
 mod segment;
 mod shared_run;
 mod wire;

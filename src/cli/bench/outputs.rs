@@ -48,7 +48,8 @@ pub(super) struct Args {
 
     /// Share of single messages to write to --samples-file [default: 1/1000]
     ///
-    /// Messages are picked at random, whatever their latency. Of more than 500,000 picked messages the file has a random sample.
+    /// Messages are picked at random, whatever their latency. Of more than 500,000 picked messages of all runs of --repeat together,
+    /// the files have a random sample.
     #[arg(long, value_name = "SHARE", value_parser = sample_share, help_heading = OUTPUT)]
     pub(super) samples: Option<f64>,
 

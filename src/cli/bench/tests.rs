@@ -4,6 +4,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::target::Lookup;
 use super::*;
+use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
+use echoring_load::{Experiment, Pace, Template};
 
 #[derive(Debug, clap::Parser)]
 struct Bench {

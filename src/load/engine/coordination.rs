@@ -90,6 +90,15 @@ impl Coordination {
         self.rate_changes.add(RateChange { at, rate });
     }
 
+    /// Nobody coordinates the run any more: what has not begun begins at `now` of the generator's own clock, and no other generator
+    /// sends. The caller ends the run.
+    pub fn abandon(&self, now: Nanos) {
+        if self.audiences.set(Vec::new()).is_ok() {
+            self.start_at.store(now.max(1), Ordering::Release);
+        }
+        self.conclude(Vec::new());
+    }
+
     /// How far the common clock is ahead.
     #[inline]
     pub(super) fn ahead(&self) -> i64 {
@@ -134,6 +143,23 @@ mod tests {
         assert_eq!((coordination.start(), coordination.ahead()), (Some(10_500), -400));
         coordination.change_rate(30_000, 9);
         assert_eq!(coordination.rate_changes.all(), [(30_400, 9)]);
+    }
+
+    #[test]
+    fn a_run_that_is_abandoned_begins_at_once_by_the_own_clock() {
+        for ahead in [-3_000_000_000_000_000, 0, 5_000] {
+            let coordination = Coordination::default();
+            coordination.set_ahead(ahead);
+            coordination.abandon(10_000);
+            assert_eq!((coordination.start(), coordination.audience(0)), (Some(10_000), None));
+            assert!(coordination.is_concluded(|published| assert!(published.is_empty())));
+        }
+        let begun = Coordination::default();
+        begun.begin(10_000, vec![7]);
+        begun.conclude(vec![3]);
+        begun.abandon(20_000);
+        assert_eq!((begun.start(), begun.audience(0)), (Some(10_000), Some(7)));
+        assert!(begun.is_concluded(|published| assert_eq!(published, [3])));
     }
 
     #[test]

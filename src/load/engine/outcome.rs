@@ -2,11 +2,11 @@
 
 use hdrhistogram::Histogram;
 
-use crate::measure::samples::Samples;
+use crate::measure::samples::{Sampler, Samples};
 use crate::measure::timeline::Timeline;
 use crate::plan::workload::Workload;
 use crate::record::segment::SegmentResult;
-use crate::record::{Record, describe};
+use crate::record::{Agent, Record, describe};
 
 /// A finished run.
 #[derive(Clone, Debug)]
@@ -35,11 +35,22 @@ pub enum RunVerdict {
 impl Outcome {
     /// The outcome of a run of this load.
     pub fn of(load: &Workload, target: &str, mut result: SegmentResult) -> Outcome {
+        let samples = result.samples.take().map(|sampler| samples_of(load, sampler, &result));
         let timeline = Timeline::take(&mut result.tally);
         let mut record = describe::write(load, target, &result);
         record.intervals = describe::describe_intervals(&timeline);
-        record.samples = result.samples.as_ref().map(describe::describe_samples);
-        Outcome { record, timeline, response: result.tally.latency.whole.response, samples: result.samples }
+        record.samples = samples.as_ref().map(describe::describe_samples);
+        Outcome { record, timeline, response: result.tally.latency.whole.response, samples }
+    }
+
+    /// The same, by these agents in the order of their segments.
+    #[must_use]
+    pub fn by_agents(mut self, agents: Vec<Agent>) -> Outcome {
+        if let Some(samples) = &mut self.samples {
+            samples.name_agents(agents.iter().map(|agent| agent.name.clone()).collect());
+        }
+        self.record.agents = agents;
+        self
     }
 
     /// The verdict. Integrity failures take precedence over a late generator.
@@ -56,4 +67,18 @@ impl Outcome {
         let is_allowed = self.record.config.allow_saturated || self.record.search.is_some();
         self.record.generator.saturated && !is_allowed
     }
+}
+
+/// The sampled messages, with the names of their requests.
+fn samples_of(load: &Workload, sampler: Sampler, result: &SegmentResult) -> Samples {
+    let mut samples = sampler.finish(result.tally.window.from);
+    if let Some(protocol) = load.compiled_protocol() {
+        let names = protocol.requests.iter().map(|request| request.name.clone()).collect();
+        let has_requests = !load.has_topics() && !protocol.requests.is_empty();
+        samples.name_requests(names, |name| {
+            let sequence = name.sequence.filter(|_| has_requests)?;
+            Some(protocol.request(load.seed, name.connection, sequence))
+        });
+    }
+    samples
 }

@@ -41,6 +41,8 @@ pub struct RunProgress<'a> {
     pub messages: u64,
     /// Results of the measured time so far, up to a second old.
     pub live: &'a LiveResults,
+    /// The generators that the others, or the end of this stage, wait for; a run of one generator has none.
+    pub awaited: &'a [&'a str],
     /// What happened since the last progress, if the load [traces](Workload::traces).
     pub traced: &'a [Traced],
 }

@@ -1,6 +1,7 @@
 //! Samples the server's CPU time and memory at the ends of slices of the measured time, on the thread that watches the
-//! run.
+//! run: of the generator itself, or of the coordinator of several.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::measure::meter::{Meter, ServerSamples};
@@ -8,8 +9,9 @@ use crate::measure::window::Window;
 use echoring_proto::limits::Nanos;
 
 /// Samples a meter while the measured time lasts.
-pub(super) struct ServerSampler<'a> {
-    meter: &'a Meter,
+#[derive(Debug)]
+pub(super) struct ServerSampler {
+    meter: Arc<Meter>,
     every: Duration,
     /// Since when the measured time lasts; `None` before and after.
     began: Option<Instant>,
@@ -19,9 +21,9 @@ pub(super) struct ServerSampler<'a> {
     samples: ServerSamples,
 }
 
-impl ServerSampler<'_> {
+impl ServerSampler {
     /// For a measured time of this length.
-    pub(super) fn new(meter: &Meter, duration: Duration) -> ServerSampler<'_> {
+    pub(super) fn new(meter: Arc<Meter>, duration: Duration) -> ServerSampler {
         let slice_ns = Window { from: 0, until: duration.as_nanos() as Nanos }.slice();
         ServerSampler {
             meter,
@@ -35,7 +37,7 @@ impl ServerSampler<'_> {
 
     /// The measured time begins.
     pub(super) fn begin(&mut self) {
-        if !matches!(self.meter, Meter::None) {
+        if !matches!(*self.meter, Meter::None) {
             self.began = Some(Instant::now());
             self.sample_if_due();
         }
@@ -50,7 +52,7 @@ impl ServerSampler<'_> {
     pub(super) fn sample_if_due(&mut self) {
         let Some(passed) = self.began.map(|began| began.elapsed()) else { return };
         if passed >= self.next {
-            self.samples.take(self.meter, passed.as_secs_f64(), &mut self.first_cpu_ns);
+            self.samples.take(&self.meter, passed.as_secs_f64(), &mut self.first_cpu_ns);
             let slices = passed.as_nanos() / self.every.as_nanos() + 1;
             self.next = Duration::from_nanos(slices as Nanos * self.every.as_nanos() as Nanos);
         }
@@ -66,5 +68,99 @@ impl ServerSampler<'_> {
     /// All samples.
     pub(super) fn samples(self) -> ServerSamples {
         self.samples
+    }
+}
+
+/// A server's process on this machine while the load comes from others.
+#[derive(Debug)]
+pub struct ServerProcess {
+    sampler: ServerSampler,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Before,
+    During,
+    After,
+}
+
+impl ServerProcess {
+    /// The process with this id, for a measured time of this length.
+    pub fn new(pid: u32, duration: Duration) -> ServerProcess {
+        let sampler = ServerSampler::new(Arc::new(Meter::Process(pid)), duration);
+        ServerProcess { sampler, phase: Phase::Before }
+    }
+
+    /// Samples it if that is due at `now`, where the measured time is from `from` until `until`. To be called soon after both of them,
+    /// and when [`next_in`](ServerProcess::next_in) has passed.
+    pub fn sample(&mut self, now: Nanos, from: Nanos, until: Nanos) {
+        match self.phase {
+            Phase::Before if now >= from => {
+                self.phase = Phase::During;
+                self.sampler.begin();
+            }
+            Phase::During if now >= until => self.end(),
+            Phase::During => self.sampler.sample_if_due(),
+            Phase::Before | Phase::After => {}
+        }
+    }
+
+    /// The time until the next sample; `None` before and after the measured time.
+    pub fn next_in(&self) -> Option<Duration> {
+        self.sampler.next_in()
+    }
+
+    /// The measured time is over, perhaps early: takes the last sample, unless it was taken.
+    pub fn end(&mut self) {
+        self.phase = Phase::After;
+        self.sampler.end();
+    }
+
+    /// All samples.
+    pub fn samples(self) -> ServerSamples {
+        self.sampler.samples()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use echoring_proto::limits::MILLISECOND;
+    use echoring_runtime::driver::monotonic_now;
+
+    /// The samples of this process in 300 ms. `ends` is asked whether the run ends early.
+    fn watched(ends: impl Fn(&ServerProcess) -> bool) -> ServerSamples {
+        let (length, begins) = (300 * MILLISECOND, monotonic_now() + 10 * MILLISECOND);
+        let mut server = ServerProcess::new(std::process::id(), Duration::from_nanos(length));
+        assert_eq!(server.next_in(), None);
+        loop {
+            let now = monotonic_now();
+            if ends(&server) {
+                server.end();
+            }
+            server.sample(now, begins, begins + length);
+            if now >= begins + length && server.next_in().is_none() {
+                return server.samples();
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_is_sampled_while_the_measured_time_lasts() {
+        let samples = watched(|_| false);
+        let count = samples.at_s.len();
+        // One in each slice of 100 ms and at both ends; a busy machine misses some.
+        assert!((2..=5).contains(&count), "{samples:?}");
+        assert_eq!((samples.cpu_ns.len(), samples.rss_bytes.len()), (count, count));
+        assert!(samples.at_s.is_sorted() && samples.at_s[count - 1] > samples.at_s[0], "{samples:?}");
+        assert!(samples.cpu_ns.is_sorted() && samples.cpu_ns[count - 1] > samples.cpu_ns[0], "{samples:?}");
+    }
+
+    #[test]
+    fn the_last_sample_of_a_run_that_ends_early_is_at_its_end() {
+        let samples = watched(|server| server.next_in().is_some());
+        assert_eq!(samples.at_s.len(), 2, "{samples:?}");
+        assert_eq!(watched(|_| true).at_s.len(), 0, "it ended before");
     }
 }

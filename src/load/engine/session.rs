@@ -16,7 +16,6 @@ use super::workers::Workers;
 use crate::measure::host;
 use crate::measure::live::LiveResults;
 use crate::measure::meter::{Meter, ServerSamples};
-use crate::measure::samples::Samples;
 use crate::measure::tally::Tally;
 use crate::plan::Resources;
 use crate::plan::target::{Endpoint, Refused, Target};
@@ -146,7 +145,7 @@ fn run_part(
     if !is_alone || !shared.segment.is_whole() {
         tally.conclude();
     }
-    let samples = shared.load.sample_share.map(|_| samples_of(&shared, &mut tally));
+    let samples = shared.load.sample_share.map(|_| std::mem::take(&mut tally.samples));
     Ok(SegmentResult {
         tally,
         threads: generators,
@@ -161,21 +160,6 @@ fn run_part(
         server_samples: seen.server_samples,
         samples,
     })
-}
-
-/// The sampled messages, with the names of their requests.
-fn samples_of(shared: &Shared, tally: &mut Tally) -> Samples {
-    let mut samples = std::mem::take(&mut tally.samples).finish(tally.window.from);
-    if let Some(protocol) = &shared.protocol {
-        let names = protocol.requests.iter().map(|request| request.name.clone()).collect();
-        let seed = shared.load.seed;
-        let has_requests = !shared.load.has_topics() && !protocol.requests.is_empty();
-        samples.name_requests(names, |name| {
-            let sequence = name.sequence.filter(|_| has_requests)?;
-            Some(protocol.request(seed, name.connection, sequence))
-        });
-    }
-    samples
 }
 
 /// What a session sees of a run beside its threads: figures that do not depend on the exact moment.
@@ -199,7 +183,7 @@ fn watch(
     show: &mut dyn FnMut(&RunProgress<'_>),
 ) -> Seen {
     let mut seen = Seen::default();
-    let mut sampler = ServerSampler::new(&shared.meter, shared.load.duration);
+    let mut sampler = ServerSampler::new(shared.meter.clone(), shared.load.duration);
     let mut shown = Instant::now();
     let cpus = if resources.cpus.is_empty() { host::allowed_cpus() } else { resources.cpus.clone() };
     let mut stolen_before = None;
@@ -219,6 +203,7 @@ fn watch(
             failed: sum(|progress| &progress.failed),
             messages: sum(|progress| &progress.messages),
             live,
+            awaited: &[],
             traced: &std::mem::take(traced),
         });
     };

@@ -12,7 +12,7 @@ use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::ThreadSnapshot;
 use crate::measure::meter::{Meter, Sample};
 use crate::measure::own_delays::DelayLog;
-use crate::measure::samples::Sampler;
+use crate::measure::samples::{Picker, Sampler};
 use crate::measure::shares::Sender;
 use crate::plan::Resources;
 use crate::plan::mode::Mode;
@@ -22,7 +22,7 @@ use crate::plan::rate_control::RateControl;
 use crate::plan::rows::{Row, RowSequence};
 use crate::plan::segment::Segment;
 use crate::plan::target::Endpoint;
-use crate::plan::workload::Workload;
+use crate::plan::workload::{SAMPLES_MAX, Workload};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Delay between the opening of the last connection and the first message, so that every thread notices.
@@ -92,6 +92,8 @@ pub struct Shared {
     pub(crate) delay_logs: Arc<[DelayLog]>,
     /// Set from outside to end the run early.
     pub stop: Arc<AtomicBool>,
+    /// Whether a thread has failed, which ends the run.
+    has_failed: AtomicBool,
     /// Asks for changes of the rate.
     pub(super) rate_control: Arc<RateControl>,
     /// The changes of the rate.
@@ -116,7 +118,16 @@ pub struct Shared {
 impl Shared {
     /// What picks the samples of a thread.
     pub(super) fn sampler(&self, thread: usize) -> Sampler {
-        let new = |share| Sampler::new(share, self.load.seed, thread, self.threads);
+        let (index, of) = (self.segment.index(), self.segment.of() as usize);
+        let picker = Picker {
+            generator: index as u16,
+            thread: thread * of + index as usize,
+            // Those that know nothing of each other have files of their own.
+            threads: self.threads * if self.coordination.is_some() { of } else { 1 },
+        };
+        // It may come from another machine.
+        let rows_max = self.load.sample_rows_max.min(SAMPLES_MAX);
+        let new = |share| Sampler::new(share, self.load.seed, rows_max, picker);
         self.load.sample_share.map_or(Sampler::default(), new)
     }
 
@@ -153,6 +164,7 @@ impl Shared {
             sources,
             threads,
             stop: resources.stop.clone(),
+            has_failed: AtomicBool::new(false),
             rate_control: resources.rate_control.clone(),
             rate_changes: coordination.as_ref().map_or_else(Arc::default, |known| known.rate_changes.clone()),
             segment,
@@ -273,9 +285,18 @@ impl Shared {
         Some(self.cut_at.load(Ordering::Acquire)).filter(|at| *at > 0)
     }
 
+    /// A thread has failed, perhaps before the load began: the others end, as they could wait for it without end.
+    pub(super) fn fail(&self, now: Nanos) {
+        self.has_failed.store(true, Ordering::Relaxed);
+        match &self.coordination {
+            Some(coordination) => coordination.abandon(now),
+            None => drop(self.start.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed)),
+        }
+    }
+
     /// Whether the run is to end early.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed)
     }
 
     /// The row of the next connection to dial, which has this number. `None` without data; an error when no row is left.

@@ -14,7 +14,7 @@ use crate::record;
 use crate::record::describe;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
-use echoring_runtime::driver::{Description, Driver, Features, Options, uring};
+use echoring_runtime::driver::{Description, Driver, Features, Options, monotonic_now, uring};
 use echoring_runtime::launch::{
     self, LaunchError, LaunchOptions, ShardFailure, ShardSetup, ShardSpec, ShardThread,
 };
@@ -54,7 +54,13 @@ impl Workers {
             ShardSpec { cpu: resources.cpu_of(thread), driver, setup }
         });
         let options = LaunchOptions { thread_name: "load", driver: resources.driver };
-        let launched = launch::launch(options, specs.collect(), |_, _| ())
+        let failing = shared.clone();
+        let on_end = move |_, ended: &Result<Tally, ShardFailure>| {
+            if ended.is_err() {
+                failing.fail(monotonic_now());
+            }
+        };
+        let launched = launch::launch(options, specs.collect(), on_end)
             .map_err(|error| launch_error(error, resources.driver))?;
         let driver = launched.driver();
         enough_descriptors(shared, resources, driver, target.embedded)?;

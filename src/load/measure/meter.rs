@@ -47,43 +47,6 @@ impl Meter {
     }
 }
 
-/// A server's process on this machine while the load comes from others.
-#[derive(Debug)]
-pub struct ServerProcess {
-    meter: Meter,
-    first: Option<u64>,
-    last: Option<u64>,
-    rss_bytes: Option<u64>,
-}
-
-impl ServerProcess {
-    /// The process with this id.
-    pub fn new(pid: u32) -> ServerProcess {
-        ServerProcess { meter: Meter::Process(pid), first: None, last: None, rss_bytes: None }
-    }
-
-    /// Samples it at both ends of the measured time. To be called soon after each of them.
-    pub fn sample(&mut self, now: Nanos, from: Nanos, until: Nanos) {
-        if now >= from && self.first.is_none() {
-            self.first = self.meter.cpu_ns();
-        }
-        if now >= until && self.last.is_none() {
-            self.last = self.meter.cpu_ns();
-            self.rss_bytes = self.meter.rss_bytes();
-        }
-    }
-
-    /// Its CPU time in nanoseconds at both ends; `None` if the run ended before.
-    pub fn cpu_ns(&self) -> Option<(u64, u64)> {
-        self.first.zip(self.last)
-    }
-
-    /// Its resident memory at the end of the measured time.
-    pub fn rss_bytes(&self) -> Option<u64> {
-        self.rss_bytes
-    }
-}
-
 /// A sample of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {

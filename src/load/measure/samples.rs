@@ -7,17 +7,19 @@
 //!
 //! Never: an allocation while messages flow, or a choice by latency.
 
+use serde::{Deserialize, Serialize};
+
 use super::times::Times;
+use crate::plan::workload::SAMPLES_MAX;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 
-/// Maximum rows of a run, all threads together: about 46 MiB.
-pub const SAMPLES_MAX: usize = 500_000;
-/// Memory of that many rows.
+/// Memory of the rows of a run.
 pub const SAMPLES_BYTES_MAX: usize = SAMPLES_MAX * size_of::<Sample>();
 
 /// Which message it is, as far as the generator knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, Option<u32>, Option<u64>)", into = "(u32, Option<u32>, Option<u64>)")]
 pub struct MessageName {
     /// Its connection, which sent it, or in broadcast mode was to receive it.
     pub connection: u32,
@@ -39,8 +41,21 @@ impl MessageName {
     }
 }
 
+impl From<(u32, Option<u32>, Option<u64>)> for MessageName {
+    fn from((connection, publisher, sequence): (u32, Option<u32>, Option<u64>)) -> MessageName {
+        MessageName { connection, publisher, sequence }
+    }
+}
+
+impl From<MessageName> for (u32, Option<u32>, Option<u64>) {
+    fn from(name: MessageName) -> (u32, Option<u32>, Option<u64>) {
+        (name.connection, name.publisher, name.sequence)
+    }
+}
+
 /// The fate of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SampleOutcome {
     /// It arrived as it should.
     Ok,
@@ -77,8 +92,11 @@ impl SampleOutcome {
 }
 
 /// One picked message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenSample", into = "WrittenSample")]
 pub struct Sample {
+    /// Number of the generator that picked it, from 0.
+    pub generator: u16,
     /// Which it is.
     pub name: MessageName,
     /// When it was due.
@@ -100,6 +118,7 @@ impl Sample {
     pub(super) fn new(name: MessageName, times: Times, ended: Nanos, outcome: SampleOutcome) -> Sample {
         let Times { intended, sent } = times;
         Sample {
+            generator: 0,
             name,
             intended: Some(intended),
             sent: Some(sent),
@@ -111,16 +130,71 @@ impl Sample {
     }
 }
 
+/// A sample without the names of its fields, as there are many: what is told of it, its times, the bytes, the outcome and the copies.
+type WrittenSample =
+    (u16, MessageName, Option<Nanos>, Option<Nanos>, Option<Nanos>, Option<u32>, SampleOutcome, u32);
+
+impl From<WrittenSample> for Sample {
+    fn from((generator, name, intended, sent, ended, bytes, outcome, copies): WrittenSample) -> Sample {
+        Sample { generator, name, intended, sent, ended, bytes, outcome, copies }
+    }
+}
+
+impl From<Sample> for WrittenSample {
+    fn from(sample: Sample) -> WrittenSample {
+        let Sample { generator, name, intended, sent, ended, bytes, outcome, copies } = sample;
+        (generator, name, intended, sent, ended, bytes, outcome, copies)
+    }
+}
+
 /// Picks messages of one thread, or has those of a whole run once merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "WrittenSampler")]
 pub struct Sampler {
     share: f64,
+    #[serde(skip)]
     random: SplitMix64,
     /// Messages until the next pick.
+    #[serde(skip)]
     gap: u64,
     picked: u64,
     rows: Vec<Sample>,
+    #[serde(skip)]
     rows_max: usize,
+    /// Number of the generator.
+    #[serde(skip)]
+    generator: u16,
+}
+
+/// A sampler of another generator, which picks nothing more.
+#[derive(Deserialize)]
+struct WrittenSampler {
+    share: f64,
+    picked: u64,
+    rows: Vec<Sample>,
+}
+
+impl TryFrom<WrittenSampler> for Sampler {
+    type Error = &'static str;
+
+    fn try_from(WrittenSampler { share, picked, rows }: WrittenSampler) -> Result<Sampler, &'static str> {
+        if (rows.len() as u64) > picked || rows.len() > SAMPLES_MAX {
+            return Err("a sample has more rows than messages were picked, or than it may have");
+        }
+        let random = SplitMix64::new(mix(picked));
+        Ok(Sampler { share, picked, rows, random, ..Sampler::default() })
+    }
+}
+
+/// The generator and the thread that pick messages, and how many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Picker {
+    /// Number of the generator, from 0.
+    pub(crate) generator: u16,
+    /// Number of the thread, which no other thread of any generator has.
+    pub(crate) thread: usize,
+    /// Threads of all generators.
+    pub(crate) threads: usize,
 }
 
 impl Default for Sampler {
@@ -133,16 +207,18 @@ impl Default for Sampler {
             picked: 0,
             rows: Vec::new(),
             rows_max: 0,
+            generator: 0,
         }
     }
 }
 
 impl Sampler {
-    /// Picks this share of the messages of thread number `thread` of `threads`.
-    pub(crate) fn new(share: f64, seed: u64, thread: usize, threads: usize) -> Sampler {
+    /// Picks this share of the messages of a thread. All threads together keep up to `rows_max` of them.
+    pub(crate) fn new(share: f64, seed: u64, rows_max: usize, picker: Picker) -> Sampler {
+        let Picker { generator, thread, threads } = picker;
         let random = SplitMix64::new(mix(seed ^ mix(thread as u64)));
-        let rows_max = SAMPLES_MAX / threads.max(1);
-        let mut sampler = Sampler { share, random, rows_max, ..Sampler::default() };
+        let rows_max = rows_max / threads.max(1);
+        let mut sampler = Sampler { share, random, rows_max, generator, ..Sampler::default() };
         sampler.gap = sampler.draw_gap();
         sampler
     }
@@ -171,6 +247,7 @@ impl Sampler {
 
     #[inline(never)]
     fn keep(&mut self, sample: Sample) {
+        let sample = Sample { generator: self.generator, ..sample };
         self.gap = self.draw_gap();
         self.picked += 1;
         if self.rows.len() < self.rows_max {
@@ -202,8 +279,17 @@ impl Sampler {
         }
     }
 
+    /// Moves all times by so many nanoseconds, to another clock.
+    pub(crate) fn shift(&mut self, by: i64) {
+        for row in &mut self.rows {
+            for time in [&mut row.intended, &mut row.sent, &mut row.ended].into_iter().flatten() {
+                *time = time.wrapping_add_signed(by);
+            }
+        }
+    }
+
     /// Adds the rows of another thread, so that a message of either has the same chance to be among the rows.
-    pub(super) fn merge(&mut self, other: &Sampler) {
+    pub(crate) fn merge(&mut self, other: &Sampler) {
         if other.picked == 0 {
             self.share = self.share.max(other.share);
             return;
@@ -216,7 +302,7 @@ impl Sampler {
         let kept = self.kept().min(theirs.kept());
         self.thin(kept);
         theirs.thin(kept);
-        self.picked += theirs.picked;
+        self.picked = self.picked.saturating_add(theirs.picked);
         self.rows.append(&mut theirs.rows);
     }
 
@@ -245,6 +331,7 @@ impl Sampler {
             rows: self.rows,
             requests: Vec::new(),
             request_of: Vec::new(),
+            agents: Vec::new(),
         }
     }
 }
@@ -261,6 +348,8 @@ pub struct Samples {
     requests: Vec<String>,
     /// The request of each row, if the protocol is declared.
     request_of: Vec<Option<u32>>,
+    /// Names of the agents by their number, if there are several generators.
+    agents: Vec<String>,
 }
 
 impl Samples {
@@ -272,6 +361,11 @@ impl Samples {
     ) {
         self.request_of = self.rows.iter().map(|row| request(&row.name).map(|at| at as u32)).collect();
         self.requests = names;
+    }
+
+    /// Adds the names of the agents that measured, in the order of their segments.
+    pub(crate) fn name_agents(&mut self, names: Vec<String>) {
+        self.agents = names;
     }
 
     /// The share of messages that was asked for.
@@ -313,6 +407,7 @@ impl Samples {
                 bytes: row.bytes,
                 outcome: row.outcome,
                 weight: f64::from(row.copies) * per_row,
+                agent: self.agents.get(usize::from(row.generator)).map(String::as_str),
             }
         })
     }
@@ -341,6 +436,8 @@ pub struct SampleRow<'a> {
     pub outcome: SampleOutcome,
     /// How many messages the row stands for.
     pub weight: f64,
+    /// The agent that measured it, if there are several.
+    pub agent: Option<&'a str>,
 }
 
 #[cfg(test)]
@@ -353,7 +450,8 @@ mod tests {
     }
 
     fn sampled(share: f64, thread: usize, rows_max: usize, messages: u64) -> Sampler {
-        let mut sampler = Sampler { rows_max, ..Sampler::new(share, 42, thread, 1) };
+        let picker = Picker { generator: thread as u16, thread, threads: 1 };
+        let mut sampler = Sampler::new(share, 42, rows_max, picker);
         sampler.reserve();
         (0..messages).for_each(|number| sampler.take(|| sample(number)));
         sampler
@@ -410,6 +508,33 @@ mod tests {
         assert!((weight / 44_000.0 - 1.0).abs() < 0.05, "{weight}");
         let times: Vec<_> = samples.rows().map(|row| row.intended_ns).collect();
         assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn rows_of_other_generators_keep_their_origin_and_are_moved_to_one_clock() {
+        let (mut mine, far) = (sampled(1.0, 0, 10, 2), sampled(1.0, 1, 10, 2));
+        let text = serde_json::to_string(&far).expect("written");
+        let mut theirs: Sampler = serde_json::from_str(&text).expect("it was written");
+        assert_eq!((&theirs.rows, theirs.picked, theirs.share), (&far.rows, far.picked, far.share));
+        theirs.shift(-700);
+        mine.merge(&theirs);
+        let mut samples = mine.finish(500);
+        let agents = |samples: &Samples| -> Vec<_> {
+            samples.rows().map(|row| (row.agent.map(str::to_owned), row.intended_ns)).collect()
+        };
+        let times = [-200, -199, 500, 501].map(Some);
+        assert_eq!(agents(&samples), times.map(|time| (None, time)));
+        samples.name_agents(vec!["north".to_owned(), "west".to_owned()]);
+        let names = ["west", "west", "north", "north"].map(|name| Some(name.to_owned()));
+        assert_eq!(agents(&samples), names.into_iter().zip(times).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_sample_that_no_generator_writes_is_refused() {
+        let text = serde_json::to_string(&sampled(1.0, 0, 10, 3)).expect("written");
+        assert!(serde_json::from_str::<Sampler>(&text).is_ok());
+        let fewer = text.replace("\"picked\":3", "\"picked\":2");
+        assert!(fewer != text && serde_json::from_str::<Sampler>(&fewer).is_err());
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct Tally {
     /// When the current interval or slice ends.
     #[serde(skip)]
     rolls_at: Nanos,
-    /// Single messages; they stay where they were measured.
+    /// Single messages, until they are taken out in the end.
     #[serde(skip)]
     pub samples: Sampler,
 }

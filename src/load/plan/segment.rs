@@ -96,13 +96,16 @@ impl Segment {
         if !load.has_topics() {
             return Ok(());
         }
-        // What has reached the subscribers of other generators is known at the end only.
+        // A publisher learns at the end only which of its messages have reached the subscribers of other generators.
         if load.pace.depth().is_some() {
-            let why = "with topics on several generators, publishers need a rate, such as --rate 500";
+            let why = "with topics on several generators, publishers need a rate, such as --rate 500: a closed loop \
+                       would wait for reports of the other generators, and measure their way";
             return wrong("--depth", why.to_owned());
         }
+        // A subscriber that comes back must learn at once how far the publishers of other generators are.
         if load.churn.is_some() {
-            let why = "with topics on several generators, subscribers stay until the end; leave out --rate, or \
+            let why = "with topics on several generators, subscribers stay until the end: which messages one that \
+                       comes back has missed is known at its publisher's generator only; leave out --rate, or \
                        --lifetime, --reconnect and --connect-ramp";
             return wrong("--mode", why.to_owned());
         }

@@ -61,6 +61,9 @@ impl Compress {
     }
 }
 
+/// Maximum rows of the sample of single messages of a run, all threads of all generators together: about 46 MiB.
+pub const SAMPLES_MAX: usize = 500_000;
+
 /// One load, as data that can be serialised. A deserialised load must be [checked](Workload::check); missing fields
 /// have their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,6 +135,8 @@ pub struct Workload {
     pub verify: bool,
     /// The share of single messages that a sample has; none is taken if it is missing.
     pub sample_share: Option<f64>,
+    /// Maximum rows of that sample, up to [`SAMPLES_MAX`].
+    pub sample_rows_max: usize,
     /// Flaws that do not fail the run.
     pub allow: Vec<Flaw>,
     /// Seed of all payloads and arrivals.
@@ -174,6 +179,7 @@ impl Default for Workload {
             listening: Listening::default(),
             verify: true,
             sample_share: None,
+            sample_rows_max: SAMPLES_MAX,
             allow: Vec::new(),
             seed: 1,
         }

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
-use crate::measure::meter::{Sample, ServerSamples};
-use crate::measure::samples::Samples;
+use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
+use crate::measure::samples::Sampler;
 use crate::measure::tally::Tally;
 use crate::plan::workload::Workload;
 use echoring_proto::limits::Nanos;
@@ -41,9 +41,8 @@ pub struct SegmentResult {
     pub(crate) stolen_ns: Option<u64>,
     pub(crate) rate_changes: Vec<(Nanos, u64)>,
     pub(crate) server_samples: ServerSamples,
-    /// Single messages; they stay where they were measured.
-    #[serde(skip)]
-    pub(crate) samples: Option<Samples>,
+    /// Single messages, if some were picked.
+    pub(crate) samples: Option<Sampler>,
 }
 
 /// Why a text is not a result.
@@ -70,6 +69,12 @@ pub struct SegmentRun {
 }
 
 impl SegmentRun {
+    /// A segment that was measured, without its sample of single messages, which has a file of its own.
+    pub fn new(load: &Workload, target: String, result: &SegmentResult) -> SegmentRun {
+        let result = SegmentResult { samples: None, ..result.clone() };
+        SegmentRun { load: load.without_secrets(), target, result }
+    }
+
     /// As text: JSON, deflated, in Base64.
     pub fn to_text(&self) -> String {
         STANDARD.encode(deflate(self))
@@ -130,16 +135,16 @@ impl SegmentResult {
         self.tally.connections.error(cause);
     }
 
-    /// The server's CPU time and memory, measured beside the generators: CPU time in nanoseconds when the measured time began and when
-    /// it ended.
-    pub fn measured_server(&mut self, cpu_ns: Option<(u64, u64)>, rss_bytes: Option<u64>) {
+    /// The server's CPU time and memory, measured beside the generators.
+    pub fn measured_server(&mut self, samples: ServerSamples) {
         let window = self.tally.window;
-        if let Some((before, after)) = cpu_ns {
-            self.tally.cpu_span.first = Some(Sample { at: window.from, cpu_ns: before, messages: 0 });
+        if let [first, .., last] = samples.cpu_ns[..] {
+            self.tally.cpu_span.first = Some(Sample { at: window.from, cpu_ns: first, messages: 0 });
             let messages = self.tally.counts.messages;
-            self.tally.cpu_span.last = Some(Sample { at: window.until, cpu_ns: after, messages });
+            self.tally.cpu_span.last = Some(Sample { at: window.until, cpu_ns: last, messages });
         }
-        self.server_rss_bytes = rss_bytes.or(self.server_rss_bytes);
+        self.server_rss_bytes = samples.rss_bytes.last().copied().or(self.server_rss_bytes);
+        self.server_samples = samples;
     }
 
     /// The results of all generators of a run; `None` if there are none.
@@ -170,7 +175,19 @@ impl SegmentResult {
         self.interrupted |= other.interrupted;
         self.environment.optimized &= other.environment.optimized;
         self.server_rss_bytes = self.server_rss_bytes.or(other.server_rss_bytes);
+        if self.server_samples.at_s.is_empty() {
+            self.server_samples = other.server_samples;
+        }
+        if let CpuSpan { first: Some(first), last: Some(last) } = &mut self.tally.cpu_span {
+            // The server had the messages of all generators.
+            (first.messages, last.messages) = (0, self.tally.counts.messages);
+        }
         self.stolen_ns = self.stolen_ns.zip(other.stolen_ns).map(|(mine, theirs)| mine + theirs);
+        match (&mut self.samples, other.samples) {
+            (Some(mine), Some(theirs)) => mine.merge(&theirs),
+            (Some(_), None) => {}
+            (None, theirs) => self.samples = theirs,
+        }
     }
 
     /// Moves all times so that the measured time begins at `from`.
@@ -180,6 +197,9 @@ impl SegmentResult {
             return;
         }
         self.tally.shift(by);
+        if let Some(samples) = &mut self.samples {
+            samples.shift(by);
+        }
         for (at, _) in &mut self.rate_changes {
             *at = at.wrapping_add_signed(by);
         }
@@ -189,7 +209,8 @@ impl SegmentResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::samples::MessageName;
+    use crate::engine::Outcome;
+    use crate::measure::samples::{MessageName, Picker};
     use crate::measure::timeline::Timeline;
     use crate::measure::times::Times;
     use crate::measure::window::Window;
@@ -203,7 +224,8 @@ mod tests {
 
     /// What a generator measured whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
-        let mut tally = Tally::new();
+        let picker = Picker { generator: first as u16, thread: first as usize, threads: of };
+        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 7, 10_000, picker));
         let from = ahead + 10 * SECOND;
         tally.open(Window { from, until: from + 2 * SECOND });
         for message in (first..2_000).step_by(of) {
@@ -221,6 +243,7 @@ mod tests {
         }
         tally.cut(from + 2 * SECOND);
         tally.complete();
+        let samples = Some(std::mem::take(&mut tally.samples));
         SegmentResult {
             tally,
             threads: Vec::new(),
@@ -243,7 +266,7 @@ mod tests {
             stolen_ns: Some(1),
             rate_changes: vec![(from + SECOND, 5)],
             server_samples: ServerSamples::default(),
-            samples: None,
+            samples,
         }
     }
 
@@ -277,12 +300,52 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_all_generators_are_in_one_clock() {
+        let load = workload(Mode::Echo);
+        let whole = Outcome::of(&load, "ws://h", result(0, 0, 1));
+        let mut sum = SegmentResult::from_bytes(&result(0, 0, 2).to_bytes()).expect("it was written");
+        sum.merge(SegmentResult::from_bytes(&result(AHEAD, 1, 2).to_bytes()).expect("it was written"));
+        let merged = Outcome::of(&load, "ws://h", sum);
+        assert_eq!(merged.record.samples, whole.record.samples);
+        let (whole, merged) = (whole.samples.expect("picked"), merged.samples.expect("picked"));
+        assert_eq!((merged.rows().len(), merged.left_out()), (2_001, 0));
+        assert!(merged.rows().eq(whole.rows()));
+        // A record for merging has counts and distributions only.
+        assert!(SegmentRun::new(&load, String::new(), &result(0, 0, 1)).result.samples.is_none());
+    }
+
+    #[test]
+    fn a_server_that_was_measured_beside_the_generators_is_in_the_record() {
+        let mut sum = result(0, 0, 1);
+        let samples = ServerSamples {
+            at_s: vec![0.0, 0.1, 0.2],
+            cpu_ns: vec![0, 7_000, 2_000_000],
+            rss_bytes: vec![5, 9, 8],
+        };
+        sum.measured_server(samples.clone());
+        let messages = sum.messages();
+        let found = record(sum);
+        let server = found.server.expect("measured");
+        let per_message = 2_000_000.0 / messages as f64;
+        assert_eq!((server.cpu_ns_per_message, server.rss_bytes), (Some(per_message), Some(8)));
+        assert_eq!(found.timeline.and_then(|timeline| timeline.server), Some(samples.clone()));
+        // One share of several has its process.
+        let mut shares = [result(0, 0, 2), result(AHEAD, 1, 2)];
+        shares[1].measured_server(samples.clone());
+        let merged = record(SegmentResult::merged(shares).expect("two"));
+        assert_eq!(merged.server.and_then(|server| server.cpu_ns_per_message), Some(per_message));
+        assert_eq!(merged.timeline.and_then(|timeline| timeline.server), Some(samples));
+        let mut ended_before = result(0, 0, 1);
+        ended_before.measured_server(ServerSamples::default());
+        assert_eq!(record(ended_before).server, None);
+    }
+
+    #[test]
     fn a_run_for_merging_keeps_no_secret_and_what_is_none_is_refused() {
         let mut load = workload(Mode::Echo);
         let secret = crate::plan::Template::parse("Bearer hush").expect("a template");
         load.connecting.headers.push(("Authorization".to_owned(), secret));
-        let run =
-            SegmentRun { load: load.without_secrets(), target: "ws://h".to_owned(), result: result(0, 0, 1) };
+        let run = SegmentRun::new(&load, "ws://h".to_owned(), &result(0, 0, 1));
         assert!(!serde_json::to_string(&run).expect("written").contains("hush"));
         let text = run.to_text();
         let read = SegmentRun::from_text(&text).expect("it was written");

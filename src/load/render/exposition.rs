@@ -112,6 +112,7 @@ mod tests {
             failed: 1,
             messages: 100,
             live: &live,
+            awaited: &[],
             traced: &[],
         };
         let text = exposition(&figures(&moment, 2, 66.5));
@@ -166,6 +167,7 @@ mod tests {
             failed: 0,
             messages: 0,
             live: &live,
+            awaited: &[],
             traced: &[],
         };
         let text = exposition(&figures(&moment, 1, 0.0));

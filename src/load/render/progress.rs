@@ -12,6 +12,8 @@ use crate::plan::units::{count, duration};
 
 /// How often a plain progress line is written.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Generators that a line names.
+const AWAITED_NAMED_MAX: usize = 4;
 /// Minimum time over which a rate is computed.
 const SHORTEST_RATE: Duration = Duration::from_millis(400);
 
@@ -107,8 +109,10 @@ impl ProgressReporter {
         let load = moment.load;
         let mut line = match moment.stage {
             RunStage::Connecting => {
-                format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections)
+                let line = format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections);
+                if moment.awaited.is_empty() { line } else { format!("{line}, {}", awaited(moment.awaited)) }
             }
+            _ if !moment.awaited.is_empty() => format!("{}: {}", load.mode.name(), awaited(moment.awaited)),
             RunStage::WarmingUp => format!("{}: warming up", load.mode.name()),
             RunStage::Measuring => {
                 let left = load.duration.saturating_sub(moment.elapsed);
@@ -135,6 +139,17 @@ impl ProgressReporter {
     }
 }
 
+/// Such as `waiting for 2 agents (north, west)`.
+fn awaited(names: &[&str]) -> String {
+    let named = names[..names.len().min(AWAITED_NAMED_MAX)].join(", ");
+    let agents = if names.len() == 1 { "agent" } else { "agents" };
+    let rest = match names.len() - names.len().min(AWAITED_NAMED_MAX) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    format!("waiting for {} {agents} ({named}{rest})", names.len())
+}
+
 fn permille(moment: &RunProgress<'_>) -> u64 {
     let load = moment.load;
     let share = |part: f64, whole: f64| {
@@ -156,6 +171,40 @@ mod tests {
     use crate::plan::workload::tests::workload;
 
     #[test]
+    fn late_agents_are_named_instead_of_a_time_that_is_over() {
+        let (load, live) = (workload(Mode::Echo), LiveResults::default());
+        let line = |stage, awaited: &[&str]| {
+            let moment = RunProgress {
+                rate: None,
+                load: &load,
+                target: "ws://h",
+                stage,
+                elapsed: load.duration,
+                open: 7,
+                failed: 0,
+                messages: 9,
+                live: &live,
+                awaited,
+                traced: &[],
+            };
+            let mut reporter = ProgressReporter {
+                bar: None,
+                last_line: None,
+                last_stage: None,
+                speed: MessageRate::default(),
+            };
+            reporter.line(&moment, Instant::now())
+        };
+        let connecting = format!("echo: connecting 7/{}", load.connections);
+        assert_eq!(line(RunStage::Measuring, &[]), "echo: measuring, 0 s left");
+        assert_eq!(line(RunStage::Measuring, &["west"]), "echo: waiting for 1 agent (west)");
+        assert_eq!(line(RunStage::Draining, &["a", "b"]), "echo: waiting for 2 agents (a, b)");
+        assert_eq!(line(RunStage::Connecting, &["a"]), format!("{connecting}, waiting for 1 agent (a)"));
+        let many = line(RunStage::Measuring, &["a", "b", "c", "d", "e", "f"]);
+        assert_eq!(many, "echo: waiting for 6 agents (a, b, c, d and 2 more)");
+    }
+
+    #[test]
     fn the_rate_is_the_current_one_and_restarts_with_each_run() {
         let (load, live) = (workload(Mode::Echo), LiveResults::default());
         let progress = |stage, messages| RunProgress {
@@ -168,6 +217,7 @@ mod tests {
             failed: 0,
             messages,
             live: &live,
+            awaited: &[],
             traced: &[],
         };
         let (mut speed, start) = (MessageRate::default(), Instant::now());

@@ -36,7 +36,7 @@ fn long(value: Option<u64>) -> Option<i64> {
 }
 
 /// The columns of both formats.
-const COLUMNS: [(&str, Column); 12] = [
+const COLUMNS: [(&str, Column); 13] = [
     ("connection", Column::Number(|row| Some(row.name.connection))),
     ("publisher", Column::Number(|row| row.name.publisher)),
     ("sequence", Column::Long(|row| long(row.name.sequence))),
@@ -49,6 +49,7 @@ const COLUMNS: [(&str, Column); 12] = [
     ("bytes", Column::Number(|row| row.bytes)),
     ("outcome", Column::Text(|row| Some(row.outcome.name()))),
     ("weight", Column::Real(|row| row.weight)),
+    ("agent", Column::Text(|row| row.agent)),
 ];
 
 /// Writes the sample of a run as comma-separated values, with a header row. Unknown values are empty.
@@ -178,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::measure::distribution;
-    use crate::measure::samples::{MessageName, Sampler};
+    use crate::measure::samples::{MessageName, Picker, Sampler};
     use crate::measure::tally::Tally;
     use crate::measure::times::Times;
     use crate::measure::window::Window;
@@ -187,9 +188,11 @@ mod tests {
 
     const WINDOW: Window = Window { from: 10 * SECOND, until: 13 * SECOND };
 
+    const PICKER: Picker = Picker { generator: 0, thread: 0, threads: 1 };
+
     /// The outcome of three seconds with 3,000 messages, of which one in ten was lost, all in the sample.
     fn sampled() -> (Outcome, Tally) {
-        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 5, 0, 1));
+        let mut tally = Tally::new().with_samples(Sampler::new(1.0, 5, 5_000, PICKER));
         tally.open(WINDOW);
         for sequence in 0..3_000 {
             let intended = WINDOW.from + sequence * MILLISECOND;
@@ -205,6 +208,7 @@ mod tests {
         samples.name_requests(vec!["even".to_owned(), "o,dd".to_owned()], |name| {
             name.sequence.map(|sequence| (sequence % 2) as usize)
         });
+        samples.name_agents(vec!["north".to_owned()]);
         (Outcome { samples: Some(samples), ..outcome(record()) }, tally)
     }
 
@@ -233,7 +237,10 @@ mod tests {
         assert_eq!(lost.count(), 300);
         assert_eq!(
             rows[1].iter().collect::<Vec<_>>(),
-            ["3", "", "1", "o,dd", "1000000", "1000070", "1020071", "20071", "20001", "16", "ok", "1"]
+            [
+                "3", "", "1", "o,dd", "1000000", "1000070", "1020071", "20071", "20001", "16", "ok", "1",
+                "north"
+            ]
         );
     }
 
@@ -270,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_run_without_messages_is_a_file_without_rows() {
-        let outcome = Outcome { samples: Some(Sampler::new(0.5, 1, 0, 1).finish(0)), ..outcome(record()) };
+        let outcome =
+            Outcome { samples: Some(Sampler::new(0.5, 1, 10, PICKER).finish(0)), ..outcome(record()) };
         assert!(read_csv(&outcome).is_empty());
         let mut bytes = Vec::new();
         parquet(&outcome, &mut bytes).expect("a vector takes all");

@@ -157,13 +157,14 @@ impl Coordinator {
         let (mut state, first) = SharedRun::new(&self.agents, &assignment, monotonic_now());
         self.send_all(run, None, first);
         let target = GivenUrl::shown(&self.job.urls);
-        let mut server = self.job.server_pid.map(ServerProcess::new);
+        let mut server = self.job.server_pid.map(|pid| ServerProcess::new(pid, load.duration));
         let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
         while !state.is_over() {
             let now = monotonic_now();
             let edges = state.window().map(|(from, until)| [from, until]).into_iter().flatten();
             let next = edges.filter(|edge| *edge > now).min().unwrap_or(Nanos::MAX);
-            let wait = Duration::from_nanos(next.saturating_sub(now)).min(AGENT_POLL_INTERVAL);
+            let sample_in = server.as_ref().and_then(ServerProcess::next_in).unwrap_or(AGENT_POLL_INTERVAL);
+            let wait = Duration::from_nanos(next.saturating_sub(now)).min(sample_in).min(AGENT_POLL_INTERVAL);
             match self.incoming.recv_timeout(wait) {
                 Ok(message) => self.handle(run, &mut state, message),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -173,8 +174,10 @@ impl Coordinator {
             }
             self.incoming.try_iter().for_each(|message| self.handle(run, &mut state, message));
             let now = monotonic_now();
-            if let (Some(server), Some((from, until))) = (&mut server, state.window()) {
-                server.sample(now, from, until);
+            match (&mut server, state.window()) {
+                (Some(server), _) if self.is_stopped() => server.end(),
+                (Some(server), Some((from, until))) => server.sample(now, from, until),
+                _ => {}
             }
             let rate = self.job.rate_control.rate();
             let outgoing = state.poll(now, self.is_stopped(), rate);
@@ -193,6 +196,7 @@ impl Coordinator {
                 failed,
                 messages,
                 live: &live,
+                awaited: &state.awaited(now),
                 traced: &[],
             });
         }
@@ -200,11 +204,9 @@ impl Coordinator {
             End::Refused(why) => Err(Refused(why)),
             End::Finished(mut result, agents) => {
                 if let Some(server) = server {
-                    result.measured_server(server.cpu_ns(), server.rss_bytes());
+                    result.measured_server(server.samples());
                 }
-                let mut outcome = Outcome::of(load, &target, *result);
-                outcome.record.agents = agents;
-                Ok(outcome)
+                Ok(Outcome::of(load, &target, *result).by_agents(agents))
             }
         }
     }
@@ -232,4 +234,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 1");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 2");

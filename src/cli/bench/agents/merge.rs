@@ -115,12 +115,11 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
     });
     let agents: Vec<record::Agent> = agents.collect();
     let sum = SegmentResult::merged(runs.into_iter().map(|run| run.result));
-    let mut outcome = Outcome::of(&load, &target, sum.ok_or("no shares")?);
+    let mut outcome = Outcome::of(&load, &target, sum.ok_or("no shares")?).by_agents(agents);
     let Config { threads, cpus, source_addresses, .. } = outcome.record.config;
     // The load of a share has no contents of files.
     outcome.record.config = Config { threads, cpus, source_addresses, ..first.config.clone() };
     outcome.record.label.clone_from(&first.label);
-    outcome.record.agents = agents;
     Ok(outcome)
 }
 

@@ -15,7 +15,7 @@ impl Measures for SegmentSession {
         let part = Part { segment: self.segment, coordination: None };
         let result = self.session.measure_part(load.clone(), part, show)?;
         let target = self.session.target();
-        let run = SegmentRun { load: load.without_secrets(), target: target.clone(), result: result.clone() };
+        let run = SegmentRun::new(&load, target.clone(), &result);
         let mut outcome = Outcome::of(&load, &target, result);
         outcome.record.segment = Some(SegmentPart {
             number: self.segment.index() + 1,

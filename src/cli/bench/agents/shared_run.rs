@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::clock::Offset;
 use super::wire::{AgentProgress, Assignment, Id, Order, Report};
-use crate::limits::{AGENT_ALIVE_INTERVAL, AGENT_START_LEAD, AGENT_TIMEOUT};
+use crate::limits::{AGENT_ALIVE_INTERVAL, AGENT_LATE_AFTER, AGENT_START_LEAD, AGENT_TIMEOUT};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{LiveResults, RunStage, Segment, record};
 use echoring_proto::limits::Nanos;
@@ -21,6 +21,17 @@ pub(super) struct ChosenAgent {
     pub(super) name: String,
 }
 
+/// How far an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Opening,
+    Settled,
+    WarmingUp,
+    Measuring,
+    Draining,
+    Finished,
+}
+
 /// One agent within a run.
 #[derive(Debug)]
 struct Member {
@@ -28,6 +39,8 @@ struct Member {
     segment: Segment,
     /// When it was last heard of.
     heard_at: Nanos,
+    /// How far it is, and since when.
+    reached: (Step, Nanos),
     subscribers: Option<Vec<u32>>,
     published: Option<Vec<u64>>,
     progress: Option<AgentProgress>,
@@ -39,6 +52,18 @@ impl Member {
     /// Whether it is waited for, until it `has` something.
     fn owes(&self, has: bool) -> bool {
         self.lost.is_none() && !has
+    }
+
+    fn step(&self) -> Step {
+        let stage = self.progress.as_ref().map_or(RunStage::Connecting, |progress| progress.stage);
+        match stage {
+            _ if self.result.is_some() => Step::Finished,
+            RunStage::WarmingUp => Step::WarmingUp,
+            RunStage::Measuring => Step::Measuring,
+            RunStage::Draining => Step::Draining,
+            _ if self.subscribers.is_some() => Step::Settled,
+            _ => Step::Opening,
+        }
     }
 }
 
@@ -91,6 +116,7 @@ impl SharedRun {
                 agent: agent.clone(),
                 segment,
                 heard_at: now,
+                reached: (Step::Opening, now),
                 subscribers: None,
                 published: None,
                 progress: None,
@@ -139,6 +165,7 @@ impl SharedRun {
                 member.lost = Some(why.clone());
                 self.refused.get_or_insert_with(|| format!("agent {}: {why}", member.agent.name));
             }
+            Report::Failed { why } => member.lost = Some(why),
             Report::Settled { subscribers } => member.subscribers = Some(subscribers),
             Report::StoppedSending { published } => member.published = Some(published),
             Report::Progress(progress) => member.progress = Some(*progress),
@@ -152,6 +179,10 @@ impl SharedRun {
                 }
             }
             Report::Interrupted => return true,
+        }
+        let step = member.step();
+        if step > member.reached.0 {
+            member.reached = (step, now);
         }
         false
     }
@@ -236,6 +267,21 @@ impl SharedRun {
             self.members.iter().any(|member| member.owes(member.result.is_some()) && of(member) == *stage)
         };
         order.into_iter().find(has).unwrap_or(RunStage::Draining)
+    }
+
+    /// The names of the agents that are behind the others, or behind the times that the run has.
+    pub(super) fn awaited(&self, now: Nanos) -> Vec<&str> {
+        let is_past = |at: Nanos| now.saturating_sub(at) >= AGENT_LATE_AFTER;
+        let begins = self.started_at.into_iter().map(|start| (start, Step::WarmingUp));
+        let window = self.window().map(|(from, until)| [(from, Step::Measuring), (until, Step::Draining)]);
+        let others = self.members.iter().filter(|member| member.lost.is_none());
+        let others = others.map(|member| (member.reached.1, member.reached.0));
+        let due = begins.chain(window.into_iter().flatten()).chain(others);
+        let Some(due) = due.filter(|(at, _)| is_past(*at)).map(|(_, step)| step).max() else {
+            return Vec::new();
+        };
+        let is_late = |member: &&Member| member.owes(member.result.is_some()) && member.reached.0 < due;
+        self.members.iter().filter(is_late).map(|member| member.agent.name.as_str()).collect()
     }
 
     /// Open and failed connections, messages, and results so far, of all agents.

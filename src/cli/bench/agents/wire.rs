@@ -75,6 +75,8 @@ pub(super) enum Report {
     Here { name: String, version: String },
     /// The run cannot be made.
     Refused { why: String },
+    /// The run has failed at this agent, which has no results.
+    Failed { why: String },
     /// All connections are open or have failed. These are the open subscribers of each topic.
     Settled { subscribers: Vec<u32> },
     /// It sends no more; so many messages were published, 0 by publishers of others.

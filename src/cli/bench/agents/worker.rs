@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -17,6 +16,7 @@ use super::super::parsers::{Cpus, Driver, Sources};
 use super::clock::{ClockComparison, RoundTrip};
 use super::coordinator::VERSION;
 use super::nats;
+use super::run_thread::RunThread;
 use super::wire::{
     AgentProgress, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject,
     encode, find_subject,
@@ -82,6 +82,8 @@ enum Happening {
     Order(ToAgent, Nanos),
     /// Something about the run with this number.
     Report(u64, Report),
+    /// The thread of the run with this number has nothing more to tell.
+    Ended(u64),
 }
 
 /// A run that this agent takes part in.
@@ -90,7 +92,8 @@ struct Running {
     coordinator: Id,
     coordination: Arc<Coordination>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    /// Gives the last report.
+    thread: RunThread<Report>,
     clock: Arc<Mutex<ClockComparison>>,
     compare_at: Nanos,
     /// When the coordinator was last heard of.
@@ -102,8 +105,7 @@ impl Running {
     /// There is no coordinator any more: the run ends, whatever it waits for.
     fn abandon(&self, now: Nanos) {
         self.stop.store(true, Ordering::Relaxed);
-        self.coordination.begin(now, Vec::new());
-        self.coordination.conclude(Vec::new());
+        self.coordination.abandon(now);
     }
 }
 
@@ -178,8 +180,9 @@ impl Agent {
                         return ExitCode::SUCCESS;
                     }
                 }
-                Ok(Happening::Report(run, report)) => {
-                    if self.tell_of(run, report) && ended.load(Ordering::Relaxed) {
+                Ok(Happening::Report(run, report)) => self.tell_of(run, report),
+                Ok(Happening::Ended(run)) => {
+                    if self.end(run) && ended.load(Ordering::Relaxed) {
                         return ExitCode::from(EXIT_INTERRUPTED);
                     }
                 }
@@ -257,7 +260,9 @@ impl Agent {
             }),
         };
         let now = monotonic_now();
-        match thread::Builder::new().name("run".to_owned()).spawn(move || share.measure()) {
+        let to_self = self.to_self.clone();
+        let on_end = move || drop(to_self.send(Happening::Ended(run)));
+        match RunThread::start(move || share.measure(), on_end) {
             Ok(thread) => {
                 self.running = Some(Running {
                     run,
@@ -275,17 +280,21 @@ impl Agent {
         }
     }
 
-    /// The run has something to tell. Returns whether it is over.
-    fn tell_of(&mut self, run: u64, report: Report) -> bool {
-        let Some(running) = self.running.as_ref().filter(|running| running.run == run) else { return false };
-        let coordinator = running.coordinator;
-        let is_over = matches!(report, Report::Finished { .. } | Report::Refused { .. });
-        self.send(coordinator, run, report);
-        if is_over && let Some(running) = self.running.take() {
-            // It has told its last.
-            let _ = running.thread.join();
+    /// The run has something to tell.
+    fn tell_of(&self, run: u64, report: Report) {
+        if let Some(running) = self.running.as_ref().filter(|running| running.run == run) {
+            self.send(running.coordinator, run, report);
         }
-        is_over
+    }
+
+    /// The thread of a run has ended: tells its last report, and is ready for another run. Returns whether it was the current run.
+    fn end(&mut self, run: u64) -> bool {
+        let Some(running) = self.running.take_if(|running| running.run == run) else { return false };
+        // Threads of the run may be left after a panic.
+        running.abandon(monotonic_now());
+        let report = running.thread.join().unwrap_or_else(|why| Report::Failed { why });
+        self.send(running.coordinator, run, report);
+        true
     }
 
     /// Compares clocks, and ends a run whose coordinator is gone.
@@ -316,12 +325,12 @@ struct Share {
 }
 
 impl Share {
-    fn measure(self) {
-        let report = match self.result() {
+    /// Makes it, and gives the last report.
+    fn measure(self) -> Report {
+        match self.result() {
             Ok(result) => Report::Finished { result: STANDARD.encode(result.to_bytes()) },
             Err(why) => Report::Refused { why },
-        };
-        (self.report)(report);
+        }
     }
 
     fn result(&self) -> Result<SegmentResult, String> {

@@ -118,6 +118,38 @@ fn an_agent_that_is_lost_later_is_not_waited_for() {
 }
 
 #[test]
+fn an_agent_that_has_failed_is_lost_with_its_reason() {
+    let mut run = run();
+    settle(&mut run, 2 * SECOND);
+    run.poll(2 * SECOND, false, None);
+    let failed = || Report::Failed { why: "panicked: planned".to_owned() };
+    run.handle(2, failed(), 3 * SECOND);
+    assert!(run.is_lost(2) && !run.is_over());
+    assert!(orders(run.poll(3 * SECOND, false, None)).is_empty(), "the others go on");
+    for agent in [1, 3] {
+        run.handle(agent, Report::StoppedSending { published: vec![agent, agent] }, 4 * SECOND);
+    }
+    assert!(matches!(&orders(run.poll(4 * SECOND, false, None))[..], [Order::Conclude { .. }]));
+    for agent in [1, 3] {
+        run.handle(agent, failed(), 5 * SECOND);
+    }
+    let End::Refused(why) = run.end() else { panic!("nobody has results") };
+    assert!(why.contains("agent agent-2: panicked: planned"), "{why}");
+}
+
+#[test]
+fn an_agent_that_fails_before_the_load_begins_ends_the_run() {
+    let mut run = run();
+    run.handle(3, Report::Failed { why: "panicked: planned".to_owned() }, SECOND);
+    assert!(matches!(&orders(run.poll(SECOND, false, None))[..], [Order::Stop]));
+    for agent in [1, 2] {
+        run.handle(agent, Report::Refused { why: "stopped".to_owned() }, 2 * SECOND);
+    }
+    assert!(run.is_over());
+    assert!(matches!(run.end(), End::Refused(why) if why == "agent agent-3: panicked: planned"));
+}
+
+#[test]
 fn the_user_and_any_agent_can_end_the_run() {
     let mut run = run();
     settle(&mut run, 2 * SECOND);
@@ -126,6 +158,52 @@ fn the_user_and_any_agent_can_end_the_run() {
     assert!(matches!(&orders(run.poll(3 * SECOND, true, None))[..], [Order::Stop]));
     assert!(orders(run.poll(3 * SECOND, true, None)).is_empty(), "told once");
     assert!(!run.handle(77, Report::Interrupted, 3 * SECOND), "none of its agents");
+}
+
+fn progress(stage: RunStage) -> Report {
+    Report::Progress(Box::new(AgentProgress {
+        stage,
+        open: 10,
+        failed: 0,
+        messages: 0,
+        live: LiveResults::default(),
+        clock: None,
+    }))
+}
+
+#[test]
+fn agents_are_awaited_that_are_behind_the_others_or_the_clock() {
+    let mut run = run();
+    assert_eq!(run.awaited(9 * SECOND), [""; 0], "all are as far");
+    run.handle(1, Report::Settled { subscribers: vec![0, 0] }, 9 * SECOND);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER - 1), [""; 0]);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER), ["agent-2", "agent-3"]);
+    settle(&mut run, 10 * SECOND);
+    assert_eq!(run.awaited(20 * SECOND), [""; 0]);
+    run.poll(10 * SECOND, false, None);
+    let (from, until) = run.window().expect("begun");
+    for agent in 1..=3 {
+        run.handle(agent, progress(RunStage::WarmingUp), from - SECOND);
+        run.handle(agent, progress(RunStage::Measuring), from);
+    }
+    assert_eq!(run.awaited(until - 1), [""; 0]);
+    run.handle(2, progress(RunStage::Draining), until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER - 1), [""; 0]);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), ["agent-1", "agent-3"]);
+    assert_eq!(run.stage(), RunStage::Measuring, "which is over");
+    // One that is lost is not waited for.
+    run.handle(3, Report::Failed { why: "panicked".to_owned() }, until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), ["agent-1"]);
+    run.handle(1, progress(RunStage::Draining), until);
+    assert_eq!(run.awaited(until + AGENT_LATE_AFTER), [""; 0]);
+}
+
+#[test]
+fn nobody_is_behind_an_agent_that_is_lost() {
+    let mut run = run();
+    run.handle(1, Report::Settled { subscribers: vec![0, 0] }, 9 * SECOND);
+    run.handle(1, Report::Failed { why: "panicked".to_owned() }, 9 * SECOND);
+    assert_eq!(run.awaited(9 * SECOND + AGENT_LATE_AFTER), [""; 0]);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! The thread of a run at an agent, whose end the agent hears of however it comes.
+
+use std::any::Any;
+use std::io;
+use std::thread::{self, JoinHandle};
+
+/// A thread that gives a value in the end.
+#[derive(Debug)]
+pub(super) struct RunThread<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> RunThread<T> {
+    /// Starts it. `on_end` is called on it after `body`, even if `body` panics.
+    ///
+    /// # Errors
+    /// If there is no room for a thread.
+    pub(super) fn start(
+        body: impl FnOnce() -> T + Send + 'static,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> io::Result<RunThread<T>> {
+        let thread = thread::Builder::new().name("run".to_owned()).spawn(move || {
+            let _at_last = AtLast(Some(on_end));
+            body()
+        });
+        thread.map(RunThread)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The text of a panic.
+    pub(super) fn join(self) -> Result<T, String> {
+        self.0.join().map_err(|panic| format!("panicked: {}", text_of(&*panic)))
+    }
+}
+
+/// Calls a function when it is dropped.
+struct AtLast<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text.as_str(),
+        _ => "with a payload that is not text",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The order in which a listener hears of a thread, and what the thread gives.
+    fn ended(
+        body: impl FnOnce(&mpsc::Sender<&'static str>) -> u32 + Send + 'static,
+    ) -> (Vec<&'static str>, Result<u32, String>) {
+        let (tell, heard) = mpsc::channel();
+        let at_last = tell.clone();
+        let thread = RunThread::start(move || body(&tell), move || at_last.send("ended").expect("heard"))
+            .expect("a thread");
+        // Ends when no sender is left.
+        (heard.iter().collect(), thread.join())
+    }
+
+    #[test]
+    fn the_end_is_told_after_everything_else() {
+        let told = ended(|tell| {
+            tell.send("first").expect("heard");
+            7
+        });
+        assert_eq!(told, (vec!["first", "ended"], Ok(7)));
+    }
+
+    #[test]
+    fn the_end_is_told_after_a_panic_which_is_the_result() {
+        let formatted = ended(|tell| {
+            tell.send("first").expect("heard");
+            panic!("{} of 3 planned", 2)
+        });
+        assert_eq!(formatted, (vec!["first", "ended"], Err("panicked: 2 of 3 planned".to_owned())));
+        assert_eq!(ended(|_| panic!("planned")).1, Err("panicked: planned".to_owned()));
+        let other = ended(|_| std::panic::panic_any(9_u8));
+        assert_eq!(other, (vec!["ended"], Err("panicked: with a payload that is not text".to_owned())));
+    }
+}

@@ -1,0 +1,470 @@
+//! The flags of `bench` as a job: a plan, an experiment, and who makes the load.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::machine::{check_cpus, check_sources, ip_of, threads_or_default};
+use super::parsers::{Arrivals, Compression, Mode, Sources, Switch};
+use super::target::{GivenUrl, Lookup, start_server};
+use super::usage::usage;
+use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
+use crate::{Failure, environment};
+use echoring_load::analyse::objective::Objective;
+use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
+use echoring_load::{
+    self, Baseline, Churn, Cut, Endpoint, Experiment, Pace, Plan, RateControl, Resources, SAMPLES_MAX,
+    Segment, Target, Template, Workload,
+};
+
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
+const CONNECTIONS_DEFAULT: u32 = 100;
+/// The longest conversation of `--try` by default.
+const TRY_TIME: Duration = Duration::from_secs(10);
+/// Runs of a search whose samples are in memory: the best, the last and the current one.
+const SEARCH_SAMPLES_MAX: usize = 3;
+/// Pings of each connection in --mode ping.
+const PINGS_PER_S_DEFAULT: u64 = 10;
+
+/// What the flags come to.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) plan: Plan,
+    pub(super) experiment: Experiment,
+    pub(super) fail_if: Vec<Objective>,
+    pub(super) abort_if: Vec<Objective>,
+    pub(super) calibration: calibrate::Args,
+    /// Where the rate can be changed, and whether it can be.
+    pub(super) control: Option<SocketAddr>,
+    pub(super) is_changeable: bool,
+    pub(super) baseline: baseline::Args,
+    pub(super) outputs: outputs::Args,
+    /// Whether a conversation is shown instead of a measurement.
+    pub(super) tries: bool,
+    pub(super) share: Share,
+}
+
+/// Who makes the load.
+#[derive(Debug)]
+pub(super) enum Share {
+    /// This process.
+    Whole,
+    /// This process a segment, and others the rest.
+    Segment(Segment),
+    /// Agents.
+    Agents(Box<agents::Job>),
+}
+
+impl Args {
+    /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
+    /// starts.
+    pub(super) fn validate(
+        self,
+        typed: &ArgMatches,
+        stop: Arc<AtomicBool>,
+        rate_control: Arc<RateControl>,
+        descriptors: u64,
+    ) -> Result<Job, Failure> {
+        self.verdicts.check(typed, !self.url.is_empty(), self.pace.depth.is_some())?;
+        self.baseline.check(typed, self.verdicts.against.is_some())?;
+        self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
+        let agents = self.agents.agents()?;
+        let lookup = Lookup {
+            ca_file: self.dial.ca_file.clone(),
+            insecure: self.dial.insecure,
+            identity: self.request.tls_cert.clone().zip(self.request.tls_key.clone()),
+            sni: self.request.sni.clone(),
+            resolve: self.request.resolve.clone(),
+            proxy: self.request.proxy.clone(),
+            unix_socket: self.request.unix_socket.clone(),
+        };
+        lookup.proxy()?;
+        if self.url.is_empty() && (lookup.proxy.is_some() || lookup.unix_socket.is_some()) {
+            let flag = if lookup.proxy.is_some() { "--proxy" } else { "--unix-socket" };
+            return Err(usage(flag, "needs a URL, such as bench ws://localhost/echo"));
+        }
+        let weights = self.request.weights(self.url.len())?;
+        let urls = self.url.iter().zip(weights).map(|(url, weight)| GivenUrl::read(url, weight));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        // Agents look for the servers themselves.
+        let sought = if agents.is_some() { &[][..] } else { &urls[..] };
+        let targets = sought.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, _>>()?;
+        let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
+        let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
+        let is_secure = |endpoint: &Endpoint| endpoint.route.security.is_some();
+        let of_tls = [
+            ("--sni", self.request.sni.is_some()),
+            ("--tls-cert", self.request.tls_cert.is_some()),
+            ("--insecure", self.dial.insecure),
+            ("--ca-file", self.dial.ca_file.is_some()),
+            ("--no-resumption", self.dial.no_resumption),
+        ];
+        let mut has_tls = rival.iter().any(is_secure);
+        for url in &urls {
+            has_tls |= url.is_secure()?;
+        }
+        if let Some((flag, _)) = of_tls.into_iter().find(|(_, typed)| *typed)
+            && !has_tls
+        {
+            return Err(usage(flag, "only for wss:// URLs"));
+        }
+        let Compression(offered) = self.messages.compress.clone();
+        let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
+        let paths: Vec<_> = paths.iter().map(Option::as_ref).collect();
+        let mut workloads = self.workloads(typed, &paths, &offered)?;
+        self.check_shares(typed, &workloads, agents.is_some())?;
+        let sources = self.sources(targets.first().and_then(ip_of))?;
+        let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
+        check_pid("--server-pid", self.server_pid)?;
+        let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
+        let server_known = (targets.is_empty() || self.server_pid.is_some()) && rival_known;
+        self.verdicts.check_metrics(&workloads, server_known)?;
+        let (cpus, server_cpus) = self.share_cpus(targets.is_empty())?;
+        let resources = Resources {
+            threads: threads_or_default(self.threads, &cpus),
+            cpus,
+            server_cpus,
+            sources,
+            driver: self.driver.into(),
+            descriptors,
+            server_pid: self.server_pid,
+            stop,
+            rate_control,
+        };
+        self.outputs.check()?;
+        let segment = self.agents.segment();
+        let share = match agents {
+            None if segment.is_whole() => Share::Whole,
+            None => Share::Segment(segment),
+            Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
+                nats,
+                agents,
+                patience,
+                urls: urls.clone(),
+                lookup,
+                server_pid: self.server_pid,
+                stop: resources.stop.clone(),
+                rate_control: resources.rate_control.clone(),
+            })),
+        };
+        let target = match urls.is_empty() {
+            false => Target::Urls(targets),
+            true => {
+                let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
+                let (driver, compress) = (self.driver, offered);
+                Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
+            }
+        };
+        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
+        let experiment = self.verdicts.experiment(start, rival)?;
+        // Samples of all runs are in memory until they are written.
+        let sampled = match &experiment {
+            Experiment::Once => 1,
+            Experiment::Search(_) => SEARCH_SAMPLES_MAX,
+            Experiment::Repeat { times, against } => *times as usize * if against.is_some() { 2 } else { 1 },
+        };
+        workloads.iter_mut().for_each(|load| load.sample_rows_max = SAMPLES_MAX / sampled.max(1));
+        let control = self.pace.control;
+        let is_changeable = matches!(experiment, Experiment::Once)
+            && segment.is_whole()
+            && workloads.iter().all(|load| load.changeable_rate().is_some());
+        if control.is_some() && !is_changeable {
+            return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
+        }
+        let plan = Plan { target, workloads, resources };
+        let tries = self.protocol.r#try;
+        let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
+        let (baseline, calibration, outputs) = (self.baseline, self.calibration, self.outputs);
+        Ok(Job {
+            plan,
+            experiment,
+            fail_if,
+            abort_if,
+            control,
+            is_changeable,
+            baseline,
+            calibration,
+            outputs,
+            tries,
+            share,
+        })
+    }
+
+    /// Refuses what cannot be shared out.
+    fn check_shares(
+        &self,
+        typed: &ArgMatches,
+        workloads: &[Workload],
+        has_agents: bool,
+    ) -> Result<(), Failure> {
+        let segment = self.agents.segment();
+        if has_agents {
+            // Of the generator, on its own machine.
+            for flag in ["threads", "cpus", "driver", "source_addr"] {
+                if typed.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
+                    let flag = format!("--{}", flag.replace('_', "-"));
+                    return Err(usage(&flag, "is an option of each agent: echoring agent"));
+                }
+            }
+            if self.verdicts.against.is_some() {
+                return Err(usage(
+                    "--against",
+                    "not with --agents: compare two results with echoring compare",
+                ));
+            }
+            let agents = self.agents.count();
+            let whole = Segment::new(0, agents).unwrap_or(Segment::WHOLE);
+            return workloads
+                .iter()
+                .try_for_each(|load| whole.check(load).map_err(|wrong| Failure::Usage(wrong.to_string())));
+        }
+        if segment.is_whole() {
+            return Ok(());
+        }
+        if self.seed.is_none() {
+            return Err(usage("--segment", "needs the same --seed for all shares, such as --seed 7"));
+        }
+        for load in workloads {
+            if load.has_topics() {
+                let why =
+                    "subscribers of one share await messages of others, which only --agents can tell of";
+                return Err(usage("--segment", why));
+            }
+            segment.check(load).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The server of `--against`, when these loads can be put on it.
+    fn rival(&self, endpoint: Endpoint, workloads: &[Workload]) -> Result<Baseline, Failure> {
+        for load in workloads {
+            load.check_path(endpoint.path.as_ref())
+                .map_err(|wrong| usage("--against", &wrong.to_string()))?;
+        }
+        self.sources(ip_of(&endpoint))?;
+        check_pid("--against-pid", self.verdicts.against_pid)?;
+        Ok(Baseline { target: Target::Urls(vec![endpoint]), server_pid: self.verdicts.against_pid })
+    }
+
+    fn workloads(
+        &self,
+        typed: &ArgMatches,
+        url_paths: &[Option<&Template>],
+        offered: &echoring_load::Compress,
+    ) -> Result<Vec<Workload>, Failure> {
+        let speaks = self.protocol.is_given();
+        let modes = match self.mode {
+            Some(mode) => vec![mode],
+            None if speaks || !self.url.is_empty() => vec![Mode::Echo],
+            None => vec![Mode::Echo, Mode::Broadcast],
+        };
+        let publishes = |mode: &Mode| match mode {
+            Mode::Broadcast => true,
+            Mode::Storm => self.pace.has_rate(),
+            Mode::Echo | Mode::Connect | Mode::Push | Mode::Ping => false,
+        };
+        if !modes.iter().any(publishes) {
+            let flags = messages::of_broadcasts(typed);
+            if let Some((flag, _)) = flags.iter().find(|(_, typed)| *typed) {
+                return Err(usage(flag, "only for --mode broadcast, and --mode storm with --rate"));
+            }
+        }
+        if modes.contains(&Mode::Storm) {
+            self.check_storm(typed)?;
+        }
+        if modes.contains(&Mode::Ping)
+            && let Some((flag, _)) = messages::of_senders(typed).iter().find(|(_, typed)| *typed)
+        {
+            return Err(usage(flag, "not in --mode ping, where pings are the load: leave it out"));
+        }
+        if modes.contains(&Mode::Push) {
+            let (has_url, searches) = (!self.url.is_empty(), self.verdicts.find_max.is_some());
+            listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
+        }
+        let seed = self.seed.unwrap_or_else(environment::random_seed);
+        modes.into_iter().map(|mode| self.workload(typed, mode, url_paths, offered, seed)).collect()
+    }
+
+    fn workload(
+        &self,
+        typed: &ArgMatches,
+        mode: Mode,
+        url_paths: &[Option<&Template>],
+        offered: &echoring_load::Compress,
+        seed: u64,
+    ) -> Result<Workload, Failure> {
+        let topics = self.messages.topics;
+        let mut connecting = self.dial.connecting(typed, mode)?;
+        let churn = self.churn.churn(typed, mode)?;
+        self.request.fields(&mut connecting)?;
+        let binary = self.messages.kind == parsers::Kind::Binary;
+        let protocol = self.protocol.read(typed, binary)?;
+        let connections = self.connections.unwrap_or(match mode {
+            Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping | Mode::Storm => CONNECTIONS_DEFAULT,
+        });
+        let pace = self.pace_of(mode, connections);
+        let (mode, publishers, topics, (stalled, trickle)) = match mode {
+            Mode::Echo => (echoring_load::Mode::Echo, 0, 0, (0, None)),
+            Mode::Connect => (echoring_load::Mode::Connect, 0, 0, (0, None)),
+            Mode::Push => (echoring_load::Mode::Push, 0, 0, (0, None)),
+            Mode::Ping => (echoring_load::Mode::Ping, 0, 0, (0, None)),
+            Mode::Storm if !self.pace.has_rate() => (echoring_load::Mode::Storm, 0, 0, (0, None)),
+            Mode::Broadcast | Mode::Storm => {
+                let publishers = self.messages.publishers.unwrap_or(topics);
+                let slow = self.messages.slow(typed, connections.saturating_sub(publishers))?;
+                let mode = match mode {
+                    Mode::Storm => echoring_load::Mode::Storm,
+                    _ => echoring_load::Mode::Broadcast,
+                };
+                (mode, publishers, topics, slow)
+            }
+        };
+        let messages = self.messages.describe(typed, mode)?;
+        let searches = self.verdicts.find_max.is_some();
+        let measured = self.duration.or(self.pace.staged_time());
+        let ramp = self.pace.ramp;
+        let workload = Workload {
+            mode,
+            connections,
+            publishers,
+            topics,
+            stalled,
+            trickle,
+            duration: measured.unwrap_or(if searches { STEP_TIME_DEFAULT } else { DURATION_DEFAULT }),
+            warmup: self.warmup.unwrap_or(WARMUP_DEFAULT.max(ramp)),
+            message_bytes: messages.message_bytes,
+            spread: messages.spread,
+            style: messages.style,
+            lines: messages.lines,
+            protocol,
+            rows: self.request.rows()?,
+            traces: self.protocol.r#try,
+            pace,
+            rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
+            arrivals: match self.pace.arrivals {
+                Arrivals::Even => echoring_load::Arrivals::Even,
+                Arrivals::Poisson => echoring_load::Arrivals::Poisson,
+            },
+            burst: self.pace.burst,
+            ramp,
+            drain: self.pace.drain,
+            late_after: self.pace.late_after,
+            allow_saturated: self.pace.allow_saturated,
+            max_lateness: self.pace.max_lateness,
+            compress: offered.clone(),
+            ping_every: self.pace.ping_every,
+            connecting,
+            churn,
+            replay: None,
+            listening: self.listen.listening(),
+            // What a server sends by itself is not known, so that nothing can be compared.
+            verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
+            sample_share: self.outputs.sample_share(),
+            sample_rows_max: SAMPLES_MAX,
+            allow: self.messages.allowed(),
+            seed,
+        };
+        let workload = if self.protocol.r#try { tried(workload, self.duration) } else { workload };
+        let workload = match self.replay.read()? {
+            Some(replay) => replay::replayed(workload, replay, self.duration, self.warmup),
+            None => workload,
+        };
+        let paths = || url_paths.iter().try_for_each(|path| workload.check_path(*path));
+        workload.check().and_then(|()| paths()).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        Ok(workload)
+    }
+
+    /// Refuses what a storm cannot have.
+    fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
+        if self.verdicts.find_max.is_some() {
+            return Err(usage("--find-max", "not in --mode storm, which has one load"));
+        }
+        if self.url.is_empty() {
+            return Err(usage("--mode", "storm needs a URL, such as bench ws://localhost:9001 --mode storm"));
+        }
+        if self.pace.depth.is_some() {
+            return Err(usage(
+                "--depth",
+                "not in --mode storm, where publishers have a rate: such as --rate 500",
+            ));
+        }
+        match messages::of_senders(typed).iter().find(|(_, typed)| *typed && !self.pace.has_rate()) {
+            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm: such as --rate 500")),
+            None => Ok(()),
+        }
+    }
+
+    /// What decides when messages are sent, or connections begun.
+    fn pace_of(&self, mode: Mode, connections: u32) -> Pace {
+        let default = match mode {
+            _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
+            Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
+            // Servers limit how often they are pinged.
+            Mode::Ping if self.pace.depth.is_none() => Some(u64::from(connections) * PINGS_PER_S_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push | Mode::Ping | Mode::Storm => None,
+        };
+        self.pace.pace(default)
+    }
+
+    fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
+        let Some(Sources(sources)) = &self.dial.source_addr else { return Ok(Vec::new()) };
+        // An embedded server listens on IPv4 loopback.
+        let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        check_sources(sources, target)?;
+        Ok(sources.clone())
+    }
+
+    /// CPUs of the generator and of an embedded server.
+    fn share_cpus(&self, embedded: bool) -> Result<(Vec<usize>, Vec<usize>), Failure> {
+        let allowed = echoring_load::allowed_cpus();
+        let mine = self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
+        check_cpus(&mine)?;
+        if !embedded {
+            return Ok((mine, Vec::new()));
+        }
+        if !mine.is_empty() {
+            let rest = allowed.into_iter().filter(|cpu| !mine.contains(cpu)).collect();
+            return Ok((mine, rest));
+        }
+        if allowed.len() < 2 {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let (server, generator) = allowed.split_at(allowed.len() / 2);
+        Ok((generator.to_vec(), server.to_vec()))
+    }
+}
+
+/// The load of `--try`: one connection, or a publisher and a subscriber, with one message at a time.
+fn tried(load: Workload, duration: Option<Duration>) -> Workload {
+    let is_broadcast = load.has_topics();
+    Workload {
+        connections: if is_broadcast { 2 } else { 1 },
+        publishers: is_broadcast.into(),
+        topics: is_broadcast.into(),
+        stalled: 0,
+        pace: Pace::Depth(1),
+        rate_period_s: 1,
+        burst: 1,
+        ramp: Duration::ZERO,
+        // Nobody cuts the conversation.
+        churn: Churn { reconnect: load.churn.reconnect, cut: Cut::Server, ..Churn::default() },
+        warmup: Duration::ZERO,
+        duration: duration.unwrap_or(TRY_TIME),
+        ..load
+    }
+}
+
+fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
+    match pid {
+        Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
+            Err(usage(flag, &format!("there is no process {pid}")))
+        }
+        _ => Ok(()),
+    }
+}
