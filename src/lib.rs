@@ -12,6 +12,28 @@
 //! # }
 //! ```
 //!
+//! An echo server. What is fed leaves once nothing more is to be read, so the answers to messages that arrived together leave
+//! together:
+//!
+//! ```no_run
+//! use echoring::{Error, Listener, Upgrader};
+//!
+//! # async fn serve() -> std::io::Result<()> {
+//! let mut incoming = Listener::bind("127.0.0.1:9001").await?.incoming(&Upgrader::new());
+//! loop {
+//!     let mut conn = incoming.next().await?;
+//!     tokio::spawn(async move {
+//!         loop {
+//!             let message = conn.read().await?;
+//!             conn.feed(message).await?;
+//!         }
+//!         # #[allow(unreachable_code)]
+//!         Ok::<(), Error>(())
+//!     });
+//! }
+//! # }
+//! ```
+//!
 //! The guide `docs/guide/from-gorilla.md` shows each call of Go's `gorilla/websocket` beside its counterpart here.
 //!
 //! # Features
@@ -36,8 +58,8 @@ compile_error!("the feature `uring` of echoring is for Linux: tokio-uring runs o
 pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
     HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
-    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, TokioStream,
-    Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
+    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, Text,
+    TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
 };
 #[cfg(all(feature = "client", not(target_family = "wasm")))]
 #[doc(inline)]

@@ -65,7 +65,7 @@ def arguments():
     parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--restart", type=int, default=5, help="restart servers after this many rounds (default 5)")
     parser.add_argument("--seed", type=int, help="seed of the random order (default: the time)")
-    for name in ("echoring", "raw-echo", "raw-fanout", "aio-echo"):
+    for name in ("echoring", "raw-echo", "raw-fanout"):
         parser.add_argument(f"--{name}", help="path of the program (default: build it)")
     options = parser.parse_args()
     if options.quick and (options.record or options.into):
@@ -100,7 +100,7 @@ def commands_of(row, had, options):
     """The command of each peer that has the row's role."""
     filled = {
         "echoring": options.echoring, "raw_echo": options.raw_echo, "raw_fanout": options.raw_fanout,
-        "aio_echo": options.aio_echo, "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
+        "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
     }
     return {name: roles[row.role].format(**filled) for name, roles in had.items() if row.role in roles}
 

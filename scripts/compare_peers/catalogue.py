@@ -19,7 +19,8 @@ import records
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
-AIO = "aio"
+# Both are the asynchronous connection over tokio.
+AIO, AIO_WRITE = "aio", "aio-write"
 GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
 
 
@@ -77,10 +78,6 @@ def raw(driver):
     }
 
 
-def aio():
-    return {ECHO: "{aio_echo}"}
-
-
 def uws():
     return {
         ECHO: install.uwebsockets("uws_echo"),
@@ -124,8 +121,12 @@ def nchan():
     return {BROADCAST: f"{install.python()} {os.path.join(install.PROGRAMS, 'nchan.py')} {folder}"}
 
 
-def rust(name):
-    return lambda: {ECHO: os.path.join(install.cargo(), name)}
+def rust(name, *flags, compresses=False):
+    def commands():
+        command = " ".join([os.path.join(install.cargo(), name), *flags])
+        return {ECHO: command, COMPRESSED: f"{command} --compress"} if compresses else {ECHO: command}
+
+    return commands
 
 
 def locked(crate):
@@ -136,6 +137,10 @@ def ours_version():
     return f"commit {records.commit()[:12]}"
 
 
+def conn_version():
+    return f"{ours_version()}, tokio {install.locked_version('tokio')}"
+
+
 PEERS = [
     Peer(OURS, "echoring", serve(), ours_version),
     Peer(AGAIN, "echoring again", serve(), ours_version),
@@ -144,7 +149,8 @@ PEERS = [
     Peer("echoring-two", "echoring, two shards", two_shards, ours_version),
     Peer(FLOOR, "raw io_uring", raw("uring"), ours_version, raw=True),
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
-    Peer(AIO, "echoring's aio, tokio", aio, lambda: f"{ours_version()}, tokio {install.locked_version('tokio', machine.ROOT)}"),
+    Peer(AIO, "echoring's Conn", rust("conn", compresses=True), conn_version),
+    Peer(AIO_WRITE, "echoring's Conn, one write each", rust("conn", "--write"), conn_version),
     Peer("uws", "uWebSockets", uws, sources.describe),
     Peer("bun", "Bun", bun, lambda: f"Bun {machine.first_line(install.bun(), '--version')}"),
     Peer("beast", "Boost.Beast", beast, lambda: f"Boost {install.version_of('libboost-dev')}, {install.compiler()}"),
@@ -156,8 +162,8 @@ PEERS = [
         locked("tokio-tungstenite"),
     ),
     Peer("axum", "axum", rust("axum"), locked("axum")),
-    Peer("sockudo-ws", "sockudo-ws", rust("sockudo-ws"), locked("sockudo-ws")),
-    Peer("yawc", "yawc", rust("yawc"), locked("yawc")),
+    Peer("sockudo-ws", "sockudo-ws", rust("sockudo-ws", compresses=True), locked("sockudo-ws")),
+    Peer("yawc", "yawc", rust("yawc", compresses=True), locked("yawc")),
     Peer(
         "gorilla", "gorilla", gorilla,
         lambda: f"gorilla/websocket {install.version_of(GORILLA)}, {machine.first_line('go', 'version')}",
@@ -209,7 +215,7 @@ def versions(names):
 
 def binaries(options):
     """Builds the programs of this repository that no flag names."""
-    examples = ["raw_echo", "raw_fanout", "aio_echo"]
+    examples = ["raw_echo", "raw_fanout"]
     if not all(getattr(options, name) for name in ["echoring", *examples]):
         targets = ["--bin", "echoring", *(word for name in examples for word in ("--example", name))]
         release = pairs.release_folder(targets)

@@ -8,7 +8,7 @@ import judge
 import machine
 import records
 import tables
-from catalogue import AIO, FLOOR, OURS, RAWS
+from catalogue import AIO, AIO_WRITE, FLOOR, OURS, RAWS
 from workloads import ROWS
 
 README = os.path.join(machine.ROOT, "README.md")
@@ -220,7 +220,7 @@ def best(result, name, cell):
     """The cheapest of the peers without a column. echoring's own variants and raw servers are no peers."""
     others = [
         found for found in result["ratios"]
-        if found["of"] == OURS and found["value"] == name and found["to"] not in (*SHOWN, *RAWS, AIO)
+        if found["of"] == OURS and found["value"] == name and found["to"] not in (*SHOWN, *RAWS, AIO, AIO_WRITE)
         and not found["to"].startswith(OURS)
     ]
     if not others:

@@ -4,7 +4,7 @@ For every value lower is better: CPU per message, bytes per connection, nanoseco
 echoring's value to a peer's.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from catalogue import AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
 
@@ -80,6 +80,12 @@ def echo(connections, message_bytes, floor, depth=1, kind="binary", targets=None
         targets={FLOOR: floor, "uws": 1.0, ANYONE: 1.0, **(targets or {})},
         **more,
     )
+
+
+def mixed(row):
+    """The row with text of many scripts instead of ASCII."""
+    title = row.title.replace(" text ", " mixed text ")
+    return replace(row, name=f"{row.name}-mixed", title=title, load=f"{row.load} --text mixed")
 
 
 def broadcast(subscribers, message_bytes, depth, **more):

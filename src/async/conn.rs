@@ -11,7 +11,9 @@ mod core;
 mod error;
 mod handlers;
 mod heartbeat;
+mod incoming;
 mod message;
+mod outgoing;
 mod prepared;
 mod reader;
 mod receiving;
@@ -237,6 +239,32 @@ impl<S: Transport> Conn<S> {
     /// See [`Writer::write`].
     pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         self.writer.write(message).await
+    }
+
+    /// Queues a message that leaves with others: when nothing more is to be read, at the latest. See [`Writer::feed`].
+    ///
+    /// ```
+    /// # use echoring::{Conn, Error, Transport};
+    /// async fn echo<S: Transport>(mut conn: Conn<S>) -> Result<(), Error> {
+    ///     loop {
+    ///         let message = conn.read().await?;
+    ///         conn.feed(message).await?;
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Writer::write`].
+    pub async fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
+        self.writer.feed(message).await
+    }
+
+    /// Sends what is queued. See [`Writer::flush`].
+    ///
+    /// # Errors
+    /// See [`Writer::write`].
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        self.writer.flush().await
     }
 
     /// Sends a text message.

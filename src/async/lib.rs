@@ -34,6 +34,7 @@ pub use conn::{
     BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
     PreparedMessage, Reader, SendTask, Sender, Settings, Transport, TrySendError, Writer,
 };
+pub use echoring_proto::Text;
 pub use echoring_proto::connection::{CloseFrame, MessageKind};
 
 #[cfg(feature = "client")]

@@ -21,9 +21,21 @@ pub const TICKET_SECRET_TIME: Nanos = 6 * 3_600 * SECOND;
 
 /// Default size in bytes of the read buffer and of the write buffer of an async connection, each.
 pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
-/// Maximum bytes per read of an async connection inside a frame that is longer than its read buffer: a message of the
-/// default size limit takes two reads.
-pub const CONN_READ_BYTES_MAX: usize = 64 * 1024;
+/// Size in bytes to which the read buffer of an async connection grows: a frame with the default size limit, its header,
+/// and one byte more, because a read that does not fill its buffer says that nothing more is there.
+pub const CONN_READ_BYTES_MAX: usize = 68 * 1024;
+/// The read buffer grows by this factor after a read that filled it, and inside a long message with what has arrived.
+pub const CONN_READ_GROWTH: usize = 4;
+/// Number of reads in a row that fill less than a quarter of the read buffer, after which it shrinks by half.
+pub const CONN_SHORT_READS_MAX: u8 = 16;
+/// A received message keeps no more than this multiple of its size in memory: it shares the memory that it was received
+/// in, or is copied.
+pub const SHARED_REGION_FACTOR: usize = 4;
+/// Number of reads after which queued frames leave at the latest, while there is always more to read.
+pub const READS_BEFORE_FLUSH_MAX: u8 = 8;
+/// Payload bytes from which a server sends a message from where it lies, instead of copying it behind its header: a
+/// vectored write costs as much as copying some kilobytes.
+pub const SEND_SHARED_BYTES_MIN: usize = 4 * 1024;
 /// Bytes of a streamed message after which its fragments become this long, however small the write buffer is, because
 /// peers limit the number of fragments.
 pub const FRAGMENT_BYTES_LONG: usize = 64 * 1024;

@@ -27,6 +27,7 @@ pub mod utf8;
 pub use close::{Close, CloseCode};
 pub use error::ProtocolError;
 pub use frame::{Header, Opcode};
+pub use simd::{PayloadBuffer, Text};
 pub use url::Url;
 pub use utf8::Utf8;
 

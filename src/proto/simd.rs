@@ -2,16 +2,19 @@
 //! per instruction set.
 //!
 //! A [`Kernel`] exists only for instruction sets that the processor supports, and its methods check their ranges.
-//! Therefore they are safe. This is the only module of the crate that may use `unsafe`.
+//! Therefore they are safe. This is the only module of the crate that may use `unsafe`. So [`Text`] is here, too: its bytes
+//! were validated, by vector instructions, before it takes them for a `str`.
 //!
-//! Never: operations other than XOR and moves on memory of the caller.
+//! Never: operations other than XOR and moves on memory of the caller; text that was not validated.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod text;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use text::{PayloadBuffer, Text};
 use vector::run;
 
 /// An instruction set that this processor supports.

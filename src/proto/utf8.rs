@@ -111,67 +111,18 @@ impl Default for Utf8 {
     }
 }
 
-/// Collects text that arrives in chunks with arbitrary boundaries. Each byte is validated once, before it is
-/// appended to the `String`.
+/// The bytes at the start of `text` that are whole characters: all, or all but an incomplete character at the end.
 ///
-/// [`push`](Text::push) each chunk, then [`finish`](Text::finish) at the end of the message. An incomplete character
-/// is appended when its remaining bytes arrive.
-#[derive(Debug, Default)]
-pub struct Text {
-    text: String,
-    partial: [u8; 4],
-    partial_bytes: u8,
-}
-
-impl Text {
-    /// The text so far, without an incomplete character at its end.
-    pub fn as_str(&self) -> &str {
-        &self.text
+/// # Errors
+/// [`ProtocolError::InvalidUtf8`] when no continuation could make `text` valid UTF-8.
+pub(crate) fn whole_characters(text: &[u8]) -> Result<usize, ProtocolError> {
+    let (whole, partial) = text.split_at(unfinished_at(text));
+    if !is_valid(whole) {
+        return Err(ProtocolError::InvalidUtf8);
     }
-
-    /// The string, for callers that take its text or reserve capacity.
-    pub fn string(&mut self) -> &mut String {
-        &mut self.text
-    }
-
-    /// Validates and appends the next chunk.
-    ///
-    /// # Errors
-    /// [`ProtocolError::InvalidUtf8`] when no continuation could make the text valid UTF-8.
-    pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), ProtocolError> {
-        while self.partial_bytes > 0 {
-            let Some((&byte, rest)) = chunk.split_first() else { return Ok(()) };
-            self.partial[usize::from(self.partial_bytes)] = byte;
-            self.partial_bytes += 1;
-            chunk = rest;
-            match str::from_utf8(&self.partial[..usize::from(self.partial_bytes)]) {
-                Ok(character) => {
-                    self.text.push_str(character);
-                    self.partial_bytes = 0;
-                }
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(ProtocolError::InvalidUtf8),
-            }
-        }
-        let (whole, partial) = chunk.split_at(unfinished_at(chunk));
-        self.text.push_str(simdutf8::basic::from_utf8(whole).map_err(|_| ProtocolError::InvalidUtf8)?);
-        match str::from_utf8(partial) {
-            Ok(_) => Ok(()),
-            Err(error) if error.error_len().is_none() => {
-                self.partial[..partial.len()].copy_from_slice(partial);
-                self.partial_bytes = partial.len() as u8;
-                Ok(())
-            }
-            Err(_) => Err(ProtocolError::InvalidUtf8),
-        }
-    }
-
-    /// Ends the message. The text stays until the caller takes it.
-    ///
-    /// # Errors
-    /// [`ProtocolError::InvalidUtf8`] when the text ends inside a character.
-    pub fn finish(&mut self) -> Result<(), ProtocolError> {
-        if self.partial_bytes == 0 { Ok(()) } else { Err(ProtocolError::InvalidUtf8) }
+    match str::from_utf8(partial) {
+        Err(error) if error.error_len().is_some() => Err(ProtocolError::InvalidUtf8),
+        _ => Ok(whole.len()),
     }
 }
 
@@ -219,22 +170,20 @@ mod tests {
 
     /// Pushes `chunks` and compares every result with that of the standard library for all bytes so far.
     fn check<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) {
-        let (mut utf8, mut text, mut so_far) = (Utf8::new(), Text::default(), Vec::new());
+        let (mut utf8, mut valid_bytes, mut so_far) = (Utf8::new(), 0, Vec::new());
         for chunk in chunks {
             so_far.extend_from_slice(chunk);
             let result = utf8.push(chunk);
             assert_eq!(result.is_ok(), is_viable(&so_far), "{so_far:x?}, last {chunk:x?}");
-            assert_eq!(text.push(chunk).is_ok(), result.is_ok(), "{so_far:x?}, last {chunk:x?}");
-            if result.is_err() {
-                return;
-            }
+            let whole = whole_characters(&so_far[valid_bytes..]);
+            assert_eq!(whole.is_ok(), result.is_ok(), "{so_far:x?}, last {chunk:x?}");
+            let Ok(whole) = whole else { return };
+            valid_bytes += whole;
+            assert!(str::from_utf8(&so_far[..valid_bytes]).is_ok() && so_far.len() - valid_bytes < 4);
         }
         assert_eq!(utf8.finish().is_ok(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
         assert_eq!(utf8, Utf8::new());
-        assert_eq!(text.finish().is_ok(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
-        if text.finish().is_ok() {
-            assert_eq!(text.as_str().as_bytes(), so_far);
-        }
+        assert_eq!(valid_bytes == so_far.len(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
     }
 
     /// Bytes at the boundaries of the ranges of table 3-7.

@@ -3,22 +3,22 @@
 //! It is locked only inside poll functions and calls that do not wait; handlers run outside the lock. `receiving` and
 //! `sending` implement the two directions.
 
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
-use super::receiving::Incoming;
+use super::incoming::Incoming;
+use super::outgoing::Outgoing;
 use super::sending::Writing;
 use super::settings::{BufferSlot, Opened, Settings, nanos};
 use super::waiters::Waiters;
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
-use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{
     CloseFrame, CloseMode, Connection, ConnectionConfig, Delivery, Entropy, Env, Seed, TransportAction,
 };
@@ -121,9 +121,17 @@ pub(super) struct Core<S> {
     pub(super) heartbeat_timer: Option<HeartbeatTimer>,
 
     // Reading.
-    pub(super) read_buffer_bytes: usize,
-    /// The part of the buffer set's input that was received and not parsed.
-    pub(super) unread: Range<usize>,
+    /// Number of bytes that the next read may take, and its minimum.
+    pub(super) read_bytes: usize,
+    pub(super) read_bytes_min: usize,
+    /// Number of reads in a row that took much less.
+    pub(super) short_reads: u8,
+    /// Number of reads since queued frames were sent.
+    pub(super) reads_since_flush: u8,
+    /// What was received and not parsed, with room behind it.
+    pub(super) input: BytesMut,
+    /// Size of the memory that `input` is a part of.
+    pub(super) region_bytes: usize,
     pub(super) incoming: Incoming,
     pub(super) eof: bool,
     pub(super) read_deadline: Option<Instant>,
@@ -131,8 +139,8 @@ pub(super) struct Core<S> {
     pub(super) shows_pongs: bool,
 
     // Writing.
-    /// A buffer that the transport has accepted in part.
-    pub(super) sending: Option<Buffer>,
+    /// What is sent next, or was accepted in part.
+    pub(super) sending: Option<Outgoing>,
     /// Bytes were written to the transport since the last flush.
     pub(super) unflushed: bool,
     /// Writing has failed; reading continues, because the peer may have sent the reason.
@@ -178,9 +186,6 @@ impl<S> Core<S> {
             Err(_) => (Connection::server(&env), Some(End::OutOfMemory)),
         };
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
-        if !early.is_empty() {
-            buffers.input(early.len()).copy_from_slice(early);
-        }
         let mut core = Core {
             stream,
             connection,
@@ -191,8 +196,12 @@ impl<S> Core<S> {
             epoch,
             now,
             heartbeat_timer: settings.heartbeat.clone().map(|heartbeat| HeartbeatTimer::new(heartbeat, now)),
-            read_buffer_bytes,
-            unread: 0..early.len(),
+            read_bytes: read_buffer_bytes,
+            read_bytes_min: read_buffer_bytes,
+            short_reads: 0,
+            reads_since_flush: 0,
+            input: BytesMut::from(early),
+            region_bytes: early.len(),
             incoming: Incoming::default(),
             eof: false,
             read_deadline: None,
@@ -229,9 +238,7 @@ impl<S> Core<S> {
             now,
             entropy: &mut self.entropy,
         };
-        let unread = self.unread.clone();
-        let unread = buffers.input.get_mut(unread).unwrap_or_default();
-        update(&mut self.connection, &mut env, unread, &mut self.incoming)
+        update(&mut self.connection, &mut env, &mut self.input, &mut self.incoming)
     }
 
     /// Updates the current time.
@@ -257,9 +264,10 @@ impl<S> Core<S> {
         }
         self.update_clock();
         self.changed = true;
+        let dropped = if overtaking { self.drop_unbegun() } else { 0 };
         let dropped = self.with(|connection, env, _, _| {
             if overtaking {
-                connection.close(code, reason, CloseMode::DropQueued, env)
+                dropped + connection.close(code, reason, CloseMode::DropQueued, env)
             } else {
                 connection.close(code, reason, CloseMode::Graceful, env);
                 0
@@ -285,9 +293,43 @@ impl<S> Core<S> {
         self.config.message_bytes_max = bytes.min(MESSAGE_BYTES_MAX);
     }
 
+    /// Drops a message that is sent from where it lies and that the transport has not begun to accept, and what is in front
+    /// of it. Returns the number of bytes.
+    fn drop_unbegun(&mut self) -> u32 {
+        let Some(outgoing) = self.sending.take_if(|outgoing| !outgoing.is_begun()) else { return 0 };
+        let bytes = outgoing.len() as u32;
+        let buffer = outgoing.into_buffer();
+        self.with(|connection, env, _, _| {
+            connection.unblocked(env.now);
+            if let Some(buffer) = buffer {
+                env.pool.put(buffer);
+            }
+        });
+        bytes
+    }
+
+    /// Keeps the memory of an unfinished message with the message, or copies its bytes if they are few. Returns whether
+    /// the region is free.
+    fn settle_region(&mut self) -> bool {
+        if self.incoming.kept_bytes() == 0 || self.incoming.compact_if_small() {
+            return true;
+        }
+        self.incoming.join_room(std::mem::take(&mut self.input));
+        false
+    }
+
     /// Releases the buffer set if none of it is in use.
     pub(super) fn release_buffers(&mut self) {
-        if self.unread.is_empty() && self.sending.is_none() && !self.connection.owns_memory() {
+        if !self.input.is_empty() {
+            return;
+        }
+        let is_free = self.settle_region();
+        if is_free && self.input.capacity() > 0 {
+            let mut region = std::mem::take(&mut self.input);
+            region.clear();
+            self.buffer_slot.open(self.config.compression).put_region(Some(region));
+        }
+        if self.sending.is_none() && !self.connection.owns_memory() {
             self.buffer_slot.release();
         }
     }
@@ -296,7 +338,7 @@ impl<S> Core<S> {
 impl<S> Drop for Core<S> {
     fn drop(&mut self) {
         let buffers = self.buffer_slot.open(self.config.compression);
-        if let Some(buffer) = self.sending.take() {
+        if let Some(buffer) = self.sending.take().and_then(Outgoing::into_buffer) {
             buffers.pool.put(buffer);
         }
         self.connection.release(&mut buffers.pool, &mut buffers.codecs);

@@ -4,13 +4,25 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use echoring_proto::Text;
 use echoring_proto::connection::MessageKind;
 
-/// A complete message (RFC 6455, 5.6).
+/// A complete message (RFC 6455, 5.6). Its memory is shared: a clone copies no bytes.
+///
+/// ```
+/// use echoring::{Message, Text};
+///
+/// let message = Message::from("hello");
+/// let Message::Text(text) = message.clone() else { panic!("a text") };
+/// assert_eq!(text, "hello");
+/// assert!(text.starts_with("he"));
+/// let same: &Text = &text;
+/// assert_eq!(Message::from(same.clone()), message);
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Message {
-    /// A text message, valid UTF-8.
-    Text(String),
+    /// A text message.
+    Text(Text),
     /// A binary message.
     Binary(Bytes),
 }
@@ -50,11 +62,11 @@ impl Message {
         }
     }
 
-    /// The text of a text message; a binary message is returned as the error.
+    /// The text of a text message, without a copy; a binary message is returned as the error.
     ///
     /// # Errors
     /// The message, if it is binary.
-    pub fn into_text(self) -> Result<String, Message> {
+    pub fn into_text(self) -> Result<Text, Message> {
         match self {
             Message::Text(text) => Ok(text),
             binary @ Message::Binary(_) => Err(binary),
@@ -64,7 +76,7 @@ impl Message {
     /// The payload of either type, without a copy.
     pub fn into_bytes(self) -> Bytes {
         match self {
-            Message::Text(text) => Bytes::from(text),
+            Message::Text(text) => text.into_bytes(),
             Message::Binary(bytes) => bytes,
         }
     }
@@ -72,13 +84,19 @@ impl Message {
 
 impl From<String> for Message {
     fn from(text: String) -> Message {
-        Message::Text(text)
+        Message::Text(text.into())
     }
 }
 
 impl From<&str> for Message {
     fn from(text: &str) -> Message {
-        Message::Text(text.to_owned())
+        Message::Text(text.into())
+    }
+}
+
+impl From<Text> for Message {
+    fn from(text: Text) -> Message {
+        Message::Text(text)
     }
 }
 

@@ -3,25 +3,27 @@
 //! Reading never waits for writing: two peers that both did would deadlock. What a peer can make this end queue is
 //! bounded nevertheless: to the pongs for one read, and behind an incomplete send to the latest few.
 
+use std::future::Future as _;
 use std::io;
-use std::pin::Pin;
+use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use tokio::io::ReadBuf;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
 
 use super::core::{Core, Transport};
 use super::error::{End, Error};
 use super::heartbeat::{HeartbeatFrame, HeartbeatTimer};
-use super::message::Message;
+use super::incoming::{Incoming, may_share};
 use super::sending::Writing;
-use crate::limits::CONN_READ_BYTES_MAX;
+use crate::limits::{CONN_READ_BYTES_MAX, CONN_READ_GROWTH, CONN_SHORT_READS_MAX, READS_BEFORE_FLUSH_MAX};
+use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{
     Cause, ChunkFlags, CloseFrame, MessageKind, Piece, SpanCursor, Step, TransportAction,
 };
 use echoring_proto::frame::HEADER_BYTES_MAX;
 use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
-use echoring_proto::utf8::Text;
 use echoring_proto::{ProtocolError, Role};
 
 /// A control frame or Close frame that is handled between messages.
@@ -65,122 +67,12 @@ impl Control {
     }
 }
 
-/// The message that is being received, except for the part that a [`MessageReader`](super::MessageReader) has read. It
-/// survives a cancelled read; the next one continues it.
-#[derive(Debug, Default)]
-pub(super) struct Incoming {
-    /// `None` between messages.
-    kind: Option<MessageKind>,
-    /// The payload of a binary message.
-    bytes: Vec<u8>,
-    /// The payload of a text message, which is validated on the way here.
-    text: Text,
-    /// Number of bytes that a message reader has read.
-    taken: usize,
-    /// The last byte was received.
-    whole: bool,
-    /// The rest is discarded.
-    skipped: bool,
-}
-
-impl Incoming {
-    /// Appends a part of the payload; `left` bytes of its frame are still to come. Returns whether the message is
-    /// wanted.
-    fn append(&mut self, flags: ChunkFlags, payload: &[u8], left: u64) -> Result<bool, ProtocolError> {
-        match flags.kind {
-            MessageKind::Text => {
-                let text = self.text.string();
-                let wanted = growth(text.len(), text.capacity(), flags, payload.len(), left);
-                text.reserve_exact(wanted);
-                self.text.push(payload)?;
-                if flags.last {
-                    self.text.finish()?;
-                }
-            }
-            MessageKind::Binary if self.skipped => {}
-            MessageKind::Binary => {
-                let wanted = growth(self.bytes.len(), self.bytes.capacity(), flags, payload.len(), left);
-                self.bytes.reserve_exact(wanted);
-                self.bytes.extend_from_slice(payload);
-            }
-        }
-        if self.skipped {
-            self.text.string().clear();
-            self.skipped = !flags.last;
-            return Ok(false);
-        }
-        self.kind = Some(flags.kind);
-        self.whole = flags.last;
-        Ok(true)
-    }
-
-    /// The message, once it is complete.
-    pub(super) fn take(&mut self) -> Option<Message> {
-        if !self.whole {
-            return None;
-        }
-        let Incoming { kind, bytes, mut text, .. } = std::mem::take(self);
-        Some(match kind {
-            Some(MessageKind::Text) => Message::Text(std::mem::take(text.string())),
-            _ => Message::Binary(Bytes::from(bytes)),
-        })
-    }
-
-    /// The type of the current message.
-    pub(super) fn kind(&self) -> Option<MessageKind> {
-        self.kind
-    }
-
-    /// Copies bytes of the message to `out`, none at its end. `None` if more bytes must be received first.
-    pub(super) fn copy_to(&mut self, out: &mut ReadBuf<'_>) -> Option<()> {
-        let present =
-            if self.kind == Some(MessageKind::Text) { self.text.as_str().as_bytes() } else { &self.bytes };
-        let rest = &present[self.taken..];
-        if rest.is_empty() {
-            return self.whole.then_some(());
-        }
-        let given = rest.len().min(out.remaining());
-        out.put_slice(&rest[..given]);
-        self.taken += given;
-        if self.taken == present.len() {
-            self.bytes.clear();
-            self.text.string().clear();
-            self.taken = 0;
-        }
-        Some(())
-    }
-
-    /// Bytes held for the message.
-    #[cfg(test)]
-    pub(super) fn held_bytes(&mut self) -> usize {
-        self.bytes.capacity() + self.text.string().capacity()
-    }
-
-    /// Discards the rest of the message.
-    pub(super) fn skip(&mut self) {
-        let rest_comes = self.kind.is_some() && !self.whole;
-        let skipped = rest_comes || self.skipped;
-        let mut text = if skipped { std::mem::take(&mut self.text) } else { Text::default() };
-        // A character may be cut; the rest of the text is validated nevertheless.
-        *text.string() = String::new();
-        *self = Incoming { skipped, text, ..Incoming::default() };
-    }
-}
-
-/// By how much a buffer of `len` must grow for a part of a message. It grows with the received bytes, not with the
-/// announced length: the `left` bytes of the frame are only an upper bound.
-fn growth(len: usize, capacity: usize, flags: ChunkFlags, piece_bytes: usize, left: u64) -> usize {
-    let needed = len + piece_bytes;
-    if needed <= capacity {
-        return 0;
-    }
-    let ceiling = match (flags.last, left) {
-        (true, _) => needed,
-        // The frame is complete and others follow: double, as usual.
-        (false, 0) => needed * 2,
-        (false, left) => needed.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)),
-    };
-    (needed * 4).min(ceiling) - len
+/// The result of a step of the state machine; a range of the unread bytes where it is not copied.
+enum Parsed {
+    Nothing,
+    Chunk(ChunkFlags, Range<usize>),
+    Inflated(ChunkFlags, Buffer),
+    ControlEvent(ControlEvent),
 }
 
 impl<S: Transport> Core<S> {
@@ -205,14 +97,16 @@ impl<S: Transport> Core<S> {
 
     /// The next event. Answers to control frames are queued, and sent as far as the transport accepts them.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
-        self.update_clock();
+        if self.has_timers() {
+            self.update_clock();
+        }
         self.queue_heartbeat();
         loop {
-            // Queued frames leave before the transport is read, but not before each message that was already received:
-            // what a sink buffers between two such messages leaves together.
-            let flushed = match self.unread.is_empty() || !self.connection.is_open() {
-                true => self.poll_flush(cx),
-                false => Poll::Pending,
+            // What is queued while messages are read leaves once nothing more is to be read. So what a sink buffers in
+            // between leaves together.
+            let flushed = match self.connection.is_open() {
+                true => Poll::Pending,
+                false => self.poll_flush(cx),
             };
             if let Some(end) = &self.end {
                 return Poll::Ready(Err(end.error()));
@@ -222,7 +116,7 @@ impl<S: Transport> Core<S> {
             }
             let stuck = if self.reads_nothing_more() {
                 self.poll_end(flushed, cx).is_pending()
-            } else if !self.unread.is_empty() {
+            } else if !self.input.is_empty() {
                 let queued_bytes = self.connection.queued_bytes();
                 let event = self.parse_event();
                 // An answer to a control frame is sent at once.
@@ -234,7 +128,7 @@ impl<S: Transport> Core<S> {
                 }
                 false
             } else {
-                self.poll_fill(cx).is_pending()
+                self.poll_received(cx).is_pending()
             };
             if stuck && self.poll_timers(cx)?.is_pending() {
                 self.release_buffers();
@@ -243,45 +137,107 @@ impl<S: Transport> Core<S> {
         }
     }
 
+    /// Receives, and sends what is queued once there is nothing to receive.
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reads_since_flush >= READS_BEFORE_FLUSH_MAX {
+            self.reads_since_flush = 0;
+            let _ = self.poll_flush(cx);
+        }
+        if self.poll_fill(cx).is_ready() {
+            self.reads_since_flush += 1;
+            return Poll::Ready(());
+        }
+        self.reads_since_flush = 0;
+        let _ = self.poll_flush(cx);
+        Poll::Pending
+    }
+
     /// The first event in the received bytes.
     fn parse_event(&mut self) -> Option<Event> {
-        let (shows_pongs, was_open) = (self.shows_pongs, self.connection.is_open());
-        let (event, read) = self.with(|connection, env, bytes, incoming| {
+        let was_open = self.connection.is_open();
+        let (parsed, read) = self.poll_step();
+        let event = match parsed {
+            Parsed::Nothing => {
+                self.input.advance(read);
+                None
+            }
+            Parsed::ControlEvent(event) => {
+                self.input.advance(read);
+                Some(Event::ControlEvent(event))
+            }
+            Parsed::Chunk(flags, at) => {
+                let is_whole = flags.first && flags.last;
+                let appended = if is_whole && !may_share(at.len(), self.region_bytes) {
+                    let bytes = Bytes::copy_from_slice(&self.input[at]);
+                    self.input.advance(read);
+                    self.incoming.append_whole(flags.kind, bytes)
+                } else {
+                    let mut piece = self.input.split_to(read);
+                    piece.truncate(at.end);
+                    piece.advance(at.start);
+                    match is_whole {
+                        true => self.incoming.append_whole(flags.kind, piece.freeze()),
+                        false => self.incoming.append_part(flags, piece, self.region_bytes),
+                    }
+                };
+                self.payload_received(appended)
+            }
+            Parsed::Inflated(flags, buffer) => {
+                self.input.advance(read);
+                // A compressed message is shown whole.
+                let appended = self.incoming.append_inflated(flags.kind, buffer.as_slice());
+                self.with(|_, env, _, _| env.pool.put(buffer));
+                self.payload_received(appended)
+            }
+        };
+        self.note_ending(was_open);
+        event
+    }
+
+    fn payload_received(&mut self, appended: Result<bool, ProtocolError>) -> Option<Event> {
+        match appended {
+            Ok(wanted) => wanted.then_some(Event::PayloadReceived),
+            Err(error) => {
+                self.incoming = Incoming::default();
+                self.with(|connection, env, _, _| {
+                    connection.fail_protocol(&mut SpanCursor::new(), error, env)
+                });
+                None
+            }
+        }
+    }
+
+    /// The next step in the received bytes, and their number up to its end.
+    #[inline]
+    fn poll_step(&mut self) -> (Parsed, usize) {
+        let shows_pongs = self.shows_pongs;
+        self.with(|connection, env, bytes, _| {
             let mut cursor = SpanCursor::new();
             connection.begin_span(env.now);
             let step = connection.poll(&mut cursor, bytes, env);
             let idle = matches!(step, Step::Idle);
-            let mut show = |piece: Piece, see: &mut dyn FnMut(&[u8])| match piece {
-                Piece::InSpan(at) => see(&bytes[at]),
+            let mut control = |piece: Piece| match piece {
+                Piece::InSpan(at) => Control::new(&bytes[at]),
                 Piece::Buffered(buffer) => {
-                    see(buffer.as_slice());
+                    let control = Control::new(buffer.as_slice());
                     env.pool.put(buffer);
+                    control
                 }
             };
-            let mut event = None;
-            let mut is_text = true;
-            match step {
-                Step::Chunk(flags, piece) => show(piece, &mut |payload| match incoming.append(
-                    flags,
-                    payload,
-                    connection.frame_bytes_left(),
-                ) {
-                    Ok(wanted) => event = wanted.then_some(Event::PayloadReceived),
-                    Err(_) => is_text = false,
-                }),
-                Step::Ping(piece) => show(piece, &mut |payload| {
-                    event = Some(Event::ControlEvent(ControlEvent::Ping(Control::new(payload))));
-                }),
-                Step::Pong(piece) => show(piece, &mut |payload| {
-                    event =
-                        shows_pongs.then(|| Event::ControlEvent(ControlEvent::Pong(Control::new(payload))));
-                }),
-                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => {}
-            }
-            if !is_text {
-                *incoming = Incoming::default();
-                connection.fail_protocol(&mut cursor, ProtocolError::InvalidUtf8, env);
-            }
+            let parsed = match step {
+                Step::Chunk(flags, Piece::InSpan(at)) => Parsed::Chunk(flags, at),
+                Step::Chunk(flags, Piece::Buffered(buffer)) => Parsed::Inflated(flags, buffer),
+                Step::Ping(piece) => Parsed::ControlEvent(ControlEvent::Ping(control(piece))),
+                Step::Pong(piece) => {
+                    let control = control(piece);
+                    if shows_pongs {
+                        Parsed::ControlEvent(ControlEvent::Pong(control))
+                    } else {
+                        Parsed::Nothing
+                    }
+                }
+                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => Parsed::Nothing,
+            };
             connection.note_unfinished(env);
             let answered = connection.end_span(&cursor, bytes, env).and_then(|block| match block {
                 Some(_) => connection.copy_replies(&cursor, bytes, env),
@@ -290,11 +246,8 @@ impl<S: Transport> Core<S> {
             if answered.is_err() {
                 connection.abort(Cause::OutOfMemory);
             }
-            (event, if idle { bytes.len() } else { cursor.position() })
-        });
-        self.unread.start += read;
-        self.note_ending(was_open);
-        event
+            (parsed, if idle { bytes.len() } else { cursor.position() })
+        })
     }
 
     /// Wakes waiting tasks when the connection begins to end, and the reader if the Close frame must be answered.
@@ -314,30 +267,22 @@ impl<S: Transport> Core<S> {
             return false;
         }
         self.fate = self.connection.take_transport_action().or(self.fate);
-        let all_read = self.eof && self.unread.is_empty();
+        let all_read = self.eof && self.input.is_empty();
         self.fate.is_some() || all_read || !self.connection.reads_frames()
     }
 
     /// Receives into an empty input buffer.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Inside a long frame, reads as much as is left of it; of the next frame, what is available.
-        let left = usize::try_from(self.connection.frame_bytes_left()).unwrap_or(usize::MAX);
-        let bytes = match left {
-            0 => self.read_buffer_bytes,
-            left => {
-                self.read_buffer_bytes.max(left.saturating_add(HEADER_BYTES_MAX).min(CONN_READ_BYTES_MAX))
-            }
-        };
-        let buffers = self.buffer_slot.open(self.config.compression);
-        let mut input = ReadBuf::new(buffers.input(bytes));
-        let received = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut input));
-        let received = received.map(|()| input.filled().len());
+        let bytes_max = self.make_room();
+        let mut target = (&mut self.input).limit(bytes_max);
+        let received = ready!(pin!(self.stream.read_buf(&mut target)).poll(cx));
+        self.update_clock();
         if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
             heartbeat_timer.heard();
         }
         match received {
             Ok(0) => self.ended(),
-            Ok(received) => self.unread = 0..received,
+            Ok(received) => self.adapt_reads(received, bytes_max),
             // rustls reports a stream that ends without close_notify this way.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.ended(),
             Err(error) => {
@@ -348,6 +293,74 @@ impl<S: Transport> Core<S> {
             }
         }
         Poll::Ready(())
+    }
+
+    /// Makes room behind the received bytes, all of which were parsed. Returns the maximum of bytes to read.
+    fn make_room(&mut self) -> usize {
+        let left = usize::try_from(self.connection.frame_bytes_left()).unwrap_or(usize::MAX);
+        let kept = self.incoming.kept_bytes();
+        if kept > 0 && left > 0 {
+            return self.make_payload_room(left, kept);
+        }
+        // Of the next frame, what is available; inside a frame, what is left of it.
+        let rest = if left == 0 { 0 } else { left.saturating_add(HEADER_BYTES_MAX) };
+        let wanted = rest.min(CONN_READ_BYTES_MAX).max(self.read_bytes);
+        if self.input.capacity() < wanted {
+            self.take_region(wanted);
+        }
+        wanted
+    }
+
+    /// Makes room right behind the `kept` bytes of a message, of whose frame `left` bytes are missing. Past the size of one
+    /// read, the memory grows with what has arrived, not with what was announced.
+    fn make_payload_room(&mut self, left: usize, kept: usize) -> usize {
+        let growth = (CONN_READ_GROWTH - 1).saturating_mul(kept).max(CONN_READ_BYTES_MAX);
+        // With room for a byte more, a read that takes all that is there says so.
+        let needed = left.saturating_add(HEADER_BYTES_MAX + 1).min(growth);
+        if self.input.capacity() < needed {
+            let room = std::mem::take(&mut self.input);
+            self.input = self.incoming.grow_room(room, needed.max(self.read_bytes));
+            self.region_bytes = kept + self.input.capacity();
+        }
+        self.input.capacity()
+    }
+
+    /// Takes memory to receive into: that of the buffer set, if no message shares it any more.
+    fn take_region(&mut self, bytes: usize) {
+        let buffers = self.buffer_slot.open(self.config.compression);
+        let spare = buffers.take_region(bytes);
+        // A region that a message has taken over stays with it.
+        let mut region = std::mem::take(&mut self.input);
+        region.clear();
+        self.input = if region.try_reclaim(bytes) {
+            buffers.put_region(spare);
+            region
+        } else {
+            match spare {
+                Some(spare) => spare,
+                None => BytesMut::with_capacity(bytes),
+            }
+        };
+        self.region_bytes = self.input.capacity();
+    }
+
+    /// Adapts the size of reads to what the peer sends.
+    fn adapt_reads(&mut self, received: usize, bytes_max: usize) {
+        if received >= self.read_bytes {
+            self.short_reads = 0;
+            if received >= bytes_max {
+                let grown = self.read_bytes.saturating_mul(CONN_READ_GROWTH);
+                self.read_bytes = grown.min(CONN_READ_BYTES_MAX).max(self.read_bytes);
+            }
+        } else if received < self.read_bytes / 4 && self.read_bytes > self.read_bytes_min {
+            self.short_reads += 1;
+            if self.short_reads >= CONN_SHORT_READS_MAX {
+                self.short_reads = 0;
+                self.read_bytes = (self.read_bytes / 2).max(self.read_bytes_min);
+            }
+        } else {
+            self.short_reads = 0;
+        }
     }
 
     fn ended(&mut self) {
@@ -377,12 +390,12 @@ impl<S: Transport> Core<S> {
 
     /// Discards received bytes.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.unread = 0..0;
+        self.input.clear();
         ready!(self.poll_fill(cx));
-        if !self.unread.is_empty() {
+        if !self.input.is_empty() {
             self.parse_event();
         }
-        self.unread = 0..0;
+        self.input.clear();
         if self.connection.take_transport_action() == Some(TransportAction::Abort) {
             self.eof = true;
         }
@@ -408,12 +421,20 @@ impl<S: Transport> Core<S> {
     fn end_with(&mut self, end: End) {
         self.end.get_or_insert(end);
         self.changed = true;
-        self.unread = 0..0;
+        self.input.clear();
         self.drop_queue();
+    }
+
+    /// Whether anything is to be done at some time.
+    fn has_timers(&self) -> bool {
+        self.read_deadline.is_some() || self.heartbeat_timer.is_some() || self.machine_deadline().is_some()
     }
 
     /// Waits for the next deadline. Ready once one was handled.
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Error> {
+        if !self.has_timers() {
+            return Ok(Poll::Pending);
+        }
         loop {
             if self.read_deadline.is_some_and(|at| at <= self.now) {
                 return Err(Error::ReadTimeout);

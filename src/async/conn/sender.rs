@@ -155,12 +155,12 @@ impl<S: Transport> SendTask<S> {
     /// Carries out the current queue entry.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.next.is_some() {
-            ready!(self.writer.poll_room(true, cx))?;
+            ready!(self.writer.poll_room(cx))?;
         }
         match self.next.take() {
             None => {}
             Some(QueueItem::Send(message)) => {
-                self.writer.shared.update(|core| core.queue(message.kind(), message.as_bytes()))?;
+                self.writer.shared.update(|core| core.queue_message(message))?;
             }
             Some(QueueItem::SendPrepared(message)) => {
                 self.writer.shared.update(|core| message.queue(core))?

@@ -6,9 +6,13 @@ use std::task::{Context, Poll, ready};
 use super::core::{Core, Transport};
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
-use echoring_proto::Opcode;
+use super::message::Message;
+use super::outgoing::Outgoing;
+use crate::limits::SEND_SHARED_BYTES_MIN;
 use echoring_proto::connection::{Cause, MessageKind};
+use echoring_proto::frame::Header;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX};
+use echoring_proto::{Opcode, Role};
 
 /// The state of outgoing messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,21 +32,26 @@ impl<S: Transport> Core<S> {
             self.drop_queue();
             return Poll::Ready(());
         }
-        while let Some(buffer) = self.sending.take().or_else(|| self.connection.pop()) {
-            let buffer = self.sending.insert(buffer);
-            match Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice()) {
+        while let Some(outgoing) = self.sending.take().or_else(|| self.connection.pop().map(Outgoing::buffer))
+        {
+            let outgoing = self.sending.insert(outgoing);
+            let stream = Pin::new(&mut self.stream);
+            let written = match outgoing.single() {
+                Some(bytes) => stream.poll_write(cx, bytes),
+                None => stream.poll_write_vectored(cx, &outgoing.pieces()),
+            };
+            match written {
                 Poll::Ready(Ok(0)) => return self.writing_failed(&std::io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(taken)) => {
                     self.unflushed = true;
-                    self.changed = true;
-                    buffer.skip(taken);
-                    if buffer.is_empty() {
+                    outgoing.skip(taken);
+                    if outgoing.len() == 0 {
                         self.sent();
                     }
                 }
                 Poll::Ready(Err(error)) => return self.writing_failed(&error),
                 Poll::Pending => {
-                    self.connection.blocked(buffer.len() as u32);
+                    self.connection.blocked(outgoing.len() as u32);
                     return Poll::Pending;
                 }
             }
@@ -58,7 +67,9 @@ impl<S: Transport> Core<S> {
 
     /// The transport has accepted a whole buffer.
     fn sent(&mut self) {
-        let buffer = self.sending.take();
+        // A task may wait for room.
+        self.changed = true;
+        let buffer = self.sending.take().and_then(Outgoing::into_buffer);
         self.with(|connection, env, _, _| {
             if let Some(buffer) = buffer {
                 env.pool.put(buffer);
@@ -80,10 +91,11 @@ impl<S: Transport> Core<S> {
 
     /// Drops the queued frames.
     pub(super) fn drop_queue(&mut self) {
-        let sending = self.sending.take();
-        if sending.is_none() && self.connection.is_flushed() {
+        let outgoing = self.sending.take();
+        if outgoing.is_none() && self.connection.is_flushed() {
             return;
         }
+        let sending = outgoing.and_then(Outgoing::into_buffer);
         self.with(|connection, env, _, _| {
             connection.unblocked(env.now);
             for buffer in sending.into_iter().chain(std::iter::from_fn(|| connection.pop())) {
@@ -94,7 +106,6 @@ impl<S: Transport> Core<S> {
 
     /// Waits until the queue has room for another message.
     pub(super) fn poll_room(&mut self, bytes_max: u32, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.update_clock();
         loop {
             if let Some(error) = self.write_error() {
                 return Poll::Ready(Err(error));
@@ -113,7 +124,6 @@ impl<S: Transport> Core<S> {
 
     /// Waits until all queued frames were accepted.
     pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.update_clock();
         loop {
             if let Some(end) = &self.end {
                 return Poll::Ready(Err(end.error()));
@@ -135,6 +145,7 @@ impl<S: Transport> Core<S> {
     /// Ready with the error at the deadline, or without an error if the deadline has moved.
     fn poll_write_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some(at) = self.write_deadline else { return Poll::Pending };
+        self.update_clock();
         if at > self.now {
             ready!(self.write_timer.poll(at, cx));
             self.update_clock();
@@ -156,9 +167,34 @@ impl<S: Transport> Core<S> {
         self.queued(queued.is_ok())
     }
 
+    /// Queues a complete message. A long one is sent from where it lies, if nothing else waits to be sent but one buffer.
+    pub(super) fn queue_message(&mut self, message: Message) -> Result<(), Error> {
+        let bytes = message.len();
+        let lies = self.role == Role::Server
+            && (SEND_SHARED_BYTES_MIN as u64..=MESSAGE_BYTES_MAX).contains(&(bytes as u64))
+            && self.sending.is_none()
+            && self.stream.is_write_vectored()
+            && (!self.compresses || self.connection.agreement().is_none());
+        if !lies {
+            return self.queue(message.kind(), message.as_bytes());
+        }
+        self.may_queue()?;
+        let before = self.connection.pop();
+        if !self.connection.is_flushed() {
+            if let Some(before) = before {
+                self.connection.push_front(before);
+            }
+            return self.queue(message.kind(), message.as_bytes());
+        }
+        let header = Header::new(message.kind().opcode(), true, None, bytes);
+        let outgoing = Outgoing::frame(before, &header, message.into_bytes());
+        self.connection.blocked(outgoing.len() as u32);
+        self.sending = Some(outgoing);
+        Ok(())
+    }
+
     /// Whether a message may begin.
     pub(super) fn may_queue(&mut self) -> Result<(), Error> {
-        self.update_clock();
         match self.write_error() {
             Some(error) => Err(error),
             None if self.writing != Writing::Between => Err(Error::Unfinished),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::heartbeat::Heartbeat;
 use crate::limits::{
@@ -40,8 +40,8 @@ const NEVER: Nanos = Nanos::MAX / 4;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Maximum number of bytes per read of the transport; inside a longer frame, up to 64 KiB. 0 means the default of
-    /// 4,096.
+    /// Number of bytes per read of the transport at first. It grows with what the peer sends, up to 68 KiB, and shrinks again.
+    /// 0 means the default of 4,096.
     pub read_buffer_bytes: usize,
     /// Size in bytes of the fragments that a [`MessageWriter`](super::MessageWriter) sends, and of the buffer of a
     /// sink. After 64 KiB of a streamed message its fragments are larger. Messages that are written whole are sent as
@@ -184,10 +184,10 @@ impl fmt::Debug for BufferPool {
 pub(super) struct BufferSet {
     pub(super) pool: Pool,
     pub(super) codecs: Codecs,
-    /// The buffer that the transport reads into. It grows with the reads, and keeps its size.
-    pub(super) input: Vec<u8>,
+    /// Spare memory to read into. It may still be shared with a message that was received in it.
+    region: BytesMut,
     /// The longest read since the last trim.
-    input_bytes: usize,
+    region_bytes: usize,
     /// How often the set was released since the last trim.
     release: u32,
 }
@@ -206,19 +206,24 @@ impl BufferSet {
         BufferSet {
             pool: Pool::standalone(),
             codecs: Codecs::new(compression, lease),
-            input: Vec::new(),
-            input_bytes: 0,
+            region: BytesMut::new(),
+            region_bytes: 0,
             release: 0,
         }
     }
 
-    /// The input buffer, with room for at least `bytes`.
-    pub(super) fn input(&mut self, bytes: usize) -> &mut [u8] {
-        self.input_bytes = self.input_bytes.max(bytes);
-        if self.input.len() < bytes {
-            self.input.resize(bytes, 0);
+    /// The spare region, if it has room for `bytes` and no message shares it.
+    pub(super) fn take_region(&mut self, bytes: usize) -> Option<BytesMut> {
+        self.region_bytes = self.region_bytes.max(bytes);
+        let mut region = std::mem::take(&mut self.region);
+        region.try_reclaim(bytes).then_some(region)
+    }
+
+    /// Keeps a region that is empty, for the next read.
+    pub(super) fn put_region(&mut self, region: Option<BytesMut>) {
+        if let Some(region) = region {
+            self.region = region;
         }
-        &mut self.input[..bytes]
     }
 
     /// Every so often, returns memory that was not needed since the last trim. Not at each release: a connection that
@@ -232,9 +237,10 @@ impl BufferSet {
             return;
         }
         self.pool.trim();
-        self.input.truncate(self.input_bytes);
-        self.input.shrink_to_fit();
-        (self.input_bytes, self.release) = (0, 0);
+        if self.region.capacity() > self.region_bytes {
+            self.region = BytesMut::new();
+        }
+        (self.region_bytes, self.release) = (0, 0);
     }
 
     /// A spare set of this thread.

@@ -20,8 +20,10 @@ pub(super) struct Waiters {
 #[derive(Debug, Default)]
 struct Waiter {
     taken: bool,
+    waiting: bool,
     /// Waits for the transport, and not only for other tasks.
     for_transport: bool,
+    /// Kept when the wait is over without it, because the same task will most likely wait again.
     waker: Option<Waker>,
 }
 
@@ -52,6 +54,7 @@ impl Waiters {
     pub(super) fn wait(&self, index: usize, waker: &Waker, for_transport: bool) {
         let mut places = self.lock();
         places[index].for_transport = for_transport;
+        places[index].waiting = true;
         if places[index].waker.as_ref().is_some_and(|present| present.will_wake(waker)) {
             return;
         }
@@ -62,8 +65,7 @@ impl Waiters {
 
     /// Stops waiting.
     pub(super) fn stop(&self, index: usize) {
-        let waker = self.lock()[index].waker.take();
-        drop(waker);
+        self.lock()[index].waiting = false;
     }
 
     /// Wakes all waiters except `index`.
@@ -82,7 +84,7 @@ impl Waiters {
     fn take(&self, from: usize, who: &impl Fn(usize, &Waiter) -> bool) -> Option<(usize, Waker)> {
         let mut places = self.lock();
         let rest = places.iter_mut().enumerate().skip(from);
-        rest.filter(|(index, place)| who(*index, place))
+        rest.filter(|(index, place)| place.waiting && who(*index, place))
             .find_map(|(index, place)| place.waker.take().map(|waker| (index, waker)))
     }
 

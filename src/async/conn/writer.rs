@@ -13,7 +13,7 @@ use serde_core::Serialize;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::core::{Shared, Transport};
+use super::core::{Core, Shared, Transport};
 use super::error::Error;
 use super::message::Message;
 use super::prepared::PreparedMessage;
@@ -46,8 +46,37 @@ impl<S: Transport> Writer<S> {
     /// [`Error::WriteTimeout`] at the write deadline, when the message may be queued and is then sent later;
     /// [`Error::TooLong`] above 2 GiB.
     pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), Error> {
-        let message = message.into();
-        self.write_payload(message.kind(), message.as_bytes()).await
+        let mut message = Some(message.into());
+        self.write_with(|core| message.take().map_or(Ok(()), |message| core.queue_message(message))).await
+    }
+
+    /// Queues a message without sending it, once there is room in the write buffer. Queued messages leave together: when the
+    /// write buffer is full, when the reader of the connection has nothing more to read, or with the next
+    /// [`flush`](Writer::flush) or `write`. So a program that answers what it reads feeds its answers, and need not flush:
+    /// those to messages that arrived together leave together.
+    ///
+    /// If the future is dropped, the message either was not queued, or is queued whole.
+    ///
+    /// # Errors
+    /// As [`write`](Writer::write).
+    pub async fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
+        let mut message = Some(message.into());
+        let bytes_max = self.write_buffer_bytes();
+        poll_fn(|cx| {
+            self.shared.poll(WRITER, true, cx, |core, cx| {
+                ready!(core.poll_room(bytes_max.min(core.config.queue_bytes), cx))?;
+                Poll::Ready(message.take().map_or(Ok(()), |message| core.queue_message(message)))
+            })
+        })
+        .await
+    }
+
+    /// Sends what is queued, and returns once the transport has accepted it.
+    ///
+    /// # Errors
+    /// As [`write`](Writer::write).
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        self.drained().await
     }
 
     /// Sends a text message.
@@ -81,9 +110,7 @@ impl<S: Transport> Writer<S> {
     /// # Errors
     /// As [`write`](Writer::write).
     pub async fn write_prepared(&mut self, message: &PreparedMessage) -> Result<(), Error> {
-        self.room().await?;
-        self.shared.update(|core| message.queue(core))?;
-        self.drained().await
+        self.write_with(|core| message.queue(core)).await
     }
 
     /// A writer of one message, which is sent in fragments of the write buffer's size; after 64 KiB of it, in larger
@@ -180,27 +207,41 @@ impl<S: Transport> Writer<S> {
     }
 
     async fn write_payload(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), Error> {
-        self.room().await?;
-        self.shared.update(|core| core.queue(kind, payload))?;
-        self.drained().await
+        self.write_with(|core| core.queue(kind, payload)).await
     }
 
-    async fn room(&mut self) -> Result<(), Error> {
-        poll_fn(|cx| self.poll_room(false, cx)).await
+    /// Waits for room in the queue, calls `queue` once, and waits until all that is queued was accepted.
+    async fn write_with(
+        &mut self,
+        mut queue: impl FnMut(&mut Core<S>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut queued = false;
+        poll_fn(|cx| {
+            self.shared.poll(WRITER, true, cx, |core, cx| {
+                if !queued {
+                    ready!(core.poll_room(core.config.queue_bytes, cx))?;
+                    queue(core)?;
+                    queued = true;
+                }
+                core.poll_drained(cx)
+            })
+        })
+        .await
+    }
+
+    fn write_buffer_bytes(&self) -> u32 {
+        u32::try_from(self.shared.write_buffer_bytes).unwrap_or(u32::MAX)
     }
 
     async fn drained(&mut self) -> Result<(), Error> {
         poll_fn(|cx| self.poll_drained(cx)).await
     }
 
-    /// Waits for room in the queue; for `gathered` messages, for room in the write buffer.
-    pub(super) fn poll_room(&mut self, gathered: bool, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let gathered = gathered.then_some(self.shared.write_buffer_bytes);
-        self.shared.poll(WRITER, true, cx, |core, cx| {
-            let queue_bytes = core.config.queue_bytes;
-            let bytes_max = gathered.map_or(queue_bytes, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-            core.poll_room(bytes_max.min(queue_bytes), cx)
-        })
+    /// Waits for room in the write buffer.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let bytes_max = self.write_buffer_bytes();
+        self.shared
+            .poll(WRITER, true, cx, |core, cx| core.poll_room(bytes_max.min(core.config.queue_bytes), cx))
     }
 
     pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -213,11 +254,11 @@ impl<S: Transport> Sink<Message> for Writer<S> {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.get_mut().poll_room(true, cx)
+        self.get_mut().poll_room(cx)
     }
 
     fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), Error> {
-        self.shared.update(|core| core.queue(message.kind(), message.as_bytes()))
+        self.shared.update(|core| core.queue_message(message))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -302,7 +343,7 @@ impl<S: Transport> MessageWriter<'_, S> {
 
 impl<S: Transport> Writer<S> {
     async fn room_for_fragment(&mut self) -> Result<(), Error> {
-        poll_fn(|cx| self.poll_room(true, cx)).await
+        poll_fn(|cx| self.poll_room(cx)).await
     }
 }
 
@@ -312,7 +353,7 @@ impl<S: Transport> AsyncWrite for MessageWriter<'_, S> {
         let mut bytes_max = this.fragment_bytes();
         // A full buffer is sent only when more comes, because the last fragment must end the message.
         if this.buffer.len() >= bytes_max && !bytes.is_empty() {
-            ready!(this.writer.poll_room(true, cx)).map_err(io::Error::from)?;
+            ready!(this.writer.poll_room(cx)).map_err(io::Error::from)?;
             this.queue_buffer().map_err(io::Error::from)?;
             bytes_max = this.fragment_bytes();
         }
@@ -328,7 +369,7 @@ impl<S: Transport> AsyncWrite for MessageWriter<'_, S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.buffer.is_empty() {
-            ready!(this.writer.poll_room(true, cx)).map_err(io::Error::from)?;
+            ready!(this.writer.poll_room(cx)).map_err(io::Error::from)?;
             this.queue_buffer().map_err(io::Error::from)?;
         }
         this.writer.poll_drained(cx).map_err(io::Error::from)

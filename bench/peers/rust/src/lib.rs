@@ -16,6 +16,11 @@ pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
+/// Whether this program was started with `flag`.
+pub fn has_flag(flag: &str) -> bool {
+    std::env::args().any(|argument| argument == flag)
+}
+
 /// Serves each connection in a task of `handle`, until the process ends. A connection's errors end only that
 /// connection.
 pub fn serve<F>(handle: impl Fn(TcpStream) -> F) -> Outcome

@@ -6,6 +6,7 @@ use std::task::Waker;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::limits::READS_BEFORE_FLUSH_MAX;
 
 #[tokio::test]
 async fn messages_keep_their_type_and_order_in_both_directions() {
@@ -134,11 +135,11 @@ async fn a_long_message_streams_through_little_memory() {
     let (pool_bytes, held) = server.reader.shared.update(|core| {
         (
             core.buffer_slot.buffers().map_or(0, |buffers| buffers.pool.peak_bytes()),
-            core.incoming.held_bytes(),
+            core.incoming.held_bytes() + core.input.capacity(),
         )
     });
     assert!(pool_bytes < 16 << 10, "{pool_bytes} bytes of buffers");
-    assert!(held <= 64 << 10, "{held} bytes were kept");
+    assert!(held <= 72 << 10, "{held} bytes were kept");
     drop(sending.await.expect("sent"));
 }
 
@@ -175,7 +176,7 @@ async fn a_cancelled_read_continues_as_a_byte_stream() {
 }
 
 #[tokio::test]
-async fn the_read_buffer_decides_how_often_the_transport_is_read_for_short_messages() {
+async fn reads_grow_from_the_size_of_the_read_buffer_while_they_fill_it() {
     let mut reads = Vec::new();
     for read_buffer_bytes in [256, 0, 16 << 10] {
         let (ours, mut peer) = duplex(64 << 10);
@@ -190,8 +191,8 @@ async fn the_read_buffer_decides_how_often_the_transport_is_read_for_short_messa
         }
         reads.push(count.load(Ordering::Relaxed));
     }
-    // 256 frames of 128 bytes.
-    assert_eq!(reads, [128, 8, 2]);
+    // 256 frames of 128 bytes, and reads that grow fourfold.
+    assert_eq!(reads, [5, 3, 2]);
 }
 
 #[tokio::test]
@@ -214,7 +215,7 @@ async fn the_rest_of_a_long_frame_is_read_at_once() {
 /// Frames that a sink buffers between two messages that were already received leave together, in order.
 #[tokio::test]
 async fn answers_that_are_fed_while_reading_leave_together() {
-    use futures_util::{SinkExt as _, StreamExt as _};
+    use futures_util::StreamExt as _;
     let (ours, mut peer) = duplex(64 << 10);
     let counted = Counted::new(ours);
     let count = Arc::clone(&counted.writes);
@@ -296,6 +297,75 @@ async fn text_cut_inside_characters_arrives_whole() {
             assert_eq!(read, text.as_str().into(), "in pieces of {piece_bytes}");
         }
     }
+}
+
+/// The beginning of a message, after which nothing comes for a while, keeps little memory: no more than a few times its size.
+#[tokio::test]
+async fn an_unfinished_message_keeps_memory_in_proportion_to_what_has_arrived() {
+    let settings = Settings { message_bytes_max: 1 << 20, ..Settings::default() };
+    for opcode in [Opcode::Binary, Opcode::Text] {
+        let (mut server, mut peer) = server_by_hand(&settings);
+        // The reads of this connection have grown.
+        for _ in 0..4 {
+            peer.write_all(&masked(opcode, true, &[b'x'; 60 << 10])).await.expect("sent");
+            assert_eq!(server.read().await.expect("a message").len(), 60 << 10);
+        }
+        let frame = masked(opcode, true, &[b'y'; 1 << 20]);
+        let mut sent = 0;
+        for bytes in [20, 1_000, 10_000, 50_000, 100_000, 500_000] {
+            peer.write_all(&frame[sent..sent + bytes]).await.expect("sent");
+            sent += bytes;
+            tokio::select! { biased; _ = server.read() => panic!("it is not whole"), () = yield_now() => {} }
+            let held = server.reader.shared.update(|core| {
+                assert!(core.buffer_slot.buffers().is_none(), "the buffers went back");
+                core.incoming.held_bytes() + core.input.capacity()
+            });
+            assert!(held <= 4 * sent, "{held} bytes for {sent}");
+        }
+        peer.write_all(&frame[sent..]).await.expect("sent");
+        assert_eq!(server.read().await.expect("a message").as_bytes(), [b'y'; 1 << 20]);
+    }
+}
+
+/// A program may keep what it received: a short message is copied out of the memory that it was received in, and a long
+/// one is not.
+#[tokio::test]
+async fn messages_that_are_kept_hold_memory_in_proportion_to_their_size() {
+    let (mut server, mut peer) = server_by_hand(&Settings::default());
+    let mut shared = Vec::new();
+    for bytes in [10, 900, 4_000, 60_000] {
+        peer.write_all(&masked(Opcode::Binary, true, &vec![b'x'; bytes])).await.expect("sent");
+        peer.write_all(&masked(Opcode::Binary, true, b"behind")).await.expect("sent");
+        let kept = server.read().await.expect("a message").into_bytes();
+        // The message behind it is there, too, so a message that was not copied shares its memory.
+        let region_bytes = server.reader.shared.update(|core| core.region_bytes);
+        let shares = !kept.is_unique();
+        assert!(!shares || 4 * bytes >= region_bytes, "{bytes} bytes hold {region_bytes}");
+        shared.push(shares);
+        assert_eq!(server.read().await.expect("a message"), b"behind"[..].into());
+        assert_eq!(kept, vec![b'x'; bytes], "what comes later changes nothing");
+    }
+    assert!(!shared[0] && shared[3], "{shared:?}");
+}
+
+/// What is fed leaves although there is always more to read.
+#[tokio::test]
+async fn what_is_fed_leaves_while_a_peer_never_stops_sending() {
+    let (ours, mut peer) = duplex(1 << 20);
+    let counted = Counted::new(ours);
+    let reads = Arc::clone(&counted.reads);
+    let settings = Settings { read_buffer_bytes: 8, message_bytes_max: 1 << 20, ..Settings::default() };
+    let mut server = conn(counted, Role::Server, &settings);
+    peer.write_all(&masked(Opcode::Binary, true, &[7; 900_000])[..100_000]).await.expect("sent");
+    server.feed("fed first").await.expect("fed");
+    let mut reader = server.next_reader().await.expect("a message");
+    let mut bytes = [0; 1_000];
+    while reads.load(Ordering::Relaxed) <= usize::from(READS_BEFORE_FLUSH_MAX) {
+        // There is always something to read.
+        peer.write_all(&[0; 10]).await.expect("sent");
+        assert!(reader.read(&mut bytes).await.expect("bytes") > 0, "the message ended too early");
+    }
+    assert_eq!(frame_of(&mut peer).await.1, b"fed first");
 }
 
 #[tokio::test]

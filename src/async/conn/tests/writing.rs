@@ -1,6 +1,6 @@
 //! Sending: whole messages, fragments, prepared messages, compressed messages.
 
-use futures_util::SinkExt as _;
+use futures_util::SinkExt;
 
 use super::*;
 use echoring_proto::connection::Compression;
@@ -64,7 +64,7 @@ async fn messages_that_a_sink_buffers_leave_together() {
         let count = Arc::clone(&counted.writes);
         let mut server = conn(counted, Role::Server, &Settings { write_buffer_bytes, ..Settings::default() });
         for n in 0..100_u8 {
-            server.feed(vec![n; 38].into()).await.expect("fed");
+            SinkExt::feed(&mut server, vec![n; 38].into()).await.expect("fed");
         }
         server.flush().await.expect("flushed");
         for n in 0..100_u8 {
@@ -74,6 +74,63 @@ async fn messages_that_a_sink_buffers_leave_together() {
     }
     // A frame of 40 bytes exceeds the small buffer, and 4,000 bytes fit 4,096.
     assert_eq!(writes, [100, 1]);
+}
+
+/// Long messages leave from where they lie, behind what was queued, whatever the transport accepts at a time.
+#[tokio::test]
+async fn long_messages_are_sent_in_order_with_short_ones() {
+    for bytes in [1, 7, 5_000, 1 << 20] {
+        let settings =
+            Settings { message_bytes_max: 1 << 20, write_buffer_bytes: 64 << 10, ..Settings::default() };
+        let (mut server, mut client) = pair_with(bytes, &settings);
+        let sizes = [3, 5_000, 20, 4_096, 4_096, 70_000, 0, 9_000];
+        let sending = tokio::spawn(async move {
+            for (n, size) in sizes.into_iter().enumerate() {
+                server.feed(vec![n as u8; size]).await.expect("fed");
+                if n == 3 {
+                    server.ping(b"between").await.expect("sent");
+                }
+            }
+            server.flush().await.expect("flushed");
+            server
+        });
+        for (n, size) in sizes.into_iter().enumerate() {
+            assert_eq!(
+                client.read().await.expect("a message"),
+                vec![n as u8; size].into(),
+                "over {bytes} bytes"
+            );
+        }
+        drop(sending.await.expect("sent"));
+    }
+}
+
+#[tokio::test]
+async fn a_long_message_leaves_in_one_write() {
+    let (ours, mut peer) = duplex(1 << 20);
+    let counted = Counted::new(ours);
+    let count = Arc::clone(&counted.writes);
+    let mut server = conn(counted, Role::Server, &Settings::default());
+    server.feed("before it").await.expect("fed");
+    server.write(vec![7; 100_000]).await.expect("sent");
+    assert_eq!(frame_of(&mut peer).await.1, b"before it");
+    assert_eq!(frame_of(&mut peer).await.1, [7; 100_000]);
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+/// Our own Close overtakes a message of which nothing has left, and follows one that has begun.
+#[tokio::test]
+async fn a_close_of_a_control_overtakes_a_long_message() {
+    let (ours, mut peer) = duplex(1 << 20);
+    let mut server = conn(ours, Role::Server, &Settings::default());
+    let control = server.control();
+    server.feed(vec![7; 100_000]).await.expect("fed");
+    let closing = tokio::spawn(async move { control.close(CloseCode::NORMAL, "").await });
+    let (header, _) = frame_of(&mut peer).await;
+    assert_eq!(header.opcode, Opcode::Close);
+    peer.write_all(&masked(Opcode::Close, true, b"\x03\xe8")).await.expect("sent");
+    closing.await.expect("joined").expect("closed");
+    assert!(server.read().await.is_err());
 }
 
 #[tokio::test]
