@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
+use super::held_stream::HeldStream;
 use super::receiving::Incoming;
 use super::sending::Writing;
 use super::settings::{BufferSlot, Opened, Settings, nanos};
@@ -84,12 +86,17 @@ impl<S> Shared<S> {
         done
     }
 
+    /// The connection itself, if no other handle exists.
+    pub(super) fn into_core(self: Arc<Self>) -> Result<Core<S>, Arc<Shared<S>>> {
+        Arc::try_unwrap(self).map(|shared| shared.core.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Registers a further waiter, until the guard is dropped.
     pub(super) fn enter(&self) -> WaiterGuard {
         WaiterGuard { place: self.waiters.enter(), waiters: Arc::clone(&self.waiters) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core<S>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core<S>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +116,7 @@ impl Drop for WaiterGuard {
 
 /// The connection itself.
 pub(super) struct Core<S> {
-    pub(super) stream: S,
+    pub(super) stream: HeldStream<S>,
     pub(super) connection: Connection,
     pub(super) config: ConnectionConfig,
     pub(super) role: Role,
@@ -182,7 +189,7 @@ impl<S> Core<S> {
             buffers.input(early.len()).copy_from_slice(early);
         }
         let mut core = Core {
-            stream,
+            stream: HeldStream::new(stream),
             connection,
             config,
             role: opened.role,
@@ -283,6 +290,14 @@ impl<S> Core<S> {
 
     pub(super) fn set_read_limit(&mut self, bytes: u64) {
         self.config.message_bytes_max = bytes.min(MESSAGE_BYTES_MAX);
+    }
+
+    /// The transport, and the bytes that were received and not parsed.
+    pub(super) fn into_stream(mut self) -> Option<(S, Bytes)> {
+        let unread = self.unread.clone();
+        let input = &self.buffer_slot.open(self.config.compression).input;
+        let unread = Bytes::copy_from_slice(input.get(unread).unwrap_or_default());
+        self.stream.take().map(|stream| (stream, unread))
     }
 
     /// Releases the buffer set if none of it is in use.
