@@ -14,20 +14,10 @@ use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEU
 use crate::queue::Queue;
 use crate::session::Session;
 use crate::{
-    ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Publication, Published,
-    RequestError, SubscribeError, Subscription, task,
+    ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
+    Published, RequestError, SubscribeError, Subscription, task,
 };
 use echoring_async::{Dialer, Heartbeat, Reconnecting};
-
-/// The protocol that a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// `echoring.v1.json`, at the path `/broadcast` of echoring.
-    Echoring,
-    /// Centrifuge's client protocol in JSON, at the path `/connection/websocket` of echoring and Centrifugo.
-    Centrifuge,
-}
 
 /// Settings of a client.
 pub struct Builder {
@@ -163,7 +153,7 @@ pub struct SubscribeOptions {
     /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
     /// that: `echoring.v1.json` sends them wherever the topic has presence.
     pub presence: bool,
-    /// Maximum number of events that wait to be read, 1,024 by default or with 0.
+    /// Maximum number of events that wait to be read, 1,024 by default or with 0, and at least 4.
     pub queue_events: usize,
 }
 

@@ -5,7 +5,7 @@
 pub(crate) mod centrifuge;
 pub(crate) mod v1;
 
-use crate::client::Protocol;
+use crate::protocol::Protocol;
 use crate::{Gap, History, HistoryQuery, Member, Members, Message, Payload, Position, Publication, Refusal};
 
 /// A request to the server.

@@ -18,6 +18,7 @@ pub struct Position {
 #[non_exhaustive]
 pub enum Event<T = Payload> {
     /// The subscription has begun, for the first time or again. What was missed meanwhile follows, or a [`Gap`] does.
+    /// Joins and leaves from before are not repeated: ask for [`presence`](crate::Client::presence).
     Subscribed(Subscribed),
     /// A message.
     Message(Message<T>),

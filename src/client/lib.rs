@@ -14,6 +14,7 @@ mod error;
 mod event;
 pub mod limits;
 mod payload;
+mod protocol;
 mod queue;
 mod session;
 mod subscription;
@@ -21,11 +22,12 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Builder, Client, ClientTask, Protocol, SubscribeOptions};
+pub use client::{Builder, Client, ClientTask, SubscribeOptions};
 pub use error::{ClientError, Refusal, RequestError, SubscribeError};
 pub use event::{
     Ended, Event, Gap, GapReason, History, HistoryQuery, Member, Members, Message, Missed, Position,
     Published, Subscribed,
 };
 pub use payload::{FromPayload, Payload, Publication};
+pub use protocol::Protocol;
 pub use subscription::Subscription;

@@ -11,6 +11,9 @@ pub const COMMANDS_MAX: usize = 64;
 pub const SEND_QUEUE_MESSAGES: usize = 64;
 /// Default number of events of a subscription that wait to be read: a second of a fast topic.
 pub const QUEUE_EVENTS_DEFAULT: usize = 1_024;
+/// Minimum of that. A subscription resumes when its queue is half full, and the first event of the resumed one takes a
+/// place: there must be one more for a message.
+pub const QUEUE_EVENTS_MIN: usize = 4;
 /// Default maximum size in bytes of a message of the server: an answer with 128 KiB of history, and messages of 2 MiB
 /// as base64.
 pub const MESSAGE_BYTES_MAX_DEFAULT: u64 = 4 << 20;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::limits::QUEUE_EVENTS_MIN;
 use crate::{Ended, Event, Payload, Position};
 
 /// A bounded queue between the task of the client and a subscription.
@@ -39,7 +40,7 @@ enum Reader {
 
 impl Queue {
     pub(crate) fn new(capacity: usize, wanted: Arc<Notify>) -> Arc<Queue> {
-        let capacity = capacity.max(1);
+        let capacity = capacity.max(QUEUE_EVENTS_MIN);
         Arc::new(Queue { events: Mutex::default(), capacity, arrived: Notify::new(), wanted })
     }
 

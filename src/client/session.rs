@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-use crate::client::Protocol;
 use crate::codec::{Answer, Incoming, Request, TopicEvent};
 use crate::command::{Command, Pending};
 use crate::limits::REQUESTS_MAX;
+use crate::protocol::Protocol;
 use crate::{Ended, Published, Refusal, RequestError, SubscribeError};
 use topic::{Phase, Step, Topic};
 
@@ -95,11 +95,14 @@ impl Session {
         self.topic_requests.clear();
         self.topics.values_mut().for_each(Topic::lose);
         self.topics.retain(|_, topic| !topic.is_over());
-        let unsure = |waiting: &Waiting| waiting.sent && !waiting.request.may_be_repeated();
-        for (_, waiting) in self.pending.extract_if(.., |_, waiting| unsure(waiting)) {
-            waiting.request.fail(RequestError::Uncertain);
+        for (id, mut waiting) in std::mem::take(&mut self.pending) {
+            if waiting.sent && !waiting.request.may_be_repeated() {
+                waiting.request.fail(RequestError::Uncertain);
+            } else {
+                waiting.sent = false;
+                self.pending.insert(id, waiting);
+            }
         }
-        self.pending.values_mut().for_each(|waiting| waiting.sent = false);
     }
 
     /// The client ends: everything that waits is told.
@@ -198,16 +201,21 @@ impl Session {
     pub(crate) fn handle_message(&mut self, text: &str, now: Instant) -> Result<(), SessionError> {
         for incoming in self.protocol.decode(text).map_err(SessionError::Malformed)? {
             match incoming {
-                Incoming::Ping => {
-                    let text = self.protocol.encode(0, &Request::Pong);
-                    self.outgoing.push_back(Outgoing { id: 0, text });
-                }
+                Incoming::Ping => self.answer_ping(),
                 Incoming::Answer(id, answer) => self.handle_answer(id, answer, now)?,
                 Incoming::Event(topic, event) => self.handle_event(&topic, event, now),
-                Incoming::Complaint(refusal) => tracing::warn!(%refusal, "the server refuses a message"),
+                Incoming::Complaint(refusal) => tracing::debug!(%refusal, "the server refuses a message"),
             }
         }
         Ok(())
+    }
+
+    /// One answer waits at most, however often the server asks.
+    fn answer_ping(&mut self) {
+        if self.outgoing.iter().all(|outgoing| outgoing.id != 0) {
+            let text = self.protocol.encode(0, &Request::Pong);
+            self.outgoing.push_back(Outgoing { id: 0, text });
+        }
     }
 
     fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Result<(), SessionError> {

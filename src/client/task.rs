@@ -9,9 +9,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::ClientError;
-use crate::client::Protocol;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
+use crate::protocol::Protocol;
 use crate::session::{Session, SessionError};
 use echoring_async::{ClientStream, CloseFrame, Conn, Error, Message, Reconnecting, Sender, TrySendError};
 use echoring_proto::CloseCode;
@@ -106,17 +106,18 @@ async fn talk(
             // Reading has the cause.
             _ = &mut sending, if writes => writes = false,
             // There is room again.
-            sent = sender.send(blocked.clone().unwrap_or_default()), if blocked.is_some() => {
+            sent = sender.send(blocked.clone().unwrap_or_else(|| Message::from(""))), if blocked.is_some() => {
                 if sent.is_ok() {
                     session.take_outgoing();
                 }
             }
             command = commands.recv(), if session.accepts_commands() => match command {
                 None | Some(Command::Close) => {
-                    // Behind what was queued. If that task has ended, so has the connection.
-                    let _ = sender.close(CloseCode::NORMAL, "").await;
-                    let closing = async { (&mut sending).await };
-                    let _ = tokio::join!(closing, reader.discard_reads());
+                    if writes {
+                        // Behind what was queued. Reading ends with the server's answer, or without one in time.
+                        let close = sender.close(CloseCode::NORMAL, "");
+                        let _ = tokio::join!(close, &mut sending, reader.discard_reads());
+                    }
                     return Ok(End::Closed);
                 }
                 Some(command) => session.handle_command(command, Instant::now()),
@@ -129,12 +130,12 @@ async fn talk(
     }
 }
 
-/// Sends what the session wants to send, as far as there is room. Returns the text that has to wait.
-fn queue(session: &mut Session, sender: &Sender) -> Option<String> {
+/// Sends what the session wants to send, as far as there is room. Returns the message that has to wait.
+fn queue(session: &mut Session, sender: &Sender) -> Option<Message> {
     while let Some(text) = session.first_outgoing() {
         match sender.try_send(text) {
             Ok(()) => session.take_outgoing(),
-            Err(TrySendError::Full(Message::Text(text))) => return Some(text),
+            Err(TrySendError::Full(message)) => return Some(message),
             Err(_) => return None,
         }
     }
