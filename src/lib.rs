@@ -38,7 +38,7 @@
 //!
 //! # Features
 //!
-//! - `client` (default): [`Dialer`], with `wss:` and proxies;
+//! - `client` (default): [`Dialer`], with `wss:` and proxies, and the [`client`] of topics;
 //! - `compress` (default): permessage-deflate (RFC 7692);
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
@@ -58,8 +58,8 @@ compile_error!("the feature `uring` of echoring is for Linux: tokio-uring runs o
 pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
     HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
-    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, Text,
-    TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
+    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, ReuniteError, SendTask, Sender, Settings,
+    StreamRef, Text, TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
 };
 #[cfg(all(feature = "client", not(target_family = "wasm")))]
 #[doc(inline)]
@@ -79,6 +79,18 @@ pub use echoring_proto::{CloseCode, Role, Url};
 #[cfg(all(feature = "server", target_os = "linux"))]
 #[doc(inline)]
 pub use server::{Handler, Server};
+
+/// A client of topics: typed subscriptions that resume by position and report gaps, and acknowledged publications, in
+/// `echoring.v1.json` and in Centrifuge's client protocol.
+#[cfg(all(feature = "client", not(target_family = "wasm")))]
+pub mod client {
+    #[doc(inline)]
+    pub use echoring_client::{
+        Builder, Client, ClientError, ClientTask, Ended, Event, FromPayload, Gap, GapReason, History,
+        HistoryQuery, Member, Members, Message, Missed, Payload, Position, Protocol, Publication, Published,
+        Refusal, RequestError, SubscribeError, SubscribeOptions, Subscribed, Subscription,
+    };
+}
 
 /// Servers for very many connections: a [`Handler`] for each, on one event loop per CPU.
 #[cfg(all(feature = "server", target_os = "linux"))]

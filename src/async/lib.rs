@@ -32,7 +32,8 @@ mod uring_stream;
 pub use accept::accept;
 pub use conn::{
     BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
-    PreparedMessage, Reader, SendTask, Sender, Settings, Transport, TrySendError, Writer,
+    PreparedMessage, Reader, ReuniteError, SendTask, Sender, Settings, StreamRef, Transport, TrySendError,
+    Writer,
 };
 pub use echoring_proto::Text;
 pub use echoring_proto::connection::{CloseFrame, MessageKind};

@@ -87,6 +87,11 @@ pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
 /// Age of a connection after which its end resets the attempt counter.
 pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;
+/// A delay that never ends: 30 years, which timers can express.
+#[cfg(feature = "client")]
+pub(crate) const NEVER: Nanos = 30 * 365 * 86_400 * SECOND;
+/// Time limit of the callback that restores a client's state on a new connection: as long as a dial.
+pub const ON_OPEN_TIMEOUT: Nanos = DIAL_TIMEOUT;
 
 // ---- TLS ----
 

@@ -1,46 +1,68 @@
 //! A client that reconnects.
 //!
-//! Never: resending what was sent on a failed connection. The program restores its state at the server when it gets
-//! [`Event::Connected`].
+//! Never: resending what was sent on a failed connection. The callback of [`Reconnecting::on_open`] restores the
+//! program's state at the server.
 
 #![forbid(unsafe_code)]
+
+mod backoff;
+mod failure;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::handshake::random;
-use super::{ClientStream, Conn, DialError, Dialer, Error, Message};
-use crate::limits::{RECONNECT_DELAY, RECONNECT_DELAY_MAX, RECONNECT_SETTLED};
+use super::{ClientStream, Conn, DialError, Dialer, Error, Message, PreparedMessage, Transport};
+use crate::limits::{NEVER, ON_OPEN_TIMEOUT, RECONNECT_DELAY, RECONNECT_DELAY_MAX, RECONNECT_SETTLED};
+use backoff::Backoff;
 use echoring_proto::Url;
 
-/// A pending attempt.
-type Attempt = Pin<Box<dyn Future<Output = Result<Conn<ClientStream>, DialError>> + Send>>;
+pub use failure::{BoxError, Failure, GaveUp, Reason, ReconnectError};
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Connect<S> = Box<dyn FnMut() -> BoxFuture<Result<Conn<S>, DialError>> + Send>;
+type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> + Send>;
 
 /// Keeps one connection to a server open: it reconnects whenever the connection ends.
 ///
 /// The first attempt is made at once. Before each further attempt it waits for a random time below a bound that doubles
 /// with every failure ("full jitter"), so that the clients of a restarted server do not reconnect at the same time. A
-/// connection that lived for 30 seconds resets the attempt counter.
+/// connection that lived for 30 seconds resets the attempt counter. Nothing is spawned: it reconnects, and notices that
+/// a connection ended, while it is read or written.
 ///
-/// Reading is cancel-safe: if a future is dropped, the pending attempt or delay continues with the next call. So it can
-/// be a branch of `select!`. By default it gives up at the first permanent failure: see
-/// [`retry_if`](Reconnecting::retry_if). Retries are logged through `tracing`, and passed to the [event
-/// hook](Reconnecting::on_event).
+/// All calls are cancel-safe: if a future is dropped, the pending attempt, callback or delay continues with the next
+/// call, and no message is lost. So they can be branches of `select!`.
+///
+/// It gives up at the first [permanent failure](Failure::is_temporary), and at the bounds that the program sets:
+/// [`max_attempts`](Reconnecting::max_attempts) and [`give_up_after`](Reconnecting::give_up_after). Then every call
+/// returns that failure. Retries are logged through `tracing`, passed to the
+/// [event hook](Reconnecting::on_event), and visible in the [`state`](Reconnecting::state).
 ///
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use echoring::{Dialer, reconnect::Event};
+/// use echoring::Dialer;
+/// use echoring::reconnect::{Event, ReconnectError};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), echoring::DialError> {
+/// # async fn main() -> Result<(), ReconnectError> {
 /// let mut feed = Dialer::new()
 ///     .reconnecting("wss://feed.example/")
 ///     .max_delay(Duration::from_secs(10))
+///     .give_up_after(Duration::from_secs(600))
+///     .on_open(|mut conn| async move {
+///         conn.write("subscribe prices").await?;
+///         Ok(conn)
+///     })
 ///     .on_event(|event| match event {
 ///         Event::Lost(error) => eprintln!("lost: {error}"),
 ///         Event::Waiting { delay, .. } => eprintln!("again in {delay:?}"),
@@ -52,22 +74,37 @@ type Attempt = Pin<Box<dyn Future<Output = Result<Conn<ClientStream>, DialError>
 /// }
 /// # }
 /// ```
-pub struct Reconnecting {
-    dialer: Dialer,
-    url: String,
+pub struct Reconnecting<S = ClientStream> {
+    connect: Connect<S>,
+    on_open: Option<OnOpen<S>>,
+    /// Host and port, for the log: other parts of the URL may be secrets.
+    server: String,
     backoff: Backoff,
     settled_after: Duration,
     attempts_max: Option<u32>,
+    give_up_after: Option<Duration>,
     hook: Box<dyn FnMut(Event<'_>) + Send>,
-    retry: Box<dyn FnMut(&DialError) -> bool + Send>,
+    retry: Box<dyn FnMut(&Failure) -> bool + Send>,
     /// Attempts since the last stable connection.
     attempts: u32,
+    /// Since when there is no connection, if one was asked for.
+    since: Option<Instant>,
     opened_at: Option<Instant>,
     /// The delay before the next attempt: kept, so that cancelled and repeated calls do not shorten it.
     wait: Option<Wait>,
     /// The pending attempt: kept for the same reason, and so that it completes.
-    attempt: Option<Attempt>,
-    conn: Option<Conn<ClientStream>>,
+    attempt: Option<Attempt<S>>,
+    conn: Option<Conn<S>>,
+    /// Why the last connection ended, if that is known.
+    lost: Option<Failure>,
+    state: watch::Sender<State>,
+}
+
+/// A pending attempt.
+enum Attempt<S> {
+    Dialling(BoxFuture<Result<Conn<S>, DialError>>),
+    /// The callback of `on_open` has the connection.
+    Opening(BoxFuture<Result<Conn<S>, BoxError>>, Instant),
 }
 
 /// A delay before an attempt.
@@ -87,10 +124,10 @@ pub enum Event<'a> {
         /// The number of the attempt.
         attempt: u32,
     },
-    /// The connection is open.
+    /// The connection is open, and the callback of [`on_open`](Reconnecting::on_open) has succeeded.
     Connected,
     /// The attempt failed.
-    Failed(&'a DialError),
+    Failed(&'a Failure),
     /// The next attempt follows after `delay`. Sent once for each delay.
     Waiting {
         /// The delay.
@@ -102,12 +139,67 @@ pub enum Event<'a> {
     Lost(&'a Error),
 }
 
+/// The state of a reconnecting client.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum State {
+    /// Nothing was asked for yet.
+    Idle,
+    /// An attempt is in progress, or the callback of [`on_open`](Reconnecting::on_open).
+    Connecting {
+        /// The number of the attempt, from 1, again after a stable connection.
+        attempt: u32,
+    },
+    /// The connection is open, as far as the last read or write could tell.
+    Open,
+    /// The next attempt begins at `until`, or with the next call after it.
+    Waiting {
+        /// When the attempt begins.
+        until: Instant,
+        /// The number of that attempt.
+        attempt: u32,
+    },
+    /// There is no further attempt.
+    Failed(GaveUp),
+}
+
 impl Dialer {
     /// A client that keeps a connection to `url` open.
     pub fn reconnecting(&self, url: impl Into<String>) -> Reconnecting {
+        let (dialer, url) = (self.clone(), url.into());
+        let server = Url::parse(&url).map_or_else(|_| String::new(), |url| url.authority());
+        Reconnecting::new(server, move || {
+            let (dialer, url) = (dialer.clone(), url.clone());
+            async move { dialer.dial(&url).await }
+        })
+    }
+}
+
+impl<S: Transport> Reconnecting<S> {
+    /// A client that opens its connections with `connect`, which is called for each attempt: over any stream (see
+    /// [`Dialer::dial_over`]), or with a URL or a token that is fetched anew. `server` names the server in the log.
+    ///
+    /// ```
+    /// use echoring::{DialError, Dialer, Reconnecting};
+    /// use tokio::net::UnixStream;
+    ///
+    /// let feed = Reconnecting::new("feed.sock", || async {
+    ///     let stream = UnixStream::connect("/run/feed.sock").await.map_err(DialError::Connect)?;
+    ///     Dialer::new().dial_over("ws://localhost/", stream).await
+    /// });
+    /// # drop(feed);
+    /// ```
+    pub fn new<F>(
+        server: impl Into<String>,
+        mut connect: impl FnMut() -> F + Send + 'static,
+    ) -> Reconnecting<S>
+    where
+        F: Future<Output = Result<Conn<S>, DialError>> + Send + 'static,
+    {
         Reconnecting {
-            dialer: self.clone(),
-            url: url.into(),
+            connect: Box::new(move || Box::pin(connect())),
+            on_open: None,
+            server: server.into(),
             backoff: Backoff {
                 initial: Duration::from_nanos(RECONNECT_DELAY),
                 max: Duration::from_nanos(RECONNECT_DELAY_MAX),
@@ -115,147 +207,227 @@ impl Dialer {
             },
             settled_after: Duration::from_nanos(RECONNECT_SETTLED),
             attempts_max: None,
+            give_up_after: None,
             hook: Box::new(|_| {}),
-            retry: Box::new(DialError::is_temporary),
+            retry: Box::new(Failure::is_temporary),
             attempts: 0,
+            since: None,
             opened_at: None,
             wait: None,
             attempt: None,
             conn: None,
+            lost: None,
+            state: watch::Sender::new(State::Idle),
         }
     }
 }
 
-impl Reconnecting {
+/// Settings.
+impl<S> Reconnecting<S> {
     /// Maximum delay before the second attempt, half a second by default.
     #[must_use]
-    pub fn initial_delay(mut self, delay: Duration) -> Reconnecting {
+    pub fn initial_delay(mut self, delay: Duration) -> Reconnecting<S> {
         self.backoff.initial = delay;
         self
     }
 
     /// Maximum delay before any attempt, 30 seconds by default.
     #[must_use]
-    pub fn max_delay(mut self, delay: Duration) -> Reconnecting {
+    pub fn max_delay(mut self, delay: Duration) -> Reconnecting<S> {
         self.backoff.max = delay;
         self
     }
 
     /// Whether delays are random below their bound (the default) or equal to it.
     #[must_use]
-    pub fn jitter(mut self, jitter: bool) -> Reconnecting {
+    pub fn jitter(mut self, jitter: bool) -> Reconnecting<S> {
         self.backoff.jitter = jitter;
         self
     }
 
-    /// Maximum number of attempts in a row, including those whose connection was not stable; the client then returns
-    /// the last failure. `None`, the default, for no maximum.
+    /// Maximum number of attempts in a row, including those whose connection was not stable; then the client gives up.
+    /// `None`, the default, for no maximum.
     #[must_use]
-    pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Reconnecting {
+    pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Reconnecting<S> {
         self.attempts_max = attempts.into();
+        self
+    }
+
+    /// Time limit for a connection: from the first attempt, or from the end of the previous connection. A pending
+    /// attempt is cancelled at the limit, and a delay that would end behind it is not begun: the client gives up.
+    /// `None`, the default, for no limit.
+    #[must_use]
+    pub fn give_up_after(mut self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {
+        self.give_up_after = limit.into();
         self
     }
 
     /// Age of a connection after which its end resets the attempt counter, 30 seconds by default.
     #[must_use]
-    pub fn settled_after(mut self, age: Duration) -> Reconnecting {
+    pub fn settled_after(mut self, age: Duration) -> Reconnecting<S> {
         self.settled_after = age;
+        self
+    }
+
+    /// Calls `restore` with each connection that was opened, before anything is read from or written to it: to log in
+    /// and to subscribe again, from the position that was reached. If it fails, or takes more than 45 seconds, the
+    /// attempt has failed. A Close frame of the server counts as [everywhere else](Failure::is_temporary).
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use echoring::Dialer;
+    ///
+    /// let position = Arc::new(Mutex::new(0_u64)); // set by whoever reads the messages
+    /// let feed = Dialer::new().reconnecting("wss://feed.example/").on_open(move |mut conn| {
+    ///     let position = *position.lock().unwrap();
+    ///     async move {
+    ///         conn.write(format!("subscribe prices after {position}")).await?;
+    ///         match conn.read().await? {
+    ///             answer if answer == "ok".into() => Ok(conn),
+    ///             answer => Err(format!("not subscribed: {answer:?}").into()),
+    ///         }
+    ///     }
+    /// });
+    /// # drop(feed);
+    /// ```
+    #[must_use]
+    pub fn on_open<F>(mut self, mut restore: impl FnMut(Conn<S>) -> F + Send + 'static) -> Reconnecting<S>
+    where
+        F: Future<Output = Result<Conn<S>, BoxError>> + Send + 'static,
+    {
+        self.on_open = Some(Box::new(move |conn| Box::pin(restore(conn))));
         self
     }
 
     /// Calls `hook` for each event.
     #[must_use]
-    pub fn on_event(mut self, hook: impl FnMut(Event<'_>) + Send + 'static) -> Reconnecting {
+    pub fn on_event(mut self, hook: impl FnMut(Event<'_>) + Send + 'static) -> Reconnecting<S> {
         self.hook = Box::new(hook);
         self
     }
 
-    /// Which failures are retried; by default those that [are temporary](DialError::is_temporary), so not an untrusted
-    /// certificate or a response other than 101. A client of a server behind a load balancer may want to retry a 503:
+    /// Which failures are retried; by default those that [are temporary](Failure::is_temporary), so not an untrusted
+    /// certificate, a response other than 101, or a close with 1008. A client of a server behind a load balancer may
+    /// want to retry a 503:
     ///
     /// ```
     /// # use echoring::{DialError, Dialer};
-    /// let feed = Dialer::new().reconnecting("wss://feed.example/").retry_if(|error: &DialError| {
-    ///     error.is_temporary() || error.response().is_some_and(|response| response.status().is_server_error())
+    /// let feed = Dialer::new().reconnecting("wss://feed.example/").retry_if(|failure| {
+    ///     let response = failure.dial().and_then(DialError::response);
+    ///     failure.is_temporary() || response.is_some_and(|response| response.status().is_server_error())
     /// });
     /// ```
     #[must_use]
-    pub fn retry_if(mut self, retry: impl FnMut(&DialError) -> bool + Send + 'static) -> Reconnecting {
+    pub fn retry_if(mut self, retry: impl FnMut(&Failure) -> bool + Send + 'static) -> Reconnecting<S> {
         self.retry = Box::new(retry);
         self
     }
+}
+
+/// The state.
+impl<S> Reconnecting<S> {
+    /// The state now.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// The state, for other tasks: to show it, or to wait for a change.
+    ///
+    /// ```no_run
+    /// # async fn show() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut feed = echoring::Dialer::new().reconnecting("wss://feed.example/");
+    /// let mut states = feed.watch();
+    /// tokio::spawn(async move {
+    ///     while states.changed().await.is_ok() {
+    ///         println!("{:?}", *states.borrow_and_update());
+    ///     }
+    /// });
+    /// feed.read().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
 
     /// The open connection, if [`read`](Reconnecting::read) or [`write`](Reconnecting::write) opened one.
-    pub fn current(&mut self) -> Option<&mut Conn<ClientStream>> {
+    pub fn current(&mut self) -> Option<&mut Conn<S>> {
         self.conn.as_mut()
     }
 
-    /// The next connection, for programs that use it themselves: call this again when it has ended. The
-    /// [`current`](Reconnecting::current) connection is given away.
+    /// Begins again after it has given up, with the first attempt. Otherwise, skips the delay before the next attempt,
+    /// for example because the network is back.
+    pub fn restart(&mut self) {
+        if self.gave_up().is_some() {
+            self.state.send_replace(State::Idle);
+            self.reset();
+        }
+        (self.wait, self.lost) = (None, None);
+    }
+
+    fn gave_up(&self) -> Option<GaveUp> {
+        match &*self.state.borrow() {
+            State::Failed(gave_up) => Some(gave_up.clone()),
+            _ => None,
+        }
+    }
+
+    /// Resets the attempt counter.
+    fn reset(&mut self) {
+        (self.attempts, self.since, self.wait) = (0, None, None);
+    }
+}
+
+impl<S: Transport> Reconnecting<S> {
+    /// The next connection, for programs that use it themselves: call this again when it has ended, after
+    /// [`ended`](Reconnecting::ended). The [`current`](Reconnecting::current) connection is given away.
     ///
     /// Cancel-safe: if the future is dropped, the pending attempt or the rest of the delay continues with the next
     /// call. Deadlines continue to run.
     ///
     /// # Errors
-    /// The last failure, if there is no further attempt. The next call starts again.
-    pub async fn next(&mut self) -> Result<Conn<ClientStream>, DialError> {
-        if let Some(conn) = self.conn.take() {
-            return Ok(conn);
-        }
-        self.count_the_last_connection();
-        loop {
-            if self.attempt.is_none() {
-                self.wait().await;
-            }
-            let attempt = self.attempt.get_or_insert_with(|| {
-                self.attempts += 1;
-                (self.hook)(Event::Dialling { attempt: self.attempts });
-                let (dialer, url) = (self.dialer.clone(), self.url.clone());
-                Box::pin(async move { dialer.dial(&url).await })
-            });
-            let dialled = attempt.as_mut().await;
-            // Nothing is awaited from here on, so the attempt's result cannot be lost.
-            self.attempt = None;
-            let error = match dialled {
-                Ok(conn) => {
-                    if self.attempts > 1 {
-                        tracing::info!(server = %self.server(), attempt = self.attempts, "connected again");
-                    }
-                    self.opened_at = Some(Instant::now());
-                    (self.hook)(Event::Connected);
-                    return Ok(conn);
-                }
-                Err(error) => error,
-            };
-            (self.hook)(Event::Failed(&error));
-            let spent = self.attempts_max.is_some_and(|most| self.attempts >= most);
-            if spent || !(self.retry)(&error) {
-                self.reset();
-                return Err(error);
-            }
-            let delay = self.schedule_attempt(random());
-            tracing::warn!(
-                server = %self.server(), %error, attempt = self.attempts, retry_in_ms = delay.as_millis() as u64,
-                "cannot connect; retrying"
-            );
+    /// [`ReconnectError::GaveUp`], if there is no further attempt.
+    pub async fn next(&mut self) -> Result<Conn<S>, ReconnectError> {
+        match self.conn.take() {
+            Some(conn) => Ok(conn),
+            None => self.open().await,
         }
     }
 
+    /// Says why a connection that [`next`](Reconnecting::next) gave away has ended, so that a permanent failure is the
+    /// last one.
+    pub fn ended(&mut self, error: Error) {
+        tracing::warn!(server = %self.server, %error, "the connection ended; reconnecting");
+        (self.hook)(Event::Lost(&error));
+        self.lost = Some(Failure::Lost(error));
+    }
+
     /// Reads the next message, from this connection or the next. Messages that the server sent in between are lost to
-    /// this client; see [`Event`].
+    /// this client, unless the callback of [`on_open`](Reconnecting::on_open) asks for them.
     ///
     /// Cancel-safe, also as a repeatedly cancelled branch of `select!`: neither a message nor an attempt is lost.
     ///
     /// # Errors
-    /// As [`next`](Reconnecting::next).
-    pub async fn read(&mut self) -> Result<Message, DialError> {
+    /// [`ReconnectError::GaveUp`], if there is no further attempt; [`ReconnectError::Conn`] at the connection's read
+    /// deadline.
+    pub async fn read(&mut self) -> Result<Message, ReconnectError> {
         loop {
-            let conn = self.connected().await?;
-            match conn.read().await {
+            match self.connected().await?.read().await {
                 Ok(message) => return Ok(message),
-                Err(error) => self.handle_end(&error),
+                Err(error) => self.handle(error)?,
             }
         }
+    }
+
+    /// Reads the next message, text or binary, as JSON. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReconnectError::Conn`] if the message is not a `T`; the next message can still be read. Otherwise as
+    /// [`read`](Reconnecting::read).
+    pub async fn read_json<T: DeserializeOwned>(&mut self) -> Result<T, ReconnectError> {
+        let message = self.read().await?;
+        serde_json::from_slice(message.as_bytes()).map_err(|error| ReconnectError::Conn(error.into()))
     }
 
     /// Sends a message, on this connection or the next.
@@ -266,32 +438,171 @@ impl Reconnecting {
     /// call; the message is either queued whole or was not accepted.
     ///
     /// # Errors
-    /// As [`next`](Reconnecting::next).
-    pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), DialError> {
+    /// [`ReconnectError::GaveUp`], if there is no further attempt; [`ReconnectError::Conn`] if the message exceeds 2
+    /// GiB, or at the connection's write deadline.
+    pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), ReconnectError> {
         let message = message.into();
         loop {
-            let conn = self.connected().await?;
-            match conn.write(message.clone()).await {
+            match self.connected().await?.write(message.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error) => self.handle_end(&error),
+                Err(error) => self.handle(error)?,
             }
         }
     }
 
-    async fn connected(&mut self) -> Result<&mut Conn<ClientStream>, DialError> {
-        let conn = self.next().await?;
+    /// Sends `value` as JSON in a text message.
+    ///
+    /// # Errors
+    /// [`ReconnectError::Conn`] if it cannot be serialised; otherwise as [`write`](Reconnecting::write).
+    pub async fn write_json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ReconnectError> {
+        let json = serde_json::to_string(value).map_err(|error| ReconnectError::Conn(error.into()))?;
+        self.write(json).await
+    }
+
+    /// Sends a message that was encoded for many connections.
+    ///
+    /// # Errors
+    /// As [`write`](Reconnecting::write).
+    pub async fn write_prepared(&mut self, message: &PreparedMessage) -> Result<(), ReconnectError> {
+        loop {
+            match self.connected().await?.write_prepared(message).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.handle(error)?,
+            }
+        }
+    }
+
+    async fn connected(&mut self) -> Result<&mut Conn<S>, ReconnectError> {
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.open().await?,
+        };
         Ok(self.conn.insert(conn))
     }
 
-    fn handle_end(&mut self, error: &Error) {
-        self.conn = None;
-        tracing::warn!(server = %self.server(), %error, "the connection ended; reconnecting");
-        (self.hook)(Event::Lost(error));
+    /// Notes the end of the connection, or returns an error that did not end it.
+    fn handle(&mut self, error: Error) -> Result<(), ReconnectError> {
+        match error {
+            Error::ReadTimeout | Error::WriteTimeout | Error::TooLong | Error::Json(_) | Error::NotText => {
+                Err(ReconnectError::Conn(error))
+            }
+            error => {
+                self.conn = None;
+                self.ended(error);
+                Ok(())
+            }
+        }
     }
 
-    /// Host and port, for the log: other parts of the URL may be secrets.
-    fn server(&self) -> String {
-        Url::parse(&self.url).map_or_else(|_| String::new(), |url| url.authority())
+    /// Opens a connection. State that a dropped future would lose is kept in `self`.
+    async fn open(&mut self) -> Result<Conn<S>, ReconnectError> {
+        if let Some(gave_up) = self.gave_up() {
+            return Err(gave_up.into());
+        }
+        self.count_the_last_connection();
+        self.since.get_or_insert_with(Instant::now);
+        if let Some(failure) = self.lost.take() {
+            self.decide_retry(failure)?;
+        }
+        loop {
+            if self.attempt.is_none() {
+                self.wait().await;
+                self.begin_attempt();
+            }
+            let attempted = self.finish_attempt().await;
+            // Nothing is awaited from here on, so the attempt's result cannot be lost.
+            self.attempt = None;
+            match attempted {
+                Ok(conn) => {
+                    if self.attempts > 1 {
+                        tracing::info!(server = %self.server, attempt = self.attempts, "connected again");
+                    }
+                    (self.opened_at, self.since) = (Some(Instant::now()), None);
+                    self.state.send_replace(State::Open);
+                    (self.hook)(Event::Connected);
+                    return Ok(conn);
+                }
+                Err(failure) => {
+                    (self.hook)(Event::Failed(&failure));
+                    self.schedule_attempt();
+                    self.decide_retry(failure)?;
+                }
+            }
+        }
+    }
+
+    fn begin_attempt(&mut self) {
+        self.attempts += 1;
+        self.state.send_replace(State::Connecting { attempt: self.attempts });
+        (self.hook)(Event::Dialling { attempt: self.attempts });
+        self.attempt = Some(Attempt::Dialling((self.connect)()));
+    }
+
+    /// Awaits the pending attempt, up to the time limit.
+    async fn finish_attempt(&mut self) -> Result<Conn<S>, Failure> {
+        let limit = self.limit();
+        match limit {
+            Some(at) => timeout_at(at, self.poll_attempt()).await.unwrap_or(Err(Failure::Timeout)),
+            None => self.poll_attempt().await,
+        }
+    }
+
+    async fn poll_attempt(&mut self) -> Result<Conn<S>, Failure> {
+        loop {
+            match &mut self.attempt {
+                Some(Attempt::Dialling(dialling)) => {
+                    let conn = dialling.as_mut().await.map_err(Failure::Dial)?;
+                    let Some(on_open) = &mut self.on_open else { return Ok(conn) };
+                    let until = after(Duration::from_nanos(ON_OPEN_TIMEOUT));
+                    self.attempt = Some(Attempt::Opening(on_open(conn), until));
+                }
+                Some(Attempt::Opening(opening, until)) => {
+                    return match timeout_at(*until, opening.as_mut()).await {
+                        Ok(opened) => opened.map_err(Failure::OnOpen),
+                        Err(_) => Err(Failure::Timeout),
+                    };
+                }
+                None => self.begin_attempt(),
+            }
+        }
+    }
+
+    /// Gives up if `failure` is permanent, or a bound is reached.
+    fn decide_retry(&mut self, failure: Failure) -> Result<(), GaveUp> {
+        let next_at = self.wait.map(|wait| wait.until);
+        let reason = if !(self.retry)(&failure) {
+            Reason::Permanent
+        } else if self.attempts_max.is_some_and(|most| self.attempts >= most) {
+            Reason::Attempts
+        } else if self.limit().is_some_and(|limit| next_at.unwrap_or_else(Instant::now) >= limit) {
+            Reason::Time
+        } else {
+            self.tell_retry(&failure);
+            return Ok(());
+        };
+        let gave_up = GaveUp::new(failure, reason, self.attempts);
+        self.wait = None;
+        self.state.send_replace(State::Failed(gave_up.clone()));
+        Err(gave_up)
+    }
+
+    /// Logs the next attempt, unless it follows at once.
+    fn tell_retry(&mut self, failure: &Failure) {
+        let Some(Wait { until, .. }) = self.wait else { return };
+        self.state.send_replace(State::Waiting { until, attempt: self.attempts + 1 });
+        if matches!(failure, Failure::Lost(_)) {
+            return;
+        }
+        let delay = until.saturating_duration_since(Instant::now());
+        tracing::warn!(
+            server = %self.server, error = %failure, attempt = self.attempts,
+            retry_in_ms = delay.as_millis() as u64, "cannot connect; retrying"
+        );
+    }
+
+    /// The time at which the client gives up.
+    fn limit(&self) -> Option<Instant> {
+        self.since.zip(self.give_up_after).and_then(|(since, limit)| since.checked_add(limit))
     }
 
     fn count_the_last_connection(&mut self) {
@@ -299,20 +610,13 @@ impl Reconnecting {
         if opened_at.elapsed() >= self.settled_after {
             self.reset();
         } else {
-            self.schedule_attempt(random());
+            self.schedule_attempt();
         }
     }
 
-    /// Resets the attempt counter.
-    fn reset(&mut self) {
-        (self.attempts, self.wait) = (0, None);
-    }
-
-    /// Schedules the next attempt, and returns the delay.
-    fn schedule_attempt(&mut self, random: u64) -> Duration {
-        let delay = self.backoff.delay(self.attempts, random);
-        self.wait = Some(Wait { until: Instant::now() + delay, told: false });
-        delay
+    fn schedule_attempt(&mut self) {
+        let delay = self.backoff.delay(self.attempts, random());
+        self.wait = Some(Wait { until: after(delay), told: false });
     }
 
     async fn wait(&mut self) {
@@ -329,59 +633,18 @@ impl Reconnecting {
     }
 }
 
-impl fmt::Debug for Reconnecting {
+/// The time after `delay`, or one that never comes.
+fn after(delay: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(delay).unwrap_or(now + Duration::from_nanos(NEVER))
+}
+
+impl<S> fmt::Debug for Reconnecting<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reconnecting")
-            .field("dialer", &self.dialer)
+            .field("server", &self.server)
+            .field("state", &*self.state.borrow())
             .field("attempts", &self.attempts)
-            .field("connected", &self.conn.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// The delays between attempts.
-#[derive(Clone, Copy, Debug)]
-struct Backoff {
-    initial: Duration,
-    max: Duration,
-    jitter: bool,
-}
-
-impl Backoff {
-    /// The delay after `attempts` attempts. All 64 bits of `random` are used.
-    fn delay(&self, attempts: u32, random: u64) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(31);
-        let bound = self.initial.saturating_mul(1 << doublings).min(self.max);
-        if !self.jitter {
-            return bound;
-        }
-        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        // The upper half of the product: uniform from 0 to the bound.
-        Duration::from_nanos(((u128::from(nanos) * u128::from(random)) >> 64) as u64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_double_up_to_their_bound_and_are_random_below_it() {
-        let backoff =
-            Backoff { initial: Duration::from_millis(500), max: Duration::from_secs(5), jitter: false };
-        let bounds = [500, 500, 1000, 2000, 4000, 5000, 5000];
-        for (attempts, bound) in bounds.into_iter().enumerate() {
-            let bound = Duration::from_millis(bound);
-            let attempts = attempts as u32;
-            assert_eq!(backoff.delay(attempts, u64::MAX / 3), bound);
-            let jittered = Backoff { jitter: true, ..backoff };
-            assert_eq!(jittered.delay(attempts, 0), Duration::ZERO);
-            assert_eq!(jittered.delay(attempts, 1 << 63), bound / 2);
-            let most = jittered.delay(attempts, u64::MAX);
-            assert!(most < bound && bound - most < Duration::from_micros(1), "{most:?}");
-        }
-        assert_eq!(backoff.delay(u32::MAX, 1), Duration::from_secs(5));
-        let never = Backoff { initial: Duration::MAX, max: Duration::MAX, jitter: true };
-        assert!(never.delay(9, u64::MAX) > Duration::from_secs(3600));
     }
 }

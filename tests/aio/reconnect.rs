@@ -119,7 +119,9 @@ async fn waits_grow_to_their_most_and_the_last_failure_is_told() {
         .on_event(log.hook());
     let before = Instant::now();
     let error = conn.next().await.expect_err("nobody listens");
-    assert!(matches!(&error, DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused));
+    assert!(
+        matches!(error.dial(), Some(DialError::Connect(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+    );
     let log: Vec<String> = log.take().into_iter().filter(|word| word.starts_with("waiting")).collect();
     let expected = ["1000 for 2", "2000 for 3", "4000 for 4", "5000 for 5", "5000 for 6"];
     assert_eq!(log, expected.map(|word| format!("waiting {word}")));
@@ -218,7 +220,9 @@ async fn a_certificate_that_is_not_believed_is_not_tried_again() {
         let url = format!("wss://{name}:{}/", address.port());
         let mut conn = dialer().tls(trust).reconnecting(url).on_event(log.hook());
         let error = tokio::time::timeout(PATIENCE, conn.read()).await.expect("no second attempt");
-        assert!(matches!(error, Err(DialError::Tls(rustls::Error::InvalidCertificate(_)))), "{error:?}");
+        let error = error.expect_err("no trust");
+        let dial = error.dial();
+        assert!(matches!(dial, Some(DialError::Tls(rustls::Error::InvalidCertificate(_)))), "{error:?}");
         assert_eq!(log.take(), ["dialling 1", "failed"]);
     }
 }
@@ -234,7 +238,8 @@ async fn any_answer_but_101_is_not_tried_again() {
         let log = Log::default();
         let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
         let error = tokio::time::timeout(PATIENCE, conn.read()).await.expect("no second attempt");
-        assert!(matches!(error, Err(DialError::BadHandshake { .. })), "{shown}: {error:?}");
+        let error = error.expect_err("refused");
+        assert!(matches!(error.dial(), Some(DialError::BadHandshake { .. })), "{shown}: {error:?}");
         assert_eq!(log.take(), ["dialling 1", "failed"], "{shown}");
     }
 }
@@ -303,11 +308,14 @@ async fn what_is_not_temporary_is_not_tried_again() {
     let log = Log::default();
     let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
     let error = conn.read().await.expect_err("refused");
-    assert_eq!(error.response().expect("a response").status(), 401);
+    assert_eq!(error.dial().and_then(DialError::response).expect("a response").status(), 401);
     assert_eq!(log.take(), ["dialling 1", "failed"]);
 
     let mut conn = dialer().reconnecting("http://a/");
-    assert!(matches!(conn.next().await, Err(DialError::BadUrl(_))));
+    for _ in 0..2 {
+        let error = conn.next().await.expect_err("not the scheme of a WebSocket");
+        assert!(matches!(error.dial(), Some(DialError::BadUrl(_))), "{error:?}");
+    }
 
     // Unless the program allows it.
     let refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".to_vec();
@@ -315,10 +323,11 @@ async fn what_is_not_temporary_is_not_tried_again() {
     let mut conn = dialer()
         .reconnecting(url(address))
         .initial_delay(Duration::from_millis(1))
-        .retry_if(|error| error.response().is_some())
+        .retry_if(|failure| failure.dial().and_then(DialError::response).is_some())
         .on_event(log.hook());
     // The second attempt finds no server.
-    assert!(matches!(conn.next().await, Err(DialError::Connect(_) | DialError::Closed)));
+    let error = conn.next().await.expect_err("no server");
+    assert!(matches!(error.dial(), Some(DialError::Connect(_) | DialError::Closed)), "{error:?}");
     assert_eq!(log.take().iter().filter(|word| *word == "failed").count(), 2);
 }
 

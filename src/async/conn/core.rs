@@ -7,12 +7,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
+use super::held_stream::HeldStream;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use super::sending::Writing;
@@ -84,12 +85,17 @@ impl<S> Shared<S> {
         done
     }
 
+    /// The connection itself, if no other handle exists.
+    pub(super) fn into_core(self: Arc<Self>) -> Result<Core<S>, Arc<Shared<S>>> {
+        Arc::try_unwrap(self).map(|shared| shared.core.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Registers a further waiter, until the guard is dropped.
     pub(super) fn enter(&self) -> WaiterGuard {
         WaiterGuard { place: self.waiters.enter(), waiters: Arc::clone(&self.waiters) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core<S>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core<S>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +115,7 @@ impl Drop for WaiterGuard {
 
 /// The connection itself.
 pub(super) struct Core<S> {
-    pub(super) stream: S,
+    pub(super) stream: HeldStream<S>,
     pub(super) connection: Connection,
     pub(super) config: ConnectionConfig,
     pub(super) role: Role,
@@ -187,7 +193,7 @@ impl<S> Core<S> {
         };
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
         let mut core = Core {
-            stream,
+            stream: HeldStream::new(stream),
             connection,
             config,
             role: opened.role,
@@ -316,6 +322,12 @@ impl<S> Core<S> {
         }
         self.incoming.join_room(std::mem::take(&mut self.input));
         false
+    }
+
+    /// The transport, and the bytes that were received and not parsed.
+    pub(super) fn into_stream(mut self) -> Option<(S, Bytes)> {
+        let unread = self.input.split().freeze();
+        self.stream.take().map(|stream| (stream, unread))
     }
 
     /// Releases the buffer set if none of it is in use.

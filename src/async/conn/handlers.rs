@@ -1,6 +1,7 @@
 //! Handlers of pings, pongs and the peer's Close frame.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -28,16 +29,21 @@ type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
 type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
 
 /// The handlers of a connection. They run in the task that reads, between two messages, outside the lock.
+///
+/// The mutex is never locked: it makes the reader `Sync`, although handlers need not be.
+#[derive(Debug, Default)]
+pub(super) struct Handlers(Mutex<Each>);
+
 #[derive(Default)]
-pub(super) struct Handlers {
+struct Each {
     ping: Option<OnControl>,
     pong: Option<OnControl>,
     close: Option<OnClose>,
 }
 
-impl fmt::Debug for Handlers {
+impl fmt::Debug for Each {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handlers")
+        f.debug_struct("Each")
             .field("ping", &self.ping.is_some())
             .field("pong", &self.pong.is_some())
             .field("close", &self.close.is_some())
@@ -46,18 +52,22 @@ impl fmt::Debug for Handlers {
 }
 
 impl Handlers {
+    fn each(&mut self) -> &mut Each {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn on_ping<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.ping = Some(handler);
+        self.each().ping = Some(handler);
         shared.update(|core| core.config.pings = Pings::Shown);
     }
 
     pub(super) fn on_pong<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.pong = Some(handler);
+        self.each().pong = Some(handler);
         shared.update(|core| core.shows_pongs = true);
     }
 
     pub(super) fn on_close<S: Transport>(&mut self, handler: OnClose, shared: &Shared<S>) {
-        self.close = Some(handler);
+        self.each().close = Some(handler);
         shared.update(|core| core.config.answers_closes = false);
     }
 
@@ -65,18 +75,18 @@ impl Handlers {
     pub(super) fn handle<S: Transport>(&mut self, control_event: ControlEvent, shared: &Shared<S>) {
         match control_event {
             ControlEvent::Ping(payload) => {
-                let reply = self.ping.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().ping.as_mut().map(|handler| handler(payload.as_slice()));
                 match reply.unwrap_or_default() {
                     ControlReply::Default => answer(shared, payload.as_slice()),
                     reply => carry_out(shared, reply),
                 }
             }
             ControlEvent::Pong(payload) => {
-                let reply = self.pong.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().pong.as_mut().map(|handler| handler(payload.as_slice()));
                 carry_out(shared, reply.unwrap_or_default());
             }
             ControlEvent::Close(frame) => {
-                let reply = self.close.as_mut().map(|handler| handler(frame.code, &frame.reason));
+                let reply = self.each().close.as_mut().map(|handler| handler(frame.code, &frame.reason));
                 let answer = match reply.unwrap_or_default() {
                     ControlReply::Nothing => return,
                     ControlReply::Close(frame) => frame,

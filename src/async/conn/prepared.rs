@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_core::Serialize;
+
 use super::core::{Core, Transport};
 use super::error::Error;
 use super::message::Message;
@@ -49,6 +51,14 @@ impl PreparedMessage {
     /// Creates a prepared message. It is encoded when it is first sent.
     pub fn new(message: impl Into<Message>) -> PreparedMessage {
         PreparedMessage { message: message.into(), encoded: Arc::default() }
+    }
+
+    /// A prepared text message with `value` as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if it cannot be serialised.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<PreparedMessage, Error> {
+        Ok(PreparedMessage::new(serde_json::to_string(value)?))
     }
 
     /// The message.

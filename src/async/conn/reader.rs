@@ -40,6 +40,15 @@ impl<S: Transport> Reader<S> {
         Reader { shared, handlers: Handlers::default(), told: false }
     }
 
+    /// The shared state, and what is the reader's own.
+    pub(super) fn into_shared(self) -> (Arc<Shared<S>>, (Handlers, bool)) {
+        (self.shared, (self.handlers, self.told))
+    }
+
+    pub(super) fn from_shared(shared: Arc<Shared<S>>, (handlers, told): (Handlers, bool)) -> Reader<S> {
+        Reader { shared, handlers, told }
+    }
+
     /// Reads the next message.
     ///
     /// Cancel-safe: if the future is dropped, a partly received message is kept for the next call.

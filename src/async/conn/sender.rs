@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use serde_core::Serialize;
 use tokio::sync::mpsc;
 
 use super::core::Transport;
@@ -72,6 +73,25 @@ impl Sender {
     /// As [`send`](Sender::send).
     pub async fn send_prepared(&self, message: &PreparedMessage) -> Result<(), Error> {
         self.queue(QueueItem::SendPrepared(message.clone())).await
+    }
+
+    /// Queues `value` as JSON in a text message, once there is room.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if it cannot be serialised; otherwise as [`send`](Sender::send).
+    pub async fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Error> {
+        self.send(serde_json::to_string(value)?).await
+    }
+
+    /// Queues a message that was encoded for many connections, if there is room now.
+    ///
+    /// # Errors
+    /// A copy of the message, and why it was not queued.
+    pub fn try_send_prepared(&self, message: &PreparedMessage) -> Result<(), TrySendError> {
+        self.0.try_send(QueueItem::SendPrepared(message.clone())).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TrySendError::Full(message.message().clone()),
+            mpsc::error::TrySendError::Closed(_) => TrySendError::Closed(message.message().clone()),
+        })
     }
 
     /// Queues a message if there is room now.

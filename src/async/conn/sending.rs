@@ -3,6 +3,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::AsyncWrite as _;
+
 use super::core::{Core, Transport};
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;

@@ -2,6 +2,7 @@
 
 mod closing;
 mod interop;
+mod parts;
 mod reading;
 mod sharing;
 mod time;

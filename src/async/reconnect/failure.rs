@@ -1,0 +1,239 @@
+//! Why a reconnecting client has no connection, and which causes are final.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{DialError, Error};
+use echoring_proto::CloseCode;
+
+/// Any error of a program, as [`on_open`](super::Reconnecting::on_open) returns it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why an attempt failed, or a connection ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The connection could not be opened.
+    Dial(DialError),
+    /// The callback of [`on_open`](super::Reconnecting::on_open) failed.
+    OnOpen(BoxError),
+    /// The connection was open, and ended.
+    Lost(Error),
+    /// The attempt had not succeeded at the time limit of
+    /// [`give_up_after`](super::Reconnecting::give_up_after), or the callback of
+    /// [`on_open`](super::Reconnecting::on_open) at its own.
+    Timeout,
+}
+
+impl Failure {
+    /// Whether a retry may succeed. A dial may if [its error says so](DialError::is_temporary). An end may unless the
+    /// server's Close frame says that this client is not welcome: codes 1002, 1003 and 1007 to 1010, and 4000 to 4999
+    /// except 4008, by which echoring's servers tell a slow consumer to return.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Failure::Dial(error) => error.is_temporary(),
+            Failure::OnOpen(_) | Failure::Lost(_) => !self.close_code().is_some_and(is_refusal),
+            Failure::Timeout => true,
+        }
+    }
+
+    /// The code of the server's Close frame, if one ended the connection.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        let ended = match self {
+            Failure::Lost(error) => Some(error),
+            Failure::OnOpen(error) => error.downcast_ref(),
+            Failure::Dial(_) | Failure::Timeout => None,
+        };
+        match ended {
+            Some(Error::Closed(frame)) => Some(frame.code),
+            _ => None,
+        }
+    }
+
+    /// The error of the dial, if that failed.
+    pub fn dial(&self) -> Option<&DialError> {
+        match self {
+            Failure::Dial(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a server closes with `code` because of the client, which would be closed again.
+fn is_refusal(code: CloseCode) -> bool {
+    match code {
+        CloseCode::SLOW_CONSUMER => false,
+        CloseCode(code) => matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4999),
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Dial(error) => error.fmt(f),
+            Failure::OnOpen(error) => error.fmt(f),
+            Failure::Lost(error) => error.fmt(f),
+            Failure::Timeout => f.write_str("the attempt took too long"),
+        }
+    }
+}
+
+impl StdError for Failure {
+    /// The source of the error that this is, whose text is also its own.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Failure::Dial(error) => error.source(),
+            Failure::OnOpen(error) => error.source(),
+            Failure::Lost(error) => error.source(),
+            Failure::Timeout => None,
+        }
+    }
+}
+
+/// Why there is no further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The failure is permanent: see [`retry_if`](super::Reconnecting::retry_if).
+    Permanent,
+    /// The maximum number of attempts was made.
+    Attempts,
+    /// The time limit passed, or would pass before the next attempt.
+    Time,
+}
+
+/// A reconnecting client has given up. Clones share the failure.
+#[derive(Clone, Debug)]
+pub struct GaveUp(Arc<Details>);
+
+#[derive(Debug)]
+struct Details {
+    failure: Failure,
+    reason: Reason,
+    attempts: u32,
+}
+
+impl GaveUp {
+    pub(super) fn new(failure: Failure, reason: Reason, attempts: u32) -> GaveUp {
+        GaveUp(Arc::new(Details { failure, reason, attempts }))
+    }
+
+    /// The last failure.
+    pub fn failure(&self) -> &Failure {
+        &self.0.failure
+    }
+
+    /// Why there is no further attempt.
+    pub fn reason(&self) -> Reason {
+        self.0.reason
+    }
+
+    /// The number of attempts since the last stable connection.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+}
+
+/// The failure is the [source](StdError::source), and not part of the text.
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attempts = self.attempts();
+        match self.reason() {
+            Reason::Permanent => f.write_str("the failure is permanent; not reconnecting"),
+            Reason::Attempts => write!(f, "gave up after {attempts} attempts"),
+            Reason::Time => write!(f, "gave up at the time limit, after {attempts} attempts"),
+        }
+    }
+}
+
+impl StdError for GaveUp {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(self.failure())
+    }
+}
+
+/// Why a reconnecting client did not do what it was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReconnectError {
+    /// There is no connection and no further attempt. Every later call returns this too, until
+    /// [`restart`](super::Reconnecting::restart).
+    GaveUp(GaveUp),
+    /// The call failed, and the connection goes on: a deadline passed, a message is too long, or JSON is invalid.
+    Conn(Error),
+}
+
+impl ReconnectError {
+    /// The failure, if the client has given up.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            ReconnectError::GaveUp(gave_up) => Some(gave_up.failure()),
+            ReconnectError::Conn(_) => None,
+        }
+    }
+
+    /// The error of the dial, if the client has given up because of one.
+    pub fn dial(&self) -> Option<&DialError> {
+        self.failure().and_then(Failure::dial)
+    }
+}
+
+impl fmt::Display for ReconnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReconnectError::GaveUp(gave_up) => gave_up.fmt(f),
+            ReconnectError::Conn(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for ReconnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            ReconnectError::GaveUp(gave_up) => gave_up.source(),
+            ReconnectError::Conn(error) => error.source(),
+        }
+    }
+}
+
+impl From<GaveUp> for ReconnectError {
+    fn from(gave_up: GaveUp) -> ReconnectError {
+        ReconnectError::GaveUp(gave_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CloseFrame;
+
+    fn closed(code: u16) -> Error {
+        Error::Closed(CloseFrame { code: CloseCode(code), reason: "because".into() })
+    }
+
+    #[test]
+    fn a_close_frame_that_refuses_the_client_is_final_and_others_are_not() {
+        let temporary = [1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 3999, 4008];
+        let permanent = [1002, 1003, 1007, 1008, 1009, 1010, 4000, 4001, 4003, 4999];
+        for (codes, expected) in [(&temporary[..], true), (&permanent[..], false)] {
+            for &code in codes {
+                assert_eq!(Failure::Lost(closed(code)).is_temporary(), expected, "{code}");
+                assert_eq!(Failure::OnOpen(closed(code).into()).is_temporary(), expected, "{code}");
+            }
+        }
+        assert!(Failure::OnOpen("no answer".into()).is_temporary());
+        assert!(Failure::Lost(Error::Broken).is_temporary() && Failure::Timeout.is_temporary());
+    }
+
+    #[test]
+    fn the_failure_is_the_source_and_not_part_of_the_text() {
+        let gave_up = GaveUp::new(Failure::Lost(closed(4003)), Reason::Attempts, 3);
+        assert_eq!(gave_up.to_string(), "gave up after 3 attempts");
+        assert!(gave_up.source().expect("a failure").to_string().contains("4003"));
+        let error = ReconnectError::from(gave_up);
+        assert_eq!(error.failure().and_then(Failure::close_code), Some(CloseCode(4003)));
+    }
+}

@@ -1,0 +1,310 @@
+//! The handle of a client, and how one is made.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::command::{Answer, Command, Pending};
+use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
+use crate::queue::Queue;
+use crate::session::Session;
+use crate::{
+    ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
+    Published, RequestError, SubscribeError, Subscription, task,
+};
+use echoring_async::{Dialer, Heartbeat, Reconnecting};
+
+/// Settings of a client.
+pub struct Builder {
+    protocol: Protocol,
+    url: String,
+    dialer: Dialer,
+    token: String,
+    reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send>,
+}
+
+impl Builder {
+    /// Opens connections with this dialer, for example with a header field that has a token, or with other roots of
+    /// trust. The subprotocol is the client's. The default dialer sends a WebSocket ping every 25 seconds, and accepts
+    /// messages of up to 4 MiB.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Dialer) -> Builder {
+        self.dialer = dialer;
+        self
+    }
+
+    /// The token that Centrifuge's protocol presents when it connects; see also
+    /// [`authenticate`](Client::authenticate).
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Builder {
+        self.token = token.into();
+        self
+    }
+
+    /// Changes how the client reconnects: delays, bounds, hooks and which failures are permanent. The callback of
+    /// `on_open` may not read or write.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use echoring::client::{Client, Protocol};
+    ///
+    /// let (client, task) = Client::builder(Protocol::Echoring, "wss://live.example/broadcast")
+    ///     .reconnect(|how| how.max_delay(Duration::from_secs(5)).give_up_after(Duration::from_secs(600)))
+    ///     .build();
+    /// # drop((client, task));
+    /// ```
+    #[must_use]
+    pub fn reconnect(mut self, how: impl FnOnce(Reconnecting) -> Reconnecting + Send + 'static) -> Builder {
+        self.reconnect = Box::new(how);
+        self
+    }
+
+    /// The client, and the task that does its work: spawn it.
+    pub fn build(self) -> (Client, ClientTask) {
+        let Builder { protocol, url, dialer, token, reconnect } = self;
+        let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
+        let reconnecting = reconnect(match protocol {
+            Protocol::Echoring => reconnecting,
+            Protocol::Centrifuge => reconnecting.retry_if(|failure| match failure.close_code() {
+                Some(code) => echoring_centrifuge::Disconnect::reconnects_after(code.0),
+                None => failure.is_temporary(),
+            }),
+        });
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let wake = Arc::new(Notify::new());
+        let session = Session::new(protocol, token);
+        let running = task::run(protocol, reconnecting, session, orders, Arc::clone(&wake));
+        (Client { commands, wake }, ClientTask(Box::pin(running)))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token and the URL's query may be secrets.
+        f.debug_struct("Builder").field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}
+
+/// A client of topics. Clones share the connection.
+///
+/// ```no_run
+/// use echoring::client::{Client, Event, Protocol};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct Price {
+///     bid: f64,
+/// }
+///
+/// # async fn follow() -> Result<(), Box<dyn std::error::Error>> {
+/// let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
+/// tokio::spawn(task);
+/// let mut prices = client.subscribe::<Price>("prices.EUR").await?;
+/// client.publish("prices.EUR", &Price { bid: 1.0842 }).await?;
+/// while let Some(event) = prices.next().await {
+///     match event {
+///         Event::Message(message) => println!("{}: {:?}", message.offset, message.data),
+///         Event::Gap(gap) => println!("missed {:?} messages: fetch the state anew", gap.count()),
+///         Event::Ended(why) => println!("no longer subscribed: {why:?}"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<Notify>,
+}
+
+/// The task of a client: a future to be spawned. It connects, reconnects and carries messages. It resolves after
+/// [`Client::close`], when all clients and subscriptions are dropped, or with the reason why there is no connection and
+/// no further attempt.
+#[must_use = "a client does nothing unless its task is polled"]
+pub struct ClientTask(Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send>>);
+
+impl Future for ClientTask {
+    type Output = Result<(), ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ClientTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTask").finish_non_exhaustive()
+    }
+}
+
+/// Settings of a subscription.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SubscribeOptions {
+    /// The position to resume from, such as one that an earlier run of the program has stored.
+    pub position: Option<Position>,
+    /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
+    /// that: `echoring.v1.json` sends them wherever the topic has presence.
+    pub presence: bool,
+    /// Maximum number of events that wait to be read, 1,024 by default or with 0, and at least 4.
+    pub queue_events: usize,
+}
+
+impl SubscribeOptions {
+    /// Resumes from `position`.
+    pub fn from_position(position: Position) -> SubscribeOptions {
+        SubscribeOptions { position: Some(position), ..SubscribeOptions::default() }
+    }
+
+    /// Asks for joins and leaves.
+    #[must_use]
+    pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
+        self.presence = wanted;
+        self
+    }
+
+    /// Maximum number of events that wait to be read.
+    #[must_use]
+    pub fn queue_events(mut self, events: usize) -> SubscribeOptions {
+        self.queue_events = events;
+        self
+    }
+}
+
+impl Client {
+    /// A client with the default settings. Spawn its task.
+    pub fn new(protocol: Protocol, url: impl Into<String>) -> (Client, ClientTask) {
+        Client::builder(protocol, url).build()
+    }
+
+    /// A client with settings of its own.
+    pub fn builder(protocol: Protocol, url: impl Into<String>) -> Builder {
+        let dialer = Dialer::new()
+            .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
+            .heartbeat(Heartbeat::every(PING_INTERVAL));
+        Builder { protocol, url: url.into(), dialer, token: String::new(), reconnect: Box::new(|how| how) }
+    }
+
+    /// Subscribes to a topic, from now on. Does not wait for the server: [`Event::Subscribed`](crate::Event::Subscribed)
+    /// is the first event, or [`Event::Ended`](crate::Event::Ended) if the server refuses.
+    ///
+    /// # Errors
+    /// If the client has a subscription of the topic, or its task has ended.
+    pub async fn subscribe<T: FromPayload>(
+        &self,
+        topic: impl Into<String>,
+    ) -> Result<Subscription<T>, SubscribeError> {
+        self.subscribe_with(topic, SubscribeOptions::default()).await
+    }
+
+    /// Subscribes to a topic with settings of its own.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe).
+    pub async fn subscribe_with<T: FromPayload>(
+        &self,
+        topic: impl Into<String>,
+        options: SubscribeOptions,
+    ) -> Result<Subscription<T>, SubscribeError> {
+        let topic = topic.into();
+        let SubscribeOptions { position, presence, queue_events } = options;
+        let capacity = if queue_events == 0 { QUEUE_EVENTS_DEFAULT } else { queue_events };
+        let queue = Queue::new(capacity, Arc::clone(&self.wake));
+        // Before the first await, so that a dropped future abandons the queue.
+        let subscription =
+            Subscription::new(topic.clone(), Arc::clone(&queue), position.clone(), self.commands.clone());
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Subscribe { topic, position, presence, queue, answer };
+        self.commands.send(command).await.map_err(|_| SubscribeError::Closed)?;
+        answered.await.map_err(|_| SubscribeError::Closed)??;
+        Ok(subscription)
+    }
+
+    /// Publishes `value` as JSON, and waits for the server's acknowledgement. Needs no subscription.
+    ///
+    /// While there is no connection, it waits for one. If its future is dropped, the message may be published.
+    ///
+    /// # Errors
+    /// See [`publish_with`](Client::publish_with). [`RequestError::Unsupported`] if the value cannot be JSON.
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        topic: impl Into<String>,
+        value: &T,
+    ) -> Result<Published, RequestError> {
+        let payload = Payload::json(value).map_err(|_| RequestError::Unsupported)?;
+        self.publish_with(topic, Publication::new(payload)).await
+    }
+
+    /// Publishes a message with settings of its own, and waits for the server's acknowledgement.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] if the server did not accept it. [`RequestError::Uncertain`] if the connection was lost
+    /// before the answer and the message has no [`idempotency_key`](Publication::idempotency_key).
+    /// [`RequestError::Unsupported`] for what the protocol cannot express: bytes; with Centrifuge's also keys.
+    pub async fn publish_with(
+        &self,
+        topic: impl Into<String>,
+        publication: Publication,
+    ) -> Result<Published, RequestError> {
+        let topic = topic.into();
+        self.request(|answer| Pending::Publish { topic, publication, answer }).await
+    }
+
+    /// Who subscribes to a topic that has presence. Needs a subscription. `echoring.v1.json` returns 256 at a time:
+    /// `after` is the [`next`](Members::next) of the page before. Centrifuge's protocol returns all.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn presence(
+        &self,
+        topic: impl Into<String>,
+        after: Option<&str>,
+    ) -> Result<Members, RequestError> {
+        let (topic, after) = (topic.into(), after.map(str::to_owned));
+        self.request(|answer| Pending::Presence { topic, after, answer }).await
+    }
+
+    /// Reads messages that a topic keeps. Needs a subscription. Centrifuge's protocol only.
+    ///
+    /// # Errors
+    /// As any request; [`RequestError::Unsupported`] with `echoring.v1.json`, which has recovery from a position instead.
+    pub async fn history(
+        &self,
+        topic: impl Into<String>,
+        query: HistoryQuery,
+    ) -> Result<History, RequestError> {
+        let topic = topic.into();
+        self.request(|answer| Pending::History { topic, query, answer }).await
+    }
+
+    /// Presents a fresh token for this session, before the old one expires. With Centrifuge's protocol, later
+    /// connections present it too.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn authenticate(&self, token: impl Into<String>) -> Result<(), RequestError> {
+        let token = token.into();
+        self.request(|answer| Pending::Authenticate { token, answer }).await
+    }
+
+    /// Closes the connection, and ends the task. Subscriptions end, and open requests fail.
+    pub async fn close(&self) {
+        // The task may have ended.
+        let _ = self.commands.send(Command::Close).await;
+        self.commands.closed().await;
+    }
+
+    async fn request<R>(&self, request: impl FnOnce(Answer<R>) -> Pending) -> Result<R, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Request(request(answer));
+        self.commands.send(command).await.map_err(|_| RequestError::Closed)?;
+        answered.await.map_err(|_| RequestError::Closed)?
+    }
+}

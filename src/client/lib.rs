@@ -1,0 +1,33 @@
+//! A client of topics: it subscribes, resumes by position after each loss of the connection, reports gaps, and publishes
+//! with acknowledgements. It speaks `echoring.v1.json` and Centrifuge's client protocol in JSON.
+//!
+//! `session` is the state machine: messages and the time go in, requests and events come out. `codec` has the two
+//! protocols. `task` connects the state machine with a connection that reconnects.
+//!
+//! Never: losing a message without an event that says so; delivering one twice; a queue without a bound.
+#![forbid(unsafe_code)]
+
+mod client;
+mod codec;
+mod command;
+mod error;
+mod event;
+pub mod limits;
+mod payload;
+mod protocol;
+mod queue;
+mod session;
+mod subscription;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Builder, Client, ClientTask, SubscribeOptions};
+pub use error::{ClientError, Refusal, RequestError, SubscribeError};
+pub use event::{
+    Ended, Event, Gap, GapReason, History, HistoryQuery, Member, Members, Message, Missed, Position,
+    Published, Subscribed,
+};
+pub use payload::{FromPayload, Payload, Publication};
+pub use protocol::Protocol;
+pub use subscription::Subscription;

@@ -1,0 +1,13 @@
+//! The choice of a protocol.
+//!
+//! Never: the words of one, which are the codec's.
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// `echoring.v1.json`, at the path `/broadcast` of echoring.
+    Echoring,
+    /// Centrifuge's client protocol in JSON, at the path `/connection/websocket` of echoring and Centrifugo.
+    Centrifuge,
+}

@@ -1,0 +1,343 @@
+//! The state of a client: its subscriptions with their positions, and its open requests. Messages of the server, commands
+//! of handles and the time go in; requests and events come out.
+//!
+//! Call order: [`Session::handle_open`] when a connection is open, any `handle_*` then, and [`Session::handle_lost`] when it
+//! is lost. [`Session::first_outgoing`] and [`Session::take_outgoing`] yield what to send.
+//!
+//! Never: I/O or waiting.
+
+mod topic;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use tokio::time::Instant;
+
+use crate::codec::{Answer, Incoming, Request, TopicEvent};
+use crate::command::{Command, Pending};
+use crate::limits::REQUESTS_MAX;
+use crate::protocol::Protocol;
+use crate::{Ended, Published, Refusal, RequestError, SubscribeError};
+use topic::{Phase, Step, Topic};
+
+/// Why a session cannot go on.
+#[derive(Debug)]
+pub(crate) enum SessionError {
+    /// A message is not of the protocol.
+    Malformed(serde_json::Error),
+    /// The server refused the session, for good or for the moment.
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    protocol: Protocol,
+    token: String,
+    stage: Stage,
+    topics: BTreeMap<String, Topic>,
+    /// The topics of open requests to subscribe and to unsubscribe.
+    topic_requests: HashMap<u32, String>,
+    /// The program's requests, in their order.
+    pending: BTreeMap<u32, Waiting>,
+    outgoing: VecDeque<Outgoing>,
+    last_id: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Closed,
+    /// The request with this number begins the session.
+    Connecting(u32),
+    Open,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Pending,
+    /// The server may have received it.
+    sent: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    id: u32,
+    text: String,
+}
+
+impl Session {
+    pub(crate) fn new(protocol: Protocol, token: String) -> Session {
+        Session {
+            protocol,
+            token,
+            stage: Stage::Closed,
+            topics: BTreeMap::new(),
+            topic_requests: HashMap::new(),
+            pending: BTreeMap::new(),
+            outgoing: VecDeque::new(),
+            last_id: 0,
+        }
+    }
+
+    /// A connection is open.
+    pub(crate) fn handle_open(&mut self, now: Instant) {
+        if !self.protocol.connects() {
+            return self.begin(now);
+        }
+        let id = self.id();
+        self.stage = Stage::Connecting(id);
+        let text = self.protocol.encode(id, &Request::Connect { token: &self.token });
+        self.outgoing.push_back(Outgoing { id, text });
+    }
+
+    /// The connection is lost. Requests that may have been done fail, unless they may be repeated.
+    pub(crate) fn handle_lost(&mut self) {
+        self.stage = Stage::Closed;
+        self.outgoing.clear();
+        self.topic_requests.clear();
+        self.topics.values_mut().for_each(Topic::lose);
+        self.topics.retain(|_, topic| !topic.is_over());
+        for (id, mut waiting) in std::mem::take(&mut self.pending) {
+            if waiting.sent && !waiting.request.may_be_repeated() {
+                waiting.request.fail(RequestError::Uncertain);
+            } else {
+                waiting.sent = false;
+                self.pending.insert(id, waiting);
+            }
+        }
+    }
+
+    /// The client ends: everything that waits is told.
+    pub(crate) fn end(&mut self) {
+        for topic in std::mem::take(&mut self.topics).into_values() {
+            topic.queue.end(Ended::Closed);
+        }
+        for waiting in std::mem::take(&mut self.pending).into_values() {
+            waiting.request.fail(RequestError::Closed);
+        }
+    }
+
+    /// Whether there is room for another command.
+    pub(crate) fn accepts_commands(&self) -> bool {
+        self.pending.len() < REQUESTS_MAX
+    }
+
+    /// A command of a handle. `Command::Close` is the task's.
+    pub(crate) fn handle_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Subscribe { topic, position, presence, queue, answer } => {
+                let vacant = self.vacate(&topic, now);
+                if vacant {
+                    let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
+                    self.topics.insert(topic.clone(), Topic::new(queue, position, presence, phase));
+                    self.reconcile(&topic, now);
+                }
+                // Whoever asked may be gone; the subscription is then abandoned too.
+                let _ = answer.send(if vacant { Ok(()) } else { Err(SubscribeError::AlreadySubscribed) });
+            }
+            Command::Request(request) => self.request(request),
+            Command::Close => {}
+        }
+    }
+
+    /// Whether `topic` has no subscription that anybody reads.
+    fn vacate(&mut self, topic: &str, now: Instant) -> bool {
+        let abandoned = self.topics.get(topic).is_none_or(|topic| topic.is_over());
+        if abandoned {
+            self.reconcile(topic, now);
+        }
+        abandoned
+    }
+
+    fn request(&mut self, request: Pending) {
+        if !self.protocol.supports(&as_request(&request)) {
+            return request.fail(RequestError::Unsupported);
+        }
+        if let Pending::Authenticate { token, .. } = &request {
+            self.token.clone_from(token);
+        }
+        let id = self.id();
+        self.pending.insert(id, Waiting { request, sent: false });
+        if self.stage == Stage::Open {
+            self.send_pending(id);
+        }
+    }
+
+    /// A queue has room again, or nobody reads it any more.
+    pub(crate) fn handle_wake(&mut self, now: Instant) {
+        let topics: Vec<String> = self.topics.keys().cloned().collect();
+        topics.iter().for_each(|topic| self.reconcile(topic, now));
+    }
+
+    /// The time has come at which a subscription is requested again.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.handle_wake(now);
+    }
+
+    /// When [`handle_timeout`](Session::handle_timeout) must be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.stage != Stage::Open {
+            return None;
+        }
+        self.topics.values().filter_map(Topic::retry_at).min()
+    }
+
+    /// The next text to send.
+    pub(crate) fn first_outgoing(&self) -> Option<&str> {
+        self.outgoing.front().map(|outgoing| outgoing.text.as_str())
+    }
+
+    /// The first text is on its way.
+    pub(crate) fn take_outgoing(&mut self) {
+        if let Some(Outgoing { id, .. }) = self.outgoing.pop_front()
+            && let Some(waiting) = self.pending.get_mut(&id)
+        {
+            waiting.sent = true;
+        }
+    }
+
+    /// A message of the server.
+    ///
+    /// # Errors
+    /// If the connection is of no use.
+    pub(crate) fn handle_message(&mut self, text: &str, now: Instant) -> Result<(), SessionError> {
+        for incoming in self.protocol.decode(text).map_err(SessionError::Malformed)? {
+            match incoming {
+                Incoming::Ping => self.answer_ping(),
+                Incoming::Answer(id, answer) => self.handle_answer(id, answer, now)?,
+                Incoming::Event(topic, event) => self.handle_event(&topic, event, now),
+                Incoming::Complaint(refusal) => tracing::debug!(%refusal, "the server refuses a message"),
+            }
+        }
+        Ok(())
+    }
+
+    /// One answer waits at most, however often the server asks.
+    fn answer_ping(&mut self) {
+        if self.outgoing.iter().all(|outgoing| outgoing.id != 0) {
+            let text = self.protocol.encode(0, &Request::Pong);
+            self.outgoing.push_back(Outgoing { id: 0, text });
+        }
+    }
+
+    fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Result<(), SessionError> {
+        if self.stage == Stage::Connecting(id) {
+            return match answer {
+                Answer::Refused(refusal) => Err(SessionError::Refused(refusal)),
+                _ => {
+                    self.begin(now);
+                    Ok(())
+                }
+            };
+        }
+        if let Some(topic) = self.topic_requests.remove(&id) {
+            let step = self.topics.get_mut(&topic).map(|topic| topic.handle_answer(id, answer, now));
+            self.follow(&topic, step, now);
+        } else if let Some(waiting) = self.pending.remove(&id) {
+            answer_pending(waiting.request, answer);
+        }
+        Ok(())
+    }
+
+    fn handle_event(&mut self, name: &str, event: TopicEvent, now: Instant) {
+        let step = self.topics.get_mut(name).map(|topic| topic.handle_event(event, now));
+        self.follow(name, step, now);
+    }
+
+    fn follow(&mut self, name: &str, step: Option<Step>, now: Instant) {
+        match step {
+            Some(Step::Continue) => self.reconcile(name, now),
+            Some(Step::End(refusal)) => {
+                if let Some(topic) = self.topics.remove(name) {
+                    topic.queue.end(Ended::Refused(refusal));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The session has begun: subscribes again, and sends what waits.
+    fn begin(&mut self, now: Instant) {
+        self.stage = Stage::Open;
+        self.handle_wake(now);
+        let waiting: Vec<u32> = self.pending.keys().copied().collect();
+        waiting.into_iter().for_each(|id| self.send_pending(id));
+    }
+
+    /// Requests what brings the server's state of a subscription closer to the wanted one. There is at most one open
+    /// request for each topic.
+    fn reconcile(&mut self, name: &str, now: Instant) {
+        let id = self.id();
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if topic.is_over() && topic.phase == Phase::Absent {
+            self.topics.remove(name);
+            return;
+        }
+        if self.stage != Stage::Open {
+            return;
+        }
+        let request = match topic.phase {
+            Phase::Absent if topic.is_wanted() && topic.is_due(now) => {
+                topic.phase = Phase::Subscribing(id);
+                Request::Subscribe {
+                    topic: name,
+                    position: topic.position.as_ref(),
+                    presence: topic.presence,
+                }
+            }
+            Phase::Live if !topic.is_wanted() => {
+                topic.phase = Phase::Leaving(id);
+                Request::Unsubscribe { topic: name }
+            }
+            _ => return,
+        };
+        let text = self.protocol.encode(id, &request);
+        self.topic_requests.insert(id, name.to_owned());
+        self.outgoing.push_back(Outgoing { id, text });
+    }
+
+    fn send_pending(&mut self, id: u32) {
+        let Some(waiting) = self.pending.get(&id) else { return };
+        let text = self.protocol.encode(id, &as_request(&waiting.request));
+        self.outgoing.push_back(Outgoing { id, text });
+    }
+
+    /// The next number that no open request has.
+    fn id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            let id = self.last_id;
+            if id != 0 && !self.pending.contains_key(&id) && !self.topic_requests.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+fn as_request(pending: &Pending) -> Request<'_> {
+    match pending {
+        Pending::Publish { topic, publication, .. } => Request::Publish { topic, publication },
+        Pending::Presence { topic, after, .. } => Request::Presence { topic, after: after.as_deref() },
+        Pending::History { topic, query, .. } => Request::History { topic, query },
+        Pending::Authenticate { token, .. } => Request::Authenticate { token },
+    }
+}
+
+fn answer_pending(request: Pending, answer: Answer) {
+    // Whoever asked may be gone.
+    let _ = match (request, answer) {
+        (Pending::Publish { answer, .. }, Answer::Published(position)) => {
+            answer.send(Ok(Published { position })).is_ok()
+        }
+        (Pending::Presence { answer, .. }, Answer::Members(members)) => answer.send(Ok(members)).is_ok(),
+        (Pending::History { answer, .. }, Answer::History(history)) => answer.send(Ok(history)).is_ok(),
+        (Pending::Authenticate { answer, .. }, Answer::Authenticated) => answer.send(Ok(())).is_ok(),
+        (request, Answer::Refused(refusal)) => {
+            request.fail(RequestError::Refused(refusal));
+            true
+        }
+        // The answer is to another kind of request: the server mixes up its numbers.
+        (request, _) => {
+            request.fail(RequestError::Uncertain);
+            true
+        }
+    };
+}

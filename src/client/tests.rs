@@ -1,0 +1,4 @@
+//! Tests with servers: a model of one, whose loss is known exactly, and echoring itself.
+
+mod model;
+mod server;

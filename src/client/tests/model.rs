@@ -1,0 +1,394 @@
+//! The session with a model of a server in both protocols: messages are published, connections are lost, epochs change,
+//! subscribers lag, and readers are slow. Each offset must be delivered or reported as missed, once and in order.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::command::Command;
+use crate::limits::QUEUE_EVENTS_MIN;
+use crate::protocol::Protocol;
+use crate::queue::Queue;
+use crate::session::Session;
+use crate::{Event, GapReason, Missed, Payload, Position};
+
+const TOPIC: &str = "prices";
+
+/// What happens next.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// So many messages are published.
+    Publish(u8),
+    /// The server has handled what the client sent.
+    Serve,
+    /// The client gets what the server sent: so many messages of the connection.
+    Deliver(u8),
+    /// The reader takes so many events.
+    Read(u8),
+    /// The connection is lost, with what is on its way, and a new one is open.
+    Reconnect,
+    /// The server forgets the topic.
+    Restart,
+    /// The server ends the subscription, because the client lagged.
+    EndSlow,
+    /// A live subscriber loses messages, and is told so, or by `echoring.v1.json`'s heartbeat only.
+    Drop(u8),
+    /// The server sends the offset that it has reached.
+    Heartbeat,
+}
+
+/// A server with one topic and one client.
+struct Model {
+    protocol: Protocol,
+    epoch: u32,
+    offset: u64,
+    /// Messages after this offset are kept.
+    kept_after: u64,
+    keeps: u64,
+    /// The offset up to which the subscriber was sent everything, while there is one.
+    cursor: Option<u64>,
+    sent: Vec<String>,
+}
+
+impl Model {
+    fn epoch(&self) -> String {
+        format!("{:x}", self.epoch)
+    }
+
+    fn publish(&mut self) {
+        self.offset += 1;
+        self.kept_after = self.kept_after.max(self.offset.saturating_sub(self.keeps));
+        if self.cursor.is_some() {
+            self.send_message(self.offset);
+            self.cursor = Some(self.offset);
+        }
+    }
+
+    fn send_message(&mut self, offset: u64) {
+        self.sent.push(match self.protocol {
+            Protocol::Echoring => {
+                format!(r#"{{"type":"message","topic":"{TOPIC}","offset":{offset},"data":{offset}}}"#)
+            }
+            Protocol::Centrifuge => {
+                format!(r#"{{"push":{{"channel":"{TOPIC}","pub":{{"data":{offset},"offset":{offset}}}}}}}"#)
+            }
+        });
+    }
+
+    fn handle(&mut self, text: &str) {
+        let request: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let id = request["id"].as_u64().expect("a number");
+        match self.protocol {
+            Protocol::Echoring => match request["type"].as_str().expect("a type") {
+                "subscribe" => self.subscribe_v1(id, &request["position"]),
+                "unsubscribe" if self.cursor.take().is_some() => {
+                    self.sent.push(format!(r#"{{"type":"unsubscribed","id":{id},"topic":"{TOPIC}"}}"#));
+                }
+                "unsubscribe" => self.sent.push(format!(
+                    r#"{{"type":"error","id":{id},"code":"not-subscribed","message":"not subscribed"}}"#
+                )),
+                other => panic!("{other}"),
+            },
+            Protocol::Centrifuge => {
+                if !request["connect"].is_null() {
+                    self.sent.push(format!(r#"{{"id":{id},"connect":{{"client":"c"}}}}"#));
+                } else if !request["subscribe"].is_null() {
+                    self.subscribe_centrifuge(id, &request["subscribe"]);
+                } else {
+                    assert_eq!(request["unsubscribe"]["channel"], TOPIC);
+                    self.cursor = None;
+                    self.sent.push(format!(r#"{{"id":{id},"unsubscribe":{{}}}}"#));
+                }
+            }
+        }
+    }
+
+    fn subscribe_v1(&mut self, id: u64, position: &serde_json::Value) {
+        let wanted = position["offset"]
+            .as_u64()
+            .filter(|offset| *offset <= self.offset && position["epoch"].as_str() == Some(&self.epoch()));
+        let recovered = match (position.is_null(), wanted) {
+            (true, _) => String::new(),
+            (false, wanted) => {
+                format!(r#","recovered":{}"#, wanted.is_some_and(|offset| offset >= self.kept_after))
+            }
+        };
+        let begin = wanted.unwrap_or(self.offset);
+        let epoch = self.epoch();
+        self.sent.push(format!(
+            r#"{{"type":"subscribed","id":{id},"topic":"{TOPIC}","epoch":"{epoch}","offset":{begin}{recovered}}}"#
+        ));
+        let mut cursor = begin;
+        if cursor < self.kept_after {
+            let (from, to) = (cursor + 1, self.kept_after);
+            self.sent.push(format!(
+                r#"{{"type":"gap","topic":"{TOPIC}","from":{from},"to":{to},"reason":"history"}}"#
+            ));
+            cursor = to;
+        }
+        (cursor + 1..=self.offset).for_each(|offset| self.send_message(offset));
+        self.cursor = Some(self.offset);
+    }
+
+    fn subscribe_centrifuge(&mut self, id: u64, subscribe: &serde_json::Value) {
+        let recovers = subscribe["recover"].as_bool().expect("a flag");
+        let begin = subscribe["offset"].as_u64().unwrap_or_default();
+        let known = recovers && subscribe["epoch"] == self.epoch() && begin <= self.offset;
+        let recovered = known && begin >= self.kept_after;
+        // What is kept comes along in either case.
+        let first = if known { begin.max(self.kept_after) } else { self.offset };
+        let publications: Vec<String> = (first + 1..=self.offset)
+            .map(|offset| format!(r#"{{"data":{offset},"offset":{offset}}}"#))
+            .collect();
+        let (publications, epoch, offset) = (publications.join(","), self.epoch(), self.offset);
+        self.sent.push(format!(
+            r#"{{"id":{id},"subscribe":{{"epoch":"{epoch}","offset":{offset},"publications":[{publications}],"recovered":{recovered},"was_recovering":{recovers}}}}}"#
+        ));
+        self.cursor = Some(self.offset);
+    }
+
+    fn end_slow(&mut self) {
+        if self.cursor.take().is_none() {
+            return;
+        }
+        self.sent.push(match self.protocol {
+            Protocol::Echoring => {
+                let (epoch, offset) = (self.epoch(), self.offset);
+                format!(
+                    r#"{{"type":"unsubscribed","topic":"{TOPIC}","epoch":"{epoch}","offset":{offset},"reason":"slow"}}"#
+                )
+            }
+            Protocol::Centrifuge => {
+                format!(r#"{{"push":{{"channel":"{TOPIC}","unsubscribe":{{"code":2500,"reason":"slow"}}}}}}"#)
+            }
+        });
+    }
+
+    /// Messages are published that the subscriber is not sent.
+    fn drop(&mut self, messages: u8) {
+        let from = self.offset + 1;
+        self.offset += u64::from(messages);
+        self.kept_after = self.kept_after.max(self.offset.saturating_sub(self.keeps));
+        if messages == 0 || self.cursor.is_none() {
+            return;
+        }
+        self.cursor = Some(self.offset);
+        if self.protocol == Protocol::Echoring {
+            let to = self.offset;
+            self.sent.push(format!(
+                r#"{{"type":"gap","topic":"{TOPIC}","from":{from},"to":{to},"reason":"slow"}}"#
+            ));
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        if self.protocol == Protocol::Echoring && self.cursor.is_some() {
+            let offset = self.offset;
+            self.sent.push(format!(r#"{{"type":"heartbeat","topic":"{TOPIC}","offset":{offset}}}"#));
+        }
+    }
+}
+
+/// Checks that what the reader is told has no hole and no repetition.
+#[derive(Default)]
+struct Reader {
+    position: Option<Position>,
+    messages: u64,
+    missed: u64,
+    unknown: u64,
+    /// A subscription with another position was announced, and an unknown gap must follow.
+    jump: Option<Position>,
+}
+
+impl Reader {
+    fn handle(&mut self, event: Event<Payload>) -> Result<(), TestCaseError> {
+        match event {
+            Event::Subscribed(subscribed) => match &self.position {
+                Some(position) if *position != subscribed.position => self.jump = Some(subscribed.position),
+                _ => self.position = Some(subscribed.position),
+            },
+            Event::Gap(gap) => match gap.missed {
+                Missed::Unknown => {
+                    prop_assert_eq!(gap.reason, GapReason::Epoch);
+                    prop_assert!(self.jump.is_some(), "an unknown gap without a jump");
+                    self.position = self.jump.take();
+                    self.unknown += 1;
+                }
+                Missed::Range { from, to } => {
+                    self.advance(from, to)?;
+                    self.missed += to - from + 1;
+                }
+            },
+            Event::Message(message) => {
+                prop_assert_eq!(message.data.parse::<u64>().ok(), Some(message.offset));
+                self.advance(message.offset, message.offset)?;
+                self.messages += 1;
+            }
+            other => prop_assert!(false, "{other:?}"),
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, from: u64, to: u64) -> Result<(), TestCaseError> {
+        prop_assert!(self.jump.is_none(), "a jump that nobody was told of");
+        let position = self.position.as_mut().expect("a subscription first");
+        prop_assert_eq!(from, position.offset + 1);
+        prop_assert!(to >= from);
+        position.offset = to;
+        Ok(())
+    }
+}
+
+/// A session, its server, and the reader of its subscription.
+struct World {
+    model: Model,
+    session: Session,
+    queue: Arc<Queue>,
+    reader: Reader,
+    now: Instant,
+    longest_queue: usize,
+}
+
+impl World {
+    fn new(protocol: Protocol, keeps: u64, capacity: usize) -> World {
+        let now = Instant::now();
+        let mut session = Session::new(protocol, String::new());
+        let queue = Queue::new(capacity, Arc::new(Notify::new()));
+        let (answer, _) = oneshot::channel();
+        let command = Command::Subscribe {
+            topic: TOPIC.into(),
+            position: None,
+            presence: false,
+            queue: Arc::clone(&queue),
+            answer,
+        };
+        session.handle_command(command, now);
+        session.handle_open(now);
+        let model =
+            Model { protocol, epoch: 1, offset: 0, kept_after: 0, keeps, cursor: None, sent: Vec::new() };
+        World { model, session, queue, reader: Reader::default(), now, longest_queue: 0 }
+    }
+
+    fn serve(&mut self) {
+        while let Some(text) = self.session.first_outgoing().map(str::to_owned) {
+            self.session.take_outgoing();
+            self.model.handle(&text);
+        }
+    }
+
+    fn deliver(&mut self, messages: usize) {
+        let messages = messages.min(self.model.sent.len());
+        for text in self.model.sent.drain(..messages) {
+            self.session.handle_message(&text, self.now).expect("a message of the protocol");
+            self.longest_queue = self.longest_queue.max(self.queue.len());
+        }
+    }
+
+    fn read(&mut self, events: usize) -> Result<(), TestCaseError> {
+        for _ in 0..events {
+            let Some((event, _)) = self.queue.pop() else { break };
+            self.reader.handle(event)?;
+        }
+        self.session.handle_wake(self.now);
+        Ok(())
+    }
+
+    fn reconnect(&mut self) {
+        self.session.handle_lost();
+        self.model.sent.clear();
+        self.model.cursor = None;
+        self.session.handle_open(self.now);
+    }
+
+    fn run(&mut self, op: Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::Publish(messages) => (0..messages).for_each(|_| self.model.publish()),
+            Op::Serve => self.serve(),
+            Op::Deliver(messages) => self.deliver(messages.into()),
+            Op::Read(events) => self.read(events.into())?,
+            Op::Reconnect => self.reconnect(),
+            Op::Restart => {
+                (self.model.offset, self.model.kept_after) = (0, 0);
+                self.model.epoch += 1;
+                self.reconnect();
+            }
+            Op::EndSlow => self.model.end_slow(),
+            Op::Drop(messages) => self.model.drop(messages),
+            Op::Heartbeat => self.model.heartbeat(),
+        }
+        Ok(())
+    }
+
+    /// Everything that is on its way arrives, and is read.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..50 {
+            self.now += std::time::Duration::from_secs(60);
+            self.session.handle_timeout(self.now);
+            self.serve();
+            self.deliver(usize::MAX);
+            self.read(usize::MAX)?;
+        }
+        Ok(())
+    }
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        4 => (1..5_u8).prop_map(Op::Publish),
+        4 => Just(Op::Serve),
+        4 => (1..8_u8).prop_map(Op::Deliver),
+        4 => (1..8_u8).prop_map(Op::Read),
+        1 => Just(Op::Reconnect),
+        1 => Just(Op::Restart),
+        1 => Just(Op::EndSlow),
+        1 => (1..5_u8).prop_map(Op::Drop),
+        1 => Just(Op::Heartbeat),
+    ];
+    prop::collection::vec(op, 0..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_message_is_delivered_or_reported_once_and_in_order(
+        ops in ops(),
+        keeps in 0..20_u64,
+        capacity in 1..12_usize,
+        centrifuge in any::<bool>(),
+    ) {
+        let protocol = if centrifuge { Protocol::Centrifuge } else { Protocol::Echoring };
+        let mut world = World::new(protocol, keeps, capacity);
+        for op in ops {
+            world.run(op)?;
+        }
+        world.settle()?;
+        // One last message shows that the subscription is live, and what was missed at the tail.
+        world.model.publish();
+        world.settle()?;
+        let end = Position { epoch: world.model.epoch(), offset: world.model.offset };
+        prop_assert_eq!(world.reader.position.as_ref(), Some(&end));
+        // A queue holds its capacity, and what comes in one message of the server: an answer with the kept messages.
+        // An event may be preceded by a gap.
+        let most = capacity.max(QUEUE_EVENTS_MIN) + 2 + if centrifuge { keeps as usize + 2 } else { 0 };
+        prop_assert!(world.longest_queue <= most, "{} of {}", world.longest_queue, most);
+    }
+}
+
+#[test]
+fn a_history_that_is_too_short_is_a_gap_with_its_exact_count() {
+    for protocol in [Protocol::Echoring, Protocol::Centrifuge] {
+        let mut world = World::new(protocol, 10, 100);
+        world.settle().expect("in order");
+        world.model.publish();
+        world.settle().expect("in order");
+        world.session.handle_lost();
+        world.model.cursor = None;
+        (0..30).for_each(|_| world.model.publish());
+        world.session.handle_open(world.now);
+        world.settle().expect("in order");
+        assert_eq!((world.reader.messages, world.reader.missed), (11, 20), "{protocol:?}");
+    }
+}

@@ -1,0 +1,543 @@
+//! Clients of a real server, over connections that are cut in the middle of frames.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use echoring_server::{Builder, ListenAddress, Server, ServerConfig};
+use echoring_topics::{Access, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::{
+    Client, ClientError, Ended, Event, Gap, GapReason, HistoryQuery, Missed, Payload, Protocol, Publication,
+    RequestError, SubscribeError, SubscribeOptions, Subscription,
+};
+
+/// Longer than anything here takes, so that a hang fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BOTH: [Protocol; 2] = [Protocol::Echoring, Protocol::Centrifuge];
+
+fn start(history_messages: u32) -> (Server, SocketAddr) {
+    let everybody = Access { presence: Permission::Everybody, ..Access::default() };
+    let history = HistoryBounds { messages: history_messages, bytes: 16 << 20, ..HistoryBounds::default() };
+    let settings = TopicSettings { history, access: everybody, ..TopicSettings::default() };
+    let closed = Access { subscribe: Permission::Operator, publish: Permission::Operator, ..everybody };
+    let rules = vec![(Pattern::new("closed.*"), TopicSettings { access: closed, ..settings })];
+    let config = ServerConfig { topics: Rules::new(rules, settings), ..Builder::new().config().clone() };
+    let builder = Builder::from(config).listen(([127, 0, 0, 1], 0)).shards(1).builtin_routes(true);
+    let server = builder.start().expect("the server starts");
+    let address = match server.addresses() {
+        [ListenAddress::Tcp(address)] => *address,
+        other => panic!("{other:?}"),
+    };
+    (server, address)
+}
+
+fn url(protocol: Protocol, address: SocketAddr) -> String {
+    match protocol {
+        Protocol::Echoring => format!("ws://{address}/broadcast"),
+        Protocol::Centrifuge => format!("ws://{address}/connection/websocket"),
+    }
+}
+
+/// A client that returns at once, and its task.
+fn connect(
+    protocol: Protocol,
+    address: SocketAddr,
+) -> (Client, tokio::task::JoinHandle<Result<(), ClientError>>) {
+    let (client, task) = Client::builder(protocol, url(protocol, address))
+        .reconnect(|how| how.initial_delay(Duration::from_millis(1)).max_delay(Duration::from_millis(5)))
+        .build();
+    (client, tokio::spawn(task))
+}
+
+/// Forwards TCP connections to a server, and cuts them.
+struct Forwarder {
+    address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    /// Connections are open while this is the number that they began with; none are while it is odd.
+    phase: watch::Sender<u64>,
+    /// Connections that are forwarded now.
+    open: watch::Sender<u64>,
+    cuts: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Forwarder {
+    /// Cuts each connection after a number of the server's bytes that differs below `budget`; 0 for never.
+    async fn start(target: SocketAddr, budget: u64) -> Forwarder {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let target = Arc::new(Mutex::new(target));
+        let (phase, phases) = watch::channel(0);
+        let open = watch::Sender::new(0);
+        let opened = open.clone();
+        let cuts = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        let (to, count) = (Arc::clone(&target), Arc::clone(&cuts));
+        tasks.spawn(async move {
+            let mut clients = JoinSet::new();
+            let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+            loop {
+                let (client, _) = listener.accept().await.expect("a client");
+                // xorshift; any sequence will do.
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let bytes = if budget == 0 { u64::MAX } else { random % budget };
+                let opened = opened.clone();
+                let (to, mut phases, count) =
+                    (*to.lock().expect("no panic"), phases.clone(), Arc::clone(&count));
+                clients.spawn(async move {
+                    let begin = *phases.borrow_and_update();
+                    if begin % 2 == 1 {
+                        return;
+                    }
+                    opened.send_modify(|open| *open += 1);
+                    tokio::select! {
+                        () = forward(client, to, bytes) => {}
+                        _ = phases.wait_for(|phase| *phase != begin) => {}
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    opened.send_modify(|open| *open -= 1);
+                });
+            }
+        });
+        Forwarder { address, target, phase, open, cuts, _tasks: tasks }
+    }
+
+    /// Cuts all connections, and refuses new ones until [`resume`](Forwarder::resume).
+    async fn interrupt(&self) {
+        self.phase.send_modify(|phase| *phase += 1);
+        self.open.subscribe().wait_for(|open| *open == 0).await.expect("the forwarder is there");
+    }
+
+    fn resume(&self) {
+        self.phase.send_modify(|phase| *phase += 1);
+    }
+}
+
+/// Ends after `bytes` of the server.
+async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64) {
+    let Ok(mut server) = TcpStream::connect(to).await else { return };
+    let (mut from_client, mut to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
+    let mut limited = from_server.take(bytes);
+    tokio::select! {
+        _ = tokio::io::copy(&mut limited, &mut to_client) => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+    }
+    let _ = to_client.shutdown().await;
+}
+
+/// Runs `test` on a runtime with threads, so that publishers and subscribers run at the same time.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let patient = async { tokio::time::timeout(PATIENCE, test).await.expect("no hang") };
+    runtime.expect("a runtime").block_on(patient);
+}
+
+async fn next<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
+    subscription.next().await.expect("an event")
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Numbered {
+    number: u64,
+    text: String,
+}
+
+fn numbered(number: u64) -> Numbered {
+    Numbered { number, text: "x".repeat((number % 300) as usize) }
+}
+
+#[test]
+fn connections_that_are_cut_mid_stream_lose_nothing_and_repeat_nothing() {
+    const MESSAGES: u64 = 1_500;
+    let (server, address) = start(10_000);
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("prices.{protocol:?}");
+            let forwarder = Forwarder::start(address, 20_000).await;
+            let (subscriber, _task) = connect(protocol, forwarder.address);
+            let mut prices = subscriber.subscribe::<Numbered>(&topic).await.expect("a subscription");
+            assert!(matches!(next(&mut prices).await, Event::Subscribed(_)));
+            let (publisher, _task) = connect(protocol, address);
+            let published = topic.clone();
+            // Not far ahead: Centrifuge's protocol has all that was missed in one message, which must fit a connection.
+            let (received, mut progress) = watch::channel(0);
+            let publishing = tokio::spawn(async move {
+                for number in 1..=MESSAGES {
+                    progress.wait_for(|received| received + 30 >= number).await.expect("a subscriber");
+                    publisher.publish(&*published, &numbered(number)).await.expect("published");
+                }
+            });
+            let mut resumed = 0;
+            for number in 1..=MESSAGES {
+                loop {
+                    match next(&mut prices).await {
+                        Event::Message(message) => {
+                            assert_eq!((message.offset, &message.data), (number, &numbered(number)));
+                            received.send_replace(number);
+                            break;
+                        }
+                        Event::Subscribed(subscribed) => {
+                            assert_eq!(subscribed.recovered, Some(true), "{protocol:?} at {number}");
+                            resumed += 1;
+                        }
+                        Event::Join(_) | Event::Leave(_) => {}
+                        other => panic!("{protocol:?} at {number}: {other:?}"),
+                    }
+                }
+            }
+            publishing.await.expect("no panic");
+            let cuts = forwarder.cuts.load(Ordering::Relaxed);
+            assert!(cuts >= 5 && resumed >= 5, "{protocol:?}: {cuts} cuts, resumed {resumed} times");
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn publications_with_a_key_are_repeated_over_cut_connections_and_happen_once() {
+    const MESSAGES: u64 = 400;
+    let (server, address) = start(10_000);
+    run(async {
+        let (subscriber, _task) = connect(Protocol::Echoring, address);
+        let mut orders = subscriber.subscribe::<u64>("orders").await.expect("a subscription");
+        assert!(matches!(next(&mut orders).await, Event::Subscribed(_)));
+        let forwarder = Forwarder::start(address, 3_000).await;
+        let (publisher, _task) = connect(Protocol::Echoring, forwarder.address);
+        let mut publishing = JoinSet::new();
+        for number in 0..MESSAGES {
+            let publisher = publisher.clone();
+            publishing.spawn(async move {
+                let publication =
+                    Publication::json(&number).expect("JSON").idempotency_key(number.to_string());
+                let published = publisher.publish_with("orders", publication).await.expect("published");
+                (published.position.expect("a position").offset, number)
+            });
+        }
+        let mut published = publishing.join_all().await;
+        published.sort_unstable();
+        for expected in published {
+            let message = loop {
+                match next(&mut orders).await {
+                    Event::Message(message) => break message,
+                    Event::Join(_) | Event::Leave(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!((message.offset, message.data), expected);
+        }
+        assert!(forwarder.cuts.load(Ordering::Relaxed) >= 3, "{:?}", forwarder.cuts);
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn a_publication_whose_answer_is_lost_is_uncertain() {
+    let (server, address) = start(100);
+    run(async {
+        for protocol in BOTH {
+            let forwarder = Forwarder::start(address, 0).await;
+            let (client, _task) = connect(protocol, forwarder.address);
+            client.publish("sure", &1).await.expect("published");
+            // Publishes all the time; the interruption hits one of them in between, or the wait for a connection.
+            let stream = tokio::spawn(async move {
+                loop {
+                    if let Err(error) = client.publish("sure", &2).await {
+                        return error;
+                    }
+                }
+            });
+            while !stream.is_finished() {
+                forwarder.interrupt().await;
+                forwarder.resume();
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(stream.await.expect("no panic"), RequestError::Uncertain, "{protocol:?}");
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn a_log_that_is_too_short_is_a_gap_with_its_exact_count() {
+    let (server, address) = start(10);
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("short.{protocol:?}");
+            let forwarder = Forwarder::start(address, 0).await;
+            let (subscriber, _task) = connect(protocol, forwarder.address);
+            let mut numbers = subscriber.subscribe::<u64>(&topic).await.expect("a subscription");
+            assert!(matches!(next(&mut numbers).await, Event::Subscribed(_)));
+            let (publisher, _task) = connect(protocol, address);
+            publisher.publish(&*topic, &1).await.expect("published");
+            let message = numbers.next_message().await.expect("the first message");
+            assert_eq!((message.offset, message.data), (1, 1));
+
+            forwarder.interrupt().await;
+            for number in 2..=40 {
+                publisher.publish(&*topic, &number).await.expect("published");
+            }
+            forwarder.resume();
+            let (mut gaps, mut expected, mut again) = (Vec::new(), 2, false);
+            while expected <= 40 {
+                match next(&mut numbers).await {
+                    Event::Subscribed(subscribed) => {
+                        assert_eq!(subscribed.recovered, Some(false));
+                        again = true;
+                    }
+                    Event::Gap(gap) => {
+                        let Missed::Range { from, to } = gap.missed else { panic!("{gap:?}") };
+                        assert_eq!(from, expected);
+                        expected = to + 1;
+                        gaps.push(gap);
+                    }
+                    Event::Message(message) => {
+                        assert_eq!((message.offset, message.data), (expected, expected));
+                        expected += 1;
+                    }
+                    Event::Join(_) | Event::Leave(_) => {}
+                    other => panic!("{protocol:?}: {other:?}"),
+                }
+            }
+            assert!(again);
+            let [Gap { reason: GapReason::History, .. }] = &gaps[..] else {
+                panic!("{protocol:?}: {gaps:?}")
+            };
+            assert!(gaps[0].count().expect("an exact one") >= 29, "{protocol:?}: {gaps:?}");
+            // Live again.
+            publisher.publish(&*topic, &41).await.expect("published");
+            assert_eq!(numbers.next_message().await.expect("a message").data, 41);
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn another_epoch_is_a_gap_of_unknown_extent() {
+    let (first, second) = (start(100), start(100));
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("epochs.{protocol:?}");
+            let forwarder = Forwarder::start(first.1, 0).await;
+            let (client, _task) = connect(protocol, forwarder.address);
+            let mut numbers = client.subscribe::<u64>(&topic).await.expect("a subscription");
+            client.publish(&*topic, &1).await.expect("published");
+            assert_eq!(numbers.next_message().await.expect("a message").data, 1);
+            let before = numbers.position().expect("a position").clone();
+
+            forwarder.interrupt().await;
+            *forwarder.target.lock().expect("no panic") = second.1;
+            forwarder.resume();
+            let subscribed = loop {
+                match next(&mut numbers).await {
+                    Event::Subscribed(subscribed) => break subscribed,
+                    Event::Join(_) | Event::Leave(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(subscribed.recovered, Some(false), "{protocol:?}");
+            assert_ne!(subscribed.position.epoch, before.epoch);
+            let gap = next(&mut numbers).await;
+            let Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::Epoch }) = gap else {
+                panic!("{gap:?}")
+            };
+            client.publish(&*topic, &2).await.expect("published");
+            let message = numbers.next_message().await.expect("a message");
+            assert_eq!((message.offset, message.data), (1, 2), "the first of the new epoch");
+        }
+    });
+    first.0.shutdown(PATIENCE).expect("it ends in order");
+    second.0.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn a_reader_that_is_slow_gets_everything_that_the_server_keeps() {
+    let (server, address) = start(10_000);
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("slow.{protocol:?}");
+            let (client, _task) = connect(protocol, address);
+            let options = SubscribeOptions::default().queue_events(8);
+            let mut numbers = client.subscribe_with::<u64>(&topic, options).await.expect("a subscription");
+            // The client's other requests go on while nobody reads.
+            for number in 1..=500 {
+                client.publish(&*topic, &number).await.expect("published");
+            }
+            let mut resumed = 0;
+            for number in 1..=500 {
+                loop {
+                    match next(&mut numbers).await {
+                        Event::Message(message) => {
+                            assert_eq!((message.offset, message.data), (number, number));
+                            break;
+                        }
+                        Event::Subscribed(_) => resumed += 1,
+                        Event::Join(_) | Event::Leave(_) => {}
+                        other => panic!("{protocol:?}: {other:?}"),
+                    }
+                }
+            }
+            assert!(resumed >= 2, "{protocol:?}: it was never paused");
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn a_position_is_resumed_by_another_client() {
+    let (server, address) = start(100);
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("stored.{protocol:?}");
+            let (client, task) = connect(protocol, address);
+            let mut numbers = client.subscribe::<u64>(&topic).await.expect("a subscription");
+            client.publish(&*topic, &1).await.expect("published");
+            assert_eq!(numbers.next_message().await.expect("a message").data, 1);
+            let stored = serde_json::to_string(&numbers.position()).expect("JSON");
+            client.close().await;
+            task.await.expect("no panic").expect("a clean end");
+            while let Some(event) = numbers.next().await {
+                assert!(!matches!(event, Event::Gap(_)), "{event:?}");
+            }
+
+            let (client, _task) = connect(protocol, address);
+            client.publish(&*topic, &2).await.expect("published");
+            let position = serde_json::from_str(&stored).expect("a position");
+            let options = SubscribeOptions::from_position(position);
+            let mut numbers = client.subscribe_with::<u64>(&topic, options).await.expect("a subscription");
+            let Event::Subscribed(subscribed) = next(&mut numbers).await else { panic!("it begins") };
+            assert_eq!(subscribed.recovered, Some(true));
+            let message = numbers.next_message().await.expect("a message");
+            assert_eq!((message.offset, message.data), (2, 2), "{protocol:?}");
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn refusals_end_what_was_asked_for_and_nothing_else() {
+    let (server, address) = start(100);
+    run(async {
+        for protocol in BOTH {
+            let (client, task) = connect(protocol, address);
+            let mut closed = client.subscribe::<u64>("closed.a").await.expect("a handle");
+            let event = next(&mut closed).await;
+            let Event::Ended(Ended::Refused(refusal)) = &event else { panic!("{event:?}") };
+            assert!(!refusal.temporary, "{refusal:?}");
+            assert!(closed.next().await.is_none());
+            let error = client.publish("closed.a", &1).await.expect_err("the operator's topic");
+            assert!(matches!(error, RequestError::Refused(_)), "{error:?}");
+
+            let mut open = client.subscribe::<u64>("open").await.expect("a handle");
+            let twice = client.subscribe::<u64>("open").await;
+            assert_eq!(twice.err(), Some(SubscribeError::AlreadySubscribed));
+            client.publish("open", &"no number").await.expect("published");
+            loop {
+                match next(&mut open).await {
+                    Event::Malformed(message, _) => {
+                        break assert_eq!(message.data.as_bytes(), br#""no number""#);
+                    }
+                    Event::Subscribed(_) | Event::Join(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            // Dropped and subscribed again.
+            drop(open);
+            let mut open = client.subscribe::<Payload>("open").await.expect("a handle");
+            assert!(matches!(next(&mut open).await, Event::Subscribed(_)));
+            let bytes = Publication::new(Payload::Bytes(vec![0].into()));
+            assert_eq!(client.publish_with("open", bytes).await, Err(RequestError::Unsupported));
+
+            client.close().await;
+            task.await.expect("no panic").expect("a clean end");
+            loop {
+                match open.next().await {
+                    Some(Event::Ended(Ended::Closed)) => break,
+                    Some(Event::Join(_) | Event::Message(_) | Event::Leave(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(client.publish("open", &1).await, Err(RequestError::Closed));
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn presence_and_history_are_read_where_the_protocol_has_them() {
+    let (server, address) = start(100);
+    run(async {
+        for protocol in BOTH {
+            let topic = format!("rooms.{protocol:?}");
+            let (client, _task) = connect(protocol, address);
+            let options = SubscribeOptions::default().presence(true);
+            let mut room = client.subscribe_with::<String>(&topic, options).await.expect("a subscription");
+            for text in ["one", "two"] {
+                client.publish_with(&*topic, Publication::text(text)).await.expect("published");
+            }
+            let (other, _other_task) = connect(protocol, address);
+            let guest = other.subscribe::<String>(&topic).await.expect("a subscription");
+            let (mut joined, mut texts) = (0, Vec::new());
+            while joined < 2 || texts.len() < 2 {
+                match next(&mut room).await {
+                    Event::Join(_) => joined += 1,
+                    Event::Message(message) => texts.push(message.data),
+                    Event::Subscribed(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(texts, ["one", "two"]);
+            let members = client.presence(&*topic, None).await.expect("members");
+            assert_eq!((members.count, members.members.len()), (2, 2), "{protocol:?}");
+            drop(guest);
+            loop {
+                if let Event::Leave(member) = next(&mut room).await {
+                    break assert!(members.members.contains(&member), "{member:?}");
+                }
+            }
+            let history = client.history(&*topic, HistoryQuery::latest(1)).await;
+            match protocol {
+                Protocol::Echoring => assert_eq!(history, Err(RequestError::Unsupported)),
+                _ => {
+                    let history = history.expect("the latest message");
+                    assert_eq!(history.position.offset, 2);
+                    let texts: Vec<String> = history
+                        .messages
+                        .iter()
+                        .map(|message| message.data.parse().expect("a text"))
+                        .collect();
+                    assert_eq!(texts, ["two"]);
+                }
+            }
+        }
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
+
+#[test]
+fn an_address_that_does_not_speak_the_protocol_is_final() {
+    let (server, address) = start(1);
+    run(async {
+        let (client, task) = Client::new(Protocol::Echoring, format!("ws://{address}/echo"));
+        // Subscribed before the task knows.
+        let (numbers, ended) = tokio::join!(client.subscribe::<u64>("a"), task);
+        let mut numbers = numbers.expect("a handle");
+        assert!(matches!(next(&mut numbers).await, Event::Ended(Ended::Closed)));
+        let error = ended.expect_err("an echo");
+        assert!(matches!(error, ClientError::NotSpoken { .. }), "{error:?}");
+        let (_client, task) = Client::new(Protocol::Echoring, format!("ws://{address}/nowhere"));
+        let error = task.await.expect_err("404");
+        assert!(matches!(error, ClientError::Connection(_)), "{error:?}");
+    });
+    server.shutdown(PATIENCE).expect("it ends in order");
+}
