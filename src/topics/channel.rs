@@ -756,8 +756,11 @@ impl<K: Copy + Eq> Channel<K> {
             messages += message;
             cursor = at;
         }
-        member.cursor = cursor;
-        member.has = self.log.offset_before(cursor);
+        // A cursor that stays may have fallen off the log since, where nothing says its offset.
+        if cursor != member.cursor {
+            member.cursor = cursor;
+            member.has = self.log.offset_before(cursor);
+        }
         member.in_flight += in_flight as u32;
         if cursor != self.log.end() {
             self.set_behind(index, true, context.sums);
