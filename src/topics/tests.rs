@@ -397,7 +397,7 @@ fn of_a_short_send_the_whole_frames_are_taken_back() {
 /// What it lacks has left the log between the send and the report that the send was short.
 #[test]
 fn nothing_is_lost_silently_when_a_send_was_short_and_the_log_has_moved_on() {
-    for format in [TOLD] {
+    for format in [TOLD, Format { dialect: Encoding::RawWithGaps, window_bits: None }] {
         let mut world = World::slow(SlowConsumerPolicy::DropOldest);
         let member = world.subscribe(1, format);
         world.peers.short.insert(1, 10);
