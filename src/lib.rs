@@ -100,9 +100,11 @@ pub mod server {
     #[doc(inline)]
     pub use echoring_server::{
         Builder, Busy, Cause, Chunk, Closed, Compression, Content, Disposition, DriverChoice, Failure,
-        Handle, Handler, ListenAddress, Message, MessageKind, Opening, OwnedPublication, PlainRequest,
-        Position, PublishError, Published, RefusalFn, RefusalHook, Refused, Remote, Response, Route, Routes,
-        Server, ServerConfig, Snapshot, StartError, StartErrorKind,
+        GapReason, Handle, Handler, ListenAddress, Message, MessageKind, Opening, OutgoingMessage,
+        OwnedPublication, PendingPublish, PlainRequest, Position, PublishError, PublishOutcome, Published,
+        RefusalFn, RefusalHook, Refused, Remote, RemoteSender, Response, Route, Routes, SendError,
+        SendUntilRoom, Server, ServerConfig, Snapshot, StartError, StartErrorKind, SubscribeError,
+        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
     };
 }
 

@@ -16,6 +16,9 @@ use echoring_server::{
 };
 use echoring_topics::TopicReport;
 
+#[path = "server_embedding/senders.rs"]
+mod senders;
+
 /// Longer than any deadline of the server that a test waits for, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -405,7 +405,7 @@ impl Pool {
     }
 
     /// The node's budget.
-    pub fn budget(&self) -> &Budget {
+    pub fn budget(&self) -> &Arc<Budget> {
         &self.lease.budget
     }
 

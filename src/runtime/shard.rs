@@ -23,6 +23,7 @@ mod tunnel;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 use crate::admission::{Admission, PeerLimits};
@@ -68,7 +69,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         mailboxes: Mailboxes<A::Message>,
     ) -> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
-        let remote = Remote { orders: sender, waker: driver.waker() };
+        let remote = Remote { orders: sender, waker: driver.waker(), is_woken: Arc::default() };
         Shard {
             core: Core::new(driver, config, allowance, mailboxes),
             application,
@@ -297,6 +298,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
     }
 
     fn take_orders(&mut self) {
+        // Whoever sends from now on wakes the shard again.
+        self.remote.is_woken.swap(false, Ordering::AcqRel);
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 ControlMessage::Snapshot(to) => {

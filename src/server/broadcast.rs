@@ -34,6 +34,8 @@ mod events;
 mod fan_out;
 mod forwards;
 mod frame_encoder;
+mod handler_events;
+mod handler_topics;
 mod handover;
 mod held_publications;
 mod history;
@@ -73,12 +75,13 @@ use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTop
 
 use crate::cluster::RelayOutbox;
 use crate::config::ServerConfig;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{HandlerPeer, Peer, ServerApplication};
 pub(crate) use centrifuge::content_of;
 use cluster::{ClusterSettings, ClusterShard};
 pub(crate) use deltas::payload;
 use drain::Drain;
 use fan_out::FanOut;
+pub(crate) use handler_events::{HandlerEvent, HandlerEvents};
 use handover::Handover;
 use held_publications::HeldPublications;
 pub(crate) use history_range::HistoryRange;
@@ -220,7 +223,9 @@ impl Broadcast {
     ) {
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
-            Peer::Session(session) => self.session_closed(&mut cx.resources(), token, &session),
+            Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {
+                self.session_closed(&mut cx.resources(), token, &session);
+            }
             Peer::Echo | Peer::Handler(_) => {}
         }
     }

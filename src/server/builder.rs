@@ -17,7 +17,7 @@ use echoring_proto::limits::Nanos;
 
 /// Configures a server step by step and starts it.
 ///
-/// A new builder has no listener and no route. [`builtin_routes`](Builder::builtin_routes) and
+/// A new builder has no listener and no route, and pins no threads. [`builtin_routes`](Builder::builtin_routes) and
 /// [`test_endpoints`](Builder::test_endpoints) add those of `echoring serve`. Everything else is as in
 /// [`ServerConfig::default`].
 ///
@@ -26,8 +26,8 @@ use echoring_proto::limits::Nanos;
 /// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget_bytes`](Builder::memory_budget_bytes) in
 /// all.
 ///
-/// A server uses no signals and no other state of the process, so several can run side by side. It pins its own threads
-/// to CPUs, see [`cpus`](Builder::cpus).
+/// A server uses no signals and no other state of the process, so several can run side by side. The kernel schedules its
+/// threads beside the others of the program, unless they are [pinned](Builder::pin).
 ///
 /// ```
 /// use std::time::Duration;
@@ -77,6 +77,7 @@ impl Builder {
             listen: Vec::new(),
             builtin_routes: false,
             test_endpoints: false,
+            pinned: false,
             ..ServerConfig::default()
         };
         Builder { config }
@@ -156,9 +157,18 @@ impl Builder {
         self
     }
 
-    /// CPUs to pin the shards to, round-robin; all allowed CPUs by default.
+    /// CPUs to pin the shards to, round-robin. See [`pin`](Builder::pin).
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
         self.config.cpus = cpus.into_iter().collect();
+        self.config.pinned = true;
+        self
+    }
+
+    /// Whether each shard is pinned to one CPU, of all that the process may use unless [`cpus`](Builder::cpus) names some. A
+    /// pinned shard keeps its caches and, on hosts with several NUMA nodes, its memory near. But it cannot move away from another
+    /// thread that uses its CPU: so pin where the server has its CPUs for itself, as `echoring serve` does. Off by default.
+    pub fn pin(mut self, pinned: bool) -> Builder {
+        self.config.pinned = pinned;
         self
     }
 

@@ -4,24 +4,24 @@
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::task::{self, Poll};
+use std::time::{Duration, Instant};
 
-use crate::limits::{
-    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK,
-    OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT,
-};
+use tokio::sync::oneshot;
+
+use crate::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, Context, ControlMessage, Remote};
-use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
-use echoring_topics::{Content, Placement, Position, Publication, Refused};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
+use echoring_topics::{Placement, Position, Refused};
 
 use crate::auth::{AppAnswered, AuthCommand};
+use crate::blocking;
 use crate::broadcast::publish::OperatorPublished;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
@@ -30,83 +30,9 @@ use crate::config::ServerConfig;
 use crate::connections::ConnectionScan;
 use crate::handover::ClientNumbers;
 use crate::peer::ServerApplication;
-use crate::validation::{is_too_deep, is_topic_name};
-
-/// A message to publish from another thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedPublication {
-    /// The type of the payload. The caller guarantees that JSON is one JSON value and text is UTF-8; it is not checked
-    /// again.
-    pub content: Content,
-    /// The key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes; empty for none.
-    pub key: Box<str>,
-    /// The idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; empty for none. A message with the key of one
-    /// that was accepted in the last five minutes ([`IDEMPOTENCY_WINDOW`](echoring_topics::limits::IDEMPOTENCY_WINDOW))
-    /// is a duplicate of it.
-    pub idempotency_key: Box<str>,
-    /// The payload.
-    pub payload: Vec<u8>,
-}
-
-impl OwnedPublication {
-    fn as_publication(&self) -> Publication<'_> {
-        Publication { content: self.content, key: &self.key, payload: &self.payload }
-    }
-
-    /// Bytes that the message is charged while it waits.
-    fn bytes(&self) -> u64 {
-        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
-            as u64
-    }
-}
-
-/// Why no message of a request was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
-    BadTopic,
-    /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
-    BadKey(usize),
-    /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
-    BadIdempotencyKey(usize),
-    /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
-    TooDeep(usize),
-    /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
-    TooMany,
-    /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
-    Busy,
-    /// The server has ended.
-    Ended,
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublishError::BadTopic => {
-                write!(
-                    f,
-                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
-                )
-            }
-            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
-            PublishError::BadIdempotencyKey(_) => {
-                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
-            }
-            PublishError::TooDeep(_) => {
-                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
-            }
-            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
-            PublishError::Busy => f.write_str("too many pending messages"),
-            PublishError::Ended => f.write_str("the server has ended"),
-        }
-    }
-}
-
-impl std::error::Error for PublishError {}
-
-/// The result of each message: its position, or why it was refused.
-pub type Published = Vec<Result<Position, Refused>>;
+use crate::publications::{self, OwnedPublication, PublishError, Published};
+use crate::sender::{Inlet, SenderMail};
+use crate::validation::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]
@@ -168,12 +94,20 @@ pub enum ShardCommand {
     ReadTopic(TopicRead),
     /// A command about authentication.
     Auth(AuthCommand),
+    /// From a sender to a connection.
+    Sender(SenderMail),
     /// The application has answered.
     App(AppAnswered),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
     /// What the cluster thread has for the shard.
     Cluster(Vec<ClusterEvent>),
+}
+
+impl Inlet for Remote<ShardCommand, HubReport> {
+    fn put(&self, mail: SenderMail) -> bool {
+        self.send(ControlMessage::Command(ShardCommand::Sender(mail)))
+    }
 }
 
 /// Messages for a topic, in order.
@@ -183,7 +117,7 @@ pub struct PublishRequest {
     messages: Vec<OwnedPublication>,
     /// The results of the first messages.
     published: Published,
-    reply: mpsc::SyncSender<Published>,
+    reply: oneshot::Sender<Published>,
     claim: Claim,
     /// The charge of the messages against the bound of the node, until they are dropped.
     _charge: Charge,
@@ -290,7 +224,37 @@ impl PublishRequest {
 
     fn finish(self) {
         // The publisher may have stopped waiting.
-        let _ = self.reply.try_send(self.published);
+        let _ = self.reply.send(self.published);
+    }
+}
+
+/// The results of messages that are on their way to their topic's owner. Await it, or call [`wait`](PendingPublish::wait). Dropping
+/// it does not take the messages back.
+#[derive(Debug)]
+#[must_use = "the messages may be refused"]
+pub struct PendingPublish {
+    answer: oneshot::Receiver<Published>,
+    claim: Claim,
+}
+
+impl PendingPublish {
+    /// Blocks until the topic's owner has answered.
+    ///
+    /// # Errors
+    /// [`PublishError::Ended`] if the server has ended, [`PublishError::OnShard`] on the thread of a shard.
+    pub fn wait(self) -> Result<Published, PublishError> {
+        if blocking::is_shard() {
+            return Err(PublishError::OnShard);
+        }
+        blocking::wait_for(self, None).unwrap_or(Err(PublishError::Ended))
+    }
+}
+
+impl Future for PendingPublish {
+    type Output = Result<Published, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Published, PublishError>> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.map_err(|_| PublishError::Ended))
     }
 }
 
@@ -317,50 +281,57 @@ impl CommandSender {
         messages: Vec<OwnedPublication>,
         timeout: Nanos,
     ) -> Result<Published, PublishError> {
+        if blocking::is_shard() {
+            return Err(PublishError::OnShard);
+        }
+        let mut pending = self.try_publish(topic, messages)?;
+        let until = Instant::now() + Duration::from_nanos(timeout);
+        match blocking::wait_for(&mut pending, Some(until)) {
+            Some(published) => published,
+            // Nothing of the request will be published, so a retry makes no duplicates.
+            None if pending.claim.take() => Err(PublishError::Busy),
+            // The shard has begun, and a shard never blocks.
+            None => blocking::wait_for(pending, None).unwrap_or(Err(PublishError::Ended)),
+        }
+    }
+
+    /// Publishes without waiting.
+    pub(super) fn try_publish(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+    ) -> Result<PendingPublish, PublishError> {
         if !is_topic_name(topic) {
             return Err(PublishError::BadTopic);
         }
         if messages.len() as u64 > OUTSIDE_MESSAGES_MAX {
             return Err(PublishError::TooMany);
         }
-        if let Some(at) = messages.iter().position(|message| message.key.len() > KEY_BYTES_MAX) {
-            return Err(PublishError::BadKey(at));
+        for (at, message) in messages.iter().enumerate() {
+            publications::check(topic, &message.as_publication(), &message.idempotency_key, at)?;
         }
-        let is_long = |message: &OwnedPublication| message.idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX;
-        if let Some(at) = messages.iter().position(is_long) {
-            return Err(PublishError::BadIdempotencyKey(at));
-        }
-        let too_deep =
-            |message: &OwnedPublication| message.content == Content::Json && is_too_deep(&message.payload);
-        if let Some(at) = messages.iter().position(too_deep) {
-            return Err(PublishError::TooDeep(at));
-        }
+        let (reply, answer) = oneshot::channel();
+        let claim = Claim::default();
+        let pending = PendingPublish { answer, claim: claim.clone() };
         if messages.is_empty() {
-            return Ok(Published::new());
+            // Fails only if nobody asks.
+            let _ = reply.send(Published::new());
+            return Ok(pending);
         }
         let charge = self.outside.charge(&messages).ok_or(PublishError::Busy)?;
-        let (reply, answer) = mpsc::sync_channel(1);
-        let claim = Claim::default();
         let publish = PublishRequest {
             topic: topic.into(),
             published: Vec::with_capacity(messages.len()),
             messages,
             reply,
-            claim: claim.clone(),
+            claim,
             _charge: charge,
         };
         let home = &self.remotes[self.placement.owner(topic, self.remotes.len())];
         if !home.send(ControlMessage::Command(ShardCommand::Publish(publish))) {
             return Err(PublishError::Ended);
         }
-        match answer.recv_timeout(Duration::from_nanos(timeout)) {
-            Ok(published) => Ok(published),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(PublishError::Ended),
-            // Nothing of the request will be published, so a retry makes no duplicates.
-            Err(mpsc::RecvTimeoutError::Timeout) if claim.take() => Err(PublishError::Busy),
-            // The shard has begun, and a shard never blocks.
-            Err(mpsc::RecvTimeoutError::Timeout) => answer.recv().map_err(|_| PublishError::Ended),
-        }
+        Ok(pending)
     }
 
     /// Has all shards use another configuration, and waits for them.
@@ -472,17 +443,18 @@ impl Drop for Charge {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-    use std::time::Instant;
-
     use super::*;
     use crate::config::ServerConfig;
+    use crate::limits::JSON_DEPTH_MAX;
     use crate::service::Service;
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::{MILLISECOND, SECOND};
     use echoring_runtime::driver::epoll::Epoll;
     use echoring_runtime::driver::{Features, Options};
     use echoring_runtime::shard::{self, Allowance, Mailboxes, Security, Shard};
+    use echoring_topics::Content;
+    use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+    use std::thread;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -81,6 +81,8 @@ pub struct ServerConfig {
     pub shards: Option<usize>,
     /// CPUs to pin the shards to, round-robin; empty for all allowed CPUs.
     pub cpus: Vec<usize>,
+    /// Whether shards are pinned: each to one CPU. Otherwise the kernel schedules them like other threads.
+    pub pinned: bool,
     /// The I/O driver.
     pub driver: DriverChoice,
     /// Kernel features that are not used, for tests of the degraded paths.
@@ -154,6 +156,7 @@ impl Default for ServerConfig {
             on_refusal: None,
             shards: None,
             cpus: Vec::new(),
+            pinned: true,
             driver: DriverChoice::Auto,
             without: Features::NONE,
             head_bytes_max: limits::HEAD_BYTES_DEFAULT,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::auth::{AuthCounters, AuthFigures};
 use crate::broadcast::{TopicAnswer, TopicQuestion};
 use crate::cluster::{ClusterNode, StreamCommand};
-use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
+use crate::commands::{CommandSender, PendingPublish, ShardCommand};
 use crate::config::ServerConfig;
 use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
+use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
@@ -141,8 +142,37 @@ impl Handle {
     /// Nothing was published. [`PublishError::Busy`] is back-pressure: more than
     /// [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages or
     /// [`OUTSIDE_BYTES_MAX`](crate::limits::OUTSIDE_BYTES_MAX) bytes would wait.
+    ///
+    /// [`PublishError::OnShard`] on the thread of a shard, where handlers run: nothing may block there.
     pub fn publish(&self, topic: &str, messages: Vec<OwnedPublication>) -> Result<Published, PublishError> {
         self.commands.publish(topic, messages, SNAPSHOT_TIMEOUT)
+    }
+
+    /// The same without waiting: the messages are on their way to the topic's owner when this returns. The result may be awaited,
+    /// in any runtime, waited for, or dropped. From handlers and from asynchronous code.
+    ///
+    /// # Errors
+    /// As for [`publish`](Handle::publish), with nothing published. Afterwards, the result is [`PublishError::Ended`] if the server
+    /// ends first.
+    pub fn try_publish(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+    ) -> Result<PendingPublish, PublishError> {
+        self.commands.try_publish(topic, messages)
+    }
+
+    /// Publishes messages to a topic and waits for the results in asynchronous code of any runtime. Dropping the future before it
+    /// was polled publishes nothing.
+    ///
+    /// # Errors
+    /// As for [`publish`](Handle::publish).
+    pub async fn publish_async(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+    ) -> Result<Published, PublishError> {
+        self.try_publish(topic, messages)?.await
     }
 
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard

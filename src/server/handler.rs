@@ -1,15 +1,15 @@
 //! [`Handler`]: the code of a program for the connections of its routes, one value per connection.
 //!
-//! A handler accesses its own connection only, through a [`Remote`].
+//! A handler accesses its own connection through a [`Remote`], others through their
+//! [`RemoteSender`](crate::RemoteSender)s and topics.
 
-use std::borrow::Cow;
-use std::error::Error;
-use std::fmt;
 use std::net::SocketAddr;
 
+use crate::failure::Failure;
+use crate::message::Message;
 use crate::remote::Remote;
-use echoring_proto::CloseCode;
-use echoring_proto::connection::{Chunk, Closed, MessageKind};
+use crate::subscription::{PublishOutcome, SubscriptionEvent};
+use echoring_proto::connection::{Chunk, Closed};
 use echoring_runtime::shard::Disposition;
 
 /// The code of one connection, on the thread of the shard that owns the connection.
@@ -110,7 +110,7 @@ pub trait Handler {
         Ok(())
     }
 
-    /// The connection is writable again, after a send was refused with [`Busy`] or after the peer had stopped reading.
+    /// The connection is writable again, after a send was refused with [`Busy`](crate::Busy) or after the peer had stopped reading.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -128,151 +128,34 @@ pub trait Handler {
         Ok(())
     }
 
+    /// Something has happened to a subscription of the connection, see [`Remote::subscribe`]. The messages of the topic go
+    /// straight to the peer. By default the connection is closed if messages are missing, so that no peer misses any without
+    /// knowing, see [`SubscriptionEvent::or_close`].
+    ///
+    /// # Errors
+    /// Closes the connection, see the trait.
+    fn subscription(
+        &mut self,
+        remote: &mut Remote<'_>,
+        event: &SubscriptionEvent<'_>,
+    ) -> Result<(), Failure> {
+        let _ = remote;
+        event.or_close()
+    }
+
+    /// A message that the handler has published was refused by its topic's owner, or was published with an id and has a result.
+    /// By default a refusal closes the connection, see [`PublishOutcome::or_close`].
+    ///
+    /// # Errors
+    /// Closes the connection, see the trait.
+    fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+        let _ = remote;
+        outcome.or_close()
+    }
+
     /// The connection is closed, for any reason. Not called if the server is stopped without a drain; the handler is
     /// dropped in any case.
     fn close(&mut self, closed: &Closed) {
         let _ = closed;
-    }
-}
-
-/// A whole message, borrowed for the length of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
-    pub(super) kind: MessageKind,
-    pub(super) payload: &'a [u8],
-}
-
-impl<'a> Message<'a> {
-    /// Text or binary.
-    pub fn kind(&self) -> MessageKind {
-        self.kind
-    }
-
-    /// The payload. That of a text message is valid UTF-8.
-    pub fn payload(&self) -> &'a [u8] {
-        self.payload
-    }
-
-    /// Length of the payload in bytes.
-    pub fn len(&self) -> usize {
-        self.payload.len()
-    }
-
-    /// Whether the payload is empty.
-    pub fn is_empty(&self) -> bool {
-        self.payload.is_empty()
-    }
-
-    /// The text of a text message; `None` for a binary one. The bytes are validated again, with SIMD, because this
-    /// crate has no unsafe code.
-    pub fn text(&self) -> Option<&'a str> {
-        match self.kind {
-            MessageKind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
-            MessageKind::Binary => None,
-        }
-    }
-}
-
-/// An error that closes the connection of a handler, with its close code.
-///
-/// `?` converts any error: the peer gets 1011 without the error's text, which is logged.
-///
-/// ```
-/// use echoring::CloseCode;
-/// use echoring::server::Failure;
-///
-/// fn parse(text: &str) -> Result<u32, Failure> {
-///     let number: u32 = text.parse()?;
-///     if number > 100 {
-///         return Err(Failure::new(CloseCode::POLICY, "at most 100"));
-///     }
-///     Ok(number)
-/// }
-/// assert_eq!(parse("x").unwrap_err().code(), CloseCode::INTERNAL);
-/// assert_eq!(parse("101").unwrap_err().code(), CloseCode::POLICY);
-/// ```
-pub struct Failure(Box<Inner>);
-
-struct Inner {
-    code: CloseCode,
-    reason: Cow<'static, str>,
-    cause: Option<Box<dyn Error>>,
-}
-
-impl Failure {
-    /// Closes with `code` and `reason`; the peer gets the first 123 bytes of the reason (RFC 6455, 5.5.1). A code that
-    /// must not be sent (7.4.1) becomes an empty Close frame.
-    pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Failure {
-        Failure(Box::new(Inner { code, reason: reason.into(), cause: None }))
-    }
-
-    /// The close code.
-    pub fn code(&self) -> CloseCode {
-        self.0.code
-    }
-
-    /// The close reason.
-    pub fn reason(&self) -> &str {
-        &self.0.reason
-    }
-}
-
-impl<E: Error + 'static> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        let reason = Cow::Borrowed("internal error");
-        Failure(Box::new(Inner { code: CloseCode::INTERNAL, reason, cause: Some(Box::new(error)) }))
-    }
-}
-
-impl From<Busy> for Failure {
-    fn from(_: Busy) -> Failure {
-        Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer")
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.0.code, self.0.reason)?;
-        match &self.0.cause {
-            Some(cause) => write!(f, ": {cause}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failure({self})")
-    }
-}
-
-/// Nothing was sent, because the queue of the connection is full or the connection is closing. If the queue is full,
-/// [`Handler::writable`] follows. As a [`Failure`] it closes with 4008, a slow consumer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy;
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer is too slow, or the connection is closing")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_goes_to_the_log_and_not_to_the_peer() {
-        let failure = Failure::from(std::io::Error::other("the password is 1234"));
-        assert_eq!((failure.code(), failure.reason()), (CloseCode::INTERNAL, "internal error"));
-        assert_eq!(failure.to_string(), "1011 internal error: the password is 1234");
-        assert_eq!(Failure::from(Busy).code(), CloseCode::SLOW_CONSUMER);
-    }
-
-    #[test]
-    fn text_is_had_of_text_only() {
-        let message = |kind, payload| Message { kind, payload };
-        assert_eq!(message(MessageKind::Text, "Grüße".as_bytes()).text(), Some("Grüße"));
-        assert_eq!(message(MessageKind::Binary, b"a").text(), None);
     }
 }

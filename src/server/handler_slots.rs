@@ -1,31 +1,32 @@
 //! The handlers of one shard. An error or a panic of a handler closes its own connection only.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use crate::handler::{Failure, Handler, Message};
-use crate::peer::{Peer, ServerApplication};
+use crate::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
+use crate::failure::Failure;
+use crate::handler::Handler;
+use crate::handler_link::{HandlerLink, HandlerServices};
+use crate::limits::{SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
+use crate::message::{Message, MessageFilter};
+use crate::panics::log_panic;
+use crate::peer::ServerApplication;
 use crate::remote::Remote;
+use crate::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
 use crate::timers::Timers;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, MessageKind};
-use echoring_proto::limits::Nanos;
+use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{ConnectionContext, Context, Disposition};
+use echoring_runtime::shard::{ConnectionContext, Context, Disposition, earlier};
 
-/// The messages that a route accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MessageFilter {
-    /// The only kind that is accepted; another kind closes with 1003. `None` accepts both.
-    pub(super) kind: Option<MessageKind>,
-    /// Maximum message size in bytes; a longer message closes with 1009.
-    pub(super) message_bytes_max: u64,
-}
+/// Delay before those who found no memory try again.
+const RETRY_DELAY: Nanos = MILLISECOND;
 
 /// A connection's handler and its state.
 struct HandlerSlot {
@@ -41,6 +42,10 @@ struct HandlerSlot {
     waiting: bool,
     /// The handler waits for the peer's address.
     wants_address: bool,
+    /// A message is echoed in fragments and is not complete: nothing may come between.
+    echoing: bool,
+    /// What senders of other threads have for the connection, once there is one.
+    senders: Option<Box<SenderQueue>>,
 }
 
 /// The slots of a shard, by number.
@@ -53,6 +58,14 @@ pub(super) struct HandlerSlots {
     waiting: VecDeque<u32>,
     /// Handlers whose timer is due in this tick.
     due: VecDeque<u32>,
+    /// Slots with messages of senders.
+    sending: VecDeque<u32>,
+    /// Those who wait for memory of the node, and when they try again.
+    short_of_memory: Vec<Waiter>,
+    retry_at: Nanos,
+    /// The way of senders to this shard.
+    inlet: Option<Arc<dyn Inlet>>,
+    spare_events: HandlerEvents,
 }
 
 impl fmt::Debug for HandlerSlots {
@@ -77,6 +90,8 @@ impl HandlerSlots {
             reserved_bytes: 0,
             waiting: false,
             wants_address: false,
+            echoing: false,
+            senders: None,
         };
         match self.free.pop() {
             Some(number) => {
@@ -88,6 +103,11 @@ impl HandlerSlots {
                 (self.slots.len() - 1) as u32
             }
         }
+    }
+
+    /// Sets the way of senders to this shard.
+    pub(super) fn set_inlet(&mut self, inlet: Arc<dyn Inlet>) {
+        self.inlet = Some(inlet);
     }
 
     /// Whether a handler takes messages in chunks.
@@ -105,6 +125,7 @@ impl HandlerSlots {
                 log_panic(panic);
             }
         }
+        self.slots[number as usize].senders = None;
         self.timers.clear(number);
         self.free.push(number);
     }
@@ -113,6 +134,7 @@ impl HandlerSlots {
     pub(super) fn chunk<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
         chunk: &Chunk<'_>,
     ) -> Disposition {
@@ -135,41 +157,50 @@ impl HandlerSlots {
             link.close(CloseCode::TOO_BIG, "message too big for this path");
             return Disposition::Done;
         }
-        let streaming = slot.streaming;
+        let (streaming, last) = (slot.streaming, chunk.last);
         let message = Message { kind: chunk.kind, payload: chunk.payload };
-        let shown = self.call(link, number, |handler, remote| {
+        let shown = self.call(link, services, number, |handler, remote| {
             if streaming { handler.chunk(remote, chunk) } else { handler.message(remote, message) }
         });
-        shown.unwrap_or(Disposition::Done)
+        let shown = shown.unwrap_or(Disposition::Done);
+        let slot = &mut self.slots[number as usize];
+        slot.echoing = !last && shown == Disposition::Echo;
+        if slot.senders.is_some() && last {
+            self.list_sending(number);
+        }
+        shown
     }
 
     /// Passes a ping to its handler.
     pub(super) fn ping<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
         payload: &[u8],
     ) {
-        self.call(link, number, |handler, remote| handler.ping(remote, payload));
+        self.call(link, services, number, |handler, remote| handler.ping(remote, payload));
     }
 
     /// Passes a pong to its handler.
     pub(super) fn pong<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
         payload: &[u8],
     ) {
-        self.call(link, number, |handler, remote| handler.pong(remote, payload));
+        self.call(link, services, number, |handler, remote| handler.pong(remote, payload));
     }
 
     /// The 101 is queued. Returns whether the handler wants the address of the peer.
     pub(super) fn open<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
     ) -> bool {
-        let opened = self.call(link, number, |handler, remote| {
+        let opened = self.call(link, services, number, |handler, remote| {
             let wants_address = handler.wants_address();
             handler.open(remote).map(|()| wants_address)
         });
@@ -182,11 +213,12 @@ impl HandlerSlots {
     pub(super) fn addressed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
         address: Option<SocketAddr>,
     ) {
         if std::mem::take(&mut self.slots[number as usize].wants_address) {
-            self.call(link, number, |handler, remote| handler.addressed(remote, address));
+            self.call(link, services, number, |handler, remote| handler.addressed(remote, address));
         }
     }
 
@@ -194,37 +226,129 @@ impl HandlerSlots {
     pub(super) fn writable<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
     ) {
-        self.call(link, number, |handler, remote| handler.writable(remote));
+        self.list_sending(number);
+        self.call(link, services, number, |handler, remote| handler.writable(remote));
     }
 
     /// When [`tick_ended`](HandlerSlots::tick_ended) has something to do without an event.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        if self.waiting.is_empty() { self.timers.next() } else { Some(0) }
+        if !self.waiting.is_empty() || !self.sending.is_empty() {
+            return Some(0);
+        }
+        let retry_at = (!self.short_of_memory.is_empty()).then_some(self.retry_at);
+        earlier(self.timers.next(), retry_at)
+    }
+
+    /// Takes mail of a sender.
+    pub(super) fn mail(&mut self, mail: SenderMail, now: Nanos) {
+        let number = mail.slot();
+        let senders = self.slots.get_mut(number as usize).and_then(|slot| slot.senders.as_mut());
+        let Some(senders) = senders.filter(|senders| senders.is_for(&mail)) else { return mail.give_up() };
+        if let Some(waiter) = senders.put(mail) {
+            if self.short_of_memory.is_empty() {
+                self.retry_at = now + RETRY_DELAY;
+            }
+            self.short_of_memory.push(waiter);
+        }
+        self.list_sending(number);
+    }
+
+    fn list_sending(&mut self, number: u32) {
+        if let Some(senders) = &mut self.slots[number as usize].senders
+            && !senders.is_empty()
+            && !std::mem::replace(&mut senders.is_listed, true)
+        {
+            self.sending.push_back(number);
+        }
     }
 
     /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
     #[inline]
-    pub(super) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn tick_ended<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        services: &mut HandlerServices<'_>,
+    ) {
+        if services.broadcast.has_handler_events() {
+            self.tell_events(cx, services);
+        }
         if !self.waiting.is_empty() {
-            self.notify_writable(cx);
+            self.notify_writable(cx, services);
         }
         let now = cx.now();
         if self.timers.next().is_some_and(|at| at <= now) {
-            self.call_due(cx, now);
+            self.call_due(cx, services, now);
+        }
+        if !self.sending.is_empty() {
+            self.send_for_others(cx);
+        }
+        if !self.short_of_memory.is_empty() && self.retry_at <= now {
+            self.short_of_memory.clear();
+        }
+    }
+
+    /// Tells handlers of their subscriptions and publications.
+    #[inline(never)]
+    fn tell_events<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        services: &mut HandlerServices<'_>,
+    ) {
+        let mut events = services.broadcast.take_handler_events(std::mem::take(&mut self.spare_events));
+        for (token, event) in events.iter() {
+            let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
+            let Some(number) = link.peer.handler_slot() else { continue };
+            self.call(&mut link, services, number, |handler, remote| match event {
+                HandlerEvent::Subscription(event) => handler.subscription(remote, &event),
+                HandlerEvent::Published(outcome) => handler.published(remote, &outcome),
+            });
+        }
+        events.clear();
+        self.spare_events = events;
+    }
+
+    /// Hands messages of senders to their connections, as far as these have room.
+    #[inline(never)]
+    fn send_for_others<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        let mut bytes_left = SENDER_BYTES_PER_TICK;
+        for _ in 0..self.sending.len() {
+            let Some(number) = self.sending.pop_front() else { return };
+            let link = self.link(cx, number);
+            let HandlerSlot { senders: Some(senders), echoing, .. } = &mut self.slots[number as usize] else {
+                continue;
+            };
+            senders.is_listed = false;
+            // What waits for a connection that closes is given up when it is closed.
+            let Some(mut link) = link else { continue };
+            if *echoing {
+                // The end of the message goes on.
+                continue;
+            }
+            send_queued(senders, &mut link, &mut bytes_left);
+            senders.wake_for_room();
+            if !link.is_blocked() && link.is_open() {
+                self.list_sending(number);
+            }
         }
     }
 
     #[inline(never)]
-    fn call_due<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>, now: Nanos) {
+    fn call_due<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        services: &mut HandlerServices<'_>,
+        now: Nanos,
+    ) {
         // All due timers are taken first: a timer that a handler sets to a past time is due in the next tick.
         while let Some(number) = self.timers.pop_due(now) {
             self.due.push_back(number);
         }
         while let Some(number) = self.due.pop_front() {
             if let Some(mut link) = self.link(cx, number) {
-                self.call(&mut link, number, |handler, remote| handler.timer(remote));
+                self.call(&mut link, services, number, |handler, remote| handler.timer(remote));
             }
         }
     }
@@ -232,13 +356,17 @@ impl HandlerSlots {
     /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
     /// been passed to the driver since. If the kernel accepted them all, no event says so; otherwise the end of that
     /// send does.
-    fn notify_writable<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn notify_writable<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        services: &mut HandlerServices<'_>,
+    ) {
         for _ in 0..self.waiting.len() {
             let Some(number) = self.waiting.pop_front() else { return };
             self.slots[number as usize].waiting = false;
             let Some(mut link) = self.link(cx, number) else { continue };
-            if link.is_writable() {
-                self.writable(&mut link, number);
+            if link.is_writable() && Broadcast::has_room_for(link.peer) {
+                self.writable(&mut link, services, number);
             } else if !link.is_blocked() {
                 // The batch of the driver was full: the bytes go with the next one.
                 self.wait_writable(number);
@@ -260,7 +388,7 @@ impl HandlerSlots {
         number: u32,
     ) -> Option<ConnectionContext<'c, A>> {
         let link = cx.link(self.slots[number as usize].token)?;
-        let own = matches!(*link.peer, Peer::Handler(slot) if slot == number);
+        let own = link.peer.handler_slot() == Some(number);
         (own && link.is_open()).then_some(link)
     }
 
@@ -268,18 +396,23 @@ impl HandlerSlots {
     fn call<A: ServerApplication, R>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
         number: u32,
         tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R, Failure>,
     ) -> Option<R> {
         let slot = &mut self.slots[number as usize];
         let handler = slot.handler.as_deref_mut()?;
         let mut refused = false;
+        let mut connection = HandlerLink { link: &mut *link, services };
         let mut remote = Remote {
-            link,
+            link: &mut connection,
             slot: number,
             timers: &mut self.timers,
             refused: &mut refused,
             reserved_bytes: &mut slot.reserved_bytes,
+            is_streaming: slot.streaming,
+            senders: &mut slot.senders,
+            inlet: &self.inlet,
         };
         let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
         if refused {
@@ -315,22 +448,28 @@ impl HandlerSlots {
     }
 }
 
-/// The message of a panic.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => message,
-        (_, Some(message)) => message,
-        _ => "no message",
-    }
-}
-
-/// Logs the panic of a handler. The panic hook has reported its place.
-#[cold]
-pub(super) fn log_panic(panic: Box<dyn Any + Send>) {
-    let said = panic_message(&*panic);
-    tracing::error!(said, "a handler panicked; its connection is closed");
-    // The payload of a panic may panic again when it is dropped.
-    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
-        std::mem::forget(again);
+/// Hands messages of senders to a connection, at most about `bytes_left`.
+fn send_queued<A: ServerApplication>(
+    senders: &mut SenderQueue,
+    link: &mut ConnectionContext<'_, A>,
+    bytes_left: &mut usize,
+) {
+    while *bytes_left > 0
+        && link.is_open()
+        && link.queued_bytes() <= link.queue_bytes()
+        && let Some(action) = senders.next()
+    {
+        match action {
+            SenderAction::Send(message, charge) => {
+                *bytes_left = bytes_left.saturating_sub(message.payload().len() + SENDER_MESSAGE_BYTES);
+                // Without memory for it the connection is ended.
+                if link.send(message.kind(), message.payload()) {
+                    senders.sent();
+                }
+                drop(charge);
+            }
+            SenderAction::Close(code, reason) => link.close(code, &reason),
+            SenderAction::Wait(waiter) => drop(waiter),
+        }
     }
 }

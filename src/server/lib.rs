@@ -1,4 +1,4 @@
-//! The server: pinned shards with the built-in routes and those of the embedding program.
+//! The server: shards with the built-in routes and those of the embedding program.
 //!
 //! [`Server::builder`] configures a server. [`Builder::start`] opens the listeners, starts one thread per shard, and returns
 //! when all of them accept. [`Handle`] controls a running server: snapshots and the drain are messages to the shards. A
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod blocking;
 pub(crate) mod broadcast;
 mod builder;
 mod cluster;
@@ -17,24 +18,31 @@ mod connections;
 pub mod control;
 mod endpoints;
 mod event_stream;
+mod failure;
 mod handle;
 mod handler;
+mod handler_link;
 mod handler_slots;
 pub mod handover;
 mod host;
 pub mod limits;
 mod listeners;
+mod message;
 mod pages;
+mod panics;
 mod peak;
 mod peer;
+mod publications;
 mod quotas;
 mod reconfigure;
 mod remote;
 mod response;
 mod route;
+mod sender;
 mod server;
 mod service;
 mod shard_thread;
+mod subscription;
 mod timers;
 pub mod v1;
 pub mod validation;
@@ -48,7 +56,7 @@ pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
     MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage, StreamCommand, StreamQuery,
 };
-pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
+pub use commands::{PendingPublish, PublishRequest, ShardCommand};
 pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
     StartErrorKind,
@@ -57,16 +65,23 @@ pub use connections::ConnectionScan;
 pub use echoring_auth::{Authenticator, CertificateSubject, Identity, Settings as AuthSettings};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
-pub use echoring_topics::{Content, Position, Refused, Relay};
+pub use echoring_topics::{Content, GapReason, Position, Refused, Relay};
+pub use failure::{Busy, Failure};
 pub use handle::{Handle, PacedDrain, Snapshot};
-pub use handler::{Busy, Failure, Handler, Message};
+pub use handler::Handler;
 pub use host::Resolved;
 pub use listeners::InheritedListener;
+pub use message::Message;
 pub use peak::{HostMemory, MemoryPart, MemoryPeak};
-pub use peer::{Peer, class::NAMES as CLASS_NAMES};
+pub use peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
+pub use publications::{OwnedPublication, PublishError, Published};
 pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Opening, PlainRequest, Route, Routes};
+pub use sender::{OutgoingMessage, RemoteSender, SendError, SendUntilRoom, SenderMail};
 pub use server::{Bound, ClusterCommands, ClusterOutlets, Server};
 pub use service::Service;
+pub use subscription::{
+    PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
+};

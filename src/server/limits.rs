@@ -56,6 +56,13 @@ pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// ([`QUEUE_BYTES_DEFAULT`](echoring_proto::limits::QUEUE_BYTES_DEFAULT)), and must not make subscribers lag by itself.
 pub const OUTSIDE_BYTES_PER_TICK: usize = 64 * 1024;
 
+/// Publications of a handler's connection that wait for room in a mailbox. Further ones are refused as busy.
+pub const HANDLER_HELD_MAX: u16 = 1_024;
+/// Bytes that a message of a [`RemoteSender`](crate::RemoteSender) is charged besides its payload: its entry in two queues.
+pub const SENDER_MESSAGE_BYTES: usize = 160;
+/// Bytes of the messages of senders that a shard hands to connections per tick, so that its other connections get their share.
+pub const SENDER_BYTES_PER_TICK: usize = 1024 * 1024;
+
 // ---- shards ----
 
 /// Minimum bytes of each direction of a mailbox between two shards. A mailbox always holds two messages of the maximum size.

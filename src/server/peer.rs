@@ -17,11 +17,56 @@ pub enum Peer {
     Subscriber(Subscriber),
     /// `/broadcast` or `/connection/websocket`: a session with many topics; or `/sse/{topic}`: an event stream.
     Session(Box<Session>),
-    /// A route with a handler, which is in the slot of this number.
-    Handler(u32),
+    /// A route with a handler.
+    Handler(HandlerPeer),
+}
+
+/// A connection of a handler.
+#[derive(Debug)]
+pub struct HandlerPeer {
+    /// The number of the handler's slot.
+    pub(crate) slot: u32,
+    /// Its publications that wait for room in a mailbox.
+    pub(crate) held: u16,
+    /// Whether the handler has paused reading.
+    pub(crate) is_paused: bool,
+    /// Its subscriptions, once it has had one.
+    pub(crate) session: Option<Box<Session>>,
+}
+
+impl HandlerPeer {
+    pub(crate) fn new(slot: u32) -> HandlerPeer {
+        HandlerPeer { slot, held: 0, is_paused: false, session: None }
+    }
 }
 
 impl Peer {
+    /// What subscribes for the connection: a session, or that of a handler.
+    #[inline]
+    pub(crate) fn session(&self) -> Option<&Session> {
+        match self {
+            Peer::Session(session) => Some(session),
+            Peer::Handler(handler) => handler.session.as_deref(),
+            Peer::Echo | Peer::Subscriber(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    #[inline]
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
+        match self {
+            Peer::Session(session) => Some(session),
+            Peer::Handler(handler) => handler.session.as_deref_mut(),
+            Peer::Echo | Peer::Subscriber(_) => None,
+        }
+    }
+
+    /// The slot of its handler, if it has one.
+    #[inline]
+    pub(crate) fn handler_slot(&self) -> Option<u32> {
+        if let Peer::Handler(handler) = self { Some(handler.slot) } else { None }
+    }
+
     /// Whether the client is sent an event stream.
     pub(crate) fn is_event_stream(&self) -> bool {
         matches!(self, Peer::Session(session) if session.is_event_stream())

@@ -1,16 +1,19 @@
-//! [`Remote`]: a [`Handler`](crate::Handler)'s access to its own connection, and to no other.
+//! [`Remote`]: a [`Handler`](crate::Handler)'s access to its own connection, and to topics.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::handler::{Busy, Message};
-use crate::peer::ServerApplication;
+use crate::failure::Busy;
+use crate::message::Message;
+use crate::publications::PublishError;
+use crate::sender::{Inlet, RemoteSender, SenderQueue};
+use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use crate::timers::Timers;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
-use echoring_runtime::shard::ConnectionContext;
 
 /// The connection of a handler. `Remote` is part of the public interface and must not name the application, so it calls the
 /// connection through this trait.
@@ -20,6 +23,7 @@ pub(crate) trait Link {
     fn is_open(&self) -> bool;
     fn is_writable(&self) -> bool;
     fn queued_bytes(&self) -> u32;
+    fn queue_bytes(&self) -> u32;
     fn pool(&mut self) -> &mut Pool;
     fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool;
     fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool;
@@ -28,48 +32,14 @@ pub(crate) trait Link {
     fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32;
     fn hang_up(&mut self);
     fn set_backpressured(&mut self, backpressured: bool);
-}
-
-impl<A: ServerApplication> Link for ConnectionContext<'_, A> {
-    fn now(&self) -> Nanos {
-        ConnectionContext::now(self)
-    }
-    fn shard(&self) -> usize {
-        self.mailboxes.shard()
-    }
-    fn is_open(&self) -> bool {
-        ConnectionContext::is_open(self)
-    }
-    fn is_writable(&self) -> bool {
-        ConnectionContext::is_writable(self)
-    }
-    fn queued_bytes(&self) -> u32 {
-        ConnectionContext::queued_bytes(self)
-    }
-    fn pool(&mut self) -> &mut Pool {
-        ConnectionContext::pool(self)
-    }
-    fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool {
-        ConnectionContext::send(self, kind, payload)
-    }
-    fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool {
-        ConnectionContext::send_fragment(self, kind, first, last, payload)
-    }
-    fn ping(&mut self, payload: &[u8]) -> bool {
-        ConnectionContext::ping(self, payload)
-    }
-    fn close(&mut self, code: CloseCode, reason: &str) {
-        ConnectionContext::close(self, code, reason);
-    }
-    fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32 {
-        ConnectionContext::close_at_once(self, code, reason)
-    }
-    fn hang_up(&mut self) {
-        ConnectionContext::hang_up(self);
-    }
-    fn set_backpressured(&mut self, backpressured: bool) {
-        ConnectionContext::set_backpressured(self, backpressured);
-    }
+    fn subscribe(&mut self, topic: &str, options: SubscribeOptions) -> Result<(), SubscribeError>;
+    fn unsubscribe(&mut self, topic: &str) -> bool;
+    fn publish(
+        &mut self,
+        topic: &str,
+        message: &TopicMessage<'_>,
+        id: Option<u64>,
+    ) -> Result<(), PublishError>;
 }
 
 /// One connection, for the length of a call of its handler. Queued messages leave at the end of the shard's tick.
@@ -81,6 +51,12 @@ pub struct Remote<'a> {
     pub(super) refused: &'a mut bool,
     /// Bytes that the handler has reserved.
     pub(super) reserved_bytes: &'a mut usize,
+    /// Whether the handler gets messages in chunks.
+    pub(super) is_streaming: bool,
+    /// What waits from other threads, once there is a sender.
+    pub(super) senders: &'a mut Option<Box<SenderQueue>>,
+    /// The way of senders to this shard.
+    pub(super) inlet: &'a Option<Arc<dyn Inlet>>,
 }
 
 impl fmt::Debug for Remote<'_> {
@@ -168,6 +144,120 @@ impl Remote<'_> {
     pub fn ping(&mut self, payload: &[u8]) -> Result<(), Busy> {
         let sent = self.link.ping(&payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)]);
         self.check(sent)
+    }
+
+    /// A handle that sends to this connection from any thread, task or handler, as long as the connection is open.
+    pub fn sender(&mut self) -> RemoteSender {
+        let Remote { link, slot, senders, inlet, .. } = self;
+        let queue = senders.get_or_insert_with(|| {
+            let (bytes_max, budget) = (u64::from(link.queue_bytes()), Arc::clone(link.pool().budget()));
+            Box::new(SenderQueue::new((*inlet).clone(), budget, *slot, bytes_max))
+        });
+        queue.sender()
+    }
+
+    /// Subscribes the connection to a topic: the messages that are published from now on go to the peer as they were published,
+    /// straight from the topic's log, as on the raw route. If the topic has a snapshot for new subscribers, it comes first.
+    ///
+    /// [`Handler::subscription`](crate::Handler::subscription) is told when the subscription has begun, if messages are missing,
+    /// and when the server ends it. It ends with the connection otherwise. Permissions of topics are for clients and do not
+    /// restrict handlers; the limits on topics and subscriptions hold.
+    ///
+    /// # Errors
+    /// Why there is no subscription. The topic's owner may refuse it later, see
+    /// [`SubscriptionEvent::Refused`](crate::SubscriptionEvent::Refused).
+    pub fn subscribe(&mut self, topic: &str) -> Result<(), SubscribeError> {
+        self.subscribe_with(topic, SubscribeOptions::default())
+    }
+
+    /// [`subscribe`](Remote::subscribe) from a position, or without own messages.
+    ///
+    /// # Errors
+    /// As for `subscribe`.
+    pub fn subscribe_with(&mut self, topic: &str, options: SubscribeOptions) -> Result<(), SubscribeError> {
+        if self.is_streaming {
+            return Err(SubscribeError::Streaming);
+        }
+        self.link.subscribe(topic, options)
+    }
+
+    /// Ends the subscription to a topic. What has not been sent is not sent any more, and the handler is told nothing. Returns
+    /// false if there is no subscription.
+    pub fn unsubscribe(&mut self, topic: &str) -> bool {
+        self.link.unsubscribe(topic)
+    }
+
+    /// Publishes a message to a topic, in the name of this connection. Messages of one connection to one topic keep their order.
+    /// While the topic's owner has no room, the message waits and the connection is not read.
+    ///
+    /// Refusals by the topic's owner are told to [`Handler::published`](crate::Handler::published), which by default closes the
+    /// connection, so that none is lost silently.
+    ///
+    /// # Errors
+    /// Nothing was published: the message or the topic's name is malformed, the server drains, the client publishes too fast, or
+    /// ([`PublishError::Busy`]) [`HANDLER_HELD_MAX`](crate::limits::HANDLER_HELD_MAX) messages of the connection wait.
+    /// [`Handler::writable`](crate::Handler::writable) is called once none waits.
+    ///
+    /// ```
+    /// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
+    ///
+    /// /// A member of one room.
+    /// struct Member(String);
+    ///
+    /// impl Handler for Member {
+    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    ///         Ok(remote.subscribe(&self.0)?)
+    ///     }
+    ///
+    ///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    ///         remote.publish(&self.0, message)?;
+    ///         Ok(Disposition::Done)
+    ///     }
+    /// }
+    /// ```
+    pub fn publish<'m>(
+        &mut self,
+        topic: &str,
+        message: impl Into<TopicMessage<'m>>,
+    ) -> Result<(), PublishError> {
+        let published = self.link.publish(topic, &message.into(), None);
+        self.note_busy(published)
+    }
+
+    /// The same with an id for [`Handler::published`](crate::Handler::published), which is told the message's position, too.
+    ///
+    /// # Errors
+    /// As for [`publish`](Remote::publish).
+    pub fn publish_with_id<'m>(
+        &mut self,
+        id: u64,
+        topic: &str,
+        message: impl Into<TopicMessage<'m>>,
+    ) -> Result<(), PublishError> {
+        let published = self.link.publish(topic, &message.into(), Some(id));
+        self.note_busy(published)
+    }
+
+    /// Publishes messages in this order. Returns how many were published, which is all of them unless there is an error.
+    ///
+    /// # Errors
+    /// The number of messages before the first that was not published, and why. Those behind it were not published either.
+    pub fn publish_all<'m, M: Into<TopicMessage<'m>>>(
+        &mut self,
+        topic: &str,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<usize, (usize, PublishError)> {
+        let mut count = 0;
+        for message in messages {
+            self.publish(topic, message).map_err(|error| (count, error))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn note_busy(&mut self, published: Result<(), PublishError>) -> Result<(), PublishError> {
+        *self.refused |= published == Err(PublishError::Busy);
+        published
     }
 
     fn check(&mut self, sent: bool) -> Result<(), Busy> {

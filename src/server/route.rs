@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::handler::Handler;
-use crate::handler_slots::{MessageFilter, log_panic};
+use crate::message::MessageFilter;
+use crate::panics::log_panic;
 use crate::response::Response;
 use echoring_auth::Identity;
 use echoring_proto::connection::MessageKind;

@@ -25,6 +25,7 @@ use crate::limits::{
     REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
 use crate::listeners::{self, InheritedListener, Listeners};
+use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::quotas::Identities;
 use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error, shard_error};
@@ -183,6 +184,14 @@ impl Server {
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.threads.len()
+    }
+
+    /// [`Handle::publish`].
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn publish(&self, topic: &str, messages: Vec<OwnedPublication>) -> Result<Published, PublishError> {
+        self.handle.publish(topic, messages)
     }
 
     /// A handle that controls the server.
@@ -346,7 +355,7 @@ impl Bound {
         let started: Arc<OnceLock<Handle>> = Arc::default();
         let setups = mailboxes.into_iter().zip(now);
         let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
-            cpu: cpus.get(index % cpus.len().max(1)).copied(),
+            cpu: cpus.get(index % cpus.len().max(1)).copied().filter(|_| config.pinned),
             driver: Options {
                 connections: connections + REFUSING_CONNECTIONS_MAX,
                 without: config.without,

@@ -33,9 +33,11 @@ use crate::config::{RefusalHook, ServerConfig};
 use crate::connections::Scans;
 use crate::endpoints;
 use crate::handle::Readiness;
-use crate::handler_slots::{HandlerSlots, log_panic};
+use crate::handler_link::HandlerServices;
+use crate::handler_slots::HandlerSlots;
 use crate::pages;
-use crate::peer::{Peer, class};
+use crate::panics::log_panic;
+use crate::peer::{HandlerPeer, Peer, class};
 use crate::quotas::Quotas;
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
@@ -162,8 +164,9 @@ impl Service {
         self
     }
 
-    /// Sets the shard that the service runs on, so that decisions of other threads find it.
-    pub(crate) fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
+    /// Sets the shard that the service runs on, so that decisions of other threads and what they send find it.
+    pub fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
+        self.handlers.set_inlet(Arc::new(shard.clone()));
         self.gate.set_shard(shard);
     }
 
@@ -273,7 +276,7 @@ impl Service {
                 let extras = Box::new(opening.into_extras());
                 let slot = self.handlers.take(token, handler, route.filter());
                 Answer::UpgradeWith {
-                    peer: Peer::Handler(slot),
+                    peer: Peer::Handler(HandlerPeer::new(slot)),
                     extras,
                     whole: !self.handlers.is_streaming(slot),
                 }
@@ -343,8 +346,10 @@ impl Application for Service {
     ) {
         let Some(mut link) = cx.link(token) else { return };
         match &*link.peer {
-            &Peer::Handler(slot) => {
-                let wants_address = self.handlers.open(&mut link, slot);
+            Peer::Handler(handler) => {
+                let slot = handler.slot;
+                let Service { handlers, broadcast, gate, .. } = self;
+                let wants_address = handlers.open(&mut link, &mut HandlerServices { broadcast, gate }, slot);
                 if wants_address {
                     cx.find_address(token);
                 }
@@ -398,19 +403,25 @@ impl Application for Service {
                 self.broadcast.request(link, &mut self.gate, chunk.kind, chunk.payload);
                 Disposition::Done
             }
-            Peer::Handler(slot) => self.handlers.chunk(link, slot, &chunk),
+            Peer::Handler(ref handler) => {
+                let slot = handler.slot;
+                let Service { handlers, broadcast, gate, .. } = self;
+                handlers.chunk(link, &mut HandlerServices { broadcast, gate }, slot, &chunk)
+            }
         }
     }
 
     fn ping(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
-        if let Peer::Handler(slot) = *link.peer {
-            self.handlers.ping(link, slot, payload);
+        if let Some(slot) = link.peer.handler_slot() {
+            let Service { handlers, broadcast, gate, .. } = self;
+            handlers.ping(link, &mut HandlerServices { broadcast, gate }, slot, payload);
         }
     }
 
     fn pong(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
-        if let Peer::Handler(slot) = *link.peer {
-            self.handlers.pong(link, slot, payload);
+        if let Some(slot) = link.peer.handler_slot() {
+            let Service { handlers, broadcast, gate, .. } = self;
+            handlers.pong(link, &mut HandlerServices { broadcast, gate }, slot, payload);
         }
     }
 
@@ -424,21 +435,22 @@ impl Application for Service {
         if !self.scans.is_empty() {
             self.found_address(cx, token, address);
         }
-        if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
+        if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
-            self.handlers.addressed(&mut link, slot, address);
+            let Service { handlers, broadcast, gate, .. } = self;
+            handlers.addressed(&mut link, &mut HandlerServices { broadcast, gate }, slot, address);
         }
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
-        match cx.peer(token) {
-            Some(&mut Peer::Handler(slot)) => {
-                if let Some(mut link) = cx.link(token) {
-                    self.handlers.writable(&mut link, slot);
-                }
-            }
-            _ => self.broadcast.writable(cx, token),
+        // The messages of topics go first: nothing would report that the connection is writable for them after others.
+        self.broadcast.writable(cx, token);
+        if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
+            && let Some(mut link) = cx.link(token)
+        {
+            let Service { handlers, broadcast, gate, .. } = self;
+            handlers.writable(&mut link, &mut HandlerServices { broadcast, gate }, slot);
         }
     }
 
@@ -461,7 +473,10 @@ impl Application for Service {
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
-            Peer::Handler(slot) => self.handlers.leave(slot, closed, cx.pool()),
+            Peer::Handler(handler) => {
+                self.handlers.leave(handler.slot, closed, cx.pool());
+                self.broadcast.closed(cx, token, Peer::Handler(handler));
+            }
         }
     }
 
@@ -480,6 +495,7 @@ impl Application for Service {
         // Fails if nobody waits for the answer any more.
         match command {
             ShardCommand::Publish(request) => self.backlog.push(request),
+            ShardCommand::Sender(mail) => self.handlers.mail(mail, now),
             ShardCommand::Topics(reply) => drop(reply.try_send((shard, self.broadcast.topic_reports(now)))),
             ShardCommand::Topic(name, reply) => {
                 drop(reply.try_send((shard, self.broadcast.topic_report(now, &name))));
@@ -533,7 +549,8 @@ impl Application for Service {
         if !decided.is_empty() {
             self.backlog.decide(decided);
         }
-        self.handlers.tick_ended(cx);
+        let Service { handlers, broadcast, gate, .. } = self;
+        handlers.tick_ended(cx, &mut HandlerServices { broadcast, gate });
         if !self.scans.is_empty() {
             self.advance_scans(cx);
         }
@@ -554,7 +571,7 @@ impl Application for Service {
     }
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
-        matches!(peer, Peer::Subscriber(_) | Peer::Session(_))
+        matches!(peer, Peer::Subscriber(_)) || peer.session().is_some()
     }
 
     fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {

@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::auth::AuthCounters;
+use crate::blocking;
 use crate::broadcast::BroadcastSettings;
 use crate::broadcast::cluster::ClusterSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
 use crate::handle::{Readiness, Snapshot};
-use crate::handler_slots::panic_message;
 use crate::limits::REFUSING_CONNECTIONS_MAX;
+use crate::panics::panic_message;
 use crate::quotas::{Identities, Quotas};
 use crate::service::Service;
 use echoring_proto::buffer::Lease;
@@ -94,6 +95,7 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
+        blocking::mark_shard();
         let service =
             service(&self.config, self.auth_counters, self.topics, self.creators, self.seed, self.node)
                 .with_cluster(self.cluster)

@@ -16,6 +16,8 @@ use echoring_proto::limits::Nanos;
 pub enum Encoding {
     /// Raw: the messages as they were published, without gap events.
     Raw,
+    /// The same for subscribers whose program, and not whose peer, is told of gaps.
+    RawWithGaps,
     /// By a protocol codec, which also encodes events.
     Adapter(u8),
     /// By a protocol codec, for subscribers that are not told who else subscribes.
@@ -51,9 +53,14 @@ impl Encoding {
         matches!(self, Encoding::Adapter(_) | Encoding::Resuming { presence: true, .. })
     }
 
-    /// Whether subscribers get gap events and heartbeats.
+    /// Whether subscribers get gap events and heartbeats as frames.
     pub(super) fn has_events(self) -> bool {
         matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
+    }
+
+    /// Whether subscribers can be told of a gap.
+    fn has_gaps(self) -> bool {
+        self.has_events() || self == Encoding::RawWithGaps
     }
 
     /// Whether messages may be deltas.
@@ -557,7 +564,7 @@ impl<K: Copy + Eq> Channel<K> {
 
     /// The policy for members above their lag bound. Those that cannot be told of a gap are removed.
     fn policy(&self, settings: &TopicSettings) -> SlowConsumerPolicy {
-        if self.format.dialect.has_events() { settings.slow } else { SlowConsumerPolicy::Disconnect }
+        if self.format.dialect.has_gaps() { settings.slow } else { SlowConsumerPolicy::Disconnect }
     }
 
     /// The oldest frame that may still be sent to a member.
@@ -756,8 +763,11 @@ impl<K: Copy + Eq> Channel<K> {
             messages += message;
             cursor = at;
         }
-        member.cursor = cursor;
-        member.has = self.log.offset_before(cursor);
+        // A cursor that stays may have fallen off the log since, where nothing says its offset.
+        if cursor != member.cursor {
+            member.cursor = cursor;
+            member.has = self.log.offset_before(cursor);
+        }
         member.in_flight += in_flight as u32;
         if cursor != self.log.end() {
             self.set_behind(index, true, context.sums);

@@ -394,6 +394,32 @@ fn of_a_short_send_the_whole_frames_are_taken_back() {
     }
 }
 
+/// What it lacks has left the log between the send and the report that the send was short.
+#[test]
+fn nothing_is_lost_silently_when_a_send_was_short_and_the_log_has_moved_on() {
+    for format in [TOLD, Format { dialect: Encoding::RawWithGaps, window_bits: None }] {
+        let mut world = World::slow(SlowConsumerPolicy::DropOldest);
+        let member = world.subscribe(1, format);
+        world.peers.short.insert(1, 10);
+        world.append(99, None, &[b'a'; 50]);
+        world.topics.deliver(1, &mut world.peers);
+        world.peers.stuck.push(1);
+        for frame in [[b'b'; 200], [b'c'; 200]] {
+            world.append(99, None, &frame);
+            world.topics.deliver(2, &mut world.peers);
+        }
+        world.blocked(3);
+        world.check();
+        world.peers.stuck.clear();
+        world.finish(1, member, 4);
+        let got = String::from_utf8_lossy(world.got(1)).into_owned();
+        let (a, c) = ("a".repeat(50), "c".repeat(200));
+        assert!(got.starts_with(&a) && got.ends_with(&c) && got[50..].contains(":2-2 Slow"), "{got}");
+        let Deliveries { sent, dropped_oldest, .. } = world.topics.deliveries();
+        assert_eq!((sent, dropped_oldest), (2, 1));
+    }
+}
+
 #[test]
 fn own_messages_between_do_not_confuse_what_is_taken_back() {
     let mut world = World::new();

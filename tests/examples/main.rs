@@ -9,10 +9,14 @@ mod echo;
 #[path = "../../examples/heartbeat.rs"]
 #[allow(dead_code)]
 mod heartbeat;
+#[path = "../../examples/rooms.rs"]
+#[allow(dead_code)]
+mod rooms;
 #[path = "../../examples/wrapped_connection.rs"]
 #[allow(dead_code)]
 mod wrapped_connection;
 
 mod leaks;
+mod rooms_of_any_size;
 mod ticker;
 mod wrapper;

@@ -1,4 +1,4 @@
-//! Every subscriber sees one order per topic, each publisher's messages in order, nothing twice, and nothing lost
+//! On raw routes and through handlers, every subscriber sees one order per topic, each publisher's messages in order, nothing twice, and nothing lost
 //! unless a connection ended; uncompressed or compressed, with any window size.
 
 use echoring_proto::connection::Compression;
@@ -6,7 +6,12 @@ use echoring_proto::deflate::{Direction, Preferences};
 use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
-use echoring_server::Service;
+use echoring_server::{
+    Disposition, Failure, Handler, Message, Remote, Route, Routes, Service, SubscribeOptions,
+    SubscriptionEvent,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
@@ -41,14 +46,88 @@ struct Member {
     late: bool,
 }
 
-type Topics = World<Service>;
+/// How the clients reach their topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the built-in route.
+    Raw,
+    /// By a program's route, whose handlers subscribe and publish.
+    Handlers,
+}
 
-fn world(seed: u64, shards: usize, secured: bool) -> std::rc::Rc<Topics> {
-    world_with_lag(seed, shards, secured, QUEUE_BYTES_DEFAULT)
+struct Topics {
+    world: std::rc::Rc<World<Service>>,
+    way: Way,
+    /// How many connections of handlers have subscribed.
+    subscribed: Arc<AtomicUsize>,
+}
+
+impl std::ops::Deref for Topics {
+    type Target = World<Service>;
+
+    fn deref(&self) -> &World<Service> {
+        &self.world
+    }
+}
+
+impl Topics {
+    /// Runs everything until all clients subscribe.
+    fn run_until_subscribed(&self) {
+        let (way, subscribed) = (self.way, Arc::clone(&self.subscribed));
+        self.world.run(move |clients| {
+            let all = clients.iter().all(|client| client.decoder.opened);
+            all && (way == Way::Raw || subscribed.load(Ordering::Relaxed) == clients.len())
+        });
+    }
+}
+
+/// A member of a room.
+struct RoomMember {
+    room: String,
+    options: SubscribeOptions,
+    subscribed: Arc<AtomicUsize>,
+}
+
+impl Handler for RoomMember {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.subscribe_with(&self.room, self.options)?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        remote.publish(&self.room, message)?;
+        Ok(Disposition::Done)
+    }
+
+    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+        if let SubscriptionEvent::Subscribed { topic, recovered: None, .. } = event {
+            assert_eq!(*topic, self.room);
+            self.subscribed.fetch_add(1, Ordering::Relaxed);
+        }
+        event.or_close()
+    }
+}
+
+fn routes(subscribed: &Arc<AtomicUsize>) -> Routes {
+    let mut routes = Routes::default();
+    let subscribed = Arc::clone(subscribed);
+    routes.add(Route::new("/rooms/{room}", move |opening| {
+        let options = SubscribeOptions::new();
+        let hears_itself = opening.query_value("self") == Some("1");
+        Ok(RoomMember {
+            room: opening.param("room").unwrap_or_default(),
+            options: if hears_itself { options } else { options.skip_own() },
+            subscribed: Arc::clone(&subscribed),
+        })
+    }));
+    routes
+}
+
+fn world(seed: u64, shards: usize, secured: bool, way: Way) -> Topics {
+    world_with_lag(seed, shards, secured, way, QUEUE_BYTES_DEFAULT)
 }
 
 /// Lag bound of subscribers.
-fn world_with_lag(seed: u64, shards: usize, secured: bool, lag_bytes: u32) -> std::rc::Rc<Topics> {
+fn world_with_lag(seed: u64, shards: usize, secured: bool, way: Way, lag_bytes: u32) -> Topics {
     let direction = Direction { takeover: !seed.is_multiple_of(3), window_bits: 15 };
     let compression = Compression {
         preferences: Preferences { server: direction, client: direction },
@@ -62,13 +141,17 @@ fn world_with_lag(seed: u64, shards: usize, secured: bool, lag_bytes: u32) -> st
     };
     // The least that a mailbox has: two messages of the largest size.
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 64;
-    World::new(seed, shards, config, mailbox_bytes, secured, |_| {
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes)
-    })
+    let subscribed = Arc::default();
+    let routes = routes(&subscribed);
+    let world = World::new(seed, shards, config, mailbox_bytes, secured, |_| {
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes).with_routes(routes.clone())
+    });
+    Topics { world, way, subscribed }
 }
 
 fn join(world: &Topics, random: &mut Random, topic: usize, hears_itself: bool, late: bool) -> Member {
-    let path = format!("/broadcast/topic%20{topic}{}", if hears_itself { "?self=1" } else { "" });
+    let route = if world.way == Way::Raw { "broadcast" } else { "rooms" };
+    let path = format!("/{route}/topic%20{topic}{}", if hears_itself { "?self=1" } else { "" });
     let offer = OFFERS[random.below(OFFERS.len())];
     Member { client: world.add_offering(&path, offer), topic, hears_itself, published: Vec::new(), late }
 }
@@ -183,9 +266,9 @@ fn check(members: &[Member], clients: &[Client], topic: usize) {
     }
 }
 
-fn broadcast(seed: u64, secured: bool) {
+fn broadcast(seed: u64, secured: bool, way: Way) {
     let mut random = Random::new(seed);
-    let world = world(seed, random.between(1, 3), secured);
+    let world = world(seed, random.between(1, 3), secured, way);
     let topics = random.between(1, 2);
     let bytes_max = if random.chance(300) { MESSAGE_BYTES_MAX as usize } else { 20_000 };
     let mut members = Vec::new();
@@ -198,7 +281,7 @@ fn broadcast(seed: u64, secured: bool) {
             }
         }
     }
-    world.run(|clients| clients.iter().all(|client| client.decoder.opened));
+    world.run_until_subscribed();
 
     let witnesses: Vec<usize> =
         (0..topics).filter_map(|topic| members.iter().position(|member| member.topic == topic)).collect();
@@ -237,21 +320,29 @@ fn broadcast(seed: u64, secured: bool) {
 
 #[test]
 fn broadcasts_arrive_in_one_order() {
-    for_each_seed("broadcasts_arrive_in_one_order", |seed| broadcast(seed, false));
+    for_each_seed("broadcasts_arrive_in_one_order", |seed| broadcast(seed, false, Way::Raw));
 }
 
 #[test]
 fn broadcasts_through_tls_arrive_in_one_order() {
-    for_each_seed("broadcasts_through_tls_arrive_in_one_order", |seed| broadcast(seed, true));
+    for_each_seed("broadcasts_through_tls_arrive_in_one_order", |seed| broadcast(seed, true, Way::Raw));
+}
+
+#[test]
+fn broadcasts_of_handlers_arrive_in_one_order() {
+    // Every third seed through TLS.
+    for_each_seed("broadcasts_of_handlers_arrive_in_one_order", |seed| {
+        broadcast(seed, seed.is_multiple_of(3), Way::Handlers);
+    });
 }
 
 /// A client that does not read gets 4008 after a gapless range, and costs the others nothing.
-fn laggard(seed: u64, secured: bool) {
+fn laggard(seed: u64, secured: bool, way: Way) {
     let mut random = Random::new(seed);
     // Portions that a reader keeps up with are two thirds of what it may lag.
-    let world = world_with_lag(seed, random.between(1, 3), secured, 60_000);
+    let world = world_with_lag(seed, random.between(1, 3), secured, way, 60_000);
     let mut members: Vec<Member> = (0..4).map(|_| join(&world, &mut random, 0, false, false)).collect();
-    world.run(|clients| clients.iter().all(|client| client.decoder.opened));
+    world.run_until_subscribed();
     {
         let mut clients = world.clients.borrow_mut();
         clients[0].hurry();
@@ -291,5 +382,44 @@ fn laggard(seed: u64, secured: bool) {
 #[test]
 fn a_laggard_is_told_and_costs_only_itself() {
     // Every other seed through TLS.
-    for_each_seed("a_laggard_is_told_and_costs_only_itself", |seed| laggard(seed, seed % 2 == 1));
+    for_each_seed("a_laggard_is_told_and_costs_only_itself", |seed| laggard(seed, seed % 2 == 1, Way::Raw));
+}
+
+#[test]
+fn a_laggard_of_a_handler_is_told_and_costs_only_itself() {
+    for_each_seed("a_laggard_of_a_handler_is_told_and_costs_only_itself", |seed| {
+        laggard(seed, seed % 2 == 1, Way::Handlers);
+    });
+}
+
+/// The same clients publish the same messages on both ways, and nobody leaves: the accounts are the same.
+fn accounts(seed: u64) {
+    let of_way = |way| {
+        let mut random = Random::new(seed);
+        let world = world(seed, random.between(1, 3), seed.is_multiple_of(5), way);
+        let mut members = Vec::new();
+        for topic in 0..random.between(1, 2) {
+            for _ in 0..random.between(1, 4) {
+                let hears_itself = random.chance(500);
+                members.push(join(&world, &mut random, topic, hears_itself, false));
+            }
+        }
+        world.run_until_subscribed();
+        for member in &mut members {
+            let messages = random.below(8);
+            write_script(&world, member, &mut random, messages, 2_000);
+        }
+        world.run_until_quiet();
+        let known = world.known();
+        world.drain();
+        (known.topics, known.subscriptions, known.publications, known.deliveries)
+    };
+    let raw = of_way(Way::Raw);
+    assert_eq!(raw, of_way(Way::Handlers));
+    assert_eq!(raw.3.sent, raw.3.offered, "everything is sent");
+}
+
+#[test]
+fn handlers_have_the_accounts_of_the_built_in_route() {
+    for_each_seed("handlers_have_the_accounts_of_the_built_in_route", accounts);
 }

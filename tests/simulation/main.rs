@@ -23,8 +23,10 @@ mod newcomers;
 mod order;
 mod pauses;
 mod retries;
+mod rooms;
 #[path = "../support/seeds.rs"]
 mod seeds;
+mod senders;
 mod sessions;
 mod taking_back;
 mod tunnels;

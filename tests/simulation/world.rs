@@ -250,6 +250,14 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         self.shards.iter().map(|shard| shard.borrow().remote()).collect()
     }
 
+    /// Changes the application of each shard.
+    pub fn for_each_application(&self, mut change: impl FnMut(&mut A, Remote<A::Command, HubReport>)) {
+        for shard in &self.shards {
+            let remote = shard.borrow().remote();
+            change(shard.borrow_mut().application(), remote);
+        }
+    }
+
     /// Adds a client that asks for `path`.
     pub fn add(&self, path: &str) -> usize {
         self.add_offering(path, "")

@@ -162,6 +162,16 @@ impl Budget {
         Some(taken)
     }
 
+    /// Takes bytes for what other threads hold, all or none, without a lease. The reserve stays free.
+    pub fn take_outside(&self, bytes: u64) -> bool {
+        self.take(bytes, bytes, self.reserve()).is_some()
+    }
+
+    /// Returns bytes of [`take_outside`](Budget::take_outside).
+    pub fn give_outside(&self, bytes: u64) {
+        self.give(bytes);
+    }
+
     fn give(&self, units: u64) {
         self.free.fetch_add(signed(units), Ordering::Relaxed);
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use crate::admission::PeerLimits;
@@ -85,12 +86,18 @@ pub enum ControlMessage<Q, R> {
 pub struct Remote<Q, R> {
     pub(super) orders: mpsc::Sender<ControlMessage<Q, R>>,
     pub(super) waker: Waker,
+    /// The shard was woken and has not taken its control messages since, so that it need not be woken again.
+    pub(super) is_woken: Arc<AtomicBool>,
 }
 
 // Not derived, because the type parameters need not be `Clone`.
 impl<Q, R> Clone for Remote<Q, R> {
     fn clone(&self) -> Remote<Q, R> {
-        Remote { orders: self.orders.clone(), waker: self.waker.clone() }
+        Remote {
+            orders: self.orders.clone(),
+            waker: self.waker.clone(),
+            is_woken: Arc::clone(&self.is_woken),
+        }
     }
 }
 
@@ -98,7 +105,9 @@ impl<Q, R> Remote<Q, R> {
     /// Sends a control message. False if the shard has ended.
     pub fn send(&self, message: ControlMessage<Q, R>) -> bool {
         let given = self.orders.send(message).is_ok();
-        self.waker.wake();
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
         given
     }
 

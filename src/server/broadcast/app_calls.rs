@@ -14,7 +14,7 @@ use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 
 /// A question to the application, without the client that it is about.
 pub(super) struct Question<'a> {
@@ -142,7 +142,7 @@ impl Broadcast {
     ) {
         let Question { event, target, data, program } = question;
         let (token, client) = (link.token, format!("{:x}", self.client_id(link)));
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let user = session.subject.clone();
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let call = Call {
@@ -295,7 +295,7 @@ impl Broadcast {
 
     /// Reads a session again that has fewer open requests, unless it has publications that are held.
     fn read_again<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let is_held = session.held > 0 || session.is_connecting();
         if !is_held && session.centrifuge().is_some_and(|centrifuge| !centrifuge.calls.are_many()) {
             link.set_backpressured(false);

@@ -26,7 +26,7 @@ use super::requests::{ANY_EPOCH, WantedSubscription};
 use super::sessions::{dialect_of, end, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 use crate::v1::{INTEGER_END, hexadecimal};
 use crate::validation::is_too_deep;
 
@@ -97,7 +97,7 @@ impl Broadcast {
         command: &Command<'_>,
     ) {
         let (id, token) = (command.id, link.token);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         let is_connected = matches!(centrifuge.stage, Stage::Connected(_));
         if is_connected == matches!(command.request, Request::Connect(_)) {
@@ -140,7 +140,7 @@ impl Broadcast {
         error: ErrorCode,
     ) {
         let request = latest_request(link);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if !error.is_temporary() && session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many errors");
         }
@@ -205,7 +205,7 @@ impl Broadcast {
         let id = Some(u64::from(id));
         let topic = self.fan_out.topics.find(name);
         self.cancel_asked_subscribe(link, name);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if topic.is_some_and(|topic| session.find(topic).is_some()) {
             return self.unsubscribe_session(link, id, name);
         }
@@ -255,7 +255,7 @@ impl Broadcast {
         let (id, limit) = (Some(u64::from(id)), CENTRIFUGE_PRESENCE_CLIENTS_MAX);
         let (page, client) = (MembersPage { id, name, after: None, limit }, gate.client(link.token));
         if !self.list_members(link, client, &page)
-            && let Peer::Session(session) = &mut *link.peer
+            && let Some(session) = link.peer.session_mut()
         {
             session.take_stats(id);
         }
@@ -273,7 +273,7 @@ impl Broadcast {
     fn attend_alarm<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, now: Nanos) {
         self.end_expired(link, now);
         let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let expires_at = session.next_expiry();
         // A client whose publications are held is not read.
         let is_held = queued_bytes > 0 || session.held > 0;
@@ -318,7 +318,7 @@ pub(super) fn disconnect<A: ServerApplication>(link: &mut ConnectionContext<'_, 
 pub(super) fn centrifuge<'a, A: ServerApplication>(
     link: &'a mut ConnectionContext<'_, A>,
 ) -> Option<&'a mut CentrifugeSession> {
-    let Peer::Session(session) = &mut *link.peer else { return None };
+    let session = link.peer.session_mut()?;
     session.centrifuge_mut()
 }
 

@@ -537,14 +537,15 @@ impl Broadcast {
                     subscriber.member = None;
                     close_moved(&mut link);
                 }
-                Peer::Session(session) => {
+                Peer::Echo => {}
+                peer => {
+                    let Some(session) = peer.session_mut() else { continue };
                     let allowed_by =
                         session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
                     self.tell_moved(&mut link, topic, allowed_by, Position { epoch: before, offset });
                     let client = self.client_id(&link);
                     self.report_presence(&mut link.resources(), topic, client, None);
                 }
-                Peer::Echo | Peer::Handler(_) => {}
             }
         }
         self.interrupt_replays(cx, topic, before);
@@ -566,7 +567,7 @@ impl Broadcast {
         let tokens: Vec<Token> = waiting.unwrap_or_default().iter().map(Waiting::token).collect();
         for token in tokens {
             let Some(mut link) = cx.link(token) else { continue };
-            let Peer::Session(session) = &mut *link.peer else { continue };
+            let Some(session) = link.peer.session_mut() else { continue };
             let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
             let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
             let allowed_by = session.take(topic).map_or(AllowedBy::Permission, |taken| taken.allowed_by);
@@ -578,6 +579,9 @@ impl Broadcast {
                 None if link.peer.is_event_stream() => close_moved(&mut link),
                 None if allowed_by.is_server_side() => {
                     self.server_subscription_refused(&mut link, topic, Refused::Busy);
+                }
+                None if allowed_by == AllowedBy::Handler => {
+                    self.handler_refused(&mut link, topic, Refused::Busy);
                 }
                 // It has no answer yet, and may ask again.
                 None => self.sessions.refuse(&mut link, id, Refused::Busy),

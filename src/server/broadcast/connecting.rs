@@ -29,7 +29,7 @@ use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::latest_request;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 
 /// What the answer says of a subscription.
 struct Begins {
@@ -72,7 +72,7 @@ impl Broadcast {
             return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
         }
         let request = latest_request(link);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(centrifuge) = session.centrifuge_mut() else { return };
         centrifuge.stage = Stage::Connecting(Box::new(backlog));
         if asks_app {
@@ -148,7 +148,7 @@ impl Broadcast {
             return false;
         }
         let subject = gate.client(token).map(Identity::subject).unwrap_or_default();
-        if let Peer::Session(session) = &mut *link.peer {
+        if let Some(session) = link.peer.session_mut() {
             session.subject = subject.into();
         }
         true
@@ -250,7 +250,7 @@ impl Broadcast {
     /// Whether each subscription of a session that is connecting has begun. Those that have missed messages since their owner
     /// answered begin again, with a replay.
     fn have_begun<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) -> bool {
-        let Peer::Session(session) = &mut *link.peer else { return true };
+        let Some(session) = link.peer.session_mut() else { return true };
         let mut all = true;
         let mut missed = Vec::new();
         for subscription in &mut session.subscriptions {
@@ -288,7 +288,7 @@ impl Broadcast {
         &mut self,
         link: &mut ConnectionContext<'_, A>,
     ) -> Option<Vec<Begins>> {
-        let Peer::Session(session) = &mut *link.peer else { return None };
+        let session = link.peer.session_mut()?;
         let mut pages = match &mut session.centrifuge_mut()?.stage {
             Stage::Connecting(backlog) => std::mem::take(&mut backlog.pages),
             Stage::AwaitingConnect | Stage::Connected(_) => return None,
@@ -363,7 +363,7 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
     ) -> bool {
-        let Peer::Session(session) = &mut *link.peer else { return false };
+        let Some(session) = link.peer.session_mut() else { return false };
         session.is_connecting() && session.find(topic).is_some()
     }
 
@@ -403,7 +403,7 @@ impl Broadcast {
         has_page: bool,
     ) {
         let (token, now) = (link.token, link.now());
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::AwaitingConnect { position, recovered, has_page };
         }
@@ -432,7 +432,7 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
     ) -> Option<u32> {
         let backlog = self.take_backlog(link)?;
-        let Peer::Session(session) = &mut *link.peer else { return None };
+        let session = link.peer.session_mut()?;
         let token = link.token;
         for subscription in std::mem::take(&mut session.subscriptions) {
             self.leave(&mut link.resources(), token, &subscription);

@@ -1,7 +1,10 @@
 //! The connections of a shard as the [`Sink`] of its topics.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
+use super::dialect::Dialect;
 use super::frame_encoder::{Epochs, conflated_frames, event_frame};
 use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
@@ -29,6 +32,8 @@ pub(super) struct FollowUps {
     pub(super) slow_consumers: Vec<SlowConsumer>,
     /// Sessions that missed presence events: they are sent the member list.
     pub(super) missed_presence: Vec<(Token, MemberId)>,
+    /// Connections of handlers that are not sent some messages of a topic.
+    pub(super) gaps: VecDeque<(Token, Box<str>, Gap)>,
 }
 
 /// A subscriber that fell behind and is no longer a member of its topic.
@@ -42,10 +47,11 @@ pub(super) struct SlowConsumer {
 }
 
 impl<D: Driver, A: ServerApplication> ConnectionSink<'_, '_, D, A> {
-    /// The epoch of the topic of an event stream; `None` for a session.
-    fn event_stream_epoch(&self, token: Token) -> Option<u64> {
-        let Some(Peer::Session(session)) = self.cx.peer_of(token) else { return None };
-        session.event_stream_topic().map(|topic| self.epochs.of(topic))
+    /// How a connection's session speaks, and the epoch of the topic of an event stream.
+    fn dialect(&self, token: Token) -> (Dialect, u64) {
+        let Some(session) = self.cx.peer_of(token).and_then(Peer::session) else { return Default::default() };
+        let epoch = session.event_stream_topic().map_or(0, |topic| self.epochs.of(topic));
+        (session.dialect(), epoch)
     }
 
     /// Sends frames to one connection only. They are charged to the memory budget until the kernel has them. False when
@@ -74,9 +80,16 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
     }
 
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
-        let frame = match self.event_stream_epoch(token) {
-            None => event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason)),
-            Some(epoch) => {
+        let (dialect, epoch) = self.dialect(token);
+        let frame = match dialect {
+            Dialect::V1 | Dialect::Centrifuge(_) => {
+                event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason))
+            }
+            Dialect::Handler => {
+                self.follow_ups.gaps.push_back((token, topic.into(), gap));
+                return true;
+            }
+            Dialect::EventStream => {
                 let mut event = Vec::new();
                 event_stream::gap(&mut event, topic, epoch, gap);
                 event
@@ -95,8 +108,8 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
     }
 
     fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
-        let epoch = self.event_stream_epoch(token);
-        let (frames, reached, count) = conflated_frames(topic, latest, after, epoch);
+        let (dialect, epoch) = self.dialect(token);
+        let (frames, reached, count) = conflated_frames(topic, latest, after, dialect, epoch);
         self.send_charged(token, frames, count).then_some((reached, count))
     }
 
@@ -105,7 +118,7 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
     }
 
     fn moved(&mut self, token: Token, from: MemberId, to: MemberId) {
-        if let Some(Peer::Session(session)) = self.cx.peer(token) {
+        if let Some(session) = self.cx.peer(token).and_then(Peer::session_mut) {
             session.replace_member(from, to);
         }
     }

@@ -17,6 +17,8 @@ pub(crate) enum Dialect {
     Centrifuge(Encoding),
     /// Events of an event stream. There are no requests.
     EventStream,
+    /// Raw messages. The requests are those of the connection's handler, which is told the events.
+    Handler,
 }
 
 impl Dialect {
@@ -25,7 +27,7 @@ impl Dialect {
         match self {
             Dialect::V1 => Some(v1::SUBPROTOCOL),
             Dialect::Centrifuge(encoding) => Some(encoding.subprotocol()),
-            Dialect::EventStream => None,
+            Dialect::EventStream | Dialect::Handler => None,
         }
     }
 
@@ -34,13 +36,15 @@ impl Dialect {
     pub(super) fn kind(self) -> MessageKind {
         match self {
             Dialect::Centrifuge(encoding) if encoding.is_binary() => MessageKind::Binary,
-            Dialect::V1 | Dialect::Centrifuge(_) | Dialect::EventStream => MessageKind::Text,
+            Dialect::V1 | Dialect::Centrifuge(_) | Dialect::EventStream | Dialect::Handler => {
+                MessageKind::Text
+            }
         }
     }
 
     /// Whether a subscriber can be told which messages it missed. Otherwise it recovers when it subscribes again.
     pub(super) fn has_gaps(self) -> bool {
-        matches!(self, Dialect::V1 | Dialect::EventStream)
+        matches!(self, Dialect::V1 | Dialect::EventStream | Dialect::Handler)
     }
 
     /// The encoding of a topic's log for sessions of this dialect, with or without presence events and deltas.
@@ -50,6 +54,7 @@ impl Dialect {
             Dialect::V1 => echoring_topics::Encoding::WithoutPresence(0),
             // Its client is not told who else subscribes.
             Dialect::EventStream => echoring_topics::Encoding::WithoutPresence(1),
+            Dialect::Handler => echoring_topics::Encoding::RawWithGaps,
             Dialect::Centrifuge(encoding) => {
                 let codec = u8::from(encoding.is_binary());
                 let deltas = if deltas { Deltas::Beginning } else { Deltas::Off };
@@ -63,6 +68,7 @@ impl Dialect {
     pub(super) fn of(log: echoring_topics::Encoding) -> Option<Dialect> {
         match log {
             echoring_topics::Encoding::Raw => None,
+            echoring_topics::Encoding::RawWithGaps => Some(Dialect::Handler),
             echoring_topics::Encoding::WithoutPresence(1) => Some(Dialect::EventStream),
             echoring_topics::Encoding::Adapter(_) | echoring_topics::Encoding::WithoutPresence(_) => {
                 Some(Dialect::V1)
@@ -98,9 +104,10 @@ pub(super) fn close(disconnect: Disconnect) -> (CloseCode, &'static str) {
 mod tests {
     use super::*;
 
-    const ALL: [Dialect; 4] = [
+    const ALL: [Dialect; 5] = [
         Dialect::V1,
         Dialect::EventStream,
+        Dialect::Handler,
         Dialect::Centrifuge(Encoding::Json),
         Dialect::Centrifuge(Encoding::Protobuf),
     ];
@@ -127,10 +134,10 @@ mod tests {
             (CloseCode::INTERNAL, 1011),
         ];
         for (code, expected) in ends {
-            for dialect in &ALL[..2] {
+            for dialect in &ALL[..3] {
                 assert_eq!(dialect.ending(code, "why"), (code, "why"));
             }
-            for dialect in &ALL[2..] {
+            for dialect in &ALL[3..] {
                 assert_eq!(dialect.ending(code, "why").0, CloseCode(expected));
             }
         }

@@ -39,8 +39,8 @@ impl Broadcast {
         let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
         match &*link.peer {
             Peer::Subscriber(_) => link.set_backpressured(true),
-            Peer::Session(_) => {}
-            Peer::Echo | Peer::Handler(_) => return,
+            peer if peer.session().is_some() => {}
+            _ => return,
         }
         self.drain.remaining.push(token);
     }
@@ -101,8 +101,10 @@ impl Broadcast {
                 Some(Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
                     fan_out.topics.reached(*member).is_none_or(|(_, all)| all)
                 }
-                Some(Peer::Session(session)) => session.reached(&fan_out.topics).all(|(_, _, all)| all),
-                _ => true,
+                Some(peer) => {
+                    peer.session().is_none_or(|own| own.reached(&fan_out.topics).all(|(_, _, all)| all))
+                }
+                None => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
                 end(&mut link, code, reason);
@@ -137,7 +139,8 @@ impl Broadcast {
         let Broadcast { fan_out, sessions, subscriptions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };
         let missing: Vec<(TopicId, u64)> = match &*link.peer {
-            // An event stream ends like a raw route: without a gap event its client keeps its position, and recovers.
+            // An event stream ends like a raw route: without a gap event its client keeps its position, and recovers. The peer
+            // of a handler is sent no gap events.
             Peer::Session(session) if has_all && !session.is_event_stream() => {
                 let unserved = session.reached(&fan_out.topics).filter(|(.., all)| !all);
                 unserved.map(|(topic, reached, _)| (topic, reached)).collect()

@@ -43,6 +43,7 @@ impl Broadcast {
                 granted,
                 must_recover: false,
                 deltas: false,
+                skips_own: false,
                 allowed_by: AllowedBy::Permission,
                 expires_at: None,
                 data: None,
@@ -62,7 +63,7 @@ impl Broadcast {
 
     /// The head of an event stream is queued: the subscription begins.
     pub(crate) fn begin_event_stream<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
-        if let Peer::Session(session) = &*link.peer
+        if let Some(session) = link.peer.session()
             && let Some(topic) = session.event_stream_topic()
         {
             self.begin_subscription(link, topic);

@@ -87,6 +87,7 @@ impl SessionEvent<'_> {
             Dialect::V1 => v1_events::write(self, out),
             Dialect::Centrifuge(encoding) => centrifuge_events::write(encoding, self, out),
             Dialect::EventStream => self.write_to_stream(out),
+            Dialect::Handler => {}
         }
     }
 
@@ -131,6 +132,7 @@ impl TopicEvent<'_> {
                     event_stream::heartbeat(out, Position { epoch, offset });
                 }
             }
+            Dialect::Handler => {}
         }
     }
 }

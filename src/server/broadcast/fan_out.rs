@@ -4,7 +4,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, ShardResources};
 use echoring_topics::{
-    AcceptedMessage, Encoding, Format, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
+    AcceptedMessage, Encoding, Format, Gap, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
     TopicSettings, Topics,
 };
 
@@ -50,7 +50,8 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
-    /// Subscribes a session to a topic, which has this epoch, in an encoding of its dialect.
+    /// Subscribes a session to a topic, which has this epoch, in an encoding of its dialect, except for messages of the origin
+    /// `skip`.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
@@ -58,11 +59,12 @@ impl FanOut {
         token: Token,
         window_bits: Option<u8>,
         dialect: Encoding,
+        skip: u64,
     ) -> Option<MemberId> {
         if Dialect::of(dialect) == Some(Dialect::EventStream) {
             self.encoder.epochs.set(topic, epoch);
         }
-        self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
+        self.topics.subscribe(topic, token, Format { dialect, window_bits }, skip)
     }
 
     /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
@@ -177,6 +179,11 @@ impl FanOut {
     /// The next subscriber that fell behind.
     pub(super) fn next_slow_consumer(&mut self) -> Option<SlowConsumer> {
         self.follow_ups.slow_consumers.pop()
+    }
+
+    /// The next messages that the connection of a handler is not sent.
+    pub(super) fn next_gap(&mut self) -> Option<(Token, Box<str>, Gap)> {
+        self.follow_ups.gaps.pop_front()
     }
 
     /// The next session that missed presence events.

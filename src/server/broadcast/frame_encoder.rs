@@ -67,7 +67,7 @@ impl Encode for Frames<'_> {
         let FrameEncoder { head, text, joined, deltas, epochs } = &mut **encoder;
         let Publication { content, key, payload } = publication;
         let (kind, body) = match Dialect::of(format.dialect) {
-            None => (raw_kind(content), [payload, &[], &[]]),
+            None | Some(Dialect::Handler) => (raw_kind(content), [payload, &[], &[]]),
             Some(Dialect::EventStream) => {
                 let position = Position { epoch: epochs.of(*id), offset };
                 text.clear();
@@ -138,14 +138,15 @@ pub(super) fn event_frame(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     [head, &text].concat()
 }
 
-/// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`], for a session, or for an event
-/// stream of this epoch. Each message has the number of messages skipped before it. Returns the frames, the offset of the
-/// last one, and their number.
+/// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`], in the dialect of one
+/// subscriber. `epoch` is that of the topic of an event stream. Where the dialect can say so, each message has the number of
+/// messages skipped before it. Returns the frames, the offset of the last one, and their number.
 pub(super) fn conflated_frames(
     topic: &str,
     keyed: &Keyed,
     after: u64,
-    epoch: Option<u64>,
+    dialect: Dialect,
+    epoch: u64,
 ) -> (Vec<u8>, u64, u32) {
     let (mut frames, mut reached, mut count) = (Vec::new(), after, 0);
     let mut text = Vec::new();
@@ -154,9 +155,17 @@ pub(super) fn conflated_frames(
             break;
         }
         let skipped = offset - reached - 1;
-        match epoch {
-            None => append_message_frame(&mut frames, &mut text, topic, offset, skipped, &publication),
-            Some(epoch) => {
+        match dialect {
+            Dialect::V1 | Dialect::Centrifuge(_) => {
+                append_message_frame(&mut frames, &mut text, topic, offset, skipped, &publication);
+            }
+            Dialect::Handler => {
+                let mut head = [0; HEADER_BYTES_MAX];
+                let (kind, payload) = (raw_kind(publication.content), publication.payload);
+                frames.extend_from_slice(encode_header(&mut head, kind, false, payload.len()));
+                frames.extend_from_slice(payload);
+            }
+            Dialect::EventStream => {
                 let position = Position { epoch, offset };
                 event_stream::message(&mut frames, &mut text, topic, position, &publication, skipped, false);
             }

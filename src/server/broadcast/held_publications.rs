@@ -104,6 +104,7 @@ fn held_of(peer: &mut Peer) -> Option<&mut u16> {
     match peer {
         Peer::Subscriber(subscriber) => Some(&mut subscriber.held),
         Peer::Session(session) => Some(&mut session.held),
-        Peer::Echo | Peer::Handler(_) => None,
+        Peer::Handler(handler) => Some(&mut handler.held),
+        Peer::Echo => None,
     }
 }

@@ -13,7 +13,7 @@ use super::cluster::ConnectionReader;
 use super::history_range::{HistoryPages, HistoryRange, Progress};
 use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 use crate::v1::{INTEGER_END, hexadecimal};
 
 impl Broadcast {
@@ -28,7 +28,7 @@ impl Broadcast {
     ) {
         let name = &*request.channel;
         let topic = self.fan_out.topics.find(name);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         // A token of the subscription may include its history.
         let granted = topic.and_then(|topic| Some(session.find(topic)?.granted.history));
         let is_allowed = granted.is_some_and(|history| history || self.may(client, Right::History, name));

@@ -35,7 +35,7 @@ impl Broadcast {
     ) -> bool {
         let MembersPage { id, name, after, limit } = *page;
         let topic = self.fan_out.topics.find(name);
-        let Peer::Session(session) = &mut *link.peer else { return false };
+        let Some(session) = link.peer.session_mut() else { return false };
         let live = topic.filter(|topic| session.is_live(*topic));
         let granted = live.and_then(|topic| Some(session.find(topic)?.granted.members));
         let error = match live {
@@ -86,7 +86,7 @@ impl Broadcast {
         clients: &[u8],
     ) {
         let MembersQuery { token, pushed, id, after, .. } = query;
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(page) = page.filter(|_| session.find(topic).is_some()) else {
             if !pushed {
                 session.take_stats(id);
@@ -117,7 +117,7 @@ impl Broadcast {
         cx: &mut Context<'_, D, A>,
     ) {
         while let Some((token, member)) = self.fan_out.next_missed_presence() {
-            if let Some(Peer::Session(session)) = cx.peer(token)
+            if let Some(session) = cx.peer(token).and_then(Peer::session_mut)
                 && let Some(topic) = session.topic_of(member)
             {
                 session.restart_members(topic);
@@ -130,7 +130,7 @@ impl Broadcast {
     pub(super) fn request_due_members<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
         let token = link.token;
         let (is_blocked, queued_bytes) = (link.is_blocked(), link.queued_bytes());
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if !session.wants_members() {
             return;
         }

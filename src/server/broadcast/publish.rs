@@ -161,7 +161,8 @@ impl Broadcast {
     fn resume_reading<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>) {
         let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
         if release_one(link.peer) && !stays {
-            link.set_backpressured(false);
+            let is_paused = matches!(link.peer, Peer::Handler(handler) if handler.is_paused);
+            link.set_backpressured(is_paused);
         }
     }
 
@@ -261,7 +262,7 @@ impl Broadcast {
 
 /// Routes a publication. It is held if others are held before it, or if a mailbox is full. Returns the result if this shard
 /// owns the topic.
-fn route_or_hold<A: ServerApplication>(
+pub(super) fn route_or_hold<A: ServerApplication>(
     sequencer: &mut Sequencer,
     held: &mut HeldPublications,
     link: &mut ConnectionContext<'_, A>,
@@ -297,7 +298,7 @@ fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> 
 }
 
 /// This connection as a publisher.
-fn publisher<A: ServerApplication>(
+pub(super) fn publisher<A: ServerApplication>(
     link: &ConnectionContext<'_, A>,
     number: u8,
     client: Option<&Identity>,

@@ -7,11 +7,11 @@ use super::cluster::ConnectionReader;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::requests::{Begun, has_deltas, is_server_side, must_recover};
-use super::session::{ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionState};
 use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
@@ -26,7 +26,7 @@ impl Broadcast {
         replay: ReplayState,
     ) {
         let (token, now) = (link.token, link.now());
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Replaying(replay);
         }
@@ -47,7 +47,7 @@ impl Broadcast {
         if link.queued_bytes() > 0 {
             return self.sessions.replay_due.push_back(token);
         }
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some((topic, from)) = session.next_replay() else { return };
         if let Some(replay) = session.replay(topic) {
             replay.requested = true;
@@ -77,7 +77,7 @@ impl Broadcast {
     ) {
         // Other topics of the session have waited for this page, whether it is still wanted or not.
         self.sessions.replay_due.push_back(link.token);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) =
             session.replay(topic).filter(|replay| replay.requested && replay.from == requested_from)
         else {
@@ -109,15 +109,14 @@ impl Broadcast {
             let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
             return self.end_replay(link, topic, Position { epoch, offset });
         }
-        let taken = match &mut *link.peer {
-            Peer::Session(session) => session.take(topic),
-            _ => None,
-        };
+        let taken = link.peer.session_mut().and_then(|session| session.take(topic));
         self.subscriptions.stop_waiting(topic, link.token);
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
-        } else if taken.is_some_and(|taken| taken.allowed_by.is_server_side()) {
+        } else if taken.as_ref().is_some_and(|taken| taken.allowed_by.is_server_side()) {
             self.server_subscription_refused(link, topic, Refused::Busy);
+        } else if taken.is_some_and(|taken| taken.allowed_by == AllowedBy::Handler) {
+            self.handler_refused(link, topic, Refused::Busy);
         } else {
             self.sessions.refuse(link, replay.id, Refused::Busy);
         }
@@ -133,7 +132,7 @@ impl Broadcast {
         page: &Page,
     ) {
         let has_snapshot = self.has_snapshot(topic);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) = session.replay(topic) else { return };
         if has_snapshot {
             *replay = ReplayState { from: Replay::Newcomer, requested: false, lost: true, ..*replay };
@@ -176,7 +175,7 @@ impl Broadcast {
             return self.go_live(link, topic);
         }
         let from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if let Some(state) = session.replay(topic) {
             *state = ReplayState { from, answered: true, requested: false, ..replay };
         }
@@ -229,7 +228,7 @@ impl Broadcast {
         topic: TopicId,
         id: Option<u64>,
     ) {
-        if let Peer::Session(session) = &mut *link.peer {
+        if let Some(session) = link.peer.session_mut() {
             session.take(topic);
         }
         self.subscriptions.stop_waiting(topic, link.token);
@@ -246,7 +245,7 @@ impl Broadcast {
         topic: TopicId,
         position: Position,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(SessionSubscription { allowed_by, .. }) = session.take(topic) else { return };
         self.subscriptions.stop_waiting(topic, link.token);
         let (name, reason) = (self.fan_out.name(topic).to_owned(), GapReason::History);

@@ -22,8 +22,7 @@ impl Broadcast {
         let Some(topic) = self.fan_out.topics.find(topic) else { return false };
         match peer {
             Peer::Subscriber(subscriber) => subscriber.topic == topic,
-            Peer::Session(session) => session.subscriptions.iter().any(|own| own.topic == topic),
-            Peer::Echo | Peer::Handler(_) => false,
+            peer => peer.session().is_some_and(|own| own.subscriptions.iter().any(|own| own.topic == topic)),
         }
     }
 
@@ -31,18 +30,18 @@ impl Broadcast {
     pub(crate) fn subscriptions_of(&self, peer: &Peer, most: usize) -> Subscribed {
         let lag = |member| self.fan_out.topics.lag_bytes(member).unwrap_or(0);
         let name = |topic| self.fan_out.name(topic).into();
-        match peer {
-            Peer::Subscriber(subscriber) => Subscribed {
+        if let Peer::Subscriber(subscriber) = peer {
+            return Subscribed {
                 topics: vec![name(subscriber.topic)],
                 count: 1,
                 lag_bytes: Some(subscriber.member.map_or(0, lag)),
-            },
-            Peer::Session(session) => Subscribed {
-                topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
-                count: session.subscriptions.len(),
-                lag_bytes: Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum()),
-            },
-            Peer::Echo | Peer::Handler(_) => Subscribed::default(),
+            };
+        }
+        let Some(session) = peer.session() else { return Subscribed::default() };
+        Subscribed {
+            topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
+            count: session.subscriptions.len(),
+            lag_bytes: Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum()),
         }
     }
 

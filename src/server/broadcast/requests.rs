@@ -9,7 +9,7 @@ use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 use crate::v1::{Command, ProtocolError, parse};
 use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
@@ -36,6 +36,8 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas, where the topic has them.
     pub(super) deltas: bool,
+    /// Whether messages of the connection itself are not wanted.
+    pub(super) skips_own: bool,
     /// What has been asked besides the permissions of the topic, and has allowed it.
     pub(super) allowed_by: AllowedBy,
     /// Data of the application for the answer.
@@ -54,6 +56,7 @@ impl<'a> WantedSubscription<'a> {
             presence: false,
             must_recover: false,
             deltas: false,
+            skips_own: false,
             allowed_by: AllowedBy::Permission,
             data: None,
             expires_at: None,
@@ -97,7 +100,7 @@ impl Broadcast {
         kind: MessageKind,
         payload: &[u8],
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if let Some(session) = session.centrifuge() {
             let encoding = session.encoding;
             return self.centrifuge_frame(link, gate, encoding, kind, payload);
@@ -169,7 +172,9 @@ impl Broadcast {
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) -> Result<(), Rejected> {
-        let WantedSubscription { id, name, from, presence, must_recover, deltas, allowed_by, .. } = wanted;
+        let WantedSubscription {
+            id, name, from, presence, must_recover, deltas, skips_own, allowed_by, ..
+        } = wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return Err(Rejected::Refused(Refused::Draining));
@@ -194,7 +199,7 @@ impl Broadcast {
         };
         let found = self.find_or_subscribe(&mut link.resources(), name, creator, now);
         let topic = found.map_err(Rejected::Refused)?;
-        let Peer::Session(session) = &mut *link.peer else { return Ok(()) };
+        let Some(session) = link.peer.session_mut() else { return Ok(()) };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
         session.subscriptions.push(SessionSubscription {
             topic,
@@ -202,6 +207,7 @@ impl Broadcast {
             granted,
             must_recover,
             deltas,
+            skips_own,
             allowed_by,
             expires_at: wanted.expires_at,
             data: wanted.data,
@@ -225,7 +231,7 @@ impl Broadcast {
         name: &str,
     ) -> Option<ProtocolError> {
         let subscriptions_max = self.sessions.subscriptions_max;
-        let Peer::Session(session) = &mut *link.peer else { return None };
+        let session = link.peer.session_mut()?;
         if self.fan_out.topics.find(name).is_some_and(|topic| session.find(topic).is_some()) {
             return Some(ProtocolError::already_subscribed(id));
         }
@@ -245,7 +251,7 @@ impl Broadcast {
         let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
         let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
         let may_omit_epoch = matches!(dialect_of(link), Dialect::Centrifuge(_));
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = session.find(topic) else { return };
         let may_replay = subscription.granted.history;
         let has_snapshot = has_snapshot && may_replay;
@@ -308,16 +314,11 @@ impl Broadcast {
         let Begun { id, position, recovered, snapshot, messages } = *begun;
         // A replay from the client's position says what is missing.
         let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
-        let is_replayed = match &mut *link.peer {
-            Peer::Session(session) => session.replay(topic).is_some_and(replays),
-            _ => false,
-        };
+        let is_replayed =
+            link.peer.session_mut().and_then(|session| session.replay(topic)).is_some_and(replays);
         let is_reset = recovered == Some(false) && !is_replayed;
         let now = link.now();
-        let subscription = match &mut *link.peer {
-            Peer::Session(session) => session.find(topic),
-            _ => None,
-        };
+        let subscription = link.peer.session_mut().and_then(|session| session.find(topic));
         let (expires_at, data) = subscription
             .map(|subscription| (subscription.expires_at, subscription.data.take()))
             .unwrap_or_default();
@@ -366,9 +367,11 @@ impl Broadcast {
         let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         let log = dialect.of_log(sees_presence, deltas);
-        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log);
+        let own = self.client_id(link).number;
+        let Some(session) = link.peer.session_mut() else { return };
+        let skip = if session.find(topic).is_some_and(|known| known.skips_own) { own } else { 0 };
+        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log, skip);
         let Some(member) = member else { return };
-        let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Live(member);
         }
@@ -385,7 +388,7 @@ impl Broadcast {
         name: &str,
     ) {
         let topic = self.fan_out.topics.find(name);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = topic.and_then(|topic| session.take(topic)) else {
             return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
         };
@@ -415,7 +418,7 @@ pub(super) fn must_recover<A: ServerApplication>(
     link: &mut ConnectionContext<'_, A>,
     topic: TopicId,
 ) -> bool {
-    let Peer::Session(session) = &mut *link.peer else { return false };
+    let Some(session) = link.peer.session_mut() else { return false };
     session.find(topic).is_some_and(|subscription| subscription.must_recover)
 }
 
@@ -424,19 +427,19 @@ pub(super) fn is_server_side<A: ServerApplication>(
     link: &mut ConnectionContext<'_, A>,
     topic: TopicId,
 ) -> bool {
-    let Peer::Session(session) = &mut *link.peer else { return false };
+    let Some(session) = link.peer.session_mut() else { return false };
     session.is_server_side(topic)
 }
 
 /// Whether messages of a subscription may be deltas.
 pub(super) fn has_deltas<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> bool {
-    let Peer::Session(session) = &mut *link.peer else { return false };
+    let Some(session) = link.peer.session_mut() else { return false };
     session.find(topic).is_some_and(|subscription| subscription.deltas)
 }
 
 /// What the client of a subscription may do besides; nothing without the subscription.
 fn granted<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> Granted {
     let nothing = Granted { members: false, presence: false, history: false };
-    let Peer::Session(session) = &mut *link.peer else { return nothing };
+    let Some(session) = link.peer.session_mut() else { return nothing };
     session.find(topic).map_or(nothing, |subscription| subscription.granted)
 }

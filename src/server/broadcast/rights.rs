@@ -25,7 +25,8 @@ impl Broadcast {
     }
 
     /// Whether a client may subscribe, as its permissions, a hook or a token of the subscription say. A token is as good as
-    /// credentials that name the topic, and the application need not be asked about it. Nothing restricts an operator.
+    /// credentials that name the topic, and the application need not be asked about it. Nothing restricts an
+    /// operator, or a handler, which is the program's own code.
     pub(super) fn may_subscribe(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> bool {
         let permission = || self.fan_out.topics.settings_of(name).access.subscribe;
         self.may(client, Right::Subscribe, name)
@@ -35,7 +36,7 @@ impl Broadcast {
                 AllowedBy::Token | AllowedBy::Server => {
                     matches!(permission(), Permission::Claim | Permission::Hook)
                 }
-                AllowedBy::Operator => true,
+                AllowedBy::Operator | AllowedBy::Handler => true,
             }
     }
 
@@ -43,7 +44,9 @@ impl Broadcast {
         let may = |right| {
             let access = || self.fan_out.topics.settings_of(name).access.of(right);
             let names_it = allowed_by == AllowedBy::Token || allowed_by.is_server_side();
-            self.may(client, right, name) || (names_it && access() == Permission::Claim)
+            allowed_by == AllowedBy::Handler
+                || self.may(client, right, name)
+                || (names_it && access() == Permission::Claim)
         };
         let members = may(Right::Presence);
         Granted { members, presence: members, history: may(Right::History) }
@@ -58,7 +61,7 @@ impl Broadcast {
         token: &str,
     ) {
         let request = latest_request(link);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if session.refreshing.is_some() {
             let error = ProtocolError::busy_authenticating(id, "an earlier token is being checked");
             return self.sessions.reject(link, &error);
@@ -77,7 +80,7 @@ impl Broadcast {
         id: Option<u64>,
         decision: Decision,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(request) = session.refreshing.take() else { return };
         if session.is_connecting() {
             return self.connect_decided(link, gate, decision);
@@ -87,7 +90,7 @@ impl Broadcast {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
-                if let Peer::Session(session) = &mut *link.peer {
+                if let Some(session) = link.peer.session_mut() {
                     session.subject = subject.into();
                 }
                 let client = self.client_id(link);
@@ -135,8 +138,10 @@ impl Broadcast {
                 }
                 return;
             }
-            Peer::Session(session) => session.subscriptions.iter().map(|known| known.topic).collect(),
-            Peer::Echo | Peer::Handler(_) => return,
+            peer => {
+                let Some(session) = peer.session() else { return };
+                session.subscriptions.iter().map(|known| known.topic).collect()
+            }
         };
         for topic in topics {
             self.check_subscription(link, client, topic);
@@ -151,7 +156,7 @@ impl Broadcast {
         topic: TopicId,
     ) {
         let name = self.fan_out.name(topic);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = session.find(topic) else { return };
         let allowed_by = subscription.allowed_by;
         let may_subscribe = self.may_subscribe(client, name, allowed_by);
@@ -169,7 +174,7 @@ impl Broadcast {
         topic: TopicId,
         may_return: bool,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if session.is_event_stream() {
             // It has no other subscription, which ends with the connection. A request that waits is closed with it.
             return link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);

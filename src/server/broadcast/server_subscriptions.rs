@@ -16,7 +16,7 @@ use super::events::SessionEvent;
 use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use crate::auth::Gate;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 use crate::v1::ProtocolError;
 use crate::validation::is_topic_name;
 
@@ -54,7 +54,7 @@ impl Broadcast {
         gate: &mut Gate,
         subscription: &ServerSubscription,
     ) -> Option<Result<(), ErrorCode>> {
-        let Peer::Session(session) = &mut *link.peer else { return None };
+        let session = link.peer.session_mut()?;
         if !session.is_connected() {
             return None;
         }
@@ -70,7 +70,7 @@ impl Broadcast {
     ) -> bool {
         self.cancel_asked_subscribe(link, name);
         let Some(topic) = self.fan_out.topics.find(name) else { return false };
-        let Peer::Session(session) = &mut *link.peer else { return false };
+        let Some(session) = link.peer.session_mut() else { return false };
         if session.find(topic).is_none() || session.is_connecting() || session.is_event_stream() {
             return false;
         }
@@ -98,7 +98,7 @@ impl Broadcast {
         topic: TopicId,
         refused: Refused,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if session.is_connecting() {
             return self.fail_connect(link, code_of(&ProtocolError::refused(None, refused)));
         }

@@ -54,6 +54,8 @@ pub(super) enum Protocol {
     EventStream,
     /// By Centrifuge's client protocol.
     Centrifuge(Box<CentrifugeSession>),
+    /// By raw messages. Its handler makes the requests and is told the events.
+    Handler,
 }
 
 /// A topic of a session.
@@ -66,6 +68,8 @@ pub(super) struct SessionSubscription {
     pub(super) must_recover: bool,
     /// Whether messages may be deltas.
     pub(super) deltas: bool,
+    /// Whether messages that the connection has published are not sent back to it.
+    pub(super) skips_own: bool,
     pub(super) allowed_by: AllowedBy,
     /// When it expires.
     pub(super) expires_at: Option<Nanos>,
@@ -89,6 +93,8 @@ pub(super) enum AllowedBy {
     Server,
     /// The server makes it: an operator has asked for it.
     Operator,
+    /// The connection's handler has made it.
+    Handler,
 }
 
 impl AllowedBy {
@@ -213,6 +219,7 @@ impl Session {
             Protocol::V1 => Dialect::V1,
             Protocol::EventStream => Dialect::EventStream,
             Protocol::Centrifuge(session) => Dialect::Centrifuge(session.encoding),
+            Protocol::Handler => Dialect::Handler,
         }
     }
 

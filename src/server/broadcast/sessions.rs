@@ -14,6 +14,9 @@ use super::centrifuge_session::{Alarms, KeptBytes};
 use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::SessionEvent;
+use super::frame_encoder::raw_kind;
+use super::handler_events::HandlerEvents;
+use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
 use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
@@ -40,6 +43,8 @@ pub(super) struct Sessions {
     pub(super) alarms: Alarms,
     /// What they keep for requests that are not answered yet.
     pub(super) kept: KeptBytes,
+    /// What handlers are to be told.
+    pub(super) handler_events: HandlerEvents,
     event: Vec<u8>,
     message_head: Vec<u8>,
     deltas: DeltaWriter,
@@ -55,6 +60,7 @@ impl Sessions {
             connects_due: VecDeque::new(),
             alarms: Alarms::default(),
             kept: KeptBytes::default(),
+            handler_events: HandlerEvents::default(),
             event: Vec::new(),
             message_head: Vec::new(),
             deltas: DeltaWriter::default(),
@@ -72,6 +78,9 @@ impl Sessions {
         event: &SessionEvent<'_>,
     ) {
         let dialect = dialect_of(link);
+        if dialect == Dialect::Handler {
+            return self.handler_events.session_event(link.token, event);
+        }
         self.send_with(link, |out| event.write(dialect, out));
     }
 
@@ -101,8 +110,12 @@ impl Sessions {
         link: &mut ConnectionContext<'_, A>,
         event: &SessionEvent<'_>,
     ) {
+        let dialect = dialect_of(link);
+        if dialect == Dialect::Handler {
+            return self.handler_events.session_event(link.token, event);
+        }
         self.event.clear();
-        event.write(dialect_of(link), &mut self.event);
+        event.write(dialect, &mut self.event);
         self.send_written(link, false);
     }
 
@@ -130,7 +143,7 @@ impl Sessions {
         request: u32,
         error: &ProtocolError,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if session.requests.is_too_much(request) {
             return end(link, CloseCode::POLICY, "too many invalid requests in a row");
         }
@@ -173,6 +186,15 @@ impl Sessions {
         publisher: &Publisher,
         result: PublishResult,
     ) {
+        if matches!(link.peer, Peer::Handler(_)) {
+            if let Err(refused) = result {
+                note_limit(link, refused);
+            }
+            if publisher.wants(result) {
+                self.handler_events.published(link.token, topic, publisher.id(), result);
+            }
+            return;
+        }
         match (result, publisher.ack_mode) {
             (Ok(position), AckMode::Always(id)) => {
                 self.send(link, &SessionEvent::Published { id, topic, position });
@@ -245,6 +267,12 @@ impl Sessions {
                 // It is a part of a page, so it needs no bound.
                 return link.send_event(event);
             }
+            Dialect::Handler => {
+                if link.is_open() && !link.send_past(raw_kind(content), payload) {
+                    close_slow(link);
+                }
+                return;
+            }
             Dialect::V1 => {
                 let parts =
                     server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
@@ -283,7 +311,7 @@ struct Replayed {
 
 /// How a connection's session speaks.
 pub(super) fn dialect_of<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> Dialect {
-    if let Peer::Session(session) = &*link.peer { session.dialect() } else { Dialect::V1 }
+    link.peer.session().map_or(Dialect::V1, Session::dialect)
 }
 
 /// Ends a session, with the code and the reason of its dialect.
@@ -322,5 +350,5 @@ pub(super) fn limit_of(refused: Refused) -> Option<Limit> {
 
 /// The number of the latest request of a session.
 pub(super) fn latest_request<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> u32 {
-    if let Peer::Session(session) = &*link.peer { session.requests.latest() } else { 0 }
+    link.peer.session().map_or(0, |session| session.requests.latest())
 }

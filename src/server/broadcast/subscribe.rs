@@ -2,7 +2,7 @@
 
 use super::Broadcast;
 use super::centrifuge_session::CentrifugeSession;
-use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::session::{AllowedBy, Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::sessions::limit_of;
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
@@ -290,7 +290,7 @@ impl Broadcast {
         topic: TopicId,
         refused: Refused,
     ) {
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(&mut SessionSubscription {
             state: SubscriptionState::AwaitingOwner { id, request, .. },
             ..
@@ -298,9 +298,12 @@ impl Broadcast {
         else {
             return;
         };
-        let taken = session.take(topic);
-        if taken.is_some_and(|taken| taken.allowed_by.is_server_side()) {
+        let allowed_by = session.take(topic).map(|taken| taken.allowed_by);
+        if allowed_by.is_some_and(AllowedBy::is_server_side) {
             return self.server_subscription_refused(link, topic, refused);
+        }
+        if allowed_by == Some(AllowedBy::Handler) {
+            return self.handler_refused(link, topic, refused);
         }
         self.sessions.refuse_request(link, request, id, refused);
     }

@@ -11,7 +11,7 @@ use super::centrifuge_events::{number, refresh_in_s};
 use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use crate::auth::Gate;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::ServerApplication;
 
 impl Broadcast {
     /// A session subscribes with a token.
@@ -57,7 +57,7 @@ impl Broadcast {
             Err(code) => return self.fail(link, encoding, id, code),
         };
         let topic = self.fan_out.topics.find(channel);
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         let Some(subscription) = topic.and_then(|topic| session.find(topic)) else {
             return self.fail(link, encoding, id, ErrorCode::PermissionDenied);
         };
@@ -97,7 +97,7 @@ impl Broadcast {
     /// A session is to be attended to at a time at the latest.
     pub(super) fn wake_by<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, at: Nanos) {
         let token = link.token;
-        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(session) = link.peer.session_mut() else { return };
         if let Some(centrifuge) = session.centrifuge_mut() {
             self.sessions.alarms.remove(token, centrifuge);
             centrifuge.wake_by(at);
@@ -111,7 +111,7 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         now: Nanos,
     ) {
-        while let Peer::Session(session) = &mut *link.peer
+        while let Some(session) = link.peer.session_mut()
             && let Some(encoding) = session.centrifuge().map(|centrifuge| centrifuge.encoding)
             && let Some(expired) =
                 session.subscriptions.iter().find(|own| own.expires_at.is_some_and(|at| at <= now))

@@ -3,7 +3,7 @@
 use super::connection_sink::SlowConsumer;
 use super::events::SessionEvent;
 use super::handover::Ordering;
-use super::session::SessionSubscription;
+use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
 use crate::peer::{Peer, ServerApplication};
@@ -85,6 +85,9 @@ impl Broadcast {
     /// Attends to the subscribers that a delivery reported.
     fn follow_up<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         self.restart_missed_members(cx);
+        while let Some((token, topic, gap)) = self.fan_out.next_gap() {
+            self.sessions.handler_events.gap(token, &topic, gap);
+        }
         while let Some(slow) = self.fan_out.next_slow_consumer() {
             self.drop_slow_consumer(cx, slow);
         }
@@ -105,8 +108,10 @@ impl Broadcast {
                 link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
                 return;
             }
-            Peer::Session(session) => session.topic_of(member).and_then(|topic| session.take(topic)),
-            Peer::Echo | Peer::Handler(_) => None,
+            peer => {
+                let topic_of = |session: &mut Session| session.take(session.topic_of(member)?);
+                peer.session_mut().and_then(topic_of)
+            }
         };
         let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
         if link.peer.is_event_stream() {
@@ -148,7 +153,7 @@ impl Broadcast {
                 let Some(member) = subscriber.member else { return };
                 self.fan_out.catch_up(cx, member, now);
             }
-            Some(Peer::Session(_)) => self.session_writable(cx, token, now),
+            Some(peer) if peer.session().is_some() => self.session_writable(cx, token, now),
             _ => return,
         }
         self.follow_up(cx);
@@ -161,7 +166,7 @@ impl Broadcast {
         now: Nanos,
     ) {
         let mut index = 0;
-        while let Some(Peer::Session(session)) = cx.peer(token)
+        while let Some(session) = cx.peer(token).and_then(Peer::session_mut)
             && let Some(subscription) = session.subscriptions.get(index)
         {
             if let Some(member) = subscription.member() {
@@ -170,7 +175,7 @@ impl Broadcast {
             index += 1;
         }
         let Some(mut link) = cx.link(token) else { return };
-        if let Peer::Session(session) = &*link.peer
+        if let Some(session) = link.peer.session()
             && session.wants_members()
         {
             self.sessions.members_due.push_back(token);
@@ -180,8 +185,11 @@ impl Broadcast {
 
     /// When [`tick_ended`](Broadcast::tick_ended) has work without an event.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
-        let Sessions { replay_due, members_due, connects_due, count, .. } = &self.sessions;
-        let has_sessions_due = !replay_due.is_empty() || !members_due.is_empty() || !connects_due.is_empty();
+        let Sessions { replay_due, members_due, connects_due, handler_events, count, .. } = &self.sessions;
+        let has_sessions_due = !replay_due.is_empty()
+            || !members_due.is_empty()
+            || !connects_due.is_empty()
+            || !handler_events.is_empty();
         if has_sessions_due || self.fan_out.topics.has_fresh() {
             return Some(0);
         }

@@ -10,8 +10,8 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::commands::OwnedPublication;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::publications::OwnedPublication;
 use crate::validation::is_too_deep;
 use echoring_topics::Content;
 use echoring_topics::limits::KEY_BYTES_MAX;

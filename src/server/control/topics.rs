@@ -16,9 +16,9 @@ use super::publications::{Format, InvalidBody, check_key, idempotency_key};
 use super::socket::AdminPeer;
 use super::topic_query::TopicQuery;
 use super::topic_report;
-use crate::commands::{OwnedPublication, PublishError, Published};
 use crate::handle::Handle;
 use crate::limits::{ADMIN_BATCH_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::validation::is_topic_name;
 use echoring_proto::handshake::percent_decode_path;
 use echoring_runtime::admission::{Limit, LogInterval};
@@ -274,7 +274,10 @@ fn not_published(error: PublishError) -> Reply {
         PublishError::TooDeep(_) => refuse(&InvalidBody::bad("data", message)),
         PublishError::TooMany => refuse(&InvalidBody::TooMany),
         PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
-        PublishError::Ended => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
+        // Only handlers get the last ones.
+        PublishError::Ended | PublishError::Refused(_) | PublishError::OnShard => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, "ended")
+        }
     }
 }
 

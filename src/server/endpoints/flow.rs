@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::parameters::Parameters;
-use crate::handler::{Busy, Failure, Handler, Message};
+use crate::failure::{Busy, Failure};
+use crate::handler::Handler;
 use crate::limits::{
     DELAYED_BYTES_MAX, DELAYED_MESSAGES_MAX, ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, FRAGMENTS_MAX,
     SLOW_READ_BYTES_PER_S_MAX, SLOW_READ_BYTES_PER_S_MIN, SOURCE_BYTES_MAX, SOURCE_MESSAGES_PER_TICK,
     SOURCE_RATE_MAX, SOURCE_TICK,
 };
+use crate::message::Message;
 use crate::remote::Remote;
 use crate::response::Response;
 use crate::route::Opening;

@@ -4,8 +4,10 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use super::parameters::{Parameters, not};
-use crate::handler::{Failure, Handler, Message};
+use crate::failure::Failure;
+use crate::handler::Handler;
 use crate::limits::{ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, PING_STORM_RATE_MAX};
+use crate::message::Message;
 use crate::remote::Remote;
 use crate::response::Response;
 use crate::route::Opening;

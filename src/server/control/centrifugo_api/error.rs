@@ -3,7 +3,7 @@
 use echoring_centrifuge::ErrorCode;
 use serde::{Deserialize, Serialize};
 
-use crate::commands::PublishError;
+use crate::publications::PublishError;
 use echoring_topics::Refused;
 
 /// An error in a reply.
@@ -58,7 +58,8 @@ impl From<PublishError> for ApiError {
             | PublishError::TooDeep(_) => ErrorCode::BadRequest,
             PublishError::TooMany => ErrorCode::LimitExceeded,
             PublishError::Busy => ErrorCode::TooManyRequests,
-            PublishError::Ended => ErrorCode::Internal,
+            // Only handlers get the last ones.
+            PublishError::Ended | PublishError::Refused(_) | PublishError::OnShard => ErrorCode::Internal,
         };
         ApiError::new(code, &error.to_string())
     }

@@ -1,0 +1,199 @@
+//! Topics for handlers: their connections subscribe like sessions, whose messages are raw and whose events go to the handler.
+//!
+//! A handler is the program's own code. Permissions, which are for clients, do not restrict it; limits and rates, which protect
+//! the node from clients, do.
+
+use super::Broadcast;
+use super::handler_events::HandlerEvents;
+use super::publish::{publisher, route_or_hold};
+use super::requests::{Rejected, WantedSubscription};
+use super::session::{AllowedBy, Protocol, Session, SessionSubscription};
+use super::sessions::note_limit;
+use super::shard_mail::AckMode;
+use crate::auth::Gate;
+use crate::limits::HANDLER_HELD_MAX;
+use crate::peer::{Peer, ServerApplication};
+use crate::publications::PublishError;
+use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
+use crate::validation::is_topic_name;
+use echoring_auth::Identity;
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{MemberId, Refused, TopicId};
+
+impl Broadcast {
+    /// The connection of a handler subscribes.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn subscribe_for_handler<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        name: &str,
+        options: SubscribeOptions,
+    ) -> Result<(), SubscribeError> {
+        if !link.is_open() {
+            return Err(SubscribeError::Closing);
+        }
+        if !is_topic_name(name) {
+            return Err(SubscribeError::BadTopic);
+        }
+        self.ensure_session(link, gate.client(link.token));
+        if self.has_subscription(link, name) {
+            return Err(SubscribeError::AlreadySubscribed);
+        }
+        let SubscribeOptions { from, skips_own } = options;
+        let plain = WantedSubscription::plain(None, name);
+        let wanted = WantedSubscription { from, skips_own, allowed_by: AllowedBy::Handler, ..plain };
+        self.try_subscribe(link, gate, wanted).map_err(|rejected| match rejected {
+            Rejected::Refused(refused) => {
+                note_limit(link, refused);
+                SubscribeError::Refused(refused)
+            }
+            // Nothing else is wrong with a request of a handler.
+            Rejected::Error(_) => SubscribeError::TooMany,
+        })
+    }
+
+    /// The session of a handler's connection, which begins with its first subscription.
+    fn ensure_session<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
+    ) {
+        let Peer::Handler(handler) = &mut *link.peer else { return };
+        if handler.session.is_none() {
+            self.sessions.count += 1;
+            let subject = client.map(Identity::subject).unwrap_or_default().into();
+            let protocol = Protocol::Handler;
+            handler.session = Some(Box::new(Session { subject, protocol, ..Session::default() }));
+        }
+    }
+
+    /// The connection of a handler unsubscribes. False if it does not subscribe to the topic.
+    pub(crate) fn unsubscribe_for_handler<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        name: &str,
+    ) -> bool {
+        let Some(subscription) = self.take_subscription(link, name) else { return false };
+        let token = link.token;
+        self.leave(&mut link.resources(), token, &subscription);
+        true
+    }
+
+    fn has_subscription<A: ServerApplication>(
+        &self,
+        link: &mut ConnectionContext<'_, A>,
+        name: &str,
+    ) -> bool {
+        let topic = self.fan_out.topics.find(name);
+        let session = link.peer.session_mut();
+        topic.zip(session).is_some_and(|(topic, session)| session.find(topic).is_some())
+    }
+
+    fn take_subscription<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        name: &str,
+    ) -> Option<SessionSubscription> {
+        let topic = self.fan_out.topics.find(name)?;
+        link.peer.session_mut()?.take(topic)
+    }
+
+    /// A handler publishes in the name of its connection. Its outcome is an event for the handler: a refusal or, with an `id`,
+    /// whatever it is.
+    ///
+    /// # Errors
+    /// Nothing is published, and no event follows.
+    pub(crate) fn publish_for_handler<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        name: &str,
+        message: &TopicMessage<'_>,
+        id: Option<u64>,
+    ) -> Result<(), PublishError> {
+        let TopicMessage { publication, idempotency_key } = *message;
+        crate::publications::check(name, &publication, idempotency_key, 0)?;
+        let refused = |broadcast: &mut Broadcast, refused| {
+            broadcast.sequencer.topics.note_refused();
+            Err(PublishError::Refused(refused))
+        };
+        if !link.is_open() || self.drain.is_on() {
+            return refused(self, Refused::Draining);
+        }
+        if publication.payload.len() > self.sequencer.message_bytes_max() {
+            return refused(self, Refused::TooLarge);
+        }
+        if matches!(link.peer, Peer::Handler(handler) if handler.held >= HANDLER_HELD_MAX) {
+            return Err(PublishError::Busy);
+        }
+        if let Err(limit) = gate.publish(link.token, link.now()) {
+            link.note_excess(limit, false);
+            return refused(self, Refused::RateLimited);
+        }
+        let member = self.skipping_member(link, name);
+        let number = self.number(link.mailboxes.shard());
+        let ack_mode = id.map_or(AckMode::OnRefusal, AckMode::Always);
+        let publisher = publisher(link, number, gate.client(link.token), member, ack_mode);
+        let Broadcast { sequencer, held, .. } = self;
+        let routed = route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key);
+        if let Some(sequenced) = routed {
+            let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+            self.sessions.acknowledge(link, name, &publisher, result);
+        }
+        Ok(())
+    }
+
+    /// The subscription of a publisher to the topic, if it does not get its own messages.
+    fn skipping_member<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        name: &str,
+    ) -> Option<MemberId> {
+        let session = link.peer.session_mut()?;
+        let subscription = session.find(self.fan_out.topics.find(name)?)?;
+        subscription.member().filter(|_| subscription.skips_own)
+    }
+
+    /// The handler pauses or resumes reading. While publications of the connection wait for room, it is not read anyhow.
+    pub(crate) fn set_handler_paused<A: ServerApplication>(
+        &self,
+        link: &mut ConnectionContext<'_, A>,
+        is_paused: bool,
+    ) {
+        let Peer::Handler(handler) = &mut *link.peer else { return };
+        handler.is_paused = is_paused;
+        let is_held = handler.held > 0;
+        link.set_backpressured(is_paused || is_held);
+    }
+
+    /// The subscription of a handler is refused after all.
+    pub(super) fn handler_refused<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        refused: Refused,
+    ) {
+        note_limit(link, refused);
+        let Broadcast { fan_out, sessions, .. } = self;
+        sessions.handler_events.refused(link.token, fan_out.name(topic), refused);
+    }
+
+    /// What handlers are to be told. `spare` is used for what comes next.
+    pub(crate) fn take_handler_events(&mut self, spare: HandlerEvents) -> HandlerEvents {
+        std::mem::replace(&mut self.sessions.handler_events, spare)
+    }
+
+    /// Whether handlers are to be told something.
+    #[inline]
+    pub(crate) fn has_handler_events(&self) -> bool {
+        !self.sessions.handler_events.is_empty()
+    }
+
+    /// Whether no publication of a connection waits for room.
+    pub(crate) fn has_room_for(peer: &Peer) -> bool {
+        !matches!(peer, Peer::Handler(handler) if handler.held > 0)
+    }
+}

@@ -1,0 +1,161 @@
+//! [`Failure`]: why a handler's connection closes, from any error.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+use crate::publications::PublishError;
+use crate::sender::SendError;
+use crate::subscription::{SubscribeError, close_code};
+use echoring_proto::CloseCode;
+
+/// An error that closes the connection of a handler, with its close code.
+///
+/// `?` converts any error, boxed ones and those of `anyhow` included. The errors of this crate have close codes of their own:
+/// [`Busy`] and a full [`RemoteSender`](crate::RemoteSender) close with 4008, what a topic refuses with 1013 or 1008. For any other
+/// error the peer gets 1011 without the error's text, which is logged.
+///
+/// ```
+/// use echoring::CloseCode;
+/// use echoring::server::Failure;
+///
+/// fn parse(text: &str) -> Result<u32, Failure> {
+///     let number: u32 = text.parse()?;
+///     if number > 100 {
+///         return Err(Failure::new(CloseCode::POLICY, "at most 100"));
+///     }
+///     Ok(number)
+/// }
+/// assert_eq!(parse("x").unwrap_err().code(), CloseCode::INTERNAL);
+/// assert_eq!(parse("101").unwrap_err().code(), CloseCode::POLICY);
+/// ```
+pub struct Failure(Box<Inner>);
+
+struct Inner {
+    code: CloseCode,
+    reason: Cow<'static, str>,
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// Closes with `code` and `reason`; the peer gets the first 123 bytes of the reason (RFC 6455, 5.5.1). A code that
+    /// must not be sent (7.4.1) becomes an empty Close frame.
+    pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Failure {
+        Failure(Box::new(Inner { code, reason: reason.into(), cause: None }))
+    }
+
+    /// The close code.
+    pub fn code(&self) -> CloseCode {
+        self.0.code
+    }
+
+    /// The close reason.
+    pub fn reason(&self) -> &str {
+        &self.0.reason
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        let cause = error.into();
+        if let Some(failure) = known_failure(&*cause) {
+            return failure;
+        }
+        let reason = Cow::Borrowed("internal error");
+        Failure(Box::new(Inner { code: CloseCode::INTERNAL, reason, cause: Some(cause) }))
+    }
+}
+
+/// The failure for an error of this crate, or for one that was caused by such an error.
+fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    for _ in 0..CAUSES_MAX {
+        let error = next?;
+        if error.is::<Busy>() || error.downcast_ref() == Some(&SendError::Full) {
+            return Some(Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer"));
+        }
+        if let Some(error) = error.downcast_ref::<SubscribeError>() {
+            return Some(Failure::new(error.close_code(), error.to_string()));
+        }
+        if let Some(error) = error.downcast_ref::<PublishError>() {
+            return Some(Failure::new(close_code(error.is_passing()), error.to_string()));
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Causes of an error that are looked at: a chain may be a ring.
+const CAUSES_MAX: usize = 16;
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.code, self.0.reason)?;
+        match &self.0.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({self})")
+    }
+}
+
+/// Nothing was sent, because the queue of the connection is full or the connection is closing. If the queue is full,
+/// [`Handler::writable`](crate::Handler::writable) follows. As a [`Failure`] it closes with 4008, a slow consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer is too slow, or the connection is closing")
+    }
+}
+
+impl Error for Busy {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_goes_to_the_log_and_not_to_the_peer() {
+        let failure = Failure::from(std::io::Error::other("the password is 1234"));
+        assert_eq!((failure.code(), failure.reason()), (CloseCode::INTERNAL, "internal error"));
+        assert_eq!(failure.to_string(), "1011 internal error: the password is 1234");
+    }
+
+    #[test]
+    fn errors_of_this_crate_have_close_codes_of_their_own_also_as_causes() {
+        use echoring_topics::Refused;
+
+        #[derive(Debug)]
+        struct Outer(SubscribeError);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("cannot join")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let boxed: Box<dyn Error + Send + Sync> = Busy.into();
+        for (failure, code) in [
+            (Failure::from(Busy), CloseCode::SLOW_CONSUMER),
+            (Failure::from(boxed), CloseCode::SLOW_CONSUMER),
+            (Failure::from(SendError::Full), CloseCode::SLOW_CONSUMER),
+            (Failure::from(SendError::Closed), CloseCode::INTERNAL),
+            (Failure::from(PublishError::BadTopic), CloseCode::POLICY),
+            (Failure::from(PublishError::Refused(Refused::Busy)), CloseCode::TRY_AGAIN_LATER),
+            (Failure::from(Outer(SubscribeError::TooMany)), CloseCode::POLICY),
+            (Failure::from("a text"), CloseCode::INTERNAL),
+        ] {
+            assert_eq!(failure.code(), code, "{failure}");
+        }
+    }
+}

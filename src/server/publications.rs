@@ -1,0 +1,147 @@
+//! Messages that programs publish, and why they are not published. No logic besides the checks.
+
+use std::fmt;
+
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::validation::{is_too_deep, is_topic_name};
+use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::{Content, Position, Publication, Refused};
+
+/// A message to publish from another thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedPublication {
+    /// The type of the payload. The caller guarantees that JSON is one JSON value and text is UTF-8; it is not checked
+    /// again.
+    pub content: Content,
+    /// The key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes; empty for none.
+    pub key: Box<str>,
+    /// The idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; empty for none. A message with the key of one
+    /// that was accepted in the last five minutes ([`IDEMPOTENCY_WINDOW`](echoring_topics::limits::IDEMPOTENCY_WINDOW))
+    /// is a duplicate of it.
+    pub idempotency_key: Box<str>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl OwnedPublication {
+    fn new(content: Content, payload: Vec<u8>) -> OwnedPublication {
+        OwnedPublication { content, key: "".into(), idempotency_key: "".into(), payload }
+    }
+
+    /// A text message without keys.
+    pub fn text(text: impl Into<String>) -> OwnedPublication {
+        OwnedPublication::new(Content::Text, text.into().into_bytes())
+    }
+
+    /// A JSON value without keys. It is the caller's to guarantee that it is one.
+    pub fn json(value: impl Into<String>) -> OwnedPublication {
+        OwnedPublication::new(Content::Json, value.into().into_bytes())
+    }
+
+    /// A binary message without keys.
+    pub fn binary(payload: impl Into<Vec<u8>>) -> OwnedPublication {
+        OwnedPublication::new(Content::Binary, payload.into())
+    }
+
+    pub(crate) fn as_publication(&self) -> Publication<'_> {
+        Publication { content: self.content, key: &self.key, payload: &self.payload }
+    }
+
+    /// Bytes that the message is charged while it waits.
+    pub(crate) fn bytes(&self) -> u64 {
+        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
+            as u64
+    }
+}
+
+/// Why no message of a request was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
+    BadTopic,
+    /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
+    BadKey(usize),
+    /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    BadIdempotencyKey(usize),
+    /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
+    TooDeep(usize),
+    /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
+    TooMany,
+    /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
+    Busy,
+    /// The topic, or the node, does not take the message. Only for messages of handlers; those of other threads have a
+    /// [result](Published) each.
+    Refused(Refused),
+    /// [`Handle::publish`](crate::Handle::publish) was called on the thread of a shard, and would have blocked it. Handlers use
+    /// [`Remote::publish`](crate::Remote::publish) or [`Handle::try_publish`](crate::Handle::try_publish).
+    OnShard,
+    /// The server has ended.
+    Ended,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::BadTopic => {
+                write!(
+                    f,
+                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
+                )
+            }
+            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
+            PublishError::BadIdempotencyKey(_) => {
+                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+            }
+            PublishError::TooDeep(_) => {
+                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
+            }
+            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::Busy => f.write_str("too many pending messages"),
+            PublishError::Refused(refused) => refused.fmt(f),
+            PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
+            PublishError::Ended => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl PublishError {
+    /// Whether a retry may succeed.
+    pub fn is_passing(self) -> bool {
+        match self {
+            PublishError::Busy => true,
+            PublishError::Refused(refused) => refused.is_passing(),
+            _ => false,
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// The result of each message: its position, or why it was refused.
+pub type Published = Vec<Result<Position, Refused>>;
+
+/// Whether a message, the one at `index` of its batch, may be published as far as it alone can tell.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(
+    topic: &str,
+    publication: &Publication<'_>,
+    idempotency_key: &str,
+    index: usize,
+) -> Result<(), PublishError> {
+    if !is_topic_name(topic) {
+        return Err(PublishError::BadTopic);
+    }
+    if publication.key.len() > KEY_BYTES_MAX {
+        return Err(PublishError::BadKey(index));
+    }
+    if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(PublishError::BadIdempotencyKey(index));
+    }
+    if publication.content == Content::Json && is_too_deep(publication.payload) {
+        return Err(PublishError::TooDeep(index));
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Other threads: what they send and publish, where they may wait, and which CPUs they share with shards.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use echoring_proto::CloseCode;
+use echoring_server::{
+    Builder, Disposition, DriverChoice, Failure, Handle, Handler, Message, OwnedPublication, PublishError,
+    Remote, RemoteSender, SendError, Server,
+};
+
+use super::{PATIENCE, Peer, address};
+
+/// Gives its sender away, and publishes its messages with `?`, from where errors of any sort may come.
+struct Giver {
+    senders: mpsc::Sender<RemoteSender>,
+    handle: Arc<OnceLock<Handle>>,
+}
+
+impl Giver {
+    fn fail(text: &str) -> anyhow::Result<()> {
+        let _: u32 = text.parse().context("no number")?;
+        anyhow::bail!("a number")
+    }
+
+    fn fail_boxed() -> Result<(), Box<dyn Error + Send + Sync>> {
+        Err("boxed".into())
+    }
+}
+
+impl Handler for Giver {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        self.senders.send(remote.sender())?;
+        Ok(remote.subscribe("room")?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        match message.text() {
+            Some("anyhow") => Giver::fail("x")?,
+            Some("boxed") => Giver::fail_boxed()?,
+            Some("full") => Err(anyhow::Error::from(SendError::Full).context("cannot answer"))?,
+            Some("block") => {
+                let handle = self.handle.get().expect("set before clients come");
+                let blocked = handle.publish("room", vec![OwnedPublication::text("blocked")]);
+                assert_eq!(blocked, Err(PublishError::OnShard));
+                drop(handle.try_publish("room", vec![OwnedPublication::text("not blocked")])?);
+                // A full sender of its own connection would wait for this call for ever.
+                let sender = remote.sender();
+                while sender.send_binary(vec![0; 10_000]).is_ok() {}
+                assert_eq!(sender.send_binary(vec![0; 10_000]), Err(SendError::Full));
+            }
+            _ => remote.publish("room", message)?,
+        }
+        Ok(Disposition::Done)
+    }
+}
+
+fn with_givers(builder: Builder) -> (Builder, mpsc::Receiver<RemoteSender>, Arc<OnceLock<Handle>>) {
+    let (senders, given) = mpsc::channel();
+    let handle = Arc::<OnceLock<Handle>>::default();
+    let shared = Arc::clone(&handle);
+    let make = move || Giver { senders: senders.clone(), handle: Arc::clone(&shared) };
+    (builder.handle("/ws", make), given, handle)
+}
+
+fn givers_on_both_drivers(shards: usize, test: impl Fn(&Server, SocketAddr, &mpsc::Receiver<RemoteSender>)) {
+    for driver in [DriverChoice::Auto, DriverChoice::Epoll] {
+        let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(shards).driver(driver);
+        let (builder, given, handle) = with_givers(builder.queue_bytes(64 * 1024));
+        let server = builder.start().expect("the server starts");
+        handle.set(server.handle()).expect("once");
+        test(&server, address(&server), &given);
+        server.shutdown(PATIENCE).expect("it ends in order");
+    }
+}
+
+fn given(given: &mpsc::Receiver<RemoteSender>) -> RemoteSender {
+    given.recv_timeout(PATIENCE).expect("a connection opens")
+}
+
+#[test]
+fn other_threads_send_in_order_and_wait_for_room() {
+    const MESSAGES: usize = 2_000;
+    givers_on_both_drivers(2, |_, address, senders| {
+        let mut peer = Peer::open(address, "/ws");
+        let sender = given(senders);
+        // Together more than the queue and the socket hold, so they wait for the peer.
+        let threads: Vec<_> = (0..2_u8)
+            .map(|thread| {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    for number in 0..MESSAGES {
+                        let mut payload = vec![thread; 4_000];
+                        payload[1..9].copy_from_slice(&number.to_be_bytes());
+                        sender.send_binary(payload).expect("the connection is open");
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0, 0];
+        for _ in 0..2 * MESSAGES {
+            let (first, payload) = peer.frame();
+            assert_eq!(first, 0x82);
+            let number = usize::from_be_bytes(payload[1..9].try_into().expect("eight bytes"));
+            let thread = usize::from(payload[0]);
+            assert_eq!(number, next[thread], "in the order of each thread");
+            next[thread] += 1;
+        }
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert!(sender.close(CloseCode::NORMAL, "bye"));
+        assert_eq!(peer.close(), (1000, "bye".to_owned()));
+    });
+}
+
+#[test]
+fn who_waits_for_room_is_woken_when_the_connection_or_the_server_ends() {
+    givers_on_both_drivers(1, |server, address, senders| {
+        for ends_server in [false, true] {
+            let peer = Peer::open(address, "/ws");
+            let sender = given(senders);
+            let fill = {
+                let sender = sender.clone();
+                // The peer reads nothing, so at some point this waits.
+                thread::spawn(move || while sender.send_binary(vec![0; 50_000]).is_ok() {})
+            };
+            let until = Instant::now() + PATIENCE;
+            while sender.try_send(vec![0; 60_000]) != Err(SendError::Full) {
+                assert!(Instant::now() < until, "never full");
+            }
+            if ends_server {
+                server.handle().stop();
+            }
+            drop(peer);
+            fill.join().expect("no panic");
+            assert_eq!(sender.try_send("late"), Err(SendError::Closed));
+            assert!(sender.is_closed());
+        }
+    });
+}
+
+#[test]
+fn any_error_closes_with_its_code_and_nothing_blocks_a_shard() {
+    givers_on_both_drivers(1, |_, address, _| {
+        for (text, code) in [("anyhow", 1011), ("boxed", 1011), ("full", 4008)] {
+            let mut peer = Peer::open(address, "/ws");
+            peer.text(text);
+            assert_eq!(peer.close().0, code, "{text}");
+        }
+        let mut peer = Peer::open(address, "/ws");
+        peer.text("block");
+        let mut heard = peer.frame();
+        while heard.0 == 0x82 {
+            heard = peer.frame();
+        }
+        assert_eq!(heard, (0x81, b"not blocked".to_vec()));
+    });
+}
+
+#[test]
+fn other_threads_publish_and_await_positions() {
+    givers_on_both_drivers(2, |server, address, _| {
+        let mut peers: Vec<Peer> = (0..4).map(|_| Peer::open(address, "/ws")).collect();
+        // Each hears itself, so from then on it subscribes.
+        let until = Instant::now() + PATIENCE;
+        let subscribed = || {
+            let reports = server.handle().topic("room");
+            reports
+                .iter()
+                .filter_map(|(_, report)| report.as_ref())
+                .map(|report| report.subscribers)
+                .sum::<u64>()
+        };
+        while subscribed() < 4 {
+            assert!(Instant::now() < until, "they do not subscribe");
+        }
+        let texts =
+            |from: usize| (from..from + 3).map(|number| OwnedPublication::text(number.to_string())).collect();
+        let pending = server.handle().try_publish("room", texts(0)).expect("room");
+        let first = pending.wait().expect("in time");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let second = runtime.block_on(server.handle().publish_async("room", texts(3))).expect("in time");
+        let third = server.publish("room", texts(6)).expect("in time");
+        let offsets =
+            [first, second, third].concat().into_iter().map(|result| result.expect("accepted").offset);
+        assert!(offsets.eq(1..=9));
+        peers[0].text("by a member");
+        for peer in &mut peers {
+            (0..9).for_each(|number| peer.hears(&number.to_string()));
+            peer.hears("by a member");
+        }
+        assert_eq!(server.publish("", texts(0)), Err(PublishError::BadTopic));
+    });
+}
+
+/// The CPUs that the threads of shards may use, as the kernel writes them.
+fn shard_cpus() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
+    let mut found = Vec::new();
+    for task in tasks {
+        let path = task.expect("a task").path();
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+        if read("comm").starts_with("shard-") {
+            let status = read("status");
+            let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:"));
+            found.push(line.expect("a list").to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn shards_beside_other_threads_are_pinned_only_if_asked() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let own = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("a list");
+    let start = |build: fn(Builder) -> Builder| {
+        build(Server::builder().listen(([127, 0, 0, 1], 0)).shards(2)).start().expect("the server starts")
+    };
+    let server = start(|builder| builder);
+    assert_eq!(shard_cpus(), [own, own], "as the kernel schedules");
+    server.shutdown(PATIENCE).expect("it ends");
+    let server = start(|builder| builder.pin(true));
+    let pinned = shard_cpus();
+    assert_eq!(pinned.len(), 2);
+    assert!(pinned.iter().all(|cpus| !cpus.contains(['-', ','])), "one CPU each: {pinned:?}");
+    server.shutdown(PATIENCE).expect("it ends");
+}
