@@ -59,7 +59,8 @@ pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
     HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
     PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, ReuniteError, SendTask, Sender, Settings,
-    StreamRef, Text, TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
+    StreamRef, Text, TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading,
+    Writer,
 };
 #[cfg(all(feature = "client", not(target_family = "wasm")))]
 #[doc(inline)]
