@@ -17,7 +17,10 @@ TIMEOUT_S = 300
 class Steps(unittest.TestCase):
     def test_all_pass(self):
         command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired as late:
+            self.fail(f"{late}\n{(late.stdout or b'').decode()}{(late.stderr or b'').decode()}")
         lines = done.stdout.splitlines()
         self.assertEqual((done.returncode, lines[-1:]), (0, ["16 of 16 steps passed"]), done.stdout + done.stderr)
 
