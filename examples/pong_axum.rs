@@ -9,11 +9,10 @@ mod support;
 use std::error::Error;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use echoring::{MessageKind, Upgrader, Upgrading};
+use echoring::axum::WebSocketUpgrade;
+use echoring::{Conn, MessageKind, Upgraded, Upgrader};
 use support::{arguments, bind, serve_all, until_signal};
 
 #[tokio::main]
@@ -30,24 +29,15 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn ws(mut request: Request) -> Response {
-    match Upgrader::new().allow_any_origin().upgrade(&mut request) {
-        Ok((response, upgrading)) => {
-            // axum hands the connection over when it has sent `response`, so not before this handler has returned it.
-            tokio::spawn(async move {
-                if let Err(error) = pong(upgrading).await {
-                    eprintln!("{error}");
-                }
-            });
-            response.map(|()| Body::empty())
+async fn ws(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.configure(Upgrader::allow_any_origin).on_upgrade(|conn| async {
+        if let Err(error) = pong(conn).await {
+            eprintln!("{error}");
         }
-        // A response that says what is wrong with the request.
-        Err(refused) => refused.into_response(),
-    }
+    })
 }
 
-async fn pong(upgrading: Upgrading) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut conn = upgrading.await?;
+async fn pong(mut conn: Conn<Upgraded>) -> Result<(), Box<dyn Error + Send + Sync>> {
     loop {
         let message = match conn.read().await {
             Ok(message) => message,

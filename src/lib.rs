@@ -38,6 +38,7 @@
 //!
 //! # Features
 //!
+//! - `axum`: [`axum::WebSocketUpgrade`], an extractor for axum's handlers;
 //! - `client` (default): [`Dialer`], with `wss:` and proxies, and the [`client`] of topics;
 //! - `compress` (default): permessage-deflate (RFC 7692);
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
@@ -53,6 +54,9 @@ compile_error!("the feature `server` of echoring is for Linux: its shards run on
 #[cfg(all(feature = "uring", not(target_os = "linux")))]
 compile_error!("the feature `uring` of echoring is for Linux: tokio-uring runs on io_uring");
 
+#[cfg(all(feature = "axum", not(target_family = "wasm")))]
+#[doc(inline)]
+pub use echoring_async::axum;
 #[cfg(not(target_family = "wasm"))]
 #[doc(inline)]
 pub use echoring_async::{

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+#[cfg(feature = "axum")]
+pub mod axum;
 mod conn;
 #[cfg(feature = "client")]
 mod dialer;

@@ -1,0 +1,153 @@
+//! An extractor for axum, in the manner of its own `WebSocketUpgrade`.
+//!
+//! Never: the handshake, which is the [`Upgrader`]'s.
+
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use axum_core::body::Body;
+use axum_core::extract::FromRequestParts;
+use axum_core::response::Response;
+use http::Request;
+use http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+
+use crate::{Conn, Heartbeat, Refused, UpgradeError, Upgraded, Upgrader};
+use echoring_proto::connection::Compression;
+
+/// Extracts a WebSocket upgrade from a request, for a handler that responds with
+/// [`on_upgrade`](WebSocketUpgrade::on_upgrade). A request that is none is rejected before the handler runs, with the
+/// response that the [`Upgrader`] has for it.
+///
+/// Settings are those of the [`Upgrader`] in the request's extensions, which axum's layer `Extension` adds for whole
+/// routers, or the defaults: pages of the same host only, messages of up to 64 KiB, no compression. HTTP/1.1 only.
+///
+/// ```no_run
+/// use axum::{Extension, Router, response::Response, routing::any};
+/// use echoring::Upgrader;
+/// use echoring::axum::WebSocketUpgrade;
+///
+/// async fn ws(upgrade: WebSocketUpgrade) -> Response {
+///     upgrade.protocols(["chat"]).max_message_size(1 << 20).on_upgrade(|mut conn| async move {
+///         while let Ok(message) = conn.read().await {
+///             if conn.write(message).await.is_err() {
+///                 return;
+///             }
+///         }
+///     })
+/// }
+///
+/// let upgrader = Upgrader::new().allow_any_origin();
+/// let app: Router = Router::new().route("/ws", any(ws)).layer(Extension(upgrader));
+/// # drop(app);
+/// ```
+#[must_use = "a response comes from `on_upgrade`"]
+pub struct WebSocketUpgrade {
+    request: Request<()>,
+    upgrader: Upgrader,
+    addresses: (Option<SocketAddr>, Option<SocketAddr>),
+    on_failed: Box<dyn FnOnce(UpgradeError) + Send>,
+}
+
+impl WebSocketUpgrade {
+    /// Changes the settings of this upgrade.
+    pub fn configure(mut self, change: impl FnOnce(Upgrader) -> Upgrader) -> WebSocketUpgrade {
+        self.upgrader = change(self.upgrader);
+        self
+    }
+
+    /// The subprotocols that the server knows, the preferred one first. [`Conn::subprotocol`] has the selected one.
+    pub fn protocols<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.subprotocols(names))
+    }
+
+    /// Maximum size of a received message in bytes, 64 KiB by default.
+    pub fn max_message_size(self, bytes: u64) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.message_bytes_max(bytes))
+    }
+
+    /// Accepts permessage-deflate (RFC 7692).
+    pub fn compression(self, compression: impl Into<Option<Compression>>) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.compression(compression))
+    }
+
+    /// Sends heartbeats.
+    pub fn heartbeat(self, heartbeat: impl Into<Option<Heartbeat>>) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.heartbeat(heartbeat))
+    }
+
+    /// The addresses that [`Conn::local_addr`] and [`Conn::peer_addr`] return. axum's `ConnectInfo` has the peer's.
+    pub fn with_addresses(mut self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> WebSocketUpgrade {
+        self.addresses = (local, peer);
+        self
+    }
+
+    /// Calls `callback` if the connection is not handed over after the response, for example because the client is gone.
+    /// By default that is logged at the level `debug`.
+    pub fn on_failed_upgrade(
+        mut self,
+        callback: impl FnOnce(UpgradeError) + Send + 'static,
+    ) -> WebSocketUpgrade {
+        self.on_failed = Box::new(callback);
+        self
+    }
+
+    /// The response: the 101, after which `callback` runs with the connection in a task of its own, or the refusal, for
+    /// example of a foreign origin.
+    #[must_use = "the response must be returned from the handler"]
+    pub fn on_upgrade<F>(mut self, callback: impl FnOnce(Conn<Upgraded>) -> F + Send + 'static) -> Response
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (response, upgrading) = match self.upgrader.upgrade(&mut self.request) {
+            Ok(upgrade) => upgrade,
+            Err(refused) => return refused.into_response(),
+        };
+        let (local, peer) = self.addresses;
+        let on_failed = self.on_failed;
+        tokio::spawn(async move {
+            match upgrading.with_addresses(local, peer).await {
+                Ok(conn) => callback(conn).await,
+                Err(error) => on_failed(error),
+            }
+        });
+        response.map(|()| Body::empty())
+    }
+
+    /// What can be known of the request before a handler runs.
+    fn of(parts: &mut Parts) -> Result<WebSocketUpgrade, Refused> {
+        let upgrader = parts.extensions.get::<Upgrader>().cloned().unwrap_or_default();
+        let mut request = Request::new(());
+        request.method_mut().clone_from(&parts.method);
+        request.uri_mut().clone_from(&parts.uri);
+        request.headers_mut().clone_from(&parts.headers);
+        *request.version_mut() = parts.version;
+        // Without the connection, and without what the handler may still change.
+        drop(upgrader.clone().allow_any_origin().upgrade(&mut request.clone())?);
+        if let Some(connection) = parts.extensions.remove::<OnUpgrade>() {
+            request.extensions_mut().insert(connection);
+        }
+        let on_failed = Box::new(|error| tracing::debug!(%error, "a connection was not handed over"));
+        Ok(WebSocketUpgrade { request, upgrader, addresses: (None, None), on_failed })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for WebSocketUpgrade {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<WebSocketUpgrade, Response> {
+        WebSocketUpgrade::of(parts).map_err(Refused::into_response)
+    }
+}
+
+impl fmt::Debug for WebSocketUpgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocketUpgrade").field("uri", self.request.uri()).finish_non_exhaustive()
+    }
+}
