@@ -196,35 +196,32 @@ fn other_threads_publish_and_await_positions() {
     });
 }
 
-/// The CPUs that the threads of shards may use, as the kernel writes them.
-fn shard_cpus() -> Vec<String> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
-    let mut found = Vec::new();
-    for task in tasks {
-        let path = task.expect("a task").path();
-        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
-        if read("comm").starts_with("shard-") {
-            let status = read("status");
-            let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:"));
-            found.push(line.expect("a list").to_owned());
-        }
+/// Tells its peer which CPUs the thread of its shard may use.
+struct TellsCpus;
+
+impl Handler for TellsCpus {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.send_text(&own_cpus())?)
     }
-    found
+}
+
+/// The CPUs that this thread may use, as the kernel writes them.
+fn own_cpus() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
+    let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    cpus.expect("a list").trim().to_owned()
 }
 
 #[test]
 fn shards_beside_other_threads_are_pinned_only_if_asked() {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let own = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("a list");
-    let start = |build: fn(Builder) -> Builder| {
-        build(Server::builder().listen(([127, 0, 0, 1], 0)).shards(2)).start().expect("the server starts")
+    let told_with = |build: fn(Builder) -> Builder| {
+        let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(2).handle("/ws", || TellsCpus);
+        let server = build(builder).start().expect("the server starts");
+        let (_, told) = Peer::open(address(&server), "/ws").frame();
+        server.shutdown(PATIENCE).expect("it ends");
+        String::from_utf8(told).expect("text")
     };
-    let server = start(|builder| builder);
-    assert_eq!(shard_cpus(), [own, own], "as the kernel schedules");
-    server.shutdown(PATIENCE).expect("it ends");
-    let server = start(|builder| builder.pin(true));
-    let pinned = shard_cpus();
-    assert_eq!(pinned.len(), 2);
-    assert!(pinned.iter().all(|cpus| !cpus.contains(['-', ','])), "one CPU each: {pinned:?}");
-    server.shutdown(PATIENCE).expect("it ends");
+    assert_eq!(told_with(|builder| builder), own_cpus(), "as the kernel schedules");
+    let pinned = told_with(|builder| builder.pin(true));
+    assert!(!pinned.contains(['-', ',']), "one CPU: {pinned}");
 }
