@@ -12,8 +12,8 @@
 //! # }
 //! ```
 //!
-//! An echo server. What is fed leaves once nothing more is to be read, so the answers to messages that arrived together leave
-//! together:
+//! An echo server. Messages that were fed are sent once nothing more is to be read, so the answers to messages that arrived
+//! together are sent together:
 //!
 //! ```no_run
 //! use echoring::{Error, Listener, Upgrader};

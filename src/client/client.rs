@@ -257,7 +257,7 @@ impl Client {
         self.request(|answer| Pending::Publish { topic, publication, answer }).await
     }
 
-    /// Who subscribes to a topic that has presence. Needs a subscription. `echoring.v1.json` returns 256 at a time:
+    /// Returns the members of a topic that has presence. Needs a subscription. `echoring.v1.json` returns 256 at a time:
     /// `after` is the [`next`](Members::next) of the page before. Centrifuge's protocol returns all.
     ///
     /// # Errors

@@ -145,7 +145,7 @@ pub(super) struct Core<S> {
     pub(super) shows_pongs: bool,
 
     // Writing.
-    /// What is sent next, or was accepted in part.
+    /// The frames that are sent next, or that the transport has accepted in part.
     pub(super) sending: Option<Outgoing>,
     /// Bytes were written to the transport since the last flush.
     pub(super) unflushed: bool,

@@ -1,4 +1,4 @@
-//! What the transport is given next: a buffer of encoded frames, or a long message where it lies.
+//! The bytes that the transport gets next: a buffer of encoded frames, or a long message where it lies.
 
 use std::io::IoSlice;
 

@@ -102,8 +102,8 @@ impl<S: Transport> Core<S> {
         }
         self.queue_heartbeat();
         loop {
-            // What is queued while messages are read leaves once nothing more is to be read. So what a sink buffers in
-            // between leaves together.
+            // Frames that are queued while messages are read are sent once nothing more is to be read. So those that a
+            // sink buffers in between are sent together.
             let flushed = match self.connection.is_open() {
                 true => Poll::Pending,
                 false => self.poll_flush(cx),

@@ -13,7 +13,7 @@ use super::*;
 use crate::{Opened, Settings};
 use echoring_proto::{CloseCode, Role};
 
-/// What the server does at an attempt. Times are in milliseconds.
+/// The server's reaction to an attempt. Times are in milliseconds.
 #[derive(Clone, Debug)]
 enum Script {
     /// The dial fails after so long.

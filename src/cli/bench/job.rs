@@ -363,7 +363,7 @@ impl Args {
             churn,
             replay: None,
             listening: self.listen.listening(),
-            // What a server sends by itself is not known, so that nothing can be compared.
+            // Messages that a server sends by itself are not known, so nothing can be compared.
             verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
             sample_share: self.outputs.sample_share(),
             sample_rows_max: SAMPLES_MAX,
@@ -400,7 +400,7 @@ impl Args {
         }
     }
 
-    /// What decides when messages are sent, or connections begun.
+    /// Returns the pace at which messages are sent, or connections begun.
     fn pace_of(&self, mode: Mode, connections: u32) -> Pace {
         let default = match mode {
             _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),

@@ -157,7 +157,7 @@ impl Args {
         !self.has_rate() && !searches
     }
 
-    /// What decides when messages are sent; `otherwise` where no flag says it.
+    /// Returns the pace at which messages are sent; `otherwise` where no flag says it.
     pub(super) fn pace(&self, otherwise: Option<u64>) -> Pace {
         if !self.stage.is_empty() {
             return Pace::Stages(self.stage.iter().map(|Stage(stage)| *stage).collect());

@@ -348,7 +348,7 @@ async fn messages_that_are_kept_hold_memory_in_proportion_to_their_size() {
     assert!(!shared[0] && shared[3], "{shared:?}");
 }
 
-/// What is fed leaves although there is always more to read.
+/// Messages that were fed are sent although there is always more to read.
 #[tokio::test]
 async fn what_is_fed_leaves_while_a_peer_never_stops_sending() {
     let (ours, mut peer) = duplex(1 << 20);
