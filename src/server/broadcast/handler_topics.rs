@@ -39,7 +39,7 @@ impl Broadcast {
             return Err(SubscribeError::BadTopic);
         }
         self.ensure_session(link, gate.client(link.token));
-        if self.has_subscription(link, name) {
+        if self.subscription(link, name).is_some() {
             return Err(SubscribeError::AlreadySubscribed);
         }
         let SubscribeOptions { from, skips_own } = options;
@@ -82,14 +82,13 @@ impl Broadcast {
         true
     }
 
-    fn has_subscription<A: ServerApplication>(
+    fn subscription<'l, A: ServerApplication>(
         &self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &'l mut ConnectionContext<'_, A>,
         name: &str,
-    ) -> bool {
-        let topic = self.fan_out.topics.find(name);
-        let session = link.peer.session_mut();
-        topic.zip(session).is_some_and(|(topic, session)| session.find(topic).is_some())
+    ) -> Option<&'l mut SessionSubscription> {
+        let topic = self.fan_out.topics.find(name)?;
+        link.peer.session_mut()?.find(topic)
     }
 
     fn take_subscription<A: ServerApplication>(
@@ -148,12 +147,11 @@ impl Broadcast {
 
     /// The subscription of a publisher to the topic, if it does not get its own messages.
     fn skipping_member<A: ServerApplication>(
-        &mut self,
+        &self,
         link: &mut ConnectionContext<'_, A>,
         name: &str,
     ) -> Option<MemberId> {
-        let session = link.peer.session_mut()?;
-        let subscription = session.find(self.fan_out.topics.find(name)?)?;
+        let subscription = self.subscription(link, name)?;
         subscription.member().filter(|_| subscription.skips_own)
     }
 

@@ -1,8 +1,9 @@
 //! The thread of a run at an agent, whose end the agent hears of however it comes.
 
-use std::any::Any;
 use std::io;
 use std::thread::{self, JoinHandle};
+
+use crate::logging;
 
 /// A thread that gives a value in the end.
 #[derive(Debug)]
@@ -29,7 +30,10 @@ impl<T: Send + 'static> RunThread<T> {
     /// # Errors
     /// The text of a panic.
     pub(super) fn join(self) -> Result<T, String> {
-        self.0.join().map_err(|panic| format!("panicked: {}", text_of(&*panic)))
+        self.0.join().map_err(|panic| {
+            let said = logging::panic_text(&*panic).unwrap_or("with a payload that is not text");
+            format!("panicked: {said}")
+        })
     }
 }
 
@@ -41,14 +45,6 @@ impl<F: FnOnce()> Drop for AtLast<F> {
         if let Some(call) = self.0.take() {
             call();
         }
-    }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text.as_str(),
-        _ => "with a payload that is not text",
     }
 }
 
