@@ -44,6 +44,7 @@
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_family = "wasm")]
 compile_error!(

@@ -56,7 +56,7 @@ impl World {
         let driver = Uring::new(&options).expect("io_uring");
         let direction = Direction { takeover: true, window_bits: 15 };
         let preferences = Preferences { server: direction, client: direction };
-        let compression = Some(Compression { preferences, ..Compression::default() });
+        let compression = Some(Compression::default().preferences(preferences));
         let connection =
             connection::ConnectionConfig { compression, ..connection::ConnectionConfig::default() };
         let config =

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_server::{
-    Builder, Chunk, Closed, Content, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
+    Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
     OwnedPublication, Remote, Response, Route, Server, StartErrorKind,
 };
 use echoring_topics::TopicReport;
@@ -599,14 +599,8 @@ fn two_servers_run_side_by_side_and_end_apart() {
 /// The owner shards of these topics.
 fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
     let handle = server.handle();
-    let message = |name: &String| OwnedPublication {
-        content: Content::Text,
-        key: Box::default(),
-        idempotency_key: Box::default(),
-        payload: name.clone().into_bytes(),
-    };
     for name in names {
-        handle.publish(name, vec![message(name)]).expect("published");
+        handle.publish(name, vec![OwnedPublication::text(name)]).expect("published");
     }
     let home = |name: &String| {
         let has_home = |(_, report): &(usize, Option<TopicReport>)| {

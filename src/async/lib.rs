@@ -4,6 +4,7 @@
 //! hyper. None of this runs on a shard's data path. Types of tokio-uring are exposed by these adapters only.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accept;
 #[cfg(feature = "axum")]

@@ -25,7 +25,7 @@ impl Compress {
     pub(super) fn full() -> Compress {
         let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
         let preferences = Preferences { server: direction, client: direction };
-        Compress { compression: Some(Compression { preferences, ..Compression::default() }), ..Compress::OFF }
+        Compress { compression: Some(Compression::default().preferences(preferences)), ..Compress::OFF }
     }
 }
 
@@ -72,7 +72,7 @@ impl FromStr for Compress {
 /// Shown as it may be written.
 impl fmt::Display for Compress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Compression { preferences, level, threshold_bytes }) = self.compression else {
+        let Some(Compression { preferences, level, threshold_bytes, .. }) = self.compression else {
             return f.write_str("off");
         };
         if "on".parse() == Ok(*self) {

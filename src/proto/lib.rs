@@ -5,6 +5,7 @@
 //! Only `simd` contains unsafe code.
 
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod buffer;
 pub mod close;

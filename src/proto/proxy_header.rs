@@ -30,6 +30,7 @@ pub struct ProxyHeader {
 
 /// Why bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProxyHeaderError {
     /// They begin with something else.
     Missing,

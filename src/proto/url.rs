@@ -8,6 +8,7 @@ use std::fmt;
 
 /// A parsed WebSocket URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Url {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,

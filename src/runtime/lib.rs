@@ -1,5 +1,6 @@
 //! Per-core event loops for WebSockets on Linux: drivers, shards, TLS sessions, mailboxes and their counters.
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("echoring-runtime is for Linux: its drivers are made of io_uring and epoll");

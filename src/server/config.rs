@@ -20,6 +20,7 @@ use echoring_topics::{CreationLimits, Rules};
 
 /// An address to accept connections on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ListenAddress {
     /// An IP address and port; port 0 selects a free one.
     Tcp(SocketAddr),

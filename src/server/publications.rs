@@ -8,7 +8,15 @@ use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
 
 /// A message to publish from another thread.
+///
+/// ```
+/// use echoring::server::OwnedPublication;
+///
+/// let price = OwnedPublication::json(r#"{"bid":101.5}"#).key("EURUSD").idempotency_key("feed-7041");
+/// assert_eq!(&*price.key, "EURUSD");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OwnedPublication {
     /// The type of the payload. The caller guarantees that JSON is one JSON value and text is UTF-8; it is not checked
     /// again.
@@ -41,6 +49,18 @@ impl OwnedPublication {
     /// A binary message without keys.
     pub fn binary(payload: impl Into<Vec<u8>>) -> OwnedPublication {
         OwnedPublication::new(Content::Binary, payload.into())
+    }
+
+    /// Sets the key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn key(self, key: impl Into<Box<str>>) -> OwnedPublication {
+        OwnedPublication { key: key.into(), ..self }
+    }
+
+    /// Sets the idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn idempotency_key(self, key: impl Into<Box<str>>) -> OwnedPublication {
+        OwnedPublication { idempotency_key: key.into(), ..self }
     }
 
     pub(crate) fn as_publication(&self) -> Publication<'_> {

@@ -228,6 +228,7 @@ impl SubscriptionEvent<'_> {
 
 /// What became of a message that a handler has published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishOutcome<'a> {
     /// The topic.
     pub topic: &'a str,

@@ -72,7 +72,7 @@ async fn a_stream_of_the_programs_own_is_used_and_compression_agreed_on() {
 #[tokio::test]
 async fn the_most_that_a_message_may_have_is_kept() {
     let (address, _server) = echo_server(Upgrader::new().message_bytes_max(100_000)).await;
-    let dialer = dialer().settings(Settings { message_bytes_max: 70_000, ..Settings::default() });
+    let dialer = dialer().settings(Settings::default().message_bytes_max(70_000));
     let mut conn = dialer.dial(&url(address)).await.expect("a connection");
     conn.write(vec![7; 70_000]).await.expect("written");
     assert_eq!(conn.read().await.expect("the echo").len(), 70_000);

@@ -79,7 +79,7 @@ fn client_flags(mut flags: &[&str]) -> Option<(String, Duration)> {
 fn compression() -> Compression {
     let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
-    Compression { preferences, threshold_bytes: 0, ..Compression::default() }
+    Compression::default().preferences(preferences).threshold_bytes(0)
 }
 
 async fn serve() -> Result<(), Problem> {

@@ -154,7 +154,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
 fn compression() -> Compression {
     let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
-    Compression { preferences, threshold_bytes: 0, ..Compression::default() }
+    Compression::default().preferences(preferences).threshold_bytes(0)
 }
 
 /// The purpose of the current connection.

@@ -30,15 +30,14 @@ const NEVER: Nanos = Nanos::MAX / 4;
 /// use echoring::{BufferPool, Heartbeat, Settings};
 ///
 /// let buffers = BufferPool::new();
-/// let settings = Settings {
-///     message_bytes_max: 1 << 20,
-///     buffers: Some(buffers.clone()),
-///     heartbeat: Some(Heartbeat::every(Duration::from_secs(30))),
-///     ..Settings::default()
-/// };
+/// let settings = Settings::default()
+///     .message_bytes_max(1 << 20)
+///     .buffers(buffers.clone())
+///     .heartbeat(Heartbeat::every(Duration::from_secs(30)));
 /// assert_eq!(settings.read_buffer_bytes, 4096);
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// Number of bytes per read of the transport at first. It grows with what the peer sends, up to 68 KiB, and shrinks again.
     /// 0 means the default of 4,096.
@@ -84,7 +83,66 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl Settings {    /// Sets [`read_buffer_bytes`](#structfield.read_buffer_bytes).
+    #[must_use]
+    pub fn read_buffer_bytes(self, bytes: usize) -> Settings {
+        Settings { read_buffer_bytes: bytes, ..self }
+    }
+
+    /// Sets [`write_buffer_bytes`](#structfield.write_buffer_bytes).
+    #[must_use]
+    pub fn write_buffer_bytes(self, bytes: usize) -> Settings {
+        Settings { write_buffer_bytes: bytes, ..self }
+    }
+
+    /// Sets [`buffers`](#structfield.buffers).
+    #[must_use]
+    pub fn buffers(self, buffers: impl Into<Option<BufferPool>>) -> Settings {
+        Settings { buffers: buffers.into(), ..self }
+    }
+
+    /// Sets [`message_bytes_max`](#structfield.message_bytes_max).
+    #[must_use]
+    pub fn message_bytes_max(self, bytes: u64) -> Settings {
+        Settings { message_bytes_max: bytes, ..self }
+    }
+
+    /// Sets [`queue_bytes`](#structfield.queue_bytes).
+    #[must_use]
+    pub fn queue_bytes(self, bytes: u32) -> Settings {
+        Settings { queue_bytes: bytes, ..self }
+    }
+
+    /// Sets [`message_timeout`](#structfield.message_timeout).
+    #[must_use]
+    pub fn message_timeout(self, timeout: impl Into<Option<Duration>>) -> Settings {
+        Settings { message_timeout: timeout.into(), ..self }
+    }
+
+    /// Sets [`close_timeout`](#structfield.close_timeout).
+    #[must_use]
+    pub fn close_timeout(self, timeout: Duration) -> Settings {
+        Settings { close_timeout: timeout, ..self }
+    }
+
+    /// Sets [`pings_per_second_max`](#structfield.pings_per_second_max).
+    #[must_use]
+    pub fn pings_per_second_max(self, pings: u32) -> Settings {
+        Settings { pings_per_second_max: pings, ..self }
+    }
+
+    /// Sets [`compression`](#structfield.compression).
+    #[must_use]
+    pub fn compression(self, compression: impl Into<Option<Compression>>) -> Settings {
+        Settings { compression: compression.into(), ..self }
+    }
+
+    /// Sets [`heartbeat`](#structfield.heartbeat).
+    #[must_use]
+    pub fn heartbeat(self, heartbeat: impl Into<Option<Heartbeat>>) -> Settings {
+        Settings { heartbeat: heartbeat.into(), ..self }
+    }
+
     pub(super) fn config(&self) -> ConnectionConfig {
         ConnectionConfig {
             // Nothing is read here before the handshake is over.
@@ -114,7 +172,15 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
 }
 
 /// The result of a handshake, whoever performed it.
+///
+/// ```
+/// use echoring::{Opened, Role};
+///
+/// let mut opened = Opened::new(Role::Server);
+/// opened.early = b"\x81\x80\0\0\0\0".to_vec().into();
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Opened {
     /// The local role: only clients mask their frames.
     pub role: Role,

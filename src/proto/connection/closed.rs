@@ -113,6 +113,7 @@ impl fmt::Display for CloseFrame {
 
 /// How a connection ended: for counters, the log and the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Closed {
     /// The code that was sent or received; 1005 for an empty Close frame, 1006 without one.
     pub code: CloseCode,

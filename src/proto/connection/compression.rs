@@ -13,7 +13,15 @@ use crate::limits::SPARE_CONTEXTS_MAX;
 use crate::{ProtocolError, Role};
 
 /// Compression settings of a connection.
+///
+/// ```
+/// use echoring_proto::connection::Compression;
+///
+/// let fastest = Compression::default().level(1).threshold_bytes(256);
+/// assert_eq!(fastest.preferences, Compression::default().preferences);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Compression {
     /// The parameters that a client offers, and the most that a server accepts.
@@ -36,8 +44,29 @@ impl Default for Compression {
     }
 }
 
+impl Compression {
+    /// Sets the parameters that a client offers, and the most that a server accepts.
+    #[must_use]
+    pub fn preferences(self, preferences: Preferences) -> Compression {
+        Compression { preferences, ..self }
+    }
+
+    /// Sets the compression level, from 1 (fastest) to 9 (smallest).
+    #[must_use]
+    pub fn level(self, level: u8) -> Compression {
+        Compression { level, ..self }
+    }
+
+    /// Sets the size in bytes below which a message is sent uncompressed.
+    #[must_use]
+    pub fn threshold_bytes(self, threshold_bytes: u32) -> Compression {
+        Compression { threshold_bytes, ..self }
+    }
+}
+
 /// Statistics of the codecs of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Compressed {
     /// Messages inflated.

@@ -4,6 +4,7 @@
 
 /// The values of `Origin` that the server accepts from browsers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OriginPolicy {
     /// Pages of the host that they connect to.
     #[default]

@@ -103,7 +103,7 @@ fn cross_origin_headers(origins: &OriginPolicy, request: &Request<'_>) -> Result
     }
     Ok(match origins {
         OriginPolicy::Any => "Access-Control-Allow-Origin: *\r\n".into(),
-        OriginPolicy::SameHost | OriginPolicy::List(_) => format!(
+        _ => format!(
             "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n"
         )
         .into(),

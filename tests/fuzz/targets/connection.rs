@@ -60,7 +60,10 @@ pub fn compression(options: u8) -> Compression {
     let direction =
         |options: u8| Direction { takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
     let preferences = Preferences { server: direction(options), client: direction(options.rotate_left(4)) };
-    Compression { preferences, level: 1 + options % 9, threshold_bytes: u32::from(options >> 4) * 8 }
+    Compression::default()
+        .preferences(preferences)
+        .level(1 + options % 9)
+        .threshold_bytes(u32::from(options >> 4) * 8)
 }
 
 pub fn opposite(role: Role) -> Role {

@@ -132,7 +132,7 @@ fn paths_follow_the_url() {
 fn compress() -> impl Strategy<Value = Compress> {
     let compression = (any::<bool>(), 8..16_u8, 1..10_u8, any::<u32>());
     let compression = compression.prop_map(|(takeover, window_bits, level, threshold_bytes)| {
-        let mut compression = Compression { level, threshold_bytes, ..Compression::default() };
+        let mut compression = Compression::default().level(level).threshold_bytes(threshold_bytes);
         compression.preferences.server.window_bits = window_bits;
         compression.preferences.client.takeover = takeover;
         compression
