@@ -32,14 +32,7 @@ impl fmt::Display for OptionsError {
     }
 }
 
-impl std::error::Error for OptionsError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            OptionsError::File(_, error) => Some(error),
-            OptionsError::NoServer | OptionsError::Server(..) | OptionsError::Prefix(_) => None,
-        }
-    }
-}
+impl std::error::Error for OptionsError {}
 
 /// Why a node ended without its tables having ended.
 #[derive(Debug)]
@@ -89,14 +82,7 @@ impl fmt::Display for BackboneError {
     }
 }
 
-impl std::error::Error for BackboneError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            BackboneError::Options(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl std::error::Error for BackboneError {}
 
 impl From<OptionsError> for BackboneError {
     fn from(error: OptionsError) -> BackboneError {

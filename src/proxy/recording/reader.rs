@@ -149,11 +149,4 @@ impl fmt::Display for ReaderError {
     }
 }
 
-impl std::error::Error for ReaderError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Io(error) => Some(error),
-            Cause::Line(_) | Cause::CutOff => None,
-        }
-    }
-}
+impl std::error::Error for ReaderError {}
