@@ -41,7 +41,9 @@
 //! - `axum`: [`axum::WebSocketUpgrade`], an extractor for axum's handlers;
 //! - `client` (default): [`Dialer`], with `wss:` and proxies, and the [`client`] of topics;
 //! - `compress` (default): permessage-deflate (RFC 7692);
+//! - `native-roots` (default), `platform-verifier`, `webpki-roots`: whose certificates `wss:` trusts, see [`tls::Trust`];
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
+//! - `tower`: [`tower::UpgradeService`], a service for hyper and tower;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -58,11 +60,14 @@ compile_error!("the feature `uring` of echoring is for Linux: tokio-uring runs o
 #[cfg(all(feature = "axum", not(target_family = "wasm")))]
 #[doc(inline)]
 pub use echoring_async::axum;
+#[cfg(all(feature = "tower", not(target_family = "wasm")))]
+#[doc(inline)]
+pub use echoring_async::tower;
 #[cfg(not(target_family = "wasm"))]
 #[doc(inline)]
 pub use echoring_async::{
     Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
-    HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
+    HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Negotiated, Opened,
     PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, ReuniteError, SendTask, Sender, Settings,
     StreamRef, Text, TokioStream, Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading,
     Writer,

@@ -129,7 +129,7 @@ impl WebSocketUpgrade {
         request.headers_mut().clone_from(&parts.headers);
         *request.version_mut() = parts.version;
         // Without the connection, and without what the handler may still change.
-        drop(upgrader.clone().allow_any_origin().upgrade(&mut request.clone())?);
+        upgrader.clone().allow_any_origin().refuses(&request)?;
         if let Some(connection) = parts.extensions.remove::<OnUpgrade>() {
             request.extensions_mut().insert(connection);
         }

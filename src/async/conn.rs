@@ -10,6 +10,7 @@ mod control;
 mod core;
 mod error;
 mod handlers;
+mod head;
 mod heartbeat;
 mod held_stream;
 mod incoming;
@@ -24,6 +25,7 @@ mod sending;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod waiters;
 mod writer;
 
@@ -42,6 +44,7 @@ pub use control::Control;
 pub use core::Transport;
 pub use error::Error;
 pub use handlers::ControlReply;
+pub(crate) use head::{Head, Origin};
 pub use heartbeat::Heartbeat;
 pub use message::Message;
 pub use parts::{ReuniteError, StreamRef};
@@ -49,6 +52,7 @@ pub use prepared::PreparedMessage;
 pub use reader::{MessageReader, Reader};
 pub use sender::{SendTask, Sender, TrySendError};
 pub use settings::{BufferPool, Opened, Settings};
+pub(crate) use trace::Trace;
 pub use writer::{MessageWriter, Writer};
 
 use echoring_proto::CloseCode;
@@ -61,6 +65,11 @@ use echoring_proto::connection::{CloseFrame, MessageKind};
 /// stream without a Close frame; [`close`](Conn::close) sends one.
 ///
 /// Deadlines, heartbeats and closing need a tokio runtime with its timer enabled; tokio-uring's has one.
+///
+/// Each connection has a span of `tracing`, `websocket` at the level `debug`, from its handshake to its end, with `role`,
+/// `peer`, `subprotocol`, `compressed`, `handshake_us`, `received_messages`, `received_bytes`, `sent_messages` and
+/// `sent_bytes` (payload), `close_code` and `error`. A peer's violation of the protocol is an event in it. Where no
+/// subscriber wants the span, nothing is counted, formatted or allocated.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -96,7 +105,13 @@ pub struct Conn<S> {
 impl<S: Transport> Conn<S> {
     /// A connection on `stream`, after the handshake.
     pub fn new(stream: S, settings: &Settings, opened: Opened) -> Conn<S> {
-        let shared = core::Shared::new(stream, settings, opened);
+        let origin = Origin { head: None, trace: Trace::adopt(opened.role) };
+        Conn::with_origin(stream, settings, opened, origin)
+    }
+
+    /// A connection whose handshake was done here.
+    pub(crate) fn with_origin(stream: S, settings: &Settings, opened: Opened, origin: Origin) -> Conn<S> {
+        let shared = core::Shared::new(stream, settings, opened, origin);
         Conn { reader: Reader::new(shared.clone()), writer: Writer::new(shared) }
     }
 

@@ -27,11 +27,12 @@ use tokio_rustls::TlsConnector;
 use super::UringStream;
 use super::stream::{ClientStream, MaybeTls};
 use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
+use crate::conn::{Head, Origin, Trace};
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
-use crate::tls::{Trust, client_config};
-use echoring_proto::Url;
+use crate::tls::{Identity, Trust, client_config_with};
 use echoring_proto::connection::Compression;
 use echoring_proto::handshake::{self, BadField, check_field, is_subprotocol};
+use echoring_proto::{Role, Url};
 
 pub use connect::connect_to;
 pub use cookies::Jar;
@@ -39,7 +40,7 @@ pub use error::{DialError, Response, Stage};
 
 /// Opens client connections. By default a dial takes at most 45 seconds, ten of them for the TCP connection; `wss`
 /// trusts the system's root certificates; no proxy is used, and messages are not compressed. A setting applies to
-/// connections that are opened afterwards. Clones are cheap and share TLS sessions. cheap and share TLS sessions.
+/// connections that are opened afterwards. Clones are cheap and share TLS sessions.
 ///
 /// ```no_run
 /// use echoring::{DialError, Dialer};
@@ -70,14 +71,25 @@ pub struct Dialer {
     proxy: Option<Proxy>,
     jar: Option<Arc<dyn Jar>>,
     local: Option<SocketAddr>,
+    keeps_response: bool,
 }
 
-/// TLS settings of a client: made from a [`Trust`] or from a rustls configuration.
+/// TLS settings of a client: made from a [`Trust`], with or without an [`Identity`], or from a configuration of rustls 0.23.
+///
+/// ```
+/// use echoring::tls::{Identity, Trust};
+/// use echoring::{ClientTls, Dialer};
+///
+/// let identity = Identity { certificates: "/etc/client/chain.pem".into(), key: "/etc/client/key.pem".into() };
+/// let dialer = Dialer::new().tls(ClientTls::with_identity(Trust::System, identity));
+/// # drop(dialer);
+/// ```
 #[derive(Clone)]
 pub struct ClientTls(Arc<Lazy>);
 
 struct Lazy {
     trust: Trust,
+    identity: Option<Identity>,
     /// Created for the first `wss` connection and kept: reading the roots takes time, and sessions are resumed only
     /// within one configuration.
     config: OnceLock<Arc<ClientConfig>>,
@@ -85,22 +97,33 @@ struct Lazy {
 
 impl From<Trust> for ClientTls {
     fn from(trust: Trust) -> ClientTls {
-        ClientTls(Arc::new(Lazy { trust, config: OnceLock::new() }))
+        ClientTls::new(trust, None)
     }
 }
 
+/// A configuration of the program's own, as it is: it should offer `http/1.1` by ALPN, or nothing.
 impl From<Arc<ClientConfig>> for ClientTls {
     fn from(config: Arc<ClientConfig>) -> ClientTls {
-        ClientTls(Arc::new(Lazy { trust: Trust::System, config: OnceLock::from(config) }))
+        ClientTls(Arc::new(Lazy { trust: Trust::System, identity: None, config: OnceLock::from(config) }))
     }
 }
 
 impl ClientTls {
+    /// Identifies the client to servers that ask for a certificate. The files are read by the first dial.
+    pub fn with_identity(trust: Trust, identity: Identity) -> ClientTls {
+        ClientTls::new(trust, Some(identity))
+    }
+
+    fn new(trust: Trust, identity: Option<Identity>) -> ClientTls {
+        ClientTls(Arc::new(Lazy { trust, identity, config: OnceLock::new() }))
+    }
+
     fn config(&self) -> Result<Arc<ClientConfig>, DialError> {
         if let Some(config) = self.0.config.get() {
             return Ok(Arc::clone(config));
         }
-        let config = client_config(&self.0.trust).map_err(DialError::TlsSetup)?;
+        let Lazy { trust, identity, .. } = &*self.0;
+        let config = client_config_with(trust, identity.as_ref()).map_err(DialError::TlsSetup)?;
         Ok(Arc::clone(self.0.config.get_or_init(|| config)))
     }
 }
@@ -124,6 +147,7 @@ impl Dialer {
             proxy: None,
             jar: None,
             local: None,
+            keeps_response: false,
         }
     }
 
@@ -194,7 +218,7 @@ impl Dialer {
         self
     }
 
-    /// TLS settings for `wss` URLs: a [`Trust`] or an `Arc<rustls::ClientConfig>`.
+    /// TLS settings for `wss` URLs: a [`Trust`], a [`ClientTls`], or an `Arc<rustls::ClientConfig>`.
     #[must_use]
     pub fn tls(mut self, tls: impl Into<ClientTls>) -> Dialer {
         self.tls = tls.into();
@@ -264,6 +288,14 @@ impl Dialer {
         self
     }
 
+    /// Keeps the server's 101 response with each connection, as [`Conn::response`]. Not kept by default: a head takes one
+    /// to three kB for as long as the connection is open.
+    #[must_use]
+    pub fn keep_response(mut self, keeps: bool) -> Dialer {
+        self.keeps_response = keeps;
+        self
+    }
+
     /// Opens a connection to `url`. Dropping the future cancels the dial.
     ///
     /// # Errors
@@ -277,11 +309,14 @@ impl Dialer {
     /// # Errors
     /// As [`dial`](Dialer::dial).
     pub async fn dial_with_response(&self, url: &str) -> Result<(Conn<ClientStream>, Response), DialError> {
-        let url = self.check(url)?;
-        let deadline = self.deadline();
-        let stream = self.connect(&url, &deadline).await?;
-        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
-        self.open(&url, stream, addresses, &deadline).await
+        let (url, trace) = (self.check(url)?, Trace::begin(Role::Client));
+        let dialling = async {
+            let deadline = self.deadline();
+            let stream = self.connect(&url, &deadline).await?;
+            let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+            self.open(&url, stream, addresses, &deadline).await
+        };
+        self.finish(dialling.await, trace)
     }
 
     /// Opens a connection over an existing stream to the server, for transports and proxies that are not supported
@@ -293,8 +328,9 @@ impl Dialer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let url = self.check(url)?;
-        self.open(&url, stream, (None, None), &self.deadline()).await.map(|(conn, _)| conn)
+        let (url, trace) = (self.check(url)?, Trace::begin(Role::Client));
+        let opened = self.open(&url, stream, (None, None), &self.deadline()).await;
+        self.finish(opened, trace).map(|(conn, _)| conn)
     }
 
     /// Opens a connection whose I/O is done by tokio-uring. Must be called on its runtime; see
@@ -304,12 +340,15 @@ impl Dialer {
     /// As [`dial`](Dialer::dial).
     #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
     pub async fn dial_uring(&self, url: &str) -> Result<Conn<MaybeTls<UringStream>>, DialError> {
-        let url = self.check(url)?;
-        let deadline = self.deadline();
-        let stream = self.connect(&url, &deadline).await?;
-        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let stream = UringStream::from_tokio(stream).map_err(DialError::Io)?;
-        self.open(&url, stream, addresses, &deadline).await.map(|(conn, _)| conn)
+        let (url, trace) = (self.check(url)?, Trace::begin(Role::Client));
+        let dialling = async {
+            let deadline = self.deadline();
+            let stream = self.connect(&url, &deadline).await?;
+            let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+            let stream = UringStream::from_tokio(stream).map_err(DialError::Io)?;
+            self.open(&url, stream, addresses, &deadline).await
+        };
+        self.finish(dialling.await, trace).map(|(conn, _)| conn)
     }
 
     fn check(&self, url: &str) -> Result<Url, DialError> {
@@ -350,24 +389,41 @@ impl Dialer {
         stream: S,
         (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
         deadline: &DialDeadline,
-    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError>
+    ) -> Result<Handshake<S>, DialError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut stream = match url.secure {
-            false => MaybeTls::Plain(stream),
+            false => MaybeTls::plain(stream),
             true => {
                 let connector = TlsConnector::from(self.tls.config()?);
                 let name = ServerName::try_from(url.host.clone())
                     .map_err(|_| DialError::BadUrl(echoring_proto::url::BadUrl::Host))?;
                 let secured = deadline.run(Stage::Tls, connector.connect(name, stream)).await?;
-                MaybeTls::Tls(Box::new(secured.map_err(DialError::of_tls)?))
+                MaybeTls::tls(secured.map_err(DialError::of_tls)?)
             }
         };
         let (opened, response) = request::request_upgrade(self, url, &mut stream, deadline).await?;
-        Ok((Conn::new(stream, &self.settings, Opened { local, peer, ..opened }), response))
+        Ok((stream, Opened { local, peer, ..opened }, response))
+    }
+
+    /// Makes the connection, or notes the failure.
+    fn finish<S>(
+        &self,
+        opened: Result<Handshake<S>, DialError>,
+        trace: Trace,
+    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (stream, opened, response) = opened.inspect_err(|error| trace.failed(error))?;
+        let head = self.keeps_response.then(|| Box::new(Head::Response(response.clone())));
+        Ok((Conn::with_origin(stream, &self.settings, opened, Origin { head, trace }), response))
     }
 }
+
+/// A stream after the handshake, its result, and the server's response.
+type Handshake<S> = (MaybeTls<S>, Opened, Response);
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

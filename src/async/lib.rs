@@ -12,6 +12,8 @@ pub mod axum;
 mod conn;
 #[cfg(feature = "client")]
 mod dialer;
+#[cfg(all(test, feature = "client"))]
+mod error_texts;
 mod handshake;
 pub mod limits;
 mod listener;
@@ -28,6 +30,8 @@ mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod tokio_stream;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod upgrader;
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 mod uring_stream;
@@ -56,8 +60,8 @@ pub use runtime::local_runtime;
 pub use stream::{ClientStream, MaybeTls};
 pub use tokio_stream::TokioStream;
 pub use upgrader::{
-    Acceptance, Decision, HttpResponse, PendingUpgrade, Refused, RequestHead, UpgradeError, Upgraded,
-    Upgrader, Upgrading,
+    Acceptance, Decision, HttpResponse, Negotiated, PendingUpgrade, Refused, RequestHead, UpgradeError,
+    Upgraded, Upgrader, Upgrading,
 };
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 pub use uring_stream::UringStream;

@@ -14,7 +14,10 @@ use tokio_rustls::client::TlsStream;
 
 /// A stream, with TLS or without.
 #[derive(Debug)]
-pub enum MaybeTls<S> {
+pub struct MaybeTls<S>(Kind<S>);
+
+#[derive(Debug)]
+enum Kind<S> {
     /// `ws`.
     Plain(S),
     /// `wss`.
@@ -25,37 +28,60 @@ pub enum MaybeTls<S> {
 pub type ClientStream = MaybeTls<TcpStream>;
 
 impl<S> MaybeTls<S> {
+    pub(crate) fn plain(stream: S) -> MaybeTls<S> {
+        MaybeTls(Kind::Plain(stream))
+    }
+
+    pub(crate) fn tls(stream: TlsStream<S>) -> MaybeTls<S> {
+        MaybeTls(Kind::Tls(Box::new(stream)))
+    }
+
     /// The underlying stream.
     pub fn get_ref(&self) -> &S {
-        match self {
-            MaybeTls::Plain(stream) => stream,
-            MaybeTls::Tls(stream) => stream.get_ref().0,
+        match &self.0 {
+            Kind::Plain(stream) => stream,
+            Kind::Tls(stream) => stream.get_ref().0,
         }
     }
 
-    /// The TLS connection, for example for the server's certificates; `None` without TLS.
-    pub fn tls(&self) -> Option<&rustls::ClientConnection> {
-        match self {
-            MaybeTls::Plain(_) => None,
-            MaybeTls::Tls(stream) => Some(stream.get_ref().1),
-        }
+    /// Whether there is TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.0, Kind::Tls(_))
+    }
+
+    /// The server's certificates in DER, its own first; none without TLS.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), echoring::DialError> {
+    /// let conn = echoring::dial("wss://server.example/").await?;
+    /// let own = conn.get_ref().peer_certificates().next().map(<[u8]>::len);
+    /// println!("the server's certificate has {own:?} bytes");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn peer_certificates(&self) -> impl Iterator<Item = &[u8]> {
+        let certificates = match &self.0 {
+            Kind::Plain(_) => None,
+            Kind::Tls(stream) => stream.get_ref().1.peer_certificates(),
+        };
+        certificates.unwrap_or_default().iter().map(|certificate| certificate.as_ref())
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_read(cx, out),
-            MaybeTls::Tls(stream) => Pin::new(stream).poll_read(cx, out),
+        match &mut self.get_mut().0 {
+            Kind::Plain(stream) => Pin::new(stream).poll_read(cx, out),
+            Kind::Tls(stream) => Pin::new(stream).poll_read(cx, out),
         }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            MaybeTls::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.get_mut().0 {
+            Kind::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -64,30 +90,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            MaybeTls::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        match &mut self.get_mut().0 {
+            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            MaybeTls::Plain(stream) => stream.is_write_vectored(),
-            MaybeTls::Tls(stream) => stream.is_write_vectored(),
+        match &self.0 {
+            Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            MaybeTls::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().0 {
+            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            MaybeTls::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            MaybeTls::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().0 {
+            Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

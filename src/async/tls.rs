@@ -4,6 +4,7 @@
 //! read when a configuration is made and never later. Never: sockets, records, or connection state.
 #![forbid(unsafe_code)]
 
+mod cause;
 mod server;
 mod tickets;
 
@@ -11,13 +12,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
+};
 use rustls::{SupportedProtocolVersion, version};
 
+pub use cause::Cause;
 pub use server::{
     CertificateFiles, ClientAuth, ServerTls, expiry_warnings, server_config, with_ticket_keys_of,
 };
@@ -28,15 +33,44 @@ const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS1
 /// The protocol inside TLS; a client that offers only other protocols is refused (RFC 7301, 3.2).
 const ALPN: &[u8] = b"http/1.1";
 
-/// The certificates that a client trusts.
+/// The certificates that a client trusts. `Dialer::tls` takes it.
+///
+/// | | feature | who decides |
+/// |---|---|---|
+/// | [`System`](Trust::System) | `native-roots` (default) | rustls, with the roots that the system has |
+/// | `Platform` | `platform-verifier` | the verifier of macOS, Windows, iOS or Android, with its settings and revocations; on Linux as `System` |
+/// | `WebPki` | `webpki-roots` | rustls, with Mozilla's roots of the day when the program was built |
+/// | [`CaFile`](Trust::CaFile), [`Pem`](Trust::Pem) | – | rustls, with the given roots and no others |
+/// | [`Insecure`](Trust::Insecure) | – | nobody |
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::tls::Trust;
+///
+/// # let pem = String::new();
+/// let inside = Dialer::new().tls(Trust::Pem(pem));
+/// let outside = Dialer::new().tls(Trust::System);
+/// # drop((inside, outside));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
-    /// Certificates issued under the system's roots.
+    /// Certificates issued under the system's roots: the default. On Linux they are those of the distribution
+    /// (`ca-certificates`), or of the file in `SSL_CERT_FILE` and the folders in `SSL_CERT_DIR`. Without the feature
+    /// `native-roots`, as `Platform` or else `WebPki`, if one of them was built.
     #[default]
     System,
+    /// Certificates that the operating system's verifier accepts.
+    #[cfg(feature = "platform-verifier")]
+    Platform,
+    /// Certificates issued under Mozilla's roots, which are a part of the program: for containers without roots. They age
+    /// with it.
+    #[cfg(feature = "webpki-roots")]
+    WebPki,
     /// Certificates issued under a certificate of this PEM file, and no others.
     CaFile(PathBuf),
+    /// Certificates issued under a certificate in this PEM text, and no others.
+    Pem(String),
     /// All certificates. **Dangerous**: a man in the middle can read and change everything. For tests of servers with
     /// untrusted certificates.
     Insecure,
@@ -66,10 +100,15 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
 pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(TlsError::Setup)?;
+        .map_err(|error| TlsError::Setup(error.into()))?;
     let builder = match trust {
-        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::System => system(builder)?,
+        #[cfg(feature = "platform-verifier")]
+        Trust::Platform => platform(builder)?,
+        #[cfg(feature = "webpki-roots")]
+        Trust::WebPki => builder.with_root_certificates(mozilla_roots()),
         Trust::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
+        Trust::Pem(text) => builder.with_root_certificates(roots_in(text)?),
         Trust::Insecure => {
             let anybody =
                 NoVerification { schemes: provider().signature_verification_algorithms.supported_schemes() };
@@ -81,7 +120,11 @@ pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<
         Some(Identity { certificates: file, key }) => {
             let chain = certificates(file)?;
             let secret = private_key(key)?;
-            let unusable = |error| TlsError::Unusable { cert: file.clone(), key: key.clone(), error };
+            let unusable = |error| TlsError::Unusable {
+                cert: file.clone(),
+                key: key.clone(),
+                error: Cause::from(error),
+            };
             builder.with_client_auth_cert(chain, secret).map_err(unusable)?
         }
     };
@@ -107,6 +150,43 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
+type WithoutRoots = ConfigBuilder<ClientConfig, WantsVerifier>;
+type WithRoots = ConfigBuilder<ClientConfig, WantsClientCert>;
+
+/// The system's roots, or what was built instead.
+#[cfg(feature = "native-roots")]
+fn system(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
+    Ok(builder.with_root_certificates(system_roots()?))
+}
+
+#[cfg(all(feature = "platform-verifier", not(feature = "native-roots")))]
+fn system(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
+    platform(builder)
+}
+
+#[cfg(all(feature = "webpki-roots", not(any(feature = "native-roots", feature = "platform-verifier"))))]
+fn system(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
+    Ok(builder.with_root_certificates(mozilla_roots()))
+}
+
+#[cfg(not(any(feature = "native-roots", feature = "platform-verifier", feature = "webpki-roots")))]
+fn system(_: WithoutRoots) -> Result<WithRoots, TlsError> {
+    Err(TlsError::NoRootsBuilt)
+}
+
+#[cfg(feature = "platform-verifier")]
+fn platform(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
+    let verifier = rustls_platform_verifier::Verifier::new(provider());
+    let verifier = verifier.map_err(|error| TlsError::NoPlatformVerifier(error.into()))?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+#[cfg(feature = "webpki-roots")]
+fn mozilla_roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+#[cfg(feature = "native-roots")]
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -118,9 +198,19 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 fn roots_of(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| TlsError::BadRoot { file: file.into(), error })?;
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsError::BadRoot { file: file.into(), error: error.into() })?;
     }
     Ok(roots)
+}
+
+fn roots_in(text: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        let certificate = certificate.map_err(|error| TlsError::BadPem(error.to_string()))?;
+        roots.add(certificate).map_err(|error| TlsError::BadPem(error.to_string()))?;
+    }
+    if roots.is_empty() { Err(TlsError::BadPem("no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
 fn unreadable(file: &Path, error: pem::Error) -> TlsError {
@@ -171,7 +261,8 @@ impl ServerCertVerifier for NoVerification {
     }
 }
 
-/// Why TLS could not be configured. The text says what is wrong and ends with what to do.
+/// Why TLS could not be configured. The text says what is wrong, includes that of the wrapped error, and ends with what to
+/// do; `source` is what is below the wrapped error.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -199,8 +290,8 @@ pub enum TlsError {
         cert: PathBuf,
         /// The key file.
         key: PathBuf,
-        /// rustls's error.
-        error: rustls::Error,
+        /// What is wrong with them.
+        error: Cause,
     },
     /// A file is not an OCSP response.
     NoOcspResponse(PathBuf),
@@ -208,13 +299,19 @@ pub enum TlsError {
     BadRoot {
         /// The file.
         file: PathBuf,
-        /// rustls's error.
-        error: rustls::Error,
+        /// What is wrong with it.
+        error: Cause,
     },
+    /// The text of [`Trust::Pem`] has no certificate, or one that is malformed.
+    BadPem(String),
     /// This system has no root certificates.
     NoSystemRoots,
+    /// The program was built without roots.
+    NoRootsBuilt,
+    /// The operating system's verifier is unavailable.
+    NoPlatformVerifier(Cause),
     /// rustls could not be initialised: the system's random source fails, or a CA has no certificate that can be used.
-    Setup(rustls::Error),
+    Setup(Cause),
 }
 
 impl fmt::Display for TlsError {
@@ -256,6 +353,18 @@ impl fmt::Display for TlsError {
             TlsError::BadRoot { file, error } => {
                 write!(f, "{}: {error}; name a CA certificate", file.display())
             }
+            TlsError::BadPem(why) => {
+                write!(f, "the given roots: {why}; give PEM with a BEGIN CERTIFICATE line for each CA certificate")
+            }
+            TlsError::NoRootsBuilt => f.write_str(
+                "the program was built without root certificates; enable a feature of echoring (native-roots, \
+                 platform-verifier or webpki-roots), or give roots",
+            ),
+            TlsError::NoPlatformVerifier(error) => write!(
+                f,
+                "the system cannot verify certificates: {error}; install its root certificates (ca-certificates), or \
+                 give roots"
+            ),
             TlsError::NoSystemRoots => f.write_str(
                 "this system has no root certificates; install them (ca-certificates) or name a CA file",
             ),
@@ -269,12 +378,15 @@ impl fmt::Display for TlsError {
 impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            TlsError::Read { error, .. } => Some(error),
-            TlsError::Malformed { error, .. } => Some(error),
-            TlsError::Unusable { error, .. } | TlsError::BadRoot { error, .. } | TlsError::Setup(error) => {
-                Some(error)
-            }
-            TlsError::NoCertificate(_)
+            TlsError::Read { error, .. } => error.source(),
+            TlsError::Malformed { error, .. } => error.source(),
+            TlsError::Unusable { error, .. }
+            | TlsError::BadRoot { error, .. }
+            | TlsError::NoPlatformVerifier(error)
+            | TlsError::Setup(error) => error.source(),
+            TlsError::BadPem(_)
+            | TlsError::NoRootsBuilt
+            | TlsError::NoCertificate(_)
             | TlsError::NoKey(_)
             | TlsError::NoOcspResponse(_)
             | TlsError::NoSystemRoots => None,

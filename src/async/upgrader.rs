@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::{BufferPool, Heartbeat, Opened, Settings};
+use crate::conn::Head;
 use crate::limits::AIO_HTTP_BUFFER_BYTES;
 use echoring_proto::Role;
 use echoring_proto::connection::Compression;
@@ -24,7 +25,7 @@ use echoring_proto::handshake::{
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
 pub use pending::PendingUpgrade;
-pub use request::{Refused, Upgraded, Upgrading};
+pub use request::{Negotiated, Refused, Upgraded, Upgrading};
 pub use response::{Acceptance, Decision, HttpResponse, RequestHead};
 
 /// Opens server connections.
@@ -59,6 +60,7 @@ pub struct Upgrader {
     fields: Vec<(String, String)>,
     bad_field: Option<(String, BadField)>,
     on_refusal: Option<Arc<OnRefusal>>,
+    keeps_request: bool,
 }
 
 /// The refusal of a foreign origin, with a hint for library users.
@@ -94,6 +96,7 @@ impl Upgrader {
             fields: Vec::new(),
             bad_field: None,
             on_refusal: None,
+            keeps_request: false,
         }
     }
 
@@ -211,6 +214,14 @@ impl Upgrader {
         self
     }
 
+    /// Keeps the request with each connection, as [`Conn::request`](crate::Conn::request): its path, query and header
+    /// fields. Not kept by default: a head takes one to three kB for as long as the connection is open.
+    #[must_use]
+    pub fn keep_request(mut self, keeps: bool) -> Upgrader {
+        self.keeps_request = keeps;
+        self
+    }
+
     /// Replaces all settings of the connections.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Upgrader {
@@ -268,10 +279,17 @@ impl Upgrader {
         let Some(upgrade) = asked.upgrade() else {
             return Err(self.refuse(Some(asked), Refusal::WEBSOCKET_ONLY));
         };
-        self.terms(upgrade, acceptance).map_err(|mistake| {
+        let head = match self.keeps_request {
+            true => {
+                Some(request::owned(asked.parsed()).ok_or_else(|| self.refuse(None, Refusal::MALFORMED))?)
+            }
+            false => None,
+        };
+        let terms = self.terms(upgrade, acceptance).map_err(|mistake| {
             let answer = HttpResponse::new(500, "the server's response is malformed\n");
             Rejection { mistake: Some(mistake), ..self.refuse(Some(asked), answer) }
-        })
+        })?;
+        Ok(UpgradeTerms { head: head.map(|head| Box::new(Head::Request(head))), ..terms })
     }
 
     fn origin_may(&self, asked: &RequestHead<'_>, upgrade: &Upgrade<'_>) -> bool {
@@ -321,7 +339,7 @@ impl Upgrader {
         let agreement = compression
             .and_then(|compression| deflate::agree(upgrade.extensions(), &compression.preferences));
         let fields = self.fields.iter().cloned().chain(fields).collect();
-        Ok(UpgradeTerms { key: upgrade.key, subprotocol, agreement, fields })
+        Ok(UpgradeTerms { key: upgrade.key, subprotocol, agreement, fields, head: None })
     }
 }
 
@@ -345,6 +363,8 @@ struct UpgradeTerms {
     subprotocol: Option<String>,
     agreement: Option<Agreement>,
     fields: Vec<(String, String)>,
+    /// The request, if it is kept.
+    head: Option<Box<Head>>,
 }
 
 impl UpgradeTerms {
@@ -355,15 +375,9 @@ impl UpgradeTerms {
         handshake::write_accept(out, &self.key, subprotocol, self.agreement.as_ref(), fields);
     }
 
-    fn opened(self) -> Opened {
-        Opened {
-            role: Role::Server,
-            subprotocol: self.subprotocol,
-            agreement: self.agreement,
-            early: bytes::Bytes::new(),
-            local: None,
-            peer: None,
-        }
+    fn opened(self) -> (Opened, Option<Box<Head>>) {
+        let UpgradeTerms { subprotocol, agreement, head, .. } = self;
+        (Opened { subprotocol, agreement, ..Opened::new(Role::Server) }, head)
     }
 }
 
@@ -383,7 +397,7 @@ impl Rejection {
     }
 }
 
-/// Why a server did not open a connection.
+/// Why a server did not open a connection. The text includes that of the wrapped error; `source` is what is below that.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum UpgradeError {
@@ -425,9 +439,9 @@ impl fmt::Display for UpgradeError {
 impl std::error::Error for UpgradeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            UpgradeError::Io(error) => Some(error),
-            UpgradeError::NotHandedOver(error) => Some(error),
-            UpgradeError::BadField { why, .. } => Some(why),
+            UpgradeError::Io(error) => error.source(),
+            UpgradeError::NotHandedOver(error) => error.source(),
+            UpgradeError::BadField { why, .. } => why.source(),
             UpgradeError::NotUpgraded(_) | UpgradeError::Gone | UpgradeError::Timeout => None,
         }
     }

@@ -61,7 +61,6 @@ impl UringStream {
     }
 
     /// Moves a socket from tokio's reactor to the ring.
-    #[cfg(feature = "client")]
     pub(crate) fn from_tokio(stream: tokio::net::TcpStream) -> io::Result<UringStream> {
         let stream = stream.into_std()?;
         // The ring waits by itself; a non-blocking socket would return EAGAIN.

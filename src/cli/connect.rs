@@ -329,9 +329,10 @@ fn hint(error: &DialError, url: &str) -> &'static str {
         DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             "; is the server running, and on this port?"
         }
-        DialError::Tls(rustls::Error::InvalidCertificate(_)) => {
+        DialError::Tls(cause) if cause.is_unknown_issuer() => {
             " (--ca-file FILE), or disable the check with --insecure"
         }
+        DialError::Tls(cause) if cause.is_untrusted() => "; --insecure disables the check",
         DialError::Timeout(_) => "; raise --timeout",
         DialError::Redirect { .. } => "; connect there if you trust it",
         DialError::BadHandshake { why: BadHandshake::Status(status), .. } => match status {

@@ -12,12 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{End, Error};
+use super::head::{Head, Origin};
 use super::heartbeat::HeartbeatTimer;
 use super::held_stream::HeldStream;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use super::sending::Writing;
 use super::settings::{BufferSlot, Opened, Settings, nanos};
+use super::trace::Trace;
 use super::waiters::Waiters;
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::connection::{
@@ -37,17 +39,25 @@ pub(super) struct Shared<S> {
     /// Passed to the transport: wakes all tasks that wait for it.
     waker: Waker,
     pub(super) opened: Opened,
+    /// The peer's head of the handshake, if it was kept.
+    pub(super) head: Option<Box<Head>>,
     pub(super) write_buffer_bytes: usize,
 }
 
 impl<S> Shared<S> {
-    pub(super) fn new(stream: S, settings: &Settings, mut opened: Opened) -> Arc<Shared<S>> {
+    pub(super) fn new(
+        stream: S,
+        settings: &Settings,
+        mut opened: Opened,
+        Origin { head, trace }: Origin,
+    ) -> Arc<Shared<S>> {
         let early = std::mem::take(&mut opened.early);
-        let core = Core::new(stream, settings, &opened, &early);
+        trace.opened(&opened);
+        let core = Core::new(stream, settings, &opened, &early, trace);
         let waiters = Waiters::new();
         let waker = Waker::from(Arc::clone(&waiters));
         let write_buffer_bytes = or_default(settings.write_buffer_bytes);
-        Arc::new(Shared { core: Mutex::new(core), waiters, waker, opened, write_buffer_bytes })
+        Arc::new(Shared { core: Mutex::new(core), waiters, waker, opened, head, write_buffer_bytes })
     }
 
     /// Polls as the waiter `place`. If the result is pending, it waits, and `for_transport` says whether it waits for
@@ -165,10 +175,11 @@ pub(super) struct Core<S> {
     pub(super) end: Option<End>,
     /// The state changed, so other tasks must be woken.
     pub(super) changed: bool,
+    pub(super) trace: Trace,
 }
 
 impl<S> Core<S> {
-    fn new(stream: S, settings: &Settings, opened: &Opened, early: &[u8]) -> Core<S> {
+    fn new(stream: S, settings: &Settings, opened: &Opened, early: &[u8], trace: Trace) -> Core<S> {
         let mut config = settings.config();
         if opened.agreement.is_some() {
             config.compression.get_or_insert_default();
@@ -225,6 +236,7 @@ impl<S> Core<S> {
             fate: None,
             end,
             changed: false,
+            trace,
         };
         core.release_buffers();
         core

@@ -13,6 +13,8 @@ use echoring_proto::{CloseCode, ProtocolError};
 /// returned by every later call too. [`ReadTimeout`](Error::ReadTimeout), [`WriteTimeout`](Error::WriteTimeout),
 /// [`Json`](Error::Json) and [`NotText`](Error::NotText) leave the connection usable.
 ///
+/// The text of an error includes that of the error that it wraps; `source` is what is below that one.
+///
 /// ```
 /// use echoring::{CloseFrame, Error};
 /// use echoring::CloseCode;
@@ -120,9 +122,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io(error) => Some(error),
-            Error::Json(error) => Some(error),
-            Error::ProtocolError(offence) => Some(offence),
+            Error::Io(error) => error.source(),
+            Error::Json(error) => error.source(),
+            Error::ProtocolError(offence) => offence.source(),
             _ => None,
         }
     }

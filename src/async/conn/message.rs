@@ -9,6 +9,11 @@ use echoring_proto::connection::MessageKind;
 
 /// A complete message (RFC 6455, 5.6). Its memory is shared: a clone copies no bytes.
 ///
+/// Control frames are no messages: reading answers pings and Close frames by itself, so there is no `Ping`, `Pong` or
+/// `Close` here. [`ping`](super::Conn::ping), [`pong`](super::Conn::pong) and [`close`](super::Conn::close) send them, by
+/// a [`Control`](super::Control) from any task; [`set_ping_handler`](super::Conn::set_ping_handler) and its siblings see
+/// those that arrive; and a Close frame ends reading with [`Error::Closed`](super::Error::Closed).
+///
 /// ```
 /// use echoring::{Message, Text};
 ///

@@ -85,6 +85,7 @@ impl PreparedMessage {
             let frame = self.frame(format, |bits| env.codecs.deflate_for_all(bits, payload));
             connection.send_encoded(&frame, env)
         });
+        core.trace.sent(payload.len(), true);
         core.queued(queued.is_ok())
     }
 

@@ -166,6 +166,7 @@ impl<S: Transport> Core<S> {
                 Some(Event::ControlEvent(event))
             }
             Parsed::Chunk(flags, at) => {
+                let bytes = at.len();
                 let is_whole = flags.first && flags.last;
                 let appended = if is_whole && !may_share(at.len(), self.region_bytes) {
                     let bytes = Bytes::copy_from_slice(&self.input[at]);
@@ -180,23 +181,32 @@ impl<S: Transport> Core<S> {
                         false => self.incoming.append_part(flags, piece, self.region_bytes),
                     }
                 };
-                self.payload_received(appended)
+                self.payload_received(appended, bytes, flags.last)
             }
             Parsed::Inflated(flags, buffer) => {
                 self.input.advance(read);
                 // A compressed message is shown whole.
                 let appended = self.incoming.append_inflated(flags.kind, buffer.as_slice());
+                let bytes = buffer.as_slice().len();
                 self.with(|_, env, _, _| env.pool.put(buffer));
-                self.payload_received(appended)
+                self.payload_received(appended, bytes, true)
             }
         };
         self.note_ending(was_open);
         event
     }
 
-    fn payload_received(&mut self, appended: Result<bool, ProtocolError>) -> Option<Event> {
+    fn payload_received(
+        &mut self,
+        appended: Result<bool, ProtocolError>,
+        payload_bytes: usize,
+        ends_message: bool,
+    ) -> Option<Event> {
         match appended {
-            Ok(wanted) => wanted.then_some(Event::PayloadReceived),
+            Ok(wanted) => {
+                self.trace.received(payload_bytes, ends_message);
+                wanted.then_some(Event::PayloadReceived)
+            }
             Err(error) => {
                 self.incoming = Incoming::default();
                 self.with(|connection, env, _, _| {
@@ -419,7 +429,10 @@ impl<S: Transport> Core<S> {
 
     /// The connection has ended; the first cause is kept.
     fn end_with(&mut self, end: End) {
-        self.end.get_or_insert(end);
+        if self.end.is_none() {
+            self.trace.ended(&end);
+            self.end = Some(end);
+        }
         self.changed = true;
         self.input.clear();
         self.drop_queue();

@@ -166,6 +166,7 @@ impl<S: Transport> Core<S> {
             true => connection.send(kind, payload, env),
             false => connection.send_plain(kind, payload, env),
         });
+        self.trace.sent(payload.len(), true);
         self.queued(queued.is_ok())
     }
 
@@ -192,6 +193,7 @@ impl<S: Transport> Core<S> {
         let outgoing = Outgoing::frame(before, &header, message.into_bytes());
         self.connection.blocked(outgoing.len() as u32);
         self.sending = Some(outgoing);
+        self.trace.sent(bytes, true);
         Ok(())
     }
 
@@ -218,6 +220,7 @@ impl<S: Transport> Core<S> {
         let queued =
             self.with(|connection, env, _, _| connection.send_fragment(kind, first, last, payload, env));
         self.writing = if last { Writing::Between } else { Writing::Fragments };
+        self.trace.sent(payload.len(), last);
         self.queued(queued.is_ok())
     }
 

@@ -1,11 +1,13 @@
 //! Two connections against each other, and against hand-written bytes.
 
 mod closing;
+mod heads;
 mod interop;
 mod parts;
 mod reading;
 mod sharing;
 mod time;
+mod traces;
 mod writing;
 
 use std::io;

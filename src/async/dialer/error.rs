@@ -8,7 +8,7 @@ use std::io;
 use bytes::Bytes;
 
 use crate::ProxyError;
-use crate::tls::TlsError;
+use crate::tls::{Cause, TlsError};
 use echoring_proto::handshake::{BadField, BadHandshake};
 use echoring_proto::url::BadUrl;
 
@@ -43,7 +43,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a dial failed, by step.
+/// Why a dial failed, by step. The text includes that of the wrapped error; `source` is what is below that.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DialError {
@@ -65,7 +65,7 @@ pub enum DialError {
     /// The TLS configuration is invalid.
     TlsSetup(TlsError),
     /// The TLS handshake failed, most often because the server's certificate is not trusted.
-    Tls(rustls::Error),
+    Tls(Cause),
     /// A step exceeded its time limit.
     Timeout(Stage),
     /// The stream failed during a handshake.
@@ -101,7 +101,7 @@ impl DialError {
             | DialError::TlsSetup(_)
             | DialError::Redirect { .. }
             | DialError::BadHandshake { .. } => false,
-            DialError::Tls(error) => is_temporary(error),
+            DialError::Tls(error) => error.is_temporary(),
             DialError::Proxy(ProxyError::Status(status)) => !(400..500).contains(status),
             DialError::Proxy(ProxyError::NotEncodable) => false,
             DialError::Proxy(_)
@@ -125,7 +125,7 @@ impl DialError {
     /// rustls's errors are wrapped in [`io::Error`].
     pub(super) fn of_tls(error: io::Error) -> DialError {
         match error.downcast::<rustls::Error>() {
-            Ok(error) => DialError::Tls(error),
+            Ok(error) => DialError::Tls(Cause::from(error)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => DialError::Closed,
             Err(error) => DialError::Io(error),
         }
@@ -150,7 +150,7 @@ impl fmt::Display for DialError {
             DialError::Connect(error) => write!(f, "cannot connect: {error}"),
             DialError::Proxy(error) => write!(f, "{error}"),
             DialError::TlsSetup(error) => write!(f, "{error}"),
-            DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}{}", hint(error)),
+            DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}{}", error.hint()),
             DialError::Timeout(stage) => write!(f, "{stage} took too long"),
             DialError::Io(error) => write!(f, "the stream failed during the handshake: {error}"),
             DialError::Closed => f.write_str("the server closed the connection without a response"),
@@ -169,42 +169,16 @@ impl fmt::Display for DialError {
     }
 }
 
-/// Whether the failure may be temporary. Certificate errors and missing common parameters are permanent.
-fn is_temporary(error: &rustls::Error) -> bool {
-    use rustls::{AlertDescription, Error};
-    matches!(
-        error,
-        Error::AlertReceived(
-            AlertDescription::CloseNotify | AlertDescription::InternalError | AlertDescription::UserCanceled
-        ) | Error::DecryptError
-            | Error::FailedToGetCurrentTime
-            | Error::FailedToGetRandomBytes
-    )
-}
-
-fn hint(error: &rustls::Error) -> &'static str {
-    use rustls::{CertificateError, Error, InvalidMessage};
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "; if you trust the issuer, pass its CA certificate"
-        }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "; does the server speak ws instead of wss?"
-        }
-        _ => "",
-    }
-}
-
 impl std::error::Error for DialError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            DialError::BadUrl(why) => Some(why),
-            DialError::BadField { why, .. } => Some(why),
-            DialError::Resolve(error) | DialError::Connect(error) | DialError::Io(error) => Some(error),
-            DialError::Proxy(error) => Some(error),
-            DialError::TlsSetup(error) => Some(error),
-            DialError::Tls(error) => Some(error),
-            DialError::BadHandshake { why, .. } => Some(why),
+            DialError::BadUrl(why) => why.source(),
+            DialError::BadField { why, .. } => why.source(),
+            DialError::Resolve(error) | DialError::Connect(error) | DialError::Io(error) => error.source(),
+            DialError::Proxy(error) => error.source(),
+            DialError::TlsSetup(error) => error.source(),
+            DialError::Tls(error) => error.source(),
+            DialError::BadHandshake { why, .. } => why.source(),
             DialError::Timeout(_) | DialError::Closed | DialError::Redirect { .. } => None,
         }
     }

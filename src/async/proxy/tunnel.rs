@@ -66,7 +66,7 @@ impl fmt::Display for SocksError {
 impl std::error::Error for SocksError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            SocksError::Io(error) => Some(error),
+            SocksError::Io(error) => error.source(),
             _ => None,
         }
     }
@@ -90,9 +90,9 @@ impl fmt::Display for ProxyError {
 impl std::error::Error for ProxyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            ProxyError::Http(error) => Some(error),
-            ProxyError::Io(error) => Some(error),
-            ProxyError::Socks(error) => Some(error),
+            ProxyError::Http(error) => error.source(),
+            ProxyError::Io(error) => error.source(),
+            ProxyError::Socks(error) => error.source(),
             ProxyError::Status(_) | ProxyError::UnexpectedBytes | ProxyError::NotEncodable => None,
         }
     }

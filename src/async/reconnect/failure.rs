@@ -117,7 +117,7 @@ struct Details {
 }
 
 impl GaveUp {
-    pub(super) fn new(failure: Failure, reason: Reason, attempts: u32) -> GaveUp {
+    pub(crate) fn new(failure: Failure, reason: Reason, attempts: u32) -> GaveUp {
         GaveUp(Arc::new(Details { failure, reason, attempts }))
     }
 

@@ -76,7 +76,7 @@ impl ServerTls {
 pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(TlsError::Setup)?;
+        .map_err(|error| TlsError::Setup(error.into()))?;
     let builder = match &tls.clients {
         None => builder.with_no_client_auth(),
         Some((ca, auth)) => builder.with_client_cert_verifier(client_verifier(ca, *auth)?),
@@ -84,7 +84,7 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::read(&tls.certificates)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
+    config.ticketer = ring::Ticketer::new().map_err(|error| TlsError::Setup(error.into()))?;
     config.send_tls13_tickets = TLS_TICKETS;
     Ok(Arc::new(config))
 }
@@ -103,7 +103,7 @@ fn client_verifier(ca: &Path, auth: ClientAuth) -> Result<Arc<dyn ClientCertVeri
         ClientAuth::Optional => builder.allow_unauthenticated(),
         ClientAuth::Required => builder,
     };
-    builder.build().map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))
+    builder.build().map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string()).into()))
 }
 
 /// Certificates by the names that they are for.
@@ -119,7 +119,7 @@ impl Certificates {
         let all = files.iter().map(|files| certified_key(files).map(Arc::new));
         let all = all.collect::<Result<Vec<_>, _>>()?;
         if all.is_empty() {
-            return Err(TlsError::Setup(rustls::Error::NoCertificatesPresented));
+            return Err(TlsError::Setup(rustls::Error::NoCertificatesPresented.into()));
         }
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, key) in all.iter().enumerate() {
@@ -153,7 +153,11 @@ fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     let CertificateFiles { chain: chain_pem, key: key_pem, ocsp } = files;
     let chain = certificates(chain_pem)?;
     let key = private_key(key_pem)?;
-    let unusable = |error| TlsError::Unusable { cert: chain_pem.clone(), key: key_pem.clone(), error };
+    let unusable = |error: rustls::Error| TlsError::Unusable {
+        cert: chain_pem.clone(),
+        key: key_pem.clone(),
+        error: error.into(),
+    };
     let mut certified = CertifiedKey::from_der(chain, key, &provider()).map_err(unusable)?;
     certified.ocsp = ocsp.as_deref().map(ocsp_response).transpose()?;
     Ok(certified)

@@ -3,15 +3,19 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
-use super::request::shown;
+use super::request::{owned, shown};
 use super::stream::{FailedUpgrade, accept};
 use super::{Acceptance, Decision, Rejection, RequestHead, UpgradeError, Upgrader};
+use crate::conn::Trace;
 use crate::{Conn, Opened};
-use echoring_proto::handshake::{Refusal, Request};
+use echoring_proto::Role;
+use echoring_proto::handshake::Refusal;
 
 /// A request that was read from a stream and is not decided yet. Dropping it ends the stream without a response.
 pub struct PendingUpgrade<S> {
@@ -21,6 +25,9 @@ pub struct PendingUpgrade<S> {
     stream: S,
     /// The bytes that were read behind the head.
     early: Bytes,
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+    trace: Trace,
 }
 
 impl Upgrader {
@@ -62,25 +69,28 @@ impl Upgrader {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let trace = Trace::begin(Role::Server);
         let mut bytes = BytesMut::new();
         let read = self.read(&mut stream, &mut bytes, self.until(), |request| {
             let is_upgrade = self.validate(request)?.is_some();
             let owned = owned(request).ok_or_else(|| self.refuse(None, Refusal::MALFORMED))?;
             Ok((owned, is_upgrade))
         });
-        let ((request, is_upgrade), head_bytes) = read.await?;
+        let ((request, is_upgrade), head_bytes) = read.await.inspect_err(|error| trace.failed(error))?;
         let early = bytes.split_off(head_bytes).freeze();
-        Ok(PendingUpgrade { upgrader: self.clone(), request, is_upgrade, stream, early })
+        let upgrader = self.clone();
+        Ok(PendingUpgrade { upgrader, request, is_upgrade, stream, early, local: None, peer: None, trace })
     }
-}
 
-/// The request in the types of `http`, which are slightly stricter than our parser.
-fn owned(request: &Request<'_>) -> Option<http::Request<()>> {
-    let mut owned = http::Request::builder().method(request.method).uri(request.target);
-    for (name, value) in request.fields() {
-        owned = owned.header(name, value);
+    /// As [`receive`](Upgrader::receive), on a TCP connection: sets TCP_NODELAY and the addresses of the [`Conn`].
+    ///
+    /// # Errors
+    /// As [`accept`](Upgrader::accept).
+    pub async fn receive_tcp(&self, stream: TcpStream) -> Result<PendingUpgrade<TcpStream>, UpgradeError> {
+        stream.set_nodelay(true).map_err(UpgradeError::Io)?;
+        let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
+        Ok(PendingUpgrade { local, peer, ..self.receive(stream).await? })
     }
-    owned.body(()).ok()
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PendingUpgrade<S> {
@@ -112,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PendingUpgrade<S> {
     /// # Errors
     /// As [`Upgrader::accept`].
     pub async fn decide(self, decision: impl Into<Decision>) -> Result<Conn<S>, UpgradeError> {
-        let PendingUpgrade { upgrader, request, mut stream, early, .. } = self;
+        let PendingUpgrade { upgrader, request, mut stream, early, local, peer, trace, .. } = self;
         let decision = decision.into();
         let settled = shown(&request, |request| match request.upgrade() {
             Ok(upgrade) => upgrader.carry_out(&RequestHead::new(request, upgrade.as_ref()), decision),
@@ -121,13 +131,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PendingUpgrade<S> {
         let refused = |no: Rejection| FailedUpgrade::Refused(no, request.method() == http::Method::HEAD);
         let unopened = match settled {
             Ok(Ok(terms)) => {
-                let opened = accept(&mut stream, terms, upgrader.until()).await?;
-                return Ok(Conn::new(stream, &upgrader.settings, Opened { early, ..opened }));
+                let (opened, origin) = accept(&mut stream, terms, upgrader.until(), trace).await?;
+                let opened = Opened { early, local, peer, ..opened };
+                return Ok(Conn::with_origin(stream, &upgrader.settings, opened, origin));
             }
             Ok(Err(no)) => refused(no),
             Err(refusal) => refused(upgrader.refuse(None, refusal)),
         };
-        Err(unopened.end(&mut stream).await)
+        let error = unopened.end(&mut stream).await;
+        trace.failed(&error);
+        Err(error)
     }
 }
 

@@ -17,7 +17,9 @@ use tokio::time::Sleep;
 use super::{
     Acceptance, Decision, HttpResponse, Rejection, RequestHead, UpgradeError, UpgradeTerms, Upgrader,
 };
-use crate::{Conn, Opened, Settings};
+use crate::conn::{Origin, Trace};
+use crate::{Conn, Opened, Settings, Transport};
+use echoring_proto::Role;
 use echoring_proto::handshake::{Refusal, Request, parse_response_head, with_fields};
 
 impl Upgrader {
@@ -65,25 +67,88 @@ impl Upgrader {
         request: &mut http::Request<B>,
         decide: impl FnOnce(&RequestHead<'_>) -> D,
     ) -> Result<(http::Response<()>, Upgrading), Refused> {
-        if request.version() != http::Version::HTTP_11 {
-            return Err(Refused(self.shown(None, Refusal::VERSION.into())));
-        }
-        let evaluated = shown(request, |request| self.evaluate(request, decide));
-        let terms = match evaluated {
-            Ok(Ok(terms)) => terms,
-            Ok(Err(no)) => return Err(Upgrader::refused(no)),
-            Err(refusal) => return Err(Upgrader::refused(self.refuse(None, refusal))),
+        let (response, negotiated) = self.negotiate_with(request, decide)?;
+        let upgrading = Upgrading {
+            handed_over: hyper::upgrade::on(request),
+            until: self.timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout))),
+            negotiated: Some(negotiated),
         };
+        Ok((response, upgrading))
+    }
+
+    /// Evaluates a request that any HTTP/1.1 server has read. Return the response to that server, and give
+    /// [`Negotiated::open`] the stream that it hands over behind the response: a *raw upgrade*, for servers that are not
+    /// built on hyper.
+    ///
+    /// ```
+    /// use echoring::Upgrader;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (stream, _far) = tokio::io::duplex(1024);
+    /// let request = http::Request::builder()
+    ///     .uri("/ws")
+    ///     .header("host", "localhost")
+    ///     .header("connection", "upgrade")
+    ///     .header("upgrade", "websocket")
+    ///     .header("sec-websocket-version", "13")
+    ///     .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+    ///     .body(())?;
+    /// let (response, negotiated) = Upgrader::new().negotiate(&request)?;
+    /// assert_eq!(response.status(), 101);
+    /// // After the response was sent, on the stream that carried it:
+    /// let mut conn = negotiated.open(stream);
+    /// conn.write("hello").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`upgrade`](Upgrader::upgrade).
+    pub fn negotiate<B>(
+        &self,
+        request: &http::Request<B>,
+    ) -> Result<(http::Response<()>, Negotiated), Refused> {
+        self.negotiate_with(request, |_| Acceptance::new())
+    }
+
+    /// As [`negotiate`](Upgrader::negotiate), and calls `decide` before the request is accepted.
+    ///
+    /// # Errors
+    /// As [`upgrade_with`](Upgrader::upgrade_with).
+    pub fn negotiate_with<B, D: Into<Decision>>(
+        &self,
+        request: &http::Request<B>,
+        decide: impl FnOnce(&RequestHead<'_>) -> D,
+    ) -> Result<(http::Response<()>, Negotiated), Refused> {
+        let terms = self.terms_for(request, decide)?;
         let Some(response) = response(&terms) else {
             let answer = HttpResponse::new(500, "the server's response is malformed\n");
             return Err(Refused(self.shown(None, answer)));
         };
-        let upgrading = Upgrading {
-            handed_over: hyper::upgrade::on(request),
-            until: self.timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout))),
-            pending: Some((self.settings.clone(), terms.opened())),
-        };
-        Ok((response, upgrading))
+        let (opened, head) = terms.opened();
+        let origin = Origin { head, trace: Trace::begin(Role::Server) };
+        Ok((response, Negotiated { settings: self.settings.clone(), opened, origin }))
+    }
+
+    /// The refusal of a request, before anything is decided about it.
+    #[cfg(feature = "axum")]
+    pub(crate) fn refuses<B>(&self, request: &http::Request<B>) -> Result<(), Refused> {
+        self.terms_for(request, |_| Acceptance::new()).map(drop)
+    }
+
+    fn terms_for<B, D: Into<Decision>>(
+        &self,
+        request: &http::Request<B>,
+        decide: impl FnOnce(&RequestHead<'_>) -> D,
+    ) -> Result<UpgradeTerms, Refused> {
+        if request.version() != http::Version::HTTP_11 {
+            return Err(Refused(self.shown(None, Refusal::VERSION.into())));
+        }
+        match shown(request, |request| self.evaluate(request, decide)) {
+            Ok(evaluated) => evaluated.map_err(Upgrader::refused),
+            Err(refusal) => Err(Upgrader::refused(self.refuse(None, refusal))),
+        }
     }
 
     fn refused(no: Rejection) -> Refused {
@@ -102,6 +167,15 @@ pub(super) fn shown<B, R>(
     let target = request.uri().to_string();
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     with_fields(request.method().as_str(), &target, fields, f)
+}
+
+/// The request in the types of `http`, which are slightly stricter than our parser.
+pub(super) fn owned(request: &Request<'_>) -> Option<http::Request<()>> {
+    let mut owned = http::Request::builder().method(request.method).uri(request.target);
+    for (name, value) in request.fields() {
+        owned = owned.header(name, value);
+    }
+    owned.body(()).ok()
 }
 
 /// The 101 as a response of that server: the bytes that would be written, parsed.
@@ -140,22 +214,52 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// An accepted upgrade: what is left to do is to send the response, and to [open](Negotiated::open) the connection on the
+/// stream behind it.
+#[derive(Debug)]
+#[must_use = "the connection opens only on a stream"]
+pub struct Negotiated {
+    settings: Settings,
+    opened: Opened,
+    origin: Origin,
+}
+
+impl Negotiated {
+    /// Sets the connection's addresses, which only the HTTP server knows.
+    pub fn with_addresses(mut self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Negotiated {
+        (self.opened.local, self.opened.peer) = (local, peer);
+        self
+    }
+
+    /// The connection, on the stream of the request. Call it once the response was sent, or as soon as what is written to
+    /// `stream` follows the response.
+    pub fn open<S: Transport>(self, stream: S) -> Conn<S> {
+        let Negotiated { settings, opened, origin } = self;
+        Conn::with_origin(stream, &settings, opened, origin)
+    }
+}
+
 /// A connection that an HTTP server is about to hand over.
 #[must_use = "the connection opens only when this is awaited"]
 pub struct Upgrading {
     handed_over: OnUpgrade,
     until: Option<Pin<Box<Sleep>>>,
     /// Taken once the future is ready.
-    pending: Option<(Settings, Opened)>,
+    negotiated: Option<Negotiated>,
 }
 
 impl Upgrading {
     /// Sets the connection's addresses, which only the HTTP server knows.
     pub fn with_addresses(mut self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Upgrading {
-        if let Some((_, opened)) = &mut self.pending {
-            (opened.local, opened.peer) = (local, peer);
-        }
+        self.negotiated = self.negotiated.map(|negotiated| negotiated.with_addresses(local, peer));
         self
+    }
+
+    fn failed(&self, error: UpgradeError) -> UpgradeError {
+        if let Some(negotiated) = &self.negotiated {
+            negotiated.origin.trace.failed(&error);
+        }
+        error
     }
 }
 
@@ -166,17 +270,17 @@ impl Future for Upgrading {
         if let Poll::Ready(handed_over) = Pin::new(&mut self.handed_over).poll(cx) {
             let stream = match handed_over {
                 Ok(stream) => Upgraded(stream),
-                Err(error) => return Poll::Ready(Err(UpgradeError::NotHandedOver(error))),
+                Err(error) => return Poll::Ready(Err(self.failed(UpgradeError::NotHandedOver(error)))),
             };
-            return Poll::Ready(match self.pending.take() {
-                Some((settings, opened)) => Ok(Conn::new(stream, &settings, opened)),
+            return Poll::Ready(match self.negotiated.take() {
+                Some(negotiated) => Ok(negotiated.open(stream)),
                 None => Err(UpgradeError::Gone),
             });
         }
         match &mut self.until {
             Some(until) => {
                 ready!(until.as_mut().poll(cx));
-                Poll::Ready(Err(UpgradeError::Timeout))
+                Poll::Ready(Err(self.failed(UpgradeError::Timeout)))
             }
             None => Poll::Pending,
         }

@@ -19,6 +19,10 @@ impl<'a> RequestHead<'a> {
         RequestHead { request, upgrade }
     }
 
+    pub(super) fn parsed(&self) -> &'a Request<'a> {
+        self.request
+    }
+
     pub(super) fn upgrade(&self) -> Option<&'a Upgrade<'a>> {
         self.upgrade
     }

@@ -14,9 +14,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Acceptance, Decision, HttpResponse, Rejection, RequestHead, UpgradeError, UpgradeTerms, Upgrader,
 };
+use crate::conn::{Origin, Trace};
 use crate::handshake::{HeadError, end, read_head, write_head};
 use crate::limits::AIO_LINGER;
 use crate::{Conn, Opened};
+use echoring_proto::Role;
 use echoring_proto::handshake::{Refusal, Request, with_request};
 
 impl Upgrader {
@@ -72,8 +74,8 @@ impl Upgrader {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let opened = self.open(&mut stream, decide).await?;
-        Ok(Conn::new(stream, &self.settings, opened))
+        let (opened, origin) = self.open(&mut stream, decide).await?;
+        Ok(Conn::with_origin(stream, &self.settings, opened, origin))
     }
 
     /// As [`accept`](Upgrader::accept), on a TCP connection: sets TCP_NODELAY and the addresses of the [`Conn`].
@@ -95,8 +97,44 @@ impl Upgrader {
     ) -> Result<Conn<TcpStream>, UpgradeError> {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
         let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let opened = self.open(&mut stream, decide).await?;
-        Ok(Conn::new(stream, &self.settings, Opened { local, peer, ..opened }))
+        let (opened, origin) = self.open(&mut stream, decide).await?;
+        Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
+    }
+
+    /// As [`accept_tcp`](Upgrader::accept_tcp), for a connection whose I/O is done by tokio-uring. Must be called on its
+    /// runtime; see [`ring_allowed`](crate::ring_allowed). Not available with musl, which tokio-uring does not build against.
+    ///
+    /// ```no_run
+    /// use echoring::Upgrader;
+    ///
+    /// tokio_uring::start(async {
+    ///     let listener = tokio::net::TcpListener::bind("127.0.0.1:9001").await?;
+    ///     loop {
+    ///         let (stream, _) = listener.accept().await?;
+    ///         // A ring belongs to one thread, and so do the connections on it.
+    ///         tokio_uring::spawn(async move {
+    ///             let mut conn = Upgrader::new().accept_uring(stream).await?;
+    ///             while let Ok(message) = conn.read().await {
+    ///                 conn.write(message).await?;
+    ///             }
+    ///             Ok::<(), Box<dyn std::error::Error>>(())
+    ///         });
+    ///     }
+    ///     # #[allow(unreachable_code)]
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`accept`](Upgrader::accept).
+    #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+    pub async fn accept_uring(&self, stream: TcpStream) -> Result<Conn<crate::UringStream>, UpgradeError> {
+        stream.set_nodelay(true).map_err(UpgradeError::Io)?;
+        let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
+        let mut stream = crate::UringStream::from_tokio(stream).map_err(UpgradeError::Io)?;
+        let (opened, origin) = self.open(&mut stream, |_| Acceptance::new()).await?;
+        Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
     }
 
     /// Negotiates over `stream`. On failure, the response was sent and the stream has ended.
@@ -104,16 +142,17 @@ impl Upgrader {
         &self,
         stream: &mut S,
         decide: impl FnOnce(&RequestHead<'_>) -> D,
-    ) -> Result<Opened, UpgradeError>
+    ) -> Result<(Opened, Origin), UpgradeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let until = self.until();
+        let (until, trace) = (self.until(), Trace::begin(Role::Server));
         let mut bytes = BytesMut::new();
         let read = self.read(stream, &mut bytes, until, |request| self.evaluate(request, decide));
-        let (terms, head_bytes) = read.await?;
+        let (terms, head_bytes) = read.await.inspect_err(|error| trace.failed(error))?;
         let early = bytes.split_off(head_bytes).freeze();
-        Ok(Opened { early, ..accept(stream, terms, until).await? })
+        let (opened, origin) = accept(stream, terms, until, trace).await?;
+        Ok((Opened { early, ..opened }, origin))
     }
 
     pub(super) fn until(&self) -> Option<Instant> {
@@ -180,12 +219,17 @@ pub(super) async fn accept<S: AsyncWrite + Unpin>(
     stream: &mut S,
     terms: UpgradeTerms,
     until: Option<Instant>,
-) -> Result<Opened, UpgradeError> {
-    let mut head = Vec::new();
-    terms.write(&mut head);
-    let written = before(until, write_head(stream, &head)).await.ok_or(UpgradeError::Timeout)?;
-    written.map_err(gone_or)?;
-    Ok(terms.opened())
+    trace: Trace,
+) -> Result<(Opened, Origin), UpgradeError> {
+    let mut response = Vec::new();
+    terms.write(&mut response);
+    let written = match before(until, write_head(stream, &response)).await {
+        Some(written) => written.map_err(gone_or),
+        None => Err(UpgradeError::Timeout),
+    };
+    written.inspect_err(|error| trace.failed(error))?;
+    let (opened, head) = terms.opened();
+    Ok((opened, Origin { head, trace }))
 }
 
 pub(super) async fn before<T>(until: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {

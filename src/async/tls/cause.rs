@@ -1,0 +1,101 @@
+//! Errors of the TLS library, in a type of this crate: rustls has no version 1.
+
+use std::fmt;
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+
+/// What the TLS library says about a failure.
+///
+/// ```no_run
+/// use echoring::{DialError, dial};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// match dial("wss://server.example/").await {
+///     Err(DialError::Tls(cause)) if cause.is_untrusted() => eprintln!("not the server that was meant? {cause}"),
+///     Err(error) => eprintln!("{error}"),
+///     Ok(_) => {}
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cause(Error);
+
+impl Cause {
+    /// Whether the peer's certificate is not accepted: issued by nobody who is trusted, for another name, or expired.
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self.0, Error::InvalidCertificate(_))
+    }
+
+    /// Whether the peer's certificate was issued by nobody who is trusted. Its CA certificate helps, if you trust that.
+    pub fn is_unknown_issuer(&self) -> bool {
+        matches!(self.0, Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    }
+
+    /// The alert that the peer sent, as its number (RFC 8446, section 6), if that ended the handshake.
+    pub fn alert(&self) -> Option<u8> {
+        match self.0 {
+            Error::AlertReceived(alert) => Some(alert.into()),
+            _ => None,
+        }
+    }
+
+    /// Whether the failure may be temporary. Certificate errors and missing common parameters are permanent.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self.0,
+            Error::AlertReceived(
+                AlertDescription::CloseNotify
+                    | AlertDescription::InternalError
+                    | AlertDescription::UserCanceled
+            ) | Error::DecryptError
+                | Error::FailedToGetCurrentTime
+                | Error::FailedToGetRandomBytes
+        )
+    }
+
+    /// What to do, to be appended to the text.
+    #[cfg(feature = "client")]
+    pub(crate) fn hint(&self) -> &'static str {
+        match &self.0 {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "; if you trust the issuer, pass its CA certificate"
+            }
+            Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => "; dial a name that the certificate has",
+            Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ) => "; check the clocks of both ends, or renew the server's certificate",
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                "; does the server speak ws instead of wss?"
+            }
+            Error::AlertReceived(AlertDescription::CertificateRequired) => {
+                "; the server wants a certificate of the client: give an `Identity`"
+            }
+            _ => "",
+        }
+    }
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Cause {
+        Cause(error)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Cause {
+    /// The source of the library's error, whose text is also that of this one.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
