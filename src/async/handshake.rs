@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 #[cfg(feature = "client")]
 use echoring_proto::connection::{Entropy, Seed};
-use echoring_proto::limits::DISCARD_BYTES_MAX;
+use echoring_proto::limits::{DISCARD_BYTES_MAX, HEAD_BYTES_DEFAULT};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -32,8 +32,8 @@ pub(crate) enum HeadError<E> {
 
 /// Reads into `bytes` until `parse` finds a head at their start. The bytes behind it stay in `bytes`.
 ///
-/// Incomplete bytes are parsed at the beginning and each time they have doubled. So a bad head is detected early, and
-/// slowly arriving bytes are not parsed repeatedly.
+/// Incomplete bytes are parsed at the beginning, each time they have doubled, and past the limit of a head. So a bad head is
+/// detected early, and slowly arriving bytes are not parsed repeatedly.
 pub(crate) async fn read_head<S, T, E>(
     stream: &mut S,
     bytes: &mut BytesMut,
@@ -51,7 +51,7 @@ where
         }
         let tail = &bytes[before.saturating_sub(HEAD_END.len() - 1)..];
         let may_be_whole = tail.windows(HEAD_END.len()).any(|window| window == HEAD_END);
-        if may_be_whole || bytes.len() >= 2 * parsed_bytes {
+        if may_be_whole || bytes.len() >= 2 * parsed_bytes || bytes.len() > HEAD_BYTES_DEFAULT {
             parsed_bytes = bytes.len();
             if let Some(parsed) = parse(bytes).map_err(HeadError::Bad)? {
                 return Ok(parsed);

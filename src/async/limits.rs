@@ -33,6 +33,9 @@ pub const CONN_SHORT_READS_MAX: u8 = 16;
 pub const SHARED_REGION_FACTOR: usize = 4;
 /// Number of reads after which queued frames leave at the latest, while there is always more to read.
 pub const READS_BEFORE_FLUSH_MAX: u8 = 8;
+/// Inflated bytes after which a read yields to the other tasks of its thread, although more has been received: a read of 68
+/// KiB may inflate to 70 MB. As many as a shard inflates for a connection per tick.
+pub const INFLATED_BYTES_PER_TURN: usize = echoring_proto::limits::INFLATED_BYTES_PER_TICK;
 /// Payload bytes from which a server sends a message from where it lies, instead of copying it behind its header: a
 /// vectored write costs as much as copying some kilobytes.
 pub const SEND_SHARED_BYTES_MIN: usize = 4 * 1024;

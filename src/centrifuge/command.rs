@@ -4,6 +4,7 @@
 
 mod json;
 mod protobuf;
+mod write;
 
 use std::borrow::Cow;
 
@@ -11,6 +12,9 @@ use serde::Deserialize;
 
 use crate::limits::{COMMANDS_PER_FRAME_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX};
 use crate::{Encoding, Malformed};
+
+pub(crate) use json::{data, object, or_default, text};
+pub use write::encode;
 
 /// A command of a client. Its strings and payloads borrow from the frame; only JSON strings with escapes are copied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,6 +36,8 @@ impl<M: Message> Message for &M {
 /// Writes the fields of a message in one encoding. Zeros, empty strings, absent data and empty collections are left out.
 pub(crate) trait Writer {
     fn number(&mut self, field: Field, value: u64);
+    /// A number that may be negative.
+    fn integer(&mut self, field: Field, value: i64);
     fn flag(&mut self, field: Field, value: bool);
     fn text(&mut self, field: Field, value: &str);
     fn body(&mut self, field: Field, value: Body<'_>);

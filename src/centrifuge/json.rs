@@ -40,6 +40,12 @@ impl Writer for Object<'_> {
         }
     }
 
+    fn integer(&mut self, field: Field, value: i64) {
+        if value != 0 {
+            _ = write!(self.name(field), "{value}");
+        }
+    }
+
     fn flag(&mut self, field: Field, value: bool) {
         if value {
             self.name(field).extend_from_slice(b"true");

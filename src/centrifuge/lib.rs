@@ -1,6 +1,7 @@
 //! The codec of Centrifuge's client protocol, in JSON and in protobuf.
 //!
-//! [`decode`] yields the [commands](Command) of a frame. [`reply`] and [`push`] append what the server answers. [`delta`]
+//! A server reads the [commands](Command) of a frame with [`decode`], and answers with [`reply`] and [`push`]. A client writes
+//! commands with [`encode`], and reads the answers with [`received`]. [`delta`]
 //! creates what a subscriber with delta compression receives. [`ErrorCode`], [`Disconnect`] and [`UnsubscribeCode`] list the
 //! protocol's codes.
 //!
@@ -22,11 +23,13 @@ mod messages;
 mod payload;
 mod protobuf;
 pub mod push;
+pub mod received;
 pub mod reply;
 
 pub use codes::{Disconnect, Error, ErrorCode, UnsubscribeCode};
 pub use command::{
     Command, Commands, Connect, History, Position, Publish, Request, Rpc, SubRefresh, Subscribe, decode,
+    encode,
 };
 pub use encoding::Encoding;
 pub use malformed::Malformed;

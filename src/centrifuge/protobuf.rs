@@ -145,6 +145,11 @@ impl<S: Sink> Writer for S {
         }
     }
 
+    fn integer(&mut self, field: Field, value: i64) {
+        // Negative numbers take ten bytes, also those of 32 bits.
+        self.number(field, value as u64);
+    }
+
     fn flag(&mut self, field: Field, value: bool) {
         self.number(field, u64::from(value));
     }

@@ -1,5 +1,6 @@
 //! Tests of commands, replies and pushes against exact texts, and against another implementation of protobuf.
 
+mod client;
 mod commands;
 mod messages;
 mod properties;

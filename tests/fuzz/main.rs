@@ -65,6 +65,16 @@ fn a_connection_keeps_its_promises_whatever_comes_and_whenever_sends_block() {
 }
 
 #[test]
+fn an_asynchronous_server_reads_and_sends_what_it_should_whatever_comes_and_whenever_futures_are_dropped() {
+    replay("conn_server", targets::conn::run_server);
+}
+
+#[test]
+fn an_asynchronous_client_reads_and_sends_what_it_should_whatever_comes_and_whenever_futures_are_dropped() {
+    replay("conn_client", targets::conn::run_client);
+}
+
+#[test]
 fn tungstenite_takes_and_refuses_the_same_but_for_what_is_listed() {
     replay("differential", targets::differential::run);
 }

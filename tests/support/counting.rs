@@ -8,6 +8,7 @@ struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
+    static PEAK_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 /// Times that this thread has asked for memory.
@@ -20,6 +21,18 @@ pub fn held_bytes() -> i64 {
     HELD_BYTES.get()
 }
 
+/// The most bytes that this thread held since [`restart_peak`].
+#[allow(dead_code, reason = "tests of counts do not ask for it")]
+pub fn peak_bytes() -> i64 {
+    PEAK_BYTES.get()
+}
+
+/// Begins to look for the most bytes from what is held now.
+#[allow(dead_code, reason = "as above")]
+pub fn restart_peak() {
+    PEAK_BYTES.set(HELD_BYTES.get());
+}
+
 // A thread that ends may allocate after its counters are gone; nobody asks for them any more.
 
 fn count() {
@@ -27,7 +40,10 @@ fn count() {
 }
 
 fn hold(bytes: i64) {
-    let _ = HELD_BYTES.try_with(|held| held.set(held.get() + bytes));
+    let _ = HELD_BYTES.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = PEAK_BYTES.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
 }
 
 // SAFETY: every call is handed on to the system's allocator as it came.

@@ -73,9 +73,12 @@ impl<S> Shared<S> {
         self.waiters.wait(place, cx.waker(), for_transport);
         let polled = poll(&mut core, &mut Context::from_waker(&self.waker));
         let changed = std::mem::take(&mut core.changed);
+        let yields = std::mem::take(&mut core.yields);
         drop(core);
         if polled.is_ready() {
             self.waiters.stop(place);
+        } else if yields {
+            self.waker.wake_by_ref();
         }
         if changed {
             self.waiters.wake_others(place);
@@ -144,6 +147,10 @@ pub(super) struct Core<S> {
     pub(super) short_reads: u8,
     /// Number of reads since queued frames were sent.
     pub(super) reads_since_flush: u8,
+    /// Bytes that were inflated since other tasks had their turn.
+    pub(super) inflated_bytes: usize,
+    /// Other tasks have their turn now; this one continues then.
+    pub(super) yields: bool,
     /// What was received and not parsed, with room behind it.
     pub(super) input: BytesMut,
     /// Size of the memory that `input` is a part of.
@@ -217,6 +224,8 @@ impl<S> Core<S> {
             read_bytes_min: read_buffer_bytes,
             short_reads: 0,
             reads_since_flush: 0,
+            inflated_bytes: 0,
+            yields: false,
             input: BytesMut::from(early),
             region_bytes: early.len(),
             incoming: Incoming::default(),

@@ -17,7 +17,10 @@ use super::error::{End, Error};
 use super::heartbeat::{HeartbeatFrame, HeartbeatTimer};
 use super::incoming::{Incoming, may_share};
 use super::sending::Writing;
-use crate::limits::{CONN_READ_BYTES_MAX, CONN_READ_GROWTH, CONN_SHORT_READS_MAX, READS_BEFORE_FLUSH_MAX};
+use crate::limits::{
+    CONN_READ_BYTES_MAX, CONN_READ_GROWTH, CONN_SHORT_READS_MAX, INFLATED_BYTES_PER_TURN,
+    READS_BEFORE_FLUSH_MAX,
+};
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{
     Cause, ChunkFlags, CloseFrame, MessageKind, Piece, SpanCursor, Step, TransportAction,
@@ -116,6 +119,10 @@ impl<S: Transport> Core<S> {
             }
             let stuck = if self.reads_nothing_more() {
                 self.poll_end(flushed, cx).is_pending()
+            } else if self.inflated_bytes >= INFLATED_BYTES_PER_TURN {
+                self.inflated_bytes = 0;
+                self.yields = true;
+                true
             } else if !self.input.is_empty() {
                 let queued_bytes = self.connection.queued_bytes();
                 let event = self.parse_event();
@@ -148,6 +155,7 @@ impl<S: Transport> Core<S> {
             return Poll::Ready(());
         }
         self.reads_since_flush = 0;
+        self.inflated_bytes = 0;
         let _ = self.poll_flush(cx);
         Poll::Pending
     }
@@ -185,6 +193,7 @@ impl<S: Transport> Core<S> {
             }
             Parsed::Inflated(flags, buffer) => {
                 self.input.advance(read);
+                self.inflated_bytes += buffer.len();
                 // A compressed message is shown whole.
                 let appended = self.incoming.append_inflated(flags.kind, buffer.as_slice());
                 let bytes = buffer.as_slice().len();

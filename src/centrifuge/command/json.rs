@@ -111,13 +111,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     Option::<Object<T>>::deserialize(deserializer).map(|object| object.map(|Object(inner)| inner))
 }
 
-pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
@@ -128,11 +128,11 @@ pub(super) fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<b
 }
 
 /// A value as it is written, `null` too.
-pub(super) fn data<'a, 'de: 'a, D: Deserializer<'de>>(deserializer: D) -> Result<&'a [u8], D::Error> {
+pub(crate) fn data<'a, 'de: 'a, D: Deserializer<'de>>(deserializer: D) -> Result<&'a [u8], D::Error> {
     <&RawValue>::deserialize(deserializer).map(|value| value.get().as_bytes())
 }
 
-pub(super) fn text<'a, 'de: 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+pub(crate) fn text<'a, 'de: 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
     Text::deserialize(deserializer).map(|Text(text)| text)
 }
 

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod centrifuge;
+pub mod conn;
 pub mod connection;
 mod cursor;
 pub mod deflate;
