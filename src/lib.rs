@@ -109,7 +109,7 @@ pub mod server {
         OwnedPublication, PendingPublish, PlainRequest, Position, PublishError, PublishOutcome, Published,
         RefusalFn, RefusalHook, Refused, Remote, RemoteSender, Response, Route, Routes, SendError,
         SendUntilRoom, Server, ServerConfig, Snapshot, StartError, StartErrorKind, SubscribeError,
-        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
+        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
     };
 }
 
