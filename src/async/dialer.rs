@@ -73,6 +73,14 @@ pub struct Dialer {
 }
 
 /// TLS settings of a client: made from a [`Trust`] or from a rustls configuration.
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::tls::Trust;
+///
+/// let dialer = Dialer::new().tls(Trust::CaFile("/etc/ssl/our-roots.pem".into()));
+/// # drop(dialer);
+/// ```
 #[derive(Clone)]
 pub struct ClientTls(Arc<Lazy>);
 

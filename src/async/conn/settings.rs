@@ -114,6 +114,18 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
 }
 
 /// The result of a handshake, whoever performed it.
+///
+/// ```
+/// use echoring::{Conn, Opened, Role, Settings};
+///
+/// // A protocol of the program's own has opened the stream, and has received the first bytes of a frame.
+/// let (stream, _far) = tokio::io::duplex(1024);
+/// let mut opened = Opened::new(Role::Server);
+/// opened.subprotocol = Some("chat".to_owned());
+/// opened.early = bytes::Bytes::from_static(b"\x81");
+/// let conn = Conn::new(stream, &Settings::default(), opened);
+/// assert_eq!(conn.subprotocol(), Some("chat"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Opened {
     /// The local role: only clients mask their frames.
@@ -144,6 +156,15 @@ impl Opened {
 /// that move between threads, or to know the number of spare sets.
 ///
 /// Clones share the pool.
+///
+/// ```
+/// use echoring::{BufferPool, Upgrader};
+///
+/// let buffers = BufferPool::new();
+/// let upgrader = Upgrader::new().buffers(buffers.clone());
+/// assert_eq!(buffers.spare(), 0);
+/// # drop(upgrader);
+/// ```
 #[derive(Clone)]
 pub struct BufferPool {
     kept: Arc<Mutex<Spare>>,

@@ -13,6 +13,14 @@ use crate::limits::SPARE_CONTEXTS_MAX;
 use crate::{ProtocolError, Role};
 
 /// Compression settings of a connection.
+///
+/// ```
+/// # use echoring_proto::connection as echoring;
+/// use echoring::Compression;
+///
+/// let compression = Compression { level: 6, threshold_bytes: 512, ..Compression::default() };
+/// assert!(!compression.preferences.server.takeover);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Compression {
