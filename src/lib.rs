@@ -14,12 +14,13 @@
 //! **Server**: a task for each connection, on tokio. An [`Upgrader`] has the settings, and [`axum`] an extractor.
 //!
 //! ```no_run
+//! # use echoring::{Listener, Upgrader};
 //! # async fn serve() -> std::io::Result<()> {
-//! let mut incoming = echoring::Listener::bind("127.0.0.1:9001").await?.incoming(&echoring::Upgrader::new());
+//! let mut incoming = Listener::bind("127.0.0.1:9001").await?.incoming(&Upgrader::new());
 //! loop {
 //!     let mut conn = incoming.next().await?;
 //!     tokio::spawn(async move {
-//!         // Until the client closes. Replies to messages that arrived together leave together.
+//!         // An echo. Replies to messages that arrived together leave together.
 //!         while let Ok(message) = conn.read().await && conn.feed(message).await.is_ok() {}
 //!     });
 //! }
@@ -34,11 +35,11 @@
 //! struct Member;
 //!
 //! impl Handler for Member {
-//!     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+//!     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> {
 //!         Ok(remote.subscribe("room")?)
 //!     }
 //!
-//!     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+//!     fn message(&mut self, remote: &mut Remote, message: Message) -> Result<Disposition, Failure> {
 //!         remote.publish("room", message)?;
 //!         Ok(Disposition::Done)
 //!     }
@@ -51,7 +52,8 @@
 //! # use echoring::server::{Disposition, Failure, Handler, Message, OwnedPublication, Remote, Server};
 //! # struct Member;
 //! # impl Handler for Member {}
-//! let server = Server::builder().listen(([127, 0, 0, 1], 9001)).handle("/room", || Member).start()?;
+//! let builder = Server::builder().listen(([127, 0, 0, 1], 9001)).handle("/room", || Member);
+//! let server = builder.start()?;
 //! server.publish("room", vec![OwnedPublication::text("welcome, from outside")])?;
 //! server.shutdown(std::time::Duration::from_secs(5))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
