@@ -32,10 +32,11 @@ async fn main() -> Result<(), AnyError> {
     let defaults = ["serve", "localhost:8003", "target/uploads"];
     let [first, second, folder] = arguments("Receives files, or sends one.", names, defaults);
     until_signal(async {
-        match first.as_str() {
-            "serve" => serve(&second, Path::new(&folder)).await,
-            url => Ok(println!("{}", send(url, Path::new(&second)).await?)),
+        if first == "serve" {
+            return serve(&second, Path::new(&folder)).await;
         }
+        println!("{}", send(&first, Path::new(&second)).await?);
+        Ok(())
     })
     .await
 }

@@ -26,7 +26,7 @@ use echoring_topics::{CreationLimits, Rules};
 /// fn port(server: &Server) -> Option<u16> {
 ///     server.addresses().iter().find_map(|address| match address {
 ///         ListenAddress::Tcp(address) => Some(address.port()),
-///         ListenAddress::Unix(_) => None,
+///         _ => None,
 ///     })
 /// }
 /// ```

@@ -18,8 +18,10 @@ use crate::{ProtocolError, Role};
 /// # use echoring_proto::connection as echoring;
 /// use echoring::Compression;
 ///
-/// let compression = Compression { level: 6, threshold_bytes: 512, ..Compression::default() };
+/// let mut compression = Compression::default();
 /// assert!(!compression.preferences.server.takeover);
+/// compression.level = 6;
+/// compression.threshold_bytes = 512;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
