@@ -2,6 +2,7 @@
 
     docs_check.py adopt     copy files of the repository that the built book links to into the book
     docs_check.py check     check links and anchors of the sources and of the built book, and command lines of shell blocks
+    docs_check.py items     check that each item of the facade has an example, in its page of target/doc
 
 Only the standard library is needed.
 """
@@ -20,6 +21,7 @@ import urllib.parse
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DOCS = os.path.join(ROOT, "docs")
 BOOK = os.path.join(ROOT, "target", "book")
+FACADE = os.path.join(ROOT, "target", "doc", "echoring")
 # Folder within the book for copied files of the repository.
 ADOPTED = "repository"
 PAGES_BESIDE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
@@ -238,6 +240,22 @@ def unknown(path, line, words):
             yield f"{shown(path)}: `{line}`: echoring {command} has no {word.partition('=')[0]}"
 
 
+# ---- the documentation of the crate ----
+
+
+def items():
+    """Each type, trait, function and macro of the facade shows an example, of its own or in one of its methods. Modules group items,
+    and constants need none."""
+    with open(os.path.join(FACADE, "all.html"), encoding="utf-8") as file:
+        listed = re.findall(r'href="((?:\w+/)*(?:struct|enum|union|trait|fn|macro|type|derive|attr)\.\w+\.html)"', file.read())
+    without = [name for name in listed if "rust-example-rendered" not in read(os.path.join(FACADE, name))]
+    for name in without:
+        print(f"{shown(os.path.join(FACADE, name))}: no example")
+    print(f"{len(listed)} items, {len(without)} without an example")
+    # No item at all means that the pages look different.
+    sys.exit(1 if without or not listed else 0)
+
+
 def check():
     wrong = [*source_links(), *chapters(), *book_links()]
     if os.access(PROGRAM, os.X_OK):
@@ -252,4 +270,4 @@ def check():
 
 
 if __name__ == "__main__":
-    {"adopt": adopt, "check": check}[sys.argv[1]]()
+    {"adopt": adopt, "check": check, "items": items}[sys.argv[1]]()

@@ -1,40 +1,67 @@
 //! WebSockets for programs on Linux: connections for asynchronous code, and servers for very many of them on io_uring.
 //!
-//! - [`Dialer`] and [`Upgrader`] open connections on tokio and on tokio-uring, and a [`Conn`] is one.
-//! - [`Server`] runs a [`Handler`] for each of very many connections, on threads of its own (feature `server`).
+//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [`client`] subscribes to topics.
 //!
 //! ```no_run
 //! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut conn = echoring::dial("ws://127.0.0.1:9001/echo").await?;
-//! conn.write_text("hello").await?;
+//! let mut conn = echoring::dial("wss://echo.example/").await?;
+//! conn.write("hello").await?;
 //! assert_eq!(conn.read().await?, "hello".into());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! An echo server. Messages that were fed are sent once nothing more is to be read, so the answers to messages that arrived
-//! together are sent together:
+//! **Server**: a task for each connection, on tokio. An [`Upgrader`] has the settings, and [`axum`] an extractor.
 //!
 //! ```no_run
-//! use echoring::{Error, Listener, Upgrader};
-//!
+//! # use echoring::{Listener, Upgrader};
 //! # async fn serve() -> std::io::Result<()> {
 //! let mut incoming = Listener::bind("127.0.0.1:9001").await?.incoming(&Upgrader::new());
 //! loop {
 //!     let mut conn = incoming.next().await?;
 //!     tokio::spawn(async move {
-//!         loop {
-//!             let message = conn.read().await?;
-//!             conn.feed(message).await?;
-//!         }
-//!         # #[allow(unreachable_code)]
-//!         Ok::<(), Error>(())
+//!         // An echo. Replies to messages that arrived together leave together.
+//!         while let Ok(message) = conn.read().await && conn.feed(message).await.is_ok() {}
 //!     });
 //! }
 //! # }
 //! ```
 //!
-//! The guide `docs/guide/from-gorilla.md` shows each call of Go's `gorilla/websocket` beside its counterpart here.
+//! **Broadcast**: a [`Handler`] for each of very many connections. Members of a room share its log, however many they are.
+//!
+//! ```
+//! use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+//!
+//! struct Member;
+//!
+//! impl Handler for Member {
+//!     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> {
+//!         Ok(remote.subscribe("room")?)
+//!     }
+//!
+//!     fn message(&mut self, remote: &mut Remote, message: Message) -> Result<Disposition, Failure> {
+//!         remote.publish("room", message)?;
+//!         Ok(Disposition::Done)
+//!     }
+//! }
+//! ```
+//!
+//! **Embed**: the [`Server`] of such handlers, with threads of its own, inside any program.
+//!
+//! ```no_run
+//! # use echoring::server::{Disposition, Failure, Handler, Message, OwnedPublication, Remote, Server};
+//! # struct Member;
+//! # impl Handler for Member {}
+//! let builder = Server::builder().listen(([127, 0, 0, 1], 9001)).handle("/room", || Member);
+//! let server = builder.start()?;
+//! server.publish("room", vec![OwnedPublication::text("welcome, from outside")])?;
+//! server.shutdown(std::time::Duration::from_secs(5))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The [`guides`] show the same programs of other libraries beside ours, call by call: [gorilla/websocket](guides::from_gorilla),
+//! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets),
+//! [axum](guides::from_axum), [ws](guides::from_ws), [uWebSockets](guides::from_uwebsockets).
 //!
 //! # Features
 //!
@@ -115,11 +142,69 @@ pub mod server {
         OwnedPublication, PendingPublish, PlainRequest, Position, PublishError, PublishOutcome, Published,
         RefusalFn, RefusalHook, Refused, Remote, RemoteSender, Response, Route, Routes, SendError,
         SendUntilRoom, Server, ServerConfig, Snapshot, StartError, StartErrorKind, SubscribeError,
-        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
+        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
     };
 }
 
-// Its code is compiled with the documentation's tests.
+/// The guides of the book, whose programs are compiled with the tests of the documentation.
+///
+/// Figures and the operation of servers are in the book itself, which `scripts/docs` builds of the repository's folder `docs`.
+#[cfg(any(doc, doctest))]
+pub mod guides {
+    /// How to write servers and clients with this crate.
+    ///
+    /// [`/broadcast`]: crate::guides
+    /// [Centrifuge's protocol]: crate::guides
+    /// [Examples]: crate::guides
+    /// [axum]: crate::guides::from_axum
+    /// [fastwebsockets]: crate::guides::from_fastwebsockets
+    /// [gorilla/websocket]: crate::guides::from_gorilla
+    /// [test endpoints]: crate::guides
+    /// [tokio-tungstenite]: crate::guides::from_tokio_tungstenite
+    /// [uWebSockets]: crate::guides::from_uwebsockets
+    /// [ws]: crate::guides::from_ws
+    #[doc = include_str!("../docs/guide/embed.md")]
+    pub mod embed {}
+
+    /// For programs with `axum::extract::ws`.
+    ///
+    /// [rooms]: crate::guides::embed#rooms
+    #[doc = include_str!("../docs/guide/from-axum.md")]
+    pub mod from_axum {}
+
+    /// For programs with the crate `fastwebsockets`.
+    ///
+    /// [axum]: crate::guides::from_axum
+    /// [hyper]: crate::guides::embed#inside-axum-or-hyper
+    #[doc = include_str!("../docs/guide/from-fastwebsockets.md")]
+    pub mod from_fastwebsockets {}
+
+    /// For programs with Go's `gorilla/websocket`.
+    ///
+    /// [behind nginx]: crate::guides
+    #[doc = include_str!("../docs/guide/from-gorilla.md")]
+    pub mod from_gorilla {}
+
+    /// For programs with the crate `tokio-tungstenite`.
+    ///
+    /// [axum]: crate::guides::from_axum
+    /// [hyper]: crate::guides::embed#inside-axum-or-hyper
+    /// [peers]: crate::guides
+    #[doc = include_str!("../docs/guide/from-tokio-tungstenite.md")]
+    pub mod from_tokio_tungstenite {}
+
+    /// For programs with the C++ library uWebSockets.
+    #[doc = include_str!("../docs/guide/from-uwebsockets.md")]
+    pub mod from_uwebsockets {}
+
+    /// For programs with Node's package `ws`.
+    ///
+    /// [embed]: crate::guides::embed#inside-axum-or-hyper
+    #[doc = include_str!("../docs/guide/from-ws.md")]
+    pub mod from_ws {}
+}
+
+// Its programs are compiled with the tests of the documentation.
 #[cfg(doctest)]
-#[doc = include_str!("../docs/guide/from-gorilla.md")]
-mod from_gorilla {}
+#[doc = include_str!("../README.md")]
+mod readme {}

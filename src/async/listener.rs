@@ -129,6 +129,19 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 
 /// The WebSocket connections of a [`Listener`]. Handshakes run concurrently, so a slow client delays no other; dropping
 /// this ends pending handshakes and the listener.
+///
+/// ```
+/// use echoring::{Listener, Upgrader};
+///
+/// async fn greet_everybody() -> std::io::Result<()> {
+///     let mut incoming = Listener::bind("127.0.0.1:0").await?.incoming(&Upgrader::new());
+///     println!("listening on {}", incoming.local_addr()?);
+///     loop {
+///         let mut conn = incoming.next().await?;
+///         tokio::spawn(async move { conn.write("welcome").await });
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Incoming {
     listener: Listener,

@@ -116,6 +116,18 @@ struct Wait {
 }
 
 /// An event of a reconnecting client.
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::reconnect::Event;
+///
+/// let feed = Dialer::new().reconnecting("wss://live.example/").on_event(|event| match event {
+///     Event::Failed(failure) => eprintln!("{failure}"),
+///     Event::Waiting { delay, attempt } => eprintln!("attempt {attempt} follows in {delay:?}"),
+///     _ => {}
+/// });
+/// # drop(feed);
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -140,6 +152,20 @@ pub enum Event<'a> {
 }
 
 /// The state of a reconnecting client.
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::reconnect::State;
+///
+/// let feed = Dialer::new().reconnecting("wss://live.example/");
+/// assert!(matches!(feed.state(), State::Idle));
+/// let shown = match feed.state() {
+///     State::Open => "connected".to_owned(),
+///     State::Connecting { attempt } | State::Waiting { attempt, .. } => format!("attempt {attempt}"),
+///     other => format!("{other:?}"),
+/// };
+/// # drop(shown);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {

@@ -10,6 +10,13 @@ use echoring_proto::limits::RING_REFUSAL_MAX;
 ///
 /// tokio-uring panics, or fails later, if one of the three is denied, so this is checked first.
 ///
+/// ```
+/// match echoring::ring_allowed() {
+///     Ok(()) => println!("tokio-uring works here"),
+///     Err(error) => println!("tokio it is: {error}"),
+/// }
+/// ```
+///
 /// # Errors
 /// The kernel's error: `PermissionDenied` under a seccomp filter or the `io_uring_disabled` sysctl, `Unsupported` if
 /// the kernel has no io_uring.

@@ -13,6 +13,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// A stream, with TLS or without.
+///
+/// ```
+/// use echoring::{ClientStream, Conn};
+///
+/// fn describe(conn: &Conn<ClientStream>) -> std::io::Result<String> {
+///     let stream = conn.get_ref();
+///     let version = stream.tls().and_then(|tls| tls.protocol_version());
+///     Ok(format!("{} with {version:?}", stream.get_ref().peer_addr()?))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MaybeTls<S>(Kind<S>);
 
@@ -25,6 +35,14 @@ enum Kind<S> {
 }
 
 /// The stream of [`Dialer::dial`](super::Dialer::dial): TCP to the server or to a proxy.
+///
+/// ```
+/// use echoring::{ClientStream, Conn, DialError, dial};
+///
+/// async fn connect() -> Result<Conn<ClientStream>, DialError> {
+///     dial("wss://echo.example/").await
+/// }
+/// ```
 pub type ClientStream = MaybeTls<TcpStream>;
 
 impl<S> MaybeTls<S> {

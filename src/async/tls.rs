@@ -77,6 +77,15 @@ pub enum Trust {
 }
 
 /// The certificate and key by which a client identifies itself.
+///
+/// ```
+/// use echoring::tls::{Identity, TlsError, Trust, client_config_with};
+///
+/// fn dialer() -> Result<echoring::Dialer, TlsError> {
+///     let identity = Identity { certificates: "client.pem".into(), key: "client.key".into() };
+///     Ok(echoring::Dialer::new().tls(client_config_with(&Trust::System, Some(&identity))?))
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// PEM chain, the client's own certificate first.
@@ -87,6 +96,16 @@ pub struct Identity {
 
 /// A client's TLS configuration. Connections made with clones of one `Arc` resume each other's sessions.
 ///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::tls::{Trust, client_config};
+///
+/// let config = client_config(&Trust::Insecure)?;
+/// let dialer = Dialer::new().tls(config);
+/// # drop(dialer);
+/// # Ok::<(), echoring::tls::TlsError>(())
+/// ```
+///
 /// # Errors
 /// If the roots cannot be read, or there are none.
 pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
@@ -94,6 +113,14 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
 }
 
 /// The same, for a client that identifies itself to servers that ask for a certificate.
+///
+/// ```
+/// use echoring::tls::{TlsError, Trust, client_config_with};
+///
+/// // The file does not exist.
+/// let refused = client_config_with(&Trust::CaFile("missing.pem".into()), None);
+/// assert!(matches!(refused, Err(TlsError::Read { .. })));
+/// ```
 ///
 /// # Errors
 /// As [`client_config`], and if the certificate or the key cannot be read or do not belong together.
@@ -263,6 +290,13 @@ impl ServerCertVerifier for NoVerification {
 
 /// Why TLS could not be configured. The text says what is wrong, includes that of the wrapped error, and ends with what to
 /// do; `source` is what is below the wrapped error.
+///
+/// ```
+/// use echoring::tls::{ServerTls, server_config};
+///
+/// let error = server_config(&ServerTls::new("missing.pem", "missing.key")).unwrap_err();
+/// assert!(error.to_string().starts_with("missing.pem: "));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -11,6 +11,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const READ_BYTES: usize = 4 * 1024;
 
 /// A tokio stream, for hyper.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use echoring::TokioStream;
+/// use hyper::body::Incoming;
+/// use hyper::service::service_fn;
+/// use hyper::{Request, Response};
+/// use tokio::net::TcpStream;
+///
+/// async fn serve(stream: TcpStream) -> Result<(), hyper::Error> {
+///     let answer = async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello\n".to_owned()));
+///     let http = hyper::server::conn::http1::Builder::new();
+///     http.serve_connection(TokioStream(stream), service_fn(answer)).await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct TokioStream<S>(pub S);
 

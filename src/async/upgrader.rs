@@ -398,6 +398,19 @@ impl Rejection {
 }
 
 /// Why a server did not open a connection. The text includes that of the wrapped error; `source` is what is below that.
+///
+/// ```
+/// use echoring::{UpgradeError, Upgrader};
+/// use tokio::net::TcpStream;
+///
+/// async fn serve(stream: TcpStream) {
+///     match Upgrader::new().accept_tcp(stream).await {
+///         Ok(conn) => drop(conn),
+///         Err(UpgradeError::NotUpgraded(response)) => println!("answered with {}", response.status()),
+///         Err(error) => println!("{error}"),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum UpgradeError {

@@ -27,6 +27,15 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// the connection down, which ends them.
 ///
 /// Not available with musl, which tokio-uring 0.5 does not build against; use tokio's streams there.
+///
+/// ```
+/// use echoring::{Conn, UpgradeError, Upgrader, UringStream};
+///
+/// /// On the runtime of tokio-uring.
+/// async fn open(stream: tokio_uring::net::TcpStream) -> Result<Conn<UringStream>, UpgradeError> {
+///     Upgrader::new().accept(UringStream::new(stream)).await
+/// }
+/// ```
 pub struct UringStream {
     stream: Rc<TcpStream>,
     read: Reading,

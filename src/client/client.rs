@@ -127,6 +127,18 @@ pub struct Client {
 /// The task of a client: a future to be spawned. It connects, reconnects and carries messages. It resolves after
 /// [`Client::close`], when all clients and subscriptions are dropped, or with the reason why there is no connection and
 /// no further attempt.
+///
+/// ```
+/// use echoring::client::{Client, Protocol};
+///
+/// async fn run() {
+///     let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
+///     let running = tokio::spawn(task);
+///     client.close().await;
+///     // An error says why there was no connection any more.
+///     let _ = running.await;
+/// }
+/// ```
 #[must_use = "a client does nothing unless its task is polled"]
 pub struct ClientTask(Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send>>);
 
@@ -145,6 +157,14 @@ impl fmt::Debug for ClientTask {
 }
 
 /// Settings of a subscription.
+///
+/// ```
+/// use echoring::client::{Position, SubscribeOptions};
+///
+/// let stored = Position { epoch: "1f3a5c".to_owned(), offset: 42 };
+/// let options = SubscribeOptions::from_position(stored).presence(true).queue_events(64);
+/// assert!(options.presence);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SubscribeOptions {

@@ -6,6 +6,15 @@ use std::fmt;
 use echoring_async::reconnect::ReconnectError;
 
 /// The server's refusal of a request.
+///
+/// ```
+/// use echoring::client::Refusal;
+///
+/// fn is_worth_a_retry(refusal: &Refusal) -> bool {
+///     eprintln!("{refusal}");
+///     refusal.temporary && refusal.code != "draining"
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -29,6 +38,19 @@ impl fmt::Display for Refusal {
 impl StdError for Refusal {}
 
 /// Why a request failed.
+///
+/// ```
+/// use echoring::client::{Client, RequestError};
+///
+/// async fn order(client: &Client) {
+///     match client.publish("orders", "buy 3").await {
+///         Ok(published) => println!("order at {:?}", published.position),
+///         Err(RequestError::Refused(refusal)) if refusal.temporary => println!("try again soon"),
+///         Err(RequestError::Uncertain) => println!("ask whether it was executed"),
+///         Err(error) => eprintln!("{error}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -65,6 +87,19 @@ impl StdError for RequestError {
 }
 
 /// Why there is no subscription.
+///
+/// ```
+/// use echoring::client::{Client, SubscribeError, Subscription};
+///
+/// async fn follow(client: &Client) -> Option<Subscription> {
+///     match client.subscribe("news").await {
+///         Ok(subscription) => Some(subscription),
+///         // Another part of the program has it.
+///         Err(SubscribeError::AlreadySubscribed) => None,
+///         Err(error) => panic!("{error}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -86,6 +121,20 @@ impl fmt::Display for SubscribeError {
 impl StdError for SubscribeError {}
 
 /// Why the task of a client ended.
+///
+/// ```
+/// use echoring::client::{Client, ClientError, Protocol};
+///
+/// async fn run() {
+///     let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
+///     match task.await {
+///         Ok(()) => {}
+///         Err(ClientError::Connection(error)) => eprintln!("no connection: {error}"),
+///         Err(error) => eprintln!("{error}"),
+///     }
+///     # drop(client);
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {

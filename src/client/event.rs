@@ -5,6 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::{Payload, Refusal};
 
 /// A position in a topic: the place behind the message with this offset.
+///
+/// ```
+/// use echoring::client::{Position, SubscribeOptions};
+///
+/// // What an earlier run of the program has stored.
+/// let stored = r#"{"epoch":"1f3a5c","offset":42}"#;
+/// let position: Position = serde_json::from_str(stored)?;
+/// let options = SubscribeOptions::from_position(position);
+/// # drop(options);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The life of the topic at the server. Offsets of different epochs cannot be compared.
@@ -14,6 +25,22 @@ pub struct Position {
 }
 
 /// An event of a subscription.
+///
+/// ```
+/// use echoring::client::{Event, Subscription};
+///
+/// async fn follow(mut news: Subscription<String>) {
+///     while let Some(event) = news.next().await {
+///         match event {
+///             Event::Message(message) => println!("{}: {}", message.offset, message.data),
+///             Event::Malformed(message, error) => eprintln!("message {} is no text: {error}", message.offset),
+///             Event::Gap(gap) => println!("missed {:?} messages", gap.count()),
+///             Event::Ended(why) => println!("no longer subscribed: {why:?}"),
+///             _ => {}
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<T = Payload> {
@@ -37,6 +64,16 @@ pub enum Event<T = Payload> {
 }
 
 /// The beginning of a subscription.
+///
+/// ```
+/// use echoring::client::Subscribed;
+///
+/// fn report(subscribed: &Subscribed) {
+///     if subscribed.recovered == Some(false) {
+///         println!("messages before {} may be missing", subscribed.position.offset);
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Subscribed {
@@ -51,6 +88,15 @@ pub struct Subscribed {
 }
 
 /// A message of a topic.
+///
+/// ```
+/// use echoring::client::Message;
+///
+/// fn show(price: &Message<f64>) {
+///     let symbol = price.key.as_deref().unwrap_or("?");
+///     println!("{symbol} {} ({} earlier prices were skipped)", price.data, price.skipped);
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Message<T = Payload> {
@@ -67,6 +113,17 @@ pub struct Message<T = Payload> {
 }
 
 /// Messages that will not come.
+///
+/// ```
+/// use echoring::client::{Gap, GapReason};
+///
+/// fn report(gap: &Gap) {
+///     match (&gap.reason, gap.count()) {
+///         (GapReason::Slow, Some(count)) => println!("too slow for {count} messages"),
+///         (reason, count) => println!("missed {count:?} messages: {reason:?}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
@@ -87,6 +144,17 @@ impl Gap {
 }
 
 /// The extent of a gap.
+///
+/// ```
+/// use echoring::client::Missed;
+///
+/// fn reload(missed: Missed) -> String {
+///     match missed {
+///         Missed::Range { from, to } => format!("/archive?from={from}&to={to}"),
+///         _ => "/archive".to_owned(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missed {
@@ -102,6 +170,13 @@ pub enum Missed {
 }
 
 /// Why messages were missed.
+///
+/// ```
+/// use echoring::client::GapReason;
+///
+/// assert_eq!(GapReason::from("slow"), GapReason::Slow);
+/// assert_eq!(GapReason::from("maintenance"), GapReason::Other("maintenance".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapReason {
@@ -134,6 +209,14 @@ impl From<&str> for GapReason {
 }
 
 /// A subscriber of a topic.
+///
+/// ```
+/// use echoring::client::Member;
+///
+/// fn name(member: &Member) -> &str {
+///     if member.user.is_empty() { &member.client } else { &member.user }
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Member {
@@ -144,6 +227,17 @@ pub struct Member {
 }
 
 /// Why a subscription ended.
+///
+/// ```
+/// use echoring::client::Ended;
+///
+/// fn explain(ended: &Ended) -> String {
+///     match ended {
+///         Ended::Refused(refusal) => refusal.to_string(),
+///         _ => "the client has ended".to_owned(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
@@ -154,6 +248,17 @@ pub enum Ended {
 }
 
 /// An acknowledged publication.
+///
+/// ```
+/// use echoring::client::{Client, RequestError};
+///
+/// async fn publish(client: &Client) -> Result<(), RequestError> {
+///     if let Some(position) = client.publish("news", "hello").await?.position {
+///         println!("message {} of epoch {}", position.offset, position.epoch);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
@@ -162,6 +267,22 @@ pub struct Published {
 }
 
 /// Who subscribes to a topic.
+///
+/// ```
+/// use echoring::client::{Client, Member, RequestError};
+///
+/// async fn everybody(client: &Client) -> Result<Vec<Member>, RequestError> {
+///     let (mut all, mut after) = (Vec::new(), None);
+///     loop {
+///         let page = client.presence("rooms.blue", after.as_deref()).await?;
+///         all.extend(page.members);
+///         after = page.next;
+///         if after.is_none() {
+///             return Ok(all);
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Members {
@@ -174,6 +295,15 @@ pub struct Members {
 }
 
 /// Which messages to read from a topic's history.
+///
+/// ```
+/// use echoring::client::{HistoryQuery, Position};
+///
+/// let latest = HistoryQuery::latest(20);
+/// assert!(latest.reverse);
+/// let later = HistoryQuery::since(Position { epoch: "1f3a5c".to_owned(), offset: 42 });
+/// assert_eq!(later.limit, None);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryQuery {
@@ -198,6 +328,18 @@ impl HistoryQuery {
 }
 
 /// Messages of a topic's history.
+///
+/// ```
+/// use echoring::client::{Client, HistoryQuery, RequestError};
+///
+/// async fn latest(client: &Client) -> Result<(), RequestError> {
+///     let history = client.history("rooms:blue", HistoryQuery::latest(20)).await?;
+///     for message in history.messages.iter().rev() {
+///         println!("{} of {}", message.offset, history.position.offset);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct History {

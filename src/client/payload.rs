@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The content of a message, as it was published.
+///
+/// ```
+/// use echoring::client::Payload;
+///
+/// let payload = Payload::json(&[1, 2, 3])?;
+/// assert_eq!(payload.as_bytes(), b"[1,2,3]");
+/// assert_eq!(payload.parse::<Vec<u8>>()?, [1, 2, 3]);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Payload {
@@ -66,6 +75,20 @@ impl PartialEq for Payload {
 }
 
 /// A type that a [`Subscription`](crate::Subscription) yields: each one that serde can read, and [`Payload`] itself.
+///
+/// ```
+/// use echoring::client::{FromPayload, Payload};
+/// use serde::Deserialize;
+///
+/// #[derive(Debug, PartialEq, Deserialize)]
+/// struct Price {
+///     bid: f64,
+/// }
+///
+/// let payload = Payload::json(&serde_json::json!({"bid": 1.5}))?;
+/// assert_eq!(Price::from_payload(&payload)?, Price { bid: 1.5 });
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 pub trait FromPayload: Sized {
     /// The value of a payload.
     ///

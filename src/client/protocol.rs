@@ -3,6 +3,15 @@
 //! Never: the words of one, which are the codec's.
 
 /// The protocol that a client speaks.
+///
+/// ```
+/// use echoring::client::{Client, Protocol};
+///
+/// let (echoring, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
+/// # drop((echoring, task));
+/// let (centrifuge, task) = Client::new(Protocol::Centrifuge, "wss://live.example/connection/websocket");
+/// # drop((centrifuge, task));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {

@@ -17,6 +17,17 @@ use crate::{Event, FromPayload, Message, Payload, Position};
 /// does not keep so long is a [`Gap`](Event::Gap). The others are not affected.
 ///
 /// Dropping it unsubscribes.
+///
+/// ```
+/// use echoring::client::{Client, SubscribeError};
+///
+/// async fn first(client: &Client) -> Result<Option<String>, SubscribeError> {
+///     let mut news = client.subscribe::<String>("news").await?;
+///     let message = news.next_message().await;
+///     println!("to be resumed from {:?}", news.position());
+///     Ok(message.map(|message| message.data))
+/// }
+/// ```
 pub struct Subscription<T = Payload> {
     topic: String,
     queue: Arc<Queue>,

@@ -93,6 +93,23 @@ pub struct Resources {
     pub rate_control: Arc<RateControl>,
 }
 
+impl Default for Resources {
+    /// One thread on any CPU, any driver, and the 1,024 descriptors that a Linux process has by default.
+    fn default() -> Resources {
+        Resources {
+            threads: 1,
+            cpus: Vec::new(),
+            server_cpus: Vec::new(),
+            sources: Vec::new(),
+            driver: DriverChoice::Auto,
+            descriptors: 1_024,
+            server_pid: None,
+            stop: Arc::default(),
+            rate_control: Arc::default(),
+        }
+    }
+}
+
 impl Resources {
     /// The CPU that a thread is pinned to.
     pub(crate) fn cpu_of(&self, thread: usize) -> Option<usize> {

@@ -10,6 +10,17 @@ use super::ProtocolError;
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, REASON_BYTES_MAX};
 
 /// The status code of a Close frame, or a reserved code that is never sent.
+///
+/// ```
+/// # use echoring_proto as echoring;
+/// use echoring::CloseCode;
+///
+/// /// An application's code, from 4000 to 4999.
+/// const BANNED: CloseCode = CloseCode(4000);
+///
+/// assert!(BANNED.may_be_sent());
+/// assert!(!CloseCode::ABNORMAL.may_be_sent());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloseCode(pub u16);
 

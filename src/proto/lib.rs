@@ -33,6 +33,15 @@ pub use url::Url;
 pub use utf8::Utf8;
 
 /// The role of an endpoint (RFC 6455, section 1.3). Only clients mask their frames.
+///
+/// ```
+/// # use echoring_proto as echoring;
+/// use echoring::Role;
+///
+/// fn masks(role: Role) -> bool {
+///     role == Role::Client
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Accepts the upgrade. Receives masked frames, sends unmasked ones.

@@ -7,6 +7,16 @@
 use std::fmt;
 
 /// A parsed WebSocket URL.
+///
+/// ```
+/// # use echoring_proto as echoring;
+/// use echoring::Url;
+///
+/// let url = Url::parse("wss://live.example/broadcast?since=7")?;
+/// assert_eq!((url.host.as_str(), url.port, url.secure), ("live.example", 443, true));
+/// assert_eq!(url.path, "/broadcast?since=7");
+/// # Ok::<(), echoring_proto::url::BadUrl>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Url {

@@ -175,6 +175,15 @@ pub enum Event {
 }
 
 /// The driver to use.
+///
+/// ```
+/// # mod echoring { pub use echoring_runtime::driver as server; }
+/// use echoring::server::DriverChoice;
+///
+/// let driver = if std::env::var_os("NO_URING").is_some() { DriverChoice::Epoll } else { DriverChoice::default() };
+/// # assert_eq!(DriverChoice::default(), DriverChoice::Auto);
+/// # let _ = driver;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverChoice {
     /// io_uring if the kernel has and allows it, otherwise epoll, with a warning.

@@ -11,9 +11,11 @@ use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::{PlainRequest, Route};
 use crate::server::Server;
+use crate::topic_options::TopicOptions;
 use echoring_auth::Authenticator;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits::Nanos;
+use echoring_topics::Pattern;
 
 /// Configures a server step by step and starts it.
 ///
@@ -148,6 +150,13 @@ impl Builder {
         hook: impl Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync + 'static,
     ) -> Builder {
         self.config.on_refusal = Some(RefusalHook(Arc::new(hook)));
+        self
+    }
+
+    /// Settings of the topics whose names match `pattern`, in which `*` stands for any characters. The first call whose pattern
+    /// matches a topic decides; other topics have the defaults.
+    pub fn topics(mut self, pattern: &str, options: TopicOptions) -> Builder {
+        self.config.topics = self.config.topics.with(Pattern::new(pattern), options.settings());
         self
     }
 

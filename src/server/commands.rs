@@ -230,6 +230,17 @@ impl PublishRequest {
 
 /// The results of messages that are on their way to their topic's owner. Await it, or call [`wait`](PendingPublish::wait). Dropping
 /// it does not take the messages back.
+///
+/// ```
+/// use echoring::server::{Handle, OwnedPublication, PublishError};
+///
+/// async fn tell(server: &Handle) -> Result<(), PublishError> {
+///     let pending = server.try_publish("news", vec![OwnedPublication::text("hello")])?;
+///     // Something else in the meantime.
+///     println!("{:?}", pending.await?);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "the messages may be refused"]
 pub struct PendingPublish {

@@ -19,6 +19,17 @@ use echoring_runtime::driver::Features;
 use echoring_topics::{CreationLimits, Rules};
 
 /// An address to accept connections on.
+///
+/// ```
+/// use echoring::server::{ListenAddress, Server};
+///
+/// fn port(server: &Server) -> Option<u16> {
+///     server.addresses().iter().find_map(|address| match address {
+///         ListenAddress::Tcp(address) => Some(address.port()),
+///         _ => None,
+///     })
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListenAddress {
@@ -44,10 +55,32 @@ use echoring_runtime::shard::AccessLog;
 
 /// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
 /// HTTP, or that a route refused with its own response.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use echoring::server::{RefusalHook, Response, ServerConfig};
+///
+/// let hook = RefusalHook(Arc::new(|refusal, _request| Some(Response::text(refusal.status, "see /help\n"))));
+/// let config = ServerConfig { on_refusal: Some(hook), ..ServerConfig::default() };
+/// # drop(config);
+/// ```
 #[derive(Clone)]
 pub struct RefusalHook(pub Arc<RefusalFn>);
 
 /// The function of a [`RefusalHook`].
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use echoring::server::{RefusalFn, RefusalHook, Response};
+///
+/// let answer: Arc<RefusalFn> = Arc::new(|refusal, request| {
+///     (request.path == "/chat").then(|| Response::text(refusal.status, "the chat is for members\n"))
+/// });
+/// let hook = RefusalHook(answer);
+/// # drop(hook);
+/// ```
 pub type RefusalFn = dyn Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync;
 
 impl fmt::Debug for RefusalHook {
@@ -58,6 +91,16 @@ impl fmt::Debug for RefusalHook {
 
 /// The configuration of a server. [`ServerConfig::default`] is that of `echoring serve`. Programs use a
 /// [`Builder`](crate::Builder), which fills in one of these.
+///
+/// ```
+/// use echoring::server::{ListenAddress, Server, ServerConfig};
+///
+/// let listen = vec![ListenAddress::Tcp(([127, 0, 0, 1], 0).into())];
+/// let config = ServerConfig { listen, shards: Some(1), test_endpoints: false, ..ServerConfig::default() };
+/// let server = Server::start(config)?;
+/// # drop(server);
+/// # Ok::<(), echoring::server::StartError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Addresses to accept connections on.
@@ -208,6 +251,13 @@ impl ServerConfig {
 }
 
 /// The kind of a [`StartError`].
+///
+/// ```
+/// use echoring::server::{Server, StartErrorKind};
+///
+/// let error = Server::builder().start().unwrap_err();
+/// assert_eq!(error.kind(), StartErrorKind::NoListener);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartErrorKind {
@@ -230,6 +280,15 @@ pub enum StartErrorKind {
 }
 
 /// Why a server did not start, and what to do.
+///
+/// ```
+/// use echoring::server::Server;
+///
+/// match Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).start() {
+///     Ok(server) => drop(server),
+///     Err(error) => eprintln!("{}; {}", error.problem, error.hint),
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
     kind: StartErrorKind,

@@ -64,6 +64,19 @@ pub use token::{AdminTokens, Token, TokenError};
 use topics::Topics;
 
 /// A running control thread.
+///
+/// ```
+/// use std::error::Error;
+///
+/// use echoring_server::control::{AdminTokens, Control, Reloading, Token, open_admin};
+/// use echoring_server::{ListenAddress, Server};
+///
+/// fn serve_admin(server: &Server) -> Result<Control, Box<dyn Error>> {
+///     let listener = open_admin(&ListenAddress::Tcp(([127, 0, 0, 1], 9002).into()), 0o600, 0)?;
+///     let tokens = AdminTokens { write: Some(Token::read("admin.token".as_ref())?), read: None };
+///     Ok(Control::start(listener, server, tokens, Reloading::default())?)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Control {
     handle: Handle,

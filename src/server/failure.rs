@@ -106,6 +106,33 @@ impl fmt::Debug for Failure {
 
 /// Nothing was sent, because the queue of the connection is full or the connection is closing. If the queue is full,
 /// [`Handler::writable`](crate::Handler::writable) follows. As a [`Failure`] it closes with 4008, a slow consumer.
+///
+/// ```
+/// use echoring::server::{Busy, Failure, Handler, Remote};
+///
+/// /// Sends all numbers up to a million, as fast as the peer takes them.
+/// struct Numbers(u32);
+///
+/// impl Numbers {
+///     fn send(&mut self, remote: &mut Remote<'_>) {
+///         while self.0 < 1_000_000 && remote.send_text(&self.0.to_string()) != Err(Busy) {
+///             self.0 += 1;
+///         }
+///     }
+/// }
+///
+/// impl Handler for Numbers {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///         self.send(remote);
+///         Ok(())
+///     }
+///
+///     fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///         self.send(remote);
+///         Ok(())
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 

@@ -24,9 +24,31 @@ use echoring_runtime::stats;
 use echoring_topics::{CreationLimits, HubReport, TopicReport};
 
 /// The state of a shard between two ticks.
+///
+/// ```
+/// use echoring::server::Server;
+///
+/// fn connections(server: &Server) -> u64 {
+///     server.handle().snapshots().iter().map(|snapshot| snapshot.connections).sum()
+/// }
+/// ```
 pub type Snapshot = stats::Snapshot<HubReport>;
 
 /// Controls a running server from any thread.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use echoring::server::{OwnedPublication, PublishError, Server};
+///
+/// fn announce(server: &Server) -> Result<(), PublishError> {
+///     let handle = server.handle();
+///     // On any thread, as long as the server runs.
+///     handle.publish("news", vec![OwnedPublication::text("we restart")])?;
+///     handle.drain_within(Duration::from_secs(30));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) remotes: Arc<[Remote<ShardCommand, HubReport>]>,

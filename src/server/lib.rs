@@ -44,6 +44,7 @@ mod service;
 mod shard_thread;
 mod subscription;
 mod timers;
+mod topic_options;
 pub mod v1;
 pub mod validation;
 mod watchdog;
@@ -85,3 +86,4 @@ pub use service::Service;
 pub use subscription::{
     PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
 };
+pub use topic_options::TopicOptions;

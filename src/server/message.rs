@@ -3,6 +3,17 @@
 use echoring_proto::connection::MessageKind;
 
 /// A whole message, borrowed for the length of a call.
+///
+/// ```
+/// use echoring::server::Message;
+///
+/// fn describe(message: Message<'_>) -> String {
+///     match message.text() {
+///         Some(text) => format!("{} characters", text.chars().count()),
+///         None => format!("{} bytes", message.len()),
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     pub(super) kind: MessageKind,

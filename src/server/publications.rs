@@ -75,6 +75,24 @@ impl OwnedPublication {
 }
 
 /// Why no message of a request was published.
+///
+/// ```
+/// use echoring::server::{Handle, OwnedPublication, PublishError};
+///
+/// /// Whether the message is on its way. Waits while the server is busy.
+/// fn tell(server: &Handle, text: &str) -> bool {
+///     loop {
+///         match server.publish("news", vec![OwnedPublication::text(text)]) {
+///             Ok(results) => return results.iter().all(Result::is_ok),
+///             Err(PublishError::Busy) => std::thread::sleep(std::time::Duration::from_millis(10)),
+///             Err(error) => {
+///                 eprintln!("{error}");
+///                 return false;
+///             }
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -139,6 +157,14 @@ impl PublishError {
 impl std::error::Error for PublishError {}
 
 /// The result of each message: its position, or why it was refused.
+///
+/// ```
+/// use echoring::server::Published;
+///
+/// fn last_offset(published: &Published) -> Option<u64> {
+///     published.iter().flatten().map(|position| position.offset).max()
+/// }
+/// ```
 pub type Published = Vec<Result<Position, Refused>>;
 
 /// Whether a message, the one at `index` of its batch, may be published as far as it alone can tell.

@@ -200,6 +200,26 @@ pub(super) struct Subprotocols<'a> {
 }
 
 /// An upgrade request before it is answered. Dereferences to the [`Request`].
+///
+/// ```
+/// use echoring::server::{Handler, Opening, Response, Route};
+///
+/// struct Member {
+///     name: String,
+/// }
+///
+/// impl Handler for Member {}
+///
+/// let route = Route::new("/rooms/{room}", |opening: &mut Opening<'_>| {
+///     let Some(name) = opening.query_value("as") else { return Err(Response::text(400, "who are you?\n")) };
+///     let name = name.to_owned();
+///     if opening.add_header("Set-Cookie", "seen=1").is_err() {
+///         return Err(Response::text(500, "internal error\n"));
+///     }
+///     Ok(Member { name })
+/// });
+/// # drop(route);
+/// ```
 #[derive(Debug)]
 pub struct Opening<'a> {
     request: &'a Request<'a>,
@@ -266,6 +286,16 @@ impl<'a> Opening<'a> {
 }
 
 /// A plain request for a route. Dereferences to the [`Request`].
+///
+/// ```
+/// use echoring::server::{Response, Server};
+///
+/// let builder = Server::builder().get("/hello/{name}", |request| match request.param("name") {
+///     Some(name) => Response::text(200, format!("hello, {name}, on {}\n", request.host)),
+///     None => Response::text(404, "who?\n"),
+/// });
+/// # drop(builder);
+/// ```
 #[derive(Debug)]
 pub struct PlainRequest<'a> {
     request: &'a Request<'a>,
@@ -297,6 +327,20 @@ struct Plain {
 }
 
 /// All routes of a server. Cloning shares them.
+///
+/// ```
+/// use echoring::server::{Handler, Opening, Response, Route, Routes, ServerConfig};
+///
+/// struct Chat;
+///
+/// impl Handler for Chat {}
+///
+/// let mut routes = Routes::default();
+/// routes.add(Route::new("/chat", |_: &mut Opening<'_>| Ok(Chat)));
+/// routes.add_get("/hello", |_| Response::text(200, "hello\n"));
+/// let config = ServerConfig { routes, ..ServerConfig::default() };
+/// # drop(config);
+/// ```
 #[derive(Clone, Default)]
 pub struct Routes {
     upgrades: Vec<Arc<Route>>,

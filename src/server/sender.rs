@@ -52,6 +52,18 @@ pub struct RemoteSender {
 }
 
 /// Why a [`RemoteSender`] does not take a message.
+///
+/// ```
+/// use echoring::server::{RemoteSender, SendError};
+///
+/// fn offer(sender: &RemoteSender, text: &str) {
+///     match sender.try_send(text) {
+///         Ok(()) => {}
+///         Err(SendError::Full) => println!("the peer is slow"),
+///         Err(error) => println!("{error}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
@@ -74,6 +86,18 @@ impl Error for SendError {}
 
 /// A message for a [`RemoteSender`]. Convert from text (`&str`, `String`), bytes (`&[u8]`, `Vec<u8>`, [`Bytes`]) or a received
 /// [`Message`]. Cloning shares the payload.
+///
+/// ```
+/// use echoring::server::{OutgoingMessage, RemoteSender};
+///
+/// /// The payload is shared, not copied.
+/// fn tell_all(senders: &[RemoteSender], text: String) {
+///     let message = OutgoingMessage::from(text);
+///     for sender in senders {
+///         let _ = sender.try_send(message.clone());
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutgoingMessage {
     kind: MessageKind,
@@ -225,6 +249,17 @@ impl RemoteSender {
 }
 
 /// The future of [`RemoteSender::send_async`].
+///
+/// ```
+/// use echoring::server::{RemoteSender, SendError};
+///
+/// async fn stream(sender: RemoteSender) -> Result<(), SendError> {
+///     for number in 0..1_000_000 {
+///         sender.send_async(number.to_string()).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct SendUntilRoom {

@@ -42,6 +42,17 @@ use socket2::Socket;
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
 /// it first.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use echoring::server::Server;
+///
+/// let server = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).builtin_routes(true).start()?;
+/// println!("ws://{}/echo", server.addresses()[0]);
+/// server.shutdown(Duration::from_secs(1))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,

@@ -12,6 +12,14 @@ use crate::message::Message;
 
 /// How a handler's connection subscribes to a topic. By default it begins at the topic's end, or with the snapshot if the topic
 /// has one, and includes the connection's own messages.
+///
+/// ```
+/// use echoring::server::{Failure, Position, Remote, SubscribeOptions};
+///
+/// fn resume(remote: &mut Remote<'_>, position: Position) -> Result<(), Failure> {
+///     Ok(remote.subscribe_with("news", SubscribeOptions::new().from(position).skip_own())?)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscribeOptions {
     pub(crate) from: Option<Position>,
@@ -33,7 +41,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// Leaves out what the connection itself publishes while it subscribes.
+    /// Leaves out what the connection itself publishes from [`SubscriptionEvent::Subscribed`] on. A message that is published before
+    /// that, for example in the same call as the subscription, may come back.
     #[must_use]
     pub fn skip_own(mut self) -> SubscribeOptions {
         self.skips_own = true;
@@ -43,6 +52,17 @@ impl SubscribeOptions {
 
 /// Why a handler's connection does not subscribe to a topic. As a [`Failure`] it closes with 1013 if a retry may succeed, and
 /// with 1008 otherwise.
+///
+/// ```
+/// use echoring::server::{Failure, Remote, SubscribeError};
+///
+/// fn join(remote: &mut Remote<'_>, room: &str) -> Result<(), Failure> {
+///     match remote.subscribe(room) {
+///         Ok(()) | Err(SubscribeError::AlreadySubscribed) => Ok(()),
+///         Err(error) => Ok(remote.send_text(&format!("{room}: {error}"))?),
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -87,6 +107,16 @@ impl Error for SubscribeError {}
 
 /// A message that a handler publishes, borrowed. Convert from `&str` (text), `&[u8]` (binary), or the [`Message`] that was
 /// received.
+///
+/// ```
+/// use echoring::server::{Failure, Remote, TopicMessage};
+///
+/// fn tell(remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     remote.publish("news", "hello")?;
+///     remote.publish("prices", TopicMessage::json(r#"{"bid":1.0842}"#).key("EUR"))?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicMessage<'a> {
     pub(crate) publication: Publication<'a>,
@@ -150,6 +180,22 @@ impl<'a> From<Message<'a>> for TopicMessage<'a> {
 
 /// What a handler is told about a subscription of its connection, in the order of the topic. The messages themselves go
 /// straight to the peer.
+///
+/// ```
+/// use echoring::server::{Failure, Handler, Remote, SubscriptionEvent};
+///
+/// struct Member;
+///
+/// impl Handler for Member {
+///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+///         match event {
+///             // The peer is told, instead of being closed.
+///             SubscriptionEvent::Gap { from, to, .. } => Ok(remote.send_text(&format!("missed {from} to {to}"))?),
+///             event => event.or_close(),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionEvent<'a> {
@@ -192,6 +238,14 @@ pub enum SubscriptionEvent<'a> {
 }
 
 /// Why the server has ended a subscription.
+///
+/// ```
+/// use echoring::server::{SubscriptionEnd, SubscriptionEvent};
+///
+/// fn is_too_slow(event: &SubscriptionEvent<'_>) -> bool {
+///     matches!(event, SubscriptionEvent::Ended { reason: SubscriptionEnd::SlowConsumer, .. })
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionEnd {
@@ -227,6 +281,21 @@ impl SubscriptionEvent<'_> {
 }
 
 /// What became of a message that a handler has published.
+///
+/// ```
+/// use echoring::server::{Failure, Handler, PublishOutcome, Remote};
+///
+/// struct Member;
+///
+/// impl Handler for Member {
+///     fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+///         match outcome.result {
+///             Ok(position) => Ok(remote.send_text(&format!("message {}", position.offset))?),
+///             Err(_) => outcome.or_close(),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishOutcome<'a> {

@@ -127,6 +127,13 @@ pub struct Gap {
 }
 
 /// Why a subscriber missed messages.
+///
+/// ```
+/// # mod echoring { pub use echoring_topics as server; }
+/// use echoring::server::GapReason;
+///
+/// assert_eq!(GapReason::History.word(), "history");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
     /// The subscriber exceeded its lag bound.

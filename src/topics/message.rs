@@ -11,6 +11,19 @@ pub fn is_topic_name(name: &str) -> bool {
 }
 
 /// The type of a message's payload.
+///
+/// ```
+/// # mod echoring { pub use echoring_topics as server; }
+/// use echoring::server::Content;
+///
+/// fn content_type(content: Content) -> &'static str {
+///     match content {
+///         Content::Json => "application/json",
+///         Content::Text => "text/plain; charset=utf-8",
+///         Content::Binary => "application/octet-stream",
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Content {
@@ -48,6 +61,14 @@ pub struct Publication<'a> {
 
 /// A message's position in its topic: the offset counts from 1 within an epoch. The epoch changes when the state of the
 /// topic is lost; offsets of different epochs cannot be compared.
+///
+/// ```
+/// # mod echoring { pub use echoring_topics as server; }
+/// use echoring::server::Position;
+///
+/// let position = Position { epoch: 0x1f3a5c, offset: 42 };
+/// assert_eq!(position.to_string(), "1f3a5c:42");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The epoch.
@@ -64,6 +85,14 @@ impl fmt::Display for Position {
 }
 
 /// Why a topic refused a message or a subscription.
+///
+/// ```
+/// # mod echoring { pub use echoring_topics as server; }
+/// use echoring::server::Refused;
+///
+/// assert!(Refused::Busy.is_passing());
+/// assert!(!Refused::TooLarge.is_passing());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A mailbox is full; the client may retry soon.

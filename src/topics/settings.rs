@@ -199,6 +199,14 @@ impl Rules {
         Rules { rules: rules.into(), default, for_everybody }
     }
 
+    /// These rules with one more, which is tried after them and before the default.
+    #[must_use]
+    pub fn with(&self, pattern: Pattern, settings: TopicSettings) -> Rules {
+        let mut rules = self.rules.to_vec();
+        rules.push((pattern, settings));
+        Rules::new(rules, self.default)
+    }
+
     /// Whether everybody has a right on all topics, so that nothing need be looked up.
     #[inline]
     pub fn is_for_everybody(&self, right: Right) -> bool {
@@ -285,6 +293,8 @@ mod tests {
         );
         assert_eq!(["a.b", "a.c", "b"].map(|name| rules.of(name).lag_bytes), [1, 2, 3]);
         assert_eq!(rules.all().count(), 3);
+        let more = rules.with(Pattern::new("*"), settings(4));
+        assert_eq!(["a.b", "a.c", "b"].map(|name| more.of(name).lag_bytes), [1, 2, 4]);
     }
 
     #[test]

@@ -9,14 +9,22 @@ mod echo;
 #[path = "../../examples/heartbeat.rs"]
 #[allow(dead_code)]
 mod heartbeat;
+#[path = "../../examples/market_data.rs"]
+#[allow(dead_code)]
+mod market_data;
 #[path = "../../examples/rooms.rs"]
 #[allow(dead_code)]
 mod rooms;
+#[path = "../../examples/upload.rs"]
+#[allow(dead_code)]
+mod upload;
 #[path = "../../examples/wrapped_connection.rs"]
 #[allow(dead_code)]
 mod wrapped_connection;
 
+mod conflated_prices;
 mod leaks;
 mod rooms_of_any_size;
+mod slow_disk;
 mod ticker;
 mod wrapper;

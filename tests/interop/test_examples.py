@@ -5,12 +5,16 @@
 
 import asyncio
 import contextlib
+import glob
+import hashlib
 import http.client
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -29,7 +33,21 @@ from websockets.sync.server import serve
 from websockets.uri import parse_uri
 
 EXAMPLES = os.path.join(os.path.dirname(BINARY), "examples")
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "examples")
 MIB = 1 << 20
+
+# Programs that a reader takes as a beginning. Each file stays shorter than this.
+SHORT = (
+    "rooms.rs",
+    "market_data.rs",
+    "cursors/main.rs",
+    "cursors/page.html",
+    "upload.rs",
+    "reverse_proxy.rs",
+    "rewriting_proxy.rs",
+    "load_test.rs",
+)
+LINES_MAX = 119
 
 # Every server, and the path of its WebSockets.
 SERVERS = {
@@ -97,7 +115,7 @@ class Listening(Example):
     """Runs an example that is a server, on a port that the kernel chooses."""
 
     def __init__(self, name, *arguments, denied=False, host="127.0.0.1"):
-        mode = ["serve"] if name == "heartbeat" else []
+        mode = ["serve"] if name in ("heartbeat", "upload") else []
         addresses = [f"{host}:0"] * (2 if name == "cors" else 1)
         super().__init__(name, *mode, *addresses, *arguments, denied=denied)
         self.path = SERVERS.get(name, "")
@@ -208,11 +226,11 @@ class Everywhere(unittest.TestCase):
     """Tests of all examples."""
 
     def test_a_signal_is_a_good_end_for_every_server(self):
-        for name in [*SERVERS, "reverse_proxy"]:
+        for name in [*SERVERS, "reverse_proxy", "rewriting_proxy", "upload"]:
             for number in (signal.SIGINT, signal.SIGTERM):
                 with self.subTest(name=name, signal=number), Listening(name) as example:
                     # A busy example ends too.
-                    with contextlib.nullcontext() if name == "reverse_proxy" else example.connect():
+                    with example.connect() if name in SERVERS else contextlib.nullcontext():
                         self.assertEqual(example.stop(number), 0, example.stderr.lines)
 
     def test_localhost_is_ipv4_and_ipv6(self):
@@ -255,7 +273,9 @@ class Everywhere(unittest.TestCase):
             "pong_axum": "localhost:8080",
             "push": "localhost:8002",
             "reverse_proxy": "127.0.0.1:8082",
+            "rewriting_proxy": "localhost:8083",
             "streaming_echo": "localhost:8002",
+            "upload": "localhost:8003",
             "wrapped_connection": "localhost:7777",
         }
         for name, default in defaults.items():
@@ -269,6 +289,18 @@ class Everywhere(unittest.TestCase):
             with self.subTest(name="heartbeat", mode=mode), Example("heartbeat", mode, "--help") as example:
                 self.assertEqual(example.wait(), 0)
                 self.assertIn(f"[default: {default}]", "".join(example.stdout.lines))
+
+    def test_the_page_of_examples_lists_all_programs(self):
+        with open(os.path.join(os.path.dirname(FOLDER), "docs", "guide", "examples.md"), encoding="utf-8") as page:
+            listed = set(re.findall(r"^\| `(\w+)", page.read(), re.MULTILINE))
+        programs = glob.glob(os.path.join(FOLDER, "*.rs")) + glob.glob(os.path.join(FOLDER, "*", "main.rs"))
+        names = {os.path.relpath(path, FOLDER).removesuffix("/main.rs").removesuffix(".rs") for path in programs}
+        self.assertLessEqual(names, listed)
+
+    def test_short_programs_stay_short(self):
+        for name in SHORT:
+            with self.subTest(name=name), open(os.path.join(FOLDER, name), encoding="utf-8") as file:
+                self.assertLessEqual(len(file.readlines()), LINES_MAX)
 
     def test_other_paths_are_not_found(self):
         for name in SERVERS:
@@ -444,6 +476,88 @@ class Servers(unittest.TestCase):
                 with client.makefile("rb") as lines:
                     self.assertEqual(lines.readline(), b"HTTP/1.1 200 OK\r\n")
 
+    def test_rewriting_proxy(self):
+        asked = []
+
+        def handle(ws):
+            asked.append(ws.request)
+            with contextlib.suppress(ConnectionClosed):
+                for message in ws:
+                    ws.send(message)
+
+        with server(handle, subprotocols=["v2", "v1"]) as url:
+            base = url.removesuffix("/ws")
+            with Listening("rewriting_proxy", base, "secret", "[removed]") as proxy:
+                fields = {"Cookie": "id=7", "X-Own": "1"}
+                settings = {"subprotocols": ["v1"], "origin": "https://app.example", "additional_headers": fields}
+                with proxy.connect("/it?x=1", **settings) as ws:
+                    self.assertEqual(ws.subprotocol, "v1")
+                    for sent, received in (
+                        ("a secret, and a secret", "a [removed], and a [removed]"),
+                        ("Grüße", "Grüße"),
+                        (b"secret \xff", b"secret \xff"),
+                        ("x" * 60_000, "x" * 60_000),
+                    ):
+                        ws.send(sent)
+                        self.assertEqual(ws.recv(PATIENCE_S), received)
+                    ws.close(4321, "through")
+                    self.assertEqual(ws.close_code, 4321)
+                fields = asked[0].headers
+                self.assertEqual(asked[0].path, "/it?x=1")
+                self.assertEqual((fields["Cookie"], fields["Origin"]), ("id=7", "https://app.example"))
+                self.assertEqual(fields["X-Forwarded-For"], "127.0.0.1")
+                self.assertNotIn("X-Own", fields)
+
+    def test_rewriting_proxy_passes_refusals_on(self):
+        with server(lambda ws: None, process_request=lambda ws, _: ws.respond(403, "not you\n")) as url:
+            with Listening("rewriting_proxy", url.removesuffix("/ws")) as proxy:
+                with self.assertRaises(InvalidStatus) as refused:
+                    proxy.connect("/")
+                self.assertEqual(refused.exception.response.status_code, 403)
+                self.assertEqual(refused.exception.response.body, b"not you\n")
+        with listening() as (_, url):
+            pass
+        with Listening("rewriting_proxy", url.removesuffix("/ws")) as proxy:
+            with self.assertRaises(InvalidStatus) as refused:
+                proxy.connect("/")
+            self.assertEqual(refused.exception.response.status_code, 502)
+
+    def test_upload_stores_files_that_are_longer_than_its_memory(self):
+        piece, pieces = os.urandom(MIB), 64
+        with tempfile.TemporaryDirectory() as folder, Listening("upload", folder) as example:
+            url = f"ws://{example.address}/uploads/film.mp4"
+            before = example.memory_bytes_max()
+            with connect(url, max_size=None) as ws:
+                ws.send([piece] * pieces)
+                digest = hashlib.sha256(piece * pieces).hexdigest()
+                self.assertEqual(ws.recv(PATIENCE_S), f"{pieces * MIB} bytes, sha256 {digest}")
+                self.assertEqual(closed(ws), 1000)
+            self.assertLess(example.memory_bytes_max() - before, 8 * MIB)
+            self.assertEqual(os.listdir(folder), ["film.mp4"])
+
+    def test_upload_sends_what_it_receives(self):
+        with tempfile.TemporaryDirectory() as folder, Listening("upload", folder) as example:
+            sent = os.path.join(folder, ".sent")
+            with open(sent, "wb") as file:
+                file.write(os.urandom(3 * MIB + 7))
+            with Example("upload", f"ws://{example.address}/uploads/copy-1.bin", sent) as client:
+                self.assertEqual(client.wait(), 0, client.stderr.lines)
+                self.assertRegex(client.stdout.lines[0], rf"^{3 * MIB + 7} bytes, sha256 [0-9a-f]{{64}}\n$")
+            with open(sent, "rb") as one, open(os.path.join(folder, "copy-1.bin"), "rb") as other:
+                self.assertEqual(one.read(), other.read())
+
+    def test_upload_keeps_nothing_of_what_breaks_off_and_no_strange_names(self):
+        with tempfile.TemporaryDirectory() as folder, Listening("upload", folder) as example:
+            with Peer.dial(example.port, "/uploads/half.bin") as peer:
+                peer.protocol.send_binary(b"x" * 100_000, fin=False)
+                peer.flush()
+            example.stderr.wait_for("127.0.0.1")
+            self.assertEqual(os.listdir(folder), [])
+            for name in ("", ".profile", "a/b", "..%2Fb", "a b", "x" * 101):
+                with self.assertRaises(InvalidStatus, msg=name) as refused:
+                    example.connect(f"/uploads/{name.replace(' ', '%20')}")
+                self.assertEqual(refused.exception.response.status_code, 404)
+
     def test_pong_axum(self):
         with Listening("pong_axum") as example, example.connect() as ws:
             for message, answer in (("hello", "pong"), (b"ping", b"pong")):
@@ -616,6 +730,42 @@ class Browsers(InFrontOfAPage):
                 return 101
         except InvalidStatus as refused:
             return refused.response.status_code
+
+    def test_the_page_of_cursors(self):
+        with Example("cursors", "127.0.0.1:0") as example:
+            port = int(example.stdout.wait_for(r"127\.0\.0\.1:(\d+)")[1])
+            self.browser.open(f"http://127.0.0.1:{port}/")
+            self.browser.until("document.querySelector('#status').textContent === '0 other people are here'")
+            with connect(f"ws://127.0.0.1:{port}/cursors") as ws:
+                self.browser.until("document.querySelector('#status').textContent === '1 other person is here'")
+                self.browser.hover("body", 0.25, 0.5)
+                page = json.loads(ws.recv(PATIENCE_S))["moved"]
+                self.assertAlmostEqual(page["at"]["x"], 0.25, delta=0.01)
+                self.assertAlmostEqual(page["at"]["y"], 0.5, delta=0.01)
+                ws.send(json.dumps({"x": 0.75, "y": 0.5}))
+                self.browser.until("document.querySelector('.cursor')")
+                shown = self.browser.run(
+                    "const { left, top } = document.querySelector('.cursor').style; return [left, top]"
+                )
+                self.assertEqual(shown, ["75%", "50%"])
+                # One who comes later learns where the page's cursor is.
+                with connect(f"ws://127.0.0.1:{port}/cursors") as late:
+                    moved = json.loads(late.recv(PATIENCE_S))["moved"]
+                    self.assertEqual(moved["id"], page["id"])
+            self.browser.until("document.querySelector('.cursor') === null")
+            self.browser.until("document.querySelector('#status').textContent === '0 other people are here'")
+            with connect(f"ws://127.0.0.1:{port}/cursors") as ws:
+                ws.send(json.dumps({"x": 2, "y": 0}))
+                while (message := self.received(ws)) is not None:
+                    self.assertNotIn('"x":2', message)
+                self.assertEqual(ws.close_code, 1008)
+
+    def received(self, ws):
+        """The next message; `None` after the last one."""
+        try:
+            return ws.recv(PATIENCE_S)
+        except ConnectionClosed:
+            return None
 
     def test_the_page_of_adopt_axum(self):
         with Listening("adopt_axum") as example:

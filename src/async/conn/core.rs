@@ -29,6 +29,15 @@ use echoring_proto::limits::{MESSAGE_BYTES_MAX, Nanos};
 use echoring_proto::{CloseCode, Role};
 
 /// A stream that a connection runs over.
+///
+/// ```
+/// use echoring::{Conn, Error, Transport};
+///
+/// /// Over TCP, TLS, a Unix socket, or in memory.
+/// async fn greet<S: Transport>(conn: &mut Conn<S>) -> Result<(), Error> {
+///     conn.write("welcome").await
+/// }
+/// ```
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for S {}
 

@@ -11,6 +11,19 @@ use echoring_proto::connection::{CloseFrame, Pings};
 use echoring_proto::{CloseCode, Opcode};
 
 /// What to do about a received control frame.
+///
+/// ```
+/// use echoring::{Conn, ControlReply};
+///
+/// fn count_pings(conn: &mut Conn<tokio::net::TcpStream>) {
+///     let mut pings = 0;
+///     conn.set_ping_handler(move |_payload| {
+///         pings += 1;
+///         // A pong to each tenth.
+///         if pings % 10 == 0 { ControlReply::Default } else { ControlReply::Nothing }
+///     });
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ControlReply {

@@ -15,6 +15,15 @@ use super::writer::Writer;
 ///
 /// Other tasks cannot read or write the connection as long as this exists, and a second one waits for the first: drop it
 /// before anything else is done.
+///
+/// ```
+/// use echoring::Conn;
+/// use tokio::net::TcpStream;
+///
+/// fn without_delay(conn: &Conn<TcpStream>) -> std::io::Result<()> {
+///     conn.get_ref().set_nodelay(true)
+/// }
+/// ```
 pub struct StreamRef<'a, S>(MutexGuard<'a, Core<S>>);
 
 impl<'a, S> StreamRef<'a, S> {
@@ -42,6 +51,18 @@ impl<S: fmt::Debug> fmt::Debug for StreamRef<'_, S> {
 }
 
 /// The halves of two different connections.
+///
+/// ```
+/// use echoring::{Conn, ReuniteError};
+/// use tokio::net::TcpStream;
+///
+/// fn mix(one: Conn<TcpStream>, other: Conn<TcpStream>) {
+///     let ((reader, _), (_, writer)) = (one.split(), other.split());
+///     if let Err(ReuniteError(reader, writer)) = reader.reunite(writer) {
+///         println!("{:?} and {:?} are two connections", reader.peer_addr(), writer.peer_addr());
+///     }
+/// }
+/// ```
 pub struct ReuniteError<S>(pub Reader<S>, pub Writer<S>);
 
 impl<S> fmt::Debug for ReuniteError<S> {

@@ -193,6 +193,23 @@ impl<S> fmt::Debug for Reader<S> {
 /// regardless of the message's size; only a compressed message is held whole, because it is decompressed whole.
 ///
 /// Errors of the connection are returned as [`io::Error`]; [`io::Error::downcast`] returns the original [`Error`].
+///
+/// ```
+/// use echoring::Conn;
+/// use tokio::io::AsyncReadExt;
+/// use tokio::net::TcpStream;
+///
+/// async fn length(conn: &mut Conn<TcpStream>) -> Result<usize, Box<dyn std::error::Error>> {
+///     let mut message = conn.next_reader().await?;
+///     let (mut buffer, mut bytes) = ([0; 4096], 0);
+///     loop {
+///         match message.read(&mut buffer).await? {
+///             0 => return Ok(bytes),
+///             read => bytes += read,
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MessageReader<'a, S: Transport> {
     reader: &'a mut Reader<S>,

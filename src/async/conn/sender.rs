@@ -130,6 +130,18 @@ impl Sender {
 }
 
 /// A message that was not queued.
+///
+/// ```
+/// use echoring::{Sender, TrySendError};
+///
+/// fn offer(sender: &Sender, text: &str) {
+///     match sender.try_send(text) {
+///         Ok(()) => {}
+///         Err(TrySendError::Full(message)) => println!("too slow for {} bytes", message.len()),
+///         Err(error) => println!("{error}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySendError {
@@ -153,6 +165,21 @@ impl std::error::Error for TrySendError {}
 /// Sends the messages that [`Sender`]s queue: a future to be spawned. It resolves when all senders are dropped and
 /// their messages are sent, when a sender has closed the connection, or when the connection has ended, with an error
 /// unless the close was clean. It does not read: the [`Reader`](super::Reader) must be polled too.
+///
+/// ```
+/// use echoring::{Conn, Error};
+/// use tokio::net::TcpStream;
+///
+/// async fn serve(conn: Conn<TcpStream>) -> Result<(), Error> {
+///     let (mut reader, writer) = conn.split();
+///     let (sender, send_task) = writer.into_sender(16);
+///     sender.send("welcome").await?;
+///     tokio::select! {
+///         ended = send_task => ended,
+///         error = reader.discard_reads() => Err(error),
+///     }
+/// }
+/// ```
 #[must_use = "nothing is sent unless it is polled"]
 #[derive(Debug)]
 pub struct SendTask<S> {

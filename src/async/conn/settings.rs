@@ -174,10 +174,15 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
 /// The result of a handshake, whoever performed it.
 ///
 /// ```
-/// use echoring::{Opened, Role};
+/// use echoring::{Conn, Opened, Role, Settings};
 ///
+/// // A protocol of the program's own has opened the stream, and has received the first bytes of a frame.
+/// let (stream, _far) = tokio::io::duplex(1024);
 /// let mut opened = Opened::new(Role::Server);
-/// opened.early = b"\x81\x80\0\0\0\0".to_vec().into();
+/// opened.subprotocol = Some("chat".to_owned());
+/// opened.early = bytes::Bytes::from_static(b"\x81");
+/// let conn = Conn::new(stream, &Settings::default(), opened);
+/// assert_eq!(conn.subprotocol(), Some("chat"));
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -210,6 +215,15 @@ impl Opened {
 /// that move between threads, or to know the number of spare sets.
 ///
 /// Clones share the pool.
+///
+/// ```
+/// use echoring::{BufferPool, Upgrader};
+///
+/// let buffers = BufferPool::new();
+/// let upgrader = Upgrader::new().buffers(buffers.clone());
+/// assert_eq!(buffers.spare(), 0);
+/// # drop(upgrader);
+/// ```
 #[derive(Clone)]
 pub struct BufferPool {
     kept: Arc<Mutex<Spare>>,

@@ -30,6 +30,18 @@ use echoring_proto::{CloseCode, Opcode, Utf8};
 /// A `write` returns once the transport has accepted all queued frames: the message, frames before it, and answers to
 /// the peer's pings. If its future is dropped, the message either was not queued at all, or stays queued whole and is
 /// sent by the next call. It is never sent in part.
+///
+/// ```
+/// use echoring::{Conn, Error};
+/// use tokio::net::TcpStream;
+///
+/// async fn echo(conn: Conn<TcpStream>) -> Result<(), Error> {
+///     let (mut reader, mut writer) = conn.split();
+///     loop {
+///         writer.write(reader.read().await?).await?;
+///     }
+/// }
+/// ```
 pub struct Writer<S> {
     pub(super) shared: Arc<Shared<S>>,
 }
@@ -288,6 +300,21 @@ impl<S> fmt::Debug for Writer<S> {
 ///
 /// Control frames may be sent between fragments, by other tasks too. A text that is not UTF-8 is refused with
 /// [`io::ErrorKind::InvalidData`].
+///
+/// ```
+/// use echoring::{Conn, Error, MessageKind};
+/// use tokio::io::AsyncWriteExt;
+/// use tokio::net::TcpStream;
+///
+/// async fn send_rows(conn: &mut Conn<TcpStream>) -> Result<(), Box<dyn std::error::Error>> {
+///     let mut message = conn.next_writer(MessageKind::Text);
+///     for row in 0..1_000_000 {
+///         message.write_all(format!("row {row}\n").as_bytes()).await?;
+///     }
+///     message.finish().await?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MessageWriter<'a, S: Transport> {
     writer: &'a mut Writer<S>,

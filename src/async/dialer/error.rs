@@ -13,9 +13,27 @@ use echoring_proto::handshake::{BadField, BadHandshake};
 use echoring_proto::url::BadUrl;
 
 /// A server's response: status, header fields, and the first KiB of the body.
+///
+/// ```
+/// use echoring::{DialError, Dialer};
+///
+/// async fn cookie(url: &str) -> Result<Option<String>, DialError> {
+///     let (_conn, response) = Dialer::new().dial_with_response(url).await?;
+///     let cookie = response.headers().get("set-cookie").and_then(|cookie| cookie.to_str().ok());
+///     Ok(cookie.map(str::to_owned))
+/// }
+/// ```
 pub type Response = http::Response<Bytes>;
 
 /// A step of a dial.
+///
+/// ```
+/// use echoring::{DialError, Stage};
+///
+/// let error = DialError::Timeout(Stage::Tls);
+/// assert_eq!(Stage::Tls.to_string(), "the TLS handshake");
+/// assert!(error.is_temporary());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -44,6 +62,19 @@ impl fmt::Display for Stage {
 }
 
 /// Why a dial failed, by step. The text includes that of the wrapped error; `source` is what is below that.
+///
+/// ```
+/// use echoring::{DialError, dial};
+///
+/// async fn connect(url: &str) {
+///     match dial(url).await {
+///         Ok(conn) => drop(conn),
+///         Err(DialError::Redirect { location, .. }) => println!("it has moved to {location}"),
+///         Err(error) if error.is_temporary() => println!("try again soon: {error}"),
+///         Err(error) => println!("{error}: {:?}", error.response().map(|response| response.status())),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DialError {

@@ -18,6 +18,17 @@ use echoring_proto::tunnel::{
 const READ_BYTES: usize = 1024;
 
 /// Why a proxy did not open a connection.
+///
+/// ```
+/// use echoring::{DialError, ProxyError};
+///
+/// fn explain(error: &DialError) -> String {
+///     match error {
+///         DialError::Proxy(ProxyError::Status(407)) => "the proxy requires a user name and a password".to_owned(),
+///         error => error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ProxyError {
@@ -36,6 +47,14 @@ pub enum ProxyError {
 }
 
 /// Why a SOCKS5 proxy opened no connection.
+///
+/// ```
+/// use echoring::{DialError, ProxyError, SocksError};
+///
+/// fn has_bad_credentials(error: &DialError) -> bool {
+///     matches!(error, DialError::Proxy(ProxyError::Socks(SocksError::BadCredentials)))
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SocksError {

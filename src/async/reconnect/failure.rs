@@ -10,9 +10,31 @@ use crate::{DialError, Error};
 use echoring_proto::CloseCode;
 
 /// Any error of a program, as [`on_open`](super::Reconnecting::on_open) returns it.
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::reconnect::BoxError;
+///
+/// let feed = Dialer::new().reconnecting("wss://live.example/").on_open(async |mut conn| {
+///     conn.write("subscribe").await?;
+///     Ok::<_, BoxError>(conn)
+/// });
+/// # drop(feed);
+/// ```
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why an attempt failed, or a connection ended.
+///
+/// ```
+/// use echoring::Dialer;
+/// use echoring::reconnect::Failure;
+///
+/// // Also after a response other than 101, such as that of a server that is starting.
+/// let feed = Dialer::new()
+///     .reconnecting("wss://live.example/")
+///     .retry_if(|failure| failure.is_temporary() || matches!(failure, Failure::Dial(error) if error.response().is_some()));
+/// # drop(feed);
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
@@ -94,6 +116,17 @@ impl StdError for Failure {
 }
 
 /// Why there is no further attempt.
+///
+/// ```
+/// use echoring::reconnect::{GaveUp, Reason};
+///
+/// fn explain(gave_up: &GaveUp) -> &'static str {
+///     match gave_up.reason() {
+///         Reason::Permanent => "the server does not want this client",
+///         _ => "the server is gone",
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -106,6 +139,16 @@ pub enum Reason {
 }
 
 /// A reconnecting client has given up. Clones share the failure.
+///
+/// ```
+/// use echoring::reconnect::State;
+///
+/// fn report(state: &State) {
+///     if let State::Failed(gave_up) = state {
+///         println!("{gave_up} ({} attempts): {}", gave_up.attempts(), gave_up.failure());
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct GaveUp(Arc<Details>);
 
@@ -156,6 +199,22 @@ impl StdError for GaveUp {
 }
 
 /// Why a reconnecting client did not do what it was asked.
+///
+/// ```
+/// use echoring::Reconnecting;
+/// use echoring::reconnect::ReconnectError;
+///
+/// async fn follow(mut feed: Reconnecting) {
+///     loop {
+///         match feed.read().await {
+///             Ok(message) => println!("{} bytes", message.len()),
+///             // The connection goes on.
+///             Err(ReconnectError::Conn(error)) => println!("{error}"),
+///             Err(error) => return println!("{error}"),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReconnectError {

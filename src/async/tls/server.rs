@@ -21,6 +21,19 @@ use crate::limits::OCSP_RESPONSE_BYTES_MAX;
 use echoring_proto::limits::TLS_TICKETS;
 
 /// The files of a certificate.
+///
+/// ```
+/// use echoring::tls::{CertificateFiles, ServerTls};
+///
+/// let files = |name: &str| CertificateFiles {
+///     chain: format!("{name}.pem").into(),
+///     key: format!("{name}.key").into(),
+///     ocsp: None,
+/// };
+/// // Clients get the one for the name that they ask for.
+/// let tls = ServerTls { certificates: vec![files("a.example"), files("b.example")], clients: None };
+/// assert_eq!(tls.files().count(), 4);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The chain in PEM (RFC 7468), leaf certificate first.
@@ -32,6 +45,13 @@ pub struct CertificateFiles {
 }
 
 /// Whether clients must have a certificate.
+///
+/// ```
+/// use echoring::tls::{ClientAuth, ServerTls};
+///
+/// let mut tls = ServerTls::new("server.pem", "server.key");
+/// tls.clients = Some(("clients-ca.pem".into(), ClientAuth::Required));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     /// A client without a certificate is accepted; one with a certificate that does not verify is not.
@@ -41,6 +61,13 @@ pub enum ClientAuth {
 }
 
 /// The files and choices of a server's TLS configuration.
+///
+/// ```
+/// use echoring::tls::ServerTls;
+///
+/// let tls = ServerTls::new("server.pem", "server.key");
+/// assert_eq!(tls.files().count(), 2);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// The certificates. A client gets the first one for the name that it asks for (SNI; RFC 6066, 3) with a key that it
@@ -71,6 +98,16 @@ impl ServerTls {
 /// Sessions are resumed from tickets (RFC 8446, 2.2; RFC 5077), so the server keeps no state for a client between
 /// connections. Clones of the `Arc` share the ticket keys: shards resume each other's sessions.
 ///
+/// ```
+/// use echoring::server::{Builder, Server};
+/// use echoring::tls::{ServerTls, TlsError, server_config};
+///
+/// fn with_tls() -> Result<Builder, TlsError> {
+///     let config = server_config(&ServerTls::new("server.pem", "server.key"))?;
+///     Ok(Server::builder().listen(([0, 0, 0, 0], 9443)).tls(config))
+/// }
+/// ```
+///
 /// # Errors
 /// If a file cannot be read, has no certificate, key or OCSP response in it, or a certificate and its key do not match.
 pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
@@ -91,6 +128,18 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
 
 /// `config` with the ticket keys of `used`, which it replaces: clients resume sessions that they began before. A session
 /// keeps the certificate that its client had, so a configuration that asks clients for one must not be given them.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use echoring::tls::{ServerTls, TlsError, server_config, with_ticket_keys_of};
+/// use rustls::ServerConfig;
+///
+/// /// A renewed certificate, for which clients need not do a full handshake.
+/// fn renewed(used: &ServerConfig, tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
+///     Ok(with_ticket_keys_of(server_config(tls)?, used))
+/// }
+/// ```
 pub fn with_ticket_keys_of(mut config: Arc<ServerConfig>, used: &ServerConfig) -> Arc<ServerConfig> {
     Arc::make_mut(&mut config).ticketer = Arc::clone(&used.ticketer);
     config
@@ -176,6 +225,20 @@ fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 /// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use echoring::tls::{TlsError, expiry_warnings};
+/// use rustls::pki_types::UnixTime;
+///
+/// fn warn(chain: &Path) -> Result<(), TlsError> {
+///     for warning in expiry_warnings(chain, UnixTime::now())? {
+///         eprintln!("{warning}");
+///     }
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Errors
 /// If the file cannot be read, or has no certificate in it.

@@ -20,6 +20,14 @@ const NAME_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 
 /// The secrets of a server's session tickets.
+///
+/// ```
+/// use echoring::tls::Tickets;
+///
+/// let tickets = Tickets::new().expect("the system has randomness");
+/// // A second server that has the secrets resumes the sessions of the first.
+/// assert!(Tickets::import(&tickets.export()).is_some());
+/// ```
 pub struct Tickets {
     secrets: Mutex<Secrets>,
 }

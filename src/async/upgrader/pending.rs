@@ -18,6 +18,18 @@ use echoring_proto::Role;
 use echoring_proto::handshake::Refusal;
 
 /// A request that was read from a stream and is not decided yet. Dropping it ends the stream without a response.
+///
+/// ```
+/// use echoring::{Conn, HttpResponse, PendingUpgrade, UpgradeError};
+/// use tokio::net::TcpStream;
+///
+/// async fn decide(pending: PendingUpgrade<TcpStream>) -> Result<Conn<TcpStream>, UpgradeError> {
+///     match pending.request().uri().path() {
+///         "/chat" => pending.accept().await,
+///         _ => pending.decide(HttpResponse::new(404, "there is /chat only\n")).await,
+///     }
+/// }
+/// ```
 pub struct PendingUpgrade<S> {
     upgrader: Upgrader,
     request: http::Request<()>,

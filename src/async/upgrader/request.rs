@@ -191,6 +191,16 @@ fn response(terms: &UpgradeTerms) -> Option<http::Response<()>> {
 }
 
 /// A request that was not upgraded, with the response to send.
+///
+/// ```
+/// use echoring::Upgrader;
+///
+/// let mut request = http::Request::get("/ws").body(()).unwrap();
+/// let refused = Upgrader::new().upgrade(&mut request).unwrap_err();
+/// assert!((400..500).contains(&refused.response().status()));
+/// let response: http::Response<String> = refused.into_response();
+/// # drop(response);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(Box<HttpResponse>);
 
@@ -240,6 +250,19 @@ impl Negotiated {
 }
 
 /// A connection that an HTTP server is about to hand over.
+///
+/// ```
+/// use std::net::SocketAddr;
+///
+/// use echoring::{UpgradeError, Upgrading};
+///
+/// async fn greet(upgrading: Upgrading, peer: SocketAddr) -> Result<(), UpgradeError> {
+///     let mut conn = upgrading.with_addresses(None, Some(peer)).await?;
+///     println!("{:?} is here", conn.peer_addr());
+///     let _ = conn.write("welcome").await;
+///     Ok(())
+/// }
+/// ```
 #[must_use = "the connection opens only when this is awaited"]
 pub struct Upgrading {
     handed_over: OnUpgrade,
@@ -294,6 +317,17 @@ impl fmt::Debug for Upgrading {
 }
 
 /// The stream of a connection that hyper handed over, including the bytes that hyper had already read.
+///
+/// ```
+/// use echoring::{Conn, Error, Upgraded};
+///
+/// async fn echo(mut conn: Conn<Upgraded>) -> Result<(), Error> {
+///     loop {
+///         let message = conn.read().await?;
+///         conn.feed(message).await?;
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Upgraded(hyper::upgrade::Upgraded);
 

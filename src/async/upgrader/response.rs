@@ -8,6 +8,22 @@ use std::fmt;
 use echoring_proto::handshake::{self, BadField, Refusal, Request, Upgrade, check_field};
 
 /// A request head, for code that decides about it. It need not be an upgrade.
+///
+/// ```
+/// use echoring::{Acceptance, Conn, Decision, HttpResponse, RequestHead, UpgradeError, Upgrader};
+/// use tokio::net::TcpStream;
+///
+/// fn decide(request: &RequestHead<'_>) -> Decision {
+///     match request.header("authorization") {
+///         Some("Bearer secret") if request.path() == "/chat" => Acceptance::new().into(),
+///         _ => HttpResponse::new(401, "who are you?\n").into(),
+///     }
+/// }
+///
+/// async fn open(stream: TcpStream) -> Result<Conn<TcpStream>, UpgradeError> {
+///     Upgrader::new().accept_tcp_with(stream, decide).await
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
     request: &'a Request<'a>,
@@ -80,6 +96,17 @@ impl<'a> RequestHead<'a> {
 }
 
 /// The decision about a request.
+///
+/// ```
+/// use echoring::{Acceptance, Decision, HttpResponse, RequestHead};
+///
+/// fn decide(request: &RequestHead<'_>) -> Decision {
+///     match request.path() {
+///         "/chat" => Acceptance::new().into(),
+///         _ => HttpResponse::new(404, "there is /chat only\n").into(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub enum Decision {
     /// Accepts the upgrade. A request that is not an upgrade gets 426 instead.
@@ -101,6 +128,15 @@ impl From<HttpResponse> for Decision {
 }
 
 /// How a single request is accepted.
+///
+/// ```
+/// use echoring::{Acceptance, RequestHead};
+///
+/// fn accept(request: &RequestHead<'_>) -> Acceptance {
+///     let session = request.query_value("session").unwrap_or("new");
+///     Acceptance::new().header("Set-Cookie", format!("session={session}; Secure; HttpOnly"))
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Acceptance {
     pub(super) subprotocol: Option<Option<String>>,

@@ -9,6 +9,13 @@ use crate::handshake::BadHandshake;
 use crate::tunnel::TunnelError;
 
 /// Why a connection ended.
+///
+/// ```
+/// # mod echoring { pub use echoring_proto::connection as server; }
+/// use echoring::server::Cause;
+///
+/// assert_eq!(Cause::PongTimeout.name(), "pong-timeout");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
@@ -94,6 +101,14 @@ impl TlsFault {
 }
 
 /// The contents of a Close frame (RFC 6455, 5.5.1).
+///
+/// ```
+/// # mod echoring { pub use echoring_proto::{CloseCode, connection::CloseFrame}; }
+/// use echoring::{CloseCode, CloseFrame};
+///
+/// let frame = CloseFrame { code: CloseCode::GOING_AWAY, reason: "restart".to_owned() };
+/// assert_eq!(frame.to_string(), "1001: restart");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CloseFrame {
     /// [`CloseCode::NO_STATUS`] when the frame was empty.
@@ -112,6 +127,18 @@ impl fmt::Display for CloseFrame {
 }
 
 /// How a connection ended: for counters, the log and the application.
+///
+/// ```
+/// # mod echoring { pub use echoring_proto::{CloseCode, connection as server}; }
+/// use echoring::CloseCode;
+/// use echoring::server::{Cause, Closed};
+///
+/// fn log(closed: &Closed) {
+///     if closed.cause != Cause::Peer || closed.code != CloseCode::NORMAL {
+///         println!("{} ({})", closed.cause.name(), closed.code);
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {

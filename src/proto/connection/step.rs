@@ -7,6 +7,18 @@ use crate::frame::Opcode;
 use crate::handshake::{Refusal, Response};
 
 /// The type of a message (RFC 6455, 5.6).
+///
+/// ```
+/// # use echoring_proto::connection as echoring;
+/// use echoring::MessageKind;
+///
+/// fn label(kind: MessageKind) -> &'static str {
+///     match kind {
+///         MessageKind::Text => "text",
+///         MessageKind::Binary => "binary",
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageKind {
     /// Valid UTF-8.
@@ -26,6 +38,16 @@ impl MessageKind {
 }
 
 /// Part of a message, as an application sees it.
+///
+/// ```
+/// # mod echoring { pub use echoring_proto::connection as server; }
+/// use echoring::server::Chunk;
+///
+/// /// The length of the message so far.
+/// fn count(bytes: &mut u64, chunk: &Chunk<'_>) {
+///     *bytes = if chunk.first { 0 } else { *bytes } + chunk.payload.len() as u64;
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Chunk<'a> {
     /// The message's type.

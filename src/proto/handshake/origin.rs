@@ -3,6 +3,17 @@
 #![forbid(unsafe_code)]
 
 /// The values of `Origin` that the server accepts from browsers.
+///
+/// ```
+/// # use echoring_proto::handshake as echoring;
+/// use echoring::OriginPolicy;
+///
+/// let policy = OriginPolicy::List(vec!["https://app.example".to_owned()]);
+/// assert!(policy.allows("api.example", Some("https://app.example")));
+/// assert!(!policy.allows("api.example", Some("https://other.example")));
+/// // Programs send no origin.
+/// assert!(OriginPolicy::SameHost.allows("api.example", None));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OriginPolicy {

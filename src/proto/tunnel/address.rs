@@ -34,6 +34,13 @@ pub(super) struct Credentials {
 }
 
 /// What is wrong with a proxy's URL. The text does not repeat the URL, because it may contain a password.
+///
+/// ```
+/// use echoring_proto::tunnel::{BadProxy, ProxyKind, ProxyServer};
+///
+/// let refused = ProxyServer::parse("https://proxy.example:3128", ProxyKind::Http);
+/// assert!(matches!(refused, Err(BadProxy::Scheme)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadProxy {

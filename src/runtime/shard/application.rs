@@ -12,6 +12,16 @@ use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::Nanos;
 
 /// The application's decision about a chunk.
+///
+/// ```
+/// # mod echoring { pub use echoring_runtime::shard as server; }
+/// use echoring::server::Disposition;
+///
+/// /// Pings of an application's own go back; everything else is done.
+/// fn answer(text: &str) -> Disposition {
+///     if text == "ping" { Disposition::Echo } else { Disposition::Done }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// Nothing to send.

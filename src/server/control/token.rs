@@ -28,6 +28,13 @@ impl AdminTokens {
 }
 
 /// The bearer token of the admin address (RFC 6750).
+///
+/// ```
+/// use echoring::server::{Token, TokenError};
+///
+/// let refused = Token::read("missing.token".as_ref());
+/// assert!(matches!(refused, Err(TokenError::Unreadable(_))));
+/// ```
 #[derive(Clone)]
 pub struct Token(Box<[u8]>);
 
@@ -38,6 +45,12 @@ impl fmt::Debug for Token {
 }
 
 /// Why a file has no token. The message never shows the content of the file.
+///
+/// ```
+/// use echoring::server::TokenError;
+///
+/// assert!(TokenError::NotAToken.to_string().starts_with("expected one line"));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TokenError {
