@@ -275,8 +275,7 @@ async fn attack(far: &mut DuplexStream, bytes: &[u8], delivery: Delivery) -> (Ve
 
 async fn check(role: Role, offence: &Offence, delivery: Delivery, reading: Reading) {
     let frames = Frames(role);
-    let settings =
-        Settings { compression: offence.compressed.then(Compression::default), ..Settings::default() };
+    let settings = Settings::default().compression(offence.compressed.then(Compression::default));
     let before = [frames.frame(FIN | TEXT, b"before"), frames.frame(FIN | PING, b"heard")].concat();
     let behind = [frames.frame(FIN | PING, b"more"), frames.frame(FIN | TEXT, b"more")].concat();
     let bytes = [&before[..], &offence.bytes, &behind].concat();

@@ -309,7 +309,7 @@ fn responses() -> Vec<BadResponse> {
 async fn check_response(row: &BadResponse) {
     let (near, far) = duplex(PIPE);
     let (mut from, mut to) = tokio::io::split(far);
-    let settings = Settings { compression: Some(Compression::default()), ..Settings::default() };
+    let settings = Settings::default().compression(Compression::default());
     let dialer = Dialer::new().settings(settings);
     let (held, began) = (held_bytes(), Instant::now());
     restart_peak();

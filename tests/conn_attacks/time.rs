@@ -111,7 +111,7 @@ enum Dribble {
 
 async fn dribbled(role: Role, how: Dribble) {
     let frames = Frames(role);
-    let settings = Settings { message_timeout: Some(10 * SECOND), ..Settings::default() };
+    let settings = Settings::default().message_timeout(10 * SECOND);
     let (mut conn, far) = open(role, settings, 4_096, &[]).await;
     let sending = async {
         let (step, pause) = match how {
@@ -234,7 +234,7 @@ async fn never_ends(role: Role) {
 
 async fn silent(role: Role) {
     let heartbeat = Heartbeat::every(10 * SECOND).timeout(4 * SECOND);
-    let settings = Settings { heartbeat: Some(heartbeat), ..Settings::default() };
+    let settings = Settings::default().heartbeat(heartbeat);
     let (mut conn, _far) = open(role, settings, 4_096, &[]).await;
     assert_eq!(told(&conn.read().await.expect_err("the end")), "PongTimeout");
 }

@@ -83,7 +83,8 @@ impl Default for Settings {
     }
 }
 
-impl Settings {    /// Sets [`read_buffer_bytes`](#structfield.read_buffer_bytes).
+impl Settings {
+    /// Sets [`read_buffer_bytes`](#structfield.read_buffer_bytes).
     #[must_use]
     pub fn read_buffer_bytes(self, bytes: usize) -> Settings {
         Settings { read_buffer_bytes: bytes, ..self }

@@ -53,17 +53,15 @@ fn case(role: Role, data: &[u8]) -> Case<'_> {
     let (options, limits, sizes) = (cursor.byte(), cursor.byte(), cursor.byte());
     let set = |bit: u8| options >> bit & 1 == 1;
     let compression = set(1).then(|| compression(cursor.byte()));
-    let settings = Settings {
-        read_buffer_bytes: [0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes & 7)],
-        write_buffer_bytes: [0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes >> 3 & 7)],
-        message_bytes_max: [1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)],
-        queue_bytes: [1 << 18, 1_000][usize::from(limits >> 2 & 1)],
-        pings_per_second_max: u32::MAX,
-        message_timeout: set(2).then(|| Duration::from_secs(20)),
-        heartbeat: set(3).then(|| Heartbeat::every(Duration::from_secs(5)).timeout(Duration::from_secs(4))),
-        compression,
-        ..Settings::default()
-    };
+    let settings = Settings::default()
+        .read_buffer_bytes([0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes & 7)])
+        .write_buffer_bytes([0, 1, 16, 60, 1_000, 4_096, 10_000, 70_000][usize::from(sizes >> 3 & 7)])
+        .message_bytes_max([1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)])
+        .queue_bytes([1 << 18, 1_000][usize::from(limits >> 2 & 1)])
+        .pings_per_second_max(u32::MAX)
+        .message_timeout(set(2).then(|| Duration::from_secs(20)))
+        .heartbeat(set(3).then(|| Heartbeat::every(Duration::from_secs(5)).timeout(Duration::from_secs(4))))
+        .compression(compression);
     let agreement = settings.compression.and_then(|compression| agree(&compression));
     let choices = cursor.choices();
     let wire = wire::wire(cursor.rest(), opposite(role), set(0));
