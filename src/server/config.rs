@@ -31,7 +31,6 @@ use echoring_topics::{CreationLimits, Rules};
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ListenAddress {
     /// An IP address and port; port 0 selects a free one.
     Tcp(SocketAddr),
