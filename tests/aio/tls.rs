@@ -214,12 +214,12 @@ async fn roots_are_given_as_text_or_as_a_configuration_of_rustls() {
     let der = certificate.to_vec();
     let (address, _server) = tls_echo_server((certificate, key)).await;
     let url = format!("wss://localhost:{}/", address.port());
-    let config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(authority.roots())
         .with_no_client_auth();
-    let config = ClientConfig { alpn_protocols: vec![b"http/1.1".to_vec()], ..config };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     for tls in [ClientTls::from(Trust::Pem(authority.issuer.pem())), ClientTls::from(Arc::new(config))] {
         let dialer = dialer().tls(tls);
         is_echoed(&dialer, &url).await;

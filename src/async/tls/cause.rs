@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error};
 
 /// What the TLS library says about a failure.
 ///
@@ -57,6 +57,8 @@ impl Cause {
     /// What to do, to be appended to the text.
     #[cfg(feature = "client")]
     pub(crate) fn hint(&self) -> &'static str {
+        use rustls::InvalidMessage;
+
         match &self.0 {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
                 "; if you trust the issuer, pass its CA certificate"

@@ -1,0 +1,120 @@
+//! What every handle of a connection can do: JSON, prepared messages, the stream, and gathering what is fed.
+
+use futures_util::{SinkExt, StreamExt as _};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Reads `count` texts of a client's connection.
+fn collect(mut client: Conn<DuplexStream>, count: usize) -> JoinHandle<Vec<String>> {
+    tokio::spawn(async move {
+        let mut texts = Vec::new();
+        for _ in 0..count {
+            texts.push(client.read().await.expect("a message").into_text().expect("a text").to_string());
+        }
+        texts
+    })
+}
+
+#[tokio::test]
+async fn json_and_prepared_messages_are_sent_by_every_handle() {
+    let prepared = PreparedMessage::json(&("prepared", 7)).expect("JSON");
+    let (mut server, client) = pair();
+    let received = collect(client, 6);
+    server.write_json(&["conn"]).await.expect("sent");
+    server.write_prepared(&prepared).await.expect("sent");
+    let (_reader, mut writer) = server.split();
+    writer.write_json(&["writer"]).await.expect("sent");
+    writer.write_prepared(&prepared).await.expect("sent");
+    let (sender, send_task) = writer.into_sender(4);
+    sender.send_json(&["sender"]).await.expect("queued");
+    sender.send_prepared(&prepared).await.expect("queued");
+    drop(sender);
+    send_task.await.expect("sent");
+    let expected = ["[\"conn\"]", "[\"writer\"]", "[\"sender\"]"];
+    let expected = expected.map(|own| [own.to_owned(), "[\"prepared\",7]".to_owned()]);
+    assert_eq!(received.await.expect("no panic"), expected.concat());
+}
+
+#[tokio::test]
+async fn json_is_read_by_every_handle() {
+    let (mut server, mut client) = pair();
+    for n in 0..2 {
+        client.write_json(&n).await.expect("sent");
+    }
+    assert_eq!(server.read_json::<u8>().await.expect("a number"), 0);
+    let (mut reader, _writer) = server.split();
+    assert_eq!(reader.read_json::<u8>().await.expect("a number"), 1);
+}
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn a_reconnecting_client_sends_and_reads_them_too() {
+    let mut ends = Vec::new();
+    let (server, client) = pair();
+    ends.push(client);
+    let mut feed = crate::Reconnecting::new("test", move || {
+        let client = ends.pop();
+        async move { client.ok_or(crate::DialError::Closed) }
+    });
+    let (mut reader, mut writer) = server.split();
+    let serving = async {
+        assert_eq!(reader.read_json::<[u8; 2]>().await.expect("a message"), [1, 2]);
+        assert_eq!(reader.read().await.expect("a message"), "[3]".into());
+        writer.write_json(&"answer").await.expect("sent");
+    };
+    let talking = async {
+        feed.write_json(&[1, 2]).await.expect("sent");
+        feed.write_prepared(&PreparedMessage::json(&[3]).expect("JSON")).await.expect("sent");
+        assert_eq!(feed.read_json::<String>().await.expect("a message"), "answer");
+    };
+    tokio::join!(serving, talking);
+}
+
+#[tokio::test]
+async fn every_half_shows_the_stream() {
+    let (ours, mut peer) = duplex(1 << 16);
+    let mut server = conn(Counted::new(ours), Role::Server, &Settings::default());
+    peer.write_all(&masked(Opcode::Text, true, b"one")).await.expect("sent");
+    server.read().await.expect("a message");
+    server.write("two").await.expect("sent");
+    let counts = |stream: StreamRef<'_, Counted<DuplexStream>>| {
+        [&stream.reads, &stream.writes].map(|count| count.load(Ordering::Relaxed))
+    };
+    assert_eq!(counts(server.get_ref()), [1, 1]);
+    let (reader, writer) = server.split();
+    assert_eq!(counts(reader.get_ref()), [1, 1]);
+    assert_eq!(counts(writer.get_ref()), [1, 1]);
+}
+
+/// As an echo over `Stream` and `Sink` does it, on a connection and on its halves.
+#[tokio::test]
+async fn what_a_sink_is_fed_between_reads_leaves_together() {
+    for halves in [false, true] {
+        let (ours, mut peer) = duplex(64 << 10);
+        let counted = Counted::new(ours);
+        let count = Arc::clone(&counted.writes);
+        let mut server = conn(counted, Role::Server, &Settings::default());
+        for n in 0..100_u8 {
+            peer.write_all(&masked(Opcode::Binary, true, &[n; 16])).await.expect("sent");
+        }
+        let echo = tokio::spawn(async move {
+            if halves {
+                let (mut reader, mut writer) = server.split();
+                while let Some(Ok(message)) = reader.next().await {
+                    SinkExt::feed(&mut writer, message).await.expect("fed");
+                }
+            } else {
+                while let Some(Ok(message)) = server.next().await {
+                    SinkExt::feed(&mut server, message).await.expect("fed");
+                }
+            }
+        });
+        for n in 0..100_u8 {
+            assert_eq!(frame_of(&mut peer).await.1, [n; 16], "sent although nobody flushed");
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 1, "halves: {halves}");
+        drop(peer);
+        echo.await.expect("no panic");
+    }
+}
