@@ -69,11 +69,11 @@ impl Builder {
     pub fn build(self) -> (Client, ClientTask) {
         let Builder { protocol, url, dialer, token, reconnect } = self;
         let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
-        let reconnecting = reconnect(match protocol {
-            Protocol::Echoring => reconnecting,
-            Protocol::Centrifuge => reconnecting.retry_if(|failure| match failure.close_code() {
-                Some(code) => echoring_centrifuge::Disconnect::reconnects_after(code.0),
-                None => failure.is_temporary(),
+        let reconnecting = reconnect(match protocol.connects() {
+            false => reconnecting,
+            true => reconnecting.retry_if(move |failure| {
+                let reconnects = failure.close_code().and_then(|code| protocol.reconnects_after(code.0));
+                reconnects.unwrap_or_else(|| failure.is_temporary())
             }),
         });
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
@@ -267,7 +267,7 @@ impl Client {
     /// # Errors
     /// [`RequestError::Refused`] if the server did not accept it. [`RequestError::Uncertain`] if the connection was lost
     /// before the answer and the message has no [`idempotency_key`](Publication::idempotency_key).
-    /// [`RequestError::Unsupported`] for what the protocol cannot express: bytes; with Centrifuge's also keys.
+    /// [`RequestError::Unsupported`] for what the protocol cannot express: bytes in JSON; with Centrifuge's also keys.
     pub async fn publish_with(
         &self,
         topic: impl Into<String>,
@@ -302,6 +302,46 @@ impl Client {
     ) -> Result<History, RequestError> {
         let topic = topic.into();
         self.request(|answer| Pending::History { topic, query, answer }).await
+    }
+
+    /// Calls the server's application with `argument` as JSON, and waits for the result. Centrifuge's protocol only.
+    ///
+    /// ```no_run
+    /// # async fn ask(client: echoring::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let rate: f64 = client.rpc("rate", &("EUR", "USD")).await?.parse()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As any request. [`RequestError::Uncertain`] if the connection was lost before the answer: a call is not repeated.
+    /// [`RequestError::Unsupported`] with `echoring.v1.json`, or if the argument cannot be JSON.
+    pub async fn rpc<T: Serialize + ?Sized>(
+        &self,
+        method: impl Into<String>,
+        argument: &T,
+    ) -> Result<Payload, RequestError> {
+        let data = Payload::json(argument).map_err(|_| RequestError::Unsupported)?;
+        self.rpc_with(method, data).await
+    }
+
+    /// Calls the server's application with an argument of any kind: bytes with Centrifuge's protocol in protobuf.
+    ///
+    /// # Errors
+    /// As [`rpc`](Client::rpc).
+    pub async fn rpc_with(&self, method: impl Into<String>, data: Payload) -> Result<Payload, RequestError> {
+        let method = method.into();
+        self.request(|answer| Pending::Rpc { method, data, answer }).await
+    }
+
+    /// Sends a message to the server's application, which does not answer. Returns once the message is in the queue of the
+    /// connection, in its order with publications and calls; it is lost if the connection is lost then. Centrifuge's
+    /// protocol only.
+    ///
+    /// # Errors
+    /// [`RequestError::Unsupported`] with `echoring.v1.json`; [`RequestError::Closed`].
+    pub async fn send(&self, data: Payload) -> Result<(), RequestError> {
+        self.request(|answer| Pending::Send { data, answer }).await
     }
 
     /// Presents a fresh token for this session, before the old one expires. With Centrifuge's protocol, later

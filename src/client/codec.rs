@@ -5,6 +5,9 @@
 pub(crate) mod centrifuge;
 pub(crate) mod v1;
 
+use echoring_async::Message as Frame;
+use echoring_centrifuge::Encoding;
+
 use crate::protocol::Protocol;
 use crate::{Gap, History, HistoryQuery, Member, Members, Message, Payload, Position, Publication, Refusal};
 
@@ -38,6 +41,15 @@ pub(crate) enum Request<'a> {
     Authenticate {
         token: &'a str,
     },
+    /// Calls the server's application; Centrifuge's protocol only.
+    Rpc {
+        method: &'a str,
+        data: &'a Payload,
+    },
+    /// A message to the server's application, without an answer; Centrifuge's protocol only.
+    Send {
+        data: &'a Payload,
+    },
     /// Answers a ping; Centrifuge's protocol only.
     Pong,
 }
@@ -63,6 +75,8 @@ pub(crate) enum Answer {
     Members(Members),
     History(History),
     Authenticated,
+    /// The result of a call.
+    Called(Payload),
     Refused(Refusal),
     /// The server does not know whether it was done.
     Uncertain,
@@ -98,39 +112,61 @@ pub(crate) enum TopicEvent {
     },
 }
 
+/// A message of the server that is not of the protocol.
+#[derive(Debug)]
+pub(crate) enum Malformed {
+    Json(serde_json::Error),
+    Frame(echoring_centrifuge::Malformed),
+}
+
 impl Protocol {
+    /// The encoding of Centrifuge's protocol.
+    fn encoding(self) -> Option<Encoding> {
+        match self {
+            Protocol::Echoring => None,
+            Protocol::Centrifuge => Some(Encoding::Json),
+            Protocol::CentrifugeProtobuf => Some(Encoding::Protobuf),
+        }
+    }
+
     /// The subprotocol to offer.
     pub(crate) fn subprotocol(self) -> &'static str {
-        match self {
-            Protocol::Echoring => v1::SUBPROTOCOL,
-            Protocol::Centrifuge => echoring_centrifuge::Encoding::Json.subprotocol(),
-        }
+        self.encoding().map_or(v1::SUBPROTOCOL, Encoding::subprotocol)
     }
 
     /// Whether the session begins with a request of its own.
     pub(crate) fn connects(self) -> bool {
-        self == Protocol::Centrifuge
+        self.encoding().is_some()
+    }
+
+    /// Whether a client returns after the server closed with this code; `None` where the code's own rule holds.
+    pub(crate) fn reconnects_after(self, code: u16) -> Option<bool> {
+        self.encoding().map(|_| echoring_centrifuge::Disconnect::reconnects_after(code))
     }
 
     /// Whether the protocol can express the request.
     pub(crate) fn supports(self, request: &Request<'_>) -> bool {
-        match (self, request) {
-            (_, Request::Publish { publication, .. }) if matches!(publication.payload, Payload::Bytes(_)) => {
-                false
-            }
-            (Protocol::Echoring, Request::History { .. }) => false,
-            (Protocol::Centrifuge, Request::Publish { publication, .. }) => {
+        let payload = match request {
+            Request::Publish { publication, .. } => Some(&publication.payload),
+            Request::Rpc { data, .. } | Request::Send { data } => Some(*data),
+            _ => None,
+        };
+        let is_bytes = matches!(payload, Some(Payload::Bytes(_)));
+        match (self.encoding(), request) {
+            (None | Some(Encoding::Json), _) if is_bytes => false,
+            (None, Request::History { .. } | Request::Rpc { .. } | Request::Send { .. }) => false,
+            (Some(_), Request::Publish { publication, .. }) => {
                 publication.key.is_none() && publication.idempotency_key.is_none()
             }
             _ => true,
         }
     }
 
-    /// The text of a request.
-    pub(crate) fn encode(self, id: u32, request: &Request<'_>) -> String {
-        match self {
-            Protocol::Echoring => v1::encode(id, request),
-            Protocol::Centrifuge => centrifuge::encode(id, request),
+    /// The message of a request.
+    pub(crate) fn encode(self, id: u32, request: &Request<'_>) -> Frame {
+        match self.encoding() {
+            None => v1::encode(id, request).into(),
+            Some(encoding) => centrifuge::encode(encoding, id, request),
         }
     }
 
@@ -138,10 +174,16 @@ impl Protocol {
     ///
     /// # Errors
     /// If the message is not of the protocol.
-    pub(crate) fn decode(self, text: &str) -> Result<Vec<Incoming>, serde_json::Error> {
-        match self {
-            Protocol::Echoring => v1::decode(text).map(|incoming| incoming.into_iter().collect()),
-            Protocol::Centrifuge => centrifuge::decode(text),
+    pub(crate) fn decode(self, message: &Frame) -> Result<Vec<Incoming>, Malformed> {
+        match (self.encoding(), message.as_text()) {
+            (None, Some(text)) => {
+                v1::decode(text).map(|incoming| incoming.into_iter().collect()).map_err(Malformed::Json)
+            }
+            (Some(encoding), text) if encoding.is_binary() == text.is_none() => {
+                centrifuge::decode(encoding, message).map_err(Malformed::Frame)
+            }
+            // The protocol has no messages of this type.
+            _ => Ok(Vec::new()),
         }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::queue::Queue;
-use crate::{History, HistoryQuery, Members, Position, Publication, Published, RequestError, SubscribeError};
+use crate::{
+    History, HistoryQuery, Members, Payload, Position, Publication, Published, RequestError, SubscribeError,
+};
 
 /// The answer to a request, to whoever awaits it.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, RequestError>>;
@@ -31,6 +33,8 @@ pub(crate) enum Pending {
     Presence { topic: String, after: Option<String>, answer: Answer<Members> },
     History { topic: String, query: HistoryQuery, answer: Answer<History> },
     Authenticate { token: String, answer: Answer<()> },
+    Rpc { method: String, data: Payload, answer: Answer<Payload> },
+    Send { data: Payload, answer: Answer<()> },
 }
 
 impl Pending {
@@ -40,6 +44,8 @@ impl Pending {
         match self {
             Pending::Publish { publication, .. } => publication.idempotency_key.is_some(),
             Pending::Presence { .. } | Pending::History { .. } | Pending::Authenticate { .. } => true,
+            // The application decides what a call or a message does.
+            Pending::Rpc { .. } | Pending::Send { .. } => false,
         }
     }
 
@@ -51,6 +57,8 @@ impl Pending {
             Pending::Presence { answer, .. } => answer.send(Err(error)).is_ok(),
             Pending::History { answer, .. } => answer.send(Err(error)).is_ok(),
             Pending::Authenticate { answer, .. } => answer.send(Err(error)).is_ok(),
+            Pending::Rpc { answer, .. } => answer.send(Err(error)).is_ok(),
+            Pending::Send { answer, .. } => answer.send(Err(error)).is_ok(),
         };
     }
 }

@@ -1,5 +1,5 @@
 //! A client of topics: it subscribes, resumes by position after each loss of the connection, reports gaps, and publishes
-//! with acknowledgements. It speaks `echoring.v1.json` and Centrifuge's client protocol in JSON.
+//! with acknowledgements. It speaks `echoring.v1.json`, and Centrifuge's client protocol in JSON and in protobuf.
 //!
 //! `session` is the state machine: messages and the time go in, requests and events come out. `codec` has the two
 //! protocols. `task` connects the state machine with a connection that reconnects.

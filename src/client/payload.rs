@@ -25,7 +25,8 @@ pub enum Payload {
     Json(Box<RawValue>),
     /// A text.
     Text(String),
-    /// Bytes. With Centrifuge's protocol in JSON, bytes are a JSON string in base64 (RFC 4648, section 4).
+    /// Bytes. With Centrifuge's protocol in JSON, bytes are a JSON string in base64 (RFC 4648, section 4); in protobuf, all
+    /// content is bytes.
     Bytes(Bytes),
 }
 
@@ -38,8 +39,8 @@ impl Payload {
         serde_json::value::to_raw_value(value).map(Payload::Json)
     }
 
-    /// The content as a value. A text is the string that it is, where `T` takes a string; otherwise texts and bytes are
-    /// read as JSON.
+    /// The content as a value. A text is the string that it is, where `T` takes a string; otherwise it is read as JSON.
+    /// Bytes are read as JSON, or else as such a text: Centrifuge's protocol in protobuf does not tell one from the other.
     ///
     /// # Errors
     /// If it is not a `T`.
@@ -50,7 +51,13 @@ impl Payload {
                 let as_string: StrDeserializer<'_, serde_json::Error> = text.as_str().into_deserializer();
                 T::deserialize(as_string).or_else(|_| serde_json::from_str(text))
             }
-            Payload::Bytes(bytes) => serde_json::from_slice(bytes),
+            Payload::Bytes(bytes) => serde_json::from_slice(bytes).or_else(|error| {
+                let as_string: StrDeserializer<'_, serde_json::Error> = match str::from_utf8(bytes) {
+                    Ok(text) => text.into_deserializer(),
+                    Err(_) => return Err(error),
+                };
+                T::deserialize(as_string).map_err(|_| error)
+            }),
         }
     }
 
@@ -183,6 +190,10 @@ mod tests {
         assert_eq!(json.parse::<Vec<u8>>().expect("a list"), [1, 2]);
         assert_eq!(Payload::from_base64("WzFd").expect("base64").parse::<[u8; 1]>().expect("a list"), [1]);
         assert_eq!(Payload::from_base64("*"), None);
+        let bytes = |bytes: &'static [u8]| Payload::Bytes(Bytes::from_static(bytes));
+        assert_eq!(bytes(b"hello").parse::<String>().expect("a text"), "hello");
+        assert_eq!(bytes(b"\"hello\"").parse::<String>().expect("a JSON string"), "hello");
+        assert!(bytes(b"\xff").parse::<String>().is_err());
         assert_eq!(Payload::from_payload(&json).expect("itself"), json);
     }
 }

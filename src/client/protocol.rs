@@ -19,4 +19,6 @@ pub enum Protocol {
     Echoring,
     /// Centrifuge's client protocol in JSON, at the path `/connection/websocket` of echoring and Centrifugo.
     Centrifuge,
+    /// Centrifuge's client protocol in protobuf, at the same path. Messages are smaller, and carry bytes as they are.
+    CentrifugeProtobuf,
 }

@@ -10,9 +10,10 @@ mod topic;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use echoring_async::Message as Frame;
 use tokio::time::Instant;
 
-use crate::codec::{Answer, Incoming, Request, TopicEvent};
+use crate::codec::{Answer, Incoming, Malformed, Request, TopicEvent};
 use crate::command::{Command, Pending};
 use crate::limits::REQUESTS_MAX;
 use crate::protocol::Protocol;
@@ -23,7 +24,7 @@ use topic::{Phase, Step, Topic};
 #[derive(Debug)]
 pub(crate) enum SessionError {
     /// A message is not of the protocol.
-    Malformed(serde_json::Error),
+    Malformed(Malformed),
     /// The server refused the session, for good or for the moment.
     Refused(Refusal),
 }
@@ -60,7 +61,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Outgoing {
     id: u32,
-    text: String,
+    message: Frame,
 }
 
 impl Session {
@@ -84,8 +85,8 @@ impl Session {
         }
         let id = self.id();
         self.stage = Stage::Connecting(id);
-        let text = self.protocol.encode(id, &Request::Connect { token: &self.token });
-        self.outgoing.push_back(Outgoing { id, text });
+        let message = self.protocol.encode(id, &Request::Connect { token: &self.token });
+        self.outgoing.push_back(Outgoing { id, message });
     }
 
     /// The connection is lost. Requests that may have been done fail, unless they may be repeated.
@@ -180,17 +181,21 @@ impl Session {
         self.topics.values().filter_map(Topic::retry_at).min()
     }
 
-    /// The next text to send.
-    pub(crate) fn first_outgoing(&self) -> Option<&str> {
-        self.outgoing.front().map(|outgoing| outgoing.text.as_str())
+    /// The next message to send. Its memory is shared.
+    pub(crate) fn first_outgoing(&self) -> Option<Frame> {
+        self.outgoing.front().map(|outgoing| outgoing.message.clone())
     }
 
-    /// The first text is on its way.
+    /// The first message is on its way.
     pub(crate) fn take_outgoing(&mut self) {
-        if let Some(Outgoing { id, .. }) = self.outgoing.pop_front()
-            && let Some(waiting) = self.pending.get_mut(&id)
+        let Some(Outgoing { id, .. }) = self.outgoing.pop_front() else { return };
+        let Some(waiting) = self.pending.get_mut(&id) else { return };
+        waiting.sent = true;
+        if matches!(waiting.request, Pending::Send { .. })
+            && let Some(Waiting { request: Pending::Send { answer, .. }, .. }) = self.pending.remove(&id)
         {
-            waiting.sent = true;
+            // It has no answer. Whoever asked may be gone.
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -198,8 +203,8 @@ impl Session {
     ///
     /// # Errors
     /// If the connection is of no use.
-    pub(crate) fn handle_message(&mut self, text: &str, now: Instant) -> Result<(), SessionError> {
-        for incoming in self.protocol.decode(text).map_err(SessionError::Malformed)? {
+    pub(crate) fn handle_message(&mut self, message: &Frame, now: Instant) -> Result<(), SessionError> {
+        for incoming in self.protocol.decode(message).map_err(SessionError::Malformed)? {
             match incoming {
                 Incoming::Ping => self.answer_ping(),
                 Incoming::Answer(id, answer) => self.handle_answer(id, answer, now)?,
@@ -213,8 +218,8 @@ impl Session {
     /// One answer waits at most, however often the server asks.
     fn answer_ping(&mut self) {
         if self.outgoing.iter().all(|outgoing| outgoing.id != 0) {
-            let text = self.protocol.encode(0, &Request::Pong);
-            self.outgoing.push_back(Outgoing { id: 0, text });
+            let message = self.protocol.encode(0, &Request::Pong);
+            self.outgoing.push_back(Outgoing { id: 0, message });
         }
     }
 
@@ -289,15 +294,15 @@ impl Session {
             }
             _ => return,
         };
-        let text = self.protocol.encode(id, &request);
+        let message = self.protocol.encode(id, &request);
         self.topic_requests.insert(id, name.to_owned());
-        self.outgoing.push_back(Outgoing { id, text });
+        self.outgoing.push_back(Outgoing { id, message });
     }
 
     fn send_pending(&mut self, id: u32) {
         let Some(waiting) = self.pending.get(&id) else { return };
-        let text = self.protocol.encode(id, &as_request(&waiting.request));
-        self.outgoing.push_back(Outgoing { id, text });
+        let message = self.protocol.encode(id, &as_request(&waiting.request));
+        self.outgoing.push_back(Outgoing { id, message });
     }
 
     /// The next number that no open request has.
@@ -318,6 +323,8 @@ fn as_request(pending: &Pending) -> Request<'_> {
         Pending::Presence { topic, after, .. } => Request::Presence { topic, after: after.as_deref() },
         Pending::History { topic, query, .. } => Request::History { topic, query },
         Pending::Authenticate { token, .. } => Request::Authenticate { token },
+        Pending::Rpc { method, data, .. } => Request::Rpc { method, data },
+        Pending::Send { data, .. } => Request::Send { data },
     }
 }
 
@@ -330,6 +337,7 @@ fn answer_pending(request: Pending, answer: Answer) {
         (Pending::Presence { answer, .. }, Answer::Members(members)) => answer.send(Ok(members)).is_ok(),
         (Pending::History { answer, .. }, Answer::History(history)) => answer.send(Ok(history)).is_ok(),
         (Pending::Authenticate { answer, .. }, Answer::Authenticated) => answer.send(Ok(())).is_ok(),
+        (Pending::Rpc { answer, .. }, Answer::Called(result)) => answer.send(Ok(result)).is_ok(),
         (request, Answer::Refused(refusal)) => {
             request.fail(RequestError::Refused(refusal));
             true

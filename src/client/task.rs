@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::ClientError;
+use crate::codec::Malformed;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
@@ -92,9 +93,15 @@ async fn talk(
         tokio::select! {
             read = reader.read() => match read {
                 Err(error) => return Ok(End::Lost(error)),
-                Ok(message) => match handle(session, &message) {
+                Ok(message) => match session.handle_message(&message, Instant::now()) {
                     Ok(()) => {}
-                    Err(SessionError::Malformed(error)) => return Ok(End::Lost(Error::Json(error))),
+                    Err(SessionError::Malformed(Malformed::Json(error))) => {
+                        return Ok(End::Lost(Error::Json(error)));
+                    }
+                    Err(SessionError::Malformed(Malformed::Frame(error))) => {
+                        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                        return Ok(End::Lost(Error::Io(error)));
+                    }
                     Err(SessionError::Refused(refusal)) if refusal.temporary => {
                         let frame =
                             CloseFrame { code: CloseCode::TRY_AGAIN_LATER, reason: refusal.to_string() };
@@ -132,20 +139,12 @@ async fn talk(
 
 /// Sends what the session wants to send, as far as there is room. Returns the message that has to wait.
 fn queue(session: &mut Session, sender: &Sender) -> Option<Message> {
-    while let Some(text) = session.first_outgoing() {
-        match sender.try_send(text) {
+    while let Some(message) = session.first_outgoing() {
+        match sender.try_send(message) {
             Ok(()) => session.take_outgoing(),
             Err(TrySendError::Full(message)) => return Some(message),
             Err(_) => return None,
         }
     }
     None
-}
-
-fn handle(session: &mut Session, message: &Message) -> Result<(), SessionError> {
-    match message.as_text() {
-        Some(text) => session.handle_message(text, Instant::now()),
-        // Neither protocol has binary messages.
-        None => Ok(()),
-    }
 }

@@ -118,7 +118,8 @@ impl<S: Transport> Core<S> {
             if self.connection.queued_bytes() <= bytes_max {
                 return Poll::Ready(Ok(()));
             }
-            if self.poll_flush(cx).is_pending() {
+            // What the transport has accepted of it may have made the room.
+            if self.poll_flush(cx).is_pending() && self.connection.queued_bytes() > bytes_max {
                 ready!(self.poll_write_deadline(cx))?;
             }
         }

@@ -1,301 +1,190 @@
-//! Centrifuge's client protocol in JSON: commands and replies are lines of JSON.
+//! Centrifuge's client protocol, in JSON and in protobuf.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use bytes::Bytes;
+use echoring_async::{Message as Frame, Text};
+use echoring_centrifuge::received::{self, PushEvent, Received, Reply};
+use echoring_centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
 use super::{Answer, Incoming, Request, Start, TopicEvent};
-use crate::payload::present;
 use crate::{History, Member, Members, Message, Payload, Position, Refusal};
 
 /// From this code on, a client whose subscription the server ended subscribes again.
 const RESUBSCRIBES_FROM: u32 = 2_500;
 
-#[derive(Default, Serialize)]
-struct Command<'a> {
-    id: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect: Option<Connect<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subscribe: Option<Subscribe<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsubscribe: Option<Channel<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    publish: Option<Publish<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    presence: Option<Channel<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    history: Option<HistoryCommand<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh: Option<Connect<'a>>,
-}
-
-#[derive(Serialize)]
-struct Connect<'a> {
-    #[serde(skip_serializing_if = "str::is_empty")]
-    token: &'a str,
-}
-
-#[derive(Serialize)]
-struct Channel<'a> {
-    channel: &'a str,
-}
-
-#[derive(Serialize)]
-struct Subscribe<'a> {
-    channel: &'a str,
-    recover: bool,
-    #[serde(flatten)]
-    position: Option<&'a Position>,
-    positioned: bool,
-    recoverable: bool,
-    join_leave: bool,
-}
-
-#[derive(Serialize)]
-struct Publish<'a> {
-    channel: &'a str,
-    data: Data<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Data<'a> {
-    Json(&'a RawValue),
-    Text(&'a str),
-}
-
-#[derive(Serialize)]
-struct HistoryCommand<'a> {
-    channel: &'a str,
-    /// -1 for no limit.
-    limit: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<&'a Position>,
-    reverse: bool,
-}
-
-pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
-    let none = Command { id, ..Command::default() };
-    let command = match *request {
-        Request::Pong => return "{}".to_owned(),
-        Request::Connect { token } => Command { connect: Some(Connect { token }), ..none },
-        Request::Authenticate { token } => Command { refresh: Some(Connect { token }), ..none },
-        Request::Unsubscribe { topic } => Command { unsubscribe: Some(Channel { channel: topic }), ..none },
-        Request::Presence { topic, .. } => Command { presence: Some(Channel { channel: topic }), ..none },
+/// The frame of a request.
+pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Frame {
+    let mut content = Cow::default();
+    if let Request::Publish { publication, .. } = request {
+        content = data(encoding, &publication.payload);
+    } else if let Request::Rpc { data: argument, .. } | Request::Send { data: argument } = request {
+        content = data(encoding, argument);
+    }
+    let (id, request) = match *request {
+        Request::Pong => (0, wire::Request::Pong),
+        Request::Send { .. } => (0, wire::Request::Send { data: &content }),
+        Request::Connect { token } => {
+            (id, wire::Request::Connect(wire::Connect { token: token.into(), ..wire::Connect::default() }))
+        }
+        Request::Authenticate { token } => (id, wire::Request::Refresh { token: token.into() }),
+        Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
+        Request::Presence { topic, .. } => (id, wire::Request::Presence { channel: topic.into() }),
         Request::Subscribe { topic, position, presence } => {
-            let recover = position.is_some();
-            let subscribe = Subscribe {
-                channel: topic,
-                recover,
-                position,
+            let (epoch, offset) = position.map_or(("", 0), |position| (&*position.epoch, position.offset));
+            let subscribe = wire::Subscribe {
+                channel: topic.into(),
+                recover: position.is_some(),
+                epoch: epoch.into(),
+                offset,
                 positioned: true,
                 recoverable: true,
                 join_leave: presence,
+                ..wire::Subscribe::default()
             };
-            Command { subscribe: Some(subscribe), ..none }
+            (id, wire::Request::Subscribe(subscribe))
         }
-        Request::Publish { topic, publication } => {
-            let data = match &publication.payload {
-                Payload::Json(value) => Data::Json(value),
-                Payload::Text(text) => Data::Text(text),
-                // `Protocol::supports` leaves bytes out.
-                Payload::Bytes(_) => Data::Text(""),
-            };
-            Command { publish: Some(Publish { channel: topic, data }), ..none }
+        Request::Publish { topic, .. } => {
+            let publish = wire::Publish { channel: topic.into(), data: &content, ..wire::Publish::default() };
+            (id, wire::Request::Publish(publish))
+        }
+        Request::Rpc { method, .. } => {
+            (id, wire::Request::Rpc(wire::Rpc { method: method.into(), data: &content }))
         }
         Request::History { topic, query } => {
-            let limit = query.limit.map_or(-1, i64::from);
-            let history =
-                HistoryCommand { channel: topic, limit, since: query.since.as_ref(), reverse: query.reverse };
-            Command { history: Some(history), ..none }
+            let since = query.since.as_ref().map(|position| wire::Position {
+                offset: position.offset,
+                epoch: position.epoch.as_str().into(),
+            });
+            let limit = query.limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+            let history = wire::History { channel: topic.into(), limit, since, reverse: query.reverse };
+            (id, wire::Request::History(history))
         }
     };
-    let line = serde_json::to_string(&command).unwrap_or_default();
-    // Line feeds separate commands. In a JSON text they only stand between tokens.
-    if line.contains('\n') { line.replace('\n', " ") } else { line }
+    let mut frame = Vec::new();
+    wire::encode(encoding, &mut frame, &Command { id, request });
+    match encoding {
+        Encoding::Protobuf => Frame::Binary(frame.into()),
+        // JSON of ours is UTF-8; a value of the program was checked when it was made.
+        Encoding::Json => Frame::Text(Text::from_utf8(Bytes::from(frame)).unwrap_or_default()),
+    }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Reply {
-    id: u32,
-    error: Option<ErrorReply>,
-    push: Option<Push>,
-    connect: Option<IgnoredAny>,
-    subscribe: Option<Subscribed>,
-    unsubscribe: Option<IgnoredAny>,
-    publish: Option<IgnoredAny>,
-    presence: Option<Presence>,
-    history: Option<Subscribed>,
-    refresh: Option<IgnoredAny>,
+/// A payload as a command carries it: in JSON as a value, in protobuf as its bytes.
+fn data(encoding: Encoding, payload: &Payload) -> Cow<'_, [u8]> {
+    match (encoding, payload) {
+        (Encoding::Json, Payload::Text(text)) => serde_json::to_vec(text).unwrap_or_default().into(),
+        _ => payload.as_bytes().into(),
+    }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorReply {
-    code: u32,
-    message: String,
-    temporary: bool,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Push {
-    channel: String,
-    r#pub: Option<Pub>,
-    join: Option<JoinOrLeave>,
-    leave: Option<JoinOrLeave>,
-    unsubscribe: Option<Unsubscribe>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Pub {
-    #[serde(deserialize_with = "present")]
-    data: Option<Box<RawValue>>,
-    offset: u64,
-    key: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct JoinOrLeave {
-    info: Info,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Info {
-    client: String,
-    user: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Unsubscribe {
-    code: u32,
-    reason: String,
-}
-
-/// The result of a subscription, or of a history command.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Subscribed {
-    epoch: String,
-    offset: u64,
-    publications: Vec<Pub>,
-    recovered: bool,
-    was_recovering: bool,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Presence {
-    presence: BTreeMap<String, Info>,
-}
-
-impl Pub {
-    fn into_message(self, snapshot: bool) -> Message<Payload> {
-        let null = || RawValue::NULL.to_owned();
-        Message {
-            offset: self.offset,
-            key: (!self.key.is_empty()).then_some(self.key),
-            skipped: 0,
-            snapshot,
-            data: Payload::Json(self.data.unwrap_or_else(null)),
+fn payload(encoding: Encoding, data: &[u8]) -> Payload {
+    match encoding {
+        Encoding::Protobuf => Payload::Bytes(Bytes::copy_from_slice(data)),
+        Encoding::Json => {
+            let value = str::from_utf8(data).ok().filter(|text| !text.is_empty());
+            let value = value.and_then(|text| RawValue::from_string(text.to_owned()).ok());
+            Payload::Json(value.unwrap_or_else(|| RawValue::NULL.to_owned()))
         }
     }
 }
 
-impl From<Info> for Member {
-    fn from(info: Info) -> Member {
-        Member { client: info.client, user: info.user }
-    }
-}
+/// Turns what was received into what the session hears.
+#[derive(Clone, Copy)]
+struct Reader(Encoding);
 
-impl Subscribed {
-    fn into_start(self) -> Start {
-        let snapshot = !self.was_recovering;
-        let replayed = self.publications.into_iter().map(|publication| publication.into_message(snapshot));
+impl Reader {
+    fn message(self, publication: received::Publication<'_>, snapshot: bool) -> Message<Payload> {
+        Message {
+            offset: publication.offset,
+            key: (!publication.key.is_empty()).then(|| publication.key.into_owned()),
+            skipped: 0,
+            snapshot,
+            data: payload(self.0, publication.data),
+        }
+    }
+
+    fn messages(self, publications: Vec<received::Publication<'_>>, snapshot: bool) -> Vec<Message<Payload>> {
+        publications.into_iter().map(|publication| self.message(publication, snapshot)).collect()
+    }
+
+    fn start(self, subscription: received::Subscription<'_>) -> Start {
+        let snapshot = !subscription.was_recovering;
         Start {
-            position: Position { epoch: self.epoch, offset: self.offset },
-            recovered: self.was_recovering.then_some(self.recovered),
-            replayed: Some(replayed.collect()),
+            recovered: subscription.was_recovering.then_some(subscription.recovered),
+            replayed: Some(self.messages(subscription.publications, snapshot)),
+            position: Position { epoch: subscription.epoch.into_owned(), offset: subscription.offset },
             count: None,
             client: None,
         }
     }
 
-    fn into_history(self) -> History {
-        let messages = self.publications.into_iter().map(|publication| publication.into_message(false));
-        History {
-            position: Position { epoch: self.epoch, offset: self.offset },
-            messages: messages.collect(),
-        }
+    fn answer(self, reply: Reply<'_>) -> Option<Answer> {
+        Some(match reply {
+            Reply::Error(failure) => Answer::Refused(refusal(failure)),
+            Reply::Connect(_) => Answer::Connected,
+            Reply::Subscribe(subscription) => Answer::Subscribed(self.start(subscription)),
+            Reply::Unsubscribe => Answer::Unsubscribed,
+            Reply::Publish => Answer::Published(None),
+            Reply::Presence(members) => {
+                let members: Vec<Member> = members.into_values().map(member).collect();
+                Answer::Members(Members { count: members.len() as u64, members, next: None })
+            }
+            Reply::History(history) => Answer::History(History {
+                messages: self.messages(history.publications, false),
+                position: Position { epoch: history.epoch.into_owned(), offset: history.offset },
+            }),
+            Reply::Rpc(data) => Answer::Called(payload(self.0, data)),
+            Reply::Refresh(_) => Answer::Authenticated,
+            _ => return None,
+        })
     }
-}
 
-impl Push {
-    fn into_event(self) -> Option<Incoming> {
-        let event = if let Some(publication) = self.r#pub {
-            TopicEvent::Message(publication.into_message(false))
-        } else if let Some(join) = self.join {
-            TopicEvent::Join(join.info.into())
-        } else if let Some(leave) = self.leave {
-            TopicEvent::Leave(leave.info.into())
-        } else if let Some(Unsubscribe { code, reason }) = self.unsubscribe {
-            let resubscribes = code >= RESUBSCRIBES_FROM;
-            let refusal = Refusal { code: code.to_string(), message: reason, temporary: resubscribes };
-            TopicEvent::Unsubscribed { resubscribes, refusal }
-        } else {
-            return None;
+    fn push(self, push: received::Push<'_>) -> Option<Incoming> {
+        let event = match push.event {
+            PushEvent::Publication(publication) => TopicEvent::Message(self.message(publication, false)),
+            PushEvent::Join(info) => TopicEvent::Join(member(info)),
+            PushEvent::Leave(info) => TopicEvent::Leave(member(info)),
+            PushEvent::Unsubscribe(ended) => {
+                let resubscribes = ended.code >= RESUBSCRIBES_FROM;
+                let refusal = Refusal {
+                    code: ended.code.to_string(),
+                    message: ended.reason.into_owned(),
+                    temporary: resubscribes,
+                };
+                TopicEvent::Unsubscribed { resubscribes, refusal }
+            }
+            _ => return None,
         };
-        Some(Incoming::Event(self.channel, event))
+        Some(Incoming::Event(push.channel.into_owned(), event))
     }
-}
 
-impl Reply {
-    fn into_incoming(self) -> Option<Incoming> {
-        if self.id == 0 {
-            return match (self.push, self.error) {
-                (Some(push), _) => push.into_event(),
-                (None, Some(error)) => Some(Incoming::Complaint(error.into())),
-                (None, None) => Some(Incoming::Ping),
-            };
+    fn incoming(self, received: Received<'_>) -> Option<Incoming> {
+        match received {
+            Received::Ping => Some(Incoming::Ping),
+            Received::Reply(0, Reply::Error(failure)) => Some(Incoming::Complaint(refusal(failure))),
+            Received::Reply(id, reply) => Some(Incoming::Answer(id, self.answer(reply)?)),
+            Received::Push(push) => self.push(push),
+            _ => None,
         }
-        let done = |answer: Answer| move |_: IgnoredAny| answer;
-        let answer = None
-            .or(self.error.map(|error| Answer::Refused(error.into())))
-            .or(self.connect.map(done(Answer::Connected)))
-            .or(self.subscribe.map(|subscribed| Answer::Subscribed(subscribed.into_start())))
-            .or(self.unsubscribe.map(done(Answer::Unsubscribed)))
-            .or(self.publish.map(done(Answer::Published(None))))
-            .or(self.presence.map(|presence| Answer::Members(presence.into())))
-            .or(self.history.map(|history| Answer::History(history.into_history())))
-            .or(self.refresh.map(done(Answer::Authenticated)))?;
-        Some(Incoming::Answer(self.id, answer))
     }
 }
 
-impl From<ErrorReply> for Refusal {
-    fn from(error: ErrorReply) -> Refusal {
-        let temporary = error.temporary || matches!(error.code, 100 | 111);
-        Refusal { code: error.code.to_string(), message: error.message, temporary }
-    }
+fn member(info: received::Info<'_>) -> Member {
+    Member { client: info.client.into_owned(), user: info.user.into_owned() }
 }
 
-impl From<Presence> for Members {
-    fn from(presence: Presence) -> Members {
-        let members: Vec<Member> = presence.presence.into_values().map(Member::from).collect();
-        Members { count: members.len() as u64, members, next: None }
-    }
+fn refusal(failure: received::Failure<'_>) -> Refusal {
+    let temporary = failure.temporary || matches!(failure.code, 100 | 111);
+    Refusal { code: failure.code.to_string(), message: failure.message.into_owned(), temporary }
 }
 
-pub(super) fn decode(text: &str) -> Result<Vec<Incoming>, serde_json::Error> {
-    let lines = text.lines().filter(|line| !line.is_empty());
-    let replies = lines.map(|line| serde_json::from_str::<Reply>(line).map(Reply::into_incoming));
-    replies.filter_map(Result::transpose).collect()
+pub(super) fn decode(encoding: Encoding, frame: &Frame) -> Result<Vec<Incoming>, Malformed> {
+    let reader = Reader(encoding);
+    let messages = received::decode(encoding, frame.as_bytes());
+    messages
+        .map(|received| received.map(|received| reader.incoming(received)))
+        .filter_map(Result::transpose)
+        .collect()
 }

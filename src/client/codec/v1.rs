@@ -58,7 +58,11 @@ pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
             ("publish", Some(topic), Fields { key, idempotency_key, text, ..none })
         }
         // `Protocol::supports` and `Protocol::connects` leave these out.
-        Request::Connect { .. } | Request::History { .. } | Request::Pong => return String::new(),
+        Request::Connect { .. }
+        | Request::History { .. }
+        | Request::Rpc { .. }
+        | Request::Send { .. }
+        | Request::Pong => return String::new(),
     };
     // Strings and numbers can always be serialised.
     let mut line = serde_json::to_string(&Line { r#type: name, id, topic, fields }).unwrap_or_default();

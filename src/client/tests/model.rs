@@ -71,7 +71,7 @@ impl Model {
             Protocol::Echoring => {
                 format!(r#"{{"type":"message","topic":"{TOPIC}","offset":{offset},"data":{offset}}}"#)
             }
-            Protocol::Centrifuge => {
+            Protocol::Centrifuge | Protocol::CentrifugeProtobuf => {
                 format!(r#"{{"push":{{"channel":"{TOPIC}","pub":{{"data":{offset},"offset":{offset}}}}}}}"#)
             }
         });
@@ -91,7 +91,7 @@ impl Model {
                 )),
                 other => panic!("{other}"),
             },
-            Protocol::Centrifuge => {
+            Protocol::Centrifuge | Protocol::CentrifugeProtobuf => {
                 if !request["connect"].is_null() {
                     self.sent.push(format!(r#"{{"id":{id},"connect":{{"client":"c"}}}}"#));
                 } else if !request["subscribe"].is_null() {
@@ -133,7 +133,7 @@ impl Model {
     }
 
     fn subscribe_centrifuge(&mut self, id: u64, subscribe: &serde_json::Value) {
-        let recovers = subscribe["recover"].as_bool().expect("a flag");
+        let recovers = subscribe["recover"].as_bool().unwrap_or_default();
         let begin = subscribe["offset"].as_u64().unwrap_or_default();
         let known = recovers && subscribe["epoch"] == self.epoch() && begin <= self.offset;
         let recovered = known && begin >= self.kept_after;
@@ -160,7 +160,7 @@ impl Model {
                     r#"{{"type":"unsubscribed","topic":"{TOPIC}","epoch":"{epoch}","offset":{offset},"reason":"slow"}}"#
                 )
             }
-            Protocol::Centrifuge => {
+            Protocol::Centrifuge | Protocol::CentrifugeProtobuf => {
                 format!(r#"{{"push":{{"channel":"{TOPIC}","unsubscribe":{{"code":2500,"reason":"slow"}}}}}}"#)
             }
         });
@@ -272,7 +272,8 @@ impl World {
     }
 
     fn serve(&mut self) {
-        while let Some(text) = self.session.first_outgoing().map(str::to_owned) {
+        while let Some(message) = self.session.first_outgoing() {
+            let text = message.as_text().expect("a text").to_owned();
             self.session.take_outgoing();
             self.model.handle(&text);
         }
@@ -281,7 +282,7 @@ impl World {
     fn deliver(&mut self, messages: usize) {
         let messages = messages.min(self.model.sent.len());
         for text in self.model.sent.drain(..messages) {
-            self.session.handle_message(&text, self.now).expect("a message of the protocol");
+            self.session.handle_message(&text.into(), self.now).expect("a message of the protocol");
             self.longest_queue = self.longest_queue.max(self.queue.len());
         }
     }

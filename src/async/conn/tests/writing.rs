@@ -305,3 +305,19 @@ async fn an_echo_of_long_messages_does_not_deadlock() {
     sending.await.expect("sent").close(CloseCode::NORMAL, "").await.expect("closed");
     echo.await.expect("ended");
 }
+
+/// The peer reads nothing, but the pipe takes enough of what is queued.
+#[tokio::test(start_paused = true)]
+async fn a_partial_flush_that_makes_room_is_enough_to_feed() {
+    let (ours, _peer) = duplex(600);
+    let settings = Settings { write_buffer_bytes: 1_000, ..Settings::default() };
+    let mut server = conn(ours, Role::Server, &settings);
+    let patience = std::time::Duration::from_secs(1);
+    for bytes in [700, 700, 1] {
+        // The last one finds 1,408 bytes in the queue, of which the pipe takes 600.
+        let fed = tokio::time::timeout(patience, server.feed(vec![7; bytes])).await;
+        fed.expect("there is room").expect("fed");
+    }
+    assert!(tokio::time::timeout(patience, server.feed("x".repeat(700))).await.is_ok(), "behind 811 bytes");
+    assert!(tokio::time::timeout(patience, server.feed("x")).await.is_err(), "behind 1,515 bytes");
+}
