@@ -34,6 +34,36 @@
 //! # }
 //! ```
 //!
+//! A handler on shards, and its test: [`testing`] runs it without sockets, threads and waiting (feature `testing`).
+//!
+//! ```
+//! use echoring::server::{Builder, Disposition, Failure, Handler, Message, Remote, Server};
+//! use echoring::testing::TestServer;
+//!
+//! struct Member;
+//!
+//! impl Handler for Member {
+//!     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+//!         Ok(remote.subscribe("room")?)
+//!     }
+//!
+//!     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+//!         remote.publish("room", message)?;
+//!         Ok(Disposition::Done)
+//!     }
+//! }
+//!
+//! fn room() -> Builder {
+//!     Server::builder().listen(([127, 0, 0, 1], 9001)).handle("/room", || Member)
+//! }
+//!
+//! let server = TestServer::new(room());
+//! let (ann, bob) = (server.connect("/room")?, server.connect("/room")?);
+//! ann.send_text("hello");
+//! assert_eq!(bob.take_texts(), ["hello"]);
+//! # Ok::<(), echoring::testing::TestResponse>(())
+//! ```
+//!
 //! The guide `docs/guide/from-gorilla.md` shows each call of Go's `gorilla/websocket` beside its counterpart here.
 //!
 //! # Features
@@ -42,6 +72,7 @@
 //! - `client` (default): [`Dialer`], with `wss:` and proxies, and the [`client`] of topics;
 //! - `compress` (default): permessage-deflate (RFC 7692);
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
+//! - `testing`: [`testing`], handlers without sockets for tests of programs, for Linux only;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
 #![forbid(unsafe_code)]
 
@@ -113,7 +144,19 @@ pub mod server {
     };
 }
 
+/// Runs the handlers of a server without sockets, threads and waiting, for the tests of programs.
+#[cfg(all(feature = "testing", target_os = "linux"))]
+pub mod testing {
+    #[doc(inline)]
+    pub use echoring_server::testing::{
+        HandlerFailure, TestClient, TestMessage, TestPublication, TestRequest, TestResponse, TestServer,
+    };
+}
+
 // Its code is compiled with the documentation's tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/from-gorilla.md")]
 mod from_gorilla {}
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/guide/testing.md")]
+mod testing_guide {}

@@ -6,6 +6,9 @@
 #[path = "../../examples/echo.rs"]
 #[allow(dead_code)]
 mod echo;
+#[path = "../../examples/embedded_server.rs"]
+#[allow(dead_code)]
+mod embedded_server;
 #[path = "../../examples/heartbeat.rs"]
 #[allow(dead_code)]
 mod heartbeat;
@@ -16,6 +19,7 @@ mod rooms;
 #[allow(dead_code)]
 mod wrapped_connection;
 
+mod handlers;
 mod leaks;
 mod rooms_of_any_size;
 mod ticker;
