@@ -59,6 +59,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! **Test**: a [`TestServer`](testing::TestServer) runs the same handlers without sockets and without waiting.
+//!
+//! ```
+//! # use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+//! # struct Member;
+//! # impl Handler for Member {
+//! #     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> { Ok(remote.subscribe("room")?) }
+//! #     fn message(&mut self, remote: &mut Remote, message: Message) -> Result<Disposition, Failure> {
+//! #         remote.publish("room", message)?;
+//! #         Ok(Disposition::Done)
+//! #     }
+//! # }
+//! # use echoring::testing::TestServer;
+//! let server = TestServer::new(Server::builder().handle("/room", || Member));
+//! let (ann, bob) = (server.connect("/room")?, server.connect("/room")?);
+//! ann.send_text("hello");
+//! assert_eq!(bob.take_texts(), ["hello"]);
+//! # Ok::<(), echoring::testing::TestResponse>(())
+//! ```
+//!
 //! The [`guides`] show the same programs of other libraries beside ours, call by call: [gorilla/websocket](guides::from_gorilla),
 //! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets),
 //! [axum](guides::from_axum), [ws](guides::from_ws), [uWebSockets](guides::from_uwebsockets).
@@ -70,6 +90,7 @@
 //! - `compress` (default): permessage-deflate (RFC 7692);
 //! - `native-roots` (default), `platform-verifier`, `webpki-roots`: whose certificates `wss:` trusts, see [`tls::Trust`];
 //! - `server`: [`Server`] and [`Handler`], for Linux only;
+//! - `testing`: [`testing`], handlers without sockets for tests of programs, for Linux only;
 //! - `tower`: [`tower::UpgradeService`], a service for hyper and tower;
 //! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
 #![forbid(unsafe_code)]
@@ -146,6 +167,15 @@ pub mod server {
     };
 }
 
+/// Runs the handlers of a server without sockets, threads and waiting, for the tests of programs.
+#[cfg(all(feature = "testing", target_os = "linux"))]
+pub mod testing {
+    #[doc(inline)]
+    pub use echoring_server::testing::{
+        HandlerFailure, TestClient, TestMessage, TestPublication, TestRequest, TestResponse, TestServer,
+    };
+}
+
 /// The guides of the book, whose programs are compiled with the tests of the documentation.
 ///
 /// Figures and the operation of servers are in the book itself, which `scripts/docs` builds of the repository's folder `docs`.
@@ -156,6 +186,7 @@ pub mod guides {
     /// [`/broadcast`]: crate::guides
     /// [Centrifuge's protocol]: crate::guides
     /// [Examples]: crate::guides
+    /// [Test handlers]: crate::testing
     /// [axum]: crate::guides::from_axum
     /// [fastwebsockets]: crate::guides::from_fastwebsockets
     /// [gorilla/websocket]: crate::guides::from_gorilla
@@ -165,6 +196,13 @@ pub mod guides {
     /// [ws]: crate::guides::from_ws
     #[doc = include_str!("../docs/guide/embed.md")]
     pub mod embed {}
+
+    /// How to test handlers: time, slow clients, publications and failures.
+    ///
+    /// [Embed the library]: crate::guides::embed
+    #[cfg(all(feature = "testing", target_os = "linux"))]
+    #[doc = include_str!("../docs/guide/testing.md")]
+    pub mod testing {}
 
     /// For programs with `axum::extract::ws`.
     ///

@@ -102,6 +102,12 @@ pub struct Launched<S: ShardSetup> {
 }
 
 impl<S: ShardSetup> Launched<S> {
+    /// Shards that run elsewhere than on threads of their own.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn without_threads(remotes: Vec<RemoteOf<S>>, driver: Description) -> Launched<S> {
+        Launched { remotes, driver, threads: Vec::new(), gates: Vec::new() }
+    }
+
     /// Sends control messages to the shards, by number.
     pub fn remotes(&self) -> &[RemoteOf<S>] {
         &self.remotes

@@ -12,5 +12,7 @@ pub mod launch;
 pub mod limits;
 pub mod listening;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod simulation;
 pub mod stats;
 pub mod traces;

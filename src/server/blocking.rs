@@ -1,8 +1,10 @@
-//! Waiting on threads of the program, and never on those of shards.
+//! Waiting on threads of the program, and never on those of shards. In tests, the shards that run on the thread itself run
+//! while it waits.
 
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
@@ -21,22 +23,41 @@ pub(crate) fn is_shard() -> bool {
     IS_SHARD.get()
 }
 
-struct Unpark(Thread);
+#[derive(Debug)]
+struct Unpark {
+    thread: Thread,
+    is_woken: AtomicBool,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.is_woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
 /// Blocks this thread until `future` is ready, or until a time.
+///
+/// # Panics
+/// In tests, if only this thread could make the future ready, and there is no time to give up.
 pub(crate) fn wait_for<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output> {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let unpark = Arc::new(Unpark { thread: thread::current(), is_woken: AtomicBool::new(false) });
+    let waker = Waker::from(Arc::clone(&unpark));
     let mut cx = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return Some(output);
+        }
+        if run_own_shards() {
+            if unpark.is_woken.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            assert!(
+                until.is_some(),
+                "this call waits for something that the test has not done, such as `resume` of a client or `advance`"
+            );
+            return None;
         }
         match until {
             None => thread::park(),
@@ -44,6 +65,72 @@ pub(crate) fn wait_for<F: Future>(future: F, until: Option<Instant>) -> Option<F
                 Some(left) if !left.is_zero() => thread::park_timeout(left),
                 _ => return None,
             },
+        }
+    }
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+#[inline(always)]
+fn run_own_shards() -> bool {
+    false
+}
+
+/// Called before this thread waits for an answer of shards: those that run on this thread answer now.
+pub(crate) fn let_own_shards_answer() {
+    run_own_shards();
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use own_shards::*;
+
+#[cfg(any(test, feature = "testing"))]
+mod own_shards {
+    use std::cell::RefCell;
+    use std::rc::{Rc, Weak};
+
+    use super::{IS_SHARD, is_shard};
+
+    /// Shards that a test runs on its own thread.
+    pub(crate) trait OwnShards {
+        /// Runs them until nothing more happens without time passing.
+        fn run_until_quiet(&self);
+    }
+
+    thread_local! {
+        static OWN_SHARDS: RefCell<Vec<Weak<dyn OwnShards>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Has these shards run whenever this thread waits.
+    pub(crate) fn add_own_shards(shards: &Rc<impl OwnShards + 'static>) {
+        let shards: Weak<dyn OwnShards> = Rc::downgrade(shards) as Weak<dyn OwnShards>;
+        OWN_SHARDS.with_borrow_mut(|all| {
+            all.retain(|shards| shards.strong_count() > 0);
+            all.push(shards);
+        });
+    }
+
+    /// Runs the shards of this thread, unless it is one of them that asks. False if there are none.
+    pub(super) fn run_own_shards() -> bool {
+        if is_shard() {
+            return false;
+        }
+        let all: Vec<_> = OWN_SHARDS.with_borrow(|all| all.iter().filter_map(Weak::upgrade).collect());
+        all.iter().for_each(|shards| shards.run_until_quiet());
+        !all.is_empty()
+    }
+
+    /// Runs something as the thread of a shard does.
+    pub(crate) fn as_shard<R>(run: impl FnOnce() -> R) -> R {
+        let _restored = Restored(IS_SHARD.replace(true));
+        run()
+    }
+
+    /// Restores what the thread was, also when it unwinds.
+    struct Restored(bool);
+
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            IS_SHARD.set(self.0);
         }
     }
 }

@@ -376,6 +376,7 @@ impl CommandSender {
     ) -> Option<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.remotes.get(shard)?.send(ControlMessage::Command(ask(sender)));
+        blocking::let_own_shards_answer();
         let (_, answer) = receiver.recv_timeout(Duration::from_nanos(timeout)).ok()?;
         Some(answer)
     }
@@ -388,6 +389,7 @@ impl CommandSender {
             .filter(|remote| remote.send(ControlMessage::Command(ask(sender.clone()))))
             .count();
         drop(sender);
+        blocking::let_own_shards_answer();
         let mut answers: Vec<(usize, T)> = (0..asked)
             .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
             .collect();

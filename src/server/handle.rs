@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::auth::{AuthCounters, AuthFigures};
+use crate::blocking;
 use crate::broadcast::{TopicAnswer, TopicQuestion};
 use crate::cluster::{ClusterNode, StreamCommand};
 use crate::commands::{CommandSender, PendingPublish, ShardCommand};
@@ -148,6 +149,7 @@ impl Handle {
             .filter(|remote| remote.send(ControlMessage::Snapshot(sender.clone())))
             .count();
         drop(sender);
+        blocking::let_own_shards_answer();
         let mut snapshots: Vec<Snapshot> = (0..asked)
             .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
             .collect();

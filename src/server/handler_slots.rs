@@ -12,6 +12,7 @@ use crate::handler::Handler;
 use crate::handler_link::{HandlerLink, HandlerServices};
 use crate::limits::{SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
 use crate::message::{Message, MessageFilter};
+use crate::observer;
 use crate::panics::log_panic;
 use crate::peer::ServerApplication;
 use crate::remote::Remote;
@@ -422,6 +423,7 @@ impl HandlerSlots {
             Ok(Ok(result)) => return Some(result),
             Ok(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
+                observer::failed(&failure);
                 self.expel(number);
                 link.note_handler_failure(false);
                 link.close(failure.code(), failure.reason());

@@ -296,3 +296,21 @@ pub(crate) const CLUSTER_HANDOVER_TIMEOUT: Nanos = 8 * SECOND;
 pub(crate) const CLUSTER_STATE_BYTES_MAX: usize = 512 * 1024;
 /// Bytes of publications of a shard that wait for the end of its tick, when they are sent to other nodes.
 pub(crate) const CLUSTER_STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+// ---- tests of programs ----
+
+/// Steps of shards and clients without time passing, past which a test is thought to hang.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_STEPS_MAX: u64 = 1_000_000;
+/// Bytes on the way in each direction between a test client and the server, as in the buffers of sockets.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_BUFFER_BYTES: usize = 64 * 1024;
+/// Maximum connections of a test server, unless its program sets another.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_CONNECTIONS_DEFAULT: u32 = 10_000;
+/// Lines that a transcript keeps: the latest ones.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_TRANSCRIPT_LINES_MAX: usize = 10_000;
+/// Bytes of a payload that a line of a transcript shows.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_TRANSCRIPT_PAYLOAD_BYTES: usize = 60;

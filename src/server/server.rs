@@ -1,7 +1,5 @@
 //! [`Server`]: starts one thread per shard, and waits for their ends.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -27,6 +25,7 @@ use crate::limits::{
 use crate::listeners::{self, InheritedListener, Listeners};
 use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::quotas::Identities;
+use crate::randomness::Randomness;
 use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
@@ -35,7 +34,7 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
 use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Description, Options};
-use echoring_runtime::launch::{self, LaunchOptions, ShardSpec, ShardThread};
+use echoring_runtime::launch::{self, Ended, LaunchError, LaunchOptions, Launched, ShardSpec, ShardThread};
 use echoring_runtime::shard::{AccessLog, Allowance, ControlMessage, Mailboxes};
 use echoring_topics::{Creators, Placement};
 use socket2::Socket;
@@ -283,10 +282,13 @@ impl Server {
 
 /// A server whose listeners are open and that has no threads yet.
 pub struct Bound {
-    config: ServerConfig,
-    resolved: Resolved,
-    listeners: Listeners,
+    pub(crate) config: ServerConfig,
+    pub(crate) resolved: Resolved,
+    pub(crate) listeners: Listeners,
 }
+
+/// What the thread of a shard calls as its last act.
+pub(crate) type OnEnd = Box<dyn Fn(usize, &Ended<ServiceSetup>) + Send + Sync>;
 
 impl Bound {
     /// Records connections that have ended.
@@ -300,19 +302,33 @@ impl Bound {
     /// # Errors
     /// As for [`Server::start`].
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
-        let Bound { config, resolved, listeners } = self;
-        if let Some(app) = &config.app {
+        if let Some(app) = &self.config.app {
             app.start().map_err(|error| {
                 let problem = format!("no thread for the hooks of the application: {error}");
                 StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
             })?;
         }
-        if let Some(auth) = &config.auth {
+        if let Some(auth) = &self.config.auth {
             auth.start().map_err(|error| {
                 let problem = format!("no thread for authentication: {error}");
                 StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
             })?;
         }
+        self.start_on(predecessor, Randomness::System, launch::launch)
+    }
+
+    /// Starts the shards where `launch` runs them.
+    pub(crate) fn start_on(
+        self,
+        predecessor: Option<Predecessor>,
+        mut randomness: Randomness,
+        launch: impl FnOnce(
+            LaunchOptions,
+            Vec<ShardSpec<ServiceSetup>>,
+            OnEnd,
+        ) -> Result<Launched<ServiceSetup>, LaunchError>,
+    ) -> Result<Server, StartError> {
+        let Bound { config, resolved, listeners } = self;
         let auth_counters = Arc::<AuthCounters>::default();
         let admission = Arc::<Admission>::default();
         let identities = Arc::<Identities>::default();
@@ -326,7 +342,7 @@ impl Bound {
         let mailbox_bytes =
             MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
-        let placement = Placement::new(random_seed());
+        let placement = Placement::new(randomness.seed());
         let node = NodeIdentity {
             placement,
             first_number: predecessor.as_ref().map_or(0, Predecessor::next_number),
@@ -334,7 +350,7 @@ impl Bound {
                 (Some(predecessor), _) => predecessor.digest_seed(),
                 // A publication may be repeated at any node.
                 (None, Some(cluster)) => cluster.key,
-                (None, None) => random_seed(),
+                (None, None) => randomness.seed(),
             },
         };
         let (later, kept) = (listeners.later, KeptListeners::new(listeners.kept));
@@ -384,7 +400,8 @@ impl Bound {
                     contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 },
                 topics: Lease::new(topics.clone(), TOPIC_LEASE),
-                seed: random_seed(),
+                seed: randomness.seed(),
+                entropy: randomness.entropy(),
                 node,
                 readiness: readiness.clone(),
                 auth_counters: Arc::clone(&auth_counters),
@@ -395,7 +412,7 @@ impl Bound {
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
-        let launched = launch::launch(options, specs.collect(), {
+        let on_end: OnEnd = Box::new({
             let (ends, started) = (end.clone(), Arc::clone(&started));
             move |shard, ended| {
                 if let (Err(failure), Some(handle)) = (ended, started.get()) {
@@ -404,8 +421,8 @@ impl Bound {
                 // Nobody joins the server when this fails.
                 let _ = ends.send(End::Shard(shard));
             }
-        })
-        .map_err(launch_error)?;
+        });
+        let launched = launch(options, specs.collect(), on_end).map_err(launch_error)?;
         let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
         let remotes: Arc<[_]> = launched.remotes().into();
         let driver = launched.driver();
@@ -497,9 +514,4 @@ fn cannot_take_over(error: io::Error) -> StartError {
 
 fn broken_until() -> Instant {
     Instant::now() + Duration::from_nanos(BROKEN_END_TIMEOUT)
-}
-
-/// A seed that peers cannot guess.
-fn random_seed() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

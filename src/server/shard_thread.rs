@@ -82,6 +82,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) topics: Lease,
     pub(crate) creators: Creators,
     pub(crate) seed: u64,
+    pub(crate) entropy: Seed,
     pub(crate) node: NodeIdentity,
     pub(crate) readiness: Readiness,
     pub(crate) auth_counters: Arc<AuthCounters>,
@@ -105,7 +106,7 @@ impl ShardSetup for ServiceSetup {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
             security: Security { server: self.config.tls.clone() },
-            seed: Seed::System,
+            seed: self.entropy,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
         shard.set_limits(self.admission, Arc::clone(&self.config.peers));

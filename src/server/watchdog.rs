@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::blocking;
 use crate::commands::ShardCommand;
 use crate::limits::TURN_TIMEOUT;
 use echoring_runtime::shard::{ControlMessage, Remote};
@@ -38,6 +39,7 @@ impl Watchdog {
                 PendingQuery { at: Instant::now(), answer }
             });
         }
+        blocking::let_own_shards_answer();
         let mut stalled = Vec::new();
         for (shard, slot) in asked.iter_mut().enumerate() {
             let Some(asked) = slot else { continue };

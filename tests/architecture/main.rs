@@ -123,7 +123,14 @@ fn the_simulation_is_enabled_by_tests_only() {
     for part in crates() {
         let manifest = fs::read_to_string(part.root().with_file_name("Cargo.toml")).expect("a manifest");
         let production = manifest.split("[dev-dependencies]").next().expect("its beginning");
-        assert!(!production.contains("\"sim\""), "{} builds the simulation into the release", part.name);
+        for feature in ["\"sim\"", "\"testing\""] {
+            assert!(!production.contains(feature), "{} builds the simulation into the release", part.name);
+        }
+        let enabling =
+            production.lines().filter(|line| line.contains("/sim\"") || line.contains("/testing\""));
+        for line in enabling {
+            assert!(line.starts_with("testing = "), "{}: another feature builds it: {line}", part.name);
+        }
     }
 }
 

@@ -6,6 +6,9 @@
 #[path = "../../examples/echo.rs"]
 #[allow(dead_code)]
 mod echo;
+#[path = "../../examples/embedded_server.rs"]
+#[allow(dead_code)]
+mod embedded_server;
 #[path = "../../examples/heartbeat.rs"]
 #[allow(dead_code)]
 mod heartbeat;
@@ -23,6 +26,7 @@ mod upload;
 mod wrapped_connection;
 
 mod conflated_prices;
+mod handlers;
 mod leaks;
 mod rooms_of_any_size;
 mod slow_disk;

@@ -1,10 +1,8 @@
-//! Whole shards on a simulated network, all on one thread and stepped in any order.
-//!
-//! While a shard waits in its driver the others run. Waits nest, so that every shard but the running one really is asleep and
-//! has to be woken. Time jumps only when no shard can make progress.
+//! Whole shards in a simulation, with clients of a reference model. Time jumps only when no shard can make progress.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
@@ -20,6 +18,8 @@ use echoring_runtime::shard::{
     Security, Shard, ShardConfig,
 };
 
+use echoring_runtime::simulation::{self, Simulation, Surroundings};
+
 use echoring_async::tls::{ServerTls, server_config};
 use echoring_topics::Passed;
 use echoring_topics::{Deliveries, HubReport};
@@ -32,15 +32,14 @@ use super::client::Client;
 const STEPS_MAX: usize = 3_000_000;
 /// A jump of the clock longer than this, while something is still expected, means that nobody was woken.
 const JUMP_MAX: Nanos = 100 * MILLISECOND;
+/// Maximum time of a step.
+const STEP_NS_MAX: usize = 20_000;
 
 pub struct World<A: Application> {
     connection: connection::ConnectionConfig,
     pub network: Network,
-    pub random: RefCell<Random>,
-    shards: Vec<RefCell<Shard<Sim, A>>>,
+    simulation: Simulation<A>,
     faults: Faults,
-    /// Of 1,000 times that a shard could run, how often it does: some cores are busy with other things.
-    eagerness: Vec<u32>,
     pub clients: RefCell<Vec<Client>>,
     steps: Cell<usize>,
     /// What [`run`](World::run) waits for.
@@ -49,7 +48,6 @@ pub struct World<A: Application> {
     quiet: Cell<bool>,
     /// What clients speak, where the shards speak TLS.
     secured: Option<Arc<ClientConfig>>,
-    over: Vec<Cell<bool>>,
     /// What each shard told last.
     told: RefCell<Vec<Deliveries>>,
 }
@@ -220,19 +218,19 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
                 });
                 let own = before.into_iter().find(|(end, _)| number < *end).map(|(_, own)| own);
                 shard.set_wakers(own.expect("the shard is of a process"));
-                RefCell::new(shard)
+                shard
             })
             .collect();
-        let eagerness = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
+        // Some cores are busy with other things.
+        let eagerness: Vec<u32> = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
+        let told = RefCell::new(vec![Deliveries::default(); shards.len()]);
+        let shards = shards.into_iter().zip(eagerness);
         let world = Rc::new(World {
             connection,
             faults,
-            eagerness,
             network: network.clone(),
-            random: RefCell::new(random),
-            over: shards.iter().map(|_| Cell::new(false)).collect(),
-            told: RefCell::new(vec![Deliveries::default(); shards.len()]),
-            shards,
+            simulation: Simulation::new(network, random, shards, STEP_NS_MAX),
+            told,
             clients: RefCell::default(),
             steps: Cell::new(0),
             done: RefCell::new(Box::new(|_| false)),
@@ -240,21 +238,24 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             quiet: Cell::new(false),
             secured: secured.then(trusting),
         });
-        let others = Rc::downgrade(&world);
-        network.while_waiting(move |waiting| others.upgrade().is_some_and(|world| world.pump(Some(waiting))));
+        simulation::connect(&world);
         world
+    }
+
+    fn shards(&self) -> impl Iterator<Item = RefMut<'_, Shard<Sim, A>>> {
+        (0..self.simulation.shards()).map(|number| self.simulation.shard(number))
     }
 
     /// Sends commands to the shards.
     pub fn remotes(&self) -> Vec<Remote<A::Command, HubReport>> {
-        self.shards.iter().map(|shard| shard.borrow().remote()).collect()
+        self.shards().map(|shard| shard.remote()).collect()
     }
 
     /// Changes the application of each shard.
     pub fn for_each_application(&self, mut change: impl FnMut(&mut A, Remote<A::Command, HubReport>)) {
-        for shard in &self.shards {
-            let remote = shard.borrow().remote();
-            change(shard.borrow_mut().application(), remote);
+        for mut shard in self.shards() {
+            let remote = shard.remote();
+            change(shard.application(), remote);
         }
     }
 
@@ -270,7 +271,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Adds a client that asks for `path` and offers a subprotocol, and extensions.
     pub fn connect(&self, path: &str, extensions: &str, subprotocol: &str) -> usize {
-        let mut random = self.random.borrow_mut();
+        let mut random = self.simulation.random.borrow_mut();
         let mut client = Client::new(&self.network, &mut random, path, extensions, subprotocol);
         drop(random);
         if let Some(config) = &self.secured {
@@ -314,16 +315,14 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     fn go(&self) {
         self.steps.set(0);
-        while !self.is_done() {
-            self.pump(None);
-        }
+        simulation::run(self);
     }
 
     /// What all shards together know now, which is between two ticks of each.
     pub fn known(&self) -> HubReport {
         let mut sum = HubReport::default();
-        for shard in &self.shards {
-            let part: HubReport = shard.borrow_mut().application().report();
+        for mut shard in self.shards() {
+            let part: HubReport = shard.application().report();
             sum.topics += part.topics;
             sum.subscriptions += part.subscriptions;
             sum.publications.add(&part.publications);
@@ -335,12 +334,12 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Connections, and bytes of pooled buffers, of all shards together: asked for as an operator asks.
     pub fn held(&self) -> (u64, u64) {
-        let (to, from) = mpsc::sync_channel(self.shards.len());
-        for shard in &self.shards {
-            assert!(shard.borrow().remote().send(ControlMessage::Snapshot(to.clone())), "the shard is there");
+        let (to, from) = mpsc::sync_channel(self.simulation.shards());
+        for shard in self.shards() {
+            assert!(shard.remote().send(ControlMessage::Snapshot(to.clone())), "the shard is there");
         }
         let mut held = (0, 0);
-        for _ in &self.shards {
+        for _ in 0..self.simulation.shards() {
             let snapshot = loop {
                 self.pass(MILLISECOND);
                 if let Ok(snapshot) = from.try_recv() {
@@ -354,30 +353,30 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Connections now, of all shards.
     pub fn connections(&self) -> usize {
-        self.shards.iter().map(|shard| shard.borrow().connections()).sum()
+        self.shards().map(|shard| shard.connections()).sum()
     }
 
     /// Bytes of the budget that all shards use.
     pub fn charged_bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.borrow().charged_bytes()).sum()
+        self.shards().map(|shard| shard.charged_bytes()).sum()
     }
 
     /// Limits peers from the start.
     pub fn limit(&self, admission: &Arc<Admission>, limits: &PeerLimits) {
-        for shard in &self.shards {
-            shard.borrow_mut().set_limits(admission.clone(), Arc::new(limits.clone()));
+        for mut shard in self.shards() {
+            shard.set_limits(admission.clone(), Arc::new(limits.clone()));
         }
     }
 
     /// Reloads the configuration of all shards with other limits on peers, and waits until they use it.
     pub fn reconfigure(&self, limits: &PeerLimits) {
-        for shard in &self.shards {
+        for shard in self.shards() {
             let live = LiveConfig {
                 connection: self.connection.clone(),
                 tls: None,
                 limits: Arc::new(limits.clone()),
             };
-            let sent = shard.borrow().remote().send(ControlMessage::Configure(Box::new(live)));
+            let sent = shard.remote().send(ControlMessage::Configure(Box::new(live)));
             assert!(sent, "the shard is there");
         }
         // Control messages are taken in order.
@@ -386,15 +385,14 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// How many connections have ended by this cause, on all shards.
     pub fn ended_by(&self, cause: &str) -> u64 {
-        let ended = |shard: &RefCell<Shard<Sim, A>>| shard.borrow().ended_by(cause);
-        self.shards.iter().map(ended).sum()
+        self.shards().map(|shard| shard.ended_by(cause)).sum()
     }
 
     /// Memory that runs out costs those who hold most of it, never whoever asks next: nobody is ended who is within its share,
     /// or while another goes on that does not read, is over its share, and held more all the time, what came in this tick
     /// aside.
     fn check_memory(&self, shard: usize, before: &Held) {
-        let shard = self.shards[shard].borrow();
+        let shard = self.simulation.shard(shard);
         assert_eq!(shard.ended_by("out-of-memory"), 0, "who asked for memory was ended");
         let ended = (shard.ended_for_memory() - before.ended_for_memory) as usize;
         if ended == 0 {
@@ -430,7 +428,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Every message is accounted for after each tick of a shard and, when no other is in the middle of one, on the node.
     fn check_accounts(&self, shard: usize) {
-        let known = self.shards[shard].borrow_mut().application().report();
+        let known = self.simulation.shard(shard).application().report();
         assert!(known.publications.add_up(), "shard {shard}: {:?}", known.publications);
         assert!(known.deliveries.add_up(), "shard {shard}: {:?}", known.deliveries);
         let before = std::mem::replace(&mut self.told.borrow_mut()[shard], known.deliveries);
@@ -440,7 +438,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         };
         let grow = figures(before).into_iter().zip(figures(known.deliveries)).all(|(old, new)| old <= new);
         assert!(grow, "shard {shard}: {before:?}, then {:?}", known.deliveries);
-        if self.shards.len() > 1 && self.shards.iter().all(|shard| shard.try_borrow_mut().is_ok()) {
+        if self.simulation.shards() > 1 && self.simulation.is_between_ticks() {
             let Passed { publications_out, publications_in, messages_out, messages_in } = self.known().passed;
             assert!(publications_in <= publications_out && messages_in <= messages_out);
         }
@@ -454,9 +452,9 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// Tells all shards to end; they do not tick before something runs.
     pub fn begin_drain(&self, timeout: Nanos) {
-        for shard in &self.shards {
+        for shard in self.shards() {
             assert!(
-                shard.borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
+                shard.remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
                 "the shard is there"
             );
         }
@@ -464,15 +462,18 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// The same, but one hears of it before the other, in any order, and they tick in between.
     pub fn begin_drain_one_by_one(&self, timeout: Nanos) {
-        let mut left: Vec<usize> = (0..self.shards.len()).collect();
+        let mut left: Vec<usize> = (0..self.simulation.shards()).collect();
         while !left.is_empty() {
-            let next = self.random.borrow_mut().below(left.len());
+            let next = self.simulation.random.borrow_mut().below(left.len());
             let shard = left.swap_remove(next);
             assert!(
-                self.shards[shard].borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
+                self.simulation
+                    .shard(shard)
+                    .remote()
+                    .send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
                 "the shard is there"
             );
-            let between = self.random.borrow_mut().below(200_000);
+            let between = self.simulation.random.borrow_mut().below(200_000);
             self.pass(between as Nanos);
         }
     }
@@ -484,72 +485,6 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         // The last words may still be on their way to the clients.
         let network = self.network.clone();
         self.run(move |clients| clients.iter().all(|client| !client.can_act(&network)));
-    }
-
-    fn is_done(&self) -> bool {
-        match self.goal.get() {
-            Goal::Drained => self.over.iter().all(Cell::get),
-            Goal::DoneOrQuiet if self.quiet.get() => true,
-            Goal::Passed(until) => self.network.now() >= until,
-            Goal::Done | Goal::DoneOrQuiet => (self.done.borrow())(&self.clients.borrow()),
-        }
-    }
-
-    /// Lets others do something until driver `waiting` has something to report (true) or must give way
-    /// (false).
-    fn pump(&self, waiting: Option<usize>) -> bool {
-        loop {
-            if waiting.is_some_and(|number| self.network.is_runnable(number)) {
-                return true;
-            }
-            if self.is_done() {
-                return false;
-            }
-            self.steps.set(self.steps.get() + 1);
-            assert!(self.steps.get() < STEPS_MAX, "hangs: {}", self.describe());
-            let mut choices = Vec::new();
-            let mut must_give_way = false;
-            for (number, shard) in self.shards.iter().enumerate() {
-                if self.over[number].get() {
-                    continue;
-                }
-                match shard.try_borrow_mut() {
-                    Ok(_) => choices.push(number),
-                    Err(_) => must_give_way |= Some(number) != waiting && self.network.is_runnable(number),
-                }
-            }
-            let clients = self.clients.borrow();
-            let acting = (0..clients.len()).filter(|&at| clients[at].can_act(&self.network));
-            choices.extend(acting.map(|at| self.shards.len() + at));
-            drop(clients);
-            if must_give_way && (choices.is_empty() || self.random.borrow_mut().chance(300)) {
-                return false;
-            }
-            if choices.is_empty() {
-                self.jump();
-                continue;
-            }
-            let step_ns = self.random.borrow_mut().below(20_000);
-            self.network.advance(step_ns as Nanos);
-            let chosen = choices[self.random.borrow_mut().below(choices.len())];
-            match chosen.checked_sub(self.shards.len()) {
-                None if !self.random.borrow_mut().chance(self.eagerness[chosen]) => {}
-                None => {
-                    let held = Held::of(&self.shards[chosen].borrow());
-                    let goes_on =
-                        self.shards[chosen].borrow_mut().tick(None).expect("a simulated driver works");
-                    self.over[chosen].set(!goes_on);
-                    if !goes_on {
-                        self.network.retire(chosen);
-                    }
-                    self.check_accounts(chosen);
-                    self.check_memory(chosen, &held);
-                }
-                Some(client) => {
-                    self.clients.borrow_mut()[client].act(&self.network, &mut self.random.borrow_mut());
-                }
-            }
-        }
     }
 
     /// Nobody can do anything: the clock goes to the first deadline.
@@ -590,5 +525,45 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             )
         };
         clients.iter().map(client).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl<A: Application<Report = HubReport> + 'static> Surroundings for World<A> {
+    type Application = A;
+
+    fn simulation(&self) -> &Simulation<A> {
+        &self.simulation
+    }
+
+    fn is_done(&self) -> bool {
+        match self.goal.get() {
+            Goal::Drained => self.simulation.have_all_ended(),
+            Goal::DoneOrQuiet if self.quiet.get() => true,
+            Goal::Passed(until) => self.network.now() >= until,
+            Goal::Done | Goal::DoneOrQuiet => (self.done.borrow())(&self.clients.borrow()),
+        }
+    }
+
+    fn acting(&self, acting: &mut Vec<usize>) {
+        self.steps.set(self.steps.get() + 1);
+        assert!(self.steps.get() < STEPS_MAX, "hangs: {}", self.describe());
+        let clients = self.clients.borrow();
+        acting.extend((0..clients.len()).filter(|&at| clients[at].can_act(&self.network)));
+    }
+
+    fn act(&self, client: usize) {
+        self.clients.borrow_mut()[client].act(&self.network, &mut self.simulation.random.borrow_mut());
+    }
+
+    fn wait(&self) {
+        self.jump();
+    }
+
+    fn tick(&self, shard: usize) -> io::Result<bool> {
+        let held = Held::of(&self.simulation.shard(shard));
+        let goes_on = self.simulation.shard(shard).tick(None)?;
+        self.check_accounts(shard);
+        self.check_memory(shard, &held);
+        Ok(goes_on)
     }
 }

@@ -387,7 +387,7 @@ impl Driver for Sim {
             return Err(io::Error::new(ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }
         let mut state = self.network.state();
-        let wire = state.dial(Some(self.number));
+        let wire = state.dial(Some(self.number), None);
         state.nodes[self.number].touched = true;
         drop(state);
         Ok(self.insert(wire, 0, Phase::Connecting))

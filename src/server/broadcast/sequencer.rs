@@ -21,6 +21,7 @@ use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::cluster::RelayOutbox;
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::observer;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
 pub(crate) const MAIL_OVERHEAD_BYTES: usize =
@@ -321,6 +322,7 @@ impl Sequencer {
                 Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
             }
         };
+        observer::published(name, position, &publication);
         let offset = position.offset;
         let local =
             forward_message(forwards, passed, resources.mailboxes, shards, &publisher, offset, publication);

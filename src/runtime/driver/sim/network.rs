@@ -178,7 +178,12 @@ impl Network {
 
     /// Connects a client to a listening driver that the seed selects. Without any, the connection is broken.
     pub fn connect(&self) -> ClientId {
-        ClientId(self.state().dial(None))
+        ClientId(self.state().dial(None, None))
+    }
+
+    /// The same, with buffers of this many bytes in each direction.
+    pub fn connect_with(&self, buffer_bytes: usize) -> ClientId {
+        ClientId(self.state().dial(None, Some(buffer_bytes)))
     }
 
     /// Sends as much of `bytes` as the driver's side has room for, and returns how much.
@@ -190,6 +195,11 @@ impl Network {
     pub fn client_room(&self, client: ClientId) -> usize {
         let state = self.state();
         if state.is_broken(client.0, 0) { 0 } else { state.room(client.0, 0) }
+    }
+
+    /// Whether the other end is gone, or the connection is reset: what is written is answered by a reset.
+    pub fn is_broken(&self, client: ClientId) -> bool {
+        self.state().is_broken(client.0, 0)
     }
 
     /// What [`client_read`](Network::client_read) would return now.
@@ -240,12 +250,13 @@ impl fmt::Debug for Network {
 
 impl State {
     /// A new wire from `node` (none for a client) to a listening driver; broken when there is none.
-    pub(super) fn dial(&mut self, node: Option<usize>) -> usize {
+    pub(super) fn dial(&mut self, node: Option<usize>, buffer_bytes: Option<usize>) -> usize {
         let listening: Vec<usize> = (0..self.nodes.len()).filter(|&at| self.nodes[at].listening).collect();
         let sides = [node, listening.get(self.random.below(listening.len())).copied()].map(|node| Side {
             node,
             inbox: VecDeque::new(),
-            inbox_bytes_max: self.random.between(*BUFFER_BYTES.start(), *BUFFER_BYTES.end()),
+            inbox_bytes_max: buffer_bytes
+                .unwrap_or_else(|| self.random.between(*BUFFER_BYTES.start(), *BUFFER_BYTES.end())),
             ended: false,
             reset: listening.is_empty(),
             gone: false,
