@@ -105,14 +105,14 @@ pub mod server {
     #[doc(inline)]
     pub use echoring_server::{
         AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Builder, Busy,
-        Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DriverChoice,
-        Extension, Failure, FromRequest, GapReason, Handle, Handler, Header, HeaderField, Identity,
-        IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler, Message, MessageKind,
-        Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path, PendingPublish, Position,
-        PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook, Refused, Remote,
-        RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError, SendUntilRoom,
-        Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State, SubscribeError,
-        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
+        Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DrainAction,
+        DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
+        HeaderField, Identity, IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler,
+        Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path,
+        PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook,
+        Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError,
+        SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State,
+        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
     };
 }
 

@@ -16,6 +16,7 @@ mod commands;
 mod config;
 mod connections;
 pub mod control;
+mod drain_notice;
 mod endpoints;
 mod event_stream;
 mod extract;
@@ -23,6 +24,7 @@ mod factory;
 mod failure;
 mod handle;
 mod handler;
+mod handler_drain;
 mod handler_link;
 mod handler_slots;
 pub mod handover;
@@ -68,6 +70,7 @@ pub use config::{
     StartErrorKind,
 };
 pub use connections::ConnectionScan;
+pub use drain_notice::{DrainAction, DrainNotice};
 pub use echoring_auth::{
     Authenticator, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
     LoadError as AuthLoadError, Method as AuthMethod, Settings as AuthSettings,

@@ -35,6 +35,7 @@ use crate::endpoints;
 use crate::handle::Readiness;
 use crate::handler_link::HandlerServices;
 use crate::handler_slots::HandlerSlots;
+use crate::limits::{DRAIN_GOODBYE, PACED_DRAIN_NOTICE};
 use crate::pages;
 use crate::panics::log_panic;
 use crate::peer::{HandlerPeer, Peer, class};
@@ -595,15 +596,21 @@ impl Application for Service {
     }
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
-        matches!(peer, Peer::Subscriber(_)) || peer.session().is_some()
+        matches!(peer, Peer::Subscriber(_) | Peer::Handler(_)) || peer.session().is_some()
     }
 
-    fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {
-        self.broadcast.farewell(token);
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        if cx.peer(token).and_then(|peer| peer.handler_slot()).is_none() {
+            return self.broadcast.farewell(token);
+        }
+        let (now, end) = (cx.now(), cx.drain_ends_at().unwrap_or_default());
+        let goodbye = DRAIN_GOODBYE.min(end.saturating_sub(now) / 4);
+        self.handlers.farewell(token, end.saturating_sub(goodbye).min(now + PACED_DRAIN_NOTICE));
     }
 
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.broadcast.drain(cx);
+        self.handlers.drain_all(cx, self.broadcast.goodbye_at());
     }
 
     fn is_drained(&self) -> bool {

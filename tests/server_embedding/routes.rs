@@ -1,16 +1,21 @@
-//! What the functions of routes are given: values of the request, state, and what functions before them attached.
+//! What the functions of routes are given: values of the request, state, and what functions before them attached; and how handlers
+//! learn that the server ends.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use echoring_proto::CloseCode;
 use echoring_server::{
-    Builder, Cookies, Extension, Header, HeaderField, Identity, Opening, Path, Query, RequestContext,
-    Response, Route, Server, ShardState, StartErrorKind, State,
+    Builder, Cookies, Disposition, DrainAction, DrainNotice, Extension, Failure, Handler, Header,
+    HeaderField, Identity, Message, Opening, PacedDrain, Path, Query, Remote, RequestContext, Response,
+    Route, Server, ShardState, StartErrorKind, State,
 };
 
-use super::{Named, Peer, address, named, on_both_drivers};
+use super::{Named, PATIENCE, Peer, address, named, on_both_drivers};
 
 #[derive(serde::Deserialize)]
 struct Who {
@@ -217,4 +222,64 @@ fn the_state_of_a_shard_is_its_own() {
     let mut peer = Peer::open(address(&server), "/ws");
     let (_, text) = peer.frame();
     assert!(String::from_utf8_lossy(&text).starts_with("shard state "), "{text:?}");
+}
+
+/// Sends a last message; a patient one closes by itself, in answer to its client.
+struct Leaving {
+    is_patient: bool,
+}
+
+impl Handler for Leaving {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.send_text("open")?)
+    }
+
+    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+        assert!(notice.time_left() > Duration::ZERO && notice.code() == CloseCode::GOING_AWAY);
+        remote.send_text("reconnect elsewhere")?;
+        Ok(if self.is_patient { DrainAction::Wait } else { DrainAction::Close })
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        remote.close(CloseCode(4000), message.text().unwrap_or_default());
+        Ok(Disposition::Done)
+    }
+}
+
+fn leaving() -> Server {
+    let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(2);
+    let builder = builder.handle("/leaves", || Leaving { is_patient: false });
+    builder.handle("/waits", || Leaving { is_patient: true }).start().expect("the server starts")
+}
+
+fn open(address: SocketAddr, path: &str) -> Peer {
+    let mut peer = Peer::open(address, path);
+    peer.hears("open");
+    peer
+}
+
+#[test]
+fn handlers_are_told_that_the_server_ends() {
+    let server = leaving();
+    let (mut leaves, mut waits) = (open(address(&server), "/leaves"), open(address(&server), "/waits"));
+    server.handle().drain_within(PATIENCE);
+    for peer in [&mut leaves, &mut waits] {
+        peer.hears("reconnect elsewhere");
+    }
+    assert_eq!(leaves.close(), (1001, "server is going away".to_owned()));
+    waits.text("goodbye");
+    assert_eq!(waits.close(), (4000, "goodbye".to_owned()));
+    server.join().expect("it ends in order");
+}
+
+#[test]
+fn a_paced_drain_tells_handlers_too() {
+    let server = leaving();
+    let peers = [(); 4].map(|()| open(address(&server), "/leaves"));
+    server.handle().drain_over(PacedDrain { time: Duration::from_secs(1), per_second_max: 1_000 });
+    for mut peer in peers {
+        peer.hears("reconnect elsewhere");
+        assert_eq!(peer.close(), (1001, "server is going away".to_owned()));
+    }
+    server.join().expect("it ends in order");
 }
