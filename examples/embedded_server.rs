@@ -8,7 +8,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use echoring::server::{Builder, Disposition, Failure, Handler, Message, Remote, Response, Route, Server};
+use echoring::server::{Builder, Disposition, Failure, Handler, Message, Path, Remote, Response, Route, Server};
 
 /// Greets each client, and sends messages back in capitals.
 struct Shouting {
@@ -30,15 +30,15 @@ impl Handler for Shouting {
 
 /// The server. Tests run it without sockets.
 pub fn server() -> Builder {
-    let shout = Route::new("/shout/{name}", |opening| match opening.param("name") {
-        Some(name) if name.len() <= 32 => Ok(Shouting { name }),
+    let shout = Route::new("/shout/{name}", |Path(name): Path<String>| match name.len() {
+        ..=32 => Ok(Shouting { name }),
         _ => Err(Response::text(400, "a name has at most 32 bytes\n")),
     });
     Server::builder()
         .listen(([127, 0, 0, 1], 0))
         .shards(1)
         .route(shout.text_only())
-        .get("/hello", |_| Response::text(200, "hello\n"))
+        .get("/hello", || Response::text(200, "hello\n"))
         .builtin_routes(true)
 }
 

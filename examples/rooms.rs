@@ -11,8 +11,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, OwnedPublication, Remote, Response, Route, Server,
+    Builder, Disposition, Failure, Handler, Message, OwnedPublication, Path, Query, Remote, Response, Route,
+    Server,
 };
+use serde::Deserialize;
+
+/// The query of a request: `?as=NICKNAME`.
+#[derive(Deserialize)]
+struct Who {
+    #[serde(rename = "as")]
+    nickname: String,
+}
 
 /// One client in one room. The room is a topic: its messages go to the clients straight from a log that all members of a shard
 /// share, so a room of 100,000 members costs no queue for each.
@@ -38,11 +47,11 @@ impl Handler for Member {
 /// The server, which listens on `address`. A member that reads too slowly is closed with 4008 by default.
 pub fn rooms(address: SocketAddr) -> Builder {
     let route =
-        Route::new("/rooms/{room}", |opening| match (opening.param("room"), opening.query_value("as")) {
-            (Some(room), Some(nickname)) if !nickname.is_empty() && nickname.len() <= 32 => {
-                Ok(Member { room, nickname: nickname.to_owned() })
+        Route::new("/rooms/{room}", |Path(room): Path<String>, Query(Who { nickname }): Query<Who>| {
+            match nickname.len() {
+                1..=32 => Ok(Member { room, nickname }),
+                _ => Err(Response::text(400, "a nickname has 1 to 32 bytes\n")),
             }
-            _ => Err(Response::text(400, "say who you are, in at most 32 bytes: /rooms/NAME?as=NICKNAME\n")),
         });
     Server::builder().listen(address).route(route.text_only().message_bytes_max(4096))
 }

@@ -158,12 +158,15 @@ pub mod server {
     pub use echoring_server::control::{Control, Token, TokenError};
     #[doc(inline)]
     pub use echoring_server::{
-        Builder, Busy, Cause, Chunk, Closed, Compression, Content, Disposition, DriverChoice, Failure,
-        GapReason, Handle, Handler, ListenAddress, Message, MessageKind, Opening, OutgoingMessage,
-        OwnedPublication, PendingPublish, PlainRequest, Position, PublishError, PublishOutcome, Published,
-        RefusalFn, RefusalHook, Refused, Remote, RemoteSender, Response, Route, Routes, SendError,
-        SendUntilRoom, Server, ServerConfig, Snapshot, StartError, StartErrorKind, SubscribeError,
-        SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
+        AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Builder, Busy,
+        Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DrainAction,
+        DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
+        HeaderField, Identity, IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler,
+        Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path,
+        PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook,
+        Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError,
+        SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State,
+        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
     };
 }
 

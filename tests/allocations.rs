@@ -247,8 +247,8 @@ impl Handler for Parrot {
 
 fn parrots() -> Routes {
     let mut routes = Routes::default();
-    routes.add(Route::new("/handled", |_| Ok(Parrot { by_copy: false })));
-    routes.add(Route::new("/handled/copied", |_| Ok(Parrot { by_copy: true })));
+    routes.add(Route::new("/handled", || Parrot { by_copy: false }));
+    routes.add(Route::new("/handled/copied", || Parrot { by_copy: true }));
     routes
 }
 

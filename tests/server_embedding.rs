@@ -12,10 +12,12 @@ use echoring_proto::CloseCode;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_server::{
     Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
-    OwnedPublication, Remote, Response, Route, Server, StartErrorKind,
+    Opening, OwnedPublication, Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
 };
 use echoring_topics::TopicReport;
 
+#[path = "server_embedding/routes.rs"]
+mod routes;
 #[path = "server_embedding/senders.rs"]
 mod senders;
 
@@ -339,15 +341,15 @@ fn named(name: &str) -> Named {
 fn routes_are_chosen_by_path_and_by_subprotocol() {
     let build = |builder: Builder| {
         builder
-            .route(Route::new("/chat", |_| Ok(named("two"))).only_subprotocols(["chat.v2"]))
-            .route(Route::new("/chat", |_| Ok(named("one"))).only_subprotocols(["chat.v1"]))
-            .route(Route::new("/chat", |_| Ok(named("none"))))
-            .route(Route::new("/rooms/{name}", |opening| match opening.param("name").as_deref() {
-                Some("attic") => Err(Response::text(451, "not for you\n").header("x-why", "law")),
-                Some("cellar") => panic!("as it was told"),
-                name => Ok(named(name.unwrap_or_default())),
+            .route(Route::new("/chat", || named("two")).only_subprotocols(["chat.v2"]))
+            .route(Route::new("/chat", || named("one")).only_subprotocols(["chat.v1"]))
+            .route(Route::new("/chat", || named("none")))
+            .route(Route::new("/rooms/{name}", |Path(name): Path<String>| match name.as_str() {
+                "attic" => Err(Response::text(451, "not for you\n").header("x-why", "law")),
+                "cellar" => panic!("as it was told"),
+                name => Ok(named(name)),
             }))
-            .route(Route::new("/rooms/{*rest}", |opening| Ok(named(&opening.param("rest").unwrap()))))
+            .route(Route::new("/rooms/{*rest}", |Path(rest): Path<String>| named(&rest)))
     };
     on_both_drivers(build, |_, address| {
         for (fields, expected, chosen) in [
@@ -380,17 +382,17 @@ fn routes_are_chosen_by_path_and_by_subprotocol() {
 fn a_route_has_a_policy_of_its_own() {
     let build = |builder: Builder| {
         builder
-            .route(Route::new("/any", |_| Ok(named("any"))).origins(OriginPolicy::Any))
-            .route(Route::new("/text", |_| Ok(named("text"))).text_only().message_bytes_max(4))
-            .route(Route::new("/binary", |_| Ok(named("binary"))).binary_only())
+            .route(Route::new("/any", || named("any")).origins(OriginPolicy::Any))
+            .route(Route::new("/text", || named("text")).text_only().message_bytes_max(4))
+            .route(Route::new("/binary", || named("binary")).binary_only())
             .route(
-                Route::new("/fields", |opening| {
+                Route::new("/fields", |opening: &mut Opening<'_>| {
                     opening.add_header("x-room", "green").expect("a good field");
                     assert!(opening.add_header("upgrade", "h2c").is_err());
                     assert!(opening.add_header("x-bad", "a\r\nb: c").is_err());
                     assert!(!opening.choose_subprotocol(Some("not.offered")));
                     assert!(opening.choose_subprotocol(Some("b")));
-                    Ok(named("fields"))
+                    named("fields")
                 })
                 .header("x-served-by", "test"),
             )
@@ -425,11 +427,10 @@ fn a_route_has_a_policy_of_its_own() {
 fn plain_requests_have_routes_too() {
     let build = |builder: Builder| {
         builder
-            .get("/hello/{name}", |asked| {
-                let name = asked.param("name").unwrap_or_default();
-                Response::text(200, format!("hello {name}, who asked for {}\n", asked.query))
+            .get("/hello/{name}", |request: &RequestContext<'_>, Path(name): Path<String>| {
+                Response::text(200, format!("hello {name}, who asked for {}\n", request.query))
             })
-            .get("/panic", |_| panic!("as it was told"))
+            .get("/panic", || -> Response { panic!("as it was told") })
             .handle("/ws", || named("ws"))
             .on_refusal(|refusal, request| {
                 let path = request.path;

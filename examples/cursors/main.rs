@@ -95,7 +95,7 @@ pub fn cursors(address: SocketAddr) -> (Builder, Arc<OnceLock<Handle>>) {
     });
     let page = Response::html(200, include_str!("page.html")).header("Content-Security-Policy", POLICY);
     let route = route.text_only().message_bytes_max(256);
-    (Server::builder().listen(address).route(route).get("/", move |_| page.clone()), started)
+    (Server::builder().listen(address).route(route).get("/", move || page.clone()), started)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

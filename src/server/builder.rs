@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
-use crate::handler::Handler;
+use crate::factory::{AnswerRequest, MakeHandler};
 use crate::listeners::InheritedListener;
+use crate::request_context::RequestContext;
 use crate::response::Response;
-use crate::route::{PlainRequest, Route};
+use crate::route::Route;
 use crate::server::Server;
 use crate::topic_options::TopicOptions;
 use echoring_auth::Authenticator;
@@ -47,7 +48,7 @@ use echoring_topics::Pattern;
 ///     .listen(([127, 0, 0, 1], 0))
 ///     .shards(1)
 ///     .handle("/ws", || Echo)
-///     .get("/hello", |_| Response::text(200, "hello\n"))
+///     .get("/hello", || Response::text(200, "hello\n"))
 ///     .start()?;
 /// println!("listening on {}", server.addresses()[0]);
 /// server.shutdown(Duration::from_secs(1))?;
@@ -104,14 +105,10 @@ impl Builder {
         self
     }
 
-    /// Adds a WebSocket route with a handler per connection and the default policy. See [`route`](Builder::route) for
-    /// more.
-    pub fn handle<H: Handler + 'static>(
-        self,
-        pattern: &str,
-        make: impl Fn() -> H + Send + Sync + 'static,
-    ) -> Builder {
-        self.route(Route::new(pattern, move |_| Ok(make())))
+    /// Adds a WebSocket route with a handler per connection and the default policy: [`Route::new`] with these arguments. See
+    /// [`route`](Builder::route) for more.
+    pub fn handle<A>(self, pattern: &str, make: impl MakeHandler<A> + Send + Sync + 'static) -> Builder {
+        self.route(Route::new(pattern, make))
     }
 
     /// Adds a WebSocket route. The first route that matches a request is used.
@@ -120,13 +117,135 @@ impl Builder {
         self
     }
 
-    /// Answers plain GET and HEAD requests.
-    pub fn get(
-        mut self,
-        pattern: &str,
-        answer: impl Fn(&PlainRequest<'_>) -> Response + Send + Sync + 'static,
-    ) -> Builder {
+    /// Answers plain GET and HEAD requests, without bodies and without the checks of [`before`](Builder::before). `answer` returns
+    /// a [`Response`], or `Result<Response, Response>` so that `?` can be used. Its arguments are
+    /// [extractors](crate::FromRequest), and the first one may be `request: &RequestContext<'_>`.
+    ///
+    /// ```
+    /// use echoring::server::{Path, RequestContext, Response, Server};
+    ///
+    /// let builder = Server::builder()
+    ///     .get("/hello/{name}", |Path(name): Path<String>| Response::text(200, format!("hello {name}\n")))
+    ///     .get("/method", |request: &RequestContext<'_>| Response::text(200, request.method));
+    /// ```
+    pub fn get<A>(mut self, pattern: &str, answer: impl AnswerRequest<A> + Send + Sync + 'static) -> Builder {
         self.config.routes.add_get(pattern, answer);
+        self
+    }
+
+    /// Gives the server state of a type. The extractor [`State`](crate::State) clones it, in routes of every shard; so it shares
+    /// what its clones share, as an `Arc` does. A shard must not wait for a lock that is held for long. A second state of the
+    /// same type replaces the first one.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// use echoring::server::{Response, Server, State};
+    ///
+    /// #[derive(Clone, Default)]
+    /// struct Visits(Arc<AtomicU64>);
+    ///
+    /// let builder = Server::builder().state(Visits::default()).get("/visits", |State(visits): State<Visits>| {
+    ///     Response::text(200, format!("{}\n", visits.0.fetch_add(1, Ordering::Relaxed)))
+    /// });
+    /// ```
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Builder {
+        self.config.routes.add_state(state);
+        self
+    }
+
+    /// Gives each shard state of a type, which `make` makes on the thread of the shard. The extractor
+    /// [`ShardState`](crate::ShardState) clones it. All handlers of a shard run on its thread, so it needs no locks and no atomics:
+    /// an `Rc<RefCell<…>>` is enough. A panic of `make` is an error of [`start`](Builder::start).
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// use echoring::server::{Handler, Server, ShardState};
+    ///
+    /// # #[allow(dead_code)]
+    /// struct Member(Rc<Cell<u64>>);
+    ///
+    /// impl Handler for Member {}
+    ///
+    /// let builder = Server::builder()
+    ///     .shard_state(|| Rc::new(Cell::new(0)))
+    ///     .handle("/ws", |ShardState(count): ShardState<Rc<Cell<u64>>>| Member(count));
+    /// ```
+    pub fn shard_state<T: Clone + 'static>(
+        mut self,
+        make: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Builder {
+        self.config.routes.add_shard_state(make);
+        self
+    }
+
+    /// Calls `check` before a connection is opened: for upgrades of all routes, built-in ones included, and for event streams,
+    /// but not for plain requests. It may refuse the request with a response, [add fields](RequestContext::add_header) to the 101,
+    /// and [attach values](RequestContext::insert), which the extractor [`Extension`](crate::Extension) reads.
+    ///
+    /// The order is: the host and origin policy, [authentication](Builder::auth), the functions of `before` in the order in which
+    /// they were added, those of [`Route::before`], the extractors of the route in the order of its arguments, the route's own
+    /// function, and the functions of [`after`](Builder::after). The first that refuses ends it. A panic is answered with 500.
+    ///
+    /// The function runs on the thread of the shard and must not block. Decisions that wait for others, such as for a database,
+    /// belong to [authentication](Builder::auth), whose HTTP hook a thread of its own asks; the client waits meanwhile, and
+    /// nobody else does.
+    ///
+    /// ```
+    /// use echoring::server::{Cookies, Extension, Handler, Response, Server};
+    ///
+    /// #[derive(Clone)]
+    /// struct User(String);
+    ///
+    /// # #[allow(dead_code)]
+    /// struct Member(User);
+    ///
+    /// impl Handler for Member {}
+    ///
+    /// let builder = Server::builder()
+    ///     .before(|request| {
+    ///         let cookies: Cookies = request.extract()?;
+    ///         let user = cookies.get("user").ok_or_else(|| Response::text(401, "log in first\n"))?;
+    ///         request.insert(User(user.to_owned()));
+    ///         Ok(())
+    ///     })
+    ///     .handle("/ws", |Extension(user): Extension<User>| Member(user));
+    /// ```
+    pub fn before(
+        mut self,
+        check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
+    ) -> Builder {
+        self.config.routes.add_before(check);
+        self
+    }
+
+    /// Calls `observe` with the outcome of each request of a WebSocket route of the program, to log or to count it: `Ok` for an
+    /// upgrade, or the response of a function of [`before`](Builder::before), of an extractor or of the route that refuses it.
+    /// For built-in routes it is called with refusals of `before` only. What the policy of the server refuses is passed to
+    /// [`on_refusal`](Builder::on_refusal).
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// use echoring::server::Server;
+    ///
+    /// static REFUSED: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// let builder = Server::builder().after(|request, outcome| {
+    ///     if let Err(response) = outcome {
+    ///         REFUSED.fetch_add(1, Ordering::Relaxed);
+    ///         println!("{}: {}", request.path, response.status());
+    ///     }
+    /// });
+    /// ```
+    pub fn after(
+        mut self,
+        observe: impl Fn(&RequestContext<'_>, Result<(), &Response>) + Send + Sync + 'static,
+    ) -> Builder {
+        self.config.routes.add_after(observe);
         self
     }
 
@@ -235,8 +354,24 @@ impl Builder {
         self
     }
 
-    /// Authenticates clients; without it, everybody is let in. Handlers learn who a client is from
-    /// [`Opening::client`](crate::Opening::client).
+    /// Authenticates clients; without it, everybody is let in. The extractor [`Identity`](crate::Identity) says who a client is. What
+    /// has to wait (an HTTP hook, key sets, slow hashes of passwords) is asked on a thread of its own.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use echoring::server::{AuthSettings, Authenticator, Handler, Identity, Server};
+    ///
+    /// # #[allow(dead_code)]
+    /// struct Member(Identity);
+    ///
+    /// impl Handler for Member {}
+    ///
+    /// let settings = AuthSettings { jwt_keys: vec!["public.pem".into()], ..AuthSettings::default() };
+    /// let builder = Server::builder()
+    ///     .auth(Arc::new(Authenticator::load(&settings)?))
+    ///     .handle("/ws", |client: Identity| Member(client));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn auth(mut self, auth: Arc<Authenticator>) -> Builder {
         self.config.auth = Some(auth);
         self

@@ -274,6 +274,8 @@ pub enum StartErrorKind {
     Thread,
     /// The process may not use a requested CPU.
     Cpu,
+    /// A route needs state that the server was not given.
+    State,
     /// The running server does not hand over.
     Takeover,
 }

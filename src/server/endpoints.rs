@@ -9,8 +9,9 @@ mod parameters;
 mod scripted;
 
 use crate::handler::Handler;
+use crate::request_context::{Opening, RequestContext};
 use crate::response::Response;
-use crate::route::{Opening, Route, Routes};
+use crate::route::{Route, Routes};
 use echoring_proto::handshake::Request;
 use parameters::{Parameters, not};
 
@@ -29,11 +30,11 @@ pub(super) fn routes() -> Routes {
     add(&mut routes, "/headers", scripted::Greet::with_headers);
     add(&mut routes, "/subprotocol", scripted::Greet::with_subprotocol);
     add(&mut routes, "/reject", |opening| Err::<scripted::Greet, _>(reject(opening)));
-    routes.add_get("/headers", |asked| match Parameters::of(asked, &[]) {
-        Ok(_) => Response::json(200, &scripted::Shown::of(asked)),
-        Err(response) => response,
+    routes.add_get("/headers", |request: &RequestContext<'_>| {
+        Parameters::of(request, &[])?;
+        Ok(Response::json(200, &scripted::Shown::of(request)))
     });
-    routes.add_get("/reject", |asked| reject(asked));
+    routes.add_get("/reject", |request: &RequestContext<'_>| reject(request));
     routes
 }
 

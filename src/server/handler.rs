@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use crate::drain_notice::{DrainAction, DrainNotice};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::remote::Remote;
@@ -151,6 +152,39 @@ pub trait Handler {
     fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
         let _ = remote;
         outcome.or_close()
+    }
+
+    /// The server is about to close the connection, because it drains: it ends, or a successor has taken over. Called once; in a
+    /// paced drain, when it is the connection's turn. A shard tells 64 handlers in each tick. The handler may send a last message,
+    /// such as where to connect instead.
+    ///
+    /// With [`DrainAction::Close`], the default, the server closes the connection behind what is queued. With
+    /// [`DrainAction::Wait`] the handler closes it by itself, in later calls, until [`DrainNotice::deadline`]; a
+    /// [timer](Remote::wake_at) may remind it. In a drain at once the deadline is two seconds, or a quarter of the time if that is
+    /// less, before the connections that are left are cut; in a paced one it is at most six seconds away.
+    ///
+    /// Messages that were acknowledged before the drain still arrive, and are sent to subscribers before they are closed.
+    /// Publications and new subscriptions are refused from now on, unless the drain is paced. Not called if the server is stopped
+    /// without a drain.
+    ///
+    /// # Errors
+    /// Closes the connection, see the trait.
+    ///
+    /// ```
+    /// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+    ///
+    /// struct Player;
+    ///
+    /// impl Handler for Player {
+    ///     fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction, Failure> {
+    ///         remote.send_text("reconnect to wss://game-2.example/")?;
+    ///         Ok(DrainAction::Close)
+    ///     }
+    /// }
+    /// ```
+    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+        let _ = (remote, notice);
+        Ok(DrainAction::Close)
     }
 
     /// The connection is closed, for any reason. Not called if the server is stopped without a drain; the handler is

@@ -7,14 +7,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
+use crate::drain_notice::{DrainAction, DrainNotice};
 use crate::failure::Failure;
 use crate::handler::Handler;
+use crate::handler_drain::{DrainPhase, HandlerDrain};
 use crate::handler_link::{HandlerLink, HandlerServices};
-use crate::limits::{SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
+use crate::limits::{DRAIN_NOTICES_PER_TICK, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
 use crate::message::{Message, MessageFilter};
 use crate::observer;
 use crate::panics::log_panic;
-use crate::peer::ServerApplication;
+use crate::peer::{Peer, ServerApplication};
 use crate::remote::Remote;
 use crate::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
 use crate::timers::Timers;
@@ -24,7 +26,7 @@ use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{ConnectionContext, Context, Disposition, earlier};
+use echoring_runtime::shard::{ConnectionContext, Context, Disposition, Goodbye, earlier};
 
 /// Delay before those who found no memory try again.
 const RETRY_DELAY: Nanos = MILLISECOND;
@@ -67,6 +69,7 @@ pub(super) struct HandlerSlots {
     /// The way of senders to this shard.
     inlet: Option<Arc<dyn Inlet>>,
     spare_events: HandlerEvents,
+    drain: HandlerDrain,
 }
 
 impl fmt::Debug for HandlerSlots {
@@ -169,6 +172,9 @@ impl HandlerSlots {
         if slot.senders.is_some() && last {
             self.list_sending(number);
         }
+        if last && !self.drain.is_idle() && link.peer.drain_phase() == Some(DrainPhase::Delayed) {
+            self.drain.end_delay(link.token);
+        }
         shown
     }
 
@@ -240,7 +246,7 @@ impl HandlerSlots {
             return Some(0);
         }
         let retry_at = (!self.short_of_memory.is_empty()).then_some(self.retry_at);
-        earlier(self.timers.next(), retry_at)
+        earlier(earlier(self.timers.next(), retry_at), self.drain.deadline())
     }
 
     /// Takes mail of a sender.
@@ -288,6 +294,96 @@ impl HandlerSlots {
         }
         if !self.short_of_memory.is_empty() && self.retry_at <= now {
             self.short_of_memory.clear();
+        }
+        if !self.drain.is_idle() {
+            self.advance_drain(cx, services, now);
+        }
+    }
+
+    /// The connection of a handler is to be closed by `close_at`: the handler is told first.
+    pub(super) fn farewell(&mut self, token: Token, close_at: Nanos) {
+        self.drain.add(token, close_at);
+    }
+
+    /// The same for all handlers. Called again if the drain must end earlier.
+    pub(super) fn drain_all<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        close_at: Nanos,
+    ) {
+        self.drain.close_all_at(close_at);
+        for token in cx.tokens() {
+            if cx.peer(token).and_then(|peer| peer.drain_phase()) == Some(DrainPhase::Serving) {
+                self.drain.add(token, close_at);
+            }
+        }
+    }
+
+    /// Tells some of the handlers that are to be told, and closes some of the connections whose deadline has passed.
+    #[cold]
+    fn advance_drain<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        services: &mut HandlerServices<'_>,
+        now: Nanos,
+    ) {
+        self.drain.forget_released();
+        let goodbye = cx.goodbye();
+        for _ in 0..DRAIN_NOTICES_PER_TICK {
+            let Some((token, close_at)) = self.drain.pop_notice() else { break };
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.tell_drain(&mut link, services, DrainNotice::new(now, close_at, goodbye));
+            }
+        }
+        for _ in 0..DRAIN_NOTICES_PER_TICK {
+            let Some(token) = self.drain.pop_due(now) else { break };
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.leave_to_server(&mut link, services, goodbye);
+            }
+        }
+    }
+
+    fn tell_drain<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
+        notice: DrainNotice,
+    ) {
+        let Peer::Handler(peer) = &mut *link.peer else { return };
+        let (number, before) = (peer.slot, peer.drain);
+        if !matches!(before, DrainPhase::Serving | DrainPhase::Delayed) {
+            return;
+        }
+        let is_echoing = self.slots[number as usize].echoing;
+        peer.drain = if is_echoing { DrainPhase::Delayed } else { DrainPhase::Told };
+        let action = match is_echoing {
+            // Nothing may come between the fragments.
+            true => Some(DrainAction::Wait),
+            false => self.call(link, services, number, |handler, remote| handler.draining(remote, &notice)),
+        };
+        if action != Some(DrainAction::Wait) {
+            self.leave_to_server(link, services, notice.goodbye());
+        } else if before == DrainPhase::Serving {
+            self.drain.wait(link.token, notice.deadline());
+        }
+    }
+
+    /// The server closes a connection: at once, or once it has the messages of its subscriptions.
+    fn leave_to_server<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        services: &mut HandlerServices<'_>,
+        goodbye: Goodbye,
+    ) {
+        let Peer::Handler(peer) = &mut *link.peer else { return };
+        if std::mem::replace(&mut peer.drain, DrainPhase::Leaving) == DrainPhase::Leaving {
+            return;
+        }
+        if peer.session.is_some() {
+            services.broadcast.farewell_of_handler(link.token);
+            self.drain.note_released();
+        } else {
+            link.close(goodbye.code, goodbye.reason);
         }
     }
 

@@ -16,11 +16,15 @@ mod commands;
 mod config;
 mod connections;
 pub mod control;
+mod drain_notice;
 mod endpoints;
 mod event_stream;
+mod extract;
+mod factory;
 mod failure;
 mod handle;
 mod handler;
+mod handler_drain;
 mod handler_link;
 mod handler_slots;
 pub mod handover;
@@ -28,9 +32,11 @@ mod host;
 pub mod limits;
 mod listeners;
 mod message;
+mod middleware;
 mod observer;
 mod pages;
 mod panics;
+mod pattern;
 mod peak;
 mod peer;
 mod publications;
@@ -38,12 +44,14 @@ mod quotas;
 mod randomness;
 mod reconfigure;
 mod remote;
+mod request_context;
 mod response;
 mod route;
 mod sender;
 mod server;
 mod service;
 mod shard_thread;
+mod states;
 mod subscription;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -67,10 +75,18 @@ pub use config::{
     StartErrorKind,
 };
 pub use connections::ConnectionScan;
-pub use echoring_auth::{Authenticator, CertificateSubject, Identity, Settings as AuthSettings};
+pub use drain_notice::{DrainAction, DrainNotice};
+pub use echoring_auth::{
+    Authenticator, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
+    LoadError as AuthLoadError, Method as AuthMethod, Settings as AuthSettings,
+};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
 pub use echoring_topics::{Content, GapReason, Position, Refused, Relay};
+pub use extract::{
+    Cookies, Extension, FromRequest, Header, HeaderField, OptionalFromRequest, Path, Query, ShardState, State,
+};
+pub use factory::{AnswerRequest, Extractors, IntoHandler, IntoResponse, MakeHandler, RequestAnd};
 pub use failure::{Busy, Failure};
 pub use handle::{Handle, PacedDrain, Snapshot};
 pub use handler::Handler;
@@ -82,11 +98,13 @@ pub use peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
 pub use publications::{OwnedPublication, PublishError, Published};
 pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
+pub use request_context::{Opening, RequestContext};
 pub use response::Response;
-pub use route::{Opening, PlainRequest, Route, Routes};
+pub use route::{Route, Routes};
 pub use sender::{OutgoingMessage, RemoteSender, SendError, SendUntilRoom, SenderMail};
 pub use server::{Bound, ClusterCommands, ClusterOutlets, Server};
 pub use service::Service;
+pub use states::Requirements;
 pub use subscription::{
     PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
 };

@@ -70,6 +70,11 @@ pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
 /// and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
+/// Handlers that a shard tells of a drain per tick, and connections that it closes then, so that its other connections get their
+/// share: some 20 µs.
+pub const DRAIN_NOTICES_PER_TICK: usize = 64;
+/// Maximum time that a handler has for its connection's end in a paced drain: what an immediate one grants by default.
+pub const PACED_DRAIN_NOTICE: Nanos = 6 * SECOND;
 
 // ---- authentication ----
 

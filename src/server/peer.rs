@@ -6,6 +6,7 @@ use echoring_runtime::shard::Application;
 
 use crate::broadcast::session::{Session, Subscriber};
 use crate::broadcast::shard_mail::ShardMail;
+use crate::handler_drain::DrainPhase;
 
 /// The state of a connection, by its route.
 #[derive(Debug, Default)]
@@ -30,13 +31,14 @@ pub struct HandlerPeer {
     pub(crate) held: u16,
     /// Whether the handler has paused reading.
     pub(crate) is_paused: bool,
+    pub(crate) drain: DrainPhase,
     /// Its subscriptions, once it has had one.
     pub(crate) session: Option<Box<Session>>,
 }
 
 impl HandlerPeer {
     pub(crate) fn new(slot: u32) -> HandlerPeer {
-        HandlerPeer { slot, held: 0, is_paused: false, session: None }
+        HandlerPeer { slot, held: 0, is_paused: false, drain: DrainPhase::Serving, session: None }
     }
 }
 
@@ -65,6 +67,16 @@ impl Peer {
     #[inline]
     pub(crate) fn handler_slot(&self) -> Option<u32> {
         if let Peer::Handler(handler) = self { Some(handler.slot) } else { None }
+    }
+
+    /// Where it is in a drain, if it has a handler.
+    pub(crate) fn drain_phase(&self) -> Option<DrainPhase> {
+        if let Peer::Handler(handler) = self { Some(handler.drain) } else { None }
+    }
+
+    /// Whether a drain leaves the connection to its handler.
+    pub(crate) fn is_left_to_handler(&self) -> bool {
+        matches!(self, Peer::Handler(handler) if handler.drain != DrainPhase::Leaving)
     }
 
     /// Whether the client is sent an event stream.

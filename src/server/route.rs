@@ -1,20 +1,20 @@
 //! The routes of a program: paths with a [`Handler`](crate::Handler) and their policy, and answers to plain requests.
 
 use std::fmt;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::factory::{AnswerRequest, MakeHandler};
 use crate::handler::Handler;
 use crate::message::MessageFilter;
+use crate::middleware::{After, Before};
 use crate::panics::log_panic;
+use crate::pattern::Pattern;
+use crate::request_context::{Opening, RequestContext};
 use crate::response::Response;
-use echoring_auth::Identity;
+use crate::states::{MissingState, Requirements, ShardStates, States};
 use echoring_proto::connection::MessageKind;
-use echoring_proto::handshake::{
-    BadField, OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field, percent_decode_path,
-};
-use echoring_runtime::shard::Extras;
+use echoring_proto::handshake::{OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field};
 
 /// Makes the handler of a connection, or refuses the request.
 type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Send + Sync;
@@ -23,7 +23,7 @@ type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Sen
 ///
 /// ```
 /// use echoring::OriginPolicy;
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Response, Route};
+/// use echoring::server::{Disposition, Failure, Handler, Message, Path, Remote, Response, Route};
 ///
 /// struct Room {
 ///     name: String,
@@ -36,8 +36,7 @@ type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Sen
 ///     }
 /// }
 ///
-/// let route = Route::new("/rooms/{name}", |opening| {
-///     let name = opening.param("name").unwrap_or_default();
+/// let route = Route::new("/rooms/{name}", |Path(name): Path<String>| {
 ///     if name == "attic" { Err(Response::text(404, "no such room\n")) } else { Ok(Room { name }) }
 /// })
 /// .origins(OriginPolicy::List(vec!["https://app.example".to_owned()]))
@@ -47,6 +46,8 @@ type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Sen
 pub struct Route {
     pattern: Pattern,
     make: Arc<Make>,
+    requirements: Requirements,
+    before: Before,
     subprotocols: Vec<String>,
     subprotocol_required: bool,
     origins: Option<OriginPolicy>,
@@ -67,21 +68,48 @@ impl fmt::Debug for Route {
 
 impl Route {
     /// A route for the paths of `pattern`. `make` is called for each upgrade request that the policy of the route allows. It
-    /// returns the handler, or a response that refuses the request.
+    /// returns the handler, or `Result<H, Response>` with a response that refuses the request.
+    ///
+    /// Its arguments are [extractors](crate::FromRequest): typed values of the request. The first one may be
+    /// `opening: &mut Opening<'_>`, which has the whole request, selects the subprotocol and adds fields to the 101. A closure
+    /// must name the types of its arguments.
     ///
     /// A pattern is matched against the path as it was sent. `{name}` matches one segment that is not empty, and `{*name}` at
-    /// the end matches the rest of the path; [`Opening::param`] returns their values.
-    pub fn new<H, F>(pattern: &str, make: F) -> Route
+    /// the end matches the rest of the path; [`Path`](crate::Path) and [`RequestContext::param`] return their values.
+    ///
+    /// ```
+    /// use echoring::server::{Handler, Opening, Path, Query, Response, Route};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Who {
+    ///     nickname: String,
+    /// }
+    ///
+    /// # #[allow(dead_code)]
+    /// struct Member(u32, String);
+    ///
+    /// impl Handler for Member {}
+    ///
+    /// let rooms = Route::new("/rooms/{room}", |Path(room): Path<u32>, Query(who): Query<Who>| Member(room, who.nickname));
+    ///
+    /// let versions = Route::new("/chat", |opening: &mut Opening<'_>, Query(who): Query<Who>| {
+    ///     if !opening.choose_subprotocol(Some("chat.v2")) {
+    ///         return Err(Response::text(400, "offer chat.v2\n"));
+    ///     }
+    ///     Ok(Member(0, who.nickname))
+    /// });
+    /// ```
+    pub fn new<A, F>(pattern: &str, make: F) -> Route
     where
-        H: Handler + 'static,
-        F: Fn(&mut Opening<'_>) -> Result<H, Response> + Send + Sync + 'static,
+        F: MakeHandler<A> + Send + Sync + 'static,
     {
-        let make = move |opening: &mut Opening<'_>| -> Result<Box<dyn Handler>, Response> {
-            make(opening).map(|handler| Box::new(handler) as Box<dyn Handler>)
-        };
+        let mut requirements = Requirements::default();
+        make.requires(&mut requirements);
         Route {
             pattern: Pattern::new(pattern),
-            make: Arc::new(make),
+            make: Arc::new(move |opening: &mut Opening<'_>| make.make_handler(opening)),
+            requirements,
+            before: Before::default(),
             subprotocols: Vec::new(),
             subprotocol_required: false,
             origins: None,
@@ -89,6 +117,18 @@ impl Route {
             kind: None,
             message_bytes_max: u64::MAX,
         }
+    }
+
+    /// Calls `check` before the handler is made, behind the functions of [`Builder::before`](crate::Builder::before) and the
+    /// previous ones of this route. It may refuse the request, add fields to the 101, and attach values for the extractor
+    /// [`Extension`](crate::Extension).
+    #[must_use]
+    pub fn before(
+        mut self,
+        check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
+    ) -> Route {
+        self.before.push(check);
+        self
     }
 
     /// The subprotocols of the route, preferred first (RFC 6455, 1.9). A client that offers none of them is accepted without
@@ -154,8 +194,14 @@ impl Route {
         self.origins.as_ref().unwrap_or(default).allows(upgrade.host, upgrade.origin)
     }
 
-    /// Makes a handler. A panic is answered with 500.
-    pub(super) fn make(&self, opening: &mut Opening<'_>) -> Result<Box<dyn Handler>, Response> {
+    /// Makes a handler, behind the checks of the server and of the route. A panic is answered with 500.
+    pub(super) fn make(
+        &self,
+        opening: &mut Opening<'_>,
+        before: &Before,
+    ) -> Result<Box<dyn Handler>, Response> {
+        before.check(opening)?;
+        self.before.check(opening)?;
         catch_unwind(AssertUnwindSafe(|| (self.make)(opening))).unwrap_or_else(|panic| {
             log_panic(panic);
             Err(Response::internal_error())
@@ -165,17 +211,17 @@ impl Route {
     /// The request for this route, with the fields of the route.
     pub(super) fn opening<'a>(
         &'a self,
-        request: &'a Request<'a>,
+        context: RequestContext<'a>,
         upgrade: &'a Upgrade<'a>,
         defaults: Subprotocols<'_>,
-        client: Option<&'a Identity>,
     ) -> Opening<'a> {
         let subprotocol = if self.subprotocols.is_empty() {
             upgrade.subprotocol(defaults.names, defaults.preference).map(str::to_owned)
         } else {
             self.chosen(upgrade, defaults.preference)
         };
-        Opening { request, upgrade, pattern: &self.pattern, subprotocol, fields: self.fields.clone(), client }
+        let context = context.with_pattern(&self.pattern).with_fields(self.fields.clone());
+        Opening::new(context, upgrade, subprotocol)
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
@@ -199,145 +245,29 @@ pub(super) struct Subprotocols<'a> {
     pub(super) preference: SubprotocolPreference,
 }
 
-/// An upgrade request before it is answered. Dereferences to the [`Request`].
-///
-/// ```
-/// use echoring::server::{Handler, Opening, Response, Route};
-///
-/// struct Member {
-///     name: String,
-/// }
-///
-/// impl Handler for Member {}
-///
-/// let route = Route::new("/rooms/{room}", |opening: &mut Opening<'_>| {
-///     let Some(name) = opening.query_value("as") else { return Err(Response::text(400, "who are you?\n")) };
-///     let name = name.to_owned();
-///     if opening.add_header("Set-Cookie", "seen=1").is_err() {
-///         return Err(Response::text(500, "internal error\n"));
-///     }
-///     Ok(Member { name })
-/// });
-/// # drop(route);
-/// ```
-#[derive(Debug)]
-pub struct Opening<'a> {
-    request: &'a Request<'a>,
-    upgrade: &'a Upgrade<'a>,
-    pattern: &'a Pattern,
-    subprotocol: Option<String>,
-    fields: Vec<(String, String)>,
-    client: Option<&'a Identity>,
-}
-
-impl<'a> Deref for Opening<'a> {
-    type Target = Request<'a>;
-
-    fn deref(&self) -> &Request<'a> {
-        self.request
-    }
-}
-
-impl<'a> Opening<'a> {
-    /// The percent-decoded value of `{name}` or `{*name}` of the route's pattern in this path.
-    pub fn param(&self, name: &str) -> Option<String> {
-        self.pattern.param(self.request.path, name)
-    }
-
-    /// The upgrade: its origin, and the subprotocols and extensions that it offers.
-    pub fn upgrade(&self) -> &Upgrade<'a> {
-        self.upgrade
-    }
-
-    /// The authenticated client; `None` for one without credentials, and on servers without
-    /// [`ServerConfig::auth`](crate::ServerConfig::auth).
-    pub fn client(&self) -> Option<&'a Identity> {
-        self.client
-    }
-
-    /// The subprotocol that the 101 will name.
-    pub fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.as_deref()
-    }
-
-    /// Selects another subprotocol, or none. Returns false, and changes nothing, if the client does not offer it
-    /// (RFC 6455, 4.2.2).
-    pub fn choose_subprotocol(&mut self, name: Option<&str>) -> bool {
-        let offered = name.is_none_or(|name| self.upgrade.subprotocols().any(|offered| offered == name));
-        if offered {
-            self.subprotocol = name.map(str::to_owned);
-        }
-        offered
-    }
-
-    /// Adds a field to the 101.
-    ///
-    /// # Errors
-    /// If the field is malformed, or is one of the handshake itself.
-    pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
-        check_field(name, value)?;
-        self.fields.push((name.to_owned(), value.to_owned()));
-        Ok(())
-    }
-
-    pub(super) fn into_extras(self) -> Extras {
-        Extras { subprotocol: self.subprotocol, fields: self.fields }
-    }
-}
-
-/// A plain request for a route. Dereferences to the [`Request`].
-///
-/// ```
-/// use echoring::server::{Response, Server};
-///
-/// let builder = Server::builder().get("/hello/{name}", |request| match request.param("name") {
-///     Some(name) => Response::text(200, format!("hello, {name}, on {}\n", request.host)),
-///     None => Response::text(404, "who?\n"),
-/// });
-/// # drop(builder);
-/// ```
-#[derive(Debug)]
-pub struct PlainRequest<'a> {
-    request: &'a Request<'a>,
-    pattern: &'a Pattern,
-}
-
-impl<'a> Deref for PlainRequest<'a> {
-    type Target = Request<'a>;
-
-    fn deref(&self) -> &Request<'a> {
-        self.request
-    }
-}
-
-impl PlainRequest<'_> {
-    /// The percent-decoded value of `{name}` or `{*name}` of the route's pattern in this path.
-    pub fn param(&self, name: &str) -> Option<String> {
-        self.pattern.param(self.request.path, name)
-    }
-}
-
 /// Answers a plain request.
-type Answer = dyn Fn(&PlainRequest<'_>) -> Response + Send + Sync;
+type Answer = dyn Fn(&RequestContext<'_>) -> Response + Send + Sync;
 
 #[derive(Clone)]
 struct Plain {
     pattern: Pattern,
     answer: Arc<Answer>,
+    requirements: Requirements,
 }
 
-/// All routes of a server. Cloning shares them.
+/// All routes of a server, with the state that they share and the functions that are called before and after them. Cloning
+/// shares them.
 ///
 /// ```
-/// use echoring::server::{Handler, Opening, Response, Route, Routes, ServerConfig};
+/// use echoring::server::{Handler, Response, Route, Routes, ServerConfig};
 ///
 /// struct Chat;
 ///
 /// impl Handler for Chat {}
 ///
 /// let mut routes = Routes::default();
-/// routes.add(Route::new("/chat", |_: &mut Opening<'_>| Ok(Chat)));
-/// routes.add_get("/hello", |_| Response::text(200, "hello\n"));
+/// routes.add(Route::new("/chat", || Chat));
+/// routes.add_get("/hello", || Response::text(200, "hello\n"));
 /// let config = ServerConfig { routes, ..ServerConfig::default() };
 /// # drop(config);
 /// ```
@@ -345,6 +275,9 @@ struct Plain {
 pub struct Routes {
     upgrades: Vec<Arc<Route>>,
     plain: Vec<Plain>,
+    states: States,
+    before: Before,
+    after: After,
 }
 
 impl fmt::Debug for Routes {
@@ -362,19 +295,72 @@ impl Routes {
         self.upgrades.push(Arc::new(route));
     }
 
-    /// Answers plain GET and HEAD requests.
-    pub fn add_get(
-        &mut self,
-        pattern: &str,
-        answer: impl Fn(&PlainRequest<'_>) -> Response + Send + Sync + 'static,
-    ) {
-        self.plain.push(Plain { pattern: Pattern::new(pattern), answer: Arc::new(answer) });
+    /// Answers plain GET and HEAD requests, see [`Builder::get`](crate::Builder::get).
+    pub fn add_get<A>(&mut self, pattern: &str, answer: impl AnswerRequest<A> + Send + Sync + 'static) {
+        let mut requirements = Requirements::default();
+        answer.requires(&mut requirements);
+        self.plain.push(Plain {
+            pattern: Pattern::new(pattern),
+            answer: Arc::new(move |request: &RequestContext<'_>| answer.answer(request)),
+            requirements,
+        });
     }
 
-    /// Adds all routes of `others` behind the present ones.
+    /// Sets the state of a type, see [`Builder::state`](crate::Builder::state).
+    pub fn add_state<T: Clone + Send + Sync + 'static>(&mut self, state: T) {
+        self.states.insert(state);
+    }
+
+    /// Sets how shards make their state of a type, see [`Builder::shard_state`](crate::Builder::shard_state).
+    pub fn add_shard_state<T: Clone + 'static>(&mut self, make: impl Fn() -> T + Send + Sync + 'static) {
+        self.states.insert_for_shards(make);
+    }
+
+    /// Calls a function before all routes, see [`Builder::before`](crate::Builder::before).
+    pub fn add_before(
+        &mut self,
+        check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
+    ) {
+        self.before.push(check);
+    }
+
+    /// Calls a function with each outcome, see [`Builder::after`](crate::Builder::after).
+    pub fn add_after(
+        &mut self,
+        observe: impl Fn(&RequestContext<'_>, Result<(), &Response>) + Send + Sync + 'static,
+    ) {
+        self.after.push(observe);
+    }
+
+    /// Adds all routes and functions of `others` behind the present ones, and their state.
     pub fn extend(&mut self, others: Routes) {
         self.upgrades.extend(others.upgrades);
         self.plain.extend(others.plain);
+        self.states.extend(others.states);
+        self.before.extend(others.before);
+        self.after.extend(others.after);
+    }
+
+    pub(super) fn before(&self) -> &Before {
+        &self.before
+    }
+
+    pub(super) fn after(&self) -> &After {
+        &self.after
+    }
+
+    /// The states for the shard that runs on this thread.
+    pub(super) fn states_for_shard(&self) -> ShardStates {
+        self.states.for_shard()
+    }
+
+    /// A state that a route needs and that is missing, with the path of the route.
+    pub(super) fn missing_state(&self) -> Option<(String, MissingState)> {
+        let upgrades = self.upgrades.iter().map(|route| (&route.pattern, &route.requirements));
+        let plain = self.plain.iter().map(|plain| (&plain.pattern, &plain.requirements));
+        upgrades
+            .chain(plain)
+            .find_map(|(pattern, required)| Some((pattern.to_string(), self.states.missing(required)?)))
     }
 
     /// The route for an upgrade. If several match by their subprotocols, `preference` selects by the order of the routes or
@@ -410,119 +396,13 @@ impl Routes {
     }
 
     /// Answers a plain request, if there is a route for it. A panic is answered with 500.
-    pub(super) fn answer(&self, request: &Request<'_>) -> Option<Response> {
+    pub(super) fn answer(&self, request: &Request<'_>, states: &ShardStates) -> Option<Response> {
         let plain = self.plain.iter().find(|plain| plain.pattern.matches(request.path))?;
-        let asked = PlainRequest { request, pattern: &plain.pattern };
-        let answered = catch_unwind(AssertUnwindSafe(|| (plain.answer)(&asked)));
+        let context = RequestContext::new(request, states).with_pattern(&plain.pattern);
+        let answered = catch_unwind(AssertUnwindSafe(|| (plain.answer)(&context)));
         Some(answered.unwrap_or_else(|panic| {
             log_panic(panic);
             Response::internal_error()
         }))
-    }
-}
-
-/// A path with parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern(Vec<Segment>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    Literal(String),
-    Parameter(String),
-    Rest(String),
-}
-
-impl Pattern {
-    fn new(pattern: &str) -> Pattern {
-        let inside = |text: &str| -> Option<String> {
-            text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).map(str::to_owned)
-        };
-        let segment = |text: &str| match inside(text) {
-            Some(name) => match name.strip_prefix('*') {
-                Some(name) => Segment::Rest(name.to_owned()),
-                None => Segment::Parameter(name),
-            },
-            None => Segment::Literal(text.to_owned()),
-        };
-        Pattern(pattern.trim_start_matches('/').split('/').map(segment).collect())
-    }
-
-    fn matches(&self, path: &str) -> bool {
-        self.walk(path, |_, _| {})
-    }
-
-    fn param(&self, path: &str, wanted: &str) -> Option<String> {
-        let mut found = None;
-        self.walk(path, |name, value| {
-            if name == wanted {
-                found = percent_decode_path(value);
-            }
-        });
-        found
-    }
-
-    /// Matches a path against the pattern, and passes each parameter to `parameter`.
-    fn walk<'a>(&self, path: &'a str, mut parameter: impl FnMut(&str, &'a str)) -> bool {
-        let Some(mut rest) = path.strip_prefix('/') else { return false };
-        let last = self.0.len().saturating_sub(1);
-        for (index, segment) in self.0.iter().enumerate() {
-            if let Segment::Rest(name) = segment {
-                parameter(name, rest);
-                return true;
-            }
-            let (here, behind) = match rest.split_once('/') {
-                Some((here, behind)) => (here, Some(behind)),
-                None => (rest, None),
-            };
-            match segment {
-                Segment::Literal(text) if text == here => {}
-                Segment::Parameter(name) if !here.is_empty() => parameter(name, here),
-                _ => return false,
-            }
-            match behind {
-                Some(_) if index == last => return false,
-                None if index != last => return false,
-                behind => rest = behind.unwrap_or_default(),
-            }
-        }
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_fit_paths_segment_by_segment() {
-        for (pattern, path, fits) in [
-            ("/a", "/a", true),
-            ("/a", "/a/", false),
-            ("/a/", "/a/", true),
-            ("/a", "/A", false),
-            ("/", "/", true),
-            ("/", "/a", false),
-            ("/a/{x}", "/a/b", true),
-            ("/a/{x}", "/a/", false),
-            ("/a/{x}", "/a", false),
-            ("/a/{x}", "/a/b/c", false),
-            ("/a/{x}/c", "/a/b/c", true),
-            ("/a/{*x}", "/a/", true),
-            ("/a/{*x}", "/a/b/c", true),
-            ("/a/{*x}", "/a", false),
-            ("/{*x}", "/", true),
-            ("/a", "*", false),
-        ] {
-            assert_eq!(Pattern::new(pattern).matches(path), fits, "{pattern} and {path}");
-        }
-    }
-
-    #[test]
-    fn parameters_are_percent_decoded() {
-        let pattern = Pattern::new("/a/{x}/{*rest}");
-        assert_eq!(pattern.param("/a/b%20c/d/e", "x").as_deref(), Some("b c"));
-        assert_eq!(pattern.param("/a/b%20c/d/e", "rest").as_deref(), Some("d/e"));
-        assert_eq!(pattern.param("/a/b/d", "y"), None);
-        assert_eq!(pattern.param("/a/%ff/d", "x"), None, "what is not UTF-8 is no text");
     }
 }

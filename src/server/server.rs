@@ -121,6 +121,7 @@ impl Server {
                 predecessor.listeners().iter().filter(is_wanted).filter(known).cloned().collect();
             config.inherited.extend(passed);
         }
+        check_states(&config)?;
         let resolved = Resolved::of(&config)?;
         let listeners = listeners::open(&config, resolved.shards)?;
         Ok(Bound { config, resolved, listeners })
@@ -493,6 +494,17 @@ impl Drop for Server {
 /// Listens on the further sockets of shared ports.
 fn listen_later(sockets: &[Socket]) -> Result<(), StartError> {
     sockets.iter().try_for_each(|socket| socket.listen(LISTEN_BACKLOG)).map_err(listeners::cannot_share)
+}
+
+/// The routes have the state that their extractors need.
+fn check_states(config: &ServerConfig) -> Result<(), StartError> {
+    let Some((route, missing)) = config.routes.missing_state() else { return Ok(()) };
+    let (whose, function) = match missing.is_of_shard {
+        true => ("of the shard", "shard_state"),
+        false => ("of the server", "state"),
+    };
+    let problem = format!("the route {route} needs the state {} {whose}", missing.name);
+    Err(StartError::new(StartErrorKind::State, problem, format!("give it with Builder::{function}")))
 }
 
 /// A server takes the place of one of the same cluster, or of one without.

@@ -35,12 +35,15 @@ use crate::endpoints;
 use crate::handle::Readiness;
 use crate::handler_link::HandlerServices;
 use crate::handler_slots::HandlerSlots;
+use crate::limits::{DRAIN_GOODBYE, PACED_DRAIN_NOTICE};
 use crate::pages;
 use crate::panics::log_panic;
 use crate::peer::{HandlerPeer, Peer, class};
 use crate::quotas::Quotas;
+use crate::request_context::RequestContext;
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
+use crate::states::ShardStates;
 
 /// The path of sessions that speak Centrifuge's client protocol, as its SDKs expect it.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -72,6 +75,8 @@ const NO_SUBPROTOCOL: Refusal = Refusal {
 #[derive(Debug)]
 pub struct Service {
     routes: Routes,
+    /// What the routes' extractors reach.
+    states: ShardStates,
     builtin_routes: bool,
     on_refusal: Option<RefusalHook>,
     handlers: HandlerSlots,
@@ -108,6 +113,7 @@ impl Service {
         };
         Service {
             routes: Routes::default(),
+            states: ShardStates::default(),
             builtin_routes: true,
             on_refusal: None,
             handlers: HandlerSlots::default(),
@@ -170,9 +176,10 @@ impl Service {
         self.gate.set_shard(shard);
     }
 
-    /// Adds routes of the program, before the built-in ones.
+    /// Adds routes of the program, before the built-in ones. Makes the state of the shard, so it must run on its thread.
     pub fn with_routes(mut self, routes: Routes) -> Service {
         self.routes.extend(routes);
+        self.states = self.routes.states_for_shard();
         self
     }
 
@@ -231,7 +238,7 @@ impl Service {
             return Answer::Refuse(METHOD);
         }
         let head_only = request.is_head();
-        if let Some(response) = self.routes.answer(request) {
+        if let Some(response) = self.routes.answer(request, &self.states) {
             return Answer::RespondWith(Box::new(to_reply(response, head_only)));
         }
         if self.routes.has_upgrade(request.path) {
@@ -265,24 +272,42 @@ impl Service {
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
     ) -> Answer<Peer> {
-        let defaults = Subprotocols { names: &self.subprotocols, preference: self.preference };
-        let mut opening = route.opening(request, upgrade, defaults, self.gate.client(token));
-        if opening.subprotocol().is_none() && self.gate.is_on() {
+        let Service { routes, states, gate, handlers, subprotocols, preference, .. } = self;
+        let defaults = Subprotocols { names: subprotocols, preference: *preference };
+        let context = RequestContext::new(request, states).with_client(gate.client(token));
+        let mut opening = route.opening(context, upgrade, defaults);
+        if opening.subprotocol().is_none() && gate.is_on() {
             // Whether it was offered does not matter.
             opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
         }
-        match route.make(&mut opening) {
+        match route.make(&mut opening, routes.before()) {
             Ok(handler) => {
+                routes.after().tell(&opening, Ok(()));
                 let extras = Box::new(opening.into_extras());
-                let slot = self.handlers.take(token, handler, route.filter());
+                let slot = handlers.take(token, handler, route.filter());
                 Answer::UpgradeWith {
                     peer: Peer::Handler(HandlerPeer::new(slot)),
                     extras,
-                    whole: !self.handlers.is_streaming(slot),
+                    whole: !handlers.is_streaming(slot),
                 }
             }
-            Err(response) => Answer::RespondWith(Box::new(to_reply(response, false))),
+            Err(response) => {
+                routes.after().tell(&opening, Err(&response));
+                Answer::RespondWith(Box::new(to_reply(response, false)))
+            }
         }
+    }
+
+    /// Calls the functions of the program before a built-in route opens a connection. Returns their refusal.
+    fn refused_before(&self, token: Token, request: &Request<'_>) -> Option<Answer<Peer>> {
+        let Service { routes, states, gate, .. } = self;
+        if routes.before().is_empty() {
+            return None;
+        }
+        let mut context = RequestContext::new(request, states).with_client(gate.client(token));
+        let response = routes.before().check(&mut context).err()?;
+        routes.after().tell(&context, Err(&response));
+        Some(Answer::RespondWith(Box::new(to_reply(response, false))))
     }
 }
 
@@ -571,15 +596,21 @@ impl Application for Service {
     }
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
-        matches!(peer, Peer::Subscriber(_)) || peer.session().is_some()
+        matches!(peer, Peer::Subscriber(_) | Peer::Handler(_)) || peer.session().is_some()
     }
 
-    fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {
-        self.broadcast.farewell(token);
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        if cx.peer(token).and_then(|peer| peer.handler_slot()).is_none() {
+            return self.broadcast.farewell(token);
+        }
+        let (now, end) = (cx.now(), cx.drain_ends_at().unwrap_or_default());
+        let goodbye = DRAIN_GOODBYE.min(end.saturating_sub(now) / 4);
+        self.handlers.farewell(token, end.saturating_sub(goodbye).min(now + PACED_DRAIN_NOTICE));
     }
 
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.broadcast.drain(cx);
+        self.handlers.drain_all(cx, self.broadcast.goodbye_at());
     }
 
     fn is_drained(&self) -> bool {

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import base64
 import contextlib
 import glob
 import hashlib
@@ -268,6 +269,7 @@ class Everywhere(unittest.TestCase):
             "echo": "localhost:8002",
             "hello": ":8181",
             "http_and_ws": "localhost:7777",
+            "login": "localhost:8383",
             "minimal_echo": ":5000",
             "ping_client": "ws://localhost:8080/ws",
             "pong_axum": "localhost:8080",
@@ -313,6 +315,50 @@ class Everywhere(unittest.TestCase):
         with Listening("echo") as one, Example("echo", one.address) as other:
             self.assertEqual(other.wait(), 1)
             self.assertIn("in use", "".join(other.stderr.lines))
+
+
+class Login(unittest.TestCase):
+    """Who logs in gets a cookie, and with it into the lobby."""
+
+    def log_in(self, example, pair):
+        """Status, body and cookie of the answer to these credentials."""
+        headers = {} if pair is None else {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+        connection = http.client.HTTPConnection("127.0.0.1", example.port, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/login", headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode(), response.headers["Set-Cookie"]
+
+    def test_the_lobby_is_for_those_who_logged_in(self):
+        with Listening("login", "bob:p:w") as example:
+            self.assertEqual(example.get("/")[0], 200)
+            for cookies in ({}, {"Cookie": "session=guessed"}):
+                with self.assertRaises(InvalidStatus) as refused:
+                    example.connect("/ws", additional_headers=cookies)
+                self.assertEqual(refused.exception.response.status_code, 401)
+            for pair, status in ((None, 400), ("bob", 403), ("bob:", 403), ("ann:p:w", 403), ("bob:p:w ", 403)):
+                with self.subTest(pair=pair):
+                    self.assertEqual(self.log_in(example, pair)[0::2], (status, None))
+            self.assertEqual(self.log_in(example, None)[1], "header field authorization: missing\n")
+            status, _, cookie = self.log_in(example, "bob:p:w")
+            self.assertEqual(status, 200)
+            session, *attributes = cookie.split("; ")
+            self.assertIn("HttpOnly", attributes)
+            self.assertIn("SameSite=Strict", attributes)
+            self.assertNotEqual(self.log_in(example, "bob:p:w")[2].split("; ")[0], session)
+            with example.connect("/ws", additional_headers={"Cookie": f"theme=dark; {session}"}) as ws:
+                self.assertEqual(ws.recv(PATIENCE_S), "bob is here")
+                ws.send("Grüße")
+                self.assertEqual(ws.recv(PATIENCE_S), "bob: Grüße")
+                # A page of another site has the cookie in old browsers, and another origin.
+                with self.assertRaises(InvalidStatus) as refused:
+                    origin = {"Cookie": session, "Origin": "https://elsewhere.example"}
+                    example.connect("/ws", additional_headers=origin)
+                self.assertEqual(refused.exception.response.status_code, 403)
+                example.process.send_signal(signal.SIGTERM)
+                self.assertEqual(ws.recv(PATIENCE_S), "the server restarts: come back in a moment")
+                self.assertEqual(closed(ws), 1001)
+            self.assertEqual(example.wait(), 0)
 
 
 class Servers(unittest.TestCase):
@@ -766,6 +812,21 @@ class Browsers(InFrontOfAPage):
             return ws.recv(PATIENCE_S)
         except ConnectionClosed:
             return None
+    def test_the_page_of_login(self):
+        with Listening("login") as example:
+            self.browser.open(f"http://{example.address}/")
+            for secret, told in (("wrong", "wrong name or password"), ("sesame", "ann is here")):
+                self.browser.run("document.querySelectorAll('#login input').forEach((input) => { input.value = ''; })")
+                self.browser.type("#login [name=user]", "ann")
+                self.browser.type("#login [name=secret]", secret)
+                self.browser.click("#login button")
+                self.browser.until(f"document.querySelector('#log').textContent.includes('{told}')")
+            self.browser.type("#say [name=text]", "Grüße <b>")
+            self.browser.click("#say button")
+            self.browser.until("document.querySelector('#log li:last-child').textContent === 'ann: Grüße <b>'")
+            example.process.send_signal(signal.SIGTERM)
+            self.browser.until("document.querySelector('#log li:last-child').textContent.startsWith('closed 1001')")
+            self.assertEqual(example.wait(), 0)
 
     def test_the_page_of_adopt_axum(self):
         with Listening("adopt_axum") as example:

@@ -7,7 +7,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_server::{
-    Disposition, Failure, Handler, Message, Remote, Route, Routes, Service, SubscribeOptions,
+    Disposition, Failure, Handler, Message, Opening, Path, Remote, Route, Routes, Service, SubscribeOptions,
     SubscriptionEvent,
 };
 use std::sync::Arc;
@@ -110,14 +110,14 @@ impl Handler for RoomMember {
 fn routes(subscribed: &Arc<AtomicUsize>) -> Routes {
     let mut routes = Routes::default();
     let subscribed = Arc::clone(subscribed);
-    routes.add(Route::new("/rooms/{room}", move |opening| {
+    routes.add(Route::new("/rooms/{room}", move |opening: &mut Opening<'_>, Path(room): Path<String>| {
         let options = SubscribeOptions::new();
         let hears_itself = opening.query_value("self") == Some("1");
-        Ok(RoomMember {
-            room: opening.param("room").unwrap_or_default(),
+        RoomMember {
+            room,
             options: if hears_itself { options } else { options.skip_own() },
             subscribed: Arc::clone(&subscribed),
-        })
+        }
     }));
     routes
 }

@@ -220,8 +220,8 @@ impl Handler for Parrot {
 
 fn parrots() -> Routes {
     let mut routes = Routes::default();
-    routes.add(Route::new("/whole", |_| Ok(Parrot { streaming: false })));
-    routes.add(Route::new("/streamed", |_| Ok(Parrot { streaming: true })));
+    routes.add(Route::new("/whole", || Parrot { streaming: false }));
+    routes.add(Route::new("/streamed", || Parrot { streaming: true }));
     routes
 }
 

@@ -8,6 +8,7 @@ mod centrifuge;
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod client;
+mod drain_notices;
 mod draining;
 mod echo;
 #[path = "../support/echo_client.rs"]

@@ -10,8 +10,9 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{QUEUE_BYTES_DEFAULT, SECOND};
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    BroadcastSettings, Disposition, Failure, Handler, Message, Position, PublishError, PublishOutcome,
-    Refused, Remote, Route, Routes, Service, SubscribeError, SubscribeOptions, SubscriptionEvent,
+    BroadcastSettings, Disposition, Failure, Handler, Message, Opening, Path, Position, PublishError,
+    PublishOutcome, Refused, Remote, Route, Routes, Service, SubscribeError, SubscribeOptions,
+    SubscriptionEvent,
 };
 use echoring_topics::{HistoryBounds, Placement, Rules, SlowConsumerPolicy, TopicSettings};
 
@@ -95,13 +96,13 @@ fn position(text: &str) -> Option<Position> {
 fn world(seed: u64, shards: usize, settings: TopicSettings, told: &AllTold) -> Rc<World<Service>> {
     let mut routes = Routes::default();
     let told = Arc::clone(told);
-    routes.add(Route::new("/rooms/{name}", move |opening| {
-        Ok(Member {
-            name: opening.param("name").unwrap_or_default(),
+    routes.add(Route::new("/rooms/{name}", move |opening: &mut Opening<'_>, Path(name): Path<String>| {
+        Member {
+            name,
             from: opening.query_value("from").and_then(position),
             next_id: 0,
             told: Arc::clone(&told),
-        })
+        }
     }));
     let topics = Budget::new(1_000);
     World::new(seed, shards, config(), 4 << 20, false, |shard| {

@@ -8,7 +8,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    Disposition, Failure, Handler, Message, Remote, RemoteSender, Route, Routes, SendError, Service,
+    Disposition, Failure, Handler, Message, Path, Remote, RemoteSender, Route, Routes, SendError, Service,
 };
 
 use super::client::{Item, Leave, MessageKind, message};
@@ -44,8 +44,9 @@ impl Handler for Giver {
 fn world(seed: u64, shards: usize, senders: &Senders) -> Rc<World<Service>> {
     let mut routes = Routes::default();
     let senders = Arc::clone(senders);
-    routes.add(Route::new("/give/{name}", move |opening| {
-        Ok(Giver { name: opening.param("name").unwrap_or_default(), senders: Arc::clone(&senders) })
+    routes.add(Route::new("/give/{name}", move |Path(name): Path<String>| Giver {
+        name,
+        senders: Arc::clone(&senders),
     }));
     let world = World::new(seed, shards, config(), 4 << 20, seed.is_multiple_of(4), |_| {
         Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)

@@ -308,6 +308,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.draining_until
     }
 
+    /// When the connections that are left are cut, once the shard drains at once or closes its connections one by one.
+    pub fn drain_ends_at(&self) -> Option<Nanos> {
+        self.core.drain_ends_at()
+    }
+
     /// Whether messages may be sent to a connection.
     pub fn is_open(&self, token: Token) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.connection.is_open())

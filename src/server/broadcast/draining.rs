@@ -8,6 +8,7 @@ use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
 use crate::peer::{Peer, ServerApplication};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Goodbye};
 use echoring_topics::{GapReason, TopicId};
@@ -29,6 +30,18 @@ impl Broadcast {
     /// Closes one connection of a paced drain once it has got everything.
     pub(crate) fn farewell(&mut self, token: Token) {
         self.drain.remaining.push(token);
+    }
+
+    /// The same for a connection whose handler has been told. A drain of all has it already.
+    pub(crate) fn farewell_of_handler(&mut self, token: Token) {
+        if !self.drain.is_on() {
+            self.farewell(token);
+        }
+    }
+
+    /// When a drain of all closes connections that have not got everything.
+    pub(crate) fn goodbye_at(&self) -> Nanos {
+        self.drain.goodbye_at
     }
 
     fn drain_connection<D: Driver, A: ServerApplication>(
@@ -65,10 +78,11 @@ impl Broadcast {
             told = drain.messages.tell(mailboxes, DrainStage::Messages);
         }
         let has_all = drain.messages.is_over(shards) && !fan_out.topics.is_dirty();
+        let is_over = self.drain.goodbye_at <= cx.now();
         if has_all {
-            self.close_served(cx);
+            self.close_served(cx, is_over);
         }
-        if self.drain.goodbye_at <= cx.now() {
+        if is_over {
             self.close_remaining(cx, has_all);
         }
         let drain = &mut self.drain;
@@ -81,10 +95,11 @@ impl Broadcast {
 
     /// The same when a successor orders the messages: no other shard of this process is waited for.
     fn advance_drain_of_predecessor<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        let is_over = self.drain.goodbye_at <= cx.now() || self.handover.is_lost;
         if self.handover.is_lost || !self.fan_out.topics.is_dirty() {
-            self.close_served(cx);
+            self.close_served(cx, is_over);
         }
-        if self.drain.goodbye_at <= cx.now() || self.handover.is_lost {
+        if is_over {
             self.close_remaining(cx, true);
         }
         let has_posted = self.pending.is_empty() && self.held.is_empty();
@@ -92,11 +107,20 @@ impl Broadcast {
         self.drain.waits_for_room = !has_posted;
     }
 
-    /// Closes the connections that have got everything.
-    pub(super) fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    /// Closes the connections that have got everything, without those whose handlers are to be told first or close them
+    /// themselves, unless their time `is_over`.
+    pub(super) fn close_served<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        is_over: bool,
+    ) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, .. } = self;
         drain.remaining.retain(|token| {
+            if !is_over && cx.is_open(*token) && cx.peer(*token).is_some_and(|peer| peer.is_left_to_handler())
+            {
+                return true;
+            }
             let is_served = match cx.peer(*token) {
                 Some(Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
                     fan_out.topics.reached(*member).is_none_or(|(_, all)| all)

@@ -54,7 +54,7 @@ impl Broadcast {
         if self.drain.is_on() {
             self.advance_drain(cx);
         } else if !self.drain.remaining.is_empty() && !self.fan_out.topics.is_dirty() {
-            self.close_served(cx);
+            self.close_served(cx, false);
         }
     }
 

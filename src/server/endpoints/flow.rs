@@ -14,8 +14,8 @@ use crate::limits::{
 };
 use crate::message::Message;
 use crate::remote::Remote;
+use crate::request_context::Opening;
 use crate::response::Response;
-use crate::route::Opening;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};

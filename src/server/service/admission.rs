@@ -57,7 +57,10 @@ impl Service {
     ) -> Answer<Peer> {
         let answer = match route {
             Some(route) => self.open(token, &route, request, upgrade),
-            None => self.serve_builtin(cx, token, request, upgrade),
+            None => match self.refused_before(token, request) {
+                Some(refused) => refused,
+                None => self.serve_builtin(cx, token, request, upgrade),
+            },
         };
         if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
             self.gate.forget(token, cx.pool());

@@ -67,6 +67,10 @@ impl Service {
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
+        if let Some(refused) = self.refused_before(token, request) {
+            self.gate.forget(token, cx.pool());
+            return refused;
+        }
         let topic = request.path.strip_prefix(PREFIX).and_then(topic_of).ok_or(BAD_TOPIC);
         let answer = match topic.and_then(|topic| Ok((topic, cross_origin_headers(&self.origins, request)?)))
         {

@@ -10,8 +10,9 @@ use crate::handler::Handler;
 use crate::message::Message;
 use crate::publications::{OwnedPublication, PublishError};
 use crate::remote::Remote;
+use crate::request_context::RequestContext;
 use crate::response::Response;
-use crate::route::Route;
+use crate::route::{Opening, Route};
 use crate::sender::{RemoteSender, SendError};
 use crate::server::Server;
 use echoring_proto::CloseCode;
@@ -60,7 +61,7 @@ impl Handler for Member {
 }
 
 fn rooms(shards: usize) -> Builder {
-    let route = Route::new("/{room}", |opening| Ok(Member(opening.param("room").unwrap_or_default())));
+    let route = Route::new("/{room}", |opening: &mut Opening<'_>| Ok(Member(opening.param("room").unwrap_or_default())));
     Server::builder().shards(shards).route(route)
 }
 
@@ -133,7 +134,7 @@ fn messages_of_one_client_keep_their_order_in_every_order_of_the_shards() {
 
 #[test]
 fn requests_have_what_a_test_sets_and_refusals_have_their_response() {
-    let route = Route::new("/{name}", |opening| {
+    let route = Route::new("/{name}", |opening: &mut Opening<'_>| {
         let cookie = opening.header("cookie").unwrap_or_default().to_owned();
         let query = opening.query_value("q").unwrap_or_default().to_owned();
         if query == "no" {
@@ -145,7 +146,7 @@ fn requests_have_what_a_test_sets_and_refusals_have_their_response() {
     let builder = Server::builder()
         .origins(OriginPolicy::SameHost)
         .route(route.subprotocols(["b", "a"]))
-        .get("/plain/{x}", |request| Response::text(200, request.param("x").unwrap_or_default()));
+        .get("/plain/{x}", |request: &RequestContext<'_>| Response::text(200, request.param("x").unwrap_or_default()));
     let server = TestServer::new(builder);
     let client = server
         .request("/room?q=1")
@@ -174,7 +175,7 @@ fn requests_have_what_a_test_sets_and_refusals_have_their_response() {
 fn a_long_response_arrives_whole_however_small_the_buffers() {
     let body = "x".repeat(300_000);
     let long = body.clone();
-    let refuses = Route::new("/", move |_| Err::<Member, _>(Response::text(404, long.clone())));
+    let refuses = Route::new("/", move || Err::<Member, _>(Response::text(404, long.clone())));
     let server = TestServer::new(Server::builder().route(refuses));
     let refused = server.request("/").buffer_bytes(1_000).connect().expect_err("refused");
     assert_eq!(refused.text(), body);
@@ -192,7 +193,7 @@ fn clients_are_who_their_tokens_say_and_what_needs_a_thread_is_unavailable() {
     };
     let authenticator = echoring_auth::Authenticator::load(&settings).expect("a token file");
     std::fs::remove_file(&file).expect("it is there");
-    let route = Route::new("/", |opening| {
+    let route = Route::new("/", |opening: &mut Opening<'_>| {
         let subject = opening.client().map_or("nobody", |client| client.subject()).to_owned();
         opening.add_header("x-subject", &subject).expect("a field");
         Ok(Member("room".to_owned()))
@@ -431,7 +432,7 @@ fn a_panic_that_the_test_does_not_look_at_fails_it() {
 
 #[test]
 fn a_constructor_that_panics_is_answered_with_500() {
-    let route = Route::new("/", |_| -> Result<Member, Response> { panic!("no room") });
+    let route = Route::new("/", || -> Result<Member, Response> { panic!("no room") });
     let server = TestServer::new(Server::builder().route(route));
     assert_eq!(server.connect("/").expect_err("refused").status(), 500);
     assert_eq!(server.take_failures().len(), 1);

@@ -63,6 +63,11 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.farewells = Some(farewells);
     }
 
+    /// When the connections that are left are cut, in a drain of any kind.
+    pub(in crate::shard) fn drain_ends_at(&self) -> Option<Nanos> {
+        self.draining_until.or_else(|| self.farewells.as_ref().map(|farewells| farewells.until))
+    }
+
     /// When the next connection of a paced drain is closed.
     pub(in crate::shard) fn farewell_at(&self) -> Option<Nanos> {
         let Farewells { next_at, paced_until, queue, .. } = self.farewells.as_ref()?;
