@@ -28,6 +28,7 @@ mod host;
 pub mod limits;
 mod listeners;
 mod message;
+mod outside;
 mod pages;
 mod panics;
 mod peak;
