@@ -8,7 +8,9 @@
 use std::io::Read;
 use std::time::Duration;
 
-use echoring::server::{Builder, Disposition, Failure, Handler, Message, Path, Remote, Response, Route, Server};
+use echoring::server::{
+    Builder, Disposition, Failure, Handler, Message, Path, Remote, Response, Route, Server,
+};
 
 /// Greets each client, and sends messages back in capitals.
 struct Shouting {

@@ -38,12 +38,14 @@ def fail(text):
 
 
 @contextlib.contextmanager
-def serving(binary, listen, settings=None):
-    """Runs a server for the duration of the block. Yields it and its `listening` line."""
+def serving(binary, listen, settings=None, program=None):
+    """Runs a server, or a `program` with one, for the duration of the block. Yields it and its `listening` line."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(settings or "")
         file.flush()
         command = [binary, "serve", "--listen", listen, "--admin", "off", "--log", "warn"]
+        if program:
+            command = [program, "--listen", listen]
         server = subprocess.Popen(
             command + (["--config", file.name] if settings else []), stdout=subprocess.PIPE, text=True
         )
@@ -130,12 +132,12 @@ def open_all(connect, count, path, subprotocol=None):
     return found
 
 
-def per_subscriber(binary, count, subprotocol):
+def per_subscriber(binary, count, subprotocol, path="/broadcast/memory", program=None):
     """Measures subscribers of one topic over TCP, after one message each."""
-    with serving(binary, "127.0.0.1:0") as (server, line):
+    with serving(binary, "127.0.0.1:0", program=program) as (server, line):
         connect = over_tcp(int(re.search(r":(\d+) ", line)[1]))
         before = resident(server)
-        path = "/broadcast" if subprotocol else "/broadcast/memory"
+        path = "/broadcast" if subprotocol else path
         subscribers = open_all(connect, count, path, subprotocol)
         if subprotocol:
             for subscriber in subscribers:
@@ -159,7 +161,7 @@ def per_subscriber(binary, count, subprotocol):
         "resident_before": before,
         "resident_after": after,
     }
-    print(f"{figures['bytes_per_subscriber']:.0f} B of user memory per subscriber ({subprotocol or 'raw route'})")
+    print(f"{figures['bytes_per_subscriber']:.0f} B of user memory per subscriber ({subprotocol or path})")
     return line.split("pid=")[0].split(" ", 2)[2].strip(), figures
 
 
@@ -218,18 +220,44 @@ def lag_bytes(subscriber):
     return BUSY_MESSAGES * (len(BUSY_MESSAGE) + 4) - in_socket - len(subscriber.waiting)
 
 
+def rooms(program, count, is_recorded):
+    """Members of a room of the program's handlers, and subscribers of its built-in route, in turns."""
+    paths = {"handlers": "/rooms/memory", "builtin": "/broadcast/memory"}
+    found = {side: [] for side in paths}
+    for number in range(ROUNDS):
+        for side in sorted(paths, reverse=number % 2 == 0):
+            found[side].append(per_subscriber(None, count, None, paths[side], program)[1])
+    medians = {
+        side: sorted(figures["bytes_per_subscriber"] for figures in rounds)[ROUNDS // 2] for side, rounds in found.items()
+    }
+    more = medians["handlers"] - medians["builtin"]
+    print(f"a member of handlers takes {more:.0f} B more than a subscriber of the built-in route")
+    if is_recorded:
+        idle_memory.write_record(
+            "rooms-memory.json",
+            schema="echoring.rooms-memory/1",
+            scenario=f"bench/rooms.rs: {count} members of one room over TCP, after one message of {len(MESSAGE)} bytes each, on the route of "
+            "its handlers and on the built-in route of the same program, in turns",
+            bytes_per_member=medians,
+            rounds=found,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(prog="subscriber-memory")
     parser.add_argument("binary")
     parser.add_argument("subscribers", type=int, nargs="?", default=15_000)
     parser.add_argument("not_reading", type=int, nargs="?", default=10_000)
     parser.add_argument("--no-record", action="store_true")
+    parser.add_argument("--rooms", metavar="PROGRAM")
     options = parser.parse_intermixed_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(options.subscribers, options.not_reading)
     if most + 100 > hard:
         fail(f"{most} subscribers need as many descriptors, the limit is {hard}; raise it with ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if options.rooms:
+        return rooms(options.rooms, options.subscribers, not options.no_record)
     driver, raw = per_subscriber(options.binary, options.subscribers, None)
     _, spoken = per_subscriber(options.binary, options.subscribers, SUBPROTOCOL)
     one, many = (median_growth(options.binary, count) for count in (1, options.not_reading))

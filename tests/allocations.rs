@@ -16,7 +16,10 @@ use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Features, Options};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
-use echoring_server::{Disposition, Failure, Handler, Message, Remote, Route, Routes, Service};
+use echoring_server::{
+    Chunk, Disposition, Failure, Handler, Message, PublishOutcome, Remote, Route, Routes, Service,
+    SubscribeOptions,
+};
 use echoring_topics::limits::LOG_SEGMENT_BYTES;
 
 /// Counts the allocations of this thread during `work`.
@@ -249,6 +252,9 @@ fn parrots() -> Routes {
     let mut routes = Routes::default();
     routes.add(Route::new("/handled", || Parrot { by_copy: false }));
     routes.add(Route::new("/handled/copied", || Parrot { by_copy: true }));
+    routes.add(Route::new("/room", || Member { streams: false, with_ids: false, positions: 0 }));
+    routes.add(Route::new("/room/with-ids", || Member { streams: false, with_ids: true, positions: 0 }));
+    routes.add(Route::new("/room/streamed", || Member { streams: true, with_ids: false, positions: 0 }));
     routes
 }
 
@@ -288,6 +294,70 @@ fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
             allocations <= 3 * (segments + 1),
             "{allocations} allocations for {rounds} messages of {payload_bytes} B in {segments} segments"
         );
+    }
+}
+
+/// A member of a room, which publishes its messages; with ids, so that it is told their positions.
+struct Member {
+    /// Whether messages arrive in chunks.
+    streams: bool,
+    with_ids: bool,
+    positions: u64,
+}
+
+impl Member {
+    fn publish(&self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<Disposition, Failure> {
+        match self.with_ids {
+            true => remote.publish_with_id(7, "room", payload)?,
+            false => remote.publish("room", payload)?,
+        }
+        Ok(Disposition::Done)
+    }
+}
+
+impl Handler for Member {
+    fn is_streaming(&self) -> bool {
+        self.streams
+    }
+
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.subscribe_with("room", SubscribeOptions::new().skip_own())?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        self.publish(remote, message.payload())
+    }
+
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+        self.publish(remote, chunk.payload)
+    }
+
+    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+        self.positions += u64::from(outcome.result.is_ok());
+        Ok(())
+    }
+}
+
+#[test]
+fn publishing_from_a_handler_allocates_nothing_but_the_logs_segments() {
+    for path in ["/room", "/room/with-ids", "/room/streamed"] {
+        for payload_bytes in [16, 1 << 10] {
+            let mut world = World::new(path);
+            let frame = masked_frame(0x82, &vec![b'a'; payload_bytes]);
+            let delivered_bytes = frame.len() - KEY.len();
+            // Until the log has reached its maximum length.
+            let filled = QUEUE_BYTES_DEFAULT as usize / delivered_bytes;
+            world.broadcast_rounds(filled + WARM_UP_ROUNDS, &frame, delivered_bytes);
+            let rounds = ROUNDS + 4 * LOG_SEGMENT_BYTES / delivered_bytes;
+            let allocations = allocations_of(|| world.broadcast_rounds(rounds, &frame, delivered_bytes));
+            // As for the built-in route: in the log of the subscribers, and in the history.
+            let segments = 2 * rounds.div_ceil(LOG_SEGMENT_BYTES / delivered_bytes) as u64;
+            let deliveries = rounds * (CONNECTIONS - 1);
+            assert!(
+                allocations <= 3 * (segments + 1),
+                "{path}: {allocations} allocations for {rounds} messages of {payload_bytes} B, {deliveries} deliveries, {segments} segments"
+            );
+        }
     }
 }
 

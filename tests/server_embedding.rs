@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_server::{
-    Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
-    Opening, OwnedPublication, Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
+    Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Opening,
+    OwnedPublication, Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
 };
 use echoring_topics::TopicReport;
 

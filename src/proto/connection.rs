@@ -114,6 +114,8 @@ pub struct Connection {
     liveness: Liveness,
     flow: Flow,
     deadline_moved: bool,
+    /// A message was begun in fragments, and its last one was not sent.
+    sends_fragments: bool,
 }
 
 impl Connection {
@@ -162,6 +164,7 @@ impl Connection {
             liveness: Liveness::new(env.now),
             flow: Flow::default(),
             deadline_moved: true,
+            sends_fragments: false,
         }
     }
 
@@ -199,6 +202,18 @@ impl Connection {
     /// Whether a send straight from other memory would keep the order and be taken.
     pub fn is_writable(&self) -> bool {
         self.is_open() && self.outbox.is_flushed()
+    }
+
+    /// Whether a message was begun in fragments and is not complete. No other message may come in between (RFC 6455, 5.4); control
+    /// frames may.
+    #[inline]
+    pub fn sends_fragments(&self) -> bool {
+        self.sends_fragments
+    }
+
+    /// The caller has begun a message whose fragments it [echoes](Connection::echo), or is about to end it.
+    pub fn set_sends_fragments(&mut self, sends_fragments: bool) {
+        self.sends_fragments = sends_fragments;
     }
 
     /// Whether nothing is queued and no send is unfinished.

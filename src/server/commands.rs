@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
+use crate::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
@@ -29,6 +29,7 @@ use crate::cluster::ClusterEvent;
 use crate::config::ServerConfig;
 use crate::connections::ConnectionScan;
 use crate::handover::ClientNumbers;
+use crate::outside::{Charge, Outside};
 use crate::peer::ServerApplication;
 use crate::publications::{self, OwnedPublication, PublishError, Published};
 use crate::sender::{Inlet, SenderMail};
@@ -119,7 +120,7 @@ pub struct PublishRequest {
     published: Published,
     reply: oneshot::Sender<Published>,
     claim: Claim,
-    /// The charge of the messages against the bound of the node, until they are dropped.
+    /// Their charge against the bound of the node, until they are dropped.
     _charge: Charge,
 }
 
@@ -205,7 +206,10 @@ impl PublishRequest {
             // continue in order.
             let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
             let published = match hindered {
-                Some(hindered) => hindered.map(OperatorPublished::Now),
+                Some(hindered) => {
+                    broadcast.refuse_for_operator();
+                    hindered.map(OperatorPublished::Now)
+                }
                 None => broadcast.publish_for_operator(
                     cx,
                     &self.topic,
@@ -312,15 +316,29 @@ impl CommandSender {
         topic: &str,
         messages: Vec<OwnedPublication>,
     ) -> Result<PendingPublish, PublishError> {
-        if !is_topic_name(topic) {
-            return Err(PublishError::BadTopic);
-        }
-        if messages.len() as u64 > OUTSIDE_MESSAGES_MAX {
-            return Err(PublishError::TooMany);
-        }
-        for (at, message) in messages.iter().enumerate() {
-            publications::check(topic, &message.as_publication(), &message.idempotency_key, at)?;
-        }
+        check_all(topic, &messages)?;
+        let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
+        self.send(topic, messages, charge)
+    }
+
+    /// Publishes as soon as there is room for the messages, in the order in which others wait for it.
+    pub(super) async fn publish_when_room(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+    ) -> Result<PendingPublish, PublishError> {
+        check_all(topic, &messages)?;
+        let charge = self.outside.charge_when_room(&messages).await;
+        self.send(topic, messages, charge)
+    }
+
+    /// Sends charged messages to the owner of their topic.
+    fn send(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+        charge: Charge,
+    ) -> Result<PendingPublish, PublishError> {
         let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
         let pending = PendingPublish { answer, claim: claim.clone() };
@@ -329,7 +347,6 @@ impl CommandSender {
             let _ = reply.send(Published::new());
             return Ok(pending);
         }
-        let charge = self.outside.charge(&messages).ok_or(PublishError::Busy)?;
         let publish = PublishRequest {
             topic: topic.into(),
             published: Vec::with_capacity(messages.len()),
@@ -408,50 +425,18 @@ impl Claim {
     }
 }
 
-/// The publications that wait on the whole node.
-#[derive(Debug, Default)]
-struct Outside {
-    messages: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Outside {
-    /// Charges `messages`, if they fit. A single message above the bound fits when nothing else waits.
-    fn charge(self: &Arc<Outside>, messages: &[OwnedPublication]) -> Option<Charge> {
-        // Each part of the charge is released on drop, even if the other one fails.
-        let mut charge = Charge { outside: Arc::clone(self), messages: 0, bytes: 0 };
-        let count = messages.len() as u64;
-        add(&self.messages, count, |sum, _| sum <= OUTSIDE_MESSAGES_MAX)?;
-        charge.messages = count;
-        let bytes = messages.iter().map(OwnedPublication::bytes).sum();
-        add(&self.bytes, bytes, |sum, before| sum <= OUTSIDE_BYTES_MAX || before == 0)?;
-        charge.bytes = bytes;
-        Some(charge)
+/// Whether messages may be published as far as they alone can tell.
+fn check_all(topic: &str, messages: &[OwnedPublication]) -> Result<(), PublishError> {
+    if !is_topic_name(topic) {
+        return Err(PublishError::BadTopic);
     }
-}
-
-/// Adds `more` if the sum and the previous value are allowed.
-fn add(to: &AtomicU64, more: u64, may_be: impl Fn(u64, u64) -> bool) -> Option<()> {
-    to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
-        before.checked_add(more).filter(|sum| may_be(*sum, before))
-    })
-    .ok()
-    .map(|_| ())
-}
-
-/// A charge against [`Outside`], released on drop.
-#[derive(Debug)]
-struct Charge {
-    outside: Arc<Outside>,
-    messages: u64,
-    bytes: u64,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.outside.messages.fetch_sub(self.messages, Ordering::Relaxed);
-        self.outside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    if messages.len() as u64 > OUTSIDE_MESSAGES_MAX {
+        return Err(PublishError::TooMany);
     }
+    for (at, message) in messages.iter().enumerate() {
+        publications::check(topic, &message.as_publication(), &message.idempotency_key, at)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -464,7 +449,7 @@ mod tests {
     use echoring_proto::limits::{MILLISECOND, SECOND};
     use echoring_runtime::driver::epoll::Epoll;
     use echoring_runtime::driver::{Features, Options};
-    use echoring_runtime::shard::{self, Allowance, Mailboxes, Security, Shard};
+    use echoring_runtime::shard::{self, Allowance, Application, Mailboxes, Security, Shard};
     use echoring_topics::Content;
     use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
     use std::thread;
@@ -504,8 +489,7 @@ mod tests {
     }
 
     fn waiting(commands: &CommandSender) -> (u64, u64) {
-        let Outside { messages, bytes } = &*commands.outside;
-        (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+        commands.outside.charged()
     }
 
     /// Runs ticks of the shard until the publisher has its answer.
@@ -544,20 +528,74 @@ mod tests {
         assert_eq!(answer(&mut shard, publish(1)).expect("in time").len(), 1);
     }
 
+    /// Publishes on another thread as asynchronous code does.
+    fn publish_async(
+        commands: &CommandSender,
+        messages: Vec<OwnedPublication>,
+    ) -> thread::JoinHandle<Result<Published, PublishError>> {
+        let commands = commands.clone();
+        thread::spawn(move || {
+            let publishing = async { commands.publish_when_room("t", messages).await?.await };
+            blocking::wait_for(publishing, None).expect("no deadline")
+        })
+    }
+
     #[test]
-    fn bytes_are_bounded_as_well_but_one_publisher_is_always_let_in() {
-        let outside = Arc::new(Outside::default());
-        let long = |bytes: usize| [owned(Content::Binary, "k", &vec![0; bytes])];
-        let charge = outside.charge(&long(OUTSIDE_BYTES_MAX as usize)).expect("nothing else waits");
-        assert!(outside.charge(&long(1)).is_none());
-        drop(charge);
-        let half = OUTSIDE_BYTES_MAX as usize / 2;
-        let charge = outside.charge(&long(half)).expect("room");
-        assert!(outside.charge(&long(half)).is_none(), "what surrounds the bytes counts as well");
-        assert!(outside.charge(&long(half - 1024)).is_some());
-        drop(charge);
-        assert_eq!(outside.bytes.load(Ordering::Relaxed), 0);
-        assert_eq!(outside.messages.load(Ordering::Relaxed), 0);
+    fn asynchronous_publishers_wait_for_room() {
+        let (mut shard, commands) = shard();
+        let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize)).expect("room");
+        let mut publishers = Vec::new();
+        for waiting in 1..=3 {
+            publishers.push(publish_async(&commands, texts(waiting)));
+            let given_up = Instant::now() + PATIENCE;
+            while commands.outside.waiting() < waiting {
+                assert!(Instant::now() < given_up, "they do not come to wait");
+                thread::yield_now();
+            }
+        }
+        assert_eq!(commands.try_publish("t", texts(1)).err(), Some(PublishError::Busy), "at once");
+        let mut offsets: Vec<u64> = publishers
+            .into_iter()
+            .flat_map(|publisher| answer(&mut shard, publisher).expect("no end"))
+            .map(|published| published.expect("taken").offset)
+            .collect();
+        // Room is given in order. Then the threads race for the shard.
+        offsets.sort_unstable();
+        assert!(offsets.into_iter().eq(OUTSIDE_MESSAGES_MAX + 1..=OUTSIDE_MESSAGES_MAX + 6));
+        assert_eq!(all.wait().expect("no end").len() as u64, OUTSIDE_MESSAGES_MAX);
+        assert_eq!((waiting(&commands), commands.outside.waiting()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn whoever_waits_for_room_learns_of_the_end() {
+        let (shard, commands) = shard();
+        let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize)).expect("room");
+        let publishers: Vec<_> = (0..3).map(|_| publish_async(&commands, texts(1))).collect();
+        let given_up = Instant::now() + PATIENCE;
+        while commands.outside.waiting() < publishers.len() {
+            assert!(Instant::now() < given_up, "they do not come to wait");
+            thread::yield_now();
+        }
+        drop(shard);
+        assert_eq!(all.wait(), Err(PublishError::Ended));
+        for publisher in publishers {
+            assert_eq!(publisher.join().expect("no panic"), Err(PublishError::Ended));
+        }
+        assert_eq!((waiting(&commands), commands.outside.waiting()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn a_batch_goes_on_behind_a_message_that_no_retry_saves() {
+        let (mut shard, commands) = shard();
+        let too_large =
+            owned(Content::Binary, "", &vec![0; echoring_proto::limits::MESSAGE_BYTES_DEFAULT as usize + 1]);
+        let batch = [texts(2), vec![too_large], texts(2)].concat();
+        let publisher = publish_async(&commands, batch);
+        let published = answer(&mut shard, publisher).expect("no end");
+        let offsets: Vec<_> = published.iter().map(|result| result.map(|position| position.offset)).collect();
+        assert_eq!(offsets, [Ok(1), Ok(2), Err(Refused::TooLarge), Ok(3), Ok(4)]);
+        let counted = shard.application().report().publications;
+        assert_eq!((counted.published, counted.accepted, counted.refused), (5, 4, 1));
     }
 
     #[test]

@@ -186,17 +186,35 @@ impl Handle {
         self.commands.try_publish(topic, messages)
     }
 
-    /// Publishes messages to a topic and waits for the results in asynchronous code of any runtime. Dropping the future before it
-    /// was polled publishes nothing.
+    /// Publishes messages to a topic as soon as there is room for them, and waits for the results, in asynchronous code of any
+    /// runtime. While too many publications wait, it waits, too: room is given in the order of asking, and
+    /// [`try_publish`](Handle::try_publish) is refused meanwhile. Whoever waits keeps its own messages.
+    ///
+    /// Dropping the future while it waits for room publishes nothing; later, the messages are on their way.
     ///
     /// # Errors
-    /// As for [`publish`](Handle::publish).
+    /// As for [`publish`](Handle::publish), but never [`PublishError::Busy`] and [`PublishError::OnShard`]. A server that ends is
+    /// [`PublishError::Ended`]; one that drains refuses each message with [`Refused::Draining`](crate::Refused::Draining).
+    ///
+    /// ```
+    /// use echoring::server::{Handle, OwnedPublication, PublishError};
+    ///
+    /// /// Publishes what a feed yields, at the pace of the server.
+    /// async fn forward(handle: &Handle, lines: impl Iterator<Item = String>) -> Result<(), PublishError> {
+    ///     for line in lines {
+    ///         for result in handle.publish_async("news", vec![OwnedPublication::text(line)]).await? {
+    ///             println!("{result:?}");
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub async fn publish_async(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
     ) -> Result<Published, PublishError> {
-        self.try_publish(topic, messages)?.await
+        self.commands.publish_when_room(topic, messages).await?.await
     }
 
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard

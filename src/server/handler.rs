@@ -86,6 +86,11 @@ pub trait Handler {
     /// A chunk of a message, if [`is_streaming`](Handler::is_streaming) returned true. [`Disposition::Echo`] sends it
     /// back as a fragment.
     ///
+    /// The echoed chunks of a message are one message, and nothing else is sent until it is complete (RFC 6455, 5.4): messages of
+    /// topics and of senders wait, and sends of the handler are refused with [`Busy`](crate::Busy). What waits goes before the peer's
+    /// next message. The first chunk has to be echoed if any is; otherwise the connection is closed with 1011. If the last chunk is
+    /// not echoed, an empty fragment ends the message.
+    ///
     /// # Errors
     /// Closes the connection, see the trait.
     fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {

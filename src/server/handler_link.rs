@@ -54,12 +54,14 @@ impl<A: ServerApplication> Link for HandlerLink<'_, '_, '_, A> {
         self.link.pool()
     }
 
+    // Nothing comes between the fragments of a message that is echoed (RFC 6455, 5.4).
+
     fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool {
-        self.link.send(kind, payload)
+        !self.link.sends_fragments() && self.link.send(kind, payload)
     }
 
     fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool {
-        self.link.send_fragment(kind, first, last, payload)
+        !self.link.sends_fragments() && self.link.send_fragment(kind, first, last, payload)
     }
 
     fn ping(&mut self, payload: &[u8]) -> bool {

@@ -1,5 +1,7 @@
 //! The handlers of one shard. An error or a panic of a handler closes its own connection only.
 
+mod fragments;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,12 +43,10 @@ struct HandlerSlot {
     message_bytes: u64,
     reserved_bytes: usize,
     streaming: bool,
-    /// Listed in `waiting`.
+    /// Listed in `waiting`, or about to be when the message that is echoed in fragments is complete.
     waiting: bool,
     /// The handler waits for the peer's address.
     wants_address: bool,
-    /// A message is echoed in fragments and is not complete: nothing may come between.
-    echoing: bool,
     /// What senders of other threads have for the connection, once there is one.
     senders: Option<Box<SenderQueue>>,
 }
@@ -63,6 +63,10 @@ pub(super) struct HandlerSlots {
     due: VecDeque<u32>,
     /// Slots with messages of senders.
     sending: VecDeque<u32>,
+    /// Slots whose peers' next messages wait for others.
+    yielding: Vec<u32>,
+    /// Some of them have not been looked at yet.
+    yields_anew: bool,
     /// Those who wait for memory of the node, and when they try again.
     short_of_memory: Vec<Waiter>,
     retry_at: Nanos,
@@ -94,7 +98,6 @@ impl HandlerSlots {
             reserved_bytes: 0,
             waiting: false,
             wants_address: false,
-            echoing: false,
             senders: None,
         };
         match self.free.pop() {
@@ -161,18 +164,14 @@ impl HandlerSlots {
             link.close(CloseCode::TOO_BIG, "message too big for this path");
             return Disposition::Done;
         }
-        let (streaming, last) = (slot.streaming, chunk.last);
+        let streaming = slot.streaming;
         let message = Message { kind: chunk.kind, payload: chunk.payload };
         let shown = self.call(link, services, number, |handler, remote| {
             if streaming { handler.chunk(remote, chunk) } else { handler.message(remote, message) }
         });
         let shown = shown.unwrap_or(Disposition::Done);
-        let slot = &mut self.slots[number as usize];
-        slot.echoing = !last && shown == Disposition::Echo;
-        if slot.senders.is_some() && last {
-            self.list_sending(number);
-        }
-        if last && !self.drain.is_idle() && link.peer.drain_phase() == Some(DrainPhase::Delayed) {
+        let shown = if streaming { self.note_fragment(link, number, chunk, shown) } else { shown };
+        if chunk.last && !self.drain.is_idle() && link.peer.drain_phase() == Some(DrainPhase::Delayed) {
             self.drain.end_delay(link.token);
         }
         shown
@@ -242,7 +241,7 @@ impl HandlerSlots {
 
     /// When [`tick_ended`](HandlerSlots::tick_ended) has something to do without an event.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        if !self.waiting.is_empty() || !self.sending.is_empty() {
+        if !self.waiting.is_empty() || !self.sending.is_empty() || self.yields_anew {
             return Some(0);
         }
         let retry_at = (!self.short_of_memory.is_empty()).then_some(self.retry_at);
@@ -349,12 +348,12 @@ impl HandlerSlots {
         services: &mut HandlerServices<'_>,
         notice: DrainNotice,
     ) {
+        let is_echoing = link.sends_fragments();
         let Peer::Handler(peer) = &mut *link.peer else { return };
         let (number, before) = (peer.slot, peer.drain);
         if !matches!(before, DrainPhase::Serving | DrainPhase::Delayed) {
             return;
         }
-        let is_echoing = self.slots[number as usize].echoing;
         peer.drain = if is_echoing { DrainPhase::Delayed } else { DrainPhase::Told };
         let action = match is_echoing {
             // Nothing may come between the fragments.
@@ -414,14 +413,14 @@ impl HandlerSlots {
         for _ in 0..self.sending.len() {
             let Some(number) = self.sending.pop_front() else { return };
             let link = self.link(cx, number);
-            let HandlerSlot { senders: Some(senders), echoing, .. } = &mut self.slots[number as usize] else {
+            let HandlerSlot { senders: Some(senders), .. } = &mut self.slots[number as usize] else {
                 continue;
             };
             senders.is_listed = false;
             // What waits for a connection that closes is given up when it is closed.
             let Some(mut link) = link else { continue };
-            if *echoing {
-                // The end of the message goes on.
+            if link.sends_fragments() {
+                // The end of the message lists the slot again.
                 continue;
             }
             send_queued(senders, &mut link, &mut bytes_left);
@@ -460,8 +459,18 @@ impl HandlerSlots {
     ) {
         for _ in 0..self.waiting.len() {
             let Some(number) = self.waiting.pop_front() else { return };
-            self.slots[number as usize].waiting = false;
-            let Some(mut link) = self.link(cx, number) else { continue };
+            let Some(mut link) = self.link(cx, number) else {
+                self.slots[number as usize].waiting = false;
+                continue;
+            };
+            if link.sends_fragments() {
+                // The end of the message lists the slot again.
+                continue;
+            }
+            if !std::mem::take(&mut self.slots[number as usize].waiting) {
+                // Listed twice: before the message's end, and by it.
+                continue;
+            }
             if link.is_writable() && Broadcast::has_room_for(link.peer) {
                 self.writable(&mut link, services, number);
             } else if !link.is_blocked() {
@@ -507,7 +516,6 @@ impl HandlerSlots {
             timers: &mut self.timers,
             refused: &mut refused,
             reserved_bytes: &mut slot.reserved_bytes,
-            is_streaming: slot.streaming,
             senders: &mut slot.senders,
             inlet: &self.inlet,
         };

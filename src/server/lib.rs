@@ -34,6 +34,7 @@ mod listeners;
 mod message;
 mod middleware;
 mod observer;
+mod outside;
 mod pages;
 mod panics;
 mod pattern;

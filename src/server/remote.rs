@@ -51,8 +51,6 @@ pub struct Remote<'a> {
     pub(super) refused: &'a mut bool,
     /// Bytes that the handler has reserved.
     pub(super) reserved_bytes: &'a mut usize,
-    /// Whether the handler gets messages in chunks.
-    pub(super) is_streaming: bool,
     /// What waits from other threads, once there is a sender.
     pub(super) senders: &'a mut Option<Box<SenderQueue>>,
     /// The way of senders to this shard.
@@ -160,7 +158,8 @@ impl Remote<'_> {
     /// straight from the topic's log, as on the raw route. If the topic has a snapshot for new subscribers, it comes first.
     ///
     /// [`Handler::subscription`](crate::Handler::subscription) is told when the subscription has begun, if messages are missing,
-    /// and when the server ends it. It ends with the connection otherwise. Permissions of topics are for clients and do not
+    /// and when the server ends it. It ends with the connection otherwise. While a handler echoes a message [chunk by
+    /// chunk](crate::Handler::chunk), the messages of topics wait, and the subscriber counts as slow if that takes too long. Permissions of topics are for clients and do not
     /// restrict handlers; the limits on topics and subscriptions hold.
     ///
     /// # Errors
@@ -175,9 +174,6 @@ impl Remote<'_> {
     /// # Errors
     /// As for `subscribe`.
     pub fn subscribe_with(&mut self, topic: &str, options: SubscribeOptions) -> Result<(), SubscribeError> {
-        if self.is_streaming {
-            return Err(SubscribeError::Streaming);
-        }
         self.link.subscribe(topic, options)
     }
 

@@ -569,6 +569,8 @@ impl Application for Service {
         if self.broadcast.has_connects_due() {
             self.broadcast.complete_connects(cx, &mut self.gate);
         }
+        let Service { handlers, broadcast, gate, .. } = self;
+        handlers.send_between_messages(cx, &mut HandlerServices { broadcast, gate });
         self.broadcast.tick_ended(cx);
         let decided = self.broadcast.take_decided();
         if !decided.is_empty() {

@@ -72,8 +72,6 @@ pub enum SubscribeError {
     AlreadySubscribed,
     /// The connection, or its identity, has the maximum number of subscriptions.
     TooMany,
-    /// The handler [streams](crate::Handler::is_streaming): topic messages would come between the fragments of its replies.
-    Streaming,
     /// The connection is closing.
     Closing,
     /// The topic cannot take the subscription.
@@ -96,7 +94,6 @@ impl fmt::Display for SubscribeError {
             SubscribeError::BadTopic => f.write_str("bad topic name"),
             SubscribeError::AlreadySubscribed => f.write_str("already subscribed to this topic"),
             SubscribeError::TooMany => f.write_str("too many subscriptions"),
-            SubscribeError::Streaming => f.write_str("a streaming handler cannot subscribe"),
             SubscribeError::Closing => f.write_str("the connection is closing"),
             SubscribeError::Refused(refused) => refused.fmt(f),
         }

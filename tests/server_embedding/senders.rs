@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use echoring_proto::CloseCode;
+use echoring_proto::limits::MESSAGE_BYTES_DEFAULT;
 use echoring_server::{
     Builder, Disposition, DriverChoice, Failure, Handle, Handler, Message, OwnedPublication, PublishError,
-    Remote, RemoteSender, SendError, Server,
+    Refused, Remote, RemoteSender, SendError, Server,
 };
 
 use super::{PATIENCE, Peer, address};
@@ -52,6 +53,13 @@ impl Handler for Giver {
                 let sender = remote.sender();
                 while sender.send_binary(vec![0; 10_000]).is_ok() {}
                 assert_eq!(sender.send_binary(vec![0; 10_000]), Err(SendError::Full));
+            }
+            Some("batch") => {
+                let long = vec![0; MESSAGE_BYTES_DEFAULT as usize + 1];
+                let batch: [&[u8]; 4] = [b"first", b"second", &long, b"unpublished"];
+                let published = remote.publish_all("room", batch);
+                assert_eq!(published, Err((2, PublishError::Refused(Refused::TooLarge))));
+                assert_eq!(remote.publish_all("room", ["third", "fourth"]), Ok(2));
             }
             _ => remote.publish("room", message)?,
         }
@@ -193,6 +201,45 @@ fn other_threads_publish_and_await_positions() {
             peer.hears("by a member");
         }
         assert_eq!(server.publish("", texts(0)), Err(PublishError::BadTopic));
+    });
+}
+
+#[test]
+fn a_batch_of_a_handler_ends_at_the_first_message_that_is_refused() {
+    givers_on_both_drivers(2, |server, address, _| {
+        let mut peer = Peer::open(address, "/ws");
+        peer.text("batch");
+        for expected in ["first", "second", "third", "fourth"] {
+            assert_eq!(peer.frame().1, expected.as_bytes());
+        }
+        let mut counted = (0, 0, 0);
+        for snapshot in server.handle().snapshots() {
+            let publications = snapshot.application.publications;
+            counted.0 += publications.published;
+            counted.1 += publications.accepted;
+            counted.2 += publications.refused;
+        }
+        assert_eq!(counted, (5, 4, 1), "what is behind a refused message was not published");
+    });
+}
+
+#[test]
+fn a_server_that_drains_or_has_ended_says_so_to_asynchronous_publishers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    givers_on_both_drivers(1, |server, address, _| {
+        // The server waits for the answer of this peer.
+        let peer = Peer::open(address, "/ws");
+        let handle = server.handle();
+        let publish =
+            |count| runtime.block_on(handle.publish_async("room", vec![OwnedPublication::text("m"); count]));
+        assert!(publish(1).expect("in time")[0].is_ok());
+        handle.drain();
+        assert_eq!(publish(3), Ok(vec![Err(Refused::Draining); 3]));
+        drop(peer);
+        let until = Instant::now() + PATIENCE;
+        while publish(1) != Err(PublishError::Ended) {
+            assert!(Instant::now() < until, "the server does not end");
+        }
     });
 }
 

@@ -13,6 +13,7 @@ mod draining;
 mod echo;
 #[path = "../support/echo_client.rs"]
 mod echo_client;
+mod fragments;
 mod handlers;
 mod handover;
 mod held;

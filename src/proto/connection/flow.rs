@@ -15,12 +15,14 @@ pub(super) struct Flow {
     backpressured: bool,
     /// The peer was too fast, and has to wait.
     throttled: bool,
+    /// Messages wait that are sent before the peer's next one is read.
+    yields: bool,
 }
 
 impl Flow {
     /// Whether we want no messages, however much room there is.
     pub(super) fn is_held(&self) -> bool {
-        self.backpressured || self.throttled
+        self.backpressured || self.throttled || self.yields
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -33,7 +35,7 @@ impl Flow {
 
     /// From now on the peer is read from for the sake of its Close frame.
     pub(super) fn end_backpressure(&mut self) {
-        (self.backpressured, self.throttled) = (false, false);
+        (self.backpressured, self.throttled, self.yields) = (false, false, false);
     }
 }
 
@@ -66,7 +68,8 @@ impl Connection {
     pub fn wants_one_more(&mut self, config: &ConnectionConfig) -> bool {
         let has_room = self.queued_bytes() <= config.queue_bytes.saturating_add(RECEIVE_CREDIT_BYTES)
             && self.reader.deferred_bytes() <= DEFERRED_BYTES_MAX - RECEIVE_CREDIT_BYTES as usize;
-        let may = self.flow.reads_paused && !self.flow.is_held() && !self.is_deciding() && has_room;
+        let is_held = self.flow.backpressured || self.flow.throttled;
+        let may = self.flow.reads_paused && !is_held && !self.is_deciding() && has_room;
         if may {
             self.flow.reads_paused = false;
         }
@@ -88,6 +91,15 @@ impl Connection {
             self.resume_liveness(now);
         }
         self.flow.throttled = throttled && !self.is_closing();
+    }
+
+    /// The peer's next message waits, unless all of it has arrived, until this is called with `false`: other messages go before it.
+    /// What arrives meanwhile is kept, at most the receive credit.
+    pub fn set_yields(&mut self, yields: bool, now: Nanos) {
+        if self.flow.yields && !yields {
+            self.resume_liveness(now);
+        }
+        self.flow.yields = yields && !self.is_closing();
     }
 
     /// The peer is read again, so its silence counts from now on.
@@ -112,7 +124,7 @@ impl Connection {
     /// arrives on a stalled connection waits whole: bytes that were on the way when reading paused arrive a few at a
     /// time, and each of them could complete another message.
     pub(super) fn must_defer(&self, cursor: &SpanCursor, config: &ConnectionConfig) -> bool {
-        self.codec.is_some()
+        (self.codec.is_some() || self.flow.yields)
             && self.reader.may_defer(cursor)
             && (cursor.inflated_bytes >= INFLATED_BYTES_PER_TICK || self.is_stalled(config))
     }

@@ -106,6 +106,31 @@ impl<A: Application> ConnectionContext<'_, A> {
         self.connection.is_blocked()
     }
 
+    /// Whether the connection echoes a message in fragments that is not complete, so that no other may be sent (RFC 6455, 5.4).
+    pub fn sends_fragments(&self) -> bool {
+        self.connection.sends_fragments()
+    }
+
+    /// A message whose chunks are echoed begins, or is about to end. Until then the application sends no other, and
+    /// [`Context::share`] is not accepted.
+    pub fn set_sends_fragments(&mut self, sends_fragments: bool) {
+        self.connection.set_sends_fragments(sends_fragments);
+    }
+
+    /// Whether the peer's next message waits for others, see [`Connection::set_yields`].
+    pub fn set_yields(&mut self, yields: bool) {
+        self.connection.set_yields(yields, self.env.now);
+    }
+
+    /// Ends a message whose last chunk was not echoed with an empty fragment.
+    pub fn end_fragments(&mut self, kind: MessageKind) {
+        self.connection.set_sends_fragments(false);
+        if self.connection.is_open() {
+            let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env).is_ok();
+            self.count_queued(queued);
+        }
+    }
+
     /// Bytes queued to the peer.
     pub fn queued_bytes(&self) -> u32 {
         self.connection.queued_bytes()
@@ -375,11 +400,12 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.set_peer(application, token, peer);
     }
 
-    /// Whether [`share`](Context::share) would be accepted: the connection is open, nothing is queued and no send is
-    /// partial.
+    /// Whether [`share`](Context::share) would be accepted: the connection is open, nothing is queued, no send is partial, and no
+    /// message in fragments is incomplete.
     #[inline]
     pub fn is_writable(&self, token: Token) -> bool {
-        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+        let connection = self.core.slots.get(token).map(|slot| &slot.connection);
+        connection.is_some_and(|connection| connection.is_writable() && !connection.sends_fragments())
     }
 
     /// From now on every message to a connection is compressed without context takeover, if at all, so that frames of

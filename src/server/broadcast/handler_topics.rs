@@ -7,7 +7,7 @@ use super::Broadcast;
 use super::handler_events::HandlerEvents;
 use super::publish::{publisher, route_or_hold};
 use super::requests::{Rejected, WantedSubscription};
-use super::session::{AllowedBy, Protocol, Session, SessionSubscription};
+use super::session::{AllowedBy, Protocol, Session, SessionSubscription, SubscriptionState};
 use super::sessions::note_limit;
 use super::shard_mail::AckMode;
 use crate::auth::Gate;
@@ -188,6 +188,14 @@ impl Broadcast {
     #[inline]
     pub(crate) fn has_handler_events(&self) -> bool {
         !self.sessions.handler_events.is_empty()
+    }
+
+    /// Whether a subscription of a connection is sent history first.
+    pub(crate) fn is_replaying(peer: &Peer) -> bool {
+        let replays = |subscription: &SessionSubscription| {
+            matches!(subscription.state, SubscriptionState::Replaying(_))
+        };
+        peer.session().is_some_and(|session| session.subscriptions.iter().any(replays))
     }
 
     /// Whether no publication of a connection waits for room.

@@ -186,6 +186,7 @@ impl Broadcast {
             return Err(Refused::TooLarge);
         }
         if !self.takes_requests(cx) {
+            self.sequencer.topics.note_refused();
             return Err(Refused::Busy);
         }
         let (now, mut resources) = (cx.now(), cx.resources());
@@ -202,6 +203,11 @@ impl Broadcast {
             cx.count_limited(limit);
         }
         result.map(OperatorPublished::Now)
+    }
+
+    /// A publication of the operator is refused because one before it in its batch was.
+    pub(crate) fn refuse_for_operator(&mut self) {
+        self.sequencer.topics.note_refused();
     }
 
     /// The outcomes of the operator's publications that other nodes have decided about.

@@ -39,8 +39,8 @@ impl Broadcast {
 
     /// Requests the next page for a session, once the peer has taken the one before.
     pub(super) fn request_replay<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
-        if !link.is_open() || link.is_blocked() {
-            // A blocked connection is looked at again when it is writable.
+        if !link.is_open() || link.is_blocked() || link.sends_fragments() {
+            // A blocked connection is looked at again when it is writable, one that echoes a message when that is complete.
             return;
         }
         let token = link.token;
@@ -77,12 +77,18 @@ impl Broadcast {
     ) {
         // Other topics of the session have waited for this page, whether it is still wanted or not.
         self.sessions.replay_due.push_back(link.token);
+        let sends_fragments = link.sends_fragments();
         let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) =
             session.replay(topic).filter(|replay| replay.requested && replay.from == requested_from)
         else {
             return self.history_page(link, topic, requested_from, page, messages);
         };
+        if sends_fragments {
+            // Its handler has begun to echo a message since: the page is requested again behind it.
+            replay.requested = false;
+            return;
+        }
         match page {
             None => {
                 let replay = *replay;

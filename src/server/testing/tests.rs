@@ -61,7 +61,9 @@ impl Handler for Member {
 }
 
 fn rooms(shards: usize) -> Builder {
-    let route = Route::new("/{room}", |opening: &mut Opening<'_>| Ok(Member(opening.param("room").unwrap_or_default())));
+    let route = Route::new("/{room}", |opening: &mut Opening<'_>| {
+        Ok(Member(opening.param("room").unwrap_or_default()))
+    });
     Server::builder().shards(shards).route(route)
 }
 
@@ -146,7 +148,9 @@ fn requests_have_what_a_test_sets_and_refusals_have_their_response() {
     let builder = Server::builder()
         .origins(OriginPolicy::SameHost)
         .route(route.subprotocols(["b", "a"]))
-        .get("/plain/{x}", |request: &RequestContext<'_>| Response::text(200, request.param("x").unwrap_or_default()));
+        .get("/plain/{x}", |request: &RequestContext<'_>| {
+            Response::text(200, request.param("x").unwrap_or_default())
+        });
     let server = TestServer::new(builder);
     let client = server
         .request("/room?q=1")

@@ -135,7 +135,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(in crate::shard) fn seal_shared(&mut self, token: Token, frames: &[u8]) -> bool {
         let Some(slot) = self.slots.get_mut(token) else { return false };
         let Some(session) = self.sessions.get_mut(token.index) else { return false };
-        if !slot.connection.is_writable() || !session.is_open() || !session.is_clear() {
+        let connection = &slot.connection;
+        let takes = connection.is_writable() && !connection.sends_fragments();
+        if !takes || !session.is_open() || !session.is_clear() {
             return false;
         }
         if let Err(broken) = session.seal(frames, &mut self.env.pool) {

@@ -1,0 +1,48 @@
+//! Rooms as a program serves them, beside the built-in route of the same server: what `scripts/bench-broadcast --workload rooms`
+//! and `scripts/subscriber-memory` compare.
+//!
+//! `/rooms/{topic}` is `examples/rooms.rs` without nicknames and without greetings, of which many members would hear many;
+//! `/broadcast/{topic}` is the built-in route. Neither sends a member its own messages.
+//!
+//! ```text
+//! rooms [--listen 127.0.0.1:0]
+//! ```
+
+use std::error::Error;
+
+use echoring::server::{
+    Disposition, Failure, Handler, Message, Path, Remote, Route, Server, SubscribeOptions,
+};
+
+/// One client in one room.
+struct Member {
+    room: String,
+}
+
+impl Handler for Member {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.subscribe_with(&self.room, SubscribeOptions::new().skip_own())?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        remote.publish(&self.room, message)?;
+        Ok(Disposition::Done)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let listen = match &arguments[..] {
+        [] => "127.0.0.1:0",
+        [flag, address] if flag == "--listen" => address,
+        _ => return Err("usage: rooms [--listen ADDR:PORT]".into()),
+    };
+    let route = Route::new("/rooms/{topic}", |Path(room): Path<String>| Member { room });
+    let server =
+        Server::builder().listen(listen.parse::<std::net::SocketAddr>()?).shards(1).route(route).start()?;
+    for address in server.addresses() {
+        println!("listening ws://{address} shards=1 pid={}", std::process::id());
+    }
+    server.join()?;
+    Ok(())
+}
