@@ -6,6 +6,7 @@ mod parts;
 mod reading;
 mod sharing;
 mod time;
+mod waking;
 mod writing;
 
 use std::io;
