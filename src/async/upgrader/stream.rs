@@ -72,7 +72,8 @@ impl Upgrader {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let opened = self.open(&mut stream, decide).await?;
+        // A task stays as large as its largest future: boxed, the handshake is no part of it.
+        let opened = Box::pin(self.open(&mut stream, decide)).await?;
         Ok(Conn::new(stream, &self.settings, opened))
     }
 
@@ -95,7 +96,8 @@ impl Upgrader {
     ) -> Result<Conn<TcpStream>, UpgradeError> {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
         let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let opened = self.open(&mut stream, decide).await?;
+        // A task stays as large as its largest future: boxed, the handshake is no part of it.
+        let opened = Box::pin(self.open(&mut stream, decide)).await?;
         Ok(Conn::new(stream, &self.settings, Opened { local, peer, ..opened }))
     }
 
