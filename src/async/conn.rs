@@ -24,6 +24,7 @@ mod sending;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod waiters;
 mod writer;
 
