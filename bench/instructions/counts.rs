@@ -7,6 +7,8 @@
 
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 
+mod frames;
+
 use std::hint::black_box;
 
 use gungraun::prelude::*;
@@ -17,42 +19,7 @@ use echoring_proto::connection::{
 };
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring_proto::{Role, Utf8, handshake, mask, utf8};
-
-const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-/// Messages of a span that carries several.
-const FRAMES: usize = 16;
-
-// Inputs are leaked, each by a process of its own, so that no count contains their release. All begin at a line of the
-// cache: the wide kernels take other steps where they do not.
-
-fn leak(bytes: &[u8]) -> &'static mut [u8] {
-    const LINE_BYTES: usize = 64;
-    let room = vec![0; bytes.len() + LINE_BYTES].leak();
-    let start = room.as_ptr().align_offset(LINE_BYTES);
-    let placed = &mut room[start..start + bytes.len()];
-    placed.copy_from_slice(bytes);
-    placed
-}
-
-/// A client's text frame of `payload_bytes` letters, and room for nothing else.
-fn client_frame(payload_bytes: usize) -> &'static mut [u8] {
-    let mut bytes = vec![0; HEADER_BYTES_MAX];
-    let header = Header {
-        opcode: Opcode::Text,
-        fin: true,
-        compressed: false,
-        mask: Some(KEY),
-        payload_bytes: payload_bytes as u64,
-    };
-    let header_bytes = frame::encode(&header, &mut bytes);
-    bytes.truncate(header_bytes);
-    bytes.resize(header_bytes + payload_bytes, b'a');
-    mask::apply(&mut bytes[header_bytes..], KEY);
-    // The processor's features are looked up once per process; that is not what is counted.
-    mask::apply(&mut [0; 128], KEY);
-    utf8::is_valid(&[b'a'; 128]);
-    leak(&bytes)
-}
+use frames::{KEY, client_frame, client_frames, leak};
 
 fn payload(payload_bytes: usize) -> &'static mut [u8] {
     &mut client_frame(payload_bytes)[frame::header_bytes(payload_bytes as u64, true)..]
@@ -148,10 +115,6 @@ fn echo_in_place(bytes: &mut [u8]) -> Option<usize> {
 #[benches::of(args = [16], setup = client_frame)]
 fn answer_lone(bytes: &'static mut [u8]) -> bool {
     echo_single(black_box(bytes))
-}
-
-fn client_frames(payload_bytes: usize) -> &'static mut [u8] {
-    leak(&client_frame(payload_bytes).repeat(FRAMES))
 }
 
 // A span of several short messages.

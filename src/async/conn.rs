@@ -25,11 +25,13 @@ mod sending;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod trace;
 mod waiters;
 mod writer;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -144,7 +146,7 @@ impl<S: Transport> Conn<S> {
     /// # Errors
     /// [`Error::Closed`] after a clean close, and others; see [`Reader::read`].
     pub async fn read(&mut self) -> Result<Message, Error> {
-        self.reader.read().await
+        poll_fn(|cx| self.reader.poll_read_message(cx)).await
     }
 
     /// Reads the next message as JSON. See [`Reader::read_json`].
@@ -274,7 +276,8 @@ impl<S: Transport> Conn<S> {
     /// # Errors
     /// See [`Writer::write`].
     pub async fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
-        self.writer.feed(message).await
+        let mut message = Some(message.into());
+        poll_fn(|cx| self.writer.poll_feed(cx, &mut message)).await
     }
 
     /// Sends what is queued. See [`Writer::flush`].

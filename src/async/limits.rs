@@ -61,6 +61,14 @@ pub const SPARE_BUFFERS_TRIM_AFTER: u32 = 32;
 /// system call.
 pub const RESUBMIT_INTERVAL: Nanos = 5 * MILLISECOND;
 
+/// Maximum bytes of a tokio-uring operation of a stream: a connection's longest read, so that a long message is one
+/// operation.
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+pub(crate) const URING_BUFFER_BYTES_MAX: usize = CONN_READ_BYTES_MAX;
+/// Bytes of a write buffer that an idle stream keeps; a longer one is freed.
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+pub(crate) const URING_BUFFER_BYTES_KEPT: usize = CONN_BUFFER_BYTES_DEFAULT;
+
 // ---- sockets and descriptors ----
 
 /// Connections that wait to be accepted.

@@ -1,9 +1,11 @@
 //! A TCP stream of tokio-uring with tokio's traits. Those are poll-based with borrowed buffers, while the ring works
-//! with owned buffers.
+//! with owned buffers. So each byte is copied once in each direction, and each call is one operation, whatever its length.
+//!
+//! Never: a buffer that is read, written or freed while its operation is pending.
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,8 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_uring::net::TcpStream;
 
-/// Size in bytes of the buffers of the one read and the one write that may be pending.
-const BUFFER_BYTES: usize = 8 * 1024;
+use crate::limits::{URING_BUFFER_BYTES_KEPT, URING_BUFFER_BYTES_MAX};
 
 /// A TCP stream on the tokio-uring runtime, as a transport of a [`Conn`](super::Conn), or for hyper inside a
 /// [`TokioStream`](super::TokioStream).
@@ -64,8 +65,8 @@ impl UringStream {
     pub fn new(stream: TcpStream) -> UringStream {
         UringStream {
             stream: Rc::new(stream),
-            read: Reading::Ready { bytes: Vec::with_capacity(BUFFER_BYTES), taken: 0 },
-            write: Writing::Idle(Vec::with_capacity(BUFFER_BYTES)),
+            read: Reading::Ready { bytes: Vec::new(), taken: 0 },
+            write: Writing::Idle(Vec::new()),
         }
     }
 
@@ -81,10 +82,46 @@ impl UringStream {
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Writing::Underway(operation) = &mut self.write {
             let (result, buffer) = ready!(operation.as_mut().poll(cx));
-            self.write = Writing::Idle(buffer);
+            self.write = Writing::idle(buffer);
             return Poll::Ready(result);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Copies from `pieces`, of which the stream takes at most [`URING_BUFFER_BYTES_MAX`], and begins to write that. Returns the
+    /// number of bytes taken.
+    fn poll_begin_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_written(cx))?;
+        let Writing::Idle(buffer) = &mut self.write else { return Poll::Ready(Ok(0)) };
+        let mut buffer = std::mem::take(buffer);
+        buffer.clear();
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let taken = bytes.min(URING_BUFFER_BYTES_MAX);
+        buffer.reserve_exact(taken);
+        for piece in pieces {
+            let rest = taken - buffer.len();
+            buffer.extend_from_slice(&piece[..piece.len().min(rest)]);
+        }
+        let stream = Rc::clone(&self.stream);
+        let mut operation: Operation<()> = Box::pin(async move { stream.write_all(buffer).await });
+        // The first poll submits it to the ring. Its result, even if immediate, is returned by the next write or
+        // flush, because these bytes were accepted.
+        self.write = match operation.as_mut().poll(cx) {
+            Poll::Pending => Writing::Underway(operation),
+            Poll::Ready((result, buffer)) => {
+                self.write = Writing::idle(buffer);
+                result?;
+                return Poll::Ready(Ok(taken));
+            }
+        };
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl Writing {
+    /// Nothing is written. A long buffer is freed: a connection that is idle does not hold it.
+    fn idle(buffer: Vec<u8>) -> Writing {
+        Writing::Idle(if buffer.capacity() > URING_BUFFER_BYTES_KEPT { Vec::new() } else { buffer })
     }
 }
 
@@ -107,8 +144,13 @@ impl AsyncRead for UringStream {
                     return Poll::Ready(Ok(()));
                 }
                 Reading::Ready { bytes, .. } => {
+                    // As long as what the caller takes, so that a connection's reads grow and shrink with its peer's messages.
+                    let wanted = out.remaining().min(URING_BUFFER_BYTES_MAX);
                     let mut buffer = std::mem::take(bytes);
                     buffer.clear();
+                    if buffer.capacity() != wanted {
+                        buffer = Vec::with_capacity(wanted);
+                    }
                     let stream = Rc::clone(&this.stream);
                     this.read = Reading::Armed(Box::pin(async move { stream.read(buffer).await }));
                 }
@@ -126,26 +168,20 @@ impl AsyncRead for UringStream {
 
 impl AsyncWrite for UringStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_written(cx))?;
-        let taken = bytes.len().min(BUFFER_BYTES);
-        if let Writing::Idle(buffer) = &mut self.write {
-            let mut buffer = std::mem::take(buffer);
-            buffer.clear();
-            buffer.extend_from_slice(&bytes[..taken]);
-            let stream = Rc::clone(&self.stream);
-            let mut operation: Operation<()> = Box::pin(async move { stream.write_all(buffer).await });
-            // The first poll submits it to the ring. Its result, even if immediate, is returned by the next write or
-            // flush, because these bytes were accepted.
-            self.write = match operation.as_mut().poll(cx) {
-                Poll::Pending => Writing::Underway(operation),
-                Poll::Ready((result, buffer)) => {
-                    self.write = Writing::Idle(buffer);
-                    result?;
-                    return Poll::Ready(Ok(taken));
-                }
-            };
-        }
-        Poll::Ready(Ok(taken))
+        self.poll_begin_write(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_begin_write(cx, pieces)
+    }
+
+    /// Pieces are copied once, into one operation.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -237,6 +273,38 @@ mod tests {
             }
             poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.expect("shut down");
             assert_eq!(reader.join().expect("reader").expect("read"), sent);
+        });
+    }
+
+    #[test]
+    fn one_operation_takes_pieces_and_long_messages_and_an_idle_stream_holds_little() {
+        with_stream(|mut stream, mut peer| async move {
+            let (head, body) = ([1; 10], vec![2; 64 << 10]);
+            let pieces = [IoSlice::new(&head), IoSlice::new(&[]), IoSlice::new(&body)];
+            let taken =
+                poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &pieces)).await.expect("taken");
+            assert_eq!(taken, head.len() + body.len());
+            let reader = std::thread::spawn(move || {
+                let mut received = vec![0; taken];
+                peer.read_exact(&mut received).map(|()| (peer, received))
+            });
+            poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).await.expect("written");
+            let (mut peer, received) = reader.join().expect("reader").expect("read");
+            assert_eq!(received, [&head[..], &body].concat());
+            let Writing::Idle(kept) = &stream.write else { panic!("nothing is being written") };
+            assert!(kept.capacity() <= URING_BUFFER_BYTES_KEPT);
+
+            peer.write_all(&body).expect("sent");
+            // All of it has arrived, so one operation can read it.
+            let mut rest = body.len();
+            while rest > 0 {
+                rest -= read(&mut stream, 68 << 10).await.len();
+            }
+            // The next read is as long as its caller wants.
+            peer.write_all(&[3; 5]).expect("sent");
+            assert_eq!(read(&mut stream, 1000).await, [3; 5]);
+            let Reading::Ready { bytes, .. } = &stream.read else { panic!("nothing is being read") };
+            assert_eq!(bytes.capacity(), 1000);
         });
     }
 

@@ -4,7 +4,7 @@
 //! `sending` implement the two directions.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +20,7 @@ use super::outgoing::Outgoing;
 use super::sending::Writing;
 use super::settings::{BufferSlot, Opened, Settings, nanos};
 use super::trace::Trace;
-use super::waiters::Waiters;
+use super::waiters::{CommonWaker, Waiters};
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::connection::{
     CloseFrame, CloseMode, Connection, ConnectionConfig, Delivery, Entropy, Env, Seed, TransportAction,
@@ -44,9 +44,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for S {}
 /// A connection, shared by all its handles.
 pub(super) struct Shared<S> {
     core: Mutex<Core<S>>,
-    waiters: Arc<Waiters>,
-    /// Passed to the transport: wakes all tasks that wait for it.
-    waker: Waker,
+    /// Passed to the transport while several tasks wait for it.
+    common: OnceLock<(Arc<CommonWaker>, Waker)>,
     pub(super) opened: Opened,
     /// The peer's head of the handshake, if it was kept.
     pub(super) head: Option<Box<Head>>,
@@ -62,15 +61,14 @@ impl<S> Shared<S> {
     ) -> Arc<Shared<S>> {
         let early = std::mem::take(&mut opened.early);
         trace.opened(&opened);
-        let core = Core::new(stream, settings, &opened, &early, trace);
-        let waiters = Waiters::new();
-        let waker = Waker::from(Arc::clone(&waiters));
+        let core = Mutex::new(Core::new(stream, settings, &opened, &early, trace));
         let write_buffer_bytes = or_default(settings.write_buffer_bytes);
-        Arc::new(Shared { core: Mutex::new(core), waiters, waker, opened, head, write_buffer_bytes })
+        Arc::new(Shared { core, common: OnceLock::new(), opened, head, write_buffer_bytes })
     }
 
     /// Polls as the waiter `place`. If the result is pending, it waits, and `for_transport` says whether it waits for
     /// the transport.
+    #[inline]
     pub(super) fn poll<R>(
         &self,
         place: usize,
@@ -78,33 +76,97 @@ impl<S> Shared<S> {
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
-        let mut core = self.lock();
-        self.waiters.wait(place, cx.waker(), for_transport);
-        let polled = poll(&mut core, &mut Context::from_waker(&self.waker));
-        let changed = std::mem::take(&mut core.changed);
-        let yields = std::mem::take(&mut core.yields);
-        drop(core);
-        if polled.is_ready() {
-            self.waiters.stop(place);
-        } else if yields {
-            self.waker.wake_by_ref();
+        self.poll_locked(self.lock(), place, for_transport, cx, poll)
+    }
+
+    #[inline]
+    fn poll_locked<R>(
+        &self,
+        mut core: MutexGuard<'_, Core<S>>,
+        place: usize,
+        for_transport: bool,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let (competes, replaced) = core.waiters.wait(place, cx.waker(), for_transport);
+        let polled = match competes {
+            false => poll(&mut core, cx),
+            true => return self.poll_shared(core, place, poll),
+        };
+        let was_shared = polled.is_ready() && core.waiters.stop(place);
+        let yields = std::mem::take(&mut core.yields) && polled.is_pending();
+        self.unlock(core, place);
+        drop(replaced);
+        if yields {
+            cx.waker().wake_by_ref();
         }
-        if changed {
-            self.waiters.wake_others(place);
+        if was_shared && let Some((common, _)) = self.common.get() {
+            common.disarm(place);
         }
         polled
     }
 
+    /// The same beside other tasks that wait for the transport.
+    #[inline(never)]
+    fn poll_shared<R>(
+        &self,
+        mut core: MutexGuard<'_, Core<S>>,
+        place: usize,
+        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let (common, waker) = self.common.get_or_init(|| {
+            let common = Arc::<CommonWaker>::default();
+            (Arc::clone(&common), Waker::from(common))
+        });
+        let replaced = core.waiters.share(place, common);
+        let polled = poll(&mut core, &mut Context::from_waker(waker));
+        let was_shared = polled.is_ready() && core.waiters.stop(place);
+        let yields = std::mem::take(&mut core.yields) && polled.is_pending();
+        self.unlock(core, place);
+        drop(replaced);
+        if yields {
+            waker.wake_by_ref();
+        }
+        if was_shared {
+            common.disarm(place);
+        }
+        polled
+    }
+
+    /// As [`poll`](Shared::poll), unless `now` returns something, which needs no transport.
+    #[inline]
+    pub(super) fn poll_unless<R>(
+        &self,
+        place: usize,
+        now: impl FnOnce(&mut Core<S>) -> Option<R>,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let mut core = self.lock();
+        if let Some(done) = now(&mut core) {
+            self.unlock(core, place);
+            return Poll::Ready(done);
+        }
+        self.poll_locked(core, place, true, cx, poll)
+    }
+
     /// Runs `update`; waiting tasks are woken if it changed the connection.
+    #[inline]
     pub(super) fn update<R>(&self, update: impl FnOnce(&mut Core<S>) -> R) -> R {
         let mut core = self.lock();
         let done = update(&mut core);
-        let changed = std::mem::take(&mut core.changed);
-        drop(core);
-        if changed {
-            self.waiters.wake_others(usize::MAX);
-        }
+        self.unlock(core, usize::MAX);
         done
+    }
+
+    /// Unlocks, and wakes all waiters except `place` if the connection changed.
+    #[inline]
+    fn unlock(&self, mut core: MutexGuard<'_, Core<S>>, place: usize) {
+        if std::mem::take(&mut core.changed) {
+            let wakers = core.waiters.take_others(place);
+            drop(core);
+            wakers.wake();
+        }
     }
 
     /// The connection itself, if no other handle exists.
@@ -112,9 +174,16 @@ impl<S> Shared<S> {
         Arc::try_unwrap(self).map(|shared| shared.core.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Registers a further waiter, until the guard is dropped.
-    pub(super) fn enter(&self) -> WaiterGuard {
-        WaiterGuard { place: self.waiters.enter(), waiters: Arc::clone(&self.waiters) }
+    /// Adds a waiter that is neither the reader nor the writer, until the guard is dropped. The guard does not keep the
+    /// connection alive.
+    pub(super) fn enter(self: &Arc<Self>) -> WaiterGuard<S> {
+        WaiterGuard { place: self.lock().waiters.enter(), shared: Arc::downgrade(self) }
+    }
+
+    fn leave(&self, place: usize) {
+        let left = self.lock().waiters.leave(place);
+        let forgotten = self.common.get().and_then(|(common, _)| common.forget(place));
+        drop((left, forgotten));
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core<S>> {
@@ -124,19 +193,22 @@ impl<S> Shared<S> {
 
 /// A waiter that is neither the reader nor the writer.
 #[derive(Debug)]
-pub(super) struct WaiterGuard {
+pub(super) struct WaiterGuard<S> {
     pub(super) place: usize,
-    waiters: Arc<Waiters>,
+    shared: Weak<Shared<S>>,
 }
 
-impl Drop for WaiterGuard {
+impl<S> Drop for WaiterGuard<S> {
     fn drop(&mut self) {
-        self.waiters.leave(self.place);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.leave(self.place);
+        }
     }
 }
 
 /// The connection itself.
 pub(super) struct Core<S> {
+    pub(super) waiters: Waiters,
     pub(super) stream: HeldStream<S>,
     pub(super) connection: Connection,
     pub(super) config: ConnectionConfig,
@@ -144,8 +216,9 @@ pub(super) struct Core<S> {
     pub(super) buffer_slot: BufferSlot,
     entropy: Entropy,
     epoch: Instant,
-    /// The time of the current call.
+    /// The time when something last asked for it: most calls do not.
     pub(super) now: Instant,
+    pub(super) now_ns: Nanos,
     pub(super) heartbeat_timer: Option<HeartbeatTimer>,
 
     // Reading.
@@ -203,6 +276,7 @@ impl<S> Core<S> {
         // One second after the epoch, because the state machine reads a time of 0 as "none".
         let now = Instant::now();
         let epoch = now.checked_sub(std::time::Duration::from_secs(1)).unwrap_or(now);
+        let now_ns = nanos(now - epoch);
         let mut buffer_slot = BufferSlot::new(settings.buffers.clone());
         let mut entropy = Entropy::new(Seed::System);
         let buffers = buffer_slot.open(config.compression);
@@ -210,7 +284,7 @@ impl<S> Core<S> {
             pool: &mut buffers.pool,
             codecs: &mut buffers.codecs,
             config: &config,
-            now: nanos(now - epoch),
+            now: now_ns,
             entropy: &mut entropy,
         };
         let made = Connection::opened(opened.role, opened.agreement, Delivery::Chunks, &mut env);
@@ -220,6 +294,7 @@ impl<S> Core<S> {
         };
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
         let mut core = Core {
+            waiters: Waiters::default(),
             stream: HeldStream::new(stream),
             connection,
             config,
@@ -228,6 +303,7 @@ impl<S> Core<S> {
             entropy,
             epoch,
             now,
+            now_ns,
             heartbeat_timer: settings.heartbeat.clone().map(|heartbeat| HeartbeatTimer::new(heartbeat, now)),
             read_bytes: read_buffer_bytes,
             read_bytes_min: read_buffer_bytes,
@@ -260,18 +336,19 @@ impl<S> Core<S> {
         core
     }
 
-    /// Calls `f` with the state machine and its environment.
+    /// Calls `update` with the state machine and its environment. What depends on the time first
+    /// [updates](Core::update_clock) it.
+    #[inline]
     pub(super) fn with<R>(
         &mut self,
         update: impl FnOnce(&mut Connection, &mut Env<'_>, &mut [u8], &mut Incoming) -> R,
     ) -> R {
-        let now = self.nanos();
         let buffers = self.buffer_slot.open(self.config.compression);
         let mut env = Env {
             pool: &mut buffers.pool,
             codecs: &mut buffers.codecs,
             config: &self.config,
-            now,
+            now: self.now_ns,
             entropy: &mut self.entropy,
         };
         update(&mut self.connection, &mut env, &mut self.input, &mut self.incoming)
@@ -280,10 +357,7 @@ impl<S> Core<S> {
     /// Updates the current time.
     pub(super) fn update_clock(&mut self) {
         self.now = Instant::now();
-    }
-
-    fn nanos(&self) -> Nanos {
-        nanos(self.now.saturating_duration_since(self.epoch))
+        self.now_ns = nanos(self.now.saturating_duration_since(self.epoch));
     }
 
     /// The next deadline of the state machine.
@@ -314,7 +388,19 @@ impl<S> Core<S> {
     }
 
     /// The error of a write, if nothing can be written.
+    #[inline]
     pub(super) fn write_error(&self) -> Option<Error> {
+        if self.is_writable() { None } else { self.error_of_writes() }
+    }
+
+    /// Whether messages can be written.
+    #[inline]
+    pub(super) fn is_writable(&self) -> bool {
+        self.connection.is_open() && self.write_end.is_none() && self.end.is_none()
+    }
+
+    #[cold]
+    fn error_of_writes(&self) -> Option<Error> {
         if let Some(end) = self.end.as_ref().or(self.write_end.as_ref()) {
             return Some(end.error());
         }
@@ -369,7 +455,7 @@ impl<S> Core<S> {
         if is_free && self.input.capacity() > 0 {
             let mut region = std::mem::take(&mut self.input);
             region.clear();
-            self.buffer_slot.open(self.config.compression).put_region(Some(region));
+            self.buffer_slot.open(self.config.compression).put_region(region);
         }
         if self.sending.is_none() && !self.connection.owns_memory() {
             self.buffer_slot.release();

@@ -6,7 +6,7 @@ use tokio::io::ReadBuf;
 use super::message::Message;
 use crate::limits::SHARED_REGION_FACTOR;
 use echoring_proto::connection::{ChunkFlags, MessageKind};
-use echoring_proto::{PayloadBuffer, ProtocolError, Text};
+use echoring_proto::{PayloadBuffer, ProtocolError};
 
 /// The message that is being received, except for the part that a [`MessageReader`](super::MessageReader) has read. It
 /// survives a cancelled read; the next one continues it.
@@ -27,36 +27,27 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Takes a message that has arrived as one piece. It is wanted.
+    /// Takes a message that has arrived as one piece.
     #[inline]
-    pub(super) fn append_whole(&mut self, kind: MessageKind, bytes: Bytes) -> Result<bool, ProtocolError> {
-        self.whole = Some(match kind {
-            MessageKind::Text => {
-                Message::Text(Text::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?)
-            }
-            MessageKind::Binary => Message::Binary(bytes),
-        });
+    pub(super) fn append_whole(&mut self, kind: MessageKind, bytes: Bytes) -> Result<(), ProtocolError> {
+        self.whole = Some(Message::received(kind, bytes)?);
         self.kind = Some(kind);
-        Ok(true)
+        Ok(())
     }
 
-    /// Takes a message that was decompressed. Returns whether it is wanted.
-    pub(super) fn append_inflated(
-        &mut self,
-        kind: MessageKind,
-        payload: &[u8],
-    ) -> Result<bool, ProtocolError> {
+    /// Takes a message that was decompressed.
+    pub(super) fn append_inflated(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), ProtocolError> {
         self.skipped = false;
         self.append_whole(kind, Bytes::copy_from_slice(payload))
     }
 
-    /// Appends a part of a message, which lies in a region of `region_bytes`. Returns whether the message is wanted.
+    /// Appends a part of a message, which lies in a region of `region_bytes`.
     pub(super) fn append_part(
         &mut self,
         flags: ChunkFlags,
         piece: BytesMut,
         region_bytes: usize,
-    ) -> Result<bool, ProtocolError> {
+    ) -> Result<(), ProtocolError> {
         if self.payload.as_slice().is_empty() {
             self.region_bytes = region_bytes;
         }
@@ -71,10 +62,10 @@ impl Incoming {
         let whole = if flags.last { Some(self.finish(flags.kind)?) } else { None };
         if self.skipped {
             self.skipped = !flags.last;
-            return Ok(false);
+            return Ok(());
         }
         (self.kind, self.whole) = (Some(flags.kind), whole);
-        Ok(true)
+        Ok(())
     }
 
     fn finish(&mut self, kind: MessageKind) -> Result<Message, ProtocolError> {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use echoring_proto::Text;
 use echoring_proto::connection::MessageKind;
+use echoring_proto::{ProtocolError, Text};
 
 /// A complete message (RFC 6455, 5.6). Its memory is shared: a clone copies no bytes.
 ///
@@ -33,6 +33,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// A message whose payload was received. A text is validated (RFC 6455, 8.1).
+    #[inline]
+    pub(super) fn received(kind: MessageKind, bytes: Bytes) -> Result<Message, ProtocolError> {
+        match kind {
+            MessageKind::Text => {
+                Text::from_utf8(bytes).map(Message::Text).map_err(|_| ProtocolError::InvalidUtf8)
+            }
+            MessageKind::Binary => Ok(Message::Binary(bytes)),
+        }
+    }
+
     /// The type of the message.
     pub fn kind(&self) -> MessageKind {
         match self {

@@ -13,7 +13,7 @@ use serde_core::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::core::{Shared, Transport};
+use super::core::{Core, Shared, Transport};
 use super::error::Error;
 use super::handlers::{ControlReply, Handlers};
 use super::heartbeat::{Heartbeat, HeartbeatTimer};
@@ -60,8 +60,16 @@ impl<S: Transport> Reader<S> {
         poll_fn(|cx| self.poll_read_message(cx)).await
     }
 
+    #[inline]
     pub(super) fn poll_read_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        self.poll_until(cx, &mut Incoming::take)
+        loop {
+            let next = |core: &mut Core<S>| core.next_message().map(|message| Ok(Found::Wanted(message)));
+            let found = self.shared.poll_unless(READER, next, cx, |core, cx| core.poll_message(cx));
+            match ready!(found)? {
+                Found::Wanted(message) => return Poll::Ready(Ok(message)),
+                Found::ControlEvent(control_event) => self.handlers.handle(control_event, &self.shared),
+            }
+        }
     }
 
     /// Reads the next message, text or binary, as JSON.

@@ -14,9 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::core::{Core, Transport};
 use super::error::{End, Error};
-use super::heartbeat::{HeartbeatFrame, HeartbeatTimer};
 use super::incoming::{Incoming, may_share};
-use super::sending::Writing;
+use super::message::Message;
 use crate::limits::{
     CONN_READ_BYTES_MAX, CONN_READ_GROWTH, CONN_SHORT_READS_MAX, INFLATED_BYTES_PER_TURN,
     READS_BEFORE_FLUSH_MAX,
@@ -26,7 +25,6 @@ use echoring_proto::connection::{
     Cause, ChunkFlags, CloseFrame, MessageKind, Piece, SpanCursor, Step, TransportAction,
 };
 use echoring_proto::frame::HEADER_BYTES_MAX;
-use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use echoring_proto::{ProtocolError, Role};
 
 /// A control frame or Close frame that is handled between messages.
@@ -40,8 +38,8 @@ pub(super) enum ControlEvent {
 
 /// The next event of a read.
 pub(super) enum Event {
-    /// The current message has grown.
-    PayloadReceived,
+    /// Bytes were received, or the current message has grown, or something else was done: there may be more to do.
+    Progress,
     ControlEvent(ControlEvent),
 }
 
@@ -51,22 +49,17 @@ pub(super) enum Found<T> {
     ControlEvent(ControlEvent),
 }
 
-/// The payload of a control frame.
+/// The payload of a control frame. Only handlers see it, so that it may cost an allocation.
 #[derive(Debug)]
-pub(super) struct Control {
-    bytes: [u8; CONTROL_PAYLOAD_BYTES_MAX],
-    len: u8,
-}
+pub(super) struct Control(Box<[u8]>);
 
 impl Control {
     fn new(payload: &[u8]) -> Control {
-        let mut bytes = [0; CONTROL_PAYLOAD_BYTES_MAX];
-        bytes[..payload.len()].copy_from_slice(payload);
-        Control { bytes, len: payload.len() as u8 }
+        Control(payload.into())
     }
 
     pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        &self.0
     }
 }
 
@@ -78,7 +71,53 @@ enum Parsed {
     ControlEvent(ControlEvent),
 }
 
+impl Parsed {
+    fn control(shown: Option<ControlEvent>) -> Parsed {
+        shown.map_or(Parsed::Nothing, Parsed::ControlEvent)
+    }
+}
+
 impl<S: Transport> Core<S> {
+    /// The next message, if it has been received whole.
+    #[inline]
+    pub(super) fn next_message(&mut self) -> Option<Message> {
+        if let Some(message) = self.incoming.take() {
+            return Some(message);
+        }
+        // A heartbeat is sent between two messages, too.
+        if self.input.is_empty() || self.heartbeat_timer.is_some() || !self.connection.is_open() {
+            return None;
+        }
+        let (kind, bytes) = self.take_next_whole()?;
+        let payload_bytes = bytes.len();
+        match Message::received(kind, bytes) {
+            Ok(message) => {
+                self.trace.received(payload_bytes, true);
+                Some(message)
+            }
+            Err(error) => {
+                self.fail_protocol(error);
+                None
+            }
+        }
+    }
+
+    /// Reads until a message has been received whole. Cancel-safe.
+    #[inline]
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Found<Message>, Error>> {
+        loop {
+            match ready!(self.poll_event(cx))? {
+                Event::Progress => {}
+                Event::ControlEvent(control_event) => {
+                    return Poll::Ready(Ok(Found::ControlEvent(control_event)));
+                }
+            }
+            if let Some(message) = self.next_message() {
+                return Poll::Ready(Ok(Found::Wanted(message)));
+            }
+        }
+    }
+
     /// Reads until `want` returns something. Cancel-safe.
     pub(super) fn poll_until<T>(
         &mut self,
@@ -90,7 +129,7 @@ impl<S: Transport> Core<S> {
                 return Poll::Ready(Ok(Found::Wanted(wanted)));
             }
             match ready!(self.poll_event(cx))? {
-                Event::PayloadReceived => {}
+                Event::Progress => {}
                 Event::ControlEvent(control_event) => {
                     return Poll::Ready(Ok(Found::ControlEvent(control_event)));
                 }
@@ -99,49 +138,72 @@ impl<S: Transport> Core<S> {
     }
 
     /// The next event. Answers to control frames are queued, and sent as far as the transport accepts them.
+    #[inline]
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
-        if self.has_timers() {
+        if self.heartbeat_timer.is_some() {
             self.update_clock();
+            self.queue_heartbeat();
         }
-        self.queue_heartbeat();
-        loop {
-            // Frames that are queued while messages are read are sent once nothing more is to be read. So those that a
-            // sink buffers in between are sent together.
-            let flushed = match self.connection.is_open() {
-                true => Poll::Pending,
-                false => self.poll_flush(cx),
-            };
-            if let Some(end) = &self.end {
-                return Poll::Ready(Err(end.error()));
-            }
-            if let Some(frame) = self.unanswered.take() {
-                return Poll::Ready(Ok(Event::ControlEvent(ControlEvent::Close(frame))));
-            }
-            let stuck = if self.reads_nothing_more() {
-                self.poll_end(flushed, cx).is_pending()
-            } else if self.inflated_bytes >= INFLATED_BYTES_PER_TURN {
-                self.inflated_bytes = 0;
-                self.yields = true;
-                true
-            } else if !self.input.is_empty() {
-                let queued_bytes = self.connection.queued_bytes();
-                let event = self.parse_event();
-                // An answer to a control frame is sent at once.
-                if self.connection.queued_bytes() > queued_bytes {
-                    let _ = self.poll_flush(cx);
-                }
-                if let Some(event) = event {
-                    return Poll::Ready(Ok(event));
-                }
-                false
-            } else {
-                self.poll_received(cx).is_pending()
-            };
-            if stuck && self.poll_timers(cx)?.is_pending() {
+        let found = match self.connection.is_open() {
+            true => self.poll_frame(cx),
+            false => self.poll_ending(cx)?,
+        };
+        match found {
+            Poll::Ready(None) => Poll::Ready(Ok(Event::Progress)),
+            Poll::Ready(Some(event)) => Poll::Ready(Ok(Event::ControlEvent(event))),
+            Poll::Pending if self.poll_timers(cx)?.is_ready() => Poll::Ready(Ok(Event::Progress)),
+            Poll::Pending => {
                 self.release_buffers();
-                return Poll::Pending;
+                Poll::Pending
             }
         }
+    }
+
+    /// Parses the received bytes, or receives some.
+    ///
+    /// Frames that are queued while messages are read are sent once nothing more is to be read. So those that a sink
+    /// buffers in between are sent together.
+    #[inline]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<ControlEvent>> {
+        if self.inflated_bytes >= INFLATED_BYTES_PER_TURN {
+            return self.end_turn();
+        }
+        if self.input.is_empty() {
+            return self.poll_received(cx).map(|()| None);
+        }
+        Poll::Ready(match self.take_next_whole() {
+            Some((kind, bytes)) => {
+                let payload_bytes = bytes.len();
+                let appended = self.incoming.append_whole(kind, bytes);
+                self.appended(appended, payload_bytes, true);
+                None
+            }
+            None => self.parse_any(cx),
+        })
+    }
+
+    /// Other tasks have their turn; this one continues then.
+    #[cold]
+    fn end_turn(&mut self) -> Poll<Option<ControlEvent>> {
+        self.inflated_bytes = 0;
+        self.yields = true;
+        Poll::Pending
+    }
+
+    /// The same once the connection is closing, and its end.
+    #[cold]
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<ControlEvent>>, Error> {
+        let flushed = self.poll_flush(cx);
+        if let Some(end) = &self.end {
+            return Err(end.error());
+        }
+        if let Some(frame) = self.unanswered.take() {
+            return Ok(Poll::Ready(Some(ControlEvent::Close(frame))));
+        }
+        if self.reads_nothing_more() {
+            return Ok(self.poll_end(flushed, cx).map(|()| None));
+        }
+        Ok(self.poll_frame(cx))
     }
 
     /// Receives, and sends what is queued once there is nothing to receive.
@@ -156,74 +218,115 @@ impl<S: Transport> Core<S> {
         }
         self.reads_since_flush = 0;
         self.inflated_bytes = 0;
-        let _ = self.poll_flush(cx);
+        if self.unflushed || !self.connection.is_flushed() {
+            let _ = self.poll_flush(cx);
+        }
         Poll::Pending
     }
 
+    /// Takes the payload of the message that the received bytes begin with, if it is whole: nearly all messages. A text is
+    /// not validated.
+    #[inline]
+    fn take_next_whole(&mut self) -> Option<(MessageKind, Bytes)> {
+        let (kind, at) = self.connection.next_whole(&mut self.input, self.config.message_bytes_max)?;
+        let read = at.end;
+        Some((kind, self.take_whole(at, read)))
+    }
+
+    /// Takes the message that lies at `at` out of the received bytes, which are read up to `read`.
+    #[inline]
+    fn take_whole(&mut self, at: Range<usize>, read: usize) -> Bytes {
+        if may_share(at.len(), self.region_bytes) {
+            let mut piece = self.input.split_to(read);
+            piece.truncate(at.end);
+            piece.advance(at.start);
+            return piece.freeze();
+        }
+        let bytes = Bytes::copy_from_slice(&self.input[at]);
+        self.consume(read);
+        bytes
+    }
+
+    /// Drops received bytes from the front.
+    #[inline]
+    fn consume(&mut self, bytes: usize) {
+        // The room of what was read entirely is received into again.
+        match bytes == self.input.len() {
+            true => self.input.clear(),
+            false => self.input.advance(bytes),
+        }
+    }
+
+    /// The first event in the received bytes, whatever they are. An answer to a control frame is sent at once.
+    #[inline(never)]
+    fn parse_any(&mut self, cx: &mut Context<'_>) -> Option<ControlEvent> {
+        let queued_bytes = self.connection.queued_bytes();
+        let event = self.parse_event();
+        if self.connection.queued_bytes() > queued_bytes {
+            let _ = self.poll_flush(cx);
+        }
+        event
+    }
+
     /// The first event in the received bytes.
-    fn parse_event(&mut self) -> Option<Event> {
+    fn parse_event(&mut self) -> Option<ControlEvent> {
+        self.update_clock();
         let was_open = self.connection.is_open();
         let (parsed, read) = self.poll_step();
         let event = match parsed {
             Parsed::Nothing => {
-                self.input.advance(read);
+                self.consume(read);
                 None
             }
             Parsed::ControlEvent(event) => {
-                self.input.advance(read);
-                Some(Event::ControlEvent(event))
+                self.consume(read);
+                Some(event)
             }
             Parsed::Chunk(flags, at) => {
-                let bytes = at.len();
-                let is_whole = flags.first && flags.last;
-                let appended = if is_whole && !may_share(at.len(), self.region_bytes) {
-                    let bytes = Bytes::copy_from_slice(&self.input[at]);
-                    self.input.advance(read);
+                let payload_bytes = at.len();
+                let appended = if flags.first && flags.last {
+                    let bytes = self.take_whole(at, read);
                     self.incoming.append_whole(flags.kind, bytes)
                 } else {
                     let mut piece = self.input.split_to(read);
                     piece.truncate(at.end);
                     piece.advance(at.start);
-                    match is_whole {
-                        true => self.incoming.append_whole(flags.kind, piece.freeze()),
-                        false => self.incoming.append_part(flags, piece, self.region_bytes),
-                    }
+                    self.incoming.append_part(flags, piece, self.region_bytes)
                 };
-                self.payload_received(appended, bytes, flags.last)
+                self.appended(appended, payload_bytes, flags.last);
+                None
             }
             Parsed::Inflated(flags, buffer) => {
-                self.input.advance(read);
-                self.inflated_bytes += buffer.len();
+                self.consume(read);
+                let payload_bytes = buffer.len();
+                self.inflated_bytes += payload_bytes;
                 // A compressed message is shown whole.
                 let appended = self.incoming.append_inflated(flags.kind, buffer.as_slice());
-                let bytes = buffer.as_slice().len();
                 self.with(|_, env, _, _| env.pool.put(buffer));
-                self.payload_received(appended, bytes, true)
+                self.appended(appended, payload_bytes, true);
+                None
             }
         };
         self.note_ending(was_open);
         event
     }
 
-    fn payload_received(
-        &mut self,
-        appended: Result<bool, ProtocolError>,
-        payload_bytes: usize,
-        ends_message: bool,
-    ) -> Option<Event> {
+    #[inline]
+    fn appended(&mut self, appended: Result<(), ProtocolError>, payload_bytes: usize, ends_message: bool) {
         match appended {
-            Ok(wanted) => {
-                self.trace.received(payload_bytes, ends_message);
-                wanted.then_some(Event::PayloadReceived)
-            }
-            Err(error) => {
-                self.incoming = Incoming::default();
-                self.with(|connection, env, _, _| {
-                    connection.fail_protocol(&mut SpanCursor::new(), error, env)
-                });
-                None
-            }
+            Ok(()) => self.trace.received(payload_bytes, ends_message),
+            Err(error) => self.fail_protocol(error),
         }
+    }
+
+    /// The peer broke a rule in a payload.
+    #[cold]
+    fn fail_protocol(&mut self, error: ProtocolError) {
+        self.incoming = Incoming::default();
+        self.update_clock();
+        let was_open = self.connection.is_open();
+        self.with(|connection, env, _, _| connection.fail_protocol(&mut SpanCursor::new(), error, env));
+        self.note_ending(was_open);
     }
 
     /// The next step in the received bytes, and their number up to its end.
@@ -235,26 +338,21 @@ impl<S: Transport> Core<S> {
             connection.begin_span(env.now);
             let step = connection.poll(&mut cursor, bytes, env);
             let idle = matches!(step, Step::Idle);
-            let mut control = |piece: Piece| match piece {
-                Piece::InSpan(at) => Control::new(&bytes[at]),
-                Piece::Buffered(buffer) => {
-                    let control = Control::new(buffer.as_slice());
+            let mut control = |piece: Piece, is_shown: bool| {
+                let shown = is_shown.then(|| match &piece {
+                    Piece::InSpan(at) => Control::new(&bytes[at.clone()]),
+                    Piece::Buffered(buffer) => Control::new(buffer.as_slice()),
+                });
+                if let Piece::Buffered(buffer) = piece {
                     env.pool.put(buffer);
-                    control
                 }
+                shown
             };
             let parsed = match step {
                 Step::Chunk(flags, Piece::InSpan(at)) => Parsed::Chunk(flags, at),
                 Step::Chunk(flags, Piece::Buffered(buffer)) => Parsed::Inflated(flags, buffer),
-                Step::Ping(piece) => Parsed::ControlEvent(ControlEvent::Ping(control(piece))),
-                Step::Pong(piece) => {
-                    let control = control(piece);
-                    if shows_pongs {
-                        Parsed::ControlEvent(ControlEvent::Pong(control))
-                    } else {
-                        Parsed::Nothing
-                    }
-                }
+                Step::Ping(piece) => Parsed::control(control(piece, true).map(ControlEvent::Ping)),
+                Step::Pong(piece) => Parsed::control(control(piece, shows_pongs).map(ControlEvent::Pong)),
                 Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => Parsed::Nothing,
             };
             connection.note_unfinished(env);
@@ -270,7 +368,7 @@ impl<S: Transport> Core<S> {
     }
 
     /// Wakes waiting tasks when the connection begins to end, and the reader if the Close frame must be answered.
-    fn note_ending(&mut self, was_open: bool) {
+    pub(super) fn note_ending(&mut self, was_open: bool) {
         if !was_open || self.connection.is_open() {
             return;
         }
@@ -295,7 +393,6 @@ impl<S: Transport> Core<S> {
         let bytes_max = self.make_room();
         let mut target = (&mut self.input).limit(bytes_max);
         let received = ready!(pin!(self.stream.read_buf(&mut target)).poll(cx));
-        self.update_clock();
         if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
             heartbeat_timer.heard();
         }
@@ -315,8 +412,17 @@ impl<S: Transport> Core<S> {
     }
 
     /// Makes room behind the received bytes, all of which were parsed. Returns the maximum of bytes to read.
+    #[inline]
     fn make_room(&mut self) -> usize {
-        let left = usize::try_from(self.connection.frame_bytes_left()).unwrap_or(usize::MAX);
+        match self.connection.frame_bytes_left() {
+            0 if self.input.capacity() >= self.read_bytes => self.read_bytes,
+            left => self.make_room_for(left),
+        }
+    }
+
+    /// The same where `left` payload bytes of a frame are missing, or there is no memory.
+    fn make_room_for(&mut self, left: u64) -> usize {
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         let kept = self.incoming.kept_bytes();
         if kept > 0 && left > 0 {
             return self.make_payload_room(left, kept);
@@ -347,19 +453,18 @@ impl<S: Transport> Core<S> {
     /// Takes memory to receive into: that of the buffer set, if no message shares it any more.
     fn take_region(&mut self, bytes: usize) {
         let buffers = self.buffer_slot.open(self.config.compression);
-        let spare = buffers.take_region(bytes);
         // A region that a message has taken over stays with it.
         let mut region = std::mem::take(&mut self.input);
         region.clear();
-        self.input = if region.try_reclaim(bytes) {
-            buffers.put_region(spare);
-            region
+        if region.capacity() > 0 && region.try_reclaim(bytes) {
+            buffers.note_region(bytes);
+            self.input = region;
         } else {
-            match spare {
+            self.input = match buffers.take_region(bytes) {
                 Some(spare) => spare,
                 None => BytesMut::with_capacity(bytes),
-            }
-        };
+            };
+        }
         self.region_bytes = self.input.capacity();
     }
 
@@ -385,6 +490,7 @@ impl<S: Transport> Core<S> {
     fn ended(&mut self) {
         self.eof = true;
         self.changed = true;
+        self.update_clock();
         let until = self.with(|_, env, _, _| env.now + env.config.close_timeout);
         self.connection.ended(until);
     }
@@ -445,99 +551,6 @@ impl<S: Transport> Core<S> {
         self.changed = true;
         self.input.clear();
         self.drop_queue();
-    }
-
-    /// Whether anything is to be done at some time.
-    fn has_timers(&self) -> bool {
-        self.read_deadline.is_some() || self.heartbeat_timer.is_some() || self.machine_deadline().is_some()
-    }
-
-    /// Waits for the next deadline. Ready once one was handled.
-    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Error> {
-        if !self.has_timers() {
-            return Ok(Poll::Pending);
-        }
-        loop {
-            if self.read_deadline.is_some_and(|at| at <= self.now) {
-                return Err(Error::ReadTimeout);
-            }
-            if self.machine_deadline().is_some_and(|at| at <= self.now) {
-                let was_open = self.connection.is_open();
-                self.with(|connection, env, _, _| connection.handle_timeout(env));
-                self.note_ending(was_open);
-                return Ok(Poll::Ready(()));
-            }
-            if self.check_peer_timeout() || self.queue_heartbeat() {
-                return Ok(Poll::Ready(()));
-            }
-            let heartbeat_timer = self.heartbeat_timer.as_ref().filter(|_| self.connection.is_open());
-            let times = [
-                self.read_deadline,
-                self.machine_deadline(),
-                heartbeat_timer.map(|heartbeat_timer| heartbeat_timer.next()),
-            ];
-            let Some(at) = times.into_iter().flatten().min() else { return Ok(Poll::Pending) };
-            if self.read_timer.poll(at, cx).is_pending() {
-                return Ok(Poll::Pending);
-            }
-            self.update_clock();
-        }
-    }
-
-    /// Ends the connection if the peer sent nothing in time. Called when there is nothing to read.
-    fn check_peer_timeout(&mut self) -> bool {
-        let blocked = self.connection.is_blocked();
-        let Some(heartbeat_timer) = self.heartbeat_timer.as_mut().filter(|_| self.connection.is_open())
-        else {
-            return false;
-        };
-        if heartbeat_timer.dead_at().is_none_or(|at| at > self.now) {
-            return false;
-        }
-        if blocked {
-            heartbeat_timer.restart_timeout(self.now);
-            return false;
-        }
-        self.connection.abort(Cause::PongTimeout);
-        self.changed = true;
-        true
-    }
-
-    /// Queues the heartbeat that is due, if any.
-    pub(super) fn queue_heartbeat(&mut self) -> bool {
-        if !self.connection.is_open() {
-            return false;
-        }
-        let Some(queue_heartbeat) =
-            self.heartbeat_timer.as_mut().and_then(|heartbeat_timer| heartbeat_timer.due(self.now))
-        else {
-            return false;
-        };
-        // Nothing more is sent to a peer that does not accept data, and a fragmented message is not interrupted.
-        let unheard = self.connection.is_blocked()
-            && self.heartbeat_timer.as_ref().is_some_and(HeartbeatTimer::is_unanswered);
-        let waits = unheard
-            || self.connection.queued_bytes() > self.config.queue_bytes
-            || matches!(
-                (&queue_heartbeat, &self.writing),
-                (HeartbeatFrame::Text(_), Writing::Fragments | Writing::Abandoned)
-            );
-        if waits {
-            return false;
-        }
-        let queued = self.with(|connection, env, _, _| match &queue_heartbeat {
-            HeartbeatFrame::Ping(payload) => connection.ping(payload, env),
-            HeartbeatFrame::Text(text) => connection.send(MessageKind::Text, text.as_bytes(), env),
-        });
-        match queued {
-            Ok(()) => {
-                if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
-                    heartbeat_timer.sent(self.now);
-                }
-            }
-            Err(_) => self.connection.abort(Cause::OutOfMemory),
-        }
-        true
     }
 
     /// Reads and discards until the connection ends. A client also waits until the server ends the stream (RFC 6455,

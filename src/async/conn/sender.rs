@@ -224,12 +224,11 @@ impl<S: Transport> SendTask<S> {
     /// While there is nothing to send, waits for the connection's end and for the next heartbeat.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Only the timer wakes this task by itself; the reader's task wakes it for all other events.
-        let waker = cx.waker().clone();
-        self.writer.shared.poll(WRITER, false, cx, |core, _| {
+        self.writer.shared.poll(WRITER, false, cx, |core, cx| {
             if let Some(error) = core.write_error() {
                 return Poll::Ready(Err(error));
             }
-            core.poll_heartbeat(&mut Context::from_waker(&waker)).map(Ok)
+            core.poll_heartbeat(cx).map(Ok)
         })
     }
 

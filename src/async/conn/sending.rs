@@ -1,5 +1,6 @@
 //! Encodes messages and writes them to the transport.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +12,7 @@ use super::heartbeat::HeartbeatTimer;
 use super::message::Message;
 use super::outgoing::Outgoing;
 use crate::limits::SEND_SHARED_BYTES_MIN;
+use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, MessageKind};
 use echoring_proto::frame::Header;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX};
@@ -34,61 +36,86 @@ impl<S: Transport> Core<S> {
             self.drop_queue();
             return Poll::Ready(());
         }
-        while let Some(outgoing) = self.sending.take().or_else(|| self.connection.pop().map(Outgoing::buffer))
-        {
-            let outgoing = self.sending.insert(outgoing);
-            let stream = Pin::new(&mut self.stream);
-            let written = match outgoing.single() {
-                Some(bytes) => stream.poll_write(cx, bytes),
-                None => stream.poll_write_vectored(cx, &outgoing.pieces()),
-            };
-            match written {
-                Poll::Ready(Ok(0)) => return self.writing_failed(&std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(taken)) => {
+        loop {
+            if self.sending.is_none() {
+                let Some(buffer) = self.connection.pop() else { break };
+                let written = Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice());
+                if matches!(written, Poll::Ready(Ok(taken)) if taken == buffer.len()) {
                     self.unflushed = true;
-                    outgoing.skip(taken);
-                    if outgoing.len() == 0 {
-                        self.sent();
-                    }
+                    self.sent(buffer);
+                    continue;
                 }
-                Poll::Ready(Err(error)) => return self.writing_failed(&error),
-                Poll::Pending => {
-                    self.connection.blocked(outgoing.len() as u32);
-                    return Poll::Pending;
-                }
+                self.sending = Some(Outgoing::buffer(buffer));
+                ready!(self.poll_written(written));
+            } else {
+                let written = self.poll_write_rest(cx);
+                ready!(self.poll_written(written));
+            }
+            if self.write_end.is_some() {
+                return Poll::Ready(());
             }
         }
         if self.unflushed {
             if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
-                return self.writing_failed(&error);
+                self.writing_failed(&error);
+                return Poll::Ready(());
             }
             self.unflushed = false;
         }
         Poll::Ready(())
     }
 
+    /// Writes what the transport has not accepted of a send, which has more than one piece or was begun.
+    fn poll_write_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(outgoing) = &self.sending else { return Poll::Ready(Ok(0)) };
+        let stream = Pin::new(&mut self.stream);
+        match outgoing.single() {
+            Some(bytes) => stream.poll_write(cx, bytes),
+            None => stream.poll_write_vectored(cx, &outgoing.pieces()),
+        }
+    }
+
+    /// Handles the result of a write of `sending`.
+    fn poll_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<()> {
+        let Some(outgoing) = &mut self.sending else { return Poll::Ready(()) };
+        match written {
+            Poll::Ready(Ok(0)) => self.writing_failed(&io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(taken)) => {
+                self.unflushed = true;
+                outgoing.skip(taken);
+                if outgoing.len() == 0 {
+                    let buffer = self.sending.take().and_then(Outgoing::into_buffer);
+                    self.connection.unblocked(self.now_ns);
+                    match buffer {
+                        Some(buffer) => self.sent(buffer),
+                        None => self.changed = true,
+                    }
+                }
+            }
+            Poll::Ready(Err(error)) => self.writing_failed(&error),
+            Poll::Pending => {
+                self.connection.blocked(outgoing.len() as u32);
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// The transport has accepted a whole buffer.
-    fn sent(&mut self) {
+    #[inline]
+    fn sent(&mut self, buffer: Buffer) {
         // A task may wait for room.
         self.changed = true;
-        let buffer = self.sending.take().and_then(Outgoing::into_buffer);
-        self.with(|connection, env, _, _| {
-            if let Some(buffer) = buffer {
-                env.pool.put(buffer);
-            }
-            if connection.is_blocked() {
-                connection.unblocked(env.now);
-            }
-        });
+        self.buffer_slot.open(self.config.compression).pool.put(buffer);
     }
 
     /// Nothing more can be written. Messages that the peer sent before can still be read.
-    fn writing_failed(&mut self, error: &std::io::Error) -> Poll<()> {
+    #[cold]
+    fn writing_failed(&mut self, error: &io::Error) {
         self.write_end = Some(End::io(error));
         self.changed = true;
         self.unflushed = false;
         self.drop_queue();
-        Poll::Ready(())
     }
 
     /// Drops the queued frames.
@@ -104,6 +131,12 @@ impl<S: Transport> Core<S> {
                 env.pool.put(buffer);
             }
         });
+    }
+
+    /// Whether another message can be queued, and no more than `bytes_max` wait.
+    #[inline]
+    pub(super) fn has_room(&self, bytes_max: u32) -> bool {
+        self.writing == Writing::Between && self.is_writable() && self.connection.queued_bytes() <= bytes_max
     }
 
     /// Waits until the queue has room for another message.
@@ -157,6 +190,7 @@ impl<S: Transport> Core<S> {
     }
 
     /// Queues a complete message.
+    #[inline]
     pub(super) fn queue(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), Error> {
         if payload.len() as u64 > MESSAGE_BYTES_MAX {
             return Err(Error::TooLong);
@@ -172,10 +206,18 @@ impl<S: Transport> Core<S> {
     }
 
     /// Queues a complete message. A long one is sent from where it lies, if nothing else waits to be sent but one buffer.
+    #[inline]
     pub(super) fn queue_message(&mut self, message: Message) -> Result<(), Error> {
+        match message.len() < SEND_SHARED_BYTES_MIN {
+            true => self.queue(message.kind(), message.as_bytes()),
+            false => self.queue_long(message),
+        }
+    }
+
+    fn queue_long(&mut self, message: Message) -> Result<(), Error> {
         let bytes = message.len();
         let lies = self.role == Role::Server
-            && (SEND_SHARED_BYTES_MIN as u64..=MESSAGE_BYTES_MAX).contains(&(bytes as u64))
+            && bytes as u64 <= MESSAGE_BYTES_MAX
             && self.sending.is_none()
             && self.stream.is_write_vectored()
             && (!self.compresses || self.connection.agreement().is_none());
@@ -199,6 +241,7 @@ impl<S: Transport> Core<S> {
     }
 
     /// Whether a message may begin.
+    #[inline]
     pub(super) fn may_queue(&mut self) -> Result<(), Error> {
         match self.write_error() {
             Some(error) => Err(error),
@@ -261,12 +304,15 @@ impl<S: Transport> Core<S> {
         }
     }
 
+    #[inline]
     pub(super) fn queued(&mut self, queued: bool) -> Result<(), Error> {
-        if queued {
-            return Ok(());
-        }
+        if queued { Ok(()) } else { Err(self.out_of_memory()) }
+    }
+
+    #[cold]
+    fn out_of_memory(&mut self) -> Error {
         self.connection.abort(Cause::OutOfMemory);
         self.changed = true;
-        Err(Error::OutOfMemory)
+        Error::OutOfMemory
     }
 }

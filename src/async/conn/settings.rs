@@ -295,25 +295,38 @@ impl BufferSet {
 
     /// The spare region, if it has room for `bytes` and no message shares it.
     pub(super) fn take_region(&mut self, bytes: usize) -> Option<BytesMut> {
-        self.region_bytes = self.region_bytes.max(bytes);
+        self.note_region(bytes);
         let mut region = std::mem::take(&mut self.region);
-        region.try_reclaim(bytes).then_some(region)
+        (region.capacity() >= bytes || region.try_reclaim(bytes)).then_some(region)
+    }
+
+    /// A read of `bytes` begins.
+    #[inline]
+    pub(super) fn note_region(&mut self, bytes: usize) {
+        self.region_bytes = self.region_bytes.max(bytes);
     }
 
     /// Keeps a region that is empty, for the next read.
-    pub(super) fn put_region(&mut self, region: Option<BytesMut>) {
-        if let Some(region) = region {
-            self.region = region;
-        }
+    #[inline]
+    pub(super) fn put_region(&mut self, region: BytesMut) {
+        self.region = region;
     }
 
     /// Every so often, returns memory that was not needed since the last trim. Not at each release: a connection that
     /// answers one long message after the other would allocate its buffers anew for each.
+    #[inline]
     fn trim(&mut self) {
+        self.release += 1;
+        if self.release >= SPARE_BUFFERS_TRIM_AFTER || self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
+            self.trim_now();
+        }
+    }
+
+    #[inline(never)]
+    fn trim_now(&mut self) {
         if self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
             self.pool = Pool::standalone();
         }
-        self.release += 1;
         if self.release < SPARE_BUFFERS_TRIM_AFTER {
             return;
         }
@@ -343,7 +356,12 @@ impl BufferSet {
 }
 
 /// The set with this compression that was released last, because it is most likely still in cache.
+#[inline]
 fn take_spare(kept: &mut Spare, compression: Option<Compression>) -> Option<Box<BufferSet>> {
+    let is_fit = |buffers: &mut Box<BufferSet>| buffers.codecs.compression() == compression.as_ref();
+    if let Some(last) = kept.pop_if(is_fit) {
+        return Some(last);
+    }
     let at = kept.iter().rposition(|buffers| buffers.codecs.compression() == compression.as_ref())?;
     Some(kept.swap_remove(at))
 }
@@ -360,15 +378,22 @@ impl BufferSlot {
         BufferSlot { buffers: None, shared }
     }
 
+    #[inline]
     pub(super) fn open(&mut self, compression: Option<Compression>) -> &mut BufferSet {
-        let shared = &self.shared;
-        self.buffers.get_or_insert_with(|| {
-            let spare = match shared {
-                Some(shared) => shared.take(compression),
-                None => BufferSet::spare(compression),
-            };
-            spare.unwrap_or_else(|| Box::new(BufferSet::new(compression)))
-        })
+        match self.buffers {
+            Some(ref mut buffers) => buffers,
+            None => self.fill(compression),
+        }
+    }
+
+    #[inline(never)]
+    fn fill(&mut self, compression: Option<Compression>) -> &mut BufferSet {
+        let spare = match &self.shared {
+            Some(shared) => shared.take(compression),
+            None => BufferSet::spare(compression),
+        };
+        let taken = spare.unwrap_or_else(|| Box::new(BufferSet::new(compression)));
+        self.buffers.insert(taken)
     }
 
     /// The current buffer set, if any.

@@ -9,6 +9,7 @@ mod reading;
 mod sharing;
 mod time;
 mod traces;
+mod waking;
 mod writing;
 
 use std::io;

@@ -73,14 +73,29 @@ impl<S: Transport> Writer<S> {
     /// As [`write`](Writer::write).
     pub async fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         let mut message = Some(message.into());
+        poll_fn(|cx| self.poll_feed(cx, &mut message)).await
+    }
+
+    #[inline]
+    pub(super) fn poll_feed(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut Option<Message>,
+    ) -> Poll<Result<(), Error>> {
         let bytes_max = self.write_buffer_bytes();
-        poll_fn(|cx| {
-            self.shared.poll(WRITER, true, cx, |core, cx| {
-                ready!(core.poll_room(bytes_max.min(core.config.queue_bytes), cx))?;
-                Poll::Ready(message.take().map_or(Ok(()), |message| core.queue_message(message)))
-            })
+        // With room, nothing is waited for.
+        let now = |core: &mut Core<S>| {
+            let has_room = core.has_room(bytes_max.min(core.config.queue_bytes));
+            message.take_if(|_| has_room).map(|message| core.queue_message(message))
+        };
+        let queued = self.shared.update(now);
+        if let Some(queued) = queued {
+            return Poll::Ready(queued);
+        }
+        self.shared.poll(WRITER, true, cx, |core, cx| {
+            ready!(core.poll_room(bytes_max.min(core.config.queue_bytes), cx))?;
+            Poll::Ready(message.take().map_or(Ok(()), |message| core.queue_message(message)))
         })
-        .await
     }
 
     /// Sends what is queued, and returns once the transport has accepted it.

@@ -74,7 +74,8 @@ impl Upgrader {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (opened, origin) = self.open(&mut stream, decide).await?;
+        // A task stays as large as its largest future: boxed, the handshake is no part of it.
+        let (opened, origin) = Box::pin(self.open(&mut stream, decide)).await?;
         Ok(Conn::with_origin(stream, &self.settings, opened, origin))
     }
 
@@ -97,7 +98,8 @@ impl Upgrader {
     ) -> Result<Conn<TcpStream>, UpgradeError> {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
         let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let (opened, origin) = self.open(&mut stream, decide).await?;
+        // A task stays as large as its largest future: boxed, the handshake is no part of it.
+        let (opened, origin) = Box::pin(self.open(&mut stream, decide)).await?;
         Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
     }
 
@@ -133,7 +135,7 @@ impl Upgrader {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
         let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
         let mut stream = crate::UringStream::from_tokio(stream).map_err(UpgradeError::Io)?;
-        let (opened, origin) = self.open(&mut stream, |_| Acceptance::new()).await?;
+        let (opened, origin) = Box::pin(self.open(&mut stream, |_| Acceptance::new())).await?;
         Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
     }
 

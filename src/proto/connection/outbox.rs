@@ -116,13 +116,26 @@ impl Outbox {
         debug_assert_eq!(header.payload_bytes, payload.len() as u64);
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(header, &mut head);
-        let buffer = self.room(pool, head_bytes + payload.len())?;
+        let bytes = head_bytes + payload.len();
+        let buffer = match self.first {
+            // The first frame after all were sent, as nearly always.
+            None if !self.at_replies && self.behind_replies == 0 => {
+                self.first.insert(pool.get(bytes).ok_or(OutOfMemory)?)
+            }
+            // Another one behind it.
+            Some(ref mut first)
+                if self.more.is_none() && !self.at_replies && !self.pinned && first.room() >= bytes =>
+            {
+                first
+            }
+            _ => self.room(pool, bytes)?,
+        };
         buffer.append(&head[..head_bytes]);
         match header.mask {
             Some(key) => mask::append(buffer.vec(), payload, key),
             None => buffer.append(payload),
         }
-        self.bytes += (head_bytes + payload.len()) as u32;
+        self.bytes += bytes as u32;
         Ok(())
     }
 

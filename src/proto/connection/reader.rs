@@ -519,7 +519,8 @@ impl Reader {
     }
 
     /// Whether text is validated here.
-    fn validates(&self) -> bool {
+    #[inline]
+    pub(super) fn validates(&self) -> bool {
         self.delivery != Delivery::Chunks
     }
 
