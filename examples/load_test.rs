@@ -94,7 +94,7 @@ mod tests {
     impl Handler for Forgetful {
         fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
             self.0 += 1;
-            Ok(if self.0 % 100 == 0 { Disposition::Done } else { Disposition::Echo })
+            Ok(if self.0.is_multiple_of(100) { Disposition::Done } else { Disposition::Echo })
         }
     }
 

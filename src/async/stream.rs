@@ -19,8 +19,8 @@ use tokio_rustls::client::TlsStream;
 ///
 /// fn describe(conn: &Conn<ClientStream>) -> std::io::Result<String> {
 ///     let stream = conn.get_ref();
-///     let version = stream.tls().and_then(|tls| tls.protocol_version());
-///     Ok(format!("{} with {version:?}", stream.get_ref().peer_addr()?))
+///     let scheme = if stream.is_tls() { "wss" } else { "ws" };
+///     Ok(format!("{scheme} to {}", stream.get_ref().peer_addr()?))
 /// }
 /// ```
 #[derive(Debug)]
@@ -46,7 +46,8 @@ enum Kind<S> {
 pub type ClientStream = MaybeTls<TcpStream>;
 
 impl<S> MaybeTls<S> {
-    pub(crate) fn plain(stream: S) -> MaybeTls<S> {
+    /// A stream without TLS, for code that has either.
+    pub fn plain(stream: S) -> MaybeTls<S> {
         MaybeTls(Kind::Plain(stream))
     }
 

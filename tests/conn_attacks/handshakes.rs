@@ -114,7 +114,7 @@ async fn check_request(row: &BadRequest, reads: bool) {
     restart_peak();
     let upgrader = Upgrader::new();
     let accepting = async {
-        let end = upgrader.accept(MaybeTls::Plain(near)).await.expect_err("no upgrade");
+        let end = upgrader.accept(MaybeTls::plain(near)).await.expect_err("no upgrade");
         (end, began.elapsed())
     };
     let attacking = async {

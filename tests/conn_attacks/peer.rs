@@ -118,7 +118,7 @@ pub async fn open(
                 assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
                 assert_eq!(head.contains("permessage-deflate"), !extension.is_empty());
             };
-            let (conn, ()) = tokio::join!(upgrader.accept(MaybeTls::Plain(near)), opening);
+            let (conn, ()) = tokio::join!(upgrader.accept(MaybeTls::plain(near)), opening);
             (conn.expect("an upgrade"), far)
         }
         Role::Client => {

@@ -40,6 +40,7 @@ impl HeaderField for Version {
 #[derive(Clone)]
 struct Greeting(Arc<str>);
 
+#[expect(clippy::too_many_arguments, reason = "as many as a route's function may have")]
 fn of_all(
     opening: &mut Opening<'_>,
     Path((room, number)): Path<(String, u32)>,

@@ -88,8 +88,8 @@ fn run(role: Role, data: &[u8]) {
         let early = (case.choices.chunk_bytes() % 64).min(case.wire.len());
         let rest = case.wire.split_off(early);
         let early = std::mem::replace(&mut case.wire, rest);
-        let opened =
-            Opened { agreement: case.agreement, early: early.clone().into(), ..Opened::new(case.role) };
+        let mut opened = Opened::new(case.role);
+        (opened.agreement, opened.early) = (case.agreement, early.clone().into());
         let conn = Conn::new(pipe.clone(), &case.settings, opened);
         let mut app = App::new(conn, pipe, case.choices.clone(), &case.settings, early);
         app.drive(&case.wire, case.rough).await;
