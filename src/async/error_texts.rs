@@ -51,13 +51,13 @@ fn io_errors() -> [io::Error; 3] {
 }
 
 fn cause() -> Cause {
-    Cause::from(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
+    Cause::of(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
 }
 
 /// A wrapped error that has a source of its own.
 fn deep_cause() -> Cause {
     let other = rustls::OtherError(std::sync::Arc::new(Outer(Inner)));
-    Cause::from(rustls::Error::Other(other))
+    Cause::of(rustls::Error::Other(other))
 }
 
 fn json() -> serde_json::Error {

@@ -127,7 +127,7 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
 pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| TlsError::Setup(error.into()))?;
+        .map_err(|error| TlsError::Setup(Cause::of(error)))?;
     let builder = match trust {
         Trust::System => system(builder)?,
         #[cfg(feature = "platform-verifier")]
@@ -147,11 +147,8 @@ pub fn client_config_with(trust: &Trust, identity: Option<&Identity>) -> Result<
         Some(Identity { certificates: file, key }) => {
             let chain = certificates(file)?;
             let secret = private_key(key)?;
-            let unusable = |error| TlsError::Unusable {
-                cert: file.clone(),
-                key: key.clone(),
-                error: Cause::from(error),
-            };
+            let unusable =
+                |error| TlsError::Unusable { cert: file.clone(), key: key.clone(), error: Cause::of(error) };
             builder.with_client_auth_cert(chain, secret).map_err(unusable)?
         }
     };
@@ -204,7 +201,7 @@ fn system(_: WithoutRoots) -> Result<WithRoots, TlsError> {
 #[cfg(feature = "platform-verifier")]
 fn platform(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
     let verifier = rustls_platform_verifier::Verifier::new(provider());
-    let verifier = verifier.map_err(|error| TlsError::NoPlatformVerifier(error.into()))?;
+    let verifier = verifier.map_err(|error| TlsError::NoPlatformVerifier(Cause::of(error)))?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
@@ -226,7 +223,7 @@ fn roots_of(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         let added = roots.add(certificate);
-        added.map_err(|error| TlsError::BadRoot { file: file.into(), error: error.into() })?;
+        added.map_err(|error| TlsError::BadRoot { file: file.into(), error: Cause::of(error) })?;
     }
     Ok(roots)
 }

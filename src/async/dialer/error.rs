@@ -156,7 +156,7 @@ impl DialError {
     /// rustls's errors are wrapped in [`io::Error`].
     pub(super) fn of_tls(error: io::Error) -> DialError {
         match error.downcast::<rustls::Error>() {
-            Ok(error) => DialError::Tls(Cause::from(error)),
+            Ok(error) => DialError::Tls(Cause::of(error)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => DialError::Closed,
             Err(error) => DialError::Io(error),
         }

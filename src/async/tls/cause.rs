@@ -83,8 +83,8 @@ impl Cause {
     }
 }
 
-impl From<Error> for Cause {
-    fn from(error: Error) -> Cause {
+impl Cause {
+    pub(crate) fn of(error: Error) -> Cause {
         Cause(error)
     }
 }

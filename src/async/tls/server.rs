@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore, ServerConfig};
 use webpki::EndEntityCert;
 
+use super::cause::Cause;
 use super::{ALPN, TlsError, VERSIONS, certificates, private_key, provider, roots_of};
 use crate::limits::OCSP_RESPONSE_BYTES_MAX;
 use echoring_proto::limits::TLS_TICKETS;
@@ -113,7 +114,7 @@ impl ServerTls {
 pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| TlsError::Setup(error.into()))?;
+        .map_err(|error| TlsError::Setup(Cause::of(error)))?;
     let builder = match &tls.clients {
         None => builder.with_no_client_auth(),
         Some((ca, auth)) => builder.with_client_cert_verifier(client_verifier(ca, *auth)?),
@@ -121,7 +122,7 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::read(&tls.certificates)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = ring::Ticketer::new().map_err(|error| TlsError::Setup(error.into()))?;
+    config.ticketer = ring::Ticketer::new().map_err(|error| TlsError::Setup(Cause::of(error)))?;
     config.send_tls13_tickets = TLS_TICKETS;
     Ok(Arc::new(config))
 }
@@ -152,7 +153,7 @@ fn client_verifier(ca: &Path, auth: ClientAuth) -> Result<Arc<dyn ClientCertVeri
         ClientAuth::Optional => builder.allow_unauthenticated(),
         ClientAuth::Required => builder,
     };
-    builder.build().map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string()).into()))
+    builder.build().map_err(|error| TlsError::Setup(Cause::of(rustls::Error::General(error.to_string()))))
 }
 
 /// Certificates by the names that they are for.
@@ -168,7 +169,7 @@ impl Certificates {
         let all = files.iter().map(|files| certified_key(files).map(Arc::new));
         let all = all.collect::<Result<Vec<_>, _>>()?;
         if all.is_empty() {
-            return Err(TlsError::Setup(rustls::Error::NoCertificatesPresented.into()));
+            return Err(TlsError::Setup(Cause::of(rustls::Error::NoCertificatesPresented)));
         }
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, key) in all.iter().enumerate() {
@@ -205,7 +206,7 @@ fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     let unusable = |error: rustls::Error| TlsError::Unusable {
         cert: chain_pem.clone(),
         key: key_pem.clone(),
-        error: error.into(),
+        error: Cause::of(error),
     };
     let mut certified = CertifiedKey::from_der(chain, key, &provider()).map_err(unusable)?;
     certified.ocsp = ocsp.as_deref().map(ocsp_response).transpose()?;
