@@ -9,6 +9,7 @@
 #[allow(dead_code, unsafe_code, reason = "an allocator, of which other tests use more")]
 #[path = "../support/counting.rs"]
 mod counting;
+#[path = "../support/deflate.rs"]
 mod deflate;
 mod floods;
 mod frames;

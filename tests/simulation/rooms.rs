@@ -5,20 +5,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::handshake::OriginPolicy;
-use echoring_proto::limits::{QUEUE_BYTES_DEFAULT, SECOND};
+use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    BroadcastSettings, Disposition, Failure, Handler, Message, Opening, Path, Position, PublishError,
-    PublishOutcome, Refused, Remote, Route, Routes, Service, SubscribeError, SubscribeOptions,
-    SubscriptionEvent,
+    Disposition, Failure, Handler, Message, Opening, Path, Position, PublishError, PublishOutcome, Refused,
+    Remote, Route, Routes, Service, SubscribeError, SubscribeOptions, SubscriptionEvent,
 };
-use echoring_topics::{HistoryBounds, Placement, Rules, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
 
 use super::client::{Item, MessageKind, message};
 use super::for_each_seed;
-use super::world::{World, config};
+use super::world::{World, world_of_handlers};
 
 /// What the handler of a connection was told.
 #[derive(Clone, Debug, Default)]
@@ -104,23 +101,7 @@ fn world(seed: u64, shards: usize, settings: TopicSettings, told: &AllTold) -> R
             told: Arc::clone(&told),
         }
     }));
-    let topics = Budget::new(1_000);
-    World::new(seed, shards, config(), 4 << 20, false, |shard| {
-        Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
-            .with_broadcast(BroadcastSettings {
-                rules: Rules::new(Vec::new(), settings),
-                topics: Lease::new(topics.clone(), 16),
-                subscriptions_max: 4,
-                creators: Default::default(),
-                creation: Default::default(),
-                message_bytes_max: config().message_bytes_max,
-                seed: seed ^ shard as u64,
-                placement: Placement::new(seed),
-                first_number: 0,
-                digest_seed: 0,
-            })
-            .with_routes(routes.clone())
-    })
+    world_of_handlers(seed, shards, false, settings, &routes)
 }
 
 fn write(world: &World<Service>, random: &mut Random, client: usize, texts: impl Iterator<Item = String>) {

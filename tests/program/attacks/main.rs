@@ -10,6 +10,8 @@ mod centrifuge;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod compression;
+#[path = "../../support/deflate.rs"]
+mod deflate;
 mod draining;
 mod event_streams;
 mod frames;

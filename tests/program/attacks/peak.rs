@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::auth::{SECRET, TestFile, jwt};
-use super::compression::{agree, compressed, stored};
+use super::compression::{agree, compressed};
+use super::deflate::stored;
 use super::peer::{BINARY, Peer, TEXT, frame, upgrade};
 use super::server::{PATIENCE, Server, through_tls};
 

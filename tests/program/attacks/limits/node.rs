@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::super::centrifuge::Client;
-use super::super::compression::{bomb, compressed};
+use super::super::compression::compressed;
+use super::super::deflate::bomb;
 use super::rates::open_session;
 use super::*;
 use crate::peer::{BINARY, FIN, TEXT, frame, header, request};

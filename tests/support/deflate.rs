@@ -1,4 +1,4 @@
-//! DEFLATE by hand: messages that an encoder would not make.
+//! DEFLATE streams written bit by bit (RFC 1951): messages that an encoder would not make.
 
 /// Bits in the order of DEFLATE.
 #[derive(Default)]
