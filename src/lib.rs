@@ -1,5 +1,10 @@
 //! WebSockets for programs on Linux: connections for asynchronous code, and servers for very many of them on io_uring.
 //!
+//! Begin with [how to write programs](guides::embed): connections, rooms, state and login, publishing threads, clients of topics, axum and
+//! hyper; then [test handlers](guides::testing). Coming from [gorilla/websocket](guides::from_gorilla),
+//! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets), [axum](guides::from_axum),
+//! [ws](guides::from_ws) or [uWebSockets](guides::from_uwebsockets): both programs side by side, call by call.
+//!
 //! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [`client`] subscribes to topics.
 //!
 //! ```no_run
@@ -19,17 +24,18 @@
 //! let mut incoming = Listener::bind("127.0.0.1:9001").await?.incoming(&Upgrader::new());
 //! loop {
 //!     let mut conn = incoming.next().await?;
+//!     // An echo. Replies to messages that arrived together leave together.
 //!     tokio::spawn(async move {
-//!         // An echo. Replies to messages that arrived together leave together.
 //!         while let Ok(message) = conn.read().await && conn.feed(message).await.is_ok() {}
 //!     });
 //! }
 //! # }
 //! ```
 //!
-//! **Broadcast**: a [`Handler`] for each of very many connections. Members of a room share its log, however many they are.
+//! **Broadcast**: a [`Handler`] for each of very many connections. Members of a room share its log. **Embed**: a [`Server`] of such
+//! handlers, with threads of its own. **Test**: a [`TestServer`](testing::TestServer) runs it without sockets and without waiting.
 //!
-//! ```
+//! ```no_run
 //! use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
 //!
 //! struct Member;
@@ -38,50 +44,26 @@
 //!     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> {
 //!         Ok(remote.subscribe("room")?)
 //!     }
-//!
-//!     fn message(&mut self, remote: &mut Remote, message: Message) -> Result<Disposition, Failure> {
-//!         remote.publish("room", message)?;
+//!     fn message(&mut self, remote: &mut Remote, text: Message) -> Result<Disposition, Failure> {
+//!         remote.publish("room", text)?;
 //!         Ok(Disposition::Done)
 //!     }
 //! }
-//! ```
 //!
-//! **Embed**: the [`Server`] of such handlers, with threads of its own, inside any program.
-//!
-//! ```no_run
-//! # use echoring::server::{Disposition, Failure, Handler, Message, OwnedPublication, Remote, Server};
-//! # struct Member;
-//! # impl Handler for Member {}
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let builder = Server::builder().listen(([127, 0, 0, 1], 9001)).handle("/room", || Member);
-//! let server = builder.start()?;
-//! server.publish("room", vec![OwnedPublication::text("welcome, from outside")])?;
-//! server.shutdown(std::time::Duration::from_secs(5))?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-//!
-//! **Test**: a [`TestServer`](testing::TestServer) runs the same handlers without sockets and without waiting.
-//!
-//! ```
-//! # use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
-//! # struct Member;
-//! # impl Handler for Member {
-//! #     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> { Ok(remote.subscribe("room")?) }
-//! #     fn message(&mut self, remote: &mut Remote, message: Message) -> Result<Disposition, Failure> {
-//! #         remote.publish("room", message)?;
-//! #         Ok(Disposition::Done)
-//! #     }
+//! builder.start()?.join()?;
+//! # Ok(())
 //! # }
-//! # use echoring::testing::TestServer;
-//! let server = TestServer::new(Server::builder().handle("/room", || Member));
+//! # fn test(builder: echoring::server::Builder) -> Result<(), echoring::testing::TestResponse> {
+//!
+//! let server = echoring::testing::TestServer::new(builder);
 //! let (ann, bob) = (server.connect("/room")?, server.connect("/room")?);
 //! ann.send_text("hello");
 //! assert_eq!(bob.take_texts(), ["hello"]);
-//! # Ok::<(), echoring::testing::TestResponse>(())
+//! # Ok(())
+//! # }
 //! ```
-//!
-//! The [`guides`] show the same programs of other libraries beside ours, call by call: [gorilla/websocket](guides::from_gorilla),
-//! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets),
-//! [axum](guides::from_axum), [ws](guides::from_ws), [uWebSockets](guides::from_uwebsockets).
 //!
 //! # Features
 //!
@@ -189,10 +171,14 @@ pub mod guides {
     /// [`/broadcast`]: crate::guides
     /// [Centrifuge's protocol]: crate::guides
     /// [Examples]: crate::guides
+    /// [HTTP hook]: crate::server::AuthHook
     /// [Test handlers]: crate::testing
+    /// [authenticated]: crate::server::Authenticator
     /// [axum]: crate::guides::from_axum
     /// [fastwebsockets]: crate::guides::from_fastwebsockets
+    /// [frameworks]: crate::Upgrader::negotiate
     /// [gorilla/websocket]: crate::guides::from_gorilla
+    /// [successor]: crate::guides
     /// [test endpoints]: crate::guides
     /// [tokio-tungstenite]: crate::guides::from_tokio_tungstenite
     /// [uWebSockets]: crate::guides::from_uwebsockets

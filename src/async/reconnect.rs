@@ -280,7 +280,9 @@ impl<S> Reconnecting<S> {
     }
 
     /// Time limit for a connection: from the first attempt, or from the end of the previous connection. A pending
-    /// attempt is cancelled at the limit, and a delay that would end behind it is not begun: the client gives up.
+    /// attempt is cancelled at the limit, and a delay that would end behind it is not begun: the client gives up, which may be
+    /// a [`max_delay`](Reconnecting::max_delay) before the limit. Each connection begins a new time, so that a server that
+    /// accepts and closes is bounded by [`max_attempts`](Reconnecting::max_attempts) only.
     /// `None`, the default, for no limit.
     #[must_use]
     pub fn give_up_after(mut self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {

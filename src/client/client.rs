@@ -109,7 +109,7 @@ impl fmt::Debug for Builder {
 /// client.publish("prices.EUR", &Price { bid: 1.0842 }).await?;
 /// while let Some(event) = prices.next().await {
 ///     match event {
-///         Event::Message(message) => println!("{}: {:?}", message.offset, message.data),
+///         Event::Message(message) => println!("{:?}, for {} more", message.data, message.skipped),
 ///         Event::Gap(gap) => println!("missed {:?} messages: fetch the state anew", gap.count()),
 ///         Event::Ended(why) => println!("no longer subscribed: {why:?}"),
 ///         _ => {}

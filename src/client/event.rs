@@ -32,7 +32,7 @@ pub struct Position {
 /// async fn follow(mut news: Subscription<String>) {
 ///     while let Some(event) = news.next().await {
 ///         match event {
-///             Event::Message(message) => println!("{}: {}", message.offset, message.data),
+///             Event::Message(message) => println!("{}, for {} more", message.data, message.skipped),
 ///             Event::Malformed(message, error) => eprintln!("message {} is no text: {error}", message.offset),
 ///             Event::Gap(gap) => println!("missed {:?} messages", gap.count()),
 ///             Event::Ended(why) => println!("no longer subscribed: {why:?}"),
