@@ -14,6 +14,7 @@ mod head;
 mod heartbeat;
 mod held_stream;
 mod incoming;
+mod kept_head;
 mod message;
 mod outgoing;
 mod parts;
