@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::command::{Answer, Command, Pending};
 use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
 use crate::queue::Queue;
-use crate::session::Session;
+use crate::session::{Offer, ServerSide, Session};
 use crate::{
     ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
     Published, RequestError, SubscribeError, Subscription, task,
@@ -26,6 +26,7 @@ pub struct Builder {
     dialer: Dialer,
     token: String,
     reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send>,
+    server_subscription: Option<Offer>,
 }
 
 impl Builder {
@@ -65,9 +66,45 @@ impl Builder {
         self
     }
 
+    /// Calls `offer` with each server-side subscription: the server makes it when the client connects, for example because of
+    /// its token, or later. Without this, they are ignored. Centrifuge's protocol only; at most
+    /// [`SERVER_SUBSCRIPTIONS_MAX`](crate::limits::SERVER_SUBSCRIPTIONS_MAX).
+    ///
+    /// The handle outlives connections, as one of the client's own does: the server recovers its messages from its
+    /// position. It ends when the server ends the subscription, or does not make it on a new connection. A client cannot
+    /// pause it: while its queue of 1,024 events is full, its messages are dropped, and reported as a
+    /// [`Gap`](crate::Event::Gap) with [`GapReason::Slow`](crate::GapReason::Slow) as soon as there is room. Dropping the
+    /// handle unsubscribes, until the server makes the subscription again.
+    ///
+    /// The callback is run by the task of the client, and may not block it. A handle keeps the client alive.
+    ///
+    /// ```
+    /// use echoring::client::{Client, Event, Protocol};
+    ///
+    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
+    ///     .token("eyJhbGciOi")
+    ///     .on_server_subscription(|subscription| {
+    ///         let mut notices = subscription.typed::<String>();
+    ///         tokio::spawn(async move {
+    ///             while let Some(event) = notices.next().await {
+    ///                 if let Event::Message(message) = event {
+    ///                     println!("{}: {}", notices.topic(), message.data);
+    ///                 }
+    ///             }
+    ///         });
+    ///     })
+    ///     .build();
+    /// # drop((client, task));
+    /// ```
+    #[must_use]
+    pub fn on_server_subscription(mut self, offer: impl FnMut(Subscription) + Send + 'static) -> Builder {
+        self.server_subscription = Some(Box::new(offer));
+        self
+    }
+
     /// The client, and the task that does its work: spawn it.
     pub fn build(self) -> (Client, ClientTask) {
-        let Builder { protocol, url, dialer, token, reconnect } = self;
+        let Builder { protocol, url, dialer, token, reconnect, server_subscription } = self;
         let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
         let reconnecting = reconnect(match protocol.connects() {
             false => reconnecting,
@@ -78,7 +115,10 @@ impl Builder {
         });
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let wake = Arc::new(Notify::new());
-        let session = Session::new(protocol, token);
+        let server_side = server_subscription.map(|offer| {
+            ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT)
+        });
+        let session = Session::new(protocol, token, server_side);
         let running = task::run(protocol, reconnecting, session, orders, Arc::clone(&wake));
         (Client { commands, wake }, ClientTask(Box::pin(running)))
     }
@@ -209,7 +249,9 @@ impl Client {
         let dialer = Dialer::new()
             .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
             .heartbeat(Heartbeat::every(PING_INTERVAL));
-        Builder { protocol, url: url.into(), dialer, token: String::new(), reconnect: Box::new(|how| how) }
+        let reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send> = Box::new(|how| how);
+        let (url, token) = (url.into(), String::new());
+        Builder { protocol, url, dialer, token, reconnect, server_subscription: None }
     }
 
     /// Subscribes to a topic, from now on. Does not wait for the server: [`Event::Subscribed`](crate::Event::Subscribed)

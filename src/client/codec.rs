@@ -17,6 +17,8 @@ pub(crate) enum Request<'a> {
     /// Begins the session; Centrifuge's protocol only.
     Connect {
         token: &'a str,
+        /// Server-side subscriptions to recover.
+        positions: &'a [(&'a str, &'a Position)],
     },
     Subscribe {
         topic: &'a str,
@@ -68,7 +70,8 @@ pub(crate) enum Incoming {
 /// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Connected,
+    /// The session has begun, with these server-side subscriptions.
+    Connected(Vec<(String, Start)>),
     Subscribed(Start),
     Unsubscribed,
     Published(Option<Position>),
@@ -98,6 +101,8 @@ pub(crate) struct Start {
 /// An event of a subscription.
 #[derive(Debug)]
 pub(crate) enum TopicEvent {
+    /// The server made the subscription; Centrifuge's protocol only.
+    Subscribed(Start),
     Message(Message<Payload>),
     Gap(Gap),
     /// Everything up to this offset was sent.

@@ -165,7 +165,7 @@ pub enum Missed {
         /// The last.
         to: u64,
     },
-    /// Nobody knows: the epoch has changed. The program fetches its state by other means.
+    /// Nobody knows: the epoch has changed, or the topic has no positions. The program fetches its state by other means.
     Unknown,
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Never: I/O or waiting.
 
+mod server_side;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,11 +14,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use echoring_async::Message as Frame;
 use tokio::time::Instant;
 
-use crate::codec::{Answer, Incoming, Malformed, Request, TopicEvent};
+use crate::codec::{Answer, Incoming, Malformed, Request, Start, TopicEvent};
 use crate::command::{Command, Pending};
-use crate::limits::REQUESTS_MAX;
+use crate::limits::{REQUESTS_MAX, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
-use crate::{Ended, Published, Refusal, RequestError, SubscribeError};
+use crate::{Ended, Position, Published, Refusal, RequestError, SubscribeError};
+pub(crate) use server_side::{Offer, ServerSide};
 use topic::{Phase, Step, Topic};
 
 /// Why a session cannot go on.
@@ -35,6 +37,8 @@ pub(crate) struct Session {
     token: String,
     stage: Stage,
     topics: BTreeMap<String, Topic>,
+    /// Who gets server-side subscriptions; `None` if nobody does.
+    server_side: Option<ServerSide>,
     /// The topics of open requests to subscribe and to unsubscribe.
     topic_requests: HashMap<u32, String>,
     /// The program's requests, in their order.
@@ -65,12 +69,13 @@ struct Outgoing {
 }
 
 impl Session {
-    pub(crate) fn new(protocol: Protocol, token: String) -> Session {
+    pub(crate) fn new(protocol: Protocol, token: String, server_side: Option<ServerSide>) -> Session {
         Session {
             protocol,
             token,
             stage: Stage::Closed,
             topics: BTreeMap::new(),
+            server_side,
             topic_requests: HashMap::new(),
             pending: BTreeMap::new(),
             outgoing: VecDeque::new(),
@@ -85,7 +90,13 @@ impl Session {
         }
         let id = self.id();
         self.stage = Stage::Connecting(id);
-        let message = self.protocol.encode(id, &Request::Connect { token: &self.token });
+        let server_side = self.topics.iter().filter(|(_, topic)| topic.is_server_side());
+        let positions: Vec<(&str, &Position)> = server_side
+            .filter_map(|(name, topic)| Some((&**name, topic.position.as_ref()?)))
+            .filter(|(_, position)| !position.epoch.is_empty())
+            .collect();
+        let request = Request::Connect { token: &self.token, positions: &positions };
+        let message = self.protocol.encode(id, &request);
         self.outgoing.push_back(Outgoing { id, message });
     }
 
@@ -227,7 +238,10 @@ impl Session {
         if self.stage == Stage::Connecting(id) {
             return match answer {
                 Answer::Refused(refusal) => Err(SessionError::Refused(refusal)),
-                _ => {
+                answer => {
+                    if let Answer::Connected(begun) = answer {
+                        self.begin_server_side(begun);
+                    }
                     self.begin(now);
                     Ok(())
                 }
@@ -243,8 +257,42 @@ impl Session {
     }
 
     fn handle_event(&mut self, name: &str, event: TopicEvent, now: Instant) {
+        if let TopicEvent::Subscribed(start) = event {
+            return self.begin_one_of_server(name, start);
+        }
         let step = self.topics.get_mut(name).map(|topic| topic.handle_event(event, now));
         self.follow(name, step, now);
+    }
+
+    /// The session has begun with these server-side subscriptions, and without earlier ones that are not among them.
+    fn begin_server_side(&mut self, begun: Vec<(String, Start)>) {
+        let is_lost = |name: &str, topic: &Topic| {
+            topic.is_server_side() && begun.binary_search_by(|(own, _)| (**own).cmp(name)).is_err()
+        };
+        self.topics.retain(|name, topic| {
+            let lost = is_lost(name, topic);
+            if lost {
+                topic.queue.end(Ended::Refused(server_side::not_made_again()));
+            }
+            !lost
+        });
+        for (name, start) in begun {
+            self.begin_one_of_server(&name, start);
+        }
+    }
+
+    /// The server has made a subscription.
+    fn begin_one_of_server(&mut self, name: &str, start: Start) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            return topic.handle_server_start(start);
+        }
+        let Some(server_side) = &mut self.server_side else { return };
+        if self.topics.values().filter(|topic| topic.is_server_side()).count() >= SERVER_SUBSCRIPTIONS_MAX {
+            return tracing::warn!(name, "too many server-side subscriptions: this one is ignored");
+        }
+        let Some((subscription, queue)) = server_side.subscription(name) else { return };
+        self.topics.insert(name.to_owned(), Topic::of_server(queue, start));
+        server_side.offer(subscription);
     }
 
     fn follow(&mut self, name: &str, step: Option<Step>, now: Instant) {
@@ -280,7 +328,7 @@ impl Session {
             return;
         }
         let request = match topic.phase {
-            Phase::Absent if topic.is_wanted() && topic.is_due(now) => {
+            Phase::Absent if topic.subscribes(now) => {
                 topic.phase = Phase::Subscribing(id);
                 Request::Subscribe {
                     topic: name,
@@ -288,11 +336,11 @@ impl Session {
                     presence: topic.presence,
                 }
             }
-            Phase::Live if !topic.is_wanted() => {
+            Phase::Live if topic.unsubscribes() => {
                 topic.phase = Phase::Leaving(id);
                 Request::Unsubscribe { topic: name }
             }
-            _ => return,
+            _ => return topic.report_unread(),
         };
         let message = self.protocol.encode(id, &request);
         self.topic_requests.insert(id, name.to_owned());

@@ -2,3 +2,4 @@
 
 mod model;
 mod server;
+mod server_side;

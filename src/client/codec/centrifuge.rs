@@ -25,8 +25,14 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
     let (id, request) = match *request {
         Request::Pong => (0, wire::Request::Pong),
         Request::Send { .. } => (0, wire::Request::Send { data: &content }),
-        Request::Connect { token } => {
-            (id, wire::Request::Connect(wire::Connect { token: token.into(), ..wire::Connect::default() }))
+        Request::Connect { token, positions } => {
+            let subscriptions = positions.iter().map(|&(channel, position)| recovering(channel, position));
+            let connect = wire::Connect {
+                token: token.into(),
+                subscriptions: subscriptions.collect(),
+                ..wire::Connect::default()
+            };
+            (id, wire::Request::Connect(connect))
         }
         Request::Authenticate { token } => (id, wire::Request::Refresh { token: token.into() }),
         Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
@@ -68,6 +74,17 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
         Encoding::Protobuf => Frame::Binary(frame.into()),
         // JSON of ours is UTF-8; a value of the program was checked when it was made.
         Encoding::Json => Frame::Text(Text::from_utf8(Bytes::from(frame)).unwrap_or_default()),
+    }
+}
+
+/// A server-side subscription that is to be recovered.
+fn recovering<'a>(channel: &'a str, position: &'a Position) -> wire::Subscribe<'a> {
+    wire::Subscribe {
+        channel: channel.into(),
+        recover: true,
+        epoch: position.epoch.as_str().into(),
+        offset: position.offset,
+        ..wire::Subscribe::default()
     }
 }
 
@@ -123,7 +140,11 @@ impl Reader {
     fn answer(self, reply: Reply<'_>) -> Option<Answer> {
         Some(match reply {
             Reply::Error(failure) => Answer::Refused(refusal(failure)),
-            Reply::Connect(_) => Answer::Connected,
+            Reply::Connect(connected) => {
+                let subscriptions = connected.subscriptions.into_iter();
+                let begun = subscriptions.map(|(channel, begun)| (channel.into_owned(), self.start(begun)));
+                Answer::Connected(begun.collect())
+            }
             Reply::Subscribe(subscription) => Answer::Subscribed(self.start(subscription)),
             Reply::Unsubscribe => Answer::Unsubscribed,
             Reply::Publish => Answer::Published(None),
@@ -143,6 +164,7 @@ impl Reader {
 
     fn push(self, push: received::Push<'_>) -> Option<Incoming> {
         let event = match push.event {
+            PushEvent::Subscribe(subscription) => TopicEvent::Subscribed(self.start(subscription)),
             PushEvent::Publication(publication) => TopicEvent::Message(self.message(publication, false)),
             PushEvent::Join(info) => TopicEvent::Join(member(info)),
             PushEvent::Leave(info) => TopicEvent::Leave(member(info)),

@@ -19,9 +19,32 @@ pub(super) struct Topic {
     pub(super) position: Option<Position>,
     pub(super) presence: bool,
     pub(super) phase: Phase,
+    origin: Origin,
+    unread: Unread,
     /// Refusals and ends since the last message.
     refusals: u32,
     retry_at: Option<Instant>,
+}
+
+/// Who makes a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Client,
+    /// The client cannot pause it, nor subscribe again.
+    Server,
+}
+
+/// What a server-side subscription received while its queue was full. The position is before it.
+#[derive(Debug, Default)]
+struct Unread {
+    /// It began again; without what was recovered.
+    start: Option<Start>,
+    /// The offset of the last message; 0 if there is none.
+    offset: u64,
+    /// There were messages without offsets.
+    uncounted: bool,
+    /// There were joins or leaves.
+    members: bool,
 }
 
 /// The subscription's state at the server.
@@ -44,7 +67,20 @@ pub(super) enum Step {
 
 impl Topic {
     pub(super) fn new(queue: Arc<Queue>, position: Option<Position>, presence: bool, phase: Phase) -> Topic {
-        Topic { queue, position, presence, phase, refusals: 0, retry_at: None }
+        let (origin, unread) = (Origin::Client, Unread::default());
+        Topic { queue, position, presence, phase, origin, unread, refusals: 0, retry_at: None }
+    }
+
+    /// A subscription that the server has made.
+    pub(super) fn of_server(queue: Arc<Queue>, start: Start) -> Topic {
+        let mut topic = Topic::new(queue, None, false, Phase::Live);
+        topic.origin = Origin::Server;
+        topic.start(start, GapReason::Unreported);
+        topic
+    }
+
+    pub(super) fn is_server_side(&self) -> bool {
+        self.origin == Origin::Server
     }
 
     /// Nobody reads the subscription any more.
@@ -57,8 +93,21 @@ impl Topic {
         !self.is_over() && self.queue.has_room()
     }
 
+    /// Whether the client subscribes, as soon as there is room and time.
+    pub(super) fn subscribes(&self, now: Instant) -> bool {
+        self.origin == Origin::Client && self.is_wanted() && self.is_due(now)
+    }
+
+    /// Whether the client unsubscribes: until there is room again, if it can return.
+    pub(super) fn unsubscribes(&self) -> bool {
+        match self.origin {
+            Origin::Client => !self.is_wanted(),
+            Origin::Server => self.is_over(),
+        }
+    }
+
     /// Whether it may be requested now.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    fn is_due(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
@@ -70,6 +119,56 @@ impl Topic {
     /// The connection is lost.
     pub(super) fn lose(&mut self) {
         (self.phase, self.retry_at) = (Phase::Absent, None);
+        // It is behind the position, from which the next connection recovers.
+        self.unread = Unread::default();
+    }
+
+    /// The server has made the subscription again. One that the client is ending, or makes itself, stays as it is.
+    pub(super) fn handle_server_start(&mut self, start: Start) {
+        if self.origin == Origin::Client || matches!(self.phase, Phase::Leaving(_)) {
+            return;
+        }
+        self.phase = Phase::Live;
+        if self.is_wanted() {
+            self.report_unread();
+            return self.start(start, GapReason::Unreported);
+        }
+        let recovered = start.recovered.map(|_| false);
+        self.unread = Unread {
+            start: Some(Start { recovered, replayed: Some(Vec::new()), ..start }),
+            ..Unread::default()
+        };
+    }
+
+    /// There may be room again: the reader of a server-side subscription is told what it missed.
+    pub(super) fn report_unread(&mut self) {
+        if self.phase != Phase::Live || !self.is_wanted() {
+            return;
+        }
+        let Unread { start, offset, uncounted, members } = std::mem::take(&mut self.unread);
+        if let Some(start) = start {
+            self.start(start, GapReason::Slow);
+        }
+        self.miss(offset, GapReason::Slow);
+        if uncounted {
+            self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::Slow }));
+        }
+        if members {
+            self.tell(Event::PresenceStale);
+        }
+    }
+
+    /// The queue is full. The client-side subscription is paused, and returns to its position.
+    fn skip(&mut self, event: &TopicEvent) {
+        if self.origin == Origin::Client || self.is_over() {
+            return;
+        }
+        match event {
+            TopicEvent::Message(message) if message.offset == 0 => self.unread.uncounted = true,
+            TopicEvent::Message(message) => self.unread.offset = self.unread.offset.max(message.offset),
+            TopicEvent::Join(_) | TopicEvent::Leave(_) => self.unread.members = true,
+            _ => {}
+        }
     }
 
     pub(super) fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Step {
@@ -77,7 +176,7 @@ impl Topic {
             (Phase::Subscribing(own), Answer::Subscribed(start)) if own == id => {
                 (self.phase, self.retry_at) = (Phase::Live, None);
                 if self.is_wanted() {
-                    self.start(start);
+                    self.start(start, GapReason::Unreported);
                 }
                 Step::Continue
             }
@@ -112,20 +211,25 @@ impl Topic {
         }
         if let TopicEvent::Unsubscribed { resubscribes, refusal } = event {
             self.phase = Phase::Absent;
-            if !resubscribes {
+            if !resubscribes || self.is_server_side() {
                 return Step::End(refusal);
             }
             self.delay(now);
             return Step::Continue;
         }
         if !self.is_wanted() {
+            self.skip(&event);
             return Step::Continue;
         }
+        self.report_unread();
         self.refusals = 0;
         match event {
             TopicEvent::Message(message) => self.deliver(message),
             TopicEvent::Gap(Gap { missed: Missed::Range { to, .. }, reason }) => self.miss(to, reason),
-            TopicEvent::Gap(Gap { missed: Missed::Unknown, .. }) | TopicEvent::Unsubscribed { .. } => {}
+            // The session and the lines above handle these.
+            TopicEvent::Gap(Gap { missed: Missed::Unknown, .. })
+            | TopicEvent::Subscribed(_)
+            | TopicEvent::Unsubscribed { .. } => {}
             TopicEvent::Heartbeat(offset) => self.miss(offset, GapReason::Unreported),
             TopicEvent::Join(member) => self.tell(Event::Join(member)),
             TopicEvent::Leave(member) => self.tell(Event::Leave(member)),
@@ -145,8 +249,8 @@ impl Topic {
         self.retry_at = Some(now + delay);
     }
 
-    /// The subscription has begun.
-    fn start(&mut self, start: Start) {
+    /// The subscription has begun. `reason` is why messages up to its position are missing that the server sent or had.
+    fn start(&mut self, start: Start, reason: GapReason) {
         let Start { position: begin, recovered, replayed, count, client } = start;
         let previous = self.position.take();
         let recovered = recovered.filter(|_| previous.is_some());
@@ -159,6 +263,8 @@ impl Topic {
                 recovered == Some(true) || (previous.epoch == begin.epoch && previous.offset <= begin.offset)
             }
         };
+        // A topic without positions: what was published meanwhile is lost.
+        let is_counted = !begin.epoch.is_empty();
         let position = match (previous.clone(), continues) {
             (Some(previous), true) => Position { epoch: begin.epoch.clone(), ..previous },
             _ => begin.clone(),
@@ -167,16 +273,19 @@ impl Topic {
         self.tell(Event::Subscribed(Subscribed { position, recovered, count, client }));
         if previous.is_some() && !continues {
             self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::Epoch }));
+        } else if previous.is_some() && !is_counted {
+            self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::History }));
         }
         let Some(replayed) = replayed else { return };
         // All of them, even if the queue is full: they came in one message, and the rest could not be requested again.
         if continues {
             let first = replayed.first().map_or(begin.offset, |first| first.offset.saturating_sub(1));
             if recovered == Some(false) {
-                self.miss(first, GapReason::History);
+                let unkept = if reason == GapReason::Slow { GapReason::Slow } else { GapReason::History };
+                self.miss(first, unkept);
             }
             replayed.into_iter().for_each(|message| self.deliver(message));
-            self.miss(begin.offset, GapReason::Unreported);
+            self.miss(begin.offset, reason);
         } else {
             // A snapshot, up to the position.
             replayed.into_iter().for_each(|message| self.tell(Event::Message(message)));

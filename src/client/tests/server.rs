@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// Longer than anything here takes, so that a hang fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const ALL: [Protocol; 3] = [Protocol::Echoring, Protocol::Centrifuge, Protocol::CentrifugeProtobuf];
 
-fn start(history_messages: u32) -> (Server, SocketAddr) {
+pub(super) fn start(history_messages: u32) -> (Server, SocketAddr) {
     start_with(history_messages, None)
 }
 
-fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
+pub(super) fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
     let everybody = Access { presence: Permission::Everybody, ..Access::default() };
     let history = HistoryBounds { messages: history_messages, bytes: 16 << 20, ..HistoryBounds::default() };
     let settings = TopicSettings { history, access: everybody, ..TopicSettings::default() };
@@ -44,8 +44,11 @@ fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAd
     (server, address)
 }
 
-/// An application that returns what a call carries, refuses the method `refused`, and passes on what it is asked.
-async fn application(asked: mpsc::UnboundedSender<serde_json::Value>) -> (SocketAddr, JoinSet<()>) {
+/// An application that subscribes each user to `feed`, returns what a call carries, refuses the method `refused`, and passes
+/// on what it is asked.
+pub(super) async fn application(
+    asked: mpsc::UnboundedSender<serde_json::Value>,
+) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
     let mut tasks = JoinSet::new();
@@ -63,6 +66,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
     let mut stream = BufReader::new(stream);
     loop {
         let mut body_bytes = 0;
+        let mut connects = false;
         loop {
             let mut line = String::new();
             if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
@@ -71,6 +75,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
             if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 body_bytes = length.trim().parse().expect("a number");
             }
+            connects |= line.starts_with("POST /connect ");
             if line == "\r\n" {
                 break;
             }
@@ -85,6 +90,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
             }
         }
         let answer = match call["method"].as_str() {
+            _ if connects => serde_json::json!({"result": {"user": "alice", "channels": ["feed"]}}),
             Some("refused") => serde_json::json!({"error": {"code": 1000, "message": "not today"}}),
             _ => serde_json::json!({ "result": result }),
         };
@@ -98,7 +104,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
     }
 }
 
-fn url(protocol: Protocol, address: SocketAddr) -> String {
+pub(super) fn url(protocol: Protocol, address: SocketAddr) -> String {
     match protocol {
         Protocol::Echoring => format!("ws://{address}/broadcast"),
         Protocol::Centrifuge | Protocol::CentrifugeProtobuf => format!("ws://{address}/connection/websocket"),
@@ -106,7 +112,7 @@ fn url(protocol: Protocol, address: SocketAddr) -> String {
 }
 
 /// A client that returns at once, and its task.
-fn connect(
+pub(super) fn connect(
     protocol: Protocol,
     address: SocketAddr,
 ) -> (Client, tokio::task::JoinHandle<Result<(), ClientError>>) {
@@ -117,8 +123,8 @@ fn connect(
 }
 
 /// Forwards TCP connections to a server, and cuts them.
-struct Forwarder {
-    address: SocketAddr,
+pub(super) struct Forwarder {
+    pub(super) address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     /// Connections are open while this is the number that they began with; none are while it is odd.
     phase: watch::Sender<u64>,
@@ -130,7 +136,7 @@ struct Forwarder {
 
 impl Forwarder {
     /// Cuts each connection after a number of the server's bytes that differs below `budget`; 0 for never.
-    async fn start(target: SocketAddr, budget: u64) -> Forwarder {
+    pub(super) async fn start(target: SocketAddr, budget: u64) -> Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("its address");
         let target = Arc::new(Mutex::new(target));
@@ -172,12 +178,12 @@ impl Forwarder {
     }
 
     /// Cuts all connections, and refuses new ones until [`resume`](Forwarder::resume).
-    async fn interrupt(&self) {
+    pub(super) async fn interrupt(&self) {
         self.phase.send_modify(|phase| *phase += 1);
         self.open.subscribe().wait_for(|open| *open == 0).await.expect("the forwarder is there");
     }
 
-    fn resume(&self) {
+    pub(super) fn resume(&self) {
         self.phase.send_modify(|phase| *phase += 1);
     }
 }
@@ -196,13 +202,13 @@ async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64) {
 }
 
 /// Runs `test` on a runtime with threads, so that publishers and subscribers run at the same time.
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let patient = async { tokio::time::timeout(PATIENCE, test).await.expect("no hang") };
     runtime.expect("a runtime").block_on(patient);
 }
 
-async fn next<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
+pub(super) async fn next<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
     subscription.next().await.expect("an event")
 }
 
