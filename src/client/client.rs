@@ -12,10 +12,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::command::{Answer, Command, Pending};
 use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
 use crate::queue::Queue;
-use crate::session::{Offer, ServerSide, Session};
+use crate::session::{Offer, ServerSide, Session, Token};
 use crate::{
     ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
-    Published, RequestError, SubscribeError, Subscription, task,
+    Published, RequestError, SubscribeError, Subscription, TokenSource, task,
 };
 use echoring_async::{Dialer, Heartbeat, Reconnecting};
 
@@ -24,7 +24,8 @@ pub struct Builder {
     protocol: Protocol,
     url: String,
     dialer: Dialer,
-    token: String,
+    token: Option<String>,
+    token_source: Option<TokenSource>,
     reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send>,
     server_subscription: Option<Offer>,
 }
@@ -43,7 +44,33 @@ impl Builder {
     /// [`authenticate`](Client::authenticate).
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Builder {
-        self.token = token.into();
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Fetches the session's tokens: the first one, unless there is [`token`](Builder::token), and a fresh one when the server
+    /// asks for it, or has ended the session because the old one expired.
+    ///
+    /// An error of the callback ends the client with [`ClientError::Token`], and a token that the server refuses with
+    /// [`ClientError::Refused`]. With `echoring.v1.json`, sessions begin with what the [`dialer`](Builder::dialer) presents, and only
+    /// fresh tokens come from here: when the server says that the credentials expire.
+    ///
+    /// ```
+    /// use echoring::client::{Client, Protocol, TokenSource};
+    ///
+    /// async fn fetch() -> Result<String, std::io::Error> {
+    ///     // Asks the program's back end.
+    ///     Ok("eyJhbGciOi".to_owned())
+    /// }
+    ///
+    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
+    ///     .token_source(TokenSource::new(fetch))
+    ///     .build();
+    /// # drop((client, task));
+    /// ```
+    #[must_use]
+    pub fn token_source(mut self, source: TokenSource) -> Builder {
+        self.token_source = Some(source);
         self
     }
 
@@ -104,7 +131,7 @@ impl Builder {
 
     /// The client, and the task that does its work: spawn it.
     pub fn build(self) -> (Client, ClientTask) {
-        let Builder { protocol, url, dialer, token, reconnect, server_subscription } = self;
+        let Builder { protocol, url, dialer, token, token_source, reconnect, server_subscription } = self;
         let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
         let reconnecting = reconnect(match protocol.connects() {
             false => reconnecting,
@@ -118,7 +145,7 @@ impl Builder {
         let server_side = server_subscription.map(|offer| {
             ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT)
         });
-        let session = Session::new(protocol, token, server_side);
+        let session = Session::new(protocol, Token::new(token, token_source), server_side);
         let running = task::run(protocol, reconnecting, session, orders, Arc::clone(&wake));
         (Client { commands, wake }, ClientTask(Box::pin(running)))
     }
@@ -213,6 +240,10 @@ pub struct SubscribeOptions {
     /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
     /// that: `echoring.v1.json` sends them wherever the topic has presence.
     pub presence: bool,
+    /// Where the tokens of the subscription come from, if it needs one: the first one, and fresh ones before or after they
+    /// expire. An error ends the subscription with [`Ended::Token`](crate::Ended::Token), a token that the server refuses with
+    /// [`Ended::Refused`](crate::Ended::Refused). Centrifuge's protocol only.
+    pub token_source: Option<TokenSource>,
     /// Maximum number of events that wait to be read, 1,024 by default or with 0, and at least 4.
     pub queue_events: usize,
 }
@@ -227,6 +258,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
         self.presence = wanted;
+        self
+    }
+
+    /// Fetches the tokens of the subscription.
+    #[must_use]
+    pub fn token_source(mut self, source: TokenSource) -> SubscribeOptions {
+        self.token_source = Some(source);
         self
     }
 
@@ -250,15 +288,23 @@ impl Client {
             .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
             .heartbeat(Heartbeat::every(PING_INTERVAL));
         let reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send> = Box::new(|how| how);
-        let (url, token) = (url.into(), String::new());
-        Builder { protocol, url, dialer, token, reconnect, server_subscription: None }
+        let url = url.into();
+        Builder {
+            protocol,
+            url,
+            dialer,
+            token: None,
+            token_source: None,
+            reconnect,
+            server_subscription: None,
+        }
     }
 
     /// Subscribes to a topic, from now on. Does not wait for the server: [`Event::Subscribed`](crate::Event::Subscribed)
     /// is the first event, or [`Event::Ended`](crate::Event::Ended) if the server refuses.
     ///
     /// # Errors
-    /// If the client has a subscription of the topic, or its task has ended.
+    /// If the client has a subscription of the topic, or its task has ended; in `subscribe_with` also if the protocol has no tokens of subscriptions.
     pub async fn subscribe<T: FromPayload>(
         &self,
         topic: impl Into<String>,
@@ -276,14 +322,14 @@ impl Client {
         options: SubscribeOptions,
     ) -> Result<Subscription<T>, SubscribeError> {
         let topic = topic.into();
-        let SubscribeOptions { position, presence, queue_events } = options;
+        let SubscribeOptions { position, presence, token_source: token, queue_events } = options;
         let capacity = if queue_events == 0 { QUEUE_EVENTS_DEFAULT } else { queue_events };
         let queue = Queue::new(capacity, Arc::clone(&self.wake));
         // Before the first await, so that a dropped future abandons the queue.
         let subscription =
             Subscription::new(topic.clone(), Arc::clone(&queue), position.clone(), self.commands.clone());
         let (answer, answered) = oneshot::channel();
-        let command = Command::Subscribe { topic, position, presence, queue, answer };
+        let command = Command::Subscribe { topic, position, presence, token, queue, answer };
         self.commands.send(command).await.map_err(|_| SubscribeError::Closed)?;
         answered.await.map_err(|_| SubscribeError::Closed)??;
         Ok(subscription)

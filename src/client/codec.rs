@@ -24,6 +24,8 @@ pub(crate) enum Request<'a> {
         topic: &'a str,
         position: Option<&'a Position>,
         presence: bool,
+        /// The token of the subscription; empty for none. Centrifuge's protocol only.
+        token: &'a str,
     },
     Unsubscribe {
         topic: &'a str,
@@ -41,6 +43,11 @@ pub(crate) enum Request<'a> {
         query: &'a HistoryQuery,
     },
     Authenticate {
+        token: &'a str,
+    },
+    /// Presents a fresh token of a subscription; Centrifuge's protocol only.
+    RefreshSubscription {
+        topic: &'a str,
         token: &'a str,
     },
     /// Calls the server's application; Centrifuge's protocol only.
@@ -63,6 +70,10 @@ pub(crate) enum Incoming {
     Ping,
     Answer(u32, Answer),
     Event(String, TopicEvent),
+    /// The session expires in so many seconds, or never.
+    Lifetime(Option<u32>),
+    /// A fresh token is needed now.
+    TokenExpires,
     /// The server refuses something that has no number.
     Complaint(Refusal),
 }
@@ -71,13 +82,18 @@ pub(crate) enum Incoming {
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// The session has begun, with these server-side subscriptions.
-    Connected(Vec<(String, Start)>),
+    Connected {
+        begun: Vec<(String, Start)>,
+        expires_in_s: Option<u32>,
+    },
     Subscribed(Start),
     Unsubscribed,
     Published(Option<Position>),
     Members(Members),
     History(History),
-    Authenticated,
+    /// A token was accepted, of the session or of a subscription. Seconds until a fresh one is needed; `None` for never, or if the
+    /// server tells when.
+    Authenticated(Option<u32>),
     /// The result of a call.
     Called(Payload),
     Refused(Refusal),
@@ -96,6 +112,8 @@ pub(crate) struct Start {
     pub(crate) replayed: Option<Vec<Message<Payload>>>,
     pub(crate) count: Option<u64>,
     pub(crate) client: Option<String>,
+    /// Seconds until a fresh token is needed.
+    pub(crate) expires_in_s: Option<u32>,
 }
 
 /// An event of a subscription.
@@ -147,6 +165,12 @@ impl Protocol {
     /// Whether a client returns after the server closed with this code; `None` where the code's own rule holds.
     pub(crate) fn reconnects_after(self, code: u16) -> Option<bool> {
         self.encoding().map(|_| echoring_centrifuge::Disconnect::reconnects_after(code))
+    }
+
+    /// Whether the server closes with this code because the token has expired, or is no longer valid.
+    pub(crate) fn expires_by(self, code: u16) -> bool {
+        use echoring_centrifuge::Disconnect::{Expired, StateInvalidated};
+        self.connects() && [Expired, StateInvalidated].iter().any(|close| close.code() == code)
     }
 
     /// Whether the protocol can express the request.

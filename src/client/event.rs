@@ -243,6 +243,8 @@ pub struct Member {
 pub enum Ended {
     /// The server refused it, or ended it for good.
     Refused(Refusal),
+    /// The program's [`TokenSource`](crate::TokenSource) failed, with this error.
+    Token(String),
     /// The task of the client has ended.
     Closed,
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const REQUESTS_MAX: usize = 1_024;
 /// Maximum number of server-side subscriptions of a client: as many as a connect command recovers. Further ones are ignored.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 1_024;
+/// Maximum number of tokens that are fetched at a time. Further ones wait in the session, at most one for each topic.
+pub const TOKEN_FETCHES_MAX: usize = 16;
 /// Maximum number of calls that wait until the task of the client accepts them.
 pub const COMMANDS_MAX: usize = 64;
 /// Requests that wait until the connection accepts them. Others wait in the session, at most one for each topic and

@@ -3,3 +3,4 @@
 mod model;
 mod server;
 mod server_side;
+mod tokens;

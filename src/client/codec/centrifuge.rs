@@ -35,9 +35,17 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
             (id, wire::Request::Connect(connect))
         }
         Request::Authenticate { token } => (id, wire::Request::Refresh { token: token.into() }),
+        Request::RefreshSubscription { topic, token } => {
+            let refresh = wire::SubRefresh {
+                channel: topic.into(),
+                token: token.into(),
+                ..wire::SubRefresh::default()
+            };
+            (id, wire::Request::SubRefresh(refresh))
+        }
         Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
         Request::Presence { topic, .. } => (id, wire::Request::Presence { channel: topic.into() }),
-        Request::Subscribe { topic, position, presence } => {
+        Request::Subscribe { topic, position, presence, token } => {
             let (epoch, offset) = position.map_or(("", 0), |position| (&*position.epoch, position.offset));
             let subscribe = wire::Subscribe {
                 channel: topic.into(),
@@ -47,6 +55,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
                 positioned: true,
                 recoverable: true,
                 join_leave: presence,
+                token: token.into(),
                 ..wire::Subscribe::default()
             };
             (id, wire::Request::Subscribe(subscribe))
@@ -129,6 +138,7 @@ impl Reader {
     fn start(self, subscription: received::Subscription<'_>) -> Start {
         let snapshot = !subscription.was_recovering;
         Start {
+            expires_in_s: subscription.expires_in_s(),
             recovered: subscription.was_recovering.then_some(subscription.recovered),
             replayed: Some(self.messages(subscription.publications, snapshot)),
             position: Position { epoch: subscription.epoch.into_owned(), offset: subscription.offset },
@@ -141,9 +151,10 @@ impl Reader {
         Some(match reply {
             Reply::Error(failure) => Answer::Refused(refusal(failure)),
             Reply::Connect(connected) => {
+                let expires_in_s = connected.expires_in_s();
                 let subscriptions = connected.subscriptions.into_iter();
                 let begun = subscriptions.map(|(channel, begun)| (channel.into_owned(), self.start(begun)));
-                Answer::Connected(begun.collect())
+                Answer::Connected { begun: begun.collect(), expires_in_s }
             }
             Reply::Subscribe(subscription) => Answer::Subscribed(self.start(subscription)),
             Reply::Unsubscribe => Answer::Unsubscribed,
@@ -157,13 +168,16 @@ impl Reader {
                 position: Position { epoch: history.epoch.into_owned(), offset: history.offset },
             }),
             Reply::Rpc(data) => Answer::Called(payload(self.0, data)),
-            Reply::Refresh(_) => Answer::Authenticated,
+            Reply::Refresh(lifetime) | Reply::SubRefresh(lifetime) => {
+                Answer::Authenticated(lifetime.expires_in_s())
+            }
             _ => return None,
         })
     }
 
     fn push(self, push: received::Push<'_>) -> Option<Incoming> {
         let event = match push.event {
+            PushEvent::Refresh(lifetime) => return Some(Incoming::Lifetime(lifetime.expires_in_s())),
             PushEvent::Subscribe(subscription) => TopicEvent::Subscribed(self.start(subscription)),
             PushEvent::Publication(publication) => TopicEvent::Message(self.message(publication, false)),
             PushEvent::Join(info) => TopicEvent::Join(member(info)),

@@ -60,6 +60,7 @@ pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
         // `Protocol::supports` and `Protocol::connects` leave these out.
         Request::Connect { .. }
         | Request::History { .. }
+        | Request::RefreshSubscription { .. }
         | Request::Rpc { .. }
         | Request::Send { .. }
         | Request::Pong => return String::new(),
@@ -180,10 +181,12 @@ impl Event {
                 replayed: None,
                 count: self.count,
                 client: self.client,
+                expires_in_s: None,
             }),
             "unsubscribed" => Answer::Unsubscribed,
             "published" => Answer::Published(self.position()),
-            "authenticated" => Answer::Authenticated,
+            // `token_expires` says when a fresh one is needed.
+            "authenticated" => Answer::Authenticated(None),
             "members" => {
                 let member = |client: String| Member {
                     user: self.subjects.remove(&client).unwrap_or_default(),
@@ -206,6 +209,9 @@ pub(super) fn decode(text: &str) -> Result<Option<Incoming>, serde_json::Error> 
     }
     if event.r#type == "error" {
         return Ok(Some(Incoming::Complaint(event.refusal())));
+    }
+    if event.r#type == "token_expires" {
+        return Ok(Some(Incoming::TokenExpires));
     }
     let topic = std::mem::take(&mut event.topic);
     Ok(event.into_event().map(|event| Incoming::Event(topic, event)))

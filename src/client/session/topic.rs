@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Token;
 use crate::codec::{Answer, Start, TopicEvent};
 use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
 use crate::queue::Queue;
@@ -21,6 +22,9 @@ pub(super) struct Topic {
     pub(super) phase: Phase,
     origin: Origin,
     unread: Unread,
+    pub(super) token: Token,
+    /// The open request with a fresh token.
+    refreshing: Option<u32>,
     /// Refusals and ends since the last message.
     refusals: u32,
     retry_at: Option<Instant>,
@@ -68,7 +72,19 @@ pub(super) enum Step {
 impl Topic {
     pub(super) fn new(queue: Arc<Queue>, position: Option<Position>, presence: bool, phase: Phase) -> Topic {
         let (origin, unread) = (Origin::Client, Unread::default());
-        Topic { queue, position, presence, phase, origin, unread, refusals: 0, retry_at: None }
+        let (token, refreshing) = (Token::default(), None);
+        Topic {
+            queue,
+            position,
+            presence,
+            phase,
+            origin,
+            unread,
+            token,
+            refreshing,
+            refusals: 0,
+            retry_at: None,
+        }
     }
 
     /// A subscription that the server has made.
@@ -112,7 +128,7 @@ impl Topic {
     }
 
     /// When to request it again.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
+    fn retry_at(&self) -> Option<Instant> {
         self.retry_at.filter(|_| self.phase == Phase::Absent && self.is_wanted())
     }
 
@@ -121,6 +137,44 @@ impl Topic {
         (self.phase, self.retry_at) = (Phase::Absent, None);
         // It is behind the position, from which the next connection recovers.
         self.unread = Unread::default();
+        self.refreshing = None;
+        self.token.lose();
+    }
+
+    /// When the session has to look at it again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let refresh_at = self.token.due_at().filter(|_| self.phase == Phase::Live);
+        self.retry_at().into_iter().chain(refresh_at).min()
+    }
+
+    /// Whether a token must be fetched: to subscribe, or because the one in use expires.
+    pub(super) fn needs_token(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Absent => self.subscribes(now) && self.token.is_missing(),
+            Phase::Live => self.token.is_due(now),
+            Phase::Subscribing(_) | Phase::Leaving(_) => false,
+        }
+    }
+
+    /// A token was fetched. Returns whether it is to be presented now, with the request `id`.
+    pub(super) fn take_token(&mut self, value: String, id: u32) -> bool {
+        self.token.take(value);
+        let presented = self.phase == Phase::Live;
+        if presented {
+            self.refreshing = Some(id);
+        }
+        presented
+    }
+
+    /// The answer to a fresh token.
+    fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Step {
+        self.refreshing = None;
+        match answer {
+            Answer::Authenticated(expires_in_s) => self.token.accept(now, expires_in_s),
+            Answer::Refused(refusal) if !refusal.temporary => return Step::End(refusal),
+            _ => self.token.retry(now),
+        }
+        Step::Continue
     }
 
     /// The server has made the subscription again. One that the client is ending, or makes itself, stays as it is.
@@ -172,19 +226,26 @@ impl Topic {
     }
 
     pub(super) fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Step {
+        if self.refreshing == Some(id) {
+            return self.handle_refreshed(answer, now);
+        }
         match (self.phase, answer) {
             (Phase::Subscribing(own), Answer::Subscribed(start)) if own == id => {
                 (self.phase, self.retry_at) = (Phase::Live, None);
+                self.token.accept(now, start.expires_in_s);
                 if self.is_wanted() {
                     self.start(start, GapReason::Unreported);
                 }
                 Step::Continue
             }
             (Phase::Subscribing(own), Answer::Refused(refusal)) if own == id => {
+                self.phase = Phase::Absent;
+                if self.token.expires_by(&refusal.code) {
+                    return Step::Continue;
+                }
                 if !refusal.temporary {
                     return Step::End(refusal);
                 }
-                self.phase = Phase::Absent;
                 // The first delay, too: the server has just said that it is busy.
                 self.refusals = self.refusals.max(1);
                 self.delay(now);
@@ -210,7 +271,10 @@ impl Topic {
             return Step::Continue;
         }
         if let TopicEvent::Unsubscribed { resubscribes, refusal } = event {
-            self.phase = Phase::Absent;
+            (self.phase, self.refreshing) = (Phase::Absent, None);
+            if is_expiry(&refusal) {
+                self.token.expire();
+            }
             if !resubscribes || self.is_server_side() {
                 return Step::End(refusal);
             }
@@ -251,7 +315,7 @@ impl Topic {
 
     /// The subscription has begun. `reason` is why messages up to its position are missing that the server sent or had.
     fn start(&mut self, start: Start, reason: GapReason) {
-        let Start { position: begin, recovered, replayed, count, client } = start;
+        let Start { position: begin, recovered, replayed, count, client, .. } = start;
         let previous = self.position.take();
         let recovered = recovered.filter(|_| previous.is_some());
         // Where this subscription continues: at the previous position, if that still means something.
@@ -322,4 +386,10 @@ impl Topic {
     fn tell(&mut self, event: Event<Payload>) {
         self.queue.push(event, self.position.clone());
     }
+}
+
+/// Whether the subscription ended because its token has expired, or is no longer valid.
+fn is_expiry(refusal: &Refusal) -> bool {
+    use echoring_centrifuge::UnsubscribeCode::{Expired, StateInvalidated};
+    [Expired, StateInvalidated].iter().any(|code| code.code().to_string() == refusal.code)
 }

@@ -11,7 +11,7 @@ use crate::command::Command;
 use crate::limits::{QUEUE_EVENTS_MIN, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
 use crate::queue::Queue;
-use crate::session::{ServerSide, Session};
+use crate::session::{ServerSide, Session, Token};
 use crate::{Ended, Event, GapReason, Missed, Payload, Position, Subscription};
 
 const TOPIC: &str = "prices";
@@ -304,7 +304,7 @@ impl World {
         let made = Arc::clone(&offered);
         let offer = Box::new(move |subscription| made.lock().expect("no panic").push(subscription));
         let server_side = ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), capacity);
-        let mut session = Session::new(protocol, String::new(), Some(server_side));
+        let mut session = Session::new(protocol, Token::default(), Some(server_side));
         let mut queue = None;
         if mode != Mode::ServerSide {
             let own = Queue::new(capacity, wake);
@@ -313,6 +313,7 @@ impl World {
                 topic: TOPIC.into(),
                 position: None,
                 presence: false,
+                token: None,
                 queue: Arc::clone(&own),
                 answer,
             };

@@ -29,12 +29,16 @@ pub(super) fn start(history_messages: u32) -> (Server, SocketAddr) {
 }
 
 pub(super) fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
+    start_from(history_messages, ServerConfig { app, ..Builder::new().config().clone() })
+}
+
+pub(super) fn start_from(history_messages: u32, config: ServerConfig) -> (Server, SocketAddr) {
     let everybody = Access { presence: Permission::Everybody, ..Access::default() };
     let history = HistoryBounds { messages: history_messages, bytes: 16 << 20, ..HistoryBounds::default() };
     let settings = TopicSettings { history, access: everybody, ..TopicSettings::default() };
     let closed = Access { subscribe: Permission::Operator, publish: Permission::Operator, ..everybody };
     let rules = vec![(Pattern::new("closed.*"), TopicSettings { access: closed, ..settings })];
-    let config = ServerConfig { topics: Rules::new(rules, settings), app, ..Builder::new().config().clone() };
+    let config = ServerConfig { topics: Rules::new(rules, settings), ..config };
     let builder = Builder::from(config).listen(([127, 0, 0, 1], 0)).shards(1).builtin_routes(true);
     let server = builder.start().expect("the server starts");
     let address = match server.addresses() {
