@@ -240,6 +240,11 @@ pub struct SubscribeOptions {
     /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
     /// that: `echoring.v1.json` sends them wherever the topic has presence.
     pub presence: bool,
+    /// Asks for delta compression: the server sends what has changed since the message before. It has an effect in Centrifuge's
+    /// protocol, on topics that allow it. Messages have at most
+    /// [`DELTA_MESSAGE_BYTES_MAX`](crate::limits::DELTA_MESSAGE_BYTES_MAX) bytes then. The client keeps the latest message of the
+    /// subscription. If a delta does not fit, the client subscribes again from its position; after three of them, without deltas.
+    pub deltas: bool,
     /// Where the tokens of the subscription come from, if it needs one: the first one, and fresh ones before or after they
     /// expire. An error ends the subscription with [`Ended::Token`](crate::Ended::Token), a token that the server refuses with
     /// [`Ended::Refused`](crate::Ended::Refused). Centrifuge's protocol only.
@@ -258,6 +263,21 @@ impl SubscribeOptions {
     #[must_use]
     pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
         self.presence = wanted;
+        self
+    }
+
+    /// Asks for delta compression.
+    ///
+    /// ```
+    /// use echoring::client::{Client, SubscribeError, SubscribeOptions, Subscription};
+    ///
+    /// async fn tables(client: &Client) -> Result<Subscription<Vec<String>>, SubscribeError> {
+    ///     client.subscribe_with("tables.7", SubscribeOptions::default().deltas(true)).await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn deltas(mut self, wanted: bool) -> SubscribeOptions {
+        self.deltas = wanted;
         self
     }
 
@@ -322,14 +342,14 @@ impl Client {
         options: SubscribeOptions,
     ) -> Result<Subscription<T>, SubscribeError> {
         let topic = topic.into();
-        let SubscribeOptions { position, presence, token_source: token, queue_events } = options;
+        let SubscribeOptions { position, presence, deltas, token_source: token, queue_events } = options;
         let capacity = if queue_events == 0 { QUEUE_EVENTS_DEFAULT } else { queue_events };
         let queue = Queue::new(capacity, Arc::clone(&self.wake));
         // Before the first await, so that a dropped future abandons the queue.
         let subscription =
             Subscription::new(topic.clone(), Arc::clone(&queue), position.clone(), self.commands.clone());
         let (answer, answered) = oneshot::channel();
-        let command = Command::Subscribe { topic, position, presence, token, queue, answer };
+        let command = Command::Subscribe { topic, position, presence, deltas, token, queue, answer };
         self.commands.send(command).await.map_err(|_| SubscribeError::Closed)?;
         answered.await.map_err(|_| SubscribeError::Closed)??;
         Ok(subscription)

@@ -24,6 +24,8 @@ pub(crate) enum Request<'a> {
         topic: &'a str,
         position: Option<&'a Position>,
         presence: bool,
+        /// Asks for deltas; Centrifuge's protocol only.
+        deltas: bool,
         /// The token of the subscription; empty for none. Centrifuge's protocol only.
         token: &'a str,
     },
@@ -109,11 +111,21 @@ pub(crate) struct Start {
     pub(crate) recovered: Option<bool>,
     /// The messages up to `position` that follow the requested one, if the answer contains them. Otherwise those after
     /// `position` come by themselves.
-    pub(crate) replayed: Option<Vec<Message<Payload>>>,
+    pub(crate) replayed: Option<Vec<Sent>>,
+    /// Messages are deltas from those before, or whole ones in the same form.
+    pub(crate) deltas: bool,
     pub(crate) count: Option<u64>,
     pub(crate) client: Option<String>,
     /// Seconds until a fresh token is needed.
     pub(crate) expires_in_s: Option<u32>,
+}
+
+/// A message as the server sent it.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) message: Message<Payload>,
+    /// Its data are a delta from the message before.
+    pub(crate) is_delta: bool,
 }
 
 /// An event of a subscription.
@@ -121,7 +133,7 @@ pub(crate) struct Start {
 pub(crate) enum TopicEvent {
     /// The server made the subscription; Centrifuge's protocol only.
     Subscribed(Start),
-    Message(Message<Payload>),
+    Message(Sent),
     Gap(Gap),
     /// Everything up to this offset was sent.
     Heartbeat(u64),

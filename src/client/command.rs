@@ -20,6 +20,7 @@ pub(crate) enum Command {
         topic: String,
         position: Option<Position>,
         presence: bool,
+        deltas: bool,
         token: Option<TokenSource>,
         queue: Arc<Queue>,
         answer: oneshot::Sender<Result<(), SubscribeError>>,

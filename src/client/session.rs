@@ -6,6 +6,7 @@
 //!
 //! Never: I/O or waiting.
 
+mod deltas;
 mod server_side;
 mod token;
 mod topic;
@@ -153,12 +154,13 @@ impl Session {
                 // Whoever asked may be gone.
                 let _ = answer.send(Err(SubscribeError::Unsupported));
             }
-            Command::Subscribe { topic, position, presence, token, queue, answer } => {
+            Command::Subscribe { topic, position, presence, deltas, token, queue, answer } => {
                 let vacant = self.vacate(&topic, now);
                 if vacant {
                     let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
                     let mut made = Topic::new(queue, position, presence, phase);
                     made.token = Token::new(None, token);
+                    made.asks_deltas = deltas;
                     self.topics.insert(topic.clone(), made);
                     self.reconcile(&topic, now);
                 }
@@ -474,6 +476,7 @@ impl Session {
                     topic: name,
                     position: topic.position.as_ref(),
                     presence: topic.presence,
+                    deltas: topic.asks_deltas,
                     token: topic.token.value(),
                 }
             }

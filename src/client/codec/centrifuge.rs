@@ -8,7 +8,7 @@ use echoring_centrifuge::received::{self, PushEvent, Received, Reply};
 use echoring_centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
-use super::{Answer, Incoming, Request, Start, TopicEvent};
+use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::{History, Member, Members, Message, Payload, Position, Refusal};
 
 /// From this code on, a client whose subscription the server ended subscribes again.
@@ -45,7 +45,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
         }
         Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
         Request::Presence { topic, .. } => (id, wire::Request::Presence { channel: topic.into() }),
-        Request::Subscribe { topic, position, presence, token } => {
+        Request::Subscribe { topic, position, presence, deltas, token } => {
             let (epoch, offset) = position.map_or(("", 0), |position| (&*position.epoch, position.offset));
             let subscribe = wire::Subscribe {
                 channel: topic.into(),
@@ -56,6 +56,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
                 recoverable: true,
                 join_leave: presence,
                 token: token.into(),
+                delta: if deltas { wire::delta::NAME.into() } else { Cow::default() },
                 ..wire::Subscribe::default()
             };
             (id, wire::Request::Subscribe(subscribe))
@@ -121,17 +122,18 @@ fn payload(encoding: Encoding, data: &[u8]) -> Payload {
 struct Reader(Encoding);
 
 impl Reader {
-    fn message(self, publication: received::Publication<'_>, snapshot: bool) -> Message<Payload> {
-        Message {
+    fn message(self, publication: received::Publication<'_>, snapshot: bool) -> Sent {
+        let message = Message {
             offset: publication.offset,
             key: (!publication.key.is_empty()).then(|| publication.key.into_owned()),
             skipped: 0,
             snapshot,
             data: payload(self.0, publication.data),
-        }
+        };
+        Sent { message, is_delta: publication.delta }
     }
 
-    fn messages(self, publications: Vec<received::Publication<'_>>, snapshot: bool) -> Vec<Message<Payload>> {
+    fn messages(self, publications: Vec<received::Publication<'_>>, snapshot: bool) -> Vec<Sent> {
         publications.into_iter().map(|publication| self.message(publication, snapshot)).collect()
     }
 
@@ -139,6 +141,7 @@ impl Reader {
         let snapshot = !subscription.was_recovering;
         Start {
             expires_in_s: subscription.expires_in_s(),
+            deltas: subscription.delta,
             recovered: subscription.was_recovering.then_some(subscription.recovered),
             replayed: Some(self.messages(subscription.publications, snapshot)),
             position: Position { epoch: subscription.epoch.into_owned(), offset: subscription.offset },
@@ -164,7 +167,12 @@ impl Reader {
                 Answer::Members(Members { count: members.len() as u64, members, next: None })
             }
             Reply::History(history) => Answer::History(History {
-                messages: self.messages(history.publications, false),
+                // A history is always whole.
+                messages: self
+                    .messages(history.publications, false)
+                    .into_iter()
+                    .map(|sent| sent.message)
+                    .collect(),
                 position: Position { epoch: history.epoch.into_owned(), offset: history.offset },
             }),
             Reply::Rpc(data) => Answer::Called(payload(self.0, data)),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use super::{Answer, Incoming, Request, Start, TopicEvent};
+use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::limits::MEMBERS_PER_PAGE;
 use crate::payload::present;
 use crate::{Gap, GapReason, Member, Members, Message, Missed, Payload, Position, Refusal};
@@ -147,13 +147,16 @@ impl Event {
 
     fn into_event(mut self) -> Option<TopicEvent> {
         Some(match (&*self.r#type, &*self.event) {
-            ("message", _) => TopicEvent::Message(Message {
-                offset: self.offset?,
-                data: self.payload()?,
-                key: self.key,
-                skipped: self.skipped,
-                snapshot: matches!(self.snapshot, Some(Snapshot::Flag(true))),
-            }),
+            ("message", _) => {
+                let message = Message {
+                    offset: self.offset?,
+                    data: self.payload()?,
+                    key: self.key,
+                    skipped: self.skipped,
+                    snapshot: matches!(self.snapshot, Some(Snapshot::Flag(true))),
+                };
+                TopicEvent::Message(Sent { message, is_delta: false })
+            }
             ("gap", _) => TopicEvent::Gap(Gap {
                 missed: Missed::Range { from: self.from?, to: self.to? },
                 reason: GapReason::from(&*self.reason?),
@@ -182,6 +185,7 @@ impl Event {
                 count: self.count,
                 client: self.client,
                 expires_in_s: None,
+                deltas: false,
             }),
             "unsubscribed" => Answer::Unsubscribed,
             "published" => Answer::Published(self.position()),

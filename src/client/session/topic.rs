@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Token;
-use crate::codec::{Answer, Start, TopicEvent};
-use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
+use super::deltas::Deltas;
+use crate::codec::{Answer, Sent, Start, TopicEvent};
+use crate::limits::{CORRUPT_DELTAS_MAX, RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
 use crate::queue::Queue;
 use crate::{Event, Gap, GapReason, Message, Missed, Payload, Position, Refusal, Subscribed};
 
@@ -22,6 +23,13 @@ pub(super) struct Topic {
     pub(super) phase: Phase,
     origin: Origin,
     unread: Unread,
+    /// Whether the next request to subscribe asks for deltas.
+    pub(super) asks_deltas: bool,
+    /// Restores messages, while the server sends deltas.
+    deltas: Option<Deltas>,
+    corrupt_deltas: u32,
+    /// A message could not be restored: the client ends the subscription, and returns to its position.
+    resyncs: bool,
     pub(super) token: Token,
     /// The open request with a fresh token.
     refreshing: Option<u32>,
@@ -72,7 +80,6 @@ pub(super) enum Step {
 impl Topic {
     pub(super) fn new(queue: Arc<Queue>, position: Option<Position>, presence: bool, phase: Phase) -> Topic {
         let (origin, unread) = (Origin::Client, Unread::default());
-        let (token, refreshing) = (Token::default(), None);
         Topic {
             queue,
             position,
@@ -80,8 +87,12 @@ impl Topic {
             phase,
             origin,
             unread,
-            token,
-            refreshing,
+            asks_deltas: false,
+            deltas: None,
+            corrupt_deltas: 0,
+            resyncs: false,
+            token: Token::default(),
+            refreshing: None,
             refusals: 0,
             retry_at: None,
         }
@@ -117,7 +128,7 @@ impl Topic {
     /// Whether the client unsubscribes: until there is room again, if it can return.
     pub(super) fn unsubscribes(&self) -> bool {
         match self.origin {
-            Origin::Client => !self.is_wanted(),
+            Origin::Client => self.resyncs || !self.is_wanted(),
             Origin::Server => self.is_over(),
         }
     }
@@ -139,6 +150,7 @@ impl Topic {
         self.unread = Unread::default();
         self.refreshing = None;
         self.token.lose();
+        self.resyncs = false;
     }
 
     /// When the session has to look at it again.
@@ -218,8 +230,8 @@ impl Topic {
             return;
         }
         match event {
-            TopicEvent::Message(message) if message.offset == 0 => self.unread.uncounted = true,
-            TopicEvent::Message(message) => self.unread.offset = self.unread.offset.max(message.offset),
+            TopicEvent::Message(sent) if sent.message.offset == 0 => self.unread.uncounted = true,
+            TopicEvent::Message(sent) => self.unread.offset = self.unread.offset.max(sent.message.offset),
             TopicEvent::Join(_) | TopicEvent::Leave(_) => self.unread.members = true,
             _ => {}
         }
@@ -254,6 +266,9 @@ impl Topic {
             // Also if the server has ended the subscription before: it then answers with an error.
             (Phase::Leaving(own), _) if own == id => {
                 self.phase = Phase::Absent;
+                if std::mem::take(&mut self.resyncs) {
+                    self.delay(now);
+                }
                 Step::Continue
             }
             (Phase::Subscribing(own), _) if own == id => {
@@ -271,7 +286,7 @@ impl Topic {
             return Step::Continue;
         }
         if let TopicEvent::Unsubscribed { resubscribes, refusal } = event {
-            (self.phase, self.refreshing) = (Phase::Absent, None);
+            (self.phase, self.refreshing, self.resyncs) = (Phase::Absent, None, false);
             if is_expiry(&refusal) {
                 self.token.expire();
             }
@@ -281,17 +296,22 @@ impl Topic {
             self.delay(now);
             return Step::Continue;
         }
-        if !self.is_wanted() {
+        // After a message that could not be restored, none can.
+        if self.resyncs || !self.is_wanted() {
             self.skip(&event);
             return Step::Continue;
         }
         self.report_unread();
+        if let TopicEvent::Message(sent) = event {
+            self.deliver_sent(sent);
+            return Step::Continue;
+        }
         self.refusals = 0;
         match event {
-            TopicEvent::Message(message) => self.deliver(message),
             TopicEvent::Gap(Gap { missed: Missed::Range { to, .. }, reason }) => self.miss(to, reason),
             // The session and the lines above handle these.
             TopicEvent::Gap(Gap { missed: Missed::Unknown, .. })
+            | TopicEvent::Message(_)
             | TopicEvent::Subscribed(_)
             | TopicEvent::Unsubscribed { .. } => {}
             TopicEvent::Heartbeat(offset) => self.miss(offset, GapReason::Unreported),
@@ -315,7 +335,8 @@ impl Topic {
 
     /// The subscription has begun. `reason` is why messages up to its position are missing that the server sent or had.
     fn start(&mut self, start: Start, reason: GapReason) {
-        let Start { position: begin, recovered, replayed, count, client, .. } = start;
+        let Start { position: begin, recovered, replayed, count, client, deltas, .. } = start;
+        self.deltas = deltas.then(Deltas::default);
         let previous = self.position.take();
         let recovered = recovered.filter(|_| previous.is_some());
         // Where this subscription continues: at the previous position, if that still means something.
@@ -343,17 +364,52 @@ impl Topic {
         let Some(replayed) = replayed else { return };
         // All of them, even if the queue is full: they came in one message, and the rest could not be requested again.
         if continues {
-            let first = replayed.first().map_or(begin.offset, |first| first.offset.saturating_sub(1));
+            let first = replayed.first().map_or(begin.offset, |first| first.message.offset.saturating_sub(1));
             if recovered == Some(false) {
                 let unkept = if reason == GapReason::Slow { GapReason::Slow } else { GapReason::History };
                 self.miss(first, unkept);
             }
-            replayed.into_iter().for_each(|message| self.deliver(message));
-            self.miss(begin.offset, reason);
+            if replayed.into_iter().all(|sent| self.deliver_sent(sent)) {
+                self.miss(begin.offset, reason);
+            }
         } else {
             // A snapshot, up to the position.
-            replayed.into_iter().for_each(|message| self.tell(Event::Message(message)));
+            for sent in replayed {
+                let Some(message) = self.restore(sent) else {
+                    let reason = GapReason::Unreported;
+                    return self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason }));
+                };
+                self.tell(Event::Message(message));
+            }
         }
+    }
+
+    /// Delivers a message as it was sent. False if it cannot be restored.
+    fn deliver_sent(&mut self, sent: Sent) -> bool {
+        let restored = self.restore(sent);
+        let is_restored = restored.is_some();
+        if let Some(message) = restored {
+            self.refusals = 0;
+            self.deliver(message);
+        }
+        is_restored
+    }
+
+    /// The message that was sent. If it cannot be restored, the subscription begins anew at its position, where the first
+    /// message is whole.
+    fn restore(&mut self, sent: Sent) -> Option<Message<Payload>> {
+        let restored = match &mut self.deltas {
+            Some(deltas) => deltas.restore(sent).ok(),
+            // A delta that nobody asked for has no base.
+            None => (!sent.is_delta).then_some(sent.message),
+        };
+        if restored.is_none() {
+            // The next message of a server-side subscription shows the gap.
+            self.resyncs = self.origin == Origin::Client;
+            self.corrupt_deltas += 1;
+            self.asks_deltas &= self.corrupt_deltas < CORRUPT_DELTAS_MAX;
+        }
+        restored
     }
 
     /// Delivers a message, unless it was delivered before, and reports what is missing in front of it.

@@ -313,6 +313,7 @@ impl World {
                 topic: TOPIC.into(),
                 position: None,
                 presence: false,
+                deltas: false,
                 token: None,
                 queue: Arc::clone(&own),
                 answer,

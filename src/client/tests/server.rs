@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use echoring_auth::{App, AppSettings};
 use echoring_server::{Builder, ListenAddress, Server, ServerConfig};
-use echoring_topics::{Access, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
+use echoring_topics::{Access, AllowedDelta, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -35,7 +37,8 @@ pub(super) fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Serve
 pub(super) fn start_from(history_messages: u32, config: ServerConfig) -> (Server, SocketAddr) {
     let everybody = Access { presence: Permission::Everybody, ..Access::default() };
     let history = HistoryBounds { messages: history_messages, bytes: 16 << 20, ..HistoryBounds::default() };
-    let settings = TopicSettings { history, access: everybody, ..TopicSettings::default() };
+    let delta = AllowedDelta::Fossil;
+    let settings = TopicSettings { history, access: everybody, delta, ..TopicSettings::default() };
     let closed = Access { subscribe: Permission::Operator, publish: Permission::Operator, ..everybody };
     let rules = vec![(Pattern::new("closed.*"), TopicSettings { access: closed, ..settings })];
     let config = ServerConfig { topics: Rules::new(rules, settings), ..config };
@@ -135,6 +138,8 @@ pub(super) struct Forwarder {
     /// Connections that are forwarded now.
     open: watch::Sender<u64>,
     cuts: Arc<AtomicU64>,
+    /// Bytes of the server that were forwarded.
+    pub(super) bytes: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
@@ -149,7 +154,8 @@ impl Forwarder {
         let opened = open.clone();
         let cuts = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        let (to, count) = (Arc::clone(&target), Arc::clone(&cuts));
+        let bytes = Arc::new(AtomicU64::new(0));
+        let (to, count, forwarded) = (Arc::clone(&target), Arc::clone(&cuts), Arc::clone(&bytes));
         tasks.spawn(async move {
             let mut clients = JoinSet::new();
             let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -159,10 +165,11 @@ impl Forwarder {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let bytes = if budget == 0 { u64::MAX } else { random % budget };
+                let budget_bytes = if budget == 0 { u64::MAX } else { random % budget };
                 let opened = opened.clone();
                 let (to, mut phases, count) =
                     (*to.lock().expect("no panic"), phases.clone(), Arc::clone(&count));
+                let forwarded = Arc::clone(&forwarded);
                 clients.spawn(async move {
                     let begin = *phases.borrow_and_update();
                     if begin % 2 == 1 {
@@ -170,7 +177,7 @@ impl Forwarder {
                     }
                     opened.send_modify(|open| *open += 1);
                     tokio::select! {
-                        () = forward(client, to, bytes) => {}
+                        () = forward(client, to, budget_bytes, &forwarded) => {}
                         _ = phases.wait_for(|phase| *phase != begin) => {}
                     }
                     count.fetch_add(1, Ordering::Relaxed);
@@ -178,7 +185,7 @@ impl Forwarder {
                 });
             }
         });
-        Forwarder { address, target, phase, open, cuts, _tasks: tasks }
+        Forwarder { address, target, phase, open, cuts, bytes, _tasks: tasks }
     }
 
     /// Cuts all connections, and refuses new ones until [`resume`](Forwarder::resume).
@@ -193,16 +200,30 @@ impl Forwarder {
 }
 
 /// Ends after `bytes` of the server.
-async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64) {
+async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64, forwarded: &AtomicU64) {
     let Ok(mut server) = TcpStream::connect(to).await else { return };
     let (mut from_client, mut to_client) = client.split();
     let (from_server, mut to_server) = server.split();
     let mut limited = from_server.take(bytes);
     tokio::select! {
-        _ = tokio::io::copy(&mut limited, &mut to_client) => {}
+        () = copy_counted(&mut limited, &mut to_client, forwarded) => {}
         _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
     let _ = to_client.shutdown().await;
+}
+
+/// Copies until one side ends.
+async fn copy_counted(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await
+        && to.write_all(&buffer[..read]).await.is_ok()
+    {
+        count.fetch_add(read as u64, Ordering::Relaxed);
+    }
 }
 
 /// Runs `test` on a runtime with threads, so that publishers and subscribers run at the same time.

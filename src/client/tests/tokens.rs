@@ -49,7 +49,15 @@ impl World {
         let (answer, _) = oneshot::channel();
         let (queue, token) = (Arc::clone(&self.queue), Some(token));
         let topic = TOPIC.to_owned();
-        let command = Command::Subscribe { topic, position: None, presence: false, token, queue, answer };
+        let command = Command::Subscribe {
+            topic,
+            position: None,
+            presence: false,
+            deltas: false,
+            token,
+            queue,
+            answer,
+        };
         self.session.handle_command(command, self.now);
     }
 
