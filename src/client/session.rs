@@ -203,7 +203,8 @@ impl Session {
 
     /// The time has come at which a subscription is requested again, or a fresh token.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.stage == Stage::Open && self.token.is_due(now) {
+        // One token at a time, however often the server asks.
+        if self.stage == Stage::Open && self.refreshing.is_none() && self.token.is_due(now) {
             self.ask_for_token();
         }
         self.handle_wake(now);
@@ -249,7 +250,7 @@ impl Session {
             }
             Some(None) => {
                 self.token.answers(id);
-                self.token.take(fetched?);
+                self.token.set(fetched?);
                 if self.stage == Stage::Open {
                     let id = self.id();
                     self.refreshing = Some(id);
@@ -298,7 +299,8 @@ impl Session {
         if self.stage != Stage::Open {
             return None;
         }
-        self.topics.values().filter_map(Topic::deadline).chain(self.token.due_at()).min()
+        let refresh_at = self.token.due_at().filter(|_| self.refreshing.is_none());
+        self.topics.values().filter_map(Topic::deadline).chain(refresh_at).min()
     }
 
     /// The next message to send. Its memory is shared.

@@ -21,8 +21,8 @@ pub(crate) struct Token {
     asked: Option<u32>,
     /// When a fresh one is needed.
     due_at: Option<Instant>,
-    /// The value was fetched, and the server has not accepted it yet.
-    is_fresh: bool,
+    /// The token before has expired, and none was accepted since.
+    was_expired: bool,
     /// Refusals for the moment since a token was accepted.
     refusals: u32,
 }
@@ -75,19 +75,13 @@ impl Token {
         own
     }
 
-    /// The program presents a token by itself.
     pub(super) fn set(&mut self, value: String) {
-        (self.value, self.is_fresh) = (Some(value), false);
-    }
-
-    /// A token was fetched.
-    pub(super) fn take(&mut self, value: String) {
-        (self.value, self.is_fresh) = (Some(value), true);
+        self.value = Some(value);
     }
 
     /// The server has accepted it, for so many seconds.
     pub(super) fn accept(&mut self, now: Instant, expires_in_s: Option<u32>) {
-        (self.is_fresh, self.refusals) = (false, 0);
+        (self.was_expired, self.refusals) = (false, 0);
         // Never at once again, whatever the server says.
         let lifetime = |seconds: u32| Duration::from_secs(seconds.max(1).into());
         self.due_at = expires_in_s.map(|seconds| now + lifetime(seconds));
@@ -112,14 +106,19 @@ impl Token {
         }
     }
 
-    /// Whether another token may be accepted after a refusal with this code: if this one has expired since it was fetched. A
-    /// source whose fresh tokens have expired is not asked again.
+    /// Whether another token may be accepted after a refusal with this code: if this one has expired, and the one before had
+    /// not. One may have waited for a connection; a source that has only expired ones is not asked for ever.
     pub(super) fn expires_by(&mut self, code: &str) -> bool {
-        let expired = code == TOKEN_EXPIRED.to_string() && self.source.is_some() && !self.is_fresh;
-        if expired {
-            self.value = None;
+        if code != TOKEN_EXPIRED.to_string() || self.source.is_none() {
+            return false;
         }
-        expired
+        self.value = None;
+        !std::mem::replace(&mut self.was_expired, true)
+    }
+
+    /// Whether a token is being fetched.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 }
 

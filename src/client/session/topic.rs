@@ -140,7 +140,8 @@ impl Topic {
 
     /// When to request it again.
     fn retry_at(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| self.phase == Phase::Absent && self.is_wanted())
+        let waits = self.phase == Phase::Absent && self.is_wanted() && !self.token.is_asked();
+        self.retry_at.filter(|_| waits)
     }
 
     /// The connection is lost.
@@ -170,7 +171,7 @@ impl Topic {
 
     /// A token was fetched. Returns whether it is to be presented now, with the request `id`.
     pub(super) fn take_token(&mut self, value: String, id: u32) -> bool {
-        self.token.take(value);
+        self.token.set(value);
         let presented = self.phase == Phase::Live;
         if presented {
             self.refreshing = Some(id);

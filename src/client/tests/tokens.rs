@@ -207,6 +207,7 @@ fn a_subscription_has_tokens_of_its_own() {
     let ended = json!({"push": {"channel": TOPIC, "unsubscribe": {"code": 2501, "reason": "expired"}}});
     world.receive(&ended).expect("a push");
     world.wait(0);
+    assert_eq!(world.session.deadline(), None, "nothing is due until the token is there");
     let id = world.wanted();
     world.hand_over(id, "third");
     let subscribe = world.command();
@@ -234,6 +235,13 @@ fn a_subscription_whose_fresh_token_has_expired_ends() {
     let id = world.wanted();
     world.hand_over(id, "old");
     let subscribe = world.command();
+    world.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
+    // The first one may have waited for the connection.
+    let id = world.wanted();
+    assert!(world.events().is_empty());
+    world.hand_over(id, "old, too");
+    let subscribe = world.command();
+    assert_eq!(subscribe["subscribe"]["token"], "old, too");
     world.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
     let events = world.events();
     assert!(matches!(&events[..], [Event::Ended(Ended::Refused(_))]), "{events:?}");
@@ -267,6 +275,12 @@ fn echoring_v1_asks_for_a_fresh_token() {
     world.hand_over(id, "fresh");
     let command = world.command();
     assert_eq!((&command["type"], &command["token"]), (&json!("authenticate"), &json!("fresh")));
+    // One at a time, however often the server asks.
+    for _ in 0..10 {
+        world.receive(&json!({"type": "token_expires", "expires_in": 30})).expect("an event");
+    }
+    assert!(world.session.take_token_request().is_none());
+    assert_eq!(world.session.deadline(), None);
     let answer = json!({"type": "authenticated", "id": command["id"], "subject": "alice", "expires_in": 60});
     world.receive(&answer).expect("accepted");
     assert_eq!(world.session.deadline(), None, "the server says when");
@@ -385,7 +399,7 @@ fn tokens_that_a_server_refuses_and_tokens_that_are_missing_are_final() {
         let (_other, other_task) = builder().token_source(source).build();
         let error = other_task.await.expect_err("a refusal");
         assert!(matches!(&error, ClientError::Refused(refusal) if refusal.code == "109"), "{error:?}");
-        assert_eq!(*fetched.borrow(), 1);
+        assert_eq!(*fetched.borrow(), 2);
 
         let options = SubscribeOptions::default().token_source(failing());
         let mut prices = client.subscribe_with::<u64>(TOPIC, options).await.expect("a handle");
