@@ -129,7 +129,7 @@ pub mod client {
     pub use echoring_client::{
         Builder, Client, ClientError, ClientTask, Ended, Event, FromPayload, Gap, GapReason, History,
         HistoryQuery, Member, Members, Message, Missed, Payload, Position, Protocol, Publication, Published,
-        Refusal, RequestError, SubscribeError, SubscribeOptions, Subscribed, Subscription,
+        Refusal, RequestError, SubscribeError, SubscribeOptions, Subscribed, Subscription, TokenSource,
     };
 }
 

@@ -12,10 +12,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::command::{Answer, Command, Pending};
 use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
 use crate::queue::Queue;
-use crate::session::Session;
+use crate::session::{Offer, ServerSide, Session, Token};
 use crate::{
     ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
-    Published, RequestError, SubscribeError, Subscription, task,
+    Published, RequestError, SubscribeError, Subscription, TokenSource, task,
 };
 use echoring_async::{Dialer, Heartbeat, Reconnecting};
 
@@ -24,8 +24,10 @@ pub struct Builder {
     protocol: Protocol,
     url: String,
     dialer: Dialer,
-    token: String,
+    token: Option<String>,
+    token_source: Option<TokenSource>,
     reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send>,
+    server_subscription: Option<Offer>,
 }
 
 impl Builder {
@@ -42,7 +44,33 @@ impl Builder {
     /// [`authenticate`](Client::authenticate).
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Builder {
-        self.token = token.into();
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Fetches the session's tokens: the first one, unless there is [`token`](Builder::token), and a fresh one when the server
+    /// asks for it, or has ended the session because the old one expired.
+    ///
+    /// An error of the callback ends the client with [`ClientError::Token`], and a token that the server refuses with
+    /// [`ClientError::Refused`]. With `echoring.v1.json`, sessions begin with what the [`dialer`](Builder::dialer) presents, and only
+    /// fresh tokens come from here: when the server says that the credentials expire.
+    ///
+    /// ```
+    /// use echoring::client::{Client, Protocol, TokenSource};
+    ///
+    /// async fn fetch() -> Result<String, std::io::Error> {
+    ///     // Asks the program's back end.
+    ///     Ok("eyJhbGciOi".to_owned())
+    /// }
+    ///
+    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
+    ///     .token_source(TokenSource::new(fetch))
+    ///     .build();
+    /// # drop((client, task));
+    /// ```
+    #[must_use]
+    pub fn token_source(mut self, source: TokenSource) -> Builder {
+        self.token_source = Some(source);
         self
     }
 
@@ -65,9 +93,45 @@ impl Builder {
         self
     }
 
+    /// Calls `offer` with each server-side subscription: the server makes it when the client connects, for example because of
+    /// its token, or later. Without this, they are ignored. Centrifuge's protocol only; at most
+    /// [`SERVER_SUBSCRIPTIONS_MAX`](crate::limits::SERVER_SUBSCRIPTIONS_MAX).
+    ///
+    /// The handle outlives connections, as one of the client's own does: the server recovers its messages from its
+    /// position. It ends when the server ends the subscription, or does not make it on a new connection. A client cannot
+    /// pause it: while its queue of 1,024 events is full, its messages are dropped, and reported as a
+    /// [`Gap`](crate::Event::Gap) with [`GapReason::Slow`](crate::GapReason::Slow) as soon as there is room. Dropping the
+    /// handle unsubscribes, until the server makes the subscription again.
+    ///
+    /// The callback is run by the task of the client, and may not block it. A handle keeps the client alive.
+    ///
+    /// ```
+    /// use echoring::client::{Client, Event, Protocol};
+    ///
+    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
+    ///     .token("eyJhbGciOi")
+    ///     .on_server_subscription(|subscription| {
+    ///         let mut notices = subscription.typed::<String>();
+    ///         tokio::spawn(async move {
+    ///             while let Some(event) = notices.next().await {
+    ///                 if let Event::Message(message) = event {
+    ///                     println!("{}: {}", notices.topic(), message.data);
+    ///                 }
+    ///             }
+    ///         });
+    ///     })
+    ///     .build();
+    /// # drop((client, task));
+    /// ```
+    #[must_use]
+    pub fn on_server_subscription(mut self, offer: impl FnMut(Subscription) + Send + 'static) -> Builder {
+        self.server_subscription = Some(Box::new(offer));
+        self
+    }
+
     /// The client, and the task that does its work: spawn it.
     pub fn build(self) -> (Client, ClientTask) {
-        let Builder { protocol, url, dialer, token, reconnect } = self;
+        let Builder { protocol, url, dialer, token, token_source, reconnect, server_subscription } = self;
         let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
         let reconnecting = reconnect(match protocol.connects() {
             false => reconnecting,
@@ -78,7 +142,10 @@ impl Builder {
         });
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let wake = Arc::new(Notify::new());
-        let session = Session::new(protocol, token);
+        let server_side = server_subscription.map(|offer| {
+            ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT)
+        });
+        let session = Session::new(protocol, Token::new(token, token_source), server_side);
         let running = task::run(protocol, reconnecting, session, orders, Arc::clone(&wake));
         (Client { commands, wake }, ClientTask(Box::pin(running)))
     }
@@ -173,6 +240,15 @@ pub struct SubscribeOptions {
     /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
     /// that: `echoring.v1.json` sends them wherever the topic has presence.
     pub presence: bool,
+    /// Asks for delta compression: the server sends what has changed since the message before. It has an effect in Centrifuge's
+    /// protocol, on topics that allow it. Messages have at most
+    /// [`DELTA_MESSAGE_BYTES_MAX`](crate::limits::DELTA_MESSAGE_BYTES_MAX) bytes then. The client keeps the latest message of the
+    /// subscription. If a delta does not fit, the client subscribes again from its position; after three of them, without deltas.
+    pub deltas: bool,
+    /// Where the tokens of the subscription come from, if it needs one: the first one, and fresh ones before or after they
+    /// expire. An error ends the subscription with [`Ended::Token`](crate::Ended::Token), a token that the server refuses with
+    /// [`Ended::Refused`](crate::Ended::Refused). Centrifuge's protocol only.
+    pub token_source: Option<TokenSource>,
     /// Maximum number of events that wait to be read, 1,024 by default or with 0, and at least 4.
     pub queue_events: usize,
 }
@@ -187,6 +263,28 @@ impl SubscribeOptions {
     #[must_use]
     pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
         self.presence = wanted;
+        self
+    }
+
+    /// Asks for delta compression.
+    ///
+    /// ```
+    /// use echoring::client::{Client, SubscribeError, SubscribeOptions, Subscription};
+    ///
+    /// async fn tables(client: &Client) -> Result<Subscription<Vec<String>>, SubscribeError> {
+    ///     client.subscribe_with("tables.7", SubscribeOptions::default().deltas(true)).await
+    /// }
+    /// ```
+    #[must_use]
+    pub fn deltas(mut self, wanted: bool) -> SubscribeOptions {
+        self.deltas = wanted;
+        self
+    }
+
+    /// Fetches the tokens of the subscription.
+    #[must_use]
+    pub fn token_source(mut self, source: TokenSource) -> SubscribeOptions {
+        self.token_source = Some(source);
         self
     }
 
@@ -209,14 +307,24 @@ impl Client {
         let dialer = Dialer::new()
             .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
             .heartbeat(Heartbeat::every(PING_INTERVAL));
-        Builder { protocol, url: url.into(), dialer, token: String::new(), reconnect: Box::new(|how| how) }
+        let reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send> = Box::new(|how| how);
+        let url = url.into();
+        Builder {
+            protocol,
+            url,
+            dialer,
+            token: None,
+            token_source: None,
+            reconnect,
+            server_subscription: None,
+        }
     }
 
     /// Subscribes to a topic, from now on. Does not wait for the server: [`Event::Subscribed`](crate::Event::Subscribed)
     /// is the first event, or [`Event::Ended`](crate::Event::Ended) if the server refuses.
     ///
     /// # Errors
-    /// If the client has a subscription of the topic, or its task has ended.
+    /// If the client has a subscription of the topic, or its task has ended; in `subscribe_with` also if the protocol has no tokens of subscriptions.
     pub async fn subscribe<T: FromPayload>(
         &self,
         topic: impl Into<String>,
@@ -234,14 +342,14 @@ impl Client {
         options: SubscribeOptions,
     ) -> Result<Subscription<T>, SubscribeError> {
         let topic = topic.into();
-        let SubscribeOptions { position, presence, queue_events } = options;
+        let SubscribeOptions { position, presence, deltas, token_source: token, queue_events } = options;
         let capacity = if queue_events == 0 { QUEUE_EVENTS_DEFAULT } else { queue_events };
         let queue = Queue::new(capacity, Arc::clone(&self.wake));
         // Before the first await, so that a dropped future abandons the queue.
         let subscription =
             Subscription::new(topic.clone(), Arc::clone(&queue), position.clone(), self.commands.clone());
         let (answer, answered) = oneshot::channel();
-        let command = Command::Subscribe { topic, position, presence, queue, answer };
+        let command = Command::Subscribe { topic, position, presence, deltas, token, queue, answer };
         self.commands.send(command).await.map_err(|_| SubscribeError::Closed)?;
         answered.await.map_err(|_| SubscribeError::Closed)??;
         Ok(subscription)

@@ -17,11 +17,17 @@ pub(crate) enum Request<'a> {
     /// Begins the session; Centrifuge's protocol only.
     Connect {
         token: &'a str,
+        /// Server-side subscriptions to recover.
+        positions: &'a [(&'a str, &'a Position)],
     },
     Subscribe {
         topic: &'a str,
         position: Option<&'a Position>,
         presence: bool,
+        /// Asks for deltas; Centrifuge's protocol only.
+        deltas: bool,
+        /// The token of the subscription; empty for none. Centrifuge's protocol only.
+        token: &'a str,
     },
     Unsubscribe {
         topic: &'a str,
@@ -39,6 +45,11 @@ pub(crate) enum Request<'a> {
         query: &'a HistoryQuery,
     },
     Authenticate {
+        token: &'a str,
+    },
+    /// Presents a fresh token of a subscription; Centrifuge's protocol only.
+    RefreshSubscription {
+        topic: &'a str,
         token: &'a str,
     },
     /// Calls the server's application; Centrifuge's protocol only.
@@ -61,6 +72,10 @@ pub(crate) enum Incoming {
     Ping,
     Answer(u32, Answer),
     Event(String, TopicEvent),
+    /// The session expires in so many seconds, or never.
+    Lifetime(Option<u32>),
+    /// A fresh token is needed now.
+    TokenExpires,
     /// The server refuses something that has no number.
     Complaint(Refusal),
 }
@@ -68,13 +83,19 @@ pub(crate) enum Incoming {
 /// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Connected,
+    /// The session has begun, with these server-side subscriptions.
+    Connected {
+        begun: Vec<(String, Start)>,
+        expires_in_s: Option<u32>,
+    },
     Subscribed(Start),
     Unsubscribed,
     Published(Option<Position>),
     Members(Members),
     History(History),
-    Authenticated,
+    /// A token was accepted, of the session or of a subscription. Seconds until a fresh one is needed; `None` for never, or if the
+    /// server tells when.
+    Authenticated(Option<u32>),
     /// The result of a call.
     Called(Payload),
     Refused(Refusal),
@@ -90,15 +111,29 @@ pub(crate) struct Start {
     pub(crate) recovered: Option<bool>,
     /// The messages up to `position` that follow the requested one, if the answer contains them. Otherwise those after
     /// `position` come by themselves.
-    pub(crate) replayed: Option<Vec<Message<Payload>>>,
+    pub(crate) replayed: Option<Vec<Sent>>,
+    /// Messages are deltas from those before, or whole ones in the same form.
+    pub(crate) deltas: bool,
     pub(crate) count: Option<u64>,
     pub(crate) client: Option<String>,
+    /// Seconds until a fresh token is needed.
+    pub(crate) expires_in_s: Option<u32>,
+}
+
+/// A message as the server sent it.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) message: Message<Payload>,
+    /// Its data are a delta from the message before.
+    pub(crate) is_delta: bool,
 }
 
 /// An event of a subscription.
 #[derive(Debug)]
 pub(crate) enum TopicEvent {
-    Message(Message<Payload>),
+    /// The server made the subscription; Centrifuge's protocol only.
+    Subscribed(Start),
+    Message(Sent),
     Gap(Gap),
     /// Everything up to this offset was sent.
     Heartbeat(u64),
@@ -142,6 +177,12 @@ impl Protocol {
     /// Whether a client returns after the server closed with this code; `None` where the code's own rule holds.
     pub(crate) fn reconnects_after(self, code: u16) -> Option<bool> {
         self.encoding().map(|_| echoring_centrifuge::Disconnect::reconnects_after(code))
+    }
+
+    /// Whether the server closes with this code because the token has expired, or is no longer valid.
+    pub(crate) fn expires_by(self, code: u16) -> bool {
+        use echoring_centrifuge::Disconnect::{Expired, StateInvalidated};
+        self.connects() && [Expired, StateInvalidated].iter().any(|close| close.code() == code)
     }
 
     /// Whether the protocol can express the request.

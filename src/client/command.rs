@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use crate::queue::Queue;
 use crate::{
     History, HistoryQuery, Members, Payload, Position, Publication, Published, RequestError, SubscribeError,
+    TokenSource,
 };
 
 /// The answer to a request, to whoever awaits it.
@@ -19,6 +20,8 @@ pub(crate) enum Command {
         topic: String,
         position: Option<Position>,
         presence: bool,
+        deltas: bool,
+        token: Option<TokenSource>,
         queue: Arc<Queue>,
         answer: oneshot::Sender<Result<(), SubscribeError>>,
     },

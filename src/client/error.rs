@@ -105,6 +105,8 @@ impl StdError for RequestError {
 pub enum SubscribeError {
     /// The client has a subscription of that topic.
     AlreadySubscribed,
+    /// The protocol has no tokens of subscriptions.
+    Unsupported,
     /// The task of the client has ended.
     Closed,
 }
@@ -113,6 +115,7 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SubscribeError::AlreadySubscribed => "the client has a subscription of that topic",
+            SubscribeError::Unsupported => "the protocol has no tokens of subscriptions",
             SubscribeError::Closed => "the client's task has ended",
         })
     }
@@ -142,6 +145,8 @@ pub enum ClientError {
     Connection(ReconnectError),
     /// The server refused the session, for example because of the token.
     Refused(Refusal),
+    /// The program's [`TokenSource`](crate::TokenSource) failed.
+    Token(Box<dyn StdError + Send + Sync>),
     /// The server does not speak the protocol.
     NotSpoken {
         /// The subprotocol that was offered.
@@ -154,6 +159,7 @@ impl fmt::Display for ClientError {
         match self {
             ClientError::Connection(_) => f.write_str("no connection"),
             ClientError::Refused(_) => f.write_str("the server refused the session"),
+            ClientError::Token(_) => f.write_str("there is no token"),
             ClientError::NotSpoken { subprotocol } => {
                 write!(f, "the server does not speak {subprotocol}; check the path of the URL")
             }
@@ -166,6 +172,7 @@ impl StdError for ClientError {
         match self {
             ClientError::Connection(error) => Some(error),
             ClientError::Refused(refusal) => Some(refusal),
+            ClientError::Token(error) => Some(&**error),
             ClientError::NotSpoken { .. } => None,
         }
     }

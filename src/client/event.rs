@@ -165,7 +165,7 @@ pub enum Missed {
         /// The last.
         to: u64,
     },
-    /// Nobody knows: the epoch has changed. The program fetches its state by other means.
+    /// Nobody knows: the epoch has changed, or the topic has no positions. The program fetches its state by other means.
     Unknown,
 }
 
@@ -243,6 +243,8 @@ pub struct Member {
 pub enum Ended {
     /// The server refused it, or ended it for good.
     Refused(Refusal),
+    /// The program's [`TokenSource`](crate::TokenSource) failed, with this error.
+    Token(String),
     /// The task of the client has ended.
     Closed,
 }

@@ -21,6 +21,7 @@ mod subscription;
 mod task;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use client::{Builder, Client, ClientTask, SubscribeOptions};
 pub use error::{ClientError, Refusal, RequestError, SubscribeError};
@@ -31,3 +32,4 @@ pub use event::{
 pub use payload::{FromPayload, Payload, Publication};
 pub use protocol::Protocol;
 pub use subscription::Subscription;
+pub use token::TokenSource;

@@ -4,6 +4,15 @@ use std::time::Duration;
 
 /// Maximum number of requests that wait for an answer, or for a connection. Further calls wait.
 pub const REQUESTS_MAX: usize = 1_024;
+/// Maximum number of server-side subscriptions of a client: as many as a connect command recovers. Further ones are ignored.
+pub const SERVER_SUBSCRIPTIONS_MAX: usize = 1_024;
+/// Maximum size in bytes of a message that is restored from a delta: that of a message of the server by default. A delta of a
+/// few bytes could repeat its base without end.
+pub const DELTA_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Deltas of a subscription that cannot be applied until it does without: its server does not keep to the protocol.
+pub const CORRUPT_DELTAS_MAX: u32 = 3;
+/// Maximum number of tokens that are fetched at a time. Further ones wait in the session, at most one for each topic.
+pub const TOKEN_FETCHES_MAX: usize = 16;
 /// Maximum number of calls that wait until the task of the client accepts them.
 pub const COMMANDS_MAX: usize = 64;
 /// Requests that wait until the connection accepts them. Others wait in the session, at most one for each topic and

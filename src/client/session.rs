@@ -6,6 +6,9 @@
 //!
 //! Never: I/O or waiting.
 
+mod deltas;
+mod server_side;
+mod token;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,11 +16,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use echoring_async::Message as Frame;
 use tokio::time::Instant;
 
-use crate::codec::{Answer, Incoming, Malformed, Request, TopicEvent};
+use crate::codec::{Answer, Incoming, Malformed, Request, Start, TopicEvent};
 use crate::command::{Command, Pending};
-use crate::limits::REQUESTS_MAX;
+use crate::limits::{REQUESTS_MAX, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
-use crate::{Ended, Published, Refusal, RequestError, SubscribeError};
+use crate::token::{Failure, Fetched, TokenSource};
+use crate::{Ended, Position, Published, Refusal, RequestError, SubscribeError};
+pub(crate) use server_side::{Offer, ServerSide};
+pub(crate) use token::Token;
 use topic::{Phase, Step, Topic};
 
 /// Why a session cannot go on.
@@ -32,9 +38,17 @@ pub(crate) enum SessionError {
 #[derive(Debug)]
 pub(crate) struct Session {
     protocol: Protocol,
-    token: String,
+    token: Token,
+    /// The open request with a fresh token.
+    refreshing: Option<u32>,
+    /// Tokens to fetch.
+    token_requests: VecDeque<(u32, TokenSource)>,
+    /// Whose token each request is for; `None` for the session's.
+    token_owners: HashMap<u32, Option<String>>,
     stage: Stage,
     topics: BTreeMap<String, Topic>,
+    /// Who gets server-side subscriptions; `None` if nobody does.
+    server_side: Option<ServerSide>,
     /// The topics of open requests to subscribe and to unsubscribe.
     topic_requests: HashMap<u32, String>,
     /// The program's requests, in their order.
@@ -65,12 +79,16 @@ struct Outgoing {
 }
 
 impl Session {
-    pub(crate) fn new(protocol: Protocol, token: String) -> Session {
+    pub(crate) fn new(protocol: Protocol, token: Token, server_side: Option<ServerSide>) -> Session {
         Session {
             protocol,
             token,
+            refreshing: None,
+            token_requests: VecDeque::new(),
+            token_owners: HashMap::new(),
             stage: Stage::Closed,
             topics: BTreeMap::new(),
+            server_side,
             topic_requests: HashMap::new(),
             pending: BTreeMap::new(),
             outgoing: VecDeque::new(),
@@ -85,13 +103,21 @@ impl Session {
         }
         let id = self.id();
         self.stage = Stage::Connecting(id);
-        let message = self.protocol.encode(id, &Request::Connect { token: &self.token });
+        let server_side = self.topics.iter().filter(|(_, topic)| topic.is_server_side());
+        let positions: Vec<(&str, &Position)> = server_side
+            .filter_map(|(name, topic)| Some((&**name, topic.position.as_ref()?)))
+            .filter(|(_, position)| !position.epoch.is_empty())
+            .collect();
+        let request = Request::Connect { token: self.token.value(), positions: &positions };
+        let message = self.protocol.encode(id, &request);
         self.outgoing.push_back(Outgoing { id, message });
     }
 
     /// The connection is lost. Requests that may have been done fail, unless they may be repeated.
     pub(crate) fn handle_lost(&mut self) {
         self.stage = Stage::Closed;
+        self.refreshing = None;
+        self.token.lose();
         self.outgoing.clear();
         self.topic_requests.clear();
         self.topics.values_mut().for_each(Topic::lose);
@@ -124,11 +150,18 @@ impl Session {
     /// A command of a handle. `Command::Close` is the task's.
     pub(crate) fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Subscribe { topic, position, presence, queue, answer } => {
+            Command::Subscribe { token: Some(_), answer, .. } if !self.protocol.connects() => {
+                // Whoever asked may be gone.
+                let _ = answer.send(Err(SubscribeError::Unsupported));
+            }
+            Command::Subscribe { topic, position, presence, deltas, token, queue, answer } => {
                 let vacant = self.vacate(&topic, now);
                 if vacant {
                     let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
-                    self.topics.insert(topic.clone(), Topic::new(queue, position, presence, phase));
+                    let mut made = Topic::new(queue, position, presence, phase);
+                    made.token = Token::new(None, token);
+                    made.asks_deltas = deltas;
+                    self.topics.insert(topic.clone(), made);
                     self.reconcile(&topic, now);
                 }
                 // Whoever asked may be gone; the subscription is then abandoned too.
@@ -153,7 +186,7 @@ impl Session {
             return request.fail(RequestError::Unsupported);
         }
         if let Pending::Authenticate { token, .. } = &request {
-            self.token.clone_from(token);
+            self.token.set(token.clone());
         }
         let id = self.id();
         self.pending.insert(id, Waiting { request, sent: false });
@@ -168,9 +201,97 @@ impl Session {
         topics.iter().for_each(|topic| self.reconcile(topic, now));
     }
 
-    /// The time has come at which a subscription is requested again.
+    /// The time has come at which a subscription is requested again, or a fresh token.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        // One token at a time, however often the server asks.
+        if self.stage == Stage::Open && self.refreshing.is_none() && self.token.is_due(now) {
+            self.ask_for_token();
+        }
         self.handle_wake(now);
+    }
+
+    /// Whether a connection may be opened: there is a token, if one is needed. If not, one is requested.
+    pub(crate) fn may_open(&mut self) -> bool {
+        let missing = self.protocol.connects() && self.token.is_missing();
+        if missing {
+            self.ask_for_token();
+        }
+        !missing
+    }
+
+    /// The server ended the session because its token has expired.
+    pub(crate) fn handle_expired(&mut self) {
+        self.token.expire();
+    }
+
+    fn ask_for_token(&mut self) {
+        let id = self.id();
+        if let Some(source) = self.token.ask(id) {
+            self.token_owners.insert(id, None);
+            self.token_requests.push_back((id, source));
+        }
+    }
+
+    /// The next token to fetch.
+    pub(crate) fn take_token_request(&mut self) -> Option<(u32, TokenSource)> {
+        self.token_requests.pop_front()
+    }
+
+    /// A token was fetched, or there is none.
+    ///
+    /// # Errors
+    /// If there is none for the session.
+    pub(crate) fn handle_token(&mut self, id: u32, fetched: Fetched, now: Instant) -> Result<(), Failure> {
+        match self.token_owners.remove(&id) {
+            None => Ok(()),
+            Some(Some(name)) => {
+                self.take_topic_token(&name, id, fetched, now);
+                Ok(())
+            }
+            Some(None) => {
+                self.token.answers(id);
+                self.token.set(fetched?);
+                if self.stage == Stage::Open {
+                    let id = self.id();
+                    self.refreshing = Some(id);
+                    let message =
+                        self.protocol.encode(id, &Request::Authenticate { token: self.token.value() });
+                    self.outgoing.push_back(Outgoing { id, message });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take_topic_token(&mut self, name: &str, asked: u32, fetched: Fetched, now: Instant) {
+        let id = self.id();
+        // A later subscription of the same name has asked for a token of its own.
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if !topic.token.answers(asked) {
+            return;
+        }
+        let value = match fetched {
+            Ok(value) => value,
+            Err(error) => return self.end_topic(name, Ended::Token(error.to_string())),
+        };
+        if !topic.take_token(value, id) {
+            return self.reconcile(name, now);
+        }
+        let request = Request::RefreshSubscription { topic: name, token: topic.token.value() };
+        let message = self.protocol.encode(id, &request);
+        self.topic_requests.insert(id, name.to_owned());
+        self.outgoing.push_back(Outgoing { id, message });
+    }
+
+    /// Ends a subscription, at the server too.
+    fn end_topic(&mut self, name: &str, ended: Ended) {
+        let Some(topic) = self.topics.remove(name) else { return };
+        topic.queue.end(ended);
+        if topic.phase == Phase::Live && self.stage == Stage::Open {
+            let id = self.id();
+            let message = self.protocol.encode(id, &Request::Unsubscribe { topic: name });
+            self.outgoing.push_back(Outgoing { id, message });
+        }
     }
 
     /// When [`handle_timeout`](Session::handle_timeout) must be called.
@@ -178,7 +299,8 @@ impl Session {
         if self.stage != Stage::Open {
             return None;
         }
-        self.topics.values().filter_map(Topic::retry_at).min()
+        let refresh_at = self.token.due_at().filter(|_| self.refreshing.is_none());
+        self.topics.values().filter_map(Topic::deadline).chain(refresh_at).min()
     }
 
     /// The next message to send. Its memory is shared.
@@ -209,6 +331,11 @@ impl Session {
                 Incoming::Ping => self.answer_ping(),
                 Incoming::Answer(id, answer) => self.handle_answer(id, answer, now)?,
                 Incoming::Event(topic, event) => self.handle_event(&topic, event, now),
+                Incoming::Lifetime(expires_in_s) => self.token.accept(now, expires_in_s),
+                Incoming::TokenExpires => {
+                    self.token.refresh_by(now);
+                    self.handle_timeout(now);
+                }
                 Incoming::Complaint(refusal) => tracing::debug!(%refusal, "the server refuses a message"),
             }
         }
@@ -226,35 +353,91 @@ impl Session {
     fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Result<(), SessionError> {
         if self.stage == Stage::Connecting(id) {
             return match answer {
-                Answer::Refused(refusal) => Err(SessionError::Refused(refusal)),
-                _ => {
+                Answer::Refused(refusal) => {
+                    let temporary = refusal.temporary || self.token.expires_by(&refusal.code);
+                    Err(SessionError::Refused(Refusal { temporary, ..refusal }))
+                }
+                answer => {
+                    if let Answer::Connected { begun, expires_in_s } = answer {
+                        self.token.accept(now, expires_in_s);
+                        self.begin_server_side(begun);
+                    }
                     self.begin(now);
                     Ok(())
                 }
             };
         }
+        if self.refreshing == Some(id) {
+            return self.handle_refreshed(answer, now);
+        }
         if let Some(topic) = self.topic_requests.remove(&id) {
             let step = self.topics.get_mut(&topic).map(|topic| topic.handle_answer(id, answer, now));
             self.follow(&topic, step, now);
         } else if let Some(waiting) = self.pending.remove(&id) {
+            if let (Pending::Authenticate { .. }, Answer::Authenticated(expires_in_s)) =
+                (&waiting.request, &answer)
+            {
+                self.token.accept(now, *expires_in_s);
+            }
             answer_pending(waiting.request, answer);
         }
         Ok(())
     }
 
+    /// The answer to a fresh token of the session.
+    fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Result<(), SessionError> {
+        self.refreshing = None;
+        match answer {
+            Answer::Authenticated(expires_in_s) => self.token.accept(now, expires_in_s),
+            Answer::Refused(refusal) if !refusal.temporary => return Err(SessionError::Refused(refusal)),
+            _ => self.token.retry(now),
+        }
+        Ok(())
+    }
+
     fn handle_event(&mut self, name: &str, event: TopicEvent, now: Instant) {
+        if let TopicEvent::Subscribed(start) = event {
+            return self.begin_one_of_server(name, start);
+        }
         let step = self.topics.get_mut(name).map(|topic| topic.handle_event(event, now));
         self.follow(name, step, now);
+    }
+
+    /// The session has begun with these server-side subscriptions, and without earlier ones that are not among them.
+    fn begin_server_side(&mut self, begun: Vec<(String, Start)>) {
+        let is_lost = |name: &str, topic: &Topic| {
+            topic.is_server_side() && begun.binary_search_by(|(own, _)| (**own).cmp(name)).is_err()
+        };
+        self.topics.retain(|name, topic| {
+            let lost = is_lost(name, topic);
+            if lost {
+                topic.queue.end(Ended::Refused(server_side::not_made_again()));
+            }
+            !lost
+        });
+        for (name, start) in begun {
+            self.begin_one_of_server(&name, start);
+        }
+    }
+
+    /// The server has made a subscription.
+    fn begin_one_of_server(&mut self, name: &str, start: Start) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            return topic.handle_server_start(start);
+        }
+        let Some(server_side) = &mut self.server_side else { return };
+        if self.topics.values().filter(|topic| topic.is_server_side()).count() >= SERVER_SUBSCRIPTIONS_MAX {
+            return tracing::warn!(name, "too many server-side subscriptions: this one is ignored");
+        }
+        let Some((subscription, queue)) = server_side.subscription(name) else { return };
+        self.topics.insert(name.to_owned(), Topic::of_server(queue, start));
+        server_side.offer(subscription);
     }
 
     fn follow(&mut self, name: &str, step: Option<Step>, now: Instant) {
         match step {
             Some(Step::Continue) => self.reconcile(name, now),
-            Some(Step::End(refusal)) => {
-                if let Some(topic) = self.topics.remove(name) {
-                    topic.queue.end(Ended::Refused(refusal));
-                }
-            }
+            Some(Step::End(refusal)) => self.end_topic(name, Ended::Refused(refusal)),
             None => {}
         }
     }
@@ -279,20 +462,31 @@ impl Session {
         if self.stage != Stage::Open {
             return;
         }
+        if topic.needs_token(now) {
+            if let Some(source) = topic.token.ask(id) {
+                self.token_owners.insert(id, Some(name.to_owned()));
+                self.token_requests.push_back((id, source));
+            }
+            if topic.phase == Phase::Absent {
+                return;
+            }
+        }
         let request = match topic.phase {
-            Phase::Absent if topic.is_wanted() && topic.is_due(now) => {
+            Phase::Absent if topic.subscribes(now) => {
                 topic.phase = Phase::Subscribing(id);
                 Request::Subscribe {
                     topic: name,
                     position: topic.position.as_ref(),
                     presence: topic.presence,
+                    deltas: topic.asks_deltas,
+                    token: topic.token.value(),
                 }
             }
-            Phase::Live if !topic.is_wanted() => {
+            Phase::Live if topic.unsubscribes() => {
                 topic.phase = Phase::Leaving(id);
                 Request::Unsubscribe { topic: name }
             }
-            _ => return,
+            _ => return topic.report_unread(),
         };
         let message = self.protocol.encode(id, &request);
         self.topic_requests.insert(id, name.to_owned());
@@ -310,7 +504,11 @@ impl Session {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             let id = self.last_id;
-            if id != 0 && !self.pending.contains_key(&id) && !self.topic_requests.contains_key(&id) {
+            let is_open = self.pending.contains_key(&id)
+                || self.topic_requests.contains_key(&id)
+                || self.token_owners.contains_key(&id)
+                || self.refreshing == Some(id);
+            if id != 0 && !is_open {
                 return id;
             }
         }
@@ -336,7 +534,7 @@ fn answer_pending(request: Pending, answer: Answer) {
         }
         (Pending::Presence { answer, .. }, Answer::Members(members)) => answer.send(Ok(members)).is_ok(),
         (Pending::History { answer, .. }, Answer::History(history)) => answer.send(Ok(history)).is_ok(),
-        (Pending::Authenticate { answer, .. }, Answer::Authenticated) => answer.send(Ok(())).is_ok(),
+        (Pending::Authenticate { answer, .. }, Answer::Authenticated(_)) => answer.send(Ok(())).is_ok(),
         (Pending::Rpc { answer, .. }, Answer::Called(result)) => answer.send(Ok(result)).is_ok(),
         (request, Answer::Refused(refusal)) => {
             request.fail(RequestError::Refused(refusal));

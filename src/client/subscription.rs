@@ -10,7 +10,8 @@ use crate::command::Command;
 use crate::queue::Queue;
 use crate::{Event, FromPayload, Message, Payload, Position};
 
-/// A subscription of one topic, created by [`Client::subscribe`](crate::Client::subscribe).
+/// A subscription of one topic, created by [`Client::subscribe`](crate::Client::subscribe), or by the server: see
+/// [`Builder::on_server_subscription`](crate::Builder::on_server_subscription).
 ///
 /// It outlives connections: the client subscribes again from its position. A subscription that is not read fast enough is
 /// paused at the server when its queue is full, and resumes from there when half of the queue is read; what the server
@@ -30,7 +31,7 @@ use crate::{Event, FromPayload, Message, Payload, Position};
 /// ```
 pub struct Subscription<T = Payload> {
     topic: String,
-    queue: Arc<Queue>,
+    queue: ReadQueue,
     position: Option<Position>,
     ended: bool,
     /// Keeps the task of the client alive.
@@ -45,7 +46,23 @@ impl<T: FromPayload> Subscription<T> {
         position: Option<Position>,
         commands: mpsc::Sender<Command>,
     ) -> Subscription<T> {
+        let queue = ReadQueue(queue);
         Subscription { topic, queue, position, ended: false, _commands: commands, content: PhantomData }
+    }
+
+    /// The same subscription, whose messages are `U`s from now on.
+    ///
+    /// ```
+    /// use echoring::client::Subscription;
+    ///
+    /// async fn latest(subscription: Subscription) -> Option<f64> {
+    ///     let mut prices = subscription.typed::<f64>();
+    ///     prices.next_message().await.map(|price| price.data)
+    /// }
+    /// ```
+    pub fn typed<U: FromPayload>(self) -> Subscription<U> {
+        let Subscription { topic, queue, position, ended, _commands, .. } = self;
+        Subscription { topic, queue, position, ended, _commands, content: PhantomData }
     }
 
     /// The next event; `None` behind [`Event::Ended`]. Cancel-safe.
@@ -53,7 +70,7 @@ impl<T: FromPayload> Subscription<T> {
         if self.ended {
             return None;
         }
-        let (event, position) = self.queue.next().await;
+        let (event, position) = self.queue.0.next().await;
         if position.is_some() {
             self.position = position;
         }
@@ -85,6 +102,13 @@ impl<T: FromPayload> Subscription<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> Subscription<T> {
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue.0
+    }
+}
+
 fn parse<T: FromPayload>(event: Event<Payload>) -> Event<T> {
     match event {
         Event::Message(message) => match T::from_payload(&message.data) {
@@ -104,9 +128,12 @@ fn parse<T: FromPayload>(event: Event<Payload>) -> Event<T> {
     }
 }
 
-impl<T> Drop for Subscription<T> {
+/// The reader's end of a queue.
+struct ReadQueue(Arc<Queue>);
+
+impl Drop for ReadQueue {
     fn drop(&mut self) {
-        self.queue.abandon();
+        self.0.abandon();
     }
 }
 

@@ -14,6 +14,7 @@ use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
 use crate::session::{Session, SessionError};
+use crate::token::Fetches;
 use echoring_async::{ClientStream, CloseFrame, Conn, Error, Message, Reconnecting, Sender, TrySendError};
 use echoring_proto::CloseCode;
 
@@ -46,9 +47,16 @@ async fn connect_and_talk(
     commands: &mut mpsc::Receiver<Command>,
     wake: &Notify,
 ) -> Result<(), ClientError> {
+    let mut fetches = Fetches::default();
     loop {
+        let ready = session.may_open();
+        fetch(session, &mut fetches);
         let conn = tokio::select! {
-            conn = reconnecting.next() => conn?,
+            conn = reconnecting.next(), if ready => conn?,
+            (id, fetched) = fetches.next(), if !fetches.is_empty() => {
+                session.handle_token(id, fetched, Instant::now()).map_err(ClientError::Token)?;
+                continue;
+            }
             command = commands.recv(), if session.accepts_commands() => {
                 match command {
                     None | Some(Command::Close) => return Ok(()),
@@ -65,10 +73,13 @@ async fn connect_and_talk(
         if !spoken {
             return Err(ClientError::NotSpoken { subprotocol: protocol.subprotocol() });
         }
-        match talk(conn, session, commands, wake).await? {
+        match talk(conn, session, &mut fetches, commands, wake).await? {
             End::Closed => return Ok(()),
             End::Lost(error) => {
                 session.handle_lost();
+                if matches!(&error, Error::Closed(frame) if protocol.expires_by(frame.code.0)) {
+                    session.handle_expired();
+                }
                 reconnecting.ended(error);
             }
         }
@@ -79,6 +90,7 @@ async fn connect_and_talk(
 async fn talk(
     conn: Conn<ClientStream>,
     session: &mut Session,
+    fetches: &mut Fetches,
     commands: &mut mpsc::Receiver<Command>,
     wake: &Notify,
 ) -> Result<End, ClientError> {
@@ -89,6 +101,7 @@ async fn talk(
     session.handle_open(Instant::now());
     loop {
         let blocked = if writes { queue(session, &sender) } else { None };
+        fetch(session, fetches);
         let deadline = session.deadline();
         tokio::select! {
             read = reader.read() => match read {
@@ -110,6 +123,9 @@ async fn talk(
                     Err(SessionError::Refused(refusal)) => return Err(ClientError::Refused(refusal)),
                 },
             },
+            (id, fetched) = fetches.next(), if !fetches.is_empty() => {
+                session.handle_token(id, fetched, Instant::now()).map_err(ClientError::Token)?;
+            }
             // Reading has the cause.
             _ = &mut sending, if writes => writes = false,
             // There is room again.
@@ -134,6 +150,15 @@ async fn talk(
                 session.handle_timeout(Instant::now());
             }
         }
+    }
+}
+
+/// Fetches the tokens that the session needs.
+fn fetch(session: &mut Session, fetches: &mut Fetches) {
+    while fetches.has_room()
+        && let Some((id, source)) = session.take_token_request()
+    {
+        fetches.begin(id, &source);
     }
 }
 

@@ -1,4 +1,7 @@
 //! Tests with servers: a model of one, whose loss is known exactly, and echoring itself.
 
+mod deltas;
 mod model;
 mod server;
+mod server_side;
+mod tokens;

@@ -8,7 +8,7 @@ use echoring_centrifuge::received::{self, PushEvent, Received, Reply};
 use echoring_centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
-use super::{Answer, Incoming, Request, Start, TopicEvent};
+use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::{History, Member, Members, Message, Payload, Position, Refusal};
 
 /// From this code on, a client whose subscription the server ended subscribes again.
@@ -25,13 +25,27 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
     let (id, request) = match *request {
         Request::Pong => (0, wire::Request::Pong),
         Request::Send { .. } => (0, wire::Request::Send { data: &content }),
-        Request::Connect { token } => {
-            (id, wire::Request::Connect(wire::Connect { token: token.into(), ..wire::Connect::default() }))
+        Request::Connect { token, positions } => {
+            let subscriptions = positions.iter().map(|&(channel, position)| recovering(channel, position));
+            let connect = wire::Connect {
+                token: token.into(),
+                subscriptions: subscriptions.collect(),
+                ..wire::Connect::default()
+            };
+            (id, wire::Request::Connect(connect))
         }
         Request::Authenticate { token } => (id, wire::Request::Refresh { token: token.into() }),
+        Request::RefreshSubscription { topic, token } => {
+            let refresh = wire::SubRefresh {
+                channel: topic.into(),
+                token: token.into(),
+                ..wire::SubRefresh::default()
+            };
+            (id, wire::Request::SubRefresh(refresh))
+        }
         Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
         Request::Presence { topic, .. } => (id, wire::Request::Presence { channel: topic.into() }),
-        Request::Subscribe { topic, position, presence } => {
+        Request::Subscribe { topic, position, presence, deltas, token } => {
             let (epoch, offset) = position.map_or(("", 0), |position| (&*position.epoch, position.offset));
             let subscribe = wire::Subscribe {
                 channel: topic.into(),
@@ -41,6 +55,8 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
                 positioned: true,
                 recoverable: true,
                 join_leave: presence,
+                token: token.into(),
+                delta: if deltas { wire::delta::NAME.into() } else { Cow::default() },
                 ..wire::Subscribe::default()
             };
             (id, wire::Request::Subscribe(subscribe))
@@ -71,6 +87,17 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
     }
 }
 
+/// A server-side subscription that is to be recovered.
+fn recovering<'a>(channel: &'a str, position: &'a Position) -> wire::Subscribe<'a> {
+    wire::Subscribe {
+        channel: channel.into(),
+        recover: true,
+        epoch: position.epoch.as_str().into(),
+        offset: position.offset,
+        ..wire::Subscribe::default()
+    }
+}
+
 /// A payload as a command carries it: in JSON as a value, in protobuf as its bytes.
 fn data(encoding: Encoding, payload: &Payload) -> Cow<'_, [u8]> {
     match (encoding, payload) {
@@ -95,23 +122,26 @@ fn payload(encoding: Encoding, data: &[u8]) -> Payload {
 struct Reader(Encoding);
 
 impl Reader {
-    fn message(self, publication: received::Publication<'_>, snapshot: bool) -> Message<Payload> {
-        Message {
+    fn message(self, publication: received::Publication<'_>, snapshot: bool) -> Sent {
+        let message = Message {
             offset: publication.offset,
             key: (!publication.key.is_empty()).then(|| publication.key.into_owned()),
             skipped: 0,
             snapshot,
             data: payload(self.0, publication.data),
-        }
+        };
+        Sent { message, is_delta: publication.delta }
     }
 
-    fn messages(self, publications: Vec<received::Publication<'_>>, snapshot: bool) -> Vec<Message<Payload>> {
+    fn messages(self, publications: Vec<received::Publication<'_>>, snapshot: bool) -> Vec<Sent> {
         publications.into_iter().map(|publication| self.message(publication, snapshot)).collect()
     }
 
     fn start(self, subscription: received::Subscription<'_>) -> Start {
         let snapshot = !subscription.was_recovering;
         Start {
+            expires_in_s: subscription.expires_in_s(),
+            deltas: subscription.delta,
             recovered: subscription.was_recovering.then_some(subscription.recovered),
             replayed: Some(self.messages(subscription.publications, snapshot)),
             position: Position { epoch: subscription.epoch.into_owned(), offset: subscription.offset },
@@ -123,7 +153,12 @@ impl Reader {
     fn answer(self, reply: Reply<'_>) -> Option<Answer> {
         Some(match reply {
             Reply::Error(failure) => Answer::Refused(refusal(failure)),
-            Reply::Connect(_) => Answer::Connected,
+            Reply::Connect(connected) => {
+                let expires_in_s = connected.expires_in_s();
+                let subscriptions = connected.subscriptions.into_iter();
+                let begun = subscriptions.map(|(channel, begun)| (channel.into_owned(), self.start(begun)));
+                Answer::Connected { begun: begun.collect(), expires_in_s }
+            }
             Reply::Subscribe(subscription) => Answer::Subscribed(self.start(subscription)),
             Reply::Unsubscribe => Answer::Unsubscribed,
             Reply::Publish => Answer::Published(None),
@@ -132,17 +167,26 @@ impl Reader {
                 Answer::Members(Members { count: members.len() as u64, members, next: None })
             }
             Reply::History(history) => Answer::History(History {
-                messages: self.messages(history.publications, false),
+                // A history is always whole.
+                messages: self
+                    .messages(history.publications, false)
+                    .into_iter()
+                    .map(|sent| sent.message)
+                    .collect(),
                 position: Position { epoch: history.epoch.into_owned(), offset: history.offset },
             }),
             Reply::Rpc(data) => Answer::Called(payload(self.0, data)),
-            Reply::Refresh(_) => Answer::Authenticated,
+            Reply::Refresh(lifetime) | Reply::SubRefresh(lifetime) => {
+                Answer::Authenticated(lifetime.expires_in_s())
+            }
             _ => return None,
         })
     }
 
     fn push(self, push: received::Push<'_>) -> Option<Incoming> {
         let event = match push.event {
+            PushEvent::Refresh(lifetime) => return Some(Incoming::Lifetime(lifetime.expires_in_s())),
+            PushEvent::Subscribe(subscription) => TopicEvent::Subscribed(self.start(subscription)),
             PushEvent::Publication(publication) => TopicEvent::Message(self.message(publication, false)),
             PushEvent::Join(info) => TopicEvent::Join(member(info)),
             PushEvent::Leave(info) => TopicEvent::Leave(member(info)),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use super::{Answer, Incoming, Request, Start, TopicEvent};
+use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::limits::MEMBERS_PER_PAGE;
 use crate::payload::present;
 use crate::{Gap, GapReason, Member, Members, Message, Missed, Payload, Position, Refusal};
@@ -60,6 +60,7 @@ pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
         // `Protocol::supports` and `Protocol::connects` leave these out.
         Request::Connect { .. }
         | Request::History { .. }
+        | Request::RefreshSubscription { .. }
         | Request::Rpc { .. }
         | Request::Send { .. }
         | Request::Pong => return String::new(),
@@ -146,13 +147,16 @@ impl Event {
 
     fn into_event(mut self) -> Option<TopicEvent> {
         Some(match (&*self.r#type, &*self.event) {
-            ("message", _) => TopicEvent::Message(Message {
-                offset: self.offset?,
-                data: self.payload()?,
-                key: self.key,
-                skipped: self.skipped,
-                snapshot: matches!(self.snapshot, Some(Snapshot::Flag(true))),
-            }),
+            ("message", _) => {
+                let message = Message {
+                    offset: self.offset?,
+                    data: self.payload()?,
+                    key: self.key,
+                    skipped: self.skipped,
+                    snapshot: matches!(self.snapshot, Some(Snapshot::Flag(true))),
+                };
+                TopicEvent::Message(Sent { message, is_delta: false })
+            }
             ("gap", _) => TopicEvent::Gap(Gap {
                 missed: Missed::Range { from: self.from?, to: self.to? },
                 reason: GapReason::from(&*self.reason?),
@@ -180,10 +184,13 @@ impl Event {
                 replayed: None,
                 count: self.count,
                 client: self.client,
+                expires_in_s: None,
+                deltas: false,
             }),
             "unsubscribed" => Answer::Unsubscribed,
             "published" => Answer::Published(self.position()),
-            "authenticated" => Answer::Authenticated,
+            // `token_expires` says when a fresh one is needed.
+            "authenticated" => Answer::Authenticated(None),
             "members" => {
                 let member = |client: String| Member {
                     user: self.subjects.remove(&client).unwrap_or_default(),
@@ -206,6 +213,9 @@ pub(super) fn decode(text: &str) -> Result<Option<Incoming>, serde_json::Error> 
     }
     if event.r#type == "error" {
         return Ok(Some(Incoming::Complaint(event.refusal())));
+    }
+    if event.r#type == "token_expires" {
+        return Ok(Some(Incoming::TokenExpires));
     }
     let topic = std::mem::take(&mut event.topic);
     Ok(event.into_event().map(|event| Incoming::Event(topic, event)))

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::codec::{Answer, Start, TopicEvent};
-use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
+use super::Token;
+use super::deltas::Deltas;
+use crate::codec::{Answer, Sent, Start, TopicEvent};
+use crate::limits::{CORRUPT_DELTAS_MAX, RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
 use crate::queue::Queue;
 use crate::{Event, Gap, GapReason, Message, Missed, Payload, Position, Refusal, Subscribed};
 
@@ -19,9 +21,42 @@ pub(super) struct Topic {
     pub(super) position: Option<Position>,
     pub(super) presence: bool,
     pub(super) phase: Phase,
+    origin: Origin,
+    unread: Unread,
+    /// Whether the next request to subscribe asks for deltas.
+    pub(super) asks_deltas: bool,
+    /// Restores messages, while the server sends deltas.
+    deltas: Option<Deltas>,
+    corrupt_deltas: u32,
+    /// A message could not be restored: the client ends the subscription, and returns to its position.
+    resyncs: bool,
+    pub(super) token: Token,
+    /// The open request with a fresh token.
+    refreshing: Option<u32>,
     /// Refusals and ends since the last message.
     refusals: u32,
     retry_at: Option<Instant>,
+}
+
+/// Who makes a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Client,
+    /// The client cannot pause it, nor subscribe again.
+    Server,
+}
+
+/// What a server-side subscription received while its queue was full. The position is before it.
+#[derive(Debug, Default)]
+struct Unread {
+    /// It began again; without what was recovered.
+    start: Option<Start>,
+    /// The offset of the last message; 0 if there is none.
+    offset: u64,
+    /// There were messages without offsets.
+    uncounted: bool,
+    /// There were joins or leaves.
+    members: bool,
 }
 
 /// The subscription's state at the server.
@@ -44,7 +79,35 @@ pub(super) enum Step {
 
 impl Topic {
     pub(super) fn new(queue: Arc<Queue>, position: Option<Position>, presence: bool, phase: Phase) -> Topic {
-        Topic { queue, position, presence, phase, refusals: 0, retry_at: None }
+        let (origin, unread) = (Origin::Client, Unread::default());
+        Topic {
+            queue,
+            position,
+            presence,
+            phase,
+            origin,
+            unread,
+            asks_deltas: false,
+            deltas: None,
+            corrupt_deltas: 0,
+            resyncs: false,
+            token: Token::default(),
+            refreshing: None,
+            refusals: 0,
+            retry_at: None,
+        }
+    }
+
+    /// A subscription that the server has made.
+    pub(super) fn of_server(queue: Arc<Queue>, start: Start) -> Topic {
+        let mut topic = Topic::new(queue, None, false, Phase::Live);
+        topic.origin = Origin::Server;
+        topic.start(start, GapReason::Unreported);
+        topic
+    }
+
+    pub(super) fn is_server_side(&self) -> bool {
+        self.origin == Origin::Server
     }
 
     /// Nobody reads the subscription any more.
@@ -57,35 +120,145 @@ impl Topic {
         !self.is_over() && self.queue.has_room()
     }
 
+    /// Whether the client subscribes, as soon as there is room and time.
+    pub(super) fn subscribes(&self, now: Instant) -> bool {
+        self.origin == Origin::Client && self.is_wanted() && self.is_due(now)
+    }
+
+    /// Whether the client unsubscribes: until there is room again, if it can return.
+    pub(super) fn unsubscribes(&self) -> bool {
+        match self.origin {
+            Origin::Client => self.resyncs || !self.is_wanted(),
+            Origin::Server => self.is_over(),
+        }
+    }
+
     /// Whether it may be requested now.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    fn is_due(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
     /// When to request it again.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| self.phase == Phase::Absent && self.is_wanted())
+    fn retry_at(&self) -> Option<Instant> {
+        let waits = self.phase == Phase::Absent && self.is_wanted() && !self.token.is_asked();
+        self.retry_at.filter(|_| waits)
     }
 
     /// The connection is lost.
     pub(super) fn lose(&mut self) {
         (self.phase, self.retry_at) = (Phase::Absent, None);
+        // It is behind the position, from which the next connection recovers.
+        self.unread = Unread::default();
+        self.refreshing = None;
+        self.token.lose();
+        self.resyncs = false;
+    }
+
+    /// When the session has to look at it again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let refresh_at = self.token.due_at().filter(|_| self.phase == Phase::Live);
+        self.retry_at().into_iter().chain(refresh_at).min()
+    }
+
+    /// Whether a token must be fetched: to subscribe, or because the one in use expires.
+    pub(super) fn needs_token(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Absent => self.subscribes(now) && self.token.is_missing(),
+            Phase::Live => self.token.is_due(now),
+            Phase::Subscribing(_) | Phase::Leaving(_) => false,
+        }
+    }
+
+    /// A token was fetched. Returns whether it is to be presented now, with the request `id`.
+    pub(super) fn take_token(&mut self, value: String, id: u32) -> bool {
+        self.token.set(value);
+        let presented = self.phase == Phase::Live;
+        if presented {
+            self.refreshing = Some(id);
+        }
+        presented
+    }
+
+    /// The answer to a fresh token.
+    fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Step {
+        self.refreshing = None;
+        match answer {
+            Answer::Authenticated(expires_in_s) => self.token.accept(now, expires_in_s),
+            Answer::Refused(refusal) if !refusal.temporary => return Step::End(refusal),
+            _ => self.token.retry(now),
+        }
+        Step::Continue
+    }
+
+    /// The server has made the subscription again. One that the client is ending, or makes itself, stays as it is.
+    pub(super) fn handle_server_start(&mut self, start: Start) {
+        if self.origin == Origin::Client || matches!(self.phase, Phase::Leaving(_)) {
+            return;
+        }
+        self.phase = Phase::Live;
+        if self.is_wanted() {
+            self.report_unread();
+            return self.start(start, GapReason::Unreported);
+        }
+        let recovered = start.recovered.map(|_| false);
+        self.unread = Unread {
+            start: Some(Start { recovered, replayed: Some(Vec::new()), ..start }),
+            ..Unread::default()
+        };
+    }
+
+    /// There may be room again: the reader of a server-side subscription is told what it missed.
+    pub(super) fn report_unread(&mut self) {
+        if self.phase != Phase::Live || !self.is_wanted() {
+            return;
+        }
+        let Unread { start, offset, uncounted, members } = std::mem::take(&mut self.unread);
+        if let Some(start) = start {
+            self.start(start, GapReason::Slow);
+        }
+        self.miss(offset, GapReason::Slow);
+        if uncounted {
+            self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::Slow }));
+        }
+        if members {
+            self.tell(Event::PresenceStale);
+        }
+    }
+
+    /// The queue is full. The client-side subscription is paused, and returns to its position.
+    fn skip(&mut self, event: &TopicEvent) {
+        if self.origin == Origin::Client || self.is_over() {
+            return;
+        }
+        match event {
+            TopicEvent::Message(sent) if sent.message.offset == 0 => self.unread.uncounted = true,
+            TopicEvent::Message(sent) => self.unread.offset = self.unread.offset.max(sent.message.offset),
+            TopicEvent::Join(_) | TopicEvent::Leave(_) => self.unread.members = true,
+            _ => {}
+        }
     }
 
     pub(super) fn handle_answer(&mut self, id: u32, answer: Answer, now: Instant) -> Step {
+        if self.refreshing == Some(id) {
+            return self.handle_refreshed(answer, now);
+        }
         match (self.phase, answer) {
             (Phase::Subscribing(own), Answer::Subscribed(start)) if own == id => {
                 (self.phase, self.retry_at) = (Phase::Live, None);
+                self.token.accept(now, start.expires_in_s);
                 if self.is_wanted() {
-                    self.start(start);
+                    self.start(start, GapReason::Unreported);
                 }
                 Step::Continue
             }
             (Phase::Subscribing(own), Answer::Refused(refusal)) if own == id => {
+                self.phase = Phase::Absent;
+                if self.token.expires_by(&refusal.code) {
+                    return Step::Continue;
+                }
                 if !refusal.temporary {
                     return Step::End(refusal);
                 }
-                self.phase = Phase::Absent;
                 // The first delay, too: the server has just said that it is busy.
                 self.refusals = self.refusals.max(1);
                 self.delay(now);
@@ -94,6 +267,9 @@ impl Topic {
             // Also if the server has ended the subscription before: it then answers with an error.
             (Phase::Leaving(own), _) if own == id => {
                 self.phase = Phase::Absent;
+                if std::mem::take(&mut self.resyncs) {
+                    self.delay(now);
+                }
                 Step::Continue
             }
             (Phase::Subscribing(own), _) if own == id => {
@@ -111,21 +287,34 @@ impl Topic {
             return Step::Continue;
         }
         if let TopicEvent::Unsubscribed { resubscribes, refusal } = event {
-            self.phase = Phase::Absent;
-            if !resubscribes {
+            (self.phase, self.refreshing, self.resyncs) = (Phase::Absent, None, false);
+            if is_expiry(&refusal) {
+                self.token.expire();
+            }
+            if !resubscribes || self.is_server_side() {
                 return Step::End(refusal);
             }
             self.delay(now);
             return Step::Continue;
         }
-        if !self.is_wanted() {
+        // After a message that could not be restored, none can.
+        if self.resyncs || !self.is_wanted() {
+            self.skip(&event);
+            return Step::Continue;
+        }
+        self.report_unread();
+        if let TopicEvent::Message(sent) = event {
+            self.deliver_sent(sent);
             return Step::Continue;
         }
         self.refusals = 0;
         match event {
-            TopicEvent::Message(message) => self.deliver(message),
             TopicEvent::Gap(Gap { missed: Missed::Range { to, .. }, reason }) => self.miss(to, reason),
-            TopicEvent::Gap(Gap { missed: Missed::Unknown, .. }) | TopicEvent::Unsubscribed { .. } => {}
+            // The session and the lines above handle these.
+            TopicEvent::Gap(Gap { missed: Missed::Unknown, .. })
+            | TopicEvent::Message(_)
+            | TopicEvent::Subscribed(_)
+            | TopicEvent::Unsubscribed { .. } => {}
             TopicEvent::Heartbeat(offset) => self.miss(offset, GapReason::Unreported),
             TopicEvent::Join(member) => self.tell(Event::Join(member)),
             TopicEvent::Leave(member) => self.tell(Event::Leave(member)),
@@ -145,9 +334,10 @@ impl Topic {
         self.retry_at = Some(now + delay);
     }
 
-    /// The subscription has begun.
-    fn start(&mut self, start: Start) {
-        let Start { position: begin, recovered, replayed, count, client } = start;
+    /// The subscription has begun. `reason` is why messages up to its position are missing that the server sent or had.
+    fn start(&mut self, start: Start, reason: GapReason) {
+        let Start { position: begin, recovered, replayed, count, client, deltas, .. } = start;
+        self.deltas = deltas.then(Deltas::default);
         let previous = self.position.take();
         let recovered = recovered.filter(|_| previous.is_some());
         // Where this subscription continues: at the previous position, if that still means something.
@@ -159,6 +349,8 @@ impl Topic {
                 recovered == Some(true) || (previous.epoch == begin.epoch && previous.offset <= begin.offset)
             }
         };
+        // A topic without positions: what was published meanwhile is lost.
+        let is_counted = !begin.epoch.is_empty();
         let position = match (previous.clone(), continues) {
             (Some(previous), true) => Position { epoch: begin.epoch.clone(), ..previous },
             _ => begin.clone(),
@@ -167,20 +359,58 @@ impl Topic {
         self.tell(Event::Subscribed(Subscribed { position, recovered, count, client }));
         if previous.is_some() && !continues {
             self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::Epoch }));
+        } else if previous.is_some() && !is_counted {
+            self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason: GapReason::History }));
         }
         let Some(replayed) = replayed else { return };
         // All of them, even if the queue is full: they came in one message, and the rest could not be requested again.
         if continues {
-            let first = replayed.first().map_or(begin.offset, |first| first.offset.saturating_sub(1));
+            let first = replayed.first().map_or(begin.offset, |first| first.message.offset.saturating_sub(1));
             if recovered == Some(false) {
-                self.miss(first, GapReason::History);
+                let unkept = if reason == GapReason::Slow { GapReason::Slow } else { GapReason::History };
+                self.miss(first, unkept);
             }
-            replayed.into_iter().for_each(|message| self.deliver(message));
-            self.miss(begin.offset, GapReason::Unreported);
+            if replayed.into_iter().all(|sent| self.deliver_sent(sent)) {
+                self.miss(begin.offset, reason);
+            }
         } else {
             // A snapshot, up to the position.
-            replayed.into_iter().for_each(|message| self.tell(Event::Message(message)));
+            for sent in replayed {
+                let Some(message) = self.restore(sent) else {
+                    let reason = GapReason::Unreported;
+                    return self.tell(Event::Gap(Gap { missed: Missed::Unknown, reason }));
+                };
+                self.tell(Event::Message(message));
+            }
         }
+    }
+
+    /// Delivers a message as it was sent. False if it cannot be restored.
+    fn deliver_sent(&mut self, sent: Sent) -> bool {
+        let restored = self.restore(sent);
+        let is_restored = restored.is_some();
+        if let Some(message) = restored {
+            self.refusals = 0;
+            self.deliver(message);
+        }
+        is_restored
+    }
+
+    /// The message that was sent. If it cannot be restored, the subscription begins anew at its position, where the first
+    /// message is whole.
+    fn restore(&mut self, sent: Sent) -> Option<Message<Payload>> {
+        let restored = match &mut self.deltas {
+            Some(deltas) => deltas.restore(sent).ok(),
+            // A delta that nobody asked for has no base.
+            None => (!sent.is_delta).then_some(sent.message),
+        };
+        if restored.is_none() {
+            // The next message of a server-side subscription shows the gap.
+            self.resyncs = self.origin == Origin::Client;
+            self.corrupt_deltas += 1;
+            self.asks_deltas &= self.corrupt_deltas < CORRUPT_DELTAS_MAX;
+        }
+        restored
     }
 
     /// Delivers a message, unless it was delivered before, and reports what is missing in front of it.
@@ -213,4 +443,10 @@ impl Topic {
     fn tell(&mut self, event: Event<Payload>) {
         self.queue.push(event, self.position.clone());
     }
+}
+
+/// Whether the subscription ended because its token has expired, or is no longer valid.
+fn is_expiry(refusal: &Refusal) -> bool {
+    use echoring_centrifuge::UnsubscribeCode::{Expired, StateInvalidated};
+    [Expired, StateInvalidated].iter().any(|code| code.code().to_string() == refusal.code)
 }

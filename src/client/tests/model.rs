@@ -1,18 +1,18 @@
 //! The session with a model of a server in both protocols: messages are published, connections are lost, epochs change,
 //! subscribers lag, and readers are slow. Each offset must be delivered or reported as missed, once and in order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::command::Command;
-use crate::limits::QUEUE_EVENTS_MIN;
+use crate::limits::{QUEUE_EVENTS_MIN, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
 use crate::queue::Queue;
-use crate::session::Session;
-use crate::{Event, GapReason, Missed, Payload, Position};
+use crate::session::{ServerSide, Session, Token};
+use crate::{Ended, Event, GapReason, Missed, Payload, Position, Subscription};
 
 const TOPIC: &str = "prices";
 
@@ -39,9 +39,30 @@ enum Op {
     Heartbeat,
 }
 
+/// Who subscribes, and in which protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Echoring,
+    Centrifuge,
+    /// The server makes the subscription, in Centrifuge's protocol.
+    ServerSide,
+}
+
+const MODES: [Mode; 3] = [Mode::Echoring, Mode::Centrifuge, Mode::ServerSide];
+
+impl Mode {
+    fn protocol(self) -> Protocol {
+        match self {
+            Mode::Echoring => Protocol::Echoring,
+            Mode::Centrifuge | Mode::ServerSide => Protocol::Centrifuge,
+        }
+    }
+}
+
 /// A server with one topic and one client.
 struct Model {
     protocol: Protocol,
+    mode: Mode,
     epoch: u32,
     offset: u64,
     /// Messages after this offset are kept.
@@ -92,7 +113,12 @@ impl Model {
                 other => panic!("{other}"),
             },
             Protocol::Centrifuge | Protocol::CentrifugeProtobuf => {
-                if !request["connect"].is_null() {
+                if !request["connect"].is_null() && self.mode == Mode::ServerSide {
+                    let begun = self.begin_centrifuge(&request["connect"]["subs"][TOPIC]);
+                    self.sent.push(format!(
+                        r#"{{"id":{id},"connect":{{"client":"c","subs":{{"{TOPIC}":{begun}}}}}}}"#
+                    ));
+                } else if !request["connect"].is_null() {
                     self.sent.push(format!(r#"{{"id":{id},"connect":{{"client":"c"}}}}"#));
                 } else if !request["subscribe"].is_null() {
                     self.subscribe_centrifuge(id, &request["subscribe"]);
@@ -133,6 +159,11 @@ impl Model {
     }
 
     fn subscribe_centrifuge(&mut self, id: u64, subscribe: &serde_json::Value) {
+        let begun = self.begin_centrifuge(subscribe);
+        self.sent.push(format!(r#"{{"id":{id},"subscribe":{begun}}}"#));
+    }
+
+    fn begin_centrifuge(&mut self, subscribe: &serde_json::Value) -> String {
         let recovers = subscribe["recover"].as_bool().unwrap_or_default();
         let begin = subscribe["offset"].as_u64().unwrap_or_default();
         let known = recovers && subscribe["epoch"] == self.epoch() && begin <= self.offset;
@@ -143,10 +174,16 @@ impl Model {
             .map(|offset| format!(r#"{{"data":{offset},"offset":{offset}}}"#))
             .collect();
         let (publications, epoch, offset) = (publications.join(","), self.epoch(), self.offset);
-        self.sent.push(format!(
-            r#"{{"id":{id},"subscribe":{{"epoch":"{epoch}","offset":{offset},"publications":[{publications}],"recovered":{recovered},"was_recovering":{recovers}}}}}"#
-        ));
         self.cursor = Some(self.offset);
+        format!(
+            r#"{{"epoch":"{epoch}","offset":{offset},"publications":[{publications}],"recovered":{recovered},"was_recovering":{recovers}}}"#
+        )
+    }
+
+    /// The server subscribes the client that is connected.
+    fn push_subscription(&mut self) {
+        let begun = self.begin_centrifuge(&serde_json::Value::Null);
+        self.sent.push(format!(r#"{{"push":{{"channel":"{TOPIC}","subscribe":{begun}}}}}"#));
     }
 
     fn end_slow(&mut self) {
@@ -245,30 +282,73 @@ impl Reader {
 struct World {
     model: Model,
     session: Session,
-    queue: Arc<Queue>,
+    /// `None` until the server has made the subscription.
+    queue: Option<Arc<Queue>>,
+    /// What the server made.
+    offered: Arc<Mutex<Vec<Subscription>>>,
+    subscription: Option<Subscription>,
+    /// Keeps the client alive.
+    _commands: mpsc::Sender<Command>,
     reader: Reader,
     now: Instant,
     longest_queue: usize,
 }
 
 impl World {
-    fn new(protocol: Protocol, keeps: u64, capacity: usize) -> World {
+    fn new(mode: Mode, keeps: u64, capacity: usize) -> World {
         let now = Instant::now();
-        let mut session = Session::new(protocol, String::new());
-        let queue = Queue::new(capacity, Arc::new(Notify::new()));
-        let (answer, _) = oneshot::channel();
-        let command = Command::Subscribe {
-            topic: TOPIC.into(),
-            position: None,
-            presence: false,
-            queue: Arc::clone(&queue),
-            answer,
-        };
-        session.handle_command(command, now);
+        let protocol = mode.protocol();
+        let wake = Arc::new(Notify::new());
+        let (commands, _) = mpsc::channel(1);
+        let offered: Arc<Mutex<Vec<Subscription>>> = Arc::default();
+        let made = Arc::clone(&offered);
+        let offer = Box::new(move |subscription| made.lock().expect("no panic").push(subscription));
+        let server_side = ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), capacity);
+        let mut session = Session::new(protocol, Token::default(), Some(server_side));
+        let mut queue = None;
+        if mode != Mode::ServerSide {
+            let own = Queue::new(capacity, wake);
+            let (answer, _) = oneshot::channel();
+            let command = Command::Subscribe {
+                topic: TOPIC.into(),
+                position: None,
+                presence: false,
+                deltas: false,
+                token: None,
+                queue: Arc::clone(&own),
+                answer,
+            };
+            session.handle_command(command, now);
+            queue = Some(own);
+        }
         session.handle_open(now);
-        let model =
-            Model { protocol, epoch: 1, offset: 0, kept_after: 0, keeps, cursor: None, sent: Vec::new() };
-        World { model, session, queue, reader: Reader::default(), now, longest_queue: 0 }
+        let sent = Vec::new();
+        let model = Model { protocol, mode, epoch: 1, offset: 0, kept_after: 0, keeps, cursor: None, sent };
+        let (reader, subscription, longest_queue) = (Reader::default(), None, 0);
+        World {
+            model,
+            session,
+            queue,
+            offered,
+            subscription,
+            _commands: commands,
+            reader,
+            now,
+            longest_queue,
+        }
+    }
+
+    /// Takes the subscription that the server has made.
+    fn accept(&mut self) {
+        for subscription in self.offered.lock().expect("no panic").drain(..) {
+            self.queue = Some(Arc::clone(subscription.queue()));
+            self.subscription = Some(subscription);
+        }
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event<Payload>> + use<> {
+        let queue = self.queue.clone();
+        std::iter::from_fn(move || queue.as_ref()?.pop().map(|(event, _)| event))
     }
 
     fn serve(&mut self) {
@@ -283,13 +363,14 @@ impl World {
         let messages = messages.min(self.model.sent.len());
         for text in self.model.sent.drain(..messages) {
             self.session.handle_message(&text.into(), self.now).expect("a message of the protocol");
-            self.longest_queue = self.longest_queue.max(self.queue.len());
+            let queued = self.queue.as_ref().map_or(0, |queue| queue.len());
+            self.longest_queue = self.longest_queue.max(queued);
         }
     }
 
     fn read(&mut self, events: usize) -> Result<(), TestCaseError> {
-        for _ in 0..events {
-            let Some((event, _)) = self.queue.pop() else { break };
+        self.accept();
+        for event in self.events().take(events) {
             self.reader.handle(event)?;
         }
         self.session.handle_wake(self.now);
@@ -315,6 +396,8 @@ impl World {
                 self.model.epoch += 1;
                 self.reconnect();
             }
+            // A server-side subscription has no way back but another connection.
+            Op::EndSlow if self.model.mode == Mode::ServerSide => self.reconnect(),
             Op::EndSlow => self.model.end_slow(),
             Op::Drop(messages) => self.model.drop(messages),
             Op::Heartbeat => self.model.heartbeat(),
@@ -358,10 +441,9 @@ proptest! {
         ops in ops(),
         keeps in 0..20_u64,
         capacity in 1..12_usize,
-        centrifuge in any::<bool>(),
+        mode in prop::sample::select(&MODES[..]),
     ) {
-        let protocol = if centrifuge { Protocol::Centrifuge } else { Protocol::Echoring };
-        let mut world = World::new(protocol, keeps, capacity);
+        let mut world = World::new(mode, keeps, capacity);
         for op in ops {
             world.run(op)?;
         }
@@ -373,15 +455,16 @@ proptest! {
         prop_assert_eq!(world.reader.position.as_ref(), Some(&end));
         // A queue holds its capacity, and what comes in one message of the server: an answer with the kept messages.
         // An event may be preceded by a gap.
-        let most = capacity.max(QUEUE_EVENTS_MIN) + 2 + if centrifuge { keeps as usize + 2 } else { 0 };
+        let answer = if mode == Mode::Echoring { 0 } else { keeps as usize + 2 };
+        let most = capacity.max(QUEUE_EVENTS_MIN) + 2 + answer;
         prop_assert!(world.longest_queue <= most, "{} of {}", world.longest_queue, most);
     }
 }
 
 #[test]
 fn a_history_that_is_too_short_is_a_gap_with_its_exact_count() {
-    for protocol in [Protocol::Echoring, Protocol::Centrifuge] {
-        let mut world = World::new(protocol, 10, 100);
+    for mode in MODES {
+        let mut world = World::new(mode, 10, 100);
         world.settle().expect("in order");
         world.model.publish();
         world.settle().expect("in order");
@@ -390,6 +473,113 @@ fn a_history_that_is_too_short_is_a_gap_with_its_exact_count() {
         (0..30).for_each(|_| world.model.publish());
         world.session.handle_open(world.now);
         world.settle().expect("in order");
-        assert_eq!((world.reader.messages, world.reader.missed), (11, 20), "{protocol:?}");
+        assert_eq!((world.reader.messages, world.reader.missed), (11, 20), "{mode:?}");
     }
+}
+
+#[test]
+fn a_server_side_subscription_that_is_read_too_slowly_has_gaps_with_exact_counts() {
+    let mut world = World::new(Mode::ServerSide, 100, 4);
+    world.settle().expect("in order");
+    world.model.publish();
+    world.settle().expect("in order");
+    // Four wait, and six are dropped.
+    (0..10).for_each(|_| world.model.publish());
+    world.deliver(usize::MAX);
+    assert_eq!(world.longest_queue, 4);
+    world.settle().expect("in order");
+    assert_eq!((world.reader.messages, world.reader.missed), (5, 6));
+    assert!(world.session.first_outgoing().is_none(), "nothing is paused at the server");
+}
+
+#[test]
+fn a_server_side_subscription_ends_when_the_server_says_so_and_may_be_made_again() {
+    let mut world = World::new(Mode::ServerSide, 10, 10);
+    world.settle().expect("in order");
+    world.model.sent.push(format!(
+        r#"{{"push":{{"channel":"{TOPIC}","unsubscribe":{{"code":2000,"reason":"server unsubscribe"}}}}}}"#
+    ));
+    world.deliver(1);
+    let events: Vec<Event> = world.events().collect();
+    let [Event::Ended(Ended::Refused(refusal))] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(refusal.code, "2000");
+    // It is another one, with a handle of its own.
+    world.model.push_subscription();
+    world.reader = Reader::default();
+    world.deliver(1);
+    world.model.publish();
+    world.settle().expect("in order");
+    assert_eq!(world.reader.messages, 1);
+    // A new connection without it.
+    world.model.mode = Mode::Centrifuge;
+    world.reconnect();
+    world.serve();
+    world.deliver(1);
+    let events: Vec<Event> = world.events().collect();
+    let [Event::Ended(Ended::Refused(_))] = &events[..] else { panic!("{events:?}") };
+}
+
+#[test]
+fn a_server_side_subscription_that_is_dropped_is_ended_at_the_server() {
+    let mut world = World::new(Mode::ServerSide, 10, 10);
+    world.settle().expect("in order");
+    world.subscription = None;
+    world.session.handle_wake(world.now);
+    world.serve();
+    assert_eq!(world.model.cursor, None);
+    world.deliver(usize::MAX);
+    // Made again by the next connection.
+    (world.queue, world.reader) = (None, Reader::default());
+    world.reconnect();
+    world.settle().expect("in order");
+    world.model.publish();
+    world.settle().expect("in order");
+    assert_eq!(world.reader.messages, 1);
+}
+
+#[test]
+fn server_side_subscriptions_are_bounded() {
+    let mut world = World::new(Mode::ServerSide, 10, 10);
+    for number in 0..SERVER_SUBSCRIPTIONS_MAX + 10 {
+        world.model.sent.push(format!(r#"{{"push":{{"channel":"{number}","subscribe":{{}}}}}}"#));
+    }
+    world.deliver(usize::MAX);
+    assert_eq!(world.offered.lock().expect("no panic").len(), SERVER_SUBSCRIPTIONS_MAX);
+}
+
+#[test]
+fn messages_without_positions_that_are_lost_are_a_gap_of_unknown_extent() {
+    let mut world = World::new(Mode::ServerSide, 10, 4);
+    world.model.mode = Mode::Centrifuge;
+    world.settle().expect("in order");
+    let message = format!(r#"{{"push":{{"channel":"{TOPIC}","pub":{{"data":1}}}}}}"#);
+    let begun = format!(r#"{{"push":{{"channel":"{TOPIC}","subscribe":{{}}}}}}"#);
+    world.model.sent.push(begun);
+    world.model.sent.extend(vec![message; 5]);
+    world.deliver(usize::MAX);
+    world.accept();
+    let events: Vec<Event> = world.events().collect();
+    assert!(matches!(
+        &events[..],
+        [Event::Subscribed(_), Event::Message(_), Event::Message(_), Event::Message(_)]
+    ));
+    world.session.handle_wake(world.now);
+    let events: Vec<Event> = world.events().collect();
+    let [Event::Gap(gap)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((gap.missed, &gap.reason), (Missed::Unknown, &GapReason::Slow));
+    // And while there is no connection.
+    world.session.handle_lost();
+    world.session.handle_open(world.now);
+    let id = connect_id(&world);
+    world.model.sent.push(format!(r#"{{"id":{id},"connect":{{"subs":{{"{TOPIC}":{{}}}}}}}}"#));
+    world.deliver(usize::MAX);
+    let events: Vec<Event> = world.events().collect();
+    let [Event::Subscribed(_), Event::Gap(gap)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((gap.missed, &gap.reason), (Missed::Unknown, &GapReason::History));
+}
+
+fn connect_id(world: &World) -> u64 {
+    let message = world.session.first_outgoing().expect("a connect command");
+    let command: serde_json::Value = serde_json::from_str(message.as_text().expect("a text")).expect("JSON");
+    command["id"].as_u64().expect("a number")
 }

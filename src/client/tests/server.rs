@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use echoring_auth::{App, AppSettings};
 use echoring_server::{Builder, ListenAddress, Server, ServerConfig};
-use echoring_topics::{Access, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
+use echoring_topics::{Access, AllowedDelta, HistoryBounds, Pattern, Permission, Rules, TopicSettings};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,20 +23,25 @@ use crate::{
 };
 
 /// Longer than anything here takes, so that a hang fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const ALL: [Protocol; 3] = [Protocol::Echoring, Protocol::Centrifuge, Protocol::CentrifugeProtobuf];
 
-fn start(history_messages: u32) -> (Server, SocketAddr) {
+pub(super) fn start(history_messages: u32) -> (Server, SocketAddr) {
     start_with(history_messages, None)
 }
 
-fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
+pub(super) fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAddr) {
+    start_from(history_messages, ServerConfig { app, ..Builder::new().config().clone() })
+}
+
+pub(super) fn start_from(history_messages: u32, config: ServerConfig) -> (Server, SocketAddr) {
     let everybody = Access { presence: Permission::Everybody, ..Access::default() };
     let history = HistoryBounds { messages: history_messages, bytes: 16 << 20, ..HistoryBounds::default() };
-    let settings = TopicSettings { history, access: everybody, ..TopicSettings::default() };
+    let delta = AllowedDelta::Fossil;
+    let settings = TopicSettings { history, access: everybody, delta, ..TopicSettings::default() };
     let closed = Access { subscribe: Permission::Operator, publish: Permission::Operator, ..everybody };
     let rules = vec![(Pattern::new("closed.*"), TopicSettings { access: closed, ..settings })];
-    let config = ServerConfig { topics: Rules::new(rules, settings), app, ..Builder::new().config().clone() };
+    let config = ServerConfig { topics: Rules::new(rules, settings), ..config };
     let builder = Builder::from(config).listen(([127, 0, 0, 1], 0)).shards(1).builtin_routes(true);
     let server = builder.start().expect("the server starts");
     let address = match server.addresses() {
@@ -44,8 +51,11 @@ fn start_with(history_messages: u32, app: Option<Arc<App>>) -> (Server, SocketAd
     (server, address)
 }
 
-/// An application that returns what a call carries, refuses the method `refused`, and passes on what it is asked.
-async fn application(asked: mpsc::UnboundedSender<serde_json::Value>) -> (SocketAddr, JoinSet<()>) {
+/// An application that subscribes each user to `feed`, returns what a call carries, refuses the method `refused`, and passes
+/// on what it is asked.
+pub(super) async fn application(
+    asked: mpsc::UnboundedSender<serde_json::Value>,
+) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
     let mut tasks = JoinSet::new();
@@ -63,6 +73,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
     let mut stream = BufReader::new(stream);
     loop {
         let mut body_bytes = 0;
+        let mut connects = false;
         loop {
             let mut line = String::new();
             if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
@@ -71,6 +82,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
             if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 body_bytes = length.trim().parse().expect("a number");
             }
+            connects |= line.starts_with("POST /connect ");
             if line == "\r\n" {
                 break;
             }
@@ -85,6 +97,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
             }
         }
         let answer = match call["method"].as_str() {
+            _ if connects => serde_json::json!({"result": {"user": "alice", "channels": ["feed"]}}),
             Some("refused") => serde_json::json!({"error": {"code": 1000, "message": "not today"}}),
             _ => serde_json::json!({ "result": result }),
         };
@@ -98,7 +111,7 @@ async fn answer_calls(stream: TcpStream, asked: mpsc::UnboundedSender<serde_json
     }
 }
 
-fn url(protocol: Protocol, address: SocketAddr) -> String {
+pub(super) fn url(protocol: Protocol, address: SocketAddr) -> String {
     match protocol {
         Protocol::Echoring => format!("ws://{address}/broadcast"),
         Protocol::Centrifuge | Protocol::CentrifugeProtobuf => format!("ws://{address}/connection/websocket"),
@@ -106,7 +119,7 @@ fn url(protocol: Protocol, address: SocketAddr) -> String {
 }
 
 /// A client that returns at once, and its task.
-fn connect(
+pub(super) fn connect(
     protocol: Protocol,
     address: SocketAddr,
 ) -> (Client, tokio::task::JoinHandle<Result<(), ClientError>>) {
@@ -117,20 +130,22 @@ fn connect(
 }
 
 /// Forwards TCP connections to a server, and cuts them.
-struct Forwarder {
-    address: SocketAddr,
+pub(super) struct Forwarder {
+    pub(super) address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     /// Connections are open while this is the number that they began with; none are while it is odd.
     phase: watch::Sender<u64>,
     /// Connections that are forwarded now.
     open: watch::Sender<u64>,
     cuts: Arc<AtomicU64>,
+    /// Bytes of the server that were forwarded.
+    pub(super) bytes: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
 impl Forwarder {
     /// Cuts each connection after a number of the server's bytes that differs below `budget`; 0 for never.
-    async fn start(target: SocketAddr, budget: u64) -> Forwarder {
+    pub(super) async fn start(target: SocketAddr, budget: u64) -> Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("its address");
         let target = Arc::new(Mutex::new(target));
@@ -139,7 +154,8 @@ impl Forwarder {
         let opened = open.clone();
         let cuts = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        let (to, count) = (Arc::clone(&target), Arc::clone(&cuts));
+        let bytes = Arc::new(AtomicU64::new(0));
+        let (to, count, forwarded) = (Arc::clone(&target), Arc::clone(&cuts), Arc::clone(&bytes));
         tasks.spawn(async move {
             let mut clients = JoinSet::new();
             let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -149,10 +165,11 @@ impl Forwarder {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let bytes = if budget == 0 { u64::MAX } else { random % budget };
+                let budget_bytes = if budget == 0 { u64::MAX } else { random % budget };
                 let opened = opened.clone();
                 let (to, mut phases, count) =
                     (*to.lock().expect("no panic"), phases.clone(), Arc::clone(&count));
+                let forwarded = Arc::clone(&forwarded);
                 clients.spawn(async move {
                     let begin = *phases.borrow_and_update();
                     if begin % 2 == 1 {
@@ -160,7 +177,7 @@ impl Forwarder {
                     }
                     opened.send_modify(|open| *open += 1);
                     tokio::select! {
-                        () = forward(client, to, bytes) => {}
+                        () = forward(client, to, budget_bytes, &forwarded) => {}
                         _ = phases.wait_for(|phase| *phase != begin) => {}
                     }
                     count.fetch_add(1, Ordering::Relaxed);
@@ -168,41 +185,55 @@ impl Forwarder {
                 });
             }
         });
-        Forwarder { address, target, phase, open, cuts, _tasks: tasks }
+        Forwarder { address, target, phase, open, cuts, bytes, _tasks: tasks }
     }
 
     /// Cuts all connections, and refuses new ones until [`resume`](Forwarder::resume).
-    async fn interrupt(&self) {
+    pub(super) async fn interrupt(&self) {
         self.phase.send_modify(|phase| *phase += 1);
         self.open.subscribe().wait_for(|open| *open == 0).await.expect("the forwarder is there");
     }
 
-    fn resume(&self) {
+    pub(super) fn resume(&self) {
         self.phase.send_modify(|phase| *phase += 1);
     }
 }
 
 /// Ends after `bytes` of the server.
-async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64) {
+async fn forward(mut client: TcpStream, to: SocketAddr, bytes: u64, forwarded: &AtomicU64) {
     let Ok(mut server) = TcpStream::connect(to).await else { return };
     let (mut from_client, mut to_client) = client.split();
     let (from_server, mut to_server) = server.split();
     let mut limited = from_server.take(bytes);
     tokio::select! {
-        _ = tokio::io::copy(&mut limited, &mut to_client) => {}
+        () = copy_counted(&mut limited, &mut to_client, forwarded) => {}
         _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
     let _ = to_client.shutdown().await;
 }
 
+/// Copies until one side ends.
+async fn copy_counted(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await
+        && to.write_all(&buffer[..read]).await.is_ok()
+    {
+        count.fetch_add(read as u64, Ordering::Relaxed);
+    }
+}
+
 /// Runs `test` on a runtime with threads, so that publishers and subscribers run at the same time.
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let patient = async { tokio::time::timeout(PATIENCE, test).await.expect("no hang") };
     runtime.expect("a runtime").block_on(patient);
 }
 
-async fn next<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
+pub(super) async fn next<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
     subscription.next().await.expect("an event")
 }
 

@@ -1,0 +1,57 @@
+//! What becomes of subscriptions that the server makes: the program gets a handle of each.
+//!
+//! Never: keeping the task of the client alive.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::command::Command;
+use crate::queue::Queue;
+use crate::{Refusal, Subscription};
+
+/// The program's callback.
+pub(crate) type Offer = Box<dyn FnMut(Subscription) + Send>;
+
+/// Makes handles of server-side subscriptions, and gives them to the program.
+pub(crate) struct ServerSide {
+    offer: Offer,
+    commands: mpsc::WeakSender<Command>,
+    wake: Arc<Notify>,
+    queue_events: usize,
+}
+
+impl ServerSide {
+    pub(crate) fn new(
+        offer: Offer,
+        commands: mpsc::WeakSender<Command>,
+        wake: Arc<Notify>,
+        queue_events: usize,
+    ) -> ServerSide {
+        ServerSide { offer, commands, wake, queue_events }
+    }
+
+    /// A handle, and its queue. `None` if the client is about to end, because all handles are dropped.
+    pub(super) fn subscription(&self, name: &str) -> Option<(Subscription, Arc<Queue>)> {
+        let commands = self.commands.upgrade()?;
+        let queue = Queue::new(self.queue_events, Arc::clone(&self.wake));
+        Some((Subscription::new(name.to_owned(), Arc::clone(&queue), None, commands), queue))
+    }
+
+    pub(super) fn offer(&mut self, subscription: Subscription) {
+        (self.offer)(subscription);
+    }
+}
+
+impl fmt::Debug for ServerSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerSide").finish_non_exhaustive()
+    }
+}
+
+/// Why a subscription ends that the server has not made again on a new connection.
+pub(super) fn not_made_again() -> Refusal {
+    let code = echoring_centrifuge::UnsubscribeCode::Server;
+    Refusal { code: code.code().to_string(), message: code.reason().to_owned(), temporary: false }
+}

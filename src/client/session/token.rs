@@ -1,0 +1,133 @@
+//! A token in use: of the connection, or of a subscription.
+//!
+//! Never: asking for two at a time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
+use crate::token::TokenSource;
+
+/// The error of the protocol that says that a token has expired.
+const TOKEN_EXPIRED: u32 = echoring_centrifuge::ErrorCode::TokenExpired as u32;
+
+#[derive(Default)]
+pub(crate) struct Token {
+    source: Option<TokenSource>,
+    /// `None` if there is none, or the last one has expired.
+    value: Option<String>,
+    /// The number of the request for another one.
+    asked: Option<u32>,
+    /// When a fresh one is needed.
+    due_at: Option<Instant>,
+    /// The token before has expired, and none was accepted since.
+    was_expired: bool,
+    /// Refusals for the moment since a token was accepted.
+    refusals: u32,
+}
+
+impl Token {
+    pub(crate) fn new(value: Option<String>, source: Option<TokenSource>) -> Token {
+        Token { source, value, ..Token::default() }
+    }
+
+    /// What to present; empty for none.
+    pub(super) fn value(&self) -> &str {
+        self.value.as_deref().unwrap_or_default()
+    }
+
+    /// Whether there is none to present, and one can be had.
+    pub(super) fn is_missing(&self) -> bool {
+        self.source.is_some() && self.value.is_none()
+    }
+
+    /// When a fresh one must be requested.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.due_at.filter(|_| self.asked.is_none() && self.source.is_some())
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due_at().is_some_and(|at| at <= now)
+    }
+
+    /// The server says that the token expires soon.
+    pub(super) fn refresh_by(&mut self, at: Instant) {
+        self.due_at = Some(at);
+    }
+
+    /// Where to request another one, unless that was done. `id` is the number of the request.
+    pub(super) fn ask(&mut self, id: u32) -> Option<TokenSource> {
+        if self.asked.is_some() {
+            return None;
+        }
+        let source = self.source.clone()?;
+        (self.asked, self.due_at) = (Some(id), None);
+        Some(source)
+    }
+
+    /// The answer to a request. False if it is not the open one.
+    pub(super) fn answers(&mut self, id: u32) -> bool {
+        let own = self.asked == Some(id);
+        if own {
+            self.asked = None;
+        }
+        own
+    }
+
+    pub(super) fn set(&mut self, value: String) {
+        self.value = Some(value);
+    }
+
+    /// The server has accepted it, for so many seconds.
+    pub(super) fn accept(&mut self, now: Instant, expires_in_s: Option<u32>) {
+        (self.was_expired, self.refusals) = (false, 0);
+        // Never at once again, whatever the server says.
+        let lifetime = |seconds: u32| Duration::from_secs(seconds.max(1).into());
+        self.due_at = expires_in_s.map(|seconds| now + lifetime(seconds));
+    }
+
+    /// The server has refused it for the moment: another one is presented later.
+    pub(super) fn retry(&mut self, now: Instant) {
+        let doublings = self.refusals.min(31);
+        self.refusals = self.refusals.saturating_add(1);
+        self.due_at = Some(now + RESUBSCRIBE_DELAY.saturating_mul(1 << doublings).min(RESUBSCRIBE_DELAY_MAX));
+    }
+
+    /// The connection is lost: the next one has another lifetime.
+    pub(super) fn lose(&mut self) {
+        self.due_at = None;
+    }
+
+    /// What it is for has ended because it has expired.
+    pub(super) fn expire(&mut self) {
+        if self.source.is_some() {
+            self.value = None;
+        }
+    }
+
+    /// Whether another token may be accepted after a refusal with this code: if this one has expired, and the one before had
+    /// not. One may have waited for a connection; a source that has only expired ones is not asked for ever.
+    pub(super) fn expires_by(&mut self, code: &str) -> bool {
+        if code != TOKEN_EXPIRED.to_string() || self.source.is_none() {
+            return false;
+        }
+        self.value = None;
+        !std::mem::replace(&mut self.was_expired, true)
+    }
+
+    /// Whether a token is being fetched.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+}
+
+// The value is a secret.
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("asked", &self.asked)
+            .field("due_at", &self.due_at)
+            .finish_non_exhaustive()
+    }
+}
