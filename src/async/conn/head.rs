@@ -4,25 +4,9 @@ use bytes::Bytes;
 
 use super::Conn;
 use super::core::{Shared, Transport};
+use super::origin::Head;
 use super::reader::Reader;
-use super::trace::Trace;
 use super::writer::Writer;
-
-/// The head that the peer sent.
-#[derive(Debug)]
-pub(crate) enum Head {
-    Request(http::Request<()>),
-    #[cfg(feature = "client")]
-    Response(http::Response<Bytes>),
-}
-
-/// What a handshake leaves besides its result.
-#[derive(Debug, Default)]
-pub(crate) struct Origin {
-    /// Boxed, because most connections keep none.
-    pub(crate) head: Option<Box<Head>>,
-    pub(crate) trace: Trace,
-}
 
 impl<S> Shared<S> {
     fn request(&self) -> Option<&http::Request<()>> {
