@@ -109,7 +109,7 @@ def table():
     expected = expectations()
     latest = latest_records()
     order_of_columns = [(role, driver) for driver in ("uring", "epoll") for role in ("server", "client")]
-    order_of_columns += [("aio-server", "tokio"), ("aio-client", "tokio")]
+    order_of_columns += [(role, runtime) for runtime in ("tokio", "tokio-uring") for role in ("aio-server", "aio-client")]
     columns = [key for key in order_of_columns if key in latest]
     if not columns:
         return "No run has been recorded yet."

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use echoring::CloseCode;
 use echoring::server::{
     Builder, Closed, Disposition, Failure, Handle, Handler, Message, Opening, OwnedPublication, Remote,
-    Response, Route, Server, SubscribeOptions, SubscriptionEvent,
+    Response, Route, Server, SubscribeOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,19 +53,9 @@ impl News {
 
 impl Handler for Pointer {
     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
-        Ok(remote.subscribe_with(TOPIC, SubscribeOptions::new().skip_own())?)
-    }
-
-    fn subscription(
-        &mut self,
-        remote: &mut Remote<'_>,
-        event: &SubscriptionEvent<'_>,
-    ) -> Result<(), Failure> {
-        if let SubscriptionEvent::Subscribed { .. } = event {
-            // The others answer with their positions, which this page hears from now on.
-            remote.publish(TOPIC, &News::Joined { id: self.id }.json())?;
-        }
-        event.or_close()
+        remote.subscribe_with(TOPIC, SubscribeOptions::new().skip_own())?;
+        // The others answer with their positions, which this page hears.
+        Ok(remote.publish(TOPIC, &News::Joined { id: self.id }.json())?)
     }
 
     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {

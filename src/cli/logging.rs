@@ -16,7 +16,6 @@ mod queue;
 mod rate;
 mod target;
 
-use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
@@ -25,6 +24,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use echoring_runtime::panics::panic_message;
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -164,17 +164,11 @@ pub(crate) fn start_access_log(destination: &Destination, form: Form) -> io::Res
     access::start(destination.open()?, form)
 }
 
-/// The text of a panic's payload, if it is text.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
-    let owned = || payload.downcast_ref::<String>().map(String::as_str);
-    payload.downcast_ref::<&str>().copied().or_else(owned)
-}
-
 /// The default hook writes to stderr itself, and so may block the thread that panics.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
-    let said = panic_text(panic.payload()).unwrap_or("a payload that is not text");
+    let said = panic_message(panic.payload());
     match panic.location() {
         Some(place) => tracing::error!(thread, %place, said, "panicked"),
         None => tracing::error!(thread, said, "panicked"),

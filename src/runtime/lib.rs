@@ -11,6 +11,7 @@ pub mod driver;
 pub mod launch;
 pub mod limits;
 pub mod listening;
+pub mod panics;
 pub mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod simulation;

@@ -44,6 +44,7 @@ mod inbox;
 pub(crate) mod mail_codec;
 mod members;
 mod open_calls;
+mod own_messages;
 mod owner_reads;
 mod pending_requests;
 mod presence;

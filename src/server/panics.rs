@@ -1,18 +1,10 @@
-//! Panics of a program's code: what they say.
+//! Panics of a program's code.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::observer;
-
-/// The message of a panic.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => message,
-        (_, Some(message)) => message,
-        _ => "no message",
-    }
-}
+use echoring_runtime::panics::panic_message;
 
 /// Logs the panic of a handler. The panic hook has reported its place.
 #[cold]

@@ -12,7 +12,6 @@ use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
 use crate::handle::{Readiness, Snapshot};
 use crate::limits::REFUSING_CONNECTIONS_MAX;
-use crate::panics::panic_message;
 use crate::quotas::{Identities, Quotas};
 use crate::service::Service;
 use echoring_proto::buffer::Lease;
@@ -20,6 +19,7 @@ use echoring_proto::connection::Seed;
 use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Driver, uring};
 use echoring_runtime::launch::{LaunchError, ShardFailure, ShardSetup};
+use echoring_runtime::panics::panic_message;
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
 use echoring_topics::{Creators, Placement};
 

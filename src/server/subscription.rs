@@ -41,8 +41,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// Leaves out what the connection itself publishes from [`SubscriptionEvent::Subscribed`] on. A message that is published before
-    /// that, for example in the same call as the subscription, may come back.
+    /// Leaves out what the connection itself publishes. The history that is sent first, from a position or as the topic's snapshot, is
+    /// complete: it includes the connection's own messages.
     #[must_use]
     pub fn skip_own(mut self) -> SubscribeOptions {
         self.skips_own = true;

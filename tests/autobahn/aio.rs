@@ -1,21 +1,22 @@
-//! The asynchronous connection for Autobahn|Testsuite, in both roles, over tokio: an echo server, and a client that echoes the
-//! messages of the suite's fuzzing server.
+//! The asynchronous connection for Autobahn|Testsuite, in both roles, over tokio or tokio-uring: an echo server, and a client that
+//! echoes the messages of the suite's fuzzing server.
 //!
 //! A failed connection does not stop the run, because the suite checks how each case ends. Never: retrying a case.
 //!
 //! ```text
-//! autobahn_aio serve
-//! autobahn_aio client ws://127.0.0.1:9001 [--agent NAME] [--deadline-s SECONDS]
+//! autobahn_aio serve [--runtime tokio|tokio-uring]
+//! autobahn_aio client ws://127.0.0.1:9001 [--runtime tokio|tokio-uring] [--agent NAME] [--deadline-s SECONDS]
 //! ```
 //!
-//! The server prints `listening ws://… driver=tokio …` and runs until SIGTERM. The client prints `client driver=tokio cases=…` at
-//! its end. Exit codes: 0 success, 1 failure, 2 usage.
+//! The server prints `listening ws://… driver=RUNTIME …` and runs until SIGTERM. The client prints `client driver=RUNTIME cases=…`
+//! at its end. Exit codes: 0 success, 1 failure, 2 usage.
 #![forbid(unsafe_code)]
 
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use echoring_async::{Conn, DialError, Dialer, Listener, Transport, Upgrader};
+use echoring_async::{Conn, DialError, Dialer, Listener, Transport, UpgradeError, Upgrader};
 use echoring_proto::connection::Compression;
 use echoring_proto::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,24 +28,32 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Twice the time of all 517 cases on a slow machine.
 const DEADLINE_S_DEFAULT: u64 = 3_600;
 
-const USAGE: &str = "usage: autobahn_aio serve\n       autobahn_aio client ws://ADDR:PORT [--agent NAME] [--deadline-s SECONDS]";
+const USAGE: &str = "usage: autobahn_aio serve [--runtime tokio|tokio-uring]\n       autobahn_aio client ws://ADDR:PORT [--runtime …] [--agent NAME] [--deadline-s SECONDS]";
 
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime can be made");
-    let done = match &words[..] {
-        ["serve"] => runtime.block_on(serve()),
-        ["client", url, flags @ ..] => match client_flags(flags) {
-            Some((agent, deadline)) => runtime.block_on(async {
-                tokio::time::timeout(deadline, run_cases(url, &agent)).await.map_err(Problem::from)?
-            }),
-            None => return usage(),
-        },
-        _ => return usage(),
+    let Some(command) = command(&words) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let Flags { runtime, agent, deadline } = command.flags;
+    let work = async {
+        match command.url {
+            None => serve(runtime).await,
+            Some(url) => tokio::time::timeout(deadline, run_cases(&url, &agent, runtime))
+                .await
+                .map_err(Problem::from)?,
+        }
+    };
+    let done = match runtime {
+        Runtime::Tokio => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be made"), work)
+        }
+        Runtime::TokioUring => tokio_uring::start(work),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,24 +64,57 @@ fn main() -> ExitCode {
     }
 }
 
-fn usage() -> ExitCode {
-    eprintln!("{USAGE}");
-    ExitCode::from(2)
+#[derive(Clone, Copy, PartialEq)]
+enum Runtime {
+    Tokio,
+    TokioUring,
 }
 
-fn client_flags(mut flags: &[&str]) -> Option<(String, Duration)> {
-    let (mut agent, mut deadline_s) = ("echoring".to_owned(), DEADLINE_S_DEFAULT);
-    while let [flag, value, rest @ ..] = flags {
-        match *flag {
-            "--agent" if value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') => {
-                agent = (*value).to_owned();
+impl Runtime {
+    fn name(self) -> &'static str {
+        match self {
+            Runtime::Tokio => "tokio",
+            Runtime::TokioUring => "tokio-uring",
+        }
+    }
+}
+
+struct Command {
+    /// That of the fuzzing server; none for a server.
+    url: Option<String>,
+    flags: Flags,
+}
+
+struct Flags {
+    runtime: Runtime,
+    agent: String,
+    deadline: Duration,
+}
+
+fn command(words: &[&str]) -> Option<Command> {
+    match words {
+        ["serve", rest @ ..] => Some(Command { url: None, flags: flags(rest)? }),
+        ["client", url, rest @ ..] => Some(Command { url: Some((*url).to_owned()), flags: flags(rest)? }),
+        _ => None,
+    }
+}
+
+fn flags(mut words: &[&str]) -> Option<Flags> {
+    let deadline = Duration::from_secs(DEADLINE_S_DEFAULT);
+    let mut flags = Flags { runtime: Runtime::Tokio, agent: "echoring".to_owned(), deadline };
+    while let [flag, value, rest @ ..] = words {
+        match (*flag, *value) {
+            ("--runtime", "tokio") => flags.runtime = Runtime::Tokio,
+            ("--runtime", "tokio-uring") => flags.runtime = Runtime::TokioUring,
+            ("--agent", name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') => {
+                flags.agent = name.to_owned();
             }
-            "--deadline-s" => deadline_s = value.parse().ok()?,
+            ("--deadline-s", seconds) => flags.deadline = Duration::from_secs(seconds.parse().ok()?),
             _ => return None,
         }
-        flags = rest;
+        words = rest;
     }
-    flags.is_empty().then(|| (agent, Duration::from_secs(deadline_s)))
+    words.is_empty().then_some(flags)
 }
 
 /// All parameters of the extension, and no threshold, so that even the smallest messages come back compressed.
@@ -82,19 +124,33 @@ fn compression() -> Compression {
     Compression::default().preferences(preferences).threshold_bytes(0)
 }
 
-async fn serve() -> Result<(), Problem> {
+async fn serve(runtime: Runtime) -> Result<(), Problem> {
     let listener = Listener::bind("127.0.0.1:0").await?;
-    println!("listening ws://{} driver=tokio shards=1 pid={}", listener.local_addr()?, std::process::id());
+    let (address, name, pid) = (listener.local_addr()?, runtime.name(), std::process::id());
+    println!("listening ws://{address} driver={name} shards=1 pid={pid}");
     let upgrader = Upgrader::new().compression(compression()).message_bytes_max(MESSAGE_BYTES_MAX);
-    let mut incoming = listener.incoming(&upgrader);
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
-        tokio::select! {
-            conn = incoming.next() => drop(tokio::spawn(echo(conn?))),
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
             _ = terminate.recv() => return Ok(()),
-        }
+        };
+        let upgrader = upgrader.clone();
+        // The connections on a ring stay on its thread.
+        tokio::task::spawn_local(async move {
+            match runtime {
+                Runtime::Tokio => upgrader.accept_tcp(stream).await.map(|conn| Box::pin(echo(conn)) as Echo),
+                Runtime::TokioUring => {
+                    upgrader.accept_uring(stream).await.map(|conn| Box::pin(echo(conn)) as Echo)
+                }
+            }?
+            .await;
+            Ok::<(), UpgradeError>(())
+        });
     }
 }
+
+type Echo = Pin<Box<dyn Future<Output = ()>>>;
 
 async fn echo<S: Transport>(mut conn: Conn<S>) {
     while let Ok(message) = conn.read().await {
@@ -106,7 +162,7 @@ async fn echo<S: Transport>(mut conn: Conn<S>) {
     }
 }
 
-async fn run_cases(url: &str, agent: &str) -> Result<(), Problem> {
+async fn run_cases(url: &str, agent: &str, runtime: Runtime) -> Result<(), Problem> {
     let dialer = Dialer::new()
         .compression(compression())
         .message_bytes_max(MESSAGE_BYTES_MAX)
@@ -116,8 +172,13 @@ async fn run_cases(url: &str, agent: &str) -> Result<(), Problem> {
     let cases: u32 = count.as_text().unwrap_or_default().trim().parse()?;
     asking.discard_reads().await;
     for case in 1..=cases {
-        match dialer.dial(&format!("{url}/runCase?case={case}&agent={agent}")).await {
-            Ok(conn) => echo(conn).await,
+        let url = format!("{url}/runCase?case={case}&agent={agent}");
+        let opened = match runtime {
+            Runtime::Tokio => dialer.dial(&url).await.map(|conn| Box::pin(echo(conn)) as Echo),
+            Runtime::TokioUring => dialer.dial_uring(&url).await.map(|conn| Box::pin(echo(conn)) as Echo),
+        };
+        match opened {
+            Ok(echo) => echo.await,
             // The suite checks how the case ended.
             Err(DialError::BadHandshake { .. } | DialError::Closed) => {}
             Err(error) => return Err(error.into()),
@@ -127,6 +188,6 @@ async fn run_cases(url: &str, agent: &str) -> Result<(), Problem> {
     if !error.is_clean() {
         return Err(format!("the reports were not written: {error}").into());
     }
-    println!("client driver=tokio cases={cases}");
+    println!("client driver={} cases={cases}", runtime.name());
     Ok(())
 }

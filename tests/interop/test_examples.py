@@ -57,6 +57,7 @@ SERVERS = {
     "echo": "/wshandler",
     "heartbeat": "/ws",
     "hello": "/ws",
+    "hyper_service": "/ws",
     "http_and_ws": "/ws",
     "minimal_echo": "/echo",
     "pong_axum": "/ws",
@@ -268,6 +269,7 @@ class Everywhere(unittest.TestCase):
             "cors": "localhost:7979",
             "echo": "localhost:8002",
             "hello": ":8181",
+            "hyper_service": "localhost:3000",
             "http_and_ws": "localhost:7777",
             "login": "localhost:8383",
             "minimal_echo": ":5000",
@@ -613,6 +615,19 @@ class Servers(unittest.TestCase):
             self.assertEqual(example.get("/ws")[0], 426)
             self.assertEqual(example.stop(), 0)
             self.assertEqual(example.stdout.lines[1:], ["Text hello\n", "Binary ping\n"])
+
+    def test_hyper_service(self):
+        with Listening("hyper_service") as example:
+            for path, name in (("/ws?name=ada", "ada"), ("/ws", "you")):
+                with example.connect(path) as ws:
+                    self.assertEqual(ws.recv(PATIENCE_S), f"hello, {name}")
+                    for message in ("hello", b"\xff"):
+                        ws.send(message)
+                        self.assertEqual(ws.recv(PATIENCE_S), message)
+            self.assertEqual(example.get("/"), (200, "hello\n"))
+            self.assertEqual(example.get("/other"), (404, "no such path\n"))
+            self.assertEqual(example.get("/ws")[0], 426)
+            self.assertEqual(example.stop(), 0)
 
     def test_adopt_axum(self):
         with Listening("adopt_axum") as example:

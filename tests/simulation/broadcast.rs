@@ -119,7 +119,37 @@ fn routes(subscribed: &Arc<AtomicUsize>) -> Routes {
             subscribed: Arc::clone(&subscribed),
         }
     }));
+    routes.add(Route::new("/lobby/{room}", |opening: &mut Opening<'_>, Path(room): Path<String>| Guest {
+        room,
+        greeting: opening.query_value("says").unwrap_or_default().to_owned(),
+        again: opening.query_value("again") == Some("1"),
+    }));
     routes
+}
+
+/// Joins a room, and greets those in it in the same call.
+struct Guest {
+    room: String,
+    greeting: String,
+    /// Leaves and joins again once it has greeted.
+    again: bool,
+}
+
+impl Handler for Guest {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.subscribe_with(&self.room, SubscribeOptions::new().skip_own())?;
+        remote.publish(&self.room, &self.greeting)?;
+        if self.again {
+            assert!(remote.unsubscribe(&self.room));
+            remote.subscribe_with(&self.room, SubscribeOptions::new().skip_own())?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        remote.publish(&self.room, message)?;
+        Ok(Disposition::Done)
+    }
 }
 
 fn world(seed: u64, shards: usize, secured: bool, way: Way) -> Topics {
@@ -388,6 +418,55 @@ fn a_laggard_of_a_handler_is_told_and_costs_only_itself() {
     for_each_seed("a_laggard_of_a_handler_is_told_and_costs_only_itself", |seed| {
         laggard(seed, seed % 2 == 1, Way::Handlers);
     });
+}
+
+/// The texts that a client was sent.
+fn texts(client: &Client) -> Vec<String> {
+    let text = |item: &Item| match item {
+        Item::Message(MessageKind::Text, payload) => String::from_utf8(payload.clone()).ok(),
+        _ => None,
+    };
+    client.heard.iter().filter_map(text).collect()
+}
+
+/// Guests who join and greet in one call are not sent their own greetings, whichever shard owns the room, and everybody else who has
+/// joined before is.
+fn greetings(seed: u64) {
+    let mut random = Random::new(seed);
+    let world = world(seed, random.between(1, 3), seed.is_multiple_of(5), Way::Handlers);
+    let host = world.add("/lobby/one?says=host");
+    world.run_until_quiet();
+    let guests: Vec<(usize, String)> = (0..random.between(2, 8))
+        .map(|number| {
+            let says = format!("guest{number}");
+            let again = if random.chance(300) { "&again=1" } else { "" };
+            (world.add(&format!("/lobby/one?says={says}{again}")), says)
+        })
+        .collect();
+    world.run_until_quiet();
+    for (guest, says) in &guests {
+        let mut script = Vec::new();
+        client::message(&mut random, MessageKind::Text, says.as_bytes(), &mut script, |_, _| {});
+        world.clients.borrow_mut()[*guest].script.extend(script);
+    }
+    world.run_until_quiet();
+    let clients = world.clients.borrow();
+    let all = texts(&clients[host]);
+    assert_eq!(all.len(), 2 * guests.len(), "each greets and speaks: {all:?}");
+    for (guest, says) in &guests {
+        let heard = texts(&clients[*guest]);
+        assert!(!heard.contains(says), "{says} was sent its own message: {heard:?}");
+        let others: Vec<String> = all.iter().filter(|text| *text != says).cloned().collect();
+        assert!(others.ends_with(&heard), "{says}: {heard:?} of {others:?}");
+        assert!(heard.len() >= guests.len() - 1, "{says} hears what the others say: {heard:?}");
+    }
+    drop(clients);
+    world.drain();
+}
+
+#[test]
+fn a_message_of_the_call_that_subscribes_is_not_sent_back() {
+    for_each_seed("a_message_of_the_call_that_subscribes_is_not_sent_back", greetings);
 }
 
 /// The same clients publish the same messages on both ways, and nobody leaves: the accounts are the same.

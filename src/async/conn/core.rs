@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{End, Error};
-use super::head::{Head, Origin};
 use super::heartbeat::HeartbeatTimer;
 use super::held_stream::HeldStream;
 use super::incoming::Incoming;
+use super::origin::{Head, Origin};
 use super::outgoing::Outgoing;
 use super::sending::Writing;
 use super::settings::{BufferSlot, Opened, Settings, nanos};

@@ -5,6 +5,7 @@
 
 use super::Broadcast;
 use super::handler_events::HandlerEvents;
+use super::own_messages::skipping_member;
 use super::publish::{publisher, route_or_hold};
 use super::requests::{Rejected, WantedSubscription};
 use super::session::{AllowedBy, Protocol, Session, SessionSubscription, SubscriptionState};
@@ -18,7 +19,7 @@ use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use crate::validation::is_topic_name;
 use echoring_auth::Identity;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{MemberId, Refused, TopicId};
+use echoring_topics::{Refused, TopicId};
 
 impl Broadcast {
     /// The connection of a handler subscribes.
@@ -132,7 +133,8 @@ impl Broadcast {
             link.note_excess(limit, false);
             return refused(self, Refused::RateLimited);
         }
-        let member = self.skipping_member(link, name);
+        let topic = self.fan_out.topics.find(name);
+        let member = topic.and_then(|topic| skipping_member(link.peer, topic));
         let number = self.number(link.mailboxes.shard());
         let ack_mode = id.map_or(AckMode::OnRefusal, AckMode::Always);
         let publisher = publisher(link, number, gate.client(link.token), member, ack_mode);
@@ -143,16 +145,6 @@ impl Broadcast {
             self.sessions.acknowledge(link, name, &publisher, result);
         }
         Ok(())
-    }
-
-    /// The subscription of a publisher to the topic, if it does not get its own messages.
-    fn skipping_member<A: ServerApplication>(
-        &self,
-        link: &mut ConnectionContext<'_, A>,
-        name: &str,
-    ) -> Option<MemberId> {
-        let subscription = self.subscription(link, name)?;
-        subscription.member().filter(|_| subscription.skips_own)
     }
 
     /// The handler pauses or resumes reading. While publications of the connection wait for room, it is not read anyhow.

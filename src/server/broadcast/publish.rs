@@ -3,6 +3,7 @@
 use super::Broadcast;
 use super::handover::Ordering;
 use super::held_publications::{HeldPublications, release_one};
+use super::own_messages::publisher_now;
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::{latest_request, limit_of};
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
@@ -135,8 +136,11 @@ impl Broadcast {
     /// Publishes the held publications in order, as far as there is room.
     pub(super) fn publish_held<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         while let Some(held) = self.held.pop() {
-            let publisher = held.publisher;
             let Some((name, publication, idempotency_key)) = held.parts() else { continue };
+            let publisher = match self.fan_out.topics.find(name) {
+                Some(topic) => publisher_now(cx, topic, &held.publisher),
+                None => held.publisher,
+            };
             let (now, mut resources) = (self.now, cx.resources());
             let routed =
                 self.sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key);
@@ -243,6 +247,7 @@ impl Broadcast {
         offset: u64,
         publication: Publication<'_>,
     ) {
+        let publisher = &publisher_now(cx, topic, publisher);
         let Broadcast { sequencer, fan_out, .. } = self;
         fan_out.append(&mut sequencer.topics, &mut cx.resources(), topic, publisher, offset, publication);
         if matches!(publisher.ack_mode, AckMode::Always(_)) && publisher.is_on(cx.shard()) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use crate::logging;
+use echoring_runtime::panics::panic_message;
 
 /// A thread that gives a value in the end.
 #[derive(Debug)]
@@ -30,10 +30,7 @@ impl<T: Send + 'static> RunThread<T> {
     /// # Errors
     /// The text of a panic.
     pub(super) fn join(self) -> Result<T, String> {
-        self.0.join().map_err(|panic| {
-            let said = logging::panic_text(&*panic).unwrap_or("with a payload that is not text");
-            format!("panicked: {said}")
-        })
+        self.0.join().map_err(|panic| format!("panicked: {}", panic_message(&*panic)))
     }
 }
 
@@ -84,6 +81,6 @@ mod tests {
         assert_eq!(formatted, (vec!["first", "ended"], Err("panicked: 2 of 3 planned".to_owned())));
         assert_eq!(ended(|_| panic!("planned")).1, Err("panicked: planned".to_owned()));
         let other = ended(|_| std::panic::panic_any(9_u8));
-        assert_eq!(other, (vec!["ended"], Err("panicked: with a payload that is not text".to_owned())));
+        assert_eq!(other, (vec!["ended"], Err("panicked: a payload that is not text".to_owned())));
     }
 }

@@ -10,6 +10,7 @@ use echoring_topics::{ClientId, Creator, Exported, Importer, Position, Refused, 
 use super::entry::{Entry, Origin};
 use crate::broadcast::Broadcast;
 use crate::broadcast::mail_codec::refusal_number;
+use crate::broadcast::own_messages::publisher_now;
 use crate::broadcast::sequencer::Stored;
 use crate::broadcast::shard_mail::Publisher;
 use crate::limits::CLUSTER_STATE_BYTES_MAX;
@@ -40,11 +41,15 @@ impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
         Some(position)
     }
 
-    /// The publisher of a message, on this node if that is its own.
-    fn publisher(&self, entry: &Entry<'_>) -> Publisher {
+    /// The publisher of a message of a topic, on this node if that is its own.
+    fn publisher(&mut self, topic: &str, entry: &Entry<'_>) -> Publisher {
         let now = self.broadcast.now;
         match (entry.node == self.node, entry.by_client) {
-            (true, _) => entry.origin.publisher(now),
+            (true, _) => {
+                let publisher = entry.origin.publisher(now);
+                let local = self.broadcast.fan_out.topics.find(topic);
+                local.map_or(publisher, |local| publisher_now(self.cx, local, &publisher))
+            }
             (false, true) => Publisher::elsewhere(now),
             (false, false) => Publisher::operator(now),
         }
@@ -97,7 +102,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         let Some(entry) = Entry::read(entry) else {
             return Outcome::Refused(refusal_number(Refused::TooLarge));
         };
-        let publisher = self.publisher(&entry);
+        let publisher = self.publisher(topic, &entry);
         let Entry { publication, idempotency_key, .. } = entry;
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
@@ -144,7 +149,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
             let pool = self.cx.pool();
             return topics.note_key(id, offset, &publication, idempotency_key, by_client, now, pool);
         }
-        let publisher = self.publisher(&entry);
+        let publisher = self.publisher(topic, &entry);
         let broadcast = &mut *self.broadcast;
         let mut resources = self.cx.resources();
         let sequencer = &mut broadcast.sequencer;
@@ -169,7 +174,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
             // Of another version: the message is missing here.
             return self.skip(topic, offset);
         };
-        let publisher = self.publisher(&entry);
+        let publisher = self.publisher(topic, &entry);
         let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
         let mut resources = self.cx.resources();
         let sequencer = &mut broadcast.sequencer;

@@ -1,0 +1,27 @@
+//! Messages that a handler's connection publishes to a topic to which it subscribes without its own messages.
+
+use super::shard_mail::Publisher;
+use crate::peer::{Peer, ServerApplication};
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::Context;
+use echoring_topics::{MemberId, TopicId};
+
+/// The publisher of a message that is appended now, with its subscription as it is now. A handler publishes before its
+/// subscription is live, as in the same call, and may have subscribed again since.
+pub(super) fn publisher_now<D: Driver, A: ServerApplication>(
+    cx: &mut Context<'_, D, A>,
+    topic: TopicId,
+    publisher: &Publisher,
+) -> Publisher {
+    let member = match publisher.is_on(cx.shard()).then(|| cx.peer(publisher.token)).flatten() {
+        Some(peer @ Peer::Handler(_)) => skipping_member(peer, topic),
+        _ => publisher.member,
+    };
+    Publisher { member, ..*publisher }
+}
+
+/// The live subscription of a handler's connection to a topic, if it does not get the connection's own messages.
+pub(super) fn skipping_member(peer: &mut Peer, topic: TopicId) -> Option<MemberId> {
+    let subscription = peer.session_mut()?.find(topic)?;
+    subscription.member().filter(|_| subscription.skips_own)
+}
