@@ -182,6 +182,13 @@ impl<H> fmt::Debug for UpgradeService<H> {
 }
 
 /// The body of a response of an [`UpgradeService`]: empty, or the text of a refusal.
+///
+/// ```
+/// use echoring::tower::ResponseBody;
+///
+/// let body = ResponseBody::from("not found\n".to_owned());
+/// # drop(body);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseBody(Bytes);
 

@@ -156,6 +156,17 @@ impl Drop for Reply {
 }
 
 /// Decides who a client is, by [`Settings`]. Shards share it; the only part of it that changes is the key set.
+///
+/// ```
+/// # use echoring_auth::{Authenticator, Settings as AuthSettings};
+/// # fn load() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = AuthSettings { tokens: Some("/etc/app/tokens.toml".into()), ..AuthSettings::default() };
+/// // For `Builder::auth`.
+/// let authenticator = std::sync::Arc::new(Authenticator::load(&settings)?);
+/// # drop(authenticator);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Authenticator {
     sources: Sources,

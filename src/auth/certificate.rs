@@ -12,6 +12,12 @@ use crate::identity::Identity;
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// The part of a certificate's subject that names a client.
+///
+/// ```
+/// # use echoring_auth::{CertificateSubject, Settings as AuthSettings};
+/// let by_name = AuthSettings { certificate: Some(CertificateSubject::CommonName), ..AuthSettings::default() };
+/// # drop(by_name);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateSubject {
     /// The whole distinguished name as a string of RFC 4514, such as `CN=alice,O=Example`.

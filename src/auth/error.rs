@@ -4,6 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// A file or a setting that cannot be used. The text never repeats a secret.
+///
+/// ```
+/// # use echoring_auth::{Authenticator, Settings as AuthSettings};
+/// let settings = AuthSettings { tokens: Some("/missing/tokens.toml".into()), ..AuthSettings::default() };
+/// let error = Authenticator::load(&settings).unwrap_err();
+/// assert!(error.to_string().starts_with("/missing/tokens.toml: "));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
     /// The setting, such as `auth_tokens`.

@@ -11,6 +11,14 @@ use crate::server_subscriptions::ServerSubscriptions;
 pub use echoring_topics::Right;
 
 /// How a client was authenticated.
+///
+/// ```
+/// # use echoring_auth::{Identity, Method as AuthMethod};
+/// /// Whether a client may be logged out for all.
+/// fn is_of_a_person(client: &Identity) -> bool {
+///     matches!(client.method(), AuthMethod::Password | AuthMethod::Jwt)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// A token of the token file.
@@ -72,6 +80,13 @@ impl Rights {
 }
 
 /// An authenticated client.
+///
+/// ```
+/// # use echoring_auth::Identity;
+/// fn greeting(client: &Identity) -> String {
+///     format!("hello, {}, by {}", client.subject(), client.method().word())
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     subject: Box<str>,

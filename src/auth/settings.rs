@@ -8,6 +8,13 @@ use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAUL
 
 /// Where clients are authenticated, and how. Several methods may be combined: a static token decides first, then a JWT, then
 /// the password file, then the hook.
+///
+/// ```
+/// # use echoring_auth::{Hook as AuthHook, Settings as AuthSettings};
+/// let hook = AuthHook::new("http://127.0.0.1:8000/auth");
+/// let settings = AuthSettings { hook: Some(hook), cookie: Some("session".to_owned()), ..AuthSettings::default() };
+/// assert!(settings.is_on());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// A file of static tokens.
@@ -42,6 +49,13 @@ pub struct Settings {
 }
 
 /// A key set.
+///
+/// ```
+/// # use echoring_auth::{Jwks, JwksSource, Settings as AuthSettings};
+/// let jwks = Jwks::new(JwksSource::Url("https://login.example/jwks.json".to_owned()));
+/// let settings = AuthSettings { jwks: Some(jwks), issuer: vec!["https://login.example".to_owned()], ..AuthSettings::default() };
+/// # drop(settings);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwks {
     /// Where it is.
@@ -51,6 +65,12 @@ pub struct Jwks {
 }
 
 /// Where a key set is.
+///
+/// ```
+/// # use echoring_auth::{Jwks, JwksSource};
+/// let from_file = Jwks::new(JwksSource::File("/etc/app/jwks.json".into()));
+/// # drop(from_file);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksSource {
     /// In a file.
@@ -60,6 +80,13 @@ pub enum JwksSource {
 }
 
 /// An HTTP service that decides about clients.
+///
+/// ```
+/// # use echoring_auth::Hook as AuthHook;
+/// # use std::time::Duration;
+/// let hook = AuthHook { timeout: Duration::from_secs(2), ..AuthHook::new("http://127.0.0.1:8000/auth") };
+/// # drop(hook);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
     /// An `http://` or `https://` URL.

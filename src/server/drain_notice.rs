@@ -7,6 +7,19 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::Goodbye;
 
 /// The server is about to close the connection of a handler, see [`Handler::draining`](crate::Handler::draining).
+///
+/// ```
+/// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+///
+/// struct Game;
+///
+/// impl Handler for Game {
+///     fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+///         remote.send_text(&format!("{}: {} s left", notice.reason(), notice.time_left().as_secs()))?;
+///         Ok(DrainAction::Close)
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainNotice {
@@ -47,6 +60,20 @@ impl DrainNotice {
 }
 
 /// What the server does after a [`DrainNotice`].
+///
+/// ```
+/// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+///
+/// struct Upload {
+///     is_complete: bool,
+/// }
+///
+/// impl Handler for Upload {
+///     fn draining(&mut self, _: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction, Failure> {
+///         Ok(if self.is_complete { DrainAction::Close } else { DrainAction::Wait })
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainAction {
     /// It closes the connection, behind the queued messages and those of its subscriptions.

@@ -85,6 +85,24 @@ pub trait FromRequest: Sized {
 }
 
 /// An extractor whose value may be absent, so that `Option` of it is an extractor, too.
+///
+/// ```
+/// use echoring::server::{FromRequest, OptionalFromRequest, RequestContext, Response};
+///
+/// /// The language that a client asks for.
+/// struct Language(String);
+///
+/// impl OptionalFromRequest for Language {
+///     fn from_request_if_present(request: &RequestContext<'_>) -> Result<Option<Language>, Response> {
+///         Ok(request.values("accept-language").next().map(|value| Language(String::from_utf8_lossy(value).into_owned())))
+///     }
+/// }
+///
+/// fn in_language(language: Option<Language>) -> String {
+///     language.map_or("en".to_owned(), |language| language.0)
+/// }
+/// # drop(in_language);
+/// ```
 pub trait OptionalFromRequest: Sized {
     /// Makes the value; `None` if it is absent.
     ///
@@ -178,6 +196,26 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
 }
 
 /// A header field that a [`Header`] extracts.
+///
+/// ```
+/// use std::str::FromStr;
+///
+/// use echoring::server::HeaderField;
+///
+/// struct Device(String);
+///
+/// impl FromStr for Device {
+///     type Err = &'static str;
+///
+///     fn from_str(text: &str) -> Result<Device, &'static str> {
+///         if text.len() <= 36 { Ok(Device(text.to_owned())) } else { Err("a device's name has at most 36 bytes") }
+///     }
+/// }
+///
+/// impl HeaderField for Device {
+///     const NAME: &'static str = "x-device";
+/// }
+/// ```
 pub trait HeaderField: FromStr<Err: Display> {
     /// The name of the field; case does not matter.
     const NAME: &'static str;
@@ -268,6 +306,22 @@ impl FromRequest for Identity {
 ///
 /// A server without it does not start, if a route has this extractor as an argument. For a request of
 /// [`RequestContext::extract`] it is a 500, and logged.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use echoring::server::{Handler, Server, State};
+///
+/// struct Visitor(u64);
+///
+/// impl Handler for Visitor {}
+///
+/// let builder = Server::builder()
+///     .state(Arc::new(AtomicU64::new(1)))
+///     .handle("/ws", |State(next): State<Arc<AtomicU64>>| Visitor(next.fetch_add(1, Ordering::Relaxed)));
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State<T>(pub T);
 
@@ -285,6 +339,22 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
 /// All handlers of a shard run on one thread, so it may be an `Rc<RefCell<…>>`.
 ///
 /// What holds for a [`State`] that is missing holds for it, too.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+///
+/// use echoring::server::{Handler, Server, ShardState};
+///
+/// struct Visitor(u32);
+///
+/// impl Handler for Visitor {}
+///
+/// let builder = Server::builder()
+///     .shard_state(|| Rc::new(Cell::new(0_u32)))
+///     .handle("/ws", |ShardState(count): ShardState<Rc<Cell<u32>>>| Visitor(count.replace(count.get() + 1)));
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardState<T>(pub T);
 
@@ -300,6 +370,29 @@ impl<T: Clone + 'static> FromRequest for ShardState<T> {
 
 /// A clone of the value of this type that a function of [`Builder::before`](crate::Builder::before) or
 /// [`Route::before`](crate::Route::before) [attached](RequestContext::insert).
+///
+/// ```
+/// use echoring::server::{Extension, Handler, Response, Server};
+///
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// struct Member(Tenant);
+///
+/// impl Handler for Member {}
+///
+/// let builder = Server::builder()
+///     .before(|request| {
+///         let Some((tenant, _)) = request.host.split_once('.') else {
+///             return Err(Response::text(404, "no tenant\n"));
+///         };
+///         let tenant = Tenant(tenant.to_owned());
+///         request.insert(tenant);
+///         Ok(())
+///     })
+///     .handle("/ws", |Extension(tenant): Extension<Tenant>| Member(tenant));
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<T>(pub T);
 

@@ -8,6 +8,22 @@ use crate::response::Response;
 use crate::states::Requirements;
 
 /// What a function that makes handlers returns: a [`Handler`], or `Result<H, Response>` with the response that refuses the request.
+///
+/// ```
+/// use echoring::server::{Handler, Path, Response, Route};
+///
+/// struct Member(String);
+///
+/// impl Handler for Member {}
+///
+/// fn join(Path(room): Path<String>) -> Result<Member, Response> {
+///     if room == "attic" { Err(Response::text(404, "no such room\n")) } else { Ok(Member(room)) }
+/// }
+///
+/// let refuses_some = Route::new("/rooms/{room}", join);
+/// let refuses_none = Route::new("/lobby", || Member("lobby".to_owned()));
+/// # drop((refuses_some, refuses_none));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     note = "the function of a route returns a type that implements `Handler`, or `Result<H, Response>`"
@@ -33,6 +49,18 @@ impl<H: Handler + 'static> IntoHandler for Result<H, Response> {
 }
 
 /// What a function that answers plain requests returns: a [`Response`], or `Result<Response, Response>` so that `?` can be used.
+///
+/// ```
+/// use echoring::server::{Path, Response, Server};
+///
+/// fn square(Path(number): Path<u32>) -> Result<Response, Response> {
+///     let square = number.checked_mul(number).ok_or_else(|| Response::text(400, "too large\n"))?;
+///     Ok(Response::text(200, square.to_string()))
+/// }
+///
+/// let builder = Server::builder().get("/square/{number}", square).get("/hello", || Response::text(200, "hello\n"));
+/// # drop(builder);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a response",
     note = "the function of a plain route returns `Response` or `Result<Response, Response>`"
@@ -58,6 +86,23 @@ impl IntoResponse for Result<Response, Response> {
 /// may have `&mut Opening<'_>` before them, and that return [`IntoHandler`].
 ///
 /// `Arguments` tells the implementations apart; the compiler infers it. Closures must name the types of their arguments.
+///
+/// ```
+/// use echoring::server::{Handler, Opening, Path, Route};
+///
+/// struct Member {
+///     room: String,
+///     subprotocol: Option<String>,
+/// }
+///
+/// impl Handler for Member {}
+///
+/// let route = Route::new("/rooms/{room}", |opening: &mut Opening<'_>, Path(room): Path<String>| Member {
+///     room,
+///     subprotocol: opening.subprotocol().map(str::to_owned),
+/// });
+/// # drop(route);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "this function cannot make the handlers of a route",
     note = "it takes extractors, such as `Path(room): Path<String>`, behind an optional `opening: &mut Opening<'_>`, and returns a `Handler` or `Result<H, Response>`",
@@ -78,6 +123,15 @@ pub trait MakeHandler<Arguments> {
 /// `&RequestContext<'_>` before them, and that return [`IntoResponse`].
 ///
 /// `Arguments` tells the implementations apart; the compiler infers it. Closures must name the types of their arguments.
+///
+/// ```
+/// use echoring::server::{Path, RequestContext, Response, Server};
+///
+/// let builder = Server::builder().get("/hello/{name}", |request: &RequestContext<'_>, Path(name): Path<String>| {
+///     Response::text(200, format!("hello, {name}, on {}\n", request.host))
+/// });
+/// # drop(builder);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "this function cannot answer the requests of a route",
     note = "it takes extractors, such as `Path(name): Path<String>`, behind an optional `request: &RequestContext<'_>`, and returns a `Response` or `Result<Response, Response>`",

@@ -83,6 +83,27 @@ impl ShardStates {
 }
 
 /// The states that the extractors of a route need, so that a missing one is an error at the start of the server.
+///
+/// ```
+/// use echoring::server::{FromRequest, RequestContext, Requirements, Response, State};
+///
+/// #[derive(Clone)]
+/// struct Tokens(Vec<String>);
+///
+/// /// How many tokens there are.
+/// struct Known(usize);
+///
+/// impl FromRequest for Known {
+///     fn from_request(request: &RequestContext<'_>) -> Result<Known, Response> {
+///         let State(Tokens(tokens)) = request.extract()?;
+///         Ok(Known(tokens.len()))
+///     }
+///
+///     fn requires(required: &mut Requirements) {
+///         required.state::<Tokens>();
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Requirements(Vec<MissingState>);
 

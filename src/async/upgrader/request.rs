@@ -226,6 +226,19 @@ impl std::error::Error for Refused {}
 
 /// An accepted upgrade: what is left to do is to send the response, and to [open](Negotiated::open) the connection on the
 /// stream behind it.
+///
+/// ```
+/// use echoring::{Error, Refused, Upgrader};
+/// use tokio::io::{AsyncRead, AsyncWrite};
+///
+/// /// Greets the client of a server that hands over `stream` once it has sent the response.
+/// async fn greet<S: AsyncRead + AsyncWrite + Unpin>(request: &http::Request<()>, stream: S) -> Result<(), Refused> {
+///     let (_response, negotiated) = Upgrader::new().negotiate(request)?;
+///     let mut conn = negotiated.open(stream);
+///     drop(conn.write("hello").await);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "the connection opens only on a stream"]
 pub struct Negotiated {

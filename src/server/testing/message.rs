@@ -7,6 +7,25 @@ use echoring_proto::CloseCode;
 use echoring_topics::{Content, Position};
 
 /// A message that a test client has received.
+///
+/// ```
+/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::testing::{TestMessage, TestServer};
+///
+/// struct Parrot;
+///
+/// impl Handler for Parrot {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///         Ok(Disposition::Echo)
+///     }
+/// }
+///
+/// let server = TestServer::new(Server::builder().handle("/echo", || Parrot));
+/// let client = server.connect("/echo")?;
+/// client.send_text("hello");
+/// assert_eq!(client.next_message(), Some(TestMessage::Text("hello".to_owned())));
+/// # Ok::<(), echoring::testing::TestResponse>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TestMessage {
     /// Text.
@@ -46,6 +65,27 @@ impl From<&[u8]> for TestMessage {
 }
 
 /// A publication that a topic's owner has accepted. Repetitions with the same idempotency key are not accepted again.
+///
+/// ```
+/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::testing::TestServer;
+///
+/// struct Parrot;
+///
+/// impl Handler for Parrot {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///         remote.publish("news", message)?;
+///         Ok(Disposition::Done)
+///     }
+/// }
+///
+/// let server = TestServer::new(Server::builder().handle("/news", || Parrot));
+/// let client = server.connect("/news")?;
+/// client.send_text("hello");
+/// let published = server.take_published("news");
+/// assert_eq!((published[0].payload.as_slice(), published[0].position.offset), (&b"hello"[..], 1));
+/// # Ok::<(), echoring::testing::TestResponse>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TestPublication {
@@ -80,6 +120,27 @@ impl From<ObservedPublication> for TestPublication {
 
 /// An error or a panic of a handler, which has closed its connection. `Display` has the error with its code, or what the panic
 /// said.
+///
+/// ```
+/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::testing::TestServer;
+///
+/// struct Parrot;
+///
+/// impl Handler for Parrot {
+///     fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///         panic!("no {}", message.len())
+///     }
+/// }
+///
+/// let server = TestServer::new(Server::builder().handle("/echo", || Parrot));
+/// let client = server.connect("/echo")?;
+/// client.send_text("hello");
+/// let failures = server.take_failures();
+/// assert!(failures[0].is_panic);
+/// assert_eq!((failures[0].code.0, failures[0].to_string().as_str()), (1011, "a handler panicked: no 5"));
+/// # Ok::<(), echoring::testing::TestResponse>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerFailure {

@@ -15,6 +15,22 @@ pub(super) const HOST: &str = "test.example";
 /// A request to a [`TestServer`](super::TestServer), from [`TestServer::request`](super::TestServer::request).
 ///
 /// Like a client that is not a browser, it has no `Origin` unless one is set. CR, LF and NUL in its parts are removed.
+///
+/// ```
+/// use echoring::server::{Handler, Route, Server};
+/// use echoring::testing::TestServer;
+///
+/// struct Chat;
+///
+/// impl Handler for Chat {}
+///
+/// let server = TestServer::new(Server::builder().route(Route::new("/chat", || Chat).subprotocols(["chat.v2"])));
+/// let client = server.request("/chat").subprotocols(["chat.v3", "chat.v2"]).header("X-Device", "7").connect()?;
+/// assert_eq!(client.subprotocol().as_deref(), Some("chat.v2"));
+/// let refused = server.request("/chat").origin("https://evil.example").connect().unwrap_err();
+/// assert_eq!(refused.status(), 403);
+/// # Ok::<(), echoring::testing::TestResponse>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a request does nothing until `connect` or `get`"]
 pub struct TestRequest<'a> {

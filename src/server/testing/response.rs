@@ -4,6 +4,16 @@ use std::error::Error;
 use std::fmt;
 
 /// The response to a request: that of a plain route, or one that refuses an upgrade.
+///
+/// ```
+/// use echoring::server::{Response, Server};
+/// use echoring::testing::TestServer;
+///
+/// let server = TestServer::new(Server::builder().get("/hello", || Response::text(200, "hello\n")));
+/// let response = server.get("/hello");
+/// assert_eq!((response.status(), response.text().as_str()), (200, "hello\n"));
+/// assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestResponse {
     status: u16,
