@@ -64,7 +64,7 @@ impl Echoing {
         let arrived = Rc::<Cell<bool>>::default();
         let wire = Wire { arrived: Rc::clone(&arrived), bytes };
         // With room for a byte more, as a connection's reads have once they have grown with what the peer sends.
-        let settings = Settings { read_buffer_bytes: (bytes.len() + 1).max(4096), ..Settings::default() };
+        let settings = Settings::default().read_buffer_bytes((bytes.len() + 1).max(4096));
         let mut conn = Conn::new(wire, &settings, Opened::new(Role::Server));
         let echo = Box::pin(async move {
             loop {
