@@ -25,7 +25,7 @@ use support::{arguments, bind, until_signal};
 
 const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// What all shards share. A lock is taken for a handshake, never for a message.
+/// State that all shards share. They lock it for handshakes, never for messages.
 #[derive(Clone)]
 struct App {
     /// Of `NAME:PASSWORD`. The time of a comparison of digests tells nothing about the password.

@@ -35,7 +35,7 @@ struct Place {
     y: f64,
 }
 
-/// What the others are told.
+/// A message to the other pages.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum News {

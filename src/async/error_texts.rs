@@ -241,7 +241,7 @@ fn errors_of_tls_say_it_once_and_what_to_do() {
     }
     for error in &all {
         let text = error.to_string();
-        assert!(text.contains("; "), "what is to be done? {text}");
+        assert!(text.contains("; "), "the text does not say what to do: {text}");
     }
     check_all(12, variant, all);
 }

@@ -9,7 +9,7 @@ use crate::{Payload, Refusal};
 /// ```
 /// use echoring::client::{Position, SubscribeOptions};
 ///
-/// // What an earlier run of the program has stored.
+/// // The position that an earlier run of the program has stored.
 /// let stored = r#"{"epoch":"1f3a5c","offset":42}"#;
 /// let position: Position = serde_json::from_str(stored)?;
 /// let options = SubscribeOptions::from_position(position);

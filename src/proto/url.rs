@@ -117,8 +117,8 @@ const fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }
 
-/// Decodes a part of a URL's user information (RFC 3986, section 3.2.1); unencoded characters are accepted. `None` if it is malformed or
-/// not UTF-8.
+/// Decodes percent-encoding (RFC 3986, 2.1), such as that of user information; unencoded characters are accepted. `None` if a `%` is
+/// not followed by two hexadecimal digits, or the result is not UTF-8.
 pub fn percent_decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

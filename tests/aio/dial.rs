@@ -12,8 +12,9 @@ use echoring_proto::url::BadUrl;
 
 use tokio::io::AsyncWriteExt as _;
 
+use super::head::read_head;
 use super::ports;
-use super::support::{PATIENCE, canned_server, dialer, echo_server, read_head, tungstenite_server, url};
+use super::support::{PATIENCE, canned_server, dialer, echo_server, tungstenite_server, url};
 
 #[tokio::test]
 async fn what_was_set_is_asked_and_tungstenite_agrees() {

@@ -2,6 +2,8 @@
 //! server is gone. Loopback only; the kernel chooses every port.
 
 mod dial;
+#[path = "../support/head.rs"]
+mod head;
 #[path = "../support/patient.rs"]
 mod patient;
 #[path = "../support/ports.rs"]

@@ -16,26 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::ports;
-use super::support::{dialer, echo_server};
+use super::support::{dialer, echo_server, serve_each};
 use super::tls::{Authority, tls_echo_server};
 
 /// A CONNECT proxy that runs until the set is dropped and requires `Proxy-Authorization` to be `wanted`.
 async fn connect_proxy(wanted: Option<&'static str>) -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-    let address = listener.local_addr().expect("its address");
-    let mut proxy = JoinSet::new();
-    proxy.spawn(async move {
-        let mut clients = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.expect("a client");
-            clients.spawn(async move {
-                let service = service_fn(move |request| tunnel(request, wanted));
-                let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                let _ = serving.with_upgrades().await;
-            });
-        }
-    });
-    (address, proxy)
+    serve_each(move |stream| async move {
+        let service = service_fn(move |request| tunnel(request, wanted));
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let _ = serving.with_upgrades().await;
+    })
+    .await
 }
 
 async fn tunnel(

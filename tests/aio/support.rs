@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use echoring_async::{Conn, Dialer, Listener, Upgrader};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
+
+use super::head::read_head;
 
 /// Longer than any test here takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,7 +75,7 @@ pub fn tungstenite_server(
 /// A server for one connection that reads a request and answers with `response`. Then it closes, or reads until the client
 /// closes.
 pub async fn canned_server(response: Vec<u8>, ends: bool) -> (SocketAddr, JoinSet<String>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
     let mut server = JoinSet::new();
     server.spawn(async move {
@@ -88,14 +91,19 @@ pub async fn canned_server(response: Vec<u8>, ends: bool) -> (SocketAddr, JoinSe
     (address, server)
 }
 
-/// Reads a complete head and no byte after it.
-pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
+/// A server that calls `serve` with the stream of each client, until the returned set is dropped.
+pub async fn serve_each<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut clients = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("a client");
+            clients.spawn(serve(stream));
         }
-    }
-    String::from_utf8(head).expect("text")
+    });
+    (address, server)
 }

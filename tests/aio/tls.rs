@@ -11,11 +11,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::support::{PATIENCE, canned_server, dialer, echo, echo_server};
+use super::support::{PATIENCE, canned_server, dialer, echo, echo_server, serve_each};
 
 /// A certificate authority, and the file with its certificate.
 pub struct Authority {
@@ -116,24 +115,17 @@ async fn tls_echo_server_for(
         .expect("a certificate of this key");
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-    let address = listener.local_addr().expect("its address");
-    let mut server = JoinSet::new();
-    server.spawn(async move {
-        let mut clients = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.expect("a client");
-            let acceptor = acceptor.clone();
-            clients.spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-                if let Ok(conn) = Upgrader::new().accept(stream).await {
-                    echo(conn).await;
-                }
-            });
+    serve_each(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+            if let Ok(conn) = Upgrader::new().accept(stream).await {
+                echo(conn).await;
+            }
         }
-    });
-    (address, server)
+    })
+    .await
 }
 
 #[tokio::test]

@@ -25,8 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tungstenite::client::IntoClientRequest as _;
 
+use super::head::read_head;
 use super::patient::Patient;
-use super::support::{PATIENCE, dialer, echo, echo_server, read_head, url};
+use super::support::{PATIENCE, dialer, echo, echo_server, serve_each, url};
 
 const GOOD: &[&str] = &[
     "Host: a.example",
@@ -377,22 +378,15 @@ async fn hyper_server(upgrader: Upgrader) -> (SocketAddr, JoinSet<()>) {
             Err(refused) => refused.into_response(),
         })
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-    let address = listener.local_addr().expect("its address");
-    let mut server = JoinSet::new();
-    server.spawn(async move {
-        let mut clients = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.expect("a client");
-            let upgrader = upgrader.clone();
-            clients.spawn(async move {
-                let service = service_fn(move |request| serve(upgrader.clone(), request));
-                let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                let _ = serving.with_upgrades().await;
-            });
+    serve_each(move |stream| {
+        let upgrader = upgrader.clone();
+        async move {
+            let service = service_fn(move |request| serve(upgrader.clone(), request));
+            let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let _ = serving.with_upgrades().await;
         }
-    });
-    (address, server)
+    })
+    .await
 }
 
 async fn say(address: SocketAddr, request: &[u8]) -> String {

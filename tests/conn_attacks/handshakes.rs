@@ -9,9 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::counting::{held_bytes, peak_bytes, restart_peak};
 use super::floods::told;
-use super::peer::{
-    Attacks, BINARY, FIN, Frames, PING, PONG, REQUEST, TEXT, accepting, read_frame, read_head,
-};
+use super::head::read_head;
+use super::peer::{Attacks, BINARY, FIN, Frames, PING, PONG, REQUEST, TEXT, accepting, read_frame};
 
 const PIPE: usize = 4_096;
 /// Most bytes that a handshake costs, whatever comes: a head of the limit, and what is made of it.

@@ -14,6 +14,8 @@ mod deflate;
 mod floods;
 mod frames;
 mod handshakes;
+#[path = "../support/head.rs"]
+mod head;
 mod peer;
 mod sockets;
 mod time;

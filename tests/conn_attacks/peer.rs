@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use echoring::{Conn, Dialer, MaybeTls, Role, Settings, Upgrader};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
+use super::head::read_head;
+
 pub const FIN: u8 = 0x80;
 pub const RSV1: u8 = 0x40;
 pub const CONTINUATION: u8 = 0;
@@ -151,18 +153,6 @@ pub fn accepting(request: &str, fields: &str) -> String {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{fields}\r\n"
     )
-}
-
-/// Reads a head and no byte behind it.
-pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).expect("text")
 }
 
 /// The next frame of the connection: its first byte and its payload; `None` at the end of the stream.

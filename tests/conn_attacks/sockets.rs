@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::floods::told;
-use super::peer::{BINARY, CONTINUATION, FIN, Frames, PING, REQUEST, ROLES, TEXT, read_head};
+use super::head::read_head;
+use super::peer::{BINARY, CONTINUATION, FIN, Frames, PING, REQUEST, ROLES, TEXT};
 
 /// Longer than anything here takes, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -268,32 +268,24 @@ async fn half_closes(role: Role, place: Half) {
 
 async fn close_inside(role: Role) {
     let frames = Frames(role);
-    let (mut conn, mut far) = open(role, Settings::default(), 4_096, &[]).await;
     let bytes = [frames.frame(TEXT, b"begun"), frames.close(1001, b"away")].concat();
-    far.write_all(&bytes).await.expect("sent");
-    let (end, code) = tokio::join!(
-        async {
-            let end = conn.read().await.expect_err("the end");
-            drop(conn);
-            end
-        },
-        read_close(&mut far)
-    );
-    assert_eq!((told(&end), code), ("closed 1001".to_owned(), Some(1001)));
+    assert_eq!(end_of(role, &bytes).await, ("closed 1001".to_owned(), Some(1001)));
 }
 
 async fn closes_twice(role: Role) {
     let frames = Frames(role);
-    let (mut conn, mut far) = open(role, Settings::default(), 4_096, &[]).await;
     let bytes = [frames.close(1000, b"first"), frames.close(4000, b"second")].concat();
-    far.write_all(&bytes).await.expect("sent");
-    let (end, code) = tokio::join!(
-        async {
-            let end = conn.read().await.expect_err("the end");
-            drop(conn);
-            end
-        },
-        read_close(&mut far)
-    );
-    assert_eq!((told(&end), code), ("closed 1000".to_owned(), Some(1000)));
+    assert_eq!(end_of(role, &bytes).await, ("closed 1000".to_owned(), Some(1000)));
+}
+
+/// How reading ends after these bytes, and the code of the Close frame that the peer gets.
+async fn end_of(role: Role, bytes: &[u8]) -> (String, Option<u16>) {
+    let (mut conn, mut far) = open(role, Settings::default(), 4_096, &[]).await;
+    far.write_all(bytes).await.expect("sent");
+    let reading = async {
+        let end = conn.read().await.expect_err("the end");
+        drop(conn);
+        told(&end)
+    };
+    tokio::join!(reading, read_close(&mut far))
 }

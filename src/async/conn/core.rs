@@ -93,16 +93,8 @@ impl<S> Shared<S> {
             false => poll(&mut core, cx),
             true => return self.poll_shared(core, place, poll),
         };
-        let was_shared = polled.is_ready() && core.waiters.stop(place);
-        let yields = std::mem::take(&mut core.yields) && polled.is_pending();
-        self.unlock(core, place);
+        self.end_poll(core, place, polled.is_ready(), cx.waker());
         drop(replaced);
-        if yields {
-            cx.waker().wake_by_ref();
-        }
-        if was_shared && let Some((common, _)) = self.common.get() {
-            common.disarm(place);
-        }
         polled
     }
 
@@ -120,17 +112,24 @@ impl<S> Shared<S> {
         });
         let replaced = core.waiters.share(place, common);
         let polled = poll(&mut core, &mut Context::from_waker(waker));
-        let was_shared = polled.is_ready() && core.waiters.stop(place);
-        let yields = std::mem::take(&mut core.yields) && polled.is_pending();
-        self.unlock(core, place);
+        self.end_poll(core, place, polled.is_ready(), waker);
         drop(replaced);
+        polled
+    }
+
+    /// Unlocks after a poll as the waiter `place`. One that is ready waits no more; one that only yields to other tasks is woken
+    /// at once.
+    #[inline]
+    fn end_poll(&self, mut core: MutexGuard<'_, Core<S>>, place: usize, is_ready: bool, waker: &Waker) {
+        let was_shared = is_ready && core.waiters.stop(place);
+        let yields = std::mem::take(&mut core.yields) && !is_ready;
+        self.unlock(core, place);
         if yields {
             waker.wake_by_ref();
         }
-        if was_shared {
+        if was_shared && let Some((common, _)) = self.common.get() {
             common.disarm(place);
         }
-        polled
     }
 
     /// As [`poll`](Shared::poll), unless `now` returns something, which needs no transport.

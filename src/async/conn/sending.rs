@@ -151,7 +151,7 @@ impl<S: Transport> Core<S> {
             if self.connection.queued_bytes() <= bytes_max {
                 return Poll::Ready(Ok(()));
             }
-            // What the transport has accepted of it may have made the room.
+            // The transport may have accepted enough of the queue to make the room.
             if self.poll_flush(cx).is_pending() && self.connection.queued_bytes() > bytes_max {
                 ready!(self.poll_write_deadline(cx))?;
             }

@@ -1,4 +1,4 @@
-//! What becomes of subscriptions that the server makes: the program gets a handle of each.
+//! Subscriptions that the server makes: the program gets a handle of each.
 //!
 //! Never: keeping the task of the client alive.
 

@@ -99,7 +99,7 @@ impl Token {
         self.due_at = None;
     }
 
-    /// What it is for has ended because it has expired.
+    /// The token has expired, which has ended its session or subscription.
     pub(super) fn expire(&mut self) {
         if self.source.is_some() {
             self.value = None;

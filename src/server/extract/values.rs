@@ -11,6 +11,8 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use echoring_proto::url::percent_decode;
+
 /// Why parameters are refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
@@ -133,22 +135,7 @@ fn form_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains(['%', '+']) {
         return Some(Cow::Borrowed(text));
     }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let (digits, after) = rest.split_first_chunk::<2>()?;
-                rest = after;
-                let digit = |at: usize| char::from(digits[at]).to_digit(16);
-                (digit(0)? << 4 | digit(1)?) as u8
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).ok().map(Cow::Owned)
+    percent_decode(&text.replace('+', " ")).map(Cow::Owned)
 }
 
 /// All parameters of a path.

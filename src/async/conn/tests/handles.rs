@@ -1,4 +1,4 @@
-//! What every handle of a connection can do: JSON, prepared messages, the stream, and gathering what is fed.
+//! Calls that every handle of a connection has: JSON, prepared messages, the stream, and messages that are fed and leave together.
 
 use futures_util::{SinkExt, StreamExt as _};
 use tokio::task::JoinHandle;
