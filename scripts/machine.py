@@ -35,8 +35,8 @@ def last_commit_of(paths):
 
 
 def uncommitted_changes(paths=()):
-    """Whether any of these paths differ from the last commit; without paths, any file."""
-    return bool(first_line("git", "status", "--porcelain", "--untracked-files=no", "--", *paths))
+    """Whether any of these paths differ from the last commit; without paths, any file but the records, which a measurement writes."""
+    return bool(first_line("git", "status", "--porcelain", "--untracked-files=no", "--", *(paths or (".", ":!results"))))
 
 
 def results_folder(date=None):
