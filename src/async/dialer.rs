@@ -157,7 +157,7 @@ impl Dialer {
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Dialer {
         let (name, value) = (name.into(), value.into());
         match check_field(&name, &value) {
-            Ok(()) => self.request.headers.push((name, value)),
+            Ok(()) => self.request.headers.push((name, value.into_bytes())),
             Err(why) => self.bad_field = Some((name, why)),
         }
         self
