@@ -8,6 +8,7 @@
 mod connect;
 mod cookies;
 mod error;
+mod forwarding;
 mod request;
 
 use std::fmt;

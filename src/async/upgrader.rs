@@ -25,6 +25,8 @@ use echoring_proto::handshake::{
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
 pub use pending::PendingUpgrade;
+#[cfg(any(feature = "axum", feature = "client"))]
+pub(crate) use request::offered;
 pub use request::{Negotiated, Refused, Upgraded, Upgrading};
 pub use response::{Acceptance, Decision, HttpResponse, RequestHead};
 

@@ -1,6 +1,7 @@
 //! Two connections against each other, and against hand-written bytes.
 
 mod closing;
+mod forwarding;
 mod handles;
 mod heads;
 mod interop;

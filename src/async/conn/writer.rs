@@ -174,7 +174,24 @@ impl<S: Transport> Writer<S> {
 
     /// Closes behind the queued data: sends a Close frame, reads until the peer's, and returns that. Messages that
     /// arrive meanwhile are dropped. A reader in another task gets the end as well. A second call waits for the same
-    /// end.
+    /// end: its code and reason are not sent.
+    ///
+    /// A code that a Close frame may not carry ([`CloseCode::may_be_sent`]; RFC 6455, 7.4.1) makes a frame without code and reason, and
+    /// the peer reads 1005. So the code and the reason of a received [`CloseFrame`] can be sent as they are, also 1005; to pass on an end
+    /// without a Close frame (1006), see [`forward_close`](Writer::forward_close). A reason above 123 bytes is truncated at a character.
+    ///
+    /// ```
+    /// use echoring::{CloseCode, Error, Transport, Writer};
+    ///
+    /// async fn end<S: Transport>(writer: &mut Writer<S>, result: Result<(), String>) -> Result<(), Error> {
+    ///     let answer = match result {
+    ///         Ok(()) => writer.close(CloseCode::NORMAL, "").await?,
+    ///         Err(why) => writer.close(CloseCode::INTERNAL, &why).await?,
+    ///     };
+    ///     println!("the peer answered {answer}");
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`Error::CloseTimeout`] if the peer does not answer in time, [`Error::Broken`] if its stream ends without a
