@@ -169,6 +169,7 @@ pub mod guides {
     /// How to write servers and clients with this crate.
     ///
     /// [`/broadcast`]: crate::guides
+    /// [`echoring proxy`]: crate::guides
     /// [Centrifuge's protocol]: crate::guides
     /// [Examples]: crate::guides
     /// [HTTP hook]: crate::server::AuthHook
@@ -217,6 +218,7 @@ pub mod guides {
     /// [axum]: crate::guides::from_axum
     /// [hyper]: crate::guides::embed#inside-axum-or-hyper
     /// [peers]: crate::guides
+    /// [proxy]: crate::guides::embed#a-proxy-that-rewrites
     #[doc = include_str!("../docs/guide/from-tokio-tungstenite.md")]
     pub mod from_tokio_tungstenite {}
 
@@ -227,6 +229,7 @@ pub mod guides {
     /// For programs with Node's package `ws`.
     ///
     /// [embed]: crate::guides::embed#inside-axum-or-hyper
+    /// [proxy]: crate::guides::embed#a-proxy-that-rewrites
     #[doc = include_str!("../docs/guide/from-ws.md")]
     pub mod from_ws {}
 }

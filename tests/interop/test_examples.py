@@ -533,13 +533,18 @@ class Servers(unittest.TestCase):
                 for message in ws:
                     ws.send(message)
 
-        with server(handle, subprotocols=["v2", "v1"]) as url:
+        def set_cookie(ws, request, response):
+            response.headers["Set-Cookie"] = "id=8"
+
+        with server(handle, subprotocols=["v2", "v1"], process_response=set_cookie) as url:
             base = url.removesuffix("/ws")
             with Listening("rewriting_proxy", base, "secret", "[removed]") as proxy:
-                fields = {"Cookie": "id=7", "X-Own": "1"}
+                # A field that `Connection` lists is for the proxy alone.
+                fields = {"Cookie": "id=7", "X-Own": "1", "X-Hop": "2", "X-Forwarded-For": "192.0.2.1", "Connection": "X-Hop"}
                 settings = {"subprotocols": ["v1"], "origin": "https://app.example", "additional_headers": fields}
                 with proxy.connect("/it?x=1", **settings) as ws:
                     self.assertEqual(ws.subprotocol, "v1")
+                    self.assertEqual(ws.response.headers["Set-Cookie"], "id=8")
                     for sent, received in (
                         ("a secret, and a secret", "a [removed], and a [removed]"),
                         ("Grüße", "Grüße"),
@@ -553,8 +558,31 @@ class Servers(unittest.TestCase):
                 fields = asked[0].headers
                 self.assertEqual(asked[0].path, "/it?x=1")
                 self.assertEqual((fields["Cookie"], fields["Origin"]), ("id=7", "https://app.example"))
-                self.assertEqual(fields["X-Forwarded-For"], "127.0.0.1")
-                self.assertNotIn("X-Own", fields)
+                self.assertEqual(fields["Host"], proxy.address)
+                self.assertEqual(fields.get_all("X-Forwarded-For"), ["127.0.0.1"])
+                self.assertEqual(fields.get_all("Connection"), ["Upgrade"])
+                self.assertEqual(fields["X-Own"], "1")
+                self.assertNotIn("X-Hop", fields)
+
+    def test_rewriting_proxy_passes_the_end_of_either_side_on(self):
+        def handle(ws):
+            with contextlib.suppress(ConnectionClosed):
+                match ws.recv():
+                    case "close":
+                        ws.close(4002, "enough")
+                    case "lose":
+                        ws.socket.shutdown(socket.SHUT_RDWR)
+
+        with server(handle) as url:
+            with Listening("rewriting_proxy", url.removesuffix("/ws")) as proxy:
+                for sent, code, reason in (("close", 4002, "enough"), ("lose", 1014, "the server is lost")):
+                    with proxy.connect("/") as ws:
+                        ws.send(sent)
+                        self.assertEqual(closed(ws), code)
+                        self.assertEqual(ws.close_reason, reason)
+                with socket.create_connection(("127.0.0.1", proxy.port)) as plain, plain.makefile("rb") as lines:
+                    plain.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    self.assertTrue(lines.readline().startswith(b"HTTP/1.1 426 "))
 
     def test_rewriting_proxy_passes_refusals_on(self):
         with server(lambda ws: None, process_request=lambda ws, _: ws.respond(403, "not you\n")) as url:
