@@ -11,7 +11,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use echoring::client::{Client, Event, Protocol, SubscribeOptions, Subscription};
+use echoring::client::{Client, Event, SubscribeOptions, Subscription};
 use echoring::server::{Builder, Handle, OwnedPublication, PublishError, Server, TopicOptions};
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Prints each price, and pauses behind it.
 async fn print(url: &str, pause: Duration) -> Result<(), Box<dyn Error>> {
-    let (client, task) = Client::new(Protocol::Echoring, url);
-    tokio::spawn(task);
+    let client = Client::v1(url).connect();
     let mut prices = follow(&client).await?;
     let mut skipped: HashMap<String, u64> = HashMap::new();
     while let Some(event) = prices.next().await {
@@ -91,8 +90,8 @@ async fn print(url: &str, pause: Duration) -> Result<(), Box<dyn Error>> {
                 println!("{symbol} {:7.2}   {total} skipped before {symbol}", message.data.bid);
                 tokio::time::sleep(pause).await;
             }
-            Event::Gap(gap) => println!("{:?} prices are lost", gap.count()),
-            Event::Ended(why) => return Err(format!("no longer subscribed: {why:?}").into()),
+            Event::Gap(gap) => println!("{gap}"),
+            Event::Ended(why) => return Err(why.into()),
             _ => {}
         }
     }

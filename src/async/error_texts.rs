@@ -274,6 +274,8 @@ fn failures() -> Vec<Failure> {
     let mut all = vec![
         Failure::Dial(DialError::Closed),
         Failure::Dial(DialError::Tls(deep_cause())),
+        Failure::Connect(BoxError::from("a text")),
+        Failure::Connect(Box::new(Outer(Inner))),
         Failure::OnOpen(BoxError::from("a text")),
         Failure::OnOpen(Box::new(Outer(Inner))),
         Failure::Timeout,
@@ -290,8 +292,9 @@ fn errors_of_reconnecting_clients_say_it_once() {
         Failure::OnOpen(_) => 1,
         Failure::Lost(_) => 2,
         Failure::Timeout => 3,
+        Failure::Connect(_) => 4,
     };
-    check_all(4, variant, failures());
+    check_all(5, variant, failures());
     for reason in [Reason::Permanent, Reason::Attempts, Reason::Time] {
         for failure in failures() {
             let gave_up = GaveUp::new(failure, reason, 2);

@@ -20,7 +20,7 @@ import threading
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Log, deny_io_uring
+from harness import BINARY, PATIENCE_S, Log, Server, deny_io_uring
 from test_browser import OPEN, InFrontOfAPage
 # A client with threads holds a lock while it sends, so it could not receive meanwhile.
 from websockets.asyncio.client import connect as connect_both_ways
@@ -41,6 +41,7 @@ MIB = 1 << 20
 SHORT = (
     "rooms.rs",
     "market_data.rs",
+    "subscriber.rs",
     "cursors/main.rs",
     "cursors/page.html",
     "upload.rs",
@@ -317,6 +318,49 @@ class Everywhere(unittest.TestCase):
         with Listening("echo") as one, Example("echo", one.address) as other:
             self.assertEqual(other.wait(), 1)
             self.assertIn("in use", "".join(other.stderr.lines))
+
+
+class Subscriber(unittest.TestCase):
+    """It outlives its server, prints each message once, and says what it missed."""
+
+    FLAGS = ("--drain", "1s")
+
+    def publish(self, server, text):
+        self.assertIn("result", server.call("publish", channel="news", data=text))
+
+    def printed(self, subscriber):
+        """The next line of its output."""
+        return subscriber.stdout.wait_for("").string.rstrip("\n")
+
+    def test_a_takeover_loses_nothing_and_a_restart_is_told(self):
+        with Server(*self.FLAGS) as first, Example("subscriber", first.url("/broadcast"), "news", "30") as subscriber:
+            subscriber.stderr.wait_for("^subscribed$")
+            self.publish(first, "before")
+            admin, listen = (f"127.0.0.1:{port}" for port in (first.admin[1], first.port))
+            with Server(*self.FLAGS, "--takeover", admin=admin, listen=listen) as successor:
+                self.publish(successor, "meanwhile")
+                subscriber.stderr.wait_for("^subscribed$")
+                self.publish(successor, "after")
+                for text in ("before", "meanwhile", "after"):
+                    self.assertEqual(self.printed(subscriber), f'"{text}"')
+                self.assertEqual(first.wait(), 0)
+                successor.process.kill()
+                successor.wait()
+            with Server(*self.FLAGS, listen=listen) as third:
+                told = "missed an unknown number of messages: the topic has begun anew"
+                self.assertEqual(self.printed(subscriber), told)
+                self.publish(third, "again")
+                self.assertEqual(self.printed(subscriber), '"again"')
+
+    def test_it_gives_up_in_time_and_at_once_if_it_is_refused(self):
+        with Server() as server:
+            with Example("subscriber", server.url("/nowhere")) as subscriber:
+                self.assertEqual(subscriber.wait(), 1)
+                self.assertIn("the server answered 404 Not Found", "".join(subscriber.stderr.lines))
+            nowhere = server.url("/broadcast")
+        with Example("subscriber", nowhere, "news", "1") as subscriber:
+            self.assertEqual(subscriber.wait(), 1)
+            self.assertIn("gave up at the time limit", "".join(subscriber.stderr.lines))
 
 
 class Login(unittest.TestCase):
