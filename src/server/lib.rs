@@ -57,6 +57,7 @@ mod subscription;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod timers;
+mod topic_name;
 mod topic_options;
 pub mod v1;
 pub mod validation;
@@ -109,4 +110,5 @@ pub use states::Requirements;
 pub use subscription::{
     PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
 };
+pub use topic_name::{TopicName, TopicNameError};
 pub use topic_options::TopicOptions;
