@@ -34,6 +34,7 @@ mod listeners;
 mod message;
 mod middleware;
 mod observer;
+mod on_close;
 mod outside;
 mod pages;
 mod panics;
@@ -53,6 +54,7 @@ mod server;
 mod service;
 mod shard_thread;
 mod states;
+mod stored_publication;
 mod subscription;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

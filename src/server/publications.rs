@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
+    OUTSIDE_MESSAGES_MAX,
+};
 use crate::validation::{is_too_deep, is_topic_name};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
@@ -137,6 +140,9 @@ pub enum PublishError {
     TooDeep(usize),
     /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
     TooMany,
+    /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, [on
+    /// close](crate::Remote::publish_on_close).
+    TooManyOnClose,
     /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
     Busy,
     /// The topic, or the node, does not take the message. Only for messages of handlers; those of other threads have a
@@ -166,6 +172,10 @@ impl fmt::Display for PublishError {
                 write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
             }
             PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::TooManyOnClose => write!(
+                f,
+                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+            ),
             PublishError::Busy => f.write_str("too many pending messages"),
             PublishError::Refused(refused) => refused.fmt(f),
             PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
