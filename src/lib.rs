@@ -155,7 +155,8 @@ pub mod server {
         PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook,
         Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError,
         SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State,
-        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
+        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
+        TopicNameError, TopicOptions,
     };
 }
 

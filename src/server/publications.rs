@@ -2,18 +2,22 @@
 
 use std::fmt;
 
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
+    OUTSIDE_MESSAGES_MAX,
+};
 use crate::validation::{is_too_deep, is_topic_name};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
 
-/// A message to publish from another thread.
+/// A message to publish from another thread. A string converts to a text message, and bytes to a binary one.
 ///
 /// ```
 /// use echoring::server::OwnedPublication;
 ///
 /// let price = OwnedPublication::json(r#"{"bid":101.5}"#).key("EURUSD").idempotency_key("feed-7041");
 /// assert_eq!(&*price.key, "EURUSD");
+/// assert_eq!(OwnedPublication::from("hello"), OwnedPublication::text("hello"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -74,6 +78,36 @@ impl OwnedPublication {
     }
 }
 
+impl From<String> for OwnedPublication {
+    fn from(text: String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&String> for OwnedPublication {
+    fn from(text: &String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&str> for OwnedPublication {
+    fn from(text: &str) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<Vec<u8>> for OwnedPublication {
+    fn from(payload: Vec<u8>) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
+impl From<&[u8]> for OwnedPublication {
+    fn from(payload: &[u8]) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
 /// Why no message of a request was published.
 ///
 /// ```
@@ -106,6 +140,9 @@ pub enum PublishError {
     TooDeep(usize),
     /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
     TooMany,
+    /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, [on
+    /// close](crate::Remote::publish_on_close).
+    TooManyOnClose,
     /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
     Busy,
     /// The topic, or the node, does not take the message. Only for messages of handlers; those of other threads have a
@@ -135,6 +172,10 @@ impl fmt::Display for PublishError {
                 write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
             }
             PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::TooManyOnClose => write!(
+                f,
+                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+            ),
             PublishError::Busy => f.write_str("too many pending messages"),
             PublishError::Refused(refused) => refused.fmt(f),
             PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),

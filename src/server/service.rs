@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use echoring_auth::{App, Authenticator};
+use echoring_auth::{App, Authenticator, Identity};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
@@ -494,13 +494,17 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
+        let identity = self.gate.client(token).map_or(0, Identity::number);
         self.gate.forget(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
             Peer::Handler(handler) => {
-                self.handlers.leave(handler.slot, closed, cx.pool());
+                let on_close = self.handlers.leave(handler.slot, closed, cx.pool());
                 self.broadcast.closed(cx, token, Peer::Handler(handler));
+                if !on_close.is_empty() {
+                    self.broadcast.publish_on_close(cx, token, identity, on_close);
+                }
             }
         }
     }

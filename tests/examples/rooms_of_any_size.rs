@@ -40,6 +40,7 @@ async fn members_hear_their_room_in_one_order_and_no_other() {
     assert!(refused.is_err(), "a member says who it is");
     // Whoever does not read would hold the server up.
     drop((ann, eve));
+    hears(&mut bob, "Ann has left").await;
     let ended = tokio::task::spawn_blocking(move || server.shutdown(std::time::Duration::from_secs(10)));
     assert!(bob.read().await.is_err(), "the server is going away");
     ended.await.expect("no panic").expect("in order");

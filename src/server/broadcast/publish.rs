@@ -136,12 +136,12 @@ impl Broadcast {
     /// Publishes the held publications in order, as far as there is room.
     pub(super) fn publish_held<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         while let Some(held) = self.held.pop() {
-            let Some((name, publication, idempotency_key)) = held.parts() else { continue };
+            let Some((name, publication, idempotency_key)) = held.stored.parts() else { continue };
             let publisher = match self.fan_out.topics.find(name) {
                 Some(topic) => publisher_now(cx, topic, &held.publisher),
                 None => held.publisher,
             };
-            let (now, mut resources) = (self.now, cx.resources());
+            let (now, mut resources) = (cx.now(), cx.resources());
             let routed =
                 self.sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key);
             let result = match routed {
@@ -156,8 +156,10 @@ impl Broadcast {
                 if let Some(result) = result {
                     self.sessions.acknowledge(&mut link, name, &publisher, result);
                 }
+            } else if let Some(Err(refused)) = result {
+                refused_of_closed(name, refused);
             }
-            cx.pool().put(held.into_buffer());
+            held.stored.release(cx.pool());
         }
     }
 
@@ -296,6 +298,12 @@ pub(super) fn route_or_hold<A: ServerApplication>(
         Err(Full) => held.hold(link, name, publisher, publication, idempotency_key),
     }
     None
+}
+
+/// The publisher of a refused publication is closed and cannot be told. The topic counts the refusal.
+#[cold]
+pub(super) fn refused_of_closed(topic: &str, refused: Refused) {
+    tracing::info!(topic, reason = refused.code(), "a message of a closed connection was refused");
 }
 
 /// What became of a publication, for its span.

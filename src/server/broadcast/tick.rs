@@ -50,6 +50,7 @@ impl Broadcast {
         if !self.held.is_empty() {
             self.publish_held(cx);
         }
+        self.held.end_tick();
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);

@@ -275,9 +275,10 @@ fn not_published(error: PublishError) -> Reply {
         PublishError::TooMany => refuse(&InvalidBody::TooMany),
         PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
         // Only handlers get the last ones.
-        PublishError::Ended | PublishError::Refused(_) | PublishError::OnShard => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, "ended")
-        }
+        PublishError::Ended
+        | PublishError::Refused(_)
+        | PublishError::OnShard
+        | PublishError::TooManyOnClose => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
     }
 }
 
