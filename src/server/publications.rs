@@ -7,13 +7,14 @@ use crate::validation::{is_too_deep, is_topic_name};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
 
-/// A message to publish from another thread.
+/// A message to publish from another thread. Text (`&str`, `String`) converts into one without keys.
 ///
 /// ```
 /// use echoring::server::OwnedPublication;
 ///
 /// let price = OwnedPublication::json(r#"{"bid":101.5}"#).key("EURUSD").idempotency_key("feed-7041");
 /// assert_eq!(&*price.key, "EURUSD");
+/// assert_eq!(OwnedPublication::from("hello"), OwnedPublication::text("hello"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -71,6 +72,20 @@ impl OwnedPublication {
     pub(crate) fn bytes(&self) -> u64 {
         (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
             as u64
+    }
+}
+
+/// A text message without keys.
+impl From<&str> for OwnedPublication {
+    fn from(text: &str) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+/// A text message without keys.
+impl From<String> for OwnedPublication {
+    fn from(text: String) -> OwnedPublication {
+        OwnedPublication::text(text)
     }
 }
 
