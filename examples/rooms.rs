@@ -11,8 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, OwnedPublication, Path, Query, Remote, Response, Route,
-    Server,
+    Builder, Disposition, Failure, Handler, Message, Path, Query, Remote, Response, Route, Server,
 };
 use serde::Deserialize;
 
@@ -65,11 +64,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let Some((room, text)) = line.split_once(' ') else { continue };
-        for result in server.publish(room, vec![OwnedPublication::text(text)])? {
-            match result {
-                Ok(position) => println!("message {} of {room}", position.offset),
-                Err(refused) => println!("not published: {refused}"),
-            }
+        match server.publish(room, text) {
+            Ok(position) => println!("message {} of {room}", position.offset),
+            Err(error) => println!("not published: {error}"),
         }
     }
     server.shutdown(Duration::from_secs(5))?;

@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 
 use echoring::CloseCode;
 use echoring::server::{
-    Builder, Closed, Disposition, Failure, Handle, Handler, Message, Opening, OwnedPublication, Remote,
-    Response, Route, Server, SubscribeOptions,
+    Builder, Closed, Disposition, Failure, Handle, Handler, Message, Opening, Remote, Response, Route,
+    Server, SubscribeOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,9 +69,8 @@ impl Handler for Pointer {
 
     fn close(&mut self, _: &Closed) {
         if let Some(server) = self.server.get() {
-            let left = OwnedPublication::text(News::Left { id: self.id }.json());
             // While the server ends, the others leave too.
-            let _ = server.try_publish(TOPIC, vec![left]);
+            let _ = server.try_publish(TOPIC, News::Left { id: self.id }.json());
         }
     }
 }
