@@ -10,6 +10,7 @@ mod sharing;
 mod time;
 mod traces;
 mod waking;
+mod write_timeouts;
 mod writing;
 
 use std::io;
