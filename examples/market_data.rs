@@ -37,12 +37,10 @@ pub fn server(address: SocketAddr) -> Builder {
 /// Publishes one batch. Waits until the topic has it, so the market is never faster than the server.
 pub fn publish(market: &Handle, prices: &[(&str, Price)]) -> Result<(), Box<dyn Error>> {
     let batch = prices.iter().map(|(symbol, price)| -> Result<_, Box<dyn Error>> {
-        let mut publication = OwnedPublication::json(serde_json::to_string(price)?);
-        publication.key = (*symbol).into();
-        Ok(publication)
+        Ok(OwnedPublication::json(serde_json::to_string(price)?).key(*symbol))
     });
-    for position in market.publish(TOPIC, batch.collect::<Result<_, _>>()?)? {
-        position?;
+    for result in market.publish_all(TOPIC, batch.collect::<Result<Vec<_>, _>>()?)? {
+        result?;
     }
     Ok(())
 }

@@ -152,10 +152,10 @@ pub mod server {
         DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
         HeaderField, Identity, IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler,
         Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path,
-        PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook,
-        Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError,
-        SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State,
-        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
+        PendingBatch, PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn,
+        RefusalHook, Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes,
+        SendError, SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind,
+        State, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
         TopicNameError, TopicOptions,
     };
 }

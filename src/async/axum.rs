@@ -10,6 +10,7 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum_core::body::Body;
 use axum_core::extract::FromRequestParts;
@@ -97,6 +98,12 @@ impl WebSocketUpgrade {
     /// Accepts permessage-deflate (RFC 7692).
     pub fn compression(self, compression: impl Into<Option<Compression>>) -> WebSocketUpgrade {
         self.configure(|upgrader| upgrader.compression(compression))
+    }
+
+    /// Time limit for the client to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.write_timeout(timeout))
     }
 
     /// Sends heartbeats.

@@ -367,7 +367,7 @@ impl<S: Transport> Conn<S> {
         self.writer.close(code, reason).await
     }
 
-    /// Sets the deadline of writes.
+    /// Sets the deadline of writes. A time limit for each of them is [`Settings::write_timeout`].
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.writer.set_write_deadline(at);
     }

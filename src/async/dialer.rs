@@ -275,6 +275,14 @@ impl Dialer {
         self
     }
 
+    /// Time limit for a server to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        self.settings.write_timeout = timeout.into();
+        self
+    }
+
     /// Sends heartbeats, to detect dead servers.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: impl Into<Option<Heartbeat>>) -> Dialer {

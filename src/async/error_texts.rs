@@ -104,6 +104,7 @@ fn errors_of_connections_say_it_once() {
         Error::Closing => 11,
         Error::Unfinished => 12,
         Error::OutOfMemory => 13,
+        Error::SendTimeout => 14,
     };
     let mut all = vec![
         Error::Closed(CloseFrame { code: CloseCode::NORMAL, reason: "bye".into() }),
@@ -119,9 +120,10 @@ fn errors_of_connections_say_it_once() {
         Error::Closing,
         Error::Unfinished,
         Error::OutOfMemory,
+        Error::SendTimeout,
     ];
     all.extend(io_errors().map(Error::Io));
-    check_all(14, variant, all);
+    check_all(15, variant, all);
     // The source of a wrapped error stays reachable.
     assert_eq!(check(&Error::Io(io::Error::other(Outer(Inner)))), 1);
     for error in [TrySendError::Full("a".into()), TrySendError::Closed("a".into())] {

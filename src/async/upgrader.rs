@@ -209,6 +209,14 @@ impl Upgrader {
         self
     }
 
+    /// Time limit for a client to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Upgrader {
+        self.settings.write_timeout = timeout.into();
+        self
+    }
+
     /// Sends heartbeats, to detect dead peers.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: impl Into<Option<Heartbeat>>) -> Upgrader {

@@ -73,7 +73,7 @@ pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
     MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage, StreamCommand, StreamQuery,
 };
-pub use commands::{PendingPublish, PublishRequest, ShardCommand};
+pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
     StartErrorKind,

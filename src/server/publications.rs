@@ -108,21 +108,20 @@ impl From<&[u8]> for OwnedPublication {
     }
 }
 
-/// Why no message of a request was published.
+/// Why a message was not published, or several together.
 ///
 /// ```
-/// use echoring::server::{Handle, OwnedPublication, PublishError};
+/// use echoring::server::{Handle, PublishError, Refused};
 ///
-/// /// Whether the message is on its way. Waits while the server is busy.
+/// /// Whether there will be more to publish.
 /// fn tell(server: &Handle, text: &str) -> bool {
-///     loop {
-///         match server.publish("news", vec![OwnedPublication::text(text)]) {
-///             Ok(results) => return results.iter().all(Result::is_ok),
-///             Err(PublishError::Busy) => std::thread::sleep(std::time::Duration::from_millis(10)),
-///             Err(error) => {
-///                 eprintln!("{error}");
-///                 return false;
-///             }
+///     match server.publish("news", text) {
+///         Ok(_) => true,
+///         // An operator shuts the server down.
+///         Err(PublishError::Ended | PublishError::Refused(Refused::Draining)) => false,
+///         Err(error) => {
+///             eprintln!("not published: {error}");
+///             true
 ///         }
 ///     }
 /// }
@@ -143,12 +142,13 @@ pub enum PublishError {
     /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, [on
     /// close](crate::Remote::publish_on_close).
     TooManyOnClose,
-    /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
+    /// There is no room for the message: too many wait. [`Handle::try_publish`](crate::Handle::try_publish) says so at once,
+    /// [`Handle::publish_timeout`](crate::Handle::publish_timeout) after its time; [`Handle::publish`](crate::Handle::publish) waits.
     Busy,
-    /// The topic, or the node, does not take the message. Only for messages of handlers; those of other threads have a
-    /// [result](Published) each.
+    /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
+    /// instead.
     Refused(Refused),
-    /// [`Handle::publish`](crate::Handle::publish) was called on the thread of a shard, and would have blocked it. Handlers use
+    /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
     /// [`Remote::publish`](crate::Remote::publish) or [`Handle::try_publish`](crate::Handle::try_publish).
     OnShard,
     /// The server has ended.
@@ -197,7 +197,14 @@ impl PublishError {
 
 impl std::error::Error for PublishError {}
 
-/// The result of each message: its position, or why it was refused.
+/// For the results of messages that were published together.
+impl From<Refused> for PublishError {
+    fn from(refused: Refused) -> PublishError {
+        PublishError::Refused(refused)
+    }
+}
+
+/// The result of each of several messages: its position, or why it was refused.
 ///
 /// ```
 /// use echoring::server::Published;

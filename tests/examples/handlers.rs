@@ -1,7 +1,6 @@
 //! The handlers of the examples, without sockets: what clients hear, see as refusals, and are closed with.
 
 use echoring::CloseCode;
-use echoring::server::OwnedPublication;
 use echoring::testing::{TestClient, TestServer};
 
 use super::embedded_server::server;
@@ -61,8 +60,8 @@ fn a_room_is_told_who_has_left_whatever_has_ended_the_connection() {
 fn messages_from_outside_go_to_a_room() {
     let server = a_room_server(2, 0);
     let ann = server.connect("/rooms/blue?as=Ann").expect("a room");
-    let results = server.handle().publish("blue", vec![OwnedPublication::text("from outside")]);
-    assert_eq!(results.expect("published")[0].expect("accepted").offset, 2);
+    let published = server.handle().publish("blue", "from outside");
+    assert_eq!(published.expect("accepted").offset, 2);
     assert_eq!(ann.take_texts(), ["Ann is here", "from outside"]);
     let published = server.take_published("blue");
     assert_eq!(published.last().and_then(|message| message.text()), Some("from outside"));

@@ -11,6 +11,7 @@ mod sharing;
 mod time;
 mod traces;
 mod waking;
+mod write_timeouts;
 mod writing;
 
 use std::io;

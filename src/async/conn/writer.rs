@@ -56,6 +56,7 @@ impl<S: Transport> Writer<S> {
     /// # Errors
     /// The error that ended the connection; [`Error::Closing`] after this end has begun to close;
     /// [`Error::WriteTimeout`] at the write deadline, when the message may be queued and is then sent later;
+    /// [`Error::SendTimeout`] after the connection's [write timeout](super::Settings::write_timeout), which ends it;
     /// [`Error::TooLong`] above 2 GiB.
     pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         let mut message = Some(message.into());
@@ -204,7 +205,8 @@ impl<S: Transport> Writer<S> {
         }
     }
 
-    /// Sets the deadline of writes; `None` for no deadline.
+    /// Sets the deadline of writes; `None` for no deadline. A time limit for each write of a connection is
+    /// [`Settings::write_timeout`](super::Settings::write_timeout).
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.shared.update(|core| core.write_deadline = at);
     }

@@ -172,6 +172,12 @@ impl Broadcast {
         }
     }
 
+    /// Whether messages of the operator must wait for room. While the server drains they are refused instead.
+    pub(crate) fn has_operator_wait<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+        let is_owner = !self.drain.is_on() && self.sequencer.ordering != Ordering::Theirs;
+        is_owner && !self.takes_requests(cx)
+    }
+
     /// The operator publishes to a topic that this shard owns.
     ///
     /// # Errors
