@@ -94,7 +94,7 @@ impl World {
         let first = self.published + 1;
         self.published += u64::from(messages);
         let batch = (first..=self.published).map(|number| OwnedPublication::json(number.to_string()));
-        let positions = self.server.handle().publish(TOPIC, batch.collect()).expect("the server is there");
+        let positions = self.server.handle().publish_all(TOPIC, batch).expect("the server is there");
         for position in positions {
             position.expect("accepted");
         }
