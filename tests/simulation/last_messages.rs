@@ -25,7 +25,7 @@ const MAILBOX_BYTES: usize = 64 * 1024;
 const MESSAGE_BYTES_MAX: u64 = 16 * 1024;
 
 /// The names of those whose handler has left a message.
-type Joined = Arc<Mutex<BTreeSet<String>>>;
+pub type Joined = Arc<Mutex<BTreeSet<String>>>;
 
 /// A member that publishes what its client says.
 struct Member {
@@ -52,13 +52,19 @@ impl Handler for Member {
     }
 }
 
-fn world(seed: u64, shards: usize, joined: &Joined) -> Rc<World<Service>> {
+/// Members, whose names are their paths. Those of watchers leave no message.
+pub fn members(joined: &Joined) -> Routes {
     let mut routes = Routes::default();
     let joined = Arc::clone(joined);
     routes.add(Route::new("/{name}", move |Path(name): Path<String>| Member {
         name,
         joined: Arc::clone(&joined),
     }));
+    routes
+}
+
+fn world(seed: u64, shards: usize, joined: &Joined) -> Rc<World<Service>> {
+    let routes = members(joined);
     // What is looked at here is not who lags.
     let settings = TopicSettings { lag_bytes: 8 << 20, ..TopicSettings::default() };
     let connection = ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
@@ -105,7 +111,7 @@ fn script(random: &mut Random, name: &str, padding: usize, script: &mut Vec<u8>)
 }
 
 /// The texts that a client has received.
-fn texts(heard: &[Item]) -> Vec<String> {
+pub fn texts(heard: &[Item]) -> Vec<String> {
     let text = |item: &Item| match item {
         Item::Message(MessageKind::Text, payload) => String::from_utf8(payload.clone()).expect("a text"),
         other => panic!("{other:.40?}"),
