@@ -38,8 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: rooms [--listen ADDR:PORT]".into()),
     };
     let route = Route::new("/rooms/{topic}", |Path(room): Path<String>| Member { room });
-    let server =
-        Server::builder().listen(listen.parse::<std::net::SocketAddr>()?).shards(1).route(route).start()?;
+    let builder = Server::builder().listen(listen.parse::<std::net::SocketAddr>()?).shards(1);
+    let server = builder.builtin_routes(true).route(route).start()?;
     for address in server.addresses() {
         println!("listening ws://{address} shards=1 pid={}", std::process::id());
     }
