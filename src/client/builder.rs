@@ -52,7 +52,7 @@ impl Builder {
     /// use echoring::client::Client;
     /// use echoring::tls::Trust;
     ///
-    /// let roots = Trust::File("/etc/live/roots.pem".into());
+    /// let roots = Trust::CaFile("/etc/live/roots.pem".into());
     /// let builder = Client::v1("wss://live.example/broadcast").dialer(|dialer| dialer.tls(roots));
     /// # drop(builder);
     /// ```
