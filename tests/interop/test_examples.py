@@ -584,7 +584,8 @@ class Servers(unittest.TestCase):
             base = url.removesuffix("/ws")
             with Listening("rewriting_proxy", base, "secret", "[removed]") as proxy:
                 # A field that `Connection` lists is for the proxy alone.
-                fields = {"Cookie": "id=7", "X-Own": "1", "X-Hop": "2", "X-Forwarded-For": "192.0.2.1", "Connection": "X-Hop"}
+                fields = {"Cookie": "id=7", "X-Own": "1", "X-Forwarded-For": "192.0.2.1"}
+                fields |= {"Connection": "X-Hop", "X-Hop": "2"}
                 settings = {"subprotocols": ["v1"], "origin": "https://app.example", "additional_headers": fields}
                 with proxy.connect("/it?x=1", **settings) as ws:
                     self.assertEqual(ws.subprotocol, "v1")
