@@ -11,7 +11,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use echoring::client::{Client, Event, Protocol, SubscribeOptions, Subscription};
+use echoring::client::{Client, Event, SubscribeOptions, Subscription};
 use echoring::server::{Builder, Handle, OwnedPublication, PublishError, Server, TopicOptions};
 use serde::{Deserialize, Serialize};
 
@@ -37,12 +37,10 @@ pub fn server(address: SocketAddr) -> Builder {
 /// Publishes one batch. Waits until the topic has it, so the market is never faster than the server.
 pub fn publish(market: &Handle, prices: &[(&str, Price)]) -> Result<(), Box<dyn Error>> {
     let batch = prices.iter().map(|(symbol, price)| -> Result<_, Box<dyn Error>> {
-        let mut publication = OwnedPublication::json(serde_json::to_string(price)?);
-        publication.key = (*symbol).into();
-        Ok(publication)
+        Ok(OwnedPublication::json(serde_json::to_string(price)?).key(*symbol))
     });
-    for position in market.publish(TOPIC, batch.collect::<Result<_, _>>()?)? {
-        position?;
+    for result in market.publish_all(TOPIC, batch.collect::<Result<Vec<_>, _>>()?)? {
+        result?;
     }
     Ok(())
 }
@@ -78,8 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Prints each price, and pauses behind it.
 async fn print(url: &str, pause: Duration) -> Result<(), Box<dyn Error>> {
-    let (client, task) = Client::new(Protocol::Echoring, url);
-    tokio::spawn(task);
+    let client = Client::v1(url).connect();
     let mut prices = follow(&client).await?;
     let mut skipped: HashMap<String, u64> = HashMap::new();
     while let Some(event) = prices.next().await {
@@ -91,8 +88,8 @@ async fn print(url: &str, pause: Duration) -> Result<(), Box<dyn Error>> {
                 println!("{symbol} {:7.2}   {total} skipped before {symbol}", message.data.bid);
                 tokio::time::sleep(pause).await;
             }
-            Event::Gap(gap) => println!("{:?} prices are lost", gap.count()),
-            Event::Ended(why) => return Err(format!("no longer subscribed: {why:?}").into()),
+            Event::Gap(gap) => println!("{gap}"),
+            Event::Ended(why) => return Err(why.into()),
             _ => {}
         }
     }

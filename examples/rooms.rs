@@ -1,59 +1,51 @@
-//! Rooms: what a client says goes to everyone in its room, however many they are. Lines of standard input, `ROOM TEXT`, go to the
-//! room from outside.
+//! Rooms: what a client says goes to everyone in its room, however many they are. They are told who comes, and who has left.
 //!
 //! ```text
 //! cargo run --example rooms                # ws://127.0.0.1:9001/rooms/NAME?as=NICKNAME
 //! ```
 
 use std::error::Error;
-use std::io::BufRead;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, OwnedPublication, Path, Query, Remote, Response, Route,
-    Server,
+    Builder, Disposition, Failure, Handler, Message, Path, Query, Remote, Response, Route, Server, TopicName,
 };
-use serde::Deserialize;
 
 /// The query of a request: `?as=NICKNAME`.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Who {
-    #[serde(rename = "as")]
-    nickname: String,
+    r#as: String,
 }
 
 /// One client in one room. The room is a topic: its messages go to the clients straight from a log that all members of a shard
 /// share, so a room of 100,000 members costs no queue for each.
 struct Member {
-    room: String,
-    nickname: String,
+    room: TopicName,
+    name: String,
 }
 
 impl Handler for Member {
     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
         remote.subscribe(&self.room)?;
-        remote.publish(&self.room, &format!("{} is here", self.nickname))?;
-        Ok(())
+        remote.publish_on_close(&self.room, &format!("{} has left", self.name))?;
+        Ok(remote.publish(&self.room, &format!("{} is here", self.name))?)
     }
 
     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
         let text = message.text().unwrap_or_default();
-        remote.publish(&self.room, &format!("{}: {text}", self.nickname))?;
+        remote.publish(&self.room, &format!("{}: {text}", self.name))?;
         Ok(Disposition::Done)
     }
 }
 
 /// The server, which listens on `address`. A member that reads too slowly is closed with 4008 by default.
 pub fn rooms(address: SocketAddr) -> Builder {
-    let route =
-        Route::new("/rooms/{room}", |Path(room): Path<String>, Query(Who { nickname }): Query<Who>| {
-            match nickname.len() {
-                1..=32 => Ok(Member { room, nickname }),
-                _ => Err(Response::text(400, "a nickname has 1 to 32 bytes\n")),
-            }
-        });
-    Server::builder().listen(address).route(route.text_only().message_bytes_max(4096))
+    let join = |Path(room): Path<TopicName>, Query(Who { r#as: name }): Query<Who>| match name.len() {
+        1..=32 => Ok(Member { room, name }),
+        _ => Err(Response::text(400, "a nickname has 1 to 32 bytes\n")),
+    };
+    let route = Route::new("/rooms/{room}", join).text_only().message_bytes_max(4096);
+    Server::builder().listen(address).route(route)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -62,16 +54,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     for address in server.addresses() {
         println!("ws://{address}/rooms/NAME?as=NICKNAME");
     }
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let Some((room, text)) = line.split_once(' ') else { continue };
-        for result in server.publish(room, vec![OwnedPublication::text(text)])? {
-            match result {
-                Ok(position) => println!("message {} of {room}", position.offset),
-                Err(refused) => println!("not published: {refused}"),
-            }
-        }
-    }
-    server.shutdown(Duration::from_secs(5))?;
+    server.join()?;
     Ok(())
 }

@@ -1,17 +1,23 @@
 //! WebSockets for programs on Linux: connections for asynchronous code, and servers for very many of them on io_uring.
 //!
-//! Begin with [how to write programs](guides::embed): connections, rooms, state and login, publishing threads, clients of topics, axum and
-//! hyper; then [test handlers](guides::testing). Coming from [gorilla/websocket](guides::from_gorilla),
+//! Begin with [how to write programs](guides::embed): connections, rooms, state and login, publishing threads, axum and
+//! hyper; then [clients](guides::clients) and [tests of handlers](guides::testing). Coming from [gorilla/websocket](guides::from_gorilla),
 //! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets), [axum](guides::from_axum),
 //! [ws](guides::from_ws) or [uWebSockets](guides::from_uwebsockets): both programs side by side, call by call.
 //!
-//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [`client`] subscribes to topics.
+//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and reconnects. A [`client`] subscribes to topics, resumes
+//! after each loss, and says what it missed.
 //!
 //! ```no_run
 //! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut conn = echoring::dial("wss://echo.example/").await?;
 //! conn.write("hello").await?;
 //! assert_eq!(conn.read().await?, "hello".into());
+//!
+//! let mut news = echoring::client::Client::v1("wss://live.example/broadcast").connect().subscribe::<String>("news").await?;
+//! while let Some(message) = news.next_message().await {
+//!     println!("{}", message.data);
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -127,9 +133,10 @@ pub use server::{Handler, Server};
 pub mod client {
     #[doc(inline)]
     pub use echoring_client::{
-        Builder, Client, ClientError, ClientTask, Ended, Event, FromPayload, Gap, GapReason, History,
-        HistoryQuery, Member, Members, Message, Missed, Payload, Position, Protocol, Publication, Published,
-        Refusal, RequestError, SubscribeError, SubscribeOptions, Subscribed, Subscription, TokenSource,
+        Builder, Client, ClientError, Ended, Event, FromPayload, Gap, GapReason, History, HistoryQuery,
+        Member, Members, Message, Missed, Payload, Position, Protocol, Publication, Published, Refusal,
+        RequestError, State, SubscribeError, SubscribeOptions, Subscribed, Subscription, TokenSource,
+        Unauthorized,
     };
 }
 
@@ -145,10 +152,11 @@ pub mod server {
         DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
         HeaderField, Identity, IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler,
         Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path,
-        PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn, RefusalHook,
-        Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes, SendError,
-        SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind, State,
-        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicOptions,
+        PendingBatch, PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn,
+        RefusalHook, Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes,
+        SendError, SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind,
+        State, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
+        TopicNameError, TopicOptions,
     };
 }
 
@@ -169,12 +177,13 @@ pub mod guides {
     /// How to write servers and clients with this crate.
     ///
     /// [`/broadcast`]: crate::guides
-    /// [Centrifuge's protocol]: crate::guides
+    /// [`echoring proxy`]: crate::guides
     /// [Examples]: crate::guides
     /// [HTTP hook]: crate::server::AuthHook
     /// [Test handlers]: crate::testing
     /// [authenticated]: crate::server::Authenticator
     /// [axum]: crate::guides::from_axum
+    /// [clients]: crate::guides::clients
     /// [fastwebsockets]: crate::guides::from_fastwebsockets
     /// [frameworks]: crate::Upgrader::negotiate
     /// [gorilla/websocket]: crate::guides::from_gorilla
@@ -185,6 +194,15 @@ pub mod guides {
     /// [ws]: crate::guides::from_ws
     #[doc = include_str!("../docs/guide/embed.md")]
     pub mod embed {}
+
+    /// How to write clients that outlive their server: of topics, and of any WebSocket.
+    ///
+    /// [Centrifuge's protocol]: crate::guides
+    /// [`/broadcast`]: crate::guides
+    /// [expiry]: crate::server::Authenticator
+    /// [takeover]: crate::guides
+    #[doc = include_str!("../docs/guide/clients.md")]
+    pub mod clients {}
 
     /// How to test handlers: time, slow clients, publications and failures.
     ///
@@ -217,6 +235,7 @@ pub mod guides {
     /// [axum]: crate::guides::from_axum
     /// [hyper]: crate::guides::embed#inside-axum-or-hyper
     /// [peers]: crate::guides
+    /// [proxy]: crate::guides::embed#a-proxy-that-rewrites
     #[doc = include_str!("../docs/guide/from-tokio-tungstenite.md")]
     pub mod from_tokio_tungstenite {}
 
@@ -227,6 +246,7 @@ pub mod guides {
     /// For programs with Node's package `ws`.
     ///
     /// [embed]: crate::guides::embed#inside-axum-or-hyper
+    /// [proxy]: crate::guides::embed#a-proxy-that-rewrites
     #[doc = include_str!("../docs/guide/from-ws.md")]
     pub mod from_ws {}
 }

@@ -12,7 +12,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_server::{
     Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Opening,
-    OwnedPublication, Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
+    Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
 };
 use echoring_topics::TopicReport;
 
@@ -601,7 +601,7 @@ fn two_servers_run_side_by_side_and_end_apart() {
 fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
     let handle = server.handle();
     for name in names {
-        handle.publish(name, vec![OwnedPublication::text(name)]).expect("published");
+        handle.publish(name, name.as_str()).expect("published");
     }
     let home = |name: &String| {
         let has_home = |(_, report): &(usize, Option<TopicReport>)| {

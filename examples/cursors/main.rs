@@ -7,12 +7,10 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use echoring::CloseCode;
 use echoring::server::{
-    Builder, Closed, Disposition, Failure, Handle, Handler, Message, Opening, OwnedPublication, Remote,
-    Response, Route, Server, SubscribeOptions,
+    Builder, Disposition, Failure, Handler, Message, Remote, Response, Route, Server, SubscribeOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +22,6 @@ const POLICY: &str =
 /// One open page.
 struct Pointer {
     id: u64,
-    /// For what is published when the connection has ended.
-    server: Arc<OnceLock<Handle>>,
 }
 
 /// A position in the page, in shares of its width and height.
@@ -54,6 +50,7 @@ impl News {
 impl Handler for Pointer {
     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
         remote.subscribe_with(TOPIC, SubscribeOptions::new().skip_own())?;
+        remote.publish_on_close(TOPIC, &News::Left { id: self.id }.json())?;
         // The others answer with their positions, which this page hears.
         Ok(remote.publish(TOPIC, &News::Joined { id: self.id }.json())?)
     }
@@ -66,33 +63,20 @@ impl Handler for Pointer {
         remote.publish(TOPIC, &News::Moved { id: self.id, at }.json())?;
         Ok(Disposition::Done)
     }
-
-    fn close(&mut self, _: &Closed) {
-        if let Some(server) = self.server.get() {
-            let left = OwnedPublication::text(News::Left { id: self.id }.json());
-            // While the server ends, the others leave too.
-            let _ = server.try_publish(TOPIC, vec![left]);
-        }
-    }
 }
 
-/// The server, and the place for its handle once it is started.
-pub fn cursors(address: SocketAddr) -> (Builder, Arc<OnceLock<Handle>>) {
-    let (server, ids) = (Arc::new(OnceLock::new()), AtomicU64::new(1));
-    let started = Arc::clone(&server);
-    let route = Route::new("/cursors", move |_: &mut Opening<'_>| {
-        Ok(Pointer { id: ids.fetch_add(1, Ordering::Relaxed), server: Arc::clone(&server) })
-    });
+/// The server, which listens on `address`.
+pub fn cursors(address: SocketAddr) -> Builder {
+    let ids = AtomicU64::new(1);
+    let route = Route::new("/cursors", move || Pointer { id: ids.fetch_add(1, Ordering::Relaxed) });
     let page = Response::html(200, include_str!("page.html")).header("Content-Security-Policy", POLICY);
     let route = route.text_only().message_bytes_max(256);
-    (Server::builder().listen(address).route(route).get("/", move || page.clone()), started)
+    Server::builder().listen(address).route(route).get("/", move || page.clone())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
-    let (builder, started) = cursors(address.parse()?);
-    let server = builder.start()?;
-    let _ = started.set(server.handle());
+    let server = cursors(address.parse()?).start()?;
     println!("open http://{}/ twice", server.addresses()[0]);
     server.join()?;
     Ok(())

@@ -10,6 +10,7 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum_core::body::Body;
 use axum_core::extract::FromRequestParts;
@@ -18,7 +19,8 @@ use http::Request;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 
-use crate::{Conn, Heartbeat, Refused, UpgradeError, Upgraded, Upgrader};
+use crate::upgrader::offered;
+use crate::{Acceptance, Conn, Heartbeat, HttpResponse, Refused, UpgradeError, Upgraded, Upgrader};
 use echoring_proto::connection::Compression;
 
 /// Extracts a WebSocket upgrade from a request, for a handler that responds with
@@ -51,11 +53,22 @@ use echoring_proto::connection::Compression;
 pub struct WebSocketUpgrade {
     request: Request<()>,
     upgrader: Upgrader,
+    acceptance: Acceptance,
     addresses: (Option<SocketAddr>, Option<SocketAddr>),
     on_failed: Box<dyn FnOnce(UpgradeError) + Send>,
 }
 
 impl WebSocketUpgrade {
+    /// The request.
+    pub fn request(&self) -> &Request<()> {
+        &self.request
+    }
+
+    /// The offered subprotocols in order of preference (RFC 6455, 4.2.1).
+    pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
+        offered(&self.request)
+    }
+
     /// Changes the settings of this upgrade.
     pub fn configure(mut self, change: impl FnOnce(Upgrader) -> Upgrader) -> WebSocketUpgrade {
         self.upgrader = change(self.upgrader);
@@ -72,9 +85,25 @@ impl WebSocketUpgrade {
         self.configure(|upgrader| upgrader.message_bytes_max(bytes))
     }
 
+    /// Maximum number of bytes per read, 4,096 by default. It does not limit the message size.
+    pub fn read_buffer_size(self, bytes: usize) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.read_buffer_bytes(bytes))
+    }
+
+    /// Bytes of messages that wait to be sent together, and size of the fragments of a streamed message; 4,096 by default.
+    pub fn write_buffer_size(self, bytes: usize) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.write_buffer_bytes(bytes))
+    }
+
     /// Accepts permessage-deflate (RFC 7692).
     pub fn compression(self, compression: impl Into<Option<Compression>>) -> WebSocketUpgrade {
         self.configure(|upgrader| upgrader.compression(compression))
+    }
+
+    /// Time limit for the client to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> WebSocketUpgrade {
+        self.configure(|upgrader| upgrader.write_timeout(timeout))
     }
 
     /// Sends heartbeats.
@@ -98,6 +127,43 @@ impl WebSocketUpgrade {
         self
     }
 
+    /// Selects the subprotocol of this connection, instead of by [`protocols`](WebSocketUpgrade::protocols), and adds header fields to
+    /// the 101.
+    pub fn accept_with(mut self, acceptance: Acceptance) -> WebSocketUpgrade {
+        self.acceptance = acceptance;
+        self
+    }
+
+    /// A response other than the 101, for requests that the handler refuses, or that the server behind a proxy refused:
+    /// `refuse(&error)` with a [`DialError`](crate::DialError). [`Upgrader::on_refusal`] sees it if its status is 400 or higher.
+    ///
+    /// ```
+    /// use axum::response::Response;
+    /// use echoring::axum::WebSocketUpgrade;
+    /// use echoring::{Acceptance, Dialer};
+    ///
+    /// /// A proxy. Its upgrader allows any origin: the server decides.
+    /// async fn proxy(upgrade: WebSocketUpgrade) -> Response {
+    ///     let dialer = Dialer::new().forwarding(upgrade.request(), None);
+    ///     let (server, response) = match dialer.dial_with_response("wss://server.example/chat").await {
+    ///         Ok(dialled) => dialled,
+    ///         Err(error) => return upgrade.refuse(&error),
+    ///     };
+    ///     upgrade.accept_with(Acceptance::forwarding(&response)).on_upgrade(|client| async move {
+    ///         let (mut from_client, mut to_client) = client.split();
+    ///         let (mut from_server, mut to_server) = server.split();
+    ///         tokio::join!(
+    ///             from_client.forward_to(&mut to_server, |message| message),
+    ///             from_server.forward_to(&mut to_client, |message| message),
+    ///         );
+    ///     })
+    /// }
+    /// ```
+    #[must_use = "the response must be returned from the handler"]
+    pub fn refuse(self, response: impl Into<HttpResponse>) -> Response {
+        self.upgrader.refused_with(&self.request, response.into()).into_response()
+    }
+
     /// The response: the 101, after which `callback` runs with the connection in a task of its own, or the refusal, for
     /// example of a foreign origin.
     #[must_use = "the response must be returned from the handler"]
@@ -105,7 +171,8 @@ impl WebSocketUpgrade {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (response, upgrading) = match self.upgrader.upgrade(&mut self.request) {
+        let acceptance = self.acceptance;
+        let (response, upgrading) = match self.upgrader.upgrade_with(&mut self.request, |_| acceptance) {
             Ok(upgrade) => upgrade,
             Err(refused) => return refused.into_response(),
         };
@@ -134,7 +201,8 @@ impl WebSocketUpgrade {
             request.extensions_mut().insert(connection);
         }
         let on_failed = Box::new(|error| tracing::debug!(%error, "a connection was not handed over"));
-        Ok(WebSocketUpgrade { request, upgrader, addresses: (None, None), on_failed })
+        let acceptance = Acceptance::new();
+        Ok(WebSocketUpgrade { request, upgrader, acceptance, addresses: (None, None), on_failed })
     }
 }
 

@@ -9,6 +9,7 @@
 mod control;
 mod core;
 mod error;
+mod forwarding;
 mod handlers;
 mod head;
 mod heartbeat;
@@ -358,7 +359,7 @@ impl<S: Transport> Conn<S> {
         self.writer.pong(payload).await
     }
 
-    /// Performs the closing handshake. See [`Writer::close`].
+    /// Performs the closing handshake. See [`Writer::close`], also for codes that are not sent.
     ///
     /// # Errors
     /// See [`Writer::close`].
@@ -366,7 +367,7 @@ impl<S: Transport> Conn<S> {
         self.writer.close(code, reason).await
     }
 
-    /// Sets the deadline of writes.
+    /// Sets the deadline of writes. A time limit for each of them is [`Settings::write_timeout`].
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.writer.set_write_deadline(at);
     }

@@ -8,6 +8,7 @@
 mod connect;
 mod cookies;
 mod error;
+mod forwarding;
 mod request;
 
 use std::fmt;
@@ -157,7 +158,7 @@ impl Dialer {
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Dialer {
         let (name, value) = (name.into(), value.into());
         match check_field(&name, &value) {
-            Ok(()) => self.request.headers.push((name, value)),
+            Ok(()) => self.request.headers.push((name, value.into_bytes())),
             Err(why) => self.bad_field = Some((name, why)),
         }
         self
@@ -271,6 +272,14 @@ impl Dialer {
     #[must_use]
     pub fn message_bytes_max(mut self, bytes: u64) -> Dialer {
         self.settings.message_bytes_max = bytes;
+        self
+    }
+
+    /// Time limit for a server to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        self.settings.write_timeout = timeout.into();
         self
     }
 

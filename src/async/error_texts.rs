@@ -104,6 +104,7 @@ fn errors_of_connections_say_it_once() {
         Error::Closing => 11,
         Error::Unfinished => 12,
         Error::OutOfMemory => 13,
+        Error::SendTimeout => 14,
     };
     let mut all = vec![
         Error::Closed(CloseFrame { code: CloseCode::NORMAL, reason: "bye".into() }),
@@ -119,9 +120,10 @@ fn errors_of_connections_say_it_once() {
         Error::Closing,
         Error::Unfinished,
         Error::OutOfMemory,
+        Error::SendTimeout,
     ];
     all.extend(io_errors().map(Error::Io));
-    check_all(14, variant, all);
+    check_all(15, variant, all);
     // The source of a wrapped error stays reachable.
     assert_eq!(check(&Error::Io(io::Error::other(Outer(Inner)))), 1);
     for error in [TrySendError::Full("a".into()), TrySendError::Closed("a".into())] {
@@ -274,6 +276,8 @@ fn failures() -> Vec<Failure> {
     let mut all = vec![
         Failure::Dial(DialError::Closed),
         Failure::Dial(DialError::Tls(deep_cause())),
+        Failure::Connect(BoxError::from("a text")),
+        Failure::Connect(Box::new(Outer(Inner))),
         Failure::OnOpen(BoxError::from("a text")),
         Failure::OnOpen(Box::new(Outer(Inner))),
         Failure::Timeout,
@@ -290,8 +294,9 @@ fn errors_of_reconnecting_clients_say_it_once() {
         Failure::OnOpen(_) => 1,
         Failure::Lost(_) => 2,
         Failure::Timeout => 3,
+        Failure::Connect(_) => 4,
     };
-    check_all(4, variant, failures());
+    check_all(5, variant, failures());
     for reason in [Reason::Permanent, Reason::Attempts, Reason::Time] {
         for failure in failures() {
             let gave_up = GaveUp::new(failure, reason, 2);

@@ -96,8 +96,11 @@ pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
 pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 /// Maximum delay before any attempt.
 pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
-/// Age of a connection after which its end resets the attempt counter.
+/// Age from which a connection is stable: its end resets the attempt counter.
 pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;
+/// Maximum time that a reconnecting client waits because of the `Retry-After` of a response: a server that asks for days
+/// would end its clients.
+pub const RETRY_AFTER_MAX: Nanos = 600 * SECOND;
 /// A delay that never ends: 30 years, which timers can express.
 #[cfg(feature = "client")]
 pub(crate) const NEVER: Nanos = 30 * 365 * 86_400 * SECOND;

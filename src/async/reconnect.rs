@@ -7,6 +7,8 @@
 
 mod backoff;
 mod failure;
+mod settings;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -21,23 +23,25 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::handshake::random;
-use super::{ClientStream, Conn, DialError, Dialer, Error, Message, PreparedMessage, Transport};
+use super::{ClientStream, Conn, Dialer, Error, Message, PreparedMessage, Transport};
 use crate::limits::{NEVER, ON_OPEN_TIMEOUT, RECONNECT_DELAY, RECONNECT_DELAY_MAX, RECONNECT_SETTLED};
 use backoff::Backoff;
 use echoring_proto::Url;
 
 pub use failure::{BoxError, Failure, GaveUp, Reason, ReconnectError};
+pub use state::{Event, State};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Connect<S> = Box<dyn FnMut() -> BoxFuture<Result<Conn<S>, DialError>> + Send>;
+type Connect<S> = Box<dyn FnMut() -> BoxFuture<Result<Conn<S>, BoxError>> + Send>;
 type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> + Send>;
 
 /// Keeps one connection to a server open: it reconnects whenever the connection ends.
 ///
 /// The first attempt is made at once. Before each further attempt it waits for a random time below a bound that doubles
-/// with every failure ("full jitter"), so that the clients of a restarted server do not reconnect at the same time. A
-/// connection that lived for 30 seconds resets the attempt counter. Nothing is spawned: it reconnects, and notices that
-/// a connection ended, while it is read or written.
+/// with every failure ("full jitter"), so that the clients of a restarted server do not reconnect at the same time. Only a
+/// connection that lived for [30 seconds](Reconnecting::settled_after) was stable, and resets delays and bounds. One that
+/// ended sooner counts as a failure, whatever came over it: a server that accepts and closes at once is asked ever more
+/// rarely. Nothing is spawned: it reconnects, and notices that a connection ended, while it is read or written.
 ///
 /// All calls are cancel-safe: if a future is dropped, the pending attempt, callback or delay continues with the next
 /// call, and no message is lost. So they can be branches of `select!`.
@@ -46,6 +50,15 @@ type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> 
 /// [`max_attempts`](Reconnecting::max_attempts) and [`give_up_after`](Reconnecting::give_up_after). Then every call
 /// returns that failure. Retries are logged through `tracing`, passed to the
 /// [event hook](Reconnecting::on_event), and visible in the [`state`](Reconnecting::state).
+///
+/// | failure | |
+/// |---|---|
+/// | no address, no connection, no answer in time, a lost connection | retried |
+/// | a response with 429, or 5xx except 501 and 505 | retried, after its `Retry-After` |
+/// | any other response but 101, such as 401, 403 and 404 | permanent |
+/// | an invalid URL or request, a certificate that is not trusted | permanent |
+/// | a close with 1002, 1003, 1007 to 1010, or 4000 to 4999 except 4008 | permanent |
+/// | any other close | retried |
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -89,6 +102,8 @@ pub struct Reconnecting<S = ClientStream> {
     attempts: u32,
     /// Since when there is no connection, if one was asked for.
     since: Option<Instant>,
+    /// The time without a connection before that, since the last stable one.
+    outage: Duration,
     opened_at: Option<Instant>,
     /// The delay before the next attempt: kept, so that cancelled and repeated calls do not shorten it.
     wait: Option<Wait>,
@@ -102,7 +117,7 @@ pub struct Reconnecting<S = ClientStream> {
 
 /// A pending attempt.
 enum Attempt<S> {
-    Dialling(BoxFuture<Result<Conn<S>, DialError>>),
+    Dialling(BoxFuture<Result<Conn<S>, BoxError>>),
     /// The callback of `on_open` has the connection.
     Opening(BoxFuture<Result<Conn<S>, BoxError>>, Instant),
 }
@@ -113,80 +128,6 @@ struct Wait {
     until: Instant,
     /// The hook was called for it.
     told: bool,
-}
-
-/// An event of a reconnecting client.
-///
-/// ```
-/// use echoring::Dialer;
-/// use echoring::reconnect::Event;
-///
-/// let feed = Dialer::new().reconnecting("wss://live.example/").on_event(|event| match event {
-///     Event::Failed(failure) => eprintln!("{failure}"),
-///     Event::Waiting { delay, attempt } => eprintln!("attempt {attempt} follows in {delay:?}"),
-///     _ => {}
-/// });
-/// # drop(feed);
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// An attempt begins. `attempt` counts from 1, again after a stable connection.
-    Dialling {
-        /// The number of the attempt.
-        attempt: u32,
-    },
-    /// The connection is open, and the callback of [`on_open`](Reconnecting::on_open) has succeeded.
-    Connected,
-    /// The attempt failed.
-    Failed(&'a Failure),
-    /// The next attempt follows after `delay`. Sent once for each delay.
-    Waiting {
-        /// The delay.
-        delay: Duration,
-        /// The number of that attempt.
-        attempt: u32,
-    },
-    /// The connection ended, cleanly or not, during a read or write.
-    Lost(&'a Error),
-}
-
-/// The state of a reconnecting client.
-///
-/// ```
-/// use echoring::Dialer;
-/// use echoring::reconnect::State;
-///
-/// let feed = Dialer::new().reconnecting("wss://live.example/");
-/// assert!(matches!(feed.state(), State::Idle));
-/// let shown = match feed.state() {
-///     State::Open => "connected".to_owned(),
-///     State::Connecting { attempt } | State::Waiting { attempt, .. } => format!("attempt {attempt}"),
-///     other => format!("{other:?}"),
-/// };
-/// # drop(shown);
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum State {
-    /// Nothing was asked for yet.
-    Idle,
-    /// An attempt is in progress, or the callback of [`on_open`](Reconnecting::on_open).
-    Connecting {
-        /// The number of the attempt, from 1, again after a stable connection.
-        attempt: u32,
-    },
-    /// The connection is open, as far as the last read or write could tell.
-    Open,
-    /// The next attempt begins at `until`, or with the next call after it.
-    Waiting {
-        /// When the attempt begins.
-        until: Instant,
-        /// The number of that attempt.
-        attempt: u32,
-    },
-    /// There is no further attempt.
-    Failed(GaveUp),
 }
 
 impl Dialer {
@@ -203,7 +144,25 @@ impl Dialer {
 
 impl<S: Transport> Reconnecting<S> {
     /// A client that opens its connections with `connect`, which is called for each attempt: over any stream (see
-    /// [`Dialer::dial_over`]), or with a URL or a token that is fetched anew. `server` names the server in the log.
+    /// [`Dialer::dial_over`]), or with a URL or a token that is fetched anew. Its [`DialError`](crate::DialError) is a
+    /// [`Failure::Dial`], and any other error a [`Failure::Connect`], which is retried. `server` names the server in the log.
+    ///
+    /// ```
+    /// use echoring::reconnect::BoxError;
+    /// use echoring::{Dialer, Reconnecting};
+    ///
+    /// async fn fetch_token() -> Result<String, std::io::Error> {
+    ///     // Asks the program's back end.
+    ///     Ok("eyJhbGciOi".to_owned())
+    /// }
+    ///
+    /// let feed = Reconnecting::new("feed.example", || async {
+    ///     let bearer = format!("Bearer {}", fetch_token().await?);
+    ///     let dialer = Dialer::new().header("Authorization", bearer);
+    ///     Ok::<_, BoxError>(dialer.dial("wss://feed.example/").await?)
+    /// });
+    /// # drop(feed);
+    /// ```
     ///
     /// ```
     /// use echoring::{DialError, Dialer, Reconnecting};
@@ -215,15 +174,19 @@ impl<S: Transport> Reconnecting<S> {
     /// });
     /// # drop(feed);
     /// ```
-    pub fn new<F>(
+    pub fn new<F, E>(
         server: impl Into<String>,
         mut connect: impl FnMut() -> F + Send + 'static,
     ) -> Reconnecting<S>
     where
-        F: Future<Output = Result<Conn<S>, DialError>> + Send + 'static,
+        F: Future<Output = Result<Conn<S>, E>> + Send + 'static,
+        E: Into<BoxError>,
     {
         Reconnecting {
-            connect: Box::new(move || Box::pin(connect())),
+            connect: Box::new(move || {
+                let connecting = connect();
+                Box::pin(async move { connecting.await.map_err(Into::into) })
+            }),
             on_open: None,
             server: server.into(),
             backoff: Backoff {
@@ -238,6 +201,7 @@ impl<S: Transport> Reconnecting<S> {
             retry: Box::new(Failure::is_temporary),
             attempts: 0,
             since: None,
+            outage: Duration::ZERO,
             opened_at: None,
             wait: None,
             attempt: None,
@@ -245,111 +209,6 @@ impl<S: Transport> Reconnecting<S> {
             lost: None,
             state: watch::Sender::new(State::Idle),
         }
-    }
-}
-
-/// Settings.
-impl<S> Reconnecting<S> {
-    /// Maximum delay before the second attempt, half a second by default.
-    #[must_use]
-    pub fn initial_delay(mut self, delay: Duration) -> Reconnecting<S> {
-        self.backoff.initial = delay;
-        self
-    }
-
-    /// Maximum delay before any attempt, 30 seconds by default.
-    #[must_use]
-    pub fn max_delay(mut self, delay: Duration) -> Reconnecting<S> {
-        self.backoff.max = delay;
-        self
-    }
-
-    /// Whether delays are random below their bound (the default) or equal to it.
-    #[must_use]
-    pub fn jitter(mut self, jitter: bool) -> Reconnecting<S> {
-        self.backoff.jitter = jitter;
-        self
-    }
-
-    /// Maximum number of attempts in a row, including those whose connection was not stable; then the client gives up.
-    /// `None`, the default, for no maximum.
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Reconnecting<S> {
-        self.attempts_max = attempts.into();
-        self
-    }
-
-    /// Time limit for a connection: from the first attempt, or from the end of the previous connection. A pending
-    /// attempt is cancelled at the limit, and a delay that would end behind it is not begun: the client gives up, which may be
-    /// a [`max_delay`](Reconnecting::max_delay) before the limit. Each connection begins a new time, so that a server that
-    /// accepts and closes is bounded by [`max_attempts`](Reconnecting::max_attempts) only.
-    /// `None`, the default, for no limit.
-    #[must_use]
-    pub fn give_up_after(mut self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {
-        self.give_up_after = limit.into();
-        self
-    }
-
-    /// Age of a connection after which its end resets the attempt counter, 30 seconds by default.
-    #[must_use]
-    pub fn settled_after(mut self, age: Duration) -> Reconnecting<S> {
-        self.settled_after = age;
-        self
-    }
-
-    /// Calls `restore` with each connection that was opened, before anything is read from or written to it: to log in
-    /// and to subscribe again, from the position that was reached. If it fails, or takes more than 45 seconds, the
-    /// attempt has failed. A Close frame of the server counts as [everywhere else](Failure::is_temporary).
-    ///
-    /// ```
-    /// use std::sync::{Arc, Mutex};
-    ///
-    /// use echoring::Dialer;
-    ///
-    /// let position = Arc::new(Mutex::new(0_u64)); // set by whoever reads the messages
-    /// let feed = Dialer::new().reconnecting("wss://feed.example/").on_open(move |mut conn| {
-    ///     let position = *position.lock().unwrap();
-    ///     async move {
-    ///         conn.write(format!("subscribe prices after {position}")).await?;
-    ///         match conn.read().await? {
-    ///             answer if answer == "ok".into() => Ok(conn),
-    ///             answer => Err(format!("not subscribed: {answer:?}").into()),
-    ///         }
-    ///     }
-    /// });
-    /// # drop(feed);
-    /// ```
-    #[must_use]
-    pub fn on_open<F>(mut self, mut restore: impl FnMut(Conn<S>) -> F + Send + 'static) -> Reconnecting<S>
-    where
-        F: Future<Output = Result<Conn<S>, BoxError>> + Send + 'static,
-    {
-        self.on_open = Some(Box::new(move |conn| Box::pin(restore(conn))));
-        self
-    }
-
-    /// Calls `hook` for each event.
-    #[must_use]
-    pub fn on_event(mut self, hook: impl FnMut(Event<'_>) + Send + 'static) -> Reconnecting<S> {
-        self.hook = Box::new(hook);
-        self
-    }
-
-    /// Which failures are retried; by default those that [are temporary](Failure::is_temporary), so not an untrusted
-    /// certificate, a response other than 101, or a close with 1008. A client of a server behind a load balancer may
-    /// want to retry a 503:
-    ///
-    /// ```
-    /// # use echoring::{DialError, Dialer};
-    /// let feed = Dialer::new().reconnecting("wss://feed.example/").retry_if(|failure| {
-    ///     let response = failure.dial().and_then(DialError::response);
-    ///     failure.is_temporary() || response.is_some_and(|response| response.status().is_server_error())
-    /// });
-    /// ```
-    #[must_use]
-    pub fn retry_if(mut self, retry: impl FnMut(&Failure) -> bool + Send + 'static) -> Reconnecting<S> {
-        self.retry = Box::new(retry);
-        self
     }
 }
 
@@ -403,7 +262,7 @@ impl<S> Reconnecting<S> {
 
     /// Resets the attempt counter.
     fn reset(&mut self) {
-        (self.attempts, self.since, self.wait) = (0, None, None);
+        (self.attempts, self.since, self.outage, self.wait) = (0, None, Duration::ZERO, None);
     }
 }
 
@@ -415,8 +274,8 @@ impl<S: Transport> Reconnecting<S> {
     /// call. Deadlines continue to run.
     ///
     /// # Errors
-    /// [`ReconnectError::GaveUp`], if there is no further attempt.
-    pub async fn next(&mut self) -> Result<Conn<S>, ReconnectError> {
+    /// If there is no further attempt.
+    pub async fn next(&mut self) -> Result<Conn<S>, GaveUp> {
         match self.conn.take() {
             Some(conn) => Ok(conn),
             None => self.open().await,
@@ -523,9 +382,9 @@ impl<S: Transport> Reconnecting<S> {
     }
 
     /// Opens a connection. State that a dropped future would lose is kept in `self`.
-    async fn open(&mut self) -> Result<Conn<S>, ReconnectError> {
+    async fn open(&mut self) -> Result<Conn<S>, GaveUp> {
         if let Some(gave_up) = self.gave_up() {
-            return Err(gave_up.into());
+            return Err(gave_up);
         }
         self.count_the_last_connection();
         self.since.get_or_insert_with(Instant::now);
@@ -545,14 +404,15 @@ impl<S: Transport> Reconnecting<S> {
                     if self.attempts > 1 {
                         tracing::info!(server = %self.server, attempt = self.attempts, "connected again");
                     }
-                    (self.opened_at, self.since) = (Some(Instant::now()), None);
+                    self.opened_at = Some(Instant::now());
+                    self.outage += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
                     self.state.send_replace(State::Open);
                     (self.hook)(Event::Connected);
                     return Ok(conn);
                 }
                 Err(failure) => {
                     (self.hook)(Event::Failed(&failure));
-                    self.schedule_attempt();
+                    self.schedule_attempt(failure.retry_after());
                     self.decide_retry(failure)?;
                 }
             }
@@ -579,7 +439,7 @@ impl<S: Transport> Reconnecting<S> {
         loop {
             match &mut self.attempt {
                 Some(Attempt::Dialling(dialling)) => {
-                    let conn = dialling.as_mut().await.map_err(Failure::Dial)?;
+                    let conn = dialling.as_mut().await.map_err(Failure::of_connect)?;
                     let Some(on_open) = &mut self.on_open else { return Ok(conn) };
                     let until = after(Duration::from_nanos(ON_OPEN_TIMEOUT));
                     self.attempt = Some(Attempt::Opening(on_open(conn), until));
@@ -630,21 +490,24 @@ impl<S: Transport> Reconnecting<S> {
 
     /// The time at which the client gives up.
     fn limit(&self) -> Option<Instant> {
-        self.since.zip(self.give_up_after).and_then(|(since, limit)| since.checked_add(limit))
+        let (since, limit) = self.since.zip(self.give_up_after)?;
+        since.checked_add(limit.saturating_sub(self.outage))
     }
 
     fn count_the_last_connection(&mut self) {
         let Some(opened_at) = self.opened_at.take() else { return };
         if opened_at.elapsed() >= self.settled_after {
             self.reset();
-        } else {
-            self.schedule_attempt();
         }
+        // After a stable connection too: the server's other clients have lost theirs at the same time.
+        self.schedule_attempt(Duration::ZERO);
     }
 
-    fn schedule_attempt(&mut self) {
+    /// Sets the delay before the next attempt: what the server asked for, and a random one, because it asked the others
+    /// for the same.
+    fn schedule_attempt(&mut self, retry_after: Duration) {
         let delay = self.backoff.delay(self.attempts, random());
-        self.wait = Some(Wait { until: after(delay), told: false });
+        self.wait = Some(Wait { until: after(delay.saturating_add(retry_after)), told: false });
     }
 
     async fn wait(&mut self) {

@@ -25,6 +25,8 @@ use echoring_proto::handshake::{
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
 pub use pending::PendingUpgrade;
+#[cfg(any(feature = "axum", feature = "client"))]
+pub(crate) use request::offered;
 pub use request::{Negotiated, Refused, Upgraded, Upgrading};
 pub use response::{Acceptance, Decision, HttpResponse, RequestHead};
 
@@ -204,6 +206,14 @@ impl Upgrader {
     #[must_use]
     pub fn message_bytes_max(mut self, bytes: u64) -> Upgrader {
         self.settings.message_bytes_max = bytes;
+        self
+    }
+
+    /// Time limit for a client to read what is sent to it; past it the connection ends. See
+    /// [`Settings::write_timeout`](crate::Settings::write_timeout).
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Upgrader {
+        self.settings.write_timeout = timeout.into();
         self
     }
 

@@ -214,8 +214,11 @@ impl fmt::Debug for UringStream {
 mod tests {
     use std::future::poll_fn;
     use std::io::{Read as _, Write as _};
+    use std::time::Duration;
 
     use super::*;
+    use crate::{Conn, Error, Opened, Settings};
+    use echoring_proto::Role;
 
     /// Runs `test` with an accepted stream and its peer, unless io_uring is denied.
     fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(UringStream, std::net::TcpStream) -> F) {
@@ -239,6 +242,28 @@ mod tests {
         let mut buffer = ReadBuf::new(&mut bytes);
         poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)).await.expect("bytes");
         buffer.filled().to_vec()
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_ends_the_connection_after_the_write_timeout() {
+        with_stream(|stream, mut peer| async move {
+            let settings = Settings::default().write_timeout(Duration::from_millis(50));
+            let mut conn = Conn::new(stream, &settings, Opened::new(Role::Server));
+            let mut accepted = 0;
+            let error = loop {
+                match conn.write(vec![7; 1 << 20]).await {
+                    Ok(()) => accepted += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::SendTimeout), "{error:?} after {accepted} messages");
+            assert!(matches!(conn.read().await, Err(Error::SendTimeout)));
+            drop(conn);
+            // The operation in flight does not keep the socket open.
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).expect("what the kernel holds, and the end");
+            assert!(got.len() >= accepted << 20);
+        });
     }
 
     #[test]

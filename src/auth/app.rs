@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use echoring_proto::handshake::Request;
+use echoring_proto::handshake::{Request, is_hop_by_hop};
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, mpsc};
@@ -342,20 +342,8 @@ impl App {
 
 /// Fields that each request has of its own, or that are about one connection only.
 fn is_own(name: &HeaderName) -> bool {
-    let own = [
-        "host",
-        "content-type",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "upgrade",
-        "te",
-        "trailer",
-        "keep-alive",
-        "proxy-connection",
-        "expect",
-    ];
-    own.contains(&name.as_str())
+    let own = ["host", "content-type", "content-length", "trailer", "expect"];
+    own.contains(&name.as_str()) || is_hop_by_hop(name.as_str())
 }
 
 fn run(

@@ -13,6 +13,7 @@
 use std::fmt::Write as _;
 
 use async_nats::client::PublishErrorKind;
+use async_nats::connection::State;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -115,8 +116,8 @@ impl NatsClients {
         self.sender.clone()
     }
 
-    /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned. Called again and again: until they
-    /// are, no others can be taken.
+    /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned. Those that are on the way to this
+    /// node are lost, so only a node that leaves should stop. Called again and again: until they are returned, no others can be taken.
     pub async fn take_publications(&mut self, takes: bool) {
         match &mut self.publications {
             Some(publications) if !takes && !self.is_draining => {
@@ -130,6 +131,11 @@ impl NatsClients {
             }
             _ => {}
         }
+    }
+
+    /// Whether there is a connection to NATS.
+    pub fn is_connected(&self) -> bool {
+        self.sender.client.connection_state() == State::Connected
     }
 
     /// The next request.

@@ -1,167 +1,22 @@
-//! The handle of a client, and how one is made.
+//! The handle of a client.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::command::{Answer, Command, Pending};
-use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
+use crate::limits::QUEUE_EVENTS_DEFAULT;
 use crate::queue::Queue;
-use crate::session::{Offer, ServerSide, Session, Token};
 use crate::{
-    ClientError, FromPayload, History, HistoryQuery, Members, Payload, Position, Protocol, Publication,
-    Published, RequestError, SubscribeError, Subscription, TokenSource, task,
+    Builder, ClientError, Ended, FromPayload, History, HistoryQuery, Members, Payload, Protocol, Publication,
+    Published, RequestError, State, SubscribeError, SubscribeOptions, Subscription,
 };
-use echoring_async::{Dialer, Heartbeat, Reconnecting};
 
-/// Settings of a client.
-pub struct Builder {
-    protocol: Protocol,
-    url: String,
-    dialer: Dialer,
-    token: Option<String>,
-    token_source: Option<TokenSource>,
-    reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send>,
-    server_subscription: Option<Offer>,
-}
-
-impl Builder {
-    /// Opens connections with this dialer, for example with a header field that has a token, or with other roots of
-    /// trust. The subprotocol is the client's. The default dialer sends a WebSocket ping every 25 seconds, and accepts
-    /// messages of up to 4 MiB.
-    #[must_use]
-    pub fn dialer(mut self, dialer: Dialer) -> Builder {
-        self.dialer = dialer;
-        self
-    }
-
-    /// The token that Centrifuge's protocol presents when it connects; see also
-    /// [`authenticate`](Client::authenticate).
-    #[must_use]
-    pub fn token(mut self, token: impl Into<String>) -> Builder {
-        self.token = Some(token.into());
-        self
-    }
-
-    /// Fetches the session's tokens: the first one, unless there is [`token`](Builder::token), and a fresh one when the server
-    /// asks for it, or has ended the session because the old one expired.
-    ///
-    /// An error of the callback ends the client with [`ClientError::Token`], and a token that the server refuses with
-    /// [`ClientError::Refused`]. With `echoring.v1.json`, sessions begin with what the [`dialer`](Builder::dialer) presents, and only
-    /// fresh tokens come from here: when the server says that the credentials expire.
-    ///
-    /// ```
-    /// use echoring::client::{Client, Protocol, TokenSource};
-    ///
-    /// async fn fetch() -> Result<String, std::io::Error> {
-    ///     // Asks the program's back end.
-    ///     Ok("eyJhbGciOi".to_owned())
-    /// }
-    ///
-    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
-    ///     .token_source(TokenSource::new(fetch))
-    ///     .build();
-    /// # drop((client, task));
-    /// ```
-    #[must_use]
-    pub fn token_source(mut self, source: TokenSource) -> Builder {
-        self.token_source = Some(source);
-        self
-    }
-
-    /// Changes how the client reconnects: delays, bounds, hooks and which failures are permanent. The callback of
-    /// `on_open` may not read or write.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use echoring::client::{Client, Protocol};
-    ///
-    /// let (client, task) = Client::builder(Protocol::Echoring, "wss://live.example/broadcast")
-    ///     .reconnect(|how| how.max_delay(Duration::from_secs(5)).give_up_after(Duration::from_secs(600)))
-    ///     .build();
-    /// # drop((client, task));
-    /// ```
-    #[must_use]
-    pub fn reconnect(mut self, how: impl FnOnce(Reconnecting) -> Reconnecting + Send + 'static) -> Builder {
-        self.reconnect = Box::new(how);
-        self
-    }
-
-    /// Calls `offer` with each server-side subscription: the server makes it when the client connects, for example because of
-    /// its token, or later. Without this, they are ignored. Centrifuge's protocol only; at most
-    /// [`SERVER_SUBSCRIPTIONS_MAX`](crate::limits::SERVER_SUBSCRIPTIONS_MAX).
-    ///
-    /// The handle outlives connections, as one of the client's own does: the server recovers its messages from its
-    /// position. It ends when the server ends the subscription, or does not make it on a new connection. A client cannot
-    /// pause it: while its queue of 1,024 events is full, its messages are dropped, and reported as a
-    /// [`Gap`](crate::Event::Gap) with [`GapReason::Slow`](crate::GapReason::Slow) as soon as there is room. Dropping the
-    /// handle unsubscribes, until the server makes the subscription again.
-    ///
-    /// The callback is run by the task of the client, and may not block it. A handle keeps the client alive.
-    ///
-    /// ```
-    /// use echoring::client::{Client, Event, Protocol};
-    ///
-    /// let (client, task) = Client::builder(Protocol::Centrifuge, "wss://live.example/connection/websocket")
-    ///     .token("eyJhbGciOi")
-    ///     .on_server_subscription(|subscription| {
-    ///         let mut notices = subscription.typed::<String>();
-    ///         tokio::spawn(async move {
-    ///             while let Some(event) = notices.next().await {
-    ///                 if let Event::Message(message) = event {
-    ///                     println!("{}: {}", notices.topic(), message.data);
-    ///                 }
-    ///             }
-    ///         });
-    ///     })
-    ///     .build();
-    /// # drop((client, task));
-    /// ```
-    #[must_use]
-    pub fn on_server_subscription(mut self, offer: impl FnMut(Subscription) + Send + 'static) -> Builder {
-        self.server_subscription = Some(Box::new(offer));
-        self
-    }
-
-    /// The client, and the task that does its work: spawn it.
-    pub fn build(self) -> (Client, ClientTask) {
-        let Builder { protocol, url, dialer, token, token_source, reconnect, server_subscription } = self;
-        let reconnecting = dialer.subprotocols([protocol.subprotocol()]).reconnecting(url);
-        let reconnecting = reconnect(match protocol.connects() {
-            false => reconnecting,
-            true => reconnecting.retry_if(move |failure| {
-                let reconnects = failure.close_code().and_then(|code| protocol.reconnects_after(code.0));
-                reconnects.unwrap_or_else(|| failure.is_temporary())
-            }),
-        });
-        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
-        let wake = Arc::new(Notify::new());
-        let server_side = server_subscription.map(|offer| {
-            ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT)
-        });
-        let session = Session::new(protocol, Token::new(token, token_source), server_side);
-        let running = task::run(protocol, reconnecting, session, orders, Arc::clone(&wake));
-        (Client { commands, wake }, ClientTask(Box::pin(running)))
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The token and the URL's query may be secrets.
-        f.debug_struct("Builder").field("protocol", &self.protocol).finish_non_exhaustive()
-    }
-}
-
-/// A client of topics. Clones share the connection.
+/// A client of topics: it connects, reconnects, and subscribes again from its positions. Clones share the connection.
 ///
 /// ```no_run
-/// use echoring::client::{Client, Event, Protocol};
+/// use echoring::client::{Client, Event};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, Serialize, Deserialize)]
@@ -170,15 +25,14 @@ impl fmt::Debug for Builder {
 /// }
 ///
 /// # async fn follow() -> Result<(), Box<dyn std::error::Error>> {
-/// let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
-/// tokio::spawn(task);
+/// let client = Client::v1("wss://live.example/broadcast").connect();
 /// let mut prices = client.subscribe::<Price>("prices.EUR").await?;
 /// client.publish("prices.EUR", &Price { bid: 1.0842 }).await?;
 /// while let Some(event) = prices.next().await {
 ///     match event {
 ///         Event::Message(message) => println!("{:?}, for {} more", message.data, message.skipped),
-///         Event::Gap(gap) => println!("missed {:?} messages: fetch the state anew", gap.count()),
-///         Event::Ended(why) => println!("no longer subscribed: {why:?}"),
+///         Event::Gap(gap) => println!("{gap}: fetch the state anew"),
+///         Event::Ended(why) => return Err(why.into()),
 ///         _ => {}
 ///     }
 /// }
@@ -189,142 +43,78 @@ impl fmt::Debug for Builder {
 pub struct Client {
     commands: mpsc::Sender<Command>,
     wake: Arc<Notify>,
-}
-
-/// The task of a client: a future to be spawned. It connects, reconnects and carries messages. It resolves after
-/// [`Client::close`], when all clients and subscriptions are dropped, or with the reason why there is no connection and
-/// no further attempt.
-///
-/// ```
-/// use echoring::client::{Client, Protocol};
-///
-/// async fn run() {
-///     let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
-///     let running = tokio::spawn(task);
-///     client.close().await;
-///     // An error says why there was no connection any more.
-///     let _ = running.await;
-/// }
-/// ```
-#[must_use = "a client does nothing unless its task is polled"]
-pub struct ClientTask(Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send>>);
-
-impl Future for ClientTask {
-    type Output = Result<(), ClientError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
-impl fmt::Debug for ClientTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTask").finish_non_exhaustive()
-    }
-}
-
-/// Settings of a subscription.
-///
-/// ```
-/// use echoring::client::{Position, SubscribeOptions};
-///
-/// let stored = Position { epoch: "1f3a5c".to_owned(), offset: 42 };
-/// let options = SubscribeOptions::from_position(stored).presence(true).queue_events(64);
-/// assert!(options.presence);
-/// ```
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct SubscribeOptions {
-    /// The position to resume from, such as one that an earlier run of the program has stored.
-    pub position: Option<Position>,
-    /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
-    /// that: `echoring.v1.json` sends them wherever the topic has presence.
-    pub presence: bool,
-    /// Asks for delta compression: the server sends what has changed since the message before. It has an effect in Centrifuge's
-    /// protocol, on topics that allow it. Messages have at most
-    /// [`DELTA_MESSAGE_BYTES_MAX`](crate::limits::DELTA_MESSAGE_BYTES_MAX) bytes then. The client keeps the latest message of the
-    /// subscription. If a delta does not fit, the client subscribes again from its position; after three of them, without deltas.
-    pub deltas: bool,
-    /// Where the tokens of the subscription come from, if it needs one: the first one, and fresh ones before or after they
-    /// expire. An error ends the subscription with [`Ended::Token`](crate::Ended::Token), a token that the server refuses with
-    /// [`Ended::Refused`](crate::Ended::Refused). Centrifuge's protocol only.
-    pub token_source: Option<TokenSource>,
-    /// Maximum number of events that wait to be read, 1,024 by default or with 0, and at least 4.
-    pub queue_events: usize,
-}
-
-impl SubscribeOptions {
-    /// Resumes from `position`.
-    pub fn from_position(position: Position) -> SubscribeOptions {
-        SubscribeOptions { position: Some(position), ..SubscribeOptions::default() }
-    }
-
-    /// Asks for joins and leaves.
-    #[must_use]
-    pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
-        self.presence = wanted;
-        self
-    }
-
-    /// Asks for delta compression.
-    ///
-    /// ```
-    /// use echoring::client::{Client, SubscribeError, SubscribeOptions, Subscription};
-    ///
-    /// async fn tables(client: &Client) -> Result<Subscription<Vec<String>>, SubscribeError> {
-    ///     client.subscribe_with("tables.7", SubscribeOptions::default().deltas(true)).await
-    /// }
-    /// ```
-    #[must_use]
-    pub fn deltas(mut self, wanted: bool) -> SubscribeOptions {
-        self.deltas = wanted;
-        self
-    }
-
-    /// Fetches the tokens of the subscription.
-    #[must_use]
-    pub fn token_source(mut self, source: TokenSource) -> SubscribeOptions {
-        self.token_source = Some(source);
-        self
-    }
-
-    /// Maximum number of events that wait to be read.
-    #[must_use]
-    pub fn queue_events(mut self, events: usize) -> SubscribeOptions {
-        self.queue_events = events;
-        self
-    }
+    states: watch::Receiver<State>,
 }
 
 impl Client {
-    /// A client with the default settings. Spawn its task.
-    pub fn new(protocol: Protocol, url: impl Into<String>) -> (Client, ClientTask) {
-        Client::builder(protocol, url).build()
+    /// A client of `echoring.v1.json`, at the path `/broadcast` of echoring.
+    pub fn v1(url: impl Into<String>) -> Builder {
+        Client::builder(Protocol::Echoring, url)
     }
 
-    /// A client with settings of its own.
+    /// A client of Centrifuge's protocol in JSON, at the path `/connection/websocket` of echoring and Centrifugo.
+    pub fn centrifuge(url: impl Into<String>) -> Builder {
+        Client::builder(Protocol::Centrifuge, url)
+    }
+
+    /// A client of any of the protocols.
     pub fn builder(protocol: Protocol, url: impl Into<String>) -> Builder {
-        let dialer = Dialer::new()
-            .message_bytes_max(MESSAGE_BYTES_MAX_DEFAULT)
-            .heartbeat(Heartbeat::every(PING_INTERVAL));
-        let reconnect: Box<dyn FnOnce(Reconnecting) -> Reconnecting + Send> = Box::new(|how| how);
-        let url = url.into();
-        Builder {
-            protocol,
-            url,
-            dialer,
-            token: None,
-            token_source: None,
-            reconnect,
-            server_subscription: None,
+        Builder::new(protocol, url.into())
+    }
+
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        wake: Arc<Notify>,
+        states: watch::Receiver<State>,
+    ) -> Client {
+        Client { commands, wake, states }
+    }
+
+    /// The state now.
+    pub fn state(&self) -> State {
+        self.states.borrow().clone()
+    }
+
+    /// The state, for other tasks: to show it, or to wait for a change. A receiver that is slow sees the latest state. It does
+    /// not keep the client alive.
+    ///
+    /// ```
+    /// use echoring::client::{Client, State};
+    ///
+    /// // Waits for the first session, or for the end of the client.
+    /// async fn connected(client: &Client) -> bool {
+    ///     let begun = |state: &State| matches!(state, State::Open) || state.is_final();
+    ///     client.watch().wait_for(begun).await.is_ok_and(|state| matches!(*state, State::Open))
+    /// }
+    /// ```
+    pub fn watch(&self) -> watch::Receiver<State> {
+        let mut states = self.states.clone();
+        states.mark_unchanged();
+        states
+    }
+
+    /// Waits until the client has ended. Does not end it.
+    ///
+    /// # Errors
+    /// Why there is no connection and no further attempt.
+    pub async fn closed(&self) -> Result<(), ClientError> {
+        let mut states = self.states.clone();
+        let ended = states.wait_for(State::is_final).await;
+        match ended.as_deref() {
+            Ok(State::Failed(error)) => Err(error.clone()),
+            // Its task was dropped with its runtime.
+            _ => Ok(()),
         }
     }
 
     /// Subscribes to a topic, from now on. Does not wait for the server: [`Event::Subscribed`](crate::Event::Subscribed)
-    /// is the first event, or [`Event::Ended`](crate::Event::Ended) if the server refuses.
+    /// is the first event, or [`Event::Ended`](crate::Event::Ended) if the server refuses. The type of the messages is one that
+    /// serde reads, or [`Payload`](crate::Payload): name it as in `subscribe::<String>("news")`, unless it is known from the
+    /// result.
     ///
     /// # Errors
-    /// If the client has a subscription of the topic, or its task has ended; in `subscribe_with` also if the protocol has no tokens of subscriptions.
+    /// If the client has a subscription of the topic, or has ended; in `subscribe_with` also if the protocol has no tokens of
+    /// subscriptions.
     pub async fn subscribe<T: FromPayload>(
         &self,
         topic: impl Into<String>,
@@ -350,8 +140,8 @@ impl Client {
             Subscription::new(topic.clone(), Arc::clone(&queue), position.clone(), self.commands.clone());
         let (answer, answered) = oneshot::channel();
         let command = Command::Subscribe { topic, position, presence, deltas, token, queue, answer };
-        self.commands.send(command).await.map_err(|_| SubscribeError::Closed)?;
-        answered.await.map_err(|_| SubscribeError::Closed)??;
+        self.commands.send(command).await.map_err(|_| self.ended().subscribe_error())?;
+        answered.await.map_err(|_| self.ended().subscribe_error())??;
         Ok(subscription)
     }
 
@@ -447,7 +237,7 @@ impl Client {
     /// protocol only.
     ///
     /// # Errors
-    /// [`RequestError::Unsupported`] with `echoring.v1.json`; [`RequestError::Closed`].
+    /// [`RequestError::Unsupported`] with `echoring.v1.json`; [`RequestError::Closed`] and [`RequestError::Failed`].
     pub async fn send(&self, data: Payload) -> Result<(), RequestError> {
         self.request(|answer| Pending::Send { data, answer }).await
     }
@@ -462,7 +252,7 @@ impl Client {
         self.request(|answer| Pending::Authenticate { token, answer }).await
     }
 
-    /// Closes the connection, and ends the task. Subscriptions end, and open requests fail.
+    /// Closes the connection, and ends the client. Subscriptions end, and open requests fail.
     pub async fn close(&self) {
         // The task may have ended.
         let _ = self.commands.send(Command::Close).await;
@@ -472,7 +262,15 @@ impl Client {
     async fn request<R>(&self, request: impl FnOnce(Answer<R>) -> Pending) -> Result<R, RequestError> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Request(request(answer));
-        self.commands.send(command).await.map_err(|_| RequestError::Closed)?;
-        answered.await.map_err(|_| RequestError::Closed)?
+        self.commands.send(command).await.map_err(|_| self.ended().request_error())?;
+        answered.await.map_err(|_| self.ended().request_error())?
+    }
+
+    /// Why the client has ended.
+    fn ended(&self) -> Ended {
+        match &*self.states.borrow() {
+            State::Failed(error) => Ended::Failed(error.clone()),
+            _ => Ended::Closed,
+        }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod v1;
 
 use echoring_async::Message as Frame;
 use echoring_centrifuge::Encoding;
+use echoring_proto::CloseCode;
 
 use crate::protocol::Protocol;
 use crate::{Gap, History, HistoryQuery, Member, Members, Message, Payload, Position, Publication, Refusal};
@@ -182,7 +183,10 @@ impl Protocol {
     /// Whether the server closes with this code because the token has expired, or is no longer valid.
     pub(crate) fn expires_by(self, code: u16) -> bool {
         use echoring_centrifuge::Disconnect::{Expired, StateInvalidated};
-        self.connects() && [Expired, StateInvalidated].iter().any(|close| close.code() == code)
+        match self.encoding() {
+            None => code == CloseCode::CREDENTIALS_ENDED.0,
+            Some(_) => [Expired, StateInvalidated].iter().any(|close| close.code() == code),
+        }
     }
 
     /// Whether the protocol can express the request.

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use echoring_async::reconnect::ReconnectError;
+use echoring_async::reconnect::{GaveUp, Reason};
 
 /// The server's refusal of a request.
 ///
@@ -51,7 +51,7 @@ impl StdError for Refusal {}
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RequestError {
     /// The server refused it, and did nothing.
@@ -60,19 +60,22 @@ pub enum RequestError {
     Uncertain,
     /// The protocol has no such request.
     Unsupported,
-    /// The task of the client has ended.
+    /// The program has closed the client, before the request or before its answer.
     Closed,
+    /// The client had given up before the request, or before its answer.
+    Failed(ClientError),
 }
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RequestError::Refused(_) => f.write_str("the server refused the request"),
+            RequestError::Refused(refusal) => write!(f, "the server refused the request: {refusal}"),
             RequestError::Uncertain => {
                 f.write_str("the connection was lost before the answer; the request may have been done")
             }
             RequestError::Unsupported => f.write_str("the protocol has no such request"),
-            RequestError::Closed => f.write_str("the client's task has ended"),
+            RequestError::Closed => f.write_str("the client is closed"),
+            RequestError::Failed(error) => error.fmt(f),
         }
     }
 }
@@ -80,7 +83,7 @@ impl fmt::Display for RequestError {
 impl StdError for RequestError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            RequestError::Refused(refusal) => Some(refusal),
+            RequestError::Failed(error) => error.source(),
             _ => None,
         }
     }
@@ -100,53 +103,59 @@ impl StdError for RequestError {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The client has a subscription of that topic.
     AlreadySubscribed,
     /// The protocol has no tokens of subscriptions.
     Unsupported,
-    /// The task of the client has ended.
+    /// The program has closed the client.
     Closed,
+    /// The client has given up.
+    Failed(ClientError),
 }
 
 impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SubscribeError::AlreadySubscribed => "the client has a subscription of that topic",
-            SubscribeError::Unsupported => "the protocol has no tokens of subscriptions",
-            SubscribeError::Closed => "the client's task has ended",
-        })
+        match self {
+            SubscribeError::AlreadySubscribed => f.write_str("the client has a subscription of that topic"),
+            SubscribeError::Unsupported => f.write_str("the protocol has no tokens of subscriptions"),
+            SubscribeError::Closed => f.write_str("the client is closed"),
+            SubscribeError::Failed(error) => error.fmt(f),
+        }
     }
 }
 
-impl StdError for SubscribeError {}
+impl StdError for SubscribeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            SubscribeError::Failed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
 
-/// Why the task of a client ended.
+/// Why a client has ended, that its program has not closed.
 ///
 /// ```
-/// use echoring::client::{Client, ClientError, Protocol};
+/// use echoring::client::{Client, ClientError};
 ///
-/// async fn run() {
-///     let (client, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
-///     match task.await {
+/// async fn run(client: &Client) {
+///     match client.closed().await {
 ///         Ok(()) => {}
-///         Err(ClientError::Connection(error)) => eprintln!("no connection: {error}"),
+///         Err(ClientError::Connection(gave_up)) => eprintln!("gave up after {} attempts", gave_up.attempts()),
 ///         Err(error) => eprintln!("{error}"),
 ///     }
-///     # drop(client);
 /// }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ClientError {
     /// There is no further attempt to connect.
-    Connection(ReconnectError),
+    Connection(GaveUp),
     /// The server refused the session, for example because of the token.
     Refused(Refusal),
-    /// The program's [`TokenSource`](crate::TokenSource) failed.
-    Token(Box<dyn StdError + Send + Sync>),
     /// The server does not speak the protocol.
     NotSpoken {
         /// The subprotocol that was offered.
@@ -157,9 +166,11 @@ pub enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClientError::Connection(_) => f.write_str("no connection"),
-            ClientError::Refused(_) => f.write_str("the server refused the session"),
-            ClientError::Token(_) => f.write_str("there is no token"),
+            ClientError::Connection(gave_up) if gave_up.reason() == Reason::Permanent => {
+                gave_up.failure().fmt(f)
+            }
+            ClientError::Connection(gave_up) => write!(f, "{gave_up}: {}", gave_up.failure()),
+            ClientError::Refused(refusal) => write!(f, "the server refused the session: {refusal}"),
             ClientError::NotSpoken { subprotocol } => {
                 write!(f, "the server does not speak {subprotocol}; check the path of the URL")
             }
@@ -170,16 +181,14 @@ impl fmt::Display for ClientError {
 impl StdError for ClientError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            ClientError::Connection(error) => Some(error),
-            ClientError::Refused(refusal) => Some(refusal),
-            ClientError::Token(error) => Some(&**error),
-            ClientError::NotSpoken { .. } => None,
+            ClientError::Connection(gave_up) => gave_up.failure().source(),
+            ClientError::Refused(_) | ClientError::NotSpoken { .. } => None,
         }
     }
 }
 
-impl From<ReconnectError> for ClientError {
-    fn from(error: ReconnectError) -> ClientError {
-        ClientError::Connection(error)
+impl From<GaveUp> for ClientError {
+    fn from(gave_up: GaveUp) -> ClientError {
+        ClientError::Connection(gave_up)
     }
 }

@@ -1,8 +1,11 @@
 //! What subscriptions yield, and what requests return.
 
+use std::error::Error as StdError;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Payload, Refusal};
+use crate::{ClientError, Payload, Refusal, RequestError, SubscribeError};
 
 /// A position in a topic: the place behind the message with this offset.
 ///
@@ -34,8 +37,8 @@ pub struct Position {
 ///         match event {
 ///             Event::Message(message) => println!("{}, for {} more", message.data, message.skipped),
 ///             Event::Malformed(message, error) => eprintln!("message {} is no text: {error}", message.offset),
-///             Event::Gap(gap) => println!("missed {:?} messages", gap.count()),
-///             Event::Ended(why) => println!("no longer subscribed: {why:?}"),
+///             Event::Gap(gap) => println!("{gap}"),
+///             Event::Ended(why) => println!("no longer subscribed: {why}"),
 ///             _ => {}
 ///         }
 ///     }
@@ -120,7 +123,8 @@ pub struct Message<T = Payload> {
 /// fn report(gap: &Gap) {
 ///     match (&gap.reason, gap.count()) {
 ///         (GapReason::Slow, Some(count)) => println!("too slow for {count} messages"),
-///         (reason, count) => println!("missed {count:?} messages: {reason:?}"),
+///         // Such as "missed 20 messages, 41 to 60: the server does not keep them any more".
+///         _ => println!("{gap}"),
 ///     }
 /// }
 /// ```
@@ -140,6 +144,19 @@ impl Gap {
             Missed::Range { from, to } => Some(to.saturating_sub(from).saturating_add(1)),
             Missed::Unknown => None,
         }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.missed {
+            Missed::Range { from, to } if from == to => write!(f, "missed message {from}: ")?,
+            Missed::Range { from, to } => {
+                write!(f, "missed {} messages, {from} to {to}: ", self.count().unwrap_or_default())?;
+            }
+            Missed::Unknown => f.write_str("missed an unknown number of messages: ")?,
+        }
+        self.reason.fmt(f)
     }
 }
 
@@ -196,6 +213,20 @@ pub enum GapReason {
     Other(String),
 }
 
+impl fmt::Display for GapReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GapReason::Slow => "this subscriber is too slow",
+            GapReason::History => "the server does not keep them any more",
+            GapReason::Memory => "the server had no memory for them",
+            GapReason::Drain => "the server stopped",
+            GapReason::Epoch => "the topic has begun anew",
+            GapReason::Unreported => "the server gave no reason",
+            GapReason::Other(reason) => reason,
+        })
+    }
+}
+
 impl From<&str> for GapReason {
     fn from(word: &str) -> GapReason {
         match word {
@@ -226,27 +257,72 @@ pub struct Member {
     pub user: String,
 }
 
-/// Why a subscription ended.
+/// Why a subscription ended. It is an error, so that a program can return it.
 ///
 /// ```
-/// use echoring::client::Ended;
+/// use echoring::client::{Ended, Event, Subscription};
 ///
-/// fn explain(ended: &Ended) -> String {
-///     match ended {
-///         Ended::Refused(refusal) => refusal.to_string(),
-///         _ => "the client has ended".to_owned(),
+/// async fn print(mut news: Subscription<String>) -> Result<(), Ended> {
+///     while let Some(event) = news.next().await {
+///         match event {
+///             Event::Message(message) => println!("{}", message.data),
+///             Event::Ended(Ended::Closed) => break,
+///             Event::Ended(why) => return Err(why),
+///             _ => {}
+///         }
 ///     }
+///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Ended {
     /// The server refused it, or ended it for good.
     Refused(Refusal),
-    /// The program's [`TokenSource`](crate::TokenSource) failed, with this error.
+    /// The program's [`TokenSource`](crate::TokenSource) has no token for it, with this error.
     Token(String),
-    /// The task of the client has ended.
+    /// The program has closed the client.
     Closed,
+    /// The client has given up.
+    Failed(ClientError),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Refused(refusal) => write!(f, "the server ended the subscription: {refusal}"),
+            Ended::Token(error) => write!(f, "no token for the subscription: {error}"),
+            Ended::Closed => f.write_str("the client is closed"),
+            Ended::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for Ended {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Ended::Failed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl Ended {
+    /// As the failure of a request.
+    pub(crate) fn request_error(&self) -> RequestError {
+        match self {
+            Ended::Failed(error) => RequestError::Failed(error.clone()),
+            _ => RequestError::Closed,
+        }
+    }
+
+    /// As the reason why there is no subscription.
+    pub(crate) fn subscribe_error(&self) -> SubscribeError {
+        match self {
+            Ended::Failed(error) => SubscribeError::Failed(error.clone()),
+            _ => SubscribeError::Closed,
+        }
+    }
 }
 
 /// An acknowledged publication.

@@ -13,6 +13,8 @@ pub const DELTA_MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub const CORRUPT_DELTAS_MAX: u32 = 3;
 /// Maximum number of tokens that are fetched at a time. Further ones wait in the session, at most one for each topic.
 pub const TOKEN_FETCHES_MAX: usize = 16;
+/// Time limit of a token source: as long as a patient HTTP client waits.
+pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of calls that wait until the task of the client accepts them.
 pub const COMMANDS_MAX: usize = 64;
 /// Requests that wait until the connection accepts them. Others wait in the session, at most one for each topic and

@@ -1,5 +1,7 @@
 //! What messages carry, and how it becomes a value of the program.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use serde_json::value::RawValue;
 /// use echoring::client::Payload;
 ///
 /// let payload = Payload::json(&[1, 2, 3])?;
-/// assert_eq!(payload.as_bytes(), b"[1,2,3]");
+/// assert_eq!(payload.to_string(), "[1,2,3]");
 /// assert_eq!(payload.parse::<Vec<u8>>()?, [1, 2, 3]);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
@@ -72,6 +74,13 @@ impl Payload {
 
     pub(crate) fn from_base64(text: &str) -> Option<Payload> {
         STANDARD.decode(text).ok().map(|bytes| Payload::Bytes(bytes.into()))
+    }
+}
+
+/// The text, the JSON value, or the bytes as UTF-8, with U+FFFD for what is not.
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
     }
 }
 
@@ -194,6 +203,7 @@ mod tests {
         assert_eq!(bytes(b"hello").parse::<String>().expect("a text"), "hello");
         assert_eq!(bytes(b"\"hello\"").parse::<String>().expect("a JSON string"), "hello");
         assert!(bytes(b"\xff").parse::<String>().is_err());
+        assert_eq!(format!("{} {} {}", text("a"), json, bytes(b"\xff!")), "a [1,2] \u{fffd}!");
         assert_eq!(Payload::from_payload(&json).expect("itself"), json);
     }
 }

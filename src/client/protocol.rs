@@ -7,10 +7,10 @@
 /// ```
 /// use echoring::client::{Client, Protocol};
 ///
-/// let (echoring, task) = Client::new(Protocol::Echoring, "wss://live.example/broadcast");
-/// # drop((echoring, task));
-/// let (centrifuge, task) = Client::new(Protocol::Centrifuge, "wss://live.example/connection/websocket");
-/// # drop((centrifuge, task));
+/// // The same as `Client::v1`.
+/// let v1 = Client::builder(Protocol::Echoring, "wss://live.example/broadcast");
+/// let protobuf = Client::builder(Protocol::CentrifugeProtobuf, "wss://live.example/connection/websocket");
+/// # drop((v1, protobuf));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

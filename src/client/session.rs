@@ -20,7 +20,7 @@ use crate::codec::{Answer, Incoming, Malformed, Request, Start, TopicEvent};
 use crate::command::{Command, Pending};
 use crate::limits::{REQUESTS_MAX, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
-use crate::token::{Failure, Fetched, TokenSource};
+use crate::token::{Credentials, Fetched, TokenSource, is_final};
 use crate::{Ended, Position, Published, Refusal, RequestError, SubscribeError};
 pub(crate) use server_side::{Offer, ServerSide};
 pub(crate) use token::Token;
@@ -108,7 +108,8 @@ impl Session {
             .filter_map(|(name, topic)| Some((&**name, topic.position.as_ref()?)))
             .filter(|(_, position)| !position.epoch.is_empty())
             .collect();
-        let request = Request::Connect { token: self.token.value(), positions: &positions };
+        let token = self.token.value();
+        let request = Request::Connect { token: &token, positions: &positions };
         let message = self.protocol.encode(id, &request);
         self.outgoing.push_back(Outgoing { id, message });
     }
@@ -133,13 +134,18 @@ impl Session {
     }
 
     /// The client ends: everything that waits is told.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self, why: &Ended) {
         for topic in std::mem::take(&mut self.topics).into_values() {
-            topic.queue.end(Ended::Closed);
+            topic.queue.end(why.clone());
         }
         for waiting in std::mem::take(&mut self.pending).into_values() {
-            waiting.request.fail(RequestError::Closed);
+            waiting.request.fail(why.request_error());
         }
+    }
+
+    /// Whether the session has begun, on the connection that there is.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
     }
 
     /// Whether there is room for another command.
@@ -159,7 +165,7 @@ impl Session {
                 if vacant {
                     let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
                     let mut made = Topic::new(queue, position, presence, phase);
-                    made.token = Token::new(None, token);
+                    made.token = Token::new(Credentials::new(None, token));
                     made.asks_deltas = deltas;
                     self.topics.insert(topic.clone(), made);
                     self.reconcile(&topic, now);
@@ -210,15 +216,6 @@ impl Session {
         self.handle_wake(now);
     }
 
-    /// Whether a connection may be opened: there is a token, if one is needed. If not, one is requested.
-    pub(crate) fn may_open(&mut self) -> bool {
-        let missing = self.protocol.connects() && self.token.is_missing();
-        if missing {
-            self.ask_for_token();
-        }
-        !missing
-    }
-
     /// The server ended the session because its token has expired.
     pub(crate) fn handle_expired(&mut self) {
         self.token.expire();
@@ -237,30 +234,35 @@ impl Session {
         self.token_requests.pop_front()
     }
 
-    /// A token was fetched, or there is none.
-    ///
-    /// # Errors
-    /// If there is none for the session.
-    pub(crate) fn handle_token(&mut self, id: u32, fetched: Fetched, now: Instant) -> Result<(), Failure> {
+    /// A token was fetched, or could not be: then the source is asked again later, unless its error is final. The session
+    /// goes on until its token has expired.
+    pub(crate) fn handle_token(&mut self, id: u32, fetched: Fetched, now: Instant) {
         match self.token_owners.remove(&id) {
-            None => Ok(()),
-            Some(Some(name)) => {
-                self.take_topic_token(&name, id, fetched, now);
-                Ok(())
-            }
+            None => {}
+            Some(Some(name)) => self.take_topic_token(&name, id, fetched, now),
             Some(None) => {
                 self.token.answers(id);
-                self.token.set(fetched?);
-                if self.stage == Stage::Open {
-                    let id = self.id();
-                    self.refreshing = Some(id);
-                    let message =
-                        self.protocol.encode(id, &Request::Authenticate { token: self.token.value() });
-                    self.outgoing.push_back(Outgoing { id, message });
+                match fetched {
+                    Ok(value) => self.present(value),
+                    Err(error) => {
+                        tracing::warn!(error, "no fresh token for the session");
+                        if !is_final(&error) {
+                            self.token.retry(now);
+                        }
+                    }
                 }
-                Ok(())
             }
         }
+    }
+
+    fn present(&mut self, token: String) {
+        if self.stage == Stage::Open {
+            let id = self.id();
+            self.refreshing = Some(id);
+            let message = self.protocol.encode(id, &Request::Authenticate { token: &token });
+            self.outgoing.push_back(Outgoing { id, message });
+        }
+        self.token.set(token);
     }
 
     fn take_topic_token(&mut self, name: &str, asked: u32, fetched: Fetched, now: Instant) {
@@ -272,12 +274,19 @@ impl Session {
         }
         let value = match fetched {
             Ok(value) => value,
-            Err(error) => return self.end_topic(name, Ended::Token(error.to_string())),
+            Err(error) if is_final(&error) => {
+                return self.end_topic(name, Ended::Token(error.to_string()));
+            }
+            Err(error) => {
+                tracing::warn!(error, topic = name, "no token for the subscription");
+                return topic.miss_token(now);
+            }
         };
         if !topic.take_token(value, id) {
             return self.reconcile(name, now);
         }
-        let request = Request::RefreshSubscription { topic: name, token: topic.token.value() };
+        let token = topic.token.value();
+        let request = Request::RefreshSubscription { topic: name, token: &token };
         let message = self.protocol.encode(id, &request);
         self.topic_requests.insert(id, name.to_owned());
         self.outgoing.push_back(Outgoing { id, message });
@@ -471,6 +480,7 @@ impl Session {
                 return;
             }
         }
+        let token = topic.token.value();
         let request = match topic.phase {
             Phase::Absent if topic.subscribes(now) => {
                 topic.phase = Phase::Subscribing(id);
@@ -479,7 +489,7 @@ impl Session {
                     position: topic.position.as_ref(),
                     presence: topic.presence,
                     deltas: topic.asks_deltas,
-                    token: topic.token.value(),
+                    token: &token,
                 }
             }
             Phase::Live if topic.unsubscribes() => {
@@ -512,6 +522,13 @@ impl Session {
                 return id;
             }
         }
+    }
+}
+
+/// Also if its task is dropped.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end(&Ended::Closed);
     }
 }
 

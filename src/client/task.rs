@@ -8,15 +8,33 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::ClientError;
 use crate::codec::Malformed;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
 use crate::session::{Session, SessionError};
+use crate::state::States;
 use crate::token::Fetches;
+use crate::{ClientError, Ended, State};
 use echoring_async::{ClientStream, CloseFrame, Conn, Error, Message, Reconnecting, Sender, TrySendError};
 use echoring_proto::CloseCode;
+
+pub(crate) struct Task {
+    pub(crate) protocol: Protocol,
+    pub(crate) reconnecting: Reconnecting,
+    pub(crate) session: Session,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) states: States,
+    pub(crate) fetches: Fetches,
+}
+
+/// What follows for the client.
+enum Next {
+    Connection(Conn<ClientStream>),
+    /// The program closed the client.
+    Closed,
+}
 
 /// Why a connection is not used any more.
 enum End {
@@ -25,131 +43,137 @@ enum End {
     Lost(Error),
 }
 
-pub(crate) async fn run(
-    protocol: Protocol,
-    mut reconnecting: Reconnecting,
-    mut session: Session,
-    mut commands: mpsc::Receiver<Command>,
-    wake: Arc<Notify>,
-) -> Result<(), ClientError> {
-    let ended = connect_and_talk(protocol, &mut reconnecting, &mut session, &mut commands, &wake).await;
-    commands.close();
-    session.end();
-    // Commands that were queued meanwhile: their answers are dropped, which tells whoever awaits them.
-    while commands.try_recv().is_ok() {}
-    ended
-}
-
-async fn connect_and_talk(
-    protocol: Protocol,
-    reconnecting: &mut Reconnecting,
-    session: &mut Session,
-    commands: &mut mpsc::Receiver<Command>,
-    wake: &Notify,
-) -> Result<(), ClientError> {
-    let mut fetches = Fetches::default();
-    loop {
-        let ready = session.may_open();
-        fetch(session, &mut fetches);
-        let conn = tokio::select! {
-            conn = reconnecting.next(), if ready => conn?,
-            (id, fetched) = fetches.next(), if !fetches.is_empty() => {
-                session.handle_token(id, fetched, Instant::now()).map_err(ClientError::Token)?;
-                continue;
-            }
-            command = commands.recv(), if session.accepts_commands() => {
-                match command {
-                    None | Some(Command::Close) => return Ok(()),
-                    Some(command) => session.handle_command(command, Instant::now()),
-                }
-                continue;
-            }
-            () = wake.notified() => {
-                session.handle_wake(Instant::now());
-                continue;
-            }
+impl Task {
+    /// Connects until the client ends.
+    pub(crate) async fn run(mut self) {
+        let (state, why) = match self.connect_and_talk().await {
+            Ok(()) => (State::Closed, Ended::Closed),
+            Err(error) => (State::Failed(error.clone()), Ended::Failed(error)),
         };
-        let spoken = conn.subprotocol() == Some(protocol.subprotocol());
-        if !spoken {
-            return Err(ClientError::NotSpoken { subprotocol: protocol.subprotocol() });
-        }
-        match talk(conn, session, &mut fetches, commands, wake).await? {
-            End::Closed => return Ok(()),
-            End::Lost(error) => {
-                session.handle_lost();
-                if matches!(&error, Error::Closed(frame) if protocol.expires_by(frame.code.0)) {
-                    session.handle_expired();
+        // First, because handles look there for the reason.
+        self.states.set(state);
+        self.commands.close();
+        self.session.end(&why);
+        // Commands that were queued meanwhile: their answers are dropped, which tells whoever awaits them.
+        while self.commands.try_recv().is_ok() {}
+    }
+
+    async fn connect_and_talk(&mut self) -> Result<(), ClientError> {
+        loop {
+            let conn = match self.connect().await? {
+                Next::Connection(conn) => conn,
+                Next::Closed => return Ok(()),
+            };
+            match self.talk(conn).await? {
+                End::Closed => return Ok(()),
+                End::Lost(error) => {
+                    self.session.handle_lost();
+                    if matches!(&error, Error::Closed(frame) if self.protocol.expires_by(frame.code.0)) {
+                        self.session.handle_expired();
+                    }
+                    self.reconnecting.ended(error);
                 }
-                reconnecting.ended(error);
+            }
+        }
+    }
+
+    /// Opens a connection. Commands are taken meanwhile.
+    async fn connect(&mut self) -> Result<Next, ClientError> {
+        let mut states = self.reconnecting.watch();
+        loop {
+            fetch(&mut self.session, &mut self.fetches);
+            tokio::select! {
+                opened = self.reconnecting.next() => {
+                    let conn = opened?;
+                    let subprotocol = self.protocol.subprotocol();
+                    return match conn.subprotocol() == Some(subprotocol) {
+                        true => Ok(Next::Connection(conn)),
+                        false => Err(ClientError::NotSpoken { subprotocol }),
+                    };
+                }
+                Ok(()) = states.changed() => {
+                    let state = states.borrow_and_update().clone();
+                    self.states.follow(&state);
+                }
+                (id, fetched) = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.session.handle_token(id, fetched, Instant::now());
+                }
+                command = self.commands.recv(), if self.session.accepts_commands() => match command {
+                    None | Some(Command::Close) => return Ok(Next::Closed),
+                    Some(command) => self.session.handle_command(command, Instant::now()),
+                },
+                () = self.wake.notified() => self.session.handle_wake(Instant::now()),
+            }
+        }
+    }
+
+    /// Uses a connection until it ends.
+    async fn talk(&mut self, conn: Conn<ClientStream>) -> Result<End, ClientError> {
+        let (mut reader, writer) = conn.split();
+        let (sender, sending) = writer.into_sender(SEND_QUEUE_MESSAGES);
+        let mut sending = pin!(sending);
+        let (mut writes, mut begun) = (true, false);
+        self.session.handle_open(Instant::now());
+        loop {
+            if !begun && self.session.is_open() {
+                begun = true;
+                self.states.set(State::Open);
+            }
+            let blocked = if writes { queue(&mut self.session, &sender) } else { None };
+            fetch(&mut self.session, &mut self.fetches);
+            let deadline = self.session.deadline();
+            tokio::select! {
+                read = reader.read() => match read {
+                    Err(error) => return Ok(End::Lost(error)),
+                    Ok(message) => if let Err(error) = self.session.handle_message(&message, Instant::now()) {
+                        return lost(error).map(End::Lost);
+                    },
+                },
+                (id, fetched) = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.session.handle_token(id, fetched, Instant::now());
+                }
+                // Reading has the cause.
+                _ = &mut sending, if writes => writes = false,
+                // There is room again.
+                sent = sender.send(blocked.clone().unwrap_or_else(|| Message::from(""))), if blocked.is_some() => {
+                    if sent.is_ok() {
+                        self.session.take_outgoing();
+                    }
+                }
+                command = self.commands.recv(), if self.session.accepts_commands() => match command {
+                    None | Some(Command::Close) => {
+                        if writes {
+                            // Behind what was queued. Reading ends with the server's answer, or without one in time.
+                            let close = sender.close(CloseCode::NORMAL, "");
+                            let _ = tokio::join!(close, &mut sending, reader.discard_reads());
+                        }
+                        return Ok(End::Closed);
+                    }
+                    Some(command) => self.session.handle_command(command, Instant::now()),
+                },
+                () = self.wake.notified() => self.session.handle_wake(Instant::now()),
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.session.handle_timeout(Instant::now());
+                }
             }
         }
     }
 }
 
-/// Uses a connection until it ends.
-async fn talk(
-    conn: Conn<ClientStream>,
-    session: &mut Session,
-    fetches: &mut Fetches,
-    commands: &mut mpsc::Receiver<Command>,
-    wake: &Notify,
-) -> Result<End, ClientError> {
-    let (mut reader, writer) = conn.split();
-    let (sender, sending) = writer.into_sender(SEND_QUEUE_MESSAGES);
-    let mut sending = pin!(sending);
-    let mut writes = true;
-    session.handle_open(Instant::now());
-    loop {
-        let blocked = if writes { queue(session, &sender) } else { None };
-        fetch(session, fetches);
-        let deadline = session.deadline();
-        tokio::select! {
-            read = reader.read() => match read {
-                Err(error) => return Ok(End::Lost(error)),
-                Ok(message) => match session.handle_message(&message, Instant::now()) {
-                    Ok(()) => {}
-                    Err(SessionError::Malformed(Malformed::Json(error))) => {
-                        return Ok(End::Lost(Error::Json(error)));
-                    }
-                    Err(SessionError::Malformed(Malformed::Frame(error))) => {
-                        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
-                        return Ok(End::Lost(Error::Io(error)));
-                    }
-                    Err(SessionError::Refused(refusal)) if refusal.temporary => {
-                        let frame =
-                            CloseFrame { code: CloseCode::TRY_AGAIN_LATER, reason: refusal.to_string() };
-                        return Ok(End::Lost(Error::Closed(frame)));
-                    }
-                    Err(SessionError::Refused(refusal)) => return Err(ClientError::Refused(refusal)),
-                },
-            },
-            (id, fetched) = fetches.next(), if !fetches.is_empty() => {
-                session.handle_token(id, fetched, Instant::now()).map_err(ClientError::Token)?;
-            }
-            // Reading has the cause.
-            _ = &mut sending, if writes => writes = false,
-            // There is room again.
-            sent = sender.send(blocked.clone().unwrap_or_else(|| Message::from(""))), if blocked.is_some() => {
-                if sent.is_ok() {
-                    session.take_outgoing();
-                }
-            }
-            command = commands.recv(), if session.accepts_commands() => match command {
-                None | Some(Command::Close) => {
-                    if writes {
-                        // Behind what was queued. Reading ends with the server's answer, or without one in time.
-                        let close = sender.close(CloseCode::NORMAL, "");
-                        let _ = tokio::join!(close, &mut sending, reader.discard_reads());
-                    }
-                    return Ok(End::Closed);
-                }
-                Some(command) => session.handle_command(command, Instant::now()),
-            },
-            () = wake.notified() => session.handle_wake(Instant::now()),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                session.handle_timeout(Instant::now());
-            }
+/// Why a connection is of no use whose session cannot go on.
+///
+/// # Errors
+/// If no other one would be.
+fn lost(error: SessionError) -> Result<Error, ClientError> {
+    match error {
+        SessionError::Malformed(Malformed::Json(error)) => Ok(Error::Json(error)),
+        SessionError::Malformed(Malformed::Frame(error)) => {
+            Ok(Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
         }
+        SessionError::Refused(refusal) if refusal.temporary => {
+            Ok(Error::Closed(CloseFrame { code: CloseCode::TRY_AGAIN_LATER, reason: refusal.to_string() }))
+        }
+        SessionError::Refused(refusal) => Err(ClientError::Refused(refusal)),
     }
 }
 

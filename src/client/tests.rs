@@ -4,4 +4,6 @@ mod deltas;
 mod model;
 mod server;
 mod server_side;
+mod simulated;
+mod states;
 mod tokens;

@@ -9,6 +9,7 @@
 mod field;
 mod forwarded;
 mod host;
+mod intermediary;
 mod origin;
 mod refusal;
 mod request;
@@ -17,11 +18,12 @@ mod response;
 pub use field::{BadField, check_field};
 pub use forwarded::forwarded_client;
 pub use host::HostPolicy;
+pub use intermediary::{VIA, hop_by_hop_fields, identifies_client, is_hop_by_hop};
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{
-    Request, SubprotocolPreference, Upgrade, is_authority, is_subprotocol, percent_decode_path, with_fields,
-    with_request, with_request_up_to,
+    Request, SubprotocolPreference, Upgrade, is_authority, is_subprotocol, offered_subprotocols,
+    percent_decode_path, with_fields, with_request, with_request_up_to,
 };
 pub use response::{
     BadHandshake, Dial, Response, ResponseHead, parse_response, parse_response_head, write_accept,
@@ -63,10 +65,12 @@ fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterat
 
 /// The elements of comma-separated lists (RFC 9110, 5.6.1). Empty elements are skipped.
 fn elements<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = &'a [u8]> + Clone {
-    values
-        .flat_map(|value| value.split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
+    values.flat_map(list)
+}
+
+/// The elements of one such list.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// Whether the lists in the fields called `name` contain `token`, ignoring case.

@@ -6,10 +6,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{
-    CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-    VIA,
-};
+use http::header::{CONNECTION, HOST, HeaderName, UPGRADE, VIA};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use echoring_proto::handshake;
@@ -106,29 +103,12 @@ fn has_dot_dot_segment(path: &str) -> bool {
     decoded.split('/').any(|segment| segment.split(';').next() == Some(".."))
 }
 
-/// Whether a field identifies the client. CGI-like programs cannot tell `_` from `-` in a field name.
-fn identifies_client(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded-")
-        || ["forwarded", "x-real-ip", "x-client-ip", "true-client-ip"].contains(&&*name)
-}
-
-/// Removes the hop-by-hop fields (RFC 9110, 7.6.1): those that `Connection` lists, and the standard ones.
+/// Removes the hop-by-hop fields.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection"] {
+    let connection = headers.get_all(CONNECTION).into_iter().map(HeaderValue::as_bytes);
+    let names: Vec<HeaderName> =
+        handshake::hop_by_hop_fields(connection).filter_map(|name| name.parse().ok()).collect();
+    for name in names {
         headers.remove(name);
     }
 }
@@ -156,7 +136,7 @@ pub(super) fn set_forwarding_fields(
     }
     .to_string();
     let close_received: Vec<HeaderName> =
-        headers.keys().filter(|name| identifies_client(name)).cloned().collect();
+        headers.keys().filter(|name| handshake::identifies_client(name.as_str())).cloned().collect();
     match forwarded {
         Forwarded::Off => {}
         Forwarded::Replace => {
@@ -188,8 +168,7 @@ pub(super) fn set_forwarding_fields(
             HostPolicy::Upstream => upstream_host.clone(),
         },
     );
-    // RFC 9110, 7.6.3.
-    headers.append(VIA, HeaderValue::from_static("1.1 echoring"));
+    headers.append(VIA, HeaderValue::from_static(handshake::VIA));
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {

@@ -52,9 +52,6 @@ pub(super) struct RelayEnd {
     pub(super) code: CloseCode,
 }
 
-/// Registered for a gateway whose upstream failed (IANA registry of close codes).
-const BAD_GATEWAY: CloseCode = CloseCode(1014);
-
 /// Relays until both sides are closed. `drained` resolves when the proxy drains.
 pub(super) async fn relay<C, U>(
     client: Peer<C>,
@@ -193,9 +190,9 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
     }
 
     async fn close_as_bad_gateway(&mut self, deadline: Instant, reason: &str) -> RelayEnd {
-        let _ = timeout_at(deadline, self.outbound.send_close(BAD_GATEWAY, reason)).await;
+        let _ = timeout_at(deadline, self.outbound.send_close(CloseCode::BAD_GATEWAY, reason)).await;
         self.shut_down_client(deadline).await;
-        RelayEnd { by: Some(Side::Upstream), code: BAD_GATEWAY }
+        RelayEnd { by: Some(Side::Upstream), code: CloseCode::BAD_GATEWAY }
     }
 
     /// Sends a Close frame of the proxy to both sides.

@@ -49,7 +49,7 @@ pub(crate) fn wait_for<F: Future>(future: F, until: Option<Instant>) -> Option<F
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return Some(output);
         }
-        if run_own_shards() {
+        if run_own_shards(|| unpark.is_woken.load(Ordering::Acquire)) {
             if unpark.is_woken.swap(false, Ordering::AcqRel) {
                 continue;
             }
@@ -71,13 +71,13 @@ pub(crate) fn wait_for<F: Future>(future: F, until: Option<Instant>) -> Option<F
 
 #[cfg(not(any(test, feature = "testing")))]
 #[inline(always)]
-fn run_own_shards() -> bool {
+fn run_own_shards(_: impl Fn() -> bool) -> bool {
     false
 }
 
 /// Called before this thread waits for an answer of shards: those that run on this thread answer now.
 pub(crate) fn let_own_shards_answer() {
-    run_own_shards();
+    run_own_shards(|| true);
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -89,11 +89,15 @@ mod own_shards {
     use std::rc::{Rc, Weak};
 
     use super::{IS_SHARD, is_shard};
+    use crate::limits::TEST_RETRIES_MAX;
 
     /// Shards that a test runs on its own thread.
     pub(crate) trait OwnShards {
         /// Runs them until nothing more happens without time passing.
         fn run_until_quiet(&self);
+
+        /// Lets the time pass after which a shard tries again what found no room in a mailbox.
+        fn retry(&self);
     }
 
     thread_local! {
@@ -109,13 +113,20 @@ mod own_shards {
         });
     }
 
-    /// Runs the shards of this thread, unless it is one of them that asks. False if there are none.
-    pub(super) fn run_own_shards() -> bool {
+    /// Runs the shards of this thread, unless it is one of them that asks, until they are quiet; and then, while somebody waits, until
+    /// they have tried again what found no room. False if there are none.
+    pub(super) fn run_own_shards(has_waited: impl Fn() -> bool) -> bool {
         if is_shard() {
             return false;
         }
         let all: Vec<_> = OWN_SHARDS.with_borrow(|all| all.iter().filter_map(Weak::upgrade).collect());
         all.iter().for_each(|shards| shards.run_until_quiet());
+        for _ in 0..TEST_RETRIES_MAX {
+            if has_waited() {
+                break;
+            }
+            all.iter().for_each(|shards| shards.retry());
+        }
         !all.is_empty()
     }
 

@@ -41,6 +41,7 @@ mod held_publications;
 mod history;
 mod history_range;
 mod inbox;
+mod last_messages;
 pub(crate) mod mail_codec;
 mod members;
 mod open_calls;

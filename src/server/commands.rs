@@ -120,14 +120,26 @@ pub struct PublishRequest {
     published: Published,
     reply: oneshot::Sender<Published>,
     claim: Claim,
+    when_full: WhenFull,
     /// Their charge against the bound of the node, until they are dropped.
     _charge: Charge,
+}
+
+/// What becomes of a message while the mailboxes to other shards, or the messages for other nodes, have no room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// It waits: its publisher does, too.
+    Wait,
+    /// It is refused.
+    Refuse,
 }
 
 /// Publish requests that a shard has not finished. The node-wide charge bounds them.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     queue: VecDeque<PublishRequest>,
+    /// The first in the queue waits for room, and those behind it.
+    is_blocked: bool,
     /// Those whose next message another node decides about.
     undecided: BTreeMap<Ticket, PublishRequest>,
 }
@@ -135,6 +147,11 @@ pub(super) struct Backlog {
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether it waits for room, and not only for the next tick.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked
     }
 
     pub(super) fn push(&mut self, request: PublishRequest) {
@@ -149,11 +166,14 @@ impl Backlog {
         cx: &mut Context<'_, D, A>,
     ) {
         let mut room_bytes = OUTSIDE_BYTES_PER_TICK;
+        self.is_blocked = false;
         while room_bytes > 0
+            && !self.is_blocked
             && let Some(publish) = self.queue.front_mut()
         {
             match publish.resume(broadcast, cx, &mut room_bytes) {
                 Progress::Paused => {}
+                Progress::Blocked => self.is_blocked = true,
                 Progress::Finished => {
                     self.queue.pop_front().into_iter().for_each(PublishRequest::finish);
                 }
@@ -180,6 +200,8 @@ impl Backlog {
 enum Progress {
     /// It goes on in the next tick.
     Paused,
+    /// It goes on when there is room for its next message.
+    Blocked,
     Finished,
     /// Another node decides about its next message.
     Undecided(Ticket),
@@ -193,18 +215,21 @@ impl PublishRequest {
         cx: &mut Context<'_, D, A>,
         room_bytes: &mut usize,
     ) -> Progress {
-        // At least one message has room here, so a claimed request has always begun.
-        if self.published.is_empty() && !self.claim.take() {
-            return Progress::Finished;
-        }
         while let Some(message) = self.messages.get(self.published.len()) {
             if *room_bytes == 0 {
                 return Progress::Paused;
             }
-            *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
             // After a refusal that will pass, the remaining messages are refused too, so that the publisher can
             // continue in order.
             let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
+            if hindered.is_none() && self.when_full == WhenFull::Wait && broadcast.has_operator_wait(cx) {
+                return Progress::Blocked;
+            }
+            // Until its first message, the publisher may give up.
+            if self.published.is_empty() && !self.claim.take() {
+                return Progress::Finished;
+            }
+            *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
             let published = match hindered {
                 Some(hindered) => {
                     broadcast.refuse_for_operator();
@@ -232,28 +257,72 @@ impl PublishRequest {
     }
 }
 
-/// The results of messages that are on their way to their topic's owner. Await it, or call [`wait`](PendingPublish::wait). Dropping
-/// it does not take the messages back.
+/// The result of a message that is on its way to its topic's owner. Await it, or call [`wait`](PendingPublish::wait). Dropping it
+/// does not take the message back.
 ///
 /// ```
-/// use echoring::server::{Handle, OwnedPublication, PublishError};
+/// use echoring::server::{Handle, PublishError};
 ///
 /// async fn tell(server: &Handle) -> Result<(), PublishError> {
-///     let pending = server.try_publish("news", vec![OwnedPublication::text("hello")])?;
+///     let pending = server.try_publish("news", "hello")?;
 ///     // Something else in the meantime.
-///     println!("{:?}", pending.await?);
+///     println!("message {}", pending.await?.offset);
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "the message may be refused"]
+pub struct PendingPublish(PendingBatch);
+
+impl PendingPublish {
+    pub(super) fn new(pending: PendingBatch) -> PendingPublish {
+        PendingPublish(pending)
+    }
+
+    /// Blocks until the topic's owner has answered. Returns the position of the message.
+    ///
+    /// # Errors
+    /// [`PublishError::Refused`]; [`PublishError::Ended`] if the server has ended; [`PublishError::OnShard`] on the thread of a
+    /// shard.
+    pub fn wait(self) -> Result<Position, PublishError> {
+        self.0.wait().and_then(only)
+    }
+}
+
+impl Future for PendingPublish {
+    type Output = Result<Position, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Position, PublishError>> {
+        Pin::new(&mut self.0).poll(cx).map(|published| published.and_then(only))
+    }
+}
+
+/// The results of several messages that are on their way to their topic's owner. Await it, or call [`wait`](PendingBatch::wait).
+/// Dropping it does not take the messages back.
+///
+/// ```
+/// use echoring::server::{Handle, PublishError};
+///
+/// fn tell(server: &Handle, first: Vec<String>, second: Vec<String>) -> Result<(), PublishError> {
+///     // Both batches are on their way before the first has its results.
+///     let pending = [server.try_publish_all("news", first)?, server.try_publish_all("news", second)?];
+///     for batch in pending {
+///         for result in batch.wait()? {
+///             println!("message {}", result?.offset);
+///         }
+///     }
 ///     Ok(())
 /// }
 /// ```
 #[derive(Debug)]
 #[must_use = "the messages may be refused"]
-pub struct PendingPublish {
+pub struct PendingBatch {
     answer: oneshot::Receiver<Published>,
     claim: Claim,
 }
 
-impl PendingPublish {
-    /// Blocks until the topic's owner has answered.
+impl PendingBatch {
+    /// Blocks until the topic's owner has answered. Returns the result of each message.
     ///
     /// # Errors
     /// [`PublishError::Ended`] if the server has ended, [`PublishError::OnShard`] on the thread of a shard.
@@ -265,12 +334,17 @@ impl PendingPublish {
     }
 }
 
-impl Future for PendingPublish {
+impl Future for PendingBatch {
     type Output = Result<Published, PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Published, PublishError>> {
         Pin::new(&mut self.answer).poll(cx).map(|answer| answer.map_err(|_| PublishError::Ended))
     }
+}
+
+/// The result of a single message.
+pub(super) fn only(published: Published) -> Result<Position, PublishError> {
+    Ok(published.into_iter().next().ok_or(PublishError::Ended)??)
 }
 
 /// Sends commands to the shards of a server from any thread, and bounds the pending publications.
@@ -289,25 +363,35 @@ impl CommandSender {
         CommandSender { remotes, placement, outside: Arc::default() }
     }
 
-    /// Publishes, and waits for the answer of the topic's owner for `timeout` at most.
+    /// Publishes as soon as there is room for the messages, in the order in which others wait for it, and waits for the answer of
+    /// the topic's owner. Gives up at a time, if there is one and the owner has not begun.
     pub(super) fn publish(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+        until: Option<Instant>,
+    ) -> Result<Published, PublishError> {
+        if blocking::is_shard() {
+            return Err(PublishError::OnShard);
+        }
+        match blocking::wait_for(self.publish_when_room(topic, messages), until) {
+            Some(pending) => await_until(pending?, until),
+            None => Err(PublishError::Busy),
+        }
+    }
+
+    /// Publishes if there is room for the messages now, and waits for the answer of the topic's owner for `timeout` at most. For
+    /// requests of other programs, which are answered and not held: the owner refuses what it has no room for.
+    pub(super) fn publish_at_once(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
         timeout: Nanos,
     ) -> Result<Published, PublishError> {
-        if blocking::is_shard() {
-            return Err(PublishError::OnShard);
-        }
-        let mut pending = self.try_publish(topic, messages)?;
-        let until = Instant::now() + Duration::from_nanos(timeout);
-        match blocking::wait_for(&mut pending, Some(until)) {
-            Some(published) => published,
-            // Nothing of the request will be published, so a retry makes no duplicates.
-            None if pending.claim.take() => Err(PublishError::Busy),
-            // The shard has begun, and a shard never blocks.
-            None => blocking::wait_for(pending, None).unwrap_or(Err(PublishError::Ended)),
-        }
+        check_all(topic, &messages)?;
+        let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
+        let pending = self.send(topic, messages, charge, WhenFull::Refuse)?;
+        await_until(pending, Some(Instant::now() + Duration::from_nanos(timeout)))
     }
 
     /// Publishes without waiting.
@@ -315,10 +399,10 @@ impl CommandSender {
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
-    ) -> Result<PendingPublish, PublishError> {
+    ) -> Result<PendingBatch, PublishError> {
         check_all(topic, &messages)?;
         let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
-        self.send(topic, messages, charge)
+        self.send(topic, messages, charge, WhenFull::Wait)
     }
 
     /// Publishes as soon as there is room for the messages, in the order in which others wait for it.
@@ -326,10 +410,10 @@ impl CommandSender {
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
-    ) -> Result<PendingPublish, PublishError> {
+    ) -> Result<PendingBatch, PublishError> {
         check_all(topic, &messages)?;
         let charge = self.outside.charge_when_room(&messages).await;
-        self.send(topic, messages, charge)
+        self.send(topic, messages, charge, WhenFull::Wait)
     }
 
     /// Sends charged messages to the owner of their topic.
@@ -338,10 +422,11 @@ impl CommandSender {
         topic: &str,
         messages: Vec<OwnedPublication>,
         charge: Charge,
-    ) -> Result<PendingPublish, PublishError> {
+        when_full: WhenFull,
+    ) -> Result<PendingBatch, PublishError> {
         let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
-        let pending = PendingPublish { answer, claim: claim.clone() };
+        let pending = PendingBatch { answer, claim: claim.clone() };
         if messages.is_empty() {
             // Fails only if nobody asks.
             let _ = reply.send(Published::new());
@@ -353,6 +438,7 @@ impl CommandSender {
             messages,
             reply,
             claim,
+            when_full,
             _charge: charge,
         };
         let home = &self.remotes[self.placement.owner(topic, self.remotes.len())];
@@ -415,6 +501,17 @@ impl CommandSender {
     }
 }
 
+/// Waits for the results, until a time if the owner has not begun by then.
+fn await_until(mut pending: PendingBatch, until: Option<Instant>) -> Result<Published, PublishError> {
+    match blocking::wait_for(&mut pending, until) {
+        Some(published) => published,
+        // Nothing of the request will be published, so a retry makes no duplicates.
+        None if pending.claim.take() => Err(PublishError::Busy),
+        // The shard has begun, and a shard never blocks.
+        None => blocking::wait_for(pending, None).unwrap_or(Err(PublishError::Ended)),
+    }
+}
+
 /// Taken by the shard, which then publishes, or by the publisher, which then stops waiting. The first one wins.
 #[derive(Clone, Debug, Default)]
 struct Claim(Arc<AtomicBool>);
@@ -440,214 +537,4 @@ fn check_all(topic: &str, messages: &[OwnedPublication]) -> Result<(), PublishEr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::ServerConfig;
-    use crate::limits::JSON_DEPTH_MAX;
-    use crate::service::Service;
-    use echoring_proto::buffer::{Budget, Lease};
-    use echoring_proto::limits::{MILLISECOND, SECOND};
-    use echoring_runtime::driver::epoll::Epoll;
-    use echoring_runtime::driver::{Features, Options};
-    use echoring_runtime::shard::{self, Allowance, Application, Mailboxes, Security, Shard};
-    use echoring_topics::Content;
-    use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
-    use std::thread;
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    /// The only shard of a server, whose ticks the test runs.
-    fn shard() -> (Shard<Epoll, Service>, CommandSender) {
-        let options =
-            Options { connections: 4, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
-        let config = ServerConfig::default();
-        let shard_config = shard::ShardConfig {
-            connection: config.connection(),
-            connections: 4,
-            security: Security::default(),
-            seed: 1.into(),
-        };
-        let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
-        let driver = Epoll::new(&options).expect("epoll");
-        let topics = Lease::new(Budget::new(64), 64);
-        let placement = Placement::new(1);
-        let node = crate::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
-        let service =
-            crate::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
-        let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
-        let commands = CommandSender::new([shard.remote()].into(), placement);
-        (shard, commands)
-    }
-
-    fn owned(content: Content, key: &str, payload: &[u8]) -> OwnedPublication {
-        let idempotency_key = "".into();
-        OwnedPublication { content, key: key.into(), idempotency_key, payload: payload.to_vec() }
-    }
-
-    fn texts(count: usize) -> Vec<OwnedPublication> {
-        vec![owned(Content::Text, "", b"m"); count]
-    }
-
-    fn waiting(commands: &CommandSender) -> (u64, u64) {
-        commands.outside.charged()
-    }
-
-    /// Runs ticks of the shard until the publisher has its answer.
-    fn answer<T>(shard: &mut Shard<Epoll, Service>, publisher: thread::JoinHandle<T>) -> T {
-        let given_up = Instant::now() + PATIENCE;
-        while !publisher.is_finished() {
-            assert!(Instant::now() < given_up, "no answer");
-            assert!(shard.tick(Some(0)).expect("epoll works"), "it goes on");
-        }
-        publisher.join().expect("no panic")
-    }
-
-    #[test]
-    fn what_waits_is_bounded_and_there_is_room_again_when_it_was_answered() {
-        let (mut shard, commands) = shard();
-        let publish = |count| {
-            let commands = commands.clone();
-            thread::spawn(move || commands.publish("t", texts(count), PATIENCE.as_nanos() as Nanos))
-        };
-        let most = OUTSIDE_MESSAGES_MAX as usize;
-        let publishers = [publish(most - 1), publish(1)];
-        let given_up = Instant::now() + PATIENCE;
-        while waiting(&commands).0 < OUTSIDE_MESSAGES_MAX {
-            assert!(Instant::now() < given_up, "they do not come to wait");
-            thread::yield_now();
-        }
-        assert_eq!(commands.publish("t", texts(1), SECOND), Err(PublishError::Busy), "at once");
-        let mut offsets: Vec<u64> = publishers
-            .into_iter()
-            .flat_map(|publisher| answer(&mut shard, publisher).expect("in time"))
-            .map(|published| published.expect("taken").offset)
-            .collect();
-        offsets.sort_unstable();
-        assert_eq!(offsets, (1..=OUTSIDE_MESSAGES_MAX).collect::<Vec<_>>());
-        assert_eq!(waiting(&commands), (0, 0));
-        assert_eq!(answer(&mut shard, publish(1)).expect("in time").len(), 1);
-    }
-
-    /// Publishes on another thread as asynchronous code does.
-    fn publish_async(
-        commands: &CommandSender,
-        messages: Vec<OwnedPublication>,
-    ) -> thread::JoinHandle<Result<Published, PublishError>> {
-        let commands = commands.clone();
-        thread::spawn(move || {
-            let publishing = async { commands.publish_when_room("t", messages).await?.await };
-            blocking::wait_for(publishing, None).expect("no deadline")
-        })
-    }
-
-    #[test]
-    fn asynchronous_publishers_wait_for_room() {
-        let (mut shard, commands) = shard();
-        let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize)).expect("room");
-        let mut publishers = Vec::new();
-        for waiting in 1..=3 {
-            publishers.push(publish_async(&commands, texts(waiting)));
-            let given_up = Instant::now() + PATIENCE;
-            while commands.outside.waiting() < waiting {
-                assert!(Instant::now() < given_up, "they do not come to wait");
-                thread::yield_now();
-            }
-        }
-        assert_eq!(commands.try_publish("t", texts(1)).err(), Some(PublishError::Busy), "at once");
-        let mut offsets: Vec<u64> = publishers
-            .into_iter()
-            .flat_map(|publisher| answer(&mut shard, publisher).expect("no end"))
-            .map(|published| published.expect("taken").offset)
-            .collect();
-        // Room is given in order. Then the threads race for the shard.
-        offsets.sort_unstable();
-        assert!(offsets.into_iter().eq(OUTSIDE_MESSAGES_MAX + 1..=OUTSIDE_MESSAGES_MAX + 6));
-        assert_eq!(all.wait().expect("no end").len() as u64, OUTSIDE_MESSAGES_MAX);
-        assert_eq!((waiting(&commands), commands.outside.waiting()), ((0, 0), 0));
-    }
-
-    #[test]
-    fn whoever_waits_for_room_learns_of_the_end() {
-        let (shard, commands) = shard();
-        let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize)).expect("room");
-        let publishers: Vec<_> = (0..3).map(|_| publish_async(&commands, texts(1))).collect();
-        let given_up = Instant::now() + PATIENCE;
-        while commands.outside.waiting() < publishers.len() {
-            assert!(Instant::now() < given_up, "they do not come to wait");
-            thread::yield_now();
-        }
-        drop(shard);
-        assert_eq!(all.wait(), Err(PublishError::Ended));
-        for publisher in publishers {
-            assert_eq!(publisher.join().expect("no panic"), Err(PublishError::Ended));
-        }
-        assert_eq!((waiting(&commands), commands.outside.waiting()), ((0, 0), 0));
-    }
-
-    #[test]
-    fn a_batch_goes_on_behind_a_message_that_no_retry_saves() {
-        let (mut shard, commands) = shard();
-        let too_large =
-            owned(Content::Binary, "", &vec![0; echoring_proto::limits::MESSAGE_BYTES_DEFAULT as usize + 1]);
-        let batch = [texts(2), vec![too_large], texts(2)].concat();
-        let publisher = publish_async(&commands, batch);
-        let published = answer(&mut shard, publisher).expect("no end");
-        let offsets: Vec<_> = published.iter().map(|result| result.map(|position| position.offset)).collect();
-        assert_eq!(offsets, [Ok(1), Ok(2), Err(Refused::TooLarge), Ok(3), Ok(4)]);
-        let counted = shard.application().report().publications;
-        assert_eq!((counted.published, counted.accepted, counted.refused), (5, 4, 1));
-    }
-
-    #[test]
-    fn what_its_publisher_gave_up_is_not_published_later() {
-        let (mut shard, commands) = shard();
-        assert_eq!(commands.publish("t", texts(3), MILLISECOND), Err(PublishError::Busy));
-        let publisher = thread::spawn({
-            let commands = commands.clone();
-            move || commands.publish("t", texts(1), PATIENCE.as_nanos() as Nanos)
-        });
-        let published = answer(&mut shard, publisher).expect("in time");
-        assert_eq!(published[0].expect("taken").offset, 1);
-        assert_eq!(waiting(&commands), (0, 0));
-    }
-
-    #[test]
-    fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
-        let (shard, commands) = shard();
-        let publish = |topic: &str, messages| commands.publish(topic, messages, SECOND);
-        assert_eq!(publish("", texts(1)), Err(PublishError::BadTopic));
-        for name in ["\0", "a\nb", "\u{7f}", "\u{85}", &"t".repeat(TOPIC_BYTES_MAX + 1)] {
-            assert_eq!(publish(name, texts(1)), Err(PublishError::BadTopic), "{name:?}");
-        }
-        let deep = "[".repeat(JSON_DEPTH_MAX + 1) + &"]".repeat(JSON_DEPTH_MAX + 1);
-        let deep = owned(Content::Json, "", deep.as_bytes());
-        assert_eq!(publish("t", [texts(1), vec![deep]].concat()), Err(PublishError::TooDeep(1)));
-        let most = OUTSIDE_MESSAGES_MAX as usize;
-        assert_eq!(publish("t", texts(most + 1)), Err(PublishError::TooMany));
-        let mut messages = texts(2);
-        messages[1].key = "k".repeat(KEY_BYTES_MAX + 1).into();
-        assert_eq!(publish("t", messages), Err(PublishError::BadKey(1)));
-        assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
-        drop(shard);
-        assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
-        assert!(commands.topics().is_empty());
-    }
-
-    #[test]
-    fn topics_are_told_about_by_the_shards_that_know_them() {
-        let (mut shard, commands) = shard();
-        let asked = thread::spawn(move || {
-            let published = commands.publish("t", texts(2), PATIENCE.as_nanos() as Nanos);
-            (published, commands.topics(), commands.topic("t"), commands.topic("u"))
-        });
-        let (published, topics, known, unknown) = answer(&mut shard, asked);
-        let last = published.expect("in time")[1].expect("taken");
-        let [(0, ref reports)] = topics[..] else { panic!("{topics:?}") };
-        let [ref report] = reports[..] else { panic!("{reports:?}") };
-        let home = report.owner.as_ref().expect("its home is here");
-        assert_eq!((home.epoch, home.offset, home.publications.accepted), (last.epoch, last.offset, 2));
-        assert_eq!(home.payload_bytes, 2);
-        assert_eq!(known[0].1.as_ref().map(|report| &*report.name), Some("t"));
-        assert_eq!(unknown, [(0, None)]);
-    }
-}
+mod tests;

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::auth::{AuthCounters, AuthFigures};
 use crate::blocking;
 use crate::broadcast::{TopicAnswer, TopicQuestion};
 use crate::cluster::{ClusterNode, StreamCommand};
-use crate::commands::{CommandSender, PendingPublish, ShardCommand};
+use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, only};
 use crate::config::ServerConfig;
 use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
@@ -22,7 +22,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
 use echoring_runtime::stats;
-use echoring_topics::{CreationLimits, HubReport, TopicReport};
+use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
 
 /// The state of a shard between two ticks.
 ///
@@ -40,12 +40,12 @@ pub type Snapshot = stats::Snapshot<HubReport>;
 /// ```
 /// use std::time::Duration;
 ///
-/// use echoring::server::{OwnedPublication, PublishError, Server};
+/// use echoring::server::{PublishError, Server};
 ///
 /// fn announce(server: &Server) -> Result<(), PublishError> {
 ///     let handle = server.handle();
 ///     // On any thread, as long as the server runs.
-///     handle.publish("news", vec![OwnedPublication::text("we restart")])?;
+///     handle.publish("news", "we restart")?;
 ///     handle.drain_within(Duration::from_secs(30));
 ///     Ok(())
 /// }
@@ -157,54 +157,129 @@ impl Handle {
         snapshots
     }
 
-    /// Publishes messages to a topic in this order, as the operator: also where clients may not publish. Blocks until
-    /// the topic's owner answers, at most two seconds. After a temporary refusal
-    /// ([`Refused::is_passing`](crate::Refused::is_passing)) the remaining messages are refused too, so that the caller
-    /// can continue in order.
+    /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room for it, in the
+    /// order in which other threads and tasks wait, and until the topic's owner answers with its position. So a thread that publishes
+    /// what it reads goes at the pace of the server, and nothing is lost. A call is one round trip: for throughput, publish
+    /// [several messages](Handle::publish_all) at once.
+    ///
+    /// Blocks this thread, without a time limit while a shard is stuck: see [`publish_timeout`](Handle::publish_timeout).
+    /// Asynchronous code uses [`publish_async`](Handle::publish_async).
     ///
     /// # Errors
-    /// Nothing was published. [`PublishError::Busy`] is back-pressure: more than
-    /// [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages or
-    /// [`OUTSIDE_BYTES_MAX`](crate::limits::OUTSIDE_BYTES_MAX) bytes would wait.
+    /// Nothing was published, except for [`Refused::Uncertain`](crate::Refused::Uncertain) in a cluster.
+    /// [`PublishError::Refused`] has the reason of the topic or the node; a server that drains is
+    /// [`Refused::Draining`](crate::Refused::Draining), and one that has ended, also while this waits, [`PublishError::Ended`].
+    /// [`PublishError::OnShard`] on the thread of a shard, where handlers run: nothing may block there. Never
+    /// [`PublishError::Busy`].
     ///
-    /// [`PublishError::OnShard`] on the thread of a shard, where handlers run: nothing may block there.
-    pub fn publish(&self, topic: &str, messages: Vec<OwnedPublication>) -> Result<Published, PublishError> {
-        self.commands.publish(topic, messages, SNAPSHOT_TIMEOUT)
-    }
-
-    /// The same without waiting: the messages are on their way to the topic's owner when this returns. The result may be awaited,
-    /// in any runtime, waited for, or dropped. From handlers and from asynchronous code.
+    /// ```
+    /// use std::io::BufRead;
     ///
-    /// # Errors
-    /// As for [`publish`](Handle::publish), with nothing published. Afterwards, the result is [`PublishError::Ended`] if the server
-    /// ends first.
-    pub fn try_publish(
+    /// use echoring::server::Handle;
+    ///
+    /// /// Publishes each line of a feed, from a thread of its own.
+    /// fn forward(feed: impl BufRead, server: &Handle) -> Result<(), Box<dyn std::error::Error>> {
+    ///     for line in feed.lines() {
+    ///         let position = server.publish("news", line?)?;
+    ///         println!("message {}", position.offset);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn publish(
         &self,
         topic: &str,
-        messages: Vec<OwnedPublication>,
-    ) -> Result<PendingPublish, PublishError> {
-        self.commands.try_publish(topic, messages)
+        message: impl Into<OwnedPublication>,
+    ) -> Result<Position, PublishError> {
+        self.commands.publish(topic, vec![message.into()], None).and_then(only)
     }
 
-    /// Publishes messages to a topic as soon as there is room for them, and waits for the results, in asynchronous code of any
-    /// runtime. While too many publications wait, it waits, too: room is given in the order of asking, and
-    /// [`try_publish`](Handle::try_publish) is refused meanwhile. Whoever waits keeps its own messages.
-    ///
-    /// Dropping the future while it waits for room publishes nothing; later, the messages are on their way.
+    /// [`publish`](Handle::publish), for as long as `timeout`. A message that its topic's owner has taken by then is waited for.
     ///
     /// # Errors
-    /// As for [`publish`](Handle::publish), but never [`PublishError::Busy`] and [`PublishError::OnShard`]. A server that ends is
-    /// [`PublishError::Ended`]; one that drains refuses each message with [`Refused::Draining`](crate::Refused::Draining).
+    /// As for `publish`; [`PublishError::Busy`] after the time, when nothing was or will be published.
+    pub fn publish_timeout(
+        &self,
+        topic: &str,
+        message: impl Into<OwnedPublication>,
+        timeout: Duration,
+    ) -> Result<Position, PublishError> {
+        // A time that cannot be expressed never comes.
+        let until = Instant::now().checked_add(timeout);
+        self.commands.publish(topic, vec![message.into()], until).and_then(only)
+    }
+
+    /// Publishes several messages to a topic in this order, with one round trip, as [`publish`](Handle::publish) does with one. Each
+    /// has its own result. After a temporary refusal ([`Refused::is_passing`](crate::Refused::is_passing)) the remaining messages are
+    /// refused too, so that the caller can continue in order.
+    ///
+    /// # Errors
+    /// As for `publish`, with nothing published; a refused message is a result. [`PublishError::TooMany`] for more than
+    /// [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages.
     ///
     /// ```
     /// use echoring::server::{Handle, OwnedPublication, PublishError};
     ///
+    /// /// Publishes prices, each of which replaces the one before of its symbol.
+    /// fn tell(server: &Handle, prices: &[(&str, f64)]) -> Result<(), PublishError> {
+    ///     let messages = prices.iter().map(|(symbol, bid)| OwnedPublication::json(bid.to_string()).key(*symbol));
+    ///     for result in server.publish_all("prices", messages)? {
+    ///         result?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn publish_all<M: Into<OwnedPublication>>(
+        &self,
+        topic: &str,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Published, PublishError> {
+        self.commands.publish(topic, owned(messages), None)
+    }
+
+    /// Publishes a message without waiting: it is on its way to the topic's owner when this returns. The position may be awaited, in
+    /// any runtime, waited for, or not. From handlers, and from code that may neither block nor wait.
+    ///
+    /// # Errors
+    /// As for [`publish`](Handle::publish), but never [`PublishError::OnShard`]. [`PublishError::Busy`] is back-pressure: others wait
+    /// for room, or more than [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages or
+    /// [`OUTSIDE_BYTES_MAX`](crate::limits::OUTSIDE_BYTES_MAX) bytes would be on their way. A refusal is the result later, and so is
+    /// [`PublishError::Ended`] if the server ends first.
+    pub fn try_publish(
+        &self,
+        topic: &str,
+        message: impl Into<OwnedPublication>,
+    ) -> Result<PendingPublish, PublishError> {
+        self.commands.try_publish(topic, vec![message.into()]).map(PendingPublish::new)
+    }
+
+    /// [`publish_all`](Handle::publish_all) without waiting, as [`try_publish`](Handle::try_publish).
+    ///
+    /// # Errors
+    /// As for those.
+    pub fn try_publish_all<M: Into<OwnedPublication>>(
+        &self,
+        topic: &str,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<PendingBatch, PublishError> {
+        self.commands.try_publish(topic, owned(messages))
+    }
+
+    /// [`publish`](Handle::publish) in asynchronous code of any runtime: waits for room, in the same order, and then for the position.
+    /// Whoever waits keeps its own message.
+    ///
+    /// Dropping the future while it waits for room publishes nothing; later, the message is on its way.
+    ///
+    /// # Errors
+    /// As for `publish`, but never [`PublishError::OnShard`].
+    ///
+    /// ```
+    /// use echoring::server::{Handle, PublishError};
+    ///
     /// /// Publishes what a feed yields, at the pace of the server.
-    /// async fn forward(handle: &Handle, lines: impl Iterator<Item = String>) -> Result<(), PublishError> {
+    /// async fn forward(server: &Handle, lines: impl Iterator<Item = String>) -> Result<(), PublishError> {
     ///     for line in lines {
-    ///         for result in handle.publish_async("news", vec![OwnedPublication::text(line)]).await? {
-    ///             println!("{result:?}");
-    ///         }
+    ///         server.publish_async("news", line).await?;
     ///     }
     ///     Ok(())
     /// }
@@ -212,9 +287,30 @@ impl Handle {
     pub async fn publish_async(
         &self,
         topic: &str,
+        message: impl Into<OwnedPublication>,
+    ) -> Result<Position, PublishError> {
+        self.commands.publish_when_room(topic, vec![message.into()]).await?.await.and_then(only)
+    }
+
+    /// [`publish_all`](Handle::publish_all) in asynchronous code, as [`publish_async`](Handle::publish_async).
+    ///
+    /// # Errors
+    /// As for those.
+    pub async fn publish_all_async<M: Into<OwnedPublication>>(
+        &self,
+        topic: &str,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Published, PublishError> {
+        self.commands.publish_when_room(topic, owned(messages)).await?.await
+    }
+
+    /// Publishes what another program has sent, which is answered within two seconds.
+    pub(crate) fn publish_at_once(
+        &self,
+        topic: &str,
         messages: Vec<OwnedPublication>,
     ) -> Result<Published, PublishError> {
-        self.commands.publish_when_room(topic, messages).await?.await
+        self.commands.publish_at_once(topic, messages, SNAPSHOT_TIMEOUT)
     }
 
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard
@@ -278,6 +374,11 @@ impl Handle {
     /// [`set_not_ready`](Handle::set_not_ready).
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    /// Whether the server drains, or was told [`set_not_ready`](Handle::set_not_ready).
+    pub fn is_leaving(&self) -> bool {
+        self.readiness.draining.load(Ordering::Relaxed)
     }
 
     /// The server's part in its cluster, if it belongs to one.
@@ -351,6 +452,11 @@ impl Handle {
             remote.send(ControlMessage::Stop);
         });
     }
+}
+
+/// The messages of a request.
+fn owned<M: Into<OwnedPublication>>(messages: impl IntoIterator<Item = M>) -> Vec<OwnedPublication> {
+    messages.into_iter().map(Into::into).collect()
 }
 
 /// The failure of a server.

@@ -21,7 +21,7 @@ use echoring_runtime::shard::Disposition;
 ///
 /// An error of a call closes its connection only: with the code of a [`Failure`], otherwise with 1011. A panic closes
 /// with 1011 too, and is logged and counted. In both cases the handler is dropped, and no function of it is called
-/// again, including [`close`](Handler::close).
+/// again, including [`close`](Handler::close). What it has left with [`Remote::publish_on_close`] is published in any case.
 ///
 /// ```
 /// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
@@ -193,7 +193,7 @@ pub trait Handler {
     }
 
     /// The connection is closed, for any reason. Not called if the server is stopped without a drain; the handler is
-    /// dropped in any case.
+    /// dropped in any case. To tell others, [`Remote::publish_on_close`] is set before.
     fn close(&mut self, closed: &Closed) {
         let _ = closed;
     }

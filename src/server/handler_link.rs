@@ -102,4 +102,13 @@ impl<A: ServerApplication> Link for HandlerLink<'_, '_, '_, A> {
         let HandlerServices { broadcast, gate } = &mut *self.services;
         broadcast.publish_for_handler(self.link, gate, topic, message, id)
     }
+    fn check_on_close(
+        &mut self,
+        topic: &str,
+        message: &TopicMessage<'_>,
+        is_new: bool,
+    ) -> Result<(), PublishError> {
+        let HandlerServices { broadcast, gate } = &mut *self.services;
+        broadcast.check_on_close(self.link, gate, topic, message, is_new)
+    }
 }

@@ -17,6 +17,7 @@ use crate::handler_link::{HandlerLink, HandlerServices};
 use crate::limits::{DRAIN_NOTICES_PER_TICK, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
 use crate::message::{Message, MessageFilter};
 use crate::observer;
+use crate::on_close::OnClose;
 use crate::panics::log_panic;
 use crate::peer::{Peer, ServerApplication};
 use crate::remote::Remote;
@@ -49,6 +50,8 @@ struct HandlerSlot {
     wants_address: bool,
     /// What senders of other threads have for the connection, once there is one.
     senders: Option<Box<SenderQueue>>,
+    /// What is published when the connection is closed, also if the handler has failed.
+    on_close: OnClose,
 }
 
 /// The slots of a shard, by number.
@@ -99,6 +102,7 @@ impl HandlerSlots {
             waiting: false,
             wants_address: false,
             senders: None,
+            on_close: OnClose::default(),
         };
         match self.free.pop() {
             Some(number) => {
@@ -122,8 +126,8 @@ impl HandlerSlots {
         self.slots[number as usize].streaming
     }
 
-    /// The connection of a slot is closed.
-    pub(super) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) {
+    /// The connection of a slot is closed. Returns what is to be published.
+    pub(super) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) -> OnClose {
         let slot = &mut self.slots[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
         if let Some(mut handler) = slot.handler.take() {
@@ -132,9 +136,11 @@ impl HandlerSlots {
                 log_panic(panic);
             }
         }
-        self.slots[number as usize].senders = None;
         self.timers.clear(number);
         self.free.push(number);
+        let slot = &mut self.slots[number as usize];
+        slot.senders = None;
+        std::mem::take(&mut slot.on_close)
     }
 
     /// Passes a message, or a chunk of one, to its handler.
@@ -518,6 +524,7 @@ impl HandlerSlots {
             reserved_bytes: &mut slot.reserved_bytes,
             senders: &mut slot.senders,
             inlet: &self.inlet,
+            on_close: &mut slot.on_close,
         };
         let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
         if refused {

@@ -34,6 +34,7 @@ mod listeners;
 mod message;
 mod middleware;
 mod observer;
+mod on_close;
 mod outside;
 mod pages;
 mod panics;
@@ -53,10 +54,12 @@ mod server;
 mod service;
 mod shard_thread;
 mod states;
+mod stored_publication;
 mod subscription;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod timers;
+mod topic_name;
 mod topic_options;
 pub mod v1;
 pub mod validation;
@@ -70,7 +73,7 @@ pub use cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
     MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage, StreamCommand, StreamQuery,
 };
-pub use commands::{PendingPublish, PublishRequest, ShardCommand};
+pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
     StartErrorKind,
@@ -109,4 +112,5 @@ pub use states::Requirements;
 pub use subscription::{
     PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
 };
+pub use topic_name::{TopicName, TopicNameError};
 pub use topic_options::TopicOptions;

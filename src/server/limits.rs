@@ -58,6 +58,16 @@ pub const OUTSIDE_BYTES_PER_TICK: usize = 64 * 1024;
 
 /// Publications of a handler's connection that wait for room in a mailbox. Further ones are refused as busy.
 pub const HANDLER_HELD_MAX: u16 = 1_024;
+/// Messages that a connection of a handler publishes [on close](crate::Remote::publish_on_close): one for each topic that it
+/// subscribes to by default.
+pub const ON_CLOSE_MESSAGES_MAX: usize = SUBSCRIPTIONS_DEFAULT as usize;
+/// Bytes of these messages of one connection, with their topics' names and keys.
+pub const ON_CLOSE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of these messages that a shard publishes per tick. Thousands of connections may be cut in one tick, which must not make
+/// those that stay lag by itself; see [`OUTSIDE_BYTES_PER_TICK`].
+pub const ON_CLOSE_BYTES_PER_TICK: usize = 64 * 1024;
+/// Bytes that each counts there besides its own: its frame's header, and its entry in the logs.
+pub(crate) const ON_CLOSE_MESSAGE_BYTES: usize = 64;
 /// Bytes that a message of a [`RemoteSender`](crate::RemoteSender) is charged besides its payload: its entry in two queues.
 pub const SENDER_MESSAGE_BYTES: usize = 160;
 /// Bytes of the messages of senders that a shard hands to connections per tick, so that its other connections get their share.
@@ -307,6 +317,12 @@ pub(crate) const CLUSTER_STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Steps of shards and clients without time passing, past which a test is thought to hang.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_STEPS_MAX: u64 = 1_000_000;
+/// Time that passes while a call of a test waits and nothing happens: a shard tries again what found no room in a mailbox.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_RETRY_DELAY: Nanos = MILLISECOND;
+/// How often it passes: a mailbox has room for two messages, and what waits is at most [`OUTSIDE_BYTES_MAX`] or one message.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const TEST_RETRIES_MAX: u32 = 32;
 /// Bytes on the way in each direction between a test client and the server, as in the buffers of sockets.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_BUFFER_BYTES: usize = 64 * 1024;

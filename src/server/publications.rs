@@ -2,18 +2,22 @@
 
 use std::fmt;
 
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
+    OUTSIDE_MESSAGES_MAX,
+};
 use crate::validation::{is_too_deep, is_topic_name};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
 
-/// A message to publish from another thread.
+/// A message to publish from another thread. A string converts to a text message, and bytes to a binary one.
 ///
 /// ```
 /// use echoring::server::OwnedPublication;
 ///
 /// let price = OwnedPublication::json(r#"{"bid":101.5}"#).key("EURUSD").idempotency_key("feed-7041");
 /// assert_eq!(&*price.key, "EURUSD");
+/// assert_eq!(OwnedPublication::from("hello"), OwnedPublication::text("hello"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -74,21 +78,50 @@ impl OwnedPublication {
     }
 }
 
-/// Why no message of a request was published.
+impl From<String> for OwnedPublication {
+    fn from(text: String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&String> for OwnedPublication {
+    fn from(text: &String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&str> for OwnedPublication {
+    fn from(text: &str) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<Vec<u8>> for OwnedPublication {
+    fn from(payload: Vec<u8>) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
+impl From<&[u8]> for OwnedPublication {
+    fn from(payload: &[u8]) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
+/// Why a message was not published, or several together.
 ///
 /// ```
-/// use echoring::server::{Handle, OwnedPublication, PublishError};
+/// use echoring::server::{Handle, PublishError, Refused};
 ///
-/// /// Whether the message is on its way. Waits while the server is busy.
+/// /// Whether there will be more to publish.
 /// fn tell(server: &Handle, text: &str) -> bool {
-///     loop {
-///         match server.publish("news", vec![OwnedPublication::text(text)]) {
-///             Ok(results) => return results.iter().all(Result::is_ok),
-///             Err(PublishError::Busy) => std::thread::sleep(std::time::Duration::from_millis(10)),
-///             Err(error) => {
-///                 eprintln!("{error}");
-///                 return false;
-///             }
+///     match server.publish("news", text) {
+///         Ok(_) => true,
+///         // An operator shuts the server down.
+///         Err(PublishError::Ended | PublishError::Refused(Refused::Draining)) => false,
+///         Err(error) => {
+///             eprintln!("not published: {error}");
+///             true
 ///         }
 ///     }
 /// }
@@ -106,12 +139,16 @@ pub enum PublishError {
     TooDeep(usize),
     /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
     TooMany,
-    /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
+    /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, [on
+    /// close](crate::Remote::publish_on_close).
+    TooManyOnClose,
+    /// There is no room for the message: too many wait. [`Handle::try_publish`](crate::Handle::try_publish) says so at once,
+    /// [`Handle::publish_timeout`](crate::Handle::publish_timeout) after its time; [`Handle::publish`](crate::Handle::publish) waits.
     Busy,
-    /// The topic, or the node, does not take the message. Only for messages of handlers; those of other threads have a
-    /// [result](Published) each.
+    /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
+    /// instead.
     Refused(Refused),
-    /// [`Handle::publish`](crate::Handle::publish) was called on the thread of a shard, and would have blocked it. Handlers use
+    /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
     /// [`Remote::publish`](crate::Remote::publish) or [`Handle::try_publish`](crate::Handle::try_publish).
     OnShard,
     /// The server has ended.
@@ -135,6 +172,10 @@ impl fmt::Display for PublishError {
                 write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
             }
             PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::TooManyOnClose => write!(
+                f,
+                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+            ),
             PublishError::Busy => f.write_str("too many pending messages"),
             PublishError::Refused(refused) => refused.fmt(f),
             PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
@@ -156,7 +197,14 @@ impl PublishError {
 
 impl std::error::Error for PublishError {}
 
-/// The result of each message: its position, or why it was refused.
+/// For the results of messages that were published together.
+impl From<Refused> for PublishError {
+    fn from(refused: Refused) -> PublishError {
+        PublishError::Refused(refused)
+    }
+}
+
+/// The result of each of several messages: its position, or why it was refused.
 ///
 /// ```
 /// use echoring::server::Published;

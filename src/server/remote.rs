@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::failure::Busy;
 use crate::message::Message;
+use crate::on_close::OnClose;
 use crate::publications::PublishError;
 use crate::sender::{Inlet, RemoteSender, SenderQueue};
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
@@ -40,6 +41,13 @@ pub(crate) trait Link {
         message: &TopicMessage<'_>,
         id: Option<u64>,
     ) -> Result<(), PublishError>;
+    /// Whether a message may be published when the connection is closed. One that `is_new` counts for the client's rates.
+    fn check_on_close(
+        &mut self,
+        topic: &str,
+        message: &TopicMessage<'_>,
+        is_new: bool,
+    ) -> Result<(), PublishError>;
 }
 
 /// One connection, for the length of a call of its handler. Queued messages leave at the end of the shard's tick.
@@ -55,6 +63,8 @@ pub struct Remote<'a> {
     pub(super) senders: &'a mut Option<Box<SenderQueue>>,
     /// The way of senders to this shard.
     pub(super) inlet: &'a Option<Arc<dyn Inlet>>,
+    /// What is published when the connection is closed.
+    pub(super) on_close: &'a mut OnClose,
 }
 
 impl fmt::Debug for Remote<'_> {
@@ -249,6 +259,58 @@ impl Remote<'_> {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Sets a message that is published to a topic when the connection is over, for whatever reason: either side closes it, it
+    /// breaks, the peer is too slow, the handler fails or panics. It is published exactly once, behind everything that the connection
+    /// has published before, and after [`Handler::close`](crate::Handler::close). For a notice that somebody has left, which no peer
+    /// can keep from being published; a will message in MQTT.
+    ///
+    /// There is one for each topic: another call replaces it, and [`cancel_on_close`](Remote::cancel_on_close) takes it away. It is
+    /// copied, and charged to the node's memory budget until it is published. For the rates of the client it counts now, unless it
+    /// replaces another. When many connections are closed at once, a shard publishes
+    /// [`ON_CLOSE_BYTES_PER_TICK`](crate::limits::ON_CLOSE_BYTES_PER_TICK) of them in a tick.
+    ///
+    /// A connection is over once its closing handshake is, at the latest after the server's timeout for that (RFC 6455, 7.1.1). A drain
+    /// refuses the messages, as it refuses all publications; they count as refused. A paced drain, and a takeover, publish those of the
+    /// connections that they close one by one. A server that is stopped without a drain publishes none. If the topic's owner refuses the
+    /// message, nobody is left to be told: it counts as refused, and the log says so.
+    ///
+    /// # Errors
+    /// Nothing has changed: the message or the topic's name is malformed, the server drains, the client publishes too fast, the
+    /// connection would publish too many on close ([`PublishError::TooManyOnClose`]), or there is no memory for the copy.
+    ///
+    /// ```
+    /// use echoring::server::{Failure, Handler, Remote};
+    ///
+    /// /// A member of one room, under a name.
+    /// struct Member {
+    ///     room: String,
+    ///     name: String,
+    /// }
+    ///
+    /// impl Handler for Member {
+    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    ///         remote.subscribe(&self.room)?;
+    ///         remote.publish_on_close(&self.room, &format!("{} has left", self.name))?;
+    ///         Ok(remote.publish(&self.room, &format!("{} is here", self.name))?)
+    ///     }
+    /// }
+    /// ```
+    pub fn publish_on_close<'m>(
+        &mut self,
+        topic: &str,
+        message: impl Into<TopicMessage<'m>>,
+    ) -> Result<(), PublishError> {
+        let message = message.into();
+        self.link.check_on_close(topic, &message, !self.on_close.has(topic))?;
+        self.on_close.set(self.link.pool(), topic, &message)
+    }
+
+    /// Takes the message of [`publish_on_close`](Remote::publish_on_close) for a topic away: it is not published. Returns false if
+    /// there is none.
+    pub fn cancel_on_close(&mut self, topic: &str) -> bool {
+        self.on_close.cancel(self.link.pool(), topic)
     }
 
     fn note_busy(&mut self, published: Result<(), PublishError>) -> Result<(), PublishError> {

@@ -23,7 +23,7 @@ use crate::limits::{
     REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
 use crate::listeners::{self, InheritedListener, Listeners};
-use crate::publications::{OwnedPublication, PublishError, Published};
+use crate::publications::{OwnedPublication, PublishError};
 use crate::quotas::Identities;
 use crate::randomness::Randomness;
 use crate::reconfigure::LiveLimits;
@@ -36,7 +36,7 @@ use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Description, Options};
 use echoring_runtime::launch::{self, Ended, LaunchError, LaunchOptions, Launched, ShardSpec, ShardThread};
 use echoring_runtime::shard::{AccessLog, Allowance, ControlMessage, Mailboxes};
-use echoring_topics::{Creators, Placement};
+use echoring_topics::{Creators, Placement, Position};
 use socket2::Socket;
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
@@ -201,8 +201,12 @@ impl Server {
     ///
     /// # Errors
     /// As for that.
-    pub fn publish(&self, topic: &str, messages: Vec<OwnedPublication>) -> Result<Published, PublishError> {
-        self.handle.publish(topic, messages)
+    pub fn publish(
+        &self,
+        topic: &str,
+        message: impl Into<OwnedPublication>,
+    ) -> Result<Position, PublishError> {
+        self.handle.publish(topic, message)
     }
 
     /// A handle that controls the server.

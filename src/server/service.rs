@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use echoring_auth::{App, Authenticator};
+use echoring_auth::{App, Authenticator, Identity};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
@@ -309,6 +309,11 @@ impl Service {
         routes.after().tell(&context, Err(&response));
         Some(Answer::RespondWith(Box::new(to_reply(response, false))))
     }
+
+    /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
+    fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty() && !self.broadcast.is_frozen()
+    }
 }
 
 /// The answer to a load balancer.
@@ -494,13 +499,17 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
+        let identity = self.gate.client(token).map_or(0, Identity::number);
         self.gate.forget(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
             Peer::Handler(handler) => {
-                self.handlers.leave(handler.slot, closed, cx.pool());
+                let on_close = self.handlers.leave(handler.slot, closed, cx.pool());
                 self.broadcast.closed(cx, token, Peer::Handler(handler));
+                if !on_close.is_empty() {
+                    self.broadcast.publish_on_close(cx, token, identity, on_close);
+                }
             }
         }
     }
@@ -560,7 +569,7 @@ impl Application for Service {
     }
 
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
+        if self.has_backlog() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
         if self.gate.deadline().is_some_and(|at| at <= cx.now()) {
@@ -584,11 +593,13 @@ impl Application for Service {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
+        let has_backlog = self.has_backlog();
+        if has_backlog && !self.backlog.is_blocked() {
             return Some(0);
         }
         // Called in every tick, and nearly always without deadlines.
         let deadlines = [
+            has_backlog.then(|| self.broadcast.retry_at()),
             self.broadcast.deadline(),
             self.handlers.deadline(),
             self.gate.deadline(),
@@ -616,7 +627,7 @@ impl Application for Service {
     }
 
     fn is_drained(&self) -> bool {
-        self.broadcast.is_drained()
+        self.broadcast.is_drained() && !self.has_backlog()
     }
 
     fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {

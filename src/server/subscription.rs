@@ -255,6 +255,29 @@ pub enum SubscriptionEnd {
 }
 
 impl SubscriptionEvent<'_> {
+    /// The number of messages that a [`Gap`](SubscriptionEvent::Gap) leaves out; `None` for other events.
+    ///
+    /// ```
+    /// use echoring::server::{Failure, Handler, Remote, SubscriptionEvent};
+    ///
+    /// struct Member;
+    ///
+    /// impl Handler for Member {
+    ///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    ///         match event.missed() {
+    ///             Some(count) => Ok(remote.send_text(&format!("{count} messages are missing"))?),
+    ///             None => event.or_close(),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn missed(&self) -> Option<u64> {
+        match *self {
+            SubscriptionEvent::Gap { from, to, .. } => Some((to + 1).saturating_sub(from)),
+            _ => None,
+        }
+    }
+
     /// The default of [`Handler::subscription`](crate::Handler::subscription): closes the connection when messages are missing,
     /// as a raw route does, so that no peer misses any without knowing.
     ///
@@ -331,13 +354,16 @@ mod tests {
         let (topic, position) = ("t", Position { epoch: 1, offset: 2 });
         let subscribed = |recovered| SubscriptionEvent::Subscribed { topic, position, recovered };
         let ended = |reason| SubscriptionEvent::Ended { topic, position, reason };
+        let gap = |from, to| SubscriptionEvent::Gap { topic, from, to, reason: GapReason::Memory };
+        assert_eq!((gap(1, 2).missed(), gap(7, 7).missed()), (Some(2), Some(1)));
+        assert_eq!(subscribed(Some(false)).missed(), None);
         for (event, expected) in [
             (subscribed(None), None),
             (subscribed(Some(true)), None),
             (subscribed(Some(false)), Some(4008)),
             (SubscriptionEvent::Refused { topic, reason: Refused::Busy }, Some(1013)),
             (SubscriptionEvent::Refused { topic, reason: Refused::TooManyTopics }, Some(1008)),
-            (SubscriptionEvent::Gap { topic, from: 1, to: 2, reason: GapReason::Memory }, Some(4008)),
+            (gap(1, 2), Some(4008)),
             (ended(SubscriptionEnd::SlowConsumer), Some(4008)),
             (ended(SubscriptionEnd::Moved), Some(1012)),
             (ended(SubscriptionEnd::Withdrawn), Some(1008)),

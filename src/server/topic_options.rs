@@ -22,7 +22,9 @@ use echoring_topics::{HistoryBounds, Permission, SlowConsumerPolicy, TopicSettin
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "options have an effect when they are given to a builder"]
-pub struct TopicOptions(TopicSettings);
+pub struct TopicOptions {
+    settings: TopicSettings,
+}
 
 impl TopicOptions {
     /// The defaults.
@@ -34,55 +36,55 @@ impl TopicOptions {
     /// those were. New subscribers get the latest message of each key first. Messages without a key are refused. Of subscribers
     /// that cannot be told, those of raw routes and handlers, the slow ones lose their subscription as by default.
     pub fn conflate(mut self) -> TopicOptions {
-        self.0.slow = SlowConsumerPolicy::Conflate;
+        self.settings.slow = SlowConsumerPolicy::Conflate;
         self
     }
 
     /// A subscriber that lags past the bounds loses the oldest messages, and is told which. Those of raw routes and handlers lose
     /// their subscription as by default.
     pub fn drop_oldest(mut self) -> TopicOptions {
-        self.0.slow = SlowConsumerPolicy::DropOldest;
+        self.settings.slow = SlowConsumerPolicy::DropOldest;
         self
     }
 
     /// Maximum encoded bytes that a subscriber may lag behind.
     pub fn lag_bytes_max(mut self, bytes: usize) -> TopicOptions {
-        self.0.lag_bytes = bytes;
+        self.settings.lag_bytes = bytes;
         self
     }
 
     /// Maximum age of the oldest message that a subscriber lacks.
     pub fn lag_max(mut self, age: Duration) -> TopicOptions {
-        self.0.lag = nanos(age);
+        self.settings.lag = nanos(age);
         self
     }
 
     /// What is kept for clients that return: at most this many messages, bytes, and this age. Zero messages keep none.
     pub fn history(mut self, messages: u32, bytes: usize, age: Duration) -> TopicOptions {
-        self.0.history = HistoryBounds { messages, bytes, age: nanos(age) };
+        self.settings.history = HistoryBounds { messages, bytes, age: nanos(age) };
         self
     }
 
     /// Number of stored messages that a new subscriber is sent first, if its protocol can mark them; none by default.
     pub fn snapshot(mut self, messages: u32) -> TopicOptions {
-        self.0.snapshot = messages;
+        self.settings.snapshot = messages;
         self
     }
 
     /// Subscribers whose protocol supports it are told who joins and leaves.
     pub fn presence(mut self) -> TopicOptions {
-        self.0.access.presence = Permission::Everybody;
+        self.settings.access.presence = Permission::Everybody;
         self
     }
 
     /// Clients may not publish. The program may, by its handlers and [`Handle`](crate::Handle)s.
     pub fn only_program_publishes(mut self) -> TopicOptions {
-        self.0.access.publish = Permission::Operator;
+        self.settings.access.publish = Permission::Operator;
         self
     }
 
     pub(crate) fn settings(self) -> TopicSettings {
-        self.0
+        self.settings
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use echoring_async::reconnect::Event;
+use echoring_async::reconnect::{Event, Reason};
 use echoring_async::{DialError, Listener, Message, Upgrader};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -120,7 +120,7 @@ async fn waits_grow_to_their_most_and_the_last_failure_is_told() {
     let before = Instant::now();
     let error = conn.next().await.expect_err("nobody listens");
     assert!(
-        matches!(error.dial(), Some(DialError::Connect(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+        matches!(error.failure().dial(), Some(DialError::Connect(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
     );
     let log: Vec<String> = log.take().into_iter().filter(|word| word.starts_with("waiting")).collect();
     let expected = ["1000 for 2", "2000 for 3", "4000 for 4", "5000 for 5", "5000 for 6"];
@@ -227,10 +227,26 @@ async fn a_certificate_that_is_not_believed_is_not_tried_again() {
     }
 }
 
+fn head(status: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+}
+
 #[tokio::test]
-async fn any_answer_but_101_is_not_tried_again() {
-    let head = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes();
-    let statuses = ["200 OK", "302 Found", "404 No", "408 Late", "429 Many", "500 Oh", "503 Full"];
+async fn an_answer_that_asks_for_patience_is_tried_again() {
+    for status in ["429 Many", "500 Oh", "502 Gone", "503 Full", "504 Slow"] {
+        let (address, _server) = canned_server(head(status), true).await;
+        let log = Log::default();
+        let client = dialer().reconnecting(url(address)).initial_delay(Duration::ZERO);
+        // The second attempt finds no server.
+        let error = client.max_attempts(2).on_event(log.hook()).next().await.expect_err("no server");
+        assert_eq!(error.reason(), Reason::Attempts, "{status}: {error:?}");
+        assert_eq!(log.take(), ["dialling 1", "failed", "dialling 2", "failed"], "{status}");
+    }
+}
+
+#[tokio::test]
+async fn any_other_answer_but_101_is_not_tried_again() {
+    let statuses = ["200 OK", "302 Found", "401 No", "403 No", "404 No", "408 Late", "501 Never"];
     let nonsense = [b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), b"HTTP/1.1 101 But\r\n\r\n".to_vec()];
     for response in statuses.map(head).into_iter().chain(nonsense) {
         let shown = String::from_utf8_lossy(&response).into_owned();
@@ -315,7 +331,7 @@ async fn what_is_not_temporary_is_not_tried_again() {
     let mut conn = dialer().reconnecting("http://a/");
     for _ in 0..2 {
         let error = conn.next().await.expect_err("not the scheme of a WebSocket");
-        assert!(matches!(error.dial(), Some(DialError::BadUrl(_))), "{error:?}");
+        assert!(matches!(error.failure().dial(), Some(DialError::BadUrl(_))), "{error:?}");
     }
 
     // Unless the program allows it.
@@ -328,7 +344,7 @@ async fn what_is_not_temporary_is_not_tried_again() {
         .on_event(log.hook());
     // The second attempt finds no server.
     let error = conn.next().await.expect_err("no server");
-    assert!(matches!(error.dial(), Some(DialError::Connect(_) | DialError::Closed)), "{error:?}");
+    assert!(matches!(error.failure().dial(), Some(DialError::Connect(_) | DialError::Closed)), "{error:?}");
     assert_eq!(log.take().iter().filter(|word| *word == "failed").count(), 2);
 }
 

@@ -149,7 +149,7 @@ async fn the_request_is_shown_and_the_decision_kept() {
         assert!(answer.contains(&format!("\r\n{line}\r\n")), "{answer}");
     }
 
-    let (accepted, _) = outcome(&upgrader, &sent, |_| Acceptance::new().without_subprotocol().into()).await;
+    let (accepted, _) = outcome(&upgrader, &sent, |_| Acceptance::new().subprotocol(None).into()).await;
     assert_eq!(accepted.expect("a connection"), None);
     let client_first =
         upgrader.clone().subprotocols(["v2", "v1"]).subprotocol_preference(SubprotocolPreference::Client);
@@ -186,23 +186,25 @@ async fn a_decision_may_take_its_time() {
     assert!(received.is_upgrade());
     assert_eq!(received.request().uri(), "/rooms/7?x=1");
     assert_eq!(received.request().headers()["x-token"], "secret");
+    assert!(received.subprotocols().eq(["v1", "v2"]));
+    assert_eq!(received.path_and_query(), "/rooms/7?x=1");
     tokio::task::yield_now().await;
-    let mut conn = received.decide(Acceptance::new().subprotocol("v2")).await.expect("a connection");
+    let mut conn = received.accept_with(Acceptance::new().subprotocol("v2")).await.expect("a connection");
     assert_eq!(conn.subprotocol(), Some("v2"));
     assert_eq!(conn.read().await.expect("a message"), Message::from("hi"));
     assert!(read_head(&mut far).await.starts_with("HTTP/1.1 101 "));
 
     let (received, mut far) = receive(&sent).await;
-    let refused = tokio::spawn(received.expect("a request").decide(HttpResponse::new(401, "no\n")));
+    let refused = tokio::spawn(received.expect("a request").refuse(HttpResponse::new(401, "no\n")));
     assert!(read_head(&mut far).await.starts_with("HTTP/1.1 401 "));
     drop(far);
     assert!(
-        matches!(refused.await.expect("no panic"), Err(UpgradeError::NotUpgraded(answer)) if answer.status() == 401)
+        matches!(refused.await.expect("no panic"), UpgradeError::NotUpgraded(answer) if answer.status() == 401)
     );
 
     let (received, _far) = receive(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let received = received.expect("a request");
-    assert!(!received.is_upgrade());
+    assert!(!received.is_upgrade() && received.subprotocols().next().is_none());
     drop(_far);
     assert!(
         matches!(received.accept().await, Err(UpgradeError::NotUpgraded(answer)) if answer.status() == 426)

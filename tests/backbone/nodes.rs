@@ -3,6 +3,7 @@
 //! The tests need Debian's package `nats-server`. Without it they are skipped, and fail where `CI` is `true`.
 
 mod access;
+mod clients;
 mod connections;
 mod following;
 mod node;

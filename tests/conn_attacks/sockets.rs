@@ -88,6 +88,29 @@ fn a_reset_of_a_peer_that_does_not_read_ends_the_write() {
     });
 }
 
+/// A peer that reads nothing, and a connection whose writes have a time limit.
+#[test]
+fn a_peer_that_does_not_read_ends_the_connection_after_the_write_timeout() {
+    run(async {
+        for role in ROLES {
+            let (near, mut far) = sockets().await;
+            let settings = Settings::default().write_timeout(Duration::from_millis(50));
+            let mut conn = Conn::new(near, &settings, Opened::new(role));
+            let error = loop {
+                if let Err(error) = conn.write(vec![7; 1 << 20]).await {
+                    break error;
+                }
+            };
+            assert_eq!(told(&error), "SendTimeout", "{role:?}");
+            assert_eq!(told(&conn.read().await.expect_err("the same end")), "SendTimeout", "{role:?}");
+            drop(conn);
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.expect("what the kernel holds, and the end");
+            assert!(!got.is_empty());
+        }
+    });
+}
+
 /// The peer half-closes, and then reads what it is still owed.
 #[test]
 fn a_peer_that_half_closes_gets_what_was_written_before() {

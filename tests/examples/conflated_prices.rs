@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use echoring::client::{Client, Event, Protocol, Subscription};
+use echoring::client::{Client, Event, Subscription};
 use echoring::server::{Handle, ListenAddress, Server};
 
 use super::market_data::{Price, follow, publish, server};
@@ -33,8 +33,7 @@ async fn begun(prices: &mut Subscription<Price>) {
 #[tokio::test]
 async fn a_slow_client_skips_prices_and_ends_up_with_the_latest() {
     let (server, url) = start();
-    let (client, task) = Client::new(Protocol::Echoring, url);
-    tokio::spawn(task);
+    let client = Client::v1(url).connect();
     let mut prices = follow(&client).await.expect("a subscription");
     begun(&mut prices).await;
     // Nothing is read meanwhile.
@@ -65,8 +64,7 @@ async fn a_slow_client_skips_prices_and_ends_up_with_the_latest() {
 #[tokio::test]
 async fn clients_may_not_publish_prices() {
     let (server, url) = start();
-    let (client, task) = Client::new(Protocol::Echoring, url);
-    tokio::spawn(task);
+    let client = Client::v1(url).connect();
     let refused = client.publish(super::market_data::TOPIC, &Price { bid: 1.0 }).await;
     assert!(matches!(refused, Err(echoring::client::RequestError::Refused(_))), "{refused:?}");
     client.close().await;

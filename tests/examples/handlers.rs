@@ -1,7 +1,6 @@
 //! The handlers of the examples, without sockets: what clients hear, see as refusals, and are closed with.
 
 use echoring::CloseCode;
-use echoring::server::OwnedPublication;
 use echoring::testing::{TestClient, TestServer};
 
 use super::embedded_server::server;
@@ -36,11 +35,33 @@ fn members_hear_their_room_in_one_order_and_no_other() {
 }
 
 #[test]
+fn a_room_is_told_who_has_left_whatever_has_ended_the_connection() {
+    let ends: [fn(&TestClient); 4] = [
+        |ann| ann.close(CloseCode::NORMAL, "enough"),
+        TestClient::disconnect,
+        |ann| assert!(ann.send_binary(b"not a text")),
+        |ann| assert!(ann.send_text(&"x".repeat(4097))),
+    ];
+    for end in ends {
+        let server = a_room_server(3, 1);
+        let bob = server.connect("/rooms/blue?as=Bob").expect("a room");
+        let eve = server.connect("/rooms/red?as=Eve").expect("a room");
+        let ann = server.connect("/rooms/blue?as=Ann").expect("a room");
+        ann.send_text("bye");
+        server.run();
+        end(&ann);
+        let heard = bob.take_texts();
+        assert_eq!(heard, ["Bob is here", "Ann is here", "Ann: bye", "Ann has left"]);
+        assert_eq!(eve.take_texts(), ["Eve is here"]);
+    }
+}
+
+#[test]
 fn messages_from_outside_go_to_a_room() {
     let server = a_room_server(2, 0);
     let ann = server.connect("/rooms/blue?as=Ann").expect("a room");
-    let results = server.handle().publish("blue", vec![OwnedPublication::text("from outside")]);
-    assert_eq!(results.expect("published")[0].expect("accepted").offset, 2);
+    let published = server.handle().publish("blue", "from outside");
+    assert_eq!(published.expect("accepted").offset, 2);
     assert_eq!(ann.take_texts(), ["Ann is here", "from outside"]);
     let published = server.take_published("blue");
     assert_eq!(published.last().and_then(|message| message.text()), Some("from outside"));
@@ -55,6 +76,12 @@ fn a_member_says_who_it_is_and_speaks_briefly() {
         assert_eq!(refused.status(), 400, "{path}");
     }
     assert_eq!(server.connect("/rooms?as=Ann").expect_err("no room").status(), 404);
+    for room in ["two%0Alines", &"x".repeat(256)] {
+        let refused = server.connect(&format!("/rooms/{room}?as=Ann")).expect_err("no name of a topic");
+        let reason =
+            "path: \"room\": a topic's name has 1 to 255 bytes of UTF-8 without control characters\n";
+        assert_eq!((refused.status(), refused.text().as_str()), (400, reason));
+    }
     for (bytes, closed_with) in [(4096, None), (4097, Some(CloseCode::TOO_BIG))] {
         let ann = server.connect("/rooms/blue?as=Ann").expect("a room");
         ann.send_text(&"x".repeat(bytes));

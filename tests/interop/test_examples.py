@@ -20,7 +20,7 @@ import threading
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Log, deny_io_uring
+from harness import BINARY, PATIENCE_S, Log, Server, deny_io_uring
 from test_browser import OPEN, InFrontOfAPage
 # A client with threads holds a lock while it sends, so it could not receive meanwhile.
 from websockets.asyncio.client import connect as connect_both_ways
@@ -41,6 +41,7 @@ MIB = 1 << 20
 SHORT = (
     "rooms.rs",
     "market_data.rs",
+    "subscriber.rs",
     "cursors/main.rs",
     "cursors/page.html",
     "upload.rs",
@@ -319,6 +320,49 @@ class Everywhere(unittest.TestCase):
             self.assertIn("in use", "".join(other.stderr.lines))
 
 
+class Subscriber(unittest.TestCase):
+    """It outlives its server, prints each message once, and says what it missed."""
+
+    FLAGS = ("--drain", "1s")
+
+    def publish(self, server, text):
+        self.assertIn("result", server.call("publish", channel="news", data=text))
+
+    def printed(self, subscriber):
+        """The next line of its output."""
+        return subscriber.stdout.wait_for("").string.rstrip("\n")
+
+    def test_a_takeover_loses_nothing_and_a_restart_is_told(self):
+        with Server(*self.FLAGS) as first, Example("subscriber", first.url("/broadcast"), "news", "30") as subscriber:
+            subscriber.stderr.wait_for("^subscribed$")
+            self.publish(first, "before")
+            admin, listen = (f"127.0.0.1:{port}" for port in (first.admin[1], first.port))
+            with Server(*self.FLAGS, "--takeover", admin=admin, listen=listen) as successor:
+                self.publish(successor, "meanwhile")
+                subscriber.stderr.wait_for("^subscribed$")
+                self.publish(successor, "after")
+                for text in ("before", "meanwhile", "after"):
+                    self.assertEqual(self.printed(subscriber), f'"{text}"')
+                self.assertEqual(first.wait(), 0)
+                successor.process.kill()
+                successor.wait()
+            with Server(*self.FLAGS, listen=listen) as third:
+                told = "missed an unknown number of messages: the topic has begun anew"
+                self.assertEqual(self.printed(subscriber), told)
+                self.publish(third, "again")
+                self.assertEqual(self.printed(subscriber), '"again"')
+
+    def test_it_gives_up_in_time_and_at_once_if_it_is_refused(self):
+        with Server() as server:
+            with Example("subscriber", server.url("/nowhere")) as subscriber:
+                self.assertEqual(subscriber.wait(), 1)
+                self.assertIn("the server answered 404 Not Found", "".join(subscriber.stderr.lines))
+            nowhere = server.url("/broadcast")
+        with Example("subscriber", nowhere, "news", "1") as subscriber:
+            self.assertEqual(subscriber.wait(), 1)
+            self.assertIn("gave up at the time limit", "".join(subscriber.stderr.lines))
+
+
 class Login(unittest.TestCase):
     """Who logs in gets a cookie, and with it into the lobby."""
 
@@ -533,13 +577,19 @@ class Servers(unittest.TestCase):
                 for message in ws:
                     ws.send(message)
 
-        with server(handle, subprotocols=["v2", "v1"]) as url:
+        def set_cookie(ws, request, response):
+            response.headers["Set-Cookie"] = "id=8"
+
+        with server(handle, subprotocols=["v2", "v1"], process_response=set_cookie) as url:
             base = url.removesuffix("/ws")
             with Listening("rewriting_proxy", base, "secret", "[removed]") as proxy:
-                fields = {"Cookie": "id=7", "X-Own": "1"}
+                # A field that `Connection` lists is for the proxy alone.
+                fields = {"Cookie": "id=7", "X-Own": "1", "X-Forwarded-For": "192.0.2.1"}
+                fields |= {"Connection": "X-Hop", "X-Hop": "2"}
                 settings = {"subprotocols": ["v1"], "origin": "https://app.example", "additional_headers": fields}
                 with proxy.connect("/it?x=1", **settings) as ws:
                     self.assertEqual(ws.subprotocol, "v1")
+                    self.assertEqual(ws.response.headers["Set-Cookie"], "id=8")
                     for sent, received in (
                         ("a secret, and a secret", "a [removed], and a [removed]"),
                         ("Grüße", "Grüße"),
@@ -553,8 +603,31 @@ class Servers(unittest.TestCase):
                 fields = asked[0].headers
                 self.assertEqual(asked[0].path, "/it?x=1")
                 self.assertEqual((fields["Cookie"], fields["Origin"]), ("id=7", "https://app.example"))
-                self.assertEqual(fields["X-Forwarded-For"], "127.0.0.1")
-                self.assertNotIn("X-Own", fields)
+                self.assertEqual(fields["Host"], proxy.address)
+                self.assertEqual(fields.get_all("X-Forwarded-For"), ["127.0.0.1"])
+                self.assertEqual(fields.get_all("Connection"), ["Upgrade"])
+                self.assertEqual(fields["X-Own"], "1")
+                self.assertNotIn("X-Hop", fields)
+
+    def test_rewriting_proxy_passes_the_end_of_either_side_on(self):
+        def handle(ws):
+            with contextlib.suppress(ConnectionClosed):
+                match ws.recv():
+                    case "close":
+                        ws.close(4002, "enough")
+                    case "lose":
+                        ws.socket.shutdown(socket.SHUT_RDWR)
+
+        with server(handle) as url:
+            with Listening("rewriting_proxy", url.removesuffix("/ws")) as proxy:
+                for sent, code, reason in (("close", 4002, "enough"), ("lose", 1014, "the server is lost")):
+                    with proxy.connect("/") as ws:
+                        ws.send(sent)
+                        self.assertEqual(closed(ws), code)
+                        self.assertEqual(ws.close_reason, reason)
+                with socket.create_connection(("127.0.0.1", proxy.port)) as plain, plain.makefile("rb") as lines:
+                    plain.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    self.assertTrue(lines.readline().startswith(b"HTTP/1.1 426 "))
 
     def test_rewriting_proxy_passes_refusals_on(self):
         with server(lambda ws: None, process_request=lambda ws, _: ws.respond(403, "not you\n")) as url:

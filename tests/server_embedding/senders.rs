@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use echoring_proto::CloseCode;
@@ -46,9 +46,12 @@ impl Handler for Giver {
             Some("full") => Err(anyhow::Error::from(SendError::Full).context("cannot answer"))?,
             Some("block") => {
                 let handle = self.handle.get().expect("set before clients come");
-                let blocked = handle.publish("room", vec![OwnedPublication::text("blocked")]);
-                assert_eq!(blocked, Err(PublishError::OnShard));
-                drop(handle.try_publish("room", vec![OwnedPublication::text("not blocked")])?);
+                assert_eq!(handle.publish("room", "blocked"), Err(PublishError::OnShard));
+                let time = Duration::from_nanos(1);
+                assert_eq!(handle.publish_timeout("room", "blocked", time), Err(PublishError::OnShard));
+                assert_eq!(handle.publish_all("room", ["blocked"]), Err(PublishError::OnShard));
+                let pending = handle.try_publish("room", "not blocked")?;
+                assert_eq!(pending.wait(), Err(PublishError::OnShard));
                 // A full sender of its own connection would wait for this call for ever.
                 let sender = remote.sender();
                 while sender.send_binary(vec![0; 10_000]).is_ok() {}
@@ -185,22 +188,34 @@ fn other_threads_publish_and_await_positions() {
         while subscribed() < 4 {
             assert!(Instant::now() < until, "they do not subscribe");
         }
-        let texts =
-            |from: usize| (from..from + 3).map(|number| OwnedPublication::text(number.to_string())).collect();
-        let pending = server.handle().try_publish("room", texts(0)).expect("room");
-        let first = pending.wait().expect("in time");
+        let texts = |from: usize| (from..from + 2).map(|number| number.to_string());
+        let handle = server.handle();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let second = runtime.block_on(server.handle().publish_async("room", texts(3))).expect("in time");
-        let third = server.publish("room", texts(6)).expect("in time");
-        let offsets =
-            [first, second, third].concat().into_iter().map(|result| result.expect("accepted").offset);
-        assert!(offsets.eq(1..=9));
+        let all = [
+            handle.try_publish_all("room", texts(0)).expect("room").wait(),
+            runtime.block_on(handle.publish_all_async("room", texts(2))),
+            handle.publish_all("room", texts(4)),
+        ];
+        let offsets = all
+            .into_iter()
+            .flat_map(|all| all.expect("in time"))
+            .map(|result| result.expect("accepted").offset);
+        assert!(offsets.eq(1..=6));
+        let one = [
+            handle.try_publish("room", "6").expect("room").wait(),
+            runtime.block_on(handle.publish_async("room", "7".to_owned())),
+            server.publish("room", OwnedPublication::text("8")),
+            handle.publish_timeout("room", "9", PATIENCE),
+        ];
+        assert!(one.into_iter().map(|position| position.expect("accepted").offset).eq(7..=10));
         peers[0].text("by a member");
         for peer in &mut peers {
-            (0..9).for_each(|number| peer.hears(&number.to_string()));
+            (0..10).for_each(|number| peer.hears(&number.to_string()));
             peer.hears("by a member");
         }
-        assert_eq!(server.publish("", texts(0)), Err(PublishError::BadTopic));
+        assert_eq!(server.publish("", "x"), Err(PublishError::BadTopic));
+        let long = OwnedPublication::binary(vec![0; MESSAGE_BYTES_DEFAULT as usize + 1]);
+        assert_eq!(server.publish("room", long), Err(PublishError::Refused(Refused::TooLarge)));
     });
 }
 
@@ -224,20 +239,20 @@ fn a_batch_of_a_handler_ends_at_the_first_message_that_is_refused() {
 }
 
 #[test]
-fn a_server_that_drains_or_has_ended_says_so_to_asynchronous_publishers() {
+fn a_server_that_drains_or_has_ended_says_so_to_publishers() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     givers_on_both_drivers(1, |server, address, _| {
         // The server waits for the answer of this peer.
         let peer = Peer::open(address, "/ws");
         let handle = server.handle();
-        let publish =
-            |count| runtime.block_on(handle.publish_async("room", vec![OwnedPublication::text("m"); count]));
-        assert!(publish(1).expect("in time")[0].is_ok());
+        let publish = || [handle.publish("room", "m"), runtime.block_on(handle.publish_async("room", "m"))];
+        assert!(publish().iter().all(Result::is_ok));
         handle.drain();
-        assert_eq!(publish(3), Ok(vec![Err(Refused::Draining); 3]));
+        assert_eq!(publish(), [Err(PublishError::Refused(Refused::Draining)); 2]);
+        assert_eq!(handle.publish_all("room", ["m"; 3]), Ok(vec![Err(Refused::Draining); 3]));
         drop(peer);
         let until = Instant::now() + PATIENCE;
-        while publish(1) != Err(PublishError::Ended) {
+        while publish() != [Err(PublishError::Ended); 2] {
             assert!(Instant::now() < until, "the server does not end");
         }
     });

@@ -5,15 +5,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
+use echoring_runtime::shard::{ControlMessage, DrainPlan};
 use echoring_server::handover::rehearsal::Rehearsal;
-use echoring_server::{BroadcastSettings, Service};
+use echoring_server::{BroadcastSettings, Routes, Service};
 use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
 
-use super::client::{Client, Item};
+use super::client::{Client, Item, Leave};
 use super::for_each_seed;
+use super::last_messages::{Joined, members, texts};
 use super::sessions::{Request, Session, notices, number, text};
 use super::world::{Memory, World, config};
 
@@ -24,12 +27,13 @@ const TOPICS: [&str; 4] = ["one", "two", "three", "four"];
 const PHASES: usize = 4;
 
 /// Two processes, of which the first has the clients.
-fn world(seed: u64, processes: [usize; 2]) -> Rc<World<Service>> {
+fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>> {
     let config =
         echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let topics = [0, 1].map(|_| Budget::new(100));
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 2_048;
     let memory = Memory { budget_bytes: 256 << 20, refused: 0 };
+    let routes = routes.clone();
     World::of_processes(seed, &processes, config, mailbox_bytes, false, memory, move |shard| {
         let process = usize::from(shard >= processes[0]);
         let settings = TopicSettings { lag_bytes: LAG_BYTES, lag: u64::MAX / 4, ..TopicSettings::default() };
@@ -45,7 +49,9 @@ fn world(seed: u64, processes: [usize; 2]) -> Rc<World<Service>> {
             first_number: if process == 0 { 0 } else { processes[0] as u8 },
             digest_seed: seed,
         };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32)
+            .with_broadcast(settings)
+            .with_routes(routes.clone())
     })
 }
 
@@ -70,7 +76,7 @@ struct Model {
 impl Model {
     fn new(seed: u64, processes: [usize; 2]) -> Model {
         let mut random = Random::new(seed);
-        let world = world(seed, processes);
+        let world = world(seed, processes, &Routes::default());
         let sessions: Vec<Session> = (0..random.between(2, 6)).map(|_| Session::open(&world)).collect();
         let topics = sessions.iter().map(|_| Vec::new()).collect();
         for client in world.clients.borrow_mut().iter_mut() {
@@ -252,4 +258,65 @@ fn a_handover_that_is_given_up_at_any_step_changes_nothing() {
     for_each_seed("a_handover_that_is_given_up_at_any_step_changes_nothing", |seed| {
         hands_over(seed, Some(1 + (seed as usize * 7) % 150));
     });
+}
+
+/// Members leave before, while and after their topic moves, and the last ones when the first process drains: all are announced, by
+/// whoever orders the topic at that time.
+fn members_leave(seed: u64) {
+    let mut random = Random::new(seed ^ 0xfeed);
+    let processes = [random.between(1, 3), random.between(1, 3)];
+    let joined = Joined::default();
+    let world = world(seed, processes, &members(&joined));
+    let watcher = world.add("/watcher");
+    world.run_until_quiet();
+    world.clients.borrow_mut()[watcher].hurry();
+    let handover: Rc<RefCell<Option<Rehearsal>>> = Rc::default();
+    let (random, left) = (Rc::new(RefCell::new(random)), Rc::new(Cell::new(None)));
+    let goes_on = || {
+        let (handover, random, left) = (Rc::clone(&handover), Rc::clone(&random), Rc::clone(&left));
+        move || step(&handover, &random, &left)
+    };
+    for phase in 0..3 {
+        if phase == 1 {
+            let (shards, topics) = (world.remotes(), placement(seed, 1));
+            let (first, second) = shards.split_at(processes[0]);
+            let begun = Rehearsal::begin(first.to_vec(), second.to_vec(), topics, MESSAGE_BYTES_MAX, 1);
+            *handover.borrow_mut() = Some(begun);
+        }
+        let before = world.clients.borrow().len();
+        let count = random.borrow_mut().between(1, 6);
+        for number in 0..count {
+            let member = world.add(&format!("/member-{phase}-{number}"));
+            let leave = [Leave::Fin, Leave::Reset(usize::MAX)][random.borrow_mut().below(2)];
+            world.clients.borrow_mut()[member].leave = leave;
+        }
+        let step = goes_on();
+        world.run(move |clients| step() && clients[before..].iter().all(|client| client.end.is_some()));
+    }
+    let stays = world.add("/stays");
+    let step = goes_on();
+    world.run(move |clients| step() && clients[stays].decoder.opened);
+    let step = goes_on();
+    world.run_or_quiet(move |_| !step());
+    let heard = texts(&world.clients.borrow()[watcher].heard);
+    let mut left: Vec<_> = heard.iter().filter_map(|text| text.strip_suffix(" left")).collect();
+    left.sort_unstable();
+    assert_eq!(left.len(), heard.len());
+    let joined = joined.lock().expect("no panic").clone();
+    assert_eq!(left, joined.iter().map(String::as_str).filter(|name| *name != "stays").collect::<Vec<_>>());
+    assert_eq!(world.known().publications.accepted, heard.len() as u64);
+
+    for first in &world.remotes()[..processes[0]] {
+        assert!(first.send(ControlMessage::Drain(DrainPlan::at_once(DRAIN_TIMEOUT))));
+    }
+    let step = goes_on();
+    world.run(move |clients| step() && clients[stays].end.is_some());
+    let step = goes_on();
+    world.run_or_quiet(move |_| !step());
+    assert_eq!(world.known().publications.accepted, joined.len() as u64);
+}
+
+#[test]
+fn members_that_leave_while_their_topic_moves_are_announced() {
+    for_each_seed("members_that_leave_while_their_topic_moves_are_announced", members_leave);
 }

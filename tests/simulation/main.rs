@@ -19,6 +19,7 @@ mod handover;
 mod held;
 mod hub;
 mod inflate;
+mod last_messages;
 mod limits;
 mod memory;
 mod newcomers;

@@ -12,6 +12,7 @@ thread_local! {
 }
 
 /// Times that this thread has asked for memory.
+#[allow(dead_code, reason = "tests of bytes do not ask for it")]
 pub fn allocations() -> u64 {
     ALLOCATIONS.get()
 }

@@ -125,3 +125,53 @@ async fn a_connection_that_is_not_handed_over_is_reported() {
     failed.await.expect("the callback is called");
     assert!(told.lock().expect("no panic").is_some());
 }
+
+/// Decides by what the client offers, as a handler does that has asked a database or another server.
+async fn choose(upgrade: WebSocketUpgrade) -> Response {
+    let newest = upgrade.subprotocols().filter(|name| name.starts_with('v')).max().map(str::to_owned);
+    match newest {
+        None => {
+            let mut refusal = HttpResponse::new(403, "only v1 and later\n");
+            refusal.set_header("X-Path", upgrade.request().uri().path()).expect("a field");
+            upgrade.refuse(refusal)
+        }
+        Some(newest) => {
+            let acceptance = Acceptance::new().subprotocol(newest.as_str()).header("X-Chosen", "yes");
+            upgrade.read_buffer_size(64).write_buffer_size(16).accept_with(acceptance).on_upgrade(
+                |mut conn| async move {
+                    let chosen = conn.subprotocol().unwrap_or_default().to_owned();
+                    let _ = conn.write(chosen).await;
+                },
+            )
+        }
+    }
+}
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn a_handler_chooses_the_subprotocol_or_refuses() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let see = Arc::clone(&seen);
+    let upgrader = Upgrader::new().on_refusal(move |asked, answer| {
+        let path = asked.map(|asked| asked.path().to_owned());
+        see.lock().expect("no panic").push((path, answer.status()));
+    });
+    let router = Router::new().route("/choose", any(choose)).layer(Extension(upgrader));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let url = format!("ws://{}/choose", listener.local_addr().expect("its address"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let dialer = crate::Dialer::new().subprotocols(["v1", "chat", "v3", "v2"]);
+    let (mut conn, response) = dialer.dial_with_response(&url).await.expect("a connection");
+    assert_eq!(
+        (conn.subprotocol(), &response.headers()["x-chosen"]),
+        (Some("v3"), &"yes".parse().expect("text"))
+    );
+    assert_eq!(conn.read().await.expect("a greeting"), Message::from("v3"));
+
+    let error = crate::Dialer::new().subprotocols(["chat"]).dial(&url).await.expect_err("refused");
+    let refusal = HttpResponse::from(&error);
+    assert_eq!((refusal.status(), refusal.body()), (403, "only v1 and later\n"));
+    assert!(refusal.headers().any(|field| field == ("x-path", "/choose")));
+    assert_eq!(*seen.lock().expect("no panic"), [(Some("/choose".to_owned()), 403)]);
+}

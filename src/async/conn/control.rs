@@ -56,7 +56,8 @@ impl<S: Transport> Control<S> {
     }
 
     /// Sends a Close frame ahead of queued data and waits for the peer's. The queued data is dropped, except for a
-    /// frame that was sent in part. Returns the number of bytes dropped.
+    /// frame that was sent in part. Code and reason are sent as by [`Writer::close`](super::Writer::close). Returns the number of bytes
+    /// dropped.
     ///
     /// # Errors
     /// As [`Writer::close`](super::Writer::close); [`Error::Closing`] if this end has dropped the connection.

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -252,6 +253,9 @@ pub(super) struct Core<S> {
     pub(super) writing: Writing,
     pub(super) compresses: bool,
     pub(super) write_deadline: Option<Instant>,
+    pub(super) write_timeout: Option<Duration>,
+    /// When the transport began to accept no more, if it has accepted no frame since.
+    pub(super) blocked_since: Option<Instant>,
     pub(super) write_timer: Timer,
 
     // The end.
@@ -274,7 +278,7 @@ impl<S> Core<S> {
         }
         // One second after the epoch, because the state machine reads a time of 0 as "none".
         let now = Instant::now();
-        let epoch = now.checked_sub(std::time::Duration::from_secs(1)).unwrap_or(now);
+        let epoch = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
         let now_ns = nanos(now - epoch);
         let mut buffer_slot = BufferSlot::new(settings.buffers.clone());
         let mut entropy = Entropy::new(Seed::System);
@@ -323,6 +327,8 @@ impl<S> Core<S> {
             writing: Writing::Between,
             compresses: true,
             write_deadline: None,
+            write_timeout: settings.write_timeout,
+            blocked_since: None,
             write_timer: Timer::default(),
             unanswered: None,
             overtaken: false,
@@ -362,7 +368,7 @@ impl<S> Core<S> {
     /// The next deadline of the state machine.
     pub(super) fn machine_deadline(&self) -> Option<Instant> {
         let at = self.connection.deadline(&self.config);
-        (at < Nanos::MAX / 8).then(|| self.epoch + std::time::Duration::from_nanos(at))
+        (at < Nanos::MAX / 8).then(|| self.epoch + Duration::from_nanos(at))
     }
 
     /// Begins to close, unless that was done already: behind the queued data, or ahead of it. Returns the number of

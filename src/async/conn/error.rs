@@ -9,8 +9,8 @@ use echoring_proto::{CloseCode, ProtocolError};
 /// Why a read or write failed.
 ///
 /// Errors that end the connection ([`Closed`](Error::Closed), [`Broken`](Error::Broken),
-/// [`ProtocolError`](Error::ProtocolError), [`PongTimeout`](Error::PongTimeout), most of [`Io`](Error::Io)) are
-/// returned by every later call too. [`ReadTimeout`](Error::ReadTimeout), [`WriteTimeout`](Error::WriteTimeout),
+/// [`ProtocolError`](Error::ProtocolError), [`PongTimeout`](Error::PongTimeout), [`SendTimeout`](Error::SendTimeout), most of
+/// [`Io`](Error::Io)) are returned by every later call too. [`ReadTimeout`](Error::ReadTimeout), [`WriteTimeout`](Error::WriteTimeout),
 /// [`Json`](Error::Json) and [`NotText`](Error::NotText) leave the connection usable.
 ///
 /// The text of an error includes that of the error that it wraps; `source` is what is below that one.
@@ -40,6 +40,8 @@ pub enum Error {
     ReadTimeout,
     /// The write deadline passed. The message stays queued, and is sent once the peer accepts it.
     WriteTimeout,
+    /// The peer did not read within the [write timeout](super::Settings::write_timeout). It may have got a frame in part.
+    SendTimeout,
     /// The peer sent nothing within the heartbeat's timeout.
     PongTimeout,
     /// The peer did not answer our Close frame in time.
@@ -66,7 +68,7 @@ impl Error {
         match self {
             Error::Closed(frame) => Some(frame.code),
             Error::ProtocolError(offence) => Some(offence.close_code()),
-            Error::Broken | Error::PongTimeout | Error::CloseTimeout | Error::Io(_) => {
+            Error::Broken | Error::SendTimeout | Error::PongTimeout | Error::CloseTimeout | Error::Io(_) => {
                 Some(CloseCode::ABNORMAL)
             }
             _ => None,
@@ -107,6 +109,7 @@ impl fmt::Display for Error {
             Error::Io(error) => write!(f, "the transport failed: {error}"),
             Error::ReadTimeout => f.write_str("nothing was read before the deadline"),
             Error::WriteTimeout => f.write_str("the message was not sent before the deadline"),
+            Error::SendTimeout => f.write_str("the peer did not read what was sent to it"),
             Error::PongTimeout => f.write_str("the peer did not answer the heartbeat"),
             Error::CloseTimeout => f.write_str("the peer did not answer our Close frame"),
             Error::Json(error) => write!(f, "JSON: {error}"),
@@ -148,9 +151,11 @@ impl From<Error> for io::Error {
             Error::Closed(_) | Error::Broken | Error::Closing | Error::Unfinished => {
                 io::ErrorKind::ConnectionAborted
             }
-            Error::ReadTimeout | Error::WriteTimeout | Error::PongTimeout | Error::CloseTimeout => {
-                io::ErrorKind::TimedOut
-            }
+            Error::ReadTimeout
+            | Error::WriteTimeout
+            | Error::SendTimeout
+            | Error::PongTimeout
+            | Error::CloseTimeout => io::ErrorKind::TimedOut,
             Error::OutOfMemory => io::ErrorKind::OutOfMemory,
             _ => io::ErrorKind::InvalidData,
         };
@@ -165,6 +170,7 @@ pub(super) enum End {
     Broken,
     ProtocolError(ProtocolError),
     Io(io::ErrorKind, String),
+    SendTimeout,
     PongTimeout,
     CloseTimeout,
     OutOfMemory,
@@ -181,6 +187,7 @@ impl End {
             End::Broken => Error::Broken,
             End::ProtocolError(offence) => Error::ProtocolError(*offence),
             End::Io(kind, text) => Error::Io(io::Error::new(*kind, text.clone())),
+            End::SendTimeout => Error::SendTimeout,
             End::PongTimeout => Error::PongTimeout,
             End::CloseTimeout => Error::CloseTimeout,
             End::OutOfMemory => Error::OutOfMemory,

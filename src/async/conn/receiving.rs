@@ -534,6 +534,7 @@ impl<S: Transport> Core<S> {
         }
         match &closed.cause {
             Cause::ProtocolError(offence) => End::ProtocolError(*offence),
+            Cause::SendTimeout => End::SendTimeout,
             Cause::PongTimeout => End::PongTimeout,
             Cause::OutOfMemory => End::OutOfMemory,
             Cause::Local if !self.eof => End::CloseTimeout,
@@ -543,7 +544,7 @@ impl<S: Transport> Core<S> {
     }
 
     /// The connection has ended; the first cause is kept.
-    fn end_with(&mut self, end: End) {
+    pub(super) fn end_with(&mut self, end: End) {
         if self.end.is_none() {
             self.trace.ended(&end);
             self.end = Some(end);

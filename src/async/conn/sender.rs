@@ -106,7 +106,8 @@ impl Sender {
         })
     }
 
-    /// Closes the connection behind the queued messages. Messages that are queued later are dropped.
+    /// Closes the connection behind the queued messages. Messages that are queued later are dropped. Code and reason are sent as by
+    /// [`Writer::close`](super::Writer::close).
     ///
     /// # Errors
     /// As [`send`](Sender::send).

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite as _;
+use tokio::time::Instant;
 
 use super::core::{Core, Transport};
 use super::error::{End, Error};
@@ -31,7 +32,40 @@ pub(super) enum Writing {
 
 impl<S: Transport> Core<S> {
     /// Writes queued frames to the transport. Ready once all were accepted, or writing has failed.
+    #[inline]
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let flushed = self.poll_flush_queue(cx);
+        match flushed {
+            Poll::Ready(()) => self.blocked_since = None,
+            Poll::Pending => self.note_blocked(),
+        }
+        flushed
+    }
+
+    /// The transport accepts no more.
+    #[cold]
+    fn note_blocked(&mut self) {
+        if self.write_timeout.is_some() && self.blocked_since.is_none() {
+            self.update_clock();
+            self.blocked_since = Some(self.now);
+        }
+    }
+
+    /// When the connection ends unless the transport has accepted a frame by then.
+    pub(super) fn write_ends_at(&self) -> Option<Instant> {
+        self.blocked_since?.checked_add(self.write_timeout?)
+    }
+
+    /// The transport has accepted no frame for as long as it may. What the peer got of a frame cannot be continued.
+    #[cold]
+    pub(super) fn end_blocked(&mut self) {
+        self.connection.abort(Cause::SendTimeout);
+        self.write_end = Some(End::SendTimeout);
+        self.unflushed = false;
+        self.end_with(End::SendTimeout);
+    }
+
+    fn poll_flush_queue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.write_end.is_some() {
             self.drop_queue();
             return Poll::Ready(());
@@ -88,7 +122,7 @@ impl<S: Transport> Core<S> {
                     self.connection.unblocked(self.now_ns);
                     match buffer {
                         Some(buffer) => self.sent(buffer),
-                        None => self.changed = true,
+                        None => (self.changed, self.blocked_since) = (true, None),
                     }
                 }
             }
@@ -106,6 +140,7 @@ impl<S: Transport> Core<S> {
     fn sent(&mut self, buffer: Buffer) {
         // A task may wait for room.
         self.changed = true;
+        self.blocked_since = None;
         self.buffer_slot.open(self.config.compression).pool.put(buffer);
     }
 
@@ -178,15 +213,22 @@ impl<S: Transport> Core<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready with the error at the deadline, or without an error if the deadline has moved.
+    /// Called when the transport accepts no more. Ready with the error at the deadline, or without an error if the deadline has moved
+    /// or the connection has ended.
     fn poll_write_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Some(at) = self.write_deadline else { return Poll::Pending };
+        let ends_at = self.write_ends_at();
+        let Some(at) = self.write_deadline.into_iter().chain(ends_at).min() else { return Poll::Pending };
         self.update_clock();
         if at > self.now {
             ready!(self.write_timer.poll(at, cx));
             self.update_clock();
         }
-        Poll::Ready(if at <= self.now { Err(Error::WriteTimeout) } else { Ok(()) })
+        if ends_at.is_some_and(|at| at <= self.now) {
+            self.end_blocked();
+            return Poll::Ready(Ok(()));
+        }
+        let is_late = self.write_deadline.is_some_and(|at| at <= self.now);
+        Poll::Ready(if is_late { Err(Error::WriteTimeout) } else { Ok(()) })
     }
 
     /// Queues a complete message.

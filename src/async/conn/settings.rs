@@ -55,6 +55,14 @@ pub struct Settings {
     /// Time limit from the first byte of a message to its last, including time in which nobody reads; `None` for no
     /// limit.
     pub message_timeout: Option<Duration>,
+    /// Time limit for the transport to accept a frame, or several that leave together, since it accepted no more; `None` for no limit.
+    /// So no write, flush, ping or close waits longer for a peer that does not read, and no pong or heartbeat stays queued while the
+    /// connection is read. The peer may have got a frame in part, so the connection has ended then: that call and all later ones,
+    /// reads too, return [`Error::SendTimeout`](super::Error::SendTimeout). A long message takes its time: 64 MB at 1 MB/s more than a
+    /// minute.
+    ///
+    /// A [deadline](super::Writer::set_write_deadline) leaves the connection as it is instead, and the message queued.
+    pub write_timeout: Option<Duration>,
     /// Time limit from our Close frame to the end.
     pub close_timeout: Duration,
     /// Maximum number of pings per second from the peer; more close the connection with 1008.
@@ -66,7 +74,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Messages of up to 64 KiB, no heartbeat, no message timeout, 5 s to close.
+    /// Messages of up to 64 KiB, no heartbeat, no message timeout, no write timeout, 5 s to close.
     fn default() -> Settings {
         Settings {
             read_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
@@ -75,6 +83,7 @@ impl Default for Settings {
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             message_timeout: None,
+            write_timeout: None,
             close_timeout: Duration::from_nanos(limits::CLOSE_TIMEOUT),
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             compression: None,
@@ -120,6 +129,12 @@ impl Settings {
         Settings { message_timeout: timeout.into(), ..self }
     }
 
+    /// Sets [`write_timeout`](#structfield.write_timeout).
+    #[must_use]
+    pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Settings {
+        Settings { write_timeout: timeout.into(), ..self }
+    }
+
     /// Sets [`close_timeout`](#structfield.close_timeout).
     #[must_use]
     pub fn close_timeout(self, timeout: Duration) -> Settings {
@@ -156,7 +171,7 @@ impl Settings {
             ping_interval: 0,
             pong_timeout: 0,
             close_timeout: nanos(self.close_timeout),
-            // The task that awaits a send sets the deadline.
+            // The tasks that wait look after it.
             send_timeout: 0,
             pings_per_second_max: self.pings_per_second_max,
             pings: Pings::Answered,

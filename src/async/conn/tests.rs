@@ -1,6 +1,7 @@
 //! Two connections against each other, and against hand-written bytes.
 
 mod closing;
+mod forwarding;
 mod handles;
 mod heads;
 mod interop;
@@ -10,6 +11,7 @@ mod sharing;
 mod time;
 mod traces;
 mod waking;
+mod write_timeouts;
 mod writing;
 
 use std::io;

@@ -13,7 +13,10 @@ use echoring_proto::connection::{Cause, MessageKind};
 impl<S: Transport> Core<S> {
     /// Whether anything is to be done at some time.
     fn has_timers(&self) -> bool {
-        self.read_deadline.is_some() || self.heartbeat_timer.is_some() || self.machine_deadline().is_some()
+        self.read_deadline.is_some()
+            || self.heartbeat_timer.is_some()
+            || self.blocked_since.is_some()
+            || self.machine_deadline().is_some()
     }
 
     /// Waits for the next deadline. Ready once one was handled.
@@ -32,6 +35,13 @@ impl<S: Transport> Core<S> {
                 self.note_ending(was_open);
                 return Ok(Poll::Ready(()));
             }
+            if self.write_ends_at().is_some_and(|at| at <= self.now) && self.poll_flush(cx).is_pending() {
+                // The transport may have accepted a frame just now.
+                if self.write_ends_at().is_some_and(|at| at <= self.now) {
+                    self.end_blocked();
+                    return Err(Error::SendTimeout);
+                }
+            }
             if self.check_peer_timeout() || self.queue_heartbeat() {
                 return Ok(Poll::Ready(()));
             }
@@ -39,6 +49,7 @@ impl<S: Transport> Core<S> {
             let times = [
                 self.read_deadline,
                 self.machine_deadline(),
+                self.write_ends_at(),
                 heartbeat_timer.map(|heartbeat_timer| heartbeat_timer.next()),
             ];
             let Some(at) = times.into_iter().flatten().min() else { return Ok(Poll::Pending) };

@@ -56,6 +56,7 @@ impl<S: Transport> Writer<S> {
     /// # Errors
     /// The error that ended the connection; [`Error::Closing`] after this end has begun to close;
     /// [`Error::WriteTimeout`] at the write deadline, when the message may be queued and is then sent later;
+    /// [`Error::SendTimeout`] after the connection's [write timeout](super::Settings::write_timeout), which ends it;
     /// [`Error::TooLong`] above 2 GiB.
     pub async fn write(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         let mut message = Some(message.into());
@@ -174,7 +175,24 @@ impl<S: Transport> Writer<S> {
 
     /// Closes behind the queued data: sends a Close frame, reads until the peer's, and returns that. Messages that
     /// arrive meanwhile are dropped. A reader in another task gets the end as well. A second call waits for the same
-    /// end.
+    /// end: its code and reason are not sent.
+    ///
+    /// A code that a Close frame may not carry ([`CloseCode::may_be_sent`]; RFC 6455, 7.4.1) makes a frame without code and reason, and
+    /// the peer reads 1005. So the code and the reason of a received [`CloseFrame`] can be sent as they are, also 1005; to pass on an end
+    /// without a Close frame (1006), see [`forward_close`](Writer::forward_close). A reason above 123 bytes is truncated at a character.
+    ///
+    /// ```
+    /// use echoring::{CloseCode, Error, Transport, Writer};
+    ///
+    /// async fn end<S: Transport>(writer: &mut Writer<S>, result: Result<(), String>) -> Result<(), Error> {
+    ///     let answer = match result {
+    ///         Ok(()) => writer.close(CloseCode::NORMAL, "").await?,
+    ///         Err(why) => writer.close(CloseCode::INTERNAL, &why).await?,
+    ///     };
+    ///     println!("the peer answered {answer}");
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`Error::CloseTimeout`] if the peer does not answer in time, [`Error::Broken`] if its stream ends without a
@@ -187,7 +205,8 @@ impl<S: Transport> Writer<S> {
         }
     }
 
-    /// Sets the deadline of writes; `None` for no deadline.
+    /// Sets the deadline of writes; `None` for no deadline. A time limit for each write of a connection is
+    /// [`Settings::write_timeout`](super::Settings::write_timeout).
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.shared.update(|core| core.write_deadline = at);
     }

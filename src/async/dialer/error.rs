@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -122,11 +123,15 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether a retry may succeed: the network, DNS or the proxy failed, or the server closed the connection or did
-    /// not respond in time. Not for an invalid URL, request or configuration, for TLS parameters or certificates that
-    /// are not accepted, or for a response other than 101, which the program must interpret.
+    /// Whether a retry may succeed: the network, DNS or the proxy failed, the server closed the connection or did not
+    /// respond in time, or it responded with 429 or 5xx, as a server does that restarts or has too much to do, and the load
+    /// balancer before it (RFC 6585, section 4; RFC 9110, section 15.6).
+    ///
+    /// Not for an invalid URL, request or configuration, for TLS parameters or certificates that are not accepted, or for
+    /// any other response, such as 401, 403 and 404. Nor for 501 and 505, by which a server says that it has no WebSockets.
     pub fn is_temporary(&self) -> bool {
         match self {
+            DialError::BadHandshake { why: BadHandshake::Status(status), .. } => is_overload(*status),
             DialError::BadUrl(_)
             | DialError::BadField { .. }
             | DialError::TlsSetup(_)
@@ -153,6 +158,27 @@ impl DialError {
         }
     }
 
+    /// How long the server asks to wait before a retry: the `Retry-After` of its response in seconds (RFC 9110, section
+    /// 10.2.3). `None` without one, or if it is a date.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// async fn dial_twice(url: &str) -> Result<echoring::Conn<echoring::ClientStream>, echoring::DialError> {
+    ///     match echoring::dial(url).await {
+    ///         Err(error) if error.is_temporary() => {
+    ///             tokio::time::sleep(error.retry_after().unwrap_or(Duration::from_secs(1))).await;
+    ///             echoring::dial(url).await
+    ///         }
+    ///         dialled => dialled,
+    ///     }
+    /// }
+    /// ```
+    pub fn retry_after(&self) -> Option<Duration> {
+        let field = self.response()?.headers().get(http::header::RETRY_AFTER)?;
+        field.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    }
+
     /// rustls's errors are wrapped in [`io::Error`].
     pub(super) fn of_tls(error: io::Error) -> DialError {
         match error.downcast::<rustls::Error>() {
@@ -170,6 +196,11 @@ impl DialError {
             _ => DialError::of_tls(error),
         }
     }
+}
+
+/// Whether a response says that the server, or one behind it, cannot serve now.
+fn is_overload(status: u16) -> bool {
+    matches!(status, 429 | 500 | 502..=504 | 506..=599)
 }
 
 impl fmt::Display for DialError {
@@ -212,5 +243,43 @@ impl std::error::Error for DialError {
             DialError::BadHandshake { why, .. } => why.source(),
             DialError::Timeout(_) | DialError::Closed | DialError::Redirect { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, retry_after: Option<&str>) -> DialError {
+        let mut response = http::Response::builder().status(status);
+        if let Some(value) = retry_after {
+            response = response.header("Retry-After", value);
+        }
+        let response = response.body(Bytes::new()).expect("a response");
+        DialError::BadHandshake { why: BadHandshake::Status(status), response: Some(Box::new(response)) }
+    }
+
+    #[test]
+    fn a_server_that_is_overloaded_or_restarts_is_worth_a_retry_and_a_refusal_is_not() {
+        for status in [429, 500, 502, 503, 504, 507, 520, 521, 530, 599] {
+            assert!(refused(status, None).is_temporary(), "{status}");
+        }
+        for status in [200, 204, 300, 400, 401, 403, 404, 405, 407, 408, 410, 421, 426, 431, 501, 505, 600] {
+            assert!(!refused(status, None).is_temporary(), "{status}");
+        }
+        assert!(!DialError::BadHandshake { why: BadHandshake::WrongAccept, response: None }.is_temporary());
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds() {
+        let seconds = |value| refused(503, value).retry_after().map(|delay| delay.as_secs());
+        assert_eq!(seconds(Some("5")), Some(5));
+        assert_eq!(seconds(Some(" 0 ")), Some(0));
+        assert_eq!(seconds(Some("18446744073709551615")), Some(u64::MAX));
+        for other in [None, Some(""), Some("-1"), Some("1.5"), Some("soon"), Some("18446744073709551616")] {
+            assert_eq!(seconds(other), None, "{other:?}");
+        }
+        assert_eq!(seconds(Some("Wed, 21 Oct 2026 07:28:00 GMT")), None);
+        assert_eq!(DialError::Closed.retry_after(), None);
     }
 }

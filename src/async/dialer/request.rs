@@ -89,7 +89,7 @@ fn request_head(dialer: &Dialer, url: &Url) -> Result<handshake::Dial, DialError
     if let Some(cookies) = dialer.jar.as_ref().and_then(|jar| jar.cookies(url)) {
         let name = "Cookie".to_owned();
         match check_field(&name, &cookies) {
-            Ok(()) => request.headers.push((name, cookies)),
+            Ok(()) => request.headers.push((name, cookies.into_bytes())),
             Err(why) => {
                 return Err(DialError::BadField { name, why });
             }

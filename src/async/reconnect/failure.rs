@@ -5,7 +5,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::limits::RETRY_AFTER_MAX;
 use crate::{DialError, Error};
 use echoring_proto::CloseCode;
 
@@ -29,7 +31,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// use echoring::Dialer;
 /// use echoring::reconnect::Failure;
 ///
-/// // Also after a response other than 101, such as that of a server that is starting.
+/// // Also after any response other than 101.
 /// let feed = Dialer::new()
 ///     .reconnecting("wss://live.example/")
 ///     .retry_if(|failure| failure.is_temporary() || matches!(failure, Failure::Dial(error) if error.response().is_some()));
@@ -40,6 +42,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub enum Failure {
     /// The connection could not be opened.
     Dial(DialError),
+    /// The function of [`Reconnecting::new`](super::Reconnecting::new) failed with an error of its own.
+    Connect(BoxError),
     /// The callback of [`on_open`](super::Reconnecting::on_open) failed.
     OnOpen(BoxError),
     /// The connection was open, and ended.
@@ -51,12 +55,13 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether a retry may succeed. A dial may if [its error says so](DialError::is_temporary). An end may unless the
-    /// server's Close frame says that this client is not welcome: codes 1002, 1003 and 1007 to 1010, and 4000 to 4999
-    /// except 4008, by which echoring's servers tell a slow consumer to return.
+    /// Whether a retry may succeed. A dial may if [its error says so](DialError::is_temporary): after 429 and 5xx, not
+    /// after 401, 403 and 404. An end may unless the server's Close frame says that this client is not welcome: codes 1002,
+    /// 1003 and 1007 to 1010, and 4000 to 4999 except 4008, by which echoring's servers tell a slow consumer to return.
     pub fn is_temporary(&self) -> bool {
         match self {
             Failure::Dial(error) => error.is_temporary(),
+            Failure::Connect(_) => true,
             Failure::OnOpen(_) | Failure::Lost(_) => !self.close_code().is_some_and(is_refusal),
             Failure::Timeout => true,
         }
@@ -67,7 +72,7 @@ impl Failure {
         let ended = match self {
             Failure::Lost(error) => Some(error),
             Failure::OnOpen(error) => error.downcast_ref(),
-            Failure::Dial(_) | Failure::Timeout => None,
+            Failure::Dial(_) | Failure::Connect(_) | Failure::Timeout => None,
         };
         match ended {
             Some(Error::Closed(frame)) => Some(frame.code),
@@ -81,6 +86,17 @@ impl Failure {
             Failure::Dial(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// An error of the function that opens connections.
+    pub(super) fn of_connect(error: BoxError) -> Failure {
+        error.downcast().map_or_else(Failure::Connect, |error| Failure::Dial(*error))
+    }
+
+    /// How long the server asks to wait, within reason.
+    pub(super) fn retry_after(&self) -> Duration {
+        let asked = self.dial().and_then(DialError::retry_after);
+        asked.map_or(Duration::ZERO, |delay| delay.min(Duration::from_nanos(RETRY_AFTER_MAX)))
     }
 }
 
@@ -96,7 +112,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Dial(error) => error.fmt(f),
-            Failure::OnOpen(error) => error.fmt(f),
+            Failure::Connect(error) | Failure::OnOpen(error) => error.fmt(f),
             Failure::Lost(error) => error.fmt(f),
             Failure::Timeout => f.write_str("the attempt took too long"),
         }
@@ -108,7 +124,7 @@ impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Failure::Dial(error) => error.source(),
-            Failure::OnOpen(error) => error.source(),
+            Failure::Connect(error) | Failure::OnOpen(error) => error.source(),
             Failure::Lost(error) => error.source(),
             Failure::Timeout => None,
         }

@@ -10,7 +10,10 @@ use tokio::io::DuplexStream;
 use tokio::time::sleep;
 
 use super::*;
-use crate::{Opened, Settings};
+use crate::limits::RETRY_AFTER_MAX;
+use crate::{DialError, Opened, Settings};
+use bytes::Bytes;
+use echoring_proto::handshake::BadHandshake;
 use echoring_proto::{CloseCode, Role};
 
 /// The server's reaction to an attempt. Times are in milliseconds.
@@ -18,6 +21,8 @@ use echoring_proto::{CloseCode, Role};
 enum Script {
     /// The dial fails after so long.
     Refuse(u64),
+    /// The server responds with 503, and asks to wait for so many seconds.
+    RetryAfter(u64),
     /// Answers the callback of `on_open` with a close.
     CloseAtOnce,
     /// Accepts after `delay`, sends so many messages with `pause` between them, and ends in a way.
@@ -56,6 +61,11 @@ fn client(scripts: Vec<Script>) -> (Client, Arc<Mutex<Vec<String>>>) {
             if let Script::Refuse(delay) = script {
                 sleep(Duration::from_millis(delay)).await;
                 return Err(DialError::Closed);
+            }
+            if let Script::RetryAfter(seconds) = script {
+                let response = http::Response::builder().status(503).header("Retry-After", seconds);
+                let response = Some(Box::new(response.body(Bytes::new()).expect("a response")));
+                return Err(DialError::BadHandshake { why: BadHandshake::Status(503), response });
             }
             let (near, far) = tokio::io::duplex(16);
             tokio::spawn(serve(far, attempt, script));
@@ -268,6 +278,193 @@ fn attempts_and_time_are_bounds() {
         assert!(matches!(error.failure(), Some(Failure::Timeout)), "{error:?}");
         assert_eq!(begin.elapsed(), Duration::from_secs(5));
     });
+}
+
+/// The delays before attempts, in milliseconds.
+fn delays(events: &Mutex<Vec<String>>) -> Vec<u128> {
+    let events = events.lock().expect("no panic");
+    let delay = |event: &String| {
+        let delay = event.strip_prefix("waiting ")?.split(" for ").next()?.to_owned();
+        match delay.strip_suffix("ms") {
+            Some(ms) => ms.parse().ok(),
+            None => delay.strip_suffix('s')?.parse().ok().map(|seconds: f64| (seconds * 1e3) as u128),
+        }
+    };
+    events.iter().filter_map(delay).collect()
+}
+
+#[test]
+fn a_server_that_accepts_and_closes_at_once_is_asked_ever_more_rarely_and_within_the_limits() {
+    on_a_paused_clock(async {
+        let at_once = Script::Serve { delay: 0, messages: 0, pause: 0, end: End::Close(1000) };
+        // A message, such as one that says why, does not make the connection a stable one.
+        for script in [at_once, serve_one(End::Close(1011)), serve_one(End::Cut)] {
+            let begin = Instant::now();
+            let (limited, events) = client(vec![script.clone(); 100]);
+            let mut limited = limited.give_up_after(Duration::from_secs(5));
+            let error = loop {
+                if let Err(error) = limited.read().await {
+                    break error;
+                }
+            };
+            let ReconnectError::GaveUp(gave_up) = &error else { panic!("{error:?}") };
+            assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Time, 6), "{script:?}");
+            assert!(matches!(gave_up.failure(), Failure::Lost(_)), "{gave_up:?}");
+            assert_eq!(begin.elapsed(), Duration::from_millis(3_100), "{script:?}");
+            assert_eq!(delays(&events), [100, 200, 400, 800, 1_600], "{script:?}");
+
+            let (limited, _) = client(vec![script.clone(); 100]);
+            let mut limited = limited.max_attempts(3);
+            let error = loop {
+                if let Err(error) = limited.read().await {
+                    break error;
+                }
+            };
+            let ReconnectError::GaveUp(gave_up) = &error else { panic!("{error:?}") };
+            assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Attempts, 3), "{script:?}");
+        }
+    });
+}
+
+#[test]
+fn a_stable_connection_resets_delays_and_bounds_and_time_with_a_connection_does_not_count() {
+    on_a_paused_clock(async {
+        let lasting = |pause| Script::Serve { delay: 0, messages: 1, pause, end: End::Cut };
+        let bounds = |client: Client| {
+            client
+                .settled_after(Duration::from_secs(30))
+                .give_up_after(Duration::from_secs(1))
+                .max_attempts(4)
+        };
+        // Delays of 100, 200 and 100 ms: the third connection was stable.
+        let scripts = vec![lasting(29_000), Script::Refuse(0), lasting(31_000), lasting(0)];
+        let (client_of, events) = client(scripts);
+        let mut bounded = bounds(client_of);
+        for _ in 0..3 {
+            bounded.read().await.expect("a message");
+        }
+        assert_eq!(delays(&events), [100, 200, 100]);
+        let events = events.lock().expect("no panic").clone();
+        assert_eq!(events.last().map(String::as_str), Some("Connected"));
+        assert!(events.contains(&"Dialling { attempt: 3 }".to_owned()), "{events:?}");
+        assert!(events[events.len() - 2].ends_with("{ attempt: 1 }"), "{events:?}");
+
+        // 100 + 200 + 400 ms without a connection, and 60 s with one.
+        let (client_of, events) = client(vec![lasting(20_000); 9]);
+        let mut bounded = bounds(client_of).max_attempts(None);
+        for _ in 0..4 {
+            bounded.read().await.expect("a message");
+        }
+        assert_eq!(delays(&events), [100, 200, 400]);
+        let error = bounded.read().await.expect_err("800 ms more would be too long");
+        assert!(matches!(&error, ReconnectError::GaveUp(gave_up) if gave_up.reason() == Reason::Time));
+    });
+}
+
+#[test]
+fn a_server_that_asks_to_wait_is_waited_for() {
+    on_a_paused_clock(async {
+        let scripts = vec![Script::RetryAfter(7), Script::RetryAfter(u64::MAX), serve_one(End::Cut)];
+        let (mut patient, events) = client(scripts.clone());
+        patient.read().await.expect("a message");
+        // Nobody is asked to wait for ever.
+        let most = u128::from(RETRY_AFTER_MAX / 1_000_000);
+        assert_eq!(delays(&events), [7_100, most + 200]);
+
+        let (impatient, _) = client(scripts);
+        let error = impatient.give_up_after(Duration::from_secs(5)).read().await.expect_err("too long");
+        let ReconnectError::GaveUp(gave_up) = &error else { panic!("{error:?}") };
+        assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Time, 1));
+    });
+}
+
+#[test]
+fn a_function_that_connects_fails_with_errors_of_its_own() {
+    on_a_paused_clock(async {
+        let mut calls = 0;
+        let mut client = Reconnecting::<DuplexStream>::new("memory", move || {
+            calls += 1;
+            async move {
+                match calls {
+                    1 => Err(BoxError::from("no token")),
+                    _ => Err(DialError::BadUrl(echoring_proto::url::BadUrl::Host).into()),
+                }
+            }
+        })
+        .on_event(|event| {
+            if let Event::Failed(Failure::Connect(error)) = event {
+                assert_eq!(error.to_string(), "no token");
+            }
+        });
+        let error = client.read().await.expect_err("a bad URL");
+        let ReconnectError::GaveUp(gave_up) = &error else { panic!("{error:?}") };
+        assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Permanent, 2));
+        assert!(matches!(error.dial(), Some(DialError::BadUrl(_))), "{error:?}");
+    });
+}
+
+/// Sends the numbers after the one that a client has, so many over each connection, up to `last`.
+async fn serve_numbers(stream: DuplexStream, last: u64, count: u64) {
+    let mut conn = Conn::new(stream, &Settings::default(), Opened::new(Role::Server));
+    let Ok(request) = conn.read().await else { return };
+    let reached: u64 = request.as_text().and_then(|text| text.parse().ok()).expect("a position");
+    if conn.write("subscribed").await.is_err() {
+        return;
+    }
+    for number in (reached + 1..=last).take(count as usize) {
+        if conn.write(number.to_string()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads `last` numbers from servers that end after so many messages each, over and over.
+async fn read_numbers(last: u64, counts: Vec<u64>, cancellations: Cancellations) -> Vec<u64> {
+    let position = Arc::new(Mutex::new(0_u64));
+    let (restored, mut connections) = (Arc::clone(&position), 0);
+    let mut client = Reconnecting::new("memory", move || {
+        let (near, far) = tokio::io::duplex(16);
+        tokio::spawn(serve_numbers(far, last, counts[connections % counts.len()]));
+        connections += 1;
+        async { Ok::<_, DialError>(Conn::new(near, &Settings::default(), Opened::new(Role::Client))) }
+    })
+    .initial_delay(Duration::from_millis(10))
+    .max_delay(Duration::from_millis(10))
+    .on_open(move |mut conn| {
+        let position = *restored.lock().expect("no panic");
+        async move {
+            conn.write(position.to_string()).await?;
+            match conn.read().await? {
+                answer if answer == "subscribed".into() => Ok(conn),
+                other => Err(format!("{other:?}").into()),
+            }
+        }
+    });
+    let mut cancellations = cancellations.iter().copied().cycle();
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&last) {
+        let read = cancelled(&mut client, &mut cancellations, async |client| client.read().await).await;
+        let number = read.expect("a number").as_text().and_then(|text| text.parse().ok()).expect("a number");
+        *position.lock().expect("no panic") = number;
+        numbers.push(number);
+    }
+    numbers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Connections end anywhere, and futures are dropped anywhere: nothing is lost, and nothing comes twice.
+    #[test]
+    fn a_callback_resumes_each_connection_from_the_position_that_was_reached(
+        counts in prop::collection::vec(0..6_u64, 1..8)
+            .prop_filter("somebody sends", |all| all.iter().any(|count| *count > 0)),
+        cancellations in prop::collection::vec((0..4_u8, 0..4_u64), 0..8)
+            .prop_filter("somebody polls", |all| all.is_empty() || all.iter().any(|(polls, _)| *polls > 0)),
+    ) {
+        let numbers = on_a_paused_clock(read_numbers(40, counts, cancellations));
+        prop_assert_eq!(numbers, (1..=40).collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -9,15 +9,17 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::request::{owned, shown};
+use super::request::{offered, owned, shown};
 use super::stream::{FailedUpgrade, accept};
-use super::{Acceptance, Decision, Rejection, RequestHead, UpgradeError, Upgrader};
+use super::{Acceptance, Decision, HttpResponse, Rejection, RequestHead, UpgradeError, Upgrader};
 use crate::conn::Trace;
 use crate::{Conn, Opened};
 use echoring_proto::Role;
 use echoring_proto::handshake::Refusal;
 
 /// A request that was read from a stream and is not decided yet. Dropping it ends the stream without a response.
+///
+/// The client waits meanwhile. [`Upgrader::handshake_timeout`] does not run until it is accepted or refused.
 ///
 /// ```
 /// use echoring::{Conn, HttpResponse, PendingUpgrade, UpgradeError};
@@ -26,7 +28,7 @@ use echoring_proto::handshake::Refusal;
 /// async fn decide(pending: PendingUpgrade<TcpStream>) -> Result<Conn<TcpStream>, UpgradeError> {
 ///     match pending.request().uri().path() {
 ///         "/chat" => pending.accept().await,
-///         _ => pending.decide(HttpResponse::new(404, "there is /chat only\n")).await,
+///         _ => Err(pending.refuse(HttpResponse::new(404, "there is /chat only\n")).await),
 ///     }
 /// }
 /// ```
@@ -62,11 +64,10 @@ impl Upgrader {
     /// #     X-Token: secret\r\n\r\n").await?;
     /// let received = Upgrader::new().receive(stream).await?;
     /// let token = received.request().headers().get("x-token").and_then(|token| token.to_str().ok());
-    /// let conn = if may_enter(token).await {
-    ///     received.decide(Acceptance::new().header("X-Welcome", "yes")).await?
-    /// } else {
-    ///     received.decide(HttpResponse::new(401, "who are you?\n")).await?
-    /// };
+    /// if !may_enter(token).await {
+    ///     return Err(received.refuse(HttpResponse::new(401, "who are you?\n")).await.into());
+    /// }
+    /// let conn = received.accept_with(Acceptance::new().header("X-Welcome", "yes")).await?;
     /// # drop(conn);
     /// # let mut answer = String::new();
     /// # far.read_to_string(&mut answer).await?;
@@ -111,9 +112,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PendingUpgrade<S> {
         &self.request
     }
 
-    /// Whether it is a WebSocket upgrade. If not, it can only be answered with a response.
+    /// Whether it is a WebSocket upgrade. If not, it can only be [refused](PendingUpgrade::refuse), be it with a page.
     pub fn is_upgrade(&self) -> bool {
         self.is_upgrade
+    }
+
+    /// The offered subprotocols in order of preference (RFC 6455, 4.2.1); none if this is not an upgrade.
+    ///
+    /// ```
+    /// # use echoring::{Acceptance, Conn, PendingUpgrade, UpgradeError};
+    /// # use tokio::net::TcpStream;
+    /// /// Takes the newest version that the client knows.
+    /// async fn accept(pending: PendingUpgrade<TcpStream>) -> Result<Conn<TcpStream>, UpgradeError> {
+    ///     let newest = pending.subprotocols().filter(|name| name.starts_with("chat.v")).max();
+    ///     let acceptance = Acceptance::new().subprotocol(newest);
+    ///     pending.accept_with(acceptance).await
+    /// }
+    /// ```
+    pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
+        offered(&self.request).filter(|_| self.is_upgrade)
+    }
+
+    /// Path and query of the target, as they follow the authority in a URL: for a proxy that appends them to the server's.
+    pub fn path_and_query(&self) -> &str {
+        let target = self.request.uri().path_and_query().map_or("/", |target| target.as_str());
+        if target.starts_with(['/', '?']) { target } else { "/" }
+    }
+
+    /// The peer's address; with [`receive_tcp`](Upgrader::receive_tcp) only.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// The underlying stream.
@@ -121,21 +149,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PendingUpgrade<S> {
         &self.stream
     }
 
-    /// Opens the connection with the upgrader's settings.
+    /// Opens the connection with the upgrader's settings. A request that is not an upgrade gets 426.
+    /// [`Upgrader::handshake_timeout`] starts again.
     ///
     /// # Errors
     /// As [`Upgrader::accept`].
     pub async fn accept(self) -> Result<Conn<S>, UpgradeError> {
-        self.decide(Acceptance::new()).await
+        self.accept_with(Acceptance::new()).await
     }
 
-    /// Opens the connection, or sends a response and closes it. [`Upgrader::handshake_timeout`] starts again.
+    /// As [`accept`](PendingUpgrade::accept), with a subprotocol or header fields of this connection.
     ///
     /// # Errors
     /// As [`Upgrader::accept`].
-    pub async fn decide(self, decision: impl Into<Decision>) -> Result<Conn<S>, UpgradeError> {
+    pub async fn accept_with(self, acceptance: Acceptance) -> Result<Conn<S>, UpgradeError> {
+        self.settle(Decision::Accept(acceptance)).await
+    }
+
+    /// Sends a response instead, and ends the stream: a refusal, the refusal of the server behind a proxy (`refuse(&error)` with a
+    /// [`DialError`](crate::DialError)), or a page if this is not an upgrade. [`Upgrader::on_refusal`] sees it if its status is 400
+    /// or higher.
+    ///
+    /// Returns [`UpgradeError::NotUpgraded`] with the response as it was sent, for the caller to return or to log.
+    pub async fn refuse(self, response: impl Into<HttpResponse>) -> UpgradeError {
+        match self.settle(Decision::Respond(response.into())).await {
+            Err(error) => error,
+            // Only an acceptance opens a connection.
+            Ok(_) => UpgradeError::Gone,
+        }
+    }
+
+    /// Carries out the decision.
+    async fn settle(self, decision: Decision) -> Result<Conn<S>, UpgradeError> {
         let PendingUpgrade { upgrader, request, mut stream, early, local, peer, trace, .. } = self;
-        let decision = decision.into();
         let settled = shown(&request, |request| match request.upgrade() {
             Ok(upgrade) => upgrader.carry_out(&RequestHead::new(request, upgrade.as_ref()), decision),
             Err(refusal) => Err(upgrader.refuse(None, refusal)),

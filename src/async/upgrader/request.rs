@@ -20,7 +20,7 @@ use super::{
 use crate::conn::{Origin, Trace};
 use crate::{Conn, Opened, Settings, Transport};
 use echoring_proto::Role;
-use echoring_proto::handshake::{Refusal, Request, parse_response_head, with_fields};
+use echoring_proto::handshake::{Refusal, Request, offered_subprotocols, parse_response_head, with_fields};
 
 impl Upgrader {
     /// Evaluates a request of hyper or axum. On success, return the response to that server and await the future in a
@@ -137,6 +137,14 @@ impl Upgrader {
         self.terms_for(request, |_| Acceptance::new()).map(drop)
     }
 
+    /// The response to a request that the program refuses, whatever its origin.
+    #[cfg(feature = "axum")]
+    pub(crate) fn refused_with<B>(&self, request: &http::Request<B>, answer: HttpResponse) -> Refused {
+        let unchanged = answer.clone();
+        let refused = self.clone().allow_any_origin().terms_for(request, |_| answer).err();
+        refused.unwrap_or_else(|| Refused(Box::new(unchanged)))
+    }
+
     fn terms_for<B, D: Into<Decision>>(
         &self,
         request: &http::Request<B>,
@@ -167,6 +175,12 @@ pub(super) fn shown<B, R>(
     let target = request.uri().to_string();
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     with_fields(request.method().as_str(), &target, fields, f)
+}
+
+/// The subprotocols that a request offers.
+pub(crate) fn offered<B>(request: &http::Request<B>) -> impl Iterator<Item = &str> {
+    let values = request.headers().get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+    values.flat_map(|value| offered_subprotocols(value.as_bytes()))
 }
 
 /// The request in the types of `http`, which are slightly stricter than our parser.

@@ -149,17 +149,11 @@ impl Acceptance {
         Acceptance::default()
     }
 
-    /// Selects this subprotocol, which the client must have [offered](RequestHead::subprotocols).
+    /// Selects this subprotocol, which the client must have [offered](RequestHead::subprotocols), or none, whatever the upgrader
+    /// supports.
     #[must_use]
-    pub fn subprotocol(mut self, name: impl Into<String>) -> Acceptance {
-        self.subprotocol = Some(Some(name.into()));
-        self
-    }
-
-    /// Selects no subprotocol, whatever the upgrader supports.
-    #[must_use]
-    pub fn without_subprotocol(mut self) -> Acceptance {
-        self.subprotocol = Some(None);
+    pub fn subprotocol<'a>(mut self, name: impl Into<Option<&'a str>>) -> Acceptance {
+        self.subprotocol = Some(name.into().map(str::to_owned));
         self
     }
 
@@ -240,14 +234,20 @@ impl HttpResponse {
     /// If a response [may not have it](echoring_proto::handshake::check_field).
     pub fn set_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
         check_field(name, value)?;
-        if name.eq_ignore_ascii_case("content-type") {
-            self.content_type = value.to_owned();
-            return Ok(());
-        }
         if !name.eq_ignore_ascii_case("set-cookie") {
             self.fields.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         }
-        self.fields.push((name.to_owned(), value.to_owned()));
+        self.add_header(name, value)
+    }
+
+    /// Adds a field beside others of the same name.
+    pub(crate) fn add_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
+        check_field(name, value)?;
+        if name.eq_ignore_ascii_case("content-type") {
+            self.content_type = value.to_owned();
+        } else {
+            self.fields.push((name.to_owned(), value.to_owned()));
+        }
         Ok(())
     }
 

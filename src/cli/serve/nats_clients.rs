@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -28,8 +28,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::cluster::ClusterOptions;
 use crate::limits::{
-    NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL, STREAM_READERS_MAX,
-    STREAM_REQUESTS_MAX,
+    NATS_CLIENT_LANE_PUBLICATIONS, NATS_CLIENT_LANES, NATS_CLIENT_READINESS_INTERVAL,
+    NATS_CLIENT_UNREADY_MAX, STREAM_READERS_MAX, STREAM_REQUESTS_MAX,
 };
 
 /// What nodes ask of each other: each answers for itself.
@@ -162,6 +162,37 @@ async fn ask(sender: ClientSender, query: PeerQuery) {
     let _ = reply.send(sender.ask(&node, &line, &body).await);
 }
 
+/// The state of the node towards clients of NATS.
+#[derive(Clone, Copy, Debug)]
+struct NodeState {
+    is_ready: bool,
+    is_leaving: bool,
+    /// To NATS.
+    is_connected: bool,
+}
+
+/// How long publications are taken.
+///
+/// A subscription that ends loses the requests that are on their way to it: their clients get no answer. So a node that takes
+/// publications goes on for a time when its cluster is not ready, as after a restart of NATS. It answers that it cannot publish, or
+/// publishes when the cluster is ready again. A node that leaves ends its subscription at once, and others take the publications.
+#[derive(Debug, Default)]
+struct Keeping {
+    until: Option<Instant>,
+}
+
+impl Keeping {
+    fn takes_publications(&mut self, state: NodeState, now: Instant) -> bool {
+        // Nothing arrives without a connection; the time begins with the next one.
+        if state.is_ready || (self.until.is_some() && !state.is_connected) {
+            self.until = Some(now + NATS_CLIENT_UNREADY_MAX);
+        }
+        let takes = !state.is_leaving && self.until.is_some_and(|until| now < until);
+        self.until.take_if(|_| !takes);
+        takes
+    }
+}
+
 /// Takes requests of other nodes, and publications while the server is ready. Those of a topic are published one after the other.
 async fn take_requests(
     mut clients: NatsClients,
@@ -183,8 +214,14 @@ async fn take_requests(
         lane
     };
     let lanes: Vec<_> = (0..NATS_CLIENT_LANES).map(lane).collect();
+    let mut keeping = Keeping::default();
     loop {
-        clients.take_publications(has_clients && server.is_ready()).await;
+        let state = NodeState {
+            is_ready: server.is_ready(),
+            is_leaving: server.is_leaving(),
+            is_connected: clients.is_connected(),
+        };
+        clients.take_publications(has_clients && keeping.takes_publications(state, Instant::now())).await;
         tokio::select! {
             request = clients.next() => match request {
                 ClientRequest::Publication(publication) => {
@@ -308,4 +345,77 @@ fn event(message: &RelayedMessage<'_>, epoch: &str) -> Vec<u8> {
     let event = Event { r#type: "message", topic, epoch, offset: position.offset, key, payload };
     // Text, numbers and JSON always have an encoding.
     serde_json::to_vec(&event).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: NodeState = NodeState { is_ready: true, is_leaving: false, is_connected: true };
+    const UNREADY: NodeState = NodeState { is_ready: false, ..READY };
+    const DISCONNECTED: NodeState = NodeState { is_connected: false, ..UNREADY };
+    const LEAVING: NodeState = NodeState { is_leaving: true, ..UNREADY };
+
+    #[test]
+    fn publications_are_taken_for_a_time_without_the_cluster_and_not_when_leaving() {
+        const MAX: Duration = NATS_CLIENT_UNREADY_MAX;
+        const SHORT: Duration = Duration::from_millis(20);
+        /// For how long each state is there, and whether publications are taken at its end.
+        type Steps<'a> = &'a [(NodeState, Duration, bool)];
+        let cases: [(&str, Steps<'_>); 7] = [
+            (
+                "a node that was never ready takes none",
+                &[(UNREADY, SHORT, false), (DISCONNECTED, MAX, false)],
+            ),
+            ("one that is ready takes them", &[(READY, SHORT, true), (READY, 2 * MAX, true)]),
+            (
+                "one whose cluster is briefly not ready goes on",
+                &[
+                    (READY, SHORT, true),
+                    (UNREADY, MAX - SHORT, true),
+                    (READY, SHORT, true),
+                    (UNREADY, MAX - SHORT, true),
+                ],
+            ),
+            (
+                "but not for ever, until it is ready again",
+                &[(READY, SHORT, true), (UNREADY, MAX, false), (UNREADY, SHORT, false), (READY, SHORT, true)],
+            ),
+            (
+                "without NATS, the time does not run",
+                &[
+                    (READY, SHORT, true),
+                    (DISCONNECTED, 5 * MAX, true),
+                    (UNREADY, MAX - SHORT, true),
+                    (READY, SHORT, true),
+                ],
+            ),
+            (
+                "a node that leaves takes none, with or without NATS",
+                &[(READY, SHORT, true), (LEAVING, SHORT, false), (UNREADY, SHORT, false)],
+            ),
+            (
+                "nor one that leaves while it is not ready",
+                &[
+                    (READY, SHORT, true),
+                    (UNREADY, SHORT, true),
+                    (LEAVING, SHORT, false),
+                    (DISCONNECTED, SHORT, false),
+                ],
+            ),
+        ];
+        for (case, steps) in cases {
+            let (mut keeping, mut now) = (Keeping::default(), Instant::now());
+            for (number, (state, time, expected)) in steps.iter().enumerate() {
+                // It is asked all the time.
+                let end = now + *time;
+                let mut takes = None;
+                while now < end {
+                    now += SHORT;
+                    takes = Some(keeping.takes_publications(*state, now));
+                }
+                assert_eq!(takes, Some(*expected), "{case}, step {number}");
+            }
+        }
+    }
 }

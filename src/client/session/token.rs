@@ -7,16 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
-use crate::token::TokenSource;
+use crate::token::{Credentials, TokenSource};
 
 /// The error of the protocol that says that a token has expired.
 const TOKEN_EXPIRED: u32 = echoring_centrifuge::ErrorCode::TokenExpired as u32;
 
 #[derive(Default)]
 pub(crate) struct Token {
-    source: Option<TokenSource>,
-    /// `None` if there is none, or the last one has expired.
-    value: Option<String>,
+    credentials: Credentials,
     /// The number of the request for another one.
     asked: Option<u32>,
     /// When a fresh one is needed.
@@ -28,23 +26,27 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    pub(crate) fn new(value: Option<String>, source: Option<TokenSource>) -> Token {
-        Token { source, value, ..Token::default() }
+    pub(crate) fn new(credentials: Credentials) -> Token {
+        Token { credentials, ..Token::default() }
     }
 
     /// What to present; empty for none.
-    pub(super) fn value(&self) -> &str {
-        self.value.as_deref().unwrap_or_default()
+    pub(super) fn value(&self) -> String {
+        self.credentials.token().unwrap_or_default()
     }
 
     /// Whether there is none to present, and one can be had.
     pub(super) fn is_missing(&self) -> bool {
-        self.source.is_some() && self.value.is_none()
+        self.has_source() && self.credentials.token().is_none()
+    }
+
+    fn has_source(&self) -> bool {
+        self.credentials.source().is_some()
     }
 
     /// When a fresh one must be requested.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.due_at.filter(|_| self.asked.is_none() && self.source.is_some())
+        self.due_at.filter(|_| self.asked.is_none() && self.has_source())
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -61,7 +63,7 @@ impl Token {
         if self.asked.is_some() {
             return None;
         }
-        let source = self.source.clone()?;
+        let source = self.credentials.source().cloned()?;
         (self.asked, self.due_at) = (Some(id), None);
         Some(source)
     }
@@ -76,7 +78,7 @@ impl Token {
     }
 
     pub(super) fn set(&mut self, value: String) {
-        self.value = Some(value);
+        self.credentials.set(Some(value));
     }
 
     /// The server has accepted it, for so many seconds.
@@ -87,7 +89,7 @@ impl Token {
         self.due_at = expires_in_s.map(|seconds| now + lifetime(seconds));
     }
 
-    /// The server has refused it for the moment: another one is presented later.
+    /// The server has refused it for the moment, or none was fetched: another one is presented later.
     pub(super) fn retry(&mut self, now: Instant) {
         let doublings = self.refusals.min(31);
         self.refusals = self.refusals.saturating_add(1);
@@ -101,18 +103,18 @@ impl Token {
 
     /// The token has expired, which has ended its session or subscription.
     pub(super) fn expire(&mut self) {
-        if self.source.is_some() {
-            self.value = None;
+        if self.has_source() {
+            self.credentials.set(None);
         }
     }
 
     /// Whether another token may be accepted after a refusal with this code: if this one has expired, and the one before had
     /// not. One may have waited for a connection; a source that has only expired ones is not asked for ever.
     pub(super) fn expires_by(&mut self, code: &str) -> bool {
-        if code != TOKEN_EXPIRED.to_string() || self.source.is_none() {
+        if code != TOKEN_EXPIRED.to_string() || !self.has_source() {
             return false;
         }
-        self.value = None;
+        self.credentials.set(None);
         !std::mem::replace(&mut self.was_expired, true)
     }
 

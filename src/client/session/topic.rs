@@ -179,6 +179,15 @@ impl Topic {
         presented
     }
 
+    /// No token was fetched: the source is asked again later.
+    pub(super) fn miss_token(&mut self, now: Instant) {
+        if self.phase == Phase::Live {
+            return self.token.retry(now);
+        }
+        self.refusals = self.refusals.max(1);
+        self.delay(now);
+    }
+
     /// The answer to a fresh token.
     fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Step {
         self.refreshing = None;

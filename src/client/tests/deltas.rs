@@ -36,12 +36,12 @@ fn deltas_are_restored_over_connections_that_are_cut() {
             for deltas in [true, false] {
                 let topic = format!("{TOPIC}.{protocol:?}.{deltas}");
                 let forwarder = Forwarder::start(address, 0).await;
-                let (subscriber, _task) = connect(protocol, forwarder.address);
+                let subscriber = connect(protocol, forwarder.address);
                 let options = SubscribeOptions::default().deltas(deltas);
                 let mut tables =
                     subscriber.subscribe_with::<Vec<String>>(&topic, options).await.expect("a subscription");
                 assert!(matches!(next(&mut tables).await, Event::Subscribed(_)));
-                let (publisher, _task) = connect(protocol, address);
+                let publisher = connect(protocol, address);
                 let mut resumed = 0;
                 for round in 0..3 {
                     if round == 1 {

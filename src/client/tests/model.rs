@@ -230,17 +230,17 @@ impl Model {
 
 /// Checks that what the reader is told has no hole and no repetition.
 #[derive(Default)]
-struct Reader {
-    position: Option<Position>,
+pub(super) struct Reader {
+    pub(super) position: Option<Position>,
     messages: u64,
-    missed: u64,
+    pub(super) missed: u64,
     unknown: u64,
     /// A subscription with another position was announced, and an unknown gap must follow.
     jump: Option<Position>,
 }
 
 impl Reader {
-    fn handle(&mut self, event: Event<Payload>) -> Result<(), TestCaseError> {
+    pub(super) fn handle(&mut self, event: Event<Payload>) -> Result<(), TestCaseError> {
         match event {
             Event::Subscribed(subscribed) => match &self.position {
                 Some(position) if *position != subscribed.position => self.jump = Some(subscribed.position),

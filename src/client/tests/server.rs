@@ -118,15 +118,14 @@ pub(super) fn url(protocol: Protocol, address: SocketAddr) -> String {
     }
 }
 
-/// A client that returns at once, and its task.
-pub(super) fn connect(
-    protocol: Protocol,
-    address: SocketAddr,
-) -> (Client, tokio::task::JoinHandle<Result<(), ClientError>>) {
-    let (client, task) = Client::builder(protocol, url(protocol, address))
-        .reconnect(|how| how.initial_delay(Duration::from_millis(1)).max_delay(Duration::from_millis(5)))
-        .build();
-    (client, tokio::spawn(task))
+/// A client that returns at once.
+pub(super) fn connect(protocol: Protocol, address: SocketAddr) -> Client {
+    quick(Client::builder(protocol, url(protocol, address))).connect()
+}
+
+/// A client that is to return at once.
+pub(super) fn quick(builder: crate::Builder) -> crate::Builder {
+    builder.reconnect(|how| how.initial_delay(Duration::from_millis(1)).max_delay(Duration::from_millis(5)))
 }
 
 /// Forwards TCP connections to a server, and cuts them.
@@ -237,6 +236,16 @@ pub(super) async fn next<T: crate::FromPayload>(subscription: &mut Subscription<
     subscription.next().await.expect("an event")
 }
 
+/// The next event that is not about members.
+pub(super) async fn next_of_topic<T: crate::FromPayload>(subscription: &mut Subscription<T>) -> Event<T> {
+    loop {
+        match next(subscription).await {
+            Event::Join(_) | Event::Leave(_) => {}
+            event => break event,
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Numbered {
     number: u64,
@@ -255,10 +264,10 @@ fn connections_that_are_cut_mid_stream_lose_nothing_and_repeat_nothing() {
         for protocol in ALL {
             let topic = format!("prices.{protocol:?}");
             let forwarder = Forwarder::start(address, 20_000).await;
-            let (subscriber, _task) = connect(protocol, forwarder.address);
+            let subscriber = connect(protocol, forwarder.address);
             let mut prices = subscriber.subscribe::<Numbered>(&topic).await.expect("a subscription");
             assert!(matches!(next(&mut prices).await, Event::Subscribed(_)));
-            let (publisher, _task) = connect(protocol, address);
+            let publisher = connect(protocol, address);
             let published = topic.clone();
             // Not far ahead: Centrifuge's protocol has all that was missed in one message, which must fit a connection.
             let (received, mut progress) = watch::channel(0);
@@ -299,11 +308,11 @@ fn publications_with_a_key_are_repeated_over_cut_connections_and_happen_once() {
     const MESSAGES: u64 = 400;
     let (server, address) = start(10_000);
     run(async {
-        let (subscriber, _task) = connect(Protocol::Echoring, address);
+        let subscriber = connect(Protocol::Echoring, address);
         let mut orders = subscriber.subscribe::<u64>("orders").await.expect("a subscription");
         assert!(matches!(next(&mut orders).await, Event::Subscribed(_)));
         let forwarder = Forwarder::start(address, 3_000).await;
-        let (publisher, _task) = connect(Protocol::Echoring, forwarder.address);
+        let publisher = connect(Protocol::Echoring, forwarder.address);
         let mut publishing = JoinSet::new();
         for number in 0..MESSAGES {
             let publisher = publisher.clone();
@@ -337,7 +346,7 @@ fn a_publication_whose_answer_is_lost_is_uncertain() {
     run(async {
         for protocol in ALL {
             let forwarder = Forwarder::start(address, 0).await;
-            let (client, _task) = connect(protocol, forwarder.address);
+            let client = connect(protocol, forwarder.address);
             client.publish("sure", &1).await.expect("published");
             // Publishes all the time; the interruption hits one of them in between, or the wait for a connection.
             let stream = tokio::spawn(async move {
@@ -352,7 +361,8 @@ fn a_publication_whose_answer_is_lost_is_uncertain() {
                 forwarder.resume();
                 tokio::task::yield_now().await;
             }
-            assert_eq!(stream.await.expect("no panic"), RequestError::Uncertain, "{protocol:?}");
+            let error = stream.await.expect("no panic");
+            assert!(matches!(error, RequestError::Uncertain), "{protocol:?}: {error:?}");
         }
     });
     server.shutdown(PATIENCE).expect("it ends in order");
@@ -365,10 +375,10 @@ fn a_log_that_is_too_short_is_a_gap_with_its_exact_count() {
         for protocol in ALL {
             let topic = format!("short.{protocol:?}");
             let forwarder = Forwarder::start(address, 0).await;
-            let (subscriber, _task) = connect(protocol, forwarder.address);
+            let subscriber = connect(protocol, forwarder.address);
             let mut numbers = subscriber.subscribe::<u64>(&topic).await.expect("a subscription");
             assert!(matches!(next(&mut numbers).await, Event::Subscribed(_)));
-            let (publisher, _task) = connect(protocol, address);
+            let publisher = connect(protocol, address);
             publisher.publish(&*topic, &1).await.expect("published");
             let message = numbers.next_message().await.expect("the first message");
             assert_eq!((message.offset, message.data), (1, 1));
@@ -419,7 +429,7 @@ fn another_epoch_is_a_gap_of_unknown_extent() {
         for protocol in ALL {
             let topic = format!("epochs.{protocol:?}");
             let forwarder = Forwarder::start(first.1, 0).await;
-            let (client, _task) = connect(protocol, forwarder.address);
+            let client = connect(protocol, forwarder.address);
             let mut numbers = client.subscribe::<u64>(&topic).await.expect("a subscription");
             client.publish(&*topic, &1).await.expect("published");
             assert_eq!(numbers.next_message().await.expect("a message").data, 1);
@@ -456,7 +466,7 @@ fn a_reader_that_is_slow_gets_everything_that_the_server_keeps() {
     run(async {
         for protocol in ALL {
             let topic = format!("slow.{protocol:?}");
-            let (client, _task) = connect(protocol, address);
+            let client = connect(protocol, address);
             let options = SubscribeOptions::default().queue_events(8);
             let mut numbers = client.subscribe_with::<u64>(&topic, options).await.expect("a subscription");
             // The client's other requests go on while nobody reads.
@@ -489,18 +499,18 @@ fn a_position_is_resumed_by_another_client() {
     run(async {
         for protocol in ALL {
             let topic = format!("stored.{protocol:?}");
-            let (client, task) = connect(protocol, address);
+            let client = connect(protocol, address);
             let mut numbers = client.subscribe::<u64>(&topic).await.expect("a subscription");
             client.publish(&*topic, &1).await.expect("published");
             assert_eq!(numbers.next_message().await.expect("a message").data, 1);
             let stored = serde_json::to_string(&numbers.position()).expect("JSON");
             client.close().await;
-            task.await.expect("no panic").expect("a clean end");
+            client.closed().await.expect("a clean end");
             while let Some(event) = numbers.next().await {
                 assert!(!matches!(event, Event::Gap(_)), "{event:?}");
             }
 
-            let (client, _task) = connect(protocol, address);
+            let client = connect(protocol, address);
             client.publish(&*topic, &2).await.expect("published");
             let position = serde_json::from_str(&stored).expect("a position");
             let options = SubscribeOptions::from_position(position);
@@ -519,7 +529,7 @@ fn refusals_end_what_was_asked_for_and_nothing_else() {
     let (server, address) = start(100);
     run(async {
         for protocol in ALL {
-            let (client, task) = connect(protocol, address);
+            let client = connect(protocol, address);
             let mut closed = client.subscribe::<u64>("closed.a").await.expect("a handle");
             let event = next(&mut closed).await;
             let Event::Ended(Ended::Refused(refusal)) = &event else { panic!("{event:?}") };
@@ -530,7 +540,7 @@ fn refusals_end_what_was_asked_for_and_nothing_else() {
 
             let mut open = client.subscribe::<u64>("open").await.expect("a handle");
             let twice = client.subscribe::<u64>("open").await;
-            assert_eq!(twice.err(), Some(SubscribeError::AlreadySubscribed));
+            assert!(matches!(twice, Err(SubscribeError::AlreadySubscribed)), "{twice:?}");
             client.publish("open", &"no number").await.expect("published");
             loop {
                 match next(&mut open).await {
@@ -549,11 +559,11 @@ fn refusals_end_what_was_asked_for_and_nothing_else() {
             let published = client.publish_with("open", bytes).await;
             match protocol {
                 Protocol::CentrifugeProtobuf => drop(published.expect("bytes as they are")),
-                _ => assert_eq!(published, Err(RequestError::Unsupported)),
+                _ => assert!(matches!(published, Err(RequestError::Unsupported)), "{published:?}"),
             }
 
             client.close().await;
-            task.await.expect("no panic").expect("a clean end");
+            client.closed().await.expect("a clean end");
             loop {
                 match open.next().await {
                     Some(Event::Ended(Ended::Closed)) => break,
@@ -561,7 +571,8 @@ fn refusals_end_what_was_asked_for_and_nothing_else() {
                     other => panic!("{other:?}"),
                 }
             }
-            assert_eq!(client.publish("open", &1).await, Err(RequestError::Closed));
+            let error = client.publish("open", &1).await.expect_err("no client");
+            assert!(matches!(error, RequestError::Closed), "{error:?}");
         }
     });
     server.shutdown(PATIENCE).expect("it ends in order");
@@ -573,13 +584,13 @@ fn presence_and_history_are_read_where_the_protocol_has_them() {
     run(async {
         for protocol in ALL {
             let topic = format!("rooms.{protocol:?}");
-            let (client, _task) = connect(protocol, address);
+            let client = connect(protocol, address);
             let options = SubscribeOptions::default().presence(true);
             let mut room = client.subscribe_with::<String>(&topic, options).await.expect("a subscription");
             for text in ["one", "two"] {
                 client.publish_with(&*topic, Publication::text(text)).await.expect("published");
             }
-            let (other, _other_task) = connect(protocol, address);
+            let other = connect(protocol, address);
             let guest = other.subscribe::<String>(&topic).await.expect("a subscription");
             let (mut joined, mut texts) = (0, Vec::new());
             while joined < 2 || texts.len() < 2 {
@@ -601,7 +612,9 @@ fn presence_and_history_are_read_where_the_protocol_has_them() {
             }
             let history = client.history(&*topic, HistoryQuery::latest(1)).await;
             match protocol {
-                Protocol::Echoring => assert_eq!(history, Err(RequestError::Unsupported)),
+                Protocol::Echoring => {
+                    assert!(matches!(history, Err(RequestError::Unsupported)), "{history:?}");
+                }
                 _ => {
                     let history = history.expect("the latest message");
                     assert_eq!(history.position.offset, 2);
@@ -622,16 +635,16 @@ fn presence_and_history_are_read_where_the_protocol_has_them() {
 fn an_address_that_does_not_speak_the_protocol_is_final() {
     let (server, address) = start(1);
     run(async {
-        let (client, task) = Client::new(Protocol::Echoring, format!("ws://{address}/echo"));
+        let client = Client::v1(format!("ws://{address}/echo")).connect();
         // Subscribed before the task knows.
-        let (numbers, ended) = tokio::join!(client.subscribe::<u64>("a"), task);
-        let mut numbers = numbers.expect("a handle");
-        assert!(matches!(next(&mut numbers).await, Event::Ended(Ended::Closed)));
-        let error = ended.expect_err("an echo");
+        let mut numbers = client.subscribe::<u64>("a").await.expect("a handle");
+        let event = next(&mut numbers).await;
+        let Event::Ended(Ended::Failed(ClientError::NotSpoken { .. })) = event else { panic!("{event:?}") };
+        let error = client.closed().await.expect_err("an echo");
         assert!(matches!(error, ClientError::NotSpoken { .. }), "{error:?}");
-        let (_client, task) = Client::new(Protocol::Echoring, format!("ws://{address}/nowhere"));
-        let error = task.await.expect_err("404");
+        let error = Client::v1(format!("ws://{address}/nowhere")).connect().closed().await.expect_err("404");
         assert!(matches!(error, ClientError::Connection(_)), "{error:?}");
+        assert_eq!(error.to_string(), "the server answered 404 Not Found instead of 101: no such path");
     });
     server.shutdown(PATIENCE).expect("it ends in order");
 }
@@ -645,11 +658,12 @@ fn calls_and_messages_reach_the_application() {
         let app = Some(Arc::new(App::load(&hooks).expect("a URL")));
         let (server, address) = start_with(100, app);
         for protocol in ALL {
-            let (client, _task) = connect(protocol, address);
+            let client = connect(protocol, address);
             let called = client.rpc("echo", &numbered(7)).await;
             let sent = client.send(Payload::json(&"heard").expect("JSON")).await;
             if protocol == Protocol::Echoring {
-                assert_eq!((called, sent), (Err(RequestError::Unsupported), Err(RequestError::Unsupported)));
+                assert!(matches!(called, Err(RequestError::Unsupported)), "{called:?}");
+                assert!(matches!(sent, Err(RequestError::Unsupported)), "{sent:?}");
                 continue;
             }
             let result: Numbered = called.expect("a result").parse().expect("what was sent");
@@ -661,7 +675,7 @@ fn calls_and_messages_reach_the_application() {
             let bytes = client.rpc_with("bytes", Payload::Bytes(vec![0, 0xff].into())).await;
             match protocol {
                 Protocol::CentrifugeProtobuf => assert_eq!(bytes.expect("bytes").as_bytes(), [0, 0xff]),
-                _ => assert_eq!(bytes.err(), Some(RequestError::Unsupported)),
+                _ => assert!(matches!(bytes, Err(RequestError::Unsupported)), "{bytes:?}"),
             }
             // A message has no method.
             let mut methods = Vec::new();

@@ -9,26 +9,25 @@ use echoring_server::{InheritedListener, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::server::{Forwarder, PATIENCE, application, next, run, start_with, url};
-use crate::{Client, ClientError, Ended, Event, Missed, Protocol, SubscribeError, Subscription};
+use crate::{Client, Ended, Event, Missed, Protocol, SubscribeError, Subscription};
 
 const BOTH: [Protocol; 2] = [Protocol::Centrifuge, Protocol::CentrifugeProtobuf];
 
 type Made = mpsc::UnboundedReceiver<Subscription<u64>>;
 
-/// A client, its task, and the subscriptions that the server makes for it.
-fn connect(protocol: Protocol, address: SocketAddr) -> (Client, JoinHandle<Result<(), ClientError>>, Made) {
+/// A client, and the subscriptions that the server makes for it.
+fn connect(protocol: Protocol, address: SocketAddr) -> (Client, Made) {
     let (offered, made) = mpsc::unbounded_channel();
-    let (client, task) = Client::builder(protocol, url(protocol, address))
+    let client = Client::builder(protocol, url(protocol, address))
         .reconnect(|how| how.initial_delay(std::time::Duration::from_millis(1)))
         .on_server_subscription(move |subscription| {
             // The test may have ended.
             let _ = offered.send(subscription.typed::<u64>());
         })
-        .build();
-    (client, tokio::spawn(task), made)
+        .connect();
+    (client, made)
 }
 
 /// The operator of a server.
@@ -78,16 +77,16 @@ fn what_the_application_subscribes_a_client_to_is_recovered_after_a_loss() {
     with_server(async |_, address| {
         for protocol in BOTH {
             let forwarder = Forwarder::start(address, 0).await;
-            let (client, task, mut made) = connect(protocol, forwarder.address);
+            let (client, mut made) = connect(protocol, forwarder.address);
             let mut feed = made.recv().await.expect("a subscription");
             assert_eq!(feed.topic(), "feed");
             let Event::Subscribed(begun) = next(&mut feed).await else { panic!("it begins") };
-            let (publisher, _task, _made) = connect(protocol, address);
+            let (publisher, _made) = connect(protocol, address);
             let first = begun.position.offset + 1;
             publisher.publish("feed", &first).await.expect("published");
             assert_eq!(feed.next_message().await.expect("a message").offset, first);
             let twice = client.subscribe::<u64>("feed").await;
-            assert_eq!(twice.err(), Some(SubscribeError::AlreadySubscribed));
+            assert!(matches!(twice, Err(SubscribeError::AlreadySubscribed)), "{twice:?}");
 
             forwarder.interrupt().await;
             for number in first + 1..=first + 20 {
@@ -136,7 +135,7 @@ fn what_the_application_subscribes_a_client_to_is_recovered_after_a_loss() {
             assert_eq!(gaps, 1, "{protocol:?}");
             assert!(made.try_recv().is_err(), "it is the same subscription");
             client.close().await;
-            task.await.expect("no panic").expect("a clean end");
+            client.closed().await.expect("a clean end");
             assert!(matches!(feed.next().await, Some(Event::Ended(Ended::Closed))));
         }
     });
@@ -147,7 +146,7 @@ fn what_the_operator_subscribes_a_client_to_ends_when_the_operator_says_so() {
     with_server(async |server, address| {
         let operator = Operator::of(server);
         for protocol in BOTH {
-            let (client, task, mut made) = connect(protocol, address);
+            let (client, mut made) = connect(protocol, address);
             let feed = made.recv().await.expect("the application's");
             for round in 1..=2 {
                 operator.command("subscribe", "later").await;
@@ -172,7 +171,7 @@ fn what_the_operator_subscribes_a_client_to_ends_when_the_operator_says_so() {
             client.publish("feed", &7).await.expect("published");
             assert_eq!(own.next_message().await.expect("a message").data, 7);
             client.close().await;
-            task.await.expect("no panic").expect("a clean end");
+            client.closed().await.expect("a clean end");
         }
         operator.control.stop();
     });

@@ -98,12 +98,13 @@ impl UpgradeRequests {
             expand(origin, dial.origin.get_or_insert_default());
         }
         dial.headers.resize_with(self.headers.len(), Default::default);
-        for ((name, value), (written, text)) in self.headers.iter().zip(&mut dial.headers) {
+        for ((name, value), (written, bytes)) in self.headers.iter().zip(&mut dial.headers) {
             written.clone_from(name);
-            expand(value, text);
+            bytes.clear();
+            value.expand(scope, bytes);
         }
         if let Some(authorization) = &endpoint.authorization {
-            dial.headers.push(("Authorization".to_owned(), authorization.clone()));
+            dial.headers.push(("Authorization".to_owned(), authorization.clone().into_bytes()));
         }
     }
 

@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
-use super::{Refusal, elements, has_bare_line_feed, is_token, lists, values};
+use super::{Refusal, elements, has_bare_line_feed, is_token, list, lists, values};
 use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
@@ -295,8 +295,7 @@ impl<'a> Upgrade<'a> {
 
     /// The offered subprotocols, in the order of preference of the client.
     pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> + Clone {
-        // Tokens are ASCII, so the conversion drops none.
-        elements(values(self.headers, "sec-websocket-protocol")).filter_map(|name| str::from_utf8(name).ok())
+        values(self.headers, "sec-websocket-protocol").flat_map(offered_subprotocols)
     }
 
     /// The first subprotocol that the client offers and the server supports, in the order that `preference` selects.
@@ -325,6 +324,12 @@ pub enum SubprotocolPreference {
     Server,
     /// The client's.
     Client,
+}
+
+/// The names that a value of `Sec-WebSocket-Protocol` lists, in order (RFC 6455, 4.2.1). Invalid ones are skipped; a valid upgrade has
+/// none.
+pub fn offered_subprotocols(value: &[u8]) -> impl Iterator<Item = &str> + Clone {
+    list(value).filter(|name| is_token(name)).filter_map(|name| str::from_utf8(name).ok())
 }
 
 /// Whether `name` is a valid name of a subprotocol: a token (RFC 6455, 4.1).

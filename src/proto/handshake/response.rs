@@ -33,7 +33,7 @@ pub fn write_accept<'a>(
         deflate::write_response(out, agreement);
     }
     for (name, value) in fields {
-        append_field(out, name, value);
+        append_field(out, name, value.as_bytes());
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -119,15 +119,20 @@ fn reason_phrase(status: u16) -> &'static str {
 
 /// Appends `text` without CR, LF and NUL, so that no value can start a new header line.
 fn append_text(out: &mut Vec<u8>, text: &str) {
-    out.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
+    append_value(out, text.as_bytes());
+}
+
+/// The same for a value that need not be text.
+fn append_value(out: &mut Vec<u8>, value: &[u8]) {
+    out.extend(value.iter().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
 }
 
 /// Appends a line break and a field.
-fn append_field(out: &mut Vec<u8>, name: &str, value: &str) {
+fn append_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
     append_text(out, name);
     out.extend_from_slice(b": ");
-    append_text(out, value);
+    append_value(out, value);
 }
 
 /// The parameters of an upgrade request.
@@ -141,8 +146,8 @@ pub struct Dial {
     pub origin: Option<String>,
     /// Subprotocols to offer, in order of preference.
     pub subprotocols: Vec<String>,
-    /// Further header fields.
-    pub headers: Vec<(String, String)>,
+    /// Further header fields. Values are bytes, because not all are text (RFC 9110, 5.5).
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// Appends the upgrade request. `nonce` must be fresh and random (RFC 6455, 4.1). [`parse_response`] needs the same

@@ -115,24 +115,11 @@ impl Broadcast {
         id: Option<u64>,
     ) -> Result<(), PublishError> {
         let TopicMessage { publication, idempotency_key } = *message;
-        crate::publications::check(name, &publication, idempotency_key, 0)?;
-        let refused = |broadcast: &mut Broadcast, refused| {
-            broadcast.sequencer.topics.note_refused();
-            Err(PublishError::Refused(refused))
-        };
-        if !link.is_open() || self.drain.is_on() {
-            return refused(self, Refused::Draining);
+        let allowed = self.check_publication(name, message).and_then(|()| may_publish_now(link, gate));
+        if matches!(allowed, Err(PublishError::Refused(_))) {
+            self.sequencer.topics.note_refused();
         }
-        if publication.payload.len() > self.sequencer.message_bytes_max() {
-            return refused(self, Refused::TooLarge);
-        }
-        if matches!(link.peer, Peer::Handler(handler) if handler.held >= HANDLER_HELD_MAX) {
-            return Err(PublishError::Busy);
-        }
-        if let Err(limit) = gate.publish(link.token, link.now()) {
-            link.note_excess(limit, false);
-            return refused(self, Refused::RateLimited);
-        }
+        allowed?;
         let topic = self.fan_out.topics.find(name);
         let member = topic.and_then(|topic| skipping_member(link.peer, topic));
         let number = self.number(link.mailboxes.shard());
@@ -143,6 +130,36 @@ impl Broadcast {
         if let Some(sequenced) = routed {
             let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
             self.sessions.acknowledge(link, name, &publisher, result);
+        }
+        Ok(())
+    }
+
+    /// Whether a message may be published once the connection of a handler is closed. One that `is_new` counts for the rates of its
+    /// client.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(crate) fn check_on_close<A: ServerApplication>(
+        &self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        name: &str,
+        message: &TopicMessage<'_>,
+        is_new: bool,
+    ) -> Result<(), PublishError> {
+        self.check_publication(name, message)?;
+        if is_new { take_rate(link, gate) } else { Ok(()) }
+    }
+
+    /// Whether this shard lets a message of a handler pass.
+    fn check_publication(&self, name: &str, message: &TopicMessage<'_>) -> Result<(), PublishError> {
+        let TopicMessage { publication, idempotency_key } = message;
+        crate::publications::check(name, publication, idempotency_key, 0)?;
+        if self.drain.is_on() {
+            return Err(PublishError::Refused(Refused::Draining));
+        }
+        if publication.payload.len() > self.sequencer.message_bytes_max() {
+            return Err(PublishError::Refused(Refused::TooLarge));
         }
         Ok(())
     }
@@ -194,4 +211,29 @@ impl Broadcast {
     pub(crate) fn has_room_for(peer: &Peer) -> bool {
         !matches!(peer, Peer::Handler(handler) if handler.held > 0)
     }
+}
+
+/// Whether the connection of a handler may publish at this moment. It counts for the rates then.
+fn may_publish_now<A: ServerApplication>(
+    link: &mut ConnectionContext<'_, A>,
+    gate: &mut Gate,
+) -> Result<(), PublishError> {
+    if !link.is_open() {
+        return Err(PublishError::Refused(Refused::Draining));
+    }
+    if matches!(link.peer, Peer::Handler(handler) if handler.held >= HANDLER_HELD_MAX) {
+        return Err(PublishError::Busy);
+    }
+    take_rate(link, gate)
+}
+
+/// Counts a publication for the rates of the connection and its client.
+fn take_rate<A: ServerApplication>(
+    link: &mut ConnectionContext<'_, A>,
+    gate: &mut Gate,
+) -> Result<(), PublishError> {
+    gate.publish(link.token, link.now()).map_err(|limit| {
+        link.note_excess(limit, false);
+        PublishError::Refused(Refused::RateLimited)
+    })
 }

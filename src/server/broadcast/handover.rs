@@ -224,8 +224,9 @@ impl Broadcast {
         cx.detach();
         self.handover.is_lost = true;
         self.pending.clear();
-        while let Some(held) = self.held.pop() {
-            cx.pool().put(held.into_buffer());
+        for stored in self.held.take_all() {
+            self.sequencer.topics.note_refused();
+            stored.release(cx.pool());
         }
     }
 

@@ -1,53 +1,43 @@
 //! Publications that wait for room in the mailbox to their topic's owner. Their publishers are not read meanwhile.
+//!
+//! Those of closed connections go this way, too, so that they stay behind what the connections have published before, and are spread
+//! over ticks where many connections are closed at once.
 
 use std::collections::VecDeque;
 
 use echoring_proto::CloseCode;
-use echoring_proto::buffer::Buffer;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Content, Publication};
+use echoring_topics::Publication;
 
 use super::shard_mail::Publisher;
+use crate::limits::{ON_CLOSE_BYTES_PER_TICK, ON_CLOSE_MESSAGE_BYTES};
 use crate::peer::{Peer, ServerApplication};
+use crate::stored_publication::StoredPublication;
 
 /// The publications of a shard that wait, in order.
 #[derive(Debug, Default)]
-pub(super) struct HeldPublications(VecDeque<HeldPublication>);
+pub(super) struct HeldPublications {
+    queue: VecDeque<HeldPublication>,
+    /// Bytes of closed connections that were taken in this tick.
+    closed_bytes: usize,
+}
 
-/// A publication that waits. The buffer has the topic's name, the key, the idempotency key and the payload.
+/// A publication that waits.
 #[derive(Debug)]
 pub(super) struct HeldPublication {
     pub(super) publisher: Publisher,
-    content: Content,
-    name_bytes: usize,
-    key_bytes: usize,
-    idempotency_bytes: usize,
-    buffer: Buffer,
-}
-
-impl HeldPublication {
-    /// The topic's name, the publication and the idempotency key.
-    pub(super) fn parts(&self) -> Option<(&str, Publication<'_>, &str)> {
-        let (name, rest) = self.buffer.as_slice().split_at(self.name_bytes);
-        let (key, rest) = rest.split_at(self.key_bytes);
-        let (idempotency_key, payload) = rest.split_at(self.idempotency_bytes);
-        let key = std::str::from_utf8(key).ok()?;
-        let publication = Publication { content: self.content, key, payload };
-        Some((std::str::from_utf8(name).ok()?, publication, std::str::from_utf8(idempotency_key).ok()?))
-    }
-
-    pub(super) fn into_buffer(self) -> Buffer {
-        self.buffer
-    }
+    pub(super) stored: StoredPublication,
+    /// Bytes that count towards those of closed connections; 0 if the publisher was open.
+    closed_bytes: usize,
 }
 
 impl HeldPublications {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.queue.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     /// Copies a publication and stops reading its publisher. Without memory for the copy the connection is closed.
@@ -61,35 +51,47 @@ impl HeldPublications {
         idempotency_key: &str,
     ) {
         link.note_mailbox_full();
-        let Publication { content, key, payload } = publication;
-        let parts = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
-        let Some(mut buffer) = link.pool().get(parts.iter().map(|part| part.len()).sum()) else {
+        let Some(stored) = StoredPublication::pooled(link.pool(), name, publication, idempotency_key) else {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
             return;
         };
-        parts.iter().for_each(|part| buffer.append(part));
         if let Some(held) = held_of(link.peer) {
             *held = held.saturating_add(1);
         }
         link.set_backpressured(true);
-        let (name_bytes, key_bytes, idempotency_bytes) = (name.len(), key.len(), idempotency_key.len());
-        self.0.push_back(HeldPublication {
-            publisher,
-            content,
-            name_bytes,
-            key_bytes,
-            idempotency_bytes,
-            buffer,
-        });
+        self.queue.push_back(HeldPublication { publisher, stored, closed_bytes: 0 });
     }
 
+    /// Adds a publication of a connection that is closed.
+    pub(super) fn add_of_closed(&mut self, publisher: Publisher, stored: StoredPublication) {
+        let closed_bytes = stored.len() + ON_CLOSE_MESSAGE_BYTES;
+        self.queue.push_back(HeldPublication { publisher, stored, closed_bytes });
+    }
+
+    /// The next publication; `None` if there is none, or if it is of a closed connection and this tick has had enough of those.
     pub(super) fn pop(&mut self) -> Option<HeldPublication> {
-        self.0.pop_front()
+        let next = self.queue.front()?;
+        if next.closed_bytes > 0 && self.closed_bytes >= ON_CLOSE_BYTES_PER_TICK {
+            return None;
+        }
+        self.closed_bytes += next.closed_bytes;
+        self.queue.pop_front()
     }
 
     /// Puts a publication back in front: there was still no room.
     pub(super) fn put_back(&mut self, held: HeldPublication) {
-        self.0.push_front(held);
+        self.closed_bytes -= held.closed_bytes;
+        self.queue.push_front(held);
+    }
+
+    /// Closed connections may publish again.
+    pub(super) fn end_tick(&mut self) {
+        self.closed_bytes = 0;
+    }
+
+    /// Takes all, which nobody can order any more.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = StoredPublication> {
+        std::mem::take(&mut self.queue).into_iter().map(|held| held.stored)
     }
 }
 

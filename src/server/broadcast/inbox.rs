@@ -3,6 +3,7 @@
 use super::Broadcast;
 use super::cluster::ConnectionReader;
 use super::presence::PresenceChange;
+use super::publish::refused_of_closed;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
@@ -47,6 +48,8 @@ impl Broadcast {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
                 if let Some(mut link) = cx.link(publisher.token) {
                     self.sessions.acknowledge(&mut link, name, &publisher, result);
+                } else if let Err(refused) = result {
+                    refused_of_closed(name, refused);
                 }
             }
             ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {

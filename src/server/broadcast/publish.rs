@@ -136,12 +136,12 @@ impl Broadcast {
     /// Publishes the held publications in order, as far as there is room.
     pub(super) fn publish_held<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         while let Some(held) = self.held.pop() {
-            let Some((name, publication, idempotency_key)) = held.parts() else { continue };
+            let Some((name, publication, idempotency_key)) = held.stored.parts() else { continue };
             let publisher = match self.fan_out.topics.find(name) {
                 Some(topic) => publisher_now(cx, topic, &held.publisher),
                 None => held.publisher,
             };
-            let (now, mut resources) = (self.now, cx.resources());
+            let (now, mut resources) = (cx.now(), cx.resources());
             let routed =
                 self.sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key);
             let result = match routed {
@@ -156,8 +156,10 @@ impl Broadcast {
                 if let Some(result) = result {
                     self.sessions.acknowledge(&mut link, name, &publisher, result);
                 }
+            } else if let Some(Err(refused)) = result {
+                refused_of_closed(name, refused);
             }
-            cx.pool().put(held.into_buffer());
+            held.stored.release(cx.pool());
         }
     }
 
@@ -168,6 +170,12 @@ impl Broadcast {
             let is_paused = matches!(link.peer, Peer::Handler(handler) if handler.is_paused);
             link.set_backpressured(is_paused);
         }
+    }
+
+    /// Whether messages of the operator must wait for room. While the server drains they are refused instead.
+    pub(crate) fn has_operator_wait<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+        let is_owner = !self.drain.is_on() && self.sequencer.ordering != Ordering::Theirs;
+        is_owner && !self.takes_requests(cx)
     }
 
     /// The operator publishes to a topic that this shard owns.
@@ -296,6 +304,12 @@ pub(super) fn route_or_hold<A: ServerApplication>(
         Err(Full) => held.hold(link, name, publisher, publication, idempotency_key),
     }
     None
+}
+
+/// The publisher of a refused publication is closed and cannot be told. The topic counts the refusal.
+#[cold]
+pub(super) fn refused_of_closed(topic: &str, refused: Refused) {
+    tracing::info!(topic, reason = refused.code(), "a message of a closed connection was refused");
 }
 
 /// What became of a publication, for its span.

@@ -201,6 +201,10 @@ impl Broadcast {
         let topic = found.map_err(Rejected::Refused)?;
         let Some(session) = link.peer.session_mut() else { return Ok(()) };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
+        if session.subscriptions.is_empty() {
+            // Members of a room have one: room for four would be most of what they take.
+            session.subscriptions.reserve_exact(1);
+        }
         session.subscriptions.push(SessionSubscription {
             topic,
             state,

@@ -50,6 +50,7 @@ impl Broadcast {
         if !self.held.is_empty() {
             self.publish_held(cx);
         }
+        self.held.end_tick();
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);
@@ -183,6 +184,11 @@ impl Broadcast {
         self.request_replay(&mut link);
     }
 
+    /// When to try again what found no room in the last tick.
+    pub(crate) fn retry_at(&self) -> Nanos {
+        self.now + RETRY_DELAY
+    }
+
     /// When [`tick_ended`](Broadcast::tick_ended) has work without an event.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
         let Sessions { replay_due, members_due, connects_due, handler_events, count, .. } = &self.sessions;
@@ -196,7 +202,7 @@ impl Broadcast {
         let waits =
             !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
         if !self.held.is_empty() || !self.pending.is_empty() || waits {
-            return Some(self.now + RETRY_DELAY);
+            return Some(self.retry_at());
         }
         let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;
         let deadlines = [

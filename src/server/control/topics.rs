@@ -117,7 +117,7 @@ impl Topics {
     ) -> Result<Published, PublishError> {
         let (server, name) = (self.server.clone(), topic.to_owned());
         // The call waits for the shard, so it must not block this thread.
-        let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
+        let publishing = tokio::task::spawn_blocking(move || server.publish_at_once(&name, messages));
         let published = publishing.await.unwrap_or(Err(PublishError::Ended));
         if published.as_ref().is_ok_and(|results| results.contains(&Err(Refused::TooManyTopics))) {
             self.log_limit(peer);
@@ -275,9 +275,10 @@ fn not_published(error: PublishError) -> Reply {
         PublishError::TooMany => refuse(&InvalidBody::TooMany),
         PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
         // Only handlers get the last ones.
-        PublishError::Ended | PublishError::Refused(_) | PublishError::OnShard => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, "ended")
-        }
+        PublishError::Ended
+        | PublishError::Refused(_)
+        | PublishError::OnShard
+        | PublishError::TooManyOnClose => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
     }
 }
 

@@ -61,7 +61,7 @@ impl<'a> TestRequest<'a> {
 
     /// Adds a header field, such as `Cookie` or `Authorization`.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.dial.headers.push((name.into(), value.into()));
+        self.dial.headers.push((name.into(), value.into().into_bytes()));
         self
     }
 
@@ -112,13 +112,16 @@ impl<'a> TestRequest<'a> {
     /// Sends a plain GET request. The server runs as for [`connect`](TestRequest::connect).
     pub fn get(self) -> TestResponse {
         let Dial { host, path, origin, headers, .. } = self.dial;
-        let origin = origin.map(|origin| ("Origin".to_owned(), origin));
-        let clean = |text: String| text.replace(['\r', '\n', '\0'], "");
-        let fields = headers.into_iter().chain(origin).map(|(name, value)| clean(format!("{name}: {value}")));
-        let head = [clean(format!("GET {path} HTTP/1.1")), clean(format!("Host: {host}"))];
-        let lines: Vec<String> = head.into_iter().chain(fields).collect();
-        let request = format!("{}\r\n\r\n", lines.join("\r\n"));
-        let number = self.simulated.add_client(Opening::Http(request.into_bytes()), self.buffer_bytes);
+        let origin = origin.map(|origin| ("Origin".to_owned(), origin.into_bytes()));
+        let fields = headers.into_iter().chain(origin);
+        let fields = fields.map(|(name, value)| [name.as_bytes(), b": ", &value].concat());
+        let head = [format!("GET {path} HTTP/1.1"), format!("Host: {host}")].map(String::into_bytes);
+        let mut request = Vec::new();
+        for line in head.into_iter().chain(fields).chain([Vec::new()]) {
+            request.extend(line.into_iter().filter(|byte| !b"\r\n\0".contains(byte)));
+            request.extend_from_slice(b"\r\n");
+        }
+        let number = self.simulated.add_client(Opening::Http(request), self.buffer_bytes);
         self.simulated.run_until_answered(number);
         self.simulated.with_client(number, |peer, network| {
             let response = peer.response();

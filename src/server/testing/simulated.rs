@@ -10,7 +10,7 @@ use super::message::{HandlerFailure, TestPublication};
 use super::peer::{Opening, Peer, Received};
 use super::transcript::Transcript;
 use crate::blocking::{self, OwnShards};
-use crate::limits::TEST_STEPS_MAX;
+use crate::limits::{TEST_RETRY_DELAY, TEST_STEPS_MAX};
 use crate::observer;
 use crate::service::Service;
 use echoring_proto::connection::MessageKind;
@@ -176,6 +176,10 @@ impl Simulated {
 impl OwnShards for Simulated {
     fn run_until_quiet(&self) {
         self.run();
+    }
+
+    fn retry(&self) {
+        self.advance(TEST_RETRY_DELAY);
     }
 }
 

@@ -493,8 +493,7 @@ fn a_drain_closes_everyone_with_1001_and_those_who_do_not_read_at_its_deadline()
     assert_eq!(code(&reading), Some(1001));
     assert!(server.now() <= Duration::from_secs(10), "{:?}", server.now());
     assert_eq!(server.connect("/room").expect_err("it is gone").status(), 0);
-    let published = server.handle().publish("room", vec![OwnedPublication::text("late")]);
-    assert_eq!(published, Err(PublishError::Ended));
+    assert_eq!(server.handle().publish("room", "late"), Err(PublishError::Ended));
     stalled.resume();
     assert!(stalled.closed().is_some());
 }
@@ -506,18 +505,36 @@ fn what_other_threads_call_works_from_the_test() {
     let server = TestServer::new(rooms(3));
     let clients: Vec<TestClient> = (0..3).map(|_| server.connect("/room").expect("a member")).collect();
     let handle = server.handle();
-    let published = handle.publish("room", vec![OwnedPublication::text("one")]).expect("published");
-    assert_eq!(published[0].expect("accepted").offset, 1);
-    let two = handle.publish_async("room", vec![OwnedPublication::text("two")]);
-    assert_eq!(server.block_on(two).expect("published")[0].expect("accepted").offset, 2);
-    let pending = handle.try_publish("room", vec![OwnedPublication::text("three")]).expect("on its way");
-    assert_eq!(pending.wait().expect("published").len(), 1);
+    assert_eq!(handle.publish("room", "one").expect("published").offset, 1);
+    let two = handle.publish_async("room", "two");
+    assert_eq!(server.block_on(two).expect("published").offset, 2);
+    let pending = handle.try_publish("room", "three").expect("on its way");
+    assert_eq!(pending.wait().expect("published").offset, 3);
+    let timely = handle.publish_timeout("room", "four", Duration::from_secs(1));
+    assert_eq!(timely.expect("published").offset, 4);
+    let more = handle.publish_all("room", ["five", "six"]).expect("published");
+    assert_eq!(more[1].expect("accepted").offset, 6);
     for client in &clients {
-        assert_eq!(client.take_texts(), ["one", "two", "three"]);
+        assert_eq!(client.take_texts(), ["one", "two", "three", "four", "five", "six"]);
     }
     assert_eq!(handle.snapshots().len(), 3);
     assert_eq!(handle.topic("room").len(), 3);
     assert!(handle.stalled_shards().is_empty());
+}
+
+#[test]
+fn a_batch_that_is_longer_than_the_mailboxes_waits_for_all_shards() {
+    const BYTES: usize = 1024 * 1024;
+    for seed in 0..50 {
+        let builder = rooms(3).message_bytes_max(BYTES as u64).queue_bytes(8 * BYTES as u32);
+        let server = TestServer::with_seed(builder, seed);
+        let clients: Vec<TestClient> = (0..6).map(|_| server.connect("/room").expect("a member")).collect();
+        // A mailbox has room for two.
+        let batch = (0..6).map(|number| OwnedPublication::binary(vec![number; BYTES]));
+        let published = server.handle().publish_all("room", batch).expect("no end");
+        assert!(published.iter().all(Result::is_ok), "seed {seed}: {published:?}");
+        drop(clients);
+    }
 }
 
 #[test]
@@ -526,10 +543,10 @@ fn a_handler_must_not_block() {
     let own = Arc::clone(&handle);
     let server = TestServer::new(scripted(move |remote, message| {
         let handle = own.lock().expect("no panic").clone().expect("it is set");
-        let messages = vec![OwnedPublication::text(message.text().unwrap_or_default())];
-        let published = handle.publish("room", messages.clone());
+        let text = message.text().unwrap_or_default();
+        let published = handle.publish("room", text);
         remote.send_text(&format!("{published:?}"))?;
-        drop(handle.try_publish("room", messages)?);
+        drop(handle.try_publish("room", text)?);
         Ok(Disposition::Done)
     }));
     *handle.lock().expect("no panic") = Some(server.handle());
@@ -611,7 +628,7 @@ fn two_servers_of_one_test_do_not_meet() {
     let (first, second) = (one.connect("/room").expect("a member"), two.connect("/room").expect("a member"));
     first.send_text("in one");
     assert_eq!(first.take_texts(), ["in one"]);
-    one.handle().publish("room", vec![OwnedPublication::text("from outside")]).expect("published");
+    one.handle().publish("room", "from outside").expect("published");
     assert_eq!(first.take_texts(), ["from outside"]);
     assert_eq!(second.take_texts(), [""; 0]);
     assert!(two.take_published("room").is_empty());

@@ -313,7 +313,7 @@ fn check_strings(bytes: &[u8]) {
         host: text(),
         origin: Some(text()).filter(|origin| !origin.is_empty()),
         subprotocols: vec![text(), text()],
-        headers: vec![(text(), text())],
+        headers: vec![(text(), text().into_bytes())],
         path,
     };
     let mut request = Vec::new();
@@ -343,7 +343,8 @@ fn check_strings(bytes: &[u8]) {
 }
 
 fn is_sound(dial: &Dial) -> bool {
-    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_bytes = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_alphanumeric);
+    let is_word = |text: &str| is_bytes(text.as_bytes());
     dial.path.starts_with('/')
         && is_word(&dial.path[1..])
         && is_word(&dial.host)
@@ -351,7 +352,7 @@ fn is_sound(dial: &Dial) -> bool {
         && dial.subprotocols.iter().all(|name| is_word(name))
         && dial.headers.iter().all(|(name, value)| {
             is_word(name)
-                && is_word(value)
+                && is_bytes(value)
                 && !["host", "upgrade", "connection", "origin"]
                     .iter()
                     .any(|own| own.eq_ignore_ascii_case(name))

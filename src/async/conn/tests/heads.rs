@@ -44,7 +44,7 @@ async fn a_request_is_kept_whoever_decides_about_it() {
     let (near, mut far) = duplex(4096);
     far.write_all(REQUEST).await.expect("sent");
     let pending = upgrader.receive(near).await.expect("a request");
-    check(pending.decide(Acceptance::new()).await.expect("a connection").request());
+    check(pending.accept().await.expect("a connection").request());
 
     let mut request =
         http::Request::builder().uri("/rooms/7?name=ada&name=b%20c").header("x-latin", &b"gr\xfcn"[..]);

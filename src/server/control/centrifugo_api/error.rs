@@ -59,7 +59,10 @@ impl From<PublishError> for ApiError {
             PublishError::TooMany => ErrorCode::LimitExceeded,
             PublishError::Busy => ErrorCode::TooManyRequests,
             // Only handlers get the last ones.
-            PublishError::Ended | PublishError::Refused(_) | PublishError::OnShard => ErrorCode::Internal,
+            PublishError::Ended
+            | PublishError::Refused(_)
+            | PublishError::OnShard
+            | PublishError::TooManyOnClose => ErrorCode::Internal,
         };
         ApiError::new(code, &error.to_string())
     }
