@@ -23,6 +23,8 @@ PATIENCE_S = 60
 KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
 SUBPROTOCOL = "echoring.v1.json"
 MESSAGE = b"x" * 1024
+# First bytes of frames, with FIN (RFC 6455, 5.2).
+TEXT, BINARY, PING, PONG = 0x81, 0x82, 0x89, 0x8A
 # Messages of the busy topic: within the lag that a subscriber may have, so that none is disconnected.
 BUSY_MESSAGE = b"y" * (16 * 1024)
 LAG_BYTES = 512 * 1024
@@ -99,16 +101,22 @@ class Subscriber:
         return taken
 
     def receive(self):
-        """Receives a message. The server sends it unmasked and in one frame."""
-        first, length = self.exactly(2)
-        if length >= 126:
-            length = int.from_bytes(self.exactly(2 if length == 126 else 8), "big")
-        payload = self.exactly(length)
-        if first not in (0x81, 0x82):
+        """Receives a message, and answers the pings before it: on a busy machine many subscribers take longer than a ping interval."""
+        while (frame := self.receive_frame())[0] == PING:
+            self.send(frame[1], PONG)
+        first, payload = frame
+        if first not in (TEXT, BINARY):
             fail(f"expected a message, got a frame {first:#x} with {payload[:60]!r}")
         return payload
 
-    def send(self, payload, first=0x81):
+    def receive_frame(self):
+        """The first byte and the payload. The server sends frames unmasked, and messages in one frame."""
+        first, length = self.exactly(2)
+        if length >= 126:
+            length = int.from_bytes(self.exactly(2 if length == 126 else 8), "big")
+        return first, self.exactly(length)
+
+    def send(self, payload, first=TEXT):
         # A masking key of zeros leaves the payload unchanged.
         length = len(payload)
         size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
