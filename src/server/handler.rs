@@ -20,8 +20,8 @@ use echoring_runtime::shard::Disposition;
 /// borrowed: a handler that keeps none of them allocates nothing per message.
 ///
 /// An error of a call closes its connection only: with the code of a [`Failure`], otherwise with 1011. A panic closes
-/// with 1011 too, and is logged and counted. In both cases the handler is dropped, and no function of it is called
-/// again, including [`close`](Handler::close). What it has left with [`Remote::publish_on_close`] is published in any case.
+/// with 1011 too, and is logged and counted. After an error only [`close`](Handler::close) is still called; after a panic the
+/// handler is dropped, and nothing is. What it has left with [`Remote::publish_on_close`] is published in any case.
 ///
 /// ```
 /// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
@@ -192,8 +192,9 @@ pub trait Handler {
         Ok(DrainAction::Close)
     }
 
-    /// The connection is closed, for any reason. Not called if the server is stopped without a drain; the handler is
-    /// dropped in any case. To tell others, [`Remote::publish_on_close`] is set before.
+    /// The connection is closed, for any reason: also after a call returned an error, such as for a slow consumer. Not called
+    /// after a panic, nor if the server is stopped without a drain; the handler is dropped in any case. To tell others,
+    /// [`Remote::publish_on_close`] is set before.
     fn close(&mut self, closed: &Closed) {
         let _ = closed;
     }

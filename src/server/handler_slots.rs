@@ -36,13 +36,15 @@ const RETRY_DELAY: Nanos = MILLISECOND;
 
 /// A connection's handler and its state.
 struct HandlerSlot {
-    /// `None` after the handler failed, and in a free slot.
+    /// `None` after the handler panicked, and in a free slot.
     handler: Option<Box<dyn Handler>>,
     token: Token,
     filter: MessageFilter,
     /// Bytes of the current message so far.
     message_bytes: u64,
     reserved_bytes: usize,
+    /// A call returned an error: only the end is told to the handler.
+    has_failed: bool,
     streaming: bool,
     /// Listed in `waiting`, or about to be when the message that is echoed in fragments is complete.
     waiting: bool,
@@ -99,6 +101,7 @@ impl HandlerSlots {
             filter,
             message_bytes: 0,
             reserved_bytes: 0,
+            has_failed: false,
             waiting: false,
             wants_address: false,
             senders: None,
@@ -504,7 +507,7 @@ impl HandlerSlots {
         (own && link.is_open()).then_some(link)
     }
 
-    /// Calls a handler. An error or a panic closes the connection and drops the handler.
+    /// Calls a handler. An error or a panic closes the connection.
     fn call<A: ServerApplication, R>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
@@ -513,7 +516,7 @@ impl HandlerSlots {
         tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R, Failure>,
     ) -> Option<R> {
         let slot = &mut self.slots[number as usize];
-        let handler = slot.handler.as_deref_mut()?;
+        let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
         let mut refused = false;
         let mut connection = HandlerLink { link: &mut *link, services };
         let mut remote = Remote {
@@ -535,7 +538,7 @@ impl HandlerSlots {
             Ok(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
                 observer::failed(&failure);
-                self.expel(number);
+                self.silence(number);
                 link.note_handler_failure(false);
                 link.close(failure.code(), failure.reason());
             }
@@ -549,7 +552,14 @@ impl HandlerSlots {
         None
     }
 
-    /// Drops a handler that failed. Its slot stays taken until the connection is closed.
+    /// Keeps a handler that failed until its connection is closed, which is all that it is still told.
+    #[cold]
+    fn silence(&mut self, number: u32) {
+        self.timers.clear(number);
+        self.slots[number as usize].has_failed = true;
+    }
+
+    /// Drops a handler that panicked. Its slot stays taken until the connection is closed.
     #[cold]
     fn expel(&mut self, number: u32) {
         self.timers.clear(number);

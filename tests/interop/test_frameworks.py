@@ -95,7 +95,7 @@ class Guide(unittest.TestCase):
     def test_it_shows_what_the_programs_contain(self):
         root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
         with open(os.path.join(root, "docs", "guide", "frameworks.md"), encoding="utf-8") as file:
-            shown = re.findall(r"<!-- from (\S+) -->\n```rust,ignore\n(.*?)\n```", file.read(), re.DOTALL)
+            shown = re.findall(r"<!-- from (\S+) -->\n```rs\n(.*?)\n```", file.read(), re.DOTALL)
         self.assertEqual(len(shown), 2)
         for path, code in shown:
             with open(os.path.join(root, path), encoding="utf-8") as program:

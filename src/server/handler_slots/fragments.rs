@@ -31,7 +31,7 @@ impl HandlerSlots {
                 tracing::error!(
                     "a handler echoed the end of a message without its beginning; its connection is closed"
                 );
-                self.expel(number);
+                self.silence(number);
                 link.note_handler_failure(false);
                 link.close(CloseCode::INTERNAL, "internal error");
                 return Disposition::Done;

@@ -457,8 +457,43 @@ fn frames_that_break_the_protocol_are_refused() {
 struct Kept(Arc<Mutex<Vec<Closed>>>);
 
 impl Handler for Kept {
+    fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        match message.text() {
+            Some("panic") => panic!("as told"),
+            _ => Err("as told".into()),
+        }
+    }
+
+    fn timer(&mut self, _: &mut Remote<'_>) -> Result<(), Failure> {
+        unreachable!("a handler that failed is called again")
+    }
+
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.wake_after(Duration::from_secs(1));
+        Ok(())
+    }
+
     fn close(&mut self, closed: &Closed) {
         self.0.lock().expect("no panic").push(closed.clone());
+    }
+}
+
+#[test]
+fn handlers_that_failed_are_told_that_their_connection_is_closed_and_nothing_else() {
+    let ends = Arc::<Mutex<Vec<Closed>>>::default();
+    let kept = Arc::clone(&ends);
+    let server = TestServer::new(Server::builder().handle("/", move || Kept(Arc::clone(&kept))));
+    for (text, told) in [("fail", 1), ("panic", 1)] {
+        let client = server.connect("/").expect("a handler");
+        // The second message is on its way when the first one has failed.
+        client.send_text(text);
+        client.send_text("fail");
+        server.advance(Duration::from_secs(10));
+        assert_eq!(code(&client), Some(1011));
+        assert_eq!(server.take_failures().len(), 1, "{text}");
+        let ends = ends.lock().expect("no panic");
+        assert_eq!(ends.len(), told, "{text}");
+        assert_eq!((ends[0].code.0, &ends[0].cause), (1011, &Cause::Local));
     }
 }
 
