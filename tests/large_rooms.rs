@@ -5,6 +5,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/reports.rs"]
+mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -36,7 +38,7 @@ fn members() -> usize {
 
 // ---- the handler ----
 
-/// What the handlers were told.
+/// The events that the handlers were told.
 #[derive(Debug, Default)]
 struct Told {
     /// How many subscriptions begin at each position.
@@ -94,7 +96,7 @@ struct Node {
     shards: Vec<Shard<Sim, Service>>,
     members: Vec<ClientId>,
     told: Arc<Mutex<Told>>,
-    /// What a member has received, for the moment.
+    /// The bytes of the member that was read last; the memory serves all members.
     received: Vec<u8>,
     next_number: u64,
 }
@@ -193,7 +195,7 @@ impl Node {
         }
     }
 
-    /// What a member has received since it was last asked.
+    /// The bytes that a member has received since it was last read.
     fn receive(&mut self, member: usize) -> &[u8] {
         self.received.clear();
         let heard = self.network.client_read(self.members[member], usize::MAX, &mut self.received);
@@ -219,16 +221,7 @@ impl Node {
 
     /// The accounts of all shards together.
     fn report(&mut self) -> HubReport {
-        let mut sum = HubReport::default();
-        for shard in &mut self.shards {
-            let part: HubReport = shard.application().report();
-            sum.topics += part.topics;
-            sum.subscriptions += part.subscriptions;
-            sum.publications.add(&part.publications);
-            sum.deliveries.add(&part.deliveries);
-            sum.passed.add(&part.passed);
-        }
-        sum
+        reports::sum(self.shards.iter_mut().map(|shard| shard.application().report()))
     }
 
     /// Bytes of the node's budget that the shards use.
@@ -263,7 +256,7 @@ fn payloads(mut frames: &[u8]) -> Vec<&[u8]> {
 
 // ---- the tests ----
 
-/// What is the same for a room and the built-in route, and the memory that a member takes.
+/// The accounts that are the same for a room and the built-in route, and the memory that a member takes.
 #[derive(Debug)]
 struct Figures {
     report: HubReport,

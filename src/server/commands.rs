@@ -125,7 +125,7 @@ pub struct PublishRequest {
     _charge: Charge,
 }
 
-/// What becomes of a message while the mailboxes to other shards, or the messages for other nodes, have no room for it.
+/// Whether a message waits while the mailboxes to other shards, or the messages for other nodes, have no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenFull {
     /// It waits: its publisher does, too.

@@ -52,7 +52,7 @@ struct HandlerSlot {
     wants_address: bool,
     /// What senders of other threads have for the connection, once there is one.
     senders: Option<Box<SenderQueue>>,
-    /// What is published when the connection is closed, also if the handler has failed.
+    /// The messages that are published when the connection is closed, also if the handler has failed.
     on_close: OnClose,
 }
 
@@ -129,7 +129,7 @@ impl HandlerSlots {
         self.slots[number as usize].streaming
     }
 
-    /// The connection of a slot is closed. Returns what is to be published.
+    /// The connection of a slot is closed. Returns the messages that are to be published.
     pub(super) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) -> OnClose {
         let slot = &mut self.slots[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));

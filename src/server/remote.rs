@@ -63,7 +63,7 @@ pub struct Remote<'a> {
     pub(super) senders: &'a mut Option<Box<SenderQueue>>,
     /// The way of senders to this shard.
     pub(super) inlet: &'a Option<Arc<dyn Inlet>>,
-    /// What is published when the connection is closed.
+    /// The messages that are published when the connection is closed.
     pub(super) on_close: &'a mut OnClose,
 }
 

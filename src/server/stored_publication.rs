@@ -111,7 +111,7 @@ fn parts_of<'a>(name: &'a str, publication: &Publication<'a>, idempotency_key: &
     [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload]
 }
 
-/// What one of `bytes` is charged: its memory, and its place in a list.
+/// The bytes that a publication of `bytes` is charged: its memory, and its place in a list.
 fn own_bytes(bytes: usize) -> usize {
     allocated_bytes(bytes) + size_of::<StoredPublication>()
 }

@@ -25,6 +25,8 @@ mod memory;
 mod newcomers;
 mod order;
 mod pauses;
+#[path = "../support/reports.rs"]
+mod reports;
 mod retries;
 mod rooms;
 #[path = "../support/seeds.rs"]

@@ -29,6 +29,7 @@ use rustls::ClientConfig;
 
 use super::certificate::{certificate, trusting};
 use super::client::Client;
+use super::reports;
 
 /// Number of steps after which a run counts as hanging.
 const STEPS_MAX: usize = 3_000_000;
@@ -350,16 +351,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
 
     /// What all shards together know now, which is between two ticks of each.
     pub fn known(&self) -> HubReport {
-        let mut sum = HubReport::default();
-        for mut shard in self.shards() {
-            let part: HubReport = shard.application().report();
-            sum.topics += part.topics;
-            sum.subscriptions += part.subscriptions;
-            sum.publications.add(&part.publications);
-            sum.deliveries.add(&part.deliveries);
-            sum.passed.add(&part.passed);
-        }
-        sum
+        reports::sum(self.shards().map(|mut shard| shard.application().report()))
     }
 
     /// Connections, and bytes of pooled buffers, of all shards together: asked for as an operator asks.

@@ -1,7 +1,7 @@
 //! The messages that handlers leave to be published when their connection is closed.
 //!
-//! They were charged when they were set, so none is lost for lack of memory. A drain refuses them, as it refuses all publications:
-//! those who would hear them are closed, too. The topics count such refusals.
+//! They were charged when they were set, so none is lost for lack of memory. A drain refuses them, as it refuses all publications,
+//! because it closes their subscribers, too. The topics count these refusals.
 
 use super::Broadcast;
 use super::handover::Ordering;

@@ -1,4 +1,4 @@
-//! Whatever a client sends, a server gets its end-to-end fields and none of the others.
+//! Requests of any client: their end-to-end fields reach the server, and no others do.
 
 use std::collections::HashSet;
 
