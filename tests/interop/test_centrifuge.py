@@ -443,9 +443,10 @@ class Sdk(SdkTests):
             channel = f"deltas.{delta}.{self.protobuf}"
             client.subscribe(channel, recoverable=True, delta=delta)
             states = [state(number) for number in range(20)]
+            # One at a time, so that none is whole because it reached the shard together with the one before it.
             for number in range(10):
                 post(self.server, channel, states[number])
-            self.assertEqual(client.publications(channel, 10), list(enumerate(states[:10], 1)))
+                self.assertEqual(client.publications(channel, 1), [(number + 1, states[number])])
             with relay.cut():
                 for number in range(10, 15):
                     post(self.server, channel, states[number])
@@ -773,9 +774,8 @@ class Wire(unittest.TestCase):
         (reply,) = self.replies(socket, 1)
         self.assertTrue(reply["subscribe"]["delta"])
         epoch = reply["subscribe"]["epoch"]
-        for number in range(3):
-            post(self.server, "deltas.wire", state(number))
-        first, *others = [push["push"]["pub"] for push in self.replies(socket, 3)]
+        # One at a time: messages that reach a shard together are all whole for who has been sent none of them.
+        first, *others = [self.published(state(number), socket)[0] for number in range(3)]
         self.assertNotIn("delta", first)
         self.assertEqual(json.loads(first["data"]), state(0))
         for publication in others:
@@ -788,13 +788,16 @@ class Wire(unittest.TestCase):
         recovered = reply["subscribe"]["publications"]
         self.assertEqual([publication.get("delta", False) for publication in recovered], [False, True, True])
         self.assertEqual([publication["data"] for publication in recovered[1:]], [other["data"] for other in others])
-        for _ in range(2):
-            post(self.server, "deltas.wire", state(3))
-        (early,) = self.replies(socket, 1)
-        self.assertTrue(early["push"]["pub"]["delta"])
-        (whole, delta) = [push["push"]["pub"] for push in self.replies(late, 2)]
+        early, whole = self.published(state(3), socket, late)
+        self.assertTrue(early["delta"])
         self.assertEqual((json.loads(whole["data"]), whole.get("delta")), (state(3), None))
-        self.assertTrue(delta["delta"])
+        for publication in self.published(state(3), socket, late):
+            self.assertTrue(publication["delta"])
+
+    def published(self, value, *sockets):
+        """Publishes a value with deltas, and returns what each session receives of it."""
+        post(self.server, "deltas.wire", value)
+        return [self.replies(socket, 1)[0]["push"]["pub"] for socket in sockets]
 
     def test_the_latest_state_of_each_key_comes_first(self):
         for offset, key in enumerate(("EUR", "USD", "EUR"), 1):
