@@ -1,0 +1,89 @@
+//! The budget: what is given up first when memory runs out.
+
+use super::world::{PLAIN, SMALL, WITH_EVENTS, World, owned, owned_topics, settings};
+use crate::limits::LOG_SEGMENT_BYTES;
+use crate::{
+    Content, Creator, HistoryBounds, OwnedTopics, Publication, Refused, Rules, SlowConsumerPolicy,
+    TopicSettings,
+};
+use echoring_proto::buffer::{Budget, Pool};
+use echoring_proto::limits::MEMORY_BUDGET_MIN;
+
+#[test]
+fn without_memory_the_longest_log_gives_way_and_then_the_message() {
+    // The frame of this size needs more than a segment plain, and nearly nothing compressed.
+    let large = vec![b'x'; 4 * LOG_SEGMENT_BYTES];
+    let pool = Pool::new(Budget::new(3 * LOG_SEGMENT_BYTES as u64));
+    let mut world = World::with(pool, settings(SlowConsumerPolicy::DropOldest));
+    world.subscribe(1, PLAIN);
+    let two = world.subscribe(2, WITH_EVENTS);
+    world.subscribe(3, SMALL);
+    world.publish(b"-a", 1);
+    world.append(99, None, &large);
+    world.deliver(2);
+    assert_eq!(world.peers.fell, [1]);
+    assert_eq!((world.got(1), world.got(3)), (&b"-a"[..], &b"\x09a\x09x"[..]));
+    world.publish(b"-b", 3);
+    world.catch_up(two, 4);
+    assert_eq!(world.text_of(2), "-a<t:2-2 Memory>-b");
+    assert_eq!(world.topics.deliveries().dropped_memory, 2);
+    // Who comes now has missed nothing, and there is room.
+    world.subscribe(4, PLAIN);
+    world.publish(b"-c", 5);
+    assert_eq!((world.got(4), world.got(3)), (&b"-c"[..], &b"\x09a\x09x\x09b\x09c"[..]));
+}
+
+#[test]
+fn the_history_of_others_gives_way_before_a_subscriber_misses_anything() {
+    let rules = Rules::new(
+        Vec::new(),
+        TopicSettings {
+            lag_bytes: 1 << 20,
+            history: HistoryBounds { messages: 1_000, bytes: 1 << 20, age: 500 },
+            ..TopicSettings::default()
+        },
+    );
+    let pool = Pool::new(Budget::new(8 * LOG_SEGMENT_BYTES as u64));
+    let mut world = World::with(pool, *rules.of(""));
+    world.owned = owned(&rules);
+    let id = world.owned.find_or_create("other", Creator::NOBODY, 0, &mut world.peers.pool).unwrap();
+    let publication = Publication { content: Content::Binary, key: "", payload: &[0; 1_000] };
+    for _ in 0..100 {
+        world.owned.publish(id, &publication, true, 1, &mut world.peers.pool).unwrap();
+    }
+    world.subscribe(1, PLAIN);
+    world.peers.stuck = vec![1];
+    for _ in 0..50 {
+        world.publish(&[b'x'; 1_000], 1);
+    }
+    assert_eq!(world.topics.deliveries().queued, 50, "nothing was lost");
+}
+
+/// Whoever publishes under ever new keys takes no more than histories may, and those make room for it.
+#[test]
+fn the_latest_messages_of_keys_and_idempotency_keys_are_in_the_share_of_histories() {
+    let mut pool = Pool::new(Budget::new(MEMORY_BUDGET_MIN));
+    let (mut owned, _) = owned_topics(SlowConsumerPolicy::Conflate);
+    let histories = owned.find_or_create("history", Creator::NOBODY, 0, &mut pool).unwrap();
+    let publish = |owned: &mut OwnedTopics, pool: &mut Pool, id, key: &str, idempotency_key: &str| {
+        let publication = Publication { content: Content::Json, key, payload: &[b'1'; 10_000] };
+        owned.publish_once(id, &publication, idempotency_key, true, 0, pool).map(|_| ())
+    };
+    for round in 0..100 {
+        publish(&mut owned, &mut pool, histories, "one", &format!("r{round}")).unwrap();
+    }
+    assert_ne!(owned.report("history", 0).unwrap().history_bytes, 0);
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+    let refused =
+        (0..).find_map(|key| publish(&mut owned, &mut pool, id, &key.to_string(), &format!("k{key}")).err());
+    assert_eq!(refused, Some(Refused::OutOfMemory));
+    assert!((7 << 20..=8 << 20).contains(&pool.used_bytes()), "{}", pool.used_bytes());
+    assert_eq!(owned.report("history", 0).unwrap().history_bytes, 0, "histories make room");
+    // What is known already, and what others need, is not refused.
+    assert!(
+        owned
+            .publish(id, &Publication { content: Content::Json, key: "0", payload: b"2" }, true, 0, &mut pool)
+            .is_ok()
+    );
+    assert!(pool.charge(1 << 20) && !pool.is_short(0));
+}

@@ -1,0 +1,313 @@
+//! The topics of a shard, whose subscribers are numbers, and the owned topics beside them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    AcceptedMessage, Content, Deltas, Encode, Encoding, Format, Gap, GapReason, HistoryBounds, Keyed,
+    LogMemory, MemberId, Origin, OwnedTopics, Parts, Publication, Rules, Sink, SlowConsumerPolicy, TopicId,
+    TopicSettings, Topics,
+};
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::limits::Nanos;
+
+/// A send that the kernel has not taken all of: what is unsent of its pieces, with their tags.
+type Unfinished = Vec<(u64, Vec<u8>)>;
+
+/// Subscribers by number. Those in `stuck` are not writable; those in `refusing` seem to be, and refuse each send.
+pub(super) struct Peers {
+    pub(super) got: BTreeMap<u32, Vec<u8>>,
+    pub(super) unfinished: BTreeMap<u32, Unfinished>,
+    /// Subscribers with a partial send that is not reported yet.
+    pub(super) fresh: Vec<u32>,
+    /// Bytes of a subscriber's next send that the kernel takes, once.
+    pub(super) short: BTreeMap<u32, usize>,
+    pub(super) stuck: Vec<u32>,
+    pub(super) refusing: Vec<u32>,
+    pub(super) refusals: usize,
+    pub(super) fell: Vec<u32>,
+    pub(super) moved: Vec<(u32, MemberId, MemberId)>,
+    pub(super) pool: Pool,
+}
+
+impl Sink<u32> for Peers {
+    fn is_writable(&self, key: u32) -> bool {
+        // A partial send is reported in the next tick.
+        let blocked = self.unfinished.contains_key(&key) && !self.fresh.contains(&key);
+        !self.stuck.contains(&key) && !blocked
+    }
+    fn send(&mut self, key: u32, frames: Bytes, _: u32, tag: u64) -> Result<(), Bytes> {
+        if self.refusing.contains(&key) {
+            self.refusals += 1;
+            return Err(frames);
+        }
+        if let Some(unfinished) = self.unfinished.get_mut(&key) {
+            // It leaves with the earlier sends of this tick.
+            unfinished.push((tag, frames.to_vec()));
+            return Ok(());
+        }
+        let got = self.got.entry(key).or_default();
+        match self.short.remove(&key).filter(|taken| *taken < frames.len()) {
+            Some(taken) => {
+                got.extend_from_slice(&frames[..taken]);
+                self.unfinished.insert(key, vec![(tag, frames[taken..].to_vec())]);
+                self.fresh.push(key);
+            }
+            None => got.extend_from_slice(&frames),
+        }
+        Ok(())
+    }
+    fn tell_gap(&mut self, key: u32, topic: &str, Gap { from, to, reason }: Gap) -> bool {
+        let text = format!("<{topic}:{from}-{to} {reason:?}>");
+        self.got.entry(key).or_default().extend_from_slice(text.as_bytes());
+        true
+    }
+    fn tell_stale(&mut self, key: u32, _: MemberId, topic: &str) -> bool {
+        self.got.entry(key).or_default().extend_from_slice(format!("<{topic}:stale>").as_bytes());
+        true
+    }
+    fn send_latest(&mut self, key: u32, _: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
+        let got = self.got.entry(key).or_default();
+        let (mut reached, mut count) = (after, 0);
+        // Two at a time, so that some are left.
+        for (offset, publication) in latest.after(after).take(2) {
+            let text = format!("[{} +{}]", publication.key, offset - reached - 1);
+            got.extend_from_slice(text.as_bytes());
+            got.extend_from_slice(publication.payload);
+            (reached, count) = (offset, count + 1);
+        }
+        Some((reached, count))
+    }
+    fn fell_behind(&mut self, key: u32, _: MemberId, _: u64, _: GapReason) {
+        self.fell.push(key);
+    }
+    fn moved(&mut self, key: u32, from: MemberId, to: MemberId) {
+        self.moved.push((key, from, to));
+    }
+    fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+}
+
+/// A message whose frame in a compressed format is the window's bits and its last byte.
+struct Message<'a> {
+    plain: &'a [u8],
+    header: [u8; 1],
+    asked: Vec<Format>,
+    /// In front of its bytes in a format with deltas: the previous message, or that there is none.
+    delta: Vec<u8>,
+}
+
+impl Message<'_> {
+    fn new(plain: &[u8]) -> Message<'_> {
+        Message { plain, header: [0], asked: Vec::new(), delta: Vec::new() }
+    }
+}
+
+impl Encode for Message<'_> {
+    fn frame(&mut self, _: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_> {
+        self.asked.push(format);
+        if format.dialect.deltas() != Deltas::Off {
+            self.delta = previous.map_or(b"!".to_vec(), |previous| [b"<", previous.payload, b">"].concat());
+            return [&self.delta, self.plain, b"", b""];
+        }
+        match format.window_bits {
+            None => [self.plain, b"", b"", b""],
+            Some(window_bits) => {
+                self.header = [window_bits];
+                [&self.header, &self.plain[self.plain.len() - 1..], b"", b""]
+            }
+        }
+    }
+}
+
+const LAG: Nanos = 1_000;
+pub(super) const PLAIN: Format = Format { dialect: Encoding::Raw, window_bits: None };
+pub(super) const SMALL: Format = Format { dialect: Encoding::Raw, window_bits: Some(9) };
+pub(super) const LARGE: Format = Format { dialect: Encoding::Raw, window_bits: Some(15) };
+/// Of subscribers that get gap events and notices.
+pub(super) const WITH_EVENTS: Format = Format { dialect: Encoding::Adapter(0), window_bits: None };
+
+/// Of subscribers that are removed when they miss messages, and recover.
+pub(super) const RESUMING: Format = Format {
+    dialect: Encoding::Resuming { codec: 0, presence: true, deltas: Deltas::Off },
+    window_bits: None,
+};
+
+pub(super) fn settings(slow: SlowConsumerPolicy) -> TopicSettings {
+    let history = HistoryBounds { messages: 4, bytes: 1_000, age: 500 };
+    TopicSettings { slow, lag_bytes: 100, lag: LAG, history, ..TopicSettings::default() }
+}
+
+pub(super) fn owned(rules: &Rules) -> OwnedTopics {
+    OwnedTopics::new(rules.clone(), Lease::new(Budget::new(2), 1), 7)
+}
+
+pub(super) fn owned_topics(slow: SlowConsumerPolicy) -> (OwnedTopics, Pool) {
+    (owned(&Rules::new(Vec::new(), settings(slow))), Pool::standalone())
+}
+
+pub(super) fn json(payload: &[u8]) -> Publication<'_> {
+    Publication { content: Content::Json, key: "", payload }
+}
+
+pub(super) const LOCAL: TopicId = TopicId { index: 3, generation: 0 };
+
+/// The topics of a shard, one of which is `id`, and their subscribers.
+pub(super) struct World {
+    pub(super) topics: Topics<u32>,
+    pub(super) owned: OwnedTopics,
+    pub(super) peers: Peers,
+    pub(super) id: TopicId,
+    pub(super) offset: u64,
+}
+
+impl World {
+    pub(super) fn new() -> World {
+        World::with(Pool::standalone(), settings(SlowConsumerPolicy::Disconnect))
+    }
+
+    pub(super) fn slow(slow: SlowConsumerPolicy) -> World {
+        World::with(Pool::standalone(), settings(slow))
+    }
+
+    pub(super) fn with(mut pool: Pool, settings: TopicSettings) -> World {
+        let rules = Rules::new(Vec::new(), settings);
+        let owned = owned(&rules);
+        let mut topics = Topics::new(rules);
+        let id = topics.create("t", 0, &mut pool);
+        let peers = Peers {
+            got: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
+            fresh: Vec::new(),
+            short: BTreeMap::new(),
+            stuck: Vec::new(),
+            refusing: Vec::new(),
+            refusals: 0,
+            fell: Vec::new(),
+            moved: Vec::new(),
+            pool,
+        };
+        World { topics, owned, peers, id, offset: 0 }
+    }
+
+    /// Subscribes `key`, which is not sent messages with the origin `key`.
+    pub(super) fn subscribe(&mut self, key: u32, format: Format) -> MemberId {
+        self.topics.subscribe(self.id, key, format, key.into()).expect("the topic is there")
+    }
+
+    pub(super) fn unsubscribe(&mut self, member: MemberId) {
+        self.topics.unsubscribe(member, &mut self.peers.pool);
+    }
+
+    /// Returns the formats that were encoded.
+    pub(super) fn append(&mut self, origin: Origin, own: Option<MemberId>, frame: &[u8]) -> Vec<Format> {
+        self.append_keyed(origin, own, "", frame)
+    }
+
+    pub(super) fn append_keyed(
+        &mut self,
+        origin: Origin,
+        own: Option<MemberId>,
+        key: &str,
+        frame: &[u8],
+    ) -> Vec<Format> {
+        let mut message = Message::new(frame);
+        self.offset += 1;
+        let publication = Publication { content: Content::Text, key, payload: frame };
+        let World { topics, owned, peers, id, offset } = self;
+        let accepted = AcceptedMessage {
+            publication: &publication,
+            offset: *offset,
+            origin,
+            publisher: own,
+            received_at: 0,
+        };
+        let memory = &mut LogMemory { pool: &mut peers.pool, owned };
+        topics.append(*id, memory, &accepted, &mut message);
+        self.check();
+        message.asked
+    }
+
+    /// Appends a frame that is no message.
+    pub(super) fn append_notice(&mut self, frame: &[u8]) {
+        let World { topics, owned, peers, id, .. } = self;
+        let memory = &mut LogMemory { pool: &mut peers.pool, owned };
+        topics.append_notice(*id, memory, &mut Message::new(frame));
+    }
+
+    /// Appends an event of a member that joins or leaves.
+    pub(super) fn append_presence(&mut self, frame: &[u8]) {
+        let World { topics, owned, peers, id, .. } = self;
+        let memory = &mut LogMemory { pool: &mut peers.pool, owned };
+        topics.append_presence(*id, memory, &mut Message::new(frame));
+    }
+
+    pub(super) fn deliver(&mut self, now: Nanos) {
+        self.topics.deliver(now, &mut self.peers);
+        self.blocked(now);
+        self.check();
+    }
+
+    /// Takes back the whole frames of partial sends, as a shard does.
+    pub(super) fn blocked(&mut self, now: Nanos) {
+        for key in std::mem::take(&mut self.peers.fresh) {
+            let Some(unfinished) = self.peers.unfinished.get_mut(&key) else { continue };
+            while let Some((tag, bytes)) = unfinished.pop() {
+                let (back, _) = self.topics.take_back(tag, key, bytes.len(), unfinished.is_empty(), now);
+                if back < bytes.len() {
+                    unfinished.push((tag, bytes[..bytes.len() - back].to_vec()));
+                    break;
+                }
+                assert!(!unfinished.is_empty(), "something stays");
+            }
+        }
+    }
+
+    /// The kernel takes the rest of what was sent to `key`.
+    pub(super) fn finish(&mut self, key: u32, member: MemberId, now: Nanos) {
+        for (_, bytes) in self.peers.unfinished.remove(&key).unwrap_or_default() {
+            self.peers.got.entry(key).or_default().extend_from_slice(&bytes);
+        }
+        self.catch_up(member, now);
+    }
+
+    pub(super) fn catch_up(&mut self, member: MemberId, now: Nanos) {
+        self.topics.catch_up(member, now, &mut self.peers);
+        self.blocked(now);
+        self.check();
+    }
+
+    pub(super) fn check(&self) {
+        let deliveries = self.topics.deliveries();
+        assert!(deliveries.add_up(), "{deliveries:?}");
+        if let Some(report) = self.topics.report(self.id) {
+            assert!(report.deliveries.add_up(), "{report:?}");
+        }
+    }
+
+    /// Publishes a message of none of the subscribers.
+    pub(super) fn publish(&mut self, frame: &[u8], now: Nanos) -> Vec<Format> {
+        let formats = self.append(99, None, frame);
+        self.deliver(now);
+        formats
+    }
+
+    pub(super) fn publish_keyed(&mut self, key: &str, frame: &[u8], now: Nanos) {
+        self.append_keyed(99, None, key, frame);
+        self.deliver(now);
+    }
+
+    pub(super) fn got(&self, key: u32) -> &[u8] {
+        self.peers.got.get(&key).map_or(b"", Vec::as_slice)
+    }
+
+    pub(super) fn unsent(&self, key: u32) -> Vec<u8> {
+        self.peers.unfinished[&key].iter().flat_map(|(_, bytes)| bytes.clone()).collect()
+    }
+
+    pub(super) fn text_of(&self, key: u32) -> String {
+        String::from_utf8_lossy(self.got(key)).into_owned()
+    }
+}
