@@ -1,0 +1,312 @@
+//! The submissions of connections: sends that are staged, and what follows from the facts noted since the last trip to the kernel.
+
+use std::io;
+
+use io_uring::SubmissionQueue;
+
+use super::Connections;
+use crate::driver::Event;
+use crate::driver::addresses::{PeerAddress, peer_of};
+use crate::driver::sockets::shutdown_write;
+use crate::driver::uring::entries::{File, Kind, PlainSend, cancel};
+use crate::driver::uring::receive::{GROUP, Receiver};
+use crate::driver::uring::ring::Ring;
+use crate::driver::uring::sends::Staged;
+use crate::driver::uring::slots::{NONE, Phase, Receive, SlotFlags};
+use crate::limits::RECEIVE_BYTES_MAX;
+use echoring_proto::buffer::Pool;
+
+/// Queues the entries at the front that are stretches of receive memory, as long as there is room: a loop of its own, for
+/// nearly every message of an echo goes through it. Returns the other entries.
+#[inline(never)]
+fn push_received<'a>(
+    queue: &mut SubmissionQueue<'_>,
+    mut entries: std::slice::Iter<'a, Staged>,
+    receiver: &Receiver,
+    plain_send: PlainSend,
+) -> std::slice::Iter<'a, Staged> {
+    while !queue.is_full()
+        && let Some(staged) = entries.as_slice().first()
+        && let Some(span) = staged.span()
+    {
+        entries.next();
+        let entry = plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data);
+        // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with it
+        // copied or refused: spans are recycled only there. Nothing is refused, since there is room.
+        let _ = unsafe { queue.push(&entry) };
+    }
+    entries
+}
+
+impl Connections {
+    /// Queues the staged sends, one operation for each connection.
+    pub(in crate::driver::uring) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
+        let Connections { batch, receiver, plain_send, silent, .. } = self;
+        let direct = self.slots.is_direct();
+        let (mut entries, mut messages) = batch.entries();
+        let mut fill = |queue: &mut SubmissionQueue<'_>| loop {
+            entries = push_received(queue, entries.clone(), receiver, *plain_send);
+            // Here is one of another kind, unless all are queued or there is no room.
+            while let Some(staged) = entries.as_slice().first().filter(|staged| staged.span().is_none()) {
+                if queue.is_full() {
+                    return false;
+                }
+                entries.next();
+                let (number, user_data, more) = (staged.file, staged.user_data, staged.flags());
+                let address = |span| receiver.address(span);
+                let entry = if let Some((piece, bytes)) = messages.single(staged, address) {
+                    plain_send.entry_with(number, piece, bytes, user_data, more)
+                } else if staged.is_dropped() {
+                    continue;
+                } else {
+                    let message = messages.message(staged, address);
+                    File { number, direct }.send_message(message, more, *silent).user_data(user_data)
+                };
+                // SAFETY: as in `push_received`; the vectors of a message stay until the batch is cleared in `settle`.
+                let _ = unsafe { queue.push(&entry) };
+            }
+            if entries.as_slice().is_empty() {
+                return true;
+            }
+            if queue.is_full() {
+                return false;
+            }
+        };
+        while !ring.fill_queue(&mut fill) {
+            ring.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Whether facts were noted that something follows from.
+    #[inline]
+    pub(in crate::driver::uring) fn has_others(&self) -> bool {
+        !self.listed.is_empty() || !self.parked.is_empty()
+    }
+
+    /// Queues what follows from the facts noted since the last time.
+    pub(in crate::driver::uring) fn fill_others(
+        &mut self,
+        ring: &mut Ring,
+        pool: &mut Pool,
+    ) -> io::Result<()> {
+        if !self.has_others() {
+            return Ok(());
+        }
+        // Those that found no memory go first: behind connections whose credit was just spent they would find
+        // none again, for ever.
+        let others = self.listed.len();
+        self.unpark();
+        self.listed.rotate_left(others);
+        let mut listed = std::mem::replace(&mut self.listed, std::mem::take(&mut self.spare_list));
+        for &index in &listed {
+            self.slots.at(index).flags.clear(SlotFlags::LISTED);
+            self.advance(index, ring, pool)?;
+        }
+        listed.clear();
+        self.spare_list = listed;
+        Ok(())
+    }
+
+    /// Whether a step waits for this tick's sends, or a receive for the memory that they use.
+    pub(in crate::driver::uring) fn waits_for_sends(&self) -> bool {
+        !self.late.is_empty() || (!self.parked.is_empty() && self.receiver.finished() > 0)
+    }
+
+    /// The one place where a connection's state leads to submissions.
+    fn advance(&mut self, index: u32, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        let slot = self.slots.at(index);
+        match slot.phase {
+            Phase::Free | Phase::Connecting | Phase::Ending => Ok(()),
+            Phase::Open => {
+                self.resume_partial_send(index, ring)?;
+                self.arm_or_stop(index, ring)?;
+                self.look_for_address(index, ring)?;
+                self.half_close(index, ring)
+            }
+            Phase::Failed => {
+                self.drop_partial_send(index, pool);
+                Ok(())
+            }
+            Phase::Draining if self.batch.position(slot.staged).is_some() => {
+                self.late.push(index);
+                Ok(())
+            }
+            Phase::Draining if slot.partial_send != NONE => self.resume_partial_send(index, ring),
+            Phase::Draining | Phase::Cancelling => {
+                slot.phase = Phase::Cancelling;
+                self.drop_partial_send(index, pool);
+                self.end(index, ring)
+            }
+        }
+    }
+
+    fn push(&mut self, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
+        self.in_flight += 1;
+        // SAFETY: entries that come here name either no memory of their own (receives write into buffers that the
+        // receiver keeps until the ring is gone), or a rest, whose pieces and their vectors stay where they are until its
+        // completion. They name sockets of slots in use, which only the slot's own close closes.
+        unsafe { ring.push(entry) }
+    }
+
+    fn resume_partial_send(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if slot.partial_send == NONE || slot.flags.has(SlotFlags::PARTIAL_SEND_ARMED) {
+            return Ok(());
+        }
+        // Events of short sends are only held between a tick's first sends and its end, and a fresh rest is then one
+        // of theirs: its owner may still take back some of it.
+        if slot.flags.has(SlotFlags::FRESH) && !self.blocked.is_empty() {
+            return Ok(());
+        }
+        slot.flags.clear(SlotFlags::FRESH);
+        slot.flags.set(SlotFlags::PARTIAL_SEND_ARMED);
+        let next = self.partial_sends.get(slot.partial_send).next();
+        self.push(ring, &file.send_when_possible(next).user_data(Kind::PartialSend.of_token(token)))
+    }
+
+    /// Gives up what is left of a short send, unless the kernel has it.
+    fn drop_partial_send(&mut self, index: u32, pool: &mut Pool) {
+        let slot = self.slots.at(index);
+        if slot.partial_send != NONE && !slot.flags.has(SlotFlags::PARTIAL_SEND_ARMED) {
+            self.partial_sends.take(slot.partial_send).unsent.clear(pool);
+            slot.partial_send = NONE;
+        }
+    }
+
+    fn arm_or_stop(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let total = self.total;
+        let slot = self.slots.at(index);
+        let paused = slot.flags.has(SlotFlags::PAUSED);
+        if slot.receive == Receive::Idle && !paused {
+            slot.receive = Receive::Armed;
+            let cap = total.unwrap_or(RECEIVE_BYTES_MAX);
+            let entry = file.receive(GROUP, cap, total);
+            return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
+        }
+        let cancelling = SlotFlags::CANCEL_ARMED.with(SlotFlags::CANCEL_FOUND);
+        if slot.receive == Receive::Armed && paused && total.is_none() && !slot.flags.has(cancelling) {
+            // Not by descriptor: that could hit a rest that is waiting for room. By user data a
+            // cancellation can miss; its completion then lists the connection again.
+            slot.flags.set(SlotFlags::CANCEL_ARMED);
+            let entry = cancel(Kind::Receive.of_token(token));
+            return self.push(ring, &entry.user_data(Kind::CancelReceive.of_token(token)));
+        }
+        if paused && matches!(slot.receive, Receive::Idle | Receive::Over) {
+            return self.watch_end(index, ring);
+        }
+        Ok(())
+    }
+
+    /// While nothing is received, a poll tells of the peer's end. It stays armed from the first time on: without an end
+    /// the kernel has nothing to do for it.
+    fn watch_end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if slot.flags.has(SlotFlags::BROKEN) {
+            self.fail(token, libc::ECONNRESET);
+        } else if !slot.flags.has(SlotFlags::END_POLLED.with(SlotFlags::SHUTDOWN)) {
+            slot.flags.set(SlotFlags::END_POLLED);
+            return self.push(ring, &file.poll_end().user_data(Kind::EndPoll.of_token(token)));
+        }
+        Ok(())
+    }
+
+    /// A direct descriptor has no name for `getpeername`, so that an ordinary one is made for the look.
+    fn look_for_address(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if !slot.flags.has(SlotFlags::UNADDRESSED) || slot.flags.has(SlotFlags::BUSY) {
+            return Ok(());
+        }
+        slot.flags.clear(SlotFlags::UNADDRESSED);
+        if file.direct && self.install {
+            slot.flags.set(SlotFlags::BUSY);
+            return self.push(ring, &file.install().user_data(Kind::InstallToLook.of_token(token)));
+        }
+        let address = (!file.direct).then(|| {
+            // SAFETY: the slot's socket is open as long as the slot is in use.
+            let socket = unsafe { file.borrow() };
+            peer_of(&socket)
+        });
+        self.addresses.keep(token, address.unwrap_or(PeerAddress::Unknown));
+        self.last.push(Event::Addressed { token });
+        Ok(())
+    }
+
+    fn half_close(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if !slot.flags.has(SlotFlags::SHUTDOWN)
+            || slot.flags.has(SlotFlags::SHUT.with(SlotFlags::BUSY))
+            || slot.partial_send != NONE
+        {
+            return Ok(());
+        }
+        if self.batch.position(slot.staged).is_some() {
+            self.late.push(index);
+            return Ok(());
+        }
+        slot.flags.set(SlotFlags::SHUT);
+        if !file.direct {
+            // SAFETY: the slot's socket is open as long as the slot is in use.
+            shutdown_write(unsafe { file.borrow() });
+            return Ok(());
+        }
+        slot.flags.set(SlotFlags::BUSY);
+        let entry = if self.install && !slot.flags.has(SlotFlags::INSTALL_REFUSED) {
+            file.install().user_data(Kind::Install.of_token(token))
+        } else {
+            file.shutdown().user_data(Kind::Shutdown.of_token(token))
+        };
+        self.push(ring, &entry)
+    }
+
+    /// Ends what the kernel has of a connection, one operation after the other, then the connection.
+    ///
+    /// An operation is named by its user data, which the kernel looks up in a table; by descriptor it would go
+    /// through all operations of the ring, and many closes at once would take seconds. While an operation is
+    /// between two states a look-up misses it. It is tried again by descriptor when the work that the kernel
+    /// had deferred has been done, and has not ended it.
+    fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if slot.flags.has(SlotFlags::CANCEL_ARMED.with(SlotFlags::CANCEL_FOUND).with(SlotFlags::BUSY)) {
+            return Ok(());
+        }
+        if let Some((operation, cancellation)) = slot.under_way() {
+            slot.flags.set(SlotFlags::CANCEL_ARMED);
+            let entry = if slot.flags.has(SlotFlags::CANCEL_MISSED) {
+                file.cancel_all()
+            } else {
+                cancel(operation.of_token(token))
+            };
+            return self.push(ring, &entry.user_data(cancellation.of_token(token)));
+        }
+        slot.phase = Phase::Ending;
+        self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
+    }
+
+    /// Lists as many of those that found no memory as there may be memory for now, the longest waiting first.
+    fn unpark(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let room = self.receiver.available_bytes();
+        if room == 0 {
+            return;
+        }
+        let count = (room / RECEIVE_BYTES_MAX as usize).max(1);
+        for _ in 0..count {
+            let Some(token) = self.parked.pop_front() else { return };
+            if let Some(slot) = self.slots.get(token)
+                && slot.receive == Receive::Parked
+            {
+                slot.receive = Receive::Idle;
+                self.list(token.index);
+            }
+        }
+    }
+}
