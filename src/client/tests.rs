@@ -4,6 +4,8 @@ mod deltas;
 mod model;
 mod server;
 mod server_side;
+mod session;
 mod simulated;
 mod states;
 mod tokens;
+mod world;

@@ -1,22 +1,15 @@
 //! Subscriptions with delta compression: with a real server, and with one whose deltas have the wrong base.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use echoring_centrifuge::delta;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
 
 use super::server::{Forwarder, PATIENCE, connect, next, run, start};
-use crate::command::Command;
+use super::session::{TOPIC, TestSession};
 use crate::limits::{CORRUPT_DELTAS_MAX, DELTA_MESSAGE_BYTES_MAX};
-use crate::queue::Queue;
-use crate::session::{Session, Token};
 use crate::{Event, Payload, Protocol, SubscribeOptions};
-
-const TOPIC: &str = "tables";
 
 /// A long table of which little changes.
 fn table(number: u64) -> Vec<String> {
@@ -82,57 +75,33 @@ fn deltas_are_restored_over_connections_that_are_cut() {
     server.shutdown(PATIENCE).expect("it ends in order");
 }
 
-/// A session in JSON with one subscription that asks for deltas, and the messages and the time of the test.
-struct World {
-    session: Session,
-    queue: Arc<Queue>,
-    now: Instant,
+/// A session in JSON with one subscription that asks for deltas.
+fn session() -> TestSession {
+    let mut client = TestSession::new(Protocol::Centrifuge, 100);
+    client.session.handle_open(client.now);
+    client.begin();
+    client.subscribe(true, None);
+    client
 }
 
-impl World {
-    fn new() -> World {
-        let now = Instant::now();
-        let queue = Queue::new(100, Arc::new(Notify::new()));
-        let mut world = World {
-            session: Session::new(Protocol::Centrifuge, Token::default(), None),
-            queue: Arc::clone(&queue),
-            now,
-        };
-        world.session.handle_open(now);
-        let connect = world.command();
-        world.receive(&json!({"id": connect["id"], "connect": {"client": "c"}}));
-        let (answer, _) = oneshot::channel();
-        let topic = TOPIC.to_owned();
-        let command = Command::Subscribe {
-            topic,
-            position: None,
-            presence: false,
-            deltas: true,
-            token: None,
-            queue,
-            answer,
-        };
-        world.session.handle_command(command, now);
-        world
+impl TestSession {
+    /// Answers the command that begins the session.
+    fn begin(&mut self) {
+        let connect = self.command();
+        self.receive_json(&json!({"id": connect["id"], "connect": {"client": "c"}}));
     }
 
-    fn command(&mut self) -> Value {
-        let message = self.session.first_outgoing().expect("a command");
-        self.session.take_outgoing();
-        serde_json::from_str(message.as_text().expect("a text")).expect("JSON")
-    }
-
-    fn receive(&mut self, message: &Value) {
-        self.session.handle_message(&message.to_string().into(), self.now).expect("of the protocol");
+    fn receive_json(&mut self, message: &Value) {
+        self.receive(message).expect("a message of the protocol");
     }
 
     /// Answers the next command, which subscribes.
-    fn subscribe(&mut self, offset: u64, publications: &Value) -> Value {
+    fn accept(&mut self, offset: u64, publications: &Value) -> Value {
         let command = self.command();
         let subscribe = command["subscribe"].clone();
         assert_eq!(subscribe["channel"], TOPIC);
         let (recovers, deltas) = (subscribe["recover"] == true, subscribe["delta"] == "fossil");
-        self.receive(&json!({"id": command["id"], "subscribe": {
+        self.receive_json(&json!({"id": command["id"], "subscribe": {
             "epoch": "a", "offset": offset, "publications": publications, "delta": deltas,
             "recovered": recovers, "was_recovering": recovers,
         }}));
@@ -140,13 +109,13 @@ impl World {
     }
 
     fn publish(&mut self, publication: &Value) {
-        self.receive(&json!({"push": {"channel": TOPIC, "pub": publication}}));
+        self.receive_json(&json!({"push": {"channel": TOPIC, "pub": publication}}));
     }
 
     /// The messages and their offsets, without the beginnings.
     fn messages(&self) -> Vec<(u64, String)> {
-        std::iter::from_fn(|| self.queue.pop())
-            .filter_map(|(event, _)| match event {
+        self.events()
+            .filter_map(|event| match event {
                 Event::Message(message) => Some((message.offset, message.data.parse().expect("a string"))),
                 Event::Subscribed(_) => None,
                 other => panic!("{other:?}"),
@@ -176,22 +145,21 @@ fn wrong(number: u64) -> String {
 
 #[test]
 fn a_delta_with_another_base_is_recovered_by_a_new_subscription() {
-    let mut world = World::new();
-    assert_eq!(world.subscribe(0, &json!([]))["delta"], "fossil");
-    world.publish(&whole(1, &text(1)));
-    world.publish(&changed(2, &text(1), &text(2)));
-    assert_eq!(world.messages(), [(1, text(1)), (2, text(2))]);
+    let mut client = session();
+    assert_eq!(client.accept(0, &json!([]))["delta"], "fossil");
+    client.publish(&whole(1, &text(1)));
+    client.publish(&changed(2, &text(1), &text(2)));
+    assert_eq!(client.messages(), [(1, text(1)), (2, text(2))]);
     let mut offset = 2;
     for round in 1..=CORRUPT_DELTAS_MAX {
-        world.publish(&changed(offset + 1, &wrong(offset), &text(offset + 1)));
+        client.publish(&changed(offset + 1, &wrong(offset), &text(offset + 1)));
         // It cannot be restored, nor what follows.
-        world.publish(&whole(offset + 2, &text(offset + 2)));
-        assert_eq!(world.messages(), []);
-        let unsubscribe = world.command();
+        client.publish(&whole(offset + 2, &text(offset + 2)));
+        assert_eq!(client.messages(), []);
+        let unsubscribe = client.command();
         assert_eq!(unsubscribe["unsubscribe"]["channel"], TOPIC);
-        world.receive(&json!({"id": unsubscribe["id"], "unsubscribe": {}}));
-        world.now += Duration::from_secs(60);
-        world.session.handle_timeout(world.now);
+        client.receive_json(&json!({"id": unsubscribe["id"], "unsubscribe": {}}));
+        client.wait(Duration::from_secs(60));
         let recovered = match round < CORRUPT_DELTAS_MAX {
             true => {
                 json!([
@@ -203,55 +171,52 @@ fn a_delta_with_another_base_is_recovered_by_a_new_subscription() {
                 {"offset": offset + 1, "data": text(offset + 1)}, {"offset": offset + 2, "data": text(offset + 2)}
             ]),
         };
-        let subscribe = world.subscribe(offset + 2, &recovered);
+        let subscribe = client.accept(offset + 2, &recovered);
         assert_eq!(subscribe["offset"].as_u64().expect("a position"), offset);
         assert_eq!(subscribe["delta"] == "fossil", round < CORRUPT_DELTAS_MAX, "round {round}");
-        assert_eq!(world.messages(), [(offset + 1, text(offset + 1)), (offset + 2, text(offset + 2))]);
+        assert_eq!(client.messages(), [(offset + 1, text(offset + 1)), (offset + 2, text(offset + 2))]);
         offset += 2;
     }
-    world.publish(&json!({"offset": offset + 1, "data": text(offset + 1)}));
-    assert_eq!(world.messages(), [(offset + 1, text(offset + 1))]);
+    client.publish(&json!({"offset": offset + 1, "data": text(offset + 1)}));
+    assert_eq!(client.messages(), [(offset + 1, text(offset + 1))]);
 }
 
 #[test]
 fn recovered_deltas_that_do_not_fit_are_requested_again() {
-    let mut world = World::new();
-    world.subscribe(0, &json!([]));
-    world.publish(&whole(1, &text(1)));
-    world.session.handle_lost();
-    world.session.handle_open(world.now);
-    let connect = world.command();
-    world.receive(&json!({"id": connect["id"], "connect": {"client": "c"}}));
-    world.subscribe(3, &json!([whole(2, &text(2)), changed(3, &wrong(2), &text(3))]));
-    assert_eq!(world.messages(), [(1, text(1)), (2, text(2))]);
-    let unsubscribe = world.command();
-    world.receive(&json!({"id": unsubscribe["id"], "unsubscribe": {}}));
-    world.session.handle_timeout(world.now + Duration::from_secs(60));
-    assert_eq!(world.subscribe(3, &json!([whole(3, &text(3))]))["offset"], 2);
-    assert_eq!(world.messages(), [(3, text(3))]);
+    let mut client = session();
+    client.accept(0, &json!([]));
+    client.publish(&whole(1, &text(1)));
+    client.reconnect();
+    client.begin();
+    client.accept(3, &json!([whole(2, &text(2)), changed(3, &wrong(2), &text(3))]));
+    assert_eq!(client.messages(), [(1, text(1)), (2, text(2))]);
+    let unsubscribe = client.command();
+    client.receive_json(&json!({"id": unsubscribe["id"], "unsubscribe": {}}));
+    client.wait(Duration::from_secs(60));
+    assert_eq!(client.accept(3, &json!([whole(3, &text(3))]))["offset"], 2);
+    assert_eq!(client.messages(), [(3, text(3))]);
 }
 
 #[test]
 fn a_delta_cannot_make_more_than_a_message_may_have() {
-    let mut world = World::new();
-    world.subscribe(0, &json!([]));
+    let mut client = session();
+    client.accept(0, &json!([]));
     let base = "x".repeat(1 << 20);
-    world.publish(&whole(1, &base));
-    assert_eq!(world.messages().len(), 1);
+    client.publish(&whole(1, &base));
+    assert_eq!(client.messages().len(), 1);
     let long = "x".repeat(DELTA_MESSAGE_BYTES_MAX);
-    world.publish(&changed(2, &base, &long));
-    assert_eq!(world.messages(), []);
-    assert_eq!(world.command()["unsubscribe"]["channel"], TOPIC);
+    client.publish(&changed(2, &base, &long));
+    assert_eq!(client.messages(), []);
+    assert_eq!(client.command()["unsubscribe"]["channel"], TOPIC);
 }
 
 #[test]
 fn a_delta_that_nobody_asked_for_is_no_message() {
-    let mut world = World::new();
-    let command = world.command();
-    world.receive(&json!({"id": command["id"], "subscribe": {"epoch": "a", "offset": 0}}));
-    world.publish(&changed(1, &text(0), &text(1)));
-    let events: Vec<Event<Payload>> =
-        std::iter::from_fn(|| world.queue.pop()).map(|(event, _)| event).collect();
+    let mut client = session();
+    let command = client.command();
+    client.receive_json(&json!({"id": command["id"], "subscribe": {"epoch": "a", "offset": 0}}));
+    client.publish(&changed(1, &text(0), &text(1)));
+    let events: Vec<Event<Payload>> = client.events().collect();
     assert!(matches!(&events[..], [Event::Subscribed(_)]), "{events:?}");
-    assert_eq!(world.command()["unsubscribe"]["channel"], TOPIC);
+    assert_eq!(client.command()["unsubscribe"]["channel"], TOPIC);
 }

@@ -2,35 +2,23 @@
 //! subscribers lag, and readers are slow. Each offset must be delivered or reported as missed, once and in order.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc};
 
+use super::session::{TOPIC, TestSession};
+use super::world::{Reader, World, steps};
 use crate::command::Command;
 use crate::limits::{QUEUE_EVENTS_MIN, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
-use crate::queue::Queue;
-use crate::session::{ServerSide, Session, Token};
-use crate::{Ended, Event, GapReason, Missed, Payload, Position, Subscription};
+use crate::session::ServerSide;
+use crate::token::Credentials;
+use crate::{Ended, Event, GapReason, Missed, Position, Subscription};
 
-const TOPIC: &str = "prices";
-
-/// What happens next.
+/// What only the model does.
 #[derive(Clone, Copy, Debug)]
-enum Op {
-    /// So many messages are published.
-    Publish(u8),
-    /// The server has handled what the client sent.
-    Serve,
-    /// The client gets what the server sent: so many messages of the connection.
-    Deliver(u8),
-    /// The reader takes so many events.
-    Read(u8),
-    /// The connection is lost, with what is on its way, and a new one is open.
-    Reconnect,
-    /// The server forgets the topic.
-    Restart,
+enum Special {
     /// The server ends the subscription, because the client lagged.
     EndSlow,
     /// A live subscriber loses messages, and is told so, or by `echoring.v1.json`'s heartbeat only.
@@ -228,209 +216,108 @@ impl Model {
     }
 }
 
-/// Checks that what the reader is told has no hole and no repetition.
-#[derive(Default)]
-pub(super) struct Reader {
-    pub(super) position: Option<Position>,
-    messages: u64,
-    pub(super) missed: u64,
-    unknown: u64,
-    /// A subscription with another position was announced, and an unknown gap must follow.
-    jump: Option<Position>,
-}
-
-impl Reader {
-    pub(super) fn handle(&mut self, event: Event<Payload>) -> Result<(), TestCaseError> {
-        match event {
-            Event::Subscribed(subscribed) => match &self.position {
-                Some(position) if *position != subscribed.position => self.jump = Some(subscribed.position),
-                _ => self.position = Some(subscribed.position),
-            },
-            Event::Gap(gap) => match gap.missed {
-                Missed::Unknown => {
-                    prop_assert_eq!(gap.reason, GapReason::Epoch);
-                    prop_assert!(self.jump.is_some(), "an unknown gap without a jump");
-                    self.position = self.jump.take();
-                    self.unknown += 1;
-                }
-                Missed::Range { from, to } => {
-                    self.advance(from, to)?;
-                    self.missed += to - from + 1;
-                }
-            },
-            Event::Message(message) => {
-                prop_assert_eq!(message.data.parse::<u64>().ok(), Some(message.offset));
-                self.advance(message.offset, message.offset)?;
-                self.messages += 1;
-            }
-            other => prop_assert!(false, "{other:?}"),
-        }
-        Ok(())
-    }
-
-    fn advance(&mut self, from: u64, to: u64) -> Result<(), TestCaseError> {
-        prop_assert!(self.jump.is_none(), "a jump that nobody was told of");
-        let position = self.position.as_mut().expect("a subscription first");
-        prop_assert_eq!(from, position.offset + 1);
-        prop_assert!(to >= from);
-        position.offset = to;
-        Ok(())
-    }
-}
-
-/// A session, its server, and the reader of its subscription.
-struct World {
+/// The model, and a client with a subscription.
+struct Modelled {
     model: Model,
-    session: Session,
-    /// `None` until the server has made the subscription.
-    queue: Option<Arc<Queue>>,
+    client: TestSession,
     /// What the server made.
     offered: Arc<Mutex<Vec<Subscription>>>,
     subscription: Option<Subscription>,
     /// Keeps the client alive.
     _commands: mpsc::Sender<Command>,
     reader: Reader,
-    now: Instant,
     longest_queue: usize,
 }
 
-impl World {
-    fn new(mode: Mode, keeps: u64, capacity: usize) -> World {
-        let now = Instant::now();
+impl Modelled {
+    fn new(mode: Mode, keeps: u64, capacity: usize) -> Modelled {
         let protocol = mode.protocol();
-        let wake = Arc::new(Notify::new());
         let (commands, _) = mpsc::channel(1);
         let offered: Arc<Mutex<Vec<Subscription>>> = Arc::default();
         let made = Arc::clone(&offered);
         let offer = Box::new(move |subscription| made.lock().expect("no panic").push(subscription));
-        let server_side = ServerSide::new(offer, commands.downgrade(), Arc::clone(&wake), capacity);
-        let mut session = Session::new(protocol, Token::default(), Some(server_side));
-        let mut queue = None;
+        let server_side = ServerSide::new(offer, commands.downgrade(), Arc::new(Notify::new()), capacity);
+        let mut client = TestSession::with(protocol, capacity, Credentials::default(), Some(server_side));
         if mode != Mode::ServerSide {
-            let own = Queue::new(capacity, wake);
-            let (answer, _) = oneshot::channel();
-            let command = Command::Subscribe {
-                topic: TOPIC.into(),
-                position: None,
-                presence: false,
-                deltas: false,
-                token: None,
-                queue: Arc::clone(&own),
-                answer,
-            };
-            session.handle_command(command, now);
-            queue = Some(own);
+            client.subscribe(false, None);
         }
-        session.handle_open(now);
+        client.session.handle_open(client.now);
         let sent = Vec::new();
         let model = Model { protocol, mode, epoch: 1, offset: 0, kept_after: 0, keeps, cursor: None, sent };
         let (reader, subscription, longest_queue) = (Reader::default(), None, 0);
-        World {
-            model,
-            session,
-            queue,
-            offered,
-            subscription,
-            _commands: commands,
-            reader,
-            now,
-            longest_queue,
-        }
+        Modelled { model, client, offered, subscription, _commands: commands, reader, longest_queue }
     }
 
     /// Takes the subscription that the server has made.
     fn accept(&mut self) {
         for subscription in self.offered.lock().expect("no panic").drain(..) {
-            self.queue = Some(Arc::clone(subscription.queue()));
+            self.client.queue = Arc::clone(subscription.queue());
             self.subscription = Some(subscription);
         }
     }
 
-    fn events(&self) -> impl Iterator<Item = Event<Payload>> + use<> {
-        let queue = self.queue.clone();
-        std::iter::from_fn(move || queue.as_ref()?.pop().map(|(event, _)| event))
+    fn events(&self) -> Vec<Event> {
+        self.client.events().collect()
+    }
+}
+
+impl World for Modelled {
+    type Special = Special;
+
+    const PAUSE: Duration = Duration::from_secs(60);
+
+    fn publish(&mut self, messages: u8) {
+        (0..messages).for_each(|_| self.model.publish());
     }
 
-    fn serve(&mut self) {
-        while let Some(message) = self.session.first_outgoing() {
-            let text = message.as_text().expect("a text").to_owned();
-            self.session.take_outgoing();
+    fn send(&mut self) {
+        while let Some(text) = self.client.sent() {
             self.model.handle(&text);
         }
     }
 
-    fn deliver(&mut self, messages: usize) {
+    fn receive(&mut self, messages: usize) {
         let messages = messages.min(self.model.sent.len());
         for text in self.model.sent.drain(..messages) {
-            self.session.handle_message(&text.into(), self.now).expect("a message of the protocol");
-            let queued = self.queue.as_ref().map_or(0, |queue| queue.len());
-            self.longest_queue = self.longest_queue.max(queued);
+            self.client.receive(text).expect("a message of the protocol");
+            self.longest_queue = self.longest_queue.max(self.client.queue.len());
         }
     }
 
     fn read(&mut self, events: usize) -> Result<(), TestCaseError> {
         self.accept();
-        for event in self.events().take(events) {
-            self.reader.handle(event)?;
-        }
-        self.session.handle_wake(self.now);
-        Ok(())
+        self.client.read(&mut self.reader, events)
     }
 
     fn reconnect(&mut self) {
-        self.session.handle_lost();
         self.model.sent.clear();
         self.model.cursor = None;
-        self.session.handle_open(self.now);
+        self.client.reconnect();
     }
 
-    fn run(&mut self, op: Op) -> Result<(), TestCaseError> {
-        match op {
-            Op::Publish(messages) => (0..messages).for_each(|_| self.model.publish()),
-            Op::Serve => self.serve(),
-            Op::Deliver(messages) => self.deliver(messages.into()),
-            Op::Read(events) => self.read(events.into())?,
-            Op::Reconnect => self.reconnect(),
-            Op::Restart => {
-                (self.model.offset, self.model.kept_after) = (0, 0);
-                self.model.epoch += 1;
-                self.reconnect();
-            }
+    fn restart(&mut self) {
+        (self.model.offset, self.model.kept_after) = (0, 0);
+        self.model.epoch += 1;
+        self.reconnect();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.client.wait(time);
+    }
+
+    fn run_special(&mut self, step: Special) {
+        match step {
             // A server-side subscription has no way back but another connection.
-            Op::EndSlow if self.model.mode == Mode::ServerSide => self.reconnect(),
-            Op::EndSlow => self.model.end_slow(),
-            Op::Drop(messages) => self.model.drop(messages),
-            Op::Heartbeat => self.model.heartbeat(),
+            Special::EndSlow if self.model.mode == Mode::ServerSide => self.reconnect(),
+            Special::EndSlow => self.model.end_slow(),
+            Special::Drop(messages) => self.model.drop(messages),
+            Special::Heartbeat => self.model.heartbeat(),
         }
-        Ok(())
-    }
-
-    /// Everything that is on its way arrives, and is read.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
-        for _ in 0..50 {
-            self.now += std::time::Duration::from_secs(60);
-            self.session.handle_timeout(self.now);
-            self.serve();
-            self.deliver(usize::MAX);
-            self.read(usize::MAX)?;
-        }
-        Ok(())
     }
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let op = prop_oneof![
-        4 => (1..5_u8).prop_map(Op::Publish),
-        4 => Just(Op::Serve),
-        4 => (1..8_u8).prop_map(Op::Deliver),
-        4 => (1..8_u8).prop_map(Op::Read),
-        1 => Just(Op::Reconnect),
-        1 => Just(Op::Restart),
-        1 => Just(Op::EndSlow),
-        1 => (1..5_u8).prop_map(Op::Drop),
-        1 => Just(Op::Heartbeat),
-    ];
-    prop::collection::vec(op, 0..80)
+fn specials() -> impl Strategy<Value = Special> {
+    prop_oneof![Just(Special::EndSlow), (1..5_u8).prop_map(Special::Drop), Just(Special::Heartbeat)]
 }
 
 proptest! {
@@ -438,19 +325,13 @@ proptest! {
 
     #[test]
     fn each_message_is_delivered_or_reported_once_and_in_order(
-        ops in ops(),
+        steps in steps(specials()),
         keeps in 0..20_u64,
         capacity in 1..12_usize,
         mode in prop::sample::select(&MODES[..]),
     ) {
-        let mut world = World::new(mode, keeps, capacity);
-        for op in ops {
-            world.run(op)?;
-        }
-        world.settle()?;
-        // One last message shows that the subscription is live, and what was missed at the tail.
-        world.model.publish();
-        world.settle()?;
+        let mut world = Modelled::new(mode, keeps, capacity);
+        world.run_all(steps)?;
         let end = Position { epoch: world.model.epoch(), offset: world.model.offset };
         prop_assert_eq!(world.reader.position.as_ref(), Some(&end));
         // A queue holds its capacity, and what comes in one message of the server: an answer with the kept messages.
@@ -464,14 +345,14 @@ proptest! {
 #[test]
 fn a_history_that_is_too_short_is_a_gap_with_its_exact_count() {
     for mode in MODES {
-        let mut world = World::new(mode, 10, 100);
+        let mut world = Modelled::new(mode, 10, 100);
         world.settle().expect("in order");
-        world.model.publish();
+        world.publish(1);
         world.settle().expect("in order");
-        world.session.handle_lost();
+        world.client.session.handle_lost();
         world.model.cursor = None;
-        (0..30).for_each(|_| world.model.publish());
-        world.session.handle_open(world.now);
+        world.publish(30);
+        world.client.session.handle_open(world.client.now);
         world.settle().expect("in order");
         assert_eq!((world.reader.messages, world.reader.missed), (11, 20), "{mode:?}");
     }
@@ -479,107 +360,100 @@ fn a_history_that_is_too_short_is_a_gap_with_its_exact_count() {
 
 #[test]
 fn a_server_side_subscription_that_is_read_too_slowly_has_gaps_with_exact_counts() {
-    let mut world = World::new(Mode::ServerSide, 100, 4);
+    let mut world = Modelled::new(Mode::ServerSide, 100, 4);
     world.settle().expect("in order");
-    world.model.publish();
+    world.publish(1);
     world.settle().expect("in order");
     // Four wait, and six are dropped.
-    (0..10).for_each(|_| world.model.publish());
-    world.deliver(usize::MAX);
+    world.publish(10);
+    world.receive(usize::MAX);
     assert_eq!(world.longest_queue, 4);
     world.settle().expect("in order");
     assert_eq!((world.reader.messages, world.reader.missed), (5, 6));
-    assert!(world.session.first_outgoing().is_none(), "nothing is paused at the server");
+    assert!(world.client.session.first_outgoing().is_none(), "nothing is paused at the server");
 }
 
 #[test]
 fn a_server_side_subscription_ends_when_the_server_says_so_and_may_be_made_again() {
-    let mut world = World::new(Mode::ServerSide, 10, 10);
+    let mut world = Modelled::new(Mode::ServerSide, 10, 10);
     world.settle().expect("in order");
     world.model.sent.push(format!(
         r#"{{"push":{{"channel":"{TOPIC}","unsubscribe":{{"code":2000,"reason":"server unsubscribe"}}}}}}"#
     ));
-    world.deliver(1);
-    let events: Vec<Event> = world.events().collect();
+    world.receive(1);
+    let events = world.events();
     let [Event::Ended(Ended::Refused(refusal))] = &events[..] else { panic!("{events:?}") };
     assert_eq!(refusal.code, "2000");
     // It is another one, with a handle of its own.
     world.model.push_subscription();
     world.reader = Reader::default();
-    world.deliver(1);
-    world.model.publish();
+    world.receive(1);
+    world.publish(1);
     world.settle().expect("in order");
     assert_eq!(world.reader.messages, 1);
     // A new connection without it.
     world.model.mode = Mode::Centrifuge;
     world.reconnect();
-    world.serve();
-    world.deliver(1);
-    let events: Vec<Event> = world.events().collect();
+    world.send();
+    world.receive(1);
+    let events = world.events();
     let [Event::Ended(Ended::Refused(_))] = &events[..] else { panic!("{events:?}") };
 }
 
 #[test]
 fn a_server_side_subscription_that_is_dropped_is_ended_at_the_server() {
-    let mut world = World::new(Mode::ServerSide, 10, 10);
+    let mut world = Modelled::new(Mode::ServerSide, 10, 10);
     world.settle().expect("in order");
     world.subscription = None;
-    world.session.handle_wake(world.now);
-    world.serve();
+    world.client.session.handle_wake(world.client.now);
+    world.send();
     assert_eq!(world.model.cursor, None);
-    world.deliver(usize::MAX);
+    world.receive(usize::MAX);
     // Made again by the next connection.
-    (world.queue, world.reader) = (None, Reader::default());
+    world.reader = Reader::default();
     world.reconnect();
     world.settle().expect("in order");
-    world.model.publish();
+    world.publish(1);
     world.settle().expect("in order");
     assert_eq!(world.reader.messages, 1);
 }
 
 #[test]
 fn server_side_subscriptions_are_bounded() {
-    let mut world = World::new(Mode::ServerSide, 10, 10);
+    let mut world = Modelled::new(Mode::ServerSide, 10, 10);
     for number in 0..SERVER_SUBSCRIPTIONS_MAX + 10 {
         world.model.sent.push(format!(r#"{{"push":{{"channel":"{number}","subscribe":{{}}}}}}"#));
     }
-    world.deliver(usize::MAX);
+    world.receive(usize::MAX);
     assert_eq!(world.offered.lock().expect("no panic").len(), SERVER_SUBSCRIPTIONS_MAX);
 }
 
 #[test]
 fn messages_without_positions_that_are_lost_are_a_gap_of_unknown_extent() {
-    let mut world = World::new(Mode::ServerSide, 10, 4);
+    let mut world = Modelled::new(Mode::ServerSide, 10, 4);
     world.model.mode = Mode::Centrifuge;
     world.settle().expect("in order");
     let message = format!(r#"{{"push":{{"channel":"{TOPIC}","pub":{{"data":1}}}}}}"#);
     let begun = format!(r#"{{"push":{{"channel":"{TOPIC}","subscribe":{{}}}}}}"#);
     world.model.sent.push(begun);
     world.model.sent.extend(vec![message; 5]);
-    world.deliver(usize::MAX);
+    world.receive(usize::MAX);
     world.accept();
-    let events: Vec<Event> = world.events().collect();
+    let events = world.events();
     assert!(matches!(
         &events[..],
         [Event::Subscribed(_), Event::Message(_), Event::Message(_), Event::Message(_)]
     ));
-    world.session.handle_wake(world.now);
-    let events: Vec<Event> = world.events().collect();
+    world.client.session.handle_wake(world.client.now);
+    let events = world.events();
     let [Event::Gap(gap)] = &events[..] else { panic!("{events:?}") };
     assert_eq!((gap.missed, &gap.reason), (Missed::Unknown, &GapReason::Slow));
     // And while there is no connection.
-    world.session.handle_lost();
-    world.session.handle_open(world.now);
-    let id = connect_id(&world);
+    world.client.reconnect();
+    let id = world.client.command()["id"].clone();
     world.model.sent.push(format!(r#"{{"id":{id},"connect":{{"subs":{{"{TOPIC}":{{}}}}}}}}"#));
-    world.deliver(usize::MAX);
-    let events: Vec<Event> = world.events().collect();
+    world.receive(usize::MAX);
+    let events = world.events();
     let [Event::Subscribed(_), Event::Gap(gap)] = &events[..] else { panic!("{events:?}") };
     assert_eq!((gap.missed, &gap.reason), (Missed::Unknown, &GapReason::History));
-}
-
-fn connect_id(world: &World) -> u64 {
-    let message = world.session.first_outgoing().expect("a connect command");
-    let command: serde_json::Value = serde_json::from_str(message.as_text().expect("a text")).expect("JSON");
-    command["id"].as_u64().expect("a number")
 }

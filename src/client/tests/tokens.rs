@@ -12,14 +12,13 @@ use echoring_auth::{Authenticator, Settings as AuthSettings};
 use echoring_server::{Builder, ServerConfig};
 use ring::hmac;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
 
 use super::server::{Forwarder, PATIENCE, next, next_of_topic, quick, run, start_from, url};
+use super::session::{TOPIC, TestSession};
 use crate::attempt::retries;
-use crate::command::Command;
 use crate::queue::Queue;
-use crate::session::{Session, SessionError, Token};
+use crate::session::SessionError;
 use crate::token::{self, Credentials};
 use crate::{
     Client, ClientError, Ended, Event, Payload, Protocol, State, SubscribeError, SubscribeOptions,
@@ -29,7 +28,6 @@ use echoring_async::reconnect::{Failure, Reason};
 use echoring_async::{CloseFrame, Error};
 use echoring_proto::CloseCode;
 
-const TOPIC: &str = "prices";
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
 /// A source whose tokens the test hands over itself.
@@ -37,53 +35,14 @@ fn by_hand() -> TokenSource {
     TokenSource::new(std::future::pending::<Result<String, String>>)
 }
 
-/// A session whose messages and time are the test's.
-struct World {
-    session: Session,
-    /// What attempts to connect share with the session.
-    credentials: Credentials,
-    queue: Arc<Queue>,
-    now: Instant,
+fn session(protocol: Protocol, token: Option<&str>, source: Option<TokenSource>) -> TestSession {
+    TestSession::with(protocol, 10, Credentials::new(token.map(str::to_owned), source), None)
 }
 
-impl World {
-    fn new(protocol: Protocol, token: Option<&str>, source: Option<TokenSource>) -> World {
-        let credentials = Credentials::new(token.map(str::to_owned), source);
-        let token = Token::new(credentials.clone());
-        let queue = Queue::new(10, Arc::new(Notify::new()));
-        World { session: Session::new(protocol, token, None), credentials, queue, now: Instant::now() }
-    }
-
-    fn subscribe(&mut self, token: TokenSource) {
-        let (answer, _) = oneshot::channel();
-        let (queue, token) = (Arc::clone(&self.queue), Some(token));
-        let topic = TOPIC.to_owned();
-        let command = Command::Subscribe {
-            topic,
-            position: None,
-            presence: false,
-            deltas: false,
-            token,
-            queue,
-            answer,
-        };
-        self.session.handle_command(command, self.now);
-    }
-
-    /// The next command of the client.
-    fn command(&mut self) -> Value {
-        let message = self.session.first_outgoing().expect("a command");
-        self.session.take_outgoing();
-        serde_json::from_str(message.as_text().expect("a text")).expect("JSON")
-    }
-
-    fn receive(&mut self, message: &Value) -> Result<(), SessionError> {
-        self.session.handle_message(&message.to_string().into(), self.now)
-    }
-
+impl TestSession {
     /// Answers a command.
     fn answer(&mut self, command: &Value, name: &str, result: Value) -> Result<(), SessionError> {
-        self.receive(&json!({"id": command["id"], name: result}))
+        self.receive(json!({"id": command["id"], name: result}))
     }
 
     /// Connects with the token that the session has.
@@ -110,111 +69,110 @@ impl World {
         self.session.handle_token(id, Err(error.into()), self.now);
     }
 
-    fn wait(&mut self, seconds: u64) {
-        self.now += Duration::from_secs(seconds);
-        self.session.handle_timeout(self.now);
+    fn wait_seconds(&mut self, seconds: u64) {
+        self.wait(Duration::from_secs(seconds));
     }
 
-    fn events(&self) -> Vec<Event<Payload>> {
-        std::iter::from_fn(|| self.queue.pop()).map(|(event, _)| event).collect()
+    fn all_events(&self) -> Vec<Event<Payload>> {
+        self.events().collect()
     }
 }
 
 #[test]
 fn a_fresh_token_of_the_session_is_presented_when_the_old_one_expires() {
-    let mut world = World::new(Protocol::Centrifuge, None, Some(by_hand()));
-    world.credentials.set(Some("first".to_owned()));
-    world.connect("first", 60);
-    assert_eq!(world.session.deadline(), Some(world.now + Duration::from_secs(60)));
-    world.wait(59);
-    assert!(world.session.take_token_request().is_none());
-    world.wait(1);
-    world.wait(1);
-    let id = world.wanted();
-    world.hand_over(id, "second");
-    let refresh = world.command();
+    let mut client = session(Protocol::Centrifuge, None, Some(by_hand()));
+    client.credentials.set(Some("first".to_owned()));
+    client.connect("first", 60);
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(60)));
+    client.wait_seconds(59);
+    assert!(client.session.take_token_request().is_none());
+    client.wait_seconds(1);
+    client.wait_seconds(1);
+    let id = client.wanted();
+    client.hand_over(id, "second");
+    let refresh = client.command();
     assert_eq!(refresh["refresh"]["token"], "second");
     // Refused for the moment: later, with another one.
     let busy = json!({"code": 100, "message": "busy", "temporary": true});
-    world.answer(&refresh, "error", busy).expect("not final");
-    assert!(world.session.take_token_request().is_none());
-    world.wait(1);
-    let id = world.wanted();
-    world.hand_over(id, "third");
-    let refresh = world.command();
-    world.answer(&refresh, "refresh", json!({"expires": true, "ttl": 100})).expect("accepted");
-    assert_eq!(world.session.deadline(), Some(world.now + Duration::from_secs(100)));
+    client.answer(&refresh, "error", busy).expect("not final");
+    assert!(client.session.take_token_request().is_none());
+    client.wait_seconds(1);
+    let id = client.wanted();
+    client.hand_over(id, "third");
+    let refresh = client.command();
+    client.answer(&refresh, "refresh", json!({"expires": true, "ttl": 100})).expect("accepted");
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(100)));
     // Another connection presents it too, and one that it was too late for gets another one.
-    world.session.handle_lost();
-    assert_eq!(world.session.deadline(), None);
-    world.connect("third", 60);
-    world.session.handle_lost();
-    world.session.handle_expired();
-    assert_eq!(world.credentials.kept(), None);
-    world.credentials.set(Some("fourth".to_owned()));
-    world.connect("fourth", 60);
+    client.session.handle_lost();
+    assert_eq!(client.session.deadline(), None);
+    client.connect("third", 60);
+    client.session.handle_lost();
+    client.session.handle_expired();
+    assert_eq!(client.credentials.kept(), None);
+    client.credentials.set(Some("fourth".to_owned()));
+    client.connect("fourth", 60);
 }
 
 #[test]
 fn a_source_that_fails_is_asked_again_unless_the_user_gets_no_token() {
-    let mut world = World::new(Protocol::Centrifuge, Some("first"), Some(by_hand()));
-    world.connect("first", 60);
-    world.wait(60);
+    let mut client = session(Protocol::Centrifuge, Some("first"), Some(by_hand()));
+    client.connect("first", 60);
+    client.wait_seconds(60);
     for delay in [1, 1, 2, 4, 8, 16, 20, 20] {
-        let id = world.wanted();
-        world.fail(id, "no back end");
-        assert!(world.session.first_outgoing().is_none());
-        world.wait(delay);
+        let id = client.wanted();
+        client.fail(id, "no back end");
+        assert!(client.session.first_outgoing().is_none());
+        client.wait_seconds(delay);
     }
-    let id = world.wanted();
-    world.hand_over(id, "second");
-    assert_eq!(world.command()["refresh"]["token"], "second");
+    let id = client.wanted();
+    client.hand_over(id, "second");
+    assert_eq!(client.command()["refresh"]["token"], "second");
 
-    let mut world = World::new(Protocol::Centrifuge, Some("first"), Some(by_hand()));
-    world.connect("first", 60);
-    world.wait(60);
-    let id = world.wanted();
-    world.fail(id, Unauthorized);
-    world.wait(600);
-    assert!(world.session.take_token_request().is_none(), "the session lasts as long as its token");
-    assert_eq!(world.session.deadline(), None);
+    let mut client = session(Protocol::Centrifuge, Some("first"), Some(by_hand()));
+    client.connect("first", 60);
+    client.wait_seconds(60);
+    let id = client.wanted();
+    client.fail(id, Unauthorized);
+    client.wait_seconds(600);
+    assert!(client.session.take_token_request().is_none(), "the session lasts as long as its token");
+    assert_eq!(client.session.deadline(), None);
 
     // Of a subscription, before and after it has begun.
-    let mut world = World::new(Protocol::Centrifuge, None, None);
-    world.connect("", 1_000);
-    world.subscribe(by_hand());
+    let mut client = session(Protocol::Centrifuge, None, None);
+    client.connect("", 1_000);
+    client.subscribe(false, Some(by_hand()));
     for delay in [1, 1, 2] {
-        let id = world.wanted();
-        world.fail(id, "no back end");
-        assert!(world.session.take_token_request().is_none(), "not at once");
-        world.wait(delay);
+        let id = client.wanted();
+        client.fail(id, "no back end");
+        assert!(client.session.take_token_request().is_none(), "not at once");
+        client.wait_seconds(delay);
     }
-    let id = world.wanted();
-    world.hand_over(id, "first");
-    let subscribe = world.command();
+    let id = client.wanted();
+    client.hand_over(id, "first");
+    let subscribe = client.command();
     let begun = json!({"expires": true, "ttl": 60, "epoch": "a", "offset": 1});
-    world.answer(&subscribe, "subscribe", begun).expect("subscribed");
-    world.wait(60);
-    let id = world.wanted();
-    world.fail(id, "no back end");
-    world.wait(1);
-    let id = world.wanted();
-    world.fail(id, Unauthorized);
-    assert_eq!(world.command()["unsubscribe"]["channel"], TOPIC);
-    let events = world.events();
+    client.answer(&subscribe, "subscribe", begun).expect("subscribed");
+    client.wait_seconds(60);
+    let id = client.wanted();
+    client.fail(id, "no back end");
+    client.wait_seconds(1);
+    let id = client.wanted();
+    client.fail(id, Unauthorized);
+    assert_eq!(client.command()["unsubscribe"]["channel"], TOPIC);
+    let events = client.all_events();
     let [Event::Subscribed(_), Event::Ended(Ended::Token(text))] = &events[..] else { panic!("{events:?}") };
     assert_eq!(*text, Unauthorized.to_string());
 }
 
 #[test]
 fn a_refused_token_of_the_session_is_final() {
-    let mut world = World::new(Protocol::Centrifuge, Some("first"), Some(by_hand()));
-    world.connect("first", 1);
-    world.wait(1);
-    let id = world.wanted();
-    world.hand_over(id, "bad");
-    let refresh = world.command();
-    let refused = world.answer(&refresh, "error", json!({"code": 103, "message": "no"}));
+    let mut client = session(Protocol::Centrifuge, Some("first"), Some(by_hand()));
+    client.connect("first", 1);
+    client.wait_seconds(1);
+    let id = client.wanted();
+    client.hand_over(id, "bad");
+    let refresh = client.command();
+    let refused = client.answer(&refresh, "error", json!({"code": 103, "message": "no"}));
     let Err(SessionError::Refused(refusal)) = refused else { panic!("{refused:?}") };
     assert!(!refusal.temporary);
 }
@@ -222,125 +180,125 @@ fn a_refused_token_of_the_session_is_final() {
 #[test]
 fn an_expired_token_is_replaced_once() {
     let expired = json!({"code": 109, "message": "token expired"});
-    let mut world = World::new(Protocol::Centrifuge, Some("stored"), Some(by_hand()));
-    world.session.handle_open(world.now);
-    let connect = world.command();
-    let refused = world.answer(&connect, "error", expired.clone());
+    let mut client = session(Protocol::Centrifuge, Some("stored"), Some(by_hand()));
+    client.session.handle_open(client.now);
+    let connect = client.command();
+    let refused = client.answer(&connect, "error", expired.clone());
     assert!(matches!(&refused, Err(SessionError::Refused(refusal)) if refusal.temporary), "{refused:?}");
-    world.session.handle_lost();
-    assert_eq!(world.credentials.kept(), None);
-    world.credentials.set(Some("fresh".to_owned()));
-    world.session.handle_open(world.now);
-    let connect = world.command();
+    client.session.handle_lost();
+    assert_eq!(client.credentials.kept(), None);
+    client.credentials.set(Some("fresh".to_owned()));
+    client.session.handle_open(client.now);
+    let connect = client.command();
     assert_eq!(connect["connect"]["token"], "fresh");
-    let refused = world.answer(&connect, "error", expired);
+    let refused = client.answer(&connect, "error", expired);
     assert!(matches!(&refused, Err(SessionError::Refused(refusal)) if !refusal.temporary), "{refused:?}");
 }
 
 #[test]
 fn a_subscription_has_tokens_of_its_own() {
-    let mut world = World::new(Protocol::Centrifuge, Some("of the session"), None);
-    world.connect("of the session", 1_000);
-    world.subscribe(by_hand());
-    assert!(world.session.first_outgoing().is_none());
-    let id = world.wanted();
-    world.hand_over(id, "first");
-    let subscribe = world.command();
+    let mut client = session(Protocol::Centrifuge, Some("of the session"), None);
+    client.connect("of the session", 1_000);
+    client.subscribe(false, Some(by_hand()));
+    assert!(client.session.first_outgoing().is_none());
+    let id = client.wanted();
+    client.hand_over(id, "first");
+    let subscribe = client.command();
     assert_eq!(subscribe["subscribe"]["token"], "first");
     let begun = json!({"expires": true, "ttl": 60, "epoch": "a", "offset": 1});
-    world.answer(&subscribe, "subscribe", begun.clone()).expect("subscribed");
-    assert_eq!(world.session.deadline(), Some(world.now + Duration::from_secs(60)));
-    world.wait(60);
-    let id = world.wanted();
-    world.hand_over(id, "second");
-    let refresh = world.command();
+    client.answer(&subscribe, "subscribe", begun.clone()).expect("subscribed");
+    assert_eq!(client.session.deadline(), Some(client.now + Duration::from_secs(60)));
+    client.wait_seconds(60);
+    let id = client.wanted();
+    client.hand_over(id, "second");
+    let refresh = client.command();
     assert_eq!(refresh["sub_refresh"], json!({"channel": TOPIC, "token": "second"}));
-    world.answer(&refresh, "sub_refresh", json!({"expires": true, "ttl": 60})).expect("accepted");
+    client.answer(&refresh, "sub_refresh", json!({"expires": true, "ttl": 60})).expect("accepted");
     // Too late for once.
     let ended = json!({"push": {"channel": TOPIC, "unsubscribe": {"code": 2501, "reason": "expired"}}});
-    world.receive(&ended).expect("a push");
-    world.wait(0);
-    assert_eq!(world.session.deadline(), None, "nothing is due until the token is there");
-    let id = world.wanted();
-    world.hand_over(id, "third");
-    let subscribe = world.command();
+    client.receive(ended).expect("a push");
+    client.wait_seconds(0);
+    assert_eq!(client.session.deadline(), None, "nothing is due until the token is there");
+    let id = client.wanted();
+    client.hand_over(id, "third");
+    let subscribe = client.command();
     assert_eq!(subscribe["subscribe"]["token"], "third");
-    world.answer(&subscribe, "subscribe", begun).expect("subscribed");
-    let events = world.events();
+    client.answer(&subscribe, "subscribe", begun).expect("subscribed");
+    let events = client.all_events();
     assert!(matches!(&events[..], [Event::Subscribed(_), Event::Subscribed(_)]), "{events:?}");
     // The end of the next one is the subscription's end, here and at the server.
-    world.wait(60);
-    let id = world.wanted();
-    world.hand_over(id, "bad");
-    let refresh = world.command();
-    world.answer(&refresh, "error", json!({"code": 103, "message": "no"})).expect("the session goes on");
-    assert_eq!(world.command()["unsubscribe"]["channel"], TOPIC);
-    let events = world.events();
+    client.wait_seconds(60);
+    let id = client.wanted();
+    client.hand_over(id, "bad");
+    let refresh = client.command();
+    client.answer(&refresh, "error", json!({"code": 103, "message": "no"})).expect("the session goes on");
+    assert_eq!(client.command()["unsubscribe"]["channel"], TOPIC);
+    let events = client.all_events();
     let [Event::Ended(Ended::Refused(refusal))] = &events[..] else { panic!("{events:?}") };
     assert_eq!(refusal.code, "103");
 }
 
 #[test]
 fn a_subscription_whose_fresh_token_has_expired_ends() {
-    let mut world = World::new(Protocol::Centrifuge, None, None);
-    world.connect("", 1_000);
-    world.subscribe(by_hand());
-    let id = world.wanted();
-    world.hand_over(id, "old");
-    let subscribe = world.command();
-    world.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
+    let mut client = session(Protocol::Centrifuge, None, None);
+    client.connect("", 1_000);
+    client.subscribe(false, Some(by_hand()));
+    let id = client.wanted();
+    client.hand_over(id, "old");
+    let subscribe = client.command();
+    client.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
     // The first one may have waited for the connection.
-    let id = world.wanted();
-    assert!(world.events().is_empty());
-    world.hand_over(id, "old, too");
-    let subscribe = world.command();
+    let id = client.wanted();
+    assert!(client.all_events().is_empty());
+    client.hand_over(id, "old, too");
+    let subscribe = client.command();
     assert_eq!(subscribe["subscribe"]["token"], "old, too");
-    world.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
-    let events = world.events();
+    client.answer(&subscribe, "error", json!({"code": 109, "message": "token expired"})).expect("goes on");
+    let events = client.all_events();
     assert!(matches!(&events[..], [Event::Ended(Ended::Refused(_))]), "{events:?}");
 }
 
 #[test]
 fn a_token_that_comes_too_late_is_for_nobody() {
-    let mut world = World::new(Protocol::Centrifuge, None, None);
-    world.connect("", 1_000);
-    world.subscribe(by_hand());
-    let id = world.wanted();
+    let mut client = session(Protocol::Centrifuge, None, None);
+    client.connect("", 1_000);
+    client.subscribe(false, Some(by_hand()));
+    let id = client.wanted();
     // Dropped, and subscribed again.
-    world.queue.abandon();
-    world.session.handle_wake(world.now);
-    world.queue = Queue::new(10, Arc::new(Notify::new()));
-    world.subscribe(by_hand());
-    let second = world.wanted();
-    world.hand_over(id, "of the first");
-    assert!(world.session.first_outgoing().is_none());
-    world.hand_over(second, "of the second");
-    assert_eq!(world.command()["subscribe"]["token"], "of the second");
+    client.queue.abandon();
+    client.session.handle_wake(client.now);
+    client.queue = Queue::new(10, Arc::new(Notify::new()));
+    client.subscribe(false, Some(by_hand()));
+    let second = client.wanted();
+    client.hand_over(id, "of the first");
+    assert!(client.session.first_outgoing().is_none());
+    client.hand_over(second, "of the second");
+    assert_eq!(client.command()["subscribe"]["token"], "of the second");
 }
 
 #[test]
 fn echoring_v1_asks_for_a_fresh_token() {
-    let mut world = World::new(Protocol::Echoring, None, Some(by_hand()));
-    world.session.handle_open(world.now);
-    world.receive(&json!({"type": "token_expires", "expires_in": 30})).expect("an event");
-    let id = world.wanted();
-    world.hand_over(id, "fresh");
-    let command = world.command();
+    let mut client = session(Protocol::Echoring, None, Some(by_hand()));
+    client.session.handle_open(client.now);
+    client.receive(json!({"type": "token_expires", "expires_in": 30})).expect("an event");
+    let id = client.wanted();
+    client.hand_over(id, "fresh");
+    let command = client.command();
     assert_eq!((&command["type"], &command["token"]), (&json!("authenticate"), &json!("fresh")));
     // One at a time, however often the server asks.
     for _ in 0..10 {
-        world.receive(&json!({"type": "token_expires", "expires_in": 30})).expect("an event");
+        client.receive(json!({"type": "token_expires", "expires_in": 30})).expect("an event");
     }
-    assert!(world.session.take_token_request().is_none());
-    assert_eq!(world.session.deadline(), None);
+    assert!(client.session.take_token_request().is_none());
+    assert_eq!(client.session.deadline(), None);
     let answer = json!({"type": "authenticated", "id": command["id"], "subject": "alice", "expires_in": 60});
-    world.receive(&answer).expect("accepted");
-    assert_eq!(world.session.deadline(), None, "the server says when");
-    world.receive(&json!({"type": "token_expires", "expires_in": 30})).expect("an event");
-    let id = world.wanted();
-    world.hand_over(id, "bad");
-    let id = world.command()["id"].clone();
-    let refused = world.receive(&json!({"type": "error", "id": id, "code": "bad-token", "message": "no"}));
+    client.receive(answer).expect("accepted");
+    assert_eq!(client.session.deadline(), None, "the server says when");
+    client.receive(json!({"type": "token_expires", "expires_in": 30})).expect("an event");
+    let id = client.wanted();
+    client.hand_over(id, "bad");
+    let id = client.command()["id"].clone();
+    let refused = client.receive(json!({"type": "error", "id": id, "code": "bad-token", "message": "no"}));
     assert!(matches!(refused, Err(SessionError::Refused(_))), "{refused:?}");
 }
 
