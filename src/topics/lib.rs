@@ -14,6 +14,7 @@ mod by_size;
 mod channel;
 mod client;
 mod creators;
+mod format;
 mod idempotency;
 mod keyed;
 pub mod limits;
@@ -27,15 +28,16 @@ mod previous;
 mod replay;
 mod retained;
 mod settings;
+mod sink;
 mod slot_map;
 mod topic;
 mod transfer;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
-pub use channel::{Deltas, Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
 pub use client::ClientId;
 pub use creators::{CreationLimits, Creator, Creators};
+pub use format::{Deltas, Encode, Encoding, Format};
 pub use keyed::Keyed;
 pub use log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
 pub use message::{Content, Position, Publication, Refused, is_topic_name};
@@ -45,6 +47,7 @@ pub use replay::{Members, Page, Replay, append_member, append_message, entries, 
 pub use settings::{
     AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings,
 };
+pub use sink::{Gap, GapReason, MemberId, Sink};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
 pub use transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
 use super::by_size::BySize;
-use super::channel::{
-    Append, Audience, Channel, ChannelContext, Deltas, Encode, Format, MemberId, Sink, Sums,
-};
+use super::channel::{Append, Audience, Channel, ChannelContext, Sums};
+use super::format::{Deltas, Encode, Format};
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
@@ -15,6 +14,7 @@ use super::owned_topics::OwnedTopics;
 use super::previous::Previous;
 use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
+use super::sink::{MemberId, Sink};
 use super::slot_map::SlotMap;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
