@@ -70,7 +70,7 @@ pub(super) struct Connections {
     install: bool,
 }
 
-/// Out of line: a connection's further runs of a tick are rare.
+/// Out of line: a connection rarely has further spans in a tick.
 #[cold]
 #[inline(never)]
 fn extend_received(batch: &mut Batch, position: usize, span: Span) -> bool {
@@ -220,10 +220,10 @@ impl Connections {
 
     // ---- the tick ----
 
-    /// Starts a tick: the runs of the previous one are over.
+    /// Starts a tick: the received spans of the previous one are over.
     #[inline]
     pub(super) fn begin(&mut self) {
-        // No receive is named so.
+        // No receive has this user data.
         self.run_user_data = 0;
         self.addresses.begin();
     }
@@ -250,7 +250,7 @@ impl Connections {
         }
     }
 
-    /// Tells of short sends, and sees to it that the next tick goes on with them.
+    /// Reports partial sends, and lists their connections, so that the next tick resumes them.
     #[cold]
     fn place_blocked(&mut self, start: usize, events: &mut Vec<Event>) {
         for at in 0..self.blocked.len() {
@@ -266,7 +266,7 @@ impl Connections {
         !self.blocked.is_empty() || !self.last.is_empty()
     }
 
-    /// A connection failed. Its owner is told once, unless it has done with it.
+    /// A connection failed. Its owner gets one event, unless it has closed the connection.
     fn fail(&mut self, token: Token, error: i32) {
         let slot = self.slots.at(token.index);
         match slot.phase {

@@ -170,7 +170,7 @@ impl Connections {
         self.list(token.index);
     }
 
-    /// The kernel took some of a short send's rest, or refused it.
+    /// The kernel took some of what a partial send had left, or refused it.
     pub(in crate::driver::uring) fn partial_send_ended(
         &mut self,
         completion: Completion,

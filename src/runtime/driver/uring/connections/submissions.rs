@@ -16,7 +16,7 @@ use crate::driver::uring::slots::{NONE, Phase, Receive, SlotFlags};
 use crate::limits::RECEIVE_BYTES_MAX;
 use echoring_proto::buffer::Pool;
 
-/// Queues the entries at the front that are stretches of receive memory, as long as there is room: a loop of its own, for
+/// Queues the entries at the front that are received spans, as long as there is room. It is a loop of its own, because
 /// nearly every message of an echo goes through it. Returns the other entries.
 #[inline(never)]
 fn push_received<'a>(
@@ -144,7 +144,7 @@ impl Connections {
     fn push(&mut self, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         self.in_flight += 1;
         // SAFETY: entries that come here name either no memory of their own (receives write into buffers that the
-        // receiver keeps until the ring is gone), or a rest, whose pieces and their vectors stay where they are until its
+        // receiver keeps until the ring is gone), or a partial send, whose pieces and their vectors stay where they are until its
         // completion. They name sockets of slots in use, which only the slot's own close closes.
         unsafe { ring.push(entry) }
     }
@@ -155,8 +155,8 @@ impl Connections {
         if slot.partial_send == NONE || slot.flags.has(SlotFlags::PARTIAL_SEND_ARMED) {
             return Ok(());
         }
-        // Events of short sends are only held between a tick's first sends and its end, and a fresh rest is then one
-        // of theirs: its owner may still take back some of it.
+        // Events of partial sends are only held between a tick's first sends and its end, and a fresh partial send then
+        // has one of them: its owner may still take back some of it.
         if slot.flags.has(SlotFlags::FRESH) && !self.blocked.is_empty() {
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl Connections {
         self.push(ring, &file.send_when_possible(next).user_data(Kind::PartialSend.of_token(token)))
     }
 
-    /// Gives up what is left of a short send, unless the kernel has it.
+    /// Drops a partial send, unless the kernel has it.
     fn drop_partial_send(&mut self, index: u32, pool: &mut Pool) {
         let slot = self.slots.at(index);
         if slot.partial_send != NONE && !slot.flags.has(SlotFlags::PARTIAL_SEND_ARMED) {
@@ -188,7 +188,7 @@ impl Connections {
         }
         let cancelling = SlotFlags::CANCEL_ARMED.with(SlotFlags::CANCEL_FOUND);
         if slot.receive == Receive::Armed && paused && total.is_none() && !slot.flags.has(cancelling) {
-            // Not by descriptor: that could hit a rest that is waiting for room. By user data a
+            // Not by descriptor: that could hit a partial send that is waiting for room. By user data a
             // cancellation can miss; its completion then lists the connection again.
             slot.flags.set(SlotFlags::CANCEL_ARMED);
             let entry = cancel(Kind::Receive.of_token(token));
@@ -200,7 +200,7 @@ impl Connections {
         Ok(())
     }
 
-    /// While nothing is received, a poll tells of the peer's end. It stays armed from the first time on: without an end
+    /// While nothing is received, a poll reports the peer's end. It stays armed from the first time on: without an end
     /// the kernel has nothing to do for it.
     fn watch_end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
