@@ -11,7 +11,7 @@
 use std::error::Error;
 
 use echoring::server::{
-    Disposition, Failure, Handler, Message, Path, Remote, Route, Server, SubscribeOptions,
+    Disposition, Handler, Message, Path, Remote, Result, Route, Server, SubscribeOptions,
 };
 
 /// One client in one room.
@@ -20,11 +20,11 @@ struct Member {
 }
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.subscribe_with(&self.room, SubscribeOptions::new().skip_own())?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.publish(&self.room, message)?;
         Ok(Disposition::Done)
     }

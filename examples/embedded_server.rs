@@ -9,7 +9,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, Path, Remote, Response, Route, Server,
+    Builder, Disposition, Handler, Message, Path, Remote, Response, Result, Route, Server,
 };
 
 /// Greets each client, and sends messages back in capitals.
@@ -18,11 +18,11 @@ struct Shouting {
 }
 
 impl Handler for Shouting {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text(&format!("WELCOME, {}", self.name.to_uppercase()))?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         if let Some(text) = message.text() {
             remote.send_text(&text.to_uppercase())?;
         }

@@ -11,14 +11,14 @@
 use std::error::Error;
 use std::time::Duration;
 
-use echoring::server::{Disposition, Failure, Handler, ListenAddress, Message, Remote, Server};
+use echoring::server::{Disposition, Handler, ListenAddress, Message, Remote, Result, Server};
 use echoring_load::{Embedded, Outcome, Pace, Plan, Refused, Resources, Target, Workload};
 
 /// The handler under test.
 struct Echo;
 
 impl Handler for Echo {
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     struct Forgetful(u32);
 
     impl Handler for Forgetful {
-        fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
             self.0 += 1;
             Ok(if self.0.is_multiple_of(100) { Disposition::Done } else { Disposition::Echo })
         }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use echoring::server::{
-    Cookies, Disposition, DrainAction, DrainNotice, Failure, FromRequest, Handler, Header, HeaderField,
-    Message, Remote, RequestContext, Response, Server, State,
+    Cookies, Disposition, DrainAction, DrainNotice, FromRequest, Handler, Header, HeaderField, Message,
+    Remote, RequestContext, Response, Result, Server, State,
 };
 use ring::digest::{Digest, SHA256, digest};
 use support::{arguments, bind, until_signal};
@@ -82,17 +82,17 @@ impl FromRequest for User {
 }
 
 impl Handler for User {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.subscribe("lobby")?;
         Ok(remote.publish("lobby", &format!("{} is here", self.0))?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.publish("lobby", &format!("{}: {}", self.0, message.text().unwrap_or_default()))?;
         Ok(Disposition::Done)
     }
 
-    fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction, Failure> {
+    fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction> {
         remote.send_text("the server restarts: come back in a moment")?;
         Ok(DrainAction::Close)
     }

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, Path, Query, Remote, Response, Route, Server, TopicName,
+    Builder, Disposition, Handler, Message, Path, Query, Remote, Response, Result, Route, Server, TopicName,
 };
 
 /// The query of a request: `?as=NICKNAME`.
@@ -25,13 +25,13 @@ struct Member {
 }
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.subscribe(&self.room)?;
         remote.publish_on_close(&self.room, &format!("{} has left", self.name))?;
         Ok(remote.publish(&self.room, &format!("{} is here", self.name))?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         let text = message.text().unwrap_or_default();
         remote.publish(&self.room, &format!("{}: {text}", self.name))?;
         Ok(Disposition::Done)

@@ -5,8 +5,8 @@
 //! [tokio-tungstenite](guides::from_tokio_tungstenite), [fastwebsockets](guides::from_fastwebsockets), [axum](guides::from_axum),
 //! [ws](guides::from_ws) or [uWebSockets](guides::from_uwebsockets): both programs side by side, call by call.
 //!
-//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and reconnects. A [`client`] subscribes to topics, resumes
-//! after each loss, and says what it missed.
+//! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [reconnects](Dialer::reconnecting). A [`client`]
+//! subscribes to topics, resumes after each loss, and says what it missed.
 //!
 //! ```no_run
 //! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,15 +42,15 @@
 //! handlers, with threads of its own. **Test**: a [`TestServer`](testing::TestServer) runs it without sockets and without waiting.
 //!
 //! ```no_run
-//! use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+//! use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 //!
 //! struct Member;
 //!
 //! impl Handler for Member {
-//!     fn open(&mut self, remote: &mut Remote) -> Result<(), Failure> {
+//!     fn open(&mut self, remote: &mut Remote) -> Result {
 //!         Ok(remote.subscribe("room")?)
 //!     }
-//!     fn message(&mut self, remote: &mut Remote, text: Message) -> Result<Disposition, Failure> {
+//!     fn message(&mut self, remote: &mut Remote, text: Message) -> Result<Disposition> {
 //!         remote.publish("room", text)?;
 //!         Ok(Disposition::Done)
 //!     }
@@ -70,6 +70,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Remote`](server::Remote) is the connection, for its handler: it sends, subscribes, publishes and sets timers. Other threads and
+//! tasks publish with a [`Handle`](server::Handle::publish), and reach one connection with a [`RemoteSender`](server::RemoteSender).
+//! The [module](server) lists routes, extractors, topics and errors.
 //!
 //! # Features
 //!
@@ -134,13 +138,28 @@ pub mod client {
     #[doc(inline)]
     pub use echoring_client::{
         Builder, Client, ClientError, Ended, Event, FromPayload, Gap, GapReason, History, HistoryQuery,
-        Member, Members, Message, Missed, Payload, Position, Protocol, Publication, Published, Refusal,
-        RequestError, State, SubscribeError, SubscribeOptions, Subscribed, Subscription, TokenSource,
-        Unauthorized,
+        Member, Members, Message, Missed, Payload, Position, PositionError, Protocol, Publication, Published,
+        Refusal, RequestError, State, SubscribeError, SubscribeOptions, Subscribed, Subscription,
+        TokenSource, Unauthorized,
     };
 }
 
 /// Servers for very many connections: a [`Handler`] for each, on one event loop per CPU.
+///
+/// - [`Server::builder`] makes a [`Builder`]: addresses, routes, topics, limits, TLS, authentication.
+/// - A [`Route`](server::Route) has a function that makes the handler of a request. Its arguments are extractors: [`Path`](server::Path),
+///   [`Query`](server::Query), [`Header`](server::Header), [`Cookies`](server::Cookies), [`Identity`](server::Identity),
+///   [`State`](server::State), [`ShardState`](server::ShardState), [`Extension`](server::Extension), and types of yours
+///   ([`FromRequest`](server::FromRequest)). A [`Response`](server::Response) refuses.
+/// - A handler's calls get a [`Remote`](server::Remote), and return a [`Result`](server::Result). An error of any type closes the
+///   connection, see [`Failure`](server::Failure).
+/// - Topics: [`Remote::subscribe`](server::Remote::subscribe) and [`publish`](server::Remote::publish) in handlers,
+///   [`Handle::publish`](server::Handle::publish) and [`publish_async`](server::Handle::publish_async) from other threads and tasks.
+///   [`TopicOptions`](server::TopicOptions) sets what slow subscribers get and what is kept; a [`Position`](server::Position) resumes.
+/// - One connection, from other threads and tasks: [`Remote::sender`](server::Remote::sender).
+/// - The end: [`Server::shutdown`](server::Server::shutdown), [`Handle::drain_within`](server::Handle::drain_within), and
+///   [`Handler::draining`](server::Handler::draining) for a last message.
+/// - The admin address, with metrics and health: [`Control`](server::Control).
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod server {
     #[doc(inline)]
@@ -150,17 +169,20 @@ pub mod server {
         AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Builder, Busy,
         Cause, CertificateSubject, Chunk, Closed, Compression, Content, Cookies, Disposition, DrainAction,
         DrainNotice, DriverChoice, Extension, Failure, FromRequest, GapReason, Handle, Handler, Header,
-        HeaderField, Identity, IntoHandler, IntoResponse, Jwks, JwksSource, ListenAddress, MakeHandler,
-        Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication, Path,
-        PendingBatch, PendingPublish, Position, PublishError, PublishOutcome, Published, Query, RefusalFn,
-        RefusalHook, Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Route, Routes,
-        SendError, SendUntilRoom, Server, ServerConfig, ShardState, Snapshot, StartError, StartErrorKind,
-        State, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
-        TopicNameError, TopicOptions,
+        HeaderField, Identity, IntoHandler, IntoResponse, JoinError, Jwks, JwksSource, ListenAddress,
+        MakeHandler, Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication,
+        Path, PendingBatch, PendingPublish, Position, PositionError, PublishError, PublishOutcome, Published,
+        Query, RefusalFn, RefusalHook, Refused, Remote, RemoteSender, RequestContext, Requirements, Response,
+        Result, Route, Routes, SendError, SendUntilRoom, Server, ServerConfig, ShardState, Snapshot,
+        StartError, StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd,
+        SubscriptionEvent, TopicMessage, TopicName, TopicNameError, TopicOptions,
     };
 }
 
 /// Runs the handlers of a server without sockets, threads and waiting, for the tests of programs.
+///
+/// A [`TestServer`](testing::TestServer) takes the [`Builder`](server::Builder) of the program, and its clients connect, send, and
+/// look at what they got. [The guide](guides::testing) goes on from there: time, slow peers, publications, failures, the order of events.
 #[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod testing {
     #[doc(inline)]

@@ -17,7 +17,7 @@ use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Features, Options};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
 use echoring_server::{
-    Chunk, Disposition, Failure, Handler, Message, PublishOutcome, Remote, Route, Routes, Service,
+    Chunk, Disposition, Handler, Message, PublishOutcome, Remote, Result, Route, Routes, Service,
     SubscribeOptions,
 };
 use echoring_topics::limits::LOG_SEGMENT_BYTES;
@@ -232,7 +232,7 @@ struct Parrot {
 }
 
 impl Handler for Parrot {
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.wake_at(remote.now() + 1_000_000);
         if !self.by_copy {
             return Ok(Disposition::Echo);
@@ -242,7 +242,7 @@ impl Handler for Parrot {
         Ok(Disposition::Done)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.wake_at(remote.now() + 1_000_000);
         Ok(())
     }
@@ -306,7 +306,7 @@ struct Member {
 }
 
 impl Member {
-    fn publish(&self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<Disposition, Failure> {
+    fn publish(&self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<Disposition> {
         match self.with_ids {
             true => remote.publish_with_id(7, "room", payload)?,
             false => remote.publish("room", payload)?,
@@ -320,19 +320,19 @@ impl Handler for Member {
         self.streams
     }
 
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.subscribe_with("room", SubscribeOptions::new().skip_own())?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         self.publish(remote, message.payload())
     }
 
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         self.publish(remote, chunk.payload)
     }
 
-    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result {
         self.positions += u64::from(outcome.result.is_ok());
         Ok(())
     }

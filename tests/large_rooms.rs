@@ -21,7 +21,7 @@ use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};
 use echoring_server::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_server::{
-    BroadcastSettings, Disposition, Failure, Handler, Message, Position, PublishOutcome, Remote, Route,
+    BroadcastSettings, Disposition, Handler, Message, Position, PublishOutcome, Remote, Result, Route,
     Routes, Service, SubscribeOptions, SubscriptionEvent,
 };
 use echoring_topics::{Deliveries, HubReport, Placement, Publications, Rules, TopicSettings};
@@ -55,7 +55,7 @@ struct Member {
 }
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.says_good_bye {
             remote.publish_on_close(TOPIC, GOOD_BYE)?;
         }
@@ -63,13 +63,13 @@ impl Handler for Member {
         Ok(remote.subscribe_with(TOPIC, if self.skips_own { options.skip_own() } else { options })?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         let number = message.text().and_then(|text| text.get(..NUMBER_BYTES)?.parse().ok());
         remote.publish_with_id(number.ok_or("no number")?, TOPIC, message)?;
         Ok(Disposition::Done)
     }
 
-    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         let SubscriptionEvent::Subscribed { position: Position { epoch, offset }, .. } = *event else {
             panic!("{event:?}")
         };
@@ -77,7 +77,7 @@ impl Handler for Member {
         Ok(())
     }
 
-    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result {
         let (number, position) = (outcome.id.expect("it has one"), outcome.result.expect("accepted"));
         let before = self.told.lock().expect("no panic").positions.insert(number, position);
         assert_eq!(before, None, "one outcome for each");

@@ -12,7 +12,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_server::{
     Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Opening,
-    Path, Remote, RequestContext, Response, Route, Server, StartErrorKind,
+    Path, Remote, RequestContext, Response, Result, Route, Server, StartErrorKind,
 };
 use echoring_topics::TopicReport;
 
@@ -136,11 +136,11 @@ struct Obedient {
 }
 
 impl Handler for Obedient {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text("welcome")?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         match message.text() {
             Some("panic") => panic!("as it was told"),
             Some("error") => {
@@ -161,15 +161,15 @@ impl Handler for Obedient {
         Ok(Disposition::Done)
     }
 
-    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result {
         Ok(remote.send_text(&format!("ping {}", String::from_utf8_lossy(payload)))?)
     }
 
-    fn pong(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+    fn pong(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result {
         Ok(remote.send_text(&format!("pong {}", String::from_utf8_lossy(payload)))?)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text("now")?)
     }
 
@@ -309,7 +309,7 @@ impl Handler for Mirror {
         true
     }
 
-    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result<(), Failure> {
+    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result {
         Ok(remote.send_text(&format!("{address:?}"))?)
     }
 }
@@ -328,11 +328,11 @@ fn a_handler_is_told_who_is_at_the_other_end() {
 struct Named(String);
 
 impl Handler for Named {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text(&self.0)?)
     }
 
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 }
@@ -467,7 +467,7 @@ impl Handler for Streaming {
         true
     }
 
-    fn chunk(&mut self, _: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, _: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         self.chunks.fetch_add(1, Ordering::Relaxed);
         assert!(chunk.payload.len() <= 1 << 20, "never the whole message");
         Ok(Disposition::Echo)
@@ -545,12 +545,12 @@ impl Flood {
 }
 
 impl Handler for Flood {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.resume(remote);
         Ok(())
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         self.resume(remote);
         Ok(())
     }

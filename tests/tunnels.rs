@@ -22,7 +22,7 @@ use echoring_runtime::driver::epoll::Epoll;
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Driver, Features, Options, RemoteAddress};
 use echoring_runtime::shard::{Allowance, Mailboxes, Route, Shard, ShardConfig};
-use echoring_server::{Disposition, Failure, Handler, ListenAddress, Message, Remote, Server};
+use echoring_server::{Disposition, Handler, ListenAddress, Message, Remote, Result, Server};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use certificate::{certificate, localhost, trusting};
@@ -206,7 +206,7 @@ const SUCCEEDED: &[u8] = b"\x05\x00\x00\x01\x7f\0\0\x01\0\x50";
 struct Echo;
 
 impl Handler for Echo {
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 }

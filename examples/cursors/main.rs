@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use echoring::CloseCode;
 use echoring::server::{
-    Builder, Disposition, Failure, Handler, Message, Remote, Response, Route, Server, SubscribeOptions,
+    Builder, Disposition, Failure, Handler, Message, Remote, Response, Result, Route, Server,
+    SubscribeOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,14 +49,14 @@ impl News {
 }
 
 impl Handler for Pointer {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.subscribe_with(TOPIC, SubscribeOptions::new().skip_own())?;
         remote.publish_on_close(TOPIC, &News::Left { id: self.id }.json())?;
         // The others answer with their positions, which this page hears.
         Ok(remote.publish(TOPIC, &News::Joined { id: self.id }.json())?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         let at: Place = serde_json::from_slice(message.payload())?;
         if !(0.0..=1.0).contains(&at.x) || !(0.0..=1.0).contains(&at.y) {
             return Err(Failure::new(CloseCode::POLICY, "a position is between 0 and 1"));

@@ -77,12 +77,26 @@ fn check(error: &(dyn StdError + 'static)) -> usize {
     depth
 }
 
+/// A `main` that returns the error prints its text and its causes. `{:#?}` has the fields.
+fn check_debug(error: &(dyn StdError + 'static)) {
+    let shown = format!("{error:?}");
+    let (text, causes) = shown.split_once("\n\nCaused by:\n").unwrap_or((&shown, ""));
+    assert_eq!(text, error.to_string(), "{}", type_name_of_val(error));
+    let texts: Vec<_> = echoring_proto::error_debug::chain(error).skip(1).map(ToString::to_string).collect();
+    assert_eq!(causes.lines().count(), texts.len(), "{shown}");
+    assert!(causes.lines().zip(&texts).all(|(line, text)| line.ends_with(text)), "{shown}");
+    let fields = format!("{error:#?}");
+    let name = fields.split([' ', '(', '{']).next().unwrap_or_default();
+    assert!(name.chars().all(char::is_alphanumeric) && fields != shown, "{fields}");
+}
+
 /// Checks all errors of a type. `variant` numbers its variants from 0, and there must be one of each.
 fn check_all<E: StdError + 'static>(variants: usize, variant: impl Fn(&E) -> usize, errors: Vec<E>) {
     let seen: BTreeSet<usize> = errors.iter().map(variant).collect();
     assert_eq!(seen, (0..variants).collect(), "{}", std::any::type_name::<E>());
     for error in &errors {
         check(error);
+        check_debug(error);
     }
 }
 
@@ -128,10 +142,13 @@ fn errors_of_connections_say_it_once() {
     assert_eq!(check(&Error::Io(io::Error::other(Outer(Inner)))), 1);
     for error in [TrySendError::Full("a".into()), TrySendError::Closed("a".into())] {
         check(&error);
+        check_debug(&error);
     }
     let conn = || Conn::new(tokio::io::duplex(1).0, &Settings::default(), Opened::new(Role::Server)).split();
     let ((reader, _), (_, writer)) = (conn(), conn());
-    check(&reader.reunite(writer).expect_err("two connections"));
+    let error = reader.reunite(writer).expect_err("two connections");
+    check(&error);
+    check_debug(&error);
 }
 
 #[test]
@@ -201,7 +218,9 @@ fn errors_of_proxies_say_it_once() {
         ProxyError::NotEncodable => 9,
     };
     check_all(10, variant, proxy_errors());
-    check(&Proxy::http("nonsense://").expect_err("no proxy"));
+    let error = Proxy::http("nonsense://").expect_err("no proxy");
+    check(&error);
+    check_debug(&error);
 }
 
 #[test]
@@ -270,6 +289,7 @@ async fn errors_of_upgrades_say_it_once() {
     check_all(6, variant, all);
     let refused = Upgrader::new().negotiate(&http::Request::new(())).expect_err("no upgrade");
     check(&refused);
+    check_debug(&refused);
 }
 
 fn failures() -> Vec<Failure> {
@@ -301,8 +321,46 @@ fn errors_of_reconnecting_clients_say_it_once() {
         for failure in failures() {
             let gave_up = GaveUp::new(failure, reason, 2);
             assert!(check(&gave_up) > 0, "the failure is its source");
-            check(&ReconnectError::from(gave_up));
+            check_debug(&gave_up);
+            let error = ReconnectError::from(gave_up);
+            check(&error);
+            check_debug(&error);
         }
     }
     check(&ReconnectError::Conn(Error::Json(json())));
+}
+
+#[test]
+fn errors_of_the_protocol_are_readable() {
+    use echoring_proto::deflate::BadExtension;
+    use echoring_proto::tunnel::{BadProxy, TunnelError};
+
+    for error in ProtocolError::ALL {
+        check_debug(&error);
+    }
+    let others: [(&dyn StdError, &str); 6] = [
+        (&BadUrl::Port, "Port"),
+        (&BadField::Reserved, "Reserved"),
+        (&BadHandshake::Status(404), "Status(\n    404,\n)"),
+        (&BadExtension::NotOffered, "NotOffered"),
+        (&BadProxy::Address(BadUrl::Host), "Address(\n    Host,\n)"),
+        (&TunnelError::UnexpectedBytes, "UnexpectedBytes"),
+    ];
+    for (error, fields) in others {
+        assert_eq!(format!("{error:?}"), error.to_string());
+        assert_eq!(format!("{error:#?}"), fields);
+    }
+}
+
+#[test]
+fn what_a_main_prints_is_what_a_person_reads() {
+    let refused = io::Error::from_raw_os_error(111);
+    let gave_up = GaveUp::new(Failure::Dial(DialError::Connect(refused)), Reason::Attempts, 3);
+    assert_eq!(
+        format!("Error: {:?}", ReconnectError::from(gave_up)),
+        "Error: gave up after 3 attempts\n\nCaused by:\n    cannot connect: Connection refused (os error 111)"
+    );
+    // The text of a peer changes no terminal.
+    let frame = CloseFrame { code: CloseCode::NORMAL, reason: "\u{1b}[2J".into() };
+    assert!(format!("{:?}", Error::Closed(frame)).ends_with("\\u{1b}[2J)"));
 }

@@ -294,7 +294,6 @@ impl ServerCertVerifier for NoVerification {
 /// let error = server_config(&ServerTls::new("missing.pem", "missing.key")).unwrap_err();
 /// assert!(error.to_string().starts_with("missing.pem: "));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsError {
     /// A file could not be read.
@@ -424,6 +423,12 @@ impl std::error::Error for TlsError {
         }
     }
 }
+
+echoring_proto::error_debug!(enum TlsError {
+    Read { file, error }, Malformed { file, error }, NoCertificate(file), NoKey(file),
+    Unusable { cert, key, error }, NoOcspResponse(file), BadRoot { file, error }, BadPem(why), NoSystemRoots,
+    NoRootsBuilt, NoPlatformVerifier(error), Setup(error),
+});
 
 #[cfg(test)]
 mod tests {

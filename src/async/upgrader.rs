@@ -421,7 +421,6 @@ impl Rejection {
 ///     }
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum UpgradeError {
     /// The request was refused or was not an upgrade, and got this response.
@@ -469,3 +468,7 @@ impl std::error::Error for UpgradeError {
         }
     }
 }
+
+echoring_proto::error_debug!(enum UpgradeError {
+    NotUpgraded(response), Gone, Timeout, Io(error), NotHandedOver(error), BadField { name, why },
+});

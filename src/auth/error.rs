@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// let error = Authenticator::load(&settings).unwrap_err();
 /// assert!(error.to_string().starts_with("/missing/tokens.toml: "));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LoadError {
     /// The setting, such as `auth_tokens`.
     pub setting: &'static str,
@@ -39,3 +39,5 @@ impl fmt::Display for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+echoring_proto::error_debug!(struct LoadError { setting, file, problem });

@@ -31,6 +31,7 @@ mod report;
 mod sandbox;
 mod serve;
 mod signals;
+mod start_error;
 mod systemd;
 mod talk;
 mod top;

@@ -55,7 +55,7 @@ pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
-use super::{Failure, environment, print};
+use super::{Failure, environment, print, start_error};
 use crate::file::flags;
 use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
 use crate::logging;
@@ -233,7 +233,7 @@ fn points(addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
 
 fn start_failure(error: &StartError, finds_nobody: bool) -> String {
     let is_in_use = matches!(error.kind(), StartErrorKind::Listen(io::ErrorKind::AddrInUse));
-    in_a_takeover(error.to_string(), finds_nobody && is_in_use)
+    in_a_takeover(start_error::line(error), finds_nobody && is_in_use)
 }
 
 /// The line of an error, behind what it means for a takeover that has found nobody at the address.

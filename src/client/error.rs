@@ -15,7 +15,7 @@ use echoring_async::reconnect::{GaveUp, Reason};
 ///     refusal.temporary && refusal.code != "draining"
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
     /// The code: a word of `echoring.v1.json`, or a number of Centrifuge's protocol.
@@ -37,6 +37,8 @@ impl fmt::Display for Refusal {
 
 impl StdError for Refusal {}
 
+echoring_proto::error_debug!(struct Refusal { code, message, temporary });
+
 /// Why a request failed.
 ///
 /// ```
@@ -51,7 +53,7 @@ impl StdError for Refusal {}
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum RequestError {
     /// The server refused it, and did nothing.
@@ -89,6 +91,16 @@ impl StdError for RequestError {
     }
 }
 
+echoring_proto::error_debug!(
+    enum RequestError {
+        Refused(refusal),
+        Uncertain,
+        Unsupported,
+        Closed,
+        Failed(error),
+    }
+);
+
 /// Why there is no subscription.
 ///
 /// ```
@@ -103,7 +115,7 @@ impl StdError for RequestError {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The client has a subscription of that topic.
@@ -136,6 +148,15 @@ impl StdError for SubscribeError {
     }
 }
 
+echoring_proto::error_debug!(
+    enum SubscribeError {
+        AlreadySubscribed,
+        Unsupported,
+        Closed,
+        Failed(error),
+    }
+);
+
 /// Why a client has ended, that its program has not closed.
 ///
 /// ```
@@ -149,7 +170,7 @@ impl StdError for SubscribeError {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum ClientError {
     /// There is no further attempt to connect.
@@ -187,8 +208,55 @@ impl StdError for ClientError {
     }
 }
 
+echoring_proto::error_debug!(enum ClientError {
+    Connection(gave_up), Refused(refusal), NotSpoken { subprotocol },
+});
+
 impl From<GaveUp> for ClientError {
     fn from(gave_up: GaveUp) -> ClientError {
         ClientError::Connection(gave_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ended, Unauthorized};
+
+    #[test]
+    fn errors_are_readable_where_a_main_returns_them() {
+        let refusal =
+            || Refusal { code: "forbidden".into(), message: "no such user".into(), temporary: false };
+        let failed = || ClientError::NotSpoken { subprotocol: "x" };
+        let not_spoken = "the server does not speak x; check the path of the URL";
+        let errors: [(&dyn StdError, &str, &str); 11] = [
+            (&refusal(), "no such user (forbidden)", "Refusal {"),
+            (
+                &RequestError::Refused(refusal()),
+                "the server refused the request: no such user (forbidden)",
+                "Refused(",
+            ),
+            (&RequestError::Closed, "the client is closed", "Closed"),
+            (&RequestError::Failed(failed()), not_spoken, "Failed("),
+            (
+                &SubscribeError::AlreadySubscribed,
+                "the client has a subscription of that topic",
+                "AlreadySubscribed",
+            ),
+            (&SubscribeError::Failed(failed()), not_spoken, "Failed("),
+            (&failed(), not_spoken, "NotSpoken {"),
+            (
+                &ClientError::Refused(refusal()),
+                "the server refused the session: no such user (forbidden)",
+                "Refused(",
+            ),
+            (&Ended::Token("none".into()), "no token for the subscription: none", "Token("),
+            (&Ended::Failed(failed()), not_spoken, "Failed("),
+            (&Unauthorized, "the user gets no token", "Unauthorized"),
+        ];
+        for (error, text, fields) in errors {
+            assert_eq!(format!("{error:?}"), text);
+            assert_eq!(format!("{error:#?}").lines().next(), Some(fields));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +10,20 @@ use crate::{ClientError, Payload, Refusal, RequestError, SubscribeError};
 
 /// A position in a topic: the place behind the message with this offset.
 ///
+/// As text it is `EPOCH-OFFSET`, which [`parse`](str::parse) reads: what a server's `Position` and the `id` of an event stream are,
+/// too. For serde it is an object.
+///
 /// ```
-/// use echoring::client::{Position, SubscribeOptions};
+/// use echoring::client::{Position, PositionError, SubscribeOptions};
 ///
 /// // The position that an earlier run of the program has stored.
-/// let stored = r#"{"epoch":"1f3a5c","offset":42}"#;
-/// let position: Position = serde_json::from_str(stored)?;
+/// let position: Position = "1f3a5c-42".parse()?;
+/// assert_eq!(position.to_string(), "1f3a5c-42");
+/// let same = serde_json::from_str(r#"{"epoch":"1f3a5c","offset":42}"#).unwrap();
+/// assert_eq!(position, same);
 /// let options = SubscribeOptions::from_position(position);
 /// # drop(options);
-/// # Ok::<(), serde_json::Error>(())
+/// # Ok::<(), PositionError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
@@ -26,6 +32,45 @@ pub struct Position {
     /// The number of the message, from 1; 0 is the place before the first one.
     pub offset: u64,
 }
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.offset)
+    }
+}
+
+impl FromStr for Position {
+    type Err = PositionError;
+
+    fn from_str(text: &str) -> Result<Position, PositionError> {
+        // An epoch is any text.
+        let (epoch, offset) = text.rsplit_once('-').ok_or(PositionError(()))?;
+        // The library accepts a sign, too.
+        let offset = offset.parse().ok().filter(|_| !offset.starts_with('+')).ok_or(PositionError(()))?;
+        Ok(Position { epoch: epoch.to_owned(), offset })
+    }
+}
+
+/// A string is not a [`Position`].
+///
+/// ```
+/// use echoring::client::{Position, PositionError};
+///
+/// let bad: Result<Position, PositionError> = "42".parse();
+/// assert_eq!(bad.unwrap_err().to_string(), "a position is an epoch and an offset, such as 1f3a5c-42");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PositionError(());
+
+impl fmt::Display for PositionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a position is an epoch and an offset, such as 1f3a5c-42")
+    }
+}
+
+impl StdError for PositionError {}
+
+echoring_proto::error_debug!(struct PositionError(nothing));
 
 /// An event of a subscription.
 ///
@@ -274,7 +319,7 @@ pub struct Member {
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Ended {
     /// The server refused it, or ended it for good.
@@ -306,6 +351,15 @@ impl StdError for Ended {
         }
     }
 }
+
+echoring_proto::error_debug!(
+    enum Ended {
+        Refused(refusal),
+        Token(error),
+        Closed,
+        Failed(error),
+    }
+);
 
 impl Ended {
     /// As the failure of a request.
@@ -425,4 +479,26 @@ pub struct History {
     pub position: Position,
     /// The messages, in the requested order.
     pub messages: Vec<Message<Payload>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_is_written_and_anything_else_is_none() {
+        for (epoch, offset, text) in [
+            ("1f3a5c", 42, "1f3a5c-42"),
+            ("a-b", 1, "a-b-1"),
+            ("", u64::MAX, "-18446744073709551615"),
+            ("ü", 0, "ü-0"),
+        ] {
+            let position = Position { epoch: epoch.to_owned(), offset };
+            assert_eq!(position.to_string(), text);
+            assert_eq!(text.parse(), Ok(position));
+        }
+        for bad in ["", "42", "1f-", "1f-+1", "1f-x", "1f-18446744073709551616", "1f-1 "] {
+            assert_eq!(bad.parse::<Position>(), Err(PositionError(())), "{bad:?}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub use client::Client;
 pub use error::{ClientError, Refusal, RequestError, SubscribeError};
 pub use event::{
     Ended, Event, Gap, GapReason, History, HistoryQuery, Member, Members, Message, Missed, Position,
-    Published, Subscribed,
+    PositionError, Published, Subscribed,
 };
 pub use options::SubscribeOptions;
 pub use payload::{FromPayload, Payload, Publication};

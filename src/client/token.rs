@@ -113,7 +113,7 @@ impl fmt::Debug for TokenSource {
 /// });
 /// # drop(source);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Unauthorized;
 
 impl fmt::Display for Unauthorized {
@@ -123,6 +123,8 @@ impl fmt::Display for Unauthorized {
 }
 
 impl Error for Unauthorized {}
+
+echoring_proto::error_debug!(struct Unauthorized);
 
 /// Whether a source need not be asked again.
 pub(crate) fn is_final(error: &Failure) -> bool {

@@ -10,7 +10,7 @@ use std::fmt;
 use super::CloseCode;
 
 /// A protocol error of a peer. The text of [`Display`](fmt::Display) fits into the reason of a Close frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// RSV1, RSV2 or RSV3 is set and no negotiated extension defines it (RFC 6455, 5.2; RFC 7692, 6).
@@ -138,6 +138,30 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
+
+crate::error_debug!(
+    enum ProtocolError {
+        ReservedBits,
+        UnknownOpcode,
+        FragmentedControl,
+        OversizedControl,
+        NotMinimalLength,
+        LengthTopBit,
+        NotMasked,
+        Masked,
+        StrayContinuation,
+        InterleavedData,
+        InvalidUtf8,
+        MessageTooBig,
+        BadCompression,
+        BadClosePayload,
+        BadCloseCode,
+        BadCloseReason,
+        PingFlood,
+        MessageTimeout,
+        EventStreamInput,
+    }
+);
 
 #[cfg(test)]
 mod tests {

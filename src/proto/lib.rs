@@ -12,6 +12,7 @@ pub mod close;
 pub mod connection;
 pub mod deflate;
 pub mod error;
+pub mod error_debug;
 pub mod event_stream;
 pub mod frame;
 pub mod handshake;

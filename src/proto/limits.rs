@@ -7,6 +7,9 @@ pub const MILLISECOND: Nanos = 1_000_000;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000 * MILLISECOND;
 
+/// Maximum errors of a chain of causes that are looked at or printed: a chain of another crate may be a ring.
+pub const ERROR_CAUSES_MAX: usize = 16;
+
 // ---- handshake (RFC 6455, section 4) ----
 
 /// Default maximum size of a request head in bytes, inclusive, and the maximum size of a response head. A browser sends about

@@ -44,7 +44,7 @@ impl fmt::Debug for Tunnel {
 pub struct NotEncodable;
 
 /// Why a proxy did not open a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TunnelError {
     /// An HTTP proxy answered CONNECT with a status other than 2xx; 407 if it requires a user name and password.
@@ -75,6 +75,15 @@ impl fmt::Display for TunnelError {
 }
 
 impl std::error::Error for TunnelError {}
+
+crate::error_debug!(
+    enum TunnelError {
+        Status(status),
+        Http(why),
+        Socks(refusal),
+        UnexpectedBytes,
+    }
+);
 
 /// What follows from the bytes of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]

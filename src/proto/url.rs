@@ -31,7 +31,7 @@ pub struct Url {
 }
 
 /// The reason why a URL is invalid. The text is one line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BadUrl {
     /// It does not begin with `ws://` or `wss://`.
@@ -65,6 +65,18 @@ impl fmt::Display for BadUrl {
 }
 
 impl std::error::Error for BadUrl {}
+
+crate::error_debug!(
+    enum BadUrl {
+        Scheme,
+        Fragment,
+        UserInfo,
+        NoHost,
+        Host,
+        Port,
+        Path,
+    }
+);
 
 impl Url {
     /// Parses `ws://host[:port][/path][?query]`, or `wss://`.

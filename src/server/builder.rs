@@ -34,12 +34,12 @@ use echoring_topics::Pattern;
 ///
 /// ```
 /// use std::time::Duration;
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Response, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Response, Result, Server};
 ///
 /// struct Echo;
 ///
 /// impl Handler for Echo {
-///     fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
 ///         Ok(Disposition::Echo)
 ///     }
 /// }

@@ -264,11 +264,13 @@ pub enum StartErrorKind {
     Congestion(io::ErrorKind),
     /// The server cannot listen on an address.
     Listen(io::ErrorKind),
+    /// A listener that was passed to the server, as by [`Builder::listener`](crate::Builder::listener), is unusable.
+    Inherited(io::ErrorKind),
     /// There is no listener.
     NoListener,
     /// The descriptor limit is too low.
     Descriptors,
-    /// The requested driver is unavailable.
+    /// [`DriverChoice::Uring`] was requested, and io_uring is unavailable.
     Driver,
     /// The thread of a shard could not be started, or ended at once.
     Thread,
@@ -280,37 +282,46 @@ pub enum StartErrorKind {
     Takeover,
 }
 
-/// Why a server did not start, and what to do.
+/// Why a server did not start, and what to do. A `main` that returns it prints one line.
 ///
 /// ```
 /// use echoring::server::Server;
 ///
-/// match Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).start() {
-///     Ok(server) => drop(server),
-///     Err(error) => eprintln!("{}; {}", error.problem, error.hint),
-/// }
+/// let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let address = taken.local_addr()?;
+/// let error = Server::builder().listen(address).start().unwrap_err();
+/// assert_eq!(error.problem, format!("cannot listen on {address}: Address already in use (os error 98)"));
+/// assert_eq!(error.hint, "stop the process that listens there, or choose another address");
+/// assert_eq!(format!("{error:?}"), format!("{}; {}", error.problem, error.hint));
+/// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StartError {
     kind: StartErrorKind,
-    /// The flag of the wrong setting, such as `--cpus`.
     setting: Option<&'static str>,
     /// The problem, in one line.
     pub problem: String,
-    /// What to do, in one line.
+    /// What to do on this host, in one line.
     pub hint: String,
 }
 
+/// In the words of [`Builder`](crate::Builder): the setting, the problem, the hint.
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(setting) = self.setting {
             write!(f, "{setting}: ")?;
         }
-        write!(f, "{}; {}", self.problem, self.hint)
+        write!(f, "{}; {}", self.problem, self.hint)?;
+        match self.kind {
+            StartErrorKind::Driver => f.write_str(", or choose another driver"),
+            _ => Ok(()),
+        }
     }
 }
 
 impl std::error::Error for StartError {}
+
+echoring_proto::error_debug!(struct StartError { kind, setting, problem, hint });
 
 impl StartError {
     /// An error of [`Server::take_over`](crate::Server::take_over).
@@ -322,7 +333,8 @@ impl StartError {
         StartError { setting: Some(setting), ..self }
     }
 
-    /// The flag of the wrong setting, such as `--cpus`; `None` if the problem is the host or an address.
+    /// The name of the wrong setting, which is that of the method of [`Builder`](crate::Builder), such as `cpus`; `None` if the
+    /// problem is the host or an address.
     pub fn setting(&self) -> Option<&'static str> {
         self.setting
     }

@@ -9,12 +9,12 @@ use echoring_runtime::shard::Goodbye;
 /// The server is about to close the connection of a handler, see [`Handler::draining`](crate::Handler::draining).
 ///
 /// ```
-/// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+/// use echoring::server::{DrainAction, DrainNotice, Handler, Remote, Result};
 ///
 /// struct Game;
 ///
 /// impl Handler for Game {
-///     fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+///     fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction> {
 ///         remote.send_text(&format!("{}: {} s left", notice.reason(), notice.time_left().as_secs()))?;
 ///         Ok(DrainAction::Close)
 ///     }
@@ -62,14 +62,14 @@ impl DrainNotice {
 /// What the server does after a [`DrainNotice`].
 ///
 /// ```
-/// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+/// use echoring::server::{DrainAction, DrainNotice, Handler, Remote, Result};
 ///
 /// struct Upload {
 ///     is_complete: bool,
 /// }
 ///
 /// impl Handler for Upload {
-///     fn draining(&mut self, _: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction, Failure> {
+///     fn draining(&mut self, _: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction> {
 ///         Ok(if self.is_complete { DrainAction::Close } else { DrainAction::Wait })
 ///     }
 /// }

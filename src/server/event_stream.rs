@@ -6,26 +6,14 @@
 //!
 //! Never: the end of a stream, which the connection writes by itself.
 
-use std::fmt;
-
-use crate::v1::{position_of, server_event};
+use crate::v1::server_event;
 use echoring_proto::event_stream;
 use echoring_topics::{Content, Gap, Position, Publication};
-
-/// A position as the id of an event: the epoch in hexadecimal digits, and the offset in decimal ones.
-struct EventId(Position);
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { epoch, offset } = self.0;
-        write!(f, "{epoch:x}-{offset}")
-    }
-}
 
 /// The position that an event's id is for. No topic has the epoch 0, so an id that is none of ours is a position that nobody
 /// knows, as one from before a restart.
 pub(crate) fn position(id: &str) -> Position {
-    id.split_once('-').and_then(|(epoch, offset)| position_of(epoch, offset)).unwrap_or_default()
+    id.parse().unwrap_or_default()
 }
 
 /// Appends a message. One with a key has the message of `echoring.v1.json` as its data, because an event has no place for a
@@ -40,7 +28,7 @@ pub(crate) fn message(
     is_snapshot: bool,
 ) {
     let Publication { content, key, payload } = *publication;
-    event_stream::id(out, EventId(position));
+    event_stream::id(out, position);
     if !key.is_empty() {
         event_stream::name(out, "keyed");
         let offset = position.offset;
@@ -85,13 +73,13 @@ pub(crate) fn gap(out: &mut Vec<u8>, topic: &str, epoch: u64, gap: Gap) {
 
 /// Appends a comment with the position of a silent topic, for people who look at the stream.
 pub(crate) fn heartbeat(out: &mut Vec<u8>, position: Position) {
-    event_stream::comment(out, EventId(position));
+    event_stream::comment(out, position);
 }
 
 fn event(out: &mut Vec<u8>, name: &str, position: Position, write: impl FnOnce(&mut Vec<u8>)) {
     let mut json = Vec::new();
     write(&mut json);
-    event_stream::id(out, EventId(position));
+    event_stream::id(out, position);
     event_stream::name(out, name);
     event_stream::data(out, &[&json]);
     event_stream::complete(out);
@@ -174,13 +162,7 @@ mod tests {
 
     #[test]
     fn an_id_is_a_position_and_anything_else_is_none() {
-        for position_written in [POSITION, Position { epoch: u64::MAX, offset: 0 }] {
-            assert_eq!(position(&EventId(position_written).to_string()), position_written);
-        }
-        for bad in
-            ["", "-", "1f", "1f-", "-1", "1f-1-1", "+1f-1", "1f-+1", "xyz-1", "1f-9007199254740992", "1f 1"]
-        {
-            assert_eq!(position(bad), Position::default(), "{bad:?}");
-        }
+        assert_eq!(position("1f3a5c-41"), POSITION);
+        assert_eq!(position("1f3a5c:41"), Position::default());
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use crate::publications::PublishError;
 use crate::sender::SendError;
 use crate::subscription::{SubscribeError, close_code};
-use echoring_proto::CloseCode;
+use echoring_proto::{CloseCode, error_debug};
 
 /// An error that closes the connection of a handler, with its close code.
 ///
@@ -17,9 +17,9 @@ use echoring_proto::CloseCode;
 ///
 /// ```
 /// use echoring::CloseCode;
-/// use echoring::server::Failure;
+/// use echoring::server::{Failure, Result};
 ///
-/// fn parse(text: &str) -> Result<u32, Failure> {
+/// fn parse(text: &str) -> Result<u32> {
 ///     let number: u32 = text.parse()?;
 ///     if number > 100 {
 ///         return Err(Failure::new(CloseCode::POLICY, "at most 100"));
@@ -30,6 +30,29 @@ use echoring_proto::CloseCode;
 /// assert_eq!(parse("101").unwrap_err().code(), CloseCode::POLICY);
 /// ```
 pub struct Failure(Box<Inner>);
+
+/// The result of a call of a [`Handler`](crate::Handler): an error closes the connection, see [`Failure`].
+///
+/// With two parameters it is the standard library's, so a program may import it in its place.
+///
+/// ```
+/// use echoring::server::{Handler, Remote, Result, Server};
+///
+/// struct Greeter;
+///
+/// impl Handler for Greeter {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
+///         Ok(remote.send_text("hello")?)
+///     }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let server = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).handle("/", || Greeter).start()?;
+///     server.shutdown(std::time::Duration::from_secs(1))?;
+///     Ok(())
+/// }
+/// ```
+pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 struct Inner {
     code: CloseCode,
@@ -68,25 +91,17 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
 
 /// The failure for an error of this crate, or for one that was caused by such an error.
 fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
-    let mut next = Some(error);
-    for _ in 0..CAUSES_MAX {
-        let error = next?;
+    error_debug::chain(error).find_map(|error| {
         if error.is::<Busy>() || error.downcast_ref() == Some(&SendError::Full) {
             return Some(Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer"));
         }
         if let Some(error) = error.downcast_ref::<SubscribeError>() {
             return Some(Failure::new(error.close_code(), error.to_string()));
         }
-        if let Some(error) = error.downcast_ref::<PublishError>() {
-            return Some(Failure::new(close_code(error.is_passing()), error.to_string()));
-        }
-        next = error.source();
-    }
-    None
+        let error = error.downcast_ref::<PublishError>()?;
+        Some(Failure::new(close_code(error.is_passing()), error.to_string()))
+    })
 }
-
-/// Causes of an error that are looked at: a chain may be a ring.
-const CAUSES_MAX: usize = 16;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,9 +113,15 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The text and its causes; `{:#?}` has the fields.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failure({self})")
+        let Inner { code, reason, cause } = &*self.0;
+        if f.alternate() {
+            let mut fields = f.debug_struct("Failure");
+            return fields.field("code", code).field("reason", reason).field("cause", cause).finish();
+        }
+        error_debug::write(f, self, cause.as_ref().and_then(|cause| cause.source()))
     }
 }
 
@@ -108,7 +129,7 @@ impl fmt::Debug for Failure {
 /// [`Handler::writable`](crate::Handler::writable) follows. As a [`Failure`] it closes with 4008, a slow consumer.
 ///
 /// ```
-/// use echoring::server::{Busy, Failure, Handler, Remote};
+/// use echoring::server::{Busy, Handler, Remote, Result};
 ///
 /// /// Sends all numbers up to a million, as fast as the peer takes them.
 /// struct Numbers(u32);
@@ -122,18 +143,18 @@ impl fmt::Debug for Failure {
 /// }
 ///
 /// impl Handler for Numbers {
-///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
 ///         self.send(remote);
 ///         Ok(())
 ///     }
 ///
-///     fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
 ///         self.send(remote);
 ///         Ok(())
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
 impl fmt::Display for Busy {
@@ -143,6 +164,8 @@ impl fmt::Display for Busy {
 }
 
 impl Error for Busy {}
+
+echoring_proto::error_debug!(struct Busy);
 
 #[cfg(test)]
 mod tests {

@@ -35,7 +35,8 @@ use echoring_topics::{CreationLimits, HubReport, Position, TopicReport};
 /// ```
 pub type Snapshot = stats::Snapshot<HubReport>;
 
-/// Controls a running server from any thread.
+/// Publishes to the topics of a running server, shows its state and drains it, from any thread or task. Cheap to clone; made by
+/// [`Server::handle`](crate::Server::handle).
 ///
 /// ```
 /// use std::time::Duration;

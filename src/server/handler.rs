@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::drain_notice::{DrainAction, DrainNotice};
-use crate::failure::Failure;
+use crate::failure::Result;
 use crate::message::Message;
 use crate::remote::Remote;
 use crate::subscription::{PublishOutcome, SubscriptionEvent};
@@ -24,13 +24,13 @@ use echoring_runtime::shard::Disposition;
 /// handler is dropped, and nothing is. What it has left with [`Remote::publish_on_close`] is published in any case.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result};
 ///
 /// /// Answers numbers with their doubles, and echoes everything else.
 /// struct Doubler;
 ///
 /// impl Handler for Doubler {
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         match message.text().and_then(|text| text.trim().parse::<i32>().ok()) {
 ///             Some(number) => {
 ///                 remote.send_text(&format!("{}", 2 * i64::from(number)))?;
@@ -46,7 +46,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         let _ = remote;
         Ok(())
     }
@@ -55,7 +55,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         let _ = (remote, message);
         Ok(Disposition::Done)
     }
@@ -78,7 +78,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result<(), Failure> {
+    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result {
         let _ = (remote, address);
         Ok(())
     }
@@ -93,7 +93,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         let _ = (remote, chunk);
         Ok(Disposition::Done)
     }
@@ -102,7 +102,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result {
         let _ = (remote, payload);
         Ok(())
     }
@@ -111,7 +111,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn pong(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+    fn pong(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result {
         let _ = (remote, payload);
         Ok(())
     }
@@ -120,7 +120,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         let _ = remote;
         Ok(())
     }
@@ -129,7 +129,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         let _ = remote;
         Ok(())
     }
@@ -140,11 +140,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn subscription(
-        &mut self,
-        remote: &mut Remote<'_>,
-        event: &SubscriptionEvent<'_>,
-    ) -> Result<(), Failure> {
+    fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         let _ = remote;
         event.or_close()
     }
@@ -154,7 +150,7 @@ pub trait Handler {
     ///
     /// # Errors
     /// Closes the connection, see the trait.
-    fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+    fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result {
         let _ = remote;
         outcome.or_close()
     }
@@ -176,18 +172,18 @@ pub trait Handler {
     /// Closes the connection, see the trait.
     ///
     /// ```
-    /// use echoring::server::{DrainAction, DrainNotice, Failure, Handler, Remote};
+    /// use echoring::server::{DrainAction, DrainNotice, Handler, Remote, Result};
     ///
     /// struct Player;
     ///
     /// impl Handler for Player {
-    ///     fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction, Failure> {
+    ///     fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction> {
     ///         remote.send_text("reconnect to wss://game-2.example/")?;
     ///         Ok(DrainAction::Close)
     ///     }
     /// }
     /// ```
-    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction> {
         let _ = (remote, notice);
         Ok(DrainAction::Close)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
 use crate::drain_notice::{DrainAction, DrainNotice};
-use crate::failure::Failure;
+use crate::failure::Result;
 use crate::handler::Handler;
 use crate::handler_drain::{DrainPhase, HandlerDrain};
 use crate::handler_link::{HandlerLink, HandlerServices};
@@ -513,7 +513,7 @@ impl HandlerSlots {
         link: &mut ConnectionContext<'_, A>,
         services: &mut HandlerServices<'_>,
         number: u32,
-        tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R, Failure>,
+        tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R>,
     ) -> Option<R> {
         let slot = &mut self.slots[number as usize];
         let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;

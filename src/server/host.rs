@@ -24,7 +24,7 @@ impl Resolved {
     /// congestion control.
     pub fn of(config: &ServerConfig) -> Result<Resolved, StartError> {
         let cpus = cpus(&config.cpus)?;
-        listeners::check_congestion(config).map_err(|error| error.of_setting("--congestion"))?;
+        listeners::check_congestion(config).map_err(|error| error.of_setting("congestion"))?;
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         Ok(Resolved { shards, cpus, connections_max: connections_max(config.connections_max)? })
     }
@@ -43,7 +43,7 @@ fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
             let known: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             let problem = format!("this process may not use CPU {cpu}");
             let hint = format!("use some of {}", known.join(","));
-            Err(StartError::new(StartErrorKind::Cpu, problem, hint).of_setting("--cpus"))
+            Err(StartError::new(StartErrorKind::Cpu, problem, hint).of_setting("cpus"))
         }
     }
 }
@@ -68,7 +68,7 @@ fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
                 u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
             ),
         )
-        .of_setting("--max-connections")),
+        .of_setting("connections_max")),
         Some(asked) => Ok(asked),
         None => Ok(allowed.min(CONNECTIONS_DEFAULT)),
     }

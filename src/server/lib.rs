@@ -18,6 +18,8 @@ mod connections;
 pub mod control;
 mod drain_notice;
 mod endpoints;
+#[cfg(test)]
+mod error_texts;
 mod event_stream;
 mod extract;
 mod factory;
@@ -29,6 +31,7 @@ mod handler_link;
 mod handler_slots;
 pub mod handover;
 mod host;
+mod join_error;
 pub mod limits;
 mod listeners;
 mod message;
@@ -86,15 +89,16 @@ pub use echoring_auth::{
 };
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
-pub use echoring_topics::{Content, GapReason, Position, Refused, Relay};
+pub use echoring_topics::{Content, GapReason, Position, PositionError, Refused, Relay};
 pub use extract::{
     Cookies, Extension, FromRequest, Header, HeaderField, OptionalFromRequest, Path, Query, ShardState, State,
 };
 pub use factory::{AnswerRequest, Extractors, IntoHandler, IntoResponse, MakeHandler, RequestAnd};
-pub use failure::{Busy, Failure};
+pub use failure::{Busy, Failure, Result};
 pub use handle::{Handle, PacedDrain, Snapshot};
 pub use handler::Handler;
 pub use host::Resolved;
+pub use join_error::JoinError;
 pub use listeners::InheritedListener;
 pub use message::Message;
 pub use peak::{HostMemory, MemoryPart, MemoryPeak};

@@ -39,12 +39,8 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
     }
     for inherited in &config.inherited {
         inherited.distribute(config.has_successors, &mut listeners).map_err(|error| {
-            let kind = StartErrorKind::Listen(error.kind());
-            StartError::new(
-                kind,
-                format!("an inherited listener is unusable: {error}"),
-                "pass a listening socket",
-            )
+            let problem = format!("an inherited listener is unusable: {error}");
+            StartError::new(StartErrorKind::Inherited(error.kind()), problem, "pass a listening socket")
         })?;
     }
     let has =
@@ -66,25 +62,26 @@ pub(super) fn cannot_share(error: io::Error) -> StartError {
 }
 
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
+    let problem = format!("cannot listen on {address}: {error}");
+    if let Some(hint) = descriptors_hint(error) {
+        return StartError::new(StartErrorKind::Descriptors, problem, hint);
+    }
     let hint = match (error.kind(), address) {
         (io::ErrorKind::PermissionDenied, ListenAddress::Unix(_)) => {
             "choose a directory that this user may write to, or change its owner or mode"
         }
-        _ => descriptors_hint(error).unwrap_or_else(|| hint_of_listening(error.kind())),
+        _ => hint_of_listening(error.kind()),
     };
-    let kind = StartErrorKind::Listen(error.kind());
-    StartError::new(kind, format!("cannot listen on {address}: {error}"), hint)
+    StartError::new(StartErrorKind::Listen(error.kind()), problem, hint)
 }
 
 fn hint_of_listening(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::AddrInUse => {
-            "stop the process that listens there, choose another --listen, or replace it with --takeover"
-        }
+        io::ErrorKind::AddrInUse => "stop the process that listens there, or choose another address",
         io::ErrorKind::AddrNotAvailable => "use an address of this host, or 0.0.0.0 for all addresses",
         io::ErrorKind::PermissionDenied => "use a port above 1023, or grant CAP_NET_BIND_SERVICE",
         io::ErrorKind::NotFound => "create the directory of the socket first",
-        _ => "choose another --listen",
+        _ => "choose another address",
     }
 }
 

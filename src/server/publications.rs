@@ -126,7 +126,7 @@ impl From<&[u8]> for OwnedPublication {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
@@ -196,6 +196,21 @@ impl PublishError {
 }
 
 impl std::error::Error for PublishError {}
+
+echoring_proto::error_debug!(
+    enum PublishError {
+        BadTopic,
+        BadKey(index),
+        BadIdempotencyKey(index),
+        TooDeep(index),
+        TooMany,
+        TooManyOnClose,
+        Busy,
+        Refused(refused),
+        OnShard,
+        Ended,
+    }
+);
 
 /// For the results of messages that were published together.
 impl From<Refused> for PublishError {

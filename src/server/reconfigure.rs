@@ -11,7 +11,7 @@ use echoring_runtime::shard::{ControlMessage, LiveConfig};
 /// A setting that keeps its value because its new one is beyond what the server has reserved at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeedsRestart {
-    /// The flag of the setting, such as `--max-message`.
+    /// The name of the setting, which is that of its field in [`ServerConfig`], such as `message_bytes_max`.
     pub setting: &'static str,
     /// The largest value that a running server can take over.
     pub most: u64,
@@ -73,8 +73,8 @@ impl LiveLimits {
     fn exceeded_by(&self, config: &ServerConfig) -> impl Iterator<Item = NeedsRestart> {
         let connections = config.connections_max.map_or(0, u64::from);
         let limits = [
-            ("--max-message", config.message_bytes_max, self.message_bytes_most),
-            ("--max-connections", connections, self.connections_most),
+            ("message_bytes_max", config.message_bytes_max, self.message_bytes_most),
+            ("connections_max", connections, self.connections_most),
         ];
         let exceeded = limits.into_iter().filter(|(_, value, most)| value > most);
         exceeded.map(|(setting, _, most)| NeedsRestart { setting, most })

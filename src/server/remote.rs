@@ -50,7 +50,43 @@ pub(crate) trait Link {
     ) -> Result<(), PublishError>;
 }
 
-/// One connection, for the length of a call of its handler. Queued messages leave at the end of the shard's tick.
+/// One connection, for the length of a call of its [`Handler`](crate::Handler). Queued messages leave at the end of the shard's tick.
+///
+/// - To the peer: [`send_text`](Remote::send_text), [`send_binary`](Remote::send_binary), [`send`](Remote::send),
+///   [`ping`](Remote::ping), [`close`](Remote::close). When too much is queued a send is [`Busy`], and
+///   [`Handler::writable`](crate::Handler::writable) follows.
+/// - To topics: [`subscribe`](Remote::subscribe), [`publish`](Remote::publish), [`publish_on_close`](Remote::publish_on_close).
+/// - Later: [`wake_after`](Remote::wake_after), which calls [`Handler::timer`](crate::Handler::timer).
+/// - From other threads, tasks and handlers: [`sender`](Remote::sender).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use echoring::CloseCode;
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result};
+///
+/// /// Passes messages on to a topic, and closes who says nothing for a minute.
+/// struct Member;
+///
+/// impl Handler for Member {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
+///         remote.wake_after(Duration::from_secs(60));
+///         remote.send_text("welcome")?;
+///         Ok(remote.subscribe("room")?)
+///     }
+///
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
+///         remote.wake_after(Duration::from_secs(60));
+///         remote.publish("room", message)?;
+///         Ok(Disposition::Done)
+///     }
+///
+///     fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
+///         remote.close(CloseCode::NORMAL, "idle");
+///         Ok(())
+///     }
+/// }
+/// ```
 pub struct Remote<'a> {
     pub(super) link: &'a mut dyn Link,
     pub(super) slot: u32,
@@ -102,8 +138,8 @@ impl Remote<'_> {
     /// Queues a text message.
     ///
     /// # Errors
-    /// [`Busy`] when more than the bound of the queue (`--queue-bytes`) is queued, or the connection is closing; nothing is
-    /// queued then. One message always fits an empty queue.
+    /// [`Busy`] when more than [`Builder::queue_bytes`](crate::Builder::queue_bytes) are queued, or the connection is closing; nothing
+    /// is queued then. One message always fits an empty queue.
     pub fn send_text(&mut self, text: &str) -> Result<(), Busy> {
         let sent = self.link.send(MessageKind::Text, text.as_bytes());
         self.check(sent)
@@ -205,17 +241,17 @@ impl Remote<'_> {
     /// [`Handler::writable`](crate::Handler::writable) is called once none waits.
     ///
     /// ```
-    /// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
+    /// use echoring::server::{Disposition, Handler, Message, Remote, Result};
     ///
     /// /// A member of one room.
     /// struct Member(String);
     ///
     /// impl Handler for Member {
-    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
     ///         Ok(remote.subscribe(&self.0)?)
     ///     }
     ///
-    ///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    ///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
     ///         remote.publish(&self.0, message)?;
     ///         Ok(Disposition::Done)
     ///     }
@@ -281,7 +317,7 @@ impl Remote<'_> {
     /// connection would publish too many on close ([`PublishError::TooManyOnClose`]), or there is no memory for the copy.
     ///
     /// ```
-    /// use echoring::server::{Failure, Handler, Remote};
+    /// use echoring::server::{Handler, Remote, Result};
     ///
     /// /// A member of one room, under a name.
     /// struct Member {
@@ -290,7 +326,7 @@ impl Remote<'_> {
     /// }
     ///
     /// impl Handler for Member {
-    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    ///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
     ///         remote.subscribe(&self.room)?;
     ///         remote.publish_on_close(&self.room, &format!("{} has left", self.name))?;
     ///         Ok(remote.publish(&self.room, &format!("{} is here", self.name))?)

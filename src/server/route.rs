@@ -23,14 +23,14 @@ type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Sen
 ///
 /// ```
 /// use echoring::OriginPolicy;
-/// use echoring::server::{Disposition, Failure, Handler, Message, Path, Remote, Response, Route};
+/// use echoring::server::{Disposition, Handler, Message, Path, Remote, Response, Result, Route};
 ///
 /// struct Room {
 ///     name: String,
 /// }
 ///
 /// impl Handler for Room {
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         remote.send_text(&format!("{} bytes in {}", message.len(), self.name))?;
 ///         Ok(Disposition::Done)
 ///     }

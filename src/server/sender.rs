@@ -22,13 +22,13 @@ use crate::message::Message;
 ///
 /// Messages are sent in the order in which they are accepted. An accepted message is sent, unless the connection closes first:
 /// then [`is_closed`](RemoteSender::is_closed) says so, and [`unsent`](RemoteSender::unsent) counts what was lost. Accepted
-/// messages that wait for the peer are bounded by the server's queue bound (`--queue-bytes`) for each connection, each counted
-/// with 160 bytes besides its payload, and charged to the node's memory budget.
+/// messages that wait for the peer are bounded by [`Builder::queue_bytes`](crate::Builder::queue_bytes) for each connection, each
+/// counted with 160 bytes besides its payload, and charged to the node's memory budget.
 ///
 /// A sender never blocks a shard, and never reaches another connection than its own, whatever happens to the connection.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, RemoteSender};
+/// use echoring::server::{Disposition, Handler, Message, Remote, RemoteSender, Result};
 ///
 /// /// Answers each message from another thread.
 /// struct Worker;
@@ -39,7 +39,7 @@ use crate::message::Message;
 /// }
 ///
 /// impl Handler for Worker {
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         let (sender, question) = (remote.sender(), message.text().unwrap_or_default().to_owned());
 ///         std::thread::spawn(move || answer(&sender, &question));
 ///         Ok(Disposition::Done)
@@ -64,7 +64,7 @@ pub struct RemoteSender {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
     /// Too much waits for the peer, or the node is short of memory.
@@ -83,6 +83,13 @@ impl fmt::Display for SendError {
 }
 
 impl Error for SendError {}
+
+echoring_proto::error_debug!(
+    enum SendError {
+        Full,
+        Closed,
+    }
+);
 
 /// A message for a [`RemoteSender`]. Convert from text (`&str`, `String`), bytes (`&[u8]`, `Vec<u8>`, [`Bytes`]) or a received
 /// [`Message`]. Cloning shares the payload.

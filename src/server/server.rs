@@ -18,6 +18,7 @@ use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
 use crate::handover::{self, Offering, Predecessor};
 use crate::host::Resolved;
+use crate::join_error::JoinError;
 use crate::limits::{
     BROKEN_END_TIMEOUT, CONNECTION_LEASE, HANDOVER_LAST_MAIL_TIMEOUT, MAILBOX_BYTES_MIN,
     REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
@@ -27,7 +28,7 @@ use crate::publications::{OwnedPublication, PublishError};
 use crate::quotas::Identities;
 use crate::randomness::Randomness;
 use crate::reconfigure::LiveLimits;
-use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error, shard_error};
+use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error};
 use crate::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_proto::buffer::{Budget, Lease, Pool};
@@ -197,10 +198,11 @@ impl Server {
         self.threads.len()
     }
 
-    /// [`Handle::publish`].
+    /// Publishes a message to a topic from this thread, as [`Handle::publish`] does. A [handle](Server::handle) publishes from other
+    /// threads and tasks.
     ///
     /// # Errors
-    /// As for that.
+    /// As for [`Handle::publish`].
     pub fn publish(
         &self,
         topic: &str,
@@ -209,7 +211,7 @@ impl Server {
         self.handle.publish(topic, message)
     }
 
-    /// A handle that controls the server.
+    /// A handle that publishes, counts and drains, for other threads and tasks.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -219,7 +221,7 @@ impl Server {
     ///
     /// # Errors
     /// As for [`join`](Server::join).
-    pub fn shutdown(self, timeout: Duration) -> io::Result<Vec<Snapshot>> {
+    pub fn shutdown(self, timeout: Duration) -> Result<Vec<Snapshot>, JoinError> {
         self.handle.drain_within(timeout);
         self.join()
     }
@@ -230,11 +232,11 @@ impl Server {
     /// # Errors
     /// If a shard's driver failed, a shard panicked, or [`Handle::fail`] was called. A shard that does not end within
     /// three seconds of the failure is not waited for.
-    pub fn join(mut self) -> io::Result<Vec<Snapshot>> {
+    pub fn join(mut self) -> Result<Vec<Snapshot>, JoinError> {
         self.join_all()
     }
 
-    fn join_all(&mut self) -> io::Result<Vec<Snapshot>> {
+    fn join_all(&mut self) -> Result<Vec<Snapshot>, JoinError> {
         let ended = self.wait();
         let mut snapshots = Vec::with_capacity(self.threads.len());
         let mut broken = None;
@@ -245,11 +247,11 @@ impl Server {
             }
             match thread.join() {
                 Ok(snapshot) => snapshots.push(snapshot),
-                Err(failure) => broken = Some(shard_error(shard, &failure)),
+                Err(failure) => broken = Some(JoinError::of_shard(shard, &failure)),
             }
         }
         if let Some(reason) = self.handle.failure.reason.get() {
-            broken = Some(io::Error::other(reason.as_str()));
+            broken = Some(JoinError::new(reason));
         }
         // The last mail to a successor leaves after the shards have ended.
         self.handle.link.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
@@ -421,7 +423,7 @@ impl Bound {
             let (ends, started) = (end.clone(), Arc::clone(&started));
             move |shard, ended| {
                 if let (Err(failure), Some(handle)) = (ended, started.get()) {
-                    handle.fail(&shard_error(shard, failure).to_string());
+                    handle.fail(&JoinError::of_shard(shard, failure).to_string());
                 }
                 // Nobody joins the server when this fails.
                 let _ = ends.send(End::Shard(shard));
@@ -525,7 +527,7 @@ fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result
 
 fn cannot_take_over(error: io::Error) -> StartError {
     let line = format!("the running server cannot be taken over: {error}");
-    StartError::new(StartErrorKind::Takeover, line, "it goes on; stop it, and start without --takeover")
+    StartError::new(StartErrorKind::Takeover, line, "it goes on; stop it first")
 }
 
 fn broken_until() -> Instant {

@@ -18,8 +18,7 @@ use echoring_proto::buffer::Lease;
 use echoring_proto::connection::Seed;
 use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Driver, uring};
-use echoring_runtime::launch::{LaunchError, ShardFailure, ShardSetup};
-use echoring_runtime::panics::panic_message;
+use echoring_runtime::launch::{LaunchError, ShardSetup};
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
 use echoring_topics::{Creators, Placement};
 
@@ -124,17 +123,7 @@ impl ShardSetup for ServiceSetup {
     }
 }
 
-/// The error for a shard that failed.
-pub(crate) fn shard_error(shard: usize, failure: &ShardFailure) -> io::Error {
-    match failure {
-        ShardFailure::Io(error) => io::Error::new(error.kind(), format!("shard {shard} ended: {error}")),
-        ShardFailure::Panic(panic) => {
-            io::Error::other(format!("shard {shard} panicked: {}", panic_message(panic.as_ref())))
-        }
-    }
-}
-
-/// Says which limit or option to change.
+/// Says which limit to change.
 pub(crate) fn launch_error(error: LaunchError) -> StartError {
     let (kind, problem, hint) = match error {
         LaunchError::Thread(shard, error) => (
@@ -145,10 +134,10 @@ pub(crate) fn launch_error(error: LaunchError) -> StartError {
         LaunchError::Uring(error) => (
             StartErrorKind::Driver,
             format!("io_uring is unavailable: {error}"),
-            format!("{}, or use --driver epoll", uring::hint(&error)),
+            uring::hint(&error).to_owned(),
         ),
         LaunchError::Epoll(error) => (
-            StartErrorKind::Driver,
+            StartErrorKind::Descriptors,
             format!("epoll failed: {error}"),
             "raise the descriptor limit".to_owned(),
         ),

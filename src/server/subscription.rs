@@ -5,18 +5,21 @@ use std::fmt;
 
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
+use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{Content, GapReason, Position, Publication, Refused};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Result};
 use crate::message::Message;
 
 /// How a handler's connection subscribes to a topic. By default it begins at the topic's end, or with the snapshot if the topic
 /// has one, and includes the connection's own messages.
 ///
 /// ```
-/// use echoring::server::{Failure, Position, Remote, SubscribeOptions};
+/// use echoring::server::{Position, Remote, Result, SubscribeOptions};
 ///
-/// fn resume(remote: &mut Remote<'_>, position: Position) -> Result<(), Failure> {
+/// /// Continues where the client says that it was, such as "1f3a5c-42".
+/// fn resume(remote: &mut Remote<'_>, reached: &str) -> Result {
+///     let position: Position = reached.parse()?;
 ///     Ok(remote.subscribe_with("news", SubscribeOptions::new().from(position).skip_own())?)
 /// }
 /// ```
@@ -37,7 +40,8 @@ impl SubscribeOptions {
     /// it is known, which messages are missing; by default either closes the connection.
     #[must_use]
     pub fn from(mut self, position: Position) -> SubscribeOptions {
-        self.from = Some(position);
+        // No topic reaches an offset that the protocols cannot express.
+        self.from = Some(Position { offset: position.offset.min(INTEGER_END), ..position });
         self
     }
 
@@ -54,16 +58,16 @@ impl SubscribeOptions {
 /// with 1008 otherwise.
 ///
 /// ```
-/// use echoring::server::{Failure, Remote, SubscribeError};
+/// use echoring::server::{Remote, Result, SubscribeError};
 ///
-/// fn join(remote: &mut Remote<'_>, room: &str) -> Result<(), Failure> {
+/// fn join(remote: &mut Remote<'_>, room: &str) -> Result {
 ///     match remote.subscribe(room) {
 ///         Ok(()) | Err(SubscribeError::AlreadySubscribed) => Ok(()),
 ///         Err(error) => Ok(remote.send_text(&format!("{room}: {error}"))?),
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The name is empty, longer than 255 bytes, or has a control character.
@@ -102,13 +106,23 @@ impl fmt::Display for SubscribeError {
 
 impl Error for SubscribeError {}
 
+echoring_proto::error_debug!(
+    enum SubscribeError {
+        BadTopic,
+        AlreadySubscribed,
+        TooMany,
+        Closing,
+        Refused(refused),
+    }
+);
+
 /// A message that a handler publishes, borrowed. Convert from `&str` (text), `&[u8]` (binary), or the [`Message`] that was
 /// received.
 ///
 /// ```
-/// use echoring::server::{Failure, Remote, TopicMessage};
+/// use echoring::server::{Remote, Result, TopicMessage};
 ///
-/// fn tell(remote: &mut Remote<'_>) -> Result<(), Failure> {
+/// fn tell(remote: &mut Remote<'_>) -> Result {
 ///     remote.publish("news", "hello")?;
 ///     remote.publish("prices", TopicMessage::json(r#"{"bid":1.0842}"#).key("EUR"))?;
 ///     Ok(())
@@ -179,12 +193,12 @@ impl<'a> From<Message<'a>> for TopicMessage<'a> {
 /// straight to the peer.
 ///
 /// ```
-/// use echoring::server::{Failure, Handler, Remote, SubscriptionEvent};
+/// use echoring::server::{Handler, Remote, Result, SubscriptionEvent};
 ///
 /// struct Member;
 ///
 /// impl Handler for Member {
-///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
 ///         match event {
 ///             // The peer is told, instead of being closed.
 ///             SubscriptionEvent::Gap { from, to, .. } => Ok(remote.send_text(&format!("missed {from} to {to}"))?),
@@ -258,12 +272,12 @@ impl SubscriptionEvent<'_> {
     /// The number of messages that a [`Gap`](SubscriptionEvent::Gap) leaves out; `None` for other events.
     ///
     /// ```
-    /// use echoring::server::{Failure, Handler, Remote, SubscriptionEvent};
+    /// use echoring::server::{Handler, Remote, Result, SubscriptionEvent};
     ///
     /// struct Member;
     ///
     /// impl Handler for Member {
-    ///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    ///     fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
     ///         match event.missed() {
     ///             Some(count) => Ok(remote.send_text(&format!("{count} messages are missing"))?),
     ///             None => event.or_close(),
@@ -283,7 +297,7 @@ impl SubscriptionEvent<'_> {
     ///
     /// # Errors
     /// 4008 for a gap and a slow consumer, 1012 for a topic that has moved, 1013 or 1008 for a refusal, 1008 for the rest.
-    pub fn or_close(&self) -> Result<(), Failure> {
+    pub fn or_close(&self) -> Result {
         let slow = || Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer");
         match *self {
             SubscriptionEvent::Subscribed { recovered: Some(false), .. } | SubscriptionEvent::Gap { .. } => {
@@ -303,12 +317,12 @@ impl SubscriptionEvent<'_> {
 /// What became of a message that a handler has published.
 ///
 /// ```
-/// use echoring::server::{Failure, Handler, PublishOutcome, Remote};
+/// use echoring::server::{Handler, PublishOutcome, Remote, Result};
 ///
 /// struct Member;
 ///
 /// impl Handler for Member {
-///     fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+///     fn published(&mut self, remote: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result {
 ///         match outcome.result {
 ///             Ok(position) => Ok(remote.send_text(&format!("message {}", position.offset))?),
 ///             Err(_) => outcome.or_close(),
@@ -332,7 +346,7 @@ impl PublishOutcome<'_> {
     ///
     /// # Errors
     /// 1013 for a refusal that will pass, otherwise 1008.
-    pub fn or_close(&self) -> Result<(), Failure> {
+    pub fn or_close(&self) -> Result {
         match self.result {
             Ok(_) => Ok(()),
             Err(refused) => Err(Failure::new(close_code(refused.is_passing()), refused.to_string())),

@@ -11,6 +11,8 @@ mod client;
 mod last_messages;
 mod message;
 mod peer;
+#[cfg(test)]
+mod positions;
 mod request;
 mod response;
 mod simulated;

@@ -18,12 +18,12 @@ use echoring_topics::limits::TOPIC_BYTES_MAX;
 /// connection is closed with 1008.
 ///
 /// ```
-/// use echoring::server::{Failure, Handler, Path, Remote, Route, TopicName};
+/// use echoring::server::{Handler, Path, Remote, Result, Route, TopicName};
 ///
 /// struct Member(TopicName);
 ///
 /// impl Handler for Member {
-///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
 ///         Ok(remote.subscribe(&self.0)?)
 ///     }
 /// }
@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for TopicName {
 /// let bad: Result<TopicName, TopicNameError> = "two\nlines".parse();
 /// assert_eq!(bad.unwrap_err().to_string(), "a topic's name has 1 to 255 bytes of UTF-8 without control characters");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TopicNameError(());
 
 impl fmt::Display for TopicNameError {
@@ -106,6 +106,8 @@ impl fmt::Display for TopicNameError {
 }
 
 impl Error for TopicNameError {}
+
+echoring_proto::error_debug!(struct TopicNameError(nothing));
 
 #[cfg(test)]
 mod tests {

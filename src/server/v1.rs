@@ -8,9 +8,7 @@ mod command;
 mod protocol_error;
 pub mod server_event;
 
-pub(crate) use command::position_of;
 pub use command::{Command, parse};
-pub(crate) use command::{INTEGER_END, hexadecimal};
 pub use protocol_error::ProtocolError;
 
 /// The name of the subprotocol, which a client must offer.

@@ -40,7 +40,7 @@ pub use creators::{CreationLimits, Creator, Creators};
 pub use format::{Deltas, Encode, Encoding, Format};
 pub use keyed::Keyed;
 pub use log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
-pub use message::{Content, Position, Publication, Refused, is_topic_name};
+pub use message::{Content, Position, PositionError, Publication, Refused, is_topic_name, parse_epoch};
 pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use placement::Placement;
 pub use replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};

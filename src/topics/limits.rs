@@ -4,6 +4,8 @@ use echoring_proto::limits::{Nanos, SECOND};
 
 // ---- broadcast ----
 
+/// The first integer that JavaScript cannot represent exactly. Offsets are below it.
+pub const INTEGER_END: u64 = 1 << 53;
 /// Maximum bytes of a topic's name, percent-decoded.
 pub const TOPIC_BYTES_MAX: usize = 255;
 /// Default of the topics that exist because one connection created them: a sixteenth of the node's default.

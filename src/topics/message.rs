@@ -1,8 +1,9 @@
 //! Publications, their positions, and the reasons for refusing them.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::limits::TOPIC_BYTES_MAX;
+use crate::limits::{INTEGER_END, TOPIC_BYTES_MAX};
 
 /// Whether a topic may have this name: 1 to [`TOPIC_BYTES_MAX`] bytes without control characters, which would break log
 /// lines invisibly.
@@ -62,12 +63,18 @@ pub struct Publication<'a> {
 /// A message's position in its topic: the offset counts from 1 within an epoch. The epoch changes when the state of the
 /// topic is lost; offsets of different epochs cannot be compared.
 ///
+/// As text it is `EPOCH-OFFSET`: the epoch in 1 to 16 hexadecimal digits, because JavaScript numbers cannot hold all its bits, and the
+/// offset in decimal ones, below 2^53. [`parse`](str::parse) reads what [`Display`](fmt::Display) writes. The `id` of an event stream
+/// has the same format, and a client's position, too.
+///
 /// ```
 /// # mod echoring { pub use echoring_topics as server; }
-/// use echoring::server::Position;
+/// use echoring::server::{Position, PositionError};
 ///
-/// let position = Position { epoch: 0x1f3a5c, offset: 42 };
-/// assert_eq!(position.to_string(), "1f3a5c:42");
+/// let position: Position = "1f3a5c-42".parse()?;
+/// assert_eq!(position, Position { epoch: 0x1f3a5c, offset: 42 });
+/// assert_eq!(position.to_string(), "1f3a5c-42");
+/// # Ok::<(), PositionError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -77,12 +84,55 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// Displayed with the epoch in hexadecimal, as on the wire, because JavaScript numbers cannot hold all its digits.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}:{}", self.epoch, self.offset)
+        write!(f, "{:x}-{}", self.epoch, self.offset)
     }
 }
+
+impl FromStr for Position {
+    type Err = PositionError;
+
+    fn from_str(text: &str) -> Result<Position, PositionError> {
+        let parse = || {
+            let (epoch, offset) = text.split_once('-')?;
+            // The library accepts a sign, too.
+            let is_signed = offset.starts_with('+');
+            let offset = offset.parse().ok().filter(|&offset| offset < INTEGER_END && !is_signed)?;
+            Some(Position { epoch: parse_epoch(epoch)?, offset })
+        };
+        parse().ok_or(PositionError(()))
+    }
+}
+
+/// The number of an epoch: 1 to 16 hexadecimal digits.
+pub fn parse_epoch(digits: &str) -> Option<u64> {
+    // The library accepts a sign, too.
+    let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if good { u64::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// A string is not a [`Position`].
+///
+/// ```
+/// # mod echoring { pub use echoring_topics as server; }
+/// use echoring::server::{Position, PositionError};
+///
+/// let bad: Result<Position, PositionError> = "42".parse();
+/// assert_eq!(bad.unwrap_err().to_string(), "a position is an epoch and an offset, such as 1f3a5c-42");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PositionError(());
+
+impl fmt::Display for PositionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a position is an epoch and an offset, such as 1f3a5c-42")
+    }
+}
+
+impl std::error::Error for PositionError {}
+
+echoring_proto::error_debug!(struct PositionError(nothing));
 
 /// Why a topic refused a message or a subscription.
 ///
@@ -93,7 +143,7 @@ impl fmt::Display for Position {
 /// assert!(Refused::Busy.is_passing());
 /// assert!(!Refused::TooLarge.is_passing());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// A mailbox is full; the client may retry soon.
     Busy,
@@ -163,6 +213,25 @@ impl Refused {
 
 impl std::error::Error for Refused {}
 
+echoring_proto::error_debug!(
+    enum Refused {
+        Busy,
+        TooManyTopics,
+        TooManyByConnection,
+        TooManyByIdentity,
+        NoKey,
+        TooManyKeys,
+        Forbidden,
+        TooLarge,
+        OutOfMemory,
+        Draining,
+        KeyReused,
+        RateLimited,
+        Unreachable,
+        Uncertain,
+    }
+);
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -196,6 +265,36 @@ mod tests {
         }
         for bad in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &format!("{longest}x")] {
             assert!(!is_topic_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_position_is_read_as_it_is_written_and_anything_else_is_none() {
+        for (epoch, offset, text) in [
+            (0x001f_3a5c, 41, "1f3a5c-41"),
+            (0, 0, "0-0"),
+            (u64::MAX, INTEGER_END - 1, "ffffffffffffffff-9007199254740991"),
+        ] {
+            let position = Position { epoch, offset };
+            assert_eq!(position.to_string(), text);
+            assert_eq!(text.parse(), Ok(position));
+        }
+        for bad in [
+            "",
+            "-",
+            "1f",
+            "1f-",
+            "-1",
+            "1f-1-1",
+            "+1f-1",
+            "1f-+1",
+            "xyz-1",
+            "1f-9007199254740992",
+            "1f 1",
+            "1f:1",
+            "00000000000000001-1",
+        ] {
+            assert_eq!(bad.parse::<Position>(), Err(PositionError(())), "{bad:?}");
         }
     }
 }

@@ -28,7 +28,7 @@ const KEYED_SINCE: u8 = 7;
 const HEAD_BYTES: usize = 1 + 4;
 
 /// A record that is not well formed, or that no topic can be made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ImportError {
     /// The bytes are no record of this version.
     Malformed,
@@ -49,6 +49,14 @@ impl std::fmt::Display for ImportError {
 }
 
 impl std::error::Error for ImportError {}
+
+echoring_proto::error_debug!(
+    enum ImportError {
+        Malformed,
+        TooManyTopics,
+        OutOfMemory,
+    }
+);
 
 /// A record, or a piece of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,6 +118,36 @@ fn every_source_file_says_what_it_is_for_and_none_is_called_mod() {
     }
 }
 
+/// A program whose `main` returns an error prints its `Debug`: `error_debug!` makes that the text and its causes.
+#[test]
+fn public_errors_of_the_libraries_derive_no_debug() {
+    let libraries = ["async", "auth", "client", "proto", "server", "topics"];
+    let (mut errors, mut offences) = (0, Vec::new());
+    for part in crates().iter().filter(|part| libraries.contains(&part.name.as_str())) {
+        for file in part.files() {
+            let text = fs::read_to_string(file).expect("a source file");
+            let lines: Vec<&str> = text.lines().collect();
+            let types = lines.iter().filter(|line| line.starts_with("impl") && !line.contains("de::Error"));
+            for name in types.filter_map(|line| line.split_once("Error for ")?.1.split([' ', '<']).next()) {
+                let is_it = |line: &&str| {
+                    ["pub struct ", "pub enum "].iter().any(|kind| {
+                        let rest = line.strip_prefix(kind).and_then(|rest| rest.strip_prefix(name));
+                        rest.is_some_and(|rest| rest.starts_with([' ', '(', ';', '<']))
+                    })
+                };
+                let Some(at) = lines.iter().position(|line| is_it(&line)) else { continue };
+                let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+                errors += 1;
+                if attributes.into_iter().any(|line| line.contains("Debug")) {
+                    offences.push(format!("{} of {}", name, relative(file)));
+                }
+            }
+        }
+    }
+    assert!(errors > 30, "only {errors} error types found");
+    assert!(offences.is_empty(), "use echoring_proto::error_debug! for {}", offences.join(", "));
+}
+
 #[test]
 fn the_simulation_is_enabled_by_tests_only() {
     for part in crates() {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use echoring_proto::CloseCode;
 use echoring_server::{
-    Builder, Cookies, Disposition, DrainAction, DrainNotice, Extension, Failure, Handler, Header,
-    HeaderField, Identity, Message, Opening, PacedDrain, Path, Query, Remote, RequestContext, Response,
-    Route, Server, ShardState, StartErrorKind, State,
+    Builder, Cookies, Disposition, DrainAction, DrainNotice, Extension, Handler, Header, HeaderField,
+    Identity, Message, Opening, PacedDrain, Path, Query, Remote, RequestContext, Response, Result, Route,
+    Server, ShardState, StartErrorKind, State,
 };
 
 use super::{Named, PATIENCE, Peer, address, named, on_both_drivers};
@@ -231,17 +231,17 @@ struct Leaving {
 }
 
 impl Handler for Leaving {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text("open")?)
     }
 
-    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction> {
         assert!(notice.time_left() > Duration::ZERO && notice.code() == CloseCode::GOING_AWAY);
         remote.send_text("reconnect elsewhere")?;
         Ok(if self.is_patient { DrainAction::Wait } else { DrainAction::Close })
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.close(CloseCode(4000), message.text().unwrap_or_default());
         Ok(Disposition::Done)
     }

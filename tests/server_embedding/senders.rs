@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::MESSAGE_BYTES_DEFAULT;
 use echoring_server::{
-    Builder, Disposition, DriverChoice, Failure, Handle, Handler, Message, OwnedPublication, PublishError,
-    Refused, Remote, RemoteSender, SendError, Server,
+    Builder, Disposition, DriverChoice, Handle, Handler, Message, OwnedPublication, PublishError, Refused,
+    Remote, RemoteSender, Result, SendError, Server,
 };
 
 use super::{PATIENCE, Peer, address};
@@ -34,12 +34,12 @@ impl Giver {
 }
 
 impl Handler for Giver {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.senders.send(remote.sender())?;
         Ok(remote.subscribe("room")?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         match message.text() {
             Some("anyhow") => Giver::fail("x")?,
             Some("boxed") => Giver::fail_boxed()?,
@@ -262,7 +262,7 @@ fn a_server_that_drains_or_has_ended_says_so_to_publishers() {
 struct TellsCpus;
 
 impl Handler for TellsCpus {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.send_text(&own_cpus())?)
     }
 }

@@ -7,7 +7,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_server::{
-    Disposition, Failure, Handler, Message, Opening, Path, Remote, Route, Routes, Service, SubscribeOptions,
+    Disposition, Handler, Message, Opening, Path, Remote, Result, Route, Routes, Service, SubscribeOptions,
     SubscriptionEvent,
 };
 use std::sync::Arc;
@@ -89,16 +89,16 @@ struct RoomMember {
 }
 
 impl Handler for RoomMember {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.subscribe_with(&self.room, self.options)?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.publish(&self.room, message)?;
         Ok(Disposition::Done)
     }
 
-    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         if let SubscriptionEvent::Subscribed { topic, recovered: None, .. } = event {
             assert_eq!(*topic, self.room);
             self.subscribed.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +136,7 @@ struct Guest {
 }
 
 impl Handler for Guest {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.subscribe_with(&self.room, SubscribeOptions::new().skip_own())?;
         remote.publish(&self.room, &self.greeting)?;
         if self.again {
@@ -146,7 +146,7 @@ impl Handler for Guest {
         Ok(())
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.publish(&self.room, message)?;
         Ok(Disposition::Done)
     }

@@ -14,7 +14,7 @@ use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye};
 use echoring_server::{
     Chunk, Disposition, DrainAction, DrainNotice, Failure, Handler, Message, Path, PublishOutcome, Remote,
-    Route, Routes, Service, SubscriptionEvent,
+    Result, Route, Routes, Service, SubscriptionEvent,
 };
 
 use super::client::{Client, Item, MessageKind, frame, message};
@@ -69,25 +69,21 @@ struct Member {
 }
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         match self.subscribes {
             true => Ok(remote.subscribe(TOPIC)?),
             false => Ok(remote.send_text("open")?),
         }
     }
 
-    fn subscription(
-        &mut self,
-        remote: &mut Remote<'_>,
-        event: &SubscriptionEvent<'_>,
-    ) -> Result<(), Failure> {
+    fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         if let SubscriptionEvent::Subscribed { .. } = event {
             remote.send_text("open")?;
         }
         event.or_close()
     }
 
-    fn published(&mut self, _: &mut Remote<'_>, _: &PublishOutcome<'_>) -> Result<(), Failure> {
+    fn published(&mut self, _: &mut Remote<'_>, _: &PublishOutcome<'_>) -> Result {
         // Some may be refused by the drain.
         Ok(())
     }
@@ -96,17 +92,17 @@ impl Handler for Member {
         self.streams
     }
 
-    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         // Refused once the server drains.
         let _ = remote.publish(TOPIC, message);
         Ok(Disposition::Done)
     }
 
-    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction, Failure> {
+    fn draining(&mut self, remote: &mut Remote<'_>, notice: &DrainNotice) -> Result<DrainAction> {
         let told = Told { shard: remote.shard(), at: remote.now(), notice: *notice };
         self.told.lock().expect("no panic").entry(self.number).or_default().push(told);
         assert!(remote.is_open());
@@ -127,7 +123,7 @@ impl Handler for Member {
         }
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.send_text("at last")?;
         remote.close(CloseCode(OWN_CODE), "own");
         Ok(())

@@ -9,7 +9,7 @@ use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
-use echoring_server::{Failure, Handler, Message, Remote, Route, Routes, Service};
+use echoring_server::{Handler, Message, Remote, Result, Route, Routes, Service};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
@@ -207,12 +207,12 @@ impl Handler for Parrot {
         self.streaming
     }
 
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         assert!(!self.streaming);
         Ok(Disposition::Echo)
     }
 
-    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition> {
         assert!(self.streaming);
         Ok(Disposition::Echo)
     }

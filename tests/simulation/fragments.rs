@@ -9,7 +9,7 @@ use echoring_proto::connection::Chunk;
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    Disposition, Failure, Handler, Path, Position, Remote, Route, Routes, Service, SubscribeOptions,
+    Disposition, Handler, Path, Position, Remote, Result, Route, Routes, Service, SubscribeOptions,
     SubscriptionEvent,
 };
 use echoring_topics::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
@@ -65,7 +65,7 @@ impl Streamer {
         note(self.told.lock().expect("no panic").entry(self.name.clone()).or_default());
     }
 
-    fn publish(&self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<Disposition, Failure> {
+    fn publish(&self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<Disposition> {
         remote.publish(ROOM, &payload[1..])?;
         self.note(|told| told.published += 1);
         Ok(Disposition::Done)
@@ -84,14 +84,14 @@ impl Handler for Streamer {
         true
     }
 
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.habit != Habit::SubscribesLate {
             remote.subscribe(ROOM)?;
         }
         Ok(())
     }
 
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         if chunk.first && chunk.last && chunk.payload.first() == Some(&PUBLISHED) {
             return self.publish(remote, chunk.payload);
         }
@@ -123,12 +123,12 @@ impl Handler for Streamer {
         Ok(Disposition::Echo)
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         self.send_owed(remote);
         Ok(())
     }
 
-    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         match *event {
             SubscriptionEvent::Subscribed { position, .. } => self.note(|told| {
                 (told.subscribed, told.epoch) = (true, position.epoch);

@@ -11,7 +11,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    BroadcastSettings, Disposition, Failure, Handler, Message, Path, Remote, Route, Routes, Service,
+    BroadcastSettings, Disposition, Failure, Handler, Message, Path, Remote, Result, Route, Routes, Service,
 };
 use echoring_topics::{Placement, Publications, Rules, TopicSettings};
 
@@ -34,7 +34,7 @@ struct Member {
 }
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         if !self.name.starts_with("watcher") {
             remote.publish_on_close(ROOM, &format!("{} left", self.name))?;
             self.joined.lock().expect("no panic").insert(self.name.clone());
@@ -42,7 +42,7 @@ impl Handler for Member {
         Ok(remote.subscribe(ROOM)?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         match message.text() {
             Some("fail") => return Err(Failure::from("as it was told")),
             Some("hang up") => remote.hang_up(),

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    Disposition, Failure, Handler, Message, Opening, Path, Position, PublishError, PublishOutcome, Refused,
-    Remote, Route, Routes, Service, SubscribeError, SubscribeOptions, SubscriptionEvent,
+    Disposition, Handler, Message, Opening, Path, Position, PublishError, PublishOutcome, Refused, Remote,
+    Result, Route, Routes, Service, SubscribeError, SubscribeOptions, SubscriptionEvent,
 };
 use echoring_topics::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
 
@@ -46,7 +46,7 @@ impl Member {
 const ROOM: &str = "the room";
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         let options = self.from.map_or(SubscribeOptions::new(), |from| SubscribeOptions::new().from(from));
         remote.subscribe_with(ROOM, options)?;
         assert_eq!(remote.subscribe(ROOM), Err(SubscribeError::AlreadySubscribed));
@@ -56,7 +56,7 @@ impl Handler for Member {
         Ok(())
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         if message.text() == Some("leave") {
             assert!(remote.unsubscribe(ROOM));
             return Ok(Disposition::Done);
@@ -66,7 +66,7 @@ impl Handler for Member {
         Ok(Disposition::Done)
     }
 
-    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result<(), Failure> {
+    fn subscription(&mut self, _: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
         self.note(|told| match *event {
             SubscriptionEvent::Subscribed { position, recovered, .. } => {
                 told.subscribed = Some((position, recovered));
@@ -78,7 +78,7 @@ impl Handler for Member {
         Ok(())
     }
 
-    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result<(), Failure> {
+    fn published(&mut self, _: &mut Remote<'_>, outcome: &PublishOutcome<'_>) -> Result {
         assert_eq!(outcome.topic, ROOM);
         self.note(|told| told.outcomes.push((outcome.id, outcome.result)));
         Ok(())

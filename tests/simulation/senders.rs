@@ -8,7 +8,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
-    Disposition, Failure, Handler, Message, Path, Remote, RemoteSender, Route, Routes, SendError, Service,
+    Disposition, Handler, Message, Path, Remote, RemoteSender, Result, Route, Routes, SendError, Service,
 };
 
 use super::client::{Item, Leave, MessageKind, message};
@@ -24,13 +24,13 @@ struct Giver {
 }
 
 impl Handler for Giver {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.senders.lock().expect("no panic").push((self.name.clone(), remote.sender()));
         Ok(())
     }
 
     /// A message goes to all connections, of all shards, as far as they take it.
-    fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         for (_, sender) in self.senders.lock().expect("no panic").iter() {
             match sender.try_send(message) {
                 Ok(()) | Err(SendError::Closed) => {}

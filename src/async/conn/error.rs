@@ -25,7 +25,6 @@ use echoring_proto::{CloseCode, ProtocolError};
 /// assert!(error.is_unexpected_close(&[CloseCode::NORMAL]));
 /// assert_eq!(Error::Broken.close_code(), Some(CloseCode::ABNORMAL));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The peer sent a Close frame, first or in answer to ours: a clean close.
@@ -132,6 +131,26 @@ impl std::error::Error for Error {
         }
     }
 }
+
+echoring_proto::error_debug!(
+    enum Error {
+        Closed(frame),
+        Broken,
+        ProtocolError(offence),
+        Io(error),
+        ReadTimeout,
+        WriteTimeout,
+        SendTimeout,
+        PongTimeout,
+        CloseTimeout,
+        Json(error),
+        NotText,
+        TooLong,
+        Closing,
+        Unfinished,
+        OutOfMemory,
+    }
+);
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Error {

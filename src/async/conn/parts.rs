@@ -67,7 +67,10 @@ pub struct ReuniteError<S>(pub Reader<S>, pub Writer<S>);
 
 impl<S> fmt::Debug for ReuniteError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ReuniteError").field(&self.0).field(&self.1).finish()
+        match f.alternate() {
+            true => f.debug_tuple("ReuniteError").field(&self.0).field(&self.1).finish(),
+            false => echoring_proto::error_debug::write(f, self, None),
+        }
     }
 }
 

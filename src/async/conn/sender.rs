@@ -143,7 +143,7 @@ impl Sender {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySendError {
     /// The queue is full.
@@ -162,6 +162,13 @@ impl fmt::Display for TrySendError {
 }
 
 impl std::error::Error for TrySendError {}
+
+echoring_proto::error_debug!(
+    enum TrySendError {
+        Full(message),
+        Closed(message),
+    }
+);
 
 /// Sends the messages that [`Sender`]s queue: a future to be spawned. It resolves when all senders are dropped and
 /// their messages are sent, when a sender has closed the connection, or when the connection has ended, with an error

@@ -76,7 +76,6 @@ impl fmt::Display for Stage {
 ///     }
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum DialError {
     /// The URL is invalid.
@@ -245,6 +244,12 @@ impl std::error::Error for DialError {
         }
     }
 }
+
+echoring_proto::error_debug!(enum DialError {
+    BadUrl(why), BadField { name, why }, Resolve(error), Connect(error), Proxy(error), TlsSetup(error),
+    Tls(error), Timeout(stage), Io(error), Closed, Redirect { status, location, response },
+    BadHandshake { why, response },
+});
 
 #[cfg(test)]
 mod tests {

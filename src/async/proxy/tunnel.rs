@@ -29,7 +29,6 @@ const READ_BYTES: usize = 1024;
 ///     }
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ProxyError {
     /// An HTTP proxy answered CONNECT with a status other than 2xx; 407 if it requires a user name and password.
@@ -55,7 +54,6 @@ pub enum ProxyError {
 ///     matches!(error, DialError::Proxy(ProxyError::Socks(SocksError::BadCredentials)))
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum SocksError {
     /// The stream to the proxy failed or ended.
@@ -91,6 +89,16 @@ impl std::error::Error for SocksError {
     }
 }
 
+echoring_proto::error_debug!(
+    enum SocksError {
+        Io(error),
+        Malformed,
+        NoAcceptableMethod,
+        BadCredentials,
+        Refused(code),
+    }
+);
+
 impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -116,6 +124,17 @@ impl std::error::Error for ProxyError {
         }
     }
 }
+
+echoring_proto::error_debug!(
+    enum ProxyError {
+        Status(status),
+        Http(why),
+        Io(error),
+        Socks(error),
+        UnexpectedBytes,
+        NotEncodable,
+    }
+);
 
 impl From<TunnelError> for ProxyError {
     fn from(error: TunnelError) -> ProxyError {

@@ -37,7 +37,6 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///     .retry_if(|failure| failure.is_temporary() || matches!(failure, Failure::Dial(error) if error.response().is_some()));
 /// # drop(feed);
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
     /// The connection could not be opened.
@@ -131,6 +130,16 @@ impl StdError for Failure {
     }
 }
 
+echoring_proto::error_debug!(
+    enum Failure {
+        Dial(error),
+        Connect(error),
+        OnOpen(error),
+        Lost(error),
+        Timeout,
+    }
+);
+
 /// Why there is no further attempt.
 ///
 /// ```
@@ -165,7 +174,7 @@ pub enum Reason {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GaveUp(Arc<Details>);
 
 #[derive(Debug)]
@@ -214,6 +223,8 @@ impl StdError for GaveUp {
     }
 }
 
+echoring_proto::error_debug!(struct GaveUp(details));
+
 /// Why a reconnecting client did not do what it was asked.
 ///
 /// ```
@@ -231,7 +242,6 @@ impl StdError for GaveUp {
 ///     }
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ReconnectError {
     /// There is no connection and no further attempt. Every later call returns this too, until
@@ -273,6 +283,13 @@ impl StdError for ReconnectError {
         }
     }
 }
+
+echoring_proto::error_debug!(
+    enum ReconnectError {
+        GaveUp(gave_up),
+        Conn(error),
+    }
+);
 
 impl From<GaveUp> for ReconnectError {
     fn from(gave_up: GaveUp) -> ReconnectError {

@@ -18,7 +18,7 @@ use rustls::{AlertDescription, CertificateError, Error};
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Cause(Error);
 
 impl Cause {
@@ -101,3 +101,5 @@ impl std::error::Error for Cause {
         self.0.source()
     }
 }
+
+echoring_proto::error_debug!(struct Cause(error));

@@ -215,7 +215,7 @@ fn response(terms: &UpgradeTerms) -> Option<http::Response<()>> {
 /// let response: http::Response<String> = refused.into_response();
 /// # drop(response);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Refused(Box<HttpResponse>);
 
 impl Refused {
@@ -237,6 +237,8 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+echoring_proto::error_debug!(struct Refused(response));
 
 /// An accepted upgrade: what is left to do is to send the response, and to [open](Negotiated::open) the connection on the
 /// stream behind it.

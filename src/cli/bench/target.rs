@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parsers::{Driver, Resolve, expanded};
 use super::usage::usage;
-use crate::Failure;
+use crate::{Failure, start_error};
 use echoring_async::Proxy;
 use echoring_async::tls::{self, Trust};
 use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template};
@@ -227,7 +227,8 @@ pub(super) fn start_server(
         message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),
         ..defaults
     };
-    let server = Server::start(config).map_err(|error| Refused(format!("the embedded server: {error}")))?;
+    let server = Server::start(config)
+        .map_err(|error| Refused(format!("the embedded server: {}", start_error::line(&error))))?;
     let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
         return Err(Refused("the embedded server has no address".to_owned()));
     };

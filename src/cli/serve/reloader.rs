@@ -19,8 +19,8 @@ use super::changes::{Change, changes};
 use super::config::Sources;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
-use crate::file::flags::key_of;
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
+use crate::start_error::key_of;
 use crate::{Failure, environment, logging};
 use echoring_server::Handle;
 use echoring_server::control::{self, Reload, ReloadCounters, Reloaded};
@@ -175,12 +175,12 @@ impl Running {
         let filter = environment::checked_filter(&wanted.logs.filter)?;
         let tokens = wanted.admin_tokens.read()?;
         let beyond = self.server.needs_restart(&wanted.server);
-        let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == key);
+        let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == Some(key));
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
         next.keep_ticket_keys_of(&self.settings);
         let warnings = next.warnings()?;
         let hint = |change: Change| {
-            let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == change.key);
+            let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == Some(change.key.as_str()));
             let hint = beyond.map(|beyond| format!("at most {} without a restart", beyond.most));
             Change { hint, ..change }
         };

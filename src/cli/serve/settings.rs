@@ -20,10 +20,10 @@ use super::config;
 use super::draining::DrainSettings;
 use super::topics::{Tables, Topics, hook_line};
 use super::watch::Version;
-use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
 use crate::logging::{Destination, Form};
 use crate::sandbox::Sandbox;
+use crate::{Failure, start_error};
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_auth::{AppEvent, Right};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
@@ -274,12 +274,10 @@ impl Settings {
     /// [`Failure::Environment`] for what this host does not have, told with where it was asked for.
     pub(super) fn resolve(&self) -> Result<Resolved, Failure> {
         Resolved::of(&self.server).map_err(|error| {
-            let told = error
-                .setting()
-                .map(|flag| self.origins.wrong(flag, &format!("{}; {}", error.problem, error.hint)));
-            match told {
+            let line = start_error::problem_and_hint(&error);
+            match start_error::flag(&error).map(|flag| self.origins.wrong(&flag, &line)) {
                 Some(Failure::Usage(line) | Failure::Environment(line)) => Failure::Environment(line),
-                None => Failure::Environment(error.to_string()),
+                None => Failure::Environment(line),
             }
         })
     }

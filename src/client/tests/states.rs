@@ -118,6 +118,8 @@ fn a_client_gives_up_at_its_bounds() {
         assert_eq!((gave_up.reason(), gave_up.attempts()), (Reason::Attempts, 5));
         let error = client.closed().await.expect_err("no server");
         assert!(error.to_string().starts_with("gave up after 5 attempts: "), "{error}");
+        // As a `main` prints it.
+        assert_eq!(format!("{error:?}\n{event:?}"), format!("{error}\nEnded({error})"));
     });
     server.shutdown(PATIENCE).expect("it ends in order");
 }

@@ -78,7 +78,7 @@ pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
 }
 
 /// The reason why the extensions in a response fail the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BadExtension {
     /// The header is malformed.
@@ -106,6 +106,16 @@ impl fmt::Display for BadExtension {
 }
 
 impl std::error::Error for BadExtension {}
+
+crate::error_debug!(
+    enum BadExtension {
+        Malformed,
+        NotOffered,
+        Repeated,
+        BadParameter,
+        OfferNotKept,
+    }
+);
 
 /// Client: the agreement for the values of all `Sec-WebSocket-Extensions` fields of the response. `preferences` are
 /// those that [`write_offer`] wrote. `None` when the server declined.

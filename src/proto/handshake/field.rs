@@ -43,7 +43,7 @@ pub fn check_field(name: &str, value: &str) -> Result<(), BadField> {
 }
 
 /// The reason why an application may not add a field to a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BadField {
     /// The name is not a token (RFC 9110, 5.1).
@@ -65,6 +65,14 @@ impl fmt::Display for BadField {
 }
 
 impl std::error::Error for BadField {}
+
+crate::error_debug!(
+    enum BadField {
+        Name,
+        Value,
+        Reserved,
+    }
+);
 
 #[cfg(test)]
 mod tests {

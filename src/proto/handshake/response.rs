@@ -204,7 +204,7 @@ impl Response {
 }
 
 /// The reason why a response does not open a WebSocket connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BadHandshake {
     /// The server answered with a status other than 101.
@@ -246,6 +246,18 @@ impl fmt::Display for BadHandshake {
 }
 
 impl std::error::Error for BadHandshake {}
+
+crate::error_debug!(
+    enum BadHandshake {
+        Status(status),
+        MissingUpgrade,
+        WrongAccept,
+        UnknownSubprotocol,
+        BadExtension,
+        Malformed,
+        HeadTooBig,
+    }
+);
 
 /// The result of the compression offer.
 fn agreement(

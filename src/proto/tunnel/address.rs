@@ -41,7 +41,7 @@ pub(super) struct Credentials {
 /// let refused = ProxyServer::parse("https://proxy.example:3128", ProxyKind::Http);
 /// assert!(matches!(refused, Err(BadProxy::Scheme)));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadProxy {
     /// The scheme is not `http`, `socks5` or `socks5h`, or not the expected one. Proxies over TLS are not supported.
@@ -68,6 +68,15 @@ impl fmt::Display for BadProxy {
 }
 
 impl std::error::Error for BadProxy {}
+
+crate::error_debug!(
+    enum BadProxy {
+        Scheme,
+        Credentials,
+        Address(why),
+        Path,
+    }
+);
 
 impl ProxyServer {
     /// Parses a URL of this kind, with or without a scheme.

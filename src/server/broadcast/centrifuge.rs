@@ -12,8 +12,8 @@ use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
-use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_topics::{Content, Permission, Position, Publication, is_topic_name};
+use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
+use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
 use serde::de::IgnoredAny;
 
 use super::Broadcast;
@@ -27,7 +27,6 @@ use super::sessions::{dialect_of, end, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
 use crate::peer::ServerApplication;
-use crate::v1::{INTEGER_END, hexadecimal};
 use crate::validation::is_too_deep;
 
 impl Broadcast {
@@ -297,7 +296,7 @@ impl Broadcast {
 pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
     let epoch = match &*subscribe.epoch {
         "" => ANY_EPOCH,
-        text => hexadecimal(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
+        text => parse_epoch(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
     };
     (subscribe.offset < INTEGER_END).then_some(Position { epoch, offset: subscribe.offset })
 }

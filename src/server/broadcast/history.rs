@@ -3,7 +3,8 @@
 use echoring_auth::Identity;
 use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Page, Position, Replay, Right, TopicId};
+use echoring_topics::limits::INTEGER_END;
+use echoring_topics::{Page, Position, Replay, Right, TopicId, parse_epoch};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
@@ -14,7 +15,6 @@ use super::history_range::{HistoryPages, HistoryRange, Progress};
 use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::ServerApplication;
-use crate::v1::{INTEGER_END, hexadecimal};
 
 impl Broadcast {
     /// A session requests the history of a topic that it subscribes to.
@@ -42,7 +42,7 @@ impl Broadcast {
             if since.offset >= INTEGER_END {
                 return self.fail(link, encoding, id, ErrorCode::BadRequest);
             }
-            if !since.epoch.is_empty() && hexadecimal(&since.epoch) != Some(epoch) {
+            if !since.epoch.is_empty() && parse_epoch(&since.epoch) != Some(epoch) {
                 return self.fail(link, encoding, id, ErrorCode::UnrecoverablePosition);
             }
         }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use echoring_centrifuge::{Encoding, ErrorCode};
-use echoring_topics::{Pattern, TopicReport, members};
+use echoring_topics::{Pattern, TopicReport, members, parse_epoch};
 use hyper::header::CONTENT_ENCODING;
 use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
@@ -30,7 +30,6 @@ use crate::connections::{ConnectionFilter, ScanAction};
 use crate::handle::{Handle, Snapshot};
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use crate::publications::OwnedPublication;
-use crate::v1::hexadecimal;
 use action::Action;
 use command::{Command, Form};
 use error::ApiError;
@@ -156,7 +155,7 @@ impl CentrifugoApi<'_> {
     async fn history(&self, channel: String, range: HistoryRange, epoch: &str) -> Result<Outcome, ApiError> {
         let answer = self.ask(channel, TopicQuestion::History(range)).await?;
         let TopicAnswer::History(head, messages) = answer else { return Err(ErrorCode::Internal.into()) };
-        if !epoch.is_empty() && head.is_none_or(|head| hexadecimal(epoch) != Some(head.epoch)) {
+        if !epoch.is_empty() && head.is_none_or(|head| parse_epoch(epoch) != Some(head.epoch)) {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
         let wanted = range.messages(&messages).into_iter().map(|(offset, message)| {

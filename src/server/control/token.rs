@@ -51,7 +51,6 @@ impl fmt::Debug for Token {
 ///
 /// assert!(TokenError::NotAToken.to_string().starts_with("expected one line"));
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum TokenError {
     /// The file cannot be read.
@@ -74,6 +73,13 @@ impl fmt::Display for TokenError {
 }
 
 impl std::error::Error for TokenError {}
+
+echoring_proto::error_debug!(
+    enum TokenError {
+        Unreadable(error),
+        NotAToken,
+    }
+);
 
 impl Token {
     /// Reads the token of a file: its only line, without spaces, from [`ADMIN_TOKEN_BYTES_MIN`] to

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::parameters::Parameters;
-use crate::failure::{Busy, Failure};
+use crate::failure::{Busy, Failure, Result};
 use crate::handler::Handler;
 use crate::limits::{
     DELAYED_BYTES_MAX, DELAYED_MESSAGES_MAX, ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, FRAGMENTS_MAX,
@@ -45,7 +45,7 @@ impl Sink {
 }
 
 impl Sink {
-    fn report(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn report(&mut self, remote: &mut Remote<'_>) -> Result {
         self.owes = remote.send_text(&serde_json::to_string(&self.taken)?).is_err();
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Handler for Sink {
         true
     }
 
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         self.taken.bytes += chunk.payload.len() as u64;
         self.taken.messages += u64::from(chunk.last);
         if chunk.last && self.every != 0 && self.taken.messages.is_multiple_of(self.every) {
@@ -65,7 +65,7 @@ impl Handler for Sink {
         Ok(Disposition::Done)
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.owes { self.report(remote) } else { Ok(()) }
     }
 }
@@ -118,7 +118,7 @@ impl Source {
         }
     }
 
-    fn send_due(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn send_due(&mut self, remote: &mut Remote<'_>) -> Result {
         let now = remote.now();
         if self.due + SECOND < now {
             // The shard stalled for this time; the missed messages are not sent in a burst.
@@ -147,16 +147,16 @@ impl Source {
 }
 
 impl Handler for Source {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.due = remote.now();
         self.send_due(remote)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         self.send_due(remote)
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         self.due = self.due.max(remote.now());
         self.send_due(remote)
     }
@@ -205,7 +205,7 @@ impl Delay {
         self.waiting.len() > DELAYED_MESSAGES_MAX / share || self.bytes > DELAYED_BYTES_MAX / share
     }
 
-    fn send_due(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn send_due(&mut self, remote: &mut Remote<'_>) -> Result {
         let now = remote.now();
         while let Some(next) = self.waiting.front() {
             if next.due > now {
@@ -230,7 +230,7 @@ impl Delay {
 }
 
 impl Handler for Delay {
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         if self.delay == 0 && self.waiting.is_empty() && self.send(remote, message).is_ok() {
             return Ok(Disposition::Done);
         }
@@ -251,11 +251,11 @@ impl Handler for Delay {
         Ok(Disposition::Done)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         self.send_due(remote)
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         self.send_due(remote)
     }
 }
@@ -281,7 +281,7 @@ impl Handler for SlowRead {
         true
     }
 
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         let now = remote.now();
         // At most 2^31 bytes: the product stays below 2^62.
         let time = chunk.payload.len() as u64 * SECOND / self.bytes_per_s;
@@ -293,7 +293,7 @@ impl Handler for SlowRead {
         Ok(Disposition::Done)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.set_backpressured(false);
         Ok(())
     }

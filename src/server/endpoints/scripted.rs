@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use super::parameters::{Parameters, not};
-use crate::failure::Failure;
+use crate::failure::Result;
 use crate::handler::Handler;
 use crate::limits::{ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, PING_STORM_RATE_MAX};
 use crate::message::Message;
@@ -37,7 +37,7 @@ impl Close {
 }
 
 impl Handler for Close {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.close(self.code, &self.reason);
         Ok(())
     }
@@ -73,21 +73,21 @@ impl PingStorm {
 }
 
 impl Handler for PingStorm {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.ping(remote);
         Ok(())
     }
 
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         self.ping(remote);
         Ok(())
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.stalled {
             self.ping(remote);
         }
@@ -115,7 +115,7 @@ impl Abort {
 }
 
 impl Handler for Abort {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.left == 0 || self.after == Some(0) {
             remote.hang_up();
         } else if let Some(after) = self.after {
@@ -124,7 +124,7 @@ impl Handler for Abort {
         Ok(())
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         self.left -= 1;
         if self.left > 0 {
             return Ok(Disposition::Echo);
@@ -135,7 +135,7 @@ impl Handler for Abort {
         Ok(Disposition::Done)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.hang_up();
         Ok(())
     }
@@ -165,21 +165,21 @@ impl Push {
 }
 
 impl Handler for Push {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.beat(remote);
         Ok(())
     }
 
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         self.beat(remote);
         Ok(())
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.stalled {
             self.beat(remote);
         }
@@ -222,12 +222,12 @@ impl Greet {
 }
 
 impl Handler for Greet {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.send_text(&std::mem::take(&mut self.text))?;
         Ok(())
     }
 
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         Ok(Disposition::Echo)
     }
 }

@@ -18,13 +18,13 @@ use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 /// answers pings by itself, and has no time-outs. Dropping it closes the connection without a Close frame.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::TestServer;
 ///
 /// struct Echo;
 ///
 /// impl Handler for Echo {
-///     fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
 ///         Ok(Disposition::Echo)
 ///     }
 /// }

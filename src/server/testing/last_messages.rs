@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{TestClient, TestServer};
 use crate::builder::Builder;
 use crate::extract::Path;
-use crate::failure::Failure;
+use crate::failure::{Failure, Result};
 use crate::handle::PacedDrain;
 use crate::handler::Handler;
 use crate::limits::{ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX};
@@ -29,12 +29,12 @@ const ROOM: &str = "room";
 struct Member(String);
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.publish_on_close(ROOM, &format!("{} has left", self.0))?;
         Ok(remote.subscribe(ROOM)?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         let text = message.text().unwrap_or_default();
         match text.split_once(' ') {
             Some(("leave", topic)) => remote.publish_on_close(topic, "left")?,
@@ -142,7 +142,7 @@ fn there_is_one_for_each_topic_which_can_be_replaced_and_taken_away() {
 fn the_memory_of_last_messages_is_charged_until_they_are_published() {
     struct Kept;
     impl Handler for Kept {
-        fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        fn open(&mut self, remote: &mut Remote<'_>) -> Result {
             Ok(remote.publish_on_close(ROOM, &"x".repeat(10_000))?)
         }
     }
@@ -164,7 +164,7 @@ fn what_cannot_be_published_later_is_an_error_at_once() {
     type Said = Arc<Mutex<Vec<Result<(), PublishError>>>>;
     struct Asking(Said);
     impl Handler for Asking {
-        fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        fn open(&mut self, remote: &mut Remote<'_>) -> Result {
             let long = "x".repeat(ON_CLOSE_BYTES_MAX);
             let deep = "[".repeat(1_000) + &"]".repeat(1_000);
             let mut said = self.0.lock().expect("no panic");

@@ -9,13 +9,13 @@ use echoring_topics::{Content, Position};
 /// A message that a test client has received.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::{TestMessage, TestServer};
 ///
 /// struct Parrot;
 ///
 /// impl Handler for Parrot {
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         Ok(Disposition::Echo)
 ///     }
 /// }
@@ -67,13 +67,13 @@ impl From<&[u8]> for TestMessage {
 /// A publication that a topic's owner has accepted. Repetitions with the same idempotency key are not accepted again.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::TestServer;
 ///
 /// struct Parrot;
 ///
 /// impl Handler for Parrot {
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         remote.publish("news", message)?;
 ///         Ok(Disposition::Done)
 ///     }
@@ -122,13 +122,13 @@ impl From<ObservedPublication> for TestPublication {
 /// said.
 ///
 /// ```
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::TestServer;
 ///
 /// struct Parrot;
 ///
 /// impl Handler for Parrot {
-///     fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         panic!("no {}", message.len())
 ///     }
 /// }

@@ -14,7 +14,7 @@ use std::fmt;
 /// assert_eq!((response.status(), response.text().as_str()), (200, "hello\n"));
 /// assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TestResponse {
     status: u16,
     headers: Vec<(String, String)>,
@@ -68,6 +68,8 @@ impl fmt::Display for TestResponse {
 }
 
 impl Error for TestResponse {}
+
+echoring_proto::error_debug!(struct TestResponse { status, headers, body });
 
 #[cfg(test)]
 mod tests {

@@ -42,25 +42,25 @@ const EAGER: u32 = 1000;
 /// ```
 /// use std::time::Duration;
 ///
-/// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Server};
+/// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::TestServer;
 ///
 /// /// Publishes what its client says, and closes who says nothing for a minute.
 /// struct Member;
 ///
 /// impl Handler for Member {
-///     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
 ///         remote.wake_after(Duration::from_secs(60));
 ///         Ok(remote.subscribe("room")?)
 ///     }
 ///
-///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
 ///         remote.wake_after(Duration::from_secs(60));
 ///         remote.publish("room", message)?;
 ///         Ok(Disposition::Done)
 ///     }
 ///
-///     fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+///     fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
 ///         remote.close(echoring::CloseCode(4000), "idle");
 ///         Ok(())
 ///     }

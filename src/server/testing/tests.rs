@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{TestClient, TestMessage, TestServer};
 use crate::builder::Builder;
-use crate::failure::{Busy, Failure};
+use crate::failure::{Busy, Failure, Result};
 use crate::handler::Handler;
 use crate::message::Message;
 use crate::publications::{OwnedPublication, PublishError};
@@ -25,15 +25,15 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A handler of functions.
 struct Scripted<M>(M);
 
-impl<M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition, Failure>> Handler for Scripted<M> {
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+impl<M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition>> Handler for Scripted<M> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         (self.0)(remote, message)
     }
 }
 
 fn scripted<M>(message: M) -> Builder
 where
-    M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition, Failure> + Clone + Send + Sync + 'static,
+    M: FnMut(&mut Remote<'_>, Message<'_>) -> Result<Disposition> + Clone + Send + Sync + 'static,
 {
     Server::builder().handle("/", move || Scripted(message.clone()))
 }
@@ -50,11 +50,11 @@ fn code(client: &TestClient) -> Option<u16> {
 struct Member(String);
 
 impl Handler for Member {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         Ok(remote.subscribe(&self.0)?)
     }
 
-    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         remote.publish(&self.0, message)?;
         Ok(Disposition::Done)
     }
@@ -241,7 +241,7 @@ impl Handler for Streaming {
         true
     }
 
-    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition, Failure> {
+    fn chunk(&mut self, remote: &mut Remote<'_>, chunk: &Chunk<'_>) -> Result<Disposition> {
         let edges = (chunk.first, chunk.last);
         remote.send_text(&format!("{edges:?} {}", chunk.payload.len()))?;
         Ok(Disposition::Done)
@@ -267,12 +267,12 @@ fn a_streaming_handler_gets_fragments_as_they_arrive() {
 struct Ticking(u32);
 
 impl Handler for Ticking {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.wake_after(SECOND);
         Ok(())
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         self.0 += 1;
         remote.send_text(&self.0.to_string())?;
         remote.wake_after(SECOND);
@@ -339,12 +339,12 @@ impl Flood {
 }
 
 impl Handler for Flood {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         self.go_on(remote);
         Ok(())
     }
 
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         self.go_on(remote);
         Ok(())
     }
@@ -457,18 +457,18 @@ fn frames_that_break_the_protocol_are_refused() {
 struct Kept(Arc<Mutex<Vec<Closed>>>);
 
 impl Handler for Kept {
-    fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         match message.text() {
             Some("panic") => panic!("as told"),
             _ => Err("as told".into()),
         }
     }
 
-    fn timer(&mut self, _: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, _: &mut Remote<'_>) -> Result {
         unreachable!("a handler that failed is called again")
     }
 
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.wake_after(Duration::from_secs(1));
         Ok(())
     }
@@ -596,7 +596,7 @@ fn a_handler_must_not_block() {
 fn giving(senders: &Arc<Mutex<Vec<RemoteSender>>>) -> Builder {
     struct Giving(Arc<Mutex<Vec<RemoteSender>>>);
     impl Handler for Giving {
-        fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        fn open(&mut self, remote: &mut Remote<'_>) -> Result {
             self.0.lock().expect("no panic").push(remote.sender());
             Ok(())
         }
@@ -673,12 +673,12 @@ fn two_servers_of_one_test_do_not_meet() {
 struct Restless;
 
 impl Handler for Restless {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.wake_at(0);
         Ok(())
     }
 
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.wake_at(remote.now());
         Ok(())
     }

@@ -14,11 +14,8 @@ use super::protocol_error::ProtocolError;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use crate::validation::is_too_deep;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
-use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_topics::{ClientId, Content, Position, is_topic_name};
-
-/// The first integer that JavaScript cannot represent exactly.
-pub(crate) const INTEGER_END: u64 = 1 << 53;
+use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
+use echoring_topics::{ClientId, Content, Position, is_topic_name, parse_epoch};
 
 /// A request. Its `id` is chosen by the client, is below 2^53, and is repeated in the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +185,7 @@ impl<'a> Fields<'a> {
         })?;
         let epoch = position.epoch.ok_or_else(|| ProtocolError::missing(id, "position.epoch"))?;
         let offset = position.offset.ok_or_else(|| ProtocolError::missing(id, "position.offset"))?;
-        let epoch = string(epoch).and_then(|epoch| hexadecimal(&epoch)).ok_or_else(|| {
+        let epoch = string(epoch).and_then(|epoch| parse_epoch(&epoch)).ok_or_else(|| {
             ProtocolError::bad(id, "position.epoch", "an epoch is a string of 1 to 32 hexadecimal digits")
         })?;
         let offset = integer(offset).ok_or_else(|| {
@@ -301,18 +298,4 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 /// An unsigned integer that JavaScript can represent, without fraction and exponent.
 fn integer(raw: &RawValue) -> Option<u64> {
     raw.get().parse().ok().filter(|&number| number < INTEGER_END)
-}
-
-/// The position with this epoch, in hexadecimal digits, and this offset, in decimal ones.
-pub(crate) fn position_of(epoch: &str, offset: &str) -> Option<Position> {
-    // The library accepts a sign, too.
-    let offset = offset.parse().ok().filter(|&number| number < INTEGER_END && !offset.starts_with('+'))?;
-    Some(Position { epoch: hexadecimal(epoch)?, offset })
-}
-
-/// The number of an epoch: 1 to 16 hexadecimal digits.
-pub(crate) fn hexadecimal(digits: &str) -> Option<u64> {
-    // The library accepts a sign, too.
-    let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if good { u64::from_str_radix(digits, 16).ok() } else { None }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use echoring_runtime::driver::Features;
 use echoring_server::control::{AdminTokens, Control, Reloading};
 use echoring_server::{
-    Builder, Disposition, DriverChoice, Failure, Handler, InheritedListener, ListenAddress, Message, Remote,
+    Builder, Disposition, DriverChoice, Handler, InheritedListener, ListenAddress, Message, Remote, Result,
     Server, ServerConfig,
 };
 
@@ -55,7 +55,7 @@ struct Stuck {
 }
 
 impl Handler for Stuck {
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
         self.entered.send(())?;
         self.goes_on.lock().expect("no panic").recv()?;
         Ok(Disposition::Echo)

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_auth::{AppData, ServerSubscription};
 use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
 use echoring_proto::CloseCode;
+use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{ClientId, Content, Pattern};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -18,7 +19,6 @@ use crate::broadcast::{HistoryRange, content_of};
 use crate::connections::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::publications::OwnedPublication;
-use crate::v1::INTEGER_END;
 use crate::validation::is_topic_name;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 

@@ -1,0 +1,184 @@
+//! `Debug` of error types: the text and its causes, as a program prints them when its `main` returns the error. `{:#?}` has the
+//! fields instead.
+//!
+//! Never: an error type of its own.
+
+use std::error::Error;
+use std::fmt::{self, Write};
+
+use crate::limits::ERROR_CAUSES_MAX;
+
+/// An error and the errors below it, at most [`ERROR_CAUSES_MAX`].
+#[doc(hidden)]
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source()).take(ERROR_CAUSES_MAX)
+}
+
+/// Writes a text and the errors below it, in the format of `anyhow::Error`. Control characters are escaped, because a text may
+/// have been sent by a peer.
+///
+/// # Errors
+/// Those of `f`.
+#[doc(hidden)]
+pub fn write(
+    f: &mut fmt::Formatter<'_>,
+    text: &dyn fmt::Display,
+    source: Option<&(dyn Error + 'static)>,
+) -> fmt::Result {
+    write!(Escaped { f, indent: "    " }, "{text}")?;
+    let Some(source) = source else { return Ok(()) };
+    f.write_str("\n\nCaused by:")?;
+    let is_numbered = source.source().is_some();
+    for (number, error) in chain(source).enumerate() {
+        let indent = if is_numbered {
+            write!(f, "\n{number: >5}: ")?;
+            "       "
+        } else {
+            f.write_str("\n    ")?;
+            "    "
+        };
+        write!(Escaped { f, indent }, "{error}")?;
+    }
+    Ok(())
+}
+
+/// Escapes control characters, except for line breaks, and indents the lines after the first.
+struct Escaped<'a, 'b> {
+    f: &'a mut fmt::Formatter<'b>,
+    indent: &'static str,
+}
+
+impl Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|character| self.write_char(character))
+    }
+
+    fn write_char(&mut self, character: char) -> fmt::Result {
+        match character {
+            '\n' => {
+                self.f.write_char('\n')?;
+                self.f.write_str(self.indent)
+            }
+            _ if character.is_control() => write!(self.f, "{}", character.escape_default()),
+            _ => self.f.write_char(character),
+        }
+    }
+}
+
+/// Implements `Debug` for an error type, whose fields or variants are listed as in its definition, without the types: the text
+/// and its causes, or with `{:#?}` the fields.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! error_debug {
+    (enum $type:ident { $($variant:ident $(($($item:ident),*))? $({ $($field:ident),* })?),* $(,)? }) => {
+        impl ::std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                if !f.alternate() {
+                    return $crate::error_debug::write(f, self, ::std::error::Error::source(self));
+                }
+                match self {
+                    $($type::$variant $(($($item),*))? $({ $($field),* })? => {
+                        $crate::error_debug!(@fields f $variant $(($($item),*))? $({ $($field),* })?)
+                    })*
+                }
+            }
+        }
+    };
+    (struct $type:ident $(($($item:ident),*))? $({ $($field:ident),* $(,)? })?) => {
+        impl ::std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                if !f.alternate() {
+                    return $crate::error_debug::write(f, self, ::std::error::Error::source(self));
+                }
+                let $type $(($($item),*))? $({ $($field),* })? = self;
+                $crate::error_debug!(@fields f $type $(($($item),*))? $({ $($field),* })?)
+            }
+        }
+    };
+    (@fields $f:ident $name:ident) => { $f.write_str(stringify!($name)) };
+    (@fields $f:ident $name:ident ($($item:ident),*)) => {
+        $f.debug_tuple(stringify!($name))$(.field($item))*.finish()
+    };
+    (@fields $f:ident $name:ident { $($field:ident),* }) => {
+        $f.debug_struct(stringify!($name))$(.field(stringify!($field), $field))*.finish()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Sample {
+        Plain,
+        Text(&'static str),
+        Deep { text: &'static str, cause: Below },
+        Ring,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Below(&'static [&'static str], Option<Box<Below>>);
+
+    impl Below {
+        fn new(texts: &'static [&'static str]) -> Below {
+            let below = texts.get(1..).filter(|texts| !texts.is_empty());
+            Below(texts, below.map(|texts| Box::new(Below::new(texts))))
+        }
+    }
+
+    impl fmt::Display for Below {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0[0])
+        }
+    }
+
+    impl Error for Below {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|below| below as _)
+        }
+    }
+
+    impl fmt::Display for Sample {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self {
+                Sample::Plain => f.write_str("it failed"),
+                Sample::Text(text) | Sample::Deep { text, .. } => f.write_str(text),
+                Sample::Ring => f.write_str("round"),
+            }
+        }
+    }
+
+    impl Error for Sample {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            match self {
+                Sample::Deep { cause, .. } => Some(cause),
+                Sample::Ring => Some(&Sample::Ring),
+                _ => None,
+            }
+        }
+    }
+
+    error_debug!(enum Sample { Plain, Text(text), Deep { text, cause }, Ring });
+
+    #[test]
+    fn debug_is_the_text_and_its_causes_and_with_a_sharp_the_fields() {
+        let deep = |text, texts| Sample::Deep { text, cause: Below::new(texts) };
+        for (error, text, first_line_of_fields) in [
+            (Sample::Plain, "it failed", "Plain"),
+            (Sample::Text("one\ntwo"), "one\n    two", "Text("),
+            (Sample::Text("\u{1b}[31m\u{7f}\r"), "\\u{1b}[31m\\u{7f}\\r", "Text("),
+            (deep("a", &["b"]), "a\n\nCaused by:\n    b", "Deep {"),
+            (deep("a", &["b\nc"]), "a\n\nCaused by:\n    b\n    c", "Deep {"),
+            (deep("a", &["b\nc", "d"]), "a\n\nCaused by:\n    0: b\n       c\n    1: d", "Deep {"),
+        ] {
+            assert_eq!(format!("{error:?}"), text);
+            assert_eq!(format!("{error:#?}").lines().next(), Some(first_line_of_fields));
+        }
+    }
+
+    #[test]
+    fn a_ring_of_causes_ends() {
+        let text = format!("{:?}", Sample::Ring);
+        assert_eq!(text.lines().count(), 3 + ERROR_CAUSES_MAX, "{text}");
+        assert!(text.ends_with(&format!("{: >5}: round", ERROR_CAUSES_MAX - 1)), "{text}");
+    }
+}

@@ -1,0 +1,57 @@
+//! Handlers that subscribe from the position that their client names.
+
+use std::time::Duration;
+
+use super::TestServer;
+use crate::extract::Path;
+use crate::failure::Result;
+use crate::handler::Handler;
+use crate::remote::Remote;
+use crate::server::Server;
+use crate::subscription::{SubscribeOptions, SubscriptionEvent};
+use crate::topic_options::TopicOptions;
+use echoring_topics::Position;
+
+/// Subscribes from a position, and says whether that was possible.
+struct Resumed(Position);
+
+impl Handler for Resumed {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
+        Ok(remote.subscribe_with("news", SubscribeOptions::new().from(self.0))?)
+    }
+
+    fn subscription(&mut self, remote: &mut Remote<'_>, event: &SubscriptionEvent<'_>) -> Result {
+        if let SubscriptionEvent::Subscribed { recovered, .. } = event {
+            remote.send_text(&format!("{recovered:?}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_client_resumes_from_the_text_of_a_position() {
+    let kept = TopicOptions::new().history(10, 1000, Duration::from_secs(60));
+    let resume = |Path(text): Path<String>| text.parse().map_or(Resumed(Position::default()), Resumed);
+    let beyond = |Path((text, offset)): Path<(String, u64)>| {
+        Resumed(Position { offset, ..text.parse().unwrap_or_default() })
+    };
+    let builder = Server::builder().topics("news", kept);
+    let server =
+        TestServer::new(builder.handle("/after/{text}", resume).handle("/at/{text}/{offset}", beyond));
+    let positions: Vec<String> = ["a", "b", "c"]
+        .map(|text| server.handle().publish("news", text).expect("published").to_string())
+        .into();
+    let end = u64::MAX;
+    for (path, heard) in [
+        (format!("/after/{}", positions[0]), &["Some(true)", "b", "c"][..]),
+        (format!("/after/{}", positions[2]), &["Some(true)"]),
+        ("/after/1f3a5c-1".to_owned(), &["Some(false)"]),
+        ("/after/nonsense".to_owned(), &["Some(false)"]),
+        // An offset that no topic reaches ends no shard.
+        (format!("/at/{}/{end}", positions[2]), &["Some(false)"]),
+        (format!("/at/{}/{}", positions[2], end - 1), &["Some(false)"]),
+    ] {
+        let client = server.connect(&path).expect("connected");
+        assert_eq!(client.take_texts(), heard, "{path}");
+    }
+}
