@@ -3,6 +3,8 @@
 //!
 //! The simulated clients are bytes only. `ECHORING_MEMBERS` sets another number of members.
 
+#[path = "support/broadcast.rs"]
+mod broadcast;
 #[path = "support/counting.rs"]
 mod counting;
 #[path = "support/reports.rs"]
@@ -21,10 +23,10 @@ use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};
 use echoring_server::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_server::{
-    BroadcastSettings, Disposition, Handler, Message, Position, PublishOutcome, Remote, Result, Route,
-    Routes, Service, SubscribeOptions, SubscriptionEvent,
+    Disposition, Handler, Message, Position, PublishOutcome, Remote, Result, Route, Routes, Service,
+    SubscribeOptions, SubscriptionEvent,
 };
-use echoring_topics::{Deliveries, HubReport, Placement, Publications, Rules, TopicSettings};
+use echoring_topics::{Deliveries, HubReport, Publications, Rules, TopicSettings};
 
 const SHARDS: usize = 2;
 const TOPIC: &str = "everyone";
@@ -130,18 +132,13 @@ impl Node {
                 seed: seed.into(),
             };
             let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
-                .with_broadcast(BroadcastSettings {
-                    rules: Rules::new(Vec::new(), TopicSettings::default()),
-                    topics: Lease::new(topics.clone(), 16),
-                    subscriptions_max: 4,
-                    creators: Default::default(),
-                    creation: Default::default(),
-                    message_bytes_max: MESSAGE_BYTES_DEFAULT,
-                    seed: seed ^ number as u64,
-                    placement: Placement::new(seed),
-                    first_number: 0,
-                    digest_seed: 0,
-                })
+                .with_broadcast(broadcast::settings(
+                    Rules::new(Vec::new(), TopicSettings::default()),
+                    &topics,
+                    MESSAGE_BYTES_DEFAULT,
+                    seed,
+                    number,
+                ))
                 .with_routes(routes.clone());
             let mut shard = Shard::new(driver, service, config, allowance, mailboxes);
             shard.set_wakers(&wakers);

@@ -6,7 +6,7 @@ use echoring_topics::Refused;
 
 use crate::limits::{ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX};
 use crate::publications::PublishError;
-use crate::stored_publication::StoredPublication;
+use crate::stored_publication::{Storage, StoredPublication};
 use crate::subscription::TopicMessage;
 
 /// The messages of one connection, at most one for each topic.
@@ -45,7 +45,7 @@ impl OnClose {
         if count == ON_CLOSE_MESSAGES_MAX || bytes + more > ON_CLOSE_BYTES_MAX {
             return Err(PublishError::TooManyOnClose);
         }
-        let stored = StoredPublication::own(pool, topic, publication, idempotency_key)
+        let stored = StoredPublication::new(pool, Storage::Own, topic, publication, idempotency_key)
             .ok_or(PublishError::Refused(Refused::OutOfMemory))?;
         match before {
             Some(at) => std::mem::replace(&mut self.0[at], stored).release(pool),

@@ -17,6 +17,15 @@ pub(crate) struct StoredPublication {
     memory: Memory,
 }
 
+/// Where a publication is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// In a buffer of the pool: for the moments until there is room.
+    Pooled,
+    /// In memory of its own length: for as long as a connection.
+    Own,
+}
+
 /// The topic's name, the key, the idempotency key and the payload.
 #[derive(Debug)]
 enum Memory {
@@ -25,6 +34,21 @@ enum Memory {
 }
 
 impl Memory {
+    /// Copies the parts; `None` without memory.
+    fn copy(parts: [&[u8]; 4], storage: Storage, pool: &mut Pool) -> Option<Memory> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        match storage {
+            Storage::Pooled => {
+                let mut buffer = pool.get(bytes)?;
+                parts.iter().for_each(|part| buffer.append(part));
+                Some(Memory::Pooled(buffer))
+            }
+            Storage::Own => {
+                pool.charge(own_bytes(bytes)).then(|| Memory::Own(parts.concat().into_boxed_slice()))
+            }
+        }
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Memory::Pooled(buffer) => buffer.as_slice(),
@@ -34,47 +58,23 @@ impl Memory {
 }
 
 impl StoredPublication {
-    /// Copies a publication into a buffer of the pool; `None` without memory. The lengths of the name and the keys were checked.
-    pub(crate) fn pooled(
+    /// Copies a publication; `None` without memory. The lengths of the name and the keys were checked.
+    pub(crate) fn new(
         pool: &mut Pool,
+        storage: Storage,
         name: &str,
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Option<StoredPublication> {
-        let parts = parts_of(name, &publication, idempotency_key);
-        let mut buffer = pool.get(parts.iter().map(|part| part.len()).sum())?;
-        parts.iter().for_each(|part| buffer.append(part));
-        Some(StoredPublication::of(name, &publication, idempotency_key, Memory::Pooled(buffer)))
-    }
-
-    /// The same in memory of its own length.
-    pub(crate) fn own(
-        pool: &mut Pool,
-        name: &str,
-        publication: Publication<'_>,
-        idempotency_key: &str,
-    ) -> Option<StoredPublication> {
-        let parts = parts_of(name, &publication, idempotency_key);
-        if !pool.charge(own_bytes(parts.iter().map(|part| part.len()).sum())) {
-            return None;
-        }
-        let bytes = parts.concat().into_boxed_slice();
-        Some(StoredPublication::of(name, &publication, idempotency_key, Memory::Own(bytes)))
-    }
-
-    fn of(
-        name: &str,
-        publication: &Publication<'_>,
-        idempotency_key: &str,
-        memory: Memory,
-    ) -> StoredPublication {
-        StoredPublication {
-            content: publication.content,
+        let Publication { content, key, payload } = publication;
+        let parts = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
+        Some(StoredPublication {
+            content,
             name_bytes: name.len() as u8,
-            key_bytes: publication.key.len() as u8,
+            key_bytes: key.len() as u8,
             idempotency_bytes: idempotency_key.len() as u8,
-            memory,
-        }
+            memory: Memory::copy(parts, storage, pool)?,
+        })
     }
 
     /// The topic's name, the publication and the idempotency key.
@@ -106,11 +106,6 @@ impl StoredPublication {
     }
 }
 
-fn parts_of<'a>(name: &'a str, publication: &Publication<'a>, idempotency_key: &'a str) -> [&'a [u8]; 4] {
-    let Publication { key, payload, .. } = *publication;
-    [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload]
-}
-
 /// The bytes that a publication of `bytes` is charged: its memory, and its place in a list.
 fn own_bytes(bytes: usize) -> usize {
     allocated_bytes(bytes) + size_of::<StoredPublication>()
@@ -131,10 +126,11 @@ mod tests {
         ] {
             let publication = Publication { content: Content::Binary, key, payload };
             let mut pool = Pool::standalone();
-            let pooled = StoredPublication::pooled(&mut pool, name, publication, idempotency_key);
-            let own = StoredPublication::own(&mut pool, name, publication, idempotency_key);
-            for stored in [pooled, own] {
-                let stored = stored.expect("there is memory");
+            let stored = [Storage::Pooled, Storage::Own].map(|storage| {
+                let stored = StoredPublication::new(&mut pool, storage, name, publication, idempotency_key);
+                stored.expect("there is memory")
+            });
+            for stored in stored {
                 let charged = pool.used_bytes();
                 assert_eq!(stored.parts(), Some((name, publication, idempotency_key)));
                 assert_eq!(stored.len(), name.len() + key.len() + idempotency_key.len() + payload.len());

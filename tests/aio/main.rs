@@ -12,4 +12,5 @@ mod proxies;
 mod reconnect;
 mod support;
 mod tls;
+mod tower;
 mod upgrade;

@@ -6,19 +6,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::sim::Random;
-use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
+use echoring_server::Service;
+use echoring_topics::{Rules, TopicSettings};
 
 use super::client::{self, Client, Item, MessageKind};
 use super::sessions::{Request, Session, notices, number, text};
-use super::world::{World, config};
+use super::topics::TopicWorld;
+use super::world::World;
 use super::{for_each_seed, seeds};
 
-const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const GOING_AWAY: u16 = 1001;
 const SLOW_CONSUMER: u16 = 4008;
 const TOPICS: [&str; 3] = ["one", "two", "three"];
@@ -26,27 +24,10 @@ const TOPICS: [&str; 3] = ["one", "two", "three"];
 type Topics = World<Service>;
 
 fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u64) -> Rc<Topics> {
-    let config =
-        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
-    let topics = Budget::new(100);
-    World::new(seed, shards, config, 2 * MESSAGE_BYTES_MAX as usize + 1024, secured, move |shard| {
-        // Nobody is too slow before the drain ends.
-        let settings =
-            TopicSettings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..TopicSettings::default() };
-        let settings = BroadcastSettings {
-            rules: Rules::new(Vec::new(), settings),
-            topics: Lease::new(topics.clone(), 1),
-            subscriptions_max: 100,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            seed: shard as u64,
-            placement: Placement::new(seed),
-            first_number: 0,
-            digest_seed: 0,
-        };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes as u32).with_broadcast(settings)
-    })
+    // Nobody is too slow before the drain ends.
+    let settings = TopicSettings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..TopicSettings::default() };
+    let topics = TopicWorld::new(Rules::new(Vec::new(), settings));
+    TopicWorld { queue_bytes: lag_bytes as u32, secured, ..topics }.start(seed, shards)
 }
 
 /// The clients of a world in which a drain begins under load.

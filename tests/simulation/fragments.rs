@@ -16,7 +16,8 @@ use echoring_topics::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
 
 use super::client::{Item, MessageKind, frame};
 use super::for_each_seed;
-use super::world::{World, world_of_handlers};
+use super::topics::TopicWorld;
+use super::world::World;
 
 const ROOM: &str = "the room";
 /// The first byte of a message that is published. All others are echoed.
@@ -155,7 +156,8 @@ fn world(seed: u64, shards: usize, settings: TopicSettings, told: &AllTold) -> R
             Streamer { name, habit, is_within: false, has_subscribed: false, owed: 0, told }
         }));
     }
-    world_of_handlers(seed, shards, seed.is_multiple_of(4), settings, &routes)
+    let secured = seed.is_multiple_of(4);
+    TopicWorld { secured, ..TopicWorld::of_handlers(settings, routes) }.start(seed, shards)
 }
 
 /// Settings with which no subscriber of these tests is too slow, and which keep everything.

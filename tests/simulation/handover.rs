@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::buffer::Budget;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan};
 use echoring_server::handover::rehearsal::Rehearsal;
 use echoring_server::{BroadcastSettings, Routes, Service};
-use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
+use echoring_topics::{Placement, Rules, TopicSettings};
 
 use super::client::{Client, Item, Leave};
-use super::for_each_seed;
 use super::last_messages::{Joined, members, texts};
 use super::sessions::{Request, Session, notices, number, text};
+use super::topics::MESSAGE_BYTES_MAX;
 use super::world::{Memory, World, config};
+use super::{broadcast_settings, for_each_seed};
 
-const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 1 << 22;
 const TOPICS: [&str; 4] = ["one", "two", "three", "four"];
 /// Phases of publications: before, while and after the topics move.
@@ -37,17 +37,13 @@ fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>
     World::of_processes(seed, &processes, config, mailbox_bytes, false, memory, move |shard| {
         let process = usize::from(shard >= processes[0]);
         let settings = TopicSettings { lag_bytes: LAG_BYTES, lag: u64::MAX / 4, ..TopicSettings::default() };
+        let rules = Rules::new(Vec::new(), settings);
         let settings = BroadcastSettings {
-            rules: Rules::new(Vec::new(), settings),
-            topics: Lease::new(topics[process].clone(), 1),
-            subscriptions_max: 100,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
             seed: seed ^ (shard as u64) << 8,
             placement: placement(seed, process),
             first_number: if process == 0 { 0 } else { processes[0] as u8 },
             digest_seed: seed,
+            ..broadcast_settings(rules, &topics[process], MESSAGE_BYTES_MAX, seed, shard)
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32)
             .with_broadcast(settings)

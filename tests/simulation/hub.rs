@@ -4,23 +4,18 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
-use echoring_server::{BroadcastSettings, Service};
+use echoring_server::Service;
 use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE};
-use echoring_topics::{
-    Access, CreationLimits, Creators, HistoryBounds, Pattern, Permission, Placement, Rules,
-    SlowConsumerPolicy, TopicSettings,
-};
+use echoring_topics::{Access, HistoryBounds, Pattern, Permission, Rules, SlowConsumerPolicy, TopicSettings};
 
 use super::client::{self, Leave, MessageKind};
 use super::sessions::{Heard, Orders, Place, Session, check_raw, notices, number, text, witnessed};
-use super::world::{World, config};
+use super::topics::TopicWorld;
+use super::world::World;
 use super::{for_each_seed, seeds};
 
-const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 24 * 1024;
 /// Maximum published before everyone but the stalled sessions has caught up.
 const BURST_BYTES: usize = 10 * 1024;
@@ -51,25 +46,7 @@ fn rules(presence: bool) -> Rules {
 }
 
 fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
-    let config =
-        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
-    let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
-    let topics = Budget::new(100);
-    World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
-        let settings = BroadcastSettings {
-            rules: rules(presence),
-            topics: Lease::new(topics.clone(), 1),
-            subscriptions_max: 100,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            seed: shard as u64,
-            placement: Placement::new(seed),
-            first_number: 0,
-            digest_seed: 0,
-        };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
-    })
+    TopicWorld { queue_bytes: LAG_BYTES as u32, ..TopicWorld::new(rules(presence)) }.start(seed, shards)
 }
 
 /// A witness, which receives everything of all topics, and others.

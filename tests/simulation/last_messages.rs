@@ -5,19 +5,15 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
-use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring_proto::limits::MEMORY_BUDGET_DEFAULT;
 use echoring_runtime::driver::sim::Random;
-use echoring_server::{
-    BroadcastSettings, Disposition, Failure, Handler, Message, Path, Remote, Result, Route, Routes, Service,
-};
-use echoring_topics::{Placement, Publications, Rules, TopicSettings};
+use echoring_server::{Disposition, Failure, Handler, Message, Path, Remote, Result, Route, Routes, Service};
+use echoring_topics::{Publications, TopicSettings};
 
 use super::client::{Item, Leave, MessageKind, frame, message};
 use super::for_each_seed;
-use super::world::{Memory, World, config};
+use super::topics::TopicWorld;
+use super::world::{Memory, World};
 
 const ROOM: &str = "the room";
 /// Short mailboxes, which several members fill.
@@ -64,28 +60,16 @@ pub fn members(joined: &Joined) -> Routes {
 }
 
 fn world(seed: u64, shards: usize, joined: &Joined) -> Rc<World<Service>> {
-    let routes = members(joined);
-    // What is looked at here is not who lags.
+    // These tests are not about laggards.
     let settings = TopicSettings { lag_bytes: 8 << 20, ..TopicSettings::default() };
-    let connection = ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
-    let topics = Budget::new(1_000);
     let memory = Memory { budget_bytes: MEMORY_BUDGET_DEFAULT, refused: [0, 50][(seed % 2) as usize] };
-    World::with_memory(seed, shards, connection, MAILBOX_BYTES, false, memory, |shard| {
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, QUEUE_BYTES_DEFAULT)
-            .with_broadcast(BroadcastSettings {
-                rules: Rules::new(Vec::new(), settings),
-                topics: Lease::new(topics.clone(), 16),
-                subscriptions_max: 4,
-                creators: Default::default(),
-                creation: Default::default(),
-                message_bytes_max: MESSAGE_BYTES_MAX,
-                seed: seed ^ shard as u64,
-                placement: Placement::new(seed),
-                first_number: 0,
-                digest_seed: 0,
-            })
-            .with_routes(routes.clone())
-    })
+    TopicWorld {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        mailbox_bytes: MAILBOX_BYTES,
+        memory: Some(memory),
+        ..TopicWorld::of_handlers(settings, members(joined))
+    }
+    .start(seed, shards)
 }
 
 /// A member says something and leaves, in one of all ways.

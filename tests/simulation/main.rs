@@ -4,6 +4,8 @@
 //! which is how a failure is replayed.
 
 mod broadcast;
+#[path = "../support/broadcast.rs"]
+mod broadcast_settings;
 mod centrifuge;
 #[path = "../support/certificate.rs"]
 mod certificate;
@@ -34,8 +36,11 @@ mod seeds;
 mod senders;
 mod sessions;
 mod taking_back;
+mod topics;
 mod tunnels;
 mod world;
+
+use broadcast_settings::settings as broadcast_settings;
 
 /// Runs `test` with each seed and prints how to replay the first failure.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {

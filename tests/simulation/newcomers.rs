@@ -3,42 +3,20 @@
 
 use std::rc::Rc;
 
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
-use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{
-    CreationLimits, Creators, HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings,
-};
+use echoring_server::Service;
+use echoring_topics::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
 
 use super::for_each_seed;
 use super::sessions::{Heard, Orders, Place, Session, notices, number, text, witnessed};
-use super::world::{World, config};
+use super::topics::TopicWorld;
+use super::world::World;
 
-const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 256 * 1024;
 
 /// Shards whose mailboxes hold two of the longest messages.
 pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
-    let config =
-        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
-    let mailbox_bytes = 2 * (MESSAGE_BYTES_MAX as usize + 1024);
-    let topics = Budget::new(1_000);
-    World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
-        let settings = BroadcastSettings {
-            rules: rules.clone(),
-            topics: Lease::new(topics.clone(), 1),
-            subscriptions_max: 100,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            seed: shard as u64,
-            placement: Placement::new(seed),
-            first_number: 0,
-            digest_seed: 0,
-        };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
-    })
+    TopicWorld::new(rules).start(seed, shards)
 }
 
 /// Full mailboxes delay new subscribers no more than publishers: nobody is refused as busy.

@@ -7,19 +7,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use echoring_proto::buffer::{Budget, Lease};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
-use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
+use echoring_server::Service;
+use echoring_topics::{Rules, TopicSettings};
 use serde_json::json;
 
 use super::client::{self, Client};
 use super::seeds::{single, variable};
 use super::sessions::{Entry, Heard, Orders, Said, Session, check_raw, witnessed};
-use super::world::{World, config};
+use super::topics::TopicWorld;
+use super::world::World;
 
-const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 /// Maximum published, as a fraction of the lag bound, before everyone has caught up.
 const LAG_BYTES: usize = 256 * 1024;
 const ROUND_BYTES: usize = 120 * 1024;
@@ -43,27 +41,9 @@ struct Compared {
 
 type Topics = World<Service>;
 
-/// Shards of which all settings hold everywhere.
 fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
-    let config =
-        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
-    let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
-    let topics = Budget::new(100);
-    World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
-        let settings = BroadcastSettings {
-            rules: Rules::new(Vec::new(), TopicSettings { lag_bytes: LAG_BYTES, ..TopicSettings::default() }),
-            topics: Lease::new(topics.clone(), 1),
-            subscriptions_max: 100,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            seed: shard as u64,
-            placement: Placement::new(seed),
-            first_number: 0,
-            digest_seed: 0,
-        };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
-    })
+    let settings = TopicSettings { lag_bytes: LAG_BYTES, ..TopicSettings::default() };
+    TopicWorld::new(Rules::new(Vec::new(), settings)).start(seed, shards)
 }
 
 fn topic_name(topic: usize) -> String {

@@ -15,7 +15,8 @@ use echoring_topics::{HistoryBounds, SlowConsumerPolicy, TopicSettings};
 
 use super::client::{Item, MessageKind, message};
 use super::for_each_seed;
-use super::world::{World, world_of_handlers};
+use super::topics::TopicWorld;
+use super::world::World;
 
 /// What the handler of a connection was told.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +102,7 @@ fn world(seed: u64, shards: usize, settings: TopicSettings, told: &AllTold) -> R
             told: Arc::clone(&told),
         }
     }));
-    world_of_handlers(seed, shards, false, settings, &routes)
+    TopicWorld::of_handlers(settings, routes).start(seed, shards)
 }
 
 fn write(world: &World<Service>, random: &mut Random, client: usize, texts: impl Iterator<Item = String>) {

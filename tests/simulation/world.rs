@@ -9,10 +9,7 @@ use std::sync::{Arc, mpsc};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection;
-use echoring_proto::handshake::OriginPolicy;
-use echoring_proto::limits::{
-    MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND,
-};
+use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
@@ -21,10 +18,9 @@ use echoring_runtime::shard::{
     Security, Shard, ShardConfig,
 };
 use echoring_runtime::simulation::{self, Simulation, Surroundings};
-use echoring_server::{BroadcastSettings, Routes, Service};
 
 use echoring_async::tls::{ServerTls, server_config};
-use echoring_topics::{Deliveries, HubReport, Passed, Placement, Rules, TopicSettings};
+use echoring_topics::{Deliveries, HubReport, Passed};
 use rustls::ClientConfig;
 
 use super::certificate::{certificate, trusting};
@@ -65,7 +61,7 @@ pub struct Memory {
 
 impl Memory {
     /// From what the smallest node has to what one has by default. From a stream of its own.
-    fn random(seed: u64) -> Memory {
+    pub fn random(seed: u64) -> Memory {
         let mut random = Random::new(seed ^ 0xb0d6_e7ed);
         let budget_bytes = (MEMORY_BUDGET_MIN << random.below(7)).min(MEMORY_BUDGET_DEFAULT);
         Memory { budget_bytes, refused: [0, 0, 5, 50][random.below(4)] }
@@ -129,34 +125,6 @@ pub fn config() -> connection::ConnectionConfig {
         ping_interval: 0,
         ..connection::ConnectionConfig::default()
     }
-}
-
-/// Servers with these routes and topics of these settings, without limits that handlers reach.
-pub fn world_of_handlers(
-    seed: u64,
-    shards: usize,
-    secured: bool,
-    settings: TopicSettings,
-    routes: &Routes,
-) -> Rc<World<Service>> {
-    let topics = Budget::new(1_000);
-    let message_bytes_max = config().message_bytes_max;
-    World::new(seed, shards, config(), 4 << 20, secured, |shard| {
-        Service::new(OriginPolicy::SameHost, message_bytes_max, QUEUE_BYTES_DEFAULT)
-            .with_broadcast(BroadcastSettings {
-                rules: Rules::new(Vec::new(), settings),
-                topics: Lease::new(topics.clone(), 16),
-                subscriptions_max: 4,
-                creators: Default::default(),
-                creation: Default::default(),
-                message_bytes_max,
-                seed: seed ^ shard as u64,
-                placement: Placement::new(seed),
-                first_number: 0,
-                digest_seed: 0,
-            })
-            .with_routes(routes.clone())
-    })
 }
 
 impl<A: Application<Report = HubReport> + 'static> World<A> {

@@ -125,7 +125,7 @@ proptest! {
     /// The reader fails at a hole, a repetition, and a gap that is longer or shorter than what is missing. Where the server keeps
     /// everything, nothing is missing but with its other epoch.
     #[test]
-    fn a_client_of_a_server_that_restarts_loses_nothing_untold(
+    fn a_client_of_a_server_that_restarts_loses_nothing_silently(
         steps in steps((1..2_000_u16).prop_map(Wait)),
         keeps in prop::sample::select(vec![0, 1, 5, KEEPS_ALL]),
         capacity in 1..12_usize,

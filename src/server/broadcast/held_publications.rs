@@ -12,7 +12,7 @@ use echoring_topics::Publication;
 use super::shard_mail::Publisher;
 use crate::limits::{ON_CLOSE_BYTES_PER_TICK, ON_CLOSE_MESSAGE_BYTES};
 use crate::peer::{Peer, ServerApplication};
-use crate::stored_publication::StoredPublication;
+use crate::stored_publication::{Storage, StoredPublication};
 
 /// The publications of a shard that wait, in order.
 #[derive(Debug, Default)]
@@ -51,7 +51,8 @@ impl HeldPublications {
         idempotency_key: &str,
     ) {
         link.note_mailbox_full();
-        let Some(stored) = StoredPublication::pooled(link.pool(), name, publication, idempotency_key) else {
+        let stored = StoredPublication::new(link.pool(), Storage::Pooled, name, publication, idempotency_key);
+        let Some(stored) = stored else {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
             return;
         };
