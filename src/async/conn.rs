@@ -6,6 +6,7 @@
 //!
 //! Never: protocol logic, which is the state machine's; a lock across an await; a handler called under a lock.
 
+mod buffers;
 mod control;
 mod core;
 mod error;
@@ -44,6 +45,7 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 use tokio::time::Instant;
 
+pub use buffers::BufferPool;
 pub use control::Control;
 pub use core::Transport;
 pub use error::Error;
@@ -55,7 +57,7 @@ pub use parts::{ReuniteError, StreamRef};
 pub use prepared::PreparedMessage;
 pub use reader::{MessageReader, Reader};
 pub use sender::{SendTask, Sender, TrySendError};
-pub use settings::{BufferPool, Opened, Settings};
+pub use settings::{Opened, Settings};
 pub(crate) use trace::Trace;
 pub use writer::{MessageWriter, Writer};
 

@@ -59,6 +59,7 @@ struct Inner {
 
 impl Buffer {
     /// The remaining bytes.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.0.data[self.0.start..]
     }
@@ -69,6 +70,7 @@ impl Buffer {
     }
 
     /// Number of remaining bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.data.len() - self.0.start
     }
@@ -79,6 +81,7 @@ impl Buffer {
     }
 
     /// Bytes that can be appended without growing.
+    #[inline]
     pub fn room(&self) -> usize {
         self.0.data.capacity() - self.0.data.len()
     }
@@ -87,6 +90,7 @@ impl Buffer {
     ///
     /// # Panics
     /// When they do not fit: the pool could not charge the growth to the budget.
+    #[inline]
     pub fn append(&mut self, bytes: &[u8]) {
         assert!(bytes.len() <= self.room(), "append past a pooled buffer's capacity");
         self.0.data.extend_from_slice(bytes);
@@ -187,7 +191,20 @@ impl Pool {
     }
 
     /// An empty buffer with room for `bytes`, or `None` when the budget of the node is spent.
+    #[inline]
     pub fn get(&mut self, bytes: usize) -> Option<Buffer> {
+        // Most frames are short.
+        if bytes <= CLASS_BYTES[0]
+            && let Some(buffer) = self.free[0].pop()
+        {
+            self.idle[0] = self.idle[0].min(self.free[0].len());
+            return Some(buffer);
+        }
+        self.get_any(bytes)
+    }
+
+    #[inline(never)]
+    fn get_any(&mut self, bytes: usize) -> Option<Buffer> {
         match CLASS_BYTES.iter().position(|&class| bytes <= class) {
             Some(class) => {
                 if let Some(buffer) = self.free[class].pop() {
@@ -209,7 +226,19 @@ impl Pool {
     }
 
     /// Takes a buffer back.
+    #[inline]
     pub fn put(&mut self, mut buffer: Buffer) {
+        if buffer.0.data.capacity() == CLASS_BYTES[0] && self.free[0].len() < FREE_BYTES_MAX / CLASS_BYTES[0]
+        {
+            buffer.0.data.clear();
+            buffer.0.start = 0;
+            return self.free[0].push(buffer);
+        }
+        self.put_any(buffer);
+    }
+
+    #[inline(never)]
+    fn put_any(&mut self, mut buffer: Buffer) {
         let capacity = buffer.0.data.capacity();
         if let Some(class) = CLASS_BYTES.iter().position(|&class| capacity == class)
             && (self.free[class].len() + 1) * capacity <= FREE_BYTES_MAX

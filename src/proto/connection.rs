@@ -56,6 +56,7 @@ use crate::buffer::{Buffer, Pool};
 use crate::deflate::Agreement;
 use crate::frame::{Header, Opcode};
 use crate::limits::{self, Nanos};
+use crate::mask;
 
 pub use closed::{Cause, CloseFrame, Closed, TlsFault};
 pub use closing::{CloseMode, TransportAction};
@@ -177,6 +178,7 @@ impl Connection {
     }
 
     /// Whether messages may be sent.
+    #[inline]
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }
@@ -197,6 +199,7 @@ impl Connection {
     }
 
     /// Bytes queued to the peer, those of an unfinished send included.
+    #[inline]
     pub fn queued_bytes(&self) -> u32 {
         self.outbox.bytes()
     }
@@ -231,6 +234,7 @@ impl Connection {
     }
 
     /// Whether this connection uses buffers of a pool, or compression contexts.
+    #[inline]
     pub fn owns_memory(&self) -> bool {
         !self.outbox.is_flushed()
             || self.reader.owns_buffer()
@@ -254,6 +258,7 @@ impl Connection {
     }
 
     /// Payload bytes of the current data frame that have not arrived, for callers that read ahead.
+    #[inline]
     pub fn frame_bytes_left(&self) -> u64 {
         self.reader.frame_bytes_left()
     }
@@ -287,14 +292,17 @@ impl Connection {
     ///
     /// A faster way for [`Delivery::Chunks`], which needs no environment: it is no span, so nothing is answered in it, and
     /// it counts as no sign of life for [`ConnectionConfig::ping_interval`].
-    #[inline]
+    #[inline(always)]
     pub fn next_whole(&self, bytes: &mut [u8], bytes_max: u64) -> Option<(MessageKind, Range<usize>)> {
         debug_assert!(!self.reader.validates(), "a text that is no UTF-8 is not found here");
         if !self.is_between_messages() {
             return None;
         }
-        let found = self.reader.whole_message(&mut SpanCursor::new(), bytes, bytes_max, false)?;
-        found.ok().map(|(flags, at)| (flags.kind, at))
+        let (kind, key, at) = self.reader.whole_frame(bytes, bytes_max)?;
+        if let Some(key) = key {
+            mask::apply(&mut bytes[at.clone()], key);
+        }
+        Some((kind, at))
     }
 
     #[inline(never)]
@@ -367,17 +375,31 @@ impl Connection {
     ///
     /// # Errors
     /// When the node's memory is spent.
+    #[inline]
     pub fn send(&mut self, kind: MessageKind, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        let key = self.key(env);
-        let header = Header::new(kind.opcode(), true, key, payload.len());
-        if let Some(codec) = &mut self.codec
-            && let Some(compressed) = codec.deflate(payload, env.codecs)
-        {
-            let payload_bytes = compressed.len() as u64;
-            let header = Header { compressed: true, payload_bytes, ..header };
-            return self.outbox.frame(env.pool, &header, compressed);
+        if self.codec.is_some() {
+            return self.send_compressed(kind, payload, env);
         }
-        self.outbox.frame(env.pool, &header, payload)
+        let header = Header::new(kind.opcode(), true, self.key(env), payload.len());
+        self.outbox.frame_inline(env.pool, &header, payload)
+    }
+
+    /// The same once compression was agreed on.
+    #[inline(never)]
+    fn send_compressed(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let deflated = self.codec.as_mut().and_then(|codec| codec.deflate(payload, env.codecs));
+        let Some(compressed) = deflated else { return self.send_plain(kind, payload, env) };
+        let key = match self.reader.role() {
+            Role::Server => None,
+            Role::Client => Some(env.entropy.key()),
+        };
+        let header = Header { compressed: true, ..Header::new(kind.opcode(), true, key, compressed.len()) };
+        self.outbox.frame(env.pool, &header, compressed)
     }
 
     /// Queues a message as one frame that is not compressed.
@@ -451,6 +473,7 @@ impl Connection {
 
     /// The next buffer to send. While a span is read: of those that go before the replies in it. `None` when the connection
     /// is aborting: where memory ran out, what should go before the buffer may be missing.
+    #[inline]
     pub fn pop(&mut self) -> Option<Buffer> {
         if self.is_aborting() { None } else { self.outbox.pop() }
     }
@@ -512,6 +535,7 @@ impl Connection {
     }
 
     /// The masking key of the next frame: servers send none (RFC 6455, 5.1).
+    #[inline]
     fn key(&self, env: &mut Env<'_>) -> Option<[u8; 4]> {
         match self.role() {
             Role::Server => None,

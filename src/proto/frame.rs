@@ -288,6 +288,13 @@ pub const fn header_bytes(payload_bytes: u64, masked: bool) -> usize {
     if masked { length + 4 } else { length }
 }
 
+/// The header as two bytes, if it has no more: most headers of servers.
+#[inline]
+pub(crate) fn encode_short(header: &Header) -> Option<[u8; SHORT_HEADER_BYTES]> {
+    let is_short = header.mask.is_none() && header.payload_bytes < u64::from(LENGTH_16);
+    is_short.then(|| [first_byte(header), header.payload_bytes as u8])
+}
+
 /// Writes `header` to the start of `out` and returns its length, as [`header_bytes`].
 ///
 /// # Panics
@@ -296,9 +303,9 @@ pub const fn header_bytes(payload_bytes: u64, masked: bool) -> usize {
 pub fn encode(header: &Header, out: &mut [u8]) -> usize {
     debug_assert!(!header.opcode.is_control() || (header.fin && header.payload_bytes <= 125));
     debug_assert!(header.payload_bytes < 1 << 63);
-    if header.mask.is_none() && header.payload_bytes < u64::from(LENGTH_16) {
-        out[..2].copy_from_slice(&[first_byte(header), header.payload_bytes as u8]);
-        return 2;
+    if let Some(short) = encode_short(header) {
+        out[..SHORT_HEADER_BYTES].copy_from_slice(&short);
+        return SHORT_HEADER_BYTES;
     }
     encode_any(header, out)
 }

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::buffers::BufferSlot;
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
 use super::held_stream::HeldStream;
@@ -19,7 +20,7 @@ use super::incoming::Incoming;
 use super::origin::{Head, Origin};
 use super::outgoing::Outgoing;
 use super::sending::Writing;
-use super::settings::{BufferSlot, Opened, Settings, nanos};
+use super::settings::{Opened, Settings, nanos};
 use super::trace::Trace;
 use super::waiters::{CommonWaker, Waiters};
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
@@ -77,36 +78,42 @@ impl<S> Shared<S> {
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
-        self.poll_locked(self.lock(), place, for_transport, cx, poll)
+        let mut core = self.lock();
+        if for_transport && core.waiters.has_competitor(place, cx.waker()) {
+            return self.poll_shared(core, place, cx.waker(), poll);
+        }
+        let polled = poll(&mut core, cx);
+        self.end_lone_poll(core, place, for_transport, polled.is_ready(), cx.waker());
+        polled
     }
 
-    #[inline]
-    fn poll_locked<R>(
+    /// Unlocks after a poll with the waiter's own waker. It waits from now on unless it is ready: under the lock nothing else
+    /// happens between the poll and this.
+    #[inline(always)]
+    pub(super) fn end_lone_poll(
         &self,
         mut core: MutexGuard<'_, Core<S>>,
         place: usize,
         for_transport: bool,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
-    ) -> Poll<R> {
-        let (competes, replaced) = core.waiters.wait(place, cx.waker(), for_transport);
-        let polled = match competes {
-            false => poll(&mut core, cx),
-            true => return self.poll_shared(core, place, poll),
-        };
-        self.end_poll(core, place, polled.is_ready(), cx.waker());
+        is_ready: bool,
+        waker: &Waker,
+    ) {
+        let replaced = if is_ready { None } else { core.waiters.wait(place, waker, for_transport) };
+        self.end_poll(core, place, is_ready, waker);
         drop(replaced);
-        polled
     }
 
-    /// The same beside other tasks that wait for the transport.
+    /// A poll beside other tasks that wait for the transport.
     #[inline(never)]
-    fn poll_shared<R>(
+    pub(super) fn poll_shared<R>(
         &self,
         mut core: MutexGuard<'_, Core<S>>,
         place: usize,
+        own_waker: &Waker,
         poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
+        // Waits before the transport is polled, which may use the common waker at once.
+        let before = core.waiters.wait(place, own_waker, true);
         let (common, waker) = self.common.get_or_init(|| {
             let common = Arc::<CommonWaker>::default();
             (Arc::clone(&common), Waker::from(common))
@@ -114,40 +121,35 @@ impl<S> Shared<S> {
         let replaced = core.waiters.share(place, common);
         let polled = poll(&mut core, &mut Context::from_waker(waker));
         self.end_poll(core, place, polled.is_ready(), waker);
-        drop(replaced);
+        drop((before, replaced));
         polled
     }
 
     /// Unlocks after a poll as the waiter `place`. One that is ready waits no more; one that only yields to other tasks is woken
     /// at once.
-    #[inline]
+    #[inline(always)]
     fn end_poll(&self, mut core: MutexGuard<'_, Core<S>>, place: usize, is_ready: bool, waker: &Waker) {
-        let was_shared = is_ready && core.waiters.stop(place);
-        let yields = std::mem::take(&mut core.yields) && !is_ready;
+        let yields = std::mem::take(&mut core.yields);
+        if is_ready {
+            let was_shared = core.waiters.stop(place);
+            self.unlock(core, place);
+            if was_shared {
+                self.disarm(place);
+            }
+            return;
+        }
         self.unlock(core, place);
         if yields {
             waker.wake_by_ref();
         }
-        if was_shared && let Some((common, _)) = self.common.get() {
-            common.disarm(place);
-        }
     }
 
-    /// As [`poll`](Shared::poll), unless `now` returns something, which needs no transport.
-    #[inline]
-    pub(super) fn poll_unless<R>(
-        &self,
-        place: usize,
-        now: impl FnOnce(&mut Core<S>) -> Option<R>,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
-    ) -> Poll<R> {
-        let mut core = self.lock();
-        if let Some(done) = now(&mut core) {
-            self.unlock(core, place);
-            return Poll::Ready(done);
+    /// The waiter `place`, which waits no more, is not woken by the common waker.
+    #[cold]
+    fn disarm(&self, place: usize) {
+        if let Some((common, _)) = self.common.get() {
+            common.disarm(place);
         }
-        self.poll_locked(core, place, true, cx, poll)
     }
 
     /// Runs `update`; waiting tasks are woken if it changed the connection.
@@ -161,12 +163,17 @@ impl<S> Shared<S> {
 
     /// Unlocks, and wakes all waiters except `place` if the connection changed.
     #[inline]
-    fn unlock(&self, mut core: MutexGuard<'_, Core<S>>, place: usize) {
-        if std::mem::take(&mut core.changed) {
-            let wakers = core.waiters.take_others(place);
-            drop(core);
-            wakers.wake();
+    pub(super) fn unlock(&self, mut core: MutexGuard<'_, Core<S>>, place: usize) {
+        if std::mem::take(&mut core.changed) && core.waiters.has_others(place) {
+            Shared::wake_others(core, place);
         }
+    }
+
+    #[inline(never)]
+    fn wake_others(mut core: MutexGuard<'_, Core<S>>, place: usize) {
+        let wakers = core.waiters.take_others(place);
+        drop(core);
+        wakers.wake();
     }
 
     /// The connection itself, if no other handle exists.
@@ -233,10 +240,6 @@ pub(super) struct Core<S> {
     pub(super) inflated_bytes: usize,
     /// Other tasks have their turn now; this one continues then.
     pub(super) yields: bool,
-    /// What was received and not parsed, with room behind it.
-    pub(super) input: BytesMut,
-    /// Size of the memory that `input` is a part of.
-    pub(super) region_bytes: usize,
     pub(super) incoming: Incoming,
     pub(super) eof: bool,
     pub(super) read_deadline: Option<Instant>,
@@ -282,7 +285,8 @@ impl<S> Core<S> {
         let now_ns = nanos(now - epoch);
         let mut buffer_slot = BufferSlot::new(settings.buffers.clone());
         let mut entropy = Entropy::new(Seed::System);
-        let buffers = buffer_slot.open(config.compression);
+        let buffers = buffer_slot.open(&config);
+        buffers.set_input(early);
         let mut env = Env {
             pool: &mut buffers.pool,
             codecs: &mut buffers.codecs,
@@ -314,8 +318,6 @@ impl<S> Core<S> {
             reads_since_flush: 0,
             inflated_bytes: 0,
             yields: false,
-            input: BytesMut::from(early),
-            region_bytes: early.len(),
             incoming: Incoming::default(),
             eof: false,
             read_deadline: None,
@@ -346,9 +348,9 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn with<R>(
         &mut self,
-        update: impl FnOnce(&mut Connection, &mut Env<'_>, &mut [u8], &mut Incoming) -> R,
+        update: impl FnOnce(&mut Connection, &mut Env<'_>, &mut [u8]) -> R,
     ) -> R {
-        let buffers = self.buffer_slot.open(self.config.compression);
+        let buffers = self.buffer_slot.open(&self.config);
         let mut env = Env {
             pool: &mut buffers.pool,
             codecs: &mut buffers.codecs,
@@ -356,7 +358,7 @@ impl<S> Core<S> {
             now: self.now_ns,
             entropy: &mut self.entropy,
         };
-        update(&mut self.connection, &mut env, &mut self.input, &mut self.incoming)
+        update(&mut self.connection, &mut env, &mut buffers.input)
     }
 
     /// Updates the current time.
@@ -380,7 +382,7 @@ impl<S> Core<S> {
         self.update_clock();
         self.changed = true;
         let dropped = if overtaking { self.drop_unbegun() } else { 0 };
-        let dropped = self.with(|connection, env, _, _| {
+        let dropped = self.with(|connection, env, _| {
             if overtaking {
                 dropped + connection.close(code, reason, CloseMode::DropQueued, env)
             } else {
@@ -426,7 +428,7 @@ impl<S> Core<S> {
         let Some(outgoing) = self.sending.take_if(|outgoing| !outgoing.is_begun()) else { return 0 };
         let bytes = outgoing.len() as u32;
         let buffer = outgoing.into_buffer();
-        self.with(|connection, env, _, _| {
+        self.with(|connection, env, _| {
             connection.unblocked(env.now);
             if let Some(buffer) = buffer {
                 env.pool.put(buffer);
@@ -435,42 +437,44 @@ impl<S> Core<S> {
         bytes
     }
 
-    /// Keeps the memory of an unfinished message with the message, or copies its bytes if they are few. Returns whether
-    /// the region is free.
-    fn settle_region(&mut self) -> bool {
-        if self.incoming.kept_bytes() == 0 || self.incoming.compact_if_small() {
-            return true;
-        }
-        self.incoming.join_room(std::mem::take(&mut self.input));
-        false
-    }
-
     /// The transport, and the bytes that were received and not parsed.
     pub(super) fn into_stream(mut self) -> Option<(S, Bytes)> {
-        let unread = self.input.split().freeze();
+        let buffers = self.buffer_slot.buffers().filter(|buffers| !buffers.input.is_empty());
+        let unread = buffers.map_or_else(Bytes::new, |buffers| buffers.input.split().freeze());
         self.stream.take().map(|stream| (stream, unread))
     }
 
     /// Releases the buffer set if none of it is in use.
+    #[inline]
     pub(super) fn release_buffers(&mut self) {
-        if !self.input.is_empty() {
+        if self.buffer_slot.has_input() {
             return;
         }
-        let is_free = self.settle_region();
-        if is_free && self.input.capacity() > 0 {
-            let mut region = std::mem::take(&mut self.input);
-            region.clear();
-            self.buffer_slot.open(self.config.compression).put_region(region);
+        if self.incoming.kept_bytes() > 0 {
+            self.settle_unfinished();
         }
         if self.sending.is_none() && !self.connection.owns_memory() {
             self.buffer_slot.release();
+        }
+    }
+
+    /// Keeps the memory of an unfinished message with the message, or copies its bytes if they are few.
+    #[inline(never)]
+    fn settle_unfinished(&mut self) {
+        if self.incoming.compact_if_small() {
+            return;
+        }
+        if let Some(buffers) = self.buffer_slot.buffers()
+            && self.incoming.lies_before(&buffers.input)
+        {
+            self.incoming.join_room(buffers.swap_input());
         }
     }
 }
 
 impl<S> Drop for Core<S> {
     fn drop(&mut self) {
-        let buffers = self.buffer_slot.open(self.config.compression);
+        let buffers = self.buffer_slot.open(&self.config);
         if let Some(buffer) = self.sending.take().and_then(Outgoing::into_buffer) {
             buffers.pool.put(buffer);
         }

@@ -84,6 +84,12 @@ impl Incoming {
         }
     }
 
+    /// Whether the message is complete.
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
     /// The message, once it is complete.
     #[inline]
     pub(super) fn take(&mut self) -> Option<Message> {
@@ -146,6 +152,11 @@ impl Incoming {
         self.payload.compact();
         self.region_bytes = bytes;
         true
+    }
+
+    /// Whether `room` lies right behind the payload.
+    pub(super) fn lies_before(&self, room: &BytesMut) -> bool {
+        self.payload.as_slice().as_ptr_range().end == room.as_ptr()
     }
 
     /// Takes back the room behind the payload, if it is that.

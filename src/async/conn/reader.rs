@@ -13,7 +13,7 @@ use serde_core::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::core::{Core, Shared, Transport};
+use super::core::{Shared, Transport};
 use super::error::Error;
 use super::handlers::{ControlReply, Handlers};
 use super::heartbeat::{Heartbeat, HeartbeatTimer};
@@ -60,11 +60,24 @@ impl<S: Transport> Reader<S> {
         poll_fn(|cx| self.poll_read_message(cx)).await
     }
 
-    #[inline]
+    // One function, and not a part of each future that reads, so that its hot path is compact.
+    #[inline(never)]
     pub(super) fn poll_read_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
-            let next = |core: &mut Core<S>| core.next_message().map(|message| Ok(Found::Wanted(message)));
-            let found = self.shared.poll_unless(READER, next, cx, |core, cx| core.poll_message(cx));
+            let mut core = self.shared.lock();
+            if let Some(message) = core.next_message() {
+                self.shared.unlock(core, READER);
+                return Poll::Ready(Ok(message));
+            }
+            let found = if core.waiters.has_competitor(READER, cx.waker()) {
+                self.shared.poll_shared(core, READER, cx.waker(), |core, cx| {
+                    core.poll_until(cx, &mut Incoming::take)
+                })
+            } else {
+                let found = core.poll_message(cx);
+                self.shared.end_lone_poll(core, READER, true, found.is_ready(), cx.waker());
+                found
+            };
             match ready!(found)? {
                 Found::Wanted(message) => return Poll::Ready(Ok(message)),
                 Found::ControlEvent(control_event) => self.handlers.handle(control_event, &self.shared),

@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::core::{Core, Transport};
 use super::error::{End, Error};
-use super::incoming::{Incoming, may_share};
+use super::incoming::Incoming;
 use super::message::Message;
 use crate::limits::{
     CONN_READ_BYTES_MAX, CONN_READ_GROWTH, CONN_SHORT_READS_MAX, INFLATED_BYTES_PER_TURN,
@@ -81,11 +81,19 @@ impl<S: Transport> Core<S> {
     /// The next message, if it has been received whole.
     #[inline]
     pub(super) fn next_message(&mut self) -> Option<Message> {
+        // Most reads begin without any bytes.
+        match self.buffer_slot.has_input() || self.incoming.is_whole() {
+            true => self.take_message(),
+            false => None,
+        }
+    }
+
+    fn take_message(&mut self) -> Option<Message> {
         if let Some(message) = self.incoming.take() {
             return Some(message);
         }
         // A heartbeat is sent between two messages, too.
-        if self.input.is_empty() || self.heartbeat_timer.is_some() || !self.connection.is_open() {
+        if self.heartbeat_timer.is_some() || !self.connection.is_open() {
             return None;
         }
         let (kind, bytes) = self.take_next_whole()?;
@@ -103,10 +111,10 @@ impl<S: Transport> Core<S> {
     }
 
     /// Reads until a message has been received whole. Cancel-safe.
-    #[inline]
+    #[inline(always)]
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Found<Message>, Error>> {
         loop {
-            match ready!(self.poll_event(cx))? {
+            match ready!(self.poll_event_inline(cx))? {
                 Event::Progress => {}
                 Event::ControlEvent(control_event) => {
                     return Poll::Ready(Ok(Found::ControlEvent(control_event)));
@@ -138,20 +146,31 @@ impl<S: Transport> Core<S> {
     }
 
     /// The next event. Answers to control frames are queued, and sent as far as the transport accepts them.
-    #[inline]
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
+        self.poll_event_inline(cx)
+    }
+
+    /// The same, as a part of the caller.
+    #[inline(always)]
+    fn poll_event_inline(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
         if self.heartbeat_timer.is_some() {
             self.update_clock();
             self.queue_heartbeat();
         }
-        let found = match self.connection.is_open() {
-            true => self.poll_frame(cx),
+        let ending = match self.connection.is_open() {
+            true => None,
             false => self.poll_ending(cx)?,
+        };
+        let found = match ending {
+            None => self.poll_frame(cx),
+            Some(found) => found,
         };
         match found {
             Poll::Ready(None) => Poll::Ready(Ok(Event::Progress)),
             Poll::Ready(Some(event)) => Poll::Ready(Ok(Event::ControlEvent(event))),
-            Poll::Pending if self.poll_timers(cx)?.is_ready() => Poll::Ready(Ok(Event::Progress)),
+            Poll::Pending if self.has_timers() && self.poll_timers(cx)?.is_ready() => {
+                Poll::Ready(Ok(Event::Progress))
+            }
             Poll::Pending => {
                 self.release_buffers();
                 Poll::Pending
@@ -163,23 +182,25 @@ impl<S: Transport> Core<S> {
     ///
     /// Frames that are queued while messages are read are sent once nothing more is to be read. So those that a sink
     /// buffers in between are sent together.
-    #[inline]
+    #[inline(always)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<ControlEvent>> {
         if self.inflated_bytes >= INFLATED_BYTES_PER_TURN {
             return self.end_turn();
         }
-        if self.input.is_empty() {
+        if !self.buffer_slot.has_input() {
             return self.poll_received(cx).map(|()| None);
         }
-        Poll::Ready(match self.take_next_whole() {
-            Some((kind, bytes)) => {
-                let payload_bytes = bytes.len();
-                let appended = self.incoming.append_whole(kind, bytes);
-                self.appended(appended, payload_bytes, true);
-                None
-            }
-            None => self.parse_any(cx),
-        })
+        Poll::Ready(self.parse_next(cx))
+    }
+
+    /// The first event in the received bytes. A message that they begin with is taken.
+    #[inline(never)]
+    fn parse_next(&mut self, cx: &mut Context<'_>) -> Option<ControlEvent> {
+        let Some((kind, bytes)) = self.take_next_whole() else { return self.parse_any(cx) };
+        let payload_bytes = bytes.len();
+        let appended = self.incoming.append_whole(kind, bytes);
+        self.appended(appended, payload_bytes, true);
+        None
     }
 
     /// Other tasks have their turn; this one continues then.
@@ -190,23 +211,24 @@ impl<S: Transport> Core<S> {
         Poll::Pending
     }
 
-    /// The same once the connection is closing, and its end.
+    /// What comes before further frames once the connection is closing, and its end.
     #[cold]
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<ControlEvent>>, Error> {
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<Option<Poll<Option<ControlEvent>>>, Error> {
         let flushed = self.poll_flush(cx);
         if let Some(end) = &self.end {
             return Err(end.error());
         }
         if let Some(frame) = self.unanswered.take() {
-            return Ok(Poll::Ready(Some(ControlEvent::Close(frame))));
+            return Ok(Some(Poll::Ready(Some(ControlEvent::Close(frame)))));
         }
         if self.reads_nothing_more() {
-            return Ok(self.poll_end(flushed, cx).map(|()| None));
+            return Ok(Some(self.poll_end(flushed, cx).map(|()| None)));
         }
-        Ok(self.poll_frame(cx))
+        Ok(None)
     }
 
     /// Receives, and sends what is queued once there is nothing to receive.
+    #[inline(always)]
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.reads_since_flush >= READS_BEFORE_FLUSH_MAX {
             self.reads_since_flush = 0;
@@ -226,35 +248,17 @@ impl<S: Transport> Core<S> {
 
     /// Takes the payload of the message that the received bytes begin with, if it is whole: nearly all messages. A text is
     /// not validated.
-    #[inline]
+    #[inline(always)]
     fn take_next_whole(&mut self) -> Option<(MessageKind, Bytes)> {
-        let (kind, at) = self.connection.next_whole(&mut self.input, self.config.message_bytes_max)?;
+        let buffers = self.buffer_slot.buffers()?;
+        let (kind, at) = self.connection.next_whole(&mut buffers.input, self.config.message_bytes_max)?;
         let read = at.end;
-        Some((kind, self.take_whole(at, read)))
-    }
-
-    /// Takes the message that lies at `at` out of the received bytes, which are read up to `read`.
-    #[inline]
-    fn take_whole(&mut self, at: Range<usize>, read: usize) -> Bytes {
-        if may_share(at.len(), self.region_bytes) {
-            let mut piece = self.input.split_to(read);
-            piece.truncate(at.end);
-            piece.advance(at.start);
-            return piece.freeze();
-        }
-        let bytes = Bytes::copy_from_slice(&self.input[at]);
-        self.consume(read);
-        bytes
+        Some((kind, buffers.take_whole(at, read)))
     }
 
     /// Drops received bytes from the front.
-    #[inline]
     fn consume(&mut self, bytes: usize) {
-        // The room of what was read entirely is received into again.
-        match bytes == self.input.len() {
-            true => self.input.clear(),
-            false => self.input.advance(bytes),
-        }
+        self.buffer_slot.open(&self.config).consume(bytes);
     }
 
     /// The first event in the received bytes, whatever they are. An answer to a control frame is sent at once.
@@ -284,14 +288,11 @@ impl<S: Transport> Core<S> {
             }
             Parsed::Chunk(flags, at) => {
                 let payload_bytes = at.len();
+                let buffers = self.buffer_slot.open(&self.config);
                 let appended = if flags.first && flags.last {
-                    let bytes = self.take_whole(at, read);
-                    self.incoming.append_whole(flags.kind, bytes)
+                    self.incoming.append_whole(flags.kind, buffers.take_whole(at, read))
                 } else {
-                    let mut piece = self.input.split_to(read);
-                    piece.truncate(at.end);
-                    piece.advance(at.start);
-                    self.incoming.append_part(flags, piece, self.region_bytes)
+                    self.incoming.append_part(flags, buffers.split_off(at, read), buffers.region_bytes)
                 };
                 self.appended(appended, payload_bytes, flags.last);
                 None
@@ -302,7 +303,7 @@ impl<S: Transport> Core<S> {
                 self.inflated_bytes += payload_bytes;
                 // A compressed message is shown whole.
                 let appended = self.incoming.append_inflated(flags.kind, buffer.as_slice());
-                self.with(|_, env, _, _| env.pool.put(buffer));
+                self.with(|_, env, _| env.pool.put(buffer));
                 self.appended(appended, payload_bytes, true);
                 None
             }
@@ -325,7 +326,7 @@ impl<S: Transport> Core<S> {
         self.incoming = Incoming::default();
         self.update_clock();
         let was_open = self.connection.is_open();
-        self.with(|connection, env, _, _| connection.fail_protocol(&mut SpanCursor::new(), error, env));
+        self.with(|connection, env, _| connection.fail_protocol(&mut SpanCursor::new(), error, env));
         self.note_ending(was_open);
     }
 
@@ -333,7 +334,7 @@ impl<S: Transport> Core<S> {
     #[inline]
     fn poll_step(&mut self) -> (Parsed, usize) {
         let shows_pongs = self.shows_pongs;
-        self.with(|connection, env, bytes, _| {
+        self.with(|connection, env, bytes| {
             let mut cursor = SpanCursor::new();
             connection.begin_span(env.now);
             let step = connection.poll(&mut cursor, bytes, env);
@@ -384,21 +385,31 @@ impl<S: Transport> Core<S> {
             return false;
         }
         self.fate = self.connection.take_transport_action().or(self.fate);
-        let all_read = self.eof && self.input.is_empty();
+        let all_read = self.eof && !self.buffer_slot.has_input();
         self.fate.is_some() || all_read || !self.connection.reads_frames()
     }
 
     /// Receives into an empty input buffer.
+    #[inline(always)]
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let bytes_max = self.make_room();
-        let mut target = (&mut self.input).limit(bytes_max);
+        let mut target = (&mut self.buffer_slot.open(&self.config).input).limit(bytes_max);
         let received = ready!(pin!(self.stream.read_buf(&mut target)).poll(cx));
         if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
             heartbeat_timer.heard();
         }
         match received {
-            Ok(0) => self.ended(),
-            Ok(received) => self.adapt_reads(received, bytes_max),
+            Ok(received @ 1..) => self.adapt_reads(received, bytes_max),
+            end => self.received_end(end),
+        }
+        Poll::Ready(())
+    }
+
+    /// The stream has ended, or has failed.
+    #[cold]
+    fn received_end(&mut self, end: io::Result<usize>) {
+        match end {
+            Ok(_) => self.ended(),
             // rustls reports a stream that ends without close_notify this way.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.ended(),
             Err(error) => {
@@ -408,19 +419,20 @@ impl<S: Transport> Core<S> {
                 self.connection.failed(error.kind());
             }
         }
-        Poll::Ready(())
     }
 
     /// Makes room behind the received bytes, all of which were parsed. Returns the maximum of bytes to read.
     #[inline]
     fn make_room(&mut self) -> usize {
+        let has_room = self.buffer_slot.open(&self.config).has_room(self.read_bytes);
         match self.connection.frame_bytes_left() {
-            0 if self.input.capacity() >= self.read_bytes => self.read_bytes,
+            0 if has_room => self.read_bytes,
             left => self.make_room_for(left),
         }
     }
 
     /// The same where `left` payload bytes of a frame are missing, or there is no memory.
+    #[inline(never)]
     fn make_room_for(&mut self, left: u64) -> usize {
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         let kept = self.incoming.kept_bytes();
@@ -430,9 +442,7 @@ impl<S: Transport> Core<S> {
         // Of the next frame, what is available; inside a frame, what is left of it.
         let rest = if left == 0 { 0 } else { left.saturating_add(HEADER_BYTES_MAX) };
         let wanted = rest.min(CONN_READ_BYTES_MAX).max(self.read_bytes);
-        if self.input.capacity() < wanted {
-            self.take_region(wanted);
-        }
+        self.buffer_slot.open(&self.config).make_room(wanted);
         wanted
     }
 
@@ -442,30 +452,14 @@ impl<S: Transport> Core<S> {
         let growth = (CONN_READ_GROWTH - 1).saturating_mul(kept).max(CONN_READ_BYTES_MAX);
         // With room for a byte more, a read that takes all that is there says so.
         let needed = left.saturating_add(HEADER_BYTES_MAX + 1).min(growth);
-        if self.input.capacity() < needed {
-            let room = std::mem::take(&mut self.input);
-            self.input = self.incoming.grow_room(room, needed.max(self.read_bytes));
-            self.region_bytes = kept + self.input.capacity();
+        let buffers = self.buffer_slot.open(&self.config);
+        let is_adjacent = self.incoming.lies_before(&buffers.input);
+        if !is_adjacent || buffers.input.capacity() < needed {
+            let room = if is_adjacent { std::mem::take(&mut buffers.input) } else { buffers.park_input() };
+            buffers.input = self.incoming.grow_room(room, needed.max(self.read_bytes));
+            buffers.region_bytes = kept + buffers.input.capacity();
         }
-        self.input.capacity()
-    }
-
-    /// Takes memory to receive into: that of the buffer set, if no message shares it any more.
-    fn take_region(&mut self, bytes: usize) {
-        let buffers = self.buffer_slot.open(self.config.compression);
-        // A region that a message has taken over stays with it.
-        let mut region = std::mem::take(&mut self.input);
-        region.clear();
-        if region.capacity() > 0 && region.try_reclaim(bytes) {
-            buffers.note_region(bytes);
-            self.input = region;
-        } else {
-            self.input = match buffers.take_region(bytes) {
-                Some(spare) => spare,
-                None => BytesMut::with_capacity(bytes),
-            };
-        }
-        self.region_bytes = self.input.capacity();
+        buffers.input.capacity()
     }
 
     /// Adapts the size of reads to what the peer sends.
@@ -491,7 +485,7 @@ impl<S: Transport> Core<S> {
         self.eof = true;
         self.changed = true;
         self.update_clock();
-        let until = self.with(|_, env, _, _| env.now + env.config.close_timeout);
+        let until = self.with(|_, env, _| env.now + env.config.close_timeout);
         self.connection.ended(until);
     }
 
@@ -515,12 +509,12 @@ impl<S: Transport> Core<S> {
 
     /// Discards received bytes.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.input.clear();
+        self.clear_input();
         ready!(self.poll_fill(cx));
-        if !self.input.is_empty() {
+        if self.buffer_slot.has_input() {
             self.parse_event();
         }
-        self.input.clear();
+        self.clear_input();
         if self.connection.take_transport_action() == Some(TransportAction::Abort) {
             self.eof = true;
         }
@@ -550,8 +544,15 @@ impl<S: Transport> Core<S> {
             self.end = Some(end);
         }
         self.changed = true;
-        self.input.clear();
+        self.clear_input();
         self.drop_queue();
+    }
+
+    /// Drops the received bytes.
+    fn clear_input(&mut self) {
+        if let Some(buffers) = self.buffer_slot.buffers() {
+            buffers.input.clear();
+        }
     }
 
     /// Reads and discards until the connection ends. A client also waits until the server ends the stream (RFC 6455,
@@ -579,6 +580,6 @@ impl<S: Transport> Core<S> {
     /// Answers the peer's Close frame with the code of `frame`.
     pub(super) fn answer_close(&mut self, frame: &CloseFrame) {
         self.changed = true;
-        self.with(|connection, env, _, _| connection.answer_close(frame.code, &frame.reason, env));
+        self.with(|connection, env, _| connection.answer_close(frame.code, &frame.reason, env));
     }
 }

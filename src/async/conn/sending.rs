@@ -72,6 +72,9 @@ impl<S: Transport> Core<S> {
         }
         loop {
             if self.sending.is_none() {
+                if self.connection.is_flushed() {
+                    break;
+                }
                 let Some(buffer) = self.connection.pop() else { break };
                 let written = Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice());
                 if matches!(written, Poll::Ready(Ok(taken)) if taken == buffer.len()) {
@@ -141,7 +144,7 @@ impl<S: Transport> Core<S> {
         // A task may wait for room.
         self.changed = true;
         self.blocked_since = None;
-        self.buffer_slot.open(self.config.compression).pool.put(buffer);
+        self.buffer_slot.open(&self.config).pool.put(buffer);
     }
 
     /// Nothing more can be written. Messages that the peer sent before can still be read.
@@ -160,7 +163,7 @@ impl<S: Transport> Core<S> {
             return;
         }
         let sending = outgoing.and_then(Outgoing::into_buffer);
-        self.with(|connection, env, _, _| {
+        self.with(|connection, env, _| {
             connection.unblocked(env.now);
             for buffer in sending.into_iter().chain(std::iter::from_fn(|| connection.pop())) {
                 env.pool.put(buffer);
@@ -238,8 +241,14 @@ impl<S: Transport> Core<S> {
             return Err(Error::TooLong);
         }
         self.may_queue()?;
+        self.queue_whole(kind, payload)
+    }
+
+    /// Queues a complete message that may begin.
+    #[inline]
+    fn queue_whole(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), Error> {
         let compresses = self.compresses;
-        let queued = self.with(|connection, env, _, _| match compresses {
+        let queued = self.with(|connection, env, _| match compresses {
             true => connection.send(kind, payload, env),
             false => connection.send_plain(kind, payload, env),
         });
@@ -256,6 +265,16 @@ impl<S: Transport> Core<S> {
         }
     }
 
+    /// The same where the message [may begin](Core::has_room).
+    #[inline]
+    pub(super) fn queue_fed(&mut self, message: Message) -> Result<(), Error> {
+        match message.len() < SEND_SHARED_BYTES_MIN {
+            true => self.queue_whole(message.kind(), message.as_bytes()),
+            false => self.queue_long(message),
+        }
+    }
+
+    #[inline(never)]
     fn queue_long(&mut self, message: Message) -> Result<(), Error> {
         let bytes = message.len();
         let lies = self.role == Role::Server
@@ -304,7 +323,7 @@ impl<S: Transport> Core<S> {
             return Err(error);
         }
         let queued =
-            self.with(|connection, env, _, _| connection.send_fragment(kind, first, last, payload, env));
+            self.with(|connection, env, _| connection.send_fragment(kind, first, last, payload, env));
         self.writing = if last { Writing::Between } else { Writing::Fragments };
         self.trace.sent(payload.len(), last);
         self.queued(queued.is_ok())
@@ -319,7 +338,7 @@ impl<S: Transport> Core<S> {
             return Err(error);
         }
         self.update_clock();
-        let queued = self.with(|connection, env, _, _| match opcode {
+        let queued = self.with(|connection, env, _| match opcode {
             Opcode::Ping => connection.ping(payload, env),
             _ => connection.pong(payload, env),
         });
@@ -340,7 +359,7 @@ impl<S: Transport> Core<S> {
 
     /// Sets the compression level from the next message on.
     pub(super) fn set_compression_level(&mut self, level: u8) {
-        self.with(|connection, env, _, _| connection.set_compression_level(level, env.codecs));
+        self.with(|connection, env, _| connection.set_compression_level(level, env.codecs));
         if let Some(compression) = &mut self.config.compression {
             compression.level = level;
         }

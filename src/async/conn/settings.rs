@@ -1,24 +1,18 @@
-//! Settings of a connection, the result of its handshake, and its buffers.
+//! Settings of a connection, and the result of its handshake.
 
-use std::cell::RefCell;
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::buffers::BufferPool;
 use super::heartbeat::Heartbeat;
-use crate::limits::{
-    BUFFERS_KEPT_MAX, CONN_BUFFER_BYTES_DEFAULT, SPARE_BUFFERS_BYTES_MAX, SPARE_BUFFERS_MAX,
-    SPARE_BUFFERS_TRIM_AFTER,
-};
+use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::Role;
-use echoring_proto::buffer::{Budget, Lease, Pool};
-use echoring_proto::connection::{Codecs, Compression, ConnectionConfig, Pings};
+use echoring_proto::connection::{Compression, ConnectionConfig, Pings};
 use echoring_proto::deflate::Agreement;
 use echoring_proto::limits;
-use echoring_proto::limits::{COMPRESSION_LEASE_BYTES, MEMORY_BUDGET_DEFAULT, Nanos};
+use echoring_proto::limits::Nanos;
 
 /// A time that never comes, far enough from the maximum that times may be added to it.
 const NEVER: Nanos = Nanos::MAX / 4;
@@ -221,209 +215,5 @@ impl Opened {
     /// A connection of which only the role is known.
     pub fn new(role: Role) -> Opened {
         Opened { role, subprotocol: None, agreement: None, early: Bytes::new(), local: None, peer: None }
-    }
-}
-
-/// Buffers that connections share: an idle connection owns none. A connection takes a set of buffers when bytes arrive
-/// or are to be sent, and returns it once none of it is in use. Connections with context takeover keep their set.
-///
-/// Without a pool, the connections of a thread share up to 16 sets that the thread keeps. Use a pool for connections
-/// that move between threads, or to know the number of spare sets.
-///
-/// Clones share the pool.
-///
-/// ```
-/// use echoring::{BufferPool, Upgrader};
-///
-/// let buffers = BufferPool::new();
-/// let upgrader = Upgrader::new().buffers(buffers.clone());
-/// assert_eq!(buffers.spare(), 0);
-/// # drop(upgrader);
-/// ```
-#[derive(Clone)]
-pub struct BufferPool {
-    kept: Arc<Mutex<Spare>>,
-}
-
-impl BufferPool {
-    /// An empty pool: a buffer set is created when one is needed and none is spare.
-    #[expect(clippy::new_without_default, reason = "a pool is shared on purpose, not by default")]
-    pub fn new() -> BufferPool {
-        BufferPool { kept: Arc::default() }
-    }
-
-    /// The number of buffer sets that no connection is using.
-    pub fn spare(&self) -> usize {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn take(&self, compression: Option<Compression>) -> Option<Box<BufferSet>> {
-        take_spare(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), compression)
-    }
-
-    fn put(&self, buffers: Box<BufferSet>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < BUFFERS_KEPT_MAX {
-            kept.push(buffers);
-        }
-    }
-}
-
-impl fmt::Debug for BufferPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BufferPool").field("spare", &self.spare()).finish_non_exhaustive()
-    }
-}
-
-/// All buffers of a busy connection.
-#[derive(Debug)]
-pub(super) struct BufferSet {
-    pub(super) pool: Pool,
-    pub(super) codecs: Codecs,
-    /// Spare memory to read into. It may still be shared with a message that was received in it.
-    region: BytesMut,
-    /// The longest read since the last trim.
-    region_bytes: usize,
-    /// How often the set was released since the last trim.
-    release: u32,
-}
-
-/// Spare buffer sets. Boxed, so that only pointers move.
-type Spare = Vec<Box<BufferSet>>;
-
-thread_local! {
-    /// Spare buffer sets of this thread.
-    static SPARE: RefCell<Spare> = const { RefCell::new(Vec::new()) };
-}
-
-impl BufferSet {
-    fn new(compression: Option<Compression>) -> BufferSet {
-        let lease = Lease::new(Budget::new(MEMORY_BUDGET_DEFAULT), COMPRESSION_LEASE_BYTES);
-        BufferSet {
-            pool: Pool::standalone(),
-            codecs: Codecs::new(compression, lease),
-            region: BytesMut::new(),
-            region_bytes: 0,
-            release: 0,
-        }
-    }
-
-    /// The spare region, if it has room for `bytes` and no message shares it.
-    pub(super) fn take_region(&mut self, bytes: usize) -> Option<BytesMut> {
-        self.note_region(bytes);
-        let mut region = std::mem::take(&mut self.region);
-        (region.capacity() >= bytes || region.try_reclaim(bytes)).then_some(region)
-    }
-
-    /// A read of `bytes` begins.
-    #[inline]
-    pub(super) fn note_region(&mut self, bytes: usize) {
-        self.region_bytes = self.region_bytes.max(bytes);
-    }
-
-    /// Keeps a region that is empty, for the next read.
-    #[inline]
-    pub(super) fn put_region(&mut self, region: BytesMut) {
-        self.region = region;
-    }
-
-    /// Every so often, returns memory that was not needed since the last trim. Not at each release: a connection that
-    /// answers one long message after the other would allocate its buffers anew for each.
-    #[inline]
-    fn trim(&mut self) {
-        self.release += 1;
-        if self.release >= SPARE_BUFFERS_TRIM_AFTER || self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
-            self.trim_now();
-        }
-    }
-
-    #[inline(never)]
-    fn trim_now(&mut self) {
-        if self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
-            self.pool = Pool::standalone();
-        }
-        if self.release < SPARE_BUFFERS_TRIM_AFTER {
-            return;
-        }
-        self.pool.trim();
-        if self.region.capacity() > self.region_bytes {
-            self.region = BytesMut::new();
-        }
-        (self.region_bytes, self.release) = (0, 0);
-    }
-
-    /// A spare set of this thread.
-    fn spare(compression: Option<Compression>) -> Option<Box<BufferSet>> {
-        let take = |kept: &RefCell<Spare>| take_spare(&mut kept.borrow_mut(), compression);
-        SPARE.try_with(take).ok().flatten()
-    }
-
-    /// Returns the set to the spare sets of this thread.
-    fn leave(self: Box<BufferSet>) {
-        // A thread that is ending keeps nothing.
-        let _ = SPARE.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            if kept.len() < SPARE_BUFFERS_MAX {
-                kept.push(self);
-            }
-        });
-    }
-}
-
-/// The set with this compression that was released last, because it is most likely still in cache.
-#[inline]
-fn take_spare(kept: &mut Spare, compression: Option<Compression>) -> Option<Box<BufferSet>> {
-    let is_fit = |buffers: &mut Box<BufferSet>| buffers.codecs.compression() == compression.as_ref();
-    if let Some(last) = kept.pop_if(is_fit) {
-        return Some(last);
-    }
-    let at = kept.iter().rposition(|buffers| buffers.codecs.compression() == compression.as_ref())?;
-    Some(kept.swap_remove(at))
-}
-
-/// The buffer set of a connection, while it has one.
-#[derive(Debug)]
-pub(super) struct BufferSlot {
-    buffers: Option<Box<BufferSet>>,
-    shared: Option<BufferPool>,
-}
-
-impl BufferSlot {
-    pub(super) fn new(shared: Option<BufferPool>) -> BufferSlot {
-        BufferSlot { buffers: None, shared }
-    }
-
-    #[inline]
-    pub(super) fn open(&mut self, compression: Option<Compression>) -> &mut BufferSet {
-        match self.buffers {
-            Some(ref mut buffers) => buffers,
-            None => self.fill(compression),
-        }
-    }
-
-    #[inline(never)]
-    fn fill(&mut self, compression: Option<Compression>) -> &mut BufferSet {
-        let spare = match &self.shared {
-            Some(shared) => shared.take(compression),
-            None => BufferSet::spare(compression),
-        };
-        let taken = spare.unwrap_or_else(|| Box::new(BufferSet::new(compression)));
-        self.buffers.insert(taken)
-    }
-
-    /// The current buffer set, if any.
-    #[cfg(test)]
-    pub(super) fn buffers(&self) -> Option<&BufferSet> {
-        self.buffers.as_deref()
-    }
-
-    /// Returns the set, because none of it is in use.
-    pub(super) fn release(&mut self) {
-        let Some(mut buffers) = self.buffers.take() else { return };
-        buffers.trim();
-        match &self.shared {
-            Some(shared) => shared.put(buffers),
-            None => buffers.leave(),
-        }
     }
 }

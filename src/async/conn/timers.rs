@@ -12,18 +12,17 @@ use echoring_proto::connection::{Cause, MessageKind};
 
 impl<S: Transport> Core<S> {
     /// Whether anything is to be done at some time.
-    fn has_timers(&self) -> bool {
+    #[inline(always)]
+    pub(super) fn has_timers(&self) -> bool {
         self.read_deadline.is_some()
             || self.heartbeat_timer.is_some()
             || self.blocked_since.is_some()
             || self.machine_deadline().is_some()
     }
 
-    /// Waits for the next deadline. Ready once one was handled.
+    /// Waits for the next deadline, if there [is any](Core::has_timers). Ready once one was handled.
+    #[inline(never)]
     pub(super) fn poll_timers(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Error> {
-        if !self.has_timers() {
-            return Ok(Poll::Pending);
-        }
         self.update_clock();
         loop {
             if self.read_deadline.is_some_and(|at| at <= self.now) {
@@ -31,7 +30,7 @@ impl<S: Transport> Core<S> {
             }
             if self.machine_deadline().is_some_and(|at| at <= self.now) {
                 let was_open = self.connection.is_open();
-                self.with(|connection, env, _, _| connection.handle_timeout(env));
+                self.with(|connection, env, _| connection.handle_timeout(env));
                 self.note_ending(was_open);
                 return Ok(Poll::Ready(()));
             }
@@ -101,7 +100,7 @@ impl<S: Transport> Core<S> {
         if waits {
             return false;
         }
-        let queued = self.with(|connection, env, _, _| match &queue_heartbeat {
+        let queued = self.with(|connection, env, _| match &queue_heartbeat {
             HeartbeatFrame::Ping(payload) => connection.ping(payload, env),
             HeartbeatFrame::Text(text) => connection.send(MessageKind::Text, text.as_bytes(), env),
         });

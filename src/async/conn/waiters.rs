@@ -73,12 +73,8 @@ impl Wakers {
         }
     }
 
-    #[inline]
     pub(super) fn wake(self) {
-        if let Some(first) = self.first {
-            first.wake();
-            self.rest.into_iter().for_each(Waker::wake);
-        }
+        self.first.into_iter().chain(self.rest).for_each(Waker::wake);
     }
 }
 
@@ -99,20 +95,27 @@ impl Waiters {
         std::mem::take(&mut self.guests[index - GUESTS]).waiter.waker
     }
 
-    /// Waits from now on. Called before the transport is polled, so that an event in between finds the waker. Returns
-    /// whether another task waits for the transport, and what is dropped.
+    /// Whether the transport must wake another task than that of `waker`, which is about to poll it as the waiter `index`.
     #[inline]
-    pub(super) fn wait(&mut self, index: usize, waker: &Waker, for_transport: bool) -> (bool, Option<Waker>) {
+    pub(super) fn has_competitor(&self, index: usize, waker: &Waker) -> bool {
+        let competes = |(at, half): (usize, &Waiter)| at != index && half.competes_with(waker);
+        self.halves.iter().enumerate().any(competes) || self.has_competing_guest(waker)
+    }
+
+    #[inline]
+    fn has_competing_guest(&self, waker: &Waker) -> bool {
+        !self.guests.is_empty() && self.guests.iter().any(|guest| guest.waiter.competes_with(waker))
+    }
+
+    /// Waits from now on. Returns what is dropped.
+    #[inline]
+    pub(super) fn wait(&mut self, index: usize, waker: &Waker, for_transport: bool) -> Option<Waker> {
         let waiter = self.get_mut(index);
         (waiter.waiting, waiter.for_transport, waiter.is_shared) = (true, for_transport, false);
-        let before = match &waiter.waker {
+        match &waiter.waker {
             Some(present) if present.will_wake(waker) => None,
             _ => waiter.waker.replace(waker.clone()),
-        };
-        let competes = for_transport
-            && (self.halves.iter().any(|other| other.competes_with(waker))
-                || self.guests.iter().any(|guest| guest.waiter.competes_with(waker)));
-        (competes, before)
+        }
     }
 
     /// Stops waiting. Returns whether the common waker still contains the waiter.
@@ -148,14 +151,16 @@ impl Waiters {
         dropped
     }
 
-    /// The wakers of all waiters except `index`.
+    /// Whether others than `index` may wait.
     #[inline]
+    pub(super) fn has_others(&self, index: usize) -> bool {
+        let waits = |(at, half): (usize, &Waiter)| at != index && half.waiting;
+        self.halves.iter().enumerate().any(waits) || !self.guests.is_empty()
+    }
+
+    /// The wakers of all waiters except `index`.
     pub(super) fn take_others(&mut self, index: usize) -> Wakers {
         let mut wakers = Wakers::default();
-        let is_idle = |(at, half): (usize, &Waiter)| at == index || !half.waiting;
-        if self.guests.is_empty() && self.halves.iter().enumerate().all(is_idle) {
-            return wakers;
-        }
         for (at, waiter) in self.iter_mut() {
             if at != index
                 && let Some(waker) = waiter.take()

@@ -87,7 +87,7 @@ impl<S: Transport> Writer<S> {
         // With room, nothing is waited for.
         let now = |core: &mut Core<S>| {
             let has_room = core.has_room(bytes_max.min(core.config.queue_bytes));
-            message.take_if(|_| has_room).map(|message| core.queue_message(message))
+            message.take_if(|_| has_room).map(|message| core.queue_fed(message))
         };
         let queued = self.shared.update(now);
         if let Some(queued) = queued {

@@ -113,23 +113,34 @@ impl Outbox {
         header: &Header,
         payload: &[u8],
     ) -> Result<(), OutOfMemory> {
+        self.frame_inline(pool, header, payload)
+    }
+
+    /// The same, as a part of the caller: for those that send most messages.
+    #[inline(always)]
+    pub(super) fn frame_inline(
+        &mut self,
+        pool: &mut Pool,
+        header: &Header,
+        payload: &[u8],
+    ) -> Result<(), OutOfMemory> {
         debug_assert_eq!(header.payload_bytes, payload.len() as u64);
+        let Some(head) = frame::encode_short(header) else { return self.long_frame(pool, header, payload) };
+        let bytes = head.len() + payload.len();
+        let buffer = self.room_for_frame(pool, bytes)?;
+        buffer.append(&head);
+        buffer.append(payload);
+        self.bytes += bytes as u32;
+        Ok(())
+    }
+
+    /// The same for a header of more than two bytes.
+    #[inline(never)]
+    fn long_frame(&mut self, pool: &mut Pool, header: &Header, payload: &[u8]) -> Result<(), OutOfMemory> {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(header, &mut head);
         let bytes = head_bytes + payload.len();
-        let buffer = match self.first {
-            // The first frame after all were sent, as nearly always.
-            None if !self.at_replies && self.behind_replies == 0 => {
-                self.first.insert(pool.get(bytes).ok_or(OutOfMemory)?)
-            }
-            // Another one behind it.
-            Some(ref mut first)
-                if self.more.is_none() && !self.at_replies && !self.pinned && first.room() >= bytes =>
-            {
-                first
-            }
-            _ => self.room(pool, bytes)?,
-        };
+        let buffer = self.room_for_frame(pool, bytes)?;
         buffer.append(&head[..head_bytes]);
         match header.mask {
             Some(key) => mask::append(buffer.vec(), payload, key),
@@ -137,6 +148,24 @@ impl Outbox {
         }
         self.bytes += bytes as u32;
         Ok(())
+    }
+
+    /// The last data buffer, with room for a frame of `bytes`.
+    #[inline]
+    fn room_for_frame(&mut self, pool: &mut Pool, bytes: usize) -> Result<&mut Buffer, OutOfMemory> {
+        if self.at_replies {
+            return self.room(pool, bytes);
+        }
+        // The first frame after all were sent, as nearly always.
+        if self.first.is_none() && self.behind_replies == 0 {
+            return Ok(self.first.insert(pool.get(bytes).ok_or(OutOfMemory)?));
+        }
+        // Another one behind it.
+        let fits = self.first.as_ref().is_some_and(|first| first.room() >= bytes);
+        if fits && self.more.is_none() && !self.pinned {
+            return self.first.as_mut().ok_or(OutOfMemory);
+        }
+        self.room(pool, bytes)
     }
 
     /// Queues bytes that are encoded already.

@@ -187,11 +187,9 @@ impl Reader {
     }
 
     /// Payload bytes of the current data frame that have not arrived.
+    #[inline]
     pub(super) fn frame_bytes_left(&self) -> u64 {
-        match self.state {
-            State::Data(frame) => frame.left,
-            State::Header { .. } | State::Control(_) | State::Deferred(_) | State::Ignored { .. } => 0,
-        }
+        if let State::Data(frame) = self.state { frame.left } else { 0 }
     }
 
     /// Whether frames that begin now may be deferred. A reader of chunks pauses by itself, and takes nothing that was
@@ -305,6 +303,27 @@ impl Reader {
         Ok(())
     }
 
+    /// The kind, the key and the place of the payload of an unfragmented, uncompressed data frame that `bytes` begin with and
+    /// contain entirely.
+    #[inline(always)]
+    pub(super) fn whole_frame(
+        &self,
+        bytes: &[u8],
+        bytes_max: u64,
+    ) -> Option<(MessageKind, Option<[u8; 4]>, Range<usize>)> {
+        let Ok(Some((header, header_bytes))) = frame::decode(bytes, self.role, false) else { return None };
+        let kind = match header.opcode {
+            Opcode::Text => MessageKind::Text,
+            Opcode::Binary => MessageKind::Binary,
+            _ => return None,
+        };
+        let here = (bytes.len() - header_bytes) as u64;
+        if !header.fin || header.payload_bytes > here.min(bytes_max) {
+            return None;
+        }
+        Some((kind, header.mask, header_bytes..header_bytes + header.payload_bytes as usize))
+    }
+
     /// An unfragmented, uncompressed data frame that lies entirely in the span: nearly all traffic. Everything else,
     /// protocol errors included, is left to [`next`](Reader::next). Called only between messages.
     #[inline]
@@ -315,20 +334,10 @@ impl Reader {
         bytes_max: u64,
         appends: bool,
     ) -> Option<Result<(ChunkFlags, Range<usize>), ProtocolError>> {
-        let rest = &bytes[cursor.read..];
-        let Ok(Some((header, header_bytes))) = frame::decode(rest, self.role, false) else { return None };
-        let kind = match header.opcode {
-            Opcode::Text => MessageKind::Text,
-            Opcode::Binary => MessageKind::Binary,
-            _ => return None,
-        };
-        let here = (rest.len() - header_bytes) as u64;
-        if !header.fin || header.payload_bytes > here.min(bytes_max) {
-            return None;
-        }
-        let payload_bytes = header.payload_bytes as usize;
-        let from = cursor.read + header_bytes;
-        let at = match header.mask {
+        let (kind, key, place) = self.whole_frame(&bytes[cursor.read..], bytes_max)?;
+        let payload_bytes = place.len();
+        let from = cursor.read + place.start;
+        let at = match key {
             Some(key) => cursor.unmask(bytes, from, payload_bytes, key, appends),
             None => from..from + payload_bytes,
         };

@@ -135,7 +135,8 @@ async fn a_long_message_streams_through_little_memory() {
     let (pool_bytes, held) = server.reader.shared.update(|core| {
         (
             core.buffer_slot.buffers().map_or(0, |buffers| buffers.pool.peak_bytes()),
-            core.incoming.held_bytes() + core.input.capacity(),
+            core.incoming.held_bytes()
+                + core.buffer_slot.buffers().map_or(0, |buffers| buffers.input.capacity()),
         )
     });
     assert!(pool_bytes < 16 << 10, "{pool_bytes} bytes of buffers");
@@ -318,7 +319,7 @@ async fn an_unfinished_message_keeps_memory_in_proportion_to_what_has_arrived() 
             tokio::select! { biased; _ = server.read() => panic!("it is not whole"), () = yield_now() => {} }
             let held = server.reader.shared.update(|core| {
                 assert!(core.buffer_slot.buffers().is_none(), "the buffers went back");
-                core.incoming.held_bytes() + core.input.capacity()
+                core.incoming.held_bytes()
             });
             assert!(held <= 4 * sent, "{held} bytes for {sent}");
         }
@@ -338,7 +339,10 @@ async fn messages_that_are_kept_hold_memory_in_proportion_to_their_size() {
         peer.write_all(&masked(Opcode::Binary, true, b"behind")).await.expect("sent");
         let kept = server.read().await.expect("a message").into_bytes();
         // The message behind it is there, too, so a message that was not copied shares its memory.
-        let region_bytes = server.reader.shared.update(|core| core.region_bytes);
+        let region_bytes = server
+            .reader
+            .shared
+            .update(|core| core.buffer_slot.buffers().map_or(0, |buffers| buffers.region_bytes));
         let shares = !kept.is_unique();
         assert!(!shares || 4 * bytes >= region_bytes, "{bytes} bytes hold {region_bytes}");
         shared.push(shares);
@@ -366,6 +370,45 @@ async fn what_is_fed_leaves_while_a_peer_never_stops_sending() {
         assert!(reader.read(&mut bytes).await.expect("bytes") > 0, "the message ended too early");
     }
     assert_eq!(frame_of(&mut peer).await.1, b"fed first");
+}
+
+/// The connections of a thread use the same buffers one after the other.
+#[tokio::test]
+async fn bytes_that_a_dropped_connection_did_not_read_never_reach_another_one() {
+    for _ in 0..4 {
+        let (mut server, mut peer) = server_by_hand(&Settings::default());
+        let both = [masked(Opcode::Text, true, b"read"), masked(Opcode::Text, true, b"never read")].concat();
+        peer.write_all(&both).await.expect("sent");
+        assert_eq!(server.read().await.expect("a message"), "read".into());
+        drop(server);
+        let (mut next, mut peer) = server_by_hand(&Settings::default());
+        peer.write_all(&masked(Opcode::Text, true, b"its own")).await.expect("sent");
+        assert_eq!(next.read().await.expect("a message"), "its own".into());
+    }
+}
+
+#[tokio::test]
+async fn messages_of_several_connections_that_arrive_in_pieces_by_turns_stay_apart() {
+    const BYTES: usize = 200_000;
+    let settings = Settings { message_bytes_max: 1 << 20, ..Settings::default() };
+    let mut pairs: Vec<_> = (0..5).map(|_| server_by_hand(&settings)).collect();
+    for round in 0..3_u8 {
+        let byte = |connection: usize| round * 16 + connection as u8;
+        let frame = |connection| masked(Opcode::Binary, true, &vec![byte(connection); BYTES]);
+        let frames: Vec<_> = (0..pairs.len()).map(frame).collect();
+        for piece in 0..20 {
+            for ((server, peer), frame) in pairs.iter_mut().zip(&frames) {
+                let here = frame.len() / 20 * piece..frame.len() / 20 * (piece + 1);
+                peer.write_all(&frame[here]).await.expect("sent");
+                tokio::select! { biased; _ = server.read() => panic!("it is not whole"), () = yield_now() => {} }
+            }
+        }
+        for (connection, ((server, peer), frame)) in pairs.iter_mut().zip(&frames).enumerate() {
+            peer.write_all(&frame[frame.len() / 20 * 20..]).await.expect("sent");
+            let message = server.read().await.expect("a message");
+            assert_eq!(message.as_bytes(), vec![byte(connection); BYTES]);
+        }
+    }
 }
 
 #[tokio::test]
