@@ -296,6 +296,8 @@ pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Interval at which a node that leaves looks whether the others know it: many round trips.
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
+/// Time that a client whose position its node has not reached waits for that. A node that lags longer is taken for dead by the others.
+pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 5 * SECOND;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
 /// Bytes of messages that wait to be published for other clients of NATS, for all shards.

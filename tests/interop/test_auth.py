@@ -143,9 +143,9 @@ class Tokens(WithFiles):
     def test_a_session_goes_on_with_a_fresh_token_and_ends_with_its_last(self):
         server = self.server(f"--auth-jwt-key={self.file('secret', SECRET)}")
         token = lambda seconds: jwt.encode(claims(expires_in=seconds), SECRET, "HS256")
-        with connect(server.url("/broadcast"), subprotocols=["echoring.v1.json", "bearer", token(2)]) as client:
+        with connect(server.url("/broadcast"), subprotocols=["echoring.v1.json", "bearer", token(6)]) as client:
             self.assertEqual(json.loads(client.recv(PATIENCE_S))["type"], "token_expires")
-            client.send(json.dumps({"type": "authenticate", "id": 1, "token": token(4)}))
+            client.send(json.dumps({"type": "authenticate", "id": 1, "token": token(10)}))
             self.assertEqual(json.loads(client.recv(PATIENCE_S))["subject"], "alice")
             self.assertEqual(json.loads(client.recv(PATIENCE_S))["type"], "token_expires")
             with self.assertRaises(ConnectionClosed) as ended:

@@ -100,7 +100,7 @@ class Control(unittest.TestCase):
         before = termios.tcgetattr(theirs)
         with tempfile.NamedTemporaryFile() as file:
             command = [
-                BINARY, "bench", self.server.url("/echo"), "-c", "10", "--rate", "1000", "--warmup", "100ms", "-d", "2s", "--json", file.name,
+                BINARY, "bench", self.server.url("/echo"), "-c", "10", "--rate", "1000", "--warmup", "100ms", "-d", "4s", "--json", file.name,
                 "--allow-saturated",
             ]
             # The terminal is that of a session of its own, which has this process in front.

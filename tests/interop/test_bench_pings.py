@@ -15,9 +15,9 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PING, PONG, CLOSE, TEXT = 9, 10, 8, 1
 
 
-def bench(url, *flags, codes=(0,)):
+def bench(url, *flags, codes=(0,), duration="400ms"):
     """Runs `bench` for a short time. Returns its record."""
-    command = [BINARY, "bench", url, "-d", "400ms", "--warmup", "0s", "--json", "-", *flags]
+    command = [BINARY, "bench", url, "-d", duration, "--warmup", "0s", "--json", "-", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode in codes, (done.returncode, done.stderr)
     return json.loads(done.stdout)["runs"][0]
@@ -78,13 +78,14 @@ class PingsAsTheLoad(unittest.TestCase):
 
     def test_a_closed_loop_is_as_fast_as_the_server(self):
         with PickyServer(lambda number, payload: [payload]) as server:
-            record = bench(server.url, "--mode", "ping", "-c", "2", "--depth", "1")
+            record = bench(server.url, "--mode", "ping", "-c", "2", "--depth", "1", duration="2s")
             self.assertEqual(set(record["integrity"].values()), {0})
-            self.assertGreater(record["messages"], 40)
+            # Many times what a schedule without a rate comes to, even on a machine that is busy elsewhere.
+            self.assertGreater(record["messages"], 200)
 
     def test_a_server_may_answer_the_latest_ping_only(self):
         with PickyServer(lambda number, payload: [payload] if number % 3 == 2 else []) as server:
-            record = bench(server.url, "--mode", "ping", "-c", "2", "--rate", "600", "--drain", "300ms", codes=(0, 1, 4))
+            record = bench(server.url, "--mode", "ping", "-c", "2", "--rate", "600", "--drain", "3s", codes=(0, 1, 4))
             # The last of a connection may stay unanswered.
             self.assertLessEqual(record["integrity"]["lost"], 4)
             self.assertAlmostEqual(record["ping"]["skipped"], 2 * record["response_ns"]["count"], delta=6)
@@ -110,9 +111,11 @@ class PingsBesideTheLoad(unittest.TestCase):
     def check(self, record, connections):
         self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
         found = record["ping"]
+        # Each connection has one every 40 ms. A machine that is busy elsewhere leaves some out, and the last ones of each connection may be
+        # under way at the end.
         self.assertGreaterEqual(found["sent"], 5 * connections)
-        # The last of each connection may be under way at the end.
-        self.assertAlmostEqual(found["sent"], found["answered"], delta=connections)
+        self.assertLessEqual(found["answered"], found["sent"])
+        self.assertGreater(2 * found["answered"], found["sent"])
         self.assertGreater(found["rtt_ns"]["p50"], 1_000)
         self.assertEqual(record["config"]["ping_every_s"], 0.04)
 
@@ -126,7 +129,7 @@ class PingsBesideTheLoad(unittest.TestCase):
                 (server.url("/push?ms=20"), ("--mode", "push")),
             ):
                 with self.subTest(flags):
-                    record = bench(url, "-c", "4", "--ping-every", "40ms", *flags, codes=(0, 4))
+                    record = bench(url, "-c", "4", "--ping-every", "40ms", *flags, codes=(0, 4), duration="1s")
                     self.check(record, 4)
 
     def test_pings_that_are_not_answered_are_no_loss(self):
@@ -137,7 +140,7 @@ class PingsBesideTheLoad(unittest.TestCase):
 
     def test_a_slow_application_is_told_from_the_network(self):
         with Server() as server:
-            record = bench(server.url("/delay?ms=30"), "-c", "2", "--ping-every", "40ms", codes=(0, 1, 3, 4))
+            record = bench(server.url("/delay?ms=30"), "-c", "2", "--ping-every", "40ms", codes=(0, 1, 3, 4), duration="2s")
             self.assertLess(record["ping"]["rtt_ns"]["p50"], record["response_ns"]["p50"])
 
 

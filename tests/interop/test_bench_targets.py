@@ -25,7 +25,9 @@ PACES = (("--depth", "4"), ("--rate", "200"))
 
 def bench(url, *flags):
     """Runs `bench`. Returns the exit code, the record or None, and stderr."""
-    command = [BINARY, "bench", url, "-c", "5", "-d", "400ms", "--warmup", "100ms", "--json", "-", *flags]
+    # A closed loop has no messages while a machine is busy elsewhere, and a schedule has all of its messages.
+    duration = "400ms" if "--rate" in flags else "2s"
+    command = [BINARY, "bench", url, "-c", "5", "-d", duration, "--warmup", "100ms", "--json", "-", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     record = json.loads(done.stdout)["runs"][0] if done.stdout else None
     return done.returncode, record, done.stderr
@@ -48,7 +50,7 @@ class EchoServers:
         self.assertIn(code, (0, 4) if "--rate" in flags else (0,), errors)
         self.assertEqual(set(record["integrity"].values()), {0}, record["integrity"])
         self.assertEqual((record["errors"], record["closes"]), ({}, {"1000": 5}))
-        self.assertGreater(record["messages"], 20)
+        self.assertGreater(record["response_ns"]["count"], 20)
         for times in (record["response_ns"], record["service_ns"]):
             values = [times[quantile] for quantile in QUANTILES]
             self.assertEqual(values, sorted(values))
@@ -117,19 +119,19 @@ class Listening(unittest.TestCase):
             flags = ("--mode", "push", "--time-field", "data.sent", "--time-unit", "ns")
             code, record, errors = bench(peer.url + "/push?ms=20", *flags)
         self.assertEqual(code, 0, errors)
-        # Five connections, one message per 20 ms each for 400 ms; fewer on a busy machine.
-        self.assertTrue(30 <= record["messages"] <= 110, record["messages"])
+        # Five connections, one message per 20 ms each for 2 s; fewer on a busy machine.
+        self.assertTrue(50 <= record["messages"] <= 550, record["messages"])
         self.assertGreaterEqual(record["push"]["gap_ns"]["p90"], 19_000_000)
         self.assertEqual(record["push"]["untimed"], 0)
         self.assertEqual(record["handshake"]["first_message_ns"]["count"], 5)
         self.assertGreater(record["response_ns"]["count"], 20)
         # Both ends read the same clock of the same host.
-        self.assertLess(record["response_ns"]["p50"], 1_000_000_000)
+        self.assertLess(record["response_ns"]["p50"], 2_000_000_000)
         self.assertEqual((record["errors"], record["config"]["verify"]), ({}, False))
 
     def test_connections(self):
         with programs.Peer(programs.python("websockets_server.py")) as peer:
-            flags = ("--mode", "connect", "--rate", "50", "-c", "40")
+            flags = ("--mode", "connect", "--rate", "50", "-c", "50")
             command = [BINARY, "bench", peer.url + "/echo", "-d", "1s", "--warmup", "0s", "--json", "-", *flags]
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         record = json.loads(done.stdout)["runs"][0]

@@ -570,12 +570,12 @@ class WithTokens:
         client.publish("anything", 1)
 
     def test_a_token_is_refreshed_before_it_expires(self):
-        client = self.guest(token(4), token())
+        client = self.guest(token(8), token())
         client.connect()
         client.subscribe("refreshed")
         client.next("token")
         # Longer than the first token is valid.
-        with connect(self.guarded.url("/echo"), additional_headers={"Authorization": f"Bearer {token(4)}"}) as other:
+        with connect(self.guarded.url("/echo"), additional_headers={"Authorization": f"Bearer {token(8)}"}) as other:
             with self.assertRaises(ConnectionClosed):
                 other.recv(PATIENCE_S)
         client.publish("refreshed", "still here")
@@ -590,7 +590,8 @@ class WithTokens:
             self.assertEqual(client.next("disconnected")["code"], code)
 
     def test_a_client_whose_user_may_not_return_stops(self):
-        client = self.guest(token(2))
+        # Its process starts and connects within these seconds.
+        client = self.guest(token(8))
         client.connect()
         client.next("token")
         self.assertEqual(client.next("disconnected")["reason"], "unauthorized")
@@ -643,7 +644,7 @@ class Wire(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--config", configuration, "--handshake-timeout", "2s")
+        cls.server = Server("--config", configuration)
         cls.addClassCleanup(cls.server.__exit__)
 
     def open(self, subprotocols=None, query=""):
@@ -821,7 +822,9 @@ class Wire(unittest.TestCase):
         self.assertEqual(self.closed(socket), (3501, "bad request"))
 
     def test_who_does_not_connect_is_stale(self):
-        self.assertEqual(self.closed(self.open()), (3502, "stale"))
+        with Server("--handshake-timeout", "2s") as server:
+            with connect(server.url(PATH), open_timeout=PATIENCE_S) as socket:
+                self.assertEqual(self.closed(socket), (3502, "stale"))
 
     def test_too_many_errors_end_the_connection(self):
         socket, _ = self.session()
@@ -844,7 +847,7 @@ class Wire(unittest.TestCase):
         self.addCleanup(server.__exit__)
         socket = connect(server.url(PATH), open_timeout=PATIENCE_S)
         self.addCleanup(socket.close)
-        socket.send(json.dumps({"id": 1, "connect": {"token": token(2)}}))
+        socket.send(json.dumps({"id": 1, "connect": {"token": token(4)}}))
         (reply,) = self.replies(socket, 1)
         self.assertTrue(reply["connect"]["expires"])
         self.assertEqual(self.closed(socket), (3005, "connection expired"))

@@ -7,7 +7,6 @@ import os
 import queue
 import tempfile
 import threading
-import time
 import unittest
 
 import test_centrifuge as sdk
@@ -15,7 +14,8 @@ from harness import PATIENCE_S, Server
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-TIMEOUT_S = 1
+# Longer than a busy machine takes for any answer.
+TIMEOUT_S = 5
 CONFIGURATION = """
 [[topics]]
 pattern = "asked.*"
@@ -80,9 +80,11 @@ class Application(Service):
     def __init__(self):
         super().__init__()
         self.may_go_on = threading.Event()
+        self.slow_may_go_on = threading.Event()
 
     def close(self):
         self.may_go_on.set()
+        self.slow_may_go_on.set()
         super().close()
 
     def answer(self, path, body):
@@ -103,7 +105,7 @@ class Application(Service):
                 self.may_go_on.wait(PATIENCE_S)
                 return 200, {"result": data}
             case "slow":
-                time.sleep(TIMEOUT_S / 2)
+                self.slow_may_go_on.wait(PATIENCE_S)
                 return 200, {"result": {}}
             case "changed":
                 return 200, {"result": {"data": {"by": "the application"}}}
@@ -152,9 +154,11 @@ class Sdk(sdk.SdkTests):
         for method in ("broken", "nonsense", "stuck"):
             self.fails(100, client, "rpc", method=method, data=client.pack(1))
         # Calls do not wait for one another.
+        application.slow_may_go_on.clear()
         slow = client.start("rpc", method="slow", data=client.pack(1))
         client.do("rpc", method="echo", data=client.pack(2))
         self.assertNotIn(slow, client.answers)
+        application.slow_may_go_on.set()
         client.finish(slow)
         self.assertNotIn("disconnected", client.kinds())
 
@@ -237,9 +241,15 @@ class Wire(unittest.TestCase):
 
     def test_a_subscription_can_be_ended_while_it_is_asked_about(self):
         socket = self.session()
+        application.slow_may_go_on.clear()
         socket.send('{"id":2,"subscribe":{"channel":"asked.slow"}}\n{"id":3,"subscribe":{"channel":"asked.slow"}}')
         socket.send('{"id":4,"unsubscribe":{"channel":"asked.slow"}}')
-        by_id = {reply["id"]: reply for reply in self.replies(socket, 3)}
+        by_id = {}
+        while 4 not in by_id:
+            by_id |= {reply["id"]: reply for reply in self.replies(socket, 1)}
+        application.slow_may_go_on.set()
+        while len(by_id) < 3:
+            by_id |= {reply["id"]: reply for reply in self.replies(socket, 1)}
         self.assertEqual((by_id[2]["error"]["code"], by_id[3]["error"]["code"]), (103, 105))
         self.assertIn("unsubscribe", by_id[4])
         socket.send('{"id":5,"history":{"channel":"asked.slow","limit":1}}')

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -63,15 +64,64 @@ class Nats:
         self.folder.cleanup()
 
 
+class SlowBackbone:
+    """Forwards connections to a NATS server. What that sends can be held back, which neither side is told."""
+
+    def __init__(self, nats):
+        self.nats = nats
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.may_pass = threading.Event()
+        self.may_pass.set()
+        self.ends = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.nats.port))
+                self.ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._forward, args=(source, sink, source is far), daemon=True).start()
+
+    def _forward(self, source, sink, is_held):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if is_held:
+                    self.may_pass.wait(PATIENCE_S)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def held(self):
+        self.may_pass.clear()
+        try:
+            yield
+        finally:
+            self.may_pass.set()
+
+    def close(self):
+        # Also ends a thread that waits in `accept`.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        for end in (self.listener, *self.ends):
+            end.close()
+
+
 class Node(Server):
     """A node of the cluster."""
 
     def __init__(self, nats, name, *flags, **addresses):
         self.nats, self.name, self.flags = nats, name, flags
-        super().__init__("--shards", "2", *self.cluster(), *TIMES, *flags, **addresses)
+        super().__init__("--shards", "2", *self.cluster(), *self.times(), *flags, **addresses)
 
     def cluster(self):
         return ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", self.name]
+
+    def times(self):
+        return TIMES
 
     def addresses(self):
         host, port = self.admin
@@ -346,6 +396,56 @@ class Returning(InACluster):
                 self.assertEqual([message["text"] for message in messages], ["before", "at a", "at b"])
 
 
+class PatientNode(Node):
+    """Takes nobody for dead who is silent for some seconds."""
+
+    def times(self):
+        return ("--cluster-heartbeat", "200ms", "--cluster-member-timeout", "20s")
+
+
+class Behind(InACluster):
+    """A client returns to a node that has not yet received what another node has sent to the client."""
+
+    @asynchronous
+    async def test_it_waits_for_that_and_recovers(self):
+        slow = SlowBackbone(self.nats)
+        self.addCleanup(slow.close)
+        nodes = [PatientNode(self.nats, "a"), PatientNode(slow, "b")]
+        for node, other in zip(nodes, "ba"):
+            self.addCleanup(node.__exit__)
+            node.await_members(other)
+        async with Session(nodes[0]) as first, Session(nodes[1]) as other, Session(nodes[1]) as back:
+            begun = {}
+            for topic in TOPICS:
+                begun[topic] = await first.subscribe(topic)
+                # The node follows the topic.
+                await other.subscribe(topic)
+            with slow.held():
+                for topic in TOPICS:
+                    await first.request("publish", topic=topic, text="on its way")
+                # Of a topic that the first node owns.
+                topic = (await first.next("message"))["topic"]
+                position = {"epoch": begun[topic]["epoch"], "offset": 1}
+                number = await back.request("subscribe", topic=topic, position=position)
+                await (await back.socket.ping())
+            event = await back.next("subscribed", "error", id=number)
+            self.assertEqual((event["type"], event.get("recovered"), event["offset"]), ("subscribed", True, 1), event)
+            status, answer = await asyncio.to_thread(nodes[1].publish, topic, "after")
+            self.assertEqual((status, answer["offset"]), (200, 2), answer)
+            message = await back.next("message", "gap", "unsubscribed", topic=topic)
+            self.assertEqual((message["type"], message["offset"], message["text"]), ("message", 2, "after"), message)
+
+    @asynchronous
+    async def test_it_does_not_wait_for_ever(self):
+        nodes = self.start("a", "b")
+        for node in nodes:
+            async with Session(node) as session:
+                epoch = (await session.subscribe(TOPICS[0]))["epoch"]
+                await session.next("unsubscribed", id=await session.request("unsubscribe", topic=TOPICS[0]))
+                back = await session.subscribe(TOPICS[0], {"epoch": epoch, "offset": 99})
+                self.assertEqual((back["recovered"], back["offset"]), (False, 0), back)
+
+
 class LocalEpochs(InACluster):
     @asynchronous
     async def test_begin_while_the_backbone_is_away_and_end_with_that(self):
@@ -416,7 +516,7 @@ class RollingUpgrade(InACluster):
                     if position is None:
                         self.subscribed.release()
                     else:
-                        self.assertEqual((begun["recovered"], begun["epoch"]), (True, position["epoch"]), begun)
+                        self.assertEqual((begun["recovered"], begun["epoch"]), (True, position["epoch"]), (begun, position))
                     position = {"epoch": begun["epoch"], "offset": begun["offset"]}
                     while True:
                         event = await session.next("message", "gap", "unsubscribed", topic=topic)
@@ -738,7 +838,7 @@ nats = "json"
 class Takeover(InACluster):
     @asynchronous
     async def test_of_the_only_node_keeps_every_epoch(self):
-        [old] = self.start("a", flags=("--drain", "1s"))
+        [old] = self.start("a", flags=("--drain", "5s"))
         async with Session(old) as session:
             begun = {topic: await session.subscribe(topic) for topic in TOPICS}
             for topic in TOPICS:
@@ -842,7 +942,7 @@ class Failing(InACluster):
             moved = 0
             for topic in TOPICS:
                 status, answer = nodes[0].publish(topic, "after")
-                while status == 503 and answer["error"]["code"] in ("unreachable", "uncertain"):
+                while status in (429, 503) and answer["error"]["code"] in ("busy", "unreachable", "uncertain"):
                     status, answer = nodes[0].publish(topic, "after")
                 self.assertEqual(status, 200, answer)
                 if answer["epoch"] == begun[topic]["epoch"]:
@@ -879,7 +979,7 @@ class Failing(InACluster):
             self.nats.start()
             for topic in TOPICS:
                 status, answer = nodes[1].publish(topic, "with")
-                while status == 503 and answer["error"]["code"] in ("unreachable", "uncertain"):
+                while status in (429, 503) and answer["error"]["code"] in ("busy", "unreachable", "uncertain"):
                     status, answer = nodes[1].publish(topic, "with")
                 self.assertEqual(status, 200, answer)
                 while (await session.next("message", topic=topic))["text"] != "with":

@@ -16,7 +16,7 @@ TIMEOUT_S = 300
 @unittest.skipIf(test_cluster.NATS is None, "nats-server is not installed")
 class Steps(unittest.TestCase):
     def test_all_pass(self):
-        command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY)]
+        command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY), "--slack", "10"]
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired as late:

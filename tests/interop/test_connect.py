@@ -123,8 +123,8 @@ class ByPipe(unittest.TestCase):
 
         self.assertEqual(talk(self.backend(push).url, "-n", "3"), (0, b"news 0\nnews 1\nnews 2\n", ""))
         expected = b"".join(b"news %d\n" % i for i in range(5))
-        self.assertEqual(talk(self.backend(push).url, "--wait", "300ms"), (0, expected, ""))
-        code, out, errors = talk(self.backend(one).url, "-n", "2", "--wait", "200ms")
+        self.assertEqual(talk(self.backend(push).url, "--wait", "2s"), (0, expected, ""))
+        code, out, errors = talk(self.backend(one).url, "-n", "2", "--wait", "2s")
         self.assertEqual((code, out), (1, b"only\n"))
         self.assertIn("received 1 of 2 expected messages", errors)
 

@@ -187,6 +187,8 @@ class UnderLoad(Durable, test_cluster.RollingUpgrade):
     """Rolling upgrades as of other topics, and nodes that are killed."""
 
     TOPICS = TOPICS
+    # The next owner keeps few messages in memory. Subscribers of a node that lacks more come back, and get them from the stream.
+    may_move = True
 
     async def upgrade_all(self, upgrade, flags=()):
         await super().upgrade_all(upgrade, flags=(*flags, *self.flags))
@@ -209,8 +211,6 @@ class UnderLoad(Durable, test_cluster.RollingUpgrade):
 
     @asynchronous
     async def test_by_killing_each_node_loses_and_doubles_nothing(self):
-        # The next owner keeps few messages in memory. Nodes that ask for more read them from the stream.
-        self.may_move = True
         await self.upgrade_all(self.kill_and_start)
 
 

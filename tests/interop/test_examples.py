@@ -466,24 +466,25 @@ class Servers(unittest.TestCase):
                     self.assertEqual(closed(ws), 1003)
 
     def test_push(self):
+        # From before the first heart beat, which may be read late.
+        begun = time.monotonic()
         with Listening("push") as example, example.connect() as ws:
             self.assertRegex(example.first_line, "^Starting websocket server at ")
             self.assertEqual(ws.recv(PATIENCE_S), "heart beat")
-            begun = time.monotonic()
             for message in ("hello", b"\x01\x02"):
                 ws.send(message)
                 self.assertEqual(ws.recv(PATIENCE_S), message)
             self.assertEqual(ws.recv(PATIENCE_S), "heart beat")
-            self.assertGreater(time.monotonic() - begun, 2.5)
+            self.assertGreater(time.monotonic() - begun, 3)
 
     def test_wrapped_connection(self):
+        begun = time.monotonic()
         with Listening("wrapped_connection") as example, example.connect() as ws:
             self.assertEqual(ws.recv(PATIENCE_S), "heartbeat")
-            begun = time.monotonic()
             ws.send("hello")
             self.assertEqual(ws.recv(PATIENCE_S), "hello")
             self.assertEqual(ws.recv(PATIENCE_S), "heartbeat")
-            self.assertGreater(time.monotonic() - begun, 0.5)
+            self.assertGreater(time.monotonic() - begun, 1)
 
     def test_wrapped_connection_loses_nothing_when_its_channels_are_full(self):
         messages = [f"{n} " + "x" * 4_000 for n in range(6_000)]
@@ -753,11 +754,13 @@ class Clients(unittest.TestCase):
                 received.append((ws.recv(PATIENCE_S), time.monotonic()))
                 ws.send("pong")
 
+        # From before the first ping, which may be read late.
+        begun = time.monotonic()
         with server(handle) as url, Example("ping_client", url) as example:
             for _ in range(2):
                 example.stdout.wait_for("^client receive message: pong\n$")
             self.assertEqual([message for message, _ in received], [b"ping", b"ping"])
-            self.assertAlmostEqual(received[1][1] - received[0][1], 2, delta=0.5)
+            self.assertTrue(2 < received[1][1] - begun < PATIENCE_S, received)
 
     def test_ping_client_and_client_of_pong_axum(self):
         with Listening("pong_axum") as pong:
@@ -783,12 +786,12 @@ class Heartbeat(unittest.TestCase):
             self.assertEqual(example.stdout.lines, ["Server is alive\n"])
 
     def test_a_server_that_is_silent_for_five_seconds_is_dead(self):
+        begun = time.monotonic()
         with listening() as (listener, url), Example("heartbeat", "probe", url) as example:
             with Peer.accept(listener) as peer:
-                frame, begun = peer.next(), time.monotonic()
-                self.assertIs(frame.opcode, Opcode.PING)
+                self.assertIs(peer.next().opcode, Opcode.PING)
                 example.stdout.wait_for("^Server is dead: timeout\n$")
-                self.assertAlmostEqual(time.monotonic() - begun, 5, delta=1)
+                self.assertTrue(5 < time.monotonic() - begun < PATIENCE_S)
                 self.assertEqual(example.wait(), 1)
 
     def test_so_is_one_that_does_not_even_open_the_connection(self):
@@ -798,12 +801,11 @@ class Heartbeat(unittest.TestCase):
 
     def test_the_ticker_pings_and_answers_pings(self):
         def check(peer, example):
-            times = []
             for _ in range(3):
                 frame = peer.next()
                 self.assertEqual((frame.opcode, bytes(frame.data)), (Opcode.PING, b"beat"))
-                times.append(time.monotonic())
-            self.assertGreater(times[2] - times[0], 0.15)
+            # The first one comes after a whole interval, too.
+            self.assertGreater(time.monotonic() - begun, 0.3)
             # The pongs that the protocol has queued for the three pings.
             peer.flush()
             example.stdout.wait_for("^pong: beat\n$")
@@ -814,9 +816,11 @@ class Heartbeat(unittest.TestCase):
             self.assertEqual(bytes(frame.data), b"the same data")
             example.stdout.wait_for("^ping: the same data\n$")
 
+        begun = time.monotonic()
         with self.subTest("client"), listening() as (listener, url):
             with Example("heartbeat", "tick", url, "--every", "0.1") as example, Peer.accept(listener) as peer:
                 check(peer, example)
+        begun = time.monotonic()
         with self.subTest("server"), Listening("heartbeat", "--every", "0.1") as example:
             with Peer.dial(example.port, "/ws") as peer:
                 check(peer, example)

@@ -67,14 +67,16 @@ class Checks:
     def test_requests_are_answered(self):
         for pace in (("--depth", "4"), ("--rate", "200")):
             with self.subTest(pace):
-                code, record, errors = bench(self.url, *self.flags(), "-c", str(CONNECTIONS), *pace)
+                # A closed loop has no messages while a machine is busy elsewhere, and a schedule has all of its messages.
+                duration = "400ms" if "--rate" in pace else "2s"
+                code, record, errors = bench(self.url, *self.flags(), "-c", str(CONNECTIONS), *pace, duration=duration)
                 # Exit code 4: the generator was late on a busy machine.
                 self.assertIn(code, (0, 4) if "--rate" in pace else (0,), errors)
                 self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
                 self.assertEqual(record["closes"].keys(), {"1000"} if record["closes"] else set())
                 requests = record["protocol"]["requests"]
                 self.assertEqual(sum(request["answered"] for request in requests), sum(request["sent"] for request in requests))
-                self.assertGreater(record["messages"], 20)
+                self.assertGreater(record["response_ns"]["count"], 20)
                 self.assertEqual(record["protocol"]["opening_ns"]["count"], CONNECTIONS)
                 if "--rate" in pace:
                     self.assertEqual(record["response_ns"]["count"], 80)
@@ -129,12 +131,19 @@ class Checks:
 class TopicChecks:
     """What holds for a protocol with topics."""
 
+    # Whether the server may exchange messages that are published one right after the other.
+    reorders = False
+
     def test_subscribers_get_what_is_published(self):
         flags = ("--mode", "broadcast", "-c", "8", "--topics", "2", "--publishers", "4", "--rate", "100")
-        code, record, errors = bench(self.url, *self.flags(), *flags)
+        allowed = ("--allow", "reordered") if self.reorders else ()
+        code, record, errors = bench(self.url, *self.flags(), *flags, *allowed)
         self.assertIn(code, (0, 4), errors)
-        self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
-        self.assertEqual((record["broadcast"]["reach"], record["broadcast"]["gaps"]), (1, 0))
+        found = {count for kind, count in record["integrity"].items() if not (self.reorders and kind == "reordered")}
+        self.assertEqual((found, record["errors"]), ({0}, {}))
+        self.assertEqual(record["broadcast"]["reach"], 1)
+        if not self.reorders:
+            self.assertEqual(record["broadcast"]["gaps"], 0)
         # Two subscribers of each topic.
         self.assertEqual(record["response_ns"]["count"], 2 * 40)
 
@@ -194,6 +203,8 @@ class Stomp(Checks, TopicChecks, unittest.TestCase):
 class ActionCable(Checks, TopicChecks, unittest.TestCase):
     server, protocol, answers = "action_cable", "action-cable", rb'"message":\{"id"'
     rate = 100
+    # It delivers by a pool of threads.
+    reorders = True
 
 
 class Phoenix(Checks, TopicChecks, ErrorChecks, unittest.TestCase):

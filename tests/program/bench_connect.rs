@@ -100,7 +100,8 @@ fn each_message_of_a_schedule_is_a_connection_of_its_own() {
     let server = Serve::start(&["--shards", "1"]);
     for (arrivals, first_message) in [("even", "on"), ("even", "off"), ("poisson", "on")] {
         let flags = ["--mode", "connect", "--rate", "500/s", "--threads", "2", "-d", "1s"];
-        let more = ["--arrivals", arrivals, "--first-message", first_message, "-c", "200"];
+        // A place for each, so that none is left out on a machine that is busy elsewhere.
+        let more = ["--arrivals", arrivals, "--first-message", first_message, "-c", "700"];
         let (run, record) = bench(&server.url(), &[&flags[..], &more].concat());
         let due = count(&record["response_ns"]["count"]);
         // A Poisson process has less than six standard deviations more or fewer.
@@ -125,10 +126,11 @@ fn each_message_of_a_schedule_is_a_connection_of_its_own() {
 fn a_closed_loop_keeps_so_many_connections_there() {
     let server = Serve::start(&["--shards", "1"]);
     for driver in ["auto", "epoll"] {
-        let (run, record) = bench(&server.url(), &["--mode", "connect", "--depth", "7", "--driver", driver]);
+        let flags = ["--mode", "connect", "--depth", "7", "--driver", driver, "-d", "2s"];
+        let (run, record) = bench(&server.url(), &flags);
         assert_eq!((&record["config"]["connections"], &record["config"]["depth"]), (&json!(7), &json!(7)));
         let opened = count(&record["connections"]["opened"]);
-        assert!(opened > 100, "{run}");
+        assert!(opened > 50, "{run}");
         assert_eq!(record["closes"], json!({ "1000": opened }), "{run}");
         assert_eq!(integrity(&record), [0; 4], "{run}");
         assert_eq!((&record["errors"], run.code), (&json!({}), Some(0)), "{run}");
@@ -138,7 +140,7 @@ fn a_closed_loop_keeps_so_many_connections_there() {
 #[test]
 fn sessions_are_resumed_unless_that_is_refused() {
     let (_server, url, ca) = secured();
-    let flags = ["--mode", "connect", "--depth", "1", "--threads", "1", "--ca-file", ca];
+    let flags = ["--mode", "connect", "--depth", "1", "--threads", "1", "--ca-file", ca, "-d", "2s"];
     let (run, record) = bench(&url, &flags);
     let found = &record["handshake"];
     let handshakes = count(&found["count"]);
@@ -197,12 +199,12 @@ fn handshakes_that_fail_are_counted_and_as_old_as_they_were() {
     for (flags, opened) in [(&echo[..], 4), (&connect[..], 18)] {
         let peer = Peer::start(vec![], vec![(1, 503), (2, 0)]);
         let url = format!("ws://{}/", peer.address);
-        let flags = [flags, &["--threads", "1", "--connect-timeout", "300ms", "--allow-saturated"]].concat();
+        let flags = [flags, &["--threads", "1", "--connect-timeout", "2s", "--allow-saturated"]].concat();
         let (run, record) = bench(&url, &flags);
         assert_eq!(record["errors"], json!({"status 503": 1, "handshake timeout": 1}), "{run}");
         let [times, least, most] = failed(&record);
         assert_eq!((times, count(&record["handshake"]["count"])), (2, opened), "{run}");
-        assert!(least <= most && (299..30_000).contains(&most), "{run}");
+        assert!(least <= most && (1_999..30_000).contains(&most), "{run}");
         assert_eq!(run.code, Some(1), "{run}");
     }
     // All of them are refused: nothing was measured, and there is nothing to tell of. One that opens is enough.
@@ -241,13 +243,13 @@ fn what_finds_no_place_waits_and_is_measured_from_when_it_was_due() {
 #[test]
 fn connections_are_opened_at_the_rate_that_is_asked_for() {
     let server = Serve::start(&["--shards", "1"]);
-    let flags = ["-c", "100", "--connect-rate", "200/s", "--threads", "2", "-d", "100ms"];
+    let flags = ["-c", "400", "--connect-rate", "200/s", "--threads", "2", "-d", "100ms"];
     let (run, record) = bench(&server.url(), &flags);
-    assert_eq!(count(&record["handshake"]["count"]), 100, "{run}");
-    // From the first to the last are 99 distances of 5 ms, less what the first comes late; a busy machine makes them
+    assert_eq!(count(&record["handshake"]["count"]), 400, "{run}");
+    // From the first to the last are 399 distances of 5 ms, less what the first comes late; a busy machine makes them
     // longer. As fast as they go, it would be thousands.
     let per_s = record["handshake"]["per_s"].as_f64().expect("a rate");
-    assert!(per_s > 20.0 && per_s < 300.0, "{per_s}: {run}");
+    assert!(per_s > 20.0 && per_s < 1_000.0, "{per_s}: {run}");
     assert_eq!(record["config"]["dialling"]["rate"], 200, "{run}");
 }
 
@@ -297,7 +299,9 @@ fn what_is_no_server_is_told_by_cause_with_counts() {
         (Answer::Nothing, "wss", "3 × handshake timeout"),
     ] {
         let url = format!("{scheme}://{}/", silent::start(answer.clone()));
-        let flags = ["-c", "3", "--threads", "1", "--connect-timeout", "300ms"];
+        // Nobody waits in vain for long, and whoever is answered is not too late on a busy machine.
+        let timeout = if matches!(answer, Answer::Nothing) { "300ms" } else { "30s" };
+        let flags = ["-c", "3", "--threads", "1", "--connect-timeout", timeout];
         let trust: &[&str] = if scheme == "wss" { &["--insecure"] } else { &[] };
         let run = run(&url, &[&flags[..], trust].concat());
         let last = run.stderr.lines().last().unwrap_or_default();
@@ -443,7 +447,7 @@ fn what_a_server_sends_by_itself_is_counted_with_its_distances() {
 }
 
 /// The age that each message of [`aged`] claims beyond its own.
-const AGE: Duration = Duration::from_millis(300);
+const AGE: Duration = Duration::from_millis(1_000);
 
 fn since_1970() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock")
@@ -456,18 +460,18 @@ fn aged(number: u64) -> String {
 #[test]
 fn response_time_counts_from_when_messages_say_that_they_were_made() {
     let url = format!("ws://{}/", pusher::start(Duration::from_millis(10), aged));
-    let flags = ["--mode", "push", "-c", "4", "--hello", "begin", "-d", "1500ms"];
+    let flags = ["--mode", "push", "-c", "4", "--hello", "begin", "-d", "3s"];
     let (run, record) =
         bench(&url, &[&flags[..], &["--time-field", "data.sent", "--time-unit", "us"]].concat());
     let messages = count(&record["messages"]);
     assert!(messages > 100, "{run}");
     let times = &record["response_ns"];
-    // All that arrived within the measured time, and those under way at its end: a fifth of as many.
+    // All that arrived within the measured time, and those under way at its end: a third of as many.
     let timed = count(&times["count"]);
     assert!((messages + 4..2 * messages).contains(&timed), "{run}");
     // A clock may be stepped by less than this; a machine that is busy elsewhere makes it longer.
     let p50 = count(&times["p50"]);
-    assert!((290_000_000..5_000_000_000).contains(&p50), "{p50}: {run}");
+    assert!((990_000_000..5_000_000_000).contains(&p50), "{p50}: {run}");
     assert_eq!((&record["push"]["untimed"], &record["push"]["ahead"]), (&json!(0), &json!(0)), "{run}");
     assert_eq!(
         (&record["config"]["time_field"], &record["config"]["time_unit"]),
@@ -490,7 +494,7 @@ fn a_delay_takes_no_message_out_of_the_distribution() {
     assert!(messages > 10, "{run}");
     // Each that came was made before the measured time; those that were made in it come in the drain.
     assert!(count(&record["response_ns"]["count"]) > messages + 4, "{run}");
-    assert!(count(&record["response_ns"]["p50"]) >= 590_000_000, "{run}");
+    assert!(count(&record["response_ns"]["p50"]) >= 1_990_000_000, "{run}");
     assert_eq!(run.code, Some(0), "{run}");
 }
 

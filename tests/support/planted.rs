@@ -59,7 +59,7 @@ pub struct Counts {
     pub unanswered: AtomicU64,
     /// Messages that it got.
     pub received: AtomicU64,
-    /// By how much its longest pause was longer than it was to be, in nanoseconds.
+    /// By how much its longest pause was longer than it was to be, in nanoseconds. One that stalls pauses all the time.
     pub overslept_ns: AtomicU64,
     /// The most messages that one connection had got no answer to at once.
     pub most_awaited: AtomicU64,
@@ -114,6 +114,10 @@ impl Server {
         if let Fault::Postpone(..) | Fault::Shrug(..) = fault {
             let shared = shared.clone();
             thread::spawn(move || shared.send_postponed());
+        }
+        if let Fault::Stall(..) = fault {
+            let shared = shared.clone();
+            thread::spawn(move || shared.watch());
         }
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -274,6 +278,13 @@ impl Shared {
         let (over, told) = &self.over;
         let waited = told.wait_while(lock(over), |over| !*over);
         drop(waited.expect("no thread of the server panics"));
+    }
+
+    /// Notes how long this process is not run, also between its pauses.
+    fn watch(&self) {
+        while !*lock(&self.over.0) {
+            self.pause(Duration::from_millis(1));
+        }
     }
 
     fn pause(&self, time: Duration) {

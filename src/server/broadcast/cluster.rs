@@ -8,6 +8,7 @@
 //! into all of them. Publications come before the events of other nodes, so that a change of owners never lets a later
 //! publication overtake an earlier one.
 
+mod behind;
 mod durable;
 mod entry;
 mod store;
@@ -34,6 +35,7 @@ use crate::cluster::{
 };
 use crate::limits::CLUSTER_STAGED_BYTES_MAX;
 use crate::peer::{Peer, ServerApplication};
+pub(super) use behind::PageAhead;
 use durable::Streams;
 pub(super) use durable::{ConnectionReader, PageReader, PageRequest, StreamRange};
 use entry::{Entry, Origin};
@@ -104,6 +106,8 @@ pub(super) struct ClusterQueue {
     staged_bytes: usize,
     /// Pages of history to be read from streams.
     pub(super) pages: Vec<PageRequest>,
+    /// Pages that begin behind a position that this node has not reached, in the order of their ends.
+    pub(super) ahead: Vec<PageAhead>,
     tickets: Ticket,
     /// Outcomes for the operator.
     pub(super) decided: Vec<(Ticket, PublishResult)>,
@@ -305,7 +309,8 @@ impl Broadcast {
         if !cluster.events.is_empty() || !self.sequencer.queue.is_empty() || has_members_due {
             return Some(self.now + super::RETRY_DELAY);
         }
-        cluster.deadline()
+        let ahead = self.sequencer.queue.ahead.first().map(|page| page.until);
+        ahead.into_iter().chain(cluster.deadline()).min()
     }
 
     /// Does what the tick has left for the cluster, and what other nodes have said.
@@ -345,6 +350,9 @@ impl Broadcast {
         cluster.links.flush();
         self.sequencer.relay.iter_mut().for_each(RelayOutbox::flush);
         self.sequencer.cluster = Some(cluster);
+        if !self.sequencer.queue.ahead.is_empty() {
+            self.answer_reached(cx);
+        }
     }
 
     /// Calls the owner table, which may call back into everything else.

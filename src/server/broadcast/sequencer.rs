@@ -15,12 +15,14 @@ use echoring_topics::{
     Position, Publication, Refused, Relay, Replay, Rules, Subscribed, TopicId,
 };
 
-use super::cluster::{ClusterQueue, ClusterShard, ConnectionReader, PageReader, PageRequest, StreamRange};
+use super::cluster::{
+    ClusterQueue, ClusterShard, ConnectionReader, PageAhead, PageReader, PageRequest, StreamRange,
+};
 use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::cluster::RelayOutbox;
-use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::limits::{CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
 use crate::observer;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
@@ -367,8 +369,36 @@ impl Sequencer {
         (page, bytes)
     }
 
-    /// A page of a topic's history for a connection. `None` if it is answered once the topic's stream has been read.
+    /// A page of a topic's history for a connection. `None` if it is answered later: once this node has reached the position behind
+    /// which the page begins, or once the topic's stream has been read.
     pub(super) fn history_for(
+        &mut self,
+        reader: ConnectionReader,
+        owned: OwnedTopicId,
+        from: Replay,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Option<(Option<Page>, Vec<u8>)> {
+        if self.is_behind(owned, from) {
+            self.queue.ahead.push(PageAhead { reader, owned, from, until: now + CLUSTER_BEHIND_TIMEOUT });
+            return None;
+        }
+        self.read_history(reader, owned, from, now, pool)
+    }
+
+    /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner may have: another
+    /// node has told a client of it.
+    pub(super) fn is_behind(&self, owned: OwnedTopicId, from: Replay) -> bool {
+        let Replay::After(after) = from else { return false };
+        let Some(cluster) = &self.cluster else { return false };
+        self.topics.name(owned).is_some_and(|name| {
+            !cluster.orders(name) && self.topics.position(name).is_some_and(|head| head.offset < after)
+        })
+    }
+
+    /// A page of a topic's history for a connection, as this node has it. `None` if it is answered once the topic's stream has been
+    /// read.
+    pub(super) fn read_history(
         &mut self,
         reader: ConnectionReader,
         owned: OwnedTopicId,

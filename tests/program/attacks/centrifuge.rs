@@ -51,7 +51,7 @@ fn a_session_begins_with_connect_and_nothing_else() {
 
 #[test]
 fn a_client_that_does_not_connect_in_time_is_stale() {
-    on_both_drivers(&["--handshake-timeout", "300ms"], |server| {
+    on_both_drivers(&["--handshake-timeout", "2s"], |server| {
         let mut connected = Client::connect(server);
         let mut client = Client::open(server);
         assert_eq!(client.peer.close_frame(), Some(3502));
