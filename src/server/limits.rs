@@ -296,8 +296,10 @@ pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Interval at which a node that leaves looks whether the others know it: many round trips.
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
-/// Time that a client whose position its node has not reached waits for that. A node that lags longer is taken for dead by the others.
-pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 5 * SECOND;
+/// Time that a client whose position its node has not reached waits for that: shorter than SDKs wait for an answer, which is 5 seconds.
+pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 3 * SECOND;
+/// Maximum number of pages of a shard's topics that wait for that. Any others are answered at once.
+pub(crate) const CLUSTER_BEHIND_MAX: usize = 1_024;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
 /// Bytes of messages that wait to be published for other clients of NATS, for all shards.

@@ -22,7 +22,7 @@ use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::cluster::RelayOutbox;
-use crate::limits::{CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
+use crate::limits::{CLUSTER_BEHIND_MAX, CLUSTER_BEHIND_TIMEOUT, IDEMPOTENCY_KEY_BYTES_MAX};
 use crate::observer;
 
 /// Maximum bytes of a message in a mailbox besides its payload.
@@ -379,7 +379,7 @@ impl Sequencer {
         now: Nanos,
         pool: &mut Pool,
     ) -> Option<(Option<Page>, Vec<u8>)> {
-        if self.is_behind(owned, from) {
+        if self.queue.ahead.len() < CLUSTER_BEHIND_MAX && self.is_behind(owned, from) {
             self.queue.ahead.push(PageAhead { reader, owned, from, until: now + CLUSTER_BEHIND_TIMEOUT });
             return None;
         }
