@@ -42,7 +42,8 @@ fn debug_of_an_error_is_its_text_and_with_a_sharp_its_fields() {
         (&response, "TestResponse {"),
     ];
     for (error, fields) in errors {
-        assert_eq!(format!("{error:?}"), error.to_string());
+        // Further lines are indented.
+        assert_eq!(format!("{error:?}"), error.to_string().replace('\n', "\n    "));
         assert_eq!(format!("{error:#?}").lines().next(), Some(fields));
     }
 }

@@ -210,7 +210,8 @@ impl<'a> From<Message<'a>> for TopicMessage<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionEvent<'a> {
-    /// The subscription has begun: the messages behind `position` follow.
+    /// The subscription has begun, with the messages behind `position`. The peer's queue has those already that were published
+    /// before.
     Subscribed {
         /// The topic.
         topic: &'a str,

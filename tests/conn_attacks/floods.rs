@@ -80,7 +80,7 @@ fn floods(frames: Frames) -> Vec<Flood> {
             name: "fragments of a byte, past the limit",
             burst: tiny.clone(),
             bursts: 100,
-            told: "offence MessageTooBig",
+            told: "offence message too big",
             ..plain()
         },
         Flood {
@@ -88,14 +88,14 @@ fn floods(frames: Frames) -> Vec<Flood> {
             app: App::Stream,
             burst: tiny,
             bursts: 100,
-            told: "offence MessageTooBig",
+            told: "offence message too big",
             ..plain()
         },
         Flood {
             name: "pings",
             burst: many(frames.frame(FIN | PING, &[7; 125]), 400),
             bursts: 20,
-            told: "offence PingFlood",
+            told: "offence too many pings",
             ..plain()
         },
         Flood {
@@ -191,7 +191,7 @@ fn floods(frames: Frames) -> Vec<Flood> {
             name: "bytes behind a violation",
             burst: [frames.frame(FIN | 0x70 | TEXT, b""), vec![0xff; 50 * KIB]].concat(),
             bursts: 200,
-            told: "offence ReservedBits",
+            told: "offence reserved bit set",
             ..plain()
         },
         Flood {
@@ -239,10 +239,10 @@ fn continues(flood: &Flood) -> bool {
 pub fn told(error: &Error) -> String {
     match error {
         Error::Closed(frame) => format!("closed {}", frame.code.0),
-        Error::ProtocolError(offence) => format!("offence {offence:?}"),
+        Error::ProtocolError(offence) => format!("offence {offence}"),
         Error::Broken => "broken".to_owned(),
         Error::Io(error) => format!("io {:?}", error.kind()),
-        other => format!("{other:?}"),
+        other => other.to_string(),
     }
 }
 

@@ -366,7 +366,7 @@ fn frames_right_behind_the_handshake_are_read_wherever_the_segment_ends() {
                 assert_eq!(conn.read().await.expect("a message"), "begun".into(), "cut at {cut}");
                 assert_eq!(read_frame(&mut far).await.expect("a pong"), (FIN | PONG, b"p".to_vec()));
                 far.write_all(&frames.header(FIN | BINARY, 1 << 40)).await.expect("sent");
-                assert_eq!(told(&conn.read().await.expect_err("the end")), "offence MessageTooBig");
+                assert_eq!(told(&conn.read().await.expect_err("the end")), "offence message too big");
             }
         }
         assert_eq!(super::peer::ROLES, [Role::Server, Role::Client]);

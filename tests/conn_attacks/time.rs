@@ -149,7 +149,10 @@ async fn dribbled(role: Role, how: Dribble) {
         code
     };
     let (end, code) = tokio::join!(conn.read(), sending);
-    assert_eq!((told(&end.expect_err("the end")), code), ("offence MessageTimeout".to_owned(), Some(1008)));
+    assert_eq!(
+        (told(&end.expect_err("the end")), code),
+        ("offence message took too long".to_owned(), Some(1008))
+    );
 }
 
 async fn never_reads(role: Role) {
@@ -162,7 +165,7 @@ async fn never_reads(role: Role) {
             Err(error) => break error,
         }
     };
-    assert_eq!((told(&end), written), ("WriteTimeout".to_owned(), 0));
+    assert_eq!((told(&end), written), ("the message was not sent before the deadline".to_owned(), 0));
     // Nothing that was queued is lost: the peer reads after all.
     let (mut from, _to) = tokio::io::split(far);
     conn.set_write_deadline(None);
@@ -177,18 +180,24 @@ async fn never_reads(role: Role) {
 async fn never_reads_close(role: Role) {
     let (mut conn, _far) = open(role, Settings::default(), 4_096, &[]).await;
     conn.set_write_deadline(Some(Instant::now()));
-    assert_eq!(told(&conn.write(vec![7; 16 << 10]).await.expect_err("late")), "WriteTimeout");
+    assert_eq!(
+        told(&conn.write(vec![7; 16 << 10]).await.expect_err("late")),
+        "the message was not sent before the deadline"
+    );
     let end = conn.close(CloseCode::NORMAL, "").await.expect_err("no answer");
-    assert_eq!(told(&end), "CloseTimeout");
+    assert_eq!(told(&end), "the peer did not answer our Close frame");
 }
 
 async fn never_reads_code(role: Role) {
     let (mut conn, mut far) = open(role, Settings::default(), 4_096, &[]).await;
     conn.set_write_deadline(Some(Instant::now()));
-    assert_eq!(told(&conn.write(vec![7; 16 << 10]).await.expect_err("late")), "WriteTimeout");
+    assert_eq!(
+        told(&conn.write(vec![7; 16 << 10]).await.expect_err("late")),
+        "the message was not sent before the deadline"
+    );
     far.write_all(&Frames(role).frame(FIN | 3, b"")).await.expect("sent");
     let end = conn.read().await.expect_err("the end");
-    assert_eq!(told(&end), "offence UnknownOpcode");
+    assert_eq!(told(&end), "offence unknown opcode");
 }
 
 async fn never_answers(role: Role, sends: bool) {
@@ -208,7 +217,7 @@ async fn never_answers(role: Role, sends: bool) {
     };
     let closing = async {
         let end = conn.close(CloseCode::GOING_AWAY, "").await.expect_err("no answer");
-        assert_eq!(told(&end), "CloseTimeout");
+        assert_eq!(told(&end), "the peer did not answer our Close frame");
         drop(conn);
     };
     tokio::join!(attacking, closing);
@@ -236,7 +245,7 @@ async fn silent(role: Role) {
     let heartbeat = Heartbeat::every(10 * SECOND).timeout(4 * SECOND);
     let settings = Settings::default().heartbeat(heartbeat);
     let (mut conn, _far) = open(role, settings, 4_096, &[]).await;
-    assert_eq!(told(&conn.read().await.expect_err("the end")), "PongTimeout");
+    assert_eq!(told(&conn.read().await.expect_err("the end")), "the peer did not answer the heartbeat");
 }
 
 #[derive(Clone, Copy)]

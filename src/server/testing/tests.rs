@@ -587,7 +587,7 @@ fn a_handler_must_not_block() {
     *handle.lock().expect("no panic") = Some(server.handle());
     let client = server.connect("/").expect("a handler");
     client.send_text("x");
-    assert_eq!(client.take_texts(), ["Err(OnShard)"]);
+    assert_eq!(client.take_texts(), ["Err(blocking calls are not allowed on the thread of a shard)"]);
     assert_eq!(server.take_published("room").len(), 1);
     *handle.lock().expect("no panic") = None;
 }
