@@ -135,7 +135,7 @@ fn public_errors_of_the_libraries_derive_no_debug() {
                         rest.is_some_and(|rest| rest.starts_with([' ', '(', ';', '<']))
                     })
                 };
-                let Some(at) = lines.iter().position(|line| is_it(&line)) else { continue };
+                let Some(at) = lines.iter().position(is_it) else { continue };
                 let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
                 errors += 1;
                 if attributes.into_iter().any(|line| line.contains("Debug")) {
