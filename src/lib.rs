@@ -146,7 +146,7 @@ pub mod client {
 
 /// Servers for very many connections: a [`Handler`] for each, on one event loop per CPU.
 ///
-/// - [`Server::builder`] makes a [`Builder`]: addresses, routes, topics, limits, TLS, authentication.
+/// - [`Server::builder`] makes a [`Builder`](server::Builder): addresses, routes, topics, limits, TLS, authentication.
 /// - A [`Route`](server::Route) has a function that makes the handler of a request. Its arguments are extractors: [`Path`](server::Path),
 ///   [`Query`](server::Query), [`Header`](server::Header), [`Cookies`](server::Cookies), [`Identity`](server::Identity),
 ///   [`State`](server::State), [`ShardState`](server::ShardState), [`Extension`](server::Extension), and types of yours
@@ -158,7 +158,7 @@ pub mod client {
 ///   [`TopicOptions`](server::TopicOptions) sets what slow subscribers get and what is kept; a [`Position`](server::Position) resumes.
 /// - One connection, from other threads and tasks: [`Remote::sender`](server::Remote::sender).
 /// - The end: [`Server::shutdown`](server::Server::shutdown), [`Handle::drain_within`](server::Handle::drain_within), and
-///   [`Handler::draining`](server::Handler::draining) for a last message.
+///   [`Handler::draining`] for a last message.
 /// - The admin address, with metrics and health: [`Control`](server::Control).
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod server {

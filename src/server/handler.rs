@@ -19,7 +19,7 @@ use echoring_runtime::shard::Disposition;
 /// handlers share must be. A call must not block, because all connections of the shard wait for it. Messages are
 /// borrowed: a handler that keeps none of them allocates nothing per message.
 ///
-/// An error of a call closes its connection only: with the code of a [`Failure`], otherwise with 1011. A panic closes
+/// An error of a call closes its connection only: with the code of a [`Failure`](crate::Failure), otherwise with 1011. A panic closes
 /// with 1011 too, and is logged and counted. After an error only [`close`](Handler::close) is still called; after a panic the
 /// handler is dropped, and nothing is. What it has left with [`Remote::publish_on_close`] is published in any case.
 ///
