@@ -90,7 +90,7 @@ pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 /// calls, and not many more records are written per second.
 pub(crate) const LOG_LOOKUPS_PER_SECOND: u32 = 32;
 /// How long a start waits for a port in use: the kernel ends the operations of a killed process asynchronously, a
-/// pending accept of io_uring about 15 ms after its exit.
-pub(crate) const BUSY_PORT_TIMEOUT: Nanos = SECOND;
+/// pending accept of io_uring about 15 ms after its exit, and more than a second after it on a busy machine.
+pub(crate) const BUSY_PORT_TIMEOUT: Nanos = 3 * SECOND;
 /// Pause between two attempts.
 pub(crate) const BUSY_PORT_PAUSE: Nanos = 5 * MILLISECOND;
