@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 
 use echoring_server::{StartError, StartErrorKind};
 
+use crate::file::flags::flag_of;
+
 /// The error in one line.
 pub(super) fn line(error: &StartError) -> String {
     let line = problem_and_hint(error);
@@ -16,7 +18,7 @@ pub(super) fn line(error: &StartError) -> String {
 
 /// The flag of the wrong setting, if there is one.
 pub(super) fn flag(error: &StartError) -> Option<String> {
-    error.setting().and_then(key_of).map(|key| format!("--{}", key.replace('_', "-")))
+    error.setting().and_then(key_of).map(flag_of)
 }
 
 /// The key in a configuration file of a setting that the library names.

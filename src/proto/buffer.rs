@@ -195,24 +195,25 @@ impl Pool {
     pub fn get(&mut self, bytes: usize) -> Option<Buffer> {
         // Most frames are short.
         if bytes <= CLASS_BYTES[0]
-            && let Some(buffer) = self.free[0].pop()
+            && let Some(buffer) = self.take_free(0)
         {
-            self.idle[0] = self.idle[0].min(self.free[0].len());
             return Some(buffer);
         }
         self.get_any(bytes)
     }
 
+    /// A free buffer of a class.
+    #[inline]
+    fn take_free(&mut self, class: usize) -> Option<Buffer> {
+        let buffer = self.free[class].pop()?;
+        self.idle[class] = self.idle[class].min(self.free[class].len());
+        Some(buffer)
+    }
+
     #[inline(never)]
     fn get_any(&mut self, bytes: usize) -> Option<Buffer> {
         match CLASS_BYTES.iter().position(|&class| bytes <= class) {
-            Some(class) => {
-                if let Some(buffer) = self.free[class].pop() {
-                    self.idle[class] = self.idle[class].min(self.free[class].len());
-                    return Some(buffer);
-                }
-                self.allocate(CLASS_BYTES[class])
-            }
+            Some(class) => self.take_free(class).or_else(|| self.allocate(CLASS_BYTES[class])),
             None => self.allocate(bytes),
         }
     }
@@ -227,28 +228,33 @@ impl Pool {
 
     /// Takes a buffer back.
     #[inline]
-    pub fn put(&mut self, mut buffer: Buffer) {
-        if buffer.0.data.capacity() == CLASS_BYTES[0] && self.free[0].len() < FREE_BYTES_MAX / CLASS_BYTES[0]
-        {
-            buffer.0.data.clear();
-            buffer.0.start = 0;
-            return self.free[0].push(buffer);
+    pub fn put(&mut self, buffer: Buffer) {
+        match buffer.0.data.capacity() == CLASS_BYTES[0] && self.may_keep(0) {
+            true => self.keep_free(0, buffer),
+            false => self.put_any(buffer),
         }
-        self.put_any(buffer);
     }
 
     #[inline(never)]
-    fn put_any(&mut self, mut buffer: Buffer) {
+    fn put_any(&mut self, buffer: Buffer) {
         let capacity = buffer.0.data.capacity();
-        if let Some(class) = CLASS_BYTES.iter().position(|&class| capacity == class)
-            && (self.free[class].len() + 1) * capacity <= FREE_BYTES_MAX
-        {
-            buffer.0.data.clear();
-            buffer.0.start = 0;
-            self.free[class].push(buffer);
-            return;
+        match CLASS_BYTES.iter().position(|&class| capacity == class) {
+            Some(class) if self.may_keep(class) => self.keep_free(class, buffer),
+            _ => self.discharge(buffer.0.accounted_bytes),
         }
-        self.discharge(buffer.0.accounted_bytes);
+    }
+
+    /// Whether one more buffer of a class may be kept.
+    #[inline]
+    fn may_keep(&self, class: usize) -> bool {
+        (self.free[class].len() + 1) * CLASS_BYTES[class] <= FREE_BYTES_MAX
+    }
+
+    #[inline]
+    fn keep_free(&mut self, class: usize, mut buffer: Buffer) {
+        buffer.0.data.clear();
+        buffer.0.start = 0;
+        self.free[class].push(buffer);
     }
 
     /// Frees the buffers that were unused since the last call. Returns whether the pool still keeps memory that a later

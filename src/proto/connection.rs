@@ -392,14 +392,12 @@ impl Connection {
         payload: &[u8],
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
         let deflated = self.codec.as_mut().and_then(|codec| codec.deflate(payload, env.codecs));
-        let Some(compressed) = deflated else { return self.send_plain(kind, payload, env) };
-        let key = match self.reader.role() {
-            Role::Server => None,
-            Role::Client => Some(env.entropy.key()),
-        };
-        let header = Header { compressed: true, ..Header::new(kind.opcode(), true, key, compressed.len()) };
-        self.outbox.frame(env.pool, &header, compressed)
+        let compressed = deflated.is_some();
+        let payload = deflated.unwrap_or(payload);
+        let header = Header { compressed, ..Header::new(kind.opcode(), true, key, payload.len()) };
+        self.outbox.frame(env.pool, &header, payload)
     }
 
     /// Queues a message as one frame that is not compressed.

@@ -74,6 +74,14 @@ impl Node {
         self.builder().token(self.user()).connect()
     }
 
+    /// A client that subscribes to a topic of this kind.
+    async fn follower(&self, kind: &str) -> Result<(String, Client, Subscription<u64>), Problem> {
+        let (topic, client) = (self.topic(kind), self.client());
+        let mut numbers = client.subscribe::<u64>(&topic).await?;
+        subscribed(&mut numbers).await?;
+        Ok((topic, client, numbers))
+    }
+
     /// A POST request to the node's commands.
     async fn command(&self, name: &str, parameters: &[(&str, &str)], body: &str) -> Outcome {
         let query: Vec<String> =
@@ -147,9 +155,7 @@ fn is_permanent(error: &ClientError) -> bool {
 }
 
 async fn messages_come_in_order_and_are_acknowledged(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("plain"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, client, mut numbers) = node.follower("plain").await?;
     for number in 0..20 {
         client.publish(&topic, &number).await?;
     }
@@ -160,9 +166,7 @@ async fn messages_come_in_order_and_are_acknowledged(node: Node) -> Outcome {
 }
 
 async fn what_was_missed_in_an_outage_follows(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("kept"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, _client, mut numbers) = node.follower("kept").await?;
     node.publish(&topic, 0..5).await?;
     receives(&mut numbers, 0..5).await?;
     node.outage().await?;
@@ -174,9 +178,7 @@ async fn what_was_missed_in_an_outage_follows(node: Node) -> Outcome {
 }
 
 async fn what_is_not_kept_is_a_gap(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("kept"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, client, mut numbers) = node.follower("kept").await?;
     node.publish(&topic, 0..1).await?;
     receives(&mut numbers, 0..1).await?;
     node.outage().await?;
@@ -196,10 +198,7 @@ async fn what_is_not_kept_is_a_gap(node: Node) -> Outcome {
 }
 
 async fn a_position_resumes_in_another_client(node: Node) -> Outcome {
-    let topic = node.topic("kept");
-    let client = node.client();
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, client, mut numbers) = node.follower("kept").await?;
     node.publish(&topic, 0..3).await?;
     receives(&mut numbers, 0..3).await?;
     let position = numbers.position().cloned().ok_or("no position")?;
@@ -284,9 +283,7 @@ async fn members_come_and_go(node: Node) -> Outcome {
 }
 
 async fn history_and_calls_are_answered(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("kept"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, client, _numbers) = node.follower("kept").await?;
     node.publish(&topic, 0..10).await?;
     let history = client.history(&topic, HistoryQuery::latest(3)).await?;
     ensure!(history.messages.len() == 3, "{history:?}");
@@ -306,9 +303,7 @@ async fn a_closed_topic_ends_its_subscription_only(node: Node) -> Outcome {
 }
 
 async fn subscriptions_that_the_node_ends(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("kept"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (topic, _client, mut numbers) = node.follower("kept").await?;
     node.publish(&topic, 0..1).await?;
     receives(&mut numbers, 0..1).await?;
     // From 2500 on, the client subscribes again from its position.
@@ -324,9 +319,7 @@ async fn subscriptions_that_the_node_ends(node: Node) -> Outcome {
 }
 
 async fn disconnections_are_temporary_or_final(node: Node) -> Outcome {
-    let (topic, client) = (node.topic("kept"), node.client());
-    let mut numbers = client.subscribe::<u64>(&topic).await?;
-    subscribed(&mut numbers).await?;
+    let (_topic, client, mut numbers) = node.follower("kept").await?;
     let user = node.user();
     for code in ["3005", "4000"] {
         node.command("disconnect", &[("user", &user), ("code", code)], "").await?;

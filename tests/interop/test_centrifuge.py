@@ -17,7 +17,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -27,6 +26,7 @@ import unittest
 import jwt
 import programs
 from harness import PATIENCE_S, Server
+from relay import Relay
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -213,61 +213,6 @@ class Client:
         self.process.stdout.close()
 
 
-class Relay:
-    """Forwards connections to a server, and cuts them."""
-
-    def __init__(self, server):
-        self.server = server
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}{PATH}"
-        self.pairs, self.is_cut = [], False
-        self.bytes_sent = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            if self.is_cut:
-                client.close()
-                continue
-            upstream = socket.create_connection((self.server.host, self.server.port))
-            self.pairs.append((client, upstream))
-            for pair in ((client, upstream, False), (upstream, client, True)):
-                threading.Thread(target=self._forward, args=pair, daemon=True).start()
-
-    def _forward(self, source, sink, is_counted):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if is_counted:
-                    self.bytes_sent += len(data)
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    @contextlib.contextmanager
-    def cut(self):
-        """Ends all connections without a Close frame, and lets none through inside the block."""
-        self.is_cut = True
-        for pair in self.pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-        yield
-        self.is_cut = False
-
-    def close(self):
-        # Also ends a thread that waits in `accept`.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for pair in self.pairs:
-            for end in pair:
-                end.close()
-
-
 class SdkTests:
     """What tests for each SDK in each encoding have in common: a server, and clients."""
 
@@ -290,7 +235,7 @@ class SdkTests:
         return client
 
     def relay(self):
-        relay = Relay(self.server)
+        relay = Relay(self.server.host, self.server.port)
         self.addCleanup(relay.close)
         return relay
 
@@ -391,7 +336,7 @@ class Sdk(SdkTests):
 
     def test_a_client_recovers_what_it_missed_while_it_was_away(self):
         relay = self.relay()
-        client = self.connected(relay.url)
+        client = self.connected(relay.url(PATH))
         subscribed = client.subscribe("kept.away", recoverable=True)
         self.assertTrue(subscribed["recoverable"] and subscribed["positioned"])
         post(self.server, "kept.away", 0)
@@ -408,7 +353,7 @@ class Sdk(SdkTests):
 
     def test_a_client_is_told_that_it_cannot_recover(self):
         relay = self.relay()
-        client = self.connected(relay.url)
+        client = self.connected(relay.url(PATH))
         client.subscribe("short.away", recoverable=True)
         with relay.cut():
             for number in range(10):
@@ -439,7 +384,7 @@ class Sdk(SdkTests):
         bytes_sent = {}
         for delta in (None, "fossil"):
             relay = self.relay()
-            client = self.connected(relay.url)
+            client = self.connected(relay.url(PATH))
             channel = f"deltas.{delta}.{self.protobuf}"
             client.subscribe(channel, recoverable=True, delta=delta)
             states = [state(number) for number in range(20)]

@@ -113,10 +113,10 @@ class InTheBrowser:
         self.assertEqual(stats, 1)
 
     def test_a_page_recovers_what_it_missed_when_its_connection_is_cut(self):
-        relay = sdk.Relay(self.server)
+        relay = sdk.Relay(self.server.host, self.server.port)
         self.addCleanup(relay.close)
         name = self.id()
-        self.connect(relay.url)
+        self.connect(relay.url(sdk.PATH))
         self.browser.run(SUBSCRIBE, name)
         sdk.post(self.server, name, "live")
         self.saw(["publication", 1, "live"])

@@ -103,7 +103,7 @@ class Sdk(sdk.SdkTests):
         relay = self.relay()
         names = [f"own.{self.id()}.{number}" for number in range(6)]
         claims = {"channels": names[:4], "subs": {names[4]: {"data": {"kind": 4}}, names[5]: {}}}
-        client = self.client(relay.url, [token(**claims)] * 3)
+        client = self.client(relay.url(sdk.PATH), [token(**claims)] * 3)
         for number, name in enumerate(names):
             subscribed = client.next("server subscribed", channel=name)
             self.assertFalse(subscribed["wasRecovering"])
@@ -130,7 +130,7 @@ class Sdk(sdk.SdkTests):
     def test_a_client_is_told_that_it_missed_messages(self):
         relay = self.relay()
         name = f"short.{self.id()}"
-        client = self.client(relay.url, [token(channels=[name])] * 3)
+        client = self.client(relay.url(sdk.PATH), [token(channels=[name])] * 3)
         client.next("server subscribed", channel=name)
         sdk.post(self.server, name, "live")
         self.received(client, name, 1)

@@ -13,11 +13,11 @@ import socket
 import struct
 import subprocess
 import tempfile
-import threading
 import time
 import unittest
 
 from harness import BINARY, PATIENCE_S, Server
+from relay import Relay
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -62,52 +62,6 @@ class Nats:
     def close(self):
         self.stop()
         self.folder.cleanup()
-
-
-class SlowBackbone:
-    """Forwards connections to a NATS server. What that sends can be held back, which neither side is told."""
-
-    def __init__(self, nats):
-        self.nats = nats
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.may_pass = threading.Event()
-        self.may_pass.set()
-        self.ends = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self.listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.nats.port))
-                self.ends += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._forward, args=(source, sink, source is far), daemon=True).start()
-
-    def _forward(self, source, sink, is_held):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if is_held:
-                    self.may_pass.wait(PATIENCE_S)
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    @contextlib.contextmanager
-    def held(self):
-        self.may_pass.clear()
-        try:
-            yield
-        finally:
-            self.may_pass.set()
-
-    def close(self):
-        # Also ends a thread that waits in `accept`.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        for end in (self.listener, *self.ends):
-            end.close()
 
 
 class Node(Server):
@@ -408,7 +362,7 @@ class Behind(InACluster):
 
     @asynchronous
     async def test_it_waits_for_that_and_recovers(self):
-        slow = SlowBackbone(self.nats)
+        slow = Relay("127.0.0.1", self.nats.port)
         self.addCleanup(slow.close)
         nodes = [PatientNode(self.nats, "a"), PatientNode(slow, "b")]
         for node, other in zip(nodes, "ba"):

@@ -301,7 +301,7 @@ impl BufferSlot {
     #[inline]
     pub(super) fn release(&mut self) {
         let Some(mut buffers) = self.buffers.take() else { return };
-        // What a peer sent never gets to another connection.
+        // Another connection never sees what this peer has sent.
         buffers.input.clear();
         if buffers.parked.0.capacity() > 0 {
             // The message is complete, and what is left of its memory is received into.

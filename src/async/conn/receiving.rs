@@ -211,7 +211,7 @@ impl<S: Transport> Core<S> {
         Poll::Pending
     }
 
-    /// What comes before further frames once the connection is closing, and its end.
+    /// What a connection that is closing does before it reads further frames, or the error of its end. `None` if it reads them.
     #[cold]
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<Option<Poll<Option<ControlEvent>>>, Error> {
         let flushed = self.poll_flush(cx);

@@ -99,12 +99,8 @@ impl Waiters {
     #[inline]
     pub(super) fn has_competitor(&self, index: usize, waker: &Waker) -> bool {
         let competes = |(at, half): (usize, &Waiter)| at != index && half.competes_with(waker);
-        self.halves.iter().enumerate().any(competes) || self.has_competing_guest(waker)
-    }
-
-    #[inline]
-    fn has_competing_guest(&self, waker: &Waker) -> bool {
-        !self.guests.is_empty() && self.guests.iter().any(|guest| guest.waiter.competes_with(waker))
+        self.halves.iter().enumerate().any(competes)
+            || self.guests.iter().any(|guest| guest.waiter.competes_with(waker))
     }
 
     /// Waits from now on. Returns what is dropped.

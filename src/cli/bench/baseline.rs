@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::headings::EXPERIMENTS;
 use super::usage::usage;
-use crate::file::flags::is_given;
+use crate::file::flags::{flag_of, is_given};
 use crate::{Failure, compare as comparing, values};
 use echoring_load::Outcome;
 use echoring_load::analyse::compare::{self, CompareOptions};
@@ -88,8 +88,7 @@ impl Args {
         if let Some(flag) = of_comparison.iter().find(|flag| is_given(typed, flag))
             && self.baseline.is_none()
         {
-            let flag = format!("--{}", flag.replace('_', "-"));
-            return Err(usage(&flag, "only with --baseline, such as --baseline main"));
+            return Err(usage(&flag_of(flag), "only with --baseline, such as --baseline main"));
         }
         let asked = [("--baseline", &self.baseline), ("--save-baseline", &self.save_baseline)];
         match asked.into_iter().find(|(_, name)| name.is_some()) {

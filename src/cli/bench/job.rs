@@ -13,6 +13,7 @@ use super::parsers::{Arrivals, Compression, Mode, Sources, Switch};
 use super::target::{GivenUrl, Lookup, start_server};
 use super::usage::usage;
 use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
+use crate::file::flags::flag_of;
 use crate::{Failure, environment};
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
@@ -207,8 +208,7 @@ impl Args {
             // Of the generator, on its own machine.
             for flag in ["threads", "cpus", "driver", "source_addr"] {
                 if typed.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
-                    let flag = format!("--{}", flag.replace('_', "-"));
-                    return Err(usage(&flag, "is an option of each agent: echoring agent"));
+                    return Err(usage(&flag_of(flag), "is an option of each agent: echoring agent"));
                 }
             }
             if self.verdicts.against.is_some() {

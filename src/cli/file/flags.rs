@@ -139,6 +139,11 @@ pub(crate) fn key_of(flag: &str) -> String {
     flag.trim_start_matches('-').replace('-', "_")
 }
 
+/// The flag as it is typed of the option with this id.
+pub(crate) fn flag_of(id: &str) -> String {
+    format!("--{}", id.replace('_', "-"))
+}
+
 fn boolean(value: &OsStr) -> Option<bool> {
     value.to_str()?.parse().ok()
 }
@@ -263,6 +268,11 @@ impl Origins {
     /// An error in the value of `flag`, with its place in the file or its variable, if one of them gave it.
     pub(crate) fn wrong(&self, flag: &str, explanation: &str) -> Failure {
         self.0.get(&key_of(flag)).unwrap_or(&Origin::CommandLine).wrong(flag, explanation)
+    }
+
+    /// The same of a value that this host cannot serve.
+    pub(crate) fn unusable(&self, flag: &str, explanation: &str) -> Failure {
+        Failure::Environment(self.wrong(flag, explanation).into_line())
     }
 
     /// Where `arg` was given, for a reader; `None` where it has its default.

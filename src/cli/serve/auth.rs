@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::reload::Reload;
 use crate::Failure;
-use crate::file::flags::Origins;
+use crate::file::flags::{Origins, flag_of};
 use crate::values;
 use echoring_auth::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
 use echoring_auth::{Authenticator, CertificateSubject, Hook, Jwks, JwksSource, Right, Settings};
@@ -204,12 +204,8 @@ impl AuthArgs {
                 return Ok(None);
             }
         }
-        let loaded = Authenticator::load(&settings).map_err(|error| {
-            let flag = format!("--{}", error.setting.replace('_', "-"));
-            match origins.wrong(&flag, &error.to_string()) {
-                Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
-            }
-        })?;
+        let loaded = Authenticator::load(&settings)
+            .map_err(|error| origins.unusable(&flag_of(error.setting), &error.to_string()))?;
         Ok(Some(Arc::new(loaded)))
     }
 

@@ -301,7 +301,7 @@ impl ClusterArgs {
         let Some(file) = &self.cluster_key_file else { return Ok(hash(self.cluster_prefix.as_bytes())) };
         let secret = secret(origins, FLAG, file)?;
         if secret.len() < SECRET_KEY_BYTES_MIN {
-            return Err(unusable(origins, FLAG, &format!("{}: shorter than 16 bytes", file.display())));
+            return Err(origins.unusable(FLAG, &format!("{}: shorter than 16 bytes", file.display())));
         }
         Ok(hash(secret.as_bytes()))
     }
@@ -321,17 +321,10 @@ impl ClusterArgs {
                     ("--cluster-tls-key", &self.cluster_tls_key),
                 ];
                 let flag = files.iter().find(|(_, file)| file.as_ref() == Some(path)).map(|(flag, _)| *flag);
-                unusable(origins, flag.unwrap_or("--cluster"), &text)
+                origins.unusable(flag.unwrap_or("--cluster"), &text)
             }
-            _ => unusable(origins, "--cluster", &text),
+            _ => origins.unusable("--cluster", &text),
         }
-    }
-}
-
-/// An error of this host, with the place of the option.
-fn unusable(origins: &Origins, flag: &str, explanation: &str) -> Failure {
-    match origins.wrong(flag, explanation) {
-        Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
     }
 }
 
@@ -348,7 +341,7 @@ fn secret(origins: &Origins, flag: &str, path: &Path) -> Result<String, Failure>
         }
         Ok(_) => Ok(line.to_owned()),
     };
-    checked.map_err(|error| unusable(origins, flag, &format!("{}: {error}", path.display())))
+    checked.map_err(|error| origins.unusable(flag, &format!("{}: {error}", path.display())))
 }
 
 /// The servers with their schemes.

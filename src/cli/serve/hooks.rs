@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::auth::is_local_url;
 use crate::Failure;
-use crate::file::flags::Origins;
+use crate::file::flags::{Origins, flag_of};
 use crate::values;
 use echoring_auth::limits::APP_TIMEOUT_DEFAULT;
 use echoring_auth::{App, AppSettings};
@@ -81,12 +81,8 @@ impl HookArgs {
             timeout: self.hooks_timeout,
             headers: self.hooks_header.clone(),
         };
-        let loaded = App::load(&settings).map_err(|error| {
-            let flag = format!("--{}", error.setting.replace('_', "-"));
-            match origins.wrong(&flag, &error.to_string()) {
-                Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
-            }
-        })?;
+        let loaded = App::load(&settings)
+            .map_err(|error| origins.unusable(&flag_of(error.setting), &error.to_string()))?;
         Ok(Some(Arc::new(loaded)))
     }
 

@@ -275,8 +275,8 @@ impl Settings {
     pub(super) fn resolve(&self) -> Result<Resolved, Failure> {
         Resolved::of(&self.server).map_err(|error| {
             let line = start_error::problem_and_hint(&error);
-            match start_error::flag(&error).map(|flag| self.origins.wrong(&flag, &line)) {
-                Some(Failure::Usage(line) | Failure::Environment(line)) => Failure::Environment(line),
+            match start_error::flag(&error) {
+                Some(flag) => self.origins.unusable(&flag, &line),
                 None => Failure::Environment(line),
             }
         })

@@ -8,7 +8,7 @@ use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Context;
-use echoring_topics::{OwnedTopicId, Publication, Replay, TopicId};
+use echoring_topics::{OwnedTopicId, Page, Publication, Replay, TopicId};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
@@ -127,12 +127,26 @@ impl Broadcast {
         let now = cx.now();
         let reader = ConnectionReader { shard, local, token };
         let read = self.sequencer.history_for(reader, owned, from, now, cx.pool());
-        let Some((page, bytes)) = read else { return };
-        self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+        if let Some((page, bytes)) = read {
+            self.answer_reader(cx, reader, from, page, &bytes);
+        }
     }
 }
 
 impl Broadcast {
+    /// Posts the page of history that begins at `from` to the shard of its reader.
+    pub(super) fn answer_reader<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        reader: ConnectionReader,
+        from: Replay,
+        page: Option<Page>,
+        bytes: &[u8],
+    ) {
+        let ConnectionReader { shard, local, token } = reader;
+        self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[bytes]);
+    }
+
     /// Posts the answer to a request. A request is only taken while there is room for its answer.
     pub(super) fn answer<D: Driver, A: ServerApplication>(
         &mut self,

@@ -8,7 +8,6 @@ use echoring_topics::{OwnedTopicId, Replay};
 
 use super::ConnectionReader;
 use crate::broadcast::Broadcast;
-use crate::broadcast::shard_mail::ShardMail;
 use crate::peer::ServerApplication;
 
 /// A page of history that begins behind a position that this node has not reached.
@@ -34,8 +33,7 @@ impl Broadcast {
             let read = self.sequencer.read_history(reader, owned, from, now, cx.pool());
             // Otherwise its stream is read first.
             if let Some((page, bytes)) = read {
-                let ConnectionReader { shard, local, token } = reader;
-                self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+                self.answer_reader(cx, reader, from, page, &bytes);
             }
         }
     }

@@ -11,7 +11,6 @@ use super::ClusterShard;
 use super::entry::Entry;
 use crate::broadcast::Broadcast;
 use crate::broadcast::sequencer::PAGE_BYTES;
-use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::topic_read::HistoryRead;
 use crate::cluster::{StreamCommand, StreamQuery, StreamSender};
 use crate::peer::ServerApplication;
@@ -103,9 +102,7 @@ impl Broadcast {
             self.sequencer.history(owned, from, now, cx.pool())
         });
         match reader {
-            PageReader::Connection(ConnectionReader { shard, local, token }) => {
-                self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
-            }
+            PageReader::Connection(reader) => self.answer_reader(cx, reader, from, page, &bytes),
             PageReader::Operator(history) => self.operator_page(cx, owned, *history, page, &bytes),
         }
     }
