@@ -447,7 +447,7 @@ impl<K: Copy + Eq> Channel<K> {
     fn conflate(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(context);
         let Some(member) = self.past(index, floor) else { return };
-        let has = member.has;
+        let (has, lost) = (member.has, self.lost_to(member));
         if context.keyed.after(has).next().is_none() {
             // There was no memory for them.
             return self.drop_oldest(index, context, sink);
@@ -466,9 +466,12 @@ impl<K: Copy + Eq> Channel<K> {
             (member.has, member.cursor) = (reached, cursor);
         }
         let missed = (reached - has) - u64::from(sent);
+        // Later messages of their keys replace them, and yet they are missed for lack of memory only.
+        let starved = missed.min(lost.min(reached).saturating_sub(has));
         context.count(|deliveries| {
             deliveries.sent += u64::from(sent);
-            deliveries.dropped_conflated += missed;
+            deliveries.dropped_memory += starved;
+            deliveries.dropped_conflated += missed - starved;
         });
     }
 
@@ -626,9 +629,29 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Drops frames that only slow consumers still need.
-    pub(super) fn shed(&mut self, pool: &mut Pool) {
+    /// Drops frames that only slow consumers still need, for lack of memory. They are told or disconnected at the next offer.
+    pub(super) fn shed(&mut self, pool: &mut Pool, context: &mut ChannelContext<'_>) {
+        let evicted_to = self.gone(context.settings);
         self.log.forget_before(self.log.end(), pool);
+        let (start, to) = (self.log.start(), self.log.offset_before(self.log.start()));
+        // On a conflated topic nothing counts as lost before it is reported.
+        let conflates = self.policy(context.settings) == SlowConsumerPolicy::Conflate;
+        for index in 0..self.members.len() as u32 {
+            let Some(member) = self.past(index, start) else { continue };
+            let (counted, own) = (self.counted(member, context.settings), member.own);
+            self.recount_own(index);
+            if conflates {
+                continue;
+            }
+            let left = self.members[index as usize].as_ref().map_or(0, |member| member.own);
+            let evicted = evicted_to.saturating_sub(counted);
+            let starved = to.saturating_sub(counted + evicted + u64::from(own - left));
+            context.count(|deliveries| {
+                deliveries.dropped_oldest += evicted;
+                deliveries.dropped_memory += starved;
+            });
+        }
+        (self.lost_before, self.lost_offset) = (start, to);
     }
 
     /// Returns the memory; the members are removed.

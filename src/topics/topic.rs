@@ -541,6 +541,7 @@ impl<K: Copy + Eq> Topics<K> {
         if let Some(topic) = self.table.get_mut(id.key())
             && let Some(channel) = self.channels.get_mut(number)
         {
+            warn_starved(&topic.state.name, channel.backlog_bytes());
             channel.lose(pool, append, &mut topic.state.context(&mut self.sums, 0));
         }
     }
@@ -551,17 +552,13 @@ impl<K: Copy + Eq> Topics<K> {
         let Some(number) = self.backlogs.largest() else { return false };
         self.backlogs.set(number, 0);
         let Some(channel) = self.channels.get_mut(number) else { return true };
-        if channel.has_laggards() {
-            tracing::warn!(
-                bytes = channel.backlog_bytes(),
-                "the memory budget is exhausted; slow consumers of a topic lose messages"
-            );
-        }
-        channel.shed(pool);
         let index = channel.topic;
-        if let Some((generation, topic)) = self.table.at_mut(index)
-            && !std::mem::replace(&mut topic.dirty, true)
-        {
+        let Some((generation, topic)) = self.table.at_mut(index) else { return true };
+        if channel.has_laggards() {
+            warn_starved(&topic.state.name, channel.backlog_bytes());
+        }
+        channel.shed(pool, &mut topic.state.context(&mut self.sums, 0));
+        if !std::mem::replace(&mut topic.dirty, true) {
             self.dirty.push(TopicId { index, generation });
         }
         true
@@ -767,6 +764,11 @@ impl<K: Copy + Eq> Topics<K> {
             log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
         }
     }
+}
+
+/// Logs that subscribers of a topic lose messages of so many bytes.
+fn warn_starved(topic: &str, bytes: usize) {
+    tracing::warn!(topic, bytes, "the memory budget is exhausted; slow consumers of a topic lose messages");
 }
 
 fn report_of_left(name: &str, deliveries: &Deliveries) -> TopicReport {

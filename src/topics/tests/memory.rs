@@ -34,6 +34,35 @@ fn without_memory_the_longest_log_gives_way_and_then_the_message() {
 }
 
 #[test]
+fn what_gives_way_to_others_is_lost_for_lack_of_memory_under_every_policy() {
+    use SlowConsumerPolicy::{Conflate, Disconnect, DropOldest};
+    // What counts as lost at once, what counts afterwards, as memory and for the policy, and what a subscriber is sent.
+    for (slow, at_once, after, text) in [
+        (DropOldest, 4, (4, 0), "<t:1-4 Memory>5"),
+        (Disconnect, 4, (4, 1), ""),
+        (Conflate, 0, (4, 0), "[k +4]5"),
+    ] {
+        let settings = TopicSettings { lag_bytes: 1 << 20, ..settings(slow) };
+        let mut world = World::with(Pool::new(Budget::new(1 << 20)), settings);
+        let one = world.subscribe(1, WITH_EVENTS);
+        world.peers.stuck = vec![1];
+        for at in 1..=5 {
+            world.publish_keyed("k", at.to_string().as_bytes(), 1);
+        }
+        assert!(world.topics.shed(&mut world.peers.pool));
+        world.check();
+        assert_eq!(world.topics.deliveries().dropped_memory, at_once, "{slow:?}");
+        world.peers.stuck.clear();
+        world.catch_up(one, 2);
+        world.check();
+        let deliveries = world.topics.deliveries();
+        let others = deliveries.dropped() - deliveries.dropped_memory;
+        assert_eq!((deliveries.dropped_memory, others), after, "{slow:?}");
+        assert_eq!(world.text_of(1), text, "{slow:?}");
+    }
+}
+
+#[test]
 fn the_history_of_others_gives_way_before_a_subscriber_misses_anything() {
     let rules = Rules::new(
         Vec::new(),
