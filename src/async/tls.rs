@@ -24,7 +24,7 @@ use rustls::{SupportedProtocolVersion, version};
 
 pub use cause::Cause;
 pub use server::{
-    CertificateFiles, ClientAuth, ServerTls, expiry_warnings, server_config, with_ticket_keys_of,
+    CertificateFiles, ClientAuth, ServerTls, expiry, expiry_warnings, server_config, with_ticket_keys_of,
 };
 
 pub use tickets::Tickets;

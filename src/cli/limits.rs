@@ -80,6 +80,8 @@ pub(crate) const LOG_RECORDS_PER_SECOND: u32 = 10;
 pub(crate) const LOG_RECORDS_PER_SECOND_DEBUG: u32 = 1_000;
 /// Causes that are told apart; the program has fewer.
 pub(crate) const LOG_CAUSES_MAX: usize = 256;
+/// Interval of the line that tells how many records the access log has lost.
+pub(crate) const ACCESS_DROPS_LOG_INTERVAL: Nanos = 10 * SECOND;
 /// From the first record that was left out to the line that tells how many were.
 pub(crate) const LOG_SUMMARY_INTERVAL: Nanos = SECOND;
 /// How long the end of the process waits for a stderr that nobody reads.

@@ -12,6 +12,7 @@ mod cluster;
 mod cluster_node;
 mod config;
 mod draining;
+mod files;
 mod hooks;
 mod log_level;
 mod nats_clients;
@@ -142,6 +143,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         None => None,
     };
     let control_handle = || control.as_ref().map(Control::handle);
+    if let Some(control) = control_handle() {
+        control.set_certificates(settings.certificate_expiries());
+    }
     let nats_clients = match (&cluster, server.take_outlets()) {
         (Some((identity, options)), Some(outlets)) => Some(
             nats_clients::start(options, identity.node, server.handle(), control_handle(), outlets)

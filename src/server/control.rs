@@ -63,6 +63,9 @@ use socket::{AdminPeer, Reach};
 pub use token::{AdminTokens, Token, TokenError};
 use topics::Topics;
 
+/// Files with certificates and the seconds since the epoch of Unix when their first certificate expires, for `/metrics`.
+type CertificateExpiries = Arc<Mutex<Vec<(PathBuf, u64)>>>;
+
 /// A running control thread.
 ///
 /// ```
@@ -107,19 +110,21 @@ impl Control {
         let reach = Reach::of(&address);
         announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
         let access = Access::new(tokens, reach);
+        let certificates = CertificateExpiries::default();
         let plane = ControlThread {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
             access: access.clone(),
             reloading,
+            certificates: Arc::clone(&certificates),
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             plane.run(listening, ControlInlet { orders: received, passed_on });
         })?;
         let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
         let file = Arc::new(Mutex::new(file));
-        Ok(Control { handle: Handle { access, orders, requests, room, file }, thread })
+        Ok(Control { handle: Handle { access, certificates, orders, requests, room, file }, thread })
     }
 
     /// A handle for other threads.
@@ -140,6 +145,7 @@ impl Control {
 #[derive(Clone, Debug)]
 pub struct Handle {
     access: Access,
+    certificates: CertificateExpiries,
     orders: mpsc::UnboundedSender<Order>,
     requests: mpsc::UnboundedSender<PassedOn>,
     /// Further requests at a time.
@@ -152,6 +158,11 @@ impl Handle {
     /// Requires other tokens from now on.
     pub fn set_tokens(&self, tokens: AdminTokens) {
         self.access.set_tokens(tokens);
+    }
+
+    /// Reports from now on when these files' certificates expire, in seconds since the epoch of Unix.
+    pub fn set_certificates(&self, expiries: Vec<(PathBuf, u64)>) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
     }
 
     /// Accepts no connections, until told otherwise. Requests on those that are there are answered; others wait for whoever accepts
@@ -237,6 +248,7 @@ struct ControlThread {
     started: Instant,
     access: Access,
     reloading: Reloading,
+    certificates: CertificateExpiries,
 }
 
 impl ControlThread {
@@ -288,6 +300,7 @@ impl ControlThread {
             auth: self.server.auth(),
             admin,
             bans: self.server.admission.bans(),
+            certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cluster: self.server.cluster().map(ClusterNode::status),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
@@ -244,29 +245,58 @@ fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
 /// # Errors
 /// If the file cannot be read, or has no certificate in it.
 pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
-    let chain = certificates(cert_pem)?;
-    let algorithms = provider().signature_verification_algorithms;
     let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
-        let parsed = ParsedCertificate::try_from(certificate).ok()?;
-        // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
-        let (roots, nobody) = (RootCertStore::empty(), &[]);
-        let evaluated =
-            verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all);
-        let what = match evaluated {
-            Err(rustls::Error::InvalidCertificate(error)) => match error {
-                CertificateError::ExpiredContext { not_after, .. } => {
-                    format!("expired {} ago; renew it", shown(now, not_after))
-                }
-                CertificateError::NotValidYetContext { not_before, .. } => {
-                    format!("becomes valid in {}; check this host's clock", shown(not_before, now))
-                }
-                _ => return None,
-            },
+        let what = match period_error(certificate, now)? {
+            CertificateError::ExpiredContext { not_after, .. } => {
+                format!("expired {} ago; renew it", shown(now, not_after))
+            }
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                format!("becomes valid in {}; check this host's clock", shown(not_before, now))
+            }
             _ => return None,
         };
         Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
     };
-    Ok(chain.iter().enumerate().filter_map(warn).collect())
+    Ok(certificates(cert_pem)?.iter().enumerate().filter_map(warn).collect())
+}
+
+/// When the first certificate in a PEM file to expire does so; `None` if that cannot be read from any of them.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use echoring::tls::{TlsError, expiry};
+///
+/// fn days_left(chain: &Path, now_s: u64) -> Result<Option<u64>, TlsError> {
+///     Ok(expiry(chain)?.map(|at| at.as_secs().saturating_sub(now_s) / 86_400))
+/// }
+/// ```
+///
+/// # Errors
+/// If the file cannot be read, or has no certificate in it.
+pub fn expiry(cert_pem: &Path) -> Result<Option<UnixTime>, TlsError> {
+    // 9999-12-31, the last day that certificates can name (RFC 5280, 4.1.2.5): whatever expires has expired then.
+    const LAST_DAY: Duration = Duration::from_secs(253_402_214_400);
+    let ends = |certificate: &CertificateDer<'_>| match period_error(
+        certificate,
+        UnixTime::since_unix_epoch(LAST_DAY),
+    )? {
+        CertificateError::ExpiredContext { not_after, .. } => Some(not_after),
+        _ => None,
+    };
+    Ok(certificates(cert_pem)?.iter().filter_map(ends).min())
+}
+
+/// The error of a certificate outside its validity period at the time `now`.
+fn period_error(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertificateError> {
+    let algorithms = provider().signature_verification_algorithms;
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
+    let (roots, nobody) = (RootCertStore::empty(), &[]);
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all) {
+        Err(rustls::Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
+    }
 }
 
 /// The difference between two times, in whole units.

@@ -1,11 +1,11 @@
 //! The access log: a line for each ended connection, written by a thread of its own.
 //!
-//! A shard formats a record and appends it to a bounded queue. What does not fit, or cannot be written, is dropped and
-//! counted ([`ACCESS_LOG`]).
+//! A shard formats a record and appends it to a bounded queue. What does not fit, or cannot be written, is dropped,
+//! counted ([`ACCESS_LOG`]), and told in the log.
 
 use std::fmt::Write as _;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -15,7 +15,10 @@ use serde_json::json;
 use super::fields::Cut;
 use super::format::Form;
 use super::target::Target;
-use crate::limits::{ACCESS_PATH_BYTES_MAX, ACCESS_QUEUE_BYTES, ACCESS_QUEUE_RECORDS};
+use crate::limits::{
+    ACCESS_DROPS_LOG_INTERVAL, ACCESS_PATH_BYTES_MAX, ACCESS_QUEUE_BYTES, ACCESS_QUEUE_RECORDS,
+};
+use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::shard::{AccessRecord, WriteAccess};
 use echoring_runtime::stats::{ACCESS_LOG, Traffic};
 
@@ -48,7 +51,19 @@ fn append(record: Vec<u8>) {
     let has_room = QUEUED_BYTES.fetch_add(bytes, Relaxed) + bytes <= ACCESS_QUEUE_BYTES;
     if !(has_room && entrance.try_send(Entry::Record(record)).is_ok()) {
         QUEUED_BYTES.fetch_sub(bytes, Relaxed);
-        ACCESS_LOG.dropped.fetch_add(1, Relaxed);
+        note_dropped("it is not written fast enough");
+    }
+}
+
+/// Counts a record that was dropped for this reason, and logs that once in [`ACCESS_DROPS_LOG_INTERVAL`].
+fn note_dropped(reason: &str) {
+    /// When it was logged last; 0 for never.
+    static TOLD_AT: AtomicU64 = AtomicU64::new(0);
+    let records = ACCESS_LOG.dropped.fetch_add(1, Relaxed) + 1;
+    let (now, told_at) = (monotonic_now().max(1), TOLD_AT.load(Relaxed));
+    let is_due = told_at == 0 || now.saturating_sub(told_at) >= ACCESS_DROPS_LOG_INTERVAL;
+    if is_due && TOLD_AT.compare_exchange(told_at, now, Relaxed, Relaxed).is_ok() {
+        tracing::warn!(records, reason, "the access log has lost records");
     }
 }
 
@@ -69,9 +84,10 @@ fn run(mut target: Target, exit: &Receiver<Entry>) {
     for entry in exit {
         match entry {
             Entry::Record(record) => {
-                let counter =
-                    if target.write(&record).is_ok() { &ACCESS_LOG.written } else { &ACCESS_LOG.dropped };
-                counter.fetch_add(1, Relaxed);
+                match target.write(&record) {
+                    Ok(()) => drop(ACCESS_LOG.written.fetch_add(1, Relaxed)),
+                    Err(error) => note_dropped(&error.to_string()),
+                }
                 QUEUED_BYTES.fetch_sub(record.len(), Relaxed);
             }
             Entry::Reopen => {

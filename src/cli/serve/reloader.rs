@@ -203,6 +203,7 @@ impl Running {
         }
         if let Some(control) = &self.control {
             control.set_tokens(tokens);
+            control.set_certificates(next.certificate_expiries());
         }
         self.server.reconfigure(&next.server);
         self.settings = next;

@@ -287,11 +287,9 @@ impl Settings {
     /// # Errors
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
-        let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
-        let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
         let mut warnings = self.security_warnings.clone();
         warnings.extend(self.admin_tokens.all().filter_map(|file| Token::warning(file)));
-        for file in chains.chain(authorities) {
+        for file in self.certificate_files() {
             let expiry = tls::expiry_warnings(file, UnixTime::now());
             warnings.extend(expiry.map_err(|error| Failure::Environment(error.to_string()))?);
         }

@@ -295,7 +295,9 @@ pub(super) fn is_notable(closed: &Closed) -> bool {
 }
 
 fn is_slow_consumer(closed: &Closed) -> bool {
-    closed.code == CloseCode::SLOW_CONSUMER && closed.cause == Cause::Local
+    /// The same in Centrifuge's protocol.
+    const CENTRIFUGE_SLOW: CloseCode = CloseCode(3008);
+    matches!(closed.code, CloseCode::SLOW_CONSUMER | CENTRIFUGE_SLOW) && closed.cause == Cause::Local
 }
 
 fn log_end(peer: Option<SocketAddr>, closed: &Closed) {

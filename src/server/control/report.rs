@@ -4,6 +4,7 @@
 //! and counts as values.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
@@ -323,6 +324,8 @@ pub(super) struct Node {
     pub(super) admin: AttemptFigures,
     /// Addresses that were banned.
     pub(super) bans: u64,
+    /// Files with certificates, and when their first one expires, in seconds since the epoch of Unix.
+    pub(super) certificates: Vec<(PathBuf, u64)>,
     /// The node's part in its cluster.
     pub(super) cluster: Option<ClusterStatus>,
 }
@@ -428,6 +431,7 @@ mod tests {
             auth,
             admin,
             bans: 2,
+            certificates: Vec::new(),
             cluster: None,
         };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");

@@ -25,6 +25,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     operation::reloads(&mut out, node.reloads);
     operation::auth(&mut out, &node.auth);
     operation::admin(&mut out, node.admin);
+    operation::certificates(&mut out, &node.certificates);
     cluster::collect(&mut out, node.cluster.as_ref());
     connections::collect(&mut out, node.bans, snapshots, &counters);
     topics::collect(&mut out, snapshots);

@@ -42,6 +42,7 @@ fn all() -> Families {
         auth: AuthCounters::default().figures(),
         admin: AttemptFigures::default(),
         bans: 0,
+        certificates: vec![("server.pem".into(), 0)],
         cluster: Some(ClusterStatus { members: vec![member], ..ClusterStatus::default() }),
     };
     families(node, &[snapshot])

@@ -7,6 +7,7 @@ use crate::control::limits_report::limited;
 use crate::control::metrics::family::{Families, Labels, label};
 use crate::handle::Snapshot;
 use crate::peer::class;
+use echoring_centrifuge::Disconnect;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
@@ -75,16 +76,20 @@ fn handshakes(out: &mut Families, counters: &Counters) {
          failed.",
         outcomes.into_iter().map(|(outcome, count)| (label("outcome", outcome), count)),
     );
-    let statuses = counters.answers.iter().chain(&counters.refusals);
+    let mut statuses: BTreeMap<u16, u64> = KNOWN_STATUSES.map(|status| (status, 0)).into();
+    for (status, count) in counters.answers.iter().chain(&counters.refusals) {
+        *statuses.entry(*status).or_default() += count;
+    }
     out.counters(
         "echoring_http_responses_total",
         "Responses other than 101 and event streams, by HTTP status.",
-        statuses.map(|(status, count)| (label("code", status), *count)),
+        statuses.into_iter().map(|(status, count)| (label("code", status), count)),
     );
 }
 
 fn ends(out: &mut Families, counters: &Counters) {
-    let mut closes: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    let known = KNOWN_ENDS.iter().map(|(code, cause)| ((code_label(*code), *cause), 0));
+    let mut closes: BTreeMap<(String, &str), u64> = known.collect();
     for (end, count) in &counters.ends {
         if let Some(code) = end.code {
             *closes.entry((code_label(code), end.cause)).or_default() += count;
@@ -100,14 +105,58 @@ fn ends(out: &mut Families, counters: &Counters) {
     );
 }
 
+/// The code of Centrifuge's protocol for what is [`CloseCode::SLOW_CONSUMER`] in others.
+const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
+
+/// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
+/// `increase`. All ends that the server decides on by itself are here.
+const KNOWN_ENDS: [(u16, &str); 32] = [
+    (1000, "peer"),
+    (1001, "peer"),
+    (1005, "peer"),
+    (3000, "peer"),
+    (4000, "peer"),
+    (1000, "local"),
+    (1001, "local"),
+    (1003, "local"),
+    (1008, "local"),
+    (1009, "local"),
+    (1011, "local"),
+    (1012, "local"),
+    (1013, "local"),
+    (3000, "local"),
+    (CENTRIFUGE_SLOW, "local"),
+    (4000, "local"),
+    (4001, "local"),
+    (4003, "local"),
+    (4008, "local"),
+    (1002, "offence"),
+    (1007, "offence"),
+    (1008, "offence"),
+    (1009, "offence"),
+    (1006, "failed"),
+    (1006, "gone"),
+    (1006, "local"),
+    (1006, "out-of-memory"),
+    (1006, "over-share"),
+    (1006, "pong-timeout"),
+    (1006, "send-timeout"),
+    (1006, "tls-alert"),
+    (1006, "tls-record"),
+];
+
+/// The statuses that the server answers with by itself. They exist from the start too.
+const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 431, 500, 503];
+
 /// Our own codes among those of applications.
-const OWN: [CloseCode; 3] = [CloseCode::CREDENTIALS_ENDED, CloseCode::FORBIDDEN, CloseCode::SLOW_CONSUMER];
+const OWN: [u16; 4] =
+    [CENTRIFUGE_SLOW, CloseCode::CREDENTIALS_ENDED.0, CloseCode::FORBIDDEN.0, CloseCode::SLOW_CONSUMER.0];
 
 /// Peers choose codes from 3000 on, so those are not told apart, but for our own.
 fn code_label(code: u16) -> String {
     match code {
         ..3000 => code.to_string(),
-        code if OWN.contains(&CloseCode(code)) => code.to_string(),
+        code if OWN.contains(&code) => code.to_string(),
         _ => format!("{}xxx", code / 1000),
     }
 }
@@ -185,12 +234,22 @@ fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
 mod tests {
     use super::*;
 
+    /// The list has no end that becomes the same series as another.
+    #[test]
+    fn known_ends_are_series_of_their_own() {
+        let mut families = Families::default();
+        ends(&mut families, &Counters::default());
+        let samples = &families.0[0].samples;
+        assert_eq!(samples.len(), KNOWN_ENDS.len());
+    }
+
     #[test]
     fn codes_of_peers_make_no_series_of_their_own() {
         for (code, expected) in [
             (1000, "1000"),
             (1015, "1015"),
             (3000, "3xxx"),
+            (3008, "3008"),
             (3999, "3xxx"),
             (4008, "4008"),
             (4009, "4xxx"),

@@ -1,5 +1,7 @@
 //! Reloads, authentication, and access to the admin address.
 
+use std::path::PathBuf;
+
 use super::super::family::{Families, label};
 use crate::auth::AuthFigures;
 use crate::control::failed_attempts::AttemptFigures;
@@ -51,5 +53,13 @@ pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
             (label("reason", "unauthorized"), refused.unauthorized),
             (label("reason", "forbidden"), refused.forbidden),
         ],
+    );
+}
+
+pub(super) fn certificates(out: &mut Families, expiries: &[(PathBuf, u64)]) {
+    out.gauges(
+        "echoring_tls_certificate_expiry_timestamp_seconds",
+        "When the first certificate of a file of the configuration expires, since the epoch of Unix.",
+        expiries.iter().map(|(file, at)| (label("file", file.display()), *at)),
     );
 }

@@ -1,0 +1,23 @@
+//! What becomes of the files that the settings name while the server runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::settings::Settings;
+use echoring_async::tls;
+
+impl Settings {
+    /// The files with certificates of the server, and of those who issue certificates of clients.
+    pub(super) fn certificate_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
+        chains.chain(self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca))
+    }
+
+    /// When the certificates in these files expire, as the control plane reports it. A file that cannot be read any more is left
+    /// out.
+    pub(super) fn certificate_expiries(&self) -> Vec<(PathBuf, u64)> {
+        let expiry = |file: &PathBuf| Some((file.clone(), tls::expiry(file).ok()??.as_secs()));
+        let expiries: BTreeMap<PathBuf, u64> = self.certificate_files().filter_map(expiry).collect();
+        expiries.into_iter().collect()
+    }
+}
