@@ -114,14 +114,23 @@ pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
 pub(crate) enum ScanAction {
     /// Report at most so many.
     List(usize),
-    /// Find the so many with the most queued bytes.
-    Rank(usize),
+    /// Find the so many that are first in this order.
+    Rank(usize, RankBy),
     /// Close them.
     Close(OperatorClose),
     /// Subscribe their sessions of Centrifuge's protocol to a topic.
     Subscribe(ServerSubscription),
     /// End the subscriptions of their sessions to this topic.
     Unsubscribe(Box<str>),
+}
+
+/// An order of connections, the largest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RankBy {
+    /// Bytes that the kernel has not accepted.
+    Queued,
+    /// Bytes of messages that they were not sent; of those with as many, the queued bytes.
+    Lag,
 }
 
 /// Where a shard looks.
@@ -148,14 +157,31 @@ pub struct ConnectionScan {
 pub(crate) struct ScanReport {
     /// In the order of their indexes.
     pub(crate) connections: Vec<ConnectionReport>,
-    /// The queued bytes of those with the most, in any order.
-    pub(crate) ranked: Vec<(u32, Token)>,
+    /// The ranks of those that are first, in any order.
+    pub(crate) ranked: Vec<(u64, Token)>,
     /// How many were closed, subscribed or unsubscribed.
     pub(crate) changed: usize,
     /// Why a session was not subscribed.
     pub(crate) failed: Option<ErrorCode>,
     /// The index at which the scan would go on; `None` if it has seen all.
     pub(crate) next: Option<u32>,
+}
+
+impl ConnectionReport {
+    /// Its rank in an order.
+    pub(crate) fn rank(&self, by: RankBy) -> u64 {
+        by.rank(self.queued_bytes, self.lag_bytes)
+    }
+}
+
+impl RankBy {
+    /// The rank of a connection with these bytes.
+    pub(crate) fn rank(self, queued: u32, lag: Option<u64>) -> u64 {
+        match self {
+            RankBy::Queued => queued.into(),
+            RankBy::Lag => lag.unwrap_or(0).min(u32::MAX.into()) << 32 | u64::from(queued),
+        }
+    }
 }
 
 /// An open connection.
@@ -198,6 +224,18 @@ mod tests {
         {
             assert_eq!(wrong.parse::<ConnectionId>(), Err(()), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn lag_ranks_before_queued_bytes() {
+        let ranks = [(7, None), (1, Some(0)), (0, Some(9)), (5, Some(9)), (0, Some(u64::MAX))];
+        let order = |by: RankBy| {
+            let mut places: Vec<usize> = (0..ranks.len()).collect();
+            places.sort_by_key(|at| by.rank(ranks[*at].0, ranks[*at].1));
+            places
+        };
+        assert_eq!(order(RankBy::Lag), [1, 0, 2, 3, 4]);
+        assert_eq!(order(RankBy::Queued), [2, 4, 1, 3, 0]);
     }
 
     #[test]

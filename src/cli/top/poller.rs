@@ -76,8 +76,12 @@ fn ask_lists(admin: &AdminClient, order: TopicOrder) -> Result<Lists, Failure> {
         Err(Failure::Usage(_)) => get(admin, &format!("/topics?limit={TOP_ROWS_MAX}"))?,
         answer => answer?,
     };
-    let consumers: Option<Connections> =
-        get(admin, &format!("/connections?sort=queued&limit={TOP_ROWS_MAX}"))?;
+    let ranked = |order: &str| get(admin, &format!("/connections?sort={order}&limit={TOP_ROWS_MAX}"));
+    let consumers: Option<Connections> = match ranked("lag") {
+        // Servers of before rank by queued bytes only.
+        Err(Failure::Usage(_)) => ranked("queued")?,
+        answer => answer?,
+    };
     Ok(Lists {
         topics: topics.unwrap_or_default(),
         consumers: consumers.map(|list| list.connections),

@@ -72,7 +72,8 @@ fn write_lists(out: &mut String, app: &App) -> std::fmt::Result {
     if let Some(behind) = app.behind() {
         writeln!(out, "slowest consumers: {}", if behind.is_empty() { "none is behind" } else { "" })?;
         for one in behind {
-            writeln!(out, "  {}: {} queued, {}", client(one), bytes(one.queued_bytes), topics(one))?;
+            let (lag, queued) = (bytes(one.lag_bytes.unwrap_or(0)), bytes(one.queued_bytes));
+            writeln!(out, "  {}: {lag} behind, {queued} queued, {}", client(one), topics(one))?;
         }
     }
     let window = age(app.window.seconds());

@@ -377,7 +377,7 @@ mod tests {
             "977 µs",
             "▼subscribers",
             "prices\\u{1b}[2J",
-            "▼queued",
+            "▼lag",
             "192.0.2.7:5000 alice",
             "prices and 1 more",
             "2 h",

@@ -28,21 +28,30 @@ impl Broadcast {
 
     /// The subscriptions of a connection, with the names of the first `most`.
     pub(crate) fn subscriptions_of(&self, peer: &Peer, most: usize) -> Subscribed {
-        let lag = |member| self.fan_out.topics.lag_bytes(member).unwrap_or(0);
         let name = |topic| self.fan_out.name(topic).into();
         if let Peer::Subscriber(subscriber) = peer {
             return Subscribed {
                 topics: vec![name(subscriber.topic)],
                 count: 1,
-                lag_bytes: Some(subscriber.member.map_or(0, lag)),
+                lag_bytes: self.lag_bytes_of(peer),
             };
         }
         let Some(session) = peer.session() else { return Subscribed::default() };
         Subscribed {
             topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
             count: session.subscriptions.len(),
-            lag_bytes: Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum()),
+            lag_bytes: self.lag_bytes_of(peer),
         }
+    }
+
+    /// Bytes of the messages of its topics that a connection was not sent yet; `None` if it never subscribes.
+    pub(crate) fn lag_bytes_of(&self, peer: &Peer) -> Option<u64> {
+        let lag = |member| self.fan_out.topics.lag_bytes(member).unwrap_or(0);
+        if let Peer::Subscriber(subscriber) = peer {
+            return Some(subscriber.member.map_or(0, lag));
+        }
+        let session = peer.session()?;
+        Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum())
     }
 
     /// The totals of the shard.

@@ -28,7 +28,7 @@ pub(crate) struct Scan {
     /// Connections whose address was asked for.
     waiting: Vec<Token>,
     connections: Vec<(Token, ConnectionReport)>,
-    ranked: BinaryHeap<Reverse<(u32, Token)>>,
+    ranked: BinaryHeap<Reverse<(u64, Token)>>,
     changed: usize,
     failed: Option<ErrorCode>,
     /// When it ends with what it has.
@@ -65,7 +65,7 @@ impl Scan {
             Candidates::From(index) => (VecDeque::new(), *index),
             Candidates::These(tokens) => (mem::take(tokens).into(), u32::MAX),
         };
-        let time = if matches!(question.action, ScanAction::Rank(_)) {
+        let time = if matches!(question.action, ScanAction::Rank(..)) {
             CONNECTION_RANK_TIME
         } else {
             CONNECTION_SCAN_TIME
@@ -105,7 +105,7 @@ impl Scan {
     pub(crate) fn has_room(&self) -> bool {
         let is_full = match self.action() {
             ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
-            ScanAction::Rank(_)
+            ScanAction::Rank(..)
             | ScanAction::Close(_)
             | ScanAction::Subscribe(_)
             | ScanAction::Unsubscribe(_) => false,
@@ -165,9 +165,9 @@ impl Scan {
         self.connections.push((token, report));
     }
 
-    /// Keeps the connection if it is one of the `most` with the most queued bytes.
-    pub(crate) fn rank(&mut self, token: Token, queued_bytes: u32, most: usize) {
-        self.ranked.push(Reverse((queued_bytes, token)));
+    /// Keeps the connection if it is one of the `most` with the highest ranks.
+    pub(crate) fn rank(&mut self, token: Token, rank: u64, most: usize) {
+        self.ranked.push(Reverse((rank, token)));
         if self.ranked.len() > most {
             self.ranked.pop();
         }
@@ -202,6 +202,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::connections::RankBy;
 
     fn token(index: u32) -> Token {
         Token { index, generation: 1 }
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_largest_are_kept_and_the_scan_says_where_it_stopped() {
-        let (mut scan, answer) = scan(ScanAction::Rank(2));
+        let (mut scan, answer) = scan(ScanAction::Rank(2, RankBy::Queued));
         for (index, bytes) in [5, 0, 9, 7].into_iter().enumerate() {
             scan.next(10, |_| None);
             scan.rank(token(index as u32), bytes, 2);

@@ -10,8 +10,8 @@ use echoring_runtime::driver::Token;
 
 use crate::commands::ShardCommand;
 use crate::connections::{
-    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, ConnectionScan, OperatorClose, ScanAction,
-    ScanReport, decimal,
+    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, ConnectionScan, OperatorClose, RankBy,
+    ScanAction, ScanReport, decimal,
 };
 use crate::handle::Handle;
 use crate::limits::{CONNECTION_GATHER_TIME, CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
@@ -110,23 +110,23 @@ impl Handle {
         Ok(gathered)
     }
 
-    /// The `most` connections with the most queued bytes, the largest first. Blocks for seconds.
-    pub(super) fn largest_queues(
+    /// The `most` connections that are first in an order. Blocks for seconds.
+    pub(super) fn largest(
         &self,
         filter: &ConnectionFilter,
+        by: RankBy,
         most: usize,
     ) -> Result<Vec<ConnectionReport>, ScanError> {
-        let mut ranked: Vec<(u32, ConnectionId)> = Vec::new();
+        let mut ranked: Vec<(u64, ConnectionId)> = Vec::new();
         for shard in 0..self.remotes.len() {
-            let scan = Ask { filter, action: ScanAction::Rank(most), time: CONNECTION_RANK_TIME };
+            let scan = Ask { filter, action: ScanAction::Rank(most, by), time: CONNECTION_RANK_TIME };
             let report = self.ask(shard, scan, Candidates::From(0))?;
             if report.next.is_some() {
                 return Err(ScanError::TooLong(shard));
             }
-            ranked.extend(
-                report.ranked.into_iter().map(|(bytes, token)| (bytes, ConnectionId { shard, token })),
-            );
-            ranked.sort_unstable_by_key(|(bytes, id)| (Reverse(*bytes), id.shard, id.token));
+            ranked
+                .extend(report.ranked.into_iter().map(|(rank, token)| (rank, ConnectionId { shard, token })));
+            ranked.sort_unstable_by_key(|(rank, id)| (Reverse(*rank), id.shard, id.token));
             ranked.truncate(most);
         }
         let mut connections = Vec::new();
@@ -139,7 +139,7 @@ impl Handle {
                 connections.append(&mut self.ask(shard, scan, Candidates::These(tokens))?.connections);
             }
         }
-        connections.sort_by_key(|connection| Reverse(connection.queued_bytes));
+        connections.sort_by_key(|connection| Reverse(connection.rank(by)));
         Ok(connections)
     }
 

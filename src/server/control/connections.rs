@@ -9,7 +9,9 @@ use super::connection_pages::{Gathered, Place, ScanError};
 use super::http::Reply;
 use super::publications::InvalidBody;
 use super::topics::{parameters, refuse, unknown_parameter};
-use crate::connections::{ConnectionFilter, ConnectionReport, OperatorClose, ScanAction, address_block};
+use crate::connections::{
+    ConnectionFilter, ConnectionReport, OperatorClose, RankBy, ScanAction, address_block,
+};
 use crate::handle::Handle;
 use crate::limits::{
     ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, ADMIN_CONNECTIONS_LISTED_MAX,
@@ -56,14 +58,14 @@ impl Connections {
     }
 
     async fn list(&self, parameters: Parameters) -> Reply {
-        let Parameters { filter, after, limit, is_ranked } = parameters;
+        let Parameters { filter, after, limit, rank } = parameters;
         let most = limit.unwrap_or(ADMIN_CONNECTIONS_LISTED_DEFAULT);
         let page = |connections, next: Option<Place>| {
             let page = Page { schema: SCHEMA, connections, next: next.map(|place| place.to_string()) };
             Reply::json(StatusCode::OK, serde_json::to_vec(&page))
         };
-        if is_ranked {
-            let largest = self.asked(move |server| server.largest_queues(&filter, most)).await;
+        if let Some(by) = rank {
+            let largest = self.asked(move |server| server.largest(&filter, by, most)).await;
             return largest.map_or_else(Unanswered::reply, |connections| page(connections, None));
         }
         let from = after.unwrap_or_default();
@@ -72,12 +74,12 @@ impl Connections {
     }
 
     async fn close_all(&self, parameters: Parameters) -> Reply {
-        let Parameters { filter, after, limit, is_ranked } = parameters;
+        let Parameters { filter, after, limit, rank } = parameters;
         if filter.is_empty() {
             let hint = "say which: give an address, an identity or a topic";
             return Reply::problem(StatusCode::BAD_REQUEST, "no-filter", hint);
         }
-        if is_ranked || limit.is_some() {
+        if rank.is_some() || limit.is_some() {
             return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
         }
         let from = after.unwrap_or_default();
@@ -159,7 +161,7 @@ struct Parameters {
     filter: ConnectionFilter,
     after: Option<Place>,
     limit: Option<usize>,
-    is_ranked: bool,
+    rank: Option<RankBy>,
 }
 
 impl Parameters {
@@ -171,7 +173,7 @@ impl Parameters {
                 return Err(InvalidBody::bad("query", "has a parameter twice"));
             }
         }
-        if all.is_ranked && all.after.is_some() {
+        if all.rank.is_some() && all.after.is_some() {
             return Err(InvalidBody::bad("after", "does not go with sort"));
         }
         Ok(all)
@@ -180,7 +182,7 @@ impl Parameters {
     /// Sets a parameter. False if it is set already.
     fn set(&mut self, name: &str, value: &str) -> Result<bool, InvalidBody> {
         let bad = |field, message: &str| InvalidBody::bad(field, message.to_owned());
-        let Parameters { filter, after, limit, is_ranked } = self;
+        let Parameters { filter, after, limit, rank } = self;
         Ok(match name {
             "address" => {
                 let block =
@@ -203,8 +205,14 @@ impl Parameters {
                 let number = number.ok_or_else(|| bad("limit", "must be a number from 1 to 1000"))?;
                 limit.replace(number).is_none()
             }
-            "sort" if value == "queued" => !std::mem::replace(is_ranked, true),
-            "sort" => return Err(bad("sort", "must be `queued`")),
+            "sort" => {
+                let by = match value {
+                    "lag" => RankBy::Lag,
+                    "queued" => RankBy::Queued,
+                    _ => return Err(bad("sort", "must be `lag` or `queued`")),
+                };
+                rank.replace(by).is_none()
+            }
             _ => return Err(unknown_parameter()),
         })
     }
@@ -220,7 +228,10 @@ mod tests {
             .expect("right");
         assert_eq!((all.filter.identity.as_deref(), all.filter.topic.as_deref()), (Some("a b"), Some("t/u")));
         assert_eq!((all.limit, all.after), (Some(1_000), Some(Place { shard: 1, index: 2 })));
-        assert!(Parameters::of("sort=queued&topic=a").expect("right").is_ranked);
+        for (sort, by) in [("queued", RankBy::Queued), ("lag", RankBy::Lag)] {
+            let ranked = Parameters::of(&format!("sort={sort}&topic=a")).expect("right");
+            assert_eq!(ranked.rank, Some(by));
+        }
         assert!(Parameters::of("").expect("right").filter.is_empty());
         for wrong in [
             "address=10.0.0.1:80",

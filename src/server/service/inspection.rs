@@ -116,9 +116,9 @@ impl Service {
                     scan.list(token, report);
                 }
             }
-            &ScanAction::Rank(most) => {
-                let queued_bytes = cx.inspect(token).map_or(0, |view| view.queued_bytes);
-                scan.rank(token, queued_bytes, most);
+            &ScanAction::Rank(most, by) => {
+                let (Some(view), Some(peer)) = (cx.inspect(token), cx.peer_of(token)) else { return };
+                scan.rank(token, by.rank(view.queued_bytes, self.broadcast.lag_bytes_of(peer)), most);
             }
             ScanAction::Close(close) => {
                 if let Some(mut link) = cx.link(token) {

@@ -210,6 +210,32 @@ fn the_longest_queues_come_first() {
     });
 }
 
+/// However much is queued for others.
+#[test]
+fn whoever_is_furthest_behind_a_topic_comes_first_by_lag() {
+    let config =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lag-{}.toml", std::process::id()));
+    std::fs::write(&config, "queue_bytes = '8MiB'\n[topic_defaults]\nlag = '10m'").expect("written");
+    on_both_drivers(&["--config", config.to_str().expect("UTF-8"), "--max-message", "4MiB"], |server| {
+        let mut echo = Peer::connect_narrow(server, 4096);
+        echo.upgrade("/echo");
+        echo.send(&frame(TEXT, &vec![b'a'; 3_000_000]));
+        let mut slow = Peer::connect_narrow(server, 4096);
+        slow.upgrade("/broadcast/t");
+        for _ in 0..40 {
+            assert_eq!(server.post("/topics/t", &[7; 50_000]).expect("an answer").0, 200);
+        }
+        let first = |order: &str| {
+            let page = server.get(&format!("/connections?sort={order}&limit=1"));
+            page["connections"][0]["route"].as_str().map(str::to_owned)
+        };
+        server.wait_until("behind", |_| first("queued").as_deref() == Some("echo"));
+        server.wait_until("behind", |_| first("lag").as_deref() == Some("broadcast"));
+        drop((echo, slow));
+    });
+    std::fs::remove_file(config).expect("removed");
+}
+
 #[test]
 fn one_connection_or_all_that_match_are_closed() {
     on_both_drivers(&["--shards", "2"], |server| {

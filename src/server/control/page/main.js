@@ -61,7 +61,7 @@ async function ask_lists() {
   const order = TOPIC_ORDERS[TOPICS.sort];
   const lists = [
     ["topics", `topics?sort=${order}&limit=10`, show_topics],
-    ["consumers", "connections?sort=queued&limit=10", show_consumers],
+    ["consumers", "connections?sort=lag&limit=10", show_consumers],
     ["limits", "limits", take_limits],
   ];
   await Promise.all(lists.map(async ([section, path, show]) => {

@@ -45,7 +45,7 @@ const LATENCY = new Table({
 });
 
 const CONSUMERS = new Table({
-  id: "consumers-table", caption: "Connections with the most bytes that they have not taken", sort: "Queued",
+  id: "consumers-table", caption: "Connections that are furthest behind their topics", sort: "Lag",
   empty: "No connection is behind.",
   columns: [
     words("Client", (row) => row.client, (row) => row.client),
