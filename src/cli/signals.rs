@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 use crate::limits::EXIT_GRACE;
@@ -27,8 +28,8 @@ use echoring_runtime::driver::ignore_meaningless_signals;
 /// If the handlers cannot be installed.
 pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
+            .and_then(|_| flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
     Ok(())
@@ -59,17 +60,35 @@ impl<B> DrainSteps<fn(), B> {
 #[derive(Debug)]
 pub(super) struct Signals {
     arrivals: UnixStream,
+    /// The number of the latest one.
+    latest: Arc<AtomicUsize>,
 }
 
 impl Signals {
     /// Handles SIGINT and SIGTERM from now on.
     pub(super) fn listen() -> io::Result<Signals> {
-        Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM])? })
+        Signals::of(&[SIGINT, SIGTERM])
+    }
+
+    fn of(signals: &[i32]) -> io::Result<Signals> {
+        let (arrivals, notify) = UnixStream::pair()?;
+        let latest = Arc::new(AtomicUsize::new(SIGINT as usize));
+        for &signal in signals {
+            // Before the stream: who reads it finds the number.
+            flag::register_usize(signal, Arc::clone(&latest), signal as usize)?;
+            pipe::register(signal, notify.try_clone()?)?;
+        }
+        Ok(Signals { arrivals, latest })
+    }
+
+    /// The exit code of a process that the latest signal ends, as shells tell it.
+    fn exit_code(&self) -> i32 {
+        128 + self.latest.load(Ordering::Relaxed) as i32
     }
 
     /// Handles these, and SIGHUP: for a command that must clean up after itself when its terminal goes.
     pub(super) fn listen_with_hangup() -> io::Result<Signals> {
-        Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGHUP])? })
+        Signals::of(&[SIGINT, SIGTERM, SIGHUP])
     }
 
     /// Waits for the first signal.
@@ -78,8 +97,7 @@ impl Signals {
         self.read()
     }
 
-    /// Ends the process: with the exit code of an interruption if another signal arrives within `time`, otherwise with
-    /// `code`.
+    /// Ends the process: with the exit code of another signal if one arrives within `time`, otherwise with `code`.
     pub(super) fn exit_on_second(&mut self, time: Duration, code: i32) -> ! {
         self.exit_on_signal(time);
         logging::flush();
@@ -94,7 +112,7 @@ impl Signals {
         match self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read()) {
             Ok(()) => {
                 logging::flush();
-                std::process::exit(EXIT_INTERRUPTED.into())
+                std::process::exit(self.exit_code())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Without signal handling, the drain just takes its time.
@@ -171,13 +189,8 @@ impl ServerSignals {
     /// Handles all signals that would end a server. Those with a meaning are queued until they are handled.
     pub(super) fn listen() -> io::Result<ServerSignals> {
         ignore_meaningless_signals();
-        let hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
-        let rotations = Signals { arrivals: arrivals_of(&[SIGUSR1])? };
-        Ok(ServerSignals {
-            hangups,
-            rotations,
-            ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? },
-        })
+        let (hangups, rotations) = (Signals::of(&[SIGHUP])?, Signals::of(&[SIGUSR1])?);
+        Ok(ServerSignals { hangups, rotations, ends: Signals::of(&[SIGINT, SIGTERM, SIGQUIT])? })
     }
 
     /// Handles the signals on separate threads, which do not keep the process alive: the first one to end begins the
@@ -231,15 +244,6 @@ fn guarded(
 /// A type without values.
 enum Never {}
 
-/// One byte for each arrival of one of these signals.
-fn arrivals_of(signals: &[i32]) -> io::Result<UnixStream> {
-    let (arrivals, notify) = UnixStream::pair()?;
-    for &signal in signals {
-        pipe::register(signal, notify.try_clone()?)?;
-    }
-    Ok(arrivals)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -250,7 +254,7 @@ mod tests {
     /// Signals that the test sends by writing.
     fn signals() -> (Signals, UnixStream) {
         let (arrivals, sender) = UnixStream::pair().expect("a pair");
-        (Signals { arrivals }, sender)
+        (Signals { arrivals, latest: Arc::default() }, sender)
     }
 
     /// Steps that begin with a panic.

@@ -74,3 +74,17 @@ fn every_signal_to_end_drains() {
         }
     }
 }
+
+#[test]
+fn a_second_signal_ends_a_server_with_its_own_exit_code() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::QUIT, 131)] {
+        let (mut log, stderr) = Log::new();
+        let mut server = Program::serve("auto", &["--drain", "60s", "--log", "info"], stderr);
+        // It is not closed before its turn, so that the server drains.
+        let _open = server.open();
+        server.signal(Signal::TERM);
+        log.line_with("draining; a second signal ends the process at once");
+        server.signal(signal);
+        assert_eq!(server.exit_code(), Some(code), "{signal:?}");
+    }
+}
