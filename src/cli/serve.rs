@@ -225,7 +225,10 @@ fn find_predecessor(
     let file = settings.takeover_socket.clone().map(MeetingPoint::File);
     let points = file.map_or_else(|| points(&settings.server.listen), |point| vec![point]);
     Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max).map_err(|error| {
-        let hint = "stop that server, and start without --takeover";
+        let hint = match error.kind() {
+            io::ErrorKind::ConnectionAborted => "start again to take over from that one",
+            _ => "stop that server, and start without --takeover",
+        };
         Failure::Environment(format!("cannot take over: {error}; {hint}"))
     })
 }
@@ -243,6 +246,8 @@ fn start_failure(error: &StartError, finds_nobody: bool) -> String {
 /// The line of an error, behind what it means for a takeover that has found nobody at the address.
 fn in_a_takeover(line: String, is_of_another: bool) -> String {
     if is_of_another {
+        // The hint of a start without --takeover.
+        let line = line.replace(", or replace it with --takeover", "");
         format!("cannot take over: no server of this user waits for a successor there: {line}")
     } else {
         line

@@ -52,6 +52,8 @@ use echoring_topics::ClientId;
 const REQUEST: &str = "echoring takeover 3";
 /// The first line of the answer, unless it is a refusal in words.
 const ACCEPTED: &str = "ok";
+/// The answer to whoever comes while another one takes over.
+const SUCCEEDED: &str = "another server took over first";
 /// Shards of both processes together: each client's number says which one it is on.
 const SHARDS_MAX: usize = 256;
 

@@ -527,6 +527,25 @@ fn a_successor_that_ends_at_any_step_leaves_the_server_serving() {
     }
 }
 
+/// Frames of a successor that orders everything.
+const STARTED: u8 = 9;
+
+#[test]
+fn who_comes_second_is_told_that_another_was_first() {
+    let at = Addresses::free();
+    let _server = Server::start(at, &["--drain", "1s"]).expect("a server");
+    let mut first = Played::connect(at);
+    first.go(3);
+    let mut second = Played::connect(at);
+    let told = thread::spawn(move || second.ask(3));
+    first.send(BEGIN, &[]);
+    while first.hear() != STATE_END {}
+    first.send(IMPORTED, &[]);
+    assert_eq!(first.hear(), GO);
+    first.send(STARTED, &[]);
+    assert_eq!(told.join().expect("a line"), "another server took over first\n");
+}
+
 #[test]
 fn another_version_and_nonsense_are_refused_in_words() {
     let at = Addresses::free();

@@ -12,7 +12,7 @@ use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint, is_trusted};
 use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
-use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
@@ -127,12 +127,17 @@ impl Waiting {
         loop {
             let stream = listener.accept().map(|(stream, _)| stream);
             let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(round) = rounds.as_mut() else { return };
+            let Some(round) = rounds.as_mut() else {
+                // It came by another address while a successor took over.
+                stream.iter().for_each(refuse);
+                return refuse_waiting(&listener);
+            };
             *round += 1;
             match stream.and_then(|stream| self.serve(stream, *round, on)) {
                 Ok(Some(given)) => {
                     *rounds = None;
                     drop(rounds);
+                    refuse_waiting(&listener);
                     // The successor waits for the name.
                     drop(listener);
                     return self.taken_over(given, on);
@@ -149,8 +154,13 @@ impl Waiting {
 
     /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
     fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Given>> {
-        if !is_trusted(&stream, rustix::process::geteuid().as_raw())? {
-            tracing::warn!("ignored a takeover request of another user");
+        let user = rustix::process::geteuid().as_raw();
+        if !is_trusted(&stream, user)? {
+            tracing::warn!("refused a takeover request of another user");
+            meeting::send_line(
+                &stream,
+                &format!("it belongs to user {user}, and trusts only that user and root"),
+            )?;
             return Ok(None);
         }
         let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
@@ -365,6 +375,21 @@ impl Waiting {
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // The other threads wait in `accept`, and close the socket when that ends.
             let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+/// Tells somebody who wants to take over that another one was first.
+fn refuse(stream: &UnixStream) {
+    // Who does not wait any more finds out otherwise.
+    let _ = meeting::send_line(stream, SUCCEEDED);
+}
+
+/// Tells it to all who wait.
+fn refuse_waiting(listener: &UnixListener) {
+    if listener.set_nonblocking(true).is_ok() {
+        while let Ok((stream, _)) = listener.accept() {
+            refuse(&stream);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint};
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
-use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::cluster::ClusterNode;
@@ -45,7 +45,8 @@ impl Predecessor {
     /// caller wait for that.
     ///
     /// # Errors
-    /// If it refuses, or does not answer. It goes on then.
+    /// If it refuses, or does not answer. It goes on then. [`io::ErrorKind::ConnectionAborted`] if another server takes its place:
+    /// that one can be asked next.
     pub fn find(
         points: &[MeetingPoint],
         user: u32,
@@ -64,10 +65,10 @@ impl Predecessor {
         let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
         stream.set_read_timeout(step)?;
         stream.set_write_timeout(step)?;
-        meeting::send_line(&stream, REQUEST)?;
-        match &*meeting::line(&stream)? {
+        match &*Predecessor::answer(&stream)? {
             ACCEPTED => {}
-            "" => return Err(invalid("it does not speak this version of the takeover")),
+            // It leaves its place a moment after it was taken over.
+            "" | SUCCEEDED => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, SUCCEEDED)),
             words => return Err(io::Error::other(words.to_owned())),
         }
         let hello = Hello {
@@ -86,6 +87,23 @@ impl Predecessor {
         }
         let (listeners, admin) = listeners(&stream, &offer)?;
         Ok(Predecessor { stream, offer, listeners, admin })
+    }
+
+    /// The first line of its answer to a request; empty if it ends the connection instead.
+    fn answer(stream: &UnixStream) -> io::Result<String> {
+        match meeting::send_line(stream, REQUEST).and_then(|()| meeting::line(stream)) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                // What it said before is still there.
+                meeting::line(stream).or(Ok(String::new()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "it does not answer; another server may be taking its place",
+            )),
+            answer => answer,
+        }
     }
 
     /// Its process.
