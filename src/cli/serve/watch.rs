@@ -8,15 +8,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The version of a file, as far as its metadata tell; `None` for a file that is not there.
+/// The version of a file, as far as its metadata tell; `None` for a file that is not there. The last two are those of the change
+/// of its status: permissions and owners decide whether it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version(Option<(u64, u64, u64, i64, i64)>);
+pub(super) struct Version(Option<(u64, u64, u64, [i64; 4])>);
 
 impl Version {
     /// The present version. Taken before the file is read, so that no change between the two is missed.
     pub(super) fn of(file: &Path) -> Version {
         let found = fs::metadata(file).ok();
-        Version(found.map(|at| (at.dev(), at.ino(), at.size(), at.mtime(), at.mtime_nsec())))
+        let times = |at: &fs::Metadata| [at.mtime(), at.mtime_nsec(), at.ctime(), at.ctime_nsec()];
+        Version(found.map(|at| (at.dev(), at.ino(), at.size(), times(&at))))
     }
 }
 
@@ -58,6 +60,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_change_is_reported_once_and_only_after_the_file_was_left_alone() {
@@ -80,6 +83,11 @@ mod tests {
         fs::remove_file(&file).expect("removed");
         assert!(!watched.look());
         assert!(watched.look(), "a file that is gone is a change too");
+        fs::write(&file, "for nobody").expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).expect("changed");
+        assert!(!watched.look() && watched.look());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("changed");
+        assert!(!watched.look() && watched.look(), "it can be read now");
         fs::remove_dir_all(&folder).expect("removed");
     }
 }
