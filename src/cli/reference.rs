@@ -3,7 +3,7 @@
 //! The tests here fail where a document differs. With `UPDATE=1`, as in `scripts/docs --update`, they write the tables instead.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Id};
@@ -44,12 +44,37 @@ fn keys_that_can_be_reloaded_are_marked() {
 
 #[test]
 fn the_command_line_reference_is_what_the_declarations_say() {
-    let names = [
-        "serve", "bench", "bisect", "compare", "connect", "doctor", "health", "proxy", "reload", "report",
-        "top",
-    ];
-    let tables = names.map(|name| (name, flags(name)));
-    check("command-line.md", &tables.each_ref().map(|(name, table)| (*name, table.as_str())));
+    let tables: Vec<(String, String)> =
+        commands().into_iter().map(|name| (name.clone(), flags(&name))).collect();
+    let tables: Vec<(&str, &str)> =
+        tables.iter().map(|(name, table)| (name.as_str(), table.as_str())).collect();
+    check("command-line.md", &tables);
+}
+
+#[test]
+fn the_command_line_reference_begins_with_every_command() {
+    let page = read("command-line.md");
+    for command in Cli::command().get_subcommands() {
+        let row = format!("\n| `echoring {}", command.get_name());
+        assert!(page.contains(&row), "{} is not in the table of commands", command.get_name());
+    }
+}
+
+/// The commands with flags, by their names; commands of commands behind those.
+fn commands() -> Vec<String> {
+    let mut names = Vec::new();
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name().to_owned();
+        let below: Vec<String> =
+            command.get_subcommands().map(|below| format!("{name} {}", below.get_name())).collect();
+        match (below.is_empty(), command.get_arguments().all(Arg::is_positional)) {
+            (false, _) => names.extend(below),
+            (true, false) => names.push(name),
+            // What it takes is in the table of commands.
+            (true, true) => {}
+        }
+    }
+    names
 }
 
 /// The keys of a file, options of `command`.
@@ -90,8 +115,10 @@ enum Style {
 
 /// The declarations of a command, for reading one value at a time.
 fn options(name: &str) -> Command {
-    let command = Cli::command();
-    let command = command.find_subcommand(name).cloned().expect("a command");
+    let mut command = Cli::command();
+    for name in name.split(' ') {
+        command = command.find_subcommand(name).cloned().expect("a command");
+    }
     command.no_binary_name(true)
 }
 
@@ -265,8 +292,7 @@ fn as_keys(text: &str, keys: &[Arg]) -> String {
 
 /// Compares the parts of a document with `tables`, each with the name of its part, or writes them.
 fn check(name: &str, tables: &[(&str, &str)]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(FOLDER).join(name);
-    let text = std::fs::read_to_string(&path).expect("a document");
+    let (path, text) = (path(name), read(name));
     let mut made = text.clone();
     for (part, table) in tables {
         made = replaced(&made, part, table);
@@ -279,6 +305,14 @@ fn check(name: &str, tables: &[(&str, &str)]) {
             "{FOLDER}/{name} differs from the declarations: run this test with UPDATE=1, or scripts/docs --update"
         );
     }
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(FOLDER).join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(path(name)).expect("a document")
 }
 
 /// The document with another table between the marks of `part`.
