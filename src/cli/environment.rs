@@ -62,7 +62,38 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
         }
     }
     filter(word).map_err(|_| EXPECTED.to_owned())?;
-    Ok(word.to_owned())
+    let mut modules =
+        word.split(',').filter_map(|directive| directive.split_once('=')).map(|(module, _)| module);
+    match modules.find(|module| !is_logged(module)) {
+        Some(module) => {
+            Err(format!("nothing is logged for {module}: expected a module of echoring_*, or async_nats"))
+        }
+        None => Ok(word.to_owned()),
+    }
+}
+
+/// Whether there are records of a module, or of some span or field in it.
+fn is_logged(module: &str) -> bool {
+    /// The crates of the program that log, without their prefix.
+    const OWN: [&str; 13] = [
+        "async",
+        "auth",
+        "backbone",
+        "centrifuge",
+        "cli",
+        "client",
+        "cluster",
+        "load",
+        "proto",
+        "proxy",
+        "runtime",
+        "server",
+        "topics",
+    ];
+    let name = module.split(['[', '{']).next().unwrap_or_default();
+    let name = name.split("::").next().unwrap_or_default();
+    let is_own = |name: &str| OWN.contains(&name);
+    matches!(name, "" | "async_nats" | "echoring") || name.strip_prefix("echoring_").is_some_and(is_own)
 }
 
 /// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as an error, and what
@@ -108,11 +139,20 @@ mod tests {
 
     #[test]
     fn a_log_level_is_known_or_refused() {
-        for right in ["error", "warn", "info", "debug", "trace", "off", "warn,echoring_runtime::shard=debug"]
-        {
+        let modules = "warn,echoring_runtime::shard=debug,async_nats=info,echoring_server[span]=trace";
+        for right in ["error", "warn", "info", "debug", "trace", "off", modules] {
             assert_eq!(log_filter(right).as_deref(), Ok(right));
         }
-        for wrong in ["", "loud", "echoring", "echoring=loud", "info,,", "9"] {
+        for wrong in [
+            "",
+            "loud",
+            "echoring",
+            "echoring=loud",
+            "info,,",
+            "9",
+            "nonsense=debug",
+            "info,echoring_shard=debug",
+        ] {
             assert!(log_filter(wrong).is_err(), "{wrong}");
         }
     }

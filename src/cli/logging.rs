@@ -17,6 +17,7 @@ mod rate;
 mod target;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
@@ -49,6 +50,16 @@ pub(crate) enum Destination {
     Stdout,
     /// The end of a file.
     File(PathBuf),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Stderr => f.write_str("stderr"),
+            Destination::Stdout => f.write_str("stdout"),
+            Destination::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 impl Destination {

@@ -15,15 +15,17 @@ mod identity;
 mod system_calls;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rustix::process::geteuid;
 use rustix::thread::set_no_new_privs;
 
-use crate::Failure;
 pub(crate) use files::landlock_version;
 pub(crate) use identity::UserName;
+
+/// The part that limits files.
+const LANDLOCK: &str = "Landlock";
 
 /// How much of the sandbox a server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,22 +58,48 @@ pub(crate) struct Entered {
     is_root: bool,
 }
 
+/// Why a sandbox cannot be entered: the option that asks for it, and the reason.
+#[derive(Debug)]
+pub(crate) struct SandboxError {
+    pub(crate) flag: &'static str,
+    pub(crate) reason: String,
+}
+
+impl SandboxError {
+    fn of_user(reason: String) -> SandboxError {
+        SandboxError { flag: "--user", reason }
+    }
+}
+
 impl Sandbox {
     /// Number of the user that the process has inside.
     ///
     /// # Errors
-    /// [`Failure::Environment`] if this host does not have that user.
-    pub(crate) fn user(&self) -> Result<u32, Failure> {
-        self.user.as_ref().map_or_else(|| Ok(geteuid().as_raw()), |user| Ok(user.find()?.uid()))
+    /// If this host does not have that user.
+    pub(crate) fn user(&self) -> Result<u32, SandboxError> {
+        let found = self.user.as_ref().map(|user| user.find().map(|found| found.uid())).transpose();
+        Ok(found.map_err(SandboxError::of_user)?.unwrap_or(geteuid().as_raw()))
+    }
+
+    /// Whether a file is among those that the process reaches inside, where it has Landlock.
+    pub(crate) fn reaches(&self, file: &Path) -> bool {
+        files::is_reached(file, &self.readable(), &self.writes)
+    }
+
+    fn readable(&self) -> Vec<PathBuf> {
+        let mut reads = self.reads.clone();
+        reads.extend(files::tls_roots(|name| env::var_os(name)));
+        reads
     }
 
     /// Enters the sandbox. The process must have one thread, and everything that needs privileges must be done.
     ///
     /// # Errors
-    /// [`Failure::Environment`] if the user cannot be changed, and in [`Mode::On`] if a part is unavailable.
-    pub(crate) fn enter(&self) -> Result<Entered, Failure> {
+    /// If the user cannot be changed, and in [`Mode::On`] if a part is unavailable.
+    pub(crate) fn enter(&self) -> Result<Entered, SandboxError> {
         if let Some(user) = &self.user {
-            identity::become_user(&user.find()?)?;
+            let found = user.find().map_err(SandboxError::of_user)?;
+            identity::become_user(&found).map_err(SandboxError::of_user)?;
         }
         let mut entered = Entered { is_root: geteuid().is_root(), ..Entered::default() };
         if self.mode == Mode::Off {
@@ -79,14 +107,13 @@ impl Sandbox {
         }
         entered.note("no capabilities", identity::drop_capabilities().map_err(|error| error.to_string()));
         entered.note("no new privileges", set_no_new_privs(true).map_err(|error| error.to_string()));
-        let mut reads = self.reads.clone();
-        reads.extend(files::tls_roots(|name| env::var_os(name)));
-        entered.note("Landlock", files::restrict(&reads, &self.writes));
+        entered.note(LANDLOCK, files::restrict(&self.readable(), &self.writes));
         entered.note("seccomp", system_calls::restrict());
         match (self.mode, &entered.missing[..]) {
-            (Mode::On, [first, ..]) => Err(Failure::Environment(format!(
-                "--sandbox on: {first}; run on a kernel that has it, or use --sandbox auto"
-            ))),
+            (Mode::On, [first, ..]) => {
+                let reason = format!("{first}; run on a kernel that has it, or choose auto");
+                Err(SandboxError { flag: "--sandbox", reason })
+            }
             _ => Ok(entered),
         }
     }
@@ -98,6 +125,11 @@ impl Entered {
             Ok(()) => self.active.push(part),
             Err(error) => self.missing.push(format!("{part}: {error}")),
         }
+    }
+
+    /// Whether files are out of reach.
+    pub(crate) fn hides_files(&self) -> bool {
+        self.active.contains(&LANDLOCK)
     }
 
     /// Logs what is in force, what is missing, and a server that runs as root.

@@ -49,17 +49,18 @@ use clap::ArgMatches;
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
 use self::config::Sources;
+pub(super) use self::config::path_of_key;
 use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
-use self::settings::Logs;
 pub(super) use self::settings::Settings;
-pub(super) use self::variables::Variables;
+pub(super) use self::variables::{Variables, variable};
 use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print, start_error};
-use crate::file::flags;
+use crate::file::flags::{self, Origins};
 use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
 use crate::logging;
+use crate::sandbox::SandboxError;
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
 use echoring_server::control::{self, Control, Reloading};
@@ -82,8 +83,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     environment::raise_locked_memory_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
-    let user = settings.sandbox.user()?;
-    let tokens = settings.admin_tokens.read()?;
+    let origins = settings.origins.clone();
+    let refused = |error: SandboxError| origins.unusable(error.flag, &error.reason);
+    let user = settings.sandbox.user().map_err(refused)?;
+    let tokens = settings.admin_tokens.read(&origins)?;
     if arguments.check {
         rehearsal::check(&settings)?;
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
@@ -106,16 +109,16 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let point = settings.takeover_socket.clone().map(MeetingPoint::File);
     let pid = predecessor.as_ref().map(Predecessor::pid);
     let replaced = predecessor.as_ref().and_then(Predecessor::node);
-    let not_started =
-        |error: StartError| Failure::Environment(start_failure(&error, takeover && pid.is_none()));
+    let not_started = |error: StartError| start_failure(&origins, &error, takeover && pid.is_none());
     // Each start is a node of its own.
     let cluster = settings.cluster.clone().map(|options| (cluster_node::identity(&options), options));
     settings.server.cluster = cluster.as_ref().map(|(identity, _)| *identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
-    let sandbox = settings.sandbox.enter()?;
-    bound.set_access_log(start_logs(&settings.logs)?);
+    let sandbox = settings.sandbox.enter().map_err(refused)?;
+    bound.set_access_log(start_logs(&settings)?);
     sandbox.log();
+    settings.unreadable().iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     control::set_allocator(allocator::figures);
     control::set_log_level(log_level::LOG_LEVEL);
@@ -154,7 +157,15 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         .filter(|_| options.has_clients),
         _ => None,
     };
-    let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
+    let hidden = sandbox.hides_files().then(|| settings.sandbox.clone());
+    let running = Running {
+        sources,
+        settings,
+        server: server.handle(),
+        control: control_handle(),
+        counters,
+        sandbox: hidden,
+    };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
     handle_signals(signals, server.handle(), drain, &notifier, reloader)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
@@ -202,13 +213,17 @@ pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
 }
 
 /// Starts the log, and the access log if there is one.
-fn start_logs(logs: &Logs) -> Result<Option<AccessLog>, Failure> {
-    environment::start_log_on(&logs.filter, &logs.destination, logs.form)?;
+fn start_logs(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
+    let Settings { logs, origins, .. } = settings;
+    environment::start_log_on(&logs.filter, &logs.destination, logs.form)
+        .map_err(|failure| origins.following("--log-file", &failure.into_line()))?;
     #[cfg(feature = "otel")]
     traces::start(logs.trace_sample)?;
     let Some((destination, sample)) = &logs.access else { return Ok(None) };
-    let write = logging::start_access_log(destination, logs.form)
-        .map_err(|error| forbidden("the access log cannot be started", &error))?;
+    let write = logging::start_access_log(destination, logs.form).map_err(|error| {
+        let line = format!("{destination} cannot be opened: {error}{}", environment::hint(&error));
+        origins.unusable("--access-log", &line)
+    })?;
     Ok(Some(AccessLog { sample: *sample, write }))
 }
 
@@ -238,9 +253,16 @@ fn points(addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
     addresses.iter().filter_map(MeetingPoint::of).collect()
 }
 
-fn start_failure(error: &StartError, finds_nobody: bool) -> String {
+fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> Failure {
     let is_in_use = matches!(error.kind(), StartErrorKind::Listen(io::ErrorKind::AddrInUse));
-    in_a_takeover(start_error::line(error), finds_nobody && is_in_use)
+    let line = in_a_takeover(start_error::line(error), finds_nobody && is_in_use);
+    let flag = match error.kind() {
+        StartErrorKind::Listen(_) => "--listen",
+        StartErrorKind::Driver => "--driver",
+        // Errors of other settings begin with their flag.
+        _ => "",
+    };
+    origins.following(flag, &line)
 }
 
 /// The line of an error, behind what it means for a takeover that has found nobody at the address.
@@ -270,7 +292,8 @@ fn take_or_bind_admin(
         let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
         let line = format!("cannot listen on {address} for the control plane: {error}; {hint}");
-        Failure::Environment(in_a_takeover(line, finds_nobody && error.kind() == io::ErrorKind::AddrInUse))
+        let is_of_another = finds_nobody && error.kind() == io::ErrorKind::AddrInUse;
+        settings.origins.following("--admin", &in_a_takeover(line, is_of_another))
     })
 }
 
@@ -340,6 +363,7 @@ fn print_listening(server: &Server, scheme: &str) {
         };
         // Nobody reading is no reason to stop serving.
         let _ = writeln!(stdout, "listening {url} driver={driver} shards={shards} pid={pid}");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), url, driver, shards, pid, "listening");
     }
     let _ = stdout.flush();
 }

@@ -779,7 +779,7 @@ nats = "json"
 
     def test_are_off_unless_they_are_wanted(self):
         for flags, words in (
-            (self.flags[:2], "nats needs --cluster-nats-clients"),
+            (self.flags[:2], "topics.nats: has no effect without cluster.nats_clients"),
             (("--cluster-nats-clients", "--admin", "off"), "needs --admin"),
         ):
             cluster = ["--cluster", f"nats://127.0.0.1:{self.nats.port}", "--node", "a"]

@@ -236,7 +236,7 @@ class Nothing(Durable):
             [BINARY, "serve", "--listen", "127.0.0.1:0", *self.flags], capture_output=True, text=True, timeout=PATIENCE_S
         )
         self.assertEqual(run.returncode, 2, run.stderr)
-        self.assertIn("durable needs --cluster", run.stderr)
+        self.assertIn("durable: has no effect without a cluster", run.stderr)
 
 
 class WithoutJetStream(InACluster):

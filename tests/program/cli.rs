@@ -321,6 +321,29 @@ fn a_check_prints_what_would_hold_and_serves_nothing() {
     assert_eq!((wrong.status.code(), text(&wrong.stdout)), (Some(2), String::new()));
 }
 
+/// What only the host shows to be wrong is told with its place in the file, too, and in the words of the file.
+#[test]
+fn what_a_file_says_wrong_is_told_with_its_place() {
+    let admin = ["--admin", "127.0.0.1:0"];
+    for (text, complaint, flags) in [
+        ("admin_token_file = 'missing'", "admin_token_file: no token in missing", &admin[..]),
+        ("user = 'no-such-user'", "user: there is no user no-such-user", &admin),
+        ("access_log = '/missing/log'", "access_log: ", &admin),
+        ("tls_cert = '/missing/cert'\ntls_key = '/missing/key'", "tls_cert: ", &admin),
+        ("admin = 'unix:/missing/socket'", "admin: cannot listen on unix:/missing/socket", &[]),
+    ] {
+        let file = File::new("wrong", text.as_bytes());
+        for check in [&["--check"][..], &[]] {
+            let words = ["serve", "--listen", "127.0.0.1:0", "--config", file.path()];
+            let run = run(&[&words[..], flags, check].concat());
+            let column = text.find('\'').expect("a value") + 1;
+            let place = format!("error: {}:1:{column}: {complaint}", file.path());
+            assert!(run.stderr.contains(&place) && run.code == Some(3), "{place}\n{}", run.stderr);
+            assert!(!run.stderr.contains("--"), "{}", run.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_check_finds_what_a_start_would_find_and_leaves_no_file() {
     let folder = std::env::temp_dir().join(format!("echoring-check-{}", std::process::id()));
@@ -334,7 +357,7 @@ fn a_check_finds_what_a_start_would_find_and_leaves_no_file() {
         (&["--admin-token-file", "missing"][..], "no token in missing"),
         (
             &["--admin-token-file", token.path(), "--admin-read-token-file", token.path()],
-            "have the same token",
+            "has the same token as --admin-token-file",
         ),
         (&["--admin", "off", "--log-file", &no_log], "No such file"),
         (&["--admin", "off", "--access-log", &no_log], "No such file"),

@@ -14,6 +14,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _, Id};
 
 use super::{Entry, Place};
+use crate::serve::{path_of_key, variable};
 use crate::{Failure, one_line};
 
 /// The options of `A` without a program and its commands around them.
@@ -57,6 +58,15 @@ impl Origin {
             Origin::File(place) => place.wrong(explanation),
             Origin::Variable(name) => named(name),
             Origin::Profile | Origin::CommandLine => named(flag),
+        }
+    }
+
+    /// What whoever wrote this calls the option `id`, whose flag is `flag`.
+    fn name(&self, id: &str, flag: &str) -> String {
+        match self {
+            Origin::File(_) => path_of_key(id),
+            Origin::Variable(_) => variable(id),
+            Origin::Profile | Origin::CommandLine => flag.to_owned(),
         }
     }
 
@@ -265,14 +275,46 @@ fn reason(error: &clap::Error) -> String {
 pub(crate) struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// An error in the value of `flag`, with its place in the file or its variable, if one of them gave it.
+    /// An error in the value of `flag`, with its place in the file or its variable, if one of them gave it. Other flags that the
+    /// explanation names are named as they were given, or else as this one was.
     pub(crate) fn wrong(&self, flag: &str, explanation: &str) -> Failure {
-        self.0.get(&key_of(flag)).unwrap_or(&Origin::CommandLine).wrong(flag, explanation)
+        let origin = self.0.get(&key_of(flag)).unwrap_or(&Origin::CommandLine);
+        origin.wrong(flag, &self.named(explanation, origin))
     }
 
     /// The same of a value that this host cannot serve.
     pub(crate) fn unusable(&self, flag: &str, explanation: &str) -> Failure {
         Failure::Environment(self.wrong(flag, explanation).into_line())
+    }
+
+    /// An error of this host that follows from the value of `flag`: with the place of the value, if a file or a variable gave it.
+    pub(crate) fn following(&self, flag: &str, line: &str) -> Failure {
+        match self.0.get(&key_of(flag)) {
+            Some(Origin::File(_) | Origin::Variable(_)) => self.unusable(flag, line),
+            _ => Failure::Environment(self.named(line, &Origin::CommandLine)),
+        }
+    }
+
+    /// `text` with the flags in it as they were given, or else as `origin` would give them.
+    fn named(&self, text: &str, origin: &Origin) -> String {
+        let mut named = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("--") {
+            let (before, flag) = rest.split_at(at);
+            let is_of_flag = |character: char| character.is_ascii_lowercase() || character == '-';
+            let end = flag.find(|character| !is_of_flag(character)).unwrap_or(flag.len());
+            let (flag, behind) = flag.split_at(end);
+            named.push_str(before);
+            let id = key_of(flag);
+            // A switch that turns something off.
+            let id = id.strip_prefix("no_").unwrap_or(&id);
+            match id.is_empty() {
+                true => named.push_str(flag),
+                false => named.push_str(&self.0.get(id).unwrap_or(origin).name(id, flag)),
+            }
+            rest = behind;
+        }
+        named + rest
     }
 
     /// Where `arg` was given, for a reader; `None` where it has its default.

@@ -80,6 +80,13 @@ fn readable(reads: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     SYSTEM.map(PathBuf::from).into_iter().chain(files.flat_map(folders))
 }
 
+/// Whether a file is in one of the folders that are readable or writable for these files.
+pub(super) fn is_reached(file: &Path, reads: &[PathBuf], writes: &[PathBuf]) -> bool {
+    let file = file.canonicalize().or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.to_owned());
+    let reached = readable(reads).chain(writes.iter().flat_map(|file| folders(file)));
+    reached.filter_map(|folder| folder.canonicalize().ok()).any(|folder| file.starts_with(folder))
+}
+
 /// The roots of TLS that the environment names instead of those of the system. Each reload reads them again.
 pub(super) fn tls_roots(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let folders = variable("SSL_CERT_DIR").unwrap_or_default();
@@ -180,6 +187,9 @@ mod tests {
                     .expect("restricted");
                 let read = |name: &str| std::fs::read_to_string(folder(name).join("file"));
                 let write = |name: &str| std::fs::write(folder(name).join("new"), "text");
+                let (reads, writes) = ([folder("read").join("file")], [folder("write").join("file")]);
+                let is_told = |name: &str| is_reached(&folder(name).join("file"), &reads, &writes);
+                assert!(is_told("read") && is_told("write") && !is_told("other"));
                 assert_eq!(read("read").expect("it is named"), "text");
                 assert!(read("other").is_err() && write("read").is_err() && write("other").is_err());
                 write("write").expect("it is named");

@@ -8,8 +8,6 @@ use std::str::FromStr;
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities};
 
-use crate::Failure;
-
 /// `NAME[:GROUP]`, each a name or a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UserName {
@@ -56,13 +54,10 @@ impl UserName {
     /// Looks the user up.
     ///
     /// # Errors
-    /// [`Failure::Environment`] if this host does not have the user or the group.
-    pub(super) fn find(&self) -> Result<Identity, Failure> {
-        let unknown = |what: &str, name: &str| {
-            Failure::Environment(format!(
-                "--user: there is no {what} {name}; create it (adduser --system), or name another"
-            ))
-        };
+    /// If this host does not have the user or the group.
+    pub(super) fn find(&self) -> Result<Identity, String> {
+        let unknown =
+            |what: &str, name: &str| format!("there is no {what} {name}; create it, or name another");
         let by_number = self.user.parse().ok().map(Uid::from_raw);
         let user = match by_number {
             Some(uid) => User::from_uid(uid),
@@ -82,7 +77,7 @@ impl UserName {
     }
 }
 
-fn gid(name: &str) -> Result<Option<Gid>, Failure> {
+fn gid(name: &str) -> Result<Option<Gid>, String> {
     if let Ok(number) = name.parse() {
         return Ok(Some(Gid::from_raw(number)));
     }
@@ -90,20 +85,18 @@ fn gid(name: &str) -> Result<Option<Gid>, Failure> {
     Ok(group.map(|group| group.gid))
 }
 
-fn looking_up(name: &str, error: nix::Error) -> Failure {
-    Failure::Environment(format!("--user: cannot look {name} up: {error}; see /etc/nsswitch.conf"))
+fn looking_up(name: &str, error: nix::Error) -> String {
+    format!("cannot look {name} up: {error}; see /etc/nsswitch.conf")
 }
 
 /// Becomes this user, for good. The C library changes all threads; the kernel drops the capabilities of a former root.
 ///
 /// # Errors
-/// [`Failure::Environment`] without the privilege to change.
-pub(super) fn become_user(identity: &Identity) -> Result<(), Failure> {
+/// Without the privilege to change.
+pub(super) fn become_user(identity: &Identity) -> Result<(), String> {
     change(identity).map_err(|error| {
         let uid = identity.uid;
-        Failure::Environment(format!(
-            "--user: cannot become user {uid}: {error}; start as root, or as that user without --user"
-        ))
+        format!("cannot become user {uid}: {error}; start as root, or as that user without --user")
     })
 }
 
@@ -154,8 +147,8 @@ mod tests {
         let nobody_has_it = find("4123456789:7").expect("a number needs no entry beside a group");
         assert_eq!((nobody_has_it.uid, nobody_has_it.name), (Uid::from_raw(4_123_456_789), None));
         for word in ["no-such-user", "root:no-such-group", "4123456789"] {
-            let Err(Failure::Environment(line)) = find(word) else { panic!("{word} was found") };
-            assert!(line.starts_with("--user: there is no "), "{line}");
+            let Err(reason) = find(word) else { panic!("{word} was found") };
+            assert!(reason.starts_with("there is no "), "{reason}");
         }
     }
 }

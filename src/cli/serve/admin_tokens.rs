@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::Failure;
 use crate::admin_client::read_token;
+use crate::file::flags::Origins;
 use echoring_server::control::AdminTokens;
 
 /// The files of `--admin-token-file` and `--admin-read-token-file`.
@@ -23,12 +24,16 @@ impl TokenFiles {
     ///
     /// # Errors
     /// If a file has no token, or both have the same one.
-    pub(super) fn read(&self) -> Result<AdminTokens, Failure> {
-        let token = |file: &Option<PathBuf>| file.as_deref().map(read_token).transpose();
-        let tokens = AdminTokens { write: token(&self.write)?, read: token(&self.read)? };
+    pub(super) fn read(&self, origins: &Origins) -> Result<AdminTokens, Failure> {
+        const READ: &str = "--admin-read-token-file";
+        let token = |flag: &str, file: &Option<PathBuf>| {
+            let read = file.as_deref().map(read_token).transpose();
+            read.map_err(|failure| origins.unusable(flag, &failure.into_line()))
+        };
+        let (write, read) = (token("--admin-token-file", &self.write)?, token(READ, &self.read)?);
+        let tokens = AdminTokens { write, read };
         if tokens.are_equal() {
-            let line = "--admin-token-file and --admin-read-token-file have the same token";
-            return Err(Failure::Environment(line.to_owned()));
+            return Err(origins.unusable(READ, "has the same token as --admin-token-file"));
         }
         Ok(tokens)
     }

@@ -22,7 +22,7 @@ use super::topics::keys::KEYS;
 use crate::compress::Compress;
 use crate::doctor::check::shown_size;
 use crate::doctor::plan::peak_here;
-use crate::file::flags;
+use crate::file::{Place, flags};
 use crate::sandbox::UserName;
 use crate::values::{shown_bytes, shown_duration};
 use echoring_server::{ListenAddress, Resolved};
@@ -81,6 +81,10 @@ impl Settings {
             let value = if self.server.test_endpoints { "on" } else { "off" };
             return Some(quoted(value));
         }
+        // It follows from another one where it is not set.
+        if arg.get_id() == "max_topics_per_connection" {
+            return self.server.creation.per_connection.map(|most| most.to_string());
+        }
         value(arg, &self.matches)
     }
 }
@@ -93,18 +97,18 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
         for arg in config::keys(&command).filter(|arg| config::table_of(arg).is_none()) {
-            if let Some(value) = self.shown(arg) {
-                write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
+            match self.shown(arg) {
+                Some(value) => write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?,
+                None => write_unset(f, arg.get_id().as_str(), arg)?,
             }
         }
         for table in [auth::TABLE, hooks::TABLE, cluster::TABLE] {
             writeln!(f, "\n[{table}]")?;
             for arg in config::keys(&command) {
-                if let Some((own, key)) = config::table_of(arg)
-                    && own == table
-                    && let Some(value) = value(arg, &self.matches)
-                {
-                    write_value(f, key, &value, self.origins.shown(arg))?;
+                let Some((_, key)) = config::table_of(arg).filter(|(own, _)| *own == table) else { continue };
+                match value(arg, &self.matches) {
+                    Some(value) => write_value(f, key, &value, self.origins.shown(arg))?,
+                    None => write_unset(f, key, arg)?,
                 }
             }
         }
@@ -115,6 +119,15 @@ impl fmt::Display for Settings {
             write_topic(f, topic)?;
         }
         Ok(())
+    }
+}
+
+/// A comment in place of a key without a value, with what holds then, as its help says.
+fn write_unset(f: &mut fmt::Formatter<'_>, key: &str, arg: &Arg) -> fmt::Result {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    match help.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']')) {
+        Some((default, _)) => writeln!(f, "# {key} is not set: {default}"),
+        None => writeln!(f, "# {key} is not set"),
     }
 }
 
@@ -171,8 +184,14 @@ fn write_topic(f: &mut fmt::Formatter<'_>, topic: &Topic) -> fmt::Result {
             "history_age" => is_kept || history.age == 0,
             _ => true,
         };
-        if has_effect {
-            write_value(f, key.name, &key.show(topic.settings), topic.lines.get(key.name).cloned())?;
+        match has_effect {
+            true => write_value(
+                f,
+                key.name,
+                &key.show(topic.settings),
+                topic.places.get(key.name).map(Place::line),
+            )?,
+            false => writeln!(f, "# {} has no effect: no message is kept", key.name)?,
         }
     }
     Ok(())
@@ -257,6 +276,10 @@ mod tests {
             "profile = \"conformance\"  # --profile",
             "memory=256MiB\"  # profile\n",
             "max_topics = 65536\n",
+            "max_topics_per_connection = 4096\n",
+            "# congestion is not set: the kernel's\n",
+            "# drain is not set: 60s in a takeover, else 8s, all at once\n",
+            "[auth]\n# tokens is not set\n",
             "[topic_defaults]\nslow = \"disconnect\"\nlag_bytes = \"1MiB\"\nlag = \"2s\"  # f.toml:5\n",
             "coalesce = \"1ms\"  # f.toml:8\n",
         ] {

@@ -496,7 +496,7 @@ mod tests {
             (
                 "[cluster]\nuser = 'a'".to_owned(),
                 &[],
-                "f.toml:2:8: cluster.user: has no effect without --cluster",
+                "f.toml:2:8: cluster.user: has no effect without cluster.servers",
             ),
             (String::new(), &["--cluster=http://a"], "expected nats://HOST[:PORT] or tls://HOST[:PORT]"),
             (

@@ -4,10 +4,12 @@
 //! line overrides the variables, these override the file, and all override the profile. A further source is one more list of
 //! flags in [`given`]. This module never decides what a value means.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, Id};
 
 use super::args::Args;
 use super::auth;
@@ -21,6 +23,7 @@ use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
 use crate::file::{Entry, Source, entries};
+use crate::sandbox::Sandbox;
 use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
@@ -55,6 +58,28 @@ impl Sources {
         settings.sandbox.reads.extend(config_file.iter().map(|(path, _)| path.clone()));
         settings.config_file = config_file;
         Ok(settings)
+    }
+
+    /// Why a file that the options name now cannot be read, if it is out of the reach of `sandbox`.
+    pub(super) fn out_of_reach(&self, sandbox: &Sandbox) -> Option<Failure> {
+        let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
+        let ConfigFile { flags, .. } = file.transpose().ok()?.unwrap_or_default();
+        let Given { args, matches, origins, .. } = given(flags, &self.variables, &self.typed).ok()?;
+        let of_option = |id: &Id| {
+            let files = matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten();
+            files.into_iter().flatten().map(|file| (id.to_string(), file.clone())).collect::<Vec<_>>()
+        };
+        let named = matches.ids().flat_map(of_option);
+        let of_auth = args.auth.files().into_iter().map(|file| ("auth_jwks".to_owned(), file));
+        let denied = |file: &Path| {
+            File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        let (id, file) = named.chain(of_auth).find(|(_, file)| denied(file) && !sandbox.reaches(file))?;
+        let line = format!(
+            "{} is outside of the sandbox, which reaches the folders of files that were named at the start; restart the server",
+            file.display()
+        );
+        Some(origins.unusable(&flags::flag_of(&id), &line))
     }
 
     /// The configuration file, and what named it.
@@ -115,7 +140,18 @@ pub(crate) fn keys(command: &Command) -> impl Iterator<Item = &Arg> {
 
 /// The table of the file that an option belongs to, and its key there.
 pub(super) fn table_of(arg: &Arg) -> Option<(&'static str, &str)> {
-    let id = arg.get_id().as_str();
+    table_and_key(arg.get_id().as_str())
+}
+
+/// The key for the option `id` in a file, behind the table that it stands in.
+pub(crate) fn path_of_key(id: &str) -> String {
+    match table_and_key(id) {
+        Some((table, key)) => format!("{table}.{key}"),
+        None => id.to_owned(),
+    }
+}
+
+fn table_and_key(id: &str) -> Option<(&'static str, &str)> {
     auth::key_of(id)
         .map(|key| (auth::TABLE, key))
         .or_else(|| hooks::key_of(id).map(|key| (hooks::TABLE, key)))
@@ -329,8 +365,37 @@ pub(super) mod tests {
             ("log = \"\"", "f.toml:1:7: log: expected LEVEL as a string or a number, found \"\""),
             ("cpus = []", "f.toml:1:8: cpus: expected a string such as \"0-3\", or a list of numbers"),
             ("shards = 3\ncpus = [0, 1]", "f.toml:1:10: shards: 3 shards need as many CPUs"),
-            ("tls_cert = \"c\"", "f.toml:1:12: tls_cert: needs its private key, --tls-key"),
-            ("admin = \"127.0.0.1:9001\"", "f.toml:1:9: admin: 127.0.0.1:9001 is taken by --listen"),
+            ("tls_cert = \"c\"", "f.toml:1:12: tls_cert: needs its private key, tls_key"),
+            ("admin = \"127.0.0.1:9001\"", "f.toml:1:9: admin: 127.0.0.1:9001 is taken by listen"),
+            (
+                "rate_action = \"close\"",
+                "f.toml:1:15: rate_action: has no effect without message_rate or byte_rate",
+            ),
+            ("ban_window = \"7m\"", "f.toml:1:14: ban_window: has no effect without ban_after"),
+            (
+                "log = \"nonsense=debug\"",
+                "f.toml:1:7: log: nothing is logged for nonsense: expected a module",
+            ),
+            (
+                "[auth]\ncookie = \"a\"",
+                "f.toml:2:10: auth.cookie: has no effect without auth.tokens, auth.jwt_key, ",
+            ),
+            (
+                "[topic_defaults]\nnats = \"json\"",
+                "f.toml:2:8: topic_defaults.nats: has no effect without cluster.nats_clients",
+            ),
+            (
+                "[[topics]]\npattern = \"a\"\ndurable = true",
+                "f.toml:3:11: topics.durable: has no effect without a cluster (cluster.servers)",
+            ),
+            (
+                "[[topics]]\npattern = \"a\"\npublish = \"hook\"",
+                "f.toml:3:11: topics.publish: \"hook\" needs hooks.publish, the URL to ask",
+            ),
+            (
+                "[topic_defaults]\nsubscribe = \"claim\"",
+                "f.toml:2:13: topic_defaults.subscribe: \"claim\" lets nobody in without [auth]",
+            ),
             ("shards = 1\nshards = 2", "f.toml:2:1: duplicate key"),
             ("log = \"ä\" x", "f.toml:1:11: "),
             ("log = \"warn", "f.toml:1:"),
@@ -359,6 +424,12 @@ pub(super) mod tests {
             complaint("queue_bytes = \"32MiB\"", &["--memory-budget=16MiB"]).starts_with("--memory-budget:")
         );
         assert!(complaint("tls_key = \"k\"", &[]).starts_with("f.toml:1:11: tls_key: "));
+        // Another option is named as it was given, too.
+        let both = complaint("shards = 3", &["--cpus=0,1"]);
+        assert!(
+            both.starts_with("f.toml:1:10: shards: 3 shards need as many CPUs, and --cpus names 2"),
+            "{both}"
+        );
         assert!(complaint("log = \"warn\"", &["--tls-key=k"]).starts_with("--tls-key: "));
         assert!(complaint("shards = 0", &["--shards=2"]).starts_with("f.toml:1:10: shards: expected"));
     }
@@ -434,8 +505,8 @@ pub(super) mod tests {
             ("LISTEN", "127.0.0.1:1,nowhere", &[], "expected ADDR:PORT such as"),
             ("COMPRESS", "a\nb", &[], "a b is no parameter"),
             ("SHARDS", "3", &["--cpus=0,1"], "3 shards need as many CPUs"),
-            ("TLS_CERT", "c", &[], "needs its private key, --tls-key"),
-            ("ADMIN", "127.0.0.1:9001", &[], "127.0.0.1:9001 is taken by --listen"),
+            ("TLS_CERT", "c", &[], "needs its private key, ECHORING_TLS_KEY"),
+            ("ADMIN", "127.0.0.1:9001", &[], "127.0.0.1:9001 is taken by ECHORING_LISTEN"),
             ("DEMO", "on", &["--no-test-endpoints"], "--no-test-endpoints says the opposite"),
         ] {
             let name = format!("ECHORING_{name}");

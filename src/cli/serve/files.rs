@@ -1,6 +1,8 @@
 //! What becomes of the files that the settings name while the server runs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
 use super::settings::Settings;
@@ -11,6 +13,20 @@ impl Settings {
     pub(super) fn certificate_files(&self) -> impl Iterator<Item = &PathBuf> {
         let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
         chains.chain(self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca))
+    }
+
+    /// Warnings about files that a reload could not read, because the process has given up the right to.
+    pub(super) fn unreadable(&self) -> Vec<String> {
+        let files = self.secret_files.iter().chain(&self.config_file).map(|(file, _)| file);
+        let warning = |file: &PathBuf| {
+            let error =
+                File::open(file).err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
+            let file = file.display();
+            Some(format!(
+                "{file} was read, and cannot be read again as this user: {error}; a reload will fail"
+            ))
+        };
+        files.filter_map(warning).collect()
     }
 
     /// When the certificates in these files expire, as the control plane reports it. A file that cannot be read any more is left

@@ -156,8 +156,18 @@ impl PeerArgs {
     /// # Errors
     /// [`Failure::Usage`] for options that have no effect: whoever set them expects protection.
     pub(super) fn limits(&self, origins: &Origins) -> Result<Arc<PeerLimits>, Failure> {
-        if self.proxy_protocol && self.trusted_proxy.is_empty() {
-            return Err(origins.wrong("--proxy-protocol", "has no effect without --trusted-proxy"));
+        let (has_proxies, bans) = (!self.trusted_proxy.is_empty(), self.ban_after.is_some());
+        let has_rate = self.message_rate.is_some() || self.byte_rate.is_some();
+        let is_changed = |time: Duration, default: Nanos| time.as_nanos() != u128::from(default);
+        for (flag, is_changed, is_used, needed) in [
+            ("--proxy-protocol", self.proxy_protocol, has_proxies, "--trusted-proxy"),
+            ("--rate-action", self.rate_action != Action::Pause, has_rate, "--message-rate or --byte-rate"),
+            ("--ban-window", is_changed(self.ban_window, BAN_WINDOW_DEFAULT), bans, "--ban-after"),
+            ("--ban-time", is_changed(self.ban_time, BAN_TIME_DEFAULT), bans, "--ban-after"),
+        ] {
+            if is_changed && !is_used {
+                return Err(origins.wrong(flag, &format!("has no effect without {needed}")));
+            }
         }
         let limits = PeerLimits {
             addresses: self.address_limits(),
@@ -173,8 +183,8 @@ impl PeerArgs {
         let closes =
             (!limits.traffic.is_none() && self.rate_action == Action::Close) || !limits.topics.is_none();
         if self.ban_after.is_some() && connections_max.is_none() && handshakes.is_none() && !closes {
-            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, or \
-                        --rate-action close with a rate";
+            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, or a \
+                        rate whose --rate-action is close";
             return Err(origins.wrong("--ban-after", line));
         }
         Ok(Arc::new(limits))
@@ -283,6 +293,9 @@ mod tests {
     fn options_without_effect_and_wrong_values_are_usage_errors() {
         for flags in [
             &["--proxy-protocol"][..],
+            &["--rate-action=close"],
+            &["--ban-window=7m"],
+            &["--ban-time=7m", "--message-rate=5"],
             &["--trusted-proxy=10.0.0.1/8"],
             &["--trusted-proxy=proxy.example"],
             &["--ban-after=3"],

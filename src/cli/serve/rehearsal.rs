@@ -18,33 +18,29 @@ use echoring_server::ListenAddress;
 /// # Errors
 /// [`Failure::Environment`] for a log that cannot be written, and for a socket whose folder is missing or not writable.
 pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
-    let access = settings.logs.access.as_ref().map(|(destination, _)| destination);
-    for destination in [&settings.logs.destination].into_iter().chain(access) {
+    let wrong = |flag: &str, what: &str, error: &io::Error| {
+        let line = format!("{what}: {error}; choose another path, or change the folder's owner or mode");
+        settings.origins.following(flag, &line)
+    };
+    let access = settings.logs.access.as_ref().map(|(destination, _)| ("--access-log", destination));
+    for (flag, destination) in [("--log-file", &settings.logs.destination)].into_iter().chain(access) {
         if let Destination::File(path) = destination {
-            try_file(path).map_err(|error| {
-                wrong(&format!("the log in {} cannot be started", path.display()), &error)
-            })?;
+            let what = format!("the log in {} cannot be started", path.display());
+            try_file(path).map_err(|error| wrong(flag, &what, &error))?;
         }
     }
     let admin = match &settings.admin {
-        Admin::At(address) => Some(address),
+        Admin::At(address) => Some(("--admin", address)),
         Admin::Off => None,
     };
-    let sockets = settings.server.listen.iter().chain(admin).filter_map(|address| match address {
-        ListenAddress::Unix(path) => Some(path),
-        ListenAddress::Tcp(_) => None,
-    });
-    for path in sockets {
-        try_folder_of(path)
-            .map_err(|error| wrong(&format!("cannot listen on unix:{}", path.display()), &error))?;
+    let listen = settings.server.listen.iter().map(|address| ("--listen", address));
+    for (flag, address) in listen.chain(admin) {
+        if let ListenAddress::Unix(path) = address {
+            let what = format!("cannot listen on unix:{}", path.display());
+            try_folder_of(path).map_err(|error| wrong(flag, &what, &error))?;
+        }
     }
     Ok(())
-}
-
-fn wrong(what: &str, error: &io::Error) -> Failure {
-    Failure::Environment(format!(
-        "{what}: {error}; choose another path, or change the folder's owner or mode"
-    ))
 }
 
 /// Whether a file can be appended to, or created.

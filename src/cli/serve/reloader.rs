@@ -20,6 +20,7 @@ use super::config::Sources;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
+use crate::sandbox::Sandbox;
 use crate::start_error::key_of;
 use crate::{Failure, environment, logging};
 use echoring_server::Handle;
@@ -53,6 +54,8 @@ pub(super) struct Running {
     pub(super) server: Handle,
     pub(super) control: Option<control::Handle>,
     pub(super) counters: Arc<ReloadCounters>,
+    /// The sandbox, if it puts files out of reach.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// A report on a reload, see docs/reference/admin.md#reloading.
@@ -141,7 +144,10 @@ impl ReloadThread {
                 self.watched.set(self.running.watched_files());
                 Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default())
             }
-            Err(Failure::Usage(line) | Failure::Environment(line)) => {
+            Err(failure) => {
+                let Running { sources, sandbox, .. } = &self.running;
+                let out_of_reach = sandbox.as_ref().and_then(|sandbox| sources.out_of_reach(sandbox));
+                let line = out_of_reach.unwrap_or(failure).into_line();
                 tracing::error!(cause, "the configuration was not reloaded, and the old one holds: {line}");
                 Reloaded::Refused(line)
             }
@@ -173,7 +179,7 @@ impl Running {
     /// If something in it cannot be used; then nothing was changed.
     fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
         let filter = environment::checked_filter(&wanted.logs.filter)?;
-        let tokens = wanted.admin_tokens.read()?;
+        let tokens = wanted.admin_tokens.read(&wanted.origins)?;
         let beyond = self.server.needs_restart(&wanted.server);
         let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == Some(key));
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;

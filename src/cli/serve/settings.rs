@@ -7,25 +7,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, Id};
 use rustls::pki_types::UnixTime;
 
 use super::admin_tokens::TokenFiles;
 use super::args::{
     AccessLogFile, Admin, AdminSocketMode, Args, CpuList, Demo, Profile, Shards, TlsClient, Watch,
 };
+use super::auth;
 use super::cluster::ClusterOptions;
 use super::config;
 use super::draining::DrainSettings;
-use super::topics::{Tables, Topics, hook_line};
+use super::topics::{Beside, Tables, Topics};
 use super::watch::Version;
-use crate::file::flags::{Flag, Given, Origins};
+use crate::file::flags::{Flag, Given, Origins, is_given};
 use crate::logging::{Destination, Form};
 use crate::sandbox::Sandbox;
 use crate::{Failure, start_error};
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
-use echoring_auth::{AppEvent, Right};
+use echoring_auth::AppEvent;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -149,7 +150,7 @@ impl Settings {
             auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
             app: args.hooks.load(&origins)?,
             peers: args.peers.limits(&origins)?,
-            tls: tls.as_ref().map(secured).transpose()?,
+            tls: tls.as_ref().map(|tls| secured(tls, &args, &origins)).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
@@ -160,22 +161,16 @@ impl Settings {
                 origins.wrong("--cluster-nats-clients", "needs --admin, whose thread publishes for them")
             );
         }
-        if let Some(place) = topics.relay_line().filter(|_| !relays) {
-            return Err(Failure::Usage(format!("{place}: nats needs --cluster-nats-clients")));
-        }
-        if let Some(place) = topics.durable_line().filter(|_| cluster.is_none()) {
-            return Err(Failure::Usage(format!("{place}: durable needs --cluster")));
-        }
-        for (right, event, key) in [
-            (Right::Subscribe, AppEvent::Subscribe, "subscribe"),
-            (Right::Publish, AppEvent::Publish, "publish"),
-        ] {
-            if let Some(place) = hook_line(&topics, right)
-                && !server.app.as_ref().is_some_and(|app| app.has(event))
-            {
-                return Err(Failure::Usage(format!("{place}: \"hook\" needs --hooks-{key}")));
-            }
-        }
+        let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event));
+        let is_auth = |id: &Id| auth::key_of(id.as_str()).is_some() && is_given(&matches, id.as_str());
+        let auth_is_said = server.auth.is_some() || matches.ids().any(is_auth);
+        topics.check(&Beside {
+            relays,
+            cluster: cluster.is_some(),
+            subscribe_hook: asks(AppEvent::Subscribe),
+            publish_hook: asks(AppEvent::Publish),
+            identities: auth_is_said || asks(AppEvent::Connect),
+        })?;
         let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
@@ -224,11 +219,14 @@ impl Settings {
                 || (tls_begins_or_ends && key.starts_with("tls_"))
                 || (auth_begins_or_ends && key.starts_with("auth_"))
         };
-        let next = Settings::new(
-            config::live(&self.flags, &running.flags, is_kept)?,
-            self.tables.clone(),
-            &self.activated,
-        )?;
+        let live = config::live(&self.flags, &running.flags, is_kept)?;
+        let next = Settings::new(live, self.tables.clone(), &self.activated).map_err(|failure| {
+            // It agrees with itself, but for what a restart would change too.
+            let line = failure.into_line();
+            Failure::Usage(format!(
+                "{line}; this holds until a restart, which other changes of the configuration need"
+            ))
+        })?;
         Ok(Settings { config_file: self.config_file.clone(), ..next })
     }
 
@@ -372,7 +370,7 @@ fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
     ];
     match &args.admin {
         Admin::Off => match tokens.into_iter().find(|(_, file)| file.is_some()) {
-            Some((flag, _)) => Err(origins.wrong(flag, "there is no address to guard, with --admin off")),
+            Some((flag, _)) => Err(origins.wrong(flag, "there is no address to guard: --admin is off")),
             None => Ok(()),
         },
         Admin::At(admin) if !has_free_port(admin) && args.listen.contains(admin) => {
@@ -470,7 +468,7 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
             return Err(origins.wrong("--tls-ocsp", "needs its certificate, --tls-cert"));
         }
         (0, _) if tls_client_ca.is_some() => {
-            return Err(origins.wrong("--tls-client-ca", "needs TLS: give --tls-cert and --tls-key"));
+            return Err(origins.wrong("--tls-client-ca", "needs TLS: set --tls-cert and --tls-key"));
         }
         (0, _) => return Ok(None),
         _ => {}
@@ -485,8 +483,19 @@ fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failu
     Ok(Some(ServerTls { certificates: certificates.collect(), clients }))
 }
 
-fn secured(tls: &ServerTls) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    tls::server_config(tls).map_err(|error| Failure::Environment(error.to_string()))
+/// The configuration of TLS. An error names the option whose file is wrong.
+fn secured(tls: &ServerTls, args: &Args, origins: &Origins) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    tls::server_config(tls).map_err(|error| {
+        let line = error.to_string();
+        let names = |files: &[PathBuf]| files.iter().any(|file| line.contains(&*file.to_string_lossy()));
+        let flag = match args {
+            args if names(&args.tls_cert) => "--tls-cert",
+            args if names(&args.tls_key) => "--tls-key",
+            args if names(&args.tls_ocsp) => "--tls-ocsp",
+            _ => "--tls-client-ca",
+        };
+        origins.following(flag, &line)
+    })
 }
 
 fn origin_policy(allowed: &[String]) -> OriginPolicy {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use self::keys::{KEYS, PATTERN};
 
-use crate::file::{Entry, Source};
+use crate::file::{Entry, Place, Source};
 use crate::{Failure, values};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Pattern, Permission, Relay, Right, Rules, SlowConsumerPolicy, TopicSettings};
@@ -26,8 +26,8 @@ pub(super) struct Topics {
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) settings: TopicSettings,
-    /// The keys that a file gives, each with the file's name and the line.
-    pub(super) lines: BTreeMap<&'static str, String>,
+    /// The keys that a file gives.
+    pub(super) places: BTreeMap<&'static str, Place>,
 }
 
 impl Topics {
@@ -40,29 +40,70 @@ impl Topics {
         Rules::new(rules.collect(), stored("", kept(self.default.settings)))
     }
 
-    /// Where it says that clients of NATS get messages, if it does.
-    pub(super) fn relay_line(&self) -> Option<&str> {
-        self.line("nats", |settings| settings.relay != Relay::Off)
+    /// Refuses settings that have no effect without something else.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`], with the place of the first one.
+    pub(super) fn check(&self, beside: &Beside) -> Result<(), Failure> {
+        let Beside { relays, cluster, subscribe_hook, publish_hook, identities } = *beside;
+        let asks = |right: Right, permission| {
+            move |settings: &TopicSettings| settings.access.of(right) == permission
+        };
+        if !relays {
+            let needed = "has no effect without cluster.nats_clients";
+            self.refuse("nats", |settings| settings.relay != Relay::Off, needed)?;
+        }
+        if !cluster {
+            let needed = "has no effect without a cluster (cluster.servers)";
+            self.refuse("durable", |settings| settings.durable.is_on, needed)?;
+        }
+        for (right, is_there, hook) in [
+            (Right::Subscribe, subscribe_hook, "hooks.subscribe"),
+            (Right::Publish, publish_hook, "hooks.publish"),
+        ] {
+            if !is_there {
+                let needed = format!("\"hook\" needs {hook}, the URL to ask");
+                self.refuse(right.word(), asks(right, Permission::Hook), &needed)?;
+            }
+        }
+        if !identities {
+            for (permission, word) in
+                [(Permission::Claim, "claim"), (Permission::Authenticated, "authenticated")]
+            {
+                let needed = format!("\"{word}\" lets nobody in without [auth]");
+                Right::ALL
+                    .iter()
+                    .try_for_each(|right| self.refuse(right.word(), asks(*right, permission), &needed))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Where it says that topics are durable, if it does.
-    pub(super) fn durable_line(&self) -> Option<&str> {
-        self.line("durable", |settings| settings.durable.is_on)
-    }
-
-    /// Where `key` is, of the first settings of which this is true.
-    fn line(&self, key: &'static str, is_so: impl Fn(&TopicSettings) -> bool) -> Option<&str> {
+    /// An error in `key`, where the first settings are of which this is true.
+    fn refuse(
+        &self,
+        key: &'static str,
+        is_so: impl Fn(&TopicSettings) -> bool,
+        explanation: &str,
+    ) -> Result<(), Failure> {
         let mut all = self.rules.iter().map(|(_, topic)| topic).chain([&self.default]);
-        let found = all.find(|topic| is_so(&topic.settings))?;
-        Some(found.lines.get(key).map_or(key, String::as_str))
+        let Some(found) = all.find(|topic| is_so(&topic.settings)) else { return Ok(()) };
+        let named = || Failure::Usage(format!("{key}: {explanation}"));
+        Err(found.places.get(key).map_or_else(named, |place| place.wrong(explanation)))
     }
 }
 
-/// Where a right of topics is the hook's decision, if it is.
-pub(super) fn hook_line(topics: &Topics, right: Right) -> Option<&str> {
-    let mut all = topics.rules.iter().map(|(_, topic)| topic).chain([&topics.default]);
-    let asked = all.find(|topic| topic.settings.access.of(right) == Permission::Hook)?;
-    Some(asked.lines.get(right.word()).map_or(right.word(), String::as_str))
+/// What there is beside the topics, which some of their settings need.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside {
+    /// Other clients of NATS.
+    pub(super) relays: bool,
+    pub(super) cluster: bool,
+    /// The hook that is asked about subscriptions, and the one about publications.
+    pub(super) subscribe_hook: bool,
+    pub(super) publish_hook: bool,
+    /// Something that says who clients are, if only that nobody is somebody.
+    pub(super) identities: bool,
 }
 
 /// `settings` with a history that is bounded to nothing by any of its bounds bounded so by the count of its messages:
@@ -147,7 +188,7 @@ impl Tables {
             let topic = table.over(base);
             table.check(&topic.settings, memory_budget_bytes).map(|()| topic)
         };
-        let base = Topic { settings: base, lines: BTreeMap::new() };
+        let base = Topic { settings: base, places: BTreeMap::new() };
         let default = match &self.defaults {
             Some(table) => resolve(table, &base)?,
             None => base,
@@ -172,8 +213,8 @@ struct Table {
     source: Arc<Source>,
     /// The byte at which it begins.
     at: usize,
-    /// The keys that it has, with the bytes at which their values begin.
-    places: BTreeMap<&'static str, usize>,
+    /// The keys that it has.
+    places: BTreeMap<&'static str, Place>,
     /// The values of those keys; the other fields have no meaning.
     values: TopicSettings,
 }
@@ -190,7 +231,7 @@ impl Table {
             return Err(entry.unknown(&known.collect::<Vec<_>>()));
         };
         key.read(entry, &mut self.values)?;
-        self.places.insert(key.name, entry.at);
+        self.places.insert(key.name, entry.place());
         Ok(())
     }
 
@@ -200,7 +241,7 @@ impl Table {
         for key in KEYS.iter().filter(|key| self.places.contains_key(key.name)) {
             key.copy(self.values, &mut topic.settings);
         }
-        topic.lines.extend(self.places.iter().map(|(key, at)| (*key, self.source.line(*at))));
+        topic.places.extend(self.places.iter().map(|(key, place)| (*key, place.clone())));
         topic
     }
 
@@ -262,9 +303,10 @@ impl Table {
 
     /// What is wrong with the first of `keys` that the table has.
     fn wrong(&self, keys: [&str; 2], explanation: &str) -> Failure {
-        let said = keys.into_iter().find_map(|key| self.places.get_key_value(key));
-        let (key, at) = said.map_or((keys[0], self.at), |(key, at)| (*key, *at));
-        self.source.wrong(at, &format!("{key}: {explanation}"))
+        match keys.into_iter().find_map(|key| self.places.get(key)) {
+            Some(place) => place.wrong(explanation),
+            None => self.source.wrong(self.at, &format!("{}: {explanation}", keys[0])),
+        }
     }
 }
 

@@ -90,7 +90,7 @@ fn what_the_kernel_lacks_is_logged_or_refused() {
     let refused = on.output().expect("the binary runs");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(3), "{said}");
-    assert!(said.starts_with("error: --sandbox on: Landlock: "), "{said}");
+    assert!(said.starts_with("error: --sandbox: Landlock: "), "{said}");
 }
 
 /// Only root can become somebody else; others are told so.
@@ -122,6 +122,29 @@ fn a_server_started_as_root_runs_as_its_user() {
     let mut server = Program::start(command(&words[..5]).stderr(stderr));
     log.line_with("running as root; use --user NAME");
     assert_eq!(server.end(), Some(0));
+}
+
+/// A reload would fail when nobody looks.
+#[test]
+fn a_key_that_only_root_reads_is_warned_about_at_the_start() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("token-{}", std::process::id()));
+    std::fs::write(&path, "0123456789abcdef").expect("written");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("changed");
+    let file = path.to_str().expect("UTF-8");
+    let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-token-file", file];
+    for (flags, is_told) in [(&["--user", "4242:4242"][..], true), (&[], false)] {
+        let (log, stderr) = Log::new();
+        let mut server = Program::start(command(&[&words[..], flags].concat()).stderr(stderr));
+        assert_eq!(server.end(), Some(0));
+        let log = log.text();
+        let warning = format!("{file} was read, and cannot be read again as this user: ");
+        assert_eq!(log.contains(&warning), is_told, "{log}");
+    }
+    std::fs::remove_file(path).expect("removed");
 }
 
 #[test]

@@ -91,6 +91,26 @@ fn refusal_of(peer: &mut Peer, bytes: usize) -> Option<u16> {
 }
 
 #[test]
+fn a_file_outside_of_the_sandbox_is_told_as_such() {
+    let elsewhere = folder();
+    let token = elsewhere.join("token");
+    fs::write(&token, "0123456789abcdef").expect("written");
+    configured("", &[], |node| {
+        let wanted = format!("max_topics = 7\nadmin_read_token_file = '{}'", text(&token));
+        let (status, report) = node.reload(&wanted);
+        let line = report["error"]["message"].as_str().expect("a line");
+        assert_eq!(status, 422, "{line}");
+        let place = format!(
+            "{}:2:25: admin_read_token_file: {} is outside of the sandbox",
+            text(&node.file),
+            text(&token)
+        );
+        assert!(line.starts_with(&place) && line.ends_with("restart the server"), "{line}");
+        assert_eq!(node.change("max_topics = 7").0, ["max_topics"]);
+    });
+}
+
+#[test]
 fn limits_hold_for_open_connections_and_new_ones() {
     configured("max_message = '1KiB'", &[], |node| {
         let mut small = Peer::open(&node.server, "/echo");
