@@ -12,7 +12,7 @@ use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::Heartbeat;
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
-use crate::link::{Link, Packet, Received};
+use crate::link::{Link, LinkFigures, Packet, Received};
 use crate::message::{Handover, Message};
 use crate::owner_table::Peers;
 use crate::view::{NodeId, View};
@@ -202,6 +202,11 @@ impl Cluster {
     /// The other members: their ids, names and phases.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &str, Phase)> {
         self.peers.iter().map(|(node, peer)| (*node, &*peer.name, peer.phase))
+    }
+
+    /// How the link to another member does.
+    pub fn link(&self, node: NodeId, now: Nanos) -> Option<LinkFigures> {
+        self.peers.get(&node).map(|peer| peer.link.figures(now))
     }
 
     /// The connection to the backbone is there, or is lost. Without it nobody is taken for dead, as nobody can be heard.

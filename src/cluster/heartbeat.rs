@@ -8,7 +8,7 @@ use crate::view::NodeId;
 use crate::wire::{put_text, take_text, take_u8, take_u64};
 
 /// The version of heartbeats, packets and messages. Nodes of different versions ignore one another.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// A heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

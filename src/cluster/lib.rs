@@ -25,6 +25,7 @@ mod link;
 mod message;
 mod outgoing;
 mod owner_table;
+mod round_trip;
 mod store;
 mod stream;
 mod tables;
@@ -35,6 +36,7 @@ pub use echoring_topics::Position;
 
 pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
 pub use heartbeat::Heartbeat;
+pub use link::LinkFigures;
 pub use message::{Handover, MemberChange, MembersPage, Message, Outcome};
 pub use outgoing::{Full, Ticket};
 pub use owner_table::{OwnerTable, Peers, Shard};

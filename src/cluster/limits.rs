@@ -20,10 +20,18 @@ pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Maximum bytes of the messages in one packet, unless a single message is longer. NATS allows 1 MiB by default.
 pub const PACKET_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of one link that are not acknowledged, past which deliveries to that node wait in the topics' histories.
+/// Bytes of one link that are not acknowledged, past which deliveries to that node wait in the topics' histories. As many may be on their
+/// way from the shards to the link.
 pub const LINK_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Time without an acknowledgement after which packets are sent again. Only a connection that broke loses packets.
-pub const RETRANSMIT_AFTER: Nanos = SECOND;
+/// Shortest time without an acknowledgement after which the oldest packet is sent again: what a busy machine may take to acknowledge it. A
+/// loss that a later packet shows is repaired without waiting.
+pub const RETRANSMIT_AFTER_MIN: Nanos = 100 * MILLISECOND;
+/// Longest such time, the first one before the round trip is known, and the interval at which a session is announced. Short enough
+/// for a member to be tried again before it is taken for dead, and for a link to be whole a second after its path is.
+pub const RETRANSMIT_AFTER_MAX: Nanos = SECOND;
+/// Age of the oldest message that a node has not acknowledged, from which on this node is not ready: five times the longest interval
+/// of retransmissions, and longer than the silence of a node that is dead.
+pub const LINK_BEHIND_AFTER: Nanos = 5 * SECOND;
 
 // ---- topics ----
 

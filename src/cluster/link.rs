@@ -1,12 +1,24 @@
 //! One direction pair of reliable, ordered messages between two nodes, over packets that may be lost or late.
 //!
 //! ```text
-//! packet:  version │ from │ to │ session │ their session │ sequence │ acknowledged │ messages …
+//! packet:  version │ from │ to │ session │ their session │ sequence │ transmission │ acknowledged │ seen │ messages …
 //! ```
 //!
 //! A *session* lasts from one loss of state to the next. Each side numbers its own, ascending; a packet that names an older
-//! session of either side is late, and ignored. Within a session packets are numbered, acknowledged, and sent again from the first that is
-//! missing. When the other side begins a session anew, what was sent before may be lost: the link begins anew as well, and says so.
+//! session of either side is late, and ignored. When the other side begins a session anew, what was sent before may be lost: the link
+//! begins anew as well, and says so.
+//!
+//! Within a session the packets with messages have a *sequence*, in which the other side takes them. Each *transmission* of one has
+//! a number of its own too, as packets of QUIC have (RFC 9002), and both sides repeat the latest number that they have *seen*. Packets do not
+//! overtake one another, so a packet was lost if a later transmission has been seen and the packet was not acknowledged. The link then
+//! goes back to it: a loss is repaired in a round trip, however busy the link is. It goes back once in a round trip, as what
+//! it sends again has later numbers.
+//!
+//! A packet with nothing behind it that could show its loss is sent again by a timer (RFC 6298). The timer starts when the first packet that is not
+//! acknowledged is sent, and again when an acknowledgement makes progress. **Sending more does not push it on.**
+//!
+//! A node whose connection is new has lost what was on its way in either direction. It sends again at once, and so does the
+//! other side, as it sees [`EVERYTHING`].
 
 use std::collections::VecDeque;
 
@@ -14,9 +26,13 @@ use bytes::BufMut as _;
 use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::VERSION;
-use crate::limits::{LINK_BYTES_MAX, PACKET_BYTES_MAX, RETRANSMIT_AFTER};
+use crate::limits::{LINK_BYTES_MAX, PACKET_BYTES_MAX, RETRANSMIT_AFTER_MAX};
+use crate::round_trip::RoundTrip;
 use crate::view::NodeId;
 use crate::wire::{append_entry, take_u8, take_u64};
+
+/// The number that a node with a new connection has seen: of what was sent before, nothing will arrive any more.
+const EVERYTHING: u64 = u64::MAX;
 
 /// A packet as it was received.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +41,11 @@ pub(crate) struct Packet<'a> {
     pub(crate) to: NodeId,
     session: u64,
     their_session: u64,
-    /// 0 without messages.
+    /// 0 without messages, and so is `transmission`.
     sequence: u64,
+    transmission: u64,
     acknowledged: u64,
+    seen: u64,
     messages: &'a [u8],
 }
 
@@ -43,16 +61,18 @@ impl<'a> Packet<'a> {
             session: take_u64(rest)?,
             their_session: take_u64(rest)?,
             sequence: take_u64(rest)?,
+            transmission: take_u64(rest)?,
             acknowledged: take_u64(rest)?,
+            seen: take_u64(rest)?,
             messages: rest,
         })
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
+        let &Packet { from, to, session, their_session, sequence, transmission, acknowledged, seen, .. } =
+            self;
         bytes.put_u8(VERSION);
-        for number in
-            [self.from.0, self.to.0, self.session, self.their_session, self.sequence, self.acknowledged]
-        {
+        for number in [from.0, to.0, session, their_session, sequence, transmission, acknowledged, seen] {
             bytes.put_u64_le(number);
         }
         bytes.extend_from_slice(self.messages);
@@ -70,6 +90,31 @@ pub(crate) enum Received<'a> {
     Reset,
 }
 
+/// How the link to another node does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkFigures {
+    /// Bytes of messages that the other node has not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// Time since the oldest of them was first sent; 0 if there are none.
+    pub unacknowledged_age: Nanos,
+    /// Packets that were sent again since the node is there.
+    pub retransmissions: u64,
+    /// Times that the link began anew since then.
+    pub resets: u64,
+    /// The estimated round trip. `None` before the first acknowledgement.
+    pub round_trip: Option<Nanos>,
+}
+
+/// The messages of a packet that is not acknowledged.
+#[derive(Debug)]
+struct Unacknowledged {
+    messages: Vec<u8>,
+    first_sent_at: Nanos,
+    sent_at: Nanos,
+    /// The number of its latest transmission.
+    transmission: u64,
+}
+
 /// The link to one other node.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -81,19 +126,32 @@ pub(crate) struct Link {
     /// Messages that are in no packet yet.
     staged: VecDeque<Vec<u8>>,
     staged_bytes: usize,
-    /// The messages of packets that are not acknowledged; the first has the sequence `first`.
-    unacknowledged: VecDeque<Vec<u8>>,
+    /// Since when messages wait for the other side to know this session.
+    waiting_since: Option<Nanos>,
+    /// The packets that are not acknowledged; the first has the sequence `first`.
+    unacknowledged: VecDeque<Unacknowledged>,
     unacknowledged_bytes: usize,
     first: u64,
     /// How many of them have been sent since the link last went back.
     sent: usize,
-    /// Latest time at which something was sent or acknowledged.
-    progress_at: Nanos,
+    /// The latest transmission.
+    transmission: u64,
+    /// When the timer started: the first of the packets was sent then, or acknowledgements made progress.
+    timer_from: Nanos,
+    /// How often it has gone off since.
+    timeouts: u32,
+    round_trip: RoundTrip,
     /// The next sequence of the other side.
     expected: u64,
+    /// The latest transmission of the other side that has arrived.
+    seen: u64,
+    /// Nothing that the other side has sent is on its way any more, and it does not know.
+    has_new_connection: bool,
     owes_acknowledgement: bool,
     /// When the session is announced again.
     announce_at: Nanos,
+    retransmissions: u64,
+    resets: u64,
 }
 
 impl Link {
@@ -104,14 +162,22 @@ impl Link {
             is_known: false,
             staged: VecDeque::new(),
             staged_bytes: 0,
+            waiting_since: None,
             unacknowledged: VecDeque::new(),
             unacknowledged_bytes: 0,
             first: 1,
             sent: 0,
-            progress_at: 0,
+            transmission: 0,
+            timer_from: 0,
+            timeouts: 0,
+            round_trip: RoundTrip::default(),
             expected: 1,
+            seen: 0,
+            has_new_connection: false,
             owes_acknowledgement: false,
             announce_at: 0,
+            retransmissions: 0,
+            resets: 0,
         }
     }
 
@@ -132,9 +198,21 @@ impl Link {
         self.staged.is_empty() && self.unacknowledged.is_empty()
     }
 
-    /// Packets may have been lost.
+    pub(crate) fn figures(&self, now: Nanos) -> LinkFigures {
+        let oldest = self.unacknowledged.front().map(|packet| packet.first_sent_at);
+        LinkFigures {
+            unacknowledged_bytes: (self.staged_bytes + self.unacknowledged_bytes) as u64,
+            unacknowledged_age: oldest.or(self.waiting_since).map_or(0, |since| now.saturating_sub(since)),
+            retransmissions: self.retransmissions,
+            resets: self.resets,
+            round_trip: self.round_trip.smoothed(),
+        }
+    }
+
+    /// The connection is new. What was on its way in either direction may be lost.
     pub(crate) fn send_again(&mut self, now: Nanos) {
-        self.sent = 0;
+        (self.sent, self.timeouts) = (0, 0);
+        (self.has_new_connection, self.owes_acknowledgement) = (true, true);
         self.announce_at = now;
     }
 
@@ -148,7 +226,7 @@ impl Link {
             let is_reset = self.theirs.is_some() && has_begun;
             if is_reset {
                 *sessions += 1;
-                *self = Link::new(*sessions);
+                self.begin_anew(*sessions);
             }
             self.theirs = Some(packet.session);
             self.is_known = false;
@@ -166,11 +244,12 @@ impl Link {
             self.is_known = true;
             self.owes_acknowledgement = true;
         }
-        self.acknowledge(packet.acknowledged, now);
+        self.acknowledge(packet, now);
         if packet.sequence == 0 {
             return Received::Nothing;
         }
         self.owes_acknowledgement = true;
+        self.seen = self.seen.max(packet.transmission);
         if packet.sequence != self.expected {
             return Received::Nothing;
         }
@@ -178,14 +257,26 @@ impl Link {
         Received::Messages(packet.messages)
     }
 
-    fn acknowledge(&mut self, sequence: u64, now: Nanos) {
-        while self.first <= sequence
-            && let Some(messages) = self.unacknowledged.pop_front()
+    /// The path is the same, and its figures stay.
+    fn begin_anew(&mut self, session: u64) {
+        let Link { round_trip, retransmissions, resets, .. } = *self;
+        *self = Link { round_trip, retransmissions, resets: resets + 1, ..Link::new(session) };
+    }
+
+    fn acknowledge(&mut self, packet: &Packet<'_>, now: Nanos) {
+        while self.first <= packet.acknowledged
+            && let Some(acknowledged) = self.unacknowledged.pop_front()
         {
-            self.unacknowledged_bytes -= messages.len();
+            if acknowledged.transmission == packet.seen {
+                self.round_trip.measure(now.saturating_sub(acknowledged.sent_at));
+            }
+            self.unacknowledged_bytes -= acknowledged.messages.len();
             self.first += 1;
             self.sent = self.sent.saturating_sub(1);
-            self.progress_at = now;
+            (self.timer_from, self.timeouts) = (now, 0);
+        }
+        if self.unacknowledged.front().is_some_and(|oldest| oldest.transmission <= packet.seen) {
+            self.sent = 0;
         }
     }
 
@@ -193,39 +284,66 @@ impl Link {
     pub(crate) fn poll(&mut self, from: NodeId, to: NodeId, now: Nanos, bytes: &mut Vec<u8>) -> bool {
         let (session, their_session) = (self.session, self.theirs.unwrap_or(0));
         let acknowledged = self.expected - 1;
-        let empty = Packet { from, to, session, their_session, sequence: 0, acknowledged, messages: &[] };
+        let seen = if self.has_new_connection { EVERYTHING } else { self.seen };
+        let (sequence, transmission, messages) = (0, 0, &[][..]);
+        let mut packet =
+            Packet { from, to, session, their_session, sequence, transmission, acknowledged, seen, messages };
         if !self.is_known {
+            if !self.staged.is_empty() {
+                self.waiting_since.get_or_insert(now);
+            }
             if now < self.announce_at {
                 return false;
             }
-            self.announce_at = now + RETRANSMIT_AFTER;
-            empty.write(bytes);
+            self.announce_at = now + RETRANSMIT_AFTER_MAX;
+            packet.write(bytes);
             return true;
         }
         if self.sent == self.unacknowledged.len() {
-            self.fill();
+            self.fill(now);
         }
-        if self.sent > 0 && now >= self.progress_at + RETRANSMIT_AFTER {
-            self.sent = 0;
-        }
-        if let Some(messages) = self.unacknowledged.get(self.sent) {
-            Packet { sequence: self.first + self.sent as u64, messages, ..empty }.write(bytes);
-            self.sent += 1;
-            self.progress_at = now;
-        } else if self.owes_acknowledgement {
-            empty.write(bytes);
-        } else {
+        if let Some(index) = self.next(now) {
+            self.transmission += 1;
+            let sent = &mut self.unacknowledged[index];
+            self.retransmissions += u64::from(sent.transmission > 0);
+            (sent.transmission, sent.sent_at) = (self.transmission, now);
+            (packet.sequence, packet.transmission) = (self.first + index as u64, self.transmission);
+            packet.messages = &sent.messages;
+        } else if !self.owes_acknowledgement {
             return false;
         }
-        self.owes_acknowledgement = false;
+        packet.write(bytes);
+        (self.owes_acknowledgement, self.has_new_connection) = (false, false);
         true
     }
 
+    /// The packet that is sent now.
+    fn next(&mut self, now: Nanos) -> Option<usize> {
+        if self.timer().is_some_and(|at| now >= at) {
+            (self.timer_from, self.timeouts) = (now, self.timeouts + 1);
+            return Some(0);
+        }
+        if self.sent == self.unacknowledged.len() {
+            return None;
+        }
+        if self.sent == 0 {
+            self.timer_from = now;
+        }
+        self.sent += 1;
+        Some(self.sent - 1)
+    }
+
+    /// When the oldest packet is sent again, although nothing shows that it was lost.
+    fn timer(&self) -> Option<Nanos> {
+        (self.sent > 0).then(|| self.timer_from + self.round_trip.timeout(self.timeouts))
+    }
+
     /// Makes a packet of the first messages that are in none.
-    fn fill(&mut self) {
+    fn fill(&mut self, now: Nanos) {
         if self.unacknowledged_bytes >= LINK_BYTES_MAX {
             return;
         }
+        self.waiting_since = None;
         let mut messages = Vec::new();
         while let Some(message) = self.staged.front()
             && (messages.is_empty() || messages.len() + message.len() < PACKET_BYTES_MAX)
@@ -236,15 +354,13 @@ impl Link {
         }
         if !messages.is_empty() {
             self.unacknowledged_bytes += messages.len();
-            self.unacknowledged.push_back(messages);
+            let packet = Unacknowledged { messages, first_sent_at: now, sent_at: now, transmission: 0 };
+            self.unacknowledged.push_back(packet);
         }
     }
 
     /// When [`poll`](Link::poll) may have a packet although nothing was pushed or received.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
-        if !self.is_known {
-            return Some(self.announce_at);
-        }
-        (self.sent > 0).then(|| self.progress_at + RETRANSMIT_AFTER)
+        if self.is_known { self.timer() } else { Some(self.announce_at) }
     }
 }

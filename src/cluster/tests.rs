@@ -2,14 +2,14 @@
 
 use proptest::prelude::*;
 
-use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::{ClientId, Position};
 
 use crate::cluster::{Cluster, ClusterConfig, Event, Phase};
 use crate::heartbeat::Heartbeat;
-use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT};
-use crate::link::{Link, Packet, Received};
+use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT, RETRANSMIT_AFTER_MIN};
+use crate::link::{Link, LinkFigures, Packet, Received};
 use crate::message::{
     Handover, MemberChange, MembersPage, Message, Outcome, append_change, append_outcome, changes, outcomes,
 };
@@ -145,6 +145,126 @@ fn publications_that_were_given_up_take_their_outcomes_with_them() {
     outgoing.expire(40, |ticket, _, outcome| done.push((ticket, outcome)));
     assert_eq!(done.last(), Some(&(4, Outcome::Unreachable)));
     assert!(outgoing.is_empty());
+}
+
+/// Two ends that have sent each other enough for an estimate of the round trip, which takes no step.
+fn warm() -> Pair {
+    let mut pair = Pair::new();
+    for number in 0..10 {
+        (0..2).for_each(|end| pair.push(end, number));
+        pair.carry(|| true);
+    }
+    pair.received = [Vec::new(), Vec::new()];
+    pair
+}
+
+/// Carries until a message has arrived, while another one is sent at each interval, and returns the time that it took.
+fn await_under_load(pair: &mut Pair, number: u32, interval: Nanos) -> Nanos {
+    let began = pair.now;
+    let mut next = began + interval;
+    while !pair.received[1].contains(&number) {
+        if pair.now >= next {
+            next += interval;
+            pair.push(0, 1_000);
+        }
+        pair.carry(|| true);
+        assert!(pair.now < began + 60 * SECOND, "never, with a message each {} ms", interval / MILLISECOND);
+    }
+    pair.now - began
+}
+
+#[test]
+fn a_loss_is_repaired_in_a_round_trip_however_busy_the_link_is() {
+    for interval in [10, 20, 50, 90, 100, 500, 900].map(|time| time * MILLISECOND) {
+        let mut pair = warm();
+        pair.push(0, 77);
+        pair.carry(|| false);
+        let took = await_under_load(&mut pair, 77, interval);
+        // The next message shows the loss, or else the timer goes off.
+        let most = interval.min(RETRANSMIT_AFTER_MIN) + 20 * MILLISECOND;
+        assert!(took <= most, "{} ms, with a message each {} ms", took / MILLISECOND, interval / MILLISECOND);
+        (0..5).for_each(|_| pair.carry(|| true));
+        assert!(pair.ends[0].is_idle() && pair.resets == [0, 0]);
+    }
+}
+
+#[test]
+fn sending_more_does_not_push_the_timer_on() {
+    let mut pair = warm();
+    let mut sent_again = Vec::new();
+    for number in 10..110 {
+        pair.push(0, number);
+        let deadline = pair.ends[0].deadline();
+        pair.carry(|| false);
+        let figures = pair.ends[0].figures(pair.now);
+        if figures.retransmissions > sent_again.len() as u64 {
+            sent_again.push(figures.unacknowledged_age - 10 * MILLISECOND);
+        } else if number > 10 {
+            assert_eq!(pair.ends[0].deadline(), deadline, "message {number} has moved the timer");
+        }
+    }
+    // The oldest packet only, and each time after twice the time before.
+    assert_eq!(sent_again, [1, 3, 7].map(|times| times * RETRANSMIT_AFTER_MIN));
+    // The next message shows that those before were lost.
+    pair.push(0, 110);
+    (0..3).for_each(|_| pair.carry(|| true));
+    assert_eq!(pair.received[1], Vec::from_iter(10..111));
+    let LinkFigures { unacknowledged_bytes, unacknowledged_age, .. } = pair.ends[0].figures(pair.now);
+    assert_eq!((unacknowledged_bytes, unacknowledged_age), (0, 0));
+}
+
+#[test]
+fn many_packets_that_show_one_loss_have_it_repaired_once() {
+    let mut pair = warm();
+    let before = pair.ends[0].figures(pair.now).retransmissions;
+    let mut answers = Vec::new();
+    for number in 10..30 {
+        pair.push(0, number);
+        let mut bytes = Vec::new();
+        assert!(pair.ends[0].poll(A, B, pair.now, &mut bytes));
+        if number > 10 {
+            pair.arrive(1, &bytes);
+            let mut answer = Vec::new();
+            assert!(pair.ends[1].poll(B, A, pair.now, &mut answer), "each is answered at once");
+            answers.push(answer);
+        }
+    }
+    // One answer after the other arrives, and what is sent again is on its way.
+    let mut again = Vec::new();
+    for answer in answers {
+        pair.arrive(0, &answer);
+        let mut bytes = Vec::new();
+        while pair.ends[0].poll(A, B, pair.now, &mut bytes) {
+            again.push(std::mem::take(&mut bytes));
+        }
+    }
+    again.iter().for_each(|bytes| pair.arrive(1, bytes));
+    assert_eq!(pair.received[1], Vec::from_iter(10..30));
+    assert_eq!(pair.ends[0].figures(pair.now).retransmissions - before, 20, "each once");
+}
+
+#[test]
+fn a_node_with_a_new_connection_gets_and_sends_what_was_lost_at_once() {
+    for end in [0, 1] {
+        let mut pair = warm();
+        (0..2).for_each(|end| pair.push(end, 77));
+        pair.carry(|| false);
+        pair.ends[end].send_again(pair.now);
+        (0..2).for_each(|_| pair.carry(|| true));
+        assert_eq!(pair.received, [[77], [77]], "the connection of end {end} is new");
+    }
+}
+
+#[test]
+fn messages_that_wait_for_a_session_to_be_known_have_an_age() {
+    let mut link = Link::new(1);
+    link.push(vec![0; 10]);
+    let mut bytes = Vec::new();
+    for now in [3, 7] {
+        link.poll(A, B, now * SECOND, &mut bytes);
+        let LinkFigures { unacknowledged_bytes, unacknowledged_age, .. } = link.figures(now * SECOND);
+        assert_eq!((unacknowledged_bytes, unacknowledged_age), (10, (now - 3) * SECOND));
+    }
 }
 
 fn messages() -> Vec<Message<'static>> {

@@ -20,6 +20,8 @@ pub struct Backbone {
     queues: BTreeMap<(NodeId, NodeId), VecDeque<(Nanos, Delivery)>>,
     /// What nodes write again once they are connected.
     again: BTreeMap<(NodeId, NodeId), Vec<Delivery>>,
+    /// How many packets from one node to another are lost next, as NATS drops those of a node that is too slow.
+    losses: BTreeMap<(NodeId, NodeId), u32>,
     /// Nodes with different numbers do not reach each other.
     sides: BTreeMap<NodeId, u32>,
     pub delay_max: Nanos,
@@ -28,6 +30,15 @@ pub struct Backbone {
 impl Backbone {
     pub fn set_side(&mut self, node: NodeId, side: u32) {
         self.sides.insert(node, side);
+    }
+
+    /// Loses the next packets from one node to another. Heartbeats arrive.
+    pub fn lose(&mut self, from: NodeId, to: NodeId, packets: u32) {
+        self.losses.insert((from, to), packets);
+    }
+
+    pub fn lose_none(&mut self) {
+        self.losses.clear();
     }
 
     pub fn send(
@@ -39,6 +50,12 @@ impl Backbone {
         random: &mut SplitMix64,
     ) {
         if self.sides.get(&from) != self.sides.get(&to) {
+            return;
+        }
+        if let (Delivery::Packet(_), Some(left)) = (&delivery, self.losses.get_mut(&(from, to)))
+            && *left > 0
+        {
+            *left -= 1;
             return;
         }
         let slow = if random.below(50) == 0 { 20 } else { 1 };
@@ -92,6 +109,7 @@ impl Backbone {
     pub fn forget(&mut self, node: NodeId) {
         self.queues.retain(|(_, to), _| *to != node);
         self.again.retain(|(from, to), _| *from != node && *to != node);
+        self.losses.retain(|(from, to), _| *from != node && *to != node);
         self.sides.remove(&node);
     }
 }

@@ -9,6 +9,7 @@ mod faults;
 mod node;
 mod planned;
 mod presence;
+mod repair;
 #[path = "../support/seeds.rs"]
 mod seeds;
 mod store;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
 use echoring_cluster::{
-    Cluster, ClusterConfig, Event, Handover, Message, NodeId, Outcome, OwnerTable, Peers, Phase, Shard,
-    StreamAnswer, Ticket, TopicStore as _,
+    Cluster, ClusterConfig, Event, Handover, LinkFigures, Message, NodeId, Outcome, OwnerTable, Peers, Phase,
+    Shard, StreamAnswer, Ticket, TopicStore as _,
 };
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
@@ -375,6 +375,21 @@ impl Node {
                 Outcome::Refused(reason) => panic!("refused for {reason}"),
             }
         }
+    }
+
+    /// How the link to another node does.
+    pub fn link(&self, to: NodeId, now: Nanos) -> Option<LinkFigures> {
+        self.cluster.link(to, self.clock.read(now))
+    }
+
+    /// The latest publication.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// The oldest publication to one of these topics that has no outcome.
+    pub fn oldest_pending(&self, is_of: impl Fn(&str) -> bool) -> Option<Ticket> {
+        self.pending.iter().find(|(_, (topic, _))| is_of(topic)).map(|(ticket, _)| *ticket)
     }
 
     pub fn pending(&self) -> usize {

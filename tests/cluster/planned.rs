@@ -58,7 +58,7 @@ fn planned_changes_lose_nothing_and_keep_every_epoch() {
     });
 }
 
-fn subscribe_everywhere(world: &mut World) {
+pub fn subscribe_everywhere(world: &mut World) {
     let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
     for topic in world.topics.clone() {
         for id in &ids {

@@ -15,6 +15,9 @@ use super::truth::{Entry, Truth};
 /// Steps of the time while a world is only watched.
 const WATCH_STEP: Nanos = 20 * MILLISECOND;
 
+/// Interval of the publications that are made all the time. Load never pauses: a loss that only a pause repairs is a loss.
+const LOAD_INTERVAL: Nanos = 40 * MILLISECOND;
+
 /// A clock that is far worse than any machine's.
 const DRIFT_PPM_MAX: u64 = 10_000;
 
@@ -38,6 +41,10 @@ pub struct World {
     started: u64,
     /// A publisher for each node and topic, and its latest number.
     publishers: BTreeMap<(NodeId, String), (u32, u32)>,
+    /// Interval of the publications that are made all the time, when the next one is made, and how many there were.
+    pub load_interval: Nanos,
+    load_at: Nanos,
+    loads: usize,
     /// The latest publisher.
     publisher: u32,
     /// Nodes of which one has taken the other for dead, until they have one view again.
@@ -61,6 +68,9 @@ impl World {
             history,
             started: 0,
             publishers: BTreeMap::new(),
+            load_interval: LOAD_INTERVAL,
+            load_at: 0,
+            loads: 0,
             publisher: 0,
             separated: BTreeSet::new(),
         };
@@ -193,6 +203,7 @@ impl World {
     /// Lets the time pass, and has everyone do what there is to do then.
     pub fn pass(&mut self, time: Nanos) {
         self.now += time;
+        self.load();
         let World { nodes, backbone, streams, random, now, .. } = self;
         while let Some((to, delivery)) =
             backbone.poll(*now, |to| nodes.get(&to).is_some_and(|node| node.is_connected))
@@ -230,6 +241,20 @@ impl World {
             }
         }
         self.check_owners();
+    }
+
+    /// Publishes what is due, at the nodes that own topics in turn, and to all topics in turn.
+    fn load(&mut self) {
+        while self.load_at <= self.now {
+            self.load_at = self.load_at.max(self.now.saturating_sub(SECOND)) + self.load_interval;
+            self.loads += 1;
+            let active = |node: &&Node| node.cluster.phase() == Phase::Active;
+            let ids: Vec<NodeId> = self.nodes.values().filter(active).map(Node::id).collect();
+            if !ids.is_empty() {
+                let topic = self.topics[self.loads / ids.len() % self.topics.len()].clone();
+                self.publish(ids[self.loads % ids.len()], &topic, 0);
+            }
+        }
     }
 
     /// No node begins a topic that another one orders, unless two nodes have lost sight of each other.
@@ -286,6 +311,9 @@ impl World {
             let expected = ids.iter().copied();
             assert!(node.cluster.view().owners().iter().copied().eq(expected), "{:?}", node.cluster.view());
         }
+        // What is counted from now on is of this check only. The slowest backbones take a second for a packet.
+        self.load_at = Nanos::MAX;
+        self.watch(4 * SECOND);
         let before: u64 = self.nodes.values().map(|node| node.published.accepted).sum();
         let mut published = 0;
         for topic in self.topics.clone() {
