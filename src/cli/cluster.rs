@@ -15,7 +15,7 @@ Examples:
   echoring cluster status --admin 10.0.0.7:9002 --admin-token-file /etc/echoring/admin-token
   echoring cluster status --json
 
-Exit codes: 0 the node is active and connected, 1 it is not, 3 no answer, or no cluster.";
+Exit codes: 0 the node is active and connected, and the others acknowledge what it sends; 1 otherwise; 3 no answer, or no cluster.";
 
 /// The commands about a cluster.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,10 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         return Err(Failure::Environment(format!("the server answers {status}: {}", message(&body))));
     }
     let report: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let is_well = report["phase"] == "active" && report["connected"] == true;
+    let mut members = report["members"].as_array().into_iter().flatten();
+    let is_well = report["phase"] == "active"
+        && report["connected"] == true
+        && members.all(|member| member["behind"] != true);
     let printed = if json { print(&body) } else { print(shown(&report).as_bytes()) };
     Ok(if is_well { printed } else { ExitCode::FAILURE })
 }
@@ -68,8 +71,31 @@ fn shown(report: &Value) -> String {
         word(&report["phase"])
     );
     for member in report["members"].as_array().into_iter().flatten() {
-        let link = if member["full"] == true { "link full" } else { "link ok" };
-        let _ = writeln!(text, "{:<24} {:<8} {link}", word(&member["node"]), word(&member["phase"]));
+        let _ =
+            writeln!(text, "{:<24} {:<8} {}", word(&member["node"]), word(&member["phase"]), link(member));
+    }
+    text
+}
+
+/// How the link to another node does.
+fn link(member: &Value) -> String {
+    let number = |name: &str| member[name].as_u64().unwrap_or_default();
+    let mut text = match (member["behind"] == true, member["full"] == true) {
+        (true, _) => format!(
+            "link behind: {} bytes not acknowledged for {:.1} s",
+            number("unacknowledged_bytes"),
+            number("unacknowledged_ms") as f64 / 1e3
+        ),
+        (false, true) => "link full".to_owned(),
+        (false, false) => "link ok".to_owned(),
+    };
+    if let Some(round_trip_us) = member["round_trip_us"].as_u64() {
+        let _ = write!(text, ", round trip {:.1} ms", round_trip_us as f64 / 1e3);
+    }
+    for name in ["retransmissions", "resets"] {
+        if number(name) > 0 {
+            let _ = write!(text, ", {name}: {}", number(name));
+        }
     }
     text
 }
@@ -82,11 +108,20 @@ mod tests {
     fn a_line_for_each_node() {
         let report = serde_json::json!({
             "node": "a", "phase": "active", "connected": true, "open": false,
-            "members": [{"node": "b", "phase": "leaving", "full": true}],
+            "members": [
+                {"node": "b", "phase": "leaving", "full": true},
+                {"node": "c", "phase": "active", "round_trip_us": 1_234, "retransmissions": 0, "resets": 0},
+                {"node": "d", "phase": "active", "behind": true, "unacknowledged_bytes": 70_000,
+                 "unacknowledged_ms": 7_210, "round_trip_us": null, "retransmissions": 12, "resets": 1},
+            ],
         });
         let text = shown(&report);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["a", "active", "this", "node,", "connected,", "settling"]);
         assert_eq!(lines[1], ["b", "leaving", "link", "full"]);
+        let links: Vec<&str> = text.lines().skip(2).map(|line| &line[34..]).collect();
+        assert_eq!(links[0], "link ok, round trip 1.2 ms");
+        let behind = "link behind: 70000 bytes not acknowledged for 7.2 s, retransmissions: 12, resets: 1";
+        assert_eq!(links[1], behind);
     }
 }

@@ -284,16 +284,16 @@ impl ControlThread {
 
     /// Whether new clients are welcome.
     fn readiness(&self) -> Reply {
-        match self.server.is_ready() {
-            true => Reply::text(StatusCode::OK, "ok"),
-            false => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        match self.server.readiness.unready() {
+            None => Reply::text(StatusCode::OK, "ok"),
+            Some(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason.line().trim_end()),
         }
     }
 
     fn node(&self, admin: AttemptFigures) -> Node {
         Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
-            draining: !self.server.is_ready(),
+            draining: self.server.is_leaving(),
             control: RUNTIME,
             shards: self.shards,
             reloads: self.reloading.counters.figures(),

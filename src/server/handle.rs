@@ -126,7 +126,35 @@ impl Readiness {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.cluster.as_ref().is_none_or(ClusterNode::is_ready)
+        self.unready().is_none()
+    }
+
+    pub(crate) fn unready(&self) -> Option<NotReady> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some(NotReady::Draining);
+        }
+        self.cluster.as_ref().and_then(ClusterNode::unready)
+    }
+}
+
+/// Why load balancers should send no clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotReady {
+    Draining,
+    /// The node does not own topics, or has no connection to the others.
+    NotInCluster,
+    /// Another node has not acknowledged messages for long.
+    LinkBehind,
+}
+
+impl NotReady {
+    /// What `/readyz` answers.
+    pub(crate) fn line(self) -> &'static str {
+        match self {
+            NotReady::Draining => "draining\n",
+            NotReady::NotInCluster => "not in the cluster\n",
+            NotReady::LinkBehind => "a link of the cluster is behind\n",
+        }
     }
 }
 

@@ -250,8 +250,10 @@ impl Service {
         match request.path {
             "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
-            "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
-            "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
+            "/readyz" => Answer::Respond(match self.readiness.unready() {
+                None => state(200, b"ok\n", head_only),
+                Some(reason) => state(503, reason.line().as_bytes(), head_only),
+            }),
             "/echo" | CENTRIFUGE_PATH => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)

@@ -9,6 +9,8 @@ use echoring_cluster::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::handle::NotReady;
+
 use super::{ClusterCommand, ClusterStatus, MemberStatus, PeerAnswer, QuerySender, RelayLoad};
 
 /// A node's part in its cluster, for those who control the server.
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     /// Signalled when any of this changes.
     pub(super) changed: Condvar,
     pub(super) is_active: AtomicBool,
+    /// Another node has not acknowledged messages for long.
+    pub(super) is_behind: AtomicBool,
     /// The attempts to hand all topics over, and the latest one that was successful.
     attempts: AtomicU64,
     handed_over: AtomicU64,
@@ -115,9 +119,17 @@ impl ClusterNode {
         Arc::clone(&self.shared.relay)
     }
 
-    /// Whether the node owns topics, and is connected to the others.
+    /// Whether the node owns topics, is connected, and the others acknowledge what it sends them.
     pub fn is_ready(&self) -> bool {
-        self.shared.is_active.load(Ordering::Relaxed)
+        self.unready().is_none()
+    }
+
+    /// Why it is not ready.
+    pub(crate) fn unready(&self) -> Option<NotReady> {
+        if !self.shared.is_active.load(Ordering::Relaxed) {
+            return Some(NotReady::NotInCluster);
+        }
+        self.shared.is_behind.load(Ordering::Relaxed).then_some(NotReady::LinkBehind)
     }
 
     /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.

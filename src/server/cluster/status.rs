@@ -1,6 +1,8 @@
 //! What a node knows of its cluster, for operators.
 
-use echoring_cluster::{NodeId, Phase, Traffic};
+use echoring_cluster::limits::LINK_BEHIND_AFTER;
+use echoring_cluster::{LinkFigures, NodeId, Phase, Traffic};
+use echoring_proto::limits::MILLISECOND;
 use serde::Serialize;
 
 /// What a node knows of its cluster.
@@ -39,7 +41,7 @@ pub struct ClusterStatus {
 }
 
 /// Another node, as this one sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
     /// Its name.
     pub node: String,
@@ -51,6 +53,30 @@ pub struct MemberStatus {
     pub staged_bytes: u64,
     /// Whether that link has no room for deliveries.
     pub full: bool,
+    /// Bytes of messages that the node has not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// Milliseconds since the oldest of them was first sent; 0 if there are none.
+    pub unacknowledged_ms: u64,
+    /// Whether that is so long ago that this node is not ready.
+    pub behind: bool,
+    /// Packets that were sent again since the node is there.
+    pub retransmissions: u64,
+    /// Times that the link began anew since then.
+    pub resets: u64,
+    /// The estimated round trip in microseconds; `null` before the first acknowledgement.
+    pub round_trip_us: Option<u64>,
+}
+
+impl MemberStatus {
+    pub(super) fn set_link(&mut self, link: &LinkFigures) {
+        let LinkFigures { unacknowledged_bytes, unacknowledged_age, retransmissions, resets, round_trip } =
+            *link;
+        self.unacknowledged_bytes = unacknowledged_bytes;
+        self.unacknowledged_ms = unacknowledged_age / MILLISECOND;
+        self.behind = unacknowledged_age >= LINK_BEHIND_AFTER;
+        (self.retransmissions, self.resets) = (retransmissions, resets);
+        self.round_trip_us = round_trip.map(|time| time / 1_000);
+    }
 }
 
 impl ClusterStatus {

@@ -162,6 +162,22 @@ impl ClusterTables {
         }
     }
 
+    /// A node whose messages others do not acknowledge is not ready, as its clients' publications are late.
+    fn look_for_delays(&mut self, members: &[MemberStatus]) {
+        let behind = members.iter().find(|member| member.behind);
+        let was_behind = self.shared.is_behind.swap(behind.is_some(), Ordering::Relaxed);
+        match behind {
+            Some(member) if !was_behind => tracing::warn!(
+                peer = member.node,
+                unacknowledged_bytes = member.unacknowledged_bytes,
+                unacknowledged_ms = member.unacknowledged_ms,
+                "another node does not acknowledge what it is sent; this node is not ready"
+            ),
+            None if was_behind => tracing::info!("all nodes acknowledge what they are sent again"),
+            _ => {}
+        }
+    }
+
     fn report(&mut self, cluster: &Cluster, traffic: &Traffic, now: Nanos) {
         let reported = (Some(cluster.phase()), cluster.is_open(), self.is_connected);
         let has_changed = self.reported != reported;
@@ -171,14 +187,19 @@ impl ClusterTables {
         (self.reported, self.report_at) = (reported, now + CLUSTER_REPORT_INTERVAL);
         let members = cluster.members().map(|(node, name, phase)| {
             let state = self.links.get(&node);
-            MemberStatus {
+            let mut member = MemberStatus {
                 node: name.to_owned(),
                 id: id(node),
                 phase: word(phase),
                 staged_bytes: state.map_or(0, |state| state.staged_bytes.load(Ordering::Relaxed)),
                 full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
-            }
+                ..MemberStatus::default()
+            };
+            member.set_link(&cluster.link(node, now).unwrap_or_default());
+            member
         });
+        let members: Vec<MemberStatus> = members.collect();
+        self.look_for_delays(&members);
         let is_active = cluster.phase() == Phase::Active && self.is_connected;
         self.shared.is_active.store(is_active, Ordering::Relaxed);
         let mut status = self.shared.status();
@@ -187,7 +208,7 @@ impl ClusterTables {
         status.node = cluster.name().to_owned();
         status.id = id(cluster.node());
         (status.phase, status.connected, status.open) = (phase, self.is_connected, cluster.is_open());
-        status.members = members.collect();
+        status.members = members;
         status.set_traffic(traffic);
         drop(status);
         if is_new {

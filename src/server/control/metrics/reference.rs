@@ -31,8 +31,7 @@ fn all() -> Families {
     };
     let snapshot =
         Snapshot { driver: "uring", degraded: vec!["receive-total"], counters, ..Snapshot::default() };
-    let member =
-        MemberStatus { node: "a".into(), id: String::new(), phase: "active", staged_bytes: 0, full: false };
+    let member = MemberStatus { round_trip_us: Some(1), ..MemberStatus::default() };
     let node = Node {
         uptime_s: 1.0,
         draining: false,

@@ -1,7 +1,9 @@
 //! The node's part in its cluster.
 
+use std::collections::BTreeMap;
+
 use super::{Families, label};
-use crate::cluster::ClusterStatus;
+use crate::cluster::{ClusterStatus, MemberStatus};
 
 /// Nothing without a cluster.
 pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
@@ -67,14 +69,85 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
         "Those of them that failed: the stream had to be asked again, or a page of history has a gap.",
         sample(|status| status.stream_failures),
     );
+    collect_links(out, members);
+}
+
+fn collect_links(out: &mut Families, members: &[MemberStatus]) {
+    let links = links(members);
+    let of_each = |value: fn(&MemberStatus) -> u64| {
+        links.iter().map(move |(peer, link)| (label("peer", peer), value(link))).collect::<Vec<_>>()
+    };
     out.gauges(
         "echoring_cluster_link_staged_bytes",
         "Bytes that wait for the link to another node.",
-        members.iter().map(|member| (label("peer", &member.node), member.staged_bytes)),
+        of_each(|link| link.staged_bytes),
     );
     out.gauges(
         "echoring_cluster_link_full",
         "1 while the link to another node has no room: deliveries to it wait in the topics' histories.",
-        members.iter().map(|member| (label("peer", &member.node), u64::from(member.full))),
+        of_each(|link| link.full.into()),
     );
+    out.gauges(
+        "echoring_cluster_link_unacknowledged_bytes",
+        "Bytes of messages that another node has not acknowledged.",
+        of_each(|link| link.unacknowledged_bytes),
+    );
+    out.gauges(
+        "echoring_cluster_link_unacknowledged_age_seconds",
+        "Age of the oldest message that another node has not acknowledged. From 5 seconds on, the node is not ready.",
+        links.iter().map(|(peer, link)| (label("peer", peer), link.unacknowledged_ms as f64 / 1e3)),
+    );
+    out.counters(
+        "echoring_cluster_link_retransmissions_total",
+        "Packets that were sent again to another node since it is there.",
+        of_each(|link| link.retransmissions),
+    );
+    out.counters(
+        "echoring_cluster_link_resets_total",
+        "Times that the link to another node began anew since the node is there.",
+        of_each(|link| link.resets),
+    );
+    let measured = links.iter().filter_map(|(peer, link)| Some((peer, link.round_trip_us?)));
+    out.gauges(
+        "echoring_cluster_link_round_trip_seconds",
+        "Estimated round trip to another node, which includes the work of both.",
+        measured.map(|(peer, time)| (label("peer", peer), time as f64 / 1e6)),
+    );
+}
+
+/// The links by the names of the nodes. Two processes have one name while one takes over from the other.
+fn links(members: &[MemberStatus]) -> BTreeMap<&str, MemberStatus> {
+    let mut links: BTreeMap<&str, MemberStatus> = BTreeMap::new();
+    for member in members {
+        let link = links.entry(&member.node).or_default();
+        link.staged_bytes += member.staged_bytes;
+        link.full |= member.full;
+        link.unacknowledged_bytes += member.unacknowledged_bytes;
+        link.unacknowledged_ms = link.unacknowledged_ms.max(member.unacknowledged_ms);
+        link.retransmissions += member.retransmissions;
+        link.resets += member.resets;
+        link.round_trip_us = link.round_trip_us.max(member.round_trip_us);
+    }
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_processes_of_one_name_have_one_series() {
+        let member = |staged_bytes, unacknowledged_ms, round_trip_us| MemberStatus {
+            node: "a".into(),
+            staged_bytes,
+            unacknowledged_ms,
+            round_trip_us,
+            ..MemberStatus::default()
+        };
+        let members = [member(3, 9, None), member(4, 7, Some(5)), MemberStatus::default()];
+        let links = links(&members);
+        assert_eq!(links.len(), 2);
+        let link = &links["a"];
+        assert_eq!((link.staged_bytes, link.unacknowledged_ms, link.round_trip_us), (7, 9, Some(5)));
+    }
 }
