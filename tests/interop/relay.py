@@ -1,22 +1,27 @@
-"""A relay in front of a server, for tests of what clients do when connections are cut or slow."""
+"""A relay in front of a server, for tests of what clients do when connections are cut, reset, half-open or slow."""
 
 import contextlib
 import socket
+import struct
 import threading
+import time
 
 from harness import PATIENCE_S
 
 
 class Relay:
-    """Forwards connections to a server, cuts them, and holds back what the server sends, which neither side is told."""
+    """Forwards connections to a server, and plants faults: each is a block. Neither side is told of those that end no connection."""
 
     def __init__(self, host, port):
         self.server = (host, port)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.pairs, self.is_cut = [], False
-        self.may_pass = threading.Event()
+        self.may_pass, self.may_be_sent = threading.Event(), threading.Event()
         self.may_pass.set()
+        self.may_be_sent.set()
+        # Of each piece that is read, and bytes a second of each direction.
+        self.delay_s = self.rate = 0
         # Of the server.
         self.bytes_sent = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,7 +38,11 @@ class Relay:
             if self.is_cut:
                 client.close()
                 continue
-            upstream = socket.create_connection(self.server)
+            try:
+                upstream = socket.create_connection(self.server)
+            except OSError:
+                client.close()
+                continue
             self.pairs.append((client, upstream))
             for pair in ((client, upstream, False), (upstream, client, True)):
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
@@ -43,7 +52,9 @@ class Relay:
             while data := source.recv(65536):
                 if is_server:
                     self.bytes_sent += len(data)
-                    self.may_pass.wait(PATIENCE_S)
+                (self.may_pass if is_server else self.may_be_sent).wait(PATIENCE_S)
+                if pause_s := self.delay_s + (len(data) / self.rate if self.rate else 0):
+                    time.sleep(pause_s)
                 sink.sendall(data)
         self._end((source, sink))
 
@@ -61,6 +72,47 @@ class Relay:
             self._end(pair)
         yield
         self.is_cut = False
+
+    @contextlib.contextmanager
+    def reset(self):
+        """Ends all connections with RST, and lets none through inside the block."""
+        self.is_cut = True
+        for end in [end for pair in self.pairs for end in pair]:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # Ends the thread that reads, and sends nothing.
+                end.shutdown(socket.SHUT_RD)
+                end.close()
+        yield
+        self.is_cut = False
+
+    @contextlib.contextmanager
+    def half_open(self):
+        """Forwards nothing inside the block, and everything behind it."""
+        self.may_be_sent.clear()
+        try:
+            with self.held():
+                yield
+        finally:
+            self.may_be_sent.set()
+
+    @contextlib.contextmanager
+    def delayed(self, delay_s):
+        """Forwards each piece later inside the block."""
+        self.delay_s = delay_s
+        try:
+            yield
+        finally:
+            self.delay_s = 0
+
+    @contextlib.contextmanager
+    def limited(self, rate):
+        """Forwards so many bytes a second in each direction inside the block."""
+        self.rate = rate
+        try:
+            yield
+        finally:
+            self.rate = 0
 
     @contextlib.contextmanager
     def held(self):
