@@ -11,6 +11,7 @@
 //! A request of a node is a line with its method and path, and behind it the body, if there is one. The answer is as many messages as it needs; the last one has the status.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
@@ -27,6 +28,7 @@ use crate::limits::{
     CONTROL_TIMEOUT,
 };
 use crate::options::NatsOptions;
+use crate::replies::{self, ReplySubjects};
 
 /// The nodes among which publications are shared out.
 const GROUP: &str = "nodes";
@@ -71,6 +73,7 @@ pub struct ControlRequest {
 pub struct ClientSender {
     client: Client,
     prefix: Box<str>,
+    replies: Arc<ReplySubjects>,
 }
 
 /// A publication of a client.
@@ -83,6 +86,8 @@ pub struct ClientPublication {
     headers: HeaderMap,
     /// Where the client waits for the answer, if it does.
     reply: Option<Subject>,
+    /// The reply subject of the message, if it is no place for an answer.
+    refused_reply: Option<Subject>,
 }
 
 impl NatsClients {
@@ -101,7 +106,8 @@ impl NatsClients {
                 std::future::ready(())
             });
         let client = options.connect(connect).await?;
-        let sender = ClientSender { client, prefix: options.prefix.as_str().into() };
+        let replies = Arc::new(ReplySubjects::new(options));
+        let sender = ClientSender { client, prefix: options.prefix.as_str().into(), replies };
         let controls = sender.client.subscribe(sender.control_subject(&node.to_string())).await;
         Ok(NatsClients {
             controls: controls.map_err(|error| options.failed(&error))?,
@@ -158,6 +164,10 @@ impl NatsClients {
                     }
                 }
                 Some(Message { payload, reply: Some(reply), .. }) = self.controls.next() => {
+                    if !replies::is_of_node(&reply) {
+                        tracing::debug!(%reply, "no node waits for an answer here");
+                        continue;
+                    }
                     let end = payload.iter().position(|byte| *byte == b'\n').unwrap_or(payload.len());
                     let line = String::from_utf8_lossy(&payload[..end]).into_owned();
                     let body = payload.slice(payload.len().min(end + 1)..);
@@ -172,12 +182,16 @@ impl ClientSender {
     /// The publication of a message; a client whose subject names no topic is told so.
     async fn read(&self, message: Message) -> Option<ClientPublication> {
         let Message { subject, reply, payload, headers, .. } = message;
+        let is_inbox = |reply: &mut Subject| self.replies.includes(reply);
+        let mut refused_reply = reply;
+        let reply = refused_reply.take_if(is_inbox);
         let tokens = subject.strip_prefix(&*self.prefix).and_then(|rest| rest.strip_prefix(".publish."));
         let publication = ClientPublication {
             topic: tokens.and_then(topic_of).unwrap_or_default(),
             payload,
             headers: headers.unwrap_or_default(),
             reply,
+            refused_reply,
         };
         if publication.topic.is_empty() {
             let body =
@@ -290,6 +304,16 @@ impl ClientPublication {
     /// The first value of a header field.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(HeaderValue::as_str)
+    }
+
+    /// All values of a header field.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.get_all(name).map(HeaderValue::as_str)
+    }
+
+    /// Where the client asks to be answered, if it is not answered because that is no inbox.
+    pub fn refused_reply(&self) -> Option<&str> {
+        self.refused_reply.as_deref()
     }
 }
 

@@ -13,6 +13,10 @@ pub enum OptionsError {
     Server(String, &'static str),
     /// The prefix is empty, too long, or no subject.
     Prefix(String),
+    /// The prefix has a token that makes its subjects those of another cluster's topics, or of inboxes; and the token.
+    Reserved(String, &'static str),
+    /// The first tokens of inboxes are no subject, or the cluster's own subjects would be inboxes.
+    Inbox(String),
     /// A file cannot be read, or is not what it should be.
     File(PathBuf, io::Error),
 }
@@ -26,6 +30,15 @@ impl fmt::Display for OptionsError {
                 f,
                 "`{prefix}` is not a subject prefix: use letters, digits, `-` and `_`, with single dots between them, and at most 64 \
                  bytes"
+            ),
+            OptionsError::Reserved(prefix, token) => write!(
+                f,
+                "`{prefix}` is not a subject prefix: behind `{token}` are the subjects of others; leave that token out"
+            ),
+            OptionsError::Inbox(inbox) => write!(
+                f,
+                "`{inbox}` is no place for answers: use the first tokens of subjects that clients of NATS wait at, apart from the \
+                 prefix of the cluster"
             ),
             OptionsError::File(path, error) => write!(f, "{}: {error}", path.display()),
         }

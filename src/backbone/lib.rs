@@ -30,6 +30,7 @@ mod exchange;
 mod inbox;
 mod limits;
 mod options;
+mod replies;
 mod runner;
 mod streams;
 mod tls;

@@ -104,6 +104,8 @@ pub(crate) const STREAM_READ_MESSAGES: usize = 256;
 pub(crate) const STREAM_CONSUMER_AGE: Duration = Duration::from_secs(10);
 /// Topics of which it is remembered where a reader has stopped.
 pub(crate) const STREAM_PLACES_MAX: usize = 1_024;
+/// Messages in streams that no node has written, of which each is told once; further ones are skipped without a word.
+pub(crate) const STREAM_FOREIGN_TOLD_MAX: usize = 1_024;
 
 // ---- exchanges of other programs ----
 

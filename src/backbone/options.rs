@@ -14,6 +14,9 @@ use crate::limits::{
 };
 use crate::tls::{check_authorities, check_certificate};
 
+/// The first token of the subjects at which clients of NATS wait for answers, unless they are told otherwise.
+pub(crate) const INBOX: &str = "_INBOX";
+
 /// The connection to NATS.
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
@@ -22,6 +25,8 @@ pub struct NatsOptions {
     pub servers: Vec<String>,
     /// The first tokens of all subjects. Nodes with another prefix are another cluster.
     pub prefix: String,
+    /// The first tokens of the subjects at which other clients of NATS are answered, besides `_INBOX`.
+    pub inboxes: Vec<String>,
     /// What the node authenticates with.
     pub credentials: Credentials,
     /// Certificates.
@@ -86,12 +91,17 @@ impl NatsOptions {
             return Err(OptionsError::NoServer);
         }
         self.servers.iter().try_for_each(|server| check_server(server))?;
-        let is_token = |token: &str| {
-            !token.is_empty()
-                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        };
-        if self.prefix.len() > PREFIX_BYTES_MAX || !self.prefix.split('.').all(is_token) {
+        if !is_subject_prefix(&self.prefix) {
             return Err(OptionsError::Prefix(self.prefix.clone()));
+        }
+        if is_within(&self.prefix, INBOX) {
+            return Err(OptionsError::Reserved(self.prefix.clone(), INBOX));
+        }
+        // Answers must not reach the nodes as something else.
+        let is_own = |inbox: &&String| is_within(&self.prefix, inbox) || is_within(inbox, &self.prefix);
+        let is_wrong = |inbox: &&String| !is_subject_prefix(inbox) || is_own(inbox);
+        if let Some(inbox) = self.inboxes.iter().find(is_wrong) {
+            return Err(OptionsError::Inbox(inbox.clone()));
         }
         if let Some(path) = &self.tls.authorities {
             check_authorities(path)?;
@@ -100,6 +110,11 @@ impl NatsOptions {
             check_certificate(certificate, key)?;
         }
         self.credentials.options().map(drop)
+    }
+
+    /// The first tokens of the inboxes of the nodes themselves. Other clients of NATS are not answered there.
+    pub(crate) fn own_inbox(&self) -> String {
+        format!("{INBOX}.{}", self.prefix)
     }
 
     /// Connects.
@@ -118,6 +133,7 @@ impl NatsOptions {
         let mut options = self
             .credentials
             .options()?
+            .custom_inbox_prefix(self.own_inbox())
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .client_capacity(SENDER_CAPACITY)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -162,6 +178,18 @@ impl Credentials {
             }
         }
     }
+}
+
+fn is_subject_prefix(prefix: &str) -> bool {
+    let is_token = |token: &str| {
+        !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    prefix.len() <= PREFIX_BYTES_MAX && prefix.split('.').all(is_token)
+}
+
+/// Whether a subject begins with all tokens of `prefix`.
+pub(crate) fn is_within(subject: &str, prefix: &str) -> bool {
+    subject.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn check_server(server: &str) -> Result<(), OptionsError> {
@@ -209,6 +237,20 @@ mod tests {
             assert!(matches!(with_prefix(bad).check(), Err(OptionsError::Prefix(_))), "{bad}");
         }
         assert!(matches!(NatsOptions::default().check(), Err(OptionsError::NoServer)));
+    }
+
+    #[test]
+    fn inboxes_are_apart_from_the_subjects_of_the_nodes() {
+        let with_inbox = |inbox: &str| NatsOptions { inboxes: vec![inbox.into()], ..with_prefix("edge.eu") };
+        for good in ["replies", "_INBOX_app", "edge.us", "edge.eu-1", "edge.eux.replies"] {
+            assert!(with_inbox(good).check().is_ok(), "{good}");
+        }
+        for bad in ["", "$JS", "a.>", "edge", "edge.eu", "edge.eu.publish"] {
+            assert!(matches!(with_inbox(bad).check(), Err(OptionsError::Inbox(_))), "{bad}");
+        }
+        for prefix in ["_INBOX", "_INBOX.a"] {
+            assert!(matches!(with_prefix(prefix).check(), Err(OptionsError::Reserved(..))), "{prefix}");
+        }
     }
 
     #[test]

@@ -7,12 +7,15 @@
 //! message: version u8 │ node u64 │ number u64 │ epoch u64 │ offset of the first u64 │ publications
 //! ```
 //!
+//! What others have written to a subject of a topic is skipped, and told once.
+//!
 //! A batch is stored only if the last message of its subject is the one that the writer names (`Nats-Expected-Last-Subject-Sequence`).
 //! Offsets of a subject grow with the sequence numbers of the stream, so a position is found by a binary search.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
@@ -21,7 +24,7 @@ use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Config, DirectGetErrorKind, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, Message};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use echoring_cluster::{
@@ -34,13 +37,17 @@ use tokio::time::timeout;
 use crate::clients::{log, subject_of};
 use crate::error::BackboneError;
 use crate::limits::{
-    CLIENT_SENDER_CAPACITY, STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_LOAD_AGE, STREAM_LOAD_BYTES,
-    STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX, STREAM_READ_MESSAGES, STREAM_TIMEOUT,
-    SUBSCRIPTION_CAPACITY,
+    CLIENT_SENDER_CAPACITY, STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX,
+    STREAM_LOAD_AGE, STREAM_LOAD_BYTES, STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX,
+    STREAM_READ_MESSAGES, STREAM_TIMEOUT, SUBSCRIPTION_CAPACITY,
 };
 use crate::options::NatsOptions;
 
 const VERSION: u8 = 1;
+/// First bytes of batches of nodes that are newer than this one. Text does not begin with them.
+const LATER_VERSIONS: RangeInclusive<u8> = 2..=8;
+/// Bytes of a batch before its publications.
+const HEAD_BYTES: usize = 33;
 
 /// How a stream keeps messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,8 @@ pub struct Streams {
     places: Mutex<BTreeMap<Box<str>, (Position, u64)>>,
     /// The last failure. It is logged once.
     failure: Mutex<Option<String>>,
+    /// The subjects and sequence numbers of messages that no node has written.
+    foreign: Mutex<BTreeSet<(Box<str>, u64)>>,
 }
 
 /// A batch as a stream has it.
@@ -75,12 +84,6 @@ struct Stored {
     sequence: u64,
     batch: StoredBatch,
     at: SystemTime,
-}
-
-impl Stored {
-    fn head(&self) -> StreamHead {
-        StreamHead { sequence: self.sequence, position: last(&self.batch) }
-    }
 }
 
 /// What is read of a topic, from the oldest.
@@ -95,7 +98,7 @@ struct Range {
 
 impl Range {
     fn has(&self, stored: &Stored) -> bool {
-        let position = last(&stored.batch);
+        let position = last_position(&stored.batch);
         let is_behind = position.epoch == self.after.epoch && position.offset > self.after.offset;
         is_behind && self.since.is_none_or(|since| stored.at >= since)
     }
@@ -126,6 +129,7 @@ impl Streams {
             ready: Mutex::default(),
             places: Mutex::default(),
             failure: Mutex::default(),
+            foreign: Mutex::default(),
         })
     }
 
@@ -152,13 +156,18 @@ impl Streams {
         self.answer(topic, settings, answer)
     }
 
+    /// Messages of streams that no node has written, as far as they were read.
+    pub fn foreign_messages(&self) -> u64 {
+        locked(&self.foreign).len() as u64
+    }
+
     fn answer(
         &self,
         topic: &str,
         settings: &StreamSettings,
         answer: Result<StreamAnswer, Failure>,
     ) -> StreamAnswer {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = locked(&self.failure);
         match answer {
             Ok(answer) => {
                 *failure = None;
@@ -171,7 +180,7 @@ impl Streams {
                     *failure = Some(error);
                 }
                 // The stream may have been deleted.
-                self.ready.lock().unwrap_or_else(PoisonError::into_inner).remove(&settings.id);
+                locked(&self.ready).remove(&settings.id);
                 StreamAnswer::Failed
             }
         }
@@ -185,10 +194,10 @@ impl Streams {
     ) -> Result<StreamAnswer, Failure> {
         let since = SystemTime::now().checked_sub(STREAM_LOAD_AGE);
         self.read_from_head(topic, settings, |head| {
-            let lately = head.position.offset.saturating_sub(STREAM_LOAD_PUBLICATIONS);
-            let after = after.filter(|after| after.epoch == head.position.epoch);
+            let lately = head.offset.saturating_sub(STREAM_LOAD_PUBLICATIONS);
+            let after = after.filter(|after| after.epoch == head.epoch);
             Range {
-                after: after.unwrap_or(Position { offset: lately, ..head.position }),
+                after: after.unwrap_or(Position { offset: lately, ..head }),
                 since: since.filter(|_| after.is_none()),
                 bytes_max: STREAM_LOAD_BYTES,
             }
@@ -222,31 +231,63 @@ impl Streams {
         &self,
         topic: &str,
         settings: &StreamSettings,
-        range: impl FnOnce(&StreamHead) -> Range,
+        range: impl FnOnce(Position) -> Range,
     ) -> Result<StreamAnswer, Failure> {
         let (stream, subject) = (self.stream(settings).await?, self.subject(topic, settings));
-        let last = match stream.get_last_raw_message_by_subject(&subject).await {
+        let message = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => message,
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-                return Ok(StreamAnswer::Loaded(None, Vec::new()));
+                return Ok(StreamAnswer::Loaded(StreamHead::default(), Vec::new()));
             }
             Err(error) => return Err(failed(error)),
         };
-        let last = stored(&last)?;
-        let head = last.head();
-        let range = range(&head);
+        let sequence = message.sequence;
+        let last = match self.stored(&message)? {
+            Some(last) => Some(last),
+            None => self.last_before(&stream, &subject, sequence).await?,
+        };
+        let Some(last) = last else {
+            return Ok(StreamAnswer::Loaded(StreamHead { sequence, position: None }, Vec::new()));
+        };
+        let reached = last_position(&last.batch);
+        let range = range(reached);
         let batches = if !range.has(&last) {
             Vec::new()
         } else if last.batch.first.offset <= range.after.offset + 1 {
             vec![last.batch]
         } else {
-            let first = self.locate(&stream, &subject, &range, head.sequence).await?;
-            self.read(&stream, subject, first, &range, head.sequence).await?
+            let first = self.locate(&stream, &subject, &range, last.sequence).await?;
+            self.read(&stream, subject, first, &range, last.sequence).await?
         };
-        Ok(StreamAnswer::Loaded(Some(head), batches))
+        Ok(StreamAnswer::Loaded(StreamHead { sequence, position: Some(reached) }, batches))
     }
 
-    /// The sequence number from which on batches are of a range. The last one is.
+    /// The last batch before the message with this sequence number, which is another program's, as are those between them.
+    async fn last_before(
+        &self,
+        stream: &Stream<()>,
+        subject: &str,
+        sequence: u64,
+    ) -> Result<Option<Stored>, Failure> {
+        let oldest = stream.get_info().await.map_err(failed)?.state.first_sequence;
+        let (mut end, mut step) = (sequence, STREAM_READ_MESSAGES as u64);
+        while end > oldest {
+            let first = end.saturating_sub(step).max(oldest);
+            let mut last = None;
+            let keep = |stored| {
+                last = Some(stored);
+                true
+            };
+            self.scan(stream, subject, first..=end - 1, keep).await?;
+            if last.is_some() {
+                return Ok(last);
+            }
+            (end, step) = (first, 2 * step);
+        }
+        Ok(None)
+    }
+
+    /// The sequence number from which on batches are of a range. The one with the number `last` is.
     async fn locate(
         &self,
         stream: &Stream<()>,
@@ -254,7 +295,7 @@ impl Streams {
         range: &Range,
         last: u64,
     ) -> Result<u64, Failure> {
-        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(subject).copied();
+        let place = locked(&self.places).get(subject).copied();
         if let Some((position, sequence)) = place
             && position == range.after
         {
@@ -264,12 +305,7 @@ impl Streams {
         let (mut high, mut first) = (last, last);
         while low < high {
             let middle = low + (high - low) / 2;
-            let next = match stream.direct_get_next_for_subject(subject, Some(middle)).await {
-                Ok(message) => stored(&message)?,
-                // It has become too old meanwhile.
-                Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => break,
-                Err(error) => return Err(failed(error)),
-            };
+            let next = self.next(stream, subject, middle).await?;
             if range.has(&next) {
                 (first, high) = (next.sequence, middle);
             } else {
@@ -279,7 +315,20 @@ impl Streams {
         Ok(first)
     }
 
-    /// Reads the batches of a topic from one sequence number to another, as far as the range has room.
+    /// The first batch from a sequence number on. There is one, unless it has become too old meanwhile, or the server that is asked has
+    /// not got it yet.
+    async fn next(&self, stream: &Stream<()>, subject: &str, from: u64) -> Result<Stored, Failure> {
+        let mut from = from;
+        loop {
+            let message = stream.direct_get_next_for_subject(subject, Some(from)).await.map_err(failed)?;
+            match self.stored(&message)? {
+                Some(stored) => return Ok(stored),
+                None => from = message.sequence + 1,
+            }
+        }
+    }
+
+    /// Reads the batches of a topic from one sequence number to that of its last batch, as far as the range has room.
     async fn read(
         &self,
         stream: &Stream<()>,
@@ -288,9 +337,38 @@ impl Streams {
         range: &Range,
         last: u64,
     ) -> Result<Vec<StoredBatch>, Failure> {
+        let (mut batches, mut bytes, mut reached) = (Vec::new(), 0, None);
+        let keep = |Stored { sequence, batch, .. }| {
+            bytes += batch.entries.len();
+            reached = Some((last_position(&batch), sequence));
+            batches.push(batch);
+            bytes < range.bytes_max
+        };
+        self.scan(stream, &subject, first..=last, keep).await?;
+        let Some(reached) = reached.filter(|(_, sequence)| *sequence == last || bytes >= range.bytes_max)
+        else {
+            // Whoever asks would take what is missing for lost.
+            return Err(failed("the stream has not delivered all that it has"));
+        };
+        let mut places = locked(&self.places);
+        if places.len() >= STREAM_PLACES_MAX {
+            places.clear();
+        }
+        places.insert(subject.into(), reached);
+        Ok(batches)
+    }
+
+    /// Gives `keep` the batches of a topic in a range of sequence numbers, until it returns false.
+    async fn scan(
+        &self,
+        stream: &Stream<()>,
+        subject: &str,
+        range: RangeInclusive<u64>,
+        mut keep: impl FnMut(Stored) -> bool,
+    ) -> Result<(), Failure> {
         let consumer = ConsumerConfig {
-            filter_subject: subject.clone(),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
+            filter_subject: subject.to_owned(),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *range.start() },
             ack_policy: AckPolicy::None,
             inactive_threshold: STREAM_CONSUMER_AGE,
             memory_storage: true,
@@ -298,39 +376,34 @@ impl Streams {
             ..ConsumerConfig::default()
         };
         let consumer = stream.create_consumer(consumer).await.map_err(failed)?;
-        let (mut batches, mut bytes, mut reached) = (Vec::new(), 0, None);
         'reading: loop {
             let fetch = consumer.fetch().max_messages(STREAM_READ_MESSAGES);
             let mut messages = fetch.messages().await.map_err(failed)?;
-            let before = batches.len();
+            let mut is_empty = true;
             while let Some(message) = messages.next().await {
-                let Stored { sequence, batch, .. } = delivered(&message.map_err(failed)?)?;
-                bytes += batch.entries.len();
-                reached = Some((crate::streams::last(&batch), sequence));
-                batches.push(batch);
-                if sequence >= last || bytes >= range.bytes_max {
+                is_empty = false;
+                let message = message.map_err(failed)?;
+                let sequence = message.info().map_err(failed)?.stream_sequence;
+                if sequence > *range.end() {
+                    break 'reading;
+                }
+                let wants_more = self.delivered(&message)?.is_none_or(&mut keep);
+                if !wants_more || sequence == *range.end() {
                     break 'reading;
                 }
             }
-            if batches.len() == before {
+            if is_empty {
                 break;
             }
         }
-        if let Some(reached) = reached {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            if places.len() >= STREAM_PLACES_MAX {
-                places.clear();
-            }
-            places.insert(subject.into(), reached);
-        }
         // Otherwise the server deletes it a little later.
         let _ = stream.delete_consumer(&consumer.cached_info().name).await;
-        Ok(batches)
+        Ok(())
     }
 
     /// The stream, which is created, or changed if its settings are others.
     async fn stream(&self, settings: &StreamSettings) -> Result<Stream<()>, Failure> {
-        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).get(&settings.id).cloned();
+        let ready = locked(&self.ready).get(&settings.id).cloned();
         if let Some((_, stream)) = ready.filter(|(known, _)| known == settings) {
             return Ok(stream);
         }
@@ -351,7 +424,7 @@ impl Streams {
         };
         self.context.create_or_update_stream(config).await.map_err(failed)?;
         let stream = self.context.get_stream_no_info(&name).await.map_err(failed)?;
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = locked(&self.ready);
         ready.insert(id, (*settings, stream.clone()));
         Ok(stream)
     }
@@ -359,6 +432,44 @@ impl Streams {
     fn subject(&self, topic: &str, settings: &StreamSettings) -> String {
         format!("{}.durable.{:016x}.{}", self.prefix, settings.id, subject_of(topic))
     }
+
+    fn stored(&self, message: &StreamMessage) -> Result<Option<Stored>, Failure> {
+        let (sequence, at) = (message.sequence, message.time.into());
+        let batch = self.batch(&message.subject, sequence, &message.payload)?;
+        Ok(batch.map(|batch| Stored { sequence, batch, at }))
+    }
+
+    fn delivered(&self, message: &Message) -> Result<Option<Stored>, Failure> {
+        let info = message.info().map_err(failed)?;
+        let (sequence, at) = (info.stream_sequence, info.published.into());
+        let batch = self.batch(&message.subject, sequence, &message.payload)?;
+        Ok(batch.map(|batch| Stored { sequence, batch, at }))
+    }
+
+    /// The batch of a message; `None` if the message is another program's.
+    fn batch(&self, subject: &str, sequence: u64, payload: &[u8]) -> Result<Option<StoredBatch>, Failure> {
+        let batch = read(payload);
+        if batch.is_some() {
+            return Ok(batch);
+        }
+        if is_of_later_version(payload) {
+            return Err(failed(format!("message {sequence} of the stream is that of a newer node")));
+        }
+        let mut foreign = locked(&self.foreign);
+        if foreign.len() < STREAM_FOREIGN_TOLD_MAX && foreign.insert((subject.into(), sequence)) {
+            tracing::warn!(
+                subject,
+                sequence,
+                "a message in the stream of durable topics was not written by a node, and is skipped; only nodes should have the \
+                 right to publish there"
+            );
+        }
+        Ok(None)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request, unless it takes too long: messages that were lost on their way would be waited for for ever.
@@ -394,14 +505,14 @@ fn stream_name(prefix: &str, id: u64) -> String {
 }
 
 /// The position of the last publication of a batch.
-fn last(batch: &StoredBatch) -> Position {
+fn last_position(batch: &StoredBatch) -> Position {
     let publications = entries(&batch.entries).count() as u64;
     Position { offset: batch.first.offset + publications.saturating_sub(1), ..batch.first }
 }
 
 fn write(batch: &StoredBatch) -> Bytes {
     let StoredBatch { write: WriteId { node, number }, first, entries } = batch;
-    let mut bytes = Vec::with_capacity(33 + entries.len());
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + entries.len());
     bytes.put_u8(VERSION);
     for number in [node.0, *number, first.epoch, first.offset] {
         bytes.put_u64_le(number);
@@ -423,20 +534,9 @@ fn read(mut bytes: &[u8]) -> Option<StoredBatch> {
     (first.epoch != 0 && first.offset != 0 && entries(&batch.entries).next().is_some()).then_some(batch)
 }
 
-fn stored(message: &StreamMessage) -> Result<Stored, Failure> {
-    let batch = read(&message.payload).ok_or_else(|| unreadable(message.sequence))?;
-    Ok(Stored { sequence: message.sequence, batch, at: message.time.into() })
-}
-
-fn delivered(message: &Message) -> Result<Stored, Failure> {
-    let info = message.info().map_err(failed)?;
-    let sequence = info.stream_sequence;
-    let batch = read(&message.payload).ok_or_else(|| unreadable(sequence))?;
-    Ok(Stored { sequence, batch, at: info.published.into() })
-}
-
-fn unreadable(sequence: u64) -> Failure {
-    failed(format!("message {sequence} of the stream was not written by a node of this version"))
+/// Whether a node that is newer than this one has written a message. It may be a batch, so nothing can be stored behind it.
+fn is_of_later_version(bytes: &[u8]) -> bool {
+    bytes.len() > HEAD_BYTES && LATER_VERSIONS.contains(&bytes[0])
 }
 
 #[cfg(test)]
@@ -454,11 +554,17 @@ mod tests {
         let batch = StoredBatch { write: WriteId { node: NodeId(3), number: 4 }, first, entries: list };
         let bytes = super::write(&batch);
         assert_eq!(read(&bytes), Some(batch.clone()));
-        assert_eq!(last(&batch), Position { offset: 8, ..first });
+        assert_eq!(last_position(&batch), Position { offset: 8, ..first });
         for end in 0..37 {
             assert_eq!(read(&bytes[..end]), None, "{end}");
         }
-        assert_eq!(read(b"something else that is long enough for one"), None);
+        for other in [&b"something else that is long enough for one"[..], b"", b"{\"topic\":\"t\"}", b"\x02"]
+        {
+            assert!(read(other).is_none() && !is_of_later_version(other), "{other:?}");
+        }
+        let mut later = bytes.to_vec();
+        later[0] = VERSION + 1;
+        assert!(read(&later).is_none() && is_of_later_version(&later));
     }
 
     #[test]

@@ -27,13 +27,14 @@ pub struct StoredBatch {
     pub entries: Vec<u8>,
 }
 
-/// The last batch of a topic in its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The end of a topic in its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamHead {
-    /// The sequence number that the stream has given it.
+    /// The sequence number that the stream has given the topic's last message; 0 for none. That message may be another program's,
+    /// which is no batch.
     pub sequence: u64,
-    /// The position of its last publication.
-    pub position: Position,
+    /// The position of the last publication of the last batch, if there is any.
+    pub position: Option<Position>,
 }
 
 /// A request of the node that owns a topic.
@@ -48,8 +49,8 @@ pub enum StreamRequest {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamAnswer {
-    /// The last batch, if there is any, and batches up to it, the oldest first. They may lack some of those asked for.
-    Loaded(Option<StreamHead>, Vec<StoredBatch>),
+    /// The end of the topic, and batches up to it, the oldest first. They may lack some of those asked for.
+    Loaded(StreamHead, Vec<StoredBatch>),
     /// The batch is stored, with this sequence number.
     Stored(u64),
     /// Nobody knows whether anything was stored.

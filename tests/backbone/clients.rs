@@ -1,19 +1,16 @@
 //! Other programs that publish over NATS, while it comes and goes.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use echoring_backbone::{ClientRequest, NatsClients};
+use echoring_backbone::{ClientRequest, NatsClients, NatsOptions};
 use echoring_cluster::NodeId;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::node::options;
+use super::raw_client::{PATIENCE, RawClient};
 use super::server::NatsServer;
-
-/// Everything happens within this time, or the test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -21,28 +18,13 @@ fn runtime() -> Runtime {
 
 /// Publishes `payload` to `topic` as another program does, as often as no node takes it. Returns the answer.
 fn request(server: SocketAddr, topic: &str, payload: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut lines = BufReader::new(stream.try_clone()?);
-    stream.write_all(b"CONNECT {\"headers\":true,\"no_responders\":true}\r\nSUB answers 1\r\n")?;
+    let mut client = RawClient::connect(server)?;
+    client.subscribe("_INBOX.answers")?;
     let until = std::time::Instant::now() + PATIENCE;
     loop {
         assert!(std::time::Instant::now() < until, "no node takes publications");
-        write!(stream, "PUB test.publish.{topic} answers {}\r\n{payload}\r\n", payload.len())?;
-        let mut line = String::new();
-        while !line.starts_with("HMSG ") {
-            line.clear();
-            lines.read_line(&mut line)?;
-            match line.trim_end() {
-                "" => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                "PING" => stream.write_all(b"PONG\r\n")?,
-                _ => {}
-            }
-        }
-        let bytes = line.split_whitespace().next_back().and_then(|bytes| bytes.parse::<usize>().ok());
-        let mut answer = vec![0; bytes.expect("a length") + 2];
-        lines.read_exact(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
+        client.publish(&format!("test.publish.{topic}"), "_INBOX.answers", payload.as_bytes())?;
+        let answer = client.message()?.content;
         if !answer.starts_with("NATS/1.0 503") {
             return Ok(answer);
         }
@@ -109,6 +91,50 @@ fn a_node_that_stops_leaves_publications_to_others() {
             let asked = tokio::task::spawn_blocking(move || request(address, "t", "x"));
             timeout(PATIENCE, answer_one(&mut staying)).await.expect("a publication in time");
             assert!(asked.await.expect("no panic").expect("a connection").contains("200"));
+        }
+    });
+}
+
+#[test]
+fn a_client_is_answered_at_inboxes_and_nowhere_else() {
+    let Some(server) = NatsServer::start("") else { return };
+    runtime().block_on(async {
+        let options = NatsOptions { inboxes: vec!["replies.of".into()], ..options(server.url()) };
+        let mut clients = NatsClients::open(&options, NodeId(1), "a").await.expect("options");
+        connected(&clients, true).await;
+        clients.take_publications(true).await;
+        clients.sender().flush().await;
+        let mut client = RawClient::connect(server.address).expect("a connection");
+        client.subscribe(">").expect("sent");
+        for (reply, is_answered) in [
+            ("$JS.API.STREAM.PURGE.test-durable-0000000000000000", false),
+            ("test.publish.other", false),
+            ("test.durable.0000000000000000.t", false),
+            ("test.heartbeat", false),
+            ("test.node.0000000000000001", false),
+            ("_INBOX.test.of-a-node", false),
+            ("answers", false),
+            ("_INBOX.answers", true),
+            ("replies.of.1", true),
+        ] {
+            client.publish("test.publish.t", reply, b"x").expect("sent");
+            let ClientRequest::Publication(publication) =
+                timeout(PATIENCE, clients.next()).await.expect("a publication in time")
+            else {
+                panic!("no publication")
+            };
+            assert_eq!(publication.refused_reply(), (!is_answered).then_some(reply));
+            clients.sender().answer(&publication, 200, "done".into()).await;
+            clients.sender().flush().await;
+            // Behind whatever was sent before.
+            client.publish("test.publish.t", "_INBOX.end", b"x").expect("sent");
+            let ClientRequest::Publication(last) = clients.next().await else { panic!("no publication") };
+            clients.sender().answer(&last, 200, "end".into()).await;
+            clients.sender().flush().await;
+            if is_answered {
+                assert_eq!(client.message().expect("an answer").subject, reply);
+            }
+            assert_eq!(client.message().expect("an answer").subject, "_INBOX.end", "after {reply}");
         }
     });
 }

@@ -9,5 +9,7 @@ mod following;
 mod node;
 #[path = "../support/ports.rs"]
 mod ports;
+mod raw_client;
 mod server;
 mod store;
+mod streams;

@@ -80,7 +80,8 @@ impl Streams {
                 let head = batches.last().map(|(sequence, batch)| {
                     let publications = entries(&batch.entries).count() as u64;
                     let offset = batch.first.offset + publications - 1;
-                    StreamHead { sequence: *sequence, position: Position { offset, ..batch.first } }
+                    let position = Some(Position { offset, ..batch.first });
+                    StreamHead { sequence: *sequence, position }
                 });
                 let is_wanted = |batch: &&StoredBatch| {
                     after.is_none_or(|after| {
@@ -88,7 +89,7 @@ impl Streams {
                     })
                 };
                 let wanted = batches.iter().map(|(_, batch)| batch).filter(is_wanted).cloned();
-                StreamAnswer::Loaded(head, wanted.collect())
+                StreamAnswer::Loaded(head.unwrap_or_default(), wanted.collect())
             }
             StreamRequest::Append(behind, batch) => {
                 if batches.last().map_or(0, |(sequence, _)| *sequence) != behind {

@@ -624,11 +624,12 @@ class Reports(InACluster):
 class NatsClient:
     """A client of NATS, by its protocol."""
 
-    def __init__(self, nats):
+    def __init__(self, nats, **credentials):
         self.socket = socket.create_connection(("127.0.0.1", nats.port), PATIENCE_S)
         self.stream = self.socket.makefile("rwb")
         self.stream.readline()
-        self.send(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nPING\r\n')
+        options = {"verbose": False, "headers": True, "no_responders": True, **credentials}
+        self.send(b"CONNECT %s\r\nPING\r\n" % json.dumps(options).encode())
         self.subscriptions = 0
         self.expect(b"PONG")
 
@@ -668,9 +669,9 @@ class NatsClient:
 
     def request(self, subject, payload, **headers):
         """Publishes, and waits for the answer: the status of HTTP, and the JSON."""
-        self.publish(subject, payload, "answers", **headers)
+        self.publish(subject, payload, "_INBOX.answers", **headers)
         subject, status, fields, body = self.message()
-        assert subject == "answers", subject
+        assert subject == "_INBOX.answers", subject
         return int(fields["Echoring-Status"]), json.loads(body)
 
     def close(self):
@@ -702,7 +703,7 @@ nats = "json"
         """Publishes as soon as a node takes publications."""
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
-            self.client.publish(f"echoring.publish.{topic}", payload, "answers", **headers)
+            self.client.publish(f"echoring.publish.{topic}", payload, "_INBOX.answers", **headers)
             _, status, fields, body = self.client.message()
             if status.strip() != "NATS/1.0 503":
                 return int(fields["Echoring-Status"]), json.loads(body)
@@ -712,7 +713,7 @@ nats = "json"
     @asynchronous
     async def test_publish_to_topics_in_their_order(self):
         nodes = self.start("a", "b", flags=self.flags)
-        self.client.subscribe("answers")
+        self.client.subscribe("_INBOX.answers")
         async with Session(nodes[0]) as one, Session(nodes[1]) as two:
             for topic in TOPICS:
                 for session in (one, two):
@@ -744,6 +745,46 @@ nats = "json"
             self.assertEqual((await one.next("message", topic="bytes"))["base64"], "/wA=")
 
     @asynchronous
+    async def test_are_told_of_header_fields_that_http_cannot_have(self):
+        self.start("a", flags=self.flags)
+        self.client.subscribe("_INBOX.answers")
+        for field, value in (
+            ("Content-Type", "text/\x01"),
+            ("Idempotency-Key", "schlüssel"),
+            ("traceparent", "\x7f"),
+            # Of a key, it is the length.
+            ("Echoring-Key", "k" * 70_000),
+        ):
+            status, answer = await asyncio.to_thread(self.publish, "t", b"text", **{field.replace("-", "_"): value})
+            self.assertEqual((status, answer["error"]["code"], answer["error"]["field"]), (400, "bad-field", field))
+        status, answer = await asyncio.to_thread(self.publish, "t", b"text")
+        self.assertEqual((status, answer["offset"]), (200, 1), "nothing was published before")
+
+    @asynchronous
+    async def test_are_answered_at_inboxes_only_and_operators_see_the_others(self):
+        (node,) = self.start("a", flags=self.flags)
+        watcher = NatsClient(self.nats)
+        self.addCleanup(watcher.close)
+        watcher.subscribe("_INBOX.>")
+        watcher.subscribe("echoring.publish.>")
+        watcher.subscribe("$JS.API.>")
+        self.client.subscribe("_INBOX.answers")
+        self.assertEqual((await asyncio.to_thread(self.publish, "t", b"text"))[0], 200)
+        for reply in ("$JS.API.STREAM.PURGE.s", "echoring.publish.other", "echoring.node.0000000000000001", "answers"):
+            self.client.publish("echoring.publish.t", b"text", reply)
+        status, answer = await asyncio.to_thread(self.publish, "t", b"last")
+        self.assertEqual((status, answer["offset"]), (200, 6), "they are published")
+        seen = []
+        while not seen or b'"offset":6' not in seen[-1][2]:
+            subject, _, fields, payload = await asyncio.to_thread(watcher.message)
+            seen.append((fields.get("Echoring-Status"), subject, payload))
+        answered = {subject for status, subject, _ in seen if status}
+        self.assertEqual(answered, {"_INBOX.answers"}, seen)
+        self.assertEqual(node.status()["replies_refused"], 4)
+        self.assertIn("its reply subject is no inbox", "".join(node.log))
+        self.assertEqual(node.get("/topics/other")[0], 404)
+
+    @asynchronous
     async def test_receive_every_message_once_wherever_it_is_published(self):
         nodes = self.start("a", "b", flags=self.flags)
         self.client.subscribe("echoring.messages.>")
@@ -770,7 +811,7 @@ nats = "json"
     @asynchronous
     async def test_find_another_node_when_one_leaves(self):
         nodes = self.start("a", "b", flags=self.flags)
-        self.client.subscribe("answers")
+        self.client.subscribe("_INBOX.answers")
         self.assertEqual((await asyncio.to_thread(self.publish, "t", b"one"))[1]["offset"], 1)
         await asyncio.to_thread(nodes[0].terminate)
         self.assertEqual(await asyncio.to_thread(nodes[0].wait), 0)

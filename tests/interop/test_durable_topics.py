@@ -1,6 +1,7 @@
 """Durable topics: what was accepted outlives the nodes, in its epoch, and clients recover it from JetStream."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import unittest
 
 import test_cluster
 from harness import BINARY, PATIENCE_S
-from test_cluster import InACluster, Nats, Session, asynchronous
+from test_cluster import InACluster, Nats, NatsClient, Session, asynchronous
 
 TOPICS = [f"orders.{number}" for number in range(6)]
 CONFIG = """
@@ -237,6 +238,51 @@ class Nothing(Durable):
         )
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("durable: has no effect without a cluster", run.stderr)
+
+
+class Foreign(Durable):
+    """Messages in a stream that no node has written."""
+
+    def pollute(self, topic):
+        client = NatsClient(self.nats)
+        client.subscribe("_INBOX.names")
+        client.publish("$JS.API.STREAM.NAMES", b"", "_INBOX.names")
+        (stream,) = json.loads(client.message()[3])["streams"]
+        subject = f"echoring.durable.{stream.rpartition('-')[2]}.{topic}"
+        for payload in (b'{"topic":"x"}', b""):
+            client.publish(subject, payload)
+        client.send(b"PING\r\n")
+        client.expect(b"PONG")
+        client.close()
+
+    @asynchronous
+    async def test_are_skipped_and_end_nothing(self):
+        nodes = self.start_all("a", "b")
+        begun = {}
+        for topic in TOPICS:
+            begun[topic] = await self.accepted(nodes[0], topic, "first")
+            self.pollute(topic)
+            for number in range(10):
+                answer = await self.accepted(nodes[number % 2], topic, f"{number}")
+            self.assertEqual((answer["epoch"], answer["offset"]), (begun[topic]["epoch"], 11))
+            self.pollute(topic)
+        for node in nodes:
+            self.kill(node)
+        nodes = self.start_all("a", "b")
+        async with Session(nodes[1]) as session:
+            for topic in TOPICS:
+                back = await session.subscribe(topic, {"epoch": begun[topic]["epoch"], "offset": 0})
+                self.assertTrue(back["recovered"], back)
+                messages = await session.messages(topic, 11)
+                self.assertEqual([message["offset"] for message in messages], list(range(1, 12)))
+                answer = await self.accepted(nodes[0], topic, "after")
+                self.assertEqual((answer["epoch"], answer["offset"]), (begun[topic]["epoch"], 12))
+        skipped = sum(node.status()["stream_foreign"] for node in nodes)
+        self.assertGreaterEqual(skipped, 2 * len(TOPICS))
+        for node in nodes:
+            node.terminate()
+            self.assertEqual(node.wait(), 0)
+        self.assertIn("was not written by a node", "".join(line for node in nodes for line in node.log))
 
 
 class WithoutJetStream(InACluster):

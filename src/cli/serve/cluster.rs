@@ -120,6 +120,13 @@ pub(super) struct ClusterArgs {
     #[arg(long, help_heading = HEADING)]
     cluster_nats_clients: bool,
 
+    /// First tokens of subjects at which clients of NATS are answered, besides _INBOX; repeatable
+    ///
+    /// Several with commas between them. A publication with another reply subject is not answered, so that nobody has a node publish
+    /// what they may not.
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',', help_heading = HEADING)]
+    cluster_nats_inbox: Vec<String>,
+
     /// File with the secret that places topics [default: derived from --cluster-prefix]
     ///
     /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose names of topics that all have one owner.
@@ -188,6 +195,9 @@ impl ClusterArgs {
             let line = "must be more than two heartbeats (--cluster-heartbeat)";
             return Err(origins.wrong("--cluster-member-timeout", line));
         }
+        if !self.cluster_nats_inbox.is_empty() && !self.cluster_nats_clients {
+            return Err(origins.wrong("--cluster-nats-inbox", "has no effect without --cluster-nats-clients"));
+        }
         if message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX {
             let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
             let line = format!("must be at most {most} in a cluster: NATS allows no longer messages");
@@ -196,6 +206,7 @@ impl ClusterArgs {
         let nats = NatsOptions {
             servers: with_schemes(&self.cluster),
             prefix: self.cluster_prefix.clone(),
+            inboxes: self.cluster_nats_inbox.clone(),
             credentials: self.credentials(origins)?,
             tls: self.tls(origins)?,
             waits: self.cluster_wait,
@@ -241,6 +252,7 @@ impl ClusterArgs {
             ("--cluster-tls-key", self.cluster_tls_key.is_some()),
             ("--cluster-key-file", self.cluster_key_file.is_some()),
             ("--cluster-nats-clients", self.cluster_nats_clients),
+            ("--cluster-nats-inbox", !self.cluster_nats_inbox.is_empty()),
         ];
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag)
     }
@@ -311,7 +323,8 @@ impl ClusterArgs {
         let text = error.to_string();
         match error {
             OptionsError::Server(..) => origins.wrong("--cluster", &text),
-            OptionsError::Prefix(_) => origins.wrong("--cluster-prefix", &text),
+            OptionsError::Prefix(_) | OptionsError::Reserved(..) => origins.wrong("--cluster-prefix", &text),
+            OptionsError::Inbox(_) => origins.wrong("--cluster-nats-inbox", &text),
             OptionsError::File(path, _) => {
                 let files = [
                     ("--cluster-credentials-file", &self.cluster_credentials_file),
@@ -509,6 +522,21 @@ mod tests {
                 "[cluster]\nservers = 'nats://a'\nprefix = 'a.*'".to_owned(),
                 &[],
                 "f.toml:3:10: cluster.prefix: `a.*` is not a subject prefix",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-nats-clients", "--cluster-nats-inbox=echoring.publish"],
+                "--cluster-nats-inbox: `echoring.publish` is no place for answers",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-nats-inbox=a"],
+                "--cluster-nats-inbox: has no effect without --cluster-nats-clients",
+            ),
+            (
+                String::new(),
+                &["--cluster=nats://a", "--cluster-prefix=_INBOX.a"],
+                "--cluster-prefix: `_INBOX.a` is not a subject prefix",
             ),
             (
                 "[cluster]\nservers = 'nats://a'\nmember_timeout = '2s'".to_owned(),

@@ -17,11 +17,12 @@ use echoring_backbone::{
 };
 use echoring_cluster::NodeId;
 use echoring_server::{
-    ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand, StreamQuery, control,
+    ClusterNode, ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand,
+    StreamQuery, control,
 };
 use echoring_topics::Durable;
 use hyper::Request;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
@@ -142,6 +143,9 @@ async fn ask_streams(
                 StreamQuery::Owner(request) => streams.handle(&command.topic, &settings, request).await,
                 StreamQuery::Page(after) => streams.page(&command.topic, &settings, *after).await,
             };
+            if let Some(node) = server.cluster() {
+                node.set_foreign_in_streams(streams.foreign_messages());
+            }
             server.answer_stream(command, answer);
         });
         match commands.recv().await {
@@ -206,9 +210,14 @@ async fn take_requests(
         let (sender, control) = (clients.sender(), control.clone());
         tokio::spawn(async move {
             while let Some(publication) = waiting.recv().await {
-                let response = control.request(request(&publication)).await;
-                let (head, body) = response.into_parts();
-                sender.answer(&publication, head.status.as_u16(), body).await;
+                let (status, body) = match request(&publication) {
+                    Ok(request) => {
+                        let (head, body) = control.request(request).await.into_parts();
+                        (head.status.as_u16(), body)
+                    }
+                    Err(field) => (400, bad_field(field)),
+                };
+                sender.answer(&publication, status, body).await;
             }
         });
         lane
@@ -225,6 +234,9 @@ async fn take_requests(
         tokio::select! {
             request = clients.next() => match request {
                 ClientRequest::Publication(publication) => {
+                    if let Some(reply) = publication.refused_reply() {
+                        note_refused_reply(server, &publication.topic, reply);
+                    }
                     let lane = hasher.hash_one(&publication.topic) as usize % lanes.len();
                     // Fails only if the lane has panicked: its topics get no answers.
                     let _ = lanes[lane].send(publication).await;
@@ -235,6 +247,19 @@ async fn take_requests(
             },
             () = tokio::time::sleep(NATS_CLIENT_READINESS_INTERVAL), if has_clients => {}
         }
+    }
+}
+
+/// A client is not answered. As it may do that often, the log has the first time, the second, the fourth and so on.
+fn note_refused_reply(server: &Handle, topic: &str, reply: &str) {
+    let times = server.cluster().map_or(1, ClusterNode::count_refused_reply);
+    if times.is_power_of_two() {
+        tracing::warn!(
+            topic,
+            reply,
+            times,
+            "a client of NATS that publishes is not answered: its reply subject is no inbox; see nats_inbox"
+        );
     }
 }
 
@@ -261,16 +286,20 @@ async fn report(sender: ClientSender, control: control::Handle, request: Control
 }
 
 /// The publication as `POST /topics/TOPIC`. Without a type it is text, or binary if it is not UTF-8.
-fn request(publication: &ClientPublication) -> Request<Bytes> {
+///
+/// # Errors
+/// The header field that HTTP cannot have.
+fn request(publication: &ClientPublication) -> Result<Request<Bytes>, &'static str> {
+    const TOPIC_KEY: &str = "Echoring-Key";
     let mut uri = format!("/topics/{}", percent_encoded(&publication.topic));
-    if let Some(key) = publication.header("Echoring-Key") {
+    if let Some(key) = publication.header(TOPIC_KEY) {
         // Writing to a string does not fail.
         let _ = write!(uri, "?key={}", percent_encoded(key));
     }
     let mut request = Request::post(uri);
     for name in PASSED_ON {
-        if let Some(value) = publication.header(name) {
-            request = request.header(name, value);
+        for value in publication.headers(name) {
+            request = request.header(name, HeaderValue::from_str(value).map_err(|_| name)?);
         }
     }
     if publication.header("Content-Type").is_none()
@@ -278,8 +307,15 @@ fn request(publication: &ClientPublication) -> Request<Bytes> {
     {
         request = request.header(CONTENT_TYPE, "text/plain");
     }
-    // Everything in the path is encoded; a header value that HTTP cannot have makes a request that names no topic.
-    request.body(publication.payload.clone()).unwrap_or_default()
+    // Everything in the URI is encoded, and topics are short: only the key can be too long for one.
+    request.body(publication.payload.clone()).map_err(|_| TOPIC_KEY)
+}
+
+/// The answer to a publication with a header field that HTTP cannot have.
+fn bad_field(field: &str) -> Bytes {
+    let message = "must have visible ASCII characters only, and as many as a request of HTTP can have";
+    let error = serde_json::json!({"code": "bad-field", "field": field, "message": message});
+    serde_json::json!({ "error": error }).to_string().into()
 }
 
 fn percent_encoded(text: &str) -> String {

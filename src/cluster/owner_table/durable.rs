@@ -338,7 +338,7 @@ impl OwnerTable {
         &mut self,
         shard: &mut Shard<'_, S, P>,
         name: &str,
-        head: Option<StreamHead>,
+        head: StreamHead,
         batches: &[StoredBatch],
     ) {
         let may_begin = self.is_open && self.view.owner(name) == Some(self.node);
@@ -348,11 +348,11 @@ impl OwnerTable {
             topic.durable = None;
             return;
         }
-        let is_begun = match head {
-            Some(head) => {
-                self.restart_behind(shard, name, head.position, batches);
+        let is_begun = match head.position {
+            Some(last) => {
+                self.restart_behind(shard, name, last, batches);
                 let position = shard.store.position(name);
-                position.is_some_and(|position| position.epoch == head.position.epoch)
+                position.is_some_and(|position| position.epoch == last.epoch)
             }
             None => self.begin_new(shard, name),
         };
@@ -374,17 +374,17 @@ impl OwnerTable {
         &mut self,
         shard: &mut Shard<'_, S, P>,
         name: &str,
-        head: Option<StreamHead>,
+        head: StreamHead,
         batches: &[StoredBatch],
     ) {
         let known = shard.store.position(name).unwrap_or_default();
-        match head {
-            Some(head) if head.position.epoch != known.epoch => {
-                self.restart_behind(shard, name, head.position, batches);
+        match head.position {
+            Some(last) if last.epoch != known.epoch => {
+                self.restart_behind(shard, name, last, batches);
                 self.serve_again(shard, name);
             }
             // The stream has lost messages that were accepted. Their positions must not be used again.
-            Some(head) if head.position.offset < known.offset => {
+            Some(last) if last.offset < known.offset => {
                 shard.store.renew(name);
                 self.serve_again(shard, name);
                 if let Some(durable) = self.durable(name) {
@@ -400,8 +400,7 @@ impl OwnerTable {
         let stored = durable.storing.as_ref().and_then(|storing| {
             batches.iter().find(|batch| batch.write == storing.batch.write).map(|batch| batch.first)
         });
-        let last = head.map_or(0, |head| head.sequence);
-        match (stored, durable.storing.take_if(|storing| storing.behind != last)) {
+        match (stored, durable.storing.take_if(|storing| storing.behind != head.sequence)) {
             (Some(first), Some(mut storing)) => {
                 storing.batch.first = first;
                 self.finish(shard, name, storing);
@@ -438,17 +437,12 @@ impl OwnerTable {
     }
 
     /// Everything up to `head` is here, or missing.
-    fn reach<S: TopicStore, P: Peers>(
-        &mut self,
-        shard: &mut Shard<'_, S, P>,
-        name: &str,
-        head: Option<StreamHead>,
-    ) {
-        if let Some(head) = head {
-            self.skip_to(shard, name, head.position);
+    fn reach<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str, head: StreamHead) {
+        if let Some(last) = head.position {
+            self.skip_to(shard, name, last);
         }
         if let Some(durable) = self.durable(name) {
-            durable.sequence = Some(head.map_or(0, |head| head.sequence));
+            durable.sequence = Some(head.sequence);
             durable.is_behind = false;
         }
     }

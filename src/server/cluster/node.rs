@@ -38,6 +38,10 @@ pub(super) struct Shared {
     /// Requests to streams that were answered, and those that failed.
     stream_requests: AtomicU64,
     stream_failures: AtomicU64,
+    /// Messages of others that streams have.
+    stream_foreign: AtomicU64,
+    /// Publications of clients of NATS whose reply subject is no inbox.
+    replies_refused: AtomicU64,
 }
 
 impl Shared {
@@ -100,11 +104,14 @@ impl ClusterNode {
 
     /// What the node knows of its cluster.
     pub fn status(&self) -> ClusterStatus {
-        let Shared { relay, stream_requests, stream_failures, .. } = &*self.shared;
+        let Shared { relay, stream_requests, stream_failures, stream_foreign, replies_refused, .. } =
+            &*self.shared;
         ClusterStatus {
             relay_dropped: relay.dropped(),
             stream_requests: stream_requests.load(Ordering::Relaxed),
             stream_failures: stream_failures.load(Ordering::Relaxed),
+            stream_foreign: stream_foreign.load(Ordering::Relaxed),
+            replies_refused: replies_refused.load(Ordering::Relaxed),
             ..self.shared.status().clone()
         }
     }
@@ -113,6 +120,16 @@ impl ClusterNode {
     pub(crate) fn count_stream_request(&self, has_failed: bool) {
         self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
         self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+    }
+
+    /// The streams have so many messages that no node has written.
+    pub fn set_foreign_in_streams(&self, messages: u64) {
+        self.shared.stream_foreign.store(messages, Ordering::Relaxed);
+    }
+
+    /// A client of NATS is not answered, because its reply subject is no inbox. Returns how often that was so.
+    pub fn count_refused_reply(&self) -> u64 {
+        self.shared.replies_refused.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {

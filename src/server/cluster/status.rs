@@ -38,6 +38,10 @@ pub struct ClusterStatus {
     pub stream_requests: u64,
     /// Those of them that failed, and were made again or left a gap.
     pub stream_failures: u64,
+    /// Messages of streams that no node has written. They are skipped.
+    pub stream_foreign: u64,
+    /// Publications of other clients of NATS that were not answered, because their reply subject is no inbox.
+    pub replies_refused: u64,
 }
 
 /// Another node, as this one sees it.

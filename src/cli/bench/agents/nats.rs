@@ -64,7 +64,9 @@ impl Args {
         };
         options.check().map_err(|error| match error {
             OptionsError::NoServer | OptionsError::Server(..) => usage("--nats", &error.to_string()),
-            OptionsError::Prefix(_) => usage("--nats-prefix", &error.to_string()),
+            OptionsError::Prefix(_) | OptionsError::Reserved(..) => {
+                usage("--nats-prefix", &error.to_string())
+            }
             error => Failure::Environment(format!("--nats: {error}")),
         })?;
         Ok(options)

@@ -69,6 +69,16 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
         "Those of them that failed: the stream had to be asked again, or a page of history has a gap.",
         sample(|status| status.stream_failures),
     );
+    out.counters(
+        "echoring_cluster_stream_foreign_messages_total",
+        "Messages in the streams of durable topics that no node has written. They are skipped.",
+        sample(|status| status.stream_foreign),
+    );
+    out.counters(
+        "echoring_cluster_replies_refused_total",
+        "Publications of other clients of NATS that were not answered, because their reply subject is no inbox.",
+        sample(|status| status.replies_refused),
+    );
     collect_links(out, members);
 }
 
