@@ -174,6 +174,8 @@ pub enum Refused {
     /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
     /// can be sent again.
     Uncertain,
+    /// This node has not received what another has told the client already: try again, or another node.
+    Behind,
 }
 
 impl Refused {
@@ -194,6 +196,7 @@ impl Refused {
             Refused::RateLimited => "rate-limited",
             Refused::Unreachable => "unreachable",
             Refused::Uncertain => "uncertain",
+            Refused::Behind => "behind",
         }
     }
 
@@ -207,6 +210,7 @@ impl Refused {
                 | Refused::RateLimited
                 | Refused::Unreachable
                 | Refused::Uncertain
+                | Refused::Behind
         )
     }
 }
@@ -229,6 +233,7 @@ echoring_proto::error_debug!(
         RateLimited,
         Unreachable,
         Uncertain,
+        Behind,
     }
 );
 
@@ -249,6 +254,7 @@ impl fmt::Display for Refused {
             Refused::RateLimited => "more publications per second than allowed",
             Refused::Unreachable => "the node that owns the topic cannot be reached",
             Refused::Uncertain => "the node that owns the topic was lost before it answered",
+            Refused::Behind => "this node has not received what you have: try again, or try another node",
         })
     }
 }

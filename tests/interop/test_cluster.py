@@ -151,7 +151,7 @@ class Session:
             event = await self.next("subscribed", "error", id=number)
             if event["type"] == "subscribed":
                 return event
-            assert event["code"] == "busy", event
+            assert event["code"] in ("busy", "behind"), event
 
     async def publish(self, topic, text, **fields):
         number = await self.request("publish", topic=topic, text=text, **fields)
@@ -390,14 +390,43 @@ class Behind(InACluster):
             self.assertEqual((message["type"], message["offset"], message["text"]), ("message", 2, "after"), message)
 
     @asynchronous
-    async def test_it_does_not_wait_for_ever(self):
+    async def test_it_is_told_to_try_again_and_never_put_back(self):
+        slow = Relay("127.0.0.1", self.nats.port)
+        self.addCleanup(slow.close)
+        nodes = [PatientNode(self.nats, "a"), PatientNode(slow, "b")]
+        for node, other in zip(nodes, "ba"):
+            self.addCleanup(node.__exit__)
+            node.await_members(other)
+        async with Session(nodes[0]) as first, Session(nodes[1]) as other, Session(nodes[1]) as back:
+            epochs = {}
+            for topic in TOPICS:
+                epochs[topic] = (await first.subscribe(topic))["epoch"]
+                await other.subscribe(topic)
+            with slow.held():
+                for topic in TOPICS:
+                    await first.request("publish", topic=topic, text="on its way")
+                topic = (await first.next("message"))["topic"]
+                position = {"epoch": epochs[topic], "offset": 1}
+                number = await back.request("subscribe", topic=topic, position=position)
+                event = await back.next("subscribed", "error", id=number)
+                self.assertEqual((event["type"], event.get("code")), ("error", "behind"), event)
+                self.assertIn("another node", event["message"])
+            # The error was a temporary one.
+            event = await back.subscribe(topic, position)
+            self.assertEqual((event["recovered"], event["offset"]), (True, 1), event)
+
+    @asynchronous
+    async def test_a_position_that_no_node_has_ends_a_subscription_at_the_owner_only(self):
         nodes = self.start("a", "b")
+        answers = []
         for node in nodes:
             async with Session(node) as session:
                 epoch = (await session.subscribe(TOPICS[0]))["epoch"]
                 await session.next("unsubscribed", id=await session.request("unsubscribe", topic=TOPICS[0]))
-                back = await session.subscribe(TOPICS[0], {"epoch": epoch, "offset": 99})
-                self.assertEqual((back["recovered"], back["offset"]), (False, 0), back)
+                number = await session.request("subscribe", topic=TOPICS[0], position={"epoch": epoch, "offset": 99})
+                back = await session.next("subscribed", "error", id=number)
+                answers.append(back.get("code", back.get("recovered")))
+        self.assertCountEqual(answers, ["behind", False])
 
 
 class LocalEpochs(InACluster):

@@ -10,7 +10,8 @@ import unittest
 
 import test_cluster
 from harness import BINARY, PATIENCE_S
-from test_cluster import InACluster, Nats, NatsClient, Session, asynchronous
+from relay import Relay
+from test_cluster import InACluster, Nats, NatsClient, Node, PatientNode, Session, asynchronous
 
 TOPICS = [f"orders.{number}" for number in range(6)]
 CONFIG = """
@@ -238,6 +239,63 @@ class Nothing(Durable):
         )
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("durable: has no effect without a cluster", run.stderr)
+
+
+class Ahead(Durable):
+    @asynchronous
+    async def test_of_an_owner_that_was_replaced_without_hearing_of_it_nobody_is_put_back(self):
+        relay = Relay("127.0.0.1", self.nats.port)
+        self.addCleanup(relay.close)
+        nodes = [Node(relay, "a", *self.flags), Node(self.nats, "b", *self.flags)]
+        for node, other in zip(nodes, "ba"):
+            self.addCleanup(node.__exit__)
+            node.await_members(other)
+        epochs = {topic: (await self.accepted(nodes[0], topic, "first"))["epoch"] for topic in TOPICS}
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                await session.subscribe(topic)
+            with relay.cut():
+                for topic in TOPICS:
+                    answer = await self.accepted(nodes[1], topic, "second")
+                    self.assertEqual((answer["epoch"], answer["offset"]), (epochs[topic], 2))
+                asked = {}
+                for topic in TOPICS:
+                    await session.request("unsubscribe", topic=topic)
+                    position = {"epoch": epochs[topic], "offset": 2}
+                    asked[topic] = await session.request("subscribe", topic=topic, position=position)
+                for topic in TOPICS:
+                    event = await session.next("subscribed", "error", id=asked[topic])
+                    # Of topics that it does not own, the node knows no position.
+                    self.assertIn(event.get("code"), ("behind", "busy"), event)
+            for topic in TOPICS:
+                event = await session.subscribe(topic, {"epoch": epochs[topic], "offset": 2})
+                self.assertEqual((event["recovered"], event["offset"]), (True, 2), event)
+                answer = await self.accepted(nodes[1], topic, "third")
+                self.assertEqual((answer["epoch"], answer["offset"]), (epochs[topic], 3))
+                self.assertEqual([message["text"] for message in await session.messages(topic, 1)], ["third"])
+
+
+class StreamAway(Durable):
+    @asynchronous
+    async def test_history_that_cannot_be_read_for_a_moment_is_no_gap(self):
+        relay = Relay("127.0.0.1", self.nats.port)
+        self.addCleanup(relay.close)
+        node = PatientNode(relay, "a", *self.flags)
+        self.addCleanup(node.__exit__)
+        node.await_members()
+        for number in range(30):
+            begun = await self.accepted(node, "orders.x", f"{number}")
+        async with Session(node) as session:
+            with relay.cut():
+                number = await session.request(
+                    "subscribe", topic="orders.x", position={"epoch": begun["epoch"], "offset": 2}
+                )
+                event = await session.next("subscribed", "error", id=number)
+                self.assertEqual((event["type"], event.get("code")), ("error", "behind"), event)
+            back = await session.subscribe("orders.x", {"epoch": begun["epoch"], "offset": 2})
+            self.assertTrue(back["recovered"], back)
+            messages = await session.messages("orders.x", 28)
+            self.assertEqual([message["offset"] for message in messages], list(range(3, 31)))
 
 
 class Foreign(Durable):

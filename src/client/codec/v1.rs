@@ -124,7 +124,7 @@ impl Event {
 
     fn refusal(&mut self) -> Refusal {
         let temporary =
-            matches!(&*self.code, "busy" | "out-of-memory" | "rate-limited" | "unreachable" | "draining");
+            matches!(&*self.code, "behind" | "busy" | "out-of-memory" | "rate-limited" | "unreachable" | "draining");
         Refusal {
             code: std::mem::take(&mut self.code),
             message: std::mem::take(&mut self.message),

@@ -127,12 +127,18 @@ impl OwnerTable {
         topic.durable = shard.store.is_durable(name).then(Box::default);
     }
 
-    /// Two nodes have owned a durable topic. Both have stored what they accepted, so its stream knows all of it.
-    pub(super) fn reload<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+    /// Another node may have stored messages of a durable topic that this node owns: two nodes have owned it, or a client is ahead of
+    /// this node. Its stream knows all of them.
+    pub fn reload<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(durable) = self.durable(name) else { return };
         durable.sequence = None;
         durable.is_behind = true;
         self.advance_durable(shard, name);
+    }
+
+    /// Whether the stream of a topic is read because it may have what this node, which owns the topic, has not.
+    pub fn reads_stream(&self, name: &str) -> bool {
+        self.topics.get(name).and_then(|topic| topic.durable.as_ref()).is_some_and(|durable| durable.is_behind)
     }
 
     /// Publications of another node wait to be stored.
@@ -170,7 +176,8 @@ impl OwnerTable {
                 durable.retry_at = Some(shard.now + STREAM_RETRY_DELAY);
             }
             StreamAnswer::Stored(sequence) => {
-                durable.sequence = Some(sequence);
+                // Nothing was stored that this node does not know.
+                (durable.sequence, durable.is_behind) = (Some(sequence), false);
                 if let Some(storing) = durable.storing.take() {
                     self.take_batch(shard, name, &storing.batch);
                     self.finish(shard, name, storing);

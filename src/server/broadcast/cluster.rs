@@ -13,7 +13,7 @@ mod durable;
 mod entry;
 mod store;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use echoring_cluster::{Message, NodeId, Outcome, OwnerTable, Shard, Ticket, View};
 use echoring_proto::limits::Nanos;
@@ -104,9 +104,11 @@ pub(super) struct ClusterQueue {
     /// Clients that have joined topics with presence or left them.
     members: VecDeque<StagedMember>,
     staged_bytes: usize,
+    /// Durable topics of this node whose streams are read again, because a client is ahead of them.
+    rereads: BTreeSet<Box<str>>,
     /// Pages of history to be read from streams.
     pub(super) pages: Vec<PageRequest>,
-    /// Pages that begin behind a position that this node has not reached, in the order of their ends.
+    /// Pages that begin behind a position that this node has not reached, or whose streams are read again.
     pub(super) ahead: Vec<PageAhead>,
     tickets: Ticket,
     /// Outcomes for the operator.
@@ -153,6 +155,11 @@ impl ClusterShard {
     #[inline]
     pub(super) fn orders(&self, name: &str) -> bool {
         self.table.orders(name)
+    }
+
+    /// Whether the stream of a durable topic of this node is being read, as another node may have stored more.
+    pub(super) fn reads_stream(&self, name: &str) -> bool {
+        self.table.reads_stream(name)
     }
 
     /// Whether another publication may wait for other nodes.
@@ -280,6 +287,16 @@ impl ClusterQueue {
         self.touched.push(name.into());
     }
 
+    /// The stream of a durable topic that this node owns is to be read again.
+    pub(super) fn reread(&mut self, name: &str) {
+        self.rereads.insert(name.into());
+    }
+
+    /// Whether that is still to be done.
+    pub(super) fn rereads(&self, name: &str) -> bool {
+        self.rereads.contains(name)
+    }
+
     /// A client of this node has joined a topic with presence, with its subject, or has left it.
     pub(super) fn change_member(&mut self, name: &str, client: ClientId, joined: Option<&str>) {
         let staged = StagedMember { topic: name.into(), client, joined: joined.map(Into::into) };
@@ -288,6 +305,7 @@ impl ClusterQueue {
 
     fn is_empty(&self) -> bool {
         self.touched.is_empty()
+            && self.rereads.is_empty()
             && self.publications.is_empty()
             && self.pages.is_empty()
             && self.members.is_empty()
@@ -309,7 +327,7 @@ impl Broadcast {
         if !cluster.events.is_empty() || !self.sequencer.queue.is_empty() || has_members_due {
             return Some(self.now + super::RETRY_DELAY);
         }
-        let ahead = self.sequencer.queue.ahead.first().map(|page| page.until);
+        let ahead = self.sequencer.queue.ahead.iter().map(|page| page.look_at).min();
         ahead.into_iter().chain(cluster.deadline()).min()
     }
 
@@ -325,6 +343,9 @@ impl Broadcast {
             cluster.end_reads(&mut self.sequencer.queue, self.now);
             self.take_members(cx, &mut cluster);
             self.take_touched(cx, &mut cluster);
+            for name in std::mem::take(&mut self.sequencer.queue.rereads) {
+                self.with_table(cx, &mut cluster, |table, shard| table.reload(shard, &name));
+            }
             self.take_publications(cx, &mut cluster);
             while self.sequencer.queue.publications.is_empty()
                 && self.takes_requests(cx)
@@ -598,7 +619,7 @@ impl Broadcast {
     }
 
     /// Tells a session that a subscription has ended at this position. An event stream has no other, so it ends.
-    fn tell_moved<A: ServerApplication>(
+    pub(super) fn tell_moved<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,

@@ -4,7 +4,7 @@ use echoring_auth::Identity;
 use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::limits::INTEGER_END;
-use echoring_topics::{Page, Position, Replay, Right, TopicId, parse_epoch};
+use echoring_topics::{Page, Position, Refused, Replay, Right, TopicId, parse_epoch};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
@@ -73,7 +73,7 @@ impl Broadcast {
         }
         centrifuge.histories.push(query);
         let Some((owner, owned)) = self.subscriptions.owner(topic) else {
-            return self.history_page(link, topic, from, None, &[]);
+            return self.history_page(link, topic, from, Err(Refused::Busy), &[]);
         };
         if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
@@ -93,7 +93,7 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
         from: Replay,
-        page: Option<Page>,
+        page: Result<Page, Refused>,
         messages: &[u8],
     ) {
         let Some(centrifuge) = centrifuge(link) else { return };
@@ -102,7 +102,7 @@ impl Broadcast {
         let Some(index) = centrifuge.histories.iter().position(is_this) else { return };
         let mut query = centrifuge.histories.remove(index);
         self.sessions.kept.remove(query.pages.held_bytes(), link.pool());
-        let Some(page) = page else { return self.fail(link, encoding, query.id, ErrorCode::Internal) };
+        let Ok(page) = page else { return self.fail(link, encoding, query.id, ErrorCode::Internal) };
         match query.pages.add(&page, messages) {
             Progress::More => self.request_history(link, query),
             Progress::Complete => self.answer_history(link, encoding, &query, page.head),

@@ -8,7 +8,7 @@ use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Context;
-use echoring_topics::{OwnedTopicId, Page, Publication, Replay, TopicId};
+use echoring_topics::{OwnedTopicId, Page, Publication, Refused, Replay, TopicId};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
@@ -140,7 +140,7 @@ impl Broadcast {
         cx: &mut Context<'_, D, A>,
         reader: ConnectionReader,
         from: Replay,
-        page: Option<Page>,
+        page: Result<Page, Refused>,
         bytes: &[u8],
     ) {
         let ConnectionReader { shard, local, token } = reader;

@@ -72,7 +72,10 @@ pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> boo
             put_topic(out, local);
             put_token(out, token);
             put_replay(out, from);
-            put_option(out, page, |out, page| put_page(out, &page));
+            match page {
+                Err(Refused::Behind) => out.put_u8(2),
+                page => put_option(out, page.ok(), |out, page| put_page(out, &page)),
+            }
         }
         ShardMail::MembersRequest { owned, local, query } => {
             out.put_u8(10);
@@ -144,7 +147,7 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
             local: topic(from)?,
             token: token(from)?,
             from: replay(from)?,
-            page: option(from, page)?,
+            page: page_answer(from)?,
         },
         10 => ShardMail::MembersRequest { owned: owned(from)?, local: topic(from)?, query: query(from)? },
         11 => ShardMail::MembersPage {
@@ -183,7 +186,7 @@ fn has_its_bytes(mail: &ShardMail, bytes: &[u8]) -> bool {
             let parts = bytes.split_at_checked(usize::from(key_bytes));
             offset > 0 && parts.is_some_and(|(key, payload)| is_text(key) && is_payload(content, payload))
         }
-        ShardMail::ReplayPage { page: Some(page), .. } => is_page(&page, bytes),
+        ShardMail::ReplayPage { page: Ok(page), .. } => is_page(&page, bytes),
         ShardMail::MembersPage { members: Some(_), .. } => is_members(bytes),
         ShardMail::Presence { joined: true, .. } | ShardMail::PresenceChanged { .. } => is_subject(bytes),
         _ => bytes.is_empty(),
@@ -346,6 +349,15 @@ fn page(from: &mut &[u8]) -> Option<Page> {
     is_known.then_some(Page { head, after, conflated, first, messages, complete })
 }
 
+fn page_answer(from: &mut &[u8]) -> Option<Result<Page, Refused>> {
+    Some(match byte(from)? {
+        0 => Err(Refused::Busy),
+        1 => Ok(page(from)?),
+        2 => Err(Refused::Behind),
+        _ => return None,
+    })
+}
+
 fn put_query(out: &mut Vec<u8>, query: &MembersQuery) {
     let MembersQuery { token, pushed, id, after, limit } = *query;
     put_token(out, token);
@@ -379,7 +391,7 @@ fn option<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Opt
 }
 
 /// Refusals by number; their order is part of the format.
-pub(super) const REFUSALS: [Refused; 14] = [
+pub(super) const REFUSALS: [Refused; 15] = [
     Refused::Busy,
     Refused::TooManyTopics,
     Refused::NoKey,
@@ -394,6 +406,7 @@ pub(super) const REFUSALS: [Refused; 14] = [
     Refused::TooManyByIdentity,
     Refused::Unreachable,
     Refused::Uncertain,
+    Refused::Behind,
 ];
 
 /// The number of a refusal.

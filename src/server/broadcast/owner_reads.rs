@@ -92,7 +92,7 @@ impl Broadcast {
                 return self.sequencer.queue.pages.push(PageRequest { reader, owned, from, stream });
             }
             let (page, messages) = self.sequencer.history(owned, from, now, cx.pool());
-            match history.add(cx.shard(), page, &messages) {
+            match history.add(cx.shard(), page.ok(), &messages) {
                 Some(more) => history = more,
                 None => return,
             }

@@ -72,7 +72,7 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
         requested_from: Replay,
-        page: Option<Page>,
+        page: Result<Page, Refused>,
         messages: &[u8],
     ) {
         // Other topics of the session have waited for this page, whether it is still wanted or not.
@@ -90,41 +90,48 @@ impl Broadcast {
             return;
         }
         match page {
-            None => {
+            Err(refused) => {
                 let replay = *replay;
-                self.abandon_replay(link, topic, &replay);
+                self.abandon_replay(link, topic, &replay, refused);
             }
-            Some(page) if page.after > page.head.offset => self.replay_unknown(link, topic, &page),
-            Some(page) => {
+            Ok(page) if page.after > page.head.offset => self.replay_unknown(link, topic, &page),
+            Ok(page) => {
                 let replay = *replay;
                 self.send_page(link, topic, replay, &page, messages);
             }
         }
     }
 
-    /// The owner no longer knows the topic, so the subscription is refused. An event stream ends, and its client returns.
-    fn abandon_replay<A: ServerApplication>(
+    /// The owner no longer knows the topic, or cannot tell what is behind a position, so the subscription is refused. An event stream
+    /// ends, and its client returns.
+    pub(super) fn abandon_replay<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
         replay: &ReplayState,
+        refused: Refused,
     ) {
-        if let (true, false, Replay::After(offset) | Replay::Latest(offset)) =
-            (replay.answered, dialect_of(link).has_gaps(), replay.from)
-        {
+        if let (true, Replay::After(offset) | Replay::Latest(offset)) = (replay.answered, replay.from) {
             let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-            return self.end_replay(link, topic, Position { epoch, offset });
+            let position = Position { epoch, offset };
+            // Nothing is lost: the client returns from its position.
+            if refused == Refused::Behind {
+                return self.interrupt_replay(link, topic, position);
+            }
+            if !dialect_of(link).has_gaps() {
+                return self.end_replay(link, topic, position);
+            }
         }
         let taken = link.peer.session_mut().and_then(|session| session.take(topic));
         self.subscriptions.stop_waiting(topic, link.token);
         if link.peer.is_event_stream() {
             link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
         } else if taken.as_ref().is_some_and(|taken| taken.allowed_by.is_server_side()) {
-            self.server_subscription_refused(link, topic, Refused::Busy);
+            self.server_subscription_refused(link, topic, refused);
         } else if taken.is_some_and(|taken| taken.allowed_by == AllowedBy::Handler) {
-            self.handler_refused(link, topic, Refused::Busy);
+            self.handler_refused(link, topic, refused);
         } else {
-            self.sessions.refuse(link, replay.id, Refused::Busy);
+            self.sessions.refuse(link, replay.id, refused);
         }
         self.leave_if_deserted(&mut link.resources(), topic);
     }
@@ -241,6 +248,20 @@ impl Broadcast {
         if let Dialect::Centrifuge(encoding) = dialect_of(link) {
             self.fail(link, encoding, number(id), ErrorCode::UnrecoverablePosition);
         }
+        self.leave_if_deserted(&mut link.resources(), topic);
+    }
+
+    /// An answered replay ends, and its client comes back for the rest.
+    fn interrupt_replay<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        position: Position,
+    ) {
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(SessionSubscription { allowed_by, .. }) = session.take(topic) else { return };
+        self.subscriptions.stop_waiting(topic, link.token);
+        self.tell_moved(link, topic, allowed_by, position);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 

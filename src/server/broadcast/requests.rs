@@ -268,6 +268,11 @@ impl Broadcast {
                 self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, true));
             }
             Some(from) if from.epoch != epoch => self.begin_live(link, topic, id, head, Some(false)),
+            // Another node has told the client of more than this one has.
+            Some(from) if from.offset > head.offset && !may_replay && self.node != 0 => {
+                let replay = ReplayState::new(id, Replay::After(from.offset), false);
+                self.abandon_replay(link, topic, &replay, Refused::Behind);
+            }
             Some(from) if from.offset != head.offset && !may_replay => {
                 self.begin_live(link, topic, id, head, Some(false));
             }

@@ -31,6 +31,9 @@ pub(crate) const MAIL_OVERHEAD_BYTES: usize =
 /// Bytes of a page of history, unless a single message is longer.
 pub(super) const PAGE_BYTES: usize = 32 * 1024;
 
+/// A page of history, or why there is none, and its messages.
+pub(super) type PageAnswer = (Result<Page, Refused>, Vec<u8>);
+
 /// The owned topics of a shard.
 #[derive(Debug)]
 pub(super) struct Sequencer {
@@ -362,11 +365,11 @@ impl Sequencer {
         from: Replay,
         now: Nanos,
         pool: &mut Pool,
-    ) -> (Option<Page>, Vec<u8>) {
+    ) -> PageAnswer {
         let mut bytes = Vec::new();
         let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
         let page = self.topics.history(owned, from, bytes_max, now, pool, &mut bytes);
-        (page, bytes)
+        (page.ok_or(Refused::Busy), bytes)
     }
 
     /// A page of a topic's history for a connection. `None` if it is answered later: once this node has reached the position behind
@@ -378,38 +381,61 @@ impl Sequencer {
         from: Replay,
         now: Nanos,
         pool: &mut Pool,
-    ) -> Option<(Option<Page>, Vec<u8>)> {
-        if self.queue.ahead.len() < CLUSTER_BEHIND_MAX && self.is_behind(owned, from) {
-            self.queue.ahead.push(PageAhead { reader, owned, from, until: now + CLUSTER_BEHIND_TIMEOUT });
-            return None;
+    ) -> Option<PageAnswer> {
+        let until = now + CLUSTER_BEHIND_TIMEOUT;
+        self.ask_stream(owned, from);
+        if !self.is_behind(owned, from) {
+            return self.read_history(reader, owned, from, until, now, pool);
         }
-        self.read_history(reader, owned, from, now, pool)
+        if self.queue.ahead.len() >= CLUSTER_BEHIND_MAX {
+            return Some((Err(Refused::Behind), Vec::new()));
+        }
+        self.queue.ahead.push(PageAhead { reader, owned, from, look_at: until, until });
+        None
     }
 
-    /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner may have: another
-    /// node has told a client of it.
-    pub(super) fn is_behind(&self, owned: OwnedTopicId, from: Replay) -> bool {
+    /// Has the stream of a durable topic be read again if a page begins behind everything that the topic has here: another node may
+    /// have stored more, while this one did not hear of it.
+    fn ask_stream(&mut self, owned: OwnedTopicId, from: Replay) {
+        let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else { return };
+        let Some(name) = self.topics.name(owned) else { return };
+        if cluster.orders(name) && self.topics.durable(name).is_on {
+            self.queue.reread(name);
+        }
+    }
+
+    /// Whether a page begins behind everything that a topic has here.
+    fn is_ahead(&self, owned: OwnedTopicId, from: Replay) -> bool {
         let Replay::After(after) = from else { return false };
-        let Some(cluster) = &self.cluster else { return false };
-        self.topics.name(owned).is_some_and(|name| {
-            !cluster.orders(name) && self.topics.position(name).is_some_and(|head| head.offset < after)
-        })
+        let head = self.topics.name(owned).and_then(|name| self.topics.position(name));
+        head.is_some_and(|head| head.offset < after)
+    }
+
+    /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner, or its stream, may
+    /// have: another node has told a client of it.
+    pub(super) fn is_behind(&self, owned: OwnedTopicId, from: Replay) -> bool {
+        let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else {
+            return false;
+        };
+        let may_have = |name| !cluster.orders(name) || self.queue.rereads(name) || cluster.reads_stream(name);
+        self.topics.name(owned).is_some_and(may_have)
     }
 
     /// A page of a topic's history for a connection, as this node has it. `None` if it is answered once the topic's stream has been
-    /// read.
+    /// read, which is tried until `until`.
     pub(super) fn read_history(
         &mut self,
         reader: ConnectionReader,
         owned: OwnedTopicId,
         from: Replay,
+        until: Nanos,
         now: Nanos,
         pool: &mut Pool,
-    ) -> Option<(Option<Page>, Vec<u8>)> {
+    ) -> Option<PageAnswer> {
         let Some(stream) = self.stream_range(owned, from, now, pool) else {
             return Some(self.history(owned, from, now, pool));
         };
-        let reader = PageReader::Connection(reader);
+        let reader = PageReader::Connection(reader, until);
         self.queue.pages.push(PageRequest { reader, owned, from, stream });
         None
     }

@@ -95,8 +95,9 @@ pub enum ShardMail {
         token: Token,
         /// The `from` of the request.
         from: Replay,
-        /// A description of the bytes; `None` if the owner no longer knows the topic.
-        page: Option<Page>,
+        /// A description of the bytes. [`Refused::Behind`] if the node has not got what the page has to begin with,
+        /// [`Refused::Busy`] if the owner no longer knows the topic.
+        page: Result<Page, Refused>,
     },
     /// To the owner: list the subscribers of a topic.
     MembersRequest {

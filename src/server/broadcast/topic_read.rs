@@ -65,6 +65,11 @@ impl HistoryRead {
         self.pages.from
     }
 
+    /// A page cannot be read now.
+    pub(super) fn fail(self, shard: usize) {
+        self.read.answer(shard, TopicAnswer::Busy);
+    }
+
     /// Adds a page. Returns the range if another page is wanted; otherwise the question is answered.
     pub(super) fn add(mut self, shard: usize, page: Option<Page>, messages: &[u8]) -> Option<HistoryRead> {
         let head = self.head;

@@ -36,7 +36,7 @@ pub struct ClusterStatus {
     pub relay_dropped: u64,
     /// Requests to the streams of durable topics that were answered.
     pub stream_requests: u64,
-    /// Those of them that failed, and were made again or left a gap.
+    /// Those of them that failed, and were made again.
     pub stream_failures: u64,
     /// Messages of streams that no node has written. They are skipped.
     pub stream_foreign: u64,

@@ -322,7 +322,8 @@ fn status_of(refused: Refused) -> StatusCode {
         | Refused::TooManyTopics
         | Refused::Draining
         | Refused::Unreachable
-        | Refused::Uncertain => StatusCode::SERVICE_UNAVAILABLE,
+        | Refused::Uncertain
+        | Refused::Behind => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
@@ -337,7 +338,8 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
         | Refused::OutOfMemory
         | Refused::RateLimited
         | Refused::Unreachable
-        | Refused::Uncertain => Some("1"),
+        | Refused::Uncertain
+        | Refused::Behind => Some("1"),
         Refused::TooManyTopics
         | Refused::TooManyByConnection
         | Refused::TooManyByIdentity
@@ -417,6 +419,7 @@ mod tests {
             (Refused::RateLimited, 429, true),
             (Refused::Unreachable, 503, true),
             (Refused::Uncertain, 503, true),
+            (Refused::Behind, 503, true),
         ] {
             for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
                 assert_eq!(reply.status.as_u16(), status);

@@ -148,7 +148,8 @@ impl ProtocolError {
             | Refused::Draining
             | Refused::RateLimited
             | Refused::Unreachable
-            | Refused::Uncertain => "",
+            | Refused::Uncertain
+            | Refused::Behind => "",
         };
         ProtocolError::new(id, refused.code(), field, refused.to_string())
     }

@@ -340,6 +340,7 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::RateLimited,
         Refused::Unreachable,
         Refused::Uncertain,
+        Refused::Behind,
     ];
     let mut codes = Vec::new();
     for refused in refusals {

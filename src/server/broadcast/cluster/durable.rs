@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use echoring_cluster::{StoredBatch, StreamAnswer, entries};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Context;
 use echoring_topics::{Durable, OwnedTopicId, Page, Position, Replay, TopicId, append_message};
@@ -10,7 +11,7 @@ use echoring_topics::{Durable, OwnedTopicId, Page, Position, Replay, TopicId, ap
 use super::ClusterShard;
 use super::entry::Entry;
 use crate::broadcast::Broadcast;
-use crate::broadcast::sequencer::PAGE_BYTES;
+use crate::broadcast::sequencer::{PAGE_BYTES, PageAnswer};
 use crate::broadcast::topic_read::HistoryRead;
 use crate::cluster::{StreamCommand, StreamQuery, StreamSender};
 use crate::peer::ServerApplication;
@@ -26,8 +27,8 @@ pub(super) struct Streams {
 /// Who reads a page of history.
 #[derive(Debug)]
 pub(in crate::broadcast) enum PageReader {
-    /// A connection.
-    Connection(ConnectionReader),
+    /// A connection, which waits until this time.
+    Connection(ConnectionReader, Nanos),
     /// An operator.
     Operator(Box<HistoryRead>),
 }
@@ -89,7 +90,7 @@ impl Broadcast {
         }
     }
 
-    /// Answers the reader of a page. What the stream does not have is missing.
+    /// Answers the reader of a page. What the stream does not have is missing; if it cannot be read, nobody knows.
     pub(super) fn answer_page<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
@@ -97,13 +98,19 @@ impl Broadcast {
         answer: StreamAnswer,
     ) {
         let PageRequest { reader, owned, from, stream: StreamRange { topic, after, .. } } = request;
+        if answer == StreamAnswer::Failed {
+            return match reader {
+                PageReader::Connection(reader, until) => self.read_later(cx, reader, owned, from, until),
+                PageReader::Operator(history) => history.fail(cx.shard()),
+            };
+        }
         let (page, bytes) = self.stream_page(&topic, from, after, answer).unwrap_or_else(|| {
             let now = cx.now();
             self.sequencer.history(owned, from, now, cx.pool())
         });
         match reader {
-            PageReader::Connection(reader) => self.answer_reader(cx, reader, from, page, &bytes),
-            PageReader::Operator(history) => self.operator_page(cx, owned, *history, page, &bytes),
+            PageReader::Connection(reader, _) => self.answer_reader(cx, reader, from, page, &bytes),
+            PageReader::Operator(history) => self.operator_page(cx, owned, *history, page.ok(), &bytes),
         }
     }
 
@@ -114,7 +121,7 @@ impl Broadcast {
         from: Replay,
         after: Position,
         answer: StreamAnswer,
-    ) -> Option<(Option<Page>, Vec<u8>)> {
+    ) -> Option<PageAnswer> {
         let StreamAnswer::Loaded(_, batches) = answer else { return None };
         let head = self.sequencer.topics.position(topic).filter(|head| head.epoch == after.epoch)?;
         let mut page = Page {
@@ -148,7 +155,7 @@ impl Broadcast {
             append_message(&mut bytes, offset, &publication);
             page.messages += 1;
         }
-        (page.messages > 0).then_some((Some(page), bytes))
+        (page.messages > 0).then_some((Ok(page), bytes))
     }
 }
 

@@ -34,9 +34,11 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> ApiError {
         let code = match refused {
             Refused::Busy | Refused::RateLimited => ErrorCode::TooManyRequests,
-            Refused::OutOfMemory | Refused::Draining | Refused::Unreachable | Refused::Uncertain => {
-                ErrorCode::Internal
-            }
+            Refused::OutOfMemory
+            | Refused::Draining
+            | Refused::Unreachable
+            | Refused::Uncertain
+            | Refused::Behind => ErrorCode::Internal,
             Refused::TooManyTopics
             | Refused::TooManyByConnection
             | Refused::TooManyByIdentity

@@ -66,7 +66,7 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
     );
     out.counters(
         "echoring_cluster_stream_failures_total",
-        "Those of them that failed: the stream had to be asked again, or a page of history has a gap.",
+        "Those of them that failed: the stream had to be asked again.",
         sample(|status| status.stream_failures),
     );
     out.counters(
