@@ -17,6 +17,9 @@ use crate::tls::{check_authorities, check_certificate};
 /// The first token of the subjects at which clients of NATS wait for answers, unless they are told otherwise.
 pub(crate) const INBOX: &str = "_INBOX";
 
+/// Tokens of subjects that are topics of the cluster whose prefix is before them.
+const OF_TOPICS: [&str; 3] = ["publish", "messages", "durable"];
+
 /// The connection to NATS.
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
@@ -94,8 +97,8 @@ impl NatsOptions {
         if !is_subject_prefix(&self.prefix) {
             return Err(OptionsError::Prefix(self.prefix.clone()));
         }
-        if is_within(&self.prefix, INBOX) {
-            return Err(OptionsError::Reserved(self.prefix.clone(), INBOX));
+        if let Some(token) = reserved_token(&self.prefix) {
+            return Err(OptionsError::Reserved(self.prefix.clone(), token));
         }
         // Answers must not reach the nodes as something else.
         let is_own = |inbox: &&String| is_within(&self.prefix, inbox) || is_within(inbox, &self.prefix);
@@ -187,6 +190,16 @@ fn is_subject_prefix(prefix: &str) -> bool {
     prefix.len() <= PREFIX_BYTES_MAX && prefix.split('.').all(is_token)
 }
 
+/// The token of a prefix that makes the subjects behind it those of inboxes, or of the topics of a cluster with a shorter prefix: that
+/// would take the packets of this cluster for publications.
+fn reserved_token(prefix: &str) -> Option<&'static str> {
+    let mut tokens = prefix.split('.');
+    if tokens.next() == Some(INBOX) {
+        return Some(INBOX);
+    }
+    tokens.find_map(|token| OF_TOPICS.into_iter().find(|reserved| *reserved == token))
+}
+
 /// Whether a subject begins with all tokens of `prefix`.
 pub(crate) fn is_within(subject: &str, prefix: &str) -> bool {
     subject.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -248,8 +261,15 @@ mod tests {
         for bad in ["", "$JS", "a.>", "edge", "edge.eu", "edge.eu.publish"] {
             assert!(matches!(with_inbox(bad).check(), Err(OptionsError::Inbox(_))), "{bad}");
         }
-        for prefix in ["_INBOX", "_INBOX.a"] {
+    }
+
+    #[test]
+    fn a_prefix_is_not_behind_what_another_cluster_takes_for_its_topics() {
+        for prefix in ["_INBOX", "_INBOX.a", "edge.publish", "edge.eu.messages.a", "edge.durable"] {
             assert!(matches!(with_prefix(prefix).check(), Err(OptionsError::Reserved(..))), "{prefix}");
+        }
+        for prefix in ["publish", "messages.eu", "edge.publishers", "edge.node", "edge.control"] {
+            assert!(with_prefix(prefix).check().is_ok(), "{prefix}");
         }
     }
 

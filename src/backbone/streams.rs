@@ -22,7 +22,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, Message};
@@ -104,7 +104,12 @@ impl Range {
     }
 }
 
-type Failure = Box<dyn fmt::Display + Send>;
+/// Why a request was not answered.
+struct Failure {
+    reason: Box<dyn fmt::Display + Send>,
+    /// There is no stream.
+    is_unusable: bool,
+}
 
 impl Streams {
     /// The streams of a cluster, over a connection of their own: what is read at once would be too much for others. Goes on trying if
@@ -174,14 +179,15 @@ impl Streams {
                 answer
             }
             Err(error) => {
-                let error = error.to_string();
+                let is_unusable = error.is_unusable;
+                let error = error.reason.to_string();
                 if failure.as_ref() != Some(&error) {
                     tracing::warn!(topic, %error, "the stream of a durable topic cannot be used; trying again");
                     *failure = Some(error);
                 }
                 // The stream may have been deleted.
                 locked(&self.ready).remove(&settings.id);
-                StreamAnswer::Failed
+                if is_unusable { StreamAnswer::Unusable } else { StreamAnswer::Failed }
             }
         }
     }
@@ -422,7 +428,7 @@ impl Streams {
             allow_direct: true,
             ..Config::default()
         };
-        self.context.create_or_update_stream(config).await.map_err(failed)?;
+        self.context.create_or_update_stream(config).await.map_err(no_stream)?;
         let stream = self.context.get_stream_no_info(&name).await.map_err(failed)?;
         let mut ready = locked(&self.ready);
         ready.insert(id, (*settings, stream.clone()));
@@ -483,7 +489,16 @@ async fn in_time(
 }
 
 fn failed(error: impl fmt::Display + Send + 'static) -> Failure {
-    Box::new(error)
+    Failure { reason: Box::new(error), is_unusable: false }
+}
+
+/// Why there is no stream: JetStream is not there, or refuses it, for lack of room for example; or it did not answer.
+fn no_stream(error: CreateStreamError) -> Failure {
+    let is_unusable = matches!(
+        error.kind(),
+        CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::JetStream(_)
+    );
+    Failure { is_unusable, ..failed(error) }
 }
 
 fn is_late(error: &async_nats::jetstream::context::PublishError) -> bool {

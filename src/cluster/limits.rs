@@ -51,6 +51,9 @@ pub const OUTGOING_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const DURABLE_TIMEOUT: Nanos = 4 * SECOND;
 /// Delay before the stream of a durable topic is asked again, if it has not answered.
 pub const STREAM_RETRY_DELAY: Nanos = 250 * MILLISECOND;
+/// Time for which a durable topic has had no stream, and none could be made, after which publications are told that, and do not wait for
+/// one: a server that is restarted has its streams back sooner.
+pub const STREAM_UNUSABLE_AFTER: Nanos = 2 * SECOND;
 /// Maximum bytes of publications that are stored together, unless those of one node are longer. With a single long one they
 /// stay below a packet.
 pub const DURABLE_BATCH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;

@@ -20,6 +20,8 @@ pub enum Outcome {
     Unreachable,
     /// The link to the owner was lost before its answer. It may have been published.
     Uncertain,
+    /// The stream of the topic stores nothing. It was not published.
+    NoStorage,
 }
 
 /// A message to another node. The topic's owner is the node that orders its messages; a follower is a node that gets them.
@@ -387,6 +389,7 @@ pub(crate) fn append_outcome(bytes: &mut Vec<u8>, outcome: Outcome) {
         Outcome::Refused(reason) => bytes.extend_from_slice(&[1, reason]),
         Outcome::Unreachable => bytes.put_u8(2),
         Outcome::Uncertain => bytes.put_u8(3),
+        Outcome::NoStorage => bytes.put_u8(4),
     }
 }
 
@@ -399,6 +402,7 @@ pub(crate) fn outcomes(mut bytes: &[u8]) -> impl Iterator<Item = Outcome> {
             1 => Outcome::Refused(take_u8(bytes)?),
             2 => Outcome::Unreachable,
             3 => Outcome::Uncertain,
+            4 => Outcome::NoStorage,
             _ => return None,
         })
     })

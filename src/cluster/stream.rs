@@ -55,4 +55,6 @@ pub enum StreamAnswer {
     Stored(u64),
     /// Nobody knows whether anything was stored.
     Failed,
+    /// There is no such stream, and none can be made: the backbone stores nothing, or has no room. Nothing was sent to it.
+    Unusable,
 }

@@ -418,7 +418,8 @@ impl Handle {
     /// Gives a shard the answer of a stream.
     pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
         if let Some(node) = &self.cluster {
-            node.count_stream_request(answer == StreamAnswer::Failed);
+            let has_failed = matches!(answer, StreamAnswer::Failed | StreamAnswer::Unusable);
+            node.count_stream_request(has_failed);
         }
         let (shard, event) = command.answer(answer);
         if let Some(remote) = self.remotes.get(shard) {

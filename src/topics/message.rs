@@ -176,6 +176,8 @@ pub enum Refused {
     Uncertain,
     /// This node has not received what another has told the client already: try again, or another node.
     Behind,
+    /// The topic is durable, and there is no stream that stores its messages. Nothing was published.
+    NoStorage,
 }
 
 impl Refused {
@@ -197,6 +199,7 @@ impl Refused {
             Refused::Unreachable => "unreachable",
             Refused::Uncertain => "uncertain",
             Refused::Behind => "behind",
+            Refused::NoStorage => "no-storage",
         }
     }
 
@@ -211,6 +214,7 @@ impl Refused {
                 | Refused::Unreachable
                 | Refused::Uncertain
                 | Refused::Behind
+                | Refused::NoStorage
         )
     }
 }
@@ -234,6 +238,7 @@ echoring_proto::error_debug!(
         Unreachable,
         Uncertain,
         Behind,
+        NoStorage,
     }
 );
 
@@ -254,6 +259,9 @@ impl fmt::Display for Refused {
             Refused::RateLimited => "more publications per second than allowed",
             Refused::Unreachable => "the node that owns the topic cannot be reached",
             Refused::Uncertain => "the node that owns the topic was lost before it answered",
+            Refused::NoStorage => {
+                "the durable topic cannot be stored: NATS has no JetStream for it, or too little room"
+            }
             Refused::Behind => "this node has not received what you have: try again, or try another node",
         })
     }

@@ -361,7 +361,7 @@ impl Node {
                     let ordered = self.truth.at(&topic, position);
                     assert!(ordered.is_same(entry), "{topic} at {position}: {ordered:?} for {entry:?}");
                 }
-                Outcome::Unreachable => {
+                Outcome::Unreachable | Outcome::NoStorage => {
                     self.published.unreachable += 1;
                     assert!(
                         !self.truth.is_published(entry),

@@ -27,8 +27,9 @@ pub struct Streams {
     batches: BTreeMap<String, Vec<(u64, StoredBatch)>>,
     sequence: u64,
     under_way: Vec<(Nanos, Asker, Step)>,
-    /// Whether requests and answers are lost now and then.
+    /// Whether requests and answers are lost now and then, and the streams are not there for a time.
     pub fails: bool,
+    unusable_until: Nanos,
 }
 
 impl Streams {
@@ -55,6 +56,9 @@ impl Streams {
             let is_lost = !reaches(asker.node) || self.fails && random.below(20) == 0;
             let (at, next) = match step {
                 Step::Arrives(_) if is_lost => (now + SECOND, Step::Answers(StreamAnswer::Failed)),
+                Step::Arrives(_) if self.is_unusable(now, random) => {
+                    (now + self.delay(random), Step::Answers(StreamAnswer::Unusable))
+                }
                 Step::Arrives(request) => {
                     let answer = self.handle(&asker.topic, request);
                     (now + self.delay(random), Step::Answers(answer))
@@ -71,6 +75,13 @@ impl Streams {
             self.under_way.push((at, asker, next));
         }
         arrived
+    }
+
+    fn is_unusable(&mut self, now: Nanos, random: &mut SplitMix64) -> bool {
+        if self.fails && random.below(2_000) == 0 {
+            self.unusable_until = now + random.below(8 * SECOND);
+        }
+        self.fails && now < self.unusable_until
     }
 
     fn handle(&mut self, topic: &str, request: StreamRequest) -> StreamAnswer {

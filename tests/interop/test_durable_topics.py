@@ -343,19 +343,59 @@ class Foreign(Durable):
         self.assertIn("was not written by a node", "".join(line for node in nodes for line in node.log))
 
 
-class WithoutJetStream(InACluster):
-    @asynchronous
-    async def test_publications_are_unreachable_and_operators_are_told(self):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write(CONFIG.format(messages=100))
-            file.flush()
-            (node,) = self.start("a", flags=("--config", file.name))
-            status, answer = await asyncio.to_thread(node.publish, "orders.x", "text")
-            self.assertEqual((status, answer["error"]["code"]), (503, "unreachable"), answer)
+class WithoutStreams(InACluster):
+    """Where nothing can be stored, clients and operators are told so."""
+
+    def start_all(self):
+        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
+        self.addCleanup(file.close)
+        file.write(CONFIG.format(messages=100))
+        file.flush()
+        return self.start("a", "b", flags=("--config", file.name))
+
+    async def check(self, reason):
+        nodes = self.start_all()
+        for topic in TOPICS:
+            for node in nodes:
+                status, answer = await asyncio.to_thread(node.publish, topic, "text")
+                self.assertEqual((status, answer["error"]["code"]), (503, "no-storage"), answer)
+                self.assertIn("JetStream", answer["error"]["message"])
+        for node in nodes:
             self.assertEqual(node.publish("other", "text")[0], 200)
+        codes = set()
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                number = await session.request("subscribe", topic=topic)
+                codes.add((await session.next("error", id=number))["code"])
+        # Only the owner of a topic asks for its stream.
+        self.assertLessEqual(codes, {"no-storage", "busy"})
+        for node in nodes:
             node.terminate()
             self.assertEqual(node.wait(), 0)
-            self.assertIn("the stream of a durable topic cannot be used", "".join(node.log))
+        log = "".join(line for node in nodes for line in node.log)
+        self.assertIn("the stream of a durable topic cannot be used", log)
+        self.assertIn(reason, log)
+
+
+class WithoutJetStream(WithoutStreams):
+    @asynchronous
+    async def test_publications_are_refused_with_the_reason(self):
+        await self.check("jetstream unavailable")
+
+
+class WithoutRoom(WithoutStreams):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        config = os.path.join(folder.name, "nats.conf")
+        with open(config, "w") as file:
+            file.write(f'jetstream {{ store_dir: "{folder.name}", max_file_store: 1MB }}\n')
+        self.nats = Nats("-c", config)
+        self.addCleanup(self.nats.close)
+
+    @asynchronous
+    async def test_publications_are_refused_with_the_reason(self):
+        await self.check("insufficient storage resources")
 
 
 if __name__ == "__main__":

@@ -539,6 +539,11 @@ mod tests {
                 "--cluster-prefix: `_INBOX.a` is not a subject prefix",
             ),
             (
+                "[cluster]\nservers = 'nats://a'\nprefix = 'edge.publish.a'".to_owned(),
+                &[],
+                "f.toml:3:10: cluster.prefix: `edge.publish.a` is not a subject prefix: behind `publish` are the subjects of others",
+            ),
+            (
                 "[cluster]\nservers = 'nats://a'\nmember_timeout = '2s'".to_owned(),
                 &[],
                 "f.toml:3:18: cluster.member_timeout: must be more than two heartbeats",

@@ -123,8 +123,10 @@ impl Event {
     }
 
     fn refusal(&mut self) -> Refusal {
-        let temporary =
-            matches!(&*self.code, "behind" | "busy" | "out-of-memory" | "rate-limited" | "unreachable" | "draining");
+        let temporary = matches!(
+            &*self.code,
+            "behind" | "busy" | "draining" | "no-storage" | "out-of-memory" | "rate-limited" | "unreachable"
+        );
         Refusal {
             code: std::mem::take(&mut self.code),
             message: std::mem::take(&mut self.message),

@@ -18,6 +18,7 @@ use echoring_topics::Position;
 use super::{OwnerTable, Peers, Role, Shard, next_batch};
 use crate::limits::{
     DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
+    STREAM_UNUSABLE_AFTER,
 };
 use crate::message::{Message, Outcome, append_outcome, outcomes};
 use crate::store::{Decision, TopicStore};
@@ -36,6 +37,8 @@ pub(super) struct Durable {
     retry_at: Option<Nanos>,
     /// The stream may have what this node has not.
     is_behind: bool,
+    /// Since when there has been no stream, and none could be made.
+    unusable_since: Option<Nanos>,
     storing: Option<Storing>,
     waiting: VecDeque<Batch>,
     /// When this topic's timer goes off.
@@ -90,6 +93,11 @@ impl Durable {
         self.storing.is_none() && self.waiting.is_empty()
     }
 
+    /// Whether the stream has been unusable for so long that nobody should wait for it.
+    fn stores_nothing(&self, now: Nanos) -> bool {
+        self.unusable_since.is_some_and(|since| since + STREAM_UNUSABLE_AFTER <= now)
+    }
+
     /// A node's link is lost: it has given up what it waits for.
     pub(super) fn reset(&mut self, node: NodeId) {
         self.waiting.retain(|batch| batch.part.from != node);
@@ -136,9 +144,18 @@ impl OwnerTable {
         self.advance_durable(shard, name);
     }
 
+    /// Whether a durable topic of this node has no stream, and none can be made.
+    pub fn stores_nothing(&self, name: &str, now: Nanos) -> bool {
+        let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
+        durable.is_some_and(|durable| durable.stores_nothing(now))
+    }
+
     /// Whether the stream of a topic is read because it may have what this node, which owns the topic, has not.
     pub fn reads_stream(&self, name: &str) -> bool {
-        self.topics.get(name).and_then(|topic| topic.durable.as_ref()).is_some_and(|durable| durable.is_behind)
+        self.topics
+            .get(name)
+            .and_then(|topic| topic.durable.as_ref())
+            .is_some_and(|durable| durable.is_behind)
     }
 
     /// Publications of another node wait to be stored.
@@ -171,7 +188,14 @@ impl OwnerTable {
             return;
         }
         match answer {
-            StreamAnswer::Failed => {
+            StreamAnswer::Unusable => {
+                durable.unusable_since.get_or_insert(shard.now);
+            }
+            StreamAnswer::Stored(_) | StreamAnswer::Loaded(..) => durable.unusable_since = None,
+            StreamAnswer::Failed => {}
+        }
+        match answer {
+            StreamAnswer::Failed | StreamAnswer::Unusable => {
                 durable.sequence = None;
                 durable.retry_at = Some(shard.now + STREAM_RETRY_DELAY);
             }
@@ -199,7 +223,7 @@ impl OwnerTable {
         name: &str,
     ) {
         self.give_up_late(shard, name);
-        let OwnerTable { topics, node, batches, .. } = self;
+        let OwnerTable { topics, node, batches, outcomes, outgoing_bytes, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
         if matches!(topic.role, Role::Owner(_)) && shard.store.position(name).is_none() {
             // The store had no use for it.
@@ -207,6 +231,14 @@ impl OwnerTable {
         }
         let is_loading = matches!(topic.role, Role::Loading);
         let Some(durable) = topic.durable.as_deref_mut() else { return };
+        if is_loading && durable.stores_nothing(shard.now) {
+            while topic.outgoing.is_waiting()
+                && let Some((ticket, entry)) = topic.outgoing.pop()
+            {
+                *outgoing_bytes -= entry.len();
+                outcomes.push_back((ticket, Outcome::NoStorage));
+            }
+        }
         if topic.outgoing.is_waiting() && !is_loading {
             let batch = next_batch(batches);
             let entries = topic.outgoing.send(*node, batch);
@@ -319,15 +351,16 @@ impl OwnerTable {
         });
     }
 
-    /// Gives up what the stream has not taken in time.
+    /// Gives up what the stream has not taken in time, or cannot take.
     fn give_up_late<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let now = shard.now;
+        let stores_nothing = self.stores_nothing(name, now);
+        let outcome = if stores_nothing { Outcome::NoStorage } else { Outcome::Unreachable };
+        let until = if stores_nothing { Nanos::MAX } else { now };
         while let Some(durable) = self.durable(name)
-            && let Some(batch) = durable.take_late(now)
+            && let Some(batch) = durable.take_late(until)
         {
-            let mut list = Vec::new();
-            entries(&batch.entries).for_each(|_| append_outcome(&mut list, Outcome::Unreachable));
-            self.answer_part(shard, name, batch.part, &list);
+            self.answer_part(shard, name, batch.part, &all(&batch.entries, outcome));
         }
         let storing = self.durable(name).and_then(|durable| {
             // While the stream is asked, its answer may come.
@@ -513,6 +546,13 @@ impl OwnerTable {
             }
         }
     }
+}
+
+/// The outcomes of a list of publications, which are all the same.
+pub(super) fn all(list: &[u8], outcome: Outcome) -> Vec<u8> {
+    let mut outcomes = Vec::new();
+    entries(list).for_each(|_| append_outcome(&mut outcomes, outcome));
+    outcomes
 }
 
 /// Takes from what waits as much as is stored together. What the store refuses is not stored.

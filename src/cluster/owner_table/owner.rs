@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use echoring_topics::Position;
 
+use super::durable::all;
 use super::{OwnerTable, Peers, Role, Shard};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Message, Outcome, append_outcome};
@@ -95,6 +96,10 @@ impl OwnerTable {
         batch: u32,
         list: &[u8],
     ) {
+        if self.stores_nothing(name, shard.now) {
+            let outcomes = all(list, Outcome::NoStorage);
+            return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: &outcomes });
+        }
         if let Err(owner) = self.own_for(shard, name) {
             return shard.peers.send(from, &Message::NotOwner { topic: name, batch, owner });
         }

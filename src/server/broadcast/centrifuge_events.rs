@@ -177,7 +177,7 @@ pub(super) fn code_of(error: &ProtocolError) -> ErrorCode {
         "already-subscribed" => ErrorCode::AlreadySubscribed,
         "no-presence" => ErrorCode::NotAvailable,
         "rate-limited" => ErrorCode::TooManyRequests,
-        "behind" | "busy" | "out-of-memory" | "draining" => ErrorCode::Internal,
+        "behind" | "busy" | "out-of-memory" | "draining" | "no-storage" => ErrorCode::Internal,
         "too-large"
         | "too-many-keys"
         | "too-many-subscriptions"

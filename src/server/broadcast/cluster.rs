@@ -29,7 +29,7 @@ use super::session::{AllowedBy, ReplayState};
 use super::sessions::close_moved;
 use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use super::subscriptions::Waiting;
-use super::topic_read::TopicRead;
+use super::topic_read::{TopicAnswer, TopicRead};
 use crate::cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender, StreamSender,
 };
@@ -502,6 +502,7 @@ impl Broadcast {
                 }
                 Outcome::Unreachable => Err(Refused::Unreachable),
                 Outcome::Uncertain => Err(Refused::Uncertain),
+                Outcome::NoStorage => Err(Refused::NoStorage),
             };
             self.decide(cx, cluster, ticket, result);
         }
@@ -525,22 +526,29 @@ impl Broadcast {
         }
     }
 
-    /// Answers the shards that wait for topics whose position has become known.
+    /// Answers the shards that wait for topics whose position has become known, or whose stream does not exist.
     fn answer_waiting<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
         cluster: &mut ClusterShard,
     ) {
-        let live: Vec<Box<str>> =
-            cluster.waiting.keys().filter(|name| cluster.is_live(name)).cloned().collect();
-        for name in live {
+        let now = self.now;
+        let is_known = |name: &&Box<str>| cluster.is_live(name) || cluster.table.stores_nothing(name, now);
+        let known: Vec<Box<str>> = cluster.waiting.keys().filter(is_known).cloned().collect();
+        for name in known {
+            let is_live = cluster.is_live(&name);
             for waits in cluster.waiting.remove(&name).unwrap_or_default() {
                 match waits {
                     Waits::Shard { shard, local, creator } => {
-                        let answer = self.sequencer.topics.subscribe(&name, creator, shard, local, cx.pool());
+                        let topics = &mut self.sequencer.topics;
+                        let answer = match is_live {
+                            true => topics.subscribe(&name, creator, shard, local, cx.pool()),
+                            false => Err(Refused::NoStorage),
+                        };
                         self.answer(cx, shard, ShardMail::Subscribed { local, answer }, &[]);
                     }
-                    Waits::Operator(read, _) => self.answer_read(cx, read),
+                    Waits::Operator(read, _) if is_live => self.answer_read(cx, read),
+                    Waits::Operator(read, _) => read.answer(cx.shard(), TopicAnswer::Busy),
                 }
             }
             // They may have left meanwhile.

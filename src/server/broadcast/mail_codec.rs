@@ -391,7 +391,7 @@ fn option<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Opt
 }
 
 /// Refusals by number; their order is part of the format.
-pub(super) const REFUSALS: [Refused; 15] = [
+pub(super) const REFUSALS: [Refused; 16] = [
     Refused::Busy,
     Refused::TooManyTopics,
     Refused::NoKey,
@@ -407,6 +407,7 @@ pub(super) const REFUSALS: [Refused; 15] = [
     Refused::Unreachable,
     Refused::Uncertain,
     Refused::Behind,
+    Refused::NoStorage,
 ];
 
 /// The number of a refusal.

@@ -323,7 +323,8 @@ fn status_of(refused: Refused) -> StatusCode {
         | Refused::Draining
         | Refused::Unreachable
         | Refused::Uncertain
-        | Refused::Behind => StatusCode::SERVICE_UNAVAILABLE,
+        | Refused::Behind
+        | Refused::NoStorage => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
@@ -339,7 +340,8 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
         | Refused::RateLimited
         | Refused::Unreachable
         | Refused::Uncertain
-        | Refused::Behind => Some("1"),
+        | Refused::Behind
+        | Refused::NoStorage => Some("1"),
         Refused::TooManyTopics
         | Refused::TooManyByConnection
         | Refused::TooManyByIdentity
@@ -420,6 +422,7 @@ mod tests {
             (Refused::Unreachable, 503, true),
             (Refused::Uncertain, 503, true),
             (Refused::Behind, 503, true),
+            (Refused::NoStorage, 503, true),
         ] {
             for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
                 assert_eq!(reply.status.as_u16(), status);

@@ -149,7 +149,8 @@ impl ProtocolError {
             | Refused::RateLimited
             | Refused::Unreachable
             | Refused::Uncertain
-            | Refused::Behind => "",
+            | Refused::Behind
+            | Refused::NoStorage => "",
         };
         ProtocolError::new(id, refused.code(), field, refused.to_string())
     }

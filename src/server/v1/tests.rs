@@ -341,6 +341,7 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::Unreachable,
         Refused::Uncertain,
         Refused::Behind,
+        Refused::NoStorage,
     ];
     let mut codes = Vec::new();
     for refused in refusals {

@@ -98,7 +98,7 @@ impl Broadcast {
         answer: StreamAnswer,
     ) {
         let PageRequest { reader, owned, from, stream: StreamRange { topic, after, .. } } = request;
-        if answer == StreamAnswer::Failed {
+        if matches!(answer, StreamAnswer::Failed | StreamAnswer::Unusable) {
             return match reader {
                 PageReader::Connection(reader, until) => self.read_later(cx, reader, owned, from, until),
                 PageReader::Operator(history) => history.fail(cx.shard()),

@@ -38,7 +38,8 @@ impl From<Refused> for ApiError {
             | Refused::Draining
             | Refused::Unreachable
             | Refused::Uncertain
-            | Refused::Behind => ErrorCode::Internal,
+            | Refused::Behind
+            | Refused::NoStorage => ErrorCode::Internal,
             Refused::TooManyTopics
             | Refused::TooManyByConnection
             | Refused::TooManyByIdentity
