@@ -71,10 +71,23 @@ fn shown(report: &Value) -> String {
         word(&report["phase"])
     );
     for member in report["members"].as_array().into_iter().flatten() {
-        let _ =
-            writeln!(text, "{:<24} {:<8} {}", word(&member["node"]), word(&member["phase"]), link(member));
+        let _ = writeln!(
+            text,
+            "{:<24} {:<8} {}{}",
+            word(&member["node"]),
+            word(&member["phase"]),
+            link(member),
+            differences(member)
+        );
     }
     text
+}
+
+/// What another node has that this one does not.
+fn differences(member: &Value) -> String {
+    let all = [("settings_differ", "other settings of topics"), ("key_differs", "another key_file")];
+    let found = all.iter().filter(|(field, _)| member[*field] == true);
+    found.map(|(_, difference)| format!(", {difference}")).collect()
 }
 
 /// How the link to another node does.
@@ -110,7 +123,8 @@ mod tests {
             "node": "a", "phase": "active", "connected": true, "open": false,
             "members": [
                 {"node": "b", "phase": "leaving", "full": true},
-                {"node": "c", "phase": "active", "round_trip_us": 1_234, "retransmissions": 0, "resets": 0},
+                {"node": "c", "phase": "active", "round_trip_us": 1_234, "retransmissions": 0, "resets": 0,
+                 "settings_differ": true, "key_differs": true},
                 {"node": "d", "phase": "active", "behind": true, "unacknowledged_bytes": 70_000,
                  "unacknowledged_ms": 7_210, "round_trip_us": null, "retransmissions": 12, "resets": 1},
             ],
@@ -120,7 +134,7 @@ mod tests {
         assert_eq!(lines[0], ["a", "active", "this", "node,", "connected,", "settling"]);
         assert_eq!(lines[1], ["b", "leaving", "link", "full"]);
         let links: Vec<&str> = text.lines().skip(2).map(|line| &line[34..]).collect();
-        assert_eq!(links[0], "link ok, round trip 1.2 ms");
+        assert_eq!(links[0], "link ok, round trip 1.2 ms, other settings of topics, another key_file");
         let behind = "link behind: 70000 bytes not acknowledged for 7.2 s, retransmissions: 12, resets: 1";
         assert_eq!(links[1], behind);
     }

@@ -10,12 +10,12 @@ use std::ops::ControlFlow;
 
 use echoring_proto::limits::Nanos;
 
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Digests, Heartbeat};
 use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
 use crate::link::{Link, LinkFigures, Packet, Received};
 use crate::message::{Handover, Message};
 use crate::owner_table::Peers;
-use crate::view::{NodeId, View};
+use crate::view::{NodeId, View, fingerprint};
 use crate::wire::entries;
 
 /// The settings of a node.
@@ -118,6 +118,7 @@ struct Peer {
     started_ms: u64,
     predecessor: Option<NodeId>,
     phase: Phase,
+    digests: Option<Digests>,
     heard_at: Nanos,
     link: Link,
     /// The view that it announced last.
@@ -132,6 +133,7 @@ struct Peer {
 #[derive(Debug)]
 pub struct Cluster {
     config: ClusterConfig,
+    digests: Digests,
     phase: Phase,
     peers: BTreeMap<NodeId, Peer>,
     view: View,
@@ -157,6 +159,7 @@ impl Cluster {
         let sessions = config.started_ms << 20;
         let view = View::new([], config.key);
         Cluster {
+            digests: Digests { settings: 0, key: fingerprint(config.key) },
             config,
             phase: Phase::Joining,
             peers: BTreeMap::new(),
@@ -209,6 +212,22 @@ impl Cluster {
         self.peers.get(&node).map(|peer| peer.link.figures(now))
     }
 
+    /// The digest of this node's settings of topics.
+    pub fn set_settings(&mut self, digest: u64) {
+        self.digests.settings = digest;
+    }
+
+    /// Whether another member has other settings of topics than this node, and whether it has another key.
+    pub fn differs(&self, node: NodeId) -> (bool, bool) {
+        let Digests { settings, key } = self.digests;
+        let of_other = self.peers.get(&node).and_then(|peer| peer.digests);
+        let has_others = |other: Digests| {
+            let both_known = settings != 0 && other.settings != 0;
+            (both_known && other.settings != settings, other.key != key)
+        };
+        of_other.map_or((false, false), has_others)
+    }
+
     /// The connection to the backbone is there, or is lost. Without it nobody is taken for dead, as nobody can be heard.
     pub fn handle_connected(&mut self, is_connected: bool, now: Nanos) {
         let was_connected = std::mem::replace(&mut self.is_connected, is_connected);
@@ -235,7 +254,7 @@ impl Cluster {
     /// Takes a heartbeat of any node.
     pub fn handle_heartbeat(&mut self, bytes: &[u8], now: Nanos) {
         let Some(heartbeat) = Heartbeat::read(bytes) else { return };
-        let Heartbeat { node, name, started_ms, predecessor, phase } = heartbeat;
+        let Heartbeat { node, name, started_ms, predecessor, phase, digests } = heartbeat;
         if node == self.config.node {
             return;
         }
@@ -270,7 +289,7 @@ impl Cluster {
         if phase == Phase::Left {
             self.drop_peer(node);
         } else if let Some(peer) = self.peers.get_mut(&node) {
-            peer.heard_at = now;
+            (peer.heard_at, peer.digests) = (now, digests);
             if std::mem::replace(&mut peer.phase, phase) == phase && !has_dropped {
                 return;
             }
@@ -283,6 +302,7 @@ impl Cluster {
                 started_ms,
                 predecessor,
                 phase,
+                digests,
                 heard_at: now,
                 link,
                 view: None,
@@ -455,7 +475,8 @@ impl Cluster {
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.config.heartbeat_interval;
             let ClusterConfig { node, ref name, started_ms, predecessor, .. } = self.config;
-            Heartbeat { node, name, started_ms, predecessor, phase: self.phase }.write(bytes);
+            let (phase, digests) = (self.phase, Some(self.digests));
+            Heartbeat { node, name, started_ms, predecessor, phase, digests }.write(bytes);
             return Some(Destination::All);
         }
         let from = self.config.node;

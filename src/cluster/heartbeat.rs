@@ -23,6 +23,17 @@ pub struct Heartbeat<'a> {
     pub predecessor: Option<NodeId>,
     /// How far it is.
     pub phase: Phase,
+    /// What it should have in common with all others; `None` of a node of an earlier version.
+    pub digests: Option<Digests>,
+}
+
+/// Digests of what all nodes of a cluster should have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digests {
+    /// Of the settings of topics; 0 if they are not known.
+    pub settings: u64,
+    /// Of the secret that places topics, which it does not give away.
+    pub key: u64,
 }
 
 impl<'a> Heartbeat<'a> {
@@ -34,6 +45,11 @@ impl<'a> Heartbeat<'a> {
         bytes.put_u64_le(self.started_ms);
         bytes.put_u64_le(self.predecessor.map_or(0, |node| node.0));
         put_text(bytes, self.name);
+        // What is behind the name is ignored by nodes that do not know it.
+        if let Some(Digests { settings, key }) = self.digests {
+            bytes.put_u64_le(settings);
+            bytes.put_u64_le(key);
+        }
     }
 
     /// Reads a heartbeat.
@@ -53,6 +69,7 @@ impl<'a> Heartbeat<'a> {
         let predecessor = Some(take_u64(bytes)?).filter(|node| *node != 0).map(NodeId);
         let name = take_text(bytes)?;
         let is_named = (1..=NODE_NAME_BYTES_MAX).contains(&name.len());
-        is_named.then_some(Heartbeat { node, name, started_ms, predecessor, phase })
+        let digests = take_u64(bytes).zip(take_u64(bytes)).map(|(settings, key)| Digests { settings, key });
+        is_named.then_some(Heartbeat { node, name, started_ms, predecessor, phase, digests })
     }
 }

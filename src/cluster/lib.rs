@@ -35,7 +35,7 @@ mod wire;
 pub use echoring_topics::Position;
 
 pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
-pub use heartbeat::Heartbeat;
+pub use heartbeat::{Digests, Heartbeat};
 pub use link::LinkFigures;
 pub use message::{Handover, MemberChange, MembersPage, Message, Outcome};
 pub use outgoing::{Full, Ticket};

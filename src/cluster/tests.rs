@@ -6,15 +6,15 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::{ClientId, Position};
 
-use crate::cluster::{Cluster, ClusterConfig, Event, Phase};
-use crate::heartbeat::Heartbeat;
+use crate::cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
+use crate::heartbeat::{Digests, Heartbeat};
 use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT, RETRANSMIT_AFTER_MIN};
 use crate::link::{Link, LinkFigures, Packet, Received};
 use crate::message::{
     Handover, MemberChange, MembersPage, Message, Outcome, append_change, append_outcome, changes, outcomes,
 };
 use crate::outgoing::Outgoing;
-use crate::view::NodeId;
+use crate::view::{NodeId, fingerprint};
 use crate::wire::entries;
 
 const A: NodeId = NodeId(1);
@@ -353,15 +353,18 @@ fn heartbeats_are_read_as_they_were_written_in_every_phase() {
     for (phase, predecessor) in
         [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left].into_iter().zip(predecessors)
     {
-        let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, predecessor, phase };
-        let mut bytes = Vec::new();
-        heartbeat.write(&mut bytes);
-        assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));
+        // A node of an earlier version has no digests, and does not look for them.
+        for digests in [None, Some(Digests { settings: 8, key: 9 })] {
+            let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, predecessor, phase, digests };
+            let mut bytes = Vec::new();
+            heartbeat.write(&mut bytes);
+            assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));
+        }
     }
 }
 
-fn node(node: NodeId, name: &str) -> Cluster {
-    let config = ClusterConfig {
+fn config(node: NodeId, name: &str) -> ClusterConfig {
+    ClusterConfig {
         node,
         name: name.into(),
         started_ms: node.0,
@@ -369,8 +372,11 @@ fn node(node: NodeId, name: &str) -> Cluster {
         key: 7,
         heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
         member_timeout: MEMBER_TIMEOUT_DEFAULT,
-    };
-    let mut cluster = Cluster::new(config);
+    }
+}
+
+fn node(node: NodeId, name: &str) -> Cluster {
+    let mut cluster = Cluster::new(config(node, name));
     cluster.handle_connected(true, 0);
     cluster.handle_time(JOIN_DELAY);
     cluster
@@ -388,9 +394,56 @@ fn hear(
     predecessor: Option<NodeId>,
 ) -> Vec<Event> {
     let mut bytes = Vec::new();
-    Heartbeat { node, name, started_ms: node.0, predecessor, phase }.write(&mut bytes);
+    let digests = None;
+    Heartbeat { node, name, started_ms: node.0, predecessor, phase, digests }.write(&mut bytes);
     cluster.handle_heartbeat(&bytes, JOIN_DELAY);
     events(cluster)
+}
+
+/// The next heartbeat of a node.
+fn heartbeat(cluster: &mut Cluster, now: Nanos) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    assert_eq!(cluster.poll_packet(now, &mut bytes), Some(Destination::All));
+    bytes
+}
+
+#[test]
+fn nodes_know_whose_settings_and_whose_key_are_others() {
+    let with_key = |node, name, key| {
+        let mut cluster = Cluster::new(ClusterConfig { key, ..config(node, name) });
+        cluster.handle_connected(true, 0);
+        cluster
+    };
+    for (settings, key, expected) in [
+        ((5, 5), 7, (false, false)),
+        ((5, 6), 7, (true, false)),
+        ((5, 5), 8, (false, true)),
+        ((5, 6), 8, (true, true)),
+        // Not known yet.
+        ((0, 6), 7, (false, false)),
+        ((5, 0), 7, (false, false)),
+    ] {
+        let (mut a, mut b) = (with_key(A, "a", 7), with_key(B, "b", key));
+        a.set_settings(settings.0);
+        b.set_settings(settings.1);
+        a.handle_heartbeat(&heartbeat(&mut b, JOIN_DELAY), JOIN_DELAY);
+        assert_eq!(a.differs(B), expected, "{settings:?} {key}");
+        // It changes with every heartbeat.
+        b.set_settings(settings.0);
+        let later = JOIN_DELAY + HEARTBEAT_INTERVAL_DEFAULT;
+        a.handle_heartbeat(&heartbeat(&mut b, later), later);
+        assert_eq!(a.differs(B), (false, expected.1));
+    }
+    let mut cluster = node(A, "a");
+    cluster.set_settings(5);
+    hear(&mut cluster, B, "b", Phase::Active, None);
+    assert_eq!(cluster.differs(B), (false, false), "of a node of an earlier version nobody knows");
+}
+
+#[test]
+fn a_fingerprint_tells_keys_apart_and_does_not_give_them_away() {
+    assert_ne!(fingerprint(7), fingerprint(8));
+    assert!(fingerprint(7) < 1 << 32, "half of the bits are missing");
 }
 
 #[test]

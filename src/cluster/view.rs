@@ -5,6 +5,12 @@ use std::sync::Arc;
 
 use echoring_proto::random::mix;
 
+/// Tells whether two nodes have the same key, and not which one: of half of the bits of a hash it is not found out.
+pub(crate) fn fingerprint(key: u64) -> u64 {
+    const SALT: u64 = 0x6669_6e67_6572;
+    mix(mix(key) ^ SALT) >> 32
+}
+
 /// One run of a node. A node that is restarted has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);

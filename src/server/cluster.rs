@@ -9,6 +9,7 @@
 //! The shards share no memory with the thread but two numbers for each link: the bytes that are on their way to it, and
 //! whether it is full.
 
+mod disagreements;
 mod inbox;
 mod node;
 mod peer_query;

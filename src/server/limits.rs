@@ -302,6 +302,8 @@ pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 3 * SECOND;
 pub(crate) const CLUSTER_BEHIND_MAX: usize = 1_024;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
+/// Time for which nodes may have different settings of topics before that is logged: a change that is rolled out reaches all of them.
+pub(crate) const CLUSTER_SETTINGS_DIFFER_MAX: Nanos = 60 * SECOND;
 /// Bytes of messages that wait to be published for other clients of NATS, for all shards.
 pub(crate) const CLUSTER_RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Requests at a time that come to the control thread by other ways than the admin address.

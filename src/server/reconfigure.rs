@@ -61,6 +61,9 @@ impl Handle {
         }
         // Control messages are taken in order.
         drop(self.stalled_shards());
+        if let Some(node) = self.cluster() {
+            node.set_topics(&config.topics);
+        }
     }
 
     /// Maximum message size in bytes.

@@ -371,7 +371,8 @@ impl Bound {
         let (queries_in, queries) = tokio::sync::mpsc::unbounded_channel();
         let cluster_node = config
             .cluster
-            .map(|identity| ClusterNode::new(identity.node, commands_in.clone(), QuerySender(queries_in)));
+            .map(|identity| ClusterNode::new(identity.node, commands_in.clone(), QuerySender(queries_in)))
+            .inspect(|node| node.set_topics(&config.topics));
         let (relay_in, relays) = tokio::sync::mpsc::unbounded_channel();
         let relay = cluster_node.as_ref().filter(|_| config.relays);
         let relay = relay.map(|node| RelaySender::new(relay_in, node.relay_load()));

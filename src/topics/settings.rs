@@ -1,5 +1,6 @@
 //! Settings of topics: bounds on lag and the slow-consumer policy, bounds on history, and the permission to publish.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
 use super::access::{Access, Permission, Right};
@@ -199,6 +200,20 @@ impl Rules {
         Rules { rules: rules.into(), default, for_everybody }
     }
 
+    /// Identifies the rules, as far as all nodes of a cluster should have the same: whose topics they are, what is kept of them, and
+    /// who may do what. It is never 0.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let rules = self.rules.iter().map(|(pattern, settings)| (pattern.text(), settings));
+        for (pattern, settings) in rules.chain([("", &self.default)]) {
+            let TopicSettings { slow, history, snapshot, access, relay, .. } = settings;
+            let TopicSettings { local_epochs, durable, delta, .. } = settings;
+            let kept = (slow, history, snapshot, local_epochs, durable);
+            hasher.write(format!("{pattern:?} {kept:?} {access:?} {relay:?} {delta:?}\n").as_bytes());
+        }
+        hasher.finish().max(1)
+    }
+
     /// These rules with one more, which is tried after them and before the default.
     #[must_use]
     pub fn with(&self, pattern: Pattern, settings: TopicSettings) -> Rules {
@@ -282,6 +297,27 @@ mod tests {
                 assert!(!pattern.fits(name), "{pattern:?} does not match {name}");
             }
         }
+    }
+
+    #[test]
+    fn rules_have_another_digest_if_something_differs_that_nodes_should_have_in_common() {
+        let default = TopicSettings::default();
+        let rules = |pattern: &str, settings| Rules::new(vec![(Pattern::new(pattern), settings)], default);
+        let digest = rules("a.*", default).digest();
+        let durable = Durable { is_on: true, ..default.durable };
+        let history = HistoryBounds { messages: 7, ..default.history };
+        for others in [
+            rules("b.*", default),
+            rules("a.*", TopicSettings { durable, ..default }),
+            rules("a.*", TopicSettings { history, ..default }),
+            Rules::new(Vec::new(), default),
+            rules("a.*", default).with(Pattern::new("b"), default),
+        ] {
+            assert_ne!(others.digest(), digest, "{others:?}");
+        }
+        assert_eq!(rules("a.*", default).digest(), digest);
+        let local = TopicSettings { lag_bytes: 7, ..default };
+        assert_eq!(rules("a.*", local).digest(), digest, "how much a subscriber may lag is a node's own");
     }
 
     #[test]

@@ -650,6 +650,70 @@ class Reports(InACluster):
         self.assertEqual({of_node["node"]: "error" in of_node for of_node in report["nodes"]}, {"a": False, "b": True})
 
 
+class Different(InACluster):
+    """Nodes that should have something in common, and have not."""
+
+    def write(self, text, suffix):
+        file = tempfile.NamedTemporaryFile("w", suffix=suffix)
+        self.addCleanup(file.close)
+        file.write(text)
+        file.flush()
+        return file
+
+    def rewrite(self, file, text):
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+        file.flush()
+
+    def until(self, node, field, expected):
+        """Waits until the node sees the other one so."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            seen = [member[field] for member in node.status()["members"]]
+            if seen == [expected]:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{node.name} sees {field} as {seen}")
+
+    def shown(self, node):
+        """What `cluster status` and the metrics say."""
+        status = subprocess.run(
+            [BINARY, "cluster", "status", "--admin", f"{node.admin[0]}:{node.admin[1]}"], capture_output=True, text=True
+        ).stdout
+        metrics = node.get("/metrics")[2].decode()
+        return status, [line for line in metrics.splitlines() if "_differ" in line and not line.startswith("#")]
+
+    def test_settings_of_topics_are_shown_and_a_reload_ends_that(self):
+        durable = '[[topics]]\npattern = "orders.*"\ndurable = true\n'
+        files = [self.write(text, ".toml") for text in (durable, "")]
+        one, two = (self.one(name, "--config", file.name) for name, file in zip("ab", files))
+        for node, other in ((one, two), (two, one)):
+            node.await_members(other.name)
+            self.until(node, "settings_differ", True)
+            status, metrics = self.shown(node)
+            self.assertIn("other settings of topics", status)
+            self.assertIn(f'echoring_cluster_settings_differ{{peer="{other.name}"}} 1', metrics)
+            self.assertIn(f'echoring_cluster_key_differs{{peer="{other.name}"}} 0', metrics)
+        self.rewrite(files[1], durable)
+        code, _, report = two.get("/reload", "POST")
+        self.assertEqual(code, 200, report)
+        for node in (one, two):
+            self.until(node, "settings_differ", False)
+            self.assertNotIn("other settings", self.shown(node)[0])
+
+    def test_another_key_is_told_at_once(self):
+        keys = [self.write(letter * 20 + "\n", ".key") for letter in "xy"]
+        nodes = [self.one(name, "--cluster-key-file", key.name) for name, key in zip("ab", keys)]
+        for node in nodes:
+            self.until(node, "key_differs", True)
+            self.assertIn("another key_file", self.shown(node)[0])
+        for node in nodes:
+            node.terminate()
+            self.assertEqual(node.wait(), 0)
+            self.assertEqual("".join(node.log).count("has another key"), 1, node.log)
+
+
 class NatsClient:
     """A client of NATS, by its protocol."""
 

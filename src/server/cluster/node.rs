@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use echoring_cluster::NodeId;
+use echoring_topics::Rules;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     handed_over: AtomicU64,
     pub(super) has_ended: AtomicBool,
     relay: Arc<RelayLoad>,
+    /// The digest of this node's settings of topics.
+    pub(super) settings: AtomicU64,
     /// Requests to streams that were answered, and those that failed.
     stream_requests: AtomicU64,
     stream_failures: AtomicU64,
@@ -120,6 +123,11 @@ impl ClusterNode {
     pub(crate) fn count_stream_request(&self, has_failed: bool) {
         self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
         self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+    }
+
+    /// Tells the other nodes that this one uses these settings of topics.
+    pub(crate) fn set_topics(&self, rules: &Rules) {
+        self.shared.settings.store(rules.digest(), Ordering::Relaxed);
     }
 
     /// The streams have so many messages that no node has written.

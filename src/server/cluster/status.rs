@@ -69,6 +69,10 @@ pub struct MemberStatus {
     pub resets: u64,
     /// The estimated round trip in microseconds; `null` before the first acknowledgement.
     pub round_trip_us: Option<u64>,
+    /// Whether its settings of topics are others than those of this node.
+    pub settings_differ: bool,
+    /// Whether the key that places its topics is another than that of this node.
+    pub key_differs: bool,
 }
 
 impl MemberStatus {

@@ -9,6 +9,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
 
+use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
 use super::status::{id, word};
 use super::{ClusterCommand, ClusterEvent, Inbox, LinkState, MemberStatus, messages};
@@ -55,6 +56,7 @@ pub struct ClusterTables {
     staged: Vec<Vec<ClusterEvent>>,
     report_at: Nanos,
     reported: (Option<Phase>, bool, bool),
+    disagreements: Disagreements,
     shared: Arc<Shared>,
 }
 
@@ -81,6 +83,7 @@ impl ClusterTables {
             has_new_room: false,
             report_at: 0,
             reported: (None, false, false),
+            disagreements: Disagreements::default(),
             shared: Arc::clone(&node.shared),
         }
     }
@@ -130,6 +133,7 @@ impl ClusterTables {
             Event::Reset(node) => {
                 self.links.remove(&node);
                 self.full.remove(&node);
+                self.disagreements.forget(node);
                 self.tell_all(|| ClusterEvent::Reset(node));
             }
             Event::Away(is_away) => self.tell_all(|| ClusterEvent::Away(is_away)),
@@ -178,6 +182,28 @@ impl ClusterTables {
         }
     }
 
+    /// Logs whose settings are others.
+    fn look_at_settings(&mut self, cluster: &Cluster, now: Nanos) {
+        for (node, peer, _) in cluster.members() {
+            match self.disagreements.note(node, cluster.differs(node), now) {
+                Some(Notice::Settings) => tracing::warn!(
+                    peer,
+                    "another node of the cluster has other settings of topics: a publication that one node keeps, another may not; use \
+                     the same [[topics]] and [topic_defaults] on all nodes"
+                ),
+                Some(Notice::SameSettings) => {
+                    tracing::info!(peer, "another node of the cluster has the same settings of topics again");
+                }
+                Some(Notice::Key) => tracing::warn!(
+                    peer,
+                    "another node of the cluster has another key: the nodes never agree about the owner of a topic; use the same key_file \
+                     on all nodes"
+                ),
+                None => {}
+            }
+        }
+    }
+
     fn report(&mut self, cluster: &Cluster, traffic: &Traffic, now: Nanos) {
         let reported = (Some(cluster.phase()), cluster.is_open(), self.is_connected);
         let has_changed = self.reported != reported;
@@ -185,14 +211,18 @@ impl ClusterTables {
             return;
         }
         (self.reported, self.report_at) = (reported, now + CLUSTER_REPORT_INTERVAL);
+        self.look_at_settings(cluster, now);
         let members = cluster.members().map(|(node, name, phase)| {
             let state = self.links.get(&node);
+            let (settings_differ, key_differs) = cluster.differs(node);
             let mut member = MemberStatus {
                 node: name.to_owned(),
                 id: id(node),
                 phase: word(phase),
                 staged_bytes: state.map_or(0, |state| state.staged_bytes.load(Ordering::Relaxed)),
                 full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
+                settings_differ,
+                key_differs,
                 ..MemberStatus::default()
             };
             member.set_link(&cluster.link(node, now).unwrap_or_default());
@@ -289,6 +319,7 @@ impl Tables for ClusterTables {
                 self.end();
             }
         }
+        cluster.set_settings(self.shared.settings.load(Ordering::Relaxed));
         self.look_at_links(cluster);
         self.report(cluster, traffic, now);
         self.send_staged();

@@ -123,6 +123,16 @@ fn collect_links(out: &mut Families, members: &[MemberStatus]) {
         "Estimated round trip to another node, which includes the work of both.",
         measured.map(|(peer, time)| (label("peer", peer), time as f64 / 1e6)),
     );
+    out.gauges(
+        "echoring_cluster_settings_differ",
+        "1 while another node has other settings of topics than this one.",
+        members.iter().map(|member| (label("peer", &member.node), u64::from(member.settings_differ))),
+    );
+    out.gauges(
+        "echoring_cluster_key_differs",
+        "1 while another node has another key than this one: they never agree about the owner of a topic.",
+        members.iter().map(|member| (label("peer", &member.node), u64::from(member.key_differs))),
+    );
 }
 
 /// The links by the names of the nodes. Two processes have one name while one takes over from the other.
