@@ -37,7 +37,9 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     match status {
         StatusCode::OK if arguments.json => Ok(print(&body)),
         StatusCode::OK => {
-            let report: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let report: Value = serde_json::from_slice(&body).map_err(|error| {
+                Failure::Environment(format!("the server answers something else than JSON: {error}"))
+            })?;
             Ok(print(shown(&report).as_bytes()))
         }
         StatusCode::UNPROCESSABLE_ENTITY => Err(Failure::Usage(message(&body))),

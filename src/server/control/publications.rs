@@ -74,7 +74,8 @@ impl Format {
             return Err(InvalidBody::Media("send one Content-Type"));
         };
         let Some(media) = first else { return Ok(Format::Single(Content::Binary)) };
-        let media = media.to_str().unwrap_or_default();
+        // A parameter may have other characters than ASCII.
+        let media = String::from_utf8_lossy(media.as_bytes());
         let essence = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         Ok(match &*essence {
             "application/json" => Format::Single(Content::Json),
@@ -253,6 +254,8 @@ fn message(line: &[u8]) -> Result<OwnedPublication, InvalidBody> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn format(media: Option<&str>) -> Result<Format, InvalidBody> {
@@ -295,6 +298,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, "gzip".parse().expect("a value"));
         assert!(matches!(Format::of(&headers), Err(InvalidBody::Media(_))));
+        let mut headers = HeaderMap::new();
+        let with_parameter = "application/json; profile=\"ü\"".as_bytes();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_bytes(with_parameter).expect("a value"));
+        assert!(matches!(Format::of(&headers), Ok(Format::Single(Content::Json))));
         let mut headers = HeaderMap::new();
         headers.append(CONTENT_TYPE, "text/plain".parse().expect("a value"));
         headers.append(CONTENT_TYPE, "application/json".parse().expect("a value"));
