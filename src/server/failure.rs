@@ -8,12 +8,15 @@ use crate::publications::PublishError;
 use crate::sender::SendError;
 use crate::subscription::{SubscribeError, close_code};
 use echoring_proto::{CloseCode, error_debug};
+use echoring_runtime::shard::Goodbye;
+use echoring_topics::Refused;
 
 /// An error that closes the connection of a handler, with its close code.
 ///
 /// `?` converts any error, boxed ones and those of `anyhow` included. The errors of this crate have close codes of their own:
-/// [`Busy`] and a full [`RemoteSender`](crate::RemoteSender) close with 4008, what a topic refuses with 1013 or 1008. For any other
-/// error the peer gets 1011 without the error's text, which is logged.
+/// [`Busy`] and a full [`RemoteSender`](crate::RemoteSender) close with 4008, what a topic refuses with 1013 or 1008. What is refused
+/// because the server drains is no failure of the handler: the connection is closed as the drain closes all, behind the messages of its
+/// topics and with 1001. For any other error the peer gets 1011 without the error's text, which is logged.
 ///
 /// ```
 /// use echoring::CloseCode;
@@ -54,27 +57,46 @@ pub struct Failure(Box<Inner>);
 /// ```
 pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
-struct Inner {
-    code: CloseCode,
-    reason: Cow<'static, str>,
-    cause: Option<Box<dyn Error + Send + Sync>>,
+enum Inner {
+    /// Closes at once, behind what is queued.
+    Close { code: CloseCode, reason: Cow<'static, str>, cause: Option<Box<dyn Error + Send + Sync>> },
+    /// Leaves the connection to the drain, which has refused something.
+    Draining,
 }
 
 impl Failure {
     /// Closes with `code` and `reason`; the peer gets the first 123 bytes of the reason (RFC 6455, 5.5.1). A code that
     /// must not be sent (7.4.1) becomes an empty Close frame.
     pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Failure {
-        Failure(Box::new(Inner { code, reason: reason.into(), cause: None }))
+        Failure(Box::new(Inner::Close { code, reason: reason.into(), cause: None }))
     }
 
     /// The close code.
     pub fn code(&self) -> CloseCode {
-        self.0.code
+        match &*self.0 {
+            Inner::Close { code, .. } => *code,
+            Inner::Draining => Goodbye::GOING_AWAY.code,
+        }
     }
 
     /// The close reason.
     pub fn reason(&self) -> &str {
-        &self.0.reason
+        match &*self.0 {
+            Inner::Close { reason, .. } => reason,
+            Inner::Draining => Goodbye::GOING_AWAY.reason,
+        }
+    }
+
+    /// What was refused was so because the server drains.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(*self.0, Inner::Draining)
+    }
+
+    fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match &*self.0 {
+            Inner::Close { cause, .. } => cause.as_deref(),
+            Inner::Draining => None,
+        }
     }
 }
 
@@ -85,7 +107,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
             return failure;
         }
         let reason = Cow::Borrowed("internal error");
-        Failure(Box::new(Inner { code: CloseCode::INTERNAL, reason, cause: Some(cause) }))
+        Failure(Box::new(Inner::Close { code: CloseCode::INTERNAL, reason, cause: Some(cause) }))
     }
 }
 
@@ -96,17 +118,22 @@ fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
             return Some(Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer"));
         }
         if let Some(error) = error.downcast_ref::<SubscribeError>() {
-            return Some(Failure::new(error.close_code(), error.to_string()));
+            return Some(match error {
+                SubscribeError::Refused(Refused::Draining) => Failure(Box::new(Inner::Draining)),
+                error => Failure::new(error.close_code(), error.to_string()),
+            });
         }
-        let error = error.downcast_ref::<PublishError>()?;
-        Some(Failure::new(close_code(error.is_passing()), error.to_string()))
+        Some(match error.downcast_ref::<PublishError>()? {
+            PublishError::Refused(Refused::Draining) => Failure(Box::new(Inner::Draining)),
+            error => Failure::new(close_code(error.is_passing()), error.to_string()),
+        })
     })
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.0.code, self.0.reason)?;
-        match &self.0.cause {
+        write!(f, "{} {}", self.code(), self.reason())?;
+        match self.cause() {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
@@ -116,12 +143,13 @@ impl fmt::Display for Failure {
 /// The text and its causes; `{:#?}` has the fields.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { code, reason, cause } = &*self.0;
+        let cause = self.cause();
         if f.alternate() {
             let mut fields = f.debug_struct("Failure");
-            return fields.field("code", code).field("reason", reason).field("cause", cause).finish();
+            fields.field("code", &self.code()).field("reason", &self.reason());
+            return fields.field("cause", &cause).finish();
         }
-        error_debug::write(f, self, cause.as_ref().and_then(|cause| cause.source()))
+        error_debug::write(f, self, cause.and_then(|cause| cause.source()))
     }
 }
 
@@ -180,8 +208,6 @@ mod tests {
 
     #[test]
     fn errors_of_this_crate_have_close_codes_of_their_own_also_as_causes() {
-        use echoring_topics::Refused;
-
         #[derive(Debug)]
         struct Outer(SubscribeError);
         impl fmt::Display for Outer {
@@ -202,6 +228,8 @@ mod tests {
             (Failure::from(SendError::Closed), CloseCode::INTERNAL),
             (Failure::from(PublishError::BadTopic), CloseCode::POLICY),
             (Failure::from(PublishError::Refused(Refused::Busy)), CloseCode::TRY_AGAIN_LATER),
+            (Failure::from(PublishError::Refused(Refused::Draining)), CloseCode::GOING_AWAY),
+            (Failure::from(Outer(SubscribeError::Refused(Refused::Draining))), CloseCode::GOING_AWAY),
             (Failure::from(Outer(SubscribeError::TooMany)), CloseCode::POLICY),
             (Failure::from("a text"), CloseCode::INTERNAL),
         ] {

@@ -23,6 +23,9 @@ use echoring_runtime::shard::Disposition;
 /// with 1011 too, and is logged and counted. After an error only [`close`](Handler::close) is still called; after a panic the
 /// handler is dropped, and nothing is. What it has left with [`Remote::publish_on_close`] is published in any case.
 ///
+/// What a topic refuses because the server drains is no such error: [`draining`](Handler::draining) is called, unless it has been, and
+/// the connection is closed as the drain closes all, behind the messages of its topics.
+///
 /// ```
 /// use echoring::server::{Disposition, Handler, Message, Remote, Result};
 ///
@@ -165,8 +168,9 @@ pub trait Handler {
     /// less, before the connections that are left are cut; in a paced one it is at most six seconds away.
     ///
     /// Messages that were acknowledged before the drain still arrive, and are sent to subscribers before they are closed.
-    /// Publications and new subscriptions are refused from now on, unless the drain is paced. Not called if the server is stopped
-    /// without a drain.
+    /// Publications and new subscriptions are refused from now on, unless the drain is paced. A handler that has answered `Wait`, and
+    /// returns such a refusal as its error, leaves the connection to the server: it is closed behind the messages of its topics. Not called
+    /// if the server is stopped without a drain.
     ///
     /// # Errors
     /// Closes the connection, see the trait.

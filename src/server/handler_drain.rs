@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! Serving ── told, answers Close ───────────────────────> Leaving: closed by the server
-//!    │└───── told, answers Wait ──> Told ── deadline ───> Leaving
-//!    └─ in the middle of an echo ─> Delayed ── its end ─> told
+//!    │└───── told, answers Wait ──> Told ── deadline, or something is refused ──> Leaving
+//!    ├─ in the middle of an echo ─> Delayed ── its end ─> told
+//!    └─ something is refused ─────> Due ── end of tick ─> told
 //! ```
+//!
+//! A handler that does not handle the refusal of a publication, because the shard drains, has not failed: it is told, and its connection
+//! gets what it is owed like the others.
 
 use std::collections::VecDeque;
 
@@ -17,6 +21,8 @@ pub(super) enum DrainPhase {
     /// Its handler has not been told.
     #[default]
     Serving,
+    /// Its handler is to be told at the end of the tick: the drain has refused something before its turn.
+    Due,
     /// Its handler is to be told once the message that it echoes in fragments is complete.
     Delayed,
     /// Its handler closes it, until the deadline.

@@ -14,7 +14,9 @@ use crate::failure::Result;
 use crate::handler::Handler;
 use crate::handler_drain::{DrainPhase, HandlerDrain};
 use crate::handler_link::{HandlerLink, HandlerServices};
-use crate::limits::{DRAIN_NOTICES_PER_TICK, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES};
+use crate::limits::{
+    DRAIN_NOTICES_PER_TICK, PACED_DRAIN_NOTICE, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES,
+};
 use crate::message::{Message, MessageFilter};
 use crate::observer;
 use crate::on_close::OnClose;
@@ -360,7 +362,7 @@ impl HandlerSlots {
         let is_echoing = link.sends_fragments();
         let Peer::Handler(peer) = &mut *link.peer else { return };
         let (number, before) = (peer.slot, peer.drain);
-        if !matches!(before, DrainPhase::Serving | DrainPhase::Delayed) {
+        if matches!(before, DrainPhase::Told | DrainPhase::Leaving) {
             return;
         }
         peer.drain = if is_echoing { DrainPhase::Delayed } else { DrainPhase::Told };
@@ -371,8 +373,27 @@ impl HandlerSlots {
         };
         if action != Some(DrainAction::Wait) {
             self.leave_to_server(link, services, notice.goodbye());
-        } else if before == DrainPhase::Serving {
+        } else if before != DrainPhase::Delayed {
             self.drain.wait(link.token, notice.deadline());
+        }
+    }
+
+    /// The drain has refused something that the handler leaves to the server. It is told of the drain if it has not been. If it was to
+    /// close the connection, that is the server's now.
+    #[cold]
+    fn refused_by_drain<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, number: u32) {
+        let (token, now) = (link.token, link.now());
+        let Peer::Handler(peer) = &mut *link.peer else { return };
+        match peer.drain {
+            DrainPhase::Serving => {
+                peer.drain = DrainPhase::Due;
+                self.drain.add(token, now + PACED_DRAIN_NOTICE);
+            }
+            DrainPhase::Told => {
+                self.silence(number);
+                self.drain.wait(token, now);
+            }
+            DrainPhase::Due | DrainPhase::Delayed | DrainPhase::Leaving => {}
         }
     }
 
@@ -535,6 +556,7 @@ impl HandlerSlots {
         }
         match told {
             Ok(Ok(result)) => return Some(result),
+            Ok(Err(failure)) if failure.is_draining() => self.refused_by_drain(link, number),
             Ok(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
                 observer::failed(&failure);

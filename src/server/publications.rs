@@ -145,6 +145,8 @@ pub enum PublishError {
     /// There is no room for the message: too many wait. [`Handle::try_publish`](crate::Handle::try_publish) says so at once,
     /// [`Handle::publish_timeout`](crate::Handle::publish_timeout) after its time; [`Handle::publish`](crate::Handle::publish) waits.
     Busy,
+    /// The connection is closing, and publishes nothing more.
+    Closing,
     /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
     /// instead.
     Refused(Refused),
@@ -177,6 +179,7 @@ impl fmt::Display for PublishError {
                 "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
             ),
             PublishError::Busy => f.write_str("too many pending messages"),
+            PublishError::Closing => f.write_str("the connection is closing"),
             PublishError::Refused(refused) => refused.fmt(f),
             PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
             PublishError::Ended => f.write_str("the server has ended"),
@@ -206,6 +209,7 @@ echoring_proto::error_debug!(
         TooMany,
         TooManyOnClose,
         Busy,
+        Closing,
         Refused(refused),
         OnShard,
         Ended,

@@ -236,8 +236,8 @@ impl Remote<'_> {
     /// connection, so that none is lost silently.
     ///
     /// # Errors
-    /// Nothing was published: the message or the topic's name is malformed, the server drains, the client publishes too fast, or
-    /// ([`PublishError::Busy`]) [`HANDLER_HELD_MAX`](crate::limits::HANDLER_HELD_MAX) messages of the connection wait.
+    /// Nothing was published: the message or the topic's name is malformed, the connection closes, the server drains (with `?` the
+    /// connection still gets what its topics have, and 1001), the client publishes too fast, or ([`PublishError::Busy`]) [`HANDLER_HELD_MAX`](crate::limits::HANDLER_HELD_MAX) messages of the connection wait.
     /// [`Handler::writable`](crate::Handler::writable) is called once none waits.
     ///
     /// ```

@@ -10,6 +10,7 @@ use echoring_topics::{Content, GapReason, Position, Publication, Refused};
 
 use crate::failure::{Failure, Result};
 use crate::message::Message;
+use crate::publications::PublishError;
 
 /// How a handler's connection subscribes to a topic. By default it begins at the topic's end, or with the snapshot if the topic
 /// has one, and includes the connection's own messages.
@@ -54,8 +55,8 @@ impl SubscribeOptions {
     }
 }
 
-/// Why a handler's connection does not subscribe to a topic. As a [`Failure`] it closes with 1013 if a retry may succeed, and
-/// with 1008 otherwise.
+/// Why a handler's connection does not subscribe to a topic. As a [`Failure`] it closes with 1013 if a retry may succeed, with 1001 if
+/// the server drains, and with 1008 otherwise.
 ///
 /// ```
 /// use echoring::server::{Remote, Result, SubscribeError};
@@ -297,7 +298,8 @@ impl SubscriptionEvent<'_> {
     /// as a raw route does, so that no peer misses any without knowing.
     ///
     /// # Errors
-    /// 4008 for a gap and a slow consumer, 1012 for a topic that has moved, 1013 or 1008 for a refusal, 1008 for the rest.
+    /// 4008 for a gap and a slow consumer, 1012 for a topic that has moved, 1013 or 1008 for a refusal, 1001 if the server drains, 1008
+    /// for the rest.
     pub fn or_close(&self) -> Result {
         let slow = || Failure::new(CloseCode::SLOW_CONSUMER, "slow consumer");
         match *self {
@@ -346,11 +348,12 @@ impl PublishOutcome<'_> {
     /// The default of [`Handler::published`](crate::Handler::published): a refusal closes the connection, as on a raw route.
     ///
     /// # Errors
-    /// 1013 for a refusal that will pass, otherwise 1008.
+    /// 1013 for a refusal that will pass, otherwise 1008. If the server drains, it closes the connection behind the messages of its
+    /// topics, with 1001.
     pub fn or_close(&self) -> Result {
         match self.result {
             Ok(_) => Ok(()),
-            Err(refused) => Err(Failure::new(close_code(refused.is_passing()), refused.to_string())),
+            Err(refused) => Err(PublishError::Refused(refused).into()),
         }
     }
 }
@@ -386,9 +389,12 @@ mod tests {
             let closed = event.or_close().err().map(|failure| failure.code().0);
             assert_eq!(closed, expected, "{event:?}");
         }
-        for (result, expected) in
-            [(Ok(position), None), (Err(Refused::Busy), Some(1013)), (Err(Refused::TooLarge), Some(1008))]
-        {
+        for (result, expected) in [
+            (Ok(position), None),
+            (Err(Refused::Busy), Some(1013)),
+            (Err(Refused::TooLarge), Some(1008)),
+            (Err(Refused::Draining), Some(1001)),
+        ] {
             let closed = PublishOutcome { topic, id: None, result }.or_close().err();
             assert_eq!(closed.map(|failure| failure.code().0), expected, "{result:?}");
         }

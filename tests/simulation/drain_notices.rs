@@ -13,8 +13,8 @@ use echoring_proto::limits::{MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND};
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye};
 use echoring_server::{
-    Chunk, Disposition, DrainAction, DrainNotice, Failure, Handler, Message, Path, PublishOutcome, Remote,
-    Result, Route, Routes, Service, SubscriptionEvent,
+    Chunk, Disposition, DrainAction, DrainNotice, Failure, Handler, Message, Path, PublishError, Refused,
+    Remote, Result, Route, Routes, Service, SubscriptionEvent,
 };
 
 use super::client::{Client, Item, MessageKind, frame, message};
@@ -83,11 +83,6 @@ impl Handler for Member {
         event.or_close()
     }
 
-    fn published(&mut self, _: &mut Remote<'_>, _: &PublishOutcome<'_>) -> Result {
-        // Some may be refused by the drain.
-        Ok(())
-    }
-
     fn is_streaming(&self) -> bool {
         self.streams
     }
@@ -97,8 +92,12 @@ impl Handler for Member {
     }
 
     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
-        // Refused once the server drains.
-        let _ = remote.publish(TOPIC, message);
+        match remote.publish(TOPIC, message) {
+            // Who closes by itself goes on meanwhile.
+            Err(PublishError::Refused(Refused::Draining)) if self.conduct == Conduct::Waits => {}
+            // The server does the rest.
+            published => published?,
+        }
         Ok(Disposition::Done)
     }
 

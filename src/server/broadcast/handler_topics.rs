@@ -116,7 +116,7 @@ impl Broadcast {
     ) -> Result<(), PublishError> {
         let TopicMessage { publication, idempotency_key } = *message;
         let allowed = self.check_publication(name, message).and_then(|()| may_publish_now(link, gate));
-        if matches!(allowed, Err(PublishError::Refused(_))) {
+        if matches!(allowed, Err(PublishError::Refused(_) | PublishError::Closing)) {
             self.sequencer.topics.note_refused();
         }
         allowed?;
@@ -219,7 +219,7 @@ fn may_publish_now<A: ServerApplication>(
     gate: &mut Gate,
 ) -> Result<(), PublishError> {
     if !link.is_open() {
-        return Err(PublishError::Refused(Refused::Draining));
+        return Err(PublishError::Closing);
     }
     if matches!(link.peer, Peer::Handler(handler) if handler.held >= HANDLER_HELD_MAX) {
         return Err(PublishError::Busy);

@@ -278,6 +278,7 @@ fn not_published(error: PublishError) -> Reply {
         PublishError::Ended
         | PublishError::Refused(_)
         | PublishError::OnShard
+        | PublishError::Closing
         | PublishError::TooManyOnClose => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
     }
 }

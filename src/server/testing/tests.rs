@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{TestClient, TestMessage, TestServer};
 use crate::builder::Builder;
+use crate::drain_notice::{DrainAction, DrainNotice};
 use crate::failure::{Busy, Failure, Result};
 use crate::handler::Handler;
 use crate::message::Message;
@@ -531,6 +532,72 @@ fn a_drain_closes_everyone_with_1001_and_those_who_do_not_read_at_its_deadline()
     assert_eq!(server.handle().publish("room", "late"), Err(PublishError::Ended));
     stalled.resume();
     assert!(stalled.closed().is_some());
+}
+
+/// Members publish with `?`, as the README's do: what a drain refuses does not close them ahead of what others have published before.
+#[test]
+fn who_publishes_while_the_server_drains_gets_what_was_published_before_and_1001() {
+    for seed in 0..60 {
+        let server = TestServer::with_seed(rooms(1 + (seed % 3) as usize), seed);
+        let clients: Vec<TestClient> = (0..6).map(|_| server.connect("/room").expect("a member")).collect();
+        server.run();
+        for number in 0..200 {
+            if number == 100 {
+                server.handle().drain_within(8 * SECOND);
+            }
+            clients[number % clients.len()].send_text(&number.to_string());
+        }
+        server.advance(8 * SECOND);
+        let published = server.take_published("room").len();
+        for client in &clients {
+            assert_eq!((code(client), client.take_texts().len()), (Some(1001), published), "seed {seed}");
+        }
+        assert!(server.take_failures().is_empty(), "a drain is no failure of a handler");
+    }
+}
+
+/// Says goodbye when it is told of a drain, and publishes all the same.
+struct Farewell(DrainAction);
+
+impl Handler for Farewell {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
+        Ok(remote.subscribe("room")?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
+        remote.publish("room", message)?;
+        Ok(Disposition::Done)
+    }
+
+    fn draining(&mut self, remote: &mut Remote<'_>, _: &DrainNotice) -> Result<DrainAction> {
+        remote.send_text("bye")?;
+        Ok(self.0)
+    }
+}
+
+#[test]
+fn a_handler_that_waits_leaves_its_connection_to_the_server_with_a_refusal() {
+    for (action, seconds) in [(DrainAction::Close, 1), (DrainAction::Wait, 6)] {
+        for publishes in [false, true] {
+            let server = TestServer::new(Server::builder().handle("/", move || Farewell(action)));
+            let client = server.connect("/").expect("a member");
+            server.run();
+            assert!(client.send_text("before"));
+            server.run();
+            server.handle().drain_within(8 * SECOND);
+            server.run();
+            assert_eq!(client.take_texts(), ["before", "bye"]);
+            assert_eq!(client.is_open(), action == DrainAction::Wait);
+            if publishes && action == DrainAction::Wait {
+                assert!(client.send_text("late"));
+                server.advance(SECOND);
+            } else {
+                server.advance(seconds * SECOND);
+            }
+            assert_eq!(code(&client), Some(1001), "{action:?}");
+            assert!(server.take_failures().is_empty());
+        }
+    }
 }
 
 // ---- calls that block ----

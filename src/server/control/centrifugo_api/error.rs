@@ -65,6 +65,7 @@ impl From<PublishError> for ApiError {
             PublishError::Ended
             | PublishError::Refused(_)
             | PublishError::OnShard
+            | PublishError::Closing
             | PublishError::TooManyOnClose => ErrorCode::Internal,
         };
         ApiError::new(code, &error.to_string())
