@@ -266,6 +266,8 @@ pub(super) struct Core<S> {
     pub(super) unanswered: Option<CloseFrame>,
     /// Queued data was dropped because a Close frame overtook it.
     pub(super) overtaken: bool,
+    /// Bytes that were queued and dropped, for whatever reason.
+    pub(super) dropped_bytes: u64,
     pub(super) fate: Option<TransportAction>,
     pub(super) end: Option<End>,
     /// The state changed, so other tasks must be woken.
@@ -334,6 +336,7 @@ impl<S> Core<S> {
             write_timer: Timer::default(),
             unanswered: None,
             overtaken: false,
+            dropped_bytes: 0,
             fate: None,
             end,
             changed: false,
@@ -391,6 +394,7 @@ impl<S> Core<S> {
             }
         });
         self.overtaken |= dropped > 0;
+        self.dropped_bytes += u64::from(dropped);
         dropped
     }
 

@@ -1,12 +1,15 @@
 //! Many writers of one connection: a bounded queue, and the task that sends its messages.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use serde_core::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::core::Transport;
 use super::error::Error;
@@ -17,16 +20,76 @@ use super::writer::Writer;
 use echoring_proto::CloseCode;
 
 pub(super) fn channel<S: Transport>(writer: Writer<S>, messages: usize) -> (Sender, SendTask<S>) {
-    let (sender, orders) = mpsc::channel(messages.max(1));
-    (Sender(sender), SendTask { writer, orders, next: None, stage: Stage::Sending })
+    let (queue, orders) = mpsc::channel(messages.max(1));
+    let state = Arc::<QueueState>::default();
+    let sender = Sender { queue, state: Arc::clone(&state) };
+    let written = Written { state, frames: VecDeque::new(), bytes: 0 };
+    (sender, SendTask { writer, orders, next: None, stage: Stage::Sending, written })
 }
 
 /// An entry of the send queue.
 #[derive(Debug)]
 enum QueueItem {
-    Send(Message),
-    SendPrepared(PreparedMessage),
+    Send(Queued),
     Close(CloseCode, String),
+}
+
+/// A message in the send queue.
+#[derive(Debug)]
+enum Queued {
+    Message(Message),
+    Prepared(PreparedMessage),
+}
+
+impl Queued {
+    fn into_message(self) -> Message {
+        match self {
+            Queued::Message(message) => message,
+            Queued::Prepared(message) => message.message().clone(),
+        }
+    }
+}
+
+/// What the senders of a connection and their task share.
+#[derive(Debug, Default)]
+struct QueueState {
+    /// Nothing more is accepted: a close is queued, or the task has ended. Locked while an entry is put, so that none gets behind it.
+    is_closing: Mutex<bool>,
+    /// Is notified of that.
+    closing: Notify,
+    /// Accepted messages of which the transport has not accepted every byte.
+    unsent: AtomicU64,
+}
+
+impl QueueState {
+    fn is_closing(&self) -> bool {
+        *self.is_closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts nothing more.
+    fn close(&self) {
+        *self.is_closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.closing.notify_waiters();
+    }
+
+    /// Puts an entry behind the others, or returns it.
+    fn put(&self, place: mpsc::Permit<'_, QueueItem>, item: QueueItem) -> Result<(), QueueItem> {
+        let mut is_closing = self.is_closing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_closing {
+            return Err(item);
+        }
+        match item {
+            QueueItem::Send(_) => {
+                self.unsent.fetch_add(1, Ordering::AcqRel);
+            }
+            QueueItem::Close(..) => {
+                *is_closing = true;
+                self.closing.notify_waiters();
+            }
+        }
+        place.send(item);
+        Ok(())
+    }
 }
 
 /// One of many senders on a connection: created by [`Writer::into_sender`], cloned for each task.
@@ -55,16 +118,20 @@ enum QueueItem {
 /// # Ok::<(), echoring::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct Sender(mpsc::Sender<QueueItem>);
+pub struct Sender {
+    queue: mpsc::Sender<QueueItem>,
+    state: Arc<QueueState>,
+}
 
 impl Sender {
-    /// Queues a message once there is room. Cancel-safe: the message is queued, or it is not.
+    /// Queues a message once there is room. Cancel-safe: the message is queued, or it is not. A queued message is sent, unless the
+    /// connection ends first: then [`unsent`](Sender::unsent) counts it.
     ///
     /// # Errors
-    /// [`Error::Closing`] if the send task has ended, because the connection has ended (its reader has the cause) or is
-    /// closing.
+    /// [`Error::Closing`] if a sender has [closed](Sender::close) the connection, or the send task has ended, because the connection has
+    /// ended (its reader has the cause) or is closing.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
-        self.queue(QueueItem::Send(message.into())).await
+        self.put(QueueItem::Send(Queued::Message(message.into()))).await
     }
 
     /// Queues a message that was encoded for many connections.
@@ -72,7 +139,7 @@ impl Sender {
     /// # Errors
     /// As [`send`](Sender::send).
     pub async fn send_prepared(&self, message: &PreparedMessage) -> Result<(), Error> {
-        self.queue(QueueItem::SendPrepared(message.clone())).await
+        self.put(QueueItem::Send(Queued::Prepared(message.clone()))).await
     }
 
     /// Queues `value` as JSON in a text message, once there is room.
@@ -88,10 +155,7 @@ impl Sender {
     /// # Errors
     /// A copy of the message, and why it was not queued.
     pub fn try_send_prepared(&self, message: &PreparedMessage) -> Result<(), TrySendError> {
-        self.0.try_send(QueueItem::SendPrepared(message.clone())).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => TrySendError::Full(message.message().clone()),
-            mpsc::error::TrySendError::Closed(_) => TrySendError::Closed(message.message().clone()),
-        })
+        self.try_put(Queued::Prepared(message.clone()))
     }
 
     /// Queues a message if there is room now.
@@ -99,34 +163,60 @@ impl Sender {
     /// # Errors
     /// The message, and why it was not queued.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError> {
-        self.0.try_send(QueueItem::Send(message.into())).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(QueueItem::Send(message)) => TrySendError::Full(message),
-            mpsc::error::TrySendError::Closed(QueueItem::Send(message)) => TrySendError::Closed(message),
-            _ => unreachable!("the queue returns the entry that was sent"),
-        })
+        self.try_put(Queued::Message(message.into()))
     }
 
-    /// Closes the connection behind the queued messages. Messages that are queued later are dropped. Code and reason are sent as by
-    /// [`Writer::close`](super::Writer::close).
+    /// Closes the connection behind the queued messages. Once this is ready, no sender of the connection queues any more. Code and reason
+    /// are sent as by [`Writer::close`](super::Writer::close).
     ///
     /// # Errors
     /// As [`send`](Sender::send).
     pub async fn close(&self, code: CloseCode, reason: &str) -> Result<(), Error> {
-        self.queue(QueueItem::Close(code, reason.to_owned())).await
+        self.put(QueueItem::Close(code, reason.to_owned())).await
     }
 
-    /// Whether nothing more can be sent.
+    /// Whether nothing more can be queued: a sender has closed the connection, or the send task has ended.
     pub fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.queue.is_closed() || self.state.is_closing()
     }
 
-    /// Waits until nothing more can be sent.
+    /// Waits until nothing more can be queued.
     pub async fn closed(&self) {
-        self.0.closed().await;
+        let closing = self.state.closing.notified();
+        if !self.is_closed() {
+            tokio::select! {
+                () = self.queue.closed() => {}
+                () = closing => {}
+            }
+        }
     }
 
-    async fn queue(&self, queue: QueueItem) -> Result<(), Error> {
-        self.0.send(queue).await.map_err(|_| Error::Closing)
+    /// Messages that all senders of the connection have queued and that the transport has not accepted. Once the send task has ended,
+    /// they are lost; those that the transport had may be lost, too, as with any connection that breaks.
+    pub fn unsent(&self) -> u64 {
+        self.state.unsent.load(Ordering::Acquire)
+    }
+
+    async fn put(&self, item: QueueItem) -> Result<(), Error> {
+        if self.is_closed() {
+            return Err(Error::Closing);
+        }
+        let place = self.queue.reserve().await.map_err(|_| Error::Closing)?;
+        self.state.put(place, item).map_err(|_| Error::Closing)
+    }
+
+    fn try_put(&self, message: Queued) -> Result<(), TrySendError> {
+        use mpsc::error::TrySendError::Full;
+
+        let place = match self.queue.try_reserve() {
+            Ok(place) => place,
+            Err(Full(())) if !self.is_closed() => return Err(TrySendError::Full(message.into_message())),
+            Err(_) => return Err(TrySendError::Closed(message.into_message())),
+        };
+        match self.state.put(place, QueueItem::Send(message)) {
+            Err(QueueItem::Send(message)) => Err(TrySendError::Closed(message.into_message())),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -195,6 +285,36 @@ pub struct SendTask<S> {
     orders: mpsc::Receiver<QueueItem>,
     next: Option<QueueItem>,
     stage: Stage,
+    written: Written,
+}
+
+/// Which messages the transport has accepted, of those that the connection has.
+#[derive(Debug)]
+struct Written {
+    state: Arc<QueueState>,
+    /// The bytes of each message and of the Close frame, of which some may not be accepted; and whether it is a message.
+    frames: VecDeque<(u32, bool)>,
+    /// Their sum.
+    bytes: u64,
+}
+
+impl Written {
+    /// The connection has a frame.
+    fn push(&mut self, bytes: u32, is_message: bool) {
+        self.frames.push_back((bytes, is_message));
+        self.bytes += u64::from(bytes);
+    }
+
+    /// The transport has accepted all but the last `left` bytes.
+    fn settle(&mut self, left: u64) {
+        while let Some((bytes, is_message)) = self.frames.front()
+            && self.bytes - u64::from(*bytes) >= left
+        {
+            self.bytes -= u64::from(*bytes);
+            self.state.unsent.fetch_sub(u64::from(*is_message), Ordering::AcqRel);
+            self.frames.pop_front();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,19 +332,23 @@ impl<S: Transport> SendTask<S> {
         if self.next.is_some() {
             ready!(self.writer.poll_room(cx))?;
         }
-        match self.next.take() {
-            None => {}
-            Some(QueueItem::Send(message)) => {
-                self.writer.shared.update(|core| core.queue_message(message))?;
+        let Some(item) = self.next.take() else { return Poll::Ready(Ok(())) };
+        let is_message = matches!(item, QueueItem::Send(_));
+        let (before, after) = self.writer.shared.update(|core| {
+            let before = core.unwritten_bytes();
+            match item {
+                QueueItem::Send(Queued::Message(message)) => core.queue_message(message)?,
+                QueueItem::Send(Queued::Prepared(message)) => message.queue(core)?,
+                QueueItem::Close(code, reason) => {
+                    core.begin_close(code, &reason, false);
+                }
             }
-            Some(QueueItem::SendPrepared(message)) => {
-                self.writer.shared.update(|core| message.queue(core))?
-            }
-            Some(QueueItem::Close(code, reason)) => {
-                self.writer.shared.update(|core| core.begin_close(code, &reason, false));
-                self.orders.close();
-                self.stage = Stage::Closing;
-            }
+            Ok::<_, Error>((before, core.unwritten_bytes()))
+        })?;
+        self.written.push(u32::try_from(after.saturating_sub(before)).unwrap_or(u32::MAX), is_message);
+        if !is_message {
+            self.orders.close();
+            self.stage = Stage::Closing;
         }
         Poll::Ready(Ok(()))
     }
@@ -272,7 +396,10 @@ impl<S: Transport> Future for SendTask<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        let done = ready!(this.poll_sending(cx));
+        let polled = this.poll_sending(cx);
+        this.written.settle(this.writer.shared.update(|core| core.unwritten_bytes()));
+        let done = ready!(polled);
+        this.written.state.close();
         this.orders.close();
         Poll::Ready(match done {
             Err(error) if error.is_clean() => Ok(()),

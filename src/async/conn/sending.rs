@@ -162,13 +162,22 @@ impl<S: Transport> Core<S> {
         if outgoing.is_none() && self.connection.is_flushed() {
             return;
         }
+        let mut dropped = outgoing.as_ref().map_or(0, Outgoing::len);
         let sending = outgoing.and_then(Outgoing::into_buffer);
         self.with(|connection, env, _| {
             connection.unblocked(env.now);
-            for buffer in sending.into_iter().chain(std::iter::from_fn(|| connection.pop())) {
+            sending.into_iter().for_each(|buffer| env.pool.put(buffer));
+            while let Some(buffer) = connection.pop() {
+                dropped += buffer.len();
                 env.pool.put(buffer);
             }
         });
+        self.dropped_bytes += dropped as u64;
+    }
+
+    /// Bytes that were queued and that the transport has not accepted, dropped ones included.
+    pub(super) fn unwritten_bytes(&self) -> u64 {
+        u64::from(self.connection.queued_bytes()) + self.dropped_bytes
     }
 
     /// Whether another message can be queued, and no more than `bytes_max` wait.

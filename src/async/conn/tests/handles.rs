@@ -16,6 +16,11 @@ fn collect(mut client: Conn<DuplexStream>, count: usize) -> JoinHandle<Vec<Strin
     })
 }
 
+/// Polls a future once, with the waker of the test.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
 #[tokio::test]
 async fn json_and_prepared_messages_are_sent_by_every_handle() {
     let prepared = PreparedMessage::json(&("prepared", 7)).expect("JSON");
@@ -34,6 +39,93 @@ async fn json_and_prepared_messages_are_sent_by_every_handle() {
     let expected = ["[\"conn\"]", "[\"writer\"]", "[\"sender\"]"];
     let expected = expected.map(|own| [own.to_owned(), "[\"prepared\",7]".to_owned()]);
     assert_eq!(received.await.expect("no panic"), expected.concat());
+}
+
+#[tokio::test]
+async fn nothing_is_queued_behind_a_close() {
+    let (server, client) = pair();
+    let (_reader, writer) = server.split();
+    let (sender, send_task) = writer.into_sender(300);
+    let received = collect(client, 1);
+    let waiting = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.closed().await }
+    });
+    sender.send("before").await.expect("queued");
+    tokio::task::yield_now().await;
+    assert!(!sender.is_closed() && !waiting.is_finished());
+    sender.close(CloseCode::NORMAL, "").await.expect("queued");
+    // The task has not run yet: a sender must not take what it cannot send.
+    for number in 0..200 {
+        assert!(matches!(sender.send(format!("{number}")).await, Err(Error::Closing)));
+        assert!(matches!(sender.try_send("late"), Err(TrySendError::Closed(_))));
+        assert!(matches!(sender.close(CloseCode::NORMAL, "again").await, Err(Error::Closing)));
+    }
+    assert!(sender.is_closed());
+    waiting.await.expect("no panic");
+    assert_eq!(sender.unsent(), 1);
+    let client = async { received.await.expect("no panic") };
+    let (sent, texts) = tokio::join!(send_task, client);
+    // The client ends without an answer to the Close frame.
+    assert!(matches!(sent, Err(Error::Broken | Error::Io(_))), "{sent:?}");
+    assert_eq!((texts, sender.unsent()), (vec!["before".to_owned()], 0));
+}
+
+/// A message that waits for room is before a close, or it is refused.
+#[tokio::test]
+async fn messages_that_race_with_a_close_are_sent_or_refused() {
+    for messages in 1..20_usize {
+        let (server, mut client) = pair();
+        let (_reader, writer) = server.split();
+        let (sender, send_task) = writer.into_sender(messages % 4);
+        let senders: Vec<_> = (0..messages)
+            .map(|number| {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    if number == messages / 2 {
+                        sender.close(CloseCode::NORMAL, "").await.expect("the only one");
+                        return false;
+                    }
+                    sender.send("a message").await.is_ok()
+                })
+            })
+            .collect();
+        let ended = tokio::spawn(send_task);
+        let mut read = 0;
+        while client.read().await.is_ok() {
+            read += 1;
+        }
+        ended.await.expect("no panic").expect("a clean close");
+        let mut accepted = 0;
+        for sender in senders {
+            accepted += usize::from(sender.await.expect("no panic"));
+        }
+        assert_eq!((read, sender.unsent()), (accepted, 0), "of {messages}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_broken_connection_has_lost_is_counted() {
+    // Ten messages of ten bytes, each with a header of two.
+    let (ours, mut peer) = duplex(120);
+    let (_reader, writer) = conn(ours, Role::Server, &Settings::default()).split();
+    let (sender, send_task) = writer.into_sender(100);
+    for _ in 0..25 {
+        sender.send("ten bytes!").await.expect("queued");
+    }
+    assert_eq!(sender.unsent(), 25);
+    let mut send_task = std::pin::pin!(send_task);
+    assert!(poll_once(send_task.as_mut()).await.is_pending());
+    assert_eq!(sender.unsent(), 15, "the transport has ten");
+    let mut read = [0; 30];
+    peer.read_exact(&mut read).await.expect("some");
+    assert!(poll_once(send_task.as_mut()).await.is_pending());
+    assert_eq!(sender.unsent(), 13, "two and a half more");
+    drop(peer);
+    sender.send("too late").await.expect("nobody knows yet");
+    send_task.await.expect_err("the connection is broken");
+    assert!(sender.is_closed());
+    assert_eq!(sender.unsent(), 14);
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ async fn a_sender_closes_behind_what_is_queued() {
         sender.send(n.to_string()).await.expect("queued");
     }
     sender.close(CloseCode(4002), "that was all").await.expect("queued");
-    sender.send("never sent").await.expect("queued");
+    assert!(matches!(sender.send("never sent").await, Err(Error::Closing)));
     let send_task = tokio::spawn(send_task);
     for n in 0..5 {
         assert_eq!(client.read().await.expect("a message"), n.to_string().into());
