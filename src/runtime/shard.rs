@@ -56,6 +56,8 @@ pub struct Shard<D: Driver, A: Application> {
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as
     /// sent.
     woken: bool,
+    /// Who waits until nothing is accepted any more.
+    quiet: Option<mpsc::SyncSender<()>>,
     payload: Vec<u8>,
 }
 
@@ -77,6 +79,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             remote,
             events: Vec::with_capacity(1024),
             woken: false,
+            quiet: None,
             payload: Vec::new(),
         }
     }
@@ -204,6 +207,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if called {
             self.core.relieve(&mut self.application);
         }
+        if self.quiet.is_some() && !self.core.driver.is_listening() {
+            // Fails if nobody waits any more.
+            self.quiet.take().map(|to| to.try_send(()));
+        }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
         self.core.say_farewells(&mut self.application);
@@ -312,6 +319,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 ControlMessage::Configure(config) => self.core.configure(*config),
                 ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
+                ControlMessage::StopListening(to) => {
+                    self.core.driver.stop_listening();
+                    self.quiet = Some(to);
+                }
                 ControlMessage::Listen(sockets, to) => {
                     let listening = sockets.into_iter().try_for_each(|socket| self.listen(socket));
                     let _ = to.try_send(listening);

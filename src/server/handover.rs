@@ -8,14 +8,15 @@
 //!     ── Begin ───────────────────────────────>   orders nothing more; publications wait
 //!     <──────────────────── State … StateEnd ──
 //!   imports
-//!     ── Imported ────────────────────────────>
+//!     ── Imported ────────────────────────────>   accepts nothing more; connections wait
 //!     <─────────────────────────────────── Go ──   if the successor ends now, it goes on by itself
 //!     ── Started ─────────────────────────────>
 //!   orders and accepts                            its shards become shards of the successor, and drain
 //!     <───────────────────────── Mail … Bye ──>
 //! ```
 //!
-//! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. After it the
+//! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. It stops to accept
+//! before `Go`, because two processes must not wait for connections at one socket: the kernel wakes one of them. After it the
 //! predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in one epoch.
 //!
 //! In a cluster the topics take the way of the cluster. The successor is a node beside the predecessor before it says `Begin`; then the

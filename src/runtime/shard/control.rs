@@ -75,6 +75,9 @@ pub enum ControlMessage<Q, R> {
     /// Accept nothing more, close everyone once they have got everything queued, and end when all are closed, or after
     /// the plan's time.
     Drain(DrainPlan),
+    /// Accept nothing more, and close the listeners. The answer comes once nothing waits at them: connections that come from then on are
+    /// for whoever else has the sockets.
+    StopListening(mpsc::SyncSender<()>),
     /// Accept connections from these sockets. The answer is the first error.
     Listen(Vec<OwnedFd>, mpsc::SyncSender<io::Result<()>>),
     /// End at once.

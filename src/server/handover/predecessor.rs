@@ -24,7 +24,7 @@ use crate::limits::{
 use crate::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
-use echoring_topics::ExportCursor;
+use echoring_topics::{ExportCursor, HubReport};
 
 /// What a server offers its successor, and how it drains then.
 #[derive(Debug)]
@@ -230,11 +230,10 @@ impl Waiting {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
-        let handed = self.freeze(round).and_then(|()| self.send_topics(&stream)).and_then(|()| {
+        let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
+        let handed = self.ask_all(freeze).and_then(|()| self.send_topics(&stream)).and_then(|()| {
             let link = self.prepare(&stream, hello)?;
-            on(Event::Leaving);
-            send(&stream, FrameKind::Go, &[])?;
-            expect(&stream, &mut Vec::new(), FrameKind::Started).map(|()| link)
+            self.let_go(&stream, on).map(|()| link)
         });
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
@@ -260,9 +259,7 @@ impl Waiting {
         on: &dyn Fn(Event<'_>),
     ) -> io::Result<()> {
         let handed = if cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT)) {
-            on(Event::Leaving);
-            send(stream, FrameKind::Go, &[])
-                .and_then(|()| expect(stream, &mut Vec::new(), FrameKind::Started))
+            self.let_go(stream, on)
         } else {
             Err(io::Error::other("other nodes have not taken the topics over in time"))
         };
@@ -273,23 +270,62 @@ impl Waiting {
         })
     }
 
+    /// Tells the successor to go, which accepts connections from then on. This server accepts none meanwhile, and accepts them again if the
+    /// successor does not start. The kernel wakes one of those that wait for a connection at a socket: if that one is about to
+    /// stop, nobody takes the connection until another comes.
+    fn let_go(&self, stream: &UnixStream, on: &dyn Fn(Event<'_>)) -> io::Result<()> {
+        let started = self.ask_all(ControlMessage::StopListening).and_then(|()| {
+            on(Event::Leaving);
+            send(stream, FrameKind::Go, &[])?;
+            expect(stream, &mut Vec::new(), FrameKind::Started)
+        });
+        started.inspect_err(|_| {
+            if let Err(error) = self.accept_again() {
+                self.server.fail(&format!(
+                    "no connections are accepted after a successor that did not start: {error}"
+                ));
+            }
+        })
+    }
+
+    /// Listens where it did before.
+    fn accept_again(&self) -> io::Result<()> {
+        let shards = self.server.remotes.len();
+        let mut by_shard: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+        for listener in self.server.kept.get() {
+            let sockets = listener.sockets();
+            for at in 0..sockets.len().max(shards) {
+                by_shard[at % shards].push(sockets[at % sockets.len()].try_clone()?);
+            }
+        }
+        let (reply, listening) = mpsc::sync_channel(shards);
+        for (remote, sockets) in self.server.remotes.iter().zip(by_shard) {
+            remote.send(ControlMessage::Listen(sockets, reply.clone()));
+        }
+        drop(reply);
+        listening.iter().collect()
+    }
+
     fn command_all(&self, command: impl Fn() -> ShardCommand) {
         for remote in self.server.remotes.iter() {
             remote.send(ControlMessage::Command(command()));
         }
     }
 
-    /// Waits until no shard orders anything more.
-    fn freeze(&self, round: u32) -> io::Result<()> {
-        let shards = self.server.remotes.len();
-        let (done, frozen) = mpsc::sync_channel(shards);
-        self.command_all(|| ShardCommand::Freeze { round, done: done.clone() });
-        drop(done);
+    /// Asks all shards, and waits until each has done it.
+    fn ask_all<T>(
+        &self,
+        question: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
+    ) -> io::Result<()> {
+        let (done, answers) = mpsc::sync_channel(self.server.remotes.len());
+        for remote in self.server.remotes.iter() {
+            remote.send(question(done.clone()));
+        }
         let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
-        for _ in 0..shards {
+        for _ in self.server.remotes.iter() {
             let left = given_up.saturating_duration_since(Instant::now());
             // No kind of error that is taken for a successor's silence.
-            frozen.recv_timeout(left).map_err(|_| io::Error::other("the shards did not agree in time"))?;
+            answers.recv_timeout(left).map_err(|_| io::Error::other("the shards did not agree in time"))?;
         }
         Ok(())
     }

@@ -34,6 +34,13 @@ struct Listener {
     failing: bool,
 }
 
+impl Listener {
+    /// It is closed, and no completion names it any more.
+    fn is_over(&self) -> bool {
+        self.fd.is_none() && !self.many && self.single == 0 && !self.cancelling
+    }
+}
+
 /// All listening sockets of a driver.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -54,7 +61,7 @@ impl Listeners {
 
     pub(super) fn add(&mut self, fd: OwnedFd) {
         self.listed = true;
-        self.list.push(Listener {
+        let listener = Listener {
             fd: Some(fd),
             stopping: false,
             many: false,
@@ -62,7 +69,11 @@ impl Listeners {
             cancelling: false,
             retry_at: None,
             failing: false,
-        });
+        };
+        match self.list.iter_mut().find(|listener| listener.is_over()) {
+            Some(over) => *over = listener,
+            None => self.list.push(listener),
+        }
     }
 
     pub(super) fn stop(&mut self) {

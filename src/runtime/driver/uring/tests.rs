@@ -689,6 +689,29 @@ fn listening_can_stop_and_start_again() {
     assert_eq!(rig.read_to_end(token), b"still here");
 }
 
+/// Two processes share a socket in a takeover. The second must not wait at it before the first has stopped: a wake-up that goes to a
+/// ring which is about to cancel is lost.
+#[test]
+fn a_connection_that_comes_while_a_ring_stops_is_the_next_ones() {
+    for _ in 0..20 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut first, mut second) =
+            (Rig::new(&options(Features::NONE)), Rig::new(&options(Features::NONE)));
+        first.driver.listen(listener.try_clone().unwrap().into()).unwrap();
+        first.tick(Some(0));
+        let _client = TcpStream::connect(address).unwrap();
+        first.driver.stop_listening();
+        while first.driver.is_listening() {
+            first.tick(Some(first.give_up_at));
+        }
+        second.driver.listen(listener.into()).unwrap();
+        if !first.events.iter().any(|event| matches!(event, Event::Accepted { .. })) {
+            second.accept();
+        }
+    }
+}
+
 #[test]
 fn running_out_of_the_budget_fails_the_connection_whose_rest_does_not_fit() {
     let mut rig = Rig::new(&options(Features::NONE));
