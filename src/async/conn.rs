@@ -382,7 +382,7 @@ impl<S: Transport> Conn<S> {
     /// Sets the compression level from the next message on, 1 (fastest) to 9 (smallest).
     ///
     /// # Errors
-    /// `InvalidInput` for any other level.
+    /// [`Error::CompressionLevel`] for any other level.
     pub fn set_compression_level(&mut self, level: u8) -> Result<(), Error> {
         self.writer.set_compression_level(level)
     }

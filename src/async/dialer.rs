@@ -192,7 +192,7 @@ impl Dialer {
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Dialer {
         self.request.subprotocols = names.into_iter().map(Into::into).collect();
         if self.request.subprotocols.iter().any(|name| !is_subprotocol(name)) {
-            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), BadField::Value));
+            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), BadField::Malformed));
         }
         self
     }

@@ -119,6 +119,8 @@ fn errors_of_connections_say_it_once() {
         Error::Unfinished => 12,
         Error::OutOfMemory => 13,
         Error::SendTimeout => 14,
+        Error::ControlTooLong => 15,
+        Error::CompressionLevel(_) => 16,
     };
     let mut all = vec![
         Error::Closed(CloseFrame { code: CloseCode::NORMAL, reason: "bye".into() }),
@@ -135,9 +137,11 @@ fn errors_of_connections_say_it_once() {
         Error::Unfinished,
         Error::OutOfMemory,
         Error::SendTimeout,
+        Error::ControlTooLong,
+        Error::CompressionLevel(77),
     ];
     all.extend(io_errors().map(Error::Io));
-    check_all(15, variant, all);
+    check_all(17, variant, all);
     // The source of a wrapped error stays reachable.
     assert_eq!(check(&Error::Io(io::Error::other(Outer(Inner)))), 1);
     for error in [TrySendError::Full("a".into()), TrySendError::Closed("a".into())] {

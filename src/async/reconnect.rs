@@ -370,9 +370,13 @@ impl<S: Transport> Reconnecting<S> {
     /// Notes the end of the connection, or returns an error that did not end it.
     fn handle(&mut self, error: Error) -> Result<(), ReconnectError> {
         match error {
-            Error::ReadTimeout | Error::WriteTimeout | Error::TooLong | Error::Json(_) | Error::NotText => {
-                Err(ReconnectError::Conn(error))
-            }
+            Error::ReadTimeout
+            | Error::WriteTimeout
+            | Error::TooLong
+            | Error::ControlTooLong
+            | Error::CompressionLevel(_)
+            | Error::Json(_)
+            | Error::NotText => Err(ReconnectError::Conn(error)),
             error => {
                 self.conn = None;
                 self.ended(error);

@@ -337,7 +337,7 @@ impl Upgrader {
         let subprotocol = match subprotocol {
             // A client fails the connection if the subprotocol was not offered (RFC 6455, 4.1).
             Some(Some(name)) if !upgrade.subprotocols().any(|offered| offered == name) => {
-                return Err(("Sec-WebSocket-Protocol".to_owned(), BadField::Value));
+                return Err(("Sec-WebSocket-Protocol".to_owned(), BadField::NotOffered));
             }
             Some(decided) => decided,
             None => {

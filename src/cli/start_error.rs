@@ -27,14 +27,37 @@ pub(super) fn key_of(setting: &str) -> Option<&'static str> {
         "congestion" => Some("congestion"),
         "connections_max" => Some("max_connections"),
         "cpus" => Some("cpus"),
+        "hosts" => Some("allow_host"),
+        "memory_budget_bytes" => Some("memory_budget"),
         "message_bytes_max" => Some("max_message"),
+        "origins" => Some("allow_origin"),
+        "proxy_protocol" => Some("proxy_protocol"),
+        "subscriptions_per_identity" => Some("max_subscriptions_per_identity"),
+        "topics_max" => Some("max_topics"),
+        "topics_per_connection" => Some("max_topics_per_connection"),
+        "topics_per_identity" => Some("max_topics_per_identity"),
         _ => None,
     }
 }
 
+/// A text of the library, with the flags of the settings that it names in backticks.
+pub(super) fn reword(text: &str) -> Cow<'_, str> {
+    let mut parts = text.split('`');
+    let mut worded = Cow::Borrowed(parts.next().unwrap_or_default());
+    while let Some(name) = parts.next() {
+        let rest = parts.next();
+        match (key_of(name), rest) {
+            (Some(key), Some(rest)) => worded.to_mut().extend([flag_of(key).as_str(), rest]),
+            (None, Some(rest)) => worded.to_mut().extend(["`", name, "`", rest]),
+            (_, None) => worded.to_mut().extend(["`", name]),
+        }
+    }
+    worded
+}
+
 /// The problem, and what to do.
 pub(super) fn problem_and_hint(error: &StartError) -> String {
-    format!("{}; {}", error.problem, hint(error))
+    format!("{}; {}", reword(&error.problem), reword(&hint(error)))
 }
 
 fn hint(error: &StartError) -> Cow<'_, str> {
@@ -58,6 +81,43 @@ mod tests {
     use echoring_server::{Resolved, ServerConfig};
 
     use super::*;
+
+    #[test]
+    fn settings_of_the_library_become_flags_that_there_are() {
+        use echoring_proto::handshake::Refusal;
+
+        let flags = crate::file::flags::command::<crate::serve::Args>();
+        let known = |flag: &str| flags.get_arguments().any(|arg| arg.get_long() == flag.strip_prefix("--"));
+        for hint in Refusal::ALL.iter().map(|refusal| refusal.hint) {
+            let worded = reword(hint);
+            assert!(!worded.contains('`') && !hint.contains(" --"), "{worded}");
+            let mut words = worded.split([' ', '(', ')', ';']).filter(|word| word.starts_with("--"));
+            assert!(words.all(known), "{worded}");
+        }
+        assert_eq!(reword(Refusal::UNAVAILABLE.hint), "try again later, or raise --max-connections");
+        for (text, worded) in [
+            ("", ""),
+            ("`topics_max`", "--max-topics"),
+            ("a `b` `hosts` c", "a `b` --allow-host c"),
+            ("not `hosts", "not `hosts"),
+            (
+                "`topics_per_identity`, `topics_per_connection`",
+                "--max-topics-per-identity, --max-topics-per-connection",
+            ),
+            (
+                "`subscriptions_per_identity``proxy_protocol`",
+                "--max-subscriptions-per-identity--proxy-protocol",
+            ),
+        ] {
+            assert_eq!(reword(text), worded);
+            assert!(
+                worded
+                    .split([' ', ','])
+                    .filter(|word| word.starts_with("--") && !word[2..].contains("--"))
+                    .all(known)
+            );
+        }
+    }
 
     #[test]
     fn what_to_change_is_a_flag() {

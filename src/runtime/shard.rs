@@ -298,7 +298,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
                 core.counters.accept_failures += 1;
-                let hint = "raise the descriptor limit (ulimit -n) or lower --max-connections";
+                let hint = "raise the descriptor limit (ulimit -n) or lower `connections_max`";
                 tracing::warn!(%error, hint, "a connection could not be accepted");
             }
         }

@@ -232,7 +232,7 @@ fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
     if reach == Reach::Network && !guarded {
         tracing::warn!(
             "the control plane on {address} can be reached from other machines without authentication; \
-             give --admin a loopback address or unix:PATH, use --admin-token-file, or block the port in a firewall"
+             give it a loopback address or a Unix socket, require a token, or block the port in a firewall"
         );
     }
 }

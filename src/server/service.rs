@@ -62,7 +62,7 @@ const NO_MEMORY: Refusal = Refusal {
     status: 503,
     reason: "no memory left for this connection",
     headers: "Retry-After: 5\r\n",
-    hint: "try again; if it persists, raise --memory-budget",
+    hint: "try again; if it persists, raise `memory_budget_bytes`",
 };
 const NO_SUBPROTOCOL: Refusal = Refusal {
     status: 400,

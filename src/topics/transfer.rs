@@ -42,8 +42,8 @@ impl std::fmt::Display for ImportError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             ImportError::Malformed => "its state is malformed",
-            ImportError::TooManyTopics => "it has more topics than --max-topics of this one allows",
-            ImportError::OutOfMemory => "its state exceeds --memory-budget of this one",
+            ImportError::TooManyTopics => "it has more topics than `topics_max` of this one allows",
+            ImportError::OutOfMemory => "its state exceeds `memory_budget_bytes` of this one",
         })
     }
 }

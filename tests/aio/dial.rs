@@ -194,7 +194,7 @@ async fn each_way_to_fail_has_its_name() {
         (dialer().header("a b", ""), "a b", BadField::Name),
         (dialer().origin("null\r\n"), "Origin", BadField::Value),
         (dialer().host("a\r\nb"), "Host", BadField::Value),
-        (dialer().subprotocols(["a b"]), "Sec-WebSocket-Protocol", BadField::Value),
+        (dialer().subprotocols(["a b"]), "Sec-WebSocket-Protocol", BadField::Malformed),
     ];
     for (dialer, expected, reason) in cases {
         match dialer.dial(&url(refusing)).await.expect_err("a bad field") {

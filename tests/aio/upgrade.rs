@@ -224,7 +224,7 @@ async fn mistakes_of_the_program_are_told_to_it_and_not_to_the_client() {
     let not_offered = |_: &RequestHead<'_>| Acceptance::new().subprotocol("v9").into();
     let (refused, answer) = outcome(&Upgrader::new(), &request("GET /", &[]), not_offered).await;
     assert!(
-        matches!(refused, Err(UpgradeError::BadField { name, why: BadField::Value }) if name == "Sec-WebSocket-Protocol")
+        matches!(refused, Err(UpgradeError::BadField { name, why: BadField::NotOffered }) if name == "Sec-WebSocket-Protocol")
     );
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
 

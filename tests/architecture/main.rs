@@ -148,6 +148,31 @@ fn public_errors_of_the_libraries_derive_no_debug() {
     assert!(offences.is_empty(), "use echoring_proto::error_debug! for {}", offences.join(", "));
 }
 
+/// The program has flags, and its libraries have settings: a text names a setting in backticks, and the program words it.
+#[test]
+fn texts_of_the_libraries_name_no_flags_of_the_program() {
+    let programs = ["cli", "load", "proxy"];
+    let mut offences = Vec::new();
+    for part in crates().iter().filter(|part| !programs.contains(&part.name.as_str())) {
+        for file in part.files().filter(|file| !file.ends_with("tests.rs")) {
+            let text = fs::read_to_string(file).expect("a source file");
+            let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+            let names_flag = |line: &str| {
+                let starts =
+                    line.match_indices("--").filter(|(at, _)| line[..*at].ends_with([' ', '"', '(']));
+                !line.trim_start().starts_with("//")
+                    && starts
+                        .map(|(at, _)| &line[at + 2..])
+                        .any(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+            };
+            let named =
+                lines.filter(|line| names_flag(*line)).map(|line| format!("{}: {line}", relative(file)));
+            offences.extend(named);
+        }
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
 #[test]
 fn the_simulation_is_enabled_by_tests_only() {
     for part in crates() {

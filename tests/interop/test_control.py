@@ -176,4 +176,4 @@ class Listeners(unittest.TestCase):
 
     def test_a_reachable_admin_address_is_warned_about(self):
         with Server(admin="0.0.0.0:0") as server:
-            server.wait_for_log(r"WARN.*--admin")
+            server.wait_for_log(r"WARN.*without authentication")

@@ -41,7 +41,7 @@ impl<S: Transport> Control<S> {
     /// Sends a ping with at most 125 bytes of payload. Returns once the transport has accepted it.
     ///
     /// # Errors
-    /// [`Error::TooLong`]; [`Error::Closing`] after this end has begun to close or has dropped the connection;
+    /// [`Error::ControlTooLong`]; [`Error::Closing`] after this end has begun to close or has dropped the connection;
     /// otherwise the error that ended the connection.
     pub async fn ping(&self, payload: &[u8]) -> Result<(), Error> {
         self.send(Opcode::Ping, payload).await

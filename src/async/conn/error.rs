@@ -11,7 +11,7 @@ use echoring_proto::{CloseCode, ProtocolError};
 /// Errors that end the connection ([`Closed`](Error::Closed), [`Broken`](Error::Broken),
 /// [`ProtocolError`](Error::ProtocolError), [`PongTimeout`](Error::PongTimeout), [`SendTimeout`](Error::SendTimeout), most of
 /// [`Io`](Error::Io)) are returned by every later call too. [`ReadTimeout`](Error::ReadTimeout), [`WriteTimeout`](Error::WriteTimeout),
-/// [`Json`](Error::Json) and [`NotText`](Error::NotText) leave the connection usable.
+/// [`Json`](Error::Json), [`NotText`](Error::NotText), and what is wrong with an argument leave the connection usable.
 ///
 /// The text of an error includes that of the error that it wraps; `source` is what is below that one.
 ///
@@ -51,6 +51,10 @@ pub enum Error {
     NotText,
     /// The message exceeds the maximum of 2 GiB.
     TooLong,
+    /// The payload of a ping or pong exceeds 125 bytes (RFC 6455, 5.5).
+    ControlTooLong,
+    /// The compression level is not from 1 to 9.
+    CompressionLevel(u8),
     /// This end has begun to close: nothing more can be sent.
     Closing,
     /// A [`MessageWriter`](super::MessageWriter) was dropped inside its message. The message cannot be finished, and
@@ -114,6 +118,8 @@ impl fmt::Display for Error {
             Error::Json(error) => write!(f, "JSON: {error}"),
             Error::NotText => f.write_str("not a text message"),
             Error::TooLong => f.write_str("the message is longer than 2 GiB"),
+            Error::ControlTooLong => f.write_str("the payload of a ping or pong is longer than 125 bytes"),
+            Error::CompressionLevel(level) => write!(f, "the compression level {level} is not from 1 to 9"),
             Error::Closing => f.write_str("this end is closing the connection"),
             Error::Unfinished => f.write_str("an earlier message was left unfinished"),
             Error::OutOfMemory => f.write_str("the memory limit for buffers is reached"),
@@ -146,6 +152,8 @@ echoring_proto::error_debug!(
         Json(error),
         NotText,
         TooLong,
+        ControlTooLong,
+        CompressionLevel(level),
         Closing,
         Unfinished,
         OutOfMemory,
@@ -176,6 +184,7 @@ impl From<Error> for io::Error {
             | Error::PongTimeout
             | Error::CloseTimeout => io::ErrorKind::TimedOut,
             Error::OutOfMemory => io::ErrorKind::OutOfMemory,
+            Error::ControlTooLong | Error::CompressionLevel(_) => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, error)

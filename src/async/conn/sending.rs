@@ -341,7 +341,7 @@ impl<S: Transport> Core<S> {
     /// Queues a ping or a pong, ahead of data.
     pub(super) fn queue_control(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), Error> {
         if payload.len() > CONTROL_PAYLOAD_BYTES_MAX {
-            return Err(Error::TooLong);
+            return Err(Error::ControlTooLong);
         }
         if let Some(error) = self.write_error() {
             return Err(error);

@@ -158,7 +158,7 @@ impl<S: Transport> Writer<S> {
     /// Sends a ping with at most 125 bytes of payload, ahead of queued data.
     ///
     /// # Errors
-    /// [`Error::TooLong`] for a longer payload; otherwise as [`write`](Writer::write).
+    /// [`Error::ControlTooLong`] for a longer payload; otherwise as [`write`](Writer::write).
     pub async fn ping(&mut self, payload: &[u8]) -> Result<(), Error> {
         self.shared.update(|core| core.queue_control(Opcode::Ping, payload))?;
         self.drained().await
@@ -219,13 +219,10 @@ impl<S: Transport> Writer<S> {
     /// Sets the compression level from the next message on, 1 (fastest) to 9 (smallest).
     ///
     /// # Errors
-    /// `InvalidInput` for any other level.
+    /// [`Error::CompressionLevel`] for any other level.
     pub fn set_compression_level(&mut self, level: u8) -> Result<(), Error> {
         if !(1..=9).contains(&level) {
-            return Err(Error::Io(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the compression level must be from 1 to 9",
-            )));
+            return Err(Error::CompressionLevel(level));
         }
         self.shared.update(|core| core.set_compression_level(level));
         Ok(())

@@ -69,12 +69,12 @@ impl Dialer {
         let authority = request.uri().authority().map(|authority| authority.as_str());
         match authority.or_else(|| only_text(headers, &HOST)).filter(|host| is_authority(host)) {
             Some(host) => self.request.host = host.to_owned(),
-            None => self.bad_field = Some(("Host".to_owned(), BadField::Value)),
+            None => self.bad_field = Some(("Host".to_owned(), BadField::Malformed)),
         }
         match only_text(headers, &ORIGIN) {
             Some(origin) => self.request.origin = Some(origin.to_owned()),
             None if headers.contains_key(ORIGIN) => {
-                self.bad_field = Some(("Origin".to_owned(), BadField::Value));
+                self.bad_field = Some(("Origin".to_owned(), BadField::Malformed));
             }
             None => self.request.origin = None,
         }

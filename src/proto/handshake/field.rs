@@ -52,6 +52,10 @@ pub enum BadField {
     Value,
     /// The handshake writes this field itself.
     Reserved,
+    /// The value does not have the form of this field, as a subprotocol that is no token (RFC 6455, 4.1).
+    Malformed,
+    /// The client has not offered this subprotocol (RFC 6455, 4.2.2).
+    NotOffered,
 }
 
 impl fmt::Display for BadField {
@@ -60,6 +64,8 @@ impl fmt::Display for BadField {
             BadField::Name => "the name is not a token",
             BadField::Value => "the value contains a control character",
             BadField::Reserved => "the handshake writes this field itself",
+            BadField::Malformed => "the value does not have the form of this field",
+            BadField::NotOffered => "the client has not offered this subprotocol",
         })
     }
 }
@@ -71,6 +77,8 @@ crate::error_debug!(
         Name,
         Value,
         Reserved,
+        Malformed,
+        NotOffered,
     }
 );
 

@@ -12,7 +12,8 @@ pub struct Refusal {
     pub reason: &'static str,
     /// Further header lines, each terminated by CRLF, or empty.
     pub headers: &'static str,
-    /// What the operator or the author of the client can do.
+    /// What the operator or the author of the client can do. A setting of the server is in backticks, under its name in
+    /// the library: a program may have another.
     pub hint: &'static str,
 }
 
@@ -66,10 +67,10 @@ refusals! {
     BAD_ORIGIN = 400, "Origin header repeated or malformed", "", "send at most one Origin header";
     /// The origin policy rejects the request.
     ORIGIN = 403, "origin not allowed", "",
-        "serve the page from the same host, or allow its origin with --allow-origin";
+        "serve the page from the same host, or allow its origin (`origins`)";
     /// The host policy rejects the request.
     FOREIGN_HOST = 403, "host not allowed on a loopback address", "",
-        "connect to localhost or to the address of the server, or allow the name with --allow-host";
+        "connect to localhost or to the address of the server, or allow the name (`hosts`)";
     /// `Forwarded` is malformed, or contradicts `X-Forwarded-For`.
     FORWARDED = 400, "Forwarded malformed, or not the same client as X-Forwarded-For", "",
         "let the proxy in front write one of the two fields, and remove the other from requests";
@@ -82,7 +83,7 @@ refusals! {
     TIMEOUT = 408, "the request took too long", "", "send the whole request head at once";
     /// The node has reached its maximum number of connections. Callers may replace `headers` by a jittered Retry-After.
     UNAVAILABLE = 503, "too many connections", "Retry-After: 5\r\n",
-        "try again later, or raise --max-connections";
+        "try again later, or raise `connections_max`";
     /// The node is draining.
     DRAINING = 503, "the server is shutting down", "Retry-After: 1\r\n", "connect to another node";
 }

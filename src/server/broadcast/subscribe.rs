@@ -22,19 +22,19 @@ const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,
     reason: "too many topics",
     headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, raise --max-topics, or add a node",
+    hint: "use fewer topics, raise `topics_max`, or add a node",
 };
 const TOO_MANY_CREATED: Refusal = Refusal {
     status: 429,
     reason: "too many topics created",
     headers: "Retry-After: 5\r\n",
-    hint: "use fewer topics, or raise --max-topics-per-connection or --max-topics-per-identity",
+    hint: "use fewer topics, or raise `topics_per_connection` or `topics_per_identity`",
 };
 const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
     status: 429,
     reason: "too many subscriptions",
     headers: "Retry-After: 5\r\n",
-    hint: "end other subscriptions of this identity, or raise --max-subscriptions-per-identity",
+    hint: "end other subscriptions of this identity, or raise `subscriptions_per_identity`",
 };
 pub(super) const BUSY: Refusal = Refusal {
     status: 503,

@@ -110,8 +110,8 @@ impl Access {
         match (self.reach, peer) {
             (Reach::File { is_shared }, AdminPeer::Unix(user)) => self.judge_user(user, is_shared, reads),
             (Reach::Network | Reach::File { .. }, _) if !reads => Err(misused(
-                "anybody could do this: start the server with --admin-token-file, or with a loopback address or \
-                 unix:PATH for --admin",
+                "anybody could do this: let the control plane require a token, or give it a loopback address or a \
+                 Unix socket",
             )),
             // DNS rebinding: a page whose name resolves to this address sends its own name as the host, and could read
             // the answers.

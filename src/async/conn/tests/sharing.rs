@@ -161,9 +161,10 @@ async fn a_control_does_not_keep_a_connection_open() {
 }
 
 #[tokio::test]
-async fn pings_too_long_are_refused() {
+async fn arguments_that_are_wrong_are_refused_by_their_names() {
     let (mut server, mut client) = pair();
-    assert!(matches!(server.ping(&[0; 126]).await, Err(Error::TooLong)));
+    assert!(matches!(server.ping(&[0; 126]).await, Err(Error::ControlTooLong)));
+    assert!(matches!(server.set_compression_level(77), Err(Error::CompressionLevel(77))));
     server.ping(&[0; 125]).await.expect("sent");
     server.pong(b"unasked").await.expect("sent");
     server.write("then").await.expect("sent");

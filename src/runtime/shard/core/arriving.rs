@@ -128,7 +128,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Some(left_out) = self.arrivals.log_due(Limit::ProxyHeader, self.env.now) {
             let peer = proxy.map(tracing::field::display);
             let hint =
-                "the proxy must send the header that --proxy-protocol expects (HAProxy: send-proxy-v2)";
+                "the proxy must send the header that `proxy_protocol` expects (HAProxy: send-proxy-v2)";
             let reason = error.reason();
             tracing::warn!(peer, reason, left_out, hint, "connection of a trusted proxy closed");
         }
