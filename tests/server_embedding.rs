@@ -20,6 +20,8 @@ use echoring_topics::TopicReport;
 mod routes;
 #[path = "server_embedding/senders.rs"]
 mod senders;
+#[path = "server_embedding/stalls.rs"]
+mod stalls;
 
 /// Longer than any deadline of the server that a test waits for, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(30);

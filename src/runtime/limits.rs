@@ -78,6 +78,10 @@ pub(crate) const DURATION_OCTAVE_MIN: i32 = -24;
 /// Durations above 2^6 seconds are not distinguished: a shard that takes one second is stalled already.
 pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
 
+/// A tick that takes longer, without its trip to the kernel, is a stall: it is counted and told. Far longer than the work of a
+/// busy shard or a turn of the kernel's scheduler, and shorter than a shard may take to answer the control plane.
+pub const STALL: Nanos = SECOND / 2;
+
 // ---- the log ----
 
 /// Maximum bytes of a field of a log record: peers may send more than helps to understand it.

@@ -196,6 +196,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
             self.handle(event);
         }
         let had_events = !events.is_empty();
+        // Something was due, such as the timer of a handler.
+        let was_due = deadline.is_some_and(|at| at != 0 && at <= self.core.env.now);
         self.core.trim_wanted |= had_events;
         events.clear();
         self.events = events;
@@ -225,8 +227,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         // A tick that finds nothing to do is not worth another look at the clock.
-        if had_events || had_handshakes || has_mail || !core.sent.is_empty() {
-            core.measure_tick();
+        if had_events || had_handshakes || has_mail || was_due || !core.sent.is_empty() {
+            core.measure_tick(&self.application);
         }
         core.mailboxes.wake(&mut core.driver);
         let drained = core.draining_until.is_some()

@@ -76,6 +76,8 @@ pub struct Counters {
     pub mailbox_full: u64,
     /// Trips to the kernel.
     pub ticks: u64,
+    /// Ticks that took longer than [`STALL`](crate::limits::STALL).
+    pub stalls: u64,
     /// How long each tick took, without its trip to the kernel.
     pub tick_time: Durations,
     /// From the tick that read a message to the end of the one that sent it.
@@ -165,6 +167,7 @@ impl Counters {
             pauses,
             mailbox_full,
             ticks,
+            stalls,
             tick_time,
             receive_to_send,
             ends,
@@ -186,6 +189,7 @@ impl Counters {
             (&mut self.pauses, pauses),
             (&mut self.mailbox_full, mailbox_full),
             (&mut self.ticks, ticks),
+            (&mut self.stalls, stalls),
             (&mut self.proxy_headers, proxy_headers),
             (&mut self.accept_failures, accept_failures),
             (&mut self.handler_failures, handler_failures),

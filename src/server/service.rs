@@ -11,7 +11,7 @@ use echoring_proto::connection::{Chunk, Closed, Reply};
 use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
-use echoring_proto::limits::Nanos;
+use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 
 use echoring_runtime::driver::{Driver, Token};
@@ -400,6 +400,14 @@ impl Application for Service {
             Some(Response::internal_error())
         });
         said.map(|response| Box::new(to_reply(response, request.is_head())))
+    }
+
+    fn stalled(&self, shard: usize, taken: Nanos) {
+        let taken_ms = taken / MILLISECOND;
+        let hint = (!self.routes.has_no_upgrades()).then_some(
+            "the connections of the shard waited meanwhile: a handler must not block, but hand long work to another thread",
+        );
+        tracing::warn!(shard, taken_ms, hint, "a turn of a shard took too long");
     }
 
     const ECHO_CLASS: u8 = class::ECHO;

@@ -20,6 +20,8 @@ pub(super) struct Watchdog(Mutex<Vec<Option<PendingQuery>>>);
 struct PendingQuery {
     at: Instant,
     answer: Receiver<()>,
+    /// The log says that the shard does not answer.
+    is_told: bool,
 }
 
 impl Watchdog {
@@ -36,7 +38,7 @@ impl Watchdog {
                 let (done, answer) = sync_channel(1);
                 // A shard that has ended does not answer.
                 remote.send(ControlMessage::Answer(done));
-                PendingQuery { at: Instant::now(), answer }
+                PendingQuery { at: Instant::now(), answer, is_told: false }
             });
         }
         blocking::let_own_shards_answer();
@@ -46,7 +48,12 @@ impl Watchdog {
             let left = Duration::from_nanos(TURN_TIMEOUT).saturating_sub(asked.at.elapsed());
             match asked.answer.recv_timeout(left) {
                 Ok(()) => *slot = None,
-                Err(RecvTimeoutError::Timeout) => stalled.push(shard),
+                Err(RecvTimeoutError::Timeout) => {
+                    stalled.push(shard);
+                    if !std::mem::replace(&mut asked.is_told, true) {
+                        tracing::warn!(shard, "a shard does not answer; its connections wait");
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }

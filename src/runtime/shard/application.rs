@@ -117,6 +117,11 @@ pub trait Application: Sized {
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
     type Report: Send + std::fmt::Debug + 'static;
 
+    /// A tick of this shard took longer than [`STALL`](crate::limits::STALL). It is counted; the application may tell somebody.
+    fn stalled(&self, shard: usize, taken: Nanos) {
+        let _ = (shard, taken);
+    }
+
     /// The [class](Application::class) of the connections whose messages are [echoed](Application::echoes).
     const ECHO_CLASS: u8 = 0;
 

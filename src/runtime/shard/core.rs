@@ -29,7 +29,7 @@ use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
 use crate::driver::{Driver, Source, Token};
-use crate::limits::TRIM_INTERVAL;
+use crate::limits::{STALL, TRIM_INTERVAL};
 use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use crate::traces;
 use echoring_proto::CloseCode;
@@ -275,7 +275,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Measures the tick that began at `now` and that has staged all its sends.
-    pub(super) fn measure_tick(&mut self) {
+    pub(super) fn measure_tick(&mut self, application: &A) {
         let ended = self.driver.now();
         let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
         let taken = ended.saturating_sub(self.env.now);
@@ -289,6 +289,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         for (received_at, messages) in self.sent.drain(..) {
             receive_to_send.record(ended.saturating_sub(received_at), u64::from(messages));
         }
+        if taken > STALL {
+            self.note_stall(application, taken);
+        }
+    }
+
+    /// Counts a tick that took too long, and tells the application.
+    #[cold]
+    fn note_stall(&mut self, application: &A, taken: Nanos) {
+        self.counters.stalls += 1;
+        application.stalled(self.mailboxes.shard(), taken);
     }
 
     #[inline]

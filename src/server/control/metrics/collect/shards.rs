@@ -19,6 +19,12 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Cou
         "Time of one turn of a shard's event loop, without its trip to the kernel.",
         counters.tick_time.clone(),
     );
+    out.counters(
+        "echoring_shard_stalls_total",
+        "Turns of a shard's event loop that took more than half a second, by shard. Its connections waited meanwhile: a \
+         handler blocked, or the host gave the thread no CPU.",
+        snapshots.iter().map(|snapshot| (label("shard", snapshot.shard), snapshot.counters.stalls)),
+    );
     out.histogram(
         "echoring_receive_to_send_seconds",
         "Time from the turn that read a message to the end of the turn that sent it, on any shard: once for each echoed \
