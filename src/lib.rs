@@ -127,6 +127,17 @@ pub use echoring_proto::connection::Compression;
 pub use echoring_proto::handshake::OriginPolicy;
 #[doc(inline)]
 pub use echoring_proto::{CloseCode, Role, Url};
+// What is in fields and signatures of these, so that a program can name it.
+#[doc(no_inline)]
+pub use echoring_proto::deflate::{Agreement, Preferences};
+#[doc(no_inline)]
+pub use echoring_proto::handshake::{BadField, BadHandshake, SubprotocolPreference};
+#[doc(no_inline)]
+pub use echoring_proto::tunnel::{ProxyServer, TunnelError};
+#[doc(no_inline)]
+pub use echoring_proto::url::BadUrl;
+#[doc(no_inline)]
+pub use echoring_proto::{Opcode, ProtocolError};
 #[cfg(all(feature = "server", target_os = "linux"))]
 #[doc(inline)]
 pub use server::{Handler, Server};
@@ -160,8 +171,32 @@ pub mod client {
 /// - The end: [`Server::shutdown`](server::Server::shutdown), [`Handle::drain_within`](server::Handle::drain_within), and
 ///   [`Handler::draining`] for a last message.
 /// - The admin address, with metrics and health: [`Control`](server::Control).
+///
+/// ```no_run
+/// use echoring::server::{AdminTokens, Control, ListenAddress, Reloading, Server, Token, open_admin};
+///
+/// fn serve_admin(server: &Server) -> Result<Control, Box<dyn std::error::Error>> {
+///     let listener = open_admin(&ListenAddress::Tcp(([127, 0, 0, 1], 9002).into()), 0o600, 0)?;
+///     let tokens = AdminTokens { write: Some(Token::read("admin.token".as_ref())?), read: None };
+///     Ok(Control::start(listener, server, tokens, Reloading::default())?)
+/// }
+/// ```
 #[cfg(all(feature = "server", target_os = "linux"))]
 pub mod server {
+    // What is in fields and signatures of the items below, so that a program can name it.
+    #[doc(no_inline)]
+    pub use echoring_proto::connection::TlsFault;
+    #[doc(no_inline)]
+    pub use echoring_proto::handshake::{Refusal, Request, SubprotocolPreference, Upgrade};
+    #[doc(no_inline)]
+    pub use echoring_proto::limits::Nanos;
+    #[doc(no_inline)]
+    pub use echoring_server::control::{AdminTokens, Reloading, open_admin};
+    #[doc(no_inline)]
+    pub use echoring_server::{
+        Extractors, HubReport, InheritedListener, PacedDrain, RequestAnd, TopicReport,
+    };
+
     #[doc(inline)]
     pub use echoring_server::control::{Control, Token, TokenError};
     #[doc(inline)]

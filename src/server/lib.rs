@@ -89,7 +89,9 @@ pub use echoring_auth::{
 };
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
-pub use echoring_topics::{Content, GapReason, Position, PositionError, Refused, Relay};
+pub use echoring_topics::{
+    Content, GapReason, HubReport, Position, PositionError, Refused, Relay, TopicReport,
+};
 pub use extract::{
     Cookies, Extension, FromRequest, Header, HeaderField, OptionalFromRequest, Path, Query, ShardState, State,
 };
