@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import tempfile
 import unittest
 
@@ -161,8 +162,6 @@ def scraped(flags):
 
 
 def make_certificate(folder):
-    import subprocess
-
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "30", "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
