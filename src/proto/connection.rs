@@ -61,7 +61,7 @@ use crate::mask;
 pub use closed::{Cause, CloseFrame, Closed, TlsFault};
 pub use closing::{CloseMode, TransportAction};
 pub use compression::{Codecs, Compressed, Compression};
-pub use config::{ConnectionConfig, Delivery, Pings};
+pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings};
 pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
 pub use entropy::{Entropy, Seed};
 pub use handshake::Reply;
@@ -119,6 +119,11 @@ pub struct Connection {
     deadline_moved: bool,
     /// A message was begun in fragments, and its last one was not sent.
     sends_fragments: bool,
+    /// The least progress of its messages: 0 for that of all, or one more than its place among
+    /// [those of their own](ConnectionConfig::own_progress).
+    progress: u8,
+    /// Payload bytes of the unfinished message that were there when more was waited for.
+    counted: u32,
 }
 
 impl Connection {
@@ -168,6 +173,8 @@ impl Connection {
             flow: Flow::default(),
             deadline_moved: true,
             sends_fragments: false,
+            progress: 0,
+            counted: 0,
         }
     }
 
@@ -368,7 +375,19 @@ impl Connection {
     /// Starts or stops the clock of a message that spans several received spans: for callers that end a span before
     /// [`Step::Idle`].
     pub fn note_unfinished(&mut self, env: &Env<'_>) {
-        self.deadline_moved |= self.reader.note_unfinished(env.now);
+        let MessageProgress { bytes, .. } = self.progress(env.config);
+        self.deadline_moved |= self.reader.note_unfinished(env.now, bytes, &mut self.counted);
+    }
+
+    /// Uses the progress at `place` among [those of their own](ConnectionConfig::own_progress), which are 255 at most.
+    pub fn set_progress(&mut self, place: u8) {
+        self.progress = place.saturating_add(1);
+    }
+
+    /// The least progress of its messages.
+    fn progress(&self, config: &ConnectionConfig) -> MessageProgress {
+        let own = usize::from(self.progress).checked_sub(1).and_then(|place| config.own_progress.get(place));
+        *own.unwrap_or(&config.message_progress)
     }
 
     /// Queues a message as one frame, compressed when that was agreed on and makes it shorter.

@@ -47,8 +47,8 @@ pub enum ProtocolError {
     BadCloseReason,
     /// More pings than [`PINGS_PER_SECOND_MAX`](crate::limits::PINGS_PER_SECOND_MAX).
     PingFlood,
-    /// A message that is incomplete after [`MESSAGE_TIMEOUT`](crate::limits::MESSAGE_TIMEOUT).
-    MessageTimeout,
+    /// A message that makes less than its [least progress](crate::connection::MessageProgress).
+    SlowMessage,
     /// More than [`EVENT_STREAM_INPUT_BYTES_MAX`](crate::limits::EVENT_STREAM_INPUT_BYTES_MAX) from the client of an event
     /// stream.
     EventStreamInput,
@@ -74,7 +74,7 @@ impl ProtocolError {
         ProtocolError::BadCloseCode,
         ProtocolError::BadCloseReason,
         ProtocolError::PingFlood,
-        ProtocolError::MessageTimeout,
+        ProtocolError::SlowMessage,
         ProtocolError::EventStreamInput,
     ];
 
@@ -99,7 +99,7 @@ impl ProtocolError {
                 CloseCode::INVALID_PAYLOAD
             }
             ProtocolError::MessageTooBig => CloseCode::TOO_BIG,
-            ProtocolError::PingFlood | ProtocolError::MessageTimeout | ProtocolError::EventStreamInput => {
+            ProtocolError::PingFlood | ProtocolError::SlowMessage | ProtocolError::EventStreamInput => {
                 CloseCode::POLICY
             }
         }
@@ -125,7 +125,7 @@ impl ProtocolError {
             ProtocolError::BadCloseCode => "close code must not be sent",
             ProtocolError::BadCloseReason => "close reason is not UTF-8",
             ProtocolError::PingFlood => "too many pings",
-            ProtocolError::MessageTimeout => "message took too long",
+            ProtocolError::SlowMessage => "message arrived too slowly",
             ProtocolError::EventStreamInput => "an event stream takes no input",
         }
     }
@@ -158,7 +158,7 @@ crate::error_debug!(
         BadCloseCode,
         BadCloseReason,
         PingFlood,
-        MessageTimeout,
+        SlowMessage,
         EventStreamInput,
     }
 );

@@ -43,8 +43,11 @@ pub const MESSAGE_BYTES_DEFAULT: u64 = 64 * 1024;
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 31;
 /// Maximum payload of a control frame in bytes (RFC 6455, 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
-/// Time from the first byte of a message to its last.
-pub const MESSAGE_TIMEOUT: Nanos = 30 * SECOND;
+/// Bytes by which a message that has begun must grow in each [`MESSAGE_PROGRESS_TIME`], unless it ends: 34 bytes per second,
+/// slower than any network that carries WebSockets. There is no limit of its total time: 2 GiB may take days.
+pub const MESSAGE_PROGRESS_BYTES: u32 = 1024;
+/// Time for these bytes: many retransmissions of TCP.
+pub const MESSAGE_PROGRESS_TIME: Nanos = 30 * SECOND;
 /// Maximum payload in bytes of a frame that is assembled across ticks and echoed whole. A longer frame is streamed
 /// as validated fragments, so that a declared length reserves no memory.
 pub const ASSEMBLED_FRAME_BYTES_MAX: u64 = 64 * 1024;

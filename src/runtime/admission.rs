@@ -171,13 +171,15 @@ pub enum Limit {
     Topics,
     /// Bytes of a message.
     MessageSize,
+    /// Bytes of a message that has begun, in a time.
+    MessageProgress,
     /// Bytes and fields of a request head.
     HeaderSize,
 }
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Limit; 17] = [
+    pub const ALL: [Limit; 18] = [
         Limit::Banned,
         Limit::ConnectionsPerAddress,
         Limit::HandshakesPerAddress,
@@ -194,6 +196,7 @@ impl Limit {
         Limit::Connections,
         Limit::Topics,
         Limit::MessageSize,
+        Limit::MessageProgress,
         Limit::HeaderSize,
     ];
 
@@ -216,6 +219,7 @@ impl Limit {
             Limit::Connections => "connections",
             Limit::Topics => "topics",
             Limit::MessageSize => "message_size",
+            Limit::MessageProgress => "message_progress",
             Limit::HeaderSize => "header_size",
         }
     }

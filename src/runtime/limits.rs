@@ -71,6 +71,9 @@ pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
 /// answer, and is closed.
 pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 
+/// Different values of the least progress of a message that connections have of their own: each connection keeps a byte for it.
+pub(crate) const OWN_PROGRESS_MAX: usize = 255;
+
 // ---- measuring ----
 
 /// Durations of at most 2^-24 seconds (60 ns) are not distinguished: reading the clock takes half of that.

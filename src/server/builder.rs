@@ -14,6 +14,7 @@ use crate::route::Route;
 use crate::server::Server;
 use crate::topic_options::TopicOptions;
 use echoring_auth::Authenticator;
+use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits::Nanos;
 use echoring_topics::Pattern;
@@ -399,6 +400,15 @@ impl Builder {
     /// second.
     pub fn send_timeout(mut self, time: Duration) -> Builder {
         self.config.send_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        self
+    }
+
+    /// The least progress of a message that has begun: each further `bytes` of it, or its end, must arrive within `time`; otherwise
+    /// the connection is closed with 1008. By default 1 KiB in 30 s. There is no limit of a message's whole time, unless `bytes` is
+    /// more than a message may have. 0 bytes or no time for no limit. Time in which the server does not read does not count. A
+    /// [route](crate::Route::message_progress) may have its own.
+    pub fn message_progress(mut self, bytes: u32, time: Duration) -> Builder {
+        self.config.message_progress = MessageProgress::new(bytes, time);
         self
     }
 

@@ -11,7 +11,7 @@ use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
 use echoring_auth::{App, Authenticator};
-use echoring_proto::connection::{self, Pings};
+use echoring_proto::connection::{self, MessageProgress, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -173,6 +173,8 @@ pub struct ServerConfig {
     pub handshake_timeout: Nanos,
     /// Time that a send may be without progress; 0 for no limit. Checked once a second.
     pub send_timeout: Nanos,
+    /// The least progress of a message that has begun.
+    pub message_progress: MessageProgress,
     /// Pings per second of a peer before it is closed with 1008.
     pub pings_per_second_max: u32,
     /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
@@ -223,6 +225,7 @@ impl Default for ServerConfig {
             peers: Arc::default(),
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             send_timeout: limits::SEND_TIMEOUT,
+            message_progress: MessageProgress::default(),
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
@@ -240,6 +243,7 @@ impl ServerConfig {
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,
             send_timeout: self.send_timeout,
+            message_progress: self.message_progress,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
             // Only handlers of the program see pings.

@@ -18,6 +18,7 @@ use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_cluster::StreamAnswer;
+use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
@@ -78,16 +79,19 @@ pub struct Handle {
 pub(crate) struct ClientLimits {
     pub(crate) peers: Arc<PeerLimits>,
     pub(crate) head_bytes_max: usize,
+    pub(crate) message_progress: MessageProgress,
     pub(crate) subscriptions_max: u32,
     pub(crate) creation: CreationLimits,
 }
 
 impl ClientLimits {
     pub(crate) fn of(config: &ServerConfig) -> ClientLimits {
-        let ServerConfig { peers, head_bytes_max, subscriptions_max, creation, .. } = config;
+        let ServerConfig { peers, head_bytes_max, message_progress, subscriptions_max, creation, .. } =
+            config;
         ClientLimits {
             peers: Arc::clone(peers),
             head_bytes_max: *head_bytes_max,
+            message_progress: *message_progress,
             subscriptions_max: *subscriptions_max,
             creation: *creation,
         }

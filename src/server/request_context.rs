@@ -9,6 +9,7 @@ use crate::pattern::Pattern;
 use crate::response::Response;
 use crate::states::ShardStates;
 use echoring_auth::Identity;
+use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{BadField, Request, Upgrade, check_field};
 use echoring_runtime::shard::Extras;
 
@@ -138,6 +139,7 @@ pub struct Opening<'a> {
     context: RequestContext<'a>,
     upgrade: &'a Upgrade<'a>,
     subprotocol: Option<String>,
+    message_progress: Option<MessageProgress>,
 }
 
 impl<'a> Deref for Opening<'a> {
@@ -160,7 +162,11 @@ impl<'a> Opening<'a> {
         upgrade: &'a Upgrade<'a>,
         subprotocol: Option<String>,
     ) -> Opening<'a> {
-        Opening { context, upgrade, subprotocol }
+        Opening { context, upgrade, subprotocol, message_progress: None }
+    }
+
+    pub(super) fn with_progress(self, message_progress: Option<MessageProgress>) -> Opening<'a> {
+        Opening { message_progress, ..self }
     }
 
     /// The upgrade: its origin, and the subprotocols and extensions that it offers.
@@ -184,6 +190,7 @@ impl<'a> Opening<'a> {
     }
 
     pub(super) fn into_extras(self) -> Extras {
-        Extras { subprotocol: self.subprotocol, fields: self.context.fields }
+        let Opening { context, subprotocol, message_progress, .. } = self;
+        Extras { subprotocol, fields: context.fields, message_progress }
     }
 }

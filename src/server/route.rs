@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::factory::{AnswerRequest, MakeHandler};
 use crate::handler::Handler;
@@ -13,7 +14,7 @@ use crate::pattern::Pattern;
 use crate::request_context::{Opening, RequestContext};
 use crate::response::Response;
 use crate::states::{MissingState, Requirements, ShardStates, States};
-use echoring_proto::connection::MessageKind;
+use echoring_proto::connection::{MessageKind, MessageProgress};
 use echoring_proto::handshake::{OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field};
 
 /// Makes the handler of a connection, or refuses the request.
@@ -54,6 +55,7 @@ pub struct Route {
     fields: Vec<(String, String)>,
     kind: Option<MessageKind>,
     message_bytes_max: u64,
+    progress: Option<MessageProgress>,
 }
 
 impl fmt::Debug for Route {
@@ -116,6 +118,7 @@ impl Route {
             fields: Vec::new(),
             kind: None,
             message_bytes_max: u64::MAX,
+            progress: None,
         }
     }
 
@@ -185,6 +188,14 @@ impl Route {
         self
     }
 
+    /// The least progress of a message that has begun, instead of that of the server, see
+    /// [`Builder::message_progress`](crate::Builder::message_progress). All routes have at most 255 different values.
+    #[must_use]
+    pub fn message_progress(mut self, bytes: u32, time: Duration) -> Route {
+        self.progress = Some(MessageProgress::new(bytes, time));
+        self
+    }
+
     pub(super) fn filter(&self) -> MessageFilter {
         MessageFilter { kind: self.kind, message_bytes_max: self.message_bytes_max }
     }
@@ -221,7 +232,7 @@ impl Route {
             self.chosen(upgrade, defaults.preference)
         };
         let context = context.with_pattern(&self.pattern).with_fields(self.fields.clone());
-        Opening::new(context, upgrade, subprotocol)
+        Opening::new(context, upgrade, subprotocol).with_progress(self.progress)
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {

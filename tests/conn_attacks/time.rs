@@ -111,7 +111,7 @@ enum Dribble {
 
 async fn dribbled(role: Role, how: Dribble) {
     let frames = Frames(role);
-    let settings = Settings::default().message_timeout(10 * SECOND);
+    let settings = Settings::default().message_progress(1_024, 10 * SECOND);
     let (mut conn, far) = open(role, settings, 4_096, &[]).await;
     let sending = async {
         let (step, pause) = match how {
@@ -151,7 +151,7 @@ async fn dribbled(role: Role, how: Dribble) {
     let (end, code) = tokio::join!(conn.read(), sending);
     assert_eq!(
         (told(&end.expect_err("the end")), code),
-        ("offence message took too long".to_owned(), Some(1008))
+        ("offence message arrived too slowly".to_owned(), Some(1008))
     );
 }
 

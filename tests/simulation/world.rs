@@ -119,7 +119,7 @@ pub fn config() -> connection::ConnectionConfig {
         message_bytes_max: 1 << 20,
         queue_bytes: 32 * 1024,
         handshake_timeout: 600 * SECOND,
-        message_timeout: 600 * SECOND,
+        message_progress: connection::MessageProgress::UNLIMITED,
         close_timeout: 600 * SECOND,
         send_timeout: 600 * SECOND,
         ping_interval: 0,

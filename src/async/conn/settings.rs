@@ -9,7 +9,7 @@ use super::buffers::BufferPool;
 use super::heartbeat::Heartbeat;
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::Role;
-use echoring_proto::connection::{Compression, ConnectionConfig, Pings};
+use echoring_proto::connection::{Compression, ConnectionConfig, MessageProgress, Pings};
 use echoring_proto::deflate::Agreement;
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -46,9 +46,13 @@ pub struct Settings {
     pub message_bytes_max: u64,
     /// Bytes queued to the peer above which writing waits. Reading never waits: what it queues is bounded separately.
     pub queue_bytes: u32,
-    /// Time limit from the first byte of a message to its last, including time in which nobody reads; `None` for no
-    /// limit.
-    pub message_timeout: Option<Duration>,
+    /// Bytes of a message that has begun that must arrive within [`message_progress_time`](Settings::message_progress_time), unless
+    /// it ends: 1 KiB by default. Of a compressed message, compressed ones. If it is more than a message may have, this is a limit
+    /// of the message's whole time.
+    pub message_progress_bytes: u32,
+    /// The time for these bytes, including time in which nobody reads; a slower message closes the connection with 1008. There is no
+    /// limit of a message's whole time. `None` for no limit at all.
+    pub message_progress_time: Option<Duration>,
     /// Time limit for the transport to accept a frame, or several that leave together, since it accepted no more; `None` for no limit.
     /// So no write, flush, ping or close waits longer for a peer that does not read, and no pong or heartbeat stays queued while the
     /// connection is read. The peer may have got a frame in part, so the connection has ended then: that call and all later ones,
@@ -68,7 +72,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Messages of up to 64 KiB, no heartbeat, no message timeout, no write timeout, 5 s to close.
+    /// Messages of up to 64 KiB, which may stop arriving, no heartbeat, no write timeout, 5 s to close.
     fn default() -> Settings {
         Settings {
             read_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
@@ -76,7 +80,8 @@ impl Default for Settings {
             buffers: None,
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
-            message_timeout: None,
+            message_progress_bytes: limits::MESSAGE_PROGRESS_BYTES,
+            message_progress_time: None,
             write_timeout: None,
             close_timeout: Duration::from_nanos(limits::CLOSE_TIMEOUT),
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
@@ -117,10 +122,11 @@ impl Settings {
         Settings { queue_bytes: bytes, ..self }
     }
 
-    /// Sets [`message_timeout`](#structfield.message_timeout).
+    /// Sets [`message_progress_bytes`](#structfield.message_progress_bytes) and
+    /// [`message_progress_time`](#structfield.message_progress_time).
     #[must_use]
-    pub fn message_timeout(self, timeout: impl Into<Option<Duration>>) -> Settings {
-        Settings { message_timeout: timeout.into(), ..self }
+    pub fn message_progress(self, bytes: u32, time: impl Into<Option<Duration>>) -> Settings {
+        Settings { message_progress_bytes: bytes, message_progress_time: time.into(), ..self }
     }
 
     /// Sets [`write_timeout`](#structfield.write_timeout).
@@ -161,7 +167,10 @@ impl Settings {
             queue_bytes: self.queue_bytes,
             reads_when_full: false,
             handshake_timeout: NEVER,
-            message_timeout: self.message_timeout.map_or(NEVER, nanos),
+            message_progress: self.message_progress_time.map_or(MessageProgress::UNLIMITED, |time| {
+                MessageProgress::new(self.message_progress_bytes, time)
+            }),
+            own_progress: Vec::new(),
             ping_interval: 0,
             pong_timeout: 0,
             close_timeout: nanos(self.close_timeout),

@@ -64,6 +64,8 @@ const PROTOCOL: &str = "Protocol and pages";
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
 /// From a second, for the slowest clients, to what an orchestrator may grant.
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// From a second, a round trip of the slowest network and a retransmission, to what no link survives.
+const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
@@ -400,6 +402,33 @@ pub(crate) struct Args {
         help_heading = LIMITS
     )]
     pub(super) send_timeout: Duration,
+
+    /// Bytes of a message that has begun that must arrive within --message-progress-time, unless it ends
+    ///
+    /// A slower message closes its connection with 1008. There is no limit of a message's whole time, unless this is more than
+    /// --max-message. 0 for no limit.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(limits::MESSAGE_PROGRESS_BYTES.into()),
+        value_parser = values::bytes_in(0..=limits::MESSAGE_BYTES_MAX),
+        help_heading = LIMITS
+    )]
+    pub(super) message_progress: u64,
+
+    /// Time in which --message-progress must arrive
+    ///
+    /// Time in which the server does not read, as while a connection waits for its rate, does not count.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = values::shown_time(limits::MESSAGE_PROGRESS_TIME),
+        value_parser = values::duration_in(MESSAGE_PROGRESS_TIME),
+        help_heading = LIMITS
+    )]
+    pub(super) message_progress_time: Duration,
 
     /// Compress messages (permessage-deflate)
     ///

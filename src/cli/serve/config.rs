@@ -212,6 +212,7 @@ impl ConfigFile {
 pub(super) mod tests {
     use super::*;
     use crate::logging::{Destination, Form};
+    use echoring_proto::connection::MessageProgress;
     use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use echoring_proto::limits::{MILLISECOND, SECOND};
     use echoring_server::DriverChoice;
@@ -273,6 +274,8 @@ pub(super) mod tests {
             subprotocol_preference = "client"
             handshake_timeout = "2s"
             send_timeout = "3s"
+            message_progress = "4KiB"
+            message_progress_time = "10s"
             congestion = "reno"
             log = "warn"
             log_file = "/var/log/e.log"
@@ -300,6 +303,7 @@ pub(super) mod tests {
         assert_eq!(server.subprotocols, ["b", "a"]);
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
         assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
+        assert_eq!(server.message_progress, MessageProgress { bytes: 4096, time: 10 * SECOND });
         assert_eq!(server.congestion.as_deref(), Some("reno"));
         assert_eq!((&*logs.filter, logs.form), ("warn", Form::Json));
         assert_eq!(logs.destination, Destination::File("/var/log/e.log".into()));

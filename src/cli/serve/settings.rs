@@ -27,6 +27,7 @@ use crate::sandbox::Sandbox;
 use crate::{Failure, start_error};
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_auth::AppEvent;
+use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -427,6 +428,8 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
         memory_budget_bytes: args.memory_budget,
         handshake_timeout: nanos(args.handshake_timeout),
         send_timeout: nanos(args.send_timeout),
+        // Its parser accepts at most 2 GiB.
+        message_progress: MessageProgress::new(args.message_progress as u32, args.message_progress_time),
         pings_per_second_max: match args.profile {
             Profile::Default => limits::PINGS_PER_SECOND_MAX,
             Profile::Benchmark | Profile::Conformance => u32::MAX,
@@ -620,6 +623,9 @@ mod tests {
             &["--handshake-timeout", "5"],
             &["--send-timeout", "999ms"],
             &["--send-timeout", "61m"],
+            &["--message-progress", "3GiB"],
+            &["--message-progress-time", "999ms"],
+            &["--message-progress-time", "61m"],
             &["--listen", "127.0.0.1"],
             &["--listen", "unix:"],
             &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],

@@ -127,7 +127,7 @@ impl Connection {
             }
             return 0;
         }
-        let dropped = if mode == CloseMode::Graceful { 0 } else { self.outbox.clear(env.pool) };
+        let dropped = if mode == CloseMode::Graceful { 0 } else { self.outbox.drop_messages(env.pool) };
         if self.queue_close(code, reason, env).is_err() {
             self.abort(Cause::OutOfMemory);
             return dropped;
@@ -187,7 +187,7 @@ impl Connection {
         if self.outbox.is_blocked() {
             // What waits behind an unfinished send would delay the Close frame.
             cursor.replies = 0..0;
-            self.outbox.clear(env.pool);
+            self.outbox.drop_messages(env.pool);
         }
         if !self.is_open() || self.queue_close(closed.code, &error.to_string(), env).is_ok() {
             self.enter(State::SHUTTING_DOWN, closed, env);
@@ -417,7 +417,7 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => *until,
             Phase::Closing(closing) => closing.until,
-            Phase::Open => self.reader.deadline(config.message_timeout).min(self.liveness_deadline(config)),
+            Phase::Open => self.reader.deadline(self.progress(config)).min(self.liveness_deadline(config)),
         }
     }
 
@@ -461,12 +461,12 @@ impl Connection {
     }
 
     fn handle_open_timeout(&mut self, env: &mut Env<'_>) {
-        if self.reader.deadline(env.config.message_timeout) <= env.now {
+        if self.reader.deadline(self.progress(env.config)) <= env.now {
             if self.flow.reads_paused() || !self.reader.is_in_message() {
-                // The message could not be completed because we did not read; it gets its time anew.
+                // More of the message could not arrive because we did not read; it gets its time anew.
                 return self.reader.restart_clock(env.now);
             }
-            return self.fail_protocol(&mut SpanCursor::new(), ProtocolError::MessageTimeout, env);
+            return self.fail_protocol(&mut SpanCursor::new(), ProtocolError::SlowMessage, env);
         }
         if self.flow.is_held() || (self.liveness.is_half_closed() && self.is_reading_paused()) {
             // Its answer would not be read. What is on the way to it is as good as a ping.

@@ -1,5 +1,7 @@
 //! Settings that all connections of a shard share.
 
+use std::time::Duration;
+
 use crate::handshake::Dial;
 use crate::limits::{self, Nanos};
 
@@ -37,6 +39,39 @@ impl Delivery {
     }
 }
 
+/// The least progress of a message that has begun: each further `bytes` of its payload, or its end, arrive within `time`.
+/// Time in which reading pauses does not count. There is no limit of its total time, unless `bytes` is more than a message
+/// may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageProgress {
+    /// Bytes of payload; of a compressed message, compressed ones. 0 for no limit.
+    pub bytes: u32,
+    /// The time that they may take; 0 for no limit.
+    pub time: Nanos,
+}
+
+impl MessageProgress {
+    /// A message may stop arriving.
+    pub const UNLIMITED: MessageProgress = MessageProgress { bytes: 0, time: 0 };
+
+    /// `bytes` in `time`.
+    pub fn new(bytes: u32, time: Duration) -> MessageProgress {
+        MessageProgress { bytes, time: Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX) }
+    }
+
+    /// When these bytes are overdue that were begun at `since`; [`Nanos::MAX`] for never.
+    pub(super) fn deadline(self, since: Nanos) -> Nanos {
+        let is_limited = self.bytes > 0 && self.time > 0;
+        if is_limited { since.saturating_add(self.time) } else { Nanos::MAX }
+    }
+}
+
+impl Default for MessageProgress {
+    fn default() -> MessageProgress {
+        MessageProgress { bytes: limits::MESSAGE_PROGRESS_BYTES, time: limits::MESSAGE_PROGRESS_TIME }
+    }
+}
+
 /// Settings that all connections of a shard share.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
@@ -52,8 +87,10 @@ pub struct ConnectionConfig {
     pub reads_when_full: bool,
     /// From accept or connect to the 101.
     pub handshake_timeout: Nanos,
-    /// From the first byte of a message to its last.
-    pub message_timeout: Nanos,
+    /// The least progress of a message that has begun.
+    pub message_progress: MessageProgress,
+    /// The same of connections that have [their own](super::Connection::set_progress), which name it by its place here.
+    pub own_progress: Vec<MessageProgress>,
     /// Silence after which a ping is sent; 0 for never.
     pub ping_interval: Nanos,
     /// From the ping to the next byte of the peer.
@@ -83,7 +120,8 @@ impl Default for ConnectionConfig {
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             reads_when_full: false,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
-            message_timeout: limits::MESSAGE_TIMEOUT,
+            message_progress: MessageProgress::default(),
+            own_progress: Vec::new(),
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,

@@ -6,36 +6,46 @@ use super::{Connection, ConnectionConfig, SpanCursor};
 use crate::buffer::Buffer;
 use crate::limits::{DEFERRED_BYTES_MAX, INFLATED_BYTES_PER_TICK, Nanos, RECEIVE_CREDIT_BYTES};
 
-/// Who keeps the peer from sending.
+/// Who keeps the peer from sending: a bit for each, because every idle connection pays for it.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
-    /// The driver was told to pause receiving.
-    reads_paused: bool,
-    /// The application wants no messages for now.
-    backpressured: bool,
-    /// The peer was too fast, and has to wait.
-    throttled: bool,
-    /// Messages wait that are sent before the peer's next one is read.
-    yields: bool,
-}
+pub(super) struct Flow(u8);
 
 impl Flow {
-    /// Whether we want no messages, however much room there is.
-    pub(super) fn is_held(&self) -> bool {
-        self.backpressured || self.throttled || self.yields
+    /// The driver was told to pause receiving.
+    const READS_PAUSED: u8 = 1;
+    /// The application wants no messages for now.
+    const BACKPRESSURED: u8 = 2;
+    /// The peer was too fast, and has to wait.
+    const THROTTLED: u8 = 4;
+    /// Messages wait that are sent before the peer's next one is read.
+    const YIELDS: u8 = 8;
+
+    #[inline]
+    fn has(&self, bits: u8) -> bool {
+        self.0 & bits != 0
     }
 
+    fn set(&mut self, bit: u8, is_set: bool) {
+        self.0 = if is_set { self.0 | bit } else { self.0 & !bit };
+    }
+
+    /// Whether we want no messages, however much room there is.
+    pub(super) fn is_held(&self) -> bool {
+        self.has(Flow::BACKPRESSURED | Flow::THROTTLED | Flow::YIELDS)
+    }
+
+    #[inline]
     pub(super) fn is_paused(&self) -> bool {
-        self.reads_paused || self.is_held()
+        self.0 != 0
     }
 
     pub(super) fn reads_paused(&self) -> bool {
-        self.reads_paused
+        self.has(Flow::READS_PAUSED)
     }
 
     /// From now on the peer is read from for the sake of its Close frame.
     pub(super) fn end_backpressure(&mut self) {
-        (self.backpressured, self.throttled, self.yields) = (false, false, false);
+        self.0 &= Flow::READS_PAUSED;
     }
 }
 
@@ -46,7 +56,7 @@ impl Connection {
     pub fn pause_wanted(&mut self, config: &ConnectionConfig, is_short: bool) -> Option<bool> {
         let queued = self.queued_bytes();
         let mark = config.queue_bytes;
-        let paused = self.flow.reads_paused;
+        let paused = self.flow.reads_paused();
         let full = if paused { queued > mark / 2 } else { queued > mark } || (is_short && self.is_blocked());
         let held = self.flow.is_held() || self.is_deciding() || self.reader.has_deferred();
         if !full && !held && !paused {
@@ -54,7 +64,7 @@ impl Connection {
         }
         let wanted = held || (full && !config.reads_when_full);
         (wanted != paused).then(|| {
-            self.flow.reads_paused = wanted;
+            self.flow.set(Flow::READS_PAUSED, wanted);
             wanted
         })
     }
@@ -68,10 +78,10 @@ impl Connection {
     pub fn wants_one_more(&mut self, config: &ConnectionConfig) -> bool {
         let has_room = self.queued_bytes() <= config.queue_bytes.saturating_add(RECEIVE_CREDIT_BYTES)
             && self.reader.deferred_bytes() <= DEFERRED_BYTES_MAX - RECEIVE_CREDIT_BYTES as usize;
-        let is_held = self.flow.backpressured || self.flow.throttled;
-        let may = self.flow.reads_paused && !is_held && !self.is_deciding() && has_room;
+        let is_held = self.flow.has(Flow::BACKPRESSURED | Flow::THROTTLED);
+        let may = self.flow.reads_paused() && !is_held && !self.is_deciding() && has_room;
         if may {
-            self.flow.reads_paused = false;
+            self.flow.set(Flow::READS_PAUSED, false);
         }
         may
     }
@@ -79,33 +89,32 @@ impl Connection {
     /// Asks for no more messages, or for more again. Those on the way still arrive, see `Driver::pause`. Does nothing while
     /// the connection is closing, since the peer's Close frame must be read.
     pub fn set_backpressured(&mut self, backpressured: bool, now: Nanos) {
-        if self.flow.backpressured && !backpressured {
-            self.resume_liveness(now);
-        }
-        self.flow.backpressured = backpressured && !self.is_closing();
+        self.hold(Flow::BACKPRESSURED, backpressured, now);
     }
 
     /// The same for a peer that was faster than it may be, beside what the application asks for.
     pub fn set_throttled(&mut self, throttled: bool, now: Nanos) {
-        if self.flow.throttled && !throttled {
-            self.resume_liveness(now);
-        }
-        self.flow.throttled = throttled && !self.is_closing();
+        self.hold(Flow::THROTTLED, throttled, now);
     }
 
     /// The peer's next message waits, unless all of it has arrived, until this is called with `false`: other messages go before it.
     /// What arrives meanwhile is kept, at most the receive credit.
     pub fn set_yields(&mut self, yields: bool, now: Nanos) {
-        if self.flow.yields && !yields {
-            self.resume_liveness(now);
-        }
-        self.flow.yields = yields && !self.is_closing();
+        self.hold(Flow::YIELDS, yields, now);
     }
 
-    /// The peer is read again, so its silence counts from now on.
-    fn resume_liveness(&mut self, now: Nanos) {
-        self.liveness.restart(now);
-        self.deadline_moved = true;
+    fn hold(&mut self, bit: u8, is_held: bool, now: Nanos) {
+        if self.flow.has(bit) && !is_held {
+            // The peer is read again, so its silence counts from now on.
+            self.liveness.restart(now);
+            self.deadline_moved = true;
+        }
+        self.flow.set(bit, is_held && !self.is_closing());
+    }
+
+    /// The driver was told to receive again: what arrives of an unfinished message is waited for from now on.
+    pub fn note_resumed(&mut self, now: Nanos) {
+        self.reader.restart_clock(now);
     }
 
     /// Whether reading is, or is about to be, paused.
@@ -124,7 +133,7 @@ impl Connection {
     /// arrives on a stalled connection waits whole: bytes that were on the way when reading paused arrive a few at a
     /// time, and each of them could complete another message.
     pub(super) fn must_defer(&self, cursor: &SpanCursor, config: &ConnectionConfig) -> bool {
-        (self.codec.is_some() || self.flow.yields)
+        (self.codec.is_some() || self.flow.has(Flow::YIELDS))
             && self.reader.may_defer(cursor)
             && (cursor.inflated_bytes >= INFLATED_BYTES_PER_TICK || self.is_stalled(config))
     }

@@ -307,6 +307,21 @@ impl Outbox {
         }
     }
 
+    /// Drops the messages that are queued, and keeps what nothing may overtake: the rest of a frame whose header was sent, or the
+    /// response to the request. Returns how many bytes were dropped.
+    pub(super) fn drop_messages(&mut self, pool: &mut Pool) -> u32 {
+        if !self.pinned {
+            return self.clear(pool);
+        }
+        let kept = self.pop();
+        let dropped = self.clear(pool);
+        if let Some(kept) = kept {
+            self.popped_pinned = true;
+            self.push_front(kept);
+        }
+        dropped
+    }
+
     /// Drops all that is queued. Returns how many bytes that was.
     pub(super) fn clear(&mut self, pool: &mut Pool) -> u32 {
         let dropped = self.bytes;

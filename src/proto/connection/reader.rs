@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use super::codec::MessageCodec;
 use super::compression::compressed_bytes_max;
-use super::{ChunkFlags, ConnectionConfig, Delivery, Env, MessageKind, OutOfMemory, Piece, SpanCursor};
+use super::{
+    ChunkFlags, ConnectionConfig, Delivery, Env, MessageKind, MessageProgress, OutOfMemory, Piece, SpanCursor,
+};
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, DEFERRED_BYTES_MAX, EVENT_STREAM_INPUT_BYTES_MAX, Nanos};
@@ -20,8 +22,8 @@ pub(super) struct Reader {
     message: Message,
     /// Collects a request's head, a frame that spans several received spans, or a whole message where that was asked for.
     assembly: Option<Buffer>,
-    /// When the unfinished message, or frame between messages, began; 0 when there is none.
-    began_at: Nanos,
+    /// Since when more of the unfinished message, or frame between messages, is waited for; 0 when there is none.
+    waits_since: Nanos,
     role: Role,
     delivery: Delivery,
 }
@@ -136,7 +138,7 @@ impl Reader {
             state: State::default(),
             message: Message::default(),
             assembly: None,
-            began_at: 0,
+            waits_since: 0,
             role,
             delivery: Delivery::Frames,
         }
@@ -198,27 +200,39 @@ impl Reader {
         self.delivery != Delivery::Chunks || cursor.inflated_bytes > 0
     }
 
-    /// When the unfinished message or frame has to be complete.
-    pub(super) fn deadline(&self, timeout: Nanos) -> Nanos {
-        if self.began_at == 0 { Nanos::MAX } else { self.began_at + timeout }
+    /// When more of the unfinished message or frame has to be there.
+    pub(super) fn deadline(&self, progress: MessageProgress) -> Nanos {
+        if self.waits_since == 0 { Nanos::MAX } else { progress.deadline(self.waits_since) }
     }
 
-    /// Starts or stops the clock of a message that spans several received spans. True when it was started.
-    pub(super) fn note_unfinished(&mut self, now: Nanos) -> bool {
+    /// Payload bytes of the unfinished message that have arrived. In the middle of a message, an empty frame and a control frame
+    /// add none.
+    fn arrived(&self) -> u32 {
+        // What is left of a frame is a part of what was announced, which fits.
+        if self.message.open { self.message.bytes.saturating_sub(self.frame_bytes_left() as u32) } else { 0 }
+    }
+
+    /// Starts or stops the clock of a message that spans several received spans, or starts it anew because `bytes` have arrived
+    /// beyond `counted`. True when it was started for the first time.
+    pub(super) fn note_unfinished(&mut self, now: Nanos, bytes: u32, counted: &mut u32) -> bool {
         if !self.is_in_message() {
-            self.began_at = 0;
+            self.waits_since = 0;
             return false;
         }
-        let starts = self.began_at == 0;
-        if starts {
-            self.began_at = now;
+        let starts = self.waits_since == 0;
+        let arrived = self.arrived();
+        if starts || arrived.saturating_sub(*counted) >= bytes {
+            self.waits_since = now;
+            *counted = arrived;
         }
         starts
     }
 
     /// Starts the clock of an unfinished message anew.
     pub(super) fn restart_clock(&mut self, now: Nanos) {
-        self.began_at = if self.is_in_message() { now } else { 0 };
+        if self.waits_since != 0 {
+            self.waits_since = if self.is_in_message() { now } else { 0 };
+        }
     }
 
     /// Whether a buffer of the pool is in use.
@@ -522,7 +536,7 @@ impl Reader {
         let State::Control(frame) = std::mem::take(&mut self.state) else { return None };
         if !self.message.open {
             // A frame that begins behind it in the same span has a clock of its own.
-            self.began_at = 0;
+            self.waits_since = 0;
         }
         Some(Found::Control(frame.opcode, Piece::Buffered(frame.buffer)))
     }
@@ -682,7 +696,7 @@ impl Reader {
                 self.message.utf8.finish()?;
             }
             self.message.open = false;
-            self.began_at = 0;
+            self.waits_since = 0;
         }
         Ok(flags)
     }

@@ -4,6 +4,7 @@ mod applications;
 mod compression;
 mod event_stream;
 mod handshake;
+mod progress;
 mod properties;
 
 use super::*;
@@ -36,6 +37,8 @@ struct Echo {
     head: Vec<u8>,
     /// Replies are new, uncompressed messages.
     reply_uncompressed: bool,
+    /// The send of a header without its payload is short.
+    blocks_behind_header: bool,
 }
 
 fn codecs(config: &ConnectionConfig) -> Codecs {
@@ -62,6 +65,7 @@ impl Echo {
             offer: None,
             head: Vec::new(),
             reply_uncompressed: false,
+            blocks_behind_header: false,
         }
     }
 
@@ -87,6 +91,7 @@ impl Echo {
     fn receive(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
         let (whole, reply_uncompressed, mut offer) = (self.whole, self.reply_uncompressed, self.offer.take());
+        let blocks_behind_header = self.blocks_behind_header;
         let mut cursor = SpanCursor::new();
         let now = self.now;
         let (connection, mut env) = self.env();
@@ -123,7 +128,7 @@ impl Echo {
             }
         }
         let replies = connection.end_span(&cursor, &bytes, &mut env).unwrap();
-        let mut sent = Vec::new();
+        let (mut sent, mut blocks) = (Vec::new(), false);
         if let Some(replies) = replies {
             while let Some(buffer) = connection.pop() {
                 sent.extend_from_slice(buffer.as_slice());
@@ -133,10 +138,14 @@ impl Echo {
             if !cursor.detached_header().is_empty() && now.is_multiple_of(4) {
                 // A partial send: the kernel accepted only the header.
                 connection.copy_replies_behind_header(&cursor, &bytes, &mut env).unwrap();
+                blocks = blocks_behind_header;
             } else {
                 sent.extend_from_slice(&bytes[replies]);
                 connection.replies_sent();
             }
+        }
+        if blocks {
+            connection.blocked(2);
         }
         self.sent.extend_from_slice(&sent);
         // The content of the receive buffer is invalid after the tick.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::driver::{Driver, Token};
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Chunk, Closed, Reply};
+use echoring_proto::connection::{Chunk, Closed, MessageProgress, Reply};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::Nanos;
 
@@ -80,6 +80,8 @@ pub struct Extras {
     pub subprotocol: Option<String>,
     /// Further fields, names and values, see [`check_field`](echoring_proto::handshake::check_field).
     pub fields: Vec<(String, String)>,
+    /// The least progress of its messages, instead of that of the shard's other connections.
+    pub message_progress: Option<MessageProgress>,
 }
 
 /// A [`Reply`] made for one request.

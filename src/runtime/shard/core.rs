@@ -320,7 +320,11 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             slot.armed = 0;
             if slot.connection.deadline(&self.env.config) <= self.env.now {
+                let was_open = slot.connection.is_open();
                 slot.connection.handle_timeout(&mut self.env.lend());
+                if was_open && slot.connection.is_closing() {
+                    self.note_message(token);
+                }
                 self.touch(token);
             } else {
                 self.arm(token);
@@ -465,7 +469,10 @@ impl<D: Driver, A: Application> Core<D, A> {
                 self.counters.pauses += 1;
                 self.driver.pause(token);
             }
-            Some(false) => self.driver.resume(token),
+            Some(false) => {
+                connection.note_resumed(self.env.now);
+                self.driver.resume(token);
+            }
             None => {}
         }
         if let Some(deferred) = connection.take_deferred(&self.env.config) {
@@ -514,7 +521,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.set_limits(None, limits);
         let compression = self.env.config.compression;
         self.lease.give_back(0);
-        let config = ConnectionConfig { compression, ..connection };
+        let own_progress = std::mem::take(&mut self.env.config.own_progress);
+        let config = ConnectionConfig { compression, own_progress, ..connection };
         let before = std::mem::replace(&mut self.env.config, config);
         if before.send_timeout != self.env.config.send_timeout {
             self.look_at_sends_now();

@@ -78,7 +78,8 @@ pub(super) fn limited(counters: &Counters) -> BTreeMap<&'static str, u64> {
 
 /// The limits by the keys of the configuration.
 fn limits(server: &Handle) -> Value {
-    let ClientLimits { peers, head_bytes_max, subscriptions_max, creation } = server.client_limits();
+    let limits = server.client_limits();
+    let ClientLimits { peers, head_bytes_max, message_progress, subscriptions_max, creation } = limits;
     let PeerLimits { addresses, traffic, topics, proxies } = &*peers;
     let rate = |rate: Option<Rate>| rate.map(Rate::get);
     let trusted = proxies.blocks.iter().map(ToString::to_string);
@@ -102,6 +103,8 @@ fn limits(server: &Handle) -> Value {
         "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),
         "max_header": head_bytes_max,
         "max_message": server.limits.message_bytes_max.load(Relaxed),
+        "message_progress": message_progress.bytes,
+        "message_progress_time_s": message_progress.time / SECOND,
         "max_topics": server.limits.topics.units(),
         "max_topics_per_connection": creation.per_connection,
         "max_topics_per_identity": creation.per_identity,

@@ -11,7 +11,7 @@ use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{
     Cause, CloseMode, Closed, Codecs, Compression, Connection, ConnectionConfig, Entropy, Env, MessageKind,
-    OutOfMemory, Piece, Pings, SpanCursor, Step, TransportAction,
+    MessageProgress, OutOfMemory, Piece, Pings, SpanCursor, Step, TransportAction,
 };
 use echoring_proto::handshake::Dial;
 use echoring_proto::limits::{MESSAGE_BYTES_MAX, Nanos};
@@ -75,7 +75,7 @@ impl Peer {
             queue_bytes: u32::MAX,
             reads_when_full: true,
             handshake_timeout: NEVER,
-            message_timeout: NEVER,
+            message_progress: MessageProgress::UNLIMITED,
             ping_interval: 0,
             close_timeout: NEVER,
             send_timeout: 0,

@@ -262,6 +262,54 @@ fn a_streaming_handler_gets_fragments_as_they_arrive() {
     assert_eq!(client.take_texts(), ["(false, true) 0"]);
 }
 
+/// Sends each fragment back.
+struct StreamingEcho;
+
+impl Handler for StreamingEcho {
+    fn is_streaming(&self) -> bool {
+        true
+    }
+
+    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition> {
+        Ok(Disposition::Echo)
+    }
+}
+
+#[test]
+fn a_message_makes_the_progress_that_its_route_or_the_server_asks_for() {
+    let builder = Server::builder()
+        .message_progress(100, 10 * SECOND)
+        .handle("/default", || StreamingEcho)
+        .route(Route::new("/patient", || StreamingEcho).message_progress(10, 60 * SECOND))
+        .route(Route::new("/strict", || Streaming).message_progress(1_000, 5 * SECOND))
+        .route(Route::new("/unlimited", || Streaming).message_progress(0, SECOND))
+        // The same as another route's.
+        .route(Route::new("/strict-too", || StreamingEcho).message_progress(1_000, 5 * SECOND));
+    let server = TestServer::new(builder);
+    let paths = ["/default", "/patient", "/strict", "/unlimited", "/strict-too"];
+    let clients = paths.map(|path| server.connect(path).expect("a stream"));
+    // An hour with 100 bytes each eight seconds, an empty fragment between them.
+    for client in &clients {
+        client.send_fragment(MessageKind::Binary, true, false, &[7; 100]);
+    }
+    let mut closed_after = [None; 5];
+    for eight_seconds in 1..=450 {
+        server.advance(8 * SECOND);
+        for (client, closed_after) in clients.iter().zip(&mut closed_after) {
+            let piece: &[u8] = if eight_seconds % 2 == 0 { &[] } else { &[7; 100] };
+            client.send_fragment(
+                MessageKind::Binary,
+                false,
+                false,
+                if eight_seconds > 20 { piece } else { &[7; 100] },
+            );
+            *closed_after = closed_after.or(client.closed().map(|closed| (eight_seconds, closed.code.0)));
+        }
+    }
+    // Every second fragment is empty from the 22nd on: 100 bytes each sixteen seconds.
+    assert_eq!(closed_after, [Some((23, 1008)), None, Some((1, 1008)), None, Some((1, 1008))]);
+}
+
 // ---- time ----
 
 /// Counts how often its timer of a second has expired.

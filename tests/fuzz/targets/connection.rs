@@ -146,7 +146,7 @@ fn judge_end(peer: &Peer<'_>, role: Role, all: &Heard, floods: bool) {
         return;
     }
     match cause {
-        Some((Cause::ProtocolError(ProtocolError::MessageTimeout), _)) => {}
+        Some((Cause::ProtocolError(ProtocolError::SlowMessage), _)) => {}
         Some((Cause::ProtocolError(offence), _)) => assert_eq!(all.end, End::ProtocolError(offence)),
         // After our Close frame the connection waits for the peer's; pings are no longer counted.
         Some((Cause::Local, _)) if !floods && all.end == End::Closed && role == Role::Server => {
@@ -216,7 +216,7 @@ fn judge_close(peer: &Peer<'_>, heard: &Heard, heeded: &Heard, whole: bool) {
     }
     let sent = heard.close.as_deref().map(reference::close_code);
     match &closed.cause {
-        Cause::ProtocolError(offence) if !peer.ended_here || *offence == ProtocolError::MessageTimeout => {
+        Cause::ProtocolError(offence) if !peer.ended_here || *offence == ProtocolError::SlowMessage => {
             assert_eq!(sent, Some(offence.close_code().0));
         }
         Cause::Peer => {

@@ -11,7 +11,7 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{
     Codecs, Connection, ConnectionConfig, Entropy, Env, SpanCursor, Step, TransportAction,
 };
-use echoring_proto::limits::{MESSAGE_TIMEOUT, Nanos, SECOND};
+use echoring_proto::limits::{MESSAGE_PROGRESS_TIME, Nanos, SECOND};
 
 use super::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, fragment, frame, header, upgrade,
@@ -90,7 +90,7 @@ impl Clocked {
 }
 
 #[test]
-fn dribbled_frames_end_with_1008_at_their_absolute_deadline() {
+fn dribbled_frames_end_with_1008_when_their_first_kibibyte_is_due() {
     let long = frame(BINARY, &[7; 1000]);
     let fragments: Vec<u8> = [fragment(TEXT, b"")]
         .into_iter()
@@ -110,14 +110,14 @@ fn dribbled_frames_end_with_1008_at_their_absolute_deadline() {
             let sent = peer.sent();
             if sent
                 .windows(4)
-                .any(|four| four == [FIN | CLOSE, 2 + "message took too long".len() as u8, 3, 0xf0])
+                .any(|four| four == [FIN | CLOSE, 2 + "message arrived too slowly".len() as u8, 3, 0xf0])
             {
                 closed_at = Some(peer.now);
                 break;
             }
-            assert!(peer.now < begun + 2 * MESSAGE_TIMEOUT, "it goes on for ever");
+            assert!(peer.now < begun + 2 * MESSAGE_PROGRESS_TIME, "it goes on for ever");
         }
-        assert_eq!(closed_at, Some(begun + MESSAGE_TIMEOUT));
+        assert_eq!(closed_at, Some(begun + MESSAGE_PROGRESS_TIME));
         // Dribbling on does not help it either: FIN now, a reset at the close deadline.
         assert_eq!(peer.fate, Some(TransportAction::Shutdown));
         while peer.fate == Some(TransportAction::Shutdown) {
@@ -127,7 +127,7 @@ fn dribbled_frames_end_with_1008_at_their_absolute_deadline() {
         }
         assert_eq!(
             (peer.fate, peer.now),
-            (Some(TransportAction::Abort), begun + MESSAGE_TIMEOUT + peer.config.close_timeout)
+            (Some(TransportAction::Abort), begun + MESSAGE_PROGRESS_TIME + peer.config.close_timeout)
         );
     }
 }

@@ -42,14 +42,50 @@ async fn a_write_deadline_passes_and_the_message_is_sent_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_has_a_time_limit() {
-    let settings = Settings { message_timeout: Some(10 * SECOND), ..Settings::default() };
+async fn a_message_that_stops_arriving_closes_the_connection() {
+    let settings = Settings::default().message_progress(1_024, 10 * SECOND);
     let (mut server, mut peer) = server_by_hand(&settings);
     peer.write_all(&masked(Opcode::Text, false, b"begun")).await.expect("sent");
     let began = Instant::now();
-    assert!(matches!(server.read().await, Err(Error::ProtocolError(ProtocolError::MessageTimeout))));
+    assert!(matches!(server.read().await, Err(Error::ProtocolError(ProtocolError::SlowMessage))));
     assert!((10_000..10_100).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!(frame_of(&mut peer).await.1[..2], CloseCode::POLICY.0.to_be_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_makes_progress_may_take_any_time() {
+    const PAYLOAD_BYTES: usize = 60_000;
+    let settings = Settings::default().message_progress(1_024, 10 * SECOND);
+    let (mut server, mut peer) = server_by_hand(&settings);
+    let began = Instant::now();
+    let sending = tokio::spawn(async move {
+        for piece in masked(Opcode::Binary, true, &[7; PAYLOAD_BYTES]).chunks(1_100) {
+            tokio::time::sleep(9 * SECOND).await;
+            peer.write_all(piece).await.expect("sent");
+        }
+        peer
+    });
+    assert_eq!(server.read().await.expect("a message"), vec![7; PAYLOAD_BYTES].into());
+    assert!(began.elapsed() > 400 * SECOND);
+    // As many bytes, a little later each.
+    let mut peer = sending.await.expect("sent");
+    peer.write_all(&masked(Opcode::Binary, true, &[7; PAYLOAD_BYTES])[..20]).await.expect("sent");
+    let began = Instant::now();
+    let sending = async {
+        loop {
+            tokio::time::sleep(SECOND).await;
+            if peer.write_all(&[7; 100]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        end = server.read() => {
+            assert!(matches!(end, Err(Error::ProtocolError(ProtocolError::SlowMessage))), "{end:?}");
+        }
+        () = sending => {}
+    }
+    assert!((10_000..10_100).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

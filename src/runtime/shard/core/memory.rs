@@ -72,6 +72,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 self.touch(token);
                 continue;
             } else if has_memory && slot.connection.wants_one_more(&self.env.config) {
+                slot.connection.note_resumed(self.env.now);
                 self.driver.resume(token);
             }
             watch.look_at = self.env.now + timeout / SEND_LOOKS;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::Core;
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
+use crate::limits::OWN_PROGRESS_MAX;
 use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
@@ -51,6 +52,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
                     self.set_peer(application, token, peer);
+                    self.set_progress(token, &extras);
                     self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
@@ -106,6 +108,24 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
+    /// Uses the least progress of messages that a connection has of its own.
+    fn set_progress(&mut self, token: Token, extras: &Extras) {
+        let (Some(own), Some(slot)) = (extras.message_progress, self.slots.get_mut(token)) else { return };
+        let known = &mut self.env.config.own_progress;
+        let place = known.iter().position(|other| *other == own).unwrap_or(known.len());
+        match u8::try_from(place) {
+            Ok(place) if usize::from(place) < OWN_PROGRESS_MAX => {
+                if usize::from(place) == known.len() {
+                    known.push(own);
+                }
+                slot.connection.set_progress(place);
+            }
+            _ => tracing::error!(
+                "routes have more than {OWN_PROGRESS_MAX} different values of message_progress; that of the server is used"
+            ),
+        }
+    }
+
     fn accept(
         &mut self,
         token: Token,
@@ -157,6 +177,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// The same with further fields of the 101.
     pub(in crate::shard) fn accept_later_with(&mut self, token: Token, extras: &Extras, whole: bool) {
+        self.set_progress(token, extras);
         self.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.touch(token);
     }

@@ -199,7 +199,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             let (piece, show): (Piece, ShowControl<A>) = match step {
                 Step::Idle => {
                     if was_open && slot.connection.is_closing() {
-                        self.note_size(token);
+                        self.note_message(token);
                     }
                     return None;
                 }
@@ -242,16 +242,18 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// A connection has begun to close because of what it has sent: counts and logs a message that is too big.
+    /// A connection has begun to close because of what it has sent, or has not: counts and logs a message that is too big or too
+    /// slow.
     #[cold]
-    fn note_size(&mut self, token: Token) {
-        let Some(slot) = self.slots.get(token) else { return };
-        let connection = &slot.connection;
-        let too_big = Cause::ProtocolError(ProtocolError::MessageTooBig);
-        if connection.role() == Role::Server
-            && connection.closed().is_some_and(|closed| closed.cause == too_big)
-        {
-            self.note_excess(token, Limit::MessageSize, false);
+    pub(super) fn note_message(&mut self, token: Token) {
+        let Some(connection) = self.slots.get(token).map(|slot| &slot.connection) else { return };
+        let limit = match connection.closed().map(|closed| &closed.cause) {
+            Some(Cause::ProtocolError(ProtocolError::MessageTooBig)) => Limit::MessageSize,
+            Some(Cause::ProtocolError(ProtocolError::SlowMessage)) => Limit::MessageProgress,
+            _ => return,
+        };
+        if connection.role() == Role::Server {
+            self.note_excess(token, limit, false);
         }
     }
 

@@ -218,6 +218,7 @@ const COUNTER_OF = {
   handshake_rate_per_address: "handshakes_per_address", message_rate: "messages", byte_rate: "bytes",
   publish_rate: "publications", publish_rate_per_identity: "publications_per_identity", ban_after: "banned",
   proxy_protocol: "proxy_header", max_connections: "connections", max_header: "header_size", max_message: "message_size",
+  message_progress: "message_progress",
   max_subscriptions: "subscriptions", max_subscriptions_per_identity: "subscriptions_per_identity", max_topics: "topics",
   max_topics_per_connection: "topics_per_connection", max_topics_per_identity: "topics_per_identity",
 };
@@ -226,7 +227,7 @@ function show_limit(key, value) {
   if (!is_known(value) || value === false || value.length === 0) return "–";
   if (typeof value !== "number") return Array.isArray(value) ? value.join(", ") : String(value);
   if (key.endsWith("_s")) return show_age(value);
-  return ["byte_rate", "max_header", "max_message"].includes(key) ? show_bytes(value) : GROUPED.format(value);
+  return ["byte_rate", "max_header", "max_message", "message_progress"].includes(key) ? show_bytes(value) : GROUPED.format(value);
 }
 
 const REFUSED_SHOWN_MAX = 20;

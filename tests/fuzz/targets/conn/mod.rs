@@ -59,7 +59,7 @@ fn case(role: Role, data: &[u8]) -> Case<'_> {
         .message_bytes_max([1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)])
         .queue_bytes([1 << 18, 1_000][usize::from(limits >> 2 & 1)])
         .pings_per_second_max(u32::MAX)
-        .message_timeout(set(2).then(|| Duration::from_secs(20)))
+        .message_progress(1_024, set(2).then(|| Duration::from_secs(20)))
         .heartbeat(set(3).then(|| Heartbeat::every(Duration::from_secs(5)).timeout(Duration::from_secs(4))))
         .compression(compression);
     let agreement = settings.compression.and_then(|compression| agree(&compression));
@@ -136,9 +136,7 @@ fn judge(case: &Case<'_>, done: Done) {
     assert_eq!(shown, heard.messages, "the core and the reference");
     let messages_end = read_as_shown(got, &shown, heard.unfinished.as_ref());
     let told = match end {
-        Error::ProtocolError(ProtocolError::MessageTimeout) | Error::PongTimeout | Error::CloseTimeout => {
-            None
-        }
+        Error::ProtocolError(ProtocolError::SlowMessage) | Error::PongTimeout | Error::CloseTimeout => None,
         Error::Io(_) if wire.failed => None,
         Error::ProtocolError(offence) => Some(End::ProtocolError(*offence)),
         Error::Closed(frame) => {

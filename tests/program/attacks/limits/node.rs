@@ -1,5 +1,7 @@
 //! Limits of the node, and on sizes: clients over one are told, counted, logged with their address, and not banned.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::super::centrifuge::Client;
@@ -124,6 +126,25 @@ fn a_message_that_is_too_big_is_told_counted_and_logged() {
             peer
         });
         peers.into()
+    });
+}
+
+#[test]
+fn a_message_that_stops_arriving_is_told_counted_and_logged_and_a_slow_one_is_echoed() {
+    each_is_told(&["--message-progress-time=4s"], "message_progress", 1, |server| {
+        let mut peer = Peer::connect_from(server, STRANGER);
+        peer.upgrade("/echo");
+        let (payload, began) = (vec![7; 8 * 1024], Instant::now());
+        // Each kibibyte comes in time, and the message takes longer.
+        for piece in frame(BINARY, &payload).chunks(1_100) {
+            peer.send(piece);
+            thread::sleep(Duration::from_millis(600));
+        }
+        assert!(began.elapsed() > Duration::from_secs(4));
+        assert_eq!(peer.message(), (BINARY, payload));
+        peer.send(&header(FIN | BINARY, 8 * 1024));
+        assert_eq!(peer.close_frame(), Some(1008));
+        vec![peer]
     });
 }
 
