@@ -18,7 +18,7 @@ mod response;
 pub use field::{BadField, check_field};
 pub use forwarded::forwarded_client;
 pub use host::HostPolicy;
-pub use intermediary::{VIA, hop_by_hop_fields, identifies_client, is_hop_by_hop};
+pub use intermediary::{VIA, hop_by_hop_fields, identifies_client, is_hop_by_hop, is_only_chunked};
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, HOST, HeaderName, UPGRADE, VIA};
+use http::header::{CONNECTION, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use echoring_proto::handshake;
@@ -113,6 +113,11 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the body is in no other transfer coding than those that hyper undoes.
+pub(super) fn has_plain_body(headers: &HeaderMap) -> bool {
+    handshake::is_only_chunked(headers.get_all(TRANSFER_ENCODING).into_iter().map(HeaderValue::as_bytes))
+}
+
 /// Adds the two fields that request or accept a WebSocket.
 pub(super) fn add_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -153,6 +158,9 @@ pub(super) fn set_forwarding_fields(
                 headers.remove(name);
             }
             let before = headers.get_all(FOR).into_iter().filter_map(|value| value.to_str().ok());
+            // A sender generates no empty elements (RFC 9110, 5.6.1.1).
+            let before =
+                before.flat_map(|value| value.split(',')).map(str::trim).filter(|word| !word.is_empty());
             let chain: Vec<&str> = before.chain([address.as_str()]).collect();
             let chain = chain.join(", ");
             set(headers, FOR, &chain);
@@ -255,7 +263,8 @@ mod tests {
         let host = HeaderValue::from_static("app.example");
         let upstream = HeaderValue::from_static("127.0.0.1:8002");
         let sent = [
-            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", " , 10.0.0.1 ,"),
+            ("x-forwarded-for", ""),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-port", "80"),
             ("forwarded", "for=x"),
@@ -289,7 +298,7 @@ mod tests {
         assert!(names(&added).iter().all(|name| !name.contains('_')));
         assert_eq!(values(&added, "host"), ["127.0.0.1:8002"]);
         let off = close_received(Forwarded::Off, HostPolicy::Preserve);
-        assert_eq!(values(&off, "x-forwarded-for"), ["10.0.0.1"]);
+        assert_eq!(values(&off, "x-forwarded-for"), [" , 10.0.0.1 ,", ""]);
         assert_eq!(values(&off, "x-forwarded-host"), [""; 0]);
         assert_eq!(values(&off, "via"), ["1.1 echoring"]);
     }

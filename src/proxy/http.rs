@@ -28,7 +28,7 @@ use super::forwarder::{Activity, ConnectionTap, Format, discard};
 use super::headers::{self, Client};
 use super::relay::{Peer, RelayOptions, relay};
 use super::request_framing::MalformedBody;
-use super::response_guard::{GuardedBody, guarded};
+use super::response_guard::{GuardedBody, ResponseGuard, guarded};
 use super::timer::TokioTimer;
 use super::transcoder::Transcoder;
 use super::transport::{ClientStream, Transport};
@@ -88,6 +88,8 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     let mut connection = server::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES_DEFAULT)
         .max_headers(HEADERS_MAX)
+        // A client that has sent FIN still reads what it has asked for.
+        .half_close(true)
         .timer(TokioTimer)
         .header_read_timeout(Duration::from_nanos(HANDSHAKE_TIMEOUT))
         .serve_connection(TokioStream(client_stream), service);
@@ -137,13 +139,17 @@ impl ClientConnection {
         let upgrades = headers::is_websocket_upgrade(&request);
         // Requests that cannot be forwarded never reach an upstream.
         let passed = match headers::validate_host_and_path(&request) {
+            _ if !headers::has_plain_body(request.headers()) => {
+                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked"))
+            }
             Ok(host) if upgrades => self.upgrade(request, host).await,
             Ok(host) => self.forward_unchanged(request, host).await,
             Err(why) => Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
         };
         let mut response = passed.unwrap_or_else(|refusal| {
             let status = refusal.status.as_u16();
-            if refusal.status.is_server_error() {
+            // 501 is for what the client has sent.
+            if refusal.status.is_server_error() && refusal.status != StatusCode::NOT_IMPLEMENTED {
                 tracing::warn!(client = %self.peer, status, "{}", refusal.text);
             } else {
                 tracing::debug!(client = %self.peer, status, "{}", refusal.text);
@@ -188,15 +194,14 @@ impl ClientConnection {
         });
         let answered = sender.send_request(Request::from_parts(parts, body));
         let response = self.with_response_timeout(&upstream, answered).await?;
-        let (mut parts, body) = response.into_parts();
+        let (parts, body) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Refusal::new(
                 StatusCode::BAD_GATEWAY,
                 "the upstream switched protocols without being asked",
             ));
         }
-        headers::remove_hop_by_hop(&mut parts.headers);
-        Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))))
+        forwarded_response(parts, body, guard)
     }
 
     /// Forwards a request for a WebSocket. A response other than 101 is forwarded like any other.
@@ -242,8 +247,7 @@ impl ClientConnection {
         let response = self.with_response_timeout(&upstream, answered).await?;
         let (mut parts, body) = response.into_parts();
         if parts.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::remove_hop_by_hop(&mut parts.headers);
-            return Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))));
+            return forwarded_response(parts, body, guard);
         }
         let extensions = negotiated_extensions(&parts.headers, &settings.compression)
             .map_err(|why| Refusal::new(StatusCode::BAD_GATEWAY, format!("{upstream} {why}")))?;
@@ -399,6 +403,20 @@ impl ClientConnection {
     }
 }
 
+/// An upstream's response, for the client.
+fn forwarded_response(
+    mut parts: http::response::Parts,
+    body: Incoming,
+    guard: ResponseGuard,
+) -> Result<Response<Body>, Refusal> {
+    if !headers::has_plain_body(&parts.headers) {
+        let text = "the upstream's response has a transfer coding other than chunked";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
+    }
+    headers::remove_hop_by_hop(&mut parts.headers);
+    Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))))
+}
+
 fn client_builder() -> client::conn::http1::Builder {
     let mut builder = client::conn::http1::Builder::new();
     builder.max_headers(HEADERS_MAX);
@@ -470,6 +488,7 @@ fn refusal_response(refusal: Refusal) -> Response<Body> {
         StatusCode::GATEWAY_TIMEOUT => "the upstream server did not respond in time\n",
         StatusCode::SERVICE_UNAVAILABLE => "no upstream server is healthy; try again later\n",
         StatusCode::METHOD_NOT_ALLOWED => "this method is not supported\n",
+        StatusCode::NOT_IMPLEMENTED => "the only transfer coding that is supported is chunked\n",
         _ => "malformed request\n",
     };
     let mut response = Response::new(Either::Right(Full::from(line)));

@@ -137,7 +137,7 @@ pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 
 // ---- control plane ----
 
-/// Concurrent connections to the admin address. A further one replaces the oldest that has not sent a request.
+/// Concurrent connections to the admin address. A further one replaces the one that has waited longest for a request.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Concurrent requests, except for `/healthz`, which has connections reserved. Further ones are answered 429.
 pub const ADMIN_REQUESTS_MAX: usize = 48;
@@ -148,9 +148,12 @@ pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
 pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
 /// Bytes of a log level that the admin address takes: a few directives.
 pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
-/// Lifetime of an admin connection: one request, one response.
+/// Time for a request behind its head, with its response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
-/// The part of it for the body of a request.
+/// Time that an admin connection waits for another request: longer than clients keep theirs, such as Go's 90 s, so that they do not
+/// send a request while the connection is closed.
+pub const ADMIN_KEPT_TIMEOUT: Nanos = 120 * SECOND;
+/// The part of [`ADMIN_TIMEOUT`] for the body of a request.
 pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
 /// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
 pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
@@ -161,7 +164,7 @@ pub(crate) const ADMIN_ANSWERS_BYTES_MAX: usize = 1024 * 1024;
 pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
 /// Bytes of an unwanted body that are read and discarded, so that its sender sees the response.
 pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
-/// Time for discarding them.
+/// Time for discarding them, and for a further request while no connection is kept.
 pub const ADMIN_LINGER: Nanos = SECOND;
 /// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`].
 pub const ADMIN_STOP_TIMEOUT: Nanos = SECOND;

@@ -183,6 +183,55 @@ fn a_servers_version_of_http_is_not_the_clients() {
 }
 
 #[test]
+fn a_client_that_has_sent_fin_gets_its_answer() {
+    const TIMES: usize = 20;
+    let server = server();
+    let proxy = Proxy::start(&server, &[]);
+    let upstream = thread::spawn(move || {
+        for _ in 0..TIMES {
+            answer(server.try_clone().expect("a listener"), OK).join().expect("no panic");
+        }
+    });
+    for _ in 0..TIMES {
+        let mut stream = TcpStream::connect(proxy.address).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").expect("sent");
+        stream.shutdown(Shutdown::Write).expect("half closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an end in time");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer:?}");
+    }
+    upstream.join().expect("no panic");
+}
+
+#[test]
+fn a_transfer_coding_that_the_proxy_does_not_undo_does_not_pass_without_its_name() {
+    const CHUNKS: &str = "2\r\nok\r\n0\r\n\r\n";
+    for codings in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked"] {
+        let server = server();
+        let proxy = Proxy::start(&server, &[]);
+        server.set_nonblocking(true).expect("a flag");
+        let request = format!(
+            "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {codings}\r\nConnection: close\r\n\r\n{CHUNKS}"
+        );
+        let refused = proxy.exchange(request.as_bytes());
+        assert!(refused.starts_with("HTTP/1.1 501 "), "{codings:?}: {refused:?}");
+        assert_eq!(server.accept().expect_err("nobody connected").kind(), ErrorKind::WouldBlock);
+    }
+    for response in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+    ] {
+        let server = server();
+        let proxy = Proxy::start(&server, &[]);
+        let head = answer(server, response);
+        let refused = proxy.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(refused.starts_with("HTTP/1.1 502 "), "{response:?}: {refused:?}");
+        head.join().expect("no panic");
+    }
+}
+
+#[test]
 fn a_recording_is_its_owners_alone_also_where_there_was_a_file() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("private-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");

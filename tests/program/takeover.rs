@@ -14,7 +14,7 @@ mod ports;
 mod program;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{self as unix, UnixStream};
 use std::process::{Child, Stdio};
@@ -152,6 +152,7 @@ fn http(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.write_all(request.as_bytes()).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half closed");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer

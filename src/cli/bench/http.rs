@@ -107,6 +107,8 @@ async fn serve(
             });
             let connection = http1::Builder::new()
                 .keep_alive(false)
+                // A client that has sent FIN still reads what it has asked for.
+                .half_close(true)
                 .max_buf_size(HEAD_BYTES_DEFAULT)
                 .max_headers(HEADERS_MAX)
                 .serve_connection(TokioStream(stream), service);

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::request::Request;
-use super::{Refusal, is_token};
+use super::{Refusal, is_token, list};
 
 /// The client of a request that arrived from `proxy`, which is trusted. A port is 0 unless the field has it.
 ///
@@ -28,8 +28,9 @@ pub fn forwarded_client(
     let mut usual = Walk::new(&is_trusted);
     for value in request.values("x-forwarded-for") {
         seen.1 = true;
-        for word in value.split(|byte| *byte == b',') {
-            usual.pass(std::str::from_utf8(word).ok().and_then(|word| node(word.trim())));
+        // Empty elements are ignored (RFC 9110, 5.6.1.2).
+        for word in list(value) {
+            usual.pass(std::str::from_utf8(word).ok().and_then(node));
         }
     }
     let (standard, usual) = (standard.client.unwrap_or(proxy), usual.client.unwrap_or(proxy));
@@ -81,9 +82,12 @@ impl<'a> Elements<'a> {
     /// Passes the `for` of each element to `walk`. `None` for a violation of the syntax.
     fn read_into<F: Fn(IpAddr) -> bool>(mut self, walk: &mut Walk<'_, F>) -> Option<()> {
         loop {
-            let address = self.element()?;
-            walk.pass(address);
             self.skip_space();
+            // Empty elements are ignored (RFC 9110, 5.6.1.2).
+            if !self.rest.starts_with(',') && !self.rest.is_empty() {
+                let address = self.element()?;
+                walk.pass(address);
+            }
             if self.rest.is_empty() {
                 return Some(());
             }
@@ -189,6 +193,15 @@ mod tests {
             (&["X-Forwarded-For: 198.51.100.1, unknown, 10.1.1.1"], Ok("10.1.1.1:0")),
             (&["X-Forwarded-For: <script>, 192.0.2.7"], Ok("192.0.2.7:0")),
             (&["X-Forwarded-For:"], Ok(PROXY)),
+            (&["X-Forwarded-For: 192.0.2.7,"], Ok("192.0.2.7:0")),
+            (&["X-Forwarded-For: 192.0.2.7 , ,, 10.1.1.1 ,"], Ok("192.0.2.7:0")),
+            (&["X-Forwarded-For: 192.0.2.7", "X-Forwarded-For:"], Ok("192.0.2.7:0")),
+            (&["X-Forwarded-For: , ,"], Ok(PROXY)),
+            (&["Forwarded: for=192.0.2.7,"], Ok("192.0.2.7:0")),
+            (&["Forwarded: for=192.0.2.7 , ,, for=10.1.1.1 ,"], Ok("192.0.2.7:0")),
+            (&["Forwarded: for=192.0.2.7", "Forwarded:"], Ok("192.0.2.7:0")),
+            (&["Forwarded: for=192.0.2.7, ;"], Ok(PROXY)),
+            (&["Forwarded: for=192.0.2.7, proto=http"], Ok(PROXY)),
             (&["Forwarded: for=192.0.2.7"], Ok("192.0.2.7:0")),
             (&["Forwarded: for=198.51.100.1, For=192.0.2.7;proto=https;by=10.0.0.1"], Ok("192.0.2.7:0")),
             (&["Forwarded: proto=https; for=\"[2001:db8::9]:4711\""], Ok("[2001:db8::9]:4711")),

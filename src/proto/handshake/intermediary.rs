@@ -36,6 +36,16 @@ pub fn hop_by_hop_fields<'a>(connection: impl Iterator<Item = &'a [u8]>) -> impl
     HOP_BY_HOP.into_iter().chain(connection.flat_map(list).filter_map(|name| str::from_utf8(name).ok()))
 }
 
+/// Whether the values of `Transfer-Encoding` name no other coding than chunked, once (RFC 9112, 6.1): the only one that
+/// HTTP servers and clients here undo. A body in another coding must not pass without its name.
+pub fn is_only_chunked<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut seen = false;
+    values.all(|value| {
+        list(value)
+            .all(|coding| coding.eq_ignore_ascii_case(b"chunked") && !std::mem::replace(&mut seen, true))
+    })
+}
+
 /// Whether a field called `name` tells a server about its client, so that only a trusted proxy may send it: `Forwarded` (RFC 7239),
 /// `X-Forwarded-*` and their kin. Case is ignored, and `_` counts as `-`: CGI-like programs cannot tell them apart.
 pub fn identifies_client(name: &str) -> bool {
@@ -61,6 +71,25 @@ mod tests {
             [("TE", true), ("Proxy-Authorization", true), ("cookie", false), ("connection2", false)]
         {
             assert_eq!(is_hop_by_hop(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn chunked_is_the_only_transfer_coding() {
+        for (values, expected) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked ,"], true),
+            (&["", " , chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked, gzip"], false),
+            (&["chunked, chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["chunked;a=b"], false),
+            (&["identity"], false),
+        ] {
+            assert_eq!(is_only_chunked(values.iter().map(|value| value.as_bytes())), expected, "{values:?}");
         }
     }
 

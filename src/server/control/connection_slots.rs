@@ -1,7 +1,13 @@
 //! The connection slots of the admin address.
 //!
-//! Slots are few, so an idle connection must not keep one: if a connection needs a slot, the oldest one whose answer is
-//! delayed is closed, or the oldest one without a request. Some slots are reserved for urgent requests, so that a health check always finds one.
+//! A connection keeps its slot between requests. Slots are few, so an idle connection must not keep one that is needed: if a
+//! connection needs a slot, the oldest one whose answer is delayed is closed, or the one that has waited longest for a request. Some slots
+//! are reserved for urgent requests, so that a health check always finds one.
+//!
+//! ```text
+//! New ──request──► Answering ──► Sending ──sent──► Kept ──request──► Answering …
+//!                      └──► Delayed ──►┘
+//! ```
 //!
 //! No I/O here, and no knowledge of requests.
 
@@ -11,9 +17,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_IDLE_MIN, ADMIN_REQUESTS_MAX};
+use crate::limits::{
+    ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_IDLE_MIN, ADMIN_KEPT_TIMEOUT, ADMIN_LINGER,
+    ADMIN_REQUESTS_MAX, ADMIN_TIMEOUT,
+};
+use echoring_proto::limits::Nanos;
 
 /// All slots.
 #[derive(Debug, Default)]
@@ -25,27 +35,40 @@ struct SlotTable {
     taken: RefCell<VecDeque<Rc<Slot>>>,
     /// Requests in progress, except urgent ones.
     requests: Cell<usize>,
-    /// A slot was freed.
+    /// A slot was freed, or may be taken.
     left: Notify,
+    /// No connection is kept for further requests.
+    is_closing: Cell<bool>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    since: Instant,
+    /// When its state began, or its request.
+    since: Cell<Instant>,
     state: Cell<State>,
+    changed: Notify,
     evicted: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No request has arrived.
-    Idle,
-    /// An urgent request, or a refusal, is being answered.
-    Answering,
-    /// A request in progress is being answered.
-    Counted,
+    New,
+    /// A request is being answered. An urgent one does not count as in progress, nor does a refusal.
+    Answering { counts: bool },
     /// A refusal is held back.
     Delayed,
+    /// The answer is being sent.
+    Sending { counts: bool },
+    /// An answer was sent, and another request may come.
+    Kept,
+}
+
+impl State {
+    /// Whether a request is awaited.
+    fn is_idle(self) -> bool {
+        matches!(self, State::New | State::Kept)
+    }
 }
 
 /// The slot of one connection, until it is dropped.
@@ -56,24 +79,27 @@ pub(super) struct ConnectionSlot {
 }
 
 impl ConnectionSlots {
-    /// Takes a slot. If none is free, the oldest connection without a request loses its slot, or this waits.
+    /// Takes a slot. If none is free, the connection that has waited longest for a request loses its slot, or this waits.
     pub(super) async fn take(&self) -> ConnectionSlot {
         loop {
             if self.0.taken.borrow().len() < ADMIN_CONNECTIONS_MAX {
-                let slot =
-                    Slot { since: Instant::now(), state: Cell::new(State::Idle), evicted: Notify::new() };
-                let slot = Rc::new(slot);
+                let slot = Rc::new(Slot {
+                    since: Cell::new(Instant::now()),
+                    state: Cell::new(State::New),
+                    changed: Notify::new(),
+                    evicted: Notify::new(),
+                });
                 self.0.taken.borrow_mut().push_back(Rc::clone(&slot));
                 return ConnectionSlot { table: Rc::clone(&self.0), slot };
             }
-            if let Some(slot) = self.oldest(State::Delayed) {
+            if let Some(slot) = self.oldest(|state| state == State::Delayed) {
                 slot.evicted.notify_one();
                 self.0.remove(&slot);
                 continue;
             }
-            match self.oldest(State::Idle) {
+            match self.oldest(State::is_idle) {
                 Some(slot) => {
-                    let evictable_at = slot.since + Duration::from_nanos(ADMIN_IDLE_MIN);
+                    let evictable_at = slot.since.get() + Duration::from_nanos(ADMIN_IDLE_MIN);
                     if Instant::now() >= evictable_at {
                         slot.evicted.notify_one();
                         self.0.remove(&slot);
@@ -98,14 +124,23 @@ impl ConnectionSlots {
 
     /// Resolves when no request is being answered. Only while nobody else waits for a slot.
     pub(super) async fn answered(&self) {
-        let is_answering = |slot: &Rc<Slot>| matches!(slot.state.get(), State::Answering | State::Counted);
+        let is_answering =
+            |slot: &Rc<Slot>| matches!(slot.state.get(), State::Answering { .. } | State::Sending { .. });
         while self.0.taken.borrow().iter().any(is_answering) {
             self.0.left.notified().await;
         }
     }
 
-    fn oldest(&self, state: State) -> Option<Rc<Slot>> {
-        self.0.taken.borrow().iter().find(|slot| slot.state.get() == state).map(Rc::clone)
+    /// From now on connections end behind their next answer, and soon without one; or are kept again.
+    pub(super) fn set_closing(&self, is_closing: bool) {
+        self.0.is_closing.set(is_closing);
+        self.0.taken.borrow().iter().for_each(|slot| slot.changed.notify_one());
+    }
+
+    fn oldest(&self, is_wanted: impl Fn(State) -> bool) -> Option<Rc<Slot>> {
+        let taken = self.0.taken.borrow();
+        let wanted = taken.iter().filter(|slot| is_wanted(slot.state.get()));
+        wanted.min_by_key(|slot| slot.since.get()).map(Rc::clone)
     }
 }
 
@@ -116,41 +151,78 @@ impl SlotTable {
 }
 
 impl ConnectionSlot {
-    /// The request has arrived. False if too many others are in progress; an urgent one is not counted.
+    /// A request has arrived. False if too many others are in progress; an urgent one is not counted.
     pub(super) fn begin(&self, is_urgent: bool) -> bool {
+        // A pipelined one may come before its predecessor's answer was sent.
+        self.end_request();
         let counts = !is_urgent && self.table.requests.get() < ADMIN_REQUESTS_MAX;
         if counts {
             self.table.requests.set(self.table.requests.get() + 1);
         }
-        self.slot.state.set(if counts { State::Counted } else { State::Answering });
+        self.enter(State::Answering { counts });
+        self.slot.since.set(Instant::now());
         counts || is_urgent
     }
 
     /// The answer is held back: from now on the request is not in progress, and the first to lose its slot.
     pub(super) fn delay(&self) {
         self.end_request();
-        self.slot.state.set(State::Delayed);
+        self.enter(State::Delayed);
         // Who waits for a slot can have this one.
         self.table.left.notify_one();
     }
 
+    /// The answer is there, and is sent now. Returns whether the connection is kept for further requests.
+    pub(super) fn sending(&self) -> bool {
+        let counts = matches!(self.slot.state.get(), State::Answering { counts: true });
+        self.enter(State::Sending { counts });
+        !self.table.is_closing.get()
+    }
+
+    /// All that was to be sent has been sent.
+    pub(super) fn sent(&self) {
+        if matches!(self.slot.state.get(), State::Sending { .. }) {
+            self.end_request();
+            self.slot.since.set(Instant::now());
+            self.enter(State::Kept);
+            // Who waits for a slot can have this one.
+            self.table.left.notify_one();
+        }
+    }
+
+    fn enter(&self, state: State) {
+        self.slot.state.set(state);
+        self.slot.changed.notify_one();
+    }
+
     fn end_request(&self) {
-        if self.slot.state.get() == State::Counted {
+        if let State::Answering { counts: true } | State::Sending { counts: true } = self.slot.state.get() {
             self.table.requests.set(self.table.requests.get() - 1);
         }
     }
 
-    /// Resolves when the slot is lost: another connection needs it, or the request is late.
+    /// Resolves when the slot is lost: another connection needs it, or the request or its answer is late.
     pub(super) async fn lost(&self) -> &'static str {
-        let late = async {
-            sleep(Duration::from_nanos(ADMIN_HEAD_TIMEOUT)).await;
-            if self.slot.state.get() != State::Idle {
-                std::future::pending::<()>().await;
+        loop {
+            let (time, cause) = self.time_left();
+            tokio::select! {
+                () = self.slot.evicted.notified() => return "evicted for another connection",
+                () = self.slot.changed.notified() => {}
+                () = sleep_until(self.slot.since.get() + Duration::from_nanos(time)) => return cause,
             }
-        };
-        tokio::select! {
-            () = self.slot.evicted.notified() => "evicted for another connection",
-            () = late => "the request head timed out",
+        }
+    }
+
+    /// The time that its state may take, or its request, and what has happened then.
+    fn time_left(&self) -> (Nanos, &'static str) {
+        match self.slot.state.get() {
+            State::New => (ADMIN_HEAD_TIMEOUT, "the request head timed out"),
+            // Who has just been answered may have sent another request.
+            State::Kept if self.table.is_closing.get() => (ADMIN_LINGER, "no connection is kept"),
+            State::Kept => (ADMIN_KEPT_TIMEOUT, "no further request came"),
+            State::Answering { .. } | State::Delayed | State::Sending { .. } => {
+                (ADMIN_TIMEOUT, "the request took too long")
+            }
         }
     }
 }
@@ -241,9 +313,60 @@ mod tests {
             let slots = ConnectionSlots::default();
             let (silent, asking) = (slots.take().await, slots.take().await);
             assert!(asking.begin(false));
-            let head = Duration::from_nanos(ADMIN_HEAD_TIMEOUT);
-            assert!(tokio::time::timeout(10 * head, asking.lost()).await.is_err());
-            assert!(tokio::time::timeout(2 * head, silent.lost()).await.is_ok());
+            let [head, answer, kept] =
+                [ADMIN_HEAD_TIMEOUT, ADMIN_TIMEOUT, ADMIN_KEPT_TIMEOUT].map(Duration::from_nanos);
+            let began = Instant::now();
+            assert_eq!(silent.lost().await, "the request head timed out");
+            assert_eq!(began.elapsed(), head);
+            // The answer is sent in time, and no further request comes.
+            assert!(asking.sending());
+            tokio::time::sleep_until(began + answer - Duration::from_millis(1)).await;
+            asking.sent();
+            let since = Instant::now();
+            assert_eq!(asking.lost().await, "no further request came");
+            assert_eq!(since.elapsed(), kept);
+            // The answer is not taken.
+            assert!(asking.begin(false) && asking.sending());
+            let since = Instant::now();
+            assert_eq!(asking.lost().await, "the request took too long");
+            assert_eq!(since.elapsed(), answer);
+        });
+    }
+
+    #[test]
+    fn a_request_is_in_progress_until_its_answer_was_sent() {
+        run(async {
+            let slots = ConnectionSlots::default();
+            let slot = slots.take().await;
+            assert_eq!(slot.table.requests.get(), 0);
+            assert!(slot.begin(false));
+            // A pipelined request comes before the answer was sent.
+            assert!(slot.sending() && slot.begin(false));
+            slot.sent();
+            assert_eq!(slot.table.requests.get(), 1);
+            assert!(slot.sending());
+            assert_eq!(slot.table.requests.get(), 1);
+            slot.sent();
+            assert_eq!(slot.table.requests.get(), 0);
+            assert!(slot.begin(true) && slot.sending());
+            slot.sent();
+            assert_eq!(slot.table.requests.get(), 0);
+        });
+    }
+
+    #[test]
+    fn no_connection_is_kept_while_the_server_leaves_its_address() {
+        run(async {
+            let slots = ConnectionSlots::default();
+            let (idle, asking) = (slots.take().await, slots.take().await);
+            assert!(idle.begin(true) && idle.sending());
+            idle.sent();
+            assert!(asking.begin(false));
+            slots.set_closing(true);
+            assert!(!asking.sending(), "it closes behind the answer");
+            let since = Instant::now();
+            assert_eq!(idle.lost().await, "no connection is kept");
+            assert_eq!(since.elapsed(), Duration::from_nanos(ADMIN_LINGER));
         });
     }
 }

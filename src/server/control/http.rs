@@ -1,26 +1,29 @@
 //! The HTTP/1.1 server of the admin address, with hyper on plain tokio.
 //!
-//! One request per connection, an absolute deadline, bodies that are read on demand only, and at most
-//! [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) connections. Paths and access rules are elsewhere.
+//! Connections that are kept for further requests, an absolute deadline for each request, bodies that are read on demand only, and
+//! at most [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) connections. Paths and access rules are elsewhere.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
@@ -34,6 +37,7 @@ use crate::limits::{
 };
 use crate::listeners::InheritedListener;
 use echoring_async::TokioStream;
+use echoring_proto::handshake::is_only_chunked;
 use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// The body of a request, by whatever way it came.
@@ -211,7 +215,7 @@ impl Bodies {
 pub(super) enum Phase {
     /// Accept them.
     Serving,
-    /// Answer those that are there. Others wait in the listener's queue.
+    /// Answer those that are there, once each. Others wait in the listener's queue.
     Paused,
     /// The same, with the listener closed, and end with the last of them.
     Left,
@@ -270,6 +274,7 @@ impl AdminListener {
                         let (ordered, done) =
                             order.map_or((Phase::Stopped, None), |order| (order.phase, Some(order.done)));
                         phase = ordered;
+                        slots.set_closing(phase != Phase::Serving);
                         if matches!(phase, Phase::Left | Phase::Stopped) {
                             listener = None;
                         }
@@ -301,7 +306,7 @@ async fn accept(listener: Option<&AdminSocket>) -> (AdminStream, AdminPeer) {
     }
 }
 
-/// Serves one request on `stream` in its own task.
+/// Serves the requests on `stream` in their own task.
 fn serve_connection<S, A: Answer>(stream: S, peer: AdminPeer, answer: &Rc<A>, slot: ConnectionSlot)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -309,19 +314,16 @@ where
     let answer = Rc::clone(answer);
     spawn_local(async move {
         let slot = Rc::new(slot);
-        let serving = serve_request(stream, peer, answer, &slot);
         tokio::select! {
-            served = timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
-                Err(_) => tracing::debug!("an admin request took too long"),
+            served = serve_requests(stream, peer, answer, &slot) => if let Err(error) = served {
+                tracing::debug!(%error, "an admin request failed");
             },
             cause = slot.lost() => tracing::debug!(cause, "an admin connection is closed"),
         }
     });
 }
 
-async fn serve_request<S, A: Answer>(
+async fn serve_requests<S, A: Answer>(
     stream: S,
     peer: AdminPeer,
     answer: Rc<A>,
@@ -337,15 +339,63 @@ where
         Box::pin(respond(request, Rc::clone(&answer), Rc::clone(slot), Rc::clone(&unread)))
     });
     let mut connection = http1::Builder::new()
-        .keep_alive(false)
+        // A client that has sent FIN still reads what it has asked for.
+        .half_close(true)
         .max_buf_size(HEAD_BYTES_DEFAULT)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioStream(stream), service);
+        .serve_connection(TokioStream(WatchedStream { stream, slot: Rc::clone(slot) }), service);
     let served = (&mut connection).await;
     if served.is_err() || unread.get() {
-        discard(connection.into_parts().io.0).await;
+        discard(connection.into_parts().io.0.stream).await;
     }
     served
+}
+
+/// The stream of a connection. It tells the connection's slot when all was sent.
+struct WatchedStream<S> {
+    stream: S,
+    slot: Rc<ConnectionSlot>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, out)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes once it has written all that it has.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.slot.sent();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Discards bytes behind a response. A socket that is closed with unread bytes sends a reset, which may overtake the
@@ -372,20 +422,29 @@ async fn respond<A: Answer>(
     unread: Rc<Cell<bool>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let may_begin = slot.begin(answer.is_urgent(&request));
-    let reply = match (misses_host(&request), may_begin) {
-        (true, _) => Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field"),
-        (false, true) => answer.answer(&mut request).await,
-        (false, false) => Reply::busy("too many concurrent requests"),
+    let codings = request.headers().get_all(TRANSFER_ENCODING).into_iter().map(HeaderValue::as_bytes);
+    let reply = if misses_host(&request) {
+        Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field")
+    } else if !is_only_chunked(codings) {
+        Reply::text(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked")
+    } else if may_begin {
+        answer.answer(&mut request).await
+    } else {
+        Reply::busy("too many concurrent requests")
     };
     if !reply.delay.is_zero() {
         slot.delay();
         tokio::time::sleep(reply.delay).await;
     }
     unread.set(!request.body().is_end_stream());
+    let is_kept = slot.sending() && !unread.get();
     let mut response = reply.into_response().map(Full::new);
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !is_kept {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response)
 }
 
@@ -421,6 +480,9 @@ mod tests {
             }
             if path == "/unwanted" {
                 return Reply::empty(StatusCode::FORBIDDEN);
+            }
+            if path == "/slow" {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             match self.bodies.read(request.body_mut(), BODY_BYTES_MAX).await {
                 Ok(held) => Reply { body: held.bytes.clone(), ..Reply::empty(StatusCode::OK) },
@@ -537,7 +599,7 @@ mod tests {
             let begun = half(address);
             orders.send(Phase::Paused);
             let mut waiting = connect(address);
-            waiting.write_all(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+            waiting.write_all(b"GET /later HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
             assert!(finish(begun).ends_with("\r\n\r\nok"));
             waiting.set_nonblocking(true).expect("nonblocking");
             assert_eq!(waiting.read(&mut [0]).expect_err("no answer").kind(), io::ErrorKind::WouldBlock);
@@ -553,6 +615,7 @@ mod tests {
     fn exchange(address: SocketAddr, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(address).expect("connected");
         stream.write_all(request).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("half closed");
         let mut response = Vec::new();
         // A response to a request that was not read to its end may be followed by a reset.
         let _ = stream.read_to_end(&mut response);
@@ -560,11 +623,92 @@ mod tests {
     }
 
     #[test]
-    fn a_get_is_answered_and_the_connection_closed() {
+    fn a_client_that_has_sent_fin_is_answered() {
         serving(|address| {
-            let response = exchange(address, b"GET /stats?x=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+            for _ in 0..20 {
+                let response = exchange(address, b"GET /stats?x=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+                assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+                assert!(response.ends_with("\r\n\r\n/stats\n"), "{response}");
+                // It takes a while.
+                let response = exchange(address, &post("/slow", 5, b"hello"));
+                assert!(response.ends_with("\r\n\r\nhello"), "{response}");
+            }
+        });
+    }
+
+    /// Reads one response, whose length is declared: its head and its body.
+    fn read_response(stream: &mut TcpStream) -> (String, String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a response");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next());
+        let mut body = vec![0; length.expect("a length").parse().expect("a number")];
+        stream.read_exact(&mut body).expect("the body");
+        (head, String::from_utf8(body).expect("text"))
+    }
+
+    #[test]
+    fn a_connection_is_kept_for_further_requests_until_its_client_or_the_server_ends_it() {
+        serving_on_orders(|address, orders| {
+            let (mut kept, mut idle) = (connect(address), connect(address));
+            for index in 0..3 {
+                let body = format!("message {index}");
+                kept.write_all(&post("/", body.len() as u64, body.as_bytes())).expect("sent");
+                let (head, read) = read_response(&mut kept);
+                assert!(head.starts_with("http/1.1 200 ") && !head.contains("connection: close"), "{head}");
+                assert_eq!(read, body);
+                idle.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+                assert_eq!(read_response(&mut idle).1, "/a\n");
+            }
+            // A successor has the address from now on: each is answered once more, or closed soon.
+            orders.send(Phase::Left);
+            kept.write_all(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+            let (head, read) = read_response(&mut kept);
+            assert!(head.contains("connection: close"), "{head}");
+            assert_eq!(read, "/b\n");
+            assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
+            assert_eq!(idle.read(&mut [0]).expect("the end"), 0);
+        });
+    }
+
+    #[test]
+    fn a_connection_whose_body_was_not_read_is_closed() {
+        serving(|address| {
+            let mut stream = connect(address);
+            stream.write_all(&post("/unwanted", 10, b"")).expect("sent");
+            let (head, _) = read_response(&mut stream);
+            assert!(head.starts_with("http/1.1 403 ") && head.contains("connection: close"), "{head}");
+        });
+    }
+
+    #[test]
+    fn a_body_in_an_unknown_coding_is_not_taken_as_it_came() {
+        serving(|address| {
+            for codings in ["gzip, chunked", "chunked, chunked"] {
+                let request = format!(
+                    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {codings}\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+                );
+                let response = exchange(address, request.as_bytes());
+                assert!(response.starts_with("HTTP/1.1 501 "), "{codings}: {response}");
+            }
+        });
+    }
+
+    #[test]
+    fn kept_connections_make_room() {
+        serving(|address| {
+            let mut kept: Vec<TcpStream> = (0..ADMIN_CONNECTIONS_MAX).map(|_| connect(address)).collect();
+            for stream in &mut kept {
+                stream.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+                assert_eq!(read_response(stream).1, "/a\n");
+            }
+            let response = exchange(address, b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-            assert!(response.ends_with("\r\n\r\n/stats\n"), "{response}");
+            assert_eq!(kept[0].read(&mut [0]).expect("the end"), 0, "it has waited longest");
         });
     }
 
@@ -632,9 +776,8 @@ mod tests {
             stream.write_all(&post("/", 10, b"half")).expect("sent");
             stream.shutdown(std::net::Shutdown::Write).expect("half closed");
             let mut response = String::new();
-            // No response if the end was noticed before it was written.
-            let _ = stream.read_to_string(&mut response);
-            assert!(response.is_empty() || response.ends_with("\r\n\r\nBroken\n"), "{response}");
+            stream.read_to_string(&mut response).expect("a response");
+            assert!(response.ends_with("\r\n\r\nBroken\n"), "{response}");
         });
     }
 

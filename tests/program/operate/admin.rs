@@ -133,7 +133,9 @@ fn guesses_are_counted_logged_once_and_in_nobodys_way() {
                     let mut stream = TcpStream::connect(server.admin_address()).expect("connected");
                     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
                     let guess = bearer(&format!("0123456789abcdef-{number}"));
-                    let request = format!("GET /stats HTTP/1.1\r\nHost: localhost\r\n{guess}\r\n\r\n");
+                    let request = format!(
+                        "GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{guess}\r\n\r\n"
+                    );
                     stream.write_all(request.as_bytes()).expect("sent");
                     let mut answer = Vec::new();
                     // Reset, closed, or told.
@@ -185,7 +187,8 @@ impl UnixAdmin {
         let mut stream = UnixStream::connect(&self.path).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: any.example\r\n{fields}\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n{fields}\r\n");
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
