@@ -71,6 +71,10 @@ pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
 /// answer, and is closed.
 pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 
+/// Connections over a limit, of a shard, whose requests are read to be refused unless they are checks of health. Further ones are refused
+/// at once.
+pub(crate) const REFUSED_LATER_MAX: usize = 64;
+
 /// Different values of the least progress of a message that connections have of their own: each connection keeps a byte for it.
 pub(crate) const OWN_PROGRESS_MAX: usize = 255;
 

@@ -370,6 +370,12 @@ impl Application for Service {
         }
     }
 
+    fn is_liveness_check(&self, request: &Request<'_>) -> bool {
+        request.path == "/healthz"
+            && matches!(request.method, "GET" | "HEAD")
+            && matches!(request.upgrade(), Ok(None))
+    }
+
     fn opened<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Service>,

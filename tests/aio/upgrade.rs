@@ -99,7 +99,7 @@ async fn tungstenite_is_upgraded_with_a_subprotocol_and_a_field_of_ours() {
 #[tokio::test]
 async fn requests_that_open_nothing_are_answered() {
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_DEFAULT));
-    let cases: [(&str, Vec<u8>, u16); 8] = [
+    let cases: [(&str, Vec<u8>, u16); 9] = [
         ("no upgrade", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426),
         ("a method", request("POST /", &[]), 405),
         ("an origin", request("GET /", &["Origin: http://evil.example"]), 403),
@@ -108,7 +108,8 @@ async fn requests_that_open_nothing_are_answered() {
             b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec(),
             426,
         ),
-        ("HTTP/1.0", b"GET / HTTP/1.0\r\nHost: a\r\n\r\n".to_vec(), 505),
+        ("HTTP/1.0", format!("GET / HTTP/1.0\r\n{}\r\n\r\n", GOOD.join("\r\n")).into_bytes(), 505),
+        ("HTTP/1.0 without an upgrade", b"GET / HTTP/1.0\r\n\r\n".to_vec(), 426),
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 505),
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400),
         ("a long head", long.into_bytes(), 431),

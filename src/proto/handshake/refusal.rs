@@ -38,7 +38,7 @@ refusals! {
         "keep the request head small; large cookies are the usual cause";
     /// More fields than [`HEADERS_MAX`](crate::limits::HEADERS_MAX).
     TOO_MANY_HEADERS = 431, "too many header fields", "", "send fewer header fields";
-    /// HTTP/1.0, HTTP/2 or another version.
+    /// HTTP/2 or another version, or an upgrade with HTTP/1.0.
     VERSION = 505, "HTTP version not supported", "",
         "use HTTP/1.1; a proxy in front must speak HTTP/1.1 to this server (nginx: proxy_http_version 1.1)";
     /// `Host` is missing, repeated, or not an authority (RFC 9112, 3.2).

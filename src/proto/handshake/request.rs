@@ -19,8 +19,10 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The text after the first `?`, or empty.
     pub query: &'a str,
-    /// The requested authority: that of an absolute target, else the `Host` field.
+    /// The requested authority: that of an absolute target, else the `Host` field; empty if a request of HTTP/1.0 has neither.
     pub host: &'a str,
+    /// HTTP/1.0, which has no upgrades: load balancers check health with it.
+    is_http_1_0: bool,
     headers: &'a [httparse::Header<'a>],
 }
 
@@ -29,7 +31,7 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// A [`Refusal`], as soon as the bytes prove that the head is not acceptable: 400 when it is malformed, 431 above
-/// [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`], 505 for an HTTP version other than 1.1.
+/// [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`], 505 for an HTTP version other than 1.1 and 1.0.
 pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -> Result<Option<R>, Refusal> {
     with_request_up_to(bytes, HEAD_BYTES_DEFAULT, f)
 }
@@ -58,11 +60,9 @@ pub fn with_request_up_to<R>(
     if has_bare_line_feed(&head[..head_bytes]) {
         return Err(Refusal::MALFORMED);
     }
-    if parsed.version != Some(1) {
-        return Err(Refusal::VERSION);
-    }
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(Refusal::MALFORMED) };
-    Ok(Some(f(&Request::new(method, target, parsed.headers)?, head_bytes)))
+    let is_http_1_0 = parsed.version == Some(0);
+    Ok(Some(f(&Request::new(method, target, is_http_1_0, parsed.headers)?, head_bytes)))
 }
 
 /// Passes to `f` a request that another HTTP server has parsed before it handed over the connection. The rules are
@@ -82,7 +82,7 @@ pub fn with_fields<'a, R>(
         *headers.get_mut(count).ok_or(Refusal::TOO_MANY_HEADERS)? = httparse::Header { name, value };
         count += 1;
     }
-    Ok(f(&Request::new(method, target, &headers[..count])?))
+    Ok(f(&Request::new(method, target, false, &headers[..count])?))
 }
 
 /// Whether the request line has three parts and the last begins with `HTTP/` and a digit. Otherwise the version error
@@ -119,10 +119,14 @@ fn split_target<'a>(method: &str, target: &'a str) -> Option<(Option<&'a str>, &
     is_authority(authority).then_some((Some(authority), if path.is_empty() { "/" } else { path }, query))
 }
 
-/// The value of the only `Host` field (RFC 9112, 3.2).
-fn host<'a>(headers: &'a [httparse::Header<'a>]) -> Result<&'a str, Refusal> {
+/// The value of the only `Host` field (RFC 9112, 3.2), which HTTP/1.0 does not know.
+fn host<'a>(headers: &'a [httparse::Header<'a>], is_http_1_0: bool) -> Result<&'a str, Refusal> {
     let mut hosts = values(headers, "host");
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Refusal::HOST) };
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (None, _) if is_http_1_0 => return Ok(""),
+        _ => return Err(Refusal::HOST),
+    };
     str::from_utf8(host).ok().filter(|host| is_authority(host)).ok_or(Refusal::HOST)
 }
 
@@ -168,11 +172,12 @@ impl<'a> Request<'a> {
     fn new(
         method: &'a str,
         target: &'a str,
+        is_http_1_0: bool,
         headers: &'a [httparse::Header<'a>],
     ) -> Result<Request<'a>, Refusal> {
         let (authority, path, query) = split_target(method, target).ok_or(Refusal::TARGET)?;
-        let host = host(headers)?;
-        Ok(Request { method, target, path, query, host: authority.unwrap_or(host), headers })
+        let host = authority.unwrap_or(host(headers, is_http_1_0)?);
+        Ok(Request { method, target, path, query, host, is_http_1_0, headers })
     }
 
     /// All fields in order, with names as sent and values without surrounding white space.
@@ -216,6 +221,9 @@ impl<'a> Request<'a> {
         let is_requested = lists(headers, "upgrade", "websocket");
         if !is_requested && values(headers, "sec-websocket-key").next().is_none() {
             return Ok(None);
+        }
+        if self.is_http_1_0 {
+            return Err(Refusal::VERSION);
         }
         if self.method != "GET" {
             return Err(Refusal::METHOD);

@@ -147,6 +147,21 @@ fn requests_without_a_websocket_upgrade_are_not_upgrades() {
 }
 
 #[test]
+fn http_1_0_asks_for_no_upgrade_and_needs_no_host() {
+    let host = |head: &[u8]| with_request(head, |request, _| request.host.to_owned());
+    assert_eq!(host(&request("GET / HTTP/1.0", &[])), Ok(Some(String::new())));
+    assert_eq!(host(&request("GET / HTTP/1.0", &["Host: a"])), Ok(Some("a".to_owned())));
+    assert_eq!(host(&request("GET http://b/ HTTP/1.0", &[])), Ok(Some("b".to_owned())));
+    assert_eq!(host(&request("GET / HTTP/1.0", &["Host: a", "Host: a"])), Err(Refusal::HOST));
+    assert_eq!(host(&request("GET / HTTP/1.1", &[])), Err(Refusal::HOST));
+    assert_eq!(upgrade(&request("HEAD / HTTP/1.0", &["X: y"])), Ok(None));
+    assert_eq!(upgrade(&request("GET / HTTP/1.0", VALID_FIELDS)), Err(Refusal::VERSION));
+    // What a proxy without HTTP/1.1 leaves of an upgrade.
+    let rest = ["Host: a", "Connection: close", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    assert_eq!(upgrade(&request("GET / HTTP/1.0", &rest)), Err(Refusal::VERSION));
+}
+
+#[test]
 fn malformed_heads_are_refused() {
     let many: Vec<String> = (0..HEADERS_MAX).map(|at| format!("X-{at}: y")).collect();
     let cases: [(Vec<u8>, Refusal); 29] = [
@@ -163,7 +178,7 @@ fn malformed_heads_are_refused() {
         (b"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
         (b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
         (b"GET http://a:x/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
-        (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n".into(), Refusal::VERSION),
+        (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n".into(), Refusal::VERSION),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Refusal::VERSION),
         (b"GET / HTTP/2\r\n".into(), Refusal::VERSION),
         (b"GET / HTTP/3.0\r\n".into(), Refusal::VERSION),

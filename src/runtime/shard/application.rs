@@ -144,6 +144,13 @@ pub trait Application: Sized {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Self::Peer>;
 
+    /// Whether a request only asks if the server lives. It is answered even to clients that are over a limit, and while the shard
+    /// drains, so it must open nothing.
+    fn is_liveness_check(&self, request: &Request<'_>) -> bool {
+        let _ = request;
+        false
+    }
+
     /// A request was refused, by the application or by RFC 6455's rules. The reply returned here replaces the refusal's own
     /// response.
     fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {

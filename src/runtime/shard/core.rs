@@ -10,6 +10,7 @@ mod held;
 mod memory;
 mod opening;
 mod reading;
+mod refused_later;
 mod relief;
 mod sealing;
 mod secure;
@@ -97,6 +98,7 @@ pub struct Core<D: Driver, A: Application> {
     lease: Lease,
     arrivals: Arrivals,
     handshakes: Handshakes,
+    refused_later: RefusedLater,
     throttle: Throttle,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
@@ -109,6 +111,7 @@ use arrivals::Arrivals;
 use connection_env::ConnectionEnv;
 use draining::Farewells;
 use handshakes::Handshakes;
+use refused_later::RefusedLater;
 pub use relief::ConnectionMemory;
 use relief::{MemoryRelief, UnfinishedSends};
 use sealing::{flush_sealed, flush_tunnel};
@@ -156,6 +159,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             stopping: false,
             arrivals: Arrivals::default(),
             handshakes: Handshakes::default(),
+            refused_later: RefusedLater::default(),
             throttle: Throttle::default(),
             excesses: Vec::new(),
             due: Vec::new(),
@@ -191,10 +195,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
-            self.refuse(token, &refusal);
+            self.refuse_later(token, refusal, false);
             self.note_excess(token, Limit::Connections, false);
         } else if self.draining_until.is_some() {
-            self.refuse(token, &Refusal::DRAINING);
+            self.refuse_later(token, Refusal::DRAINING, false);
         } else if self.arrivals.is_on() {
             return self.begin_arrival(token);
         }

@@ -230,7 +230,7 @@ fn requests_that_are_none_for_a_stream_are_refused() {
         }
         assert_eq!(status(server, &get("/sse", &[])), 404);
         assert_eq!(status(server, &upgrade("/sse/t", &[])), 404);
-        assert_eq!(status(server, &request("GET /sse/t HTTP/1.0", &[HOST])), 505);
+        assert_eq!(status(server, &request("GET /sse/t HTTP/2.0", &[HOST])), 505);
         for origin in ["https://b.example", "null"] {
             assert_eq!(status(server, &get("/sse/t", &[&format!("Origin: {origin}")])), 403, "{origin}");
         }

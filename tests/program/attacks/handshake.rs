@@ -113,6 +113,25 @@ fn another_http_version_is_505() {
 }
 
 #[test]
+fn a_check_of_health_may_speak_http_1_0() {
+    everywhere(&[], |server| {
+        for fields in [&[][..], &["Host: server.example"]] {
+            for (line, expected) in [
+                ("GET /healthz HTTP/1.0", 200),
+                ("GET /readyz HTTP/1.0", 200),
+                ("POST /healthz HTTP/1.0", 405),
+                ("GET /healthz HTTP/0.9", 505),
+            ] {
+                assert_eq!(status(server, &request(line, fields)), expected, "{line} {fields:?}");
+            }
+        }
+        // Other paths answer to the hosts that they answer to.
+        assert_eq!(status(server, &request("GET /echo HTTP/1.0", &["Host: localhost"])), 426);
+        assert_eq!(status(server, &request("GET /healthz HTTP/1.0", &["Host: a", "Host: a"])), 400);
+    });
+}
+
+#[test]
 fn a_malformed_target_is_400() {
     everywhere(&[], |server| {
         for target in [

@@ -153,8 +153,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         let entered = entered.and_then(|()| self.enter_any());
         self.tell_address(application, token, client);
         if let Err(limit) = entered {
-            self.drop_held(Some(arrival.input));
-            return self.refuse_arrival(token, limit);
+            self.refuse_arrival(token, limit);
+            if self.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
+                return self.drop_held(Some(arrival.input));
+            }
+            self.read_held(application, token, arrival.input);
+            return self.touch(token);
         }
         if let Some(client) = client.filter(|_| is_proxy) {
             self.arrivals.know(token, client, false);
@@ -215,7 +219,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             return self.with_connection(token, |connection, _| connection.abort(cause));
         }
         let refusal = self.limit_refusal(limit);
-        self.refuse_quietly(token, &refusal);
+        self.refuse_later(token, refusal, true);
         if self.security.server.is_some() {
             self.secure_accepted(token);
         }
@@ -294,6 +298,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// A connection has ended.
     pub(super) fn forget_arrival(&mut self, token: Token) {
         self.forget_throttled(token);
+        self.refused_later.forget(token);
         let waiting = self.handshakes.forget(token);
         self.drop_held(waiting);
         let arrival = self.arrivals.forget(token, self.env.now);

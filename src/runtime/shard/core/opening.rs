@@ -26,14 +26,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
             self.log.requested(token, request);
             traces::requested(token, request, self.env.now);
-            if let Some(refusal) = self.identify(token, request) {
-                return match application.refused(&refusal, request) {
-                    Some(reply) => self.respond(token, &reply.as_reply()),
-                    None => self.refuse_quietly(token, &refusal),
-                };
-            }
-            if self.draining_until.is_some() {
-                return self.refuse_because(application, token, &Refusal::DRAINING, request);
+            if self.is_refused_now(application, token, request) {
+                return;
             }
             let upgrade = match request.upgrade() {
                 Ok(upgrade) => upgrade,
@@ -182,7 +176,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    fn refuse_because(
+    pub(super) fn refuse_because(
         &mut self,
         application: &mut A,
         token: Token,
@@ -190,6 +184,17 @@ impl<D: Driver, A: Application> Core<D, A> {
         request: &handshake::Request<'_>,
     ) {
         self.log_refusal(token, Refused::read(refusal, request));
+        self.refuse_read(application, token, refusal, request);
+    }
+
+    /// Refuses a request that was read, without a record in the log.
+    pub(super) fn refuse_read(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        refusal: &Refusal,
+        request: &handshake::Request<'_>,
+    ) {
         match application.refused(refusal, request) {
             Some(reply) => self.respond(token, &reply.as_reply()),
             None => self.refuse_quietly(token, refusal),

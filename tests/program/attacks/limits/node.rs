@@ -61,6 +61,31 @@ fn a_client_for_which_the_node_has_no_connection_is_logged_without_a_tls_handsha
     });
 }
 
+#[test]
+fn a_check_of_life_is_answered_whatever_limit_its_client_is_over() {
+    for (limit, expected) in [
+        ("--max-connections=1", 503),
+        ("--max-connections-per-address=1", 429),
+        ("--handshake-rate-per-address=1", 429),
+        ("--handshake-rate=1", 503),
+    ] {
+        on_both_drivers(&[limit], |server| {
+            let held = answer_from(server, STRANGER, &[]);
+            assert_eq!(held.1.status, 101);
+            let get = |path: &str| status_of(server, &request(&format!("GET {path} HTTP/1.1"), &["Host: a"]));
+            for _ in 0..20 {
+                assert_eq!(get("/healthz"), 200, "{limit}");
+                // It opens nothing.
+                assert_ne!(status_of(server, &upgrade("/healthz", &[])), 101, "{limit}");
+            }
+            // Readiness, and everything else, is as it was: at most one a second is let in by the rates.
+            let statuses: Vec<u16> = (0..20).map(|_| get("/readyz")).collect();
+            assert!(statuses.contains(&expected), "{limit}: {statuses:?}");
+            assert!(statuses.iter().all(|status| [200, expected].contains(status)), "{limit}: {statuses:?}");
+        });
+    }
+}
+
 /// A request from the stranger, and the status of its answer.
 fn status_of(server: &Server, request: &[u8]) -> u16 {
     let mut peer = Peer::connect_from(server, STRANGER);

@@ -1,0 +1,85 @@
+//! Connections over a limit, and those that came while the shard drains: each is refused once its request is there, unless it only asks
+//! whether the server lives.
+//!
+//! With TLS they are refused at once: a handshake costs as much as the limits are to save.
+
+use std::collections::BTreeMap;
+
+use super::Core;
+use crate::driver::{Driver, Token};
+use crate::limits::REFUSED_LATER_MAX;
+use crate::shard::application::Application;
+use echoring_proto::handshake::{Refusal, Request};
+
+/// The connections that wait for that. Empty, and never asked, while nobody is over a limit.
+#[derive(Debug, Default)]
+pub(super) struct RefusedLater(BTreeMap<Token, RefusedConnection>);
+
+/// What is to be told, and whether the log was told.
+#[derive(Clone, Copy, Debug)]
+struct RefusedConnection {
+    refusal: Refusal,
+    is_logged: bool,
+}
+
+impl RefusedLater {
+    /// A connection has ended.
+    #[inline]
+    pub(super) fn forget(&mut self, token: Token) {
+        if !self.0.is_empty() {
+            self.0.remove(&token);
+        }
+    }
+}
+
+impl<D: Driver, A: Application> Core<D, A> {
+    /// Refuses a connection of which nothing has been read. `is_logged` says that the log has a record of its cause.
+    #[cold]
+    pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {
+        if self.security.server.is_none() && self.refused_later.0.len() < REFUSED_LATER_MAX {
+            self.refused_later.0.insert(token, RefusedConnection { refusal, is_logged });
+        } else if is_logged {
+            self.refuse_quietly(token, &refusal);
+        } else {
+            self.refuse(token, &refusal);
+        }
+    }
+
+    /// Refuses a connection whose request is there, if that has to be. Returns whether it was refused.
+    #[inline]
+    pub(super) fn is_refused_now(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        request: &Request<'_>,
+    ) -> bool {
+        let waits = !self.refused_later.0.is_empty() || self.draining_until.is_some();
+        let identified = self.identify(token, request);
+        (waits || identified.is_some()) && self.refuse_now(application, token, request, identified)
+    }
+
+    #[cold]
+    fn refuse_now(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        request: &Request<'_>,
+        identified: Option<Refusal>,
+    ) -> bool {
+        let draining = || {
+            self.draining_until.map(|_| RefusedConnection { refusal: Refusal::DRAINING, is_logged: false })
+        };
+        let refused = self.refused_later.0.remove(&token);
+        let refused = refused.or(identified.map(|refusal| RefusedConnection { refusal, is_logged: true }));
+        let Some(RefusedConnection { refusal, is_logged }) = refused.or_else(draining) else { return false };
+        if application.is_liveness_check(request) {
+            return false;
+        }
+        if is_logged {
+            self.refuse_read(application, token, &refusal, request);
+        } else {
+            self.refuse_because(application, token, &refusal, request);
+        }
+        true
+    }
+}
