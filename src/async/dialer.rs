@@ -32,7 +32,7 @@ use crate::conn::{Head, Origin, Trace};
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
 use crate::tls::{Identity, Trust, client_config_with};
 use echoring_proto::connection::Compression;
-use echoring_proto::handshake::{self, BadField, check_field, is_subprotocol};
+use echoring_proto::handshake::{self, BadField, check_field, check_subprotocols};
 use echoring_proto::{Role, Url};
 
 pub use connect::connect_to;
@@ -187,12 +187,13 @@ impl Dialer {
         self
     }
 
-    /// Subprotocols to offer, in order of preference. An invalid name makes every dial fail.
+    /// Subprotocols to offer, in order of preference. A name that is invalid, or that is given twice (RFC 6455, 4.1), makes every dial
+    /// fail.
     #[must_use]
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Dialer {
         self.request.subprotocols = names.into_iter().map(Into::into).collect();
-        if self.request.subprotocols.iter().any(|name| !is_subprotocol(name)) {
-            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), BadField::Malformed));
+        if let Err(why) = check_subprotocols(&self.request.subprotocols) {
+            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), why));
         }
         self
     }

@@ -21,6 +21,7 @@ use echoring_proto::connection::Compression;
 use echoring_proto::deflate::{self, Agreement};
 use echoring_proto::handshake::{
     self, BadField, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, check_field,
+    check_subprotocols,
 };
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 
@@ -133,10 +134,14 @@ impl Upgrader {
     }
 
     /// The supported subprotocols, in order of preference (RFC 6455, 1.9). One that the client offers too is chosen; if
-    /// there is none in common, the connection has none. Invalid names never match an offer.
+    /// there is none in common, the connection has none. A name that is invalid, or that is given twice, makes
+    /// [`check`](Upgrader::check) and every upgrade fail.
     #[must_use]
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Upgrader {
         self.subprotocols = names.into_iter().map(Into::into).collect();
+        if let Err(why) = check_subprotocols(&self.subprotocols) {
+            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), why));
+        }
         self
     }
 

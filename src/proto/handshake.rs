@@ -15,7 +15,7 @@ mod refusal;
 mod request;
 mod response;
 
-pub use field::{BadField, check_field};
+pub use field::{BadField, check_field, check_subprotocols};
 pub use forwarded::forwarded_client;
 pub use host::HostPolicy;
 pub use intermediary::{VIA, hop_by_hop_fields, identifies_client, is_hop_by_hop, is_only_chunked};

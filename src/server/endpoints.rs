@@ -57,7 +57,6 @@ fn rejection(request: &Request<'_>) -> Result<Response, Response> {
     let header = match status {
         301 | 302 | 303 | 307 | 308 => Some(("location", "/echo")),
         401 => Some(("www-authenticate", "Basic realm=\"echoring\"")),
-        426 => Some(("upgrade", "websocket")),
         429 | 503 => Some(("retry-after", "1")),
         200 | 400..=599 => None,
         // The other statuses have no body, or none that may answer an upgrade.

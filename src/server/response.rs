@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::limits::RESPONSE_BODY_BYTES_MAX;
 use echoring_runtime::shard::OwnedReply;
 
-/// A response with its whole body; the connection is closed behind it. It converts from any [`http::Response`].
+/// A response with its whole body; the connection is closed behind it. It converts from any [`http::Response`]. 426 is sent with
+/// `Upgrade: websocket` (RFC 9110, 15.5.22).
 ///
 /// The body has at most [`RESPONSE_BODY_BYTES_MAX`] bytes. A longer body, or a status that is not final (200 to 599),
 /// becomes a 500 and is logged. The server sets `Connection`, `Content-Length` and `Transfer-Encoding` itself; they are

@@ -194,7 +194,8 @@ async fn each_way_to_fail_has_its_name() {
         (dialer().header("a b", ""), "a b", BadField::Name),
         (dialer().origin("null\r\n"), "Origin", BadField::Value),
         (dialer().host("a\r\nb"), "Host", BadField::Value),
-        (dialer().subprotocols(["a b"]), "Sec-WebSocket-Protocol", BadField::Malformed),
+        (dialer().subprotocols(["a b"]), "Sec-WebSocket-Protocol", BadField::Subprotocols),
+        (dialer().subprotocols(["a", "b", "a"]), "Sec-WebSocket-Protocol", BadField::Subprotocols),
     ];
     for (dialer, expected, reason) in cases {
         match dialer.dial(&url(refusing)).await.expect_err("a bad field") {

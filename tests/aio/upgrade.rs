@@ -241,7 +241,15 @@ async fn mistakes_of_the_program_are_told_to_it_and_not_to_the_client() {
         let (refused, _) = outcome(&Upgrader::new(), &request("GET /", &[]), decide).await;
         assert!(matches!(refused, Err(UpgradeError::BadField { why, .. }) if why == expected));
     }
-    Upgrader::new().response_header("X", "y").check().expect("all is well");
+    for names in [&["v1", "v 2"][..], &["v1", "v2", "v1"], &[""]] {
+        let upgrader = Upgrader::new().subprotocols(names.iter().copied());
+        let expected = |error| matches!(error, UpgradeError::BadField { why: BadField::Subprotocols, .. });
+        assert!(expected(upgrader.check().expect_err("a mistake")), "{names:?}");
+        let (refused, answer) = outcome(&upgrader, &request("GET /", &[]), yes).await;
+        assert!(expected(refused.expect_err("a mistake")) && answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    }
+    let good = Upgrader::new().response_header("X", "y").subprotocols(["v2", "v1"]);
+    good.check().expect("all is well");
 }
 
 #[tokio::test]

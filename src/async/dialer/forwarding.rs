@@ -78,7 +78,13 @@ impl Dialer {
             }
             None => self.request.origin = None,
         }
-        self.request.subprotocols = offered(request).map(str::to_owned).collect();
+        self.request.subprotocols.clear();
+        for name in offered(request) {
+            // A client may repeat one, which this end may not (RFC 6455, 4.1).
+            if !self.request.subprotocols.iter().any(|other| other == name) {
+                self.request.subprotocols.push(name.to_owned());
+            }
+        }
         let end_to_end = end_to_end(headers);
         let passed = end_to_end.iter().filter(|(name, _)| passes(name.as_str()));
         let passed = passed.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));

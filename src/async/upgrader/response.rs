@@ -166,7 +166,7 @@ impl Acceptance {
     }
 }
 
-/// A response other than 101. The connection is closed after it.
+/// A response other than 101. The connection is closed after it. 426 is sent with `Upgrade: websocket` (RFC 9110, 15.5.22).
 ///
 /// ```
 /// use echoring::HttpResponse;
@@ -266,6 +266,9 @@ impl HttpResponse {
         let mut response = http::Response::builder()
             .status(self.status)
             .header(http::header::CONTENT_TYPE, self.content_type);
+        if self.status == 426 && !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade")) {
+            response = response.header(http::header::UPGRADE, "websocket");
+        }
         for (name, value) in self.fields {
             response = response.header(name, value);
         }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::is_token;
+use super::{is_subprotocol, is_token};
 
 /// Fields that only the handshake writes, and fields that describe a body, which a handshake does not have. A second
 /// or contradicting field would break the handshake (RFC 6455, 4.1 and 4.2.2; RFC 9112, 6).
@@ -42,6 +42,18 @@ pub fn check_field(name: &str, value: &str) -> Result<(), BadField> {
     Ok(())
 }
 
+/// Checks the subprotocols that an end offers or supports: tokens, each named once (RFC 6455, 4.1).
+///
+/// # Errors
+/// [`BadField::Subprotocols`].
+pub fn check_subprotocols(names: &[String]) -> Result<(), BadField> {
+    let is_new = |(at, name): (usize, &String)| !names[..at].contains(name);
+    match names.iter().all(|name| is_subprotocol(name)) && names.iter().enumerate().all(is_new) {
+        true => Ok(()),
+        false => Err(BadField::Subprotocols),
+    }
+}
+
 /// The reason why an application may not add a field to a handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -52,10 +64,12 @@ pub enum BadField {
     Value,
     /// The handshake writes this field itself.
     Reserved,
-    /// The value does not have the form of this field, as a subprotocol that is no token (RFC 6455, 4.1).
+    /// The value does not have the form of this field.
     Malformed,
     /// The client has not offered this subprotocol (RFC 6455, 4.2.2).
     NotOffered,
+    /// A subprotocol is not a token, or is named twice (RFC 6455, 4.1).
+    Subprotocols,
 }
 
 impl fmt::Display for BadField {
@@ -66,6 +80,7 @@ impl fmt::Display for BadField {
             BadField::Reserved => "the handshake writes this field itself",
             BadField::Malformed => "the value does not have the form of this field",
             BadField::NotOffered => "the client has not offered this subprotocol",
+            BadField::Subprotocols => "a subprotocol is not a token, or is named twice",
         })
     }
 }
@@ -79,12 +94,28 @@ crate::error_debug!(
         Reserved,
         Malformed,
         NotOffered,
+        Subprotocols,
     }
 );
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subprotocols_are_tokens_that_differ() {
+        for (names, expected) in [
+            (&[][..], Ok(())),
+            (&["chat.v2", "chat.v1", "CHAT.V2"], Ok(())),
+            (&["a", "b", "a"], Err(BadField::Subprotocols)),
+            (&["a b"], Err(BadField::Subprotocols)),
+            (&["a", ""], Err(BadField::Subprotocols)),
+            (&["a,b"], Err(BadField::Subprotocols)),
+        ] {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(check_subprotocols(&names), expected, "{names:?}");
+        }
+    }
 
     #[test]
     fn fields_are_checked_by_name_and_value() {

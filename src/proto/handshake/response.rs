@@ -50,7 +50,7 @@ pub fn write_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
 }
 
 /// Appends a complete response, after which the connection must be closed. `extra_headers` are header lines, each
-/// terminated by CRLF, or empty. `head_only` omits the body but declares its length, as a response to HEAD does.
+/// terminated by CRLF, or empty; 426 gets `Upgrade: websocket` unless they name another protocol. `head_only` omits the body but declares its length, as a response to HEAD does.
 pub fn write_response(
     out: &mut Vec<u8>,
     status: u16,
@@ -79,11 +79,18 @@ pub fn write_event_stream_head(out: &mut Vec<u8>, extra_headers: &str) {
 
 fn write_head(out: &mut Vec<u8>, status: u16, content_type: &str, extra_headers: &str, body_bytes: usize) {
     let reason = reason_phrase(status);
+    let is_upgrade =
+        |line: &str| line.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case("upgrade"));
+    // It says to what (RFC 9110, 15.5.22).
+    let upgrade = match status == 426 && !extra_headers.lines().any(is_upgrade) {
+        true => "Upgrade: websocket\r\n",
+        false => "",
+    };
     // Writing to a vector cannot fail.
     let _ = write!(
         out,
         "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
-         Content-Length: {body_bytes}\r\n{extra_headers}\r\n"
+         Content-Length: {body_bytes}\r\n{upgrade}{extra_headers}\r\n"
     );
 }
 
