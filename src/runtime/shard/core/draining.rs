@@ -8,6 +8,7 @@ use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::control::{DrainPlan, Goodbye};
 use echoring_proto::connection::CloseMode;
+use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
 /// Connections that are closed one by one. Until its turn a connection is served as before.
@@ -110,7 +111,8 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     fn say_farewell(&mut self, application: &mut A, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
-        if slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer)) {
+        let is_deciding = slot.connection.is_deciding();
+        if !is_deciding && slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer)) {
             application.farewell(&mut Context { core: self }, token);
         } else {
             self.say_goodbye(token, true);
@@ -136,10 +138,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         application.draining(&mut Context { core: self });
     }
 
-    /// Closes a connection whose request is undecided or, if `open`, which is open.
+    /// Refuses a connection whose request is undecided, and closes one which is open, if `open`.
     fn say_goodbye(&mut self, token: Token, open: bool) {
         let Some(slot) = self.slots.get_mut(token) else { return };
-        if slot.connection.is_deciding() || (slot.connection.is_open() && open) {
+        if slot.connection.is_deciding() {
+            self.refuse(token, &Refusal::DRAINING);
+        } else if slot.connection.is_open() && open {
             let Goodbye { code, reason } = self.goodbye;
             slot.connection.close(code, reason, CloseMode::Graceful, &mut self.env.lend());
         }

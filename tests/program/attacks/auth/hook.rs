@@ -125,6 +125,30 @@ fn the_traffic_of_a_client_that_waited_counts_for_its_route() {
 }
 
 #[test]
+fn a_client_that_is_being_decided_on_when_the_server_drains_is_told_to_come_back() {
+    for flags in [&["--auth-hook-timeout=60s", "--handshake-timeout=60s"][..], &["--drain=1s"]] {
+        with_hook(flags, |server, service| {
+            let mut waiting: Vec<Peer> = (0..8)
+                .map(|number| {
+                    let mut peer = Peer::connect(server);
+                    peer.send(&upgrade("/echo", &[&bearer(&format!("hanging-{number}"))]));
+                    peer
+                })
+                .collect();
+            while service.requests.load(Ordering::SeqCst) == 0 || server.figure("connections") < 8 {
+                std::thread::yield_now();
+            }
+            server.terminate();
+            for peer in &mut waiting {
+                let answer = peer.answer();
+                assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{answer:?}");
+                peer.expect_end();
+            }
+        });
+    }
+}
+
+#[test]
 fn a_slow_hook_holds_up_only_those_who_need_it() {
     let tokens = tokens();
     let tokens = tokens.flag("auth-tokens");
