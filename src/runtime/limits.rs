@@ -74,6 +74,8 @@ pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 /// Connections over a limit, of a shard, whose requests are read to be refused unless they are checks of health. Further ones are refused
 /// at once.
 pub(crate) const REFUSED_LATER_MAX: usize = 64;
+/// Time that they have for their request, which a client sends at once: a round trip of a slow network.
+pub(crate) const REFUSED_LATER_TIME: Nanos = SECOND;
 
 /// Different values of the least progress of a message that connections have of their own: each connection keeps a byte for it.
 pub(crate) const OWN_PROGRESS_MAX: usize = 255;

@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::deflate::Agreement;
 use crate::event_stream;
 use crate::handshake::{self, Refusal};
-use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_DEFAULT};
+use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_DEFAULT, Nanos};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -135,6 +135,14 @@ impl Connection {
                 self.fail_handshake(Cause::BadHandshake(bad), env);
                 None
             }
+        }
+    }
+
+    /// The request has to be there by `at`, if that is before the deadline of the handshake.
+    pub fn await_head_until(&mut self, at: Nanos) {
+        if let Phase::Head { until, .. } = &mut self.phase {
+            *until = at.min(*until);
+            self.deadline_moved = true;
         }
     }
 

@@ -323,15 +323,10 @@ impl<D: Driver, A: Application> Core<D, A> {
                 continue;
             }
             slot.armed = 0;
-            if slot.connection.deadline(&self.env.config) <= self.env.now {
-                let was_open = slot.connection.is_open();
-                slot.connection.handle_timeout(&mut self.env.lend());
-                if was_open && slot.connection.is_closing() {
-                    self.note_message(token);
-                }
-                self.touch(token);
-            } else {
+            if slot.connection.deadline(&self.env.config) > self.env.now {
                 self.arm(token);
+            } else if !self.is_refused_overdue(token) {
+                self.pass_deadline(token);
             }
         }
         self.due = due;
@@ -348,6 +343,16 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             self.stopping = true;
         }
+    }
+
+    fn pass_deadline(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let was_open = slot.connection.is_open();
+        slot.connection.handle_timeout(&mut self.env.lend());
+        if was_open && slot.connection.is_closing() {
+            self.note_message(token);
+        }
+        self.touch(token);
     }
 
     /// Arms the timer for a connection's deadline, unless an earlier entry exists.

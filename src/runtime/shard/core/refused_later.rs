@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Core;
 use crate::driver::{Driver, Token};
-use crate::limits::REFUSED_LATER_MAX;
+use crate::limits::{REFUSED_LATER_MAX, REFUSED_LATER_TIME};
 use crate::shard::application::Application;
 use echoring_proto::handshake::{Refusal, Request};
 
@@ -36,9 +36,34 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Refuses a connection of which nothing has been read. `is_logged` says that the log has a record of its cause.
     #[cold]
     pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {
-        if self.security.server.is_none() && self.refused_later.0.len() < REFUSED_LATER_MAX {
-            self.refused_later.0.insert(token, RefusedConnection { refusal, is_logged });
-        } else if is_logged {
+        let refused = RefusedConnection { refusal, is_logged };
+        if self.security.server.is_some() || self.refused_later.0.len() >= REFUSED_LATER_MAX {
+            return self.refuse_unread(token, refused);
+        }
+        self.refused_later.0.insert(token, refused);
+        let at = self.env.now + REFUSED_LATER_TIME;
+        self.with_connection(token, |connection, _| connection.await_head_until(at));
+    }
+
+    /// A deadline has passed: refuses a connection whose request has not come. False if it was not to be refused.
+    #[inline]
+    pub(super) fn is_refused_overdue(&mut self, token: Token) -> bool {
+        if self.refused_later.0.is_empty() {
+            return false;
+        }
+        let Some(refused) = self.refused_later.0.remove(&token) else { return false };
+        // A malformed head may have been answered.
+        let waits = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
+        if waits {
+            self.refuse_unread(token, refused);
+        }
+        waits
+    }
+
+    #[cold]
+    fn refuse_unread(&mut self, token: Token, refused: RefusedConnection) {
+        let RefusedConnection { refusal, is_logged } = refused;
+        if is_logged {
             self.refuse_quietly(token, &refusal);
         } else {
             self.refuse(token, &refusal);
