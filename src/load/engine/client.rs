@@ -39,6 +39,7 @@ mod delay_meter;
 mod echo;
 mod listener;
 mod opening;
+mod outstanding;
 mod pacer;
 mod pings;
 mod player;
@@ -330,12 +331,11 @@ impl Client {
         }
         self.settle_attempts(cx, until);
         self.tally.settle_missing(until);
-        // A last snapshot, so that the progress shows the final counts.
-        let part = self.snapshots.part(self.thread, &mut self.tally, cx.now());
-        let _ = self.shared.events.send(RunEvent::Snapshot(Box::new(part)));
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
         self.phase = Phase::Closing { until: cx.now() + closing_time };
+        // The progress shows the final counts.
+        self.take_snapshot(cx.now());
         self.timers.wake_by(cx.now());
         for position in 0..self.connections.len() {
             if matches!(self.connections[position].state, State::Preparing | State::Open | State::Retiring)
@@ -350,8 +350,7 @@ impl Client {
     fn settle_connection(&mut self, position: usize, until: Nanos) {
         let Client { connections, tally, .. } = self;
         let connection = &connections[position];
-        let had_no_user = !connection.life.was_open && !self.shared.load.churn.ramp.is_zero();
-        if matches!(connection.state, State::New | State::Preparing) || had_no_user {
+        if !connection.has_user(&self.shared) {
             return;
         }
         match &connection.flow {
@@ -391,9 +390,20 @@ impl Client {
         progress.open.store(self.connector.open as u64, Ordering::Relaxed);
         progress.messages.store(self.tally.counts.received, Ordering::Relaxed);
         progress.failed.store(self.connector.failed, Ordering::Relaxed);
-        if let Some(part) = self.snapshots.tell(self.thread, &mut self.tally, now) {
-            let _ = self.shared.events.send(RunEvent::Snapshot(part));
+        if self.snapshots.is_due(now) {
+            self.take_snapshot(now);
         }
+    }
+
+    /// Sends the results so far.
+    #[cold]
+    fn take_snapshot(&mut self, now: Nanos) {
+        if matches!(self.phase, Phase::Running { .. } | Phase::Draining { .. }) {
+            self.take_ages(now);
+        }
+        let part = self.snapshots.part(self.thread, &self.tally, now);
+        // A session that has ended needs no events.
+        let _ = self.shared.events.send(RunEvent::Snapshot(Box::new(part)));
     }
 }
 

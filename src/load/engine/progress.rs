@@ -18,6 +18,8 @@ pub enum RunStage {
     Measuring,
     /// Waiting for messages in flight.
     Draining,
+    /// Over: the results are those of the record.
+    Done,
 }
 
 /// A run in progress.
@@ -39,7 +41,7 @@ pub struct RunProgress<'a> {
     pub failed: u64,
     /// Messages that arrived, warm-up included.
     pub messages: u64,
-    /// Results of the measured time so far, up to a second old.
+    /// Results of the measured time so far, up to a second old; those of the record once the run is done.
     pub live: &'a LiveResults,
     /// The generators that the others, or the end of this stage, wait for; a run of one generator has none.
     pub awaited: &'a [&'a str],

@@ -9,12 +9,12 @@ use super::coordination::Part;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
 use super::server_sampler::ServerSampler;
-use super::shared::{RunEvent, Shared, ThreadProgress};
+use super::shared::{RunEvent, Shared};
 use super::sources::spread;
 use super::trace::Traced;
 use super::workers::Workers;
 use crate::measure::host;
-use crate::measure::live::LiveResults;
+use crate::measure::live::{LiveResults, LiveThreads};
 use crate::measure::meter::{Meter, ServerSamples};
 use crate::measure::tally::Tally;
 use crate::plan::Resources;
@@ -145,6 +145,8 @@ fn run_part(
     if !is_alone || !shared.segment.is_whole() {
         tally.conclude();
     }
+    let failed = shared.sum(|progress| &progress.failed);
+    show_done(&shared.load, &target.text(), failed, &tally, show);
     let samples = shared.load.sample_share.map(|_| std::mem::take(&mut tally.samples));
     Ok(SegmentResult {
         tally,
@@ -160,6 +162,42 @@ fn run_part(
         server_samples: seen.server_samples,
         samples,
     })
+}
+
+/// The last progress of a run has the figures of its record.
+fn show_done(
+    load: &Workload,
+    target: &str,
+    failed: u64,
+    tally: &Tally,
+    show: &mut dyn FnMut(&RunProgress<'_>),
+) {
+    show(&RunProgress {
+        load,
+        target,
+        stage: RunStage::Done,
+        rate: None,
+        elapsed: Duration::ZERO,
+        open: 0,
+        failed,
+        messages: tally.counts.received,
+        live: &LiveResults::of(tally),
+        awaited: &[],
+        traced: &[],
+    });
+}
+
+impl SegmentResult {
+    /// Shows the last progress of a run of which these are the results. So many connections `failed`.
+    pub fn show_done(
+        &self,
+        load: &Workload,
+        target: &str,
+        failed: u64,
+        show: &mut dyn FnMut(&RunProgress<'_>),
+    ) {
+        show_done(load, target, failed, &self.tally, show);
+    }
 }
 
 /// What a session sees of a run beside its threads: figures that do not depend on the exact moment.
@@ -188,21 +226,18 @@ fn watch(
     let cpus = if resources.cpus.is_empty() { host::allowed_cpus() } else { resources.cpus.clone() };
     let mut stolen_before = None;
     let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
-    let mut live = LiveResults::default();
-    let mut show = |stage, elapsed, live: &LiveResults, traced: &mut Vec<Traced>| {
-        let sum = |count: fn(&ThreadProgress) -> &std::sync::atomic::AtomicU64| {
-            shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
-        };
+    let mut live = LiveThreads::default();
+    let mut show = |stage, elapsed, live: &LiveThreads, traced: &mut Vec<Traced>| {
         show(&RunProgress {
             load: &shared.load,
             target,
             stage,
             rate: shared.rate_control.rate().filter(|rate| shared.load.pace.rate() != Some(*rate)),
             elapsed,
-            open: sum(|progress| &progress.open),
-            failed: sum(|progress| &progress.failed),
-            messages: sum(|progress| &progress.messages),
-            live,
+            open: shared.sum(|progress| &progress.open),
+            failed: shared.sum(|progress| &progress.failed),
+            messages: shared.sum(|progress| &progress.messages),
+            live: live.sum(),
             awaited: &[],
             traced: &std::mem::take(traced),
         });

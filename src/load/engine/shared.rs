@@ -174,6 +174,11 @@ impl Shared {
         }
     }
 
+    /// A count of all threads, added up.
+    pub(super) fn sum(&self, count: fn(&ThreadProgress) -> &AtomicU64) -> u64 {
+        self.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
+    }
+
     /// A CPU sample at `now`, taken by a thread that has counted `messages` up to this tick. `None` if the server's CPU
     /// time is unknown.
     pub fn sample(&self, thread: usize, messages: u64, now: Nanos) -> Option<Sample> {

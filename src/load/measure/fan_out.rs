@@ -172,8 +172,8 @@ impl FanOutTracker {
     }
 
     /// Calls `tell` with the times of a publisher's messages from `from` on, each with the number of messages it stands
-    /// for. Must be called when nobody publishes any more. Messages that are no longer tracked get the times of the
-    /// oldest tracked one.
+    /// for. Messages that are no longer tracked get the times of the oldest tracked one. While somebody publishes, those that
+    /// are about to be no longer tracked may get later times.
     pub fn behind(&self, publisher: u32, from: u64, mut tell: impl FnMut(Times, u64)) {
         let publisher = &self.publishers[publisher as usize];
         let published = publisher.published.load(Ordering::Acquire);

@@ -6,7 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::LATENCY_NS_MAX;
@@ -178,18 +178,6 @@ impl Recorder {
         }
     }
 
-    /// The finished intervals.
-    pub(crate) fn series(&self) -> &Series {
-        &self.series
-    }
-
-    /// Packs the response times of the current interval.
-    pub(crate) fn current_response(&self) -> Vec<u8> {
-        let mut packed = Vec::new();
-        pack(&self.response, &mut packed);
-        packed
-    }
-
     /// All intervals: finishes the current one; later ones are empty.
     pub fn finish(mut self, arrived: Arrived) -> Series {
         self.roll(Nanos::MAX, arrived);
@@ -197,13 +185,20 @@ impl Recorder {
     }
 }
 
+/// A distribution in packed form.
+pub(crate) fn packed(histogram: &Histogram<impl Counter>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    pack(histogram, &mut packed);
+    packed
+}
+
 /// Appends a distribution: for each recorded value the difference from the previous one, and its count.
-fn pack(histogram: &Histogram<u32>, packed: &mut Vec<u8>) {
+fn pack(histogram: &Histogram<impl Counter>, packed: &mut Vec<u8>) {
     let mut before = 0;
     for step in histogram.iter_recorded() {
         let value = step.value_iterated_to();
         put(value - before, packed);
-        put(u64::from(step.count_at_value()), packed);
+        put(step.count_at_value().as_u64(), packed);
         before = value;
     }
 }

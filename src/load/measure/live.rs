@@ -1,12 +1,13 @@
 //! Live results: each thread sends a snapshot once per second of the measured time, and the session adds them up for
-//! the progress display.
+//! the progress display, for exported figures and for conditions that end a run.
 //!
-//! Never: a lock, a counter or an allocation per message. A thread copies one packed distribution per second.
+//! They are the distribution that becomes the record, so far, and the ages of the messages that are outstanding: due, and
+//! waiting to be sent, or sent and awaited. After the run they are the record's.
+//!
+//! Never: a lock, a counter or an allocation per message. A thread copies two packed distributions per second.
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,20 +17,22 @@ use crate::measure::integrity::Integrity;
 use crate::measure::interval;
 use crate::measure::quantiles::Quantiles;
 use crate::measure::tally::Tally;
+use crate::measure::window::Window;
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// The snapshot of one thread.
 #[derive(Debug)]
 pub(crate) struct ThreadSnapshot {
     thread: usize,
-    /// Packed response times of the intervals that finished since the last snapshot.
-    finished: Vec<Vec<u8>>,
-    /// Those of the current interval, if intervals are long.
-    current: Option<Vec<u8>>,
+    /// Packed response times of the messages that are over, by stage of the rate, where they have changed since the last
+    /// snapshot.
+    changed: Vec<(usize, Vec<u8>)>,
+    /// Packed ages of the outstanding messages.
+    outstanding: Vec<u8>,
     counts: Counts,
 }
 
-/// Counts of a thread since the run began.
+/// Counts since the run began.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Counts {
     errors: BTreeMap<String, u64>,
@@ -38,118 +41,197 @@ struct Counts {
     lateness_ns_max: u64,
 }
 
-/// When a thread takes its next snapshot, and which intervals it has sent.
-#[derive(Debug, Default)]
+impl Counts {
+    fn of(tally: &Tally, integrity: Integrity) -> Counts {
+        Counts {
+            errors: tally.connections.errors.clone(),
+            integrity,
+            unsent: tally.counts.unsent,
+            lateness_ns_max: tally.latency.all().map(|times| times.lateness.max()).max().unwrap_or(0),
+        }
+    }
+
+    fn merge(&mut self, other: &Counts) {
+        for (cause, count) in &other.errors {
+            *self.errors.entry(cause.clone()).or_default() += count;
+        }
+        self.integrity.merge(&other.integrity);
+        self.unsent += other.unsent;
+        self.lateness_ns_max = self.lateness_ns_max.max(other.lateness_ns_max);
+    }
+}
+
+/// The ages of outstanding messages that were due within the measured time.
+#[derive(Debug)]
+pub(crate) struct Ages {
+    window: Window,
+    now: Nanos,
+    values: Histogram<u64>,
+}
+
+impl Ages {
+    /// So many messages that were due at `intended` are outstanding.
+    #[inline]
+    pub(crate) fn add(&mut self, intended: Nanos, messages: u64) {
+        if self.window.contains(intended) {
+            self.values.saturating_record_n(self.now.saturating_sub(intended), messages);
+        }
+    }
+
+    /// The moment at which messages have these ages.
+    pub(crate) fn now(&self) -> Nanos {
+        self.now
+    }
+}
+
+/// When a thread takes its next snapshot, and what it has sent.
+#[derive(Debug)]
 pub(crate) struct SnapshotTaker {
     due_at: Nanos,
-    text: usize,
+    /// Messages in each distribution when it was sent.
+    sent: Vec<u64>,
+    ages: Ages,
+}
+
+impl Default for SnapshotTaker {
+    fn default() -> SnapshotTaker {
+        let ages = Ages { window: Window::default(), now: 0, values: histogram() };
+        SnapshotTaker { due_at: 0, sent: Vec::new(), ages }
+    }
 }
 
 impl SnapshotTaker {
-    /// The snapshot that is due at the end of the tick at `now`; `None` in nearly all ticks.
+    /// Whether a snapshot is due at the end of the tick at `now`: not so in nearly all ticks.
     #[inline]
-    pub(crate) fn tell(
-        &mut self,
-        thread: usize,
-        tally: &mut Tally,
-        now: Nanos,
-    ) -> Option<Box<ThreadSnapshot>> {
-        (now >= self.due_at).then(|| Box::new(self.part(thread, tally, now)))
+    pub(crate) fn is_due(&self, now: Nanos) -> bool {
+        now >= self.due_at
     }
 
-    /// A snapshot of everything that was not sent yet.
+    /// Takes the ages of the outstanding messages for the next snapshot. Those that were given up are among them.
+    pub(crate) fn ages(&mut self, tally: &Tally, now: Nanos) -> &mut Ages {
+        self.ages.values.reset();
+        (self.ages.window, self.ages.now) = (tally.window, now);
+        for (intended, messages) in tally.latency.missing.intended() {
+            self.ages.add(intended, messages);
+        }
+        &mut self.ages
+    }
+
+    /// A snapshot of everything that was not sent yet. What is outstanding are the [ages](SnapshotTaker::ages) that were
+    /// taken since the last one.
     #[cold]
-    pub(crate) fn part(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> ThreadSnapshot {
-        tally.roll(now);
-        let window = tally.window;
-        self.due_at = match now.checked_sub(window.from) {
+    pub(crate) fn part(&mut self, thread: usize, tally: &Tally, now: Nanos) -> ThreadSnapshot {
+        let from = tally.window.from;
+        self.due_at = match now.checked_sub(from) {
             Some(passed) => now + SECOND - passed % SECOND,
-            None => window.from.min(now + SECOND),
+            None => from.min(now + SECOND),
         };
-        let mut finished = Vec::new();
-        if let Some(series) = tally.intervals.over() {
-            let untold = (self.text..series.len()).map(|at| series.response(at));
-            finished.extend(untold.filter(|packed| !packed.is_empty()).map(<[u8]>::to_vec));
-            self.text = series.len();
+        let mut changed = Vec::new();
+        for (at, times) in tally.latency.all().enumerate() {
+            if self.sent.len() == at {
+                self.sent.push(0);
+            }
+            if std::mem::replace(&mut self.sent[at], times.response.len()) != times.response.len() {
+                changed.push((at, interval::packed(&times.response)));
+            }
         }
-        // An interval of a second is sent once, when it is over.
-        let is_long = tally.intervals.interval_ns() > SECOND;
-        let current = if is_long { tally.intervals.current() } else { None };
-        ThreadSnapshot {
-            thread,
-            finished,
-            current,
-            counts: Counts {
-                errors: tally.connections.errors.clone(),
-                integrity: tally.integrity,
-                unsent: tally.counts.unsent,
-                lateness_ns_max: tally.latency.whole.lateness.max(),
-            },
-        }
+        let outstanding = interval::packed(&self.ages.values);
+        self.ages.values.reset();
+        ThreadSnapshot { thread, changed, outstanding, counts: Counts::of(tally, tally.integrity) }
     }
 }
 
-/// The snapshots of all threads, added up.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// The latest snapshots of the threads of a run, and their sum.
+#[derive(Debug, Default)]
+pub(crate) struct LiveThreads {
+    threads: BTreeMap<usize, LiveThread>,
+    sum: LiveResults,
+}
+
+/// The latest of one thread.
+#[derive(Debug, Default)]
+struct LiveThread {
+    /// Packed, by stage of the rate.
+    settled: BTreeMap<usize, Vec<u8>>,
+    outstanding: Vec<u8>,
+    counts: Counts,
+}
+
+impl LiveThreads {
+    /// Takes the snapshot of a thread in place of its former one.
+    pub(crate) fn take(&mut self, part: ThreadSnapshot) {
+        let thread = self.threads.entry(part.thread).or_default();
+        thread.settled.extend(part.changed);
+        (thread.outstanding, thread.counts) = (part.outstanding, part.counts);
+        self.sum = LiveResults::default();
+        for thread in self.threads.values() {
+            thread.settled.values().for_each(|packed| interval::unpack(packed, &mut self.sum.settled));
+            interval::unpack(&thread.outstanding, &mut self.sum.outstanding);
+            self.sum.counts.merge(&thread.counts);
+        }
+    }
+
+    /// Their sum.
+    pub(crate) fn sum(&self) -> &LiveResults {
+        &self.sum
+    }
+}
+
+/// The results of a run so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LiveResults {
-    finished: Option<Finished>,
-    latest: BTreeMap<usize, (Option<Current>, Counts)>,
+    /// Response times of the messages that are over.
+    #[serde(with = "packed")]
+    settled: Histogram<u64>,
+    /// Ages of those that are not.
+    #[serde(with = "packed")]
+    outstanding: Histogram<u64>,
+    counts: Counts,
 }
 
-/// Response times of finished intervals.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Finished(#[serde(with = "packed")] Histogram<u64>);
-
-/// Packed response times of the current interval of a thread.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-struct Current(Vec<u8>);
-
-impl From<Current> for String {
-    fn from(Current(packed): Current) -> String {
-        STANDARD.encode(packed)
-    }
-}
-
-impl TryFrom<String> for Current {
-    type Error = base64::DecodeError;
-
-    fn try_from(text: String) -> Result<Current, base64::DecodeError> {
-        STANDARD.decode(text).map(Current)
+impl Default for LiveResults {
+    fn default() -> LiveResults {
+        LiveResults { settled: histogram(), outstanding: histogram(), counts: Counts::default() }
     }
 }
 
 impl LiveResults {
-    /// Adds the snapshot of a thread.
-    pub(crate) fn take(&mut self, part: ThreadSnapshot) {
-        for more in &part.finished {
-            let Finished(finished) = self.finished.get_or_insert_with(|| Finished(histogram()));
-            interval::unpack(more, finished);
-        }
-        self.latest.insert(part.thread, (part.current.map(Current), part.counts));
+    /// The results of a run that is over: nothing is outstanding.
+    pub(crate) fn of(tally: &Tally) -> LiveResults {
+        let settled = tally.latency.whole.response.clone();
+        LiveResults { settled, outstanding: histogram(), counts: Counts::of(tally, tally.integrity()) }
     }
 
     /// Adds the results of another generator of the same run.
     pub fn merge(&mut self, other: &LiveResults) {
-        if let Some(Finished(theirs)) = &other.finished {
-            let Finished(mine) = self.finished.get_or_insert_with(|| Finished(histogram()));
+        for (mine, theirs) in
+            [(&mut self.settled, &other.settled), (&mut self.outstanding, &other.outstanding)]
+        {
             mine.add(theirs).expect("all histograms have the same bounds");
         }
-        let first = self.latest.last_key_value().map_or(0, |(thread, _)| thread + 1);
-        self.latest.extend((first..).zip(other.latest.values().cloned()));
+        self.counts.merge(&other.counts);
     }
 
-    /// Response times in nanoseconds of messages that arrived in the measured time, up to a second ago. `None` without
-    /// any.
+    /// Response times in nanoseconds of the messages that were due in the measured time and are over, up to a second ago:
+    /// those that arrived, and in the end those that did not. Its counts never decrease; in the end it is the record's
+    /// distribution.
+    pub fn settled(&self) -> &Histogram<u64> {
+        &self.settled
+    }
+
+    /// Ages in nanoseconds of the messages that were due in the measured time and are outstanding: due and waiting to be sent,
+    /// or sent and awaited. In broadcast mode each delivery is one.
+    pub fn outstanding(&self) -> &Histogram<u64> {
+        &self.outstanding
+    }
+
+    /// Response times of all messages that were due in the measured time, where an outstanding message has its age. `None`
+    /// without any.
     pub fn response(&self) -> Option<Histogram<u64>> {
-        let mut sum = self.finished.clone().map(|Finished(finished)| finished);
-        for (current, _) in self.latest.values() {
-            if let Some(Current(current)) = current.as_ref().filter(|Current(packed)| !packed.is_empty()) {
-                interval::unpack(current, sum.get_or_insert_with(histogram));
-            }
-        }
+        let mut sum = self.settled.clone();
+        sum.add(&self.outstanding).expect("all histograms have the same bounds");
         // Untimed messages have no response times.
-        sum.filter(|sum| !sum.is_empty())
+        Some(sum).filter(|sum| !sum.is_empty())
     }
 
     /// The quantiles of [`LiveResults::response`].
@@ -169,42 +251,34 @@ impl LiveResults {
     }
 
     /// Failures by cause.
-    pub fn errors(&self) -> BTreeMap<&str, u64> {
-        let mut sum = BTreeMap::new();
-        for (_, counts) in self.latest.values() {
-            for (cause, count) in &counts.errors {
-                *sum.entry(cause.as_str()).or_default() += count;
-            }
-        }
-        sum
+    pub fn errors(&self) -> &BTreeMap<String, u64> {
+        &self.counts.errors
     }
 
     /// Integrity so far. Losses, and reorderings across publishers, are known only at the end.
     pub fn integrity(&self) -> Integrity {
-        let mut sum = Integrity::default();
-        for (_, counts) in self.latest.values() {
-            sum.merge(&counts.integrity);
-        }
-        sum
+        self.counts.integrity
     }
 
-    /// Messages that were due and not sent.
+    /// Messages that were due and never sent, known at the end.
     pub fn unsent(&self) -> u64 {
-        self.latest.values().map(|(_, counts)| counts.unsent).sum()
+        self.counts.unsent
     }
 
     /// The highest lateness of the generator, in nanoseconds; 0 in a closed loop.
     pub fn lateness_ns_max(&self) -> u64 {
-        self.latest.values().map(|(_, counts)| counts.lateness_ns_max).max().unwrap_or(0)
+        self.counts.lateness_ns_max
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::measure::samples::MessageName;
     use crate::measure::times::Times;
-    use crate::measure::window::Window;
+    use crate::plan::schedule::profile::RateStage;
     use echoring_proto::limits::MILLISECOND;
 
     const FROM: Nanos = 100 * SECOND;
@@ -215,73 +289,121 @@ mod tests {
         tally
     }
 
-    #[test]
-    fn every_message_of_a_finished_second_is_reported_once() {
-        let (mut tally, mut snapshots, mut live) =
-            (tally(10 * SECOND), SnapshotTaker::default(), LiveResults::default());
-        let mut text = 0;
-        for message in 0..2_000_u64 {
-            // One every 7 ms, each a millisecond in flight.
-            let now = FROM + message * 7 * MILLISECOND;
-            tally.arrived(
-                now,
-                MessageName::default(),
-                Times { intended: now - MILLISECOND, sent: now - MILLISECOND },
-                16,
-            );
-            if let Some(part) = snapshots.tell(0, &mut tally, now) {
-                live.take(*part);
-                text += 1;
-                let finished = now.min(FROM + 10 * SECOND).saturating_sub(FROM) / SECOND;
-                let arrived = (finished * SECOND).div_ceil(7 * MILLISECOND);
-                assert_eq!(live.response().map_or(0, |response| response.len()), arrived, "{message}");
-            }
-        }
-        assert!((11..=15).contains(&text), "about once a second, not {text} times");
-        let quantiles = live.quantiles().expect("told");
-        assert!((quantiles.p99 as f64 / 1e6 - 1.0).abs() < 0.02, "{quantiles:?}");
-        assert_eq!(quantiles.count, tally.counts.messages);
+    /// A message that arrived at `now` and took so long.
+    fn arrive(tally: &mut Tally, now: Nanos, took: Nanos) {
+        let times = Times { intended: now - took, sent: now - took };
+        tally.arrived(now, MessageName::default(), times, 16);
+    }
+
+    fn snapshot(snapshots: &mut SnapshotTaker, tally: &Tally, now: Nanos, live: &mut LiveThreads) {
+        assert!(snapshots.is_due(now), "a second has passed");
+        live.take(snapshots.part(0, tally, now));
     }
 
     #[test]
-    fn a_long_interval_is_reported_partially_and_counted_once() {
-        let (mut tally, mut snapshots, mut live) =
-            (tally(2_000 * SECOND), SnapshotTaker::default(), LiveResults::default());
-        assert!(tally.intervals.interval_ns() > SECOND);
-        for second in 0..30_u64 {
-            let now = FROM + second * SECOND + 1;
-            tally.arrived(now, MessageName::default(), Times { intended: now, sent: now }, 16);
-            live.take(*snapshots.tell(0, &mut tally, now).expect("a second has passed"));
-            assert_eq!(live.response().map(|response| response.len()), Some(second + 1));
+    fn a_snapshot_a_second_has_every_message_that_the_record_has_so_far() {
+        let (mut tally, mut snapshots) = (tally(10 * SECOND), SnapshotTaker::default());
+        let mut live = LiveThreads::default();
+        let mut taken = 0;
+        for message in 0..2_000_u64 {
+            // One every 7 ms, each a millisecond in flight; the first was due before the window.
+            let now = FROM + message * 7 * MILLISECOND;
+            arrive(&mut tally, now, MILLISECOND);
+            if snapshots.is_due(now) {
+                snapshot(&mut snapshots, &tally, now, &mut live);
+                taken += 1;
+                assert_eq!(live.sum().settled().len(), tally.latency.whole.response.len(), "{message}");
+            }
         }
+        assert!((11..=15).contains(&taken), "about once a second, not {taken} times");
+        let quantiles = live.sum().quantiles().expect("told");
+        assert!((quantiles.p99 as f64 / 1e6 - 1.0).abs() < 0.02, "{quantiles:?}");
+        assert_eq!(live.sum().settled(), &tally.latency.whole.response);
+    }
+
+    #[test]
+    fn outstanding_messages_have_their_age_until_they_arrive() {
+        let (mut tally, mut snapshots) = (tally(10 * SECOND), SnapshotTaker::default());
+        let mut live = LiveThreads::default();
+        for message in 0..100 {
+            arrive(&mut tally, FROM + message * MILLISECOND + MILLISECOND, MILLISECOND);
+        }
+        let near = |found: u64, seconds: f64| (found as f64 / SECOND as f64 / seconds - 1.0).abs() < 2e-3;
+        for second in 2..5 {
+            let now = FROM + second * SECOND;
+            let ages = snapshots.ages(&tally, now);
+            ages.add(FROM + SECOND, 10);
+            ages.add(FROM - 1, 10);
+            snapshot(&mut snapshots, &tally, now, &mut live);
+            let sum = live.sum();
+            assert_eq!((sum.settled().len(), sum.outstanding().len()), (100, 10), "due in the warm-up");
+            assert!(near(sum.quantiles().expect("told").p99, second as f64 - 1.0), "{second}");
+            assert!(near(sum.outstanding().max(), second as f64 - 1.0), "{second}");
+        }
+        // Those that were given up are lost, and as old as the others.
+        tally.latency.missing.add(Times { intended: FROM + SECOND, sent: FROM + SECOND }, 3);
+        let now = FROM + 6 * SECOND;
+        snapshots.ages(&tally, now);
+        snapshot(&mut snapshots, &tally, now, &mut live);
+        assert_eq!((live.sum().settled().len(), live.sum().outstanding().len()), (100, 3));
+        // In the end all are in the record.
+        tally.settle_missing(now);
+        snapshots.part(0, &tally, now);
+        let end = LiveResults::of(&tally);
+        assert_eq!((end.settled().len(), end.outstanding().len()), (103, 0));
+    }
+
+    #[test]
+    fn stages_are_told_when_they_have_changed() {
+        let mut tally = tally(10 * SECOND);
+        let stages = [4, 6].map(|seconds| RateStage { time: Duration::from_secs(seconds), from: 9, to: 9 });
+        tally.open_stages(&stages);
+        let (mut snapshots, mut live) = (SnapshotTaker::default(), LiveThreads::default());
+        for second in 1..10 {
+            let now = FROM + second * SECOND;
+            arrive(&mut tally, now, MILLISECOND);
+            tally.late(now, now - 70);
+            let part = snapshots.part(0, &tally, now);
+            let changed: Vec<usize> = part.changed.iter().map(|(at, _)| *at).collect();
+            assert_eq!(changed, [if second <= 4 { 1 } else { 2 }], "{second}");
+            live.take(part);
+            assert_eq!((live.sum().settled().len(), live.sum().lateness_ns_max()), (second, 70));
+        }
+        tally.complete();
+        assert_eq!(LiveResults::of(&tally).settled(), live.sum().settled());
     }
 
     #[test]
     fn snapshots_of_threads_add_up_and_begin_before_the_window() {
-        let mut live = LiveResults::default();
+        let mut live = LiveThreads::default();
         for thread in 0..3 {
             let mut tally = Tally::new();
             tally.connections.error("refused");
             tally.counts.unsent = 5;
             tally.integrity.duplicated = 1;
             let mut snapshots = SnapshotTaker::default();
-            assert!(snapshots.tell(thread, &mut tally, SECOND / 2).is_some());
-            assert!(snapshots.tell(thread, &mut tally, SECOND / 2 + 1).is_none(), "not in every tick");
-            live.take(*snapshots.tell(thread, &mut tally, SECOND).expect("a second later"));
+            for now in [SECOND / 2, SECOND] {
+                assert!(snapshots.is_due(now));
+                live.take(snapshots.part(thread, &tally, now));
+                assert!(!snapshots.is_due(now + 1), "not in every tick");
+            }
         }
+        let live = live.sum();
         assert_eq!((live.errors()["refused"], live.unsent()), (3, 15));
         assert_eq!(live.integrity().duplicated, 3);
         assert!(live.quantiles().is_none());
     }
 
     #[test]
-    fn an_interrupted_run_has_reported_everything() {
-        let (mut tally, mut snapshots, mut live) =
-            (tally(10 * SECOND), SnapshotTaker::default(), LiveResults::default());
-        let now = FROM + 300 * MILLISECOND;
-        tally.arrived(now, MessageName::default(), Times { intended: now, sent: now }, 16);
-        tally.cut(now + 1);
-        live.take(*snapshots.tell(0, &mut tally, now + SECOND).expect("due"));
-        assert_eq!(live.response().map(|response| response.len()), Some(1));
+    fn results_of_generators_add_up_as_they_travel() {
+        let mut tally = tally(10 * SECOND);
+        arrive(&mut tally, FROM + SECOND, MILLISECOND);
+        let (mut snapshots, mut threads) = (SnapshotTaker::default(), LiveThreads::default());
+        snapshots.ages(&tally, FROM + 2 * SECOND).add(FROM, 7);
+        threads.take(snapshots.part(0, &tally, FROM + 2 * SECOND));
+        let text = serde_json::to_string(threads.sum()).expect("text");
+        let mut sum: LiveResults = serde_json::from_str(&text).expect("the same");
+        sum.merge(threads.sum());
+        assert_eq!((sum.settled().len(), sum.outstanding().len()), (2, 14));
     }
 }

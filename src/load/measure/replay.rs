@@ -123,7 +123,7 @@ impl AnswerChecker {
     /// The indices of the answers that have not arrived, among those that the server owes.
     pub(crate) fn missing(&self, dialogue: &Dialogue) -> impl Iterator<Item = usize> {
         let owed = self.fates.len().min(dialogue.owed as usize);
-        (0..owed).filter(|at| self.fates[*at] == Fate::Missing)
+        (self.complete..owed).filter(|at| self.fates[*at] == Fate::Missing)
     }
 
     /// Whether all recorded answers have arrived, or others instead.

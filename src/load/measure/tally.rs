@@ -389,6 +389,12 @@ impl Tally {
         self.latency.complete();
     }
 
+    /// Integrity failures, with those of the order across publishers.
+    pub(crate) fn integrity(&self) -> Integrity {
+        let reordered = self.integrity.reordered + self.fan_out.order.reordered();
+        Integrity { reordered, ..self.integrity }
+    }
+
     /// The window ends at `now`, perhaps early: nothing later counts.
     pub fn cut(&mut self, now: Nanos) {
         self.window.until = self.window.until.min(now.max(self.window.from));

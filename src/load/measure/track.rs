@@ -227,6 +227,23 @@ impl Awaited {
         overtaken.chain(recent.filter(|(_, times)| times.sent != 0))
     }
 
+    /// Calls `tell` about `most` times with the times of unanswered messages that are stored, oldest first, and how many messages each
+    /// of them stands for.
+    pub(crate) fn outstanding(&self, most: u64, mut tell: impl FnMut(Times, u64)) {
+        let step = self.unanswered.div_ceil(most).max(1);
+        // All from here on are unanswered; before it, some are.
+        let latest = self.expected.max(self.next.saturating_sub(self.slots.len() as u64));
+        let mut left = self.unanswered.saturating_sub(self.next - latest);
+        let overtaken = self.unanswered_from(0).take(left as usize);
+        for (_, times) in overtaken.step_by(step as usize) {
+            tell(times, step.min(left));
+            left -= step.min(left);
+        }
+        for sequence in (latest..self.next).step_by(step as usize) {
+            tell(self.slots[self.slot(sequence)], step.min(self.next - sequence));
+        }
+    }
+
     /// The latest `most` unanswered messages before the sequence `until`, the latest first.
     pub(crate) fn unanswered_before(&self, until: u64, most: usize) -> impl Iterator<Item = u64> {
         let known = self.next.saturating_sub(self.slots.len() as u64);

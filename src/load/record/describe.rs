@@ -7,7 +7,6 @@ use hdrhistogram::Histogram;
 use serde_json::Number;
 
 use crate::measure::handshakes::HandshakeTally;
-use crate::measure::integrity::Integrity;
 use crate::measure::push_tally::PushTally;
 use crate::measure::quantiles::Quantiles;
 use crate::measure::samples::Samples;
@@ -89,10 +88,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
             resumed: tally.connections.tls_resumed,
         }),
         handshake: describe_handshakes(&tally.connections.handshakes),
-        integrity: Integrity {
-            reordered: tally.integrity.reordered + tally.fan_out.order.reordered(),
-            ..tally.integrity
-        },
+        integrity: tally.integrity(),
         connections: record::Connections {
             opened: tally.connections.opened,
             ended_early: tally.connections.ended_early,

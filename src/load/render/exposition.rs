@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::engine::progress::{RunProgress, RunStage};
-    use crate::measure::live::{LiveResults, SnapshotTaker};
+    use crate::measure::live::{LiveResults, LiveThreads, SnapshotTaker};
     use crate::measure::samples::MessageName;
     use crate::measure::tally::Tally;
     use crate::measure::times::Times;
@@ -81,7 +81,7 @@ mod tests {
 
     fn live() -> LiveResults {
         let mut tally = Tally::new();
-        tally.open(Window { from: SECOND, until: 10 * SECOND });
+        tally.open(Window { from: 0, until: 10 * SECOND });
         let now = SECOND + 500 * MILLISECOND;
         for (micros, times) in [(900, 90), (40_000, 9), (1_500_000, 1)] {
             for _ in 0..times {
@@ -94,9 +94,10 @@ mod tests {
             }
         }
         tally.connections.error("a \"bad\" cause\\");
-        let mut live = LiveResults::default();
-        live.take(*SnapshotTaker::default().tell(0, &mut tally, 2 * SECOND).expect("due"));
-        live
+        let (mut snapshots, mut live) = (SnapshotTaker::default(), LiveThreads::default());
+        snapshots.ages(&tally, 5 * SECOND).add(SECOND, 100);
+        live.take(snapshots.part(0, &tally, 5 * SECOND));
+        live.sum().clone()
     }
 
     #[test]
@@ -152,6 +153,12 @@ mod tests {
         assert_eq!((bucket("0.05"), bucket("1"), bucket("2.5"), bucket("+Inf")), (99.0, 99.0, 100.0, 100.0));
         assert_eq!(sample("response_seconds_count"), 100.0);
         assert!((sample("response_seconds_sum") - (0.081 + 0.36 + 1.5)).abs() < 0.03);
+        // Half of all messages are outstanding, for four seconds.
+        assert_eq!(sample("messages_outstanding"), 100.0);
+        let near = |name: &str, value: f64| assert!((sample(name) / value - 1.0).abs() < 2e-3, "{name}");
+        near("outstanding_age_max_seconds", 4.0);
+        near("response_quantile_seconds{quantile=\"0.9\"}", 4.0);
+        assert!(sample("response_quantile_seconds{quantile=\"0.5\"}") < 1.51);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::engine::progress::{RunProgress, RunStage};
+use crate::measure::live::LiveResults;
+use crate::measure::quantiles::Quantiles;
 
 /// Upper bounds of the buckets of response times in nanoseconds: 1, 2.5 and 5 times each power of ten.
 const BUCKETS_NS: [u64; 19] = [
@@ -31,11 +33,12 @@ const BUCKETS_NS: [u64; 19] = [
     5_000_000_000,
     10_000_000_000,
 ];
-const STAGES: [(RunStage, &str); 4] = [
+const STAGES: [(RunStage, &str); 5] = [
     (RunStage::Connecting, "connecting"),
     (RunStage::WarmingUp, "warming_up"),
     (RunStage::Measuring, "measuring"),
     (RunStage::Draining, "draining"),
+    (RunStage::Done, "done"),
 ];
 
 /// The figures of a run at one moment.
@@ -91,11 +94,11 @@ pub struct Distribution {
 
 impl Distribution {
     /// A bucket of the histogram counts with its midpoint.
-    fn of(values: Option<&Histogram<u64>>) -> Distribution {
+    fn of(values: &Histogram<u64>) -> Distribution {
         let mut distribution = Distribution::default();
-        for step in values.into_iter().flat_map(|values| values.iter_recorded()) {
+        for step in values.iter_recorded() {
             let (value, times) = (step.value_iterated_to(), step.count_at_value());
-            let middle = values.map_or(value, |values| values.median_equivalent(value));
+            let middle = values.median_equivalent(value);
             distribution.count += times;
             distribution.sum_ns += middle as f64 * times as f64;
             distribution.values_ns.push((middle, times));
@@ -145,7 +148,7 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
     }
     let live = moment.live;
     list.counter("messages_unsent_total", "Messages that were due and never sent.", live.unsent());
-    let errors = live.errors().into_iter().map(|(cause, count)| (cause.to_owned(), count as f64));
+    let errors = live.errors().iter().map(|(cause, count)| (cause.clone(), *count as f64));
     list.add("errors_total", "Failures by cause.", Values::Counter(by("cause", errors)));
     let integrity = live.integrity();
     let kinds = [
@@ -163,11 +166,7 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
     );
     let lateness = seconds(live.lateness_ns_max());
     list.gauge("lateness_max_seconds", "Maximum lateness of the generator for its schedule.", lateness);
-    list.add(
-        "response_seconds",
-        "Time from the intended send to the arrival, within the measured time.",
-        Values::Histogram(Distribution::of(live.response().as_ref())),
-    );
+    list.times(live);
     Figures { target: moment.target.to_owned(), families: list.families }
 }
 
@@ -188,6 +187,39 @@ impl List {
 
     fn counter(&mut self, name: &'static str, help: &'static str, value: u64) {
         self.add(name, help, Values::Counter(vec![Series { labels: Vec::new(), value: value as f64 }]));
+    }
+}
+
+impl List {
+    /// Response times, and the ages of outstanding messages. Those are not in the histogram, as they grow, and a bucket must not
+    /// decrease.
+    fn times(&mut self, live: &LiveResults) {
+        let outstanding = live.outstanding();
+        self.gauge(
+            "messages_outstanding",
+            "Messages of the measured time that are due or sent, and neither answered nor given up.",
+            outstanding.len() as f64,
+        );
+        self.gauge(
+            "outstanding_age_max_seconds",
+            "Age of the oldest outstanding message.",
+            seconds(outstanding.max()),
+        );
+        let quantiles = live.quantiles().into_iter();
+        let quantiles = quantiles.flat_map(|Quantiles { p50, p90, p99, p999, .. }| {
+            [("0.5", p50), ("0.9", p90), ("0.99", p99), ("0.999", p999)]
+        });
+        let quantiles = quantiles.map(|(quantile, ns)| (quantile.to_owned(), seconds(ns)));
+        self.add(
+            "response_quantile_seconds",
+            "Quantiles of the response time so far, where an outstanding message has its age.",
+            Values::Gauge(by("quantile", quantiles)),
+        );
+        self.add(
+            "response_seconds",
+            "Time from the intended send to the arrival, of messages of the measured time that are over.",
+            Values::Histogram(Distribution::of(live.settled())),
+        );
     }
 }
 

@@ -9,11 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::engine::{RunProgress, RunStage};
 use crate::measure::quantiles::Quantiles;
 use crate::plan::units::{count, duration};
+use echoring_proto::limits::SECOND;
 
 /// How often a plain progress line is written.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Generators that a line names.
 const AWAITED_NAMED_MAX: usize = 4;
+/// From this age of the oldest on, a line has the outstanding messages.
+const LONG_OUTSTANDING_NS: u64 = SECOND;
 /// Minimum time over which a rate is computed.
 const SHORTEST_RATE: Duration = Duration::from_millis(400);
 
@@ -119,14 +122,20 @@ impl ProgressReporter {
                 format!("{}: measuring, {:.0} s left", load.mode.name(), left.as_secs_f64().ceil())
             }
             RunStage::Draining => format!("{}: waiting for messages in flight", load.mode.name()),
+            RunStage::Done => format!("{}: done", load.mode.name()),
         };
         let per_s = self.speed.observe(moment, now);
-        if let Some(per_s) = per_s.filter(|_| moment.stage != RunStage::Draining) {
+        if let Some(per_s) = per_s.filter(|_| !matches!(moment.stage, RunStage::Draining | RunStage::Done)) {
             let _ = write!(line, ", {} {}/s", count(per_s as u64), load.mode.unit());
         }
         if let Some(Quantiles { p50, p99, p999, .. }) = moment.live.quantiles() {
             let [p50, p99, p999] = [p50, p99, p999].map(duration);
             let _ = write!(line, ", p50 {p50}, p99 {p99}, p99.9 {p999}");
+        }
+        let outstanding = moment.live.outstanding();
+        if outstanding.max() >= LONG_OUTSTANDING_NS {
+            let oldest = duration(outstanding.max());
+            let _ = write!(line, ", {} unanswered, the oldest for {oldest}", count(outstanding.len()));
         }
         if moment.failed > 0 {
             let _ = write!(line, ", {} connections failed", count(moment.failed));
@@ -159,7 +168,7 @@ fn permille(moment: &RunProgress<'_>) -> u64 {
         RunStage::Connecting => share((moment.open + moment.failed) as f64, f64::from(load.connections)),
         RunStage::WarmingUp => share(moment.elapsed.as_secs_f64(), load.warmup.as_secs_f64()),
         RunStage::Measuring => share(moment.elapsed.as_secs_f64(), load.duration.as_secs_f64()),
-        RunStage::Draining => 1_000,
+        RunStage::Draining | RunStage::Done => 1_000,
     }
 }
 

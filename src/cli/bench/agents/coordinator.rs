@@ -159,6 +159,7 @@ impl Coordinator {
         let target = GivenUrl::shown(&self.job.urls);
         let mut server = self.job.server_pid.map(|pid| ServerProcess::new(pid, load.duration));
         let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
+        let mut failed = 0;
         while !state.is_over() {
             let now = monotonic_now();
             let edges = state.window().map(|(from, until)| [from, until]).into_iter().flatten();
@@ -185,7 +186,8 @@ impl Coordinator {
             if state.stage() != stage {
                 (stage, since) = (state.stage(), Instant::now());
             }
-            let (open, failed, messages, live) = state.progress();
+            let (open, messages, live);
+            (open, failed, messages, live) = state.progress();
             show(&RunProgress {
                 load,
                 target: &target,
@@ -206,6 +208,7 @@ impl Coordinator {
                 if let Some(server) = server {
                     result.measured_server(server.samples());
                 }
+                result.show_done(load, &target, failed, show);
                 Ok(Outcome::of(load, &target, *result).by_agents(agents))
             }
         }
@@ -234,4 +237,4 @@ impl Drop for Coordinator {
 }
 
 /// Agents and coordinators of one version, and one version of their messages, understand each other.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 2");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", protocol 3");

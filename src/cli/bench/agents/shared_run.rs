@@ -60,7 +60,7 @@ impl Member {
             _ if self.result.is_some() => Step::Finished,
             RunStage::WarmingUp => Step::WarmingUp,
             RunStage::Measuring => Step::Measuring,
-            RunStage::Draining => Step::Draining,
+            RunStage::Draining | RunStage::Done => Step::Draining,
             _ if self.subscribers.is_some() => Step::Settled,
             _ => Step::Opening,
         }

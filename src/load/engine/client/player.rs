@@ -4,7 +4,7 @@ use crate::measure::replay::AnswerChecker;
 use crate::measure::times::Times;
 use crate::plan::replay::Replay;
 use crate::plan::replay::comparison::ComparisonRule;
-use crate::plan::replay::script::{Answer, RecordedEnd};
+use crate::plan::replay::script::{Action, ActionKind, Answer, RecordedEnd};
 use echoring_proto::limits::{Nanos, SECOND};
 
 /// A connection that the server ended in the recording is closed so much later, if the server has not ended it by then.
@@ -53,6 +53,33 @@ impl Player {
         self.due == *sent
             && (*replay.comparison().rule() == ComparisonRule::None
                 || answers.is_complete(replay.dialogue(number), is_due))
+    }
+
+    /// Messages that were due and not sent, with their indices among the actions.
+    pub(super) fn unsent<'a>(
+        &self,
+        replay: &'a Replay,
+        number: u32,
+    ) -> impl Iterator<Item = (usize, &'a Action)> + use<'a> {
+        let unsent = self.sent as usize..self.due as usize;
+        let actions = unsent.clone().zip(&replay.dialogue(number).actions[unsent]);
+        actions.filter(|(_, action)| action.kind != ActionKind::Ping)
+    }
+
+    /// The indices of answers that have not arrived, and that the recording has before `until`.
+    pub(super) fn missing<'a>(
+        &'a self,
+        replay: &'a Replay,
+        number: u32,
+        until: Nanos,
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        let dialogue = replay.dialogue(number);
+        let is_compared = *replay.comparison().rule() != ComparisonRule::None;
+        let is_due = move |at: &usize| {
+            let answer = &dialogue.answers[*at];
+            answer.after <= self.sent && self.at(replay, number, answer.at) < until
+        };
+        self.answers.missing(dialogue).take_while(move |at| is_compared && is_due(at))
     }
 
     /// The next time at which something is due.

@@ -226,28 +226,18 @@ impl Client {
     pub(super) fn settle_replay(&mut self, position: usize, until: Nanos) {
         let Client { shared, connections, tally, .. } = self;
         let Some(replay) = &shared.load.replay else { return };
-        let connection = &mut connections[position];
+        let connection = &connections[position];
         let (number, is_open) = (connection.number, connection.state == State::Open);
-        let Flow::Replay(player) = &mut connection.flow else { return };
+        let Flow::Replay(player) = &connection.flow else { return };
         let dialogue = replay.dialogue(number);
-        let unsent = player.sent as usize..player.due as usize;
-        for (at, action) in unsent.clone().zip(&dialogue.actions[unsent]) {
-            if action.kind == ActionKind::Ping {
-                continue;
-            }
+        for (at, action) in player.unsent(replay, number) {
             tally.counts.unsent += 1;
             tally.counts.unsent_gone += u64::from(!is_open);
             let name = MessageName::of(number, at as u64);
             tally.record_unsent(until, name, player.at(replay, number, action.at), action.is_timed.into());
         }
-        if *replay.comparison().rule() == ComparisonRule::None {
-            return;
-        }
-        for at in player.answers.missing(dialogue) {
+        for at in player.missing(replay, number, tally.window.until) {
             let answer = &dialogue.answers[at];
-            if answer.after > player.sent || player.at(replay, number, answer.at) >= tally.window.until {
-                break;
-            }
             tally.integrity.lost += 1;
             if let Some(times) = times(replay, number, player, answer) {
                 tally.record_lost(until, name_of(number, answer), times, 1);

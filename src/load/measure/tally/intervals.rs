@@ -64,16 +64,6 @@ impl IntervalTally {
         std::mem::take(&mut self.series)
     }
 
-    /// The finished intervals of one thread.
-    pub(crate) fn over(&self) -> Option<&Series> {
-        self.recorder.as_ref().map(Recorder::series).or(self.series.first())
-    }
-
-    /// Response times of the current interval, packed; `None` when all are finished.
-    pub(crate) fn current(&self) -> Option<Vec<u8>> {
-        self.recorder.as_ref().map(Recorder::current_response)
-    }
-
     /// Adds the intervals of another thread, which are packed.
     pub(super) fn merge(&mut self, other: &IntervalTally) {
         debug_assert!(other.recorder.is_none(), "its intervals are not packed yet");

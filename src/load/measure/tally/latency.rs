@@ -97,6 +97,11 @@ impl LatencyTally {
         self.stages.get_mut(stage).map_or(&mut self.whole, |stage| &mut stage.times)
     }
 
+    /// All distributions, which together are those of the whole run before it is [complete](LatencyTally::complete).
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Distributions> {
+        std::iter::once(&self.whole).chain(self.stages.iter().map(|stage| &stage.times))
+    }
+
     /// A message arrived that was due within the window.
     #[inline]
     pub(super) fn record(&mut self, intended: Nanos, response: Nanos, service: Nanos) {
