@@ -113,8 +113,8 @@ Examples:
 
 In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
 distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm), or one of
-lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched messages messages_per_s bytes_per_s
-reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
+lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched unsolicited messages messages_per_s
+bytes_per_s reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
 Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
 so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76).

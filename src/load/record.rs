@@ -102,6 +102,10 @@ pub struct Record {
     /// was checked. Records from older versions have none.
     #[serde(default)]
     pub unmatched: u64,
+    /// Messages over the whole run that answer nothing and are not the load, such as pushes beside requests; they are not among the
+    /// `messages`. Records from older versions have none.
+    #[serde(default)]
+    pub unsolicited: u64,
     /// What the calibration of this host says, if it has one. The command line adds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Quotation>,

@@ -64,6 +64,32 @@ fn slow_server(service_time: Duration) -> SocketAddr {
     address
 }
 
+/// A server that answers each message with the same and five others before it.
+fn pushing_server() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let Ok(mut socket) = tungstenite::accept(stream) else { return };
+                // A ping is answered by the library.
+                while let Ok(message) = socket.read() {
+                    let is_asked = message.is_text() || message.is_ping();
+                    for number in 0..if is_asked { 5 } else { 0 } {
+                        let push = format!("{{\"push\":{number}}}");
+                        let _ = socket.send(tungstenite::Message::text(push));
+                    }
+                    if message.is_text() && socket.send(message).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
 /// A file that is deleted when it goes out of scope.
 struct Scratch(PathBuf);
 
@@ -112,6 +138,36 @@ fn a_threshold_is_asked_of_the_runs_that_can_have_it() {
     assert_eq!(json["runs"][0]["fail_if"], json!([]), "an echo reaches nobody: {run}");
     assert_eq!(json["runs"][1]["fail_if"][0]["seen"], json!({"reach": 1.0}), "{run}");
     assert_eq!(run.stderr.matches("--fail-if").count(), 1, "{run}");
+}
+
+#[test]
+fn what_answers_no_request_is_not_counted_as_one() {
+    let url = format!("ws://{}", pushing_server());
+    let rules = r#"
+        [[request]]
+        name = "ask"
+        send = '{"id":{{id}},"text":"{{payload|json}}"}'
+        [[answer]]
+        when = { json = "/id" }
+        match = { json = "/id" }
+    "#;
+    let with_push = Scratch::new("pushes", &format!("{rules}[push]\nwhen = {{ json = \"/push\" }}\n"));
+    let without = Scratch::new("no-pushes", rules);
+    let load = ["-c", "2", "--rate", "100", "-d", "1s", "--allow-saturated"];
+    for (protocol, code) in [(&with_push, 0), (&without, 1)] {
+        let run = bench(&[&[&url, "--protocol", protocol.path(), "--fail-if", "messages>100"], &load[..]].concat());
+        let record = &run.json()["runs"][0];
+        assert_eq!(run.code, Some(code), "{run}");
+        assert_eq!(record["fail_if"][0]["failed"], false, "{run}");
+        assert_eq!((&record["unsolicited"], &record["integrity"]["lost"]), (&500.into(), &0.into()), "{run}");
+        let answered = record["messages"].as_u64().expect("a count");
+        assert!((90..=100).contains(&answered), "what came in the drain is not among them: {run}");
+        assert_eq!(record["protocol"]["requests"][0]["answered"], 100, "{run}");
+    }
+    let run = bench(&[&[&url, "--mode", "ping"], &load[..]].concat());
+    let record = &run.json()["runs"][0];
+    assert_eq!((run.code, &record["unsolicited"]), (Some(0), &500.into()), "{run}");
+    assert!(record["messages"].as_u64().expect("a count") <= 100, "{run}");
 }
 
 #[test]

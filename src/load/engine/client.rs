@@ -464,8 +464,8 @@ impl Application for Client {
             Mode::Connect => self.attempt_answered(link, position, &chunk),
             Mode::Push => self.push_arrived(link, position, &chunk),
             Mode::Replay => self.replay_arrived(link, position, &chunk),
-            // Messages are none of its business.
-            Mode::Ping => self.tally.heard(link.now(), chunk.payload.len()),
+            // Only pongs answer its pings.
+            Mode::Ping => self.tally.counts.unsolicited += u64::from(chunk.last),
         }
         Disposition::Done
     }

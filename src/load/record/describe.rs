@@ -53,6 +53,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         shares: describe_shares(tally),
         calibration: None,
         unmatched: tally.counts.unmatched,
+        unsolicited: tally.counts.unsolicited,
         broadcast: load.has_topics().then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.fan_out.first),
             median_ns: Quantiles::of(&tally.fan_out.median),

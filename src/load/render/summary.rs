@@ -45,6 +45,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
             count(record.unmatched)
         )?;
     }
+    if record.unsolicited > 0 {
+        writeln!(out, "others     {} messages that nothing asked for, which no other line counts", count(record.unsolicited))?;
+    }
     if !record.stages.is_empty() {
         tables::stages(&record.stages, out)?;
     }

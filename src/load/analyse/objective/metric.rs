@@ -12,7 +12,7 @@ use crate::plan::units;
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
                        service.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
-                       missed refused not_back unmatched messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
+                       missed refused not_back unmatched unsolicited messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
 
 /// The dimension of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +157,9 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 19] = [
 ];
 
 /// Metrics that are not quantiles, with whether more is better and the only mode that has them.
-const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 21] = [
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 22] = [
     ("unmatched", Source::At(&["unmatched"]), Dimension::Count, false, None),
+    ("unsolicited", Source::At(&["unsolicited"]), Dimension::Count, false, None),
     ("run_delay", Source::At(&["generator", "run_delay_ns"]), Dimension::Time, false, None),
     ("lost", Source::At(&["integrity", "lost"]), Dimension::Count, false, None),
     ("duplicated", Source::At(&["integrity", "duplicated"]), Dimension::Count, false, None),

@@ -115,7 +115,7 @@ impl Client {
         }
         let now_ns = self.clock_offset.unix_ns(now);
         let rule = protocol.rule(&message, &scope(&self.shared, &self.connections[position], now_ns));
-        let Some(rule) = rule else { return self.unexpected(protocol, link, position, part) };
+        let Some(rule) = rule else { return self.unexpected(protocol, position, part) };
         if self.shared.load.churn.is_some()
             && let Some(session) = &mut self.connections[position].session
         {
@@ -165,14 +165,8 @@ impl Client {
     }
 
     #[cold]
-    fn unexpected(
-        &mut self,
-        protocol: &CompiledProtocol,
-        link: &mut ConnectionContext<'_, Client>,
-        position: usize,
-        message: &[u8],
-    ) {
-        self.tally.heard(link.now(), message.len());
+    fn unexpected(&mut self, protocol: &CompiledProtocol, position: usize, message: &[u8]) {
+        self.tally.counts.unsolicited += 1;
         self.tally.protocol.unexpected += 1;
         self.tally.connections.error(UNEXPECTED_MESSAGE);
         if self.shared.traces {

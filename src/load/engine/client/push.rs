@@ -59,7 +59,10 @@ impl Client {
         let now = link.now();
         let Client { connections, tally, clock_offset, .. } = self;
         let connection = &mut connections[position];
-        let Flow::Push(listener) = &mut connection.flow else { return tally.heard(now, bytes) };
+        let Flow::Push(listener) = &mut connection.flow else {
+            tally.counts.unsolicited += 1;
+            return;
+        };
         let before = std::mem::replace(&mut listener.heard_at, now);
         if before == 0 {
             tally.connections.handshakes.answered(&connection.opening, now);

@@ -15,6 +15,8 @@ pub struct MessageCounts {
     pub sent: u64,
     /// Replies that do not identify their message, over the whole run; only if nothing is checked.
     pub unmatched: u64,
+    /// Messages that answer nothing and are not the load, over the whole run; they are in no other count.
+    pub unsolicited: u64,
     /// Messages that were due and not sent because their connection was full or gone; open loop only.
     pub unsent: u64,
     /// Those whose connection was gone.
@@ -29,6 +31,7 @@ impl MessageCounts {
         self.bytes += other.bytes;
         self.sent += other.sent;
         self.unmatched += other.unmatched;
+        self.unsolicited += other.unsolicited;
         self.unsent += other.unsent;
         self.unsent_gone += other.unsent_gone;
     }
