@@ -121,7 +121,7 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or
+Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or
 --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 

@@ -77,6 +77,9 @@ pub struct Record {
     pub interrupted: bool,
     /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
     pub messages: u64,
+    /// Messages that arrived over the whole run, with warm-up and drain. Records from older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
     /// Messages per second.
     pub messages_per_s: f64,
     /// Payload bytes of those per second.
@@ -196,7 +199,18 @@ impl Record {
         let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
         let unsent = self.generator.unsent_gone > 0 && !allowed(Flaw::Unsent);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
-        !integrity.is_clean() || unsent || closed || failed
+        !integrity.is_clean() || unsent || closed || failed || self.is_empty()
+    }
+
+    /// Whether nothing came back that the run measures. A part of a run may have no subscribers, a storm without topics only
+    /// connections, a recording no answers, and a schedule no messages.
+    pub fn is_empty(&self) -> bool {
+        let Config { mode, stages, topics, .. } = &self.config;
+        let measures_none = self.segment.is_some()
+            || self.replay.is_some()
+            || mode == "storm" && topics.is_none()
+            || !stages.is_empty() && stages.iter().all(|stage| stage.from == 0 && stage.to == 0);
+        !measures_none && !self.interrupted && self.received == Some(0)
     }
 }
 

@@ -434,6 +434,7 @@ fn a_record_has_every_field_of_the_schema() {
             "messages",
             "messages_per_s",
             "push",
+            "received",
             "repetition",
             "response_histogram",
             "response_ns",

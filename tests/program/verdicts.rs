@@ -10,6 +10,7 @@ mod ports;
 #[path = "../support/program.rs"]
 mod program;
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::thread;
@@ -59,6 +60,23 @@ fn slow_server(service_time: Duration) -> SocketAddr {
                     }
                 }
             });
+        }
+    });
+    address
+}
+
+/// A server that completes the upgrade, sends these bytes, which are no frame, and keeps the connection.
+fn offending_server(bytes: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let socket = tungstenite::accept(stream.try_clone().expect("a descriptor"));
+            // Who is gone hears nothing.
+            let _ = stream.write_all(bytes);
+            kept.push((stream, socket));
         }
     });
     address
@@ -168,6 +186,37 @@ fn what_answers_no_request_is_not_counted_as_one() {
     let record = &run.json()["runs"][0];
     assert_eq!((run.code, &record["unsolicited"]), (Some(0), &500.into()), "{run}");
     assert!(record["messages"].as_u64().expect("a count") <= 100, "{run}");
+}
+
+#[test]
+fn a_connection_that_fails_is_counted_whether_or_not_the_server_lets_go_of_it() {
+    // A frame with a reserved opcode; and a Close frame with nothing behind it.
+    for (bytes, cause) in [(&[0x83, 0][..], Some("protocol")), (&[0x88, 2, 3, 0xe8], None)] {
+        let url = format!("ws://{}", offending_server(bytes));
+        for driver in ["uring", "epoll"] {
+            for pace in [["--depth", "1"], ["--rate", "100"]] {
+                let flags = [&url, "-d", "500ms", "--drain", "200ms", "--allow", "unsent,lost", "--driver", driver];
+                let run = bench(&[&flags[..], &pace].concat());
+                let record = &run.json()["runs"][0];
+                assert_eq!(run.code, Some(1), "{run}");
+                assert_eq!(record["connections"]["ended_early"], 4, "{run}");
+                let errors = record["errors"].as_object().expect("counts");
+                let causes: Vec<&str> = errors.keys().filter_map(|cause| cause.split(':').next()).collect();
+                assert_eq!(causes, Vec::from_iter(cause), "{run}");
+                assert!(last_line(&run.stderr).starts_with("error: echo: no message arrived"), "{run}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_in_which_nothing_comes_fails() {
+    // It answers, and pushes nothing.
+    let silent = format!("ws://{}", slow_server(SERVICE_TIME));
+    let run = bench(&[&silent, "--mode", "push"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    let line = "error: push: no message arrived: 0 connections ended early, 0 errors";
+    assert_eq!(last_line(&run.stderr), line, "{run}");
 }
 
 #[test]

@@ -325,6 +325,7 @@ impl Client {
 
     /// Counts missing messages with their age at `until`, and closes all connections.
     fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+        self.settle_ending(cx);
         self.settle_away(cx);
         for position in 0..self.connections.len() {
             self.settle_connection(position, until);
@@ -475,8 +476,14 @@ impl Application for Client {
         self.pong_arrived(link, payload);
     }
 
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: Token, peer: Peer, closed: &Closed) {
-        self.connection_ended(cx, peer, closed);
+    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        self.connection_ending(cx, token);
+    }
+
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, peer: Peer, closed: &Closed) {
+        if self.has(peer, token) {
+            self.connection_ended(cx, peer, closed);
+        }
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {

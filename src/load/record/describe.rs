@@ -44,6 +44,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         duration_s,
         interrupted: result.interrupted,
         messages: tally.counts.messages,
+        received: Some(tally.counts.received),
         messages_per_s: per_s(tally.counts.messages),
         bytes_per_s: per_s(tally.counts.bytes),
         response_ns: Quantiles::of(&tally.latency.whole.response),

@@ -523,6 +523,14 @@ pub(super) fn saturated(record: &Record) -> String {
 /// What failed.
 pub(super) fn broken(record: &Record) -> String {
     let integrity = &record.integrity;
+    if record.is_empty() {
+        let unit = if record.config.mode == "connect" { "connection was served" } else { "message arrived" };
+        return format!(
+            "no {unit}: {} connections ended early, {} errors",
+            record.connections.ended_early,
+            record.errors.values().sum::<u64>()
+        );
+    }
     format!(
         "integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} unsent, {} connections \
          ended early, {} errors",

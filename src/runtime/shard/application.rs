@@ -228,6 +228,12 @@ pub trait Application: Sized {
         None
     }
 
+    /// A connection is closing: [`Context::closed`] tells how. Its transport may take some time, after which
+    /// [`closed`](Application::closed) is called. May be called several times.
+    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
     /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client role) has
     /// ended. Its token is invalid.
     fn closed<D: Driver>(

@@ -16,7 +16,7 @@ use crate::driver::{Driver, Shared, Source, Token};
 use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Cause, CloseMode, Codecs, Connection, Env, MessageKind, Reply};
+use echoring_proto::connection::{Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, Reply};
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
 
@@ -382,6 +382,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             account: *account,
             excesses: &mut core.excesses,
         })
+    }
+
+    /// How a connection is closing; `None` if it is not.
+    pub fn closed(&self, token: Token) -> Option<&Closed> {
+        self.core.slots.get(token)?.connection.closed()
     }
 
     /// The application's state of a connection, without touching the connection.

@@ -75,6 +75,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) dirty: Vec<Token>,
     /// Connections whose partial send is complete.
     pub(super) unblocked: Vec<Token>,
+    /// Connections that are closing and were looked at in this flush.
+    ending: Vec<Token>,
     /// Connections with deferred input, to be read now.
     deferred: Vec<(Token, Buffer)>,
     /// Connections whose stream ended behind deferred input.
@@ -147,6 +149,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             sent: Vec::new(),
             dirty: Vec::new(),
             unblocked: Vec::new(),
+            ending: Vec::new(),
             deferred: Vec::new(),
             ended_behind: BTreeSet::new(),
             refused: Vec::new(),
@@ -384,6 +387,9 @@ impl<D: Driver, A: Application> Core<D, A> {
                 self.look_for_plain_echo(application, token);
             }
             self.dirty.clear();
+            while let Some(token) = self.ending.pop() {
+                application.ending(&mut Context { core: self }, token);
+            }
             while let Some((token, mut deferred)) = self.deferred.pop() {
                 let read = self.meter(token);
                 self.read_buffer(application, token, &mut deferred);
@@ -450,8 +456,11 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        action_waits |= connection.is_closing()
-            && waits_for_address(&mut self.log, &mut self.driver, token, connection, self.env.now);
+        if connection.is_closing() {
+            self.ending.push(token);
+            let (log, driver) = (&mut self.log, &mut self.driver);
+            action_waits |= waits_for_address(log, driver, token, connection, self.env.now);
+        }
         let mut action = if action_waits { None } else { connection.take_transport_action() };
         if action == Some(TransportAction::Close)
             && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())

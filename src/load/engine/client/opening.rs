@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::connection::{Flow, State};
+use super::connection::{Connection, Flow, State};
 use super::session::scope;
 use super::{Client, Peer, Phase, causes};
 use crate::engine::shared::NoRowLeft;
@@ -171,6 +171,37 @@ impl Client {
         match self.protocol {
             Some(_) => self.session_opened(&mut link, position),
             None => self.connection_ready(&mut link, position),
+        }
+    }
+
+    /// Whether this is the present transport of a connection, and not one that was over before the transport was.
+    pub(super) fn has(&self, peer: Peer, token: Token) -> bool {
+        self.connections.get(peer.position as usize).is_some_and(|connection| connection.token == Some(token))
+    }
+
+    /// A connection is closing. If that was not our will, it is over as far as the run is concerned, however long the server
+    /// keeps the transport. One that opens again does so when its transport is gone.
+    pub(super) fn connection_ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+        let Some(closed) = cx.closed(token).filter(|closed| closed.cause != Cause::Local).cloned() else {
+            return;
+        };
+        let Some(peer) = cx.peer(token).copied().filter(|peer| self.has(*peer, token)) else { return };
+        let position = peer.position as usize;
+        let Connection { state, flow, .. } = &self.connections[position];
+        let was_open = matches!(state, State::Preparing | State::Open | State::Retiring);
+        if was_open && !matches!(flow, Flow::Attempt(_)) && !self.returns(position, *state) {
+            self.connection_ended(cx, peer, &closed);
+        }
+    }
+
+    /// Counts the ends of connections whose transports are still closing at the end of the run.
+    pub(super) fn settle_ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        for position in 0..self.connections.len() {
+            if let Some(token) = self.connections[position].token
+                && let Some(closed) = cx.closed(token).filter(|closed| closed.cause != Cause::Local).cloned()
+            {
+                self.connection_ended(cx, Peer { position: position as u32 }, &closed);
+            }
         }
     }
 
