@@ -191,13 +191,21 @@ impl Record {
     /// Whether a failure occurred that was not allowed. Failed connections are never allowed, nor are those that ended
     /// without a Close frame: both are among the `errors`. `no reply` is allowed if lost messages are.
     pub fn is_broken(&self) -> bool {
-        let allowed = |flaw: Flaw| self.config.allow.contains(&flaw);
+        self.is_broken_beyond(&self.config.allow)
+    }
+
+    /// The same where these flaws are allowed.
+    pub(crate) fn is_broken_beyond(&self, allow: &[Flaw]) -> bool {
+        let allowed = |flaw: Flaw| allow.contains(&flaw);
         let mut integrity = self.integrity;
-        for flaw in &self.config.allow {
+        for flaw in allow {
             integrity.allow(*flaw);
         }
         let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
-        let unsent = self.generator.unsent_gone > 0 && !allowed(Flaw::Unsent);
+        // A generator that was too late for its schedule says nothing of the server, and is a verdict of its own.
+        let is_late = self.generator.saturated && !self.config.allow_saturated;
+        let unsent = if is_late { self.generator.unsent_gone } else { self.generator.unsent };
+        let unsent = unsent > 0 && !allowed(Flaw::Unsent);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
         !integrity.is_clean() || unsent || closed || failed || self.is_empty()
     }

@@ -403,13 +403,23 @@ fn a_server_that_answers_before_it_reads_on_gets_its_answers_read() {
         let server = Server::start(Fault::Late(Duration::from_millis(2)));
         let flags =
             ["-c", "1", "--rate", "2000", "-d", "500ms", "--message-bytes", "64KiB", "--driver", drive];
-        let run = bench(&server, &[&flags[..], &["--drain", "60s", "--allow-saturated"]].concat());
+        let flags = [&flags[..], &["--drain", "60s", "--allow-saturated"]].concat();
+        let run = bench(&server, &[&flags[..], &["--allow", "unsent"]].concat());
         assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
         let (unsent, received) =
             (run.count("/generator/unsent"), server.finish().received.load(Ordering::Relaxed));
         assert!(unsent > 0 && unsent + received == 1_000, "{received} came: {}", run.told);
         assert_eq!(run.count("/service_ns/count"), received, "{}", run.told);
         assert_eq!(run.count("/generator/unsent_gone"), 0, "its connection is there: {}", run.told);
+        // A word is said of it, and it fails the run that does not allow it.
+        let warning = format!("warning: echo: {unsent} messages that were due were never sent: ");
+        assert!(run.told.contains(&warning) && run.told.contains("--allow unsent"), "{}", run.told);
+        let server = Server::start(Fault::Late(Duration::from_millis(2)));
+        let run = bench(&server, &flags);
+        server.finish();
+        let unsent = run.count("/generator/unsent");
+        assert!(unsent > 0 && run.code == Some(1), "{}", run.told);
+        assert!(run.told.contains(&format!(" 0 late, {unsent} unsent, 0 connections ended early")), "{}", run.told);
     }
 }
 

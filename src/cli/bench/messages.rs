@@ -92,8 +92,8 @@ pub(super) struct Args {
 
     /// Faults that do not fail the run, such as lost,late [default: none]
     ///
-    /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due after the connection was lost)
-    /// and closed (the server sent a Close frame before the end of the run). The faults are still counted.
+    /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due, and the connection was lost or
+    /// took no more) and closed (the server sent a Close frame before the end of the run). The faults are still counted.
     #[arg(long, value_name = "LIST", value_parser = Allow::from_str, help_heading = MESSAGES)]
     pub(super) allow: Option<Allow>,
 }

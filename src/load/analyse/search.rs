@@ -12,9 +12,10 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::analyse::objective::{Evaluation, Objective};
-use crate::engine::outcome::{Outcome, RunVerdict};
+use crate::engine::outcome::Outcome;
 use crate::measure::distribution;
 use crate::measure::quantiles::Quantiles;
+use crate::plan::flaw::Flaw;
 use crate::plan::schedule::Arrivals;
 use crate::plan::schedule::profile::RATE_MAX;
 use crate::plan::units;
@@ -180,7 +181,12 @@ fn failure_of(
     if record.interrupted {
         return Some((Limit::Interrupted, "interrupted".to_owned()));
     }
-    if outcome.verdict() == RunVerdict::Broken {
+    // A server that takes too little at this rate does nothing wrong.
+    let mut allow = record.config.allow.clone();
+    if record.generator.unsent_gone == 0 {
+        allow.push(Flaw::Unsent);
+    }
+    if record.is_broken_beyond(&allow) {
         return Some((Limit::Integrity, integrity_failures(record)));
     }
     let late = units::duration(record.generator.lateness_ns.p99);
@@ -207,7 +213,7 @@ fn failure_of(
             false => (Limit::Rate, arrived),
         });
     }
-    None
+    record.is_broken().then(|| (Limit::Rate, integrity_failures(record)))
 }
 
 /// Whether a run would meet the objective if the generator had sent each message on time. Service times exclude its
@@ -239,7 +245,7 @@ fn integrity_failures(record: &Record) -> String {
         (integrity.reordered, "reordered"),
         (integrity.corrupted, "corrupted"),
         (integrity.late, "late"),
-        (record.generator.unsent_gone, "unsent"),
+        (record.generator.unsent, "unsent"),
         (record.connections.ended_early, "connections ended early"),
         (errors, "errors"),
     ]

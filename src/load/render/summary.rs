@@ -460,7 +460,25 @@ fn busiest(record: &Record) -> Option<(usize, &GeneratorThread)> {
 
 /// Warnings about a run that did not fail, one line each.
 pub fn warnings(outcome: &Outcome) -> impl Iterator<Item = String> {
-    [not_compressed(&outcome.record), stalled(&outcome.record)].into_iter().flatten()
+    let record = &outcome.record;
+    [not_compressed(record), stalled(record), unsent(record)].into_iter().flatten()
+}
+
+/// Some of the load was never sent.
+fn unsent(record: &Record) -> Option<String> {
+    let record::Generator { unsent, unsent_gone, .. } = record.generator;
+    let (unit, place, remedy) = match record.config.mode.as_str() {
+        _ if record.generator.saturated => ("messages", "the generator was late", "lower the rate"),
+        "connect" => ("connections", "no slot was free", "raise --connections"),
+        _ => ("messages", "the server takes less than that, or answers too little of it", "lower the rate"),
+    };
+    let why = match unsent_gone {
+        0 => format!("{place}: {remedy}, or pass --allow unsent"),
+        gone if gone == unsent => "their connections had ended".to_owned(),
+        gone => format!("the connections of {} had ended; of the others {place}", count(gone)),
+    };
+    let mode = &record.config.mode;
+    (unsent > 0).then(|| format!("{mode}: {} {unit} that were due were never sent: {why}", count(unsent)))
 }
 
 /// In a closed loop a stalled generator sends nothing, so the latencies do not show the stall.
@@ -539,7 +557,7 @@ pub(super) fn broken(record: &Record) -> String {
         integrity.reordered,
         integrity.corrupted,
         integrity.late,
-        record.generator.unsent_gone,
+        record.generator.unsent,
         record.connections.ended_early,
         record.errors.values().sum::<u64>()
     )

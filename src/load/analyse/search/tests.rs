@@ -293,9 +293,14 @@ fn a_missed_rate_is_the_generators_fault_if_its_lateness_explains_it() {
 fn errors_and_interruptions_take_precedence_over_the_objective() {
     let mut outcome = measured(|_| Parts { late: 5, waited: 0, service: 1 }, MAX_LATENESS_DEFAULT);
     outcome.record.integrity.lost = 3;
-    outcome.record.generator.unsent_gone = 1_200;
+    (outcome.record.generator.unsent, outcome.record.generator.unsent_gone) = (1_200, 1_200);
     let step = evaluated(&outcome, "p99<2ms");
     assert_eq!((step.limit, step.why.as_deref()), (Some(Limit::Integrity), Some("3 lost, 1,200 unsent")));
     outcome.record.interrupted = true;
     assert_eq!(evaluated(&outcome, "p99<10ms").limit, Some(Limit::Interrupted));
+    // A server that takes too little is not broken: the rate is too high for it.
+    (outcome.record.interrupted, outcome.record.integrity.lost) = (false, 0);
+    outcome.record.generator.unsent_gone = 0;
+    let step = evaluated(&outcome, "p99<10ms");
+    assert_eq!((step.limit, step.why.as_deref()), (Some(Limit::Rate), Some("1,200 unsent")));
 }
