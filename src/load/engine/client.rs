@@ -349,18 +349,23 @@ impl Client {
     }
 
     fn settle_connection(&mut self, position: usize, until: Nanos) {
-        let Client { connections, tally, .. } = self;
-        let connection = &connections[position];
-        if !connection.has_user(&self.shared) {
+        let Client { connections, tally, protocol, shared, .. } = self;
+        let connection = &mut connections[position];
+        if !connection.has_user(shared) {
             return;
         }
-        match &connection.flow {
+        let number = connection.number;
+        match &mut connection.flow {
             Flow::Echo(awaited) => {
+                let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
+                for replaced in awaited.take_replaced() {
+                    echo::settle_replaced(tally, protocol, number, replaced);
+                }
                 tally.integrity.lost += awaited.missing();
                 // If some replies could not be matched, it is unknown which messages are missing.
                 let is_known = !awaited.has_unmatched();
                 for (sequence, times) in awaited.unanswered_from(0).filter(|_| is_known) {
-                    let name = MessageName::of(connection.number, sequence);
+                    let name = MessageName::of(number, sequence);
                     tally.record_lost(until, name, times, 1);
                 }
                 let next = awaited.next();

@@ -17,6 +17,19 @@ const OVERTAKEN_MAX: usize = 64 * 1024;
 /// Maximum number of gaps in one publisher's messages that a subscriber stores. Beyond that the oldest is forgotten.
 const GAPS_MAX: usize = 4 * 1024;
 
+/// Maximum number of messages of a connection whose replies may be others that could not be identified.
+pub(crate) const REPLACED_MAX: usize = 64;
+
+/// A message whose place was taken by a reply that could not be identified: damaged, or one that nobody asked for. Its own
+/// reply may still arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) sequence: u64,
+    pub(crate) times: Times,
+    /// When that reply arrived.
+    pub(crate) at: Nanos,
+}
+
 /// How a reply relates to the sent messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -50,6 +63,8 @@ pub struct Awaited {
     forgotten: u64,
     /// Replies that do not identify their message.
     unmatched: u64,
+    /// The latest messages whose place another reply took.
+    replaced: Vec<Replaced>,
 }
 
 impl Awaited {
@@ -149,7 +164,7 @@ impl Awaited {
             let slot = self.slot(sequence);
             Some(std::mem::replace(&mut self.slots[slot], NOTHING)).filter(|times| times.sent != 0)
         };
-        let Some(times) = times else { return Arrival::Again };
+        let Some(times) = times else { return self.arrived_again(sequence) };
         self.unanswered -= 1;
         self.in_flight -= u64::from(sequence >= self.given_up_below);
         if sequence < self.expected {
@@ -157,6 +172,39 @@ impl Awaited {
         }
         self.expected = sequence + 1;
         Arrival::InOrder(times)
+    }
+
+    /// The message has been answered, unless another reply took its place.
+    #[cold]
+    fn arrived_again(&mut self, sequence: u64) -> Arrival {
+        let Some(at) = self.replaced.iter().position(|replaced| replaced.sequence == sequence) else {
+            return Arrival::Again;
+        };
+        let Replaced { times, .. } = self.replaced.remove(at);
+        let mut expected = self.expected;
+        while self.replaced.iter().any(|replaced| replaced.sequence + 1 == expected) {
+            expected -= 1;
+        }
+        if expected > sequence + 1 { Arrival::Late(times) } else { Arrival::InOrder(times) }
+    }
+
+    /// A reply arrived at `at` that could not be identified. It takes the place of the message with this sequence until that one's
+    /// own reply arrives. Returns whether that is outstanding, and another that is over now because too many are replaced.
+    #[cold]
+    pub(crate) fn replace(&mut self, sequence: u64, at: Nanos) -> (bool, Option<Replaced>) {
+        if self.replaced.iter().any(|replaced| replaced.sequence == sequence) {
+            return (false, None);
+        }
+        let (Arrival::InOrder(times) | Arrival::Late(times)) = self.arrived(sequence) else {
+            return (false, None);
+        };
+        self.replaced.push(Replaced { sequence, times, at });
+        (true, (self.replaced.len() > REPLACED_MAX).then(|| self.replaced.remove(0)))
+    }
+
+    /// No replies are awaited any more: the messages that were answered by something else.
+    pub(crate) fn take_replaced(&mut self) -> Vec<Replaced> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// A reply arrived that does not identify its message: it counts for the oldest unanswered one. Returns whether

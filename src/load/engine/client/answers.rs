@@ -3,7 +3,7 @@
 use super::Client;
 use super::agenda::Due;
 use super::connection::Flow;
-use super::echo::candidates;
+use super::echo::{candidates, settle_replaced};
 use super::session::scope;
 use super::slots::AttemptStage;
 use crate::engine::trace::TraceEvent;
@@ -239,6 +239,9 @@ impl Client {
             self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
             return self.attempt_compared(link, position, contents.outcome(), message.bytes.len());
         }
+        if contents == Contents::Wrong && rule.id.is_none() {
+            return self.unidentified(protocol, entry, link, position, (sequence, message.bytes));
+        }
         let Flow::Echo(awaited) = &mut self.connections[position].flow else { return };
         let arrival = awaited.arrived(sequence);
         let place = match arrival {
@@ -277,6 +280,36 @@ impl Client {
                 };
                 *flaw += 1;
             }
+        }
+    }
+
+    /// An answer without an id is none that was expected: it takes the place of the request `sequence`, unless the answer to that one
+    /// arrives.
+    #[cold]
+    fn unidentified(
+        &mut self,
+        protocol: &CompiledProtocol,
+        entry: &str,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        (sequence, message): (u64, &[u8]),
+    ) {
+        let now = link.now();
+        let Client { shared, connections, tally, .. } = self;
+        let number = connections[position].number;
+        let Flow::Echo(awaited) = &mut connections[position].flow else { return };
+        let (is_replaced, over) = awaited.replace(sequence, now);
+        // With nothing awaited it is one answer too many.
+        let flaw = if is_replaced { &mut tally.integrity.corrupted } else { &mut tally.integrity.duplicated };
+        *flaw += 1;
+        if let Some(over) = over {
+            settle_replaced(tally, Some((protocol, shared.load.seed)), number, over);
+        }
+        let request = protocol.request(self.shared.load.seed, number, sequence);
+        self.trace_answer(protocol, (position, entry), message, (request, sequence), Contents::Wrong, "");
+        if is_replaced {
+            self.pause(protocol, position, request, sequence, now);
+            self.send_allowed(link, position, now);
         }
     }
 

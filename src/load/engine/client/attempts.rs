@@ -160,12 +160,15 @@ impl Client {
         let Client { connections, tally, .. } = self;
         let connection = &mut connections[position];
         let Flow::Attempt(attempt) = &mut connection.flow else { return };
+        let name = MessageName::of(connection.number, attempt.sequence);
         let AttemptStage::Awaiting(times) = attempt.stage else {
-            // More than was sent.
-            tally.integrity.duplicated += 1;
+            // The echo, behind another message that was taken for it; or more than was sent.
+            match attempt.replaced.take_if(|_| outcome != SampleOutcome::Corrupted) {
+                Some((times, _)) => tally.arrived_as(now, name, times, bytes, outcome),
+                None => tally.integrity.duplicated += 1,
+            }
             return;
         };
-        let name = MessageName::of(connection.number, attempt.sequence);
         if outcome != SampleOutcome::Corrupted {
             tally.arrived_as(now, name, times, bytes, outcome);
             if tally.window.contains(times.intended) {
@@ -173,7 +176,7 @@ impl Client {
             }
         } else {
             tally.integrity.corrupted += 1;
-            tally.damaged(now, name, times, outcome);
+            attempt.replaced = Some((times, now));
         }
         self.attempt_served(link, position, now);
     }
@@ -293,9 +296,11 @@ impl Client {
         self.connector.handshakes -= usize::from(!was_open);
         let Some(attempt) = self.attempt_at(position) else { return };
         let before = std::mem::take(&mut attempt.stage);
-        let sequence = attempt.sequence;
-        attempt.sequence += 1;
-        let name = MessageName::of(self.connections[position].number, sequence);
+        self.settle_replaced_attempt(position);
+        let name = self.attempt_name(position);
+        if let Some(attempt) = self.attempt_at(position) {
+            attempt.sequence += 1;
+        }
         let failed = before != AttemptStage::Leaving;
         match before {
             AttemptStage::HandshakeTimes(times) => {
@@ -320,6 +325,14 @@ impl Client {
         }
         self.connector.failed += u64::from(failed);
         self.free_slot(peer.position, failed, cx.now());
+    }
+
+    /// What came instead of the echo was the damaged echo, as no other has come.
+    fn settle_replaced_attempt(&mut self, position: usize) {
+        let name = self.attempt_name(position);
+        if let Some((times, at)) = self.attempt_at(position).and_then(|attempt| attempt.replaced.take()) {
+            self.tally.damaged(at, name, times, SampleOutcome::Corrupted);
+        }
     }
 
     fn free_slot(&mut self, position: u32, failed: bool, now: Nanos) {
@@ -350,6 +363,7 @@ impl Client {
             tally.record_unsent(until, MessageName::default(), intended, 1);
         }
         for position in 0..self.connections.len() {
+            self.settle_replaced_attempt(position);
             let is_held =
                 self.attempt_at(position).is_some_and(|attempt| attempt.stage == AttemptStage::Held);
             if is_held || self.give_up_attempt(position, until) {

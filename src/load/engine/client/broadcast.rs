@@ -5,11 +5,17 @@ use super::topic::{Broadcast, Part};
 use super::{Client, WorkerMessage};
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::times::Times;
-use crate::measure::track::StreamArrival;
+use crate::measure::tally::Tally;
+use crate::measure::track::{Replaced, StreamArrival};
 use crate::plan::payload::Id;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{ConnectionContext, Lane};
+
+/// The delivery of a message was damaged, as nothing else has come: it is as old as it was then.
+fn settle_replaced(tally: &mut Tally, connection: u32, Replaced { times, at, .. }: Replaced) {
+    tally.damaged(at, MessageName::unnumbered(connection), times, SampleOutcome::Corrupted);
+}
 
 /// Messages of a publisher of another generator that may be under way: a damaged sequence is likely to be further ahead.
 const UNKNOWN_MAX: u64 = 64 * 1024;
@@ -66,15 +72,11 @@ impl Client {
         };
         let Some(id) = claimed.filter(whole) else {
             tally.integrity.corrupted += 1;
-            if let Some(times) = broadcast.blame(claimed, load.topics, fan_out)
+            let is_published = claimed.as_ref().is_some_and(is_published);
+            if let Some(over) = broadcast.replace(claimed, is_published, shared, now)
                 && broadcast.subscribes()
             {
-                tally.damaged(
-                    now,
-                    MessageName::unnumbered(connection.number),
-                    times,
-                    SampleOutcome::Corrupted,
-                );
+                settle_replaced(tally, connection.number, over);
             }
             broadcast.order.unidentified();
             return;
@@ -90,7 +92,10 @@ impl Client {
             sequence: Some(id.sequence),
         };
         let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
-        let place = broadcast.streams[from].arrived(id.sequence, first_missed);
+        let mut place = broadcast.streams[from].arrived(id.sequence, first_missed);
+        if place == StreamArrival::Again {
+            place = broadcast.restored(from, id.sequence).unwrap_or(place);
+        }
         match place {
             StreamArrival::InOrder => {}
             StreamArrival::Late => tally.integrity.reordered += 1,
@@ -200,6 +205,9 @@ impl Client {
         let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &shared.fan_out) else { return };
         if let Part::Slow { .. } = broadcast.part {
             return;
+        }
+        for (_, replaced) in broadcast.replaced.iter().filter(|_| broadcast.subscribes()) {
+            settle_replaced(tally, connection.number, *replaced);
         }
         let others = broadcast.others(connection.number, shared.load.topics);
         for (publisher, at) in others.filter(|_| broadcast.is_sent_messages(protocol.is_some())) {

@@ -8,7 +8,7 @@
 
 use super::agenda::Due;
 use super::connection::{Flow, State};
-use super::{Client, Phase, causes};
+use super::{Client, Phase, causes, echo};
 use crate::measure::samples::MessageName;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::churn::Cut;
@@ -129,7 +129,7 @@ impl Client {
     /// An open connection ended, and opens again.
     pub(super) fn depart(&mut self, position: usize, before: State, now: Nanos) {
         let departure = self.departure(position, before, now);
-        let Client { shared, connections, connector, tally, .. } = self;
+        let Client { shared, connections, connector, tally, protocol, .. } = self;
         let connection = &mut connections[position];
         connector.away += 1;
         connection.state = State::Away;
@@ -138,6 +138,10 @@ impl Client {
         match &mut connection.flow {
             Flow::Echo(awaited) => {
                 let number = connection.number;
+                let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
+                for replaced in awaited.take_replaced() {
+                    echo::settle_replaced(tally, protocol, number, replaced);
+                }
                 let lost = awaited.abandon(|sequence, times| {
                     tally.record_lost(now, MessageName::of(number, sequence), times, 1);
                 });

@@ -87,6 +87,7 @@ impl Connection {
                     streams: vec![Stream::default(); load.publishers_of(topic) as usize],
                     order: OrderChecker::default(),
                     part,
+                    replaced: Vec::new(),
                 }))
             }
         };

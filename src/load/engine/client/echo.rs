@@ -4,8 +4,9 @@ use super::Client;
 use super::connection::Flow;
 use crate::measure::samples::{MessageName, SampleOutcome};
 use crate::measure::tally::Tally;
-use crate::measure::track::{Arrival, Awaited};
+use crate::measure::track::{Arrival, Awaited, Replaced};
 use crate::plan::payload::{Id, Payloads};
+use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ConnectionContext;
@@ -81,10 +82,9 @@ fn evaluate(
     let integrity = &mut tally.integrity;
     let Some(claimed) = claimed else {
         integrity.corrupted += 1;
-        // It replaces a message that then does not count as lost too, and gets that one's age.
-        let (sequence, arrival) = answer_damaged(awaited, due, named);
-        if let Arrival::InOrder(times) | Arrival::Late(times) = arrival {
-            tally.damaged(now, name_of(Id { sequence, ..due }), times, SampleOutcome::Corrupted);
+        // It takes the place of a message, which then does not count as lost too, unless that one arrives.
+        if let Some(over) = replace(awaited, due, named, now) {
+            settle_replaced(tally, None, due.connection, over);
         }
         return;
     };
@@ -104,18 +104,32 @@ fn name_of(id: Id) -> MessageName {
     MessageName::of(id.connection, id.sequence)
 }
 
-/// A damaged message answers the one that it names if that is overdue, else the expected one, else the oldest. Returns
-/// which.
-fn answer_damaged(awaited: &mut Awaited, due: Id, named: Option<Id>) -> (u64, Arrival) {
-    let overtaken = named.filter(|named| named.sequence < due.sequence);
-    if let Some(named) = overtaken
-        && let Arrival::Late(times) = awaited.arrived(named.sequence)
+/// A message that could not be identified takes the place of the one that it names if that is outstanding, else of the expected
+/// one, else of the oldest. Returns another that is over now.
+fn replace(awaited: &mut Awaited, due: Id, named: Option<Id>, now: Nanos) -> Option<Replaced> {
+    if let Some(named) = named
+        && let (true, over) = awaited.replace(named.sequence, now)
     {
-        return (named.sequence, Arrival::Late(times));
+        return over;
     }
     let oldest = awaited.unanswered_from(0).next().map(|(sequence, _)| sequence);
     let sequence = oldest.filter(|_| due.sequence >= awaited.next()).unwrap_or(due.sequence);
-    (sequence, awaited.arrived(sequence))
+    awaited.replace(sequence, now).1
+}
+
+/// The answer to a message was damaged, as nothing else has come: it is as old as it was then.
+/// A protocol, which has the seed of the run, counts the request as answered.
+pub(super) fn settle_replaced(
+    tally: &mut Tally,
+    protocol: Option<(&CompiledProtocol, u64)>,
+    connection: u32,
+    Replaced { sequence, times, at }: Replaced,
+) {
+    if let Some((protocol, seed)) = protocol {
+        let in_window = tally.window.contains(times.intended);
+        tally.protocol.answered(protocol.request(seed, connection, sequence), times, at, in_window);
+    }
+    tally.damaged(at, MessageName::of(connection, sequence), times, SampleOutcome::Corrupted);
 }
 
 /// Matches a reply whose contents are not checked. It has a latency if it names its message.

@@ -14,6 +14,8 @@ pub(super) struct Attempt {
     pub(super) stage: AttemptStage,
     /// Number of earlier connections of the slot; the sequence of its message.
     pub(super) sequence: u64,
+    /// Another message came instead of the echo, at this time.
+    pub(super) replaced: Option<(Times, Nanos)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

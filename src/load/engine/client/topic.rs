@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::shared::Shared;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::order::OrderChecker;
 use crate::measure::times::Times;
-use crate::measure::track::{REPLY_TIME, Stream};
+use crate::measure::track::{REPLACED_MAX, REPLY_TIME, Replaced, Stream, StreamArrival};
 use crate::plan::payload::Id;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
@@ -27,6 +28,8 @@ pub(super) struct Broadcast {
     /// Compares the order across publishers with that of other subscribers.
     pub(super) order: OrderChecker,
     pub(super) part: Part,
+    /// The latest messages whose place another took, with the positions of their publishers.
+    pub(super) replaced: Vec<(usize, Replaced)>,
 }
 
 /// The role of a connection in its topic. Received messages are always checked; those of subscribers are also timed,
@@ -116,15 +119,18 @@ impl Broadcast {
             .filter(move |&(publisher, _)| publisher != number)
     }
 
-    /// A damaged message replaces one that then does not count as lost too: the next message of the publisher that it
-    /// names, or of the only publisher. Returns the times of that message, if known.
+    /// A message that could not be identified takes the place of one that then does not count as lost too, unless it arrives: of
+    /// the one that it names, or else of the next message of the publisher that it names, or of the only publisher. Returns
+    /// another that is over now.
     #[cold]
-    pub(super) fn blame(
+    pub(super) fn replace(
         &mut self,
         claimed: Option<Id>,
-        topics: u32,
-        fan_out: Option<&FanOutTracker>,
-    ) -> Option<Times> {
+        is_published: bool,
+        shared: &Shared,
+        now: Nanos,
+    ) -> Option<Replaced> {
+        let topics = shared.load.topics;
         let position = match claimed {
             Some(claimed) => (claimed.connection / topics) as usize,
             None if self.streams.len() == 1 => 0,
@@ -132,13 +138,34 @@ impl Broadcast {
         };
         let publisher = self.topic + position as u32 * topics;
         let stream = &mut self.streams[position];
-        let (sequence, mut times) = (stream.expected(), None);
-        if let Some(fan_out) = fan_out {
-            times = fan_out.times(publisher, sequence);
+        let named = claimed.filter(|_| is_published).map(|claimed| claimed.sequence);
+        let sequence = named.unwrap_or(stream.expected());
+        let known = |sequence| shared.fan_out.as_ref().and_then(|fan_out| fan_out.times(publisher, sequence));
+        let times = match known(sequence) {
+            Some(times) => times,
+            // What was not published has no place.
+            None if shared.segment.has(publisher) => return None,
+            None => Times::default(),
+        };
+        let due = stream.expected();
+        if stream.arrived(sequence, || known(due).unwrap_or(times)) == StreamArrival::Again {
+            return None;
         }
-        // It is the next message, so there is no gap in front of it.
-        stream.arrived(sequence, Times::default);
-        times
+        self.replaced.push((position, Replaced { sequence, times, at: now }));
+        (self.replaced.len() > REPLACED_MAX).then(|| self.replaced.remove(0).1)
+    }
+
+    /// A message arrived whose place another had taken, if that is so: whether it is behind a later one of its publisher.
+    #[cold]
+    pub(super) fn restored(&mut self, position: usize, sequence: u64) -> Option<StreamArrival> {
+        let is = |(from, replaced): &(usize, Replaced)| (*from, replaced.sequence) == (position, sequence);
+        let at = self.replaced.iter().position(is)?;
+        self.replaced.remove(at);
+        let mut expected = self.streams[position].expected();
+        while self.replaced.iter().any(|(from, it)| *from == position && it.sequence + 1 == expected) {
+            expected -= 1;
+        }
+        Some(if expected > sequence + 1 { StreamArrival::Late } else { StreamArrival::InOrder })
     }
 }
 

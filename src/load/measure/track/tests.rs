@@ -23,6 +23,45 @@ fn never() -> Times {
 }
 
 #[test]
+fn a_message_whose_place_another_took_is_answered_once() {
+    let mut awaited = awaiting(4);
+    // Two that nobody asked for come before the answers.
+    assert_eq!([awaited.replace(0, 10), awaited.replace(1, 11)], [(true, None); 2]);
+    assert_eq!(awaited.replace(0, 12), (false, None), "its place is taken");
+    assert_eq!((awaited.in_flight(), awaited.expected()), (2, 2));
+    assert_eq!(awaited.arrived(0), Arrival::InOrder(times(0)));
+    assert_eq!(awaited.arrived(1), Arrival::InOrder(times(1)));
+    assert_eq!([awaited.arrived(0), awaited.arrived(1)], [Arrival::Again; 2]);
+    assert_eq!((awaited.in_flight(), awaited.missing()), (2, 2));
+    // One that was damaged has no other answer.
+    assert_eq!(awaited.replace(2, 13), (true, None));
+    assert_eq!(awaited.arrived(3), Arrival::InOrder(times(3)));
+    assert_eq!(awaited.take_replaced(), [Replaced { sequence: 2, times: times(2), at: 13 }]);
+    assert!(awaited.is_settled());
+    assert_eq!(awaited.replace(9, 14), (false, None), "nothing is awaited");
+}
+
+#[test]
+fn the_own_answer_behind_that_of_a_later_message_is_late() {
+    let mut awaited = awaiting(3);
+    assert_eq!(awaited.replace(0, 10), (true, None));
+    assert_eq!(awaited.arrived(1), Arrival::InOrder(times(1)));
+    assert_eq!(awaited.arrived(0), Arrival::Late(times(0)));
+    assert_eq!(awaited.arrived(2), Arrival::InOrder(times(2)));
+}
+
+#[test]
+fn only_so_many_replaced_messages_are_kept() {
+    let last = REPLACED_MAX as u64;
+    let mut awaited = awaiting(last + 1);
+    for sequence in 0..=last {
+        let over = (sequence == last).then(|| Replaced { sequence: 0, times: times(0), at: 7 });
+        assert_eq!(awaited.replace(sequence, 7), (true, over));
+    }
+    assert_eq!((awaited.arrived(0), awaited.arrived(last)), (Arrival::Again, Arrival::InOrder(times(last))));
+}
+
+#[test]
 fn in_order_arrivals_give_their_times() {
     let mut awaited = awaiting(3);
     for sequence in 0..3 {
