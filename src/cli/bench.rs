@@ -261,6 +261,9 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     }
     let tries = jobs.iter().any(|job| job.tries);
     let kept = if tries { None } else { baseline.open()? };
+    if let Some(kept) = &kept {
+        baseline.check_loads(kept, &jobs.iter().flat_map(Job::planned).collect::<Vec<_>>())?;
+    }
     environment::start_log("warn")?;
     signals::end_on_signals(&stop)?;
     let mut monitoring = outputs.monitoring()?;

@@ -357,11 +357,11 @@ pub struct Request {
 /// Pings and their pongs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ping {
-    /// Pings beside the load that were sent, over the whole run; 0 in ping mode, where pings are the load.
+    /// Pings that were sent over the whole run: beside the load, or in ping mode as the load.
     pub sent: u64,
     /// Their pongs.
     pub answered: u64,
-    /// Round trips of those that were sent in the measured time; `null` if there were none.
+    /// Round trips of those that were sent in the measured time, from the actual send; `null` if there were none.
     pub rtt_ns: Option<Quantiles>,
     /// In ping mode: pings that were answered by the pong of a later one (RFC 6455, 5.5.3).
     pub skipped: u64,

@@ -220,6 +220,34 @@ fn a_run_in_which_nothing_comes_fails() {
 }
 
 #[test]
+fn what_no_run_of_a_load_can_have_is_refused_before_it() {
+    // Nobody listens there.
+    let url = "ws://127.0.0.1:1";
+    for (flags, words) in [
+        (&["--fail-if", "ping.p99>5ms"][..], "--ping-every"),
+        (&["--fail-if", "back.p99>5s"], "--reconnect"),
+        (&["--fail-if", "missed>0"], "--reconnect"),
+        (&["--fail-if", "handshake.first_message.p99>5ms"], "--mode connect"),
+        (&["--mode", "push", "--fail-if", "p99>5ms"], "--time-field"),
+    ] {
+        let run = bench(&[&[url], flags].concat());
+        assert_eq!(run.code, Some(2), "{run}");
+        assert!(run.stderr.contains(words) && run.stderr.lines().count() == 1, "{run}");
+    }
+}
+
+#[test]
+fn pings_as_the_load_have_the_figures_of_pings() {
+    let url = format!("ws://{}", slow_server(SERVICE_TIME));
+    let load = ["--mode", "ping", "--rate", "100", "-d", "1s", "--allow-saturated"];
+    let run = bench(&[&[&url], &load[..], &["--fail-if", "ping.p99>3000s"]].concat());
+    assert_eq!(run.code, Some(0), "{run}");
+    let ping = &run.json()["runs"][0]["ping"];
+    assert_eq!((&ping["sent"], &ping["answered"]), (&100.into(), &100.into()), "{run}");
+    assert_eq!(ping["rtt_ns"]["count"], 100, "{run}");
+}
+
+#[test]
 fn broken_integrity_and_a_missed_threshold_are_both_told() {
     let peer = Peer::start(vec![Planted { connection: 0, message: 3, fault: Fault::Drop }], vec![]);
     let url = format!("ws://{}", peer.address);

@@ -15,7 +15,7 @@ use super::usage::usage;
 use crate::file::flags::{flag_of, is_given};
 use crate::{Failure, compare as comparing, values};
 use echoring_load::Outcome;
-use echoring_load::analyse::compare::{self, CompareOptions};
+use echoring_load::analyse::compare::{self, CompareOptions, PlannedLoad};
 use echoring_load::analyse::objective::Metric;
 use echoring_load::record::comparison::BaselineComparison;
 
@@ -81,6 +81,13 @@ pub(super) struct Kept {
     runs: Vec<Value>,
 }
 
+impl Kept {
+    fn refused(&self, why: &str) -> Failure {
+        let remedy = format!("keep results of this one with --save-baseline {}", self.name);
+        usage("--baseline", &format!("{}: {why}; {remedy}", self.path.display()))
+    }
+}
+
 impl Args {
     /// Refuses flags that say nothing, before anything runs. `has_rival`: whether two servers are measured.
     pub(super) fn check(&self, typed: &ArgMatches, has_rival: bool) -> Result<(), Failure> {
@@ -131,12 +138,27 @@ impl Args {
         self.baseline_dir.join(format!("{name}.json"))
     }
 
+    /// Refuses runs of other loads than the kept ones, and metrics that they cannot have, before any is made.
+    pub(super) fn check_loads(&self, kept: &Kept, loads: &[PlannedLoad<'_>]) -> Result<(), Failure> {
+        compare::is_comparable(&kept.runs, loads).map_err(|why| kept.refused(&why))?;
+        let has = |metric: &Metric| {
+            loads.iter().any(|PlannedLoad { load, .. }| {
+                metric.is_of_mode(load.mode.name()) && metric.missing_in(load).is_none()
+            })
+        };
+        match self.baseline_metric.iter().find(|metric| !has(metric)) {
+            Some(metric) => {
+                Err(usage("--baseline-metric", &format!("no run of this load knows {}", metric.name())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Compares the results with the kept ones.
     ///
     /// # Errors
     /// If they are of other loads, or none of them has a metric that was asked for.
     pub(super) fn compare(&self, kept: &Kept, outcomes: &[Outcome]) -> Result<BaselineComparison, Failure> {
-        let wrong = |why: String| usage("--baseline", &format!("{}: {why}", kept.path.display()));
         let runs = outcomes.iter().filter_map(|outcome| serde_json::to_value(&outcome.record).ok());
         let (shown, judged) = comparing::chosen(&self.baseline_metric)?;
         let options = CompareOptions {
@@ -145,12 +167,10 @@ impl Args {
             trust_single: self.trust_single,
             one_machine: true,
         };
-        let loads = compare::compare(&kept.runs, &runs.collect::<Vec<_>>(), &options).map_err(wrong)?;
+        let loads = compare::compare(&kept.runs, &runs.collect::<Vec<_>>(), &options)
+            .map_err(|why| kept.refused(&why))?;
         if let Some(line) = loads.iter().flat_map(|load| &load.differences).next() {
-            return Err(wrong(format!(
-                "not the same load: {line}; keep results of this one with --save-baseline {}",
-                kept.name
-            )));
+            return Err(kept.refused(&format!("not the same load: {line}")));
         }
         if let Some(metric) = comparing::unknown_metric(&loads, &self.baseline_metric) {
             return Err(usage("--baseline-metric", &format!("neither side knows {metric}")));

@@ -15,6 +15,7 @@ use super::usage::usage;
 use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
 use crate::file::flags::flag_of;
 use crate::{Failure, environment};
+use echoring_load::analyse::compare::PlannedLoad;
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
 use echoring_load::{
@@ -48,6 +49,17 @@ pub(super) struct Job {
     /// Whether a conversation is shown instead of a measurement.
     pub(super) tries: bool,
     pub(super) share: Share,
+}
+
+impl Job {
+    /// The loads, for comparisons with kept results.
+    pub(super) fn planned(&self) -> impl Iterator<Item = PlannedLoad<'_>> {
+        let objective = match &self.experiment {
+            Experiment::Search(options) => Some(&options.objective),
+            _ => None,
+        };
+        self.plan.workloads.iter().map(move |load| PlannedLoad { load, objective })
+    }
 }
 
 /// Who makes the load.

@@ -198,11 +198,16 @@ impl Purpose {
             Purpose::FindMax => workloads.iter().all(fits),
         };
         let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
+        // All that it fits have the same options.
+        let missing = |load: &Workload| expression.metrics().find_map(|metric| metric.missing_in(load));
+        let missing = workloads.iter().filter(|load| fits(load)).find_map(missing);
         let is_closed = !workloads.iter().any(Workload::is_open_loop);
         if self == Purpose::AbortIf && !expression.metrics().all(Metric::is_live) {
             Some("that is known at the end only, such as --fail-if 'lost>0'")
         } else if !fit {
             Some("no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'")
+        } else if missing.is_some() {
+            missing
         } else if has(|metric| metric.needs_server()) && !server_known {
             Some("the server's CPU time is known with its process only, such as --server-pid 4711")
         } else if has(|metric| metric.needs_schedule()) && is_closed {

@@ -11,13 +11,15 @@
 //!
 //! Never: a clock, I/O, or a verdict that the interval does not support.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::objective::Metric;
+use super::objective::{Metric, Objective};
 use super::statistics::{
     ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, independent, median, median_of, pairs_needed,
     ratio_of_pairs, ratio_of_runs, runs_needed,
 };
+use crate::plan::workload::Workload;
+use crate::record::describe;
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
 use intervals::{Intervals, WeightedMetric};
 
@@ -72,6 +74,48 @@ pub struct CompareOptions {
 /// One line, if the two sides have no load of the same mode in common.
 pub fn compare(a: &[Value], b: &[Value], options: &CompareOptions) -> Result<Vec<Comparison>, String> {
     let (mut of_a, mut of_b) = (groups(a), groups(b));
+    let matched = matched(&mut of_a, &mut of_b)?;
+    let mut comparisons: Vec<Comparison> =
+        matched.iter().map(|(a, b)| compare_groups(a, b, options)).collect();
+    for (groups, which) in [(of_a, "first"), (of_b, "second")] {
+        let alone =
+            groups.iter().map(|group| format!("only the {which} has runs of this load: {}", group.mode));
+        comparisons[0].warnings.extend(alone);
+    }
+    Ok(comparisons)
+}
+
+/// Whether runs of these loads can be compared with runs that were made before.
+///
+/// # Errors
+/// What differs, in one line.
+pub fn is_comparable(before: &[Value], loads: &[PlannedLoad<'_>]) -> Result<(), String> {
+    let run = |PlannedLoad { load, objective }: &PlannedLoad<'_>| {
+        let objective = objective.map(ToString::to_string);
+        json!({ "config": describe::planned_config(load), "search": { "objective": objective } })
+    };
+    let planned: Vec<Value> = loads.iter().map(run).collect();
+    let matched = matched(&mut groups(before), &mut groups(&planned))?;
+    match matched.iter().flat_map(|(a, b)| load_differences(a, b)).next() {
+        Some(line) => Err(format!("not the same load: {line}")),
+        None => Ok(()),
+    }
+}
+
+/// A load that is going to be made, or searched for the highest rate.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedLoad<'a> {
+    /// The load.
+    pub load: &'a Workload,
+    /// What a search demands.
+    pub objective: Option<&'a Objective>,
+}
+
+/// Takes the runs of the same load on both sides, or else of the same mode.
+fn matched<'a>(
+    of_a: &mut Vec<Group<'a>>,
+    of_b: &mut Vec<Group<'a>>,
+) -> Result<Vec<(Group<'a>, Group<'a>)>, String> {
     let mut matched = Vec::new();
     for is_alike in [Group::has_load_of, Group::has_mode_of] {
         of_a.retain_mut(|group| {
@@ -85,20 +129,9 @@ pub fn compare(a: &[Value], b: &[Value], options: &CompareOptions) -> Result<Vec
             let names: Vec<&str> = groups.iter().map(|group| group.mode).collect();
             if names.is_empty() { "no complete run".to_owned() } else { names.join(", ") }
         };
-        return Err(format!(
-            "nothing to compare: the first has {}, the second {}",
-            modes(&of_a),
-            modes(&of_b)
-        ));
+        return Err(format!("nothing to compare: the first has {}, the second {}", modes(of_a), modes(of_b)));
     }
-    let mut comparisons: Vec<Comparison> =
-        matched.iter().map(|(a, b)| compare_groups(a, b, options)).collect();
-    for (groups, which) in [(of_a, "first"), (of_b, "second")] {
-        let alone =
-            groups.iter().map(|group| format!("only the {which} has runs of this load: {}", group.mode));
-        comparisons[0].warnings.extend(alone);
-    }
-    Ok(comparisons)
+    Ok(matched)
 }
 
 /// The spread of the runs of one target, load by load. Loads with a single run are omitted.
@@ -162,7 +195,7 @@ fn load_of(run: &Value) -> Map<String, Value> {
     let mut load = run["config"].as_object().cloned().unwrap_or_default();
     load.retain(|name, _| !VARIABLE_OPTIONS.contains(&name.as_str()));
     // A search is defined by its objective; the rate is a result.
-    if let Some(objective) = run["search"].get("objective") {
+    if let Some(objective) = run["search"].get("objective").filter(|objective| !objective.is_null()) {
         load.remove("rate");
         load.insert("find_max".to_owned(), objective.clone());
     }
@@ -316,8 +349,6 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
             .to_owned(),
         ),
     });
-    let names: Vec<&str> = a.load.keys().chain(b.load.keys()).map(String::as_str).collect();
-    let (of_a, of_b) = (Value::Object(a.load.clone()), Value::Object(b.load.clone()));
     Comparison {
         mode: a.mode.to_owned(),
         a: a.side(),
@@ -326,9 +357,16 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         threshold: options.threshold,
         confidence: super::statistics::CONFIDENCE,
         metrics,
-        differences: differing(&of_a, &of_b, &names),
+        differences: load_differences(a, b),
         warnings,
     }
+}
+
+/// The options in which the loads of two groups differ.
+fn load_differences(a: &Group<'_>, b: &Group<'_>) -> Vec<String> {
+    let names: Vec<&str> = a.load.keys().chain(b.load.keys()).map(String::as_str).collect();
+    let (of_a, of_b) = (Value::Object(a.load.clone()), Value::Object(b.load.clone()));
+    differing(&of_a, &of_b, &names)
 }
 
 /// Members with different values on the two sides, each listed once.

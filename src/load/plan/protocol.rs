@@ -115,6 +115,11 @@ impl Protocol {
         self.definition.topics.is_some()
     }
 
+    /// Whether pushed messages have a time.
+    pub fn has_time(&self) -> bool {
+        self.definition.push.as_ref().is_some_and(|push| push.time.is_some())
+    }
+
     /// The names of the requests.
     pub fn request_names(&self) -> impl Iterator<Item = &str> {
         self.definition.request.iter().map(|request| request.name.as_str())

@@ -38,7 +38,13 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
     Record {
         label: None,
         target: target.to_owned(),
-        config: describe_config(load, result),
+        config: record::Config {
+            threads: result.threads.len(),
+            cpus: result.cpus.clone(),
+            source_addresses: result.sources.iter().map(ToString::to_string).collect(),
+            sequenced: result.sequenced,
+            ..planned_config(load)
+        },
         environment: result.environment.clone(),
         started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
         duration_s,
@@ -67,12 +73,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
             published: tally.counts.sent,
         }),
         protocol: load.protocol.as_ref().map(|protocol| describe_protocol(protocol, &tally.protocol)),
-        ping: (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
-            sent: tally.pings.sent,
-            answered: tally.pings.answered,
-            rtt_ns: (!tally.pings.round_trip.is_empty()).then(|| Quantiles::of(&tally.pings.round_trip)),
-            skipped: tally.pings.skipped,
-        }),
+        ping: describe_pings(load, tally),
         rate_changes: result.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
         reconnects: load.churn.is_some().then(|| describe_reconnects(load, &tally.reconnects)),
         storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
@@ -153,6 +154,20 @@ fn describe_shares(tally: &Tally) -> Option<record::Shares> {
         })
     };
     Some(record::Shares { p50: of(0.5)?, p99: of(0.99)?, p999: of(0.999)? })
+}
+
+/// Pings as the load, or beside it.
+fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
+    let (sent, answered, round_trip) = match load.mode {
+        Mode::Ping => (tally.counts.sent, tally.counts.received, &tally.latency.whole.service),
+        _ => (tally.pings.sent, tally.pings.answered, &tally.pings.round_trip),
+    };
+    (load.mode == Mode::Ping || load.ping_every.is_some()).then(|| record::Ping {
+        sent,
+        answered,
+        rtt_ns: (!round_trip.is_empty()).then(|| Quantiles::of(round_trip)),
+        skipped: tally.pings.skipped,
+    })
 }
 
 /// The handshakes of a run; `None` when there were none.
@@ -276,7 +291,8 @@ fn describe_compression(tally: &Tally) -> record::Compression {
     }
 }
 
-fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
+/// The options of a load, before it is known who makes it.
+pub(crate) fn planned_config(load: &Workload) -> record::Config {
     let broadcast = load.has_topics();
     let is_generated = load.lines.is_none() && load.replay.is_none();
     record::Config {
@@ -303,12 +319,12 @@ fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
         trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
-        threads: result.threads.len(),
-        cpus: result.cpus.clone(),
-        source_addresses: result.sources.iter().map(ToString::to_string).collect(),
+        threads: 0,
+        cpus: Vec::new(),
+        source_addresses: Vec::new(),
         compress: load.compress.words.clone(),
         verify: load.verify,
-        sequenced: result.sequenced,
+        sequenced: false,
         allow: load.allow.clone(),
         connecting: Some(describe_connecting(load)),
         headers: load.connecting.headers.iter().map(|(name, _)| name.clone()).collect(),

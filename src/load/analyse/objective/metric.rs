@@ -7,7 +7,10 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::measure::distribution;
+use crate::plan::mode::Mode;
+use crate::plan::protocol::Protocol;
 use crate::plan::units;
+use crate::plan::workload::Workload;
 
 /// All metrics, for error texts; of the other distributions, the quantiles are omitted.
 const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
@@ -216,6 +219,36 @@ impl Metric {
     pub fn is_of_mode(&self, mode: &str) -> bool {
         // A storm may have topics.
         self.only_in.is_none_or(|only| only == mode || (only == "broadcast" && mode == "storm"))
+    }
+
+    /// Why runs of this load do not have it although their mode does; `None` if they may.
+    pub fn missing_in(&self, load: &Workload) -> Option<&'static str> {
+        let (Source::At(path) | Source::Of(path, _) | Source::Quantile(path, ..) | Source::Sum(path)) =
+            self.source
+        else {
+            return None;
+        };
+        let protocol_has_time = load.protocol.as_ref().is_some_and(Protocol::has_time);
+        let is_timed = !load.only_listens() || load.listening.time.is_some() || protocol_has_time;
+        let answers_first = match load.mode {
+            Mode::Connect => load.connecting.first_message,
+            _ => load.only_listens(),
+        };
+        match path {
+            ["ping", ..] if load.mode != Mode::Ping && load.ping_every.is_none() => {
+                Some("only with pings, such as --ping-every 100ms or --mode ping")
+            }
+            ["reconnects", ..] if !load.churn.is_some() => {
+                Some("only of connections that come back, such as --reconnect 500ms..20s or --lifetime 60s")
+            }
+            ["response_ns" | "service_ns"] if !is_timed => {
+                Some("what the server pushes has a time only with --time-field, such as --time-field ts")
+            }
+            ["handshake", "first_message_ns"] if !answers_first => {
+                Some("only where connections are opened for a message, such as --mode connect")
+            }
+            _ => None,
+        }
     }
 
     /// Whether it needs the server's CPU time.
