@@ -171,6 +171,34 @@ enum Command {
     },
 }
 
+/// Flags of `connect` whose value may be left out, so that it is only taken behind `=`, with the values that cannot be a URL.
+const SWITCHES: [&str; 2] = ["--timestamps", "--compress"];
+
+/// Joins such a flag of `connect` and its value `on` or `off` where they are two words.
+fn with_switches_joined<I, T>(arguments: I) -> Vec<OsString>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString>,
+{
+    let mut joined: Vec<OsString> = Vec::new();
+    for word in arguments {
+        let word: OsString = word.into();
+        let is_connect = joined.get(1).is_some_and(|command| command == "connect");
+        match joined.last_mut() {
+            Some(flag)
+                if is_connect
+                    && SWITCHES.iter().any(|switch| flag == switch)
+                    && (word == "on" || word == "off") =>
+            {
+                flag.push("=");
+                flag.push(word);
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
+}
+
 /// Runs the program with `arguments` (the first is its own name) and tells how it ended.
 pub fn run<I, T>(arguments: I) -> ExitCode
 where
@@ -178,7 +206,7 @@ where
     T: Into<OsString> + Clone,
 {
     let parsed = Cli::command()
-        .try_get_matches_from(arguments)
+        .try_get_matches_from(with_switches_joined(arguments))
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -327,6 +355,20 @@ mod tests {
             let line = one_line(&error);
             assert!(!line.contains('\n'), "{line:?}");
             assert!(!line.is_empty() && !line.contains("Usage"), "{arguments:?}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn a_switch_of_connect_and_its_value_may_be_two_words() {
+        let line = |words: &[&str]| with_switches_joined(words).join(std::ffi::OsStr::new(" "));
+        let words = ["echoring", "connect", "--timestamps", "off", "ws://a", "--compress", "on"];
+        assert_eq!(line(&words), "echoring connect --timestamps=off ws://a --compress=on");
+        for others in [
+            &["echoring", "connect", "--timestamps", "ws://a"][..],
+            &["echoring", "connect", "--timestamps=on", "off"],
+            &["echoring", "bench", "--compress", "on"],
+        ] {
+            assert_eq!(line(others), others.join(" ").as_str());
         }
     }
 

@@ -18,16 +18,17 @@ class FaultProxy(AsyncServer):
 
     `answers` is a regular expression of the messages among which faults are planted. `faults` says which: `lost=50` drops each fiftieth answer of
     a connection, `duplicated` sends it twice, `swapped` sends it behind the next, `changed` alters a letter, `delayed` sends it after `delay_s`.
-    An answer has one fault at most, and the first `spared` answers of a connection have none. `planted` counts them.
+    An answer has one fault at most, and the first `spared` answers of a connection have none. `planted` counts them. With `cut`, messages of
+    the server are sent in WebSocket messages of so many bytes or characters, without faults.
     """
 
     KINDS = ("lost", "duplicated", "swapped", "changed", "delayed")
 
-    def __init__(self, upstream, answers, delay_s=0.3, spared=0, **faults):
+    def __init__(self, upstream, answers, delay_s=0.3, spared=0, cut=None, **faults):
         super().__init__()
         assert set(faults) <= set(self.KINDS), faults
         self.upstream, self.answers = upstream, re.compile(answers, re.DOTALL)
-        self.delay_s, self.spared, self.faults = delay_s, spared, faults
+        self.delay_s, self.spared, self.cut, self.faults = delay_s, spared, cut, faults
         self.planted = dict.fromkeys(self.KINDS, 0)
 
     async def listen(self):
@@ -65,6 +66,10 @@ class FaultProxy(AsyncServer):
 
         with contextlib.suppress(websockets.ConnectionClosed):
             async for message in server:
+                if self.cut:
+                    for at in range(0, len(message), self.cut):
+                        await client.send(message[at : at + self.cut])
+                    continue
                 raw = message.encode() if isinstance(message, str) else message
                 if not self.answers.search(raw):
                     await client.send(message)

@@ -96,9 +96,13 @@ class Written(unittest.TestCase, Dashboard):
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         self.assertEqual((done.returncode, done.stderr.count("remote-write")), (0, 0), done.stderr)
         (run,) = json.loads(done.stdout)["runs"]
-        (count,) = self.prometheus.query("echoring_bench_response_seconds_count")
-        self.assertEqual(int(count["value"][1]), run["messages"])
-        (info,) = self.prometheus.query("echoring_bench_info")
+        # The series have ended.
+        self.assertEqual(self.prometheus.query('{__name__=~"echoring_bench_.+"}'), [])
+        (count,) = self.prometheus.query("last_over_time(echoring_bench_response_seconds_count[5m])")
+        self.assertEqual(int(count["value"][1]), run["response_ns"]["count"])
+        (stage,) = self.prometheus.query('last_over_time(echoring_bench_stage{stage="done"}[5m])')
+        self.assertEqual(stage["value"][1], "1")
+        (info,) = self.prometheus.query("last_over_time(echoring_bench_info[5m])")
         expected = {"mode": "echo", "run": "1", "job": "echoring-bench", "target": self.server.url("/echo")}
         self.assertEqual({name: info["metric"][name] for name in expected}, expected)
 
@@ -173,7 +177,7 @@ class Collected(unittest.TestCase):
         response = metrics["echoring.bench.response"]
         self.assertEqual(response.unit, "s")
         (point,) = response.exponential_histogram.data_points
-        self.assertEqual(point.count, run["messages"])
+        self.assertEqual(point.count, run["response_ns"]["count"])
         self.assertEqual(sum(point.positive.bucket_counts) + point.zero_count, point.count)
         self.assertEqual(attributes_of(point), {"target": self.server.url("/echo")})
         self.assertLess(point.start_time_unix_nano, point.time_unix_nano)

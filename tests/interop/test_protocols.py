@@ -148,6 +148,20 @@ class TopicChecks:
         self.assertEqual(record["response_ns"]["count"], 2 * 40)
 
 
+class StreamChecks:
+    """What holds for a protocol whose messages are those of a stream (MQTT-6.0.0-2), however WebSocket messages divide it."""
+
+    def test_messages_may_span_websocket_messages(self):
+        with FaultProxy(self.url, self.answers, cut=3) as proxy:
+            code, record, errors = bench(proxy.url, *self.flags(), "-c", "2", "--rate", "100", "--allow-saturated")
+            self.assertEqual(code, 0, errors)
+            self.assertEqual((set(record["integrity"].values()), record["errors"]), ({0}, {}))
+            self.assertEqual(record["response_ns"]["count"], 40)
+            flags = ("--mode", "broadcast", "-c", "3", "--rate", "100", "--allow-saturated")
+            code, record, errors = bench(proxy.url, *self.flags(), *flags)
+            self.assertEqual((code, record["broadcast"]["reach"]), (0, 1), errors)
+
+
 class ErrorChecks:
     """What holds for a protocol with answers that are errors."""
 
@@ -182,7 +196,7 @@ class SocketIo(Checks, TopicChecks, unittest.TestCase):
         self.assertGreaterEqual(record["protocol"]["heartbeats_answered"], 2)
 
 
-class Mqtt(Checks, TopicChecks, unittest.TestCase):
+class Mqtt(Checks, TopicChecks, StreamChecks, unittest.TestCase):
     server, protocol, answers, returns = "mqtt", "mqtt", rb"^\x40", False
 
 
@@ -195,7 +209,7 @@ class Wamp(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
     failing = ("procedure=com.example.fail",)
 
 
-class Stomp(Checks, TopicChecks, unittest.TestCase):
+class Stomp(Checks, TopicChecks, StreamChecks, unittest.TestCase):
     server, protocol, answers, returns = "stomp", "stomp", rb"receipt-id:\d", False
     parameters = ("connect=login:guest\npasscode:guest\n",)
 

@@ -1,7 +1,8 @@
 //! Sends the figures of a run to a monitoring system every few seconds, and once more at its end.
 //!
 //! A thread of its own sends. The run only leaves its latest figures there: a receiver that is slow or fails costs figures,
-//! which are counted, and nothing else.
+//! which are counted, and nothing else. A request that fails for a reason of the server's (5xx) is sent again after a pause that
+//! doubles, until the next one is due.
 
 mod otlp;
 mod remote_write;
@@ -25,10 +26,14 @@ use tokio::runtime::Runtime;
 
 use crate::http_client::{self, RequestError};
 use echoring_load::render::Figures;
+use remote_write::Writer;
 
 /// Time from one request to the next.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Time for one request, its answer included. The end of `bench` waits for two at most.
+/// The pause before a request is sent again, at first.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// Time for one request, its answer included. The end of `bench` waits for the last figures, sent again for [`INTERVAL`] at most,
+/// and for the ends of series.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether there are figures, before the first.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -114,12 +119,6 @@ impl Protocol {
         headers
     }
 
-    fn body(self, moment: &Moment) -> io::Result<Vec<u8>> {
-        match self {
-            Protocol::Otlp => Ok(otlp::encode(moment)),
-            Protocol::RemoteWrite => remote_write::encode(moment),
-        }
-    }
 }
 
 /// The figures of a run, and when they were true.
@@ -155,6 +154,18 @@ struct Deliveries {
     why: String,
 }
 
+impl Deliveries {
+    fn count(&mut self, result: Result<(), RequestError>) {
+        match result {
+            Ok(()) => self.sent += 1,
+            Err(error) => {
+                self.failed += 1;
+                self.why = error.to_string();
+            }
+        }
+    }
+}
+
 /// Sends the figures of one `bench`.
 #[derive(Debug)]
 pub(super) struct Pusher {
@@ -176,10 +187,11 @@ impl Pusher {
         if protocol == Protocol::Otlp {
             headers.extend(otlp::headers(std::env::var("OTEL_EXPORTER_OTLP_HEADERS").ok().as_deref()));
         }
-        let receiver = Receiver { protocol, uri: with_path(&url.uri, protocol.path()), headers, runtime };
+        let uri = with_path(&url.uri, protocol.path());
+        let mut receiver = Receiver { protocol, uri, headers, runtime, writer: Writer::default() };
         let (uri, shared) = (receiver.uri.clone(), Arc::new(Shared::default()));
         let theirs = shared.clone();
-        let pushing = move || push(&receiver, &theirs);
+        let pushing = move || push(&mut receiver, &theirs);
         let thread = thread::Builder::new().name("pusher".to_owned()).spawn(pushing)?;
         Ok(Pusher { protocol, uri, shared, thread })
     }
@@ -220,13 +232,46 @@ struct Receiver {
     uri: Uri,
     headers: HeaderMap,
     runtime: Runtime,
+    /// The series of remote write.
+    writer: Writer,
 }
 
 impl Receiver {
-    fn send(&self, moment: &Moment) -> Result<(), RequestError> {
-        let mut request = Request::post(self.uri.clone()).body(Bytes::from(self.protocol.body(moment)?))?;
-        request.headers_mut().extend(self.headers.clone());
-        let answer = self.runtime.block_on(http_client::send(request, REQUEST_TIMEOUT))?;
+    fn send(&mut self, moment: &Moment) -> Result<(), RequestError> {
+        match self.protocol {
+            Protocol::Otlp => self.send_again(&Bytes::from(otlp::encode(moment))),
+            Protocol::RemoteWrite => {
+                self.send_again(&Bytes::from(self.writer.encode(moment)?))?;
+                self.writer.written(moment);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the series of remote write.
+    fn end(&self) -> Option<Result<(), RequestError>> {
+        let body = self.writer.end(SystemTime::now())?;
+        Some(body.map_err(RequestError::from).and_then(|body| self.send_again(&Bytes::from(body))))
+    }
+
+    /// Sends a request until it is taken, or refused for good, or the next one is due.
+    fn send_again(&self, body: &Bytes) -> Result<(), RequestError> {
+        let until = Instant::now() + INTERVAL;
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let mut request = Request::post(self.uri.clone()).body(body.clone())?;
+            request.headers_mut().extend(self.headers.clone());
+            let answer = self.runtime.block_on(http_client::send(request, REQUEST_TIMEOUT))?;
+            if answer.status().is_server_error() && Instant::now() + pause < until {
+                thread::sleep(pause);
+                pause *= 2;
+                continue;
+            }
+            return Receiver::judge(&answer);
+        }
+    }
+
+    fn judge(answer: &http::Response<Bytes>) -> Result<(), RequestError> {
         if answer.status().is_success() {
             return Ok(());
         }
@@ -238,7 +283,7 @@ impl Receiver {
 }
 
 /// Sends the latest figures at each interval until the run is over, and then the last ones.
-fn push(receiver: &Receiver, shared: &Shared) -> Deliveries {
+fn push(receiver: &mut Receiver, shared: &Shared) -> Deliveries {
     let mut deliveries = Deliveries::default();
     let mut due = Instant::now();
     loop {
@@ -252,18 +297,19 @@ fn push(receiver: &Receiver, shared: &Shared) -> Deliveries {
         let moment = state.finished.pop_front().or_else(|| state.latest.take());
         let (is_over, others) = (state.is_over, state.finished.len() + usize::from(state.latest.is_some()));
         drop(state);
-        let Some(moment) = moment else { return deliveries };
-        match receiver.send(&moment) {
-            Ok(()) => deliveries.sent += 1,
-            Err(error) => {
-                deliveries.failed += 1;
-                deliveries.why = error.to_string();
-                if is_over {
-                    // The end of the program waits no longer.
-                    deliveries.failed += others as u64;
-                    return deliveries;
-                }
+        let Some(moment) = moment else {
+            if let Some(ended) = receiver.end() {
+                deliveries.count(ended);
             }
+            return deliveries;
+        };
+        let sent = receiver.send(&moment);
+        let has_failed = sent.is_err();
+        deliveries.count(sent);
+        if has_failed && is_over {
+            // The end of the program waits no longer.
+            deliveries.failed += others as u64;
+            return deliveries;
         }
         due = Instant::now() + INTERVAL;
     }
@@ -281,7 +327,10 @@ fn with_path(uri: &Uri, path: &'static str) -> Uri {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+    use echoring_load::render::figures::{Family, Series, Values};
 
     #[test]
     fn a_receiver_has_a_url_with_a_path_by_default_and_perhaps_a_user() {
@@ -311,6 +360,41 @@ mod tests {
             state.finished.iter().map(|moment| moment.figures.target.as_str()).collect();
         assert_eq!(finished, ["last of 1", "last of 2"]);
         assert_eq!(state.latest.as_ref().expect("there").figures.target, "latest");
+    }
+
+    #[test]
+    fn a_request_that_the_server_could_not_take_is_sent_again_and_series_end() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            // Each connection has one request. The first two are not taken.
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.expect("a connection");
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read > 0) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let mut body = vec![0; length.expect("a length")];
+                stream.read_exact(&mut body).expect("a body");
+                let status = if number < 2 { "503 Service Unavailable" } else { "204 No Content" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).expect("written");
+                let _ = tell.send(body);
+            }
+        });
+        let url = format!("http://{address}").parse().expect("a URL");
+        let pusher = Pusher::start(Protocol::RemoteWrite, &url).expect("a thread");
+        let values = Values::Gauge(vec![Series { labels: Vec::new(), value: 1.0 }]);
+        let families = vec![Family { name: "connections", help: "", values }];
+        pusher.show(&Arc::new(Figures { target: String::new(), families }), SystemTime::now());
+        assert_eq!(pusher.finish(), None, "nothing was lost");
+        let bodies: Vec<Vec<u8>> = told.try_iter().collect();
+        assert_eq!(bodies.len(), 4, "two were sent again, and the series ended");
+        assert!(bodies[0] == bodies[1] && bodies[1] == bodies[2] && bodies[2] != bodies[3]);
     }
 
     #[test]

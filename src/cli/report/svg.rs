@@ -242,7 +242,7 @@ impl Chart {
         let mut top = 8;
         if place == Place::File {
             let style = text(TEXT * 1.2).pos(Pos::new(HPos::Left, VPos::Top));
-            root.draw(&Text::new(self.title.clone(), (16, top), style))?;
+            root.draw(&Text::new(label(&self.title), (16, top), style))?;
             top += TITLE;
         }
         let top = self.draw_legend(root, size, top)?;
@@ -311,7 +311,7 @@ impl Chart {
         for (run, stroke, name) in runs.chain(strokes) {
             // A long name keeps its beginning.
             let most = (size.width as i32 - left - SAMPLE - 16) / CHARACTER;
-            let name: String = name.chars().take(most as usize).collect();
+            let name: String = label(name).chars().take(most as usize).collect();
             let width = SAMPLE + GAP + CHARACTER * name.chars().count() as i32;
             if at.0 > left && at.0 + width > size.width as i32 - 16 {
                 at = (left, at.1 + ROW);
@@ -325,7 +325,7 @@ impl Chart {
         if let Some(meaning) = &self.crosses {
             let plain = ShapeStyle::from(run_colour(RUNS.len() - 1, Stroke::Solid)).stroke_width(2);
             root.draw(&Cross::new((at.0 + 10, at.1), 5, plain))?;
-            root.draw(&Text::new(meaning.clone(), (at.0 + SAMPLE - 6, at.1), anchored()))?;
+            root.draw(&Text::new(label(meaning), (at.0 + SAMPLE - 6, at.1), anchored()))?;
         }
         Ok(at.1 + ROW / 2)
     }
@@ -483,6 +483,21 @@ pub(super) fn style(root: &str) -> String {
     text
 }
 
+/// Neither HTML nor XML may contain some characters, escaped or not.
+fn allowed(character: char) -> char {
+    match character {
+        '\n' | '\t' => character,
+        '\u{FFFE}' | '\u{FFFF}' => '\u{FFFD}',
+        control if control.is_control() => '\u{FFFD}',
+        other => other,
+    }
+}
+
+/// Text for plotters, which escapes it. A label has one line.
+fn label(text: &str) -> String {
+    text.chars().map(|character| if character == '\n' { ' ' } else { allowed(character) }).collect()
+}
+
 /// Text as it may stand in HTML and SVG, in elements and in quoted attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -493,9 +508,7 @@ pub(super) fn escaped(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            // Neither HTML nor XML may contain these, escaped or not.
-            control if control.is_control() && !matches!(control, '\n' | '\t') => safe.push('\u{FFFD}'),
-            other => safe.push(other),
+            other => safe.push(allowed(other)),
         }
     }
     safe
@@ -602,6 +615,14 @@ mod tests {
             assert_eq!(svg.matches("</svg>").count(), drawings);
             assert!(!svg.contains("<script"), "{svg}");
             assert!(svg.contains("A &lt;title&gt; &amp; more"));
+        }
+        // plotters escapes labels, and lets pass what no escape makes allowed.
+        let name = "run\u{0}\u{1b}[31m\n<\"x\u{FFFF}";
+        let odd = Chart { title: name.to_owned(), runs: vec![(0, name.to_owned())], ..chart() };
+        for svg in [odd.inline(), odd.file()] {
+            let is_allowed = |c: char| matches!(c, '\n' | '\t') || !(c.is_control() || c == '\u{FFFF}');
+            assert!(svg.chars().all(is_allowed), "{svg}");
+            assert!(svg.contains("run\u{FFFD}\u{FFFD}[31m &lt;&quot;x\u{FFFD}"), "{svg}");
         }
         assert_eq!(escaped("a\u{1}<'\">&\n"), "a\u{FFFD}&lt;&#39;&quot;&gt;&amp;\n");
     }

@@ -3,12 +3,15 @@
 //! A CSV file (RFC 4180) has the columns of its first line. In a file of JSON Lines each line is an object; its members are the
 //! columns.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::file::read_file;
 use super::payload::lines::FILE_BYTES_MAX;
@@ -100,8 +103,8 @@ impl TryFrom<Written> for Rows {
     }
 }
 
-impl std::fmt::Debug for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rows({:?}, {}, {})", self.name(), self.count(), self.order.name())
     }
 }
@@ -113,8 +116,8 @@ pub struct Row<'a> {
     number: u32,
 }
 
-impl std::fmt::Debug for Row<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Row({})", self.number)
     }
 }
@@ -201,6 +204,33 @@ impl RowSequence {
     }
 }
 
+/// The members of an object in their order, with their values as they stand in the text.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = object.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
 struct Builder {
     content: Content,
 }
@@ -208,8 +238,6 @@ struct Builder {
 impl Builder {
     fn csv(mut self, text: &[u8]) -> Result<Content, String> {
         let wrong = |name: &str, error: csv::Error| format!("{name}: {error}");
-        // Spreadsheets write a byte order mark.
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let mut reader = csv::ReaderBuilder::new().from_reader(text);
         let header = reader.headers().map_err(|error| wrong(&self.content.name, error))?;
         let columns = header.iter().map(|name| name.trim().to_owned()).collect();
@@ -225,27 +253,34 @@ impl Builder {
     }
 
     fn json_lines(mut self, text: &[u8]) -> Result<Content, String> {
-        type Object = serde_json::Map<String, serde_json::Value>;
         for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
             if line.trim_ascii().is_empty() {
                 continue;
             }
             let place = format!("line {} of {}", index + 1, self.content.name);
-            let object: Object = serde_json::from_slice(line).map_err(|error| format!("{place}: {error}"))?;
+            let wrong = |error| format!("{place}: {error}");
+            let Members(members) = serde_json::from_slice(line).map_err(wrong)?;
             if self.content.columns.is_empty() {
-                self.set_columns(object.keys().cloned().collect())?;
+                self.set_columns(members.iter().map(|(name, _)| name.clone()).collect())?;
             }
-            if let Some(other) = object.keys().find(|key| !self.content.columns.contains(key)) {
+            let columns = std::mem::take(&mut self.content.columns);
+            if let Some((other, _)) = members.iter().find(|(name, _)| !columns.contains(name)) {
                 return Err(format!("{place}: the first line has no member {other}"));
             }
-            for column in self.content.columns.clone() {
-                match object.get(&column) {
-                    Some(serde_json::Value::String(text)) => self.cell(text.as_bytes()),
-                    Some(serde_json::Value::Null) => self.cell(b""),
-                    Some(value) => self.cell(value.to_string().as_bytes()),
+            for column in &columns {
+                // Of a name that is repeated, the last counts, as in JavaScript.
+                match members.iter().rev().find(|(name, _)| name == column).map(|(_, value)| value.get()) {
+                    Some("null") => self.cell(b""),
+                    // Others stand as in the file: numbers with all their digits, members in their order.
+                    Some(value) if !value.starts_with('"') => self.cell(value.as_bytes()),
+                    Some(text) => {
+                        let text: String = serde_json::from_str(text).map_err(wrong)?;
+                        self.cell(text.as_bytes());
+                    }
                     None => return Err(format!("{place}: it has no member {column}")),
                 }
             }
+            self.content.columns = columns;
             self.end_row()?;
         }
         self.finish()
@@ -319,8 +354,16 @@ mod tests {
         let rows = read("b.jsonl", text, RowOrder::InOrder).expect("rows");
         let by_name = |name: &str| rows.columns().iter().position(|column| column == name).expect("a column");
         let (token, number) = (by_name("token"), by_name("n"));
-        assert_eq!((cells(&rows)[0][token], cells(&rows)[0][number]), ("a\n", "1.5"));
+        assert_eq!((cells(&rows)[0][token], cells(&rows)[0][number]), ("a\n", "1.50"));
         assert_eq!((cells(&rows)[1][token], cells(&rows)[1][number]), ("", "{\"x\":[1]}"));
+    }
+
+    #[test]
+    fn values_of_json_stand_as_in_the_file_whatever_marks_its_beginning() {
+        let text = "\u{feff}{\"z\":18446744073709551616,\"a\":1.10,\"o\":{\"z\": 1e3,\"a\":[]},\"s\":\"\u{feff}\"}\n";
+        let rows = read("m.jsonl", text, RowOrder::InOrder).expect("rows");
+        assert_eq!(rows.columns(), ["z", "a", "o", "s"]);
+        assert_eq!(cells(&rows)[0], ["18446744073709551616", "1.10", "{\"z\": 1e3,\"a\":[]}", "\u{feff}"]);
     }
 
     #[test]

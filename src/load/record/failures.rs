@@ -14,6 +14,8 @@ pub(crate) const ERROR_ANSWER: &str = "error answer";
 pub(crate) const NO_ROW_LEFT: &str = "no row of --data left";
 /// A message that no rule of the protocol knows.
 pub(crate) const UNEXPECTED_MESSAGE: &str = "unexpected message";
+/// A message of a protocol above WebSocket has no end within 16 MiB.
+pub(crate) const ENDLESS_MESSAGE: &str = "a message of more than 16 MiB";
 /// The process or the host has no free file descriptor.
 pub(crate) const NO_DESCRIPTORS: &str = "too few descriptors";
 /// The local address has no free port for this server.

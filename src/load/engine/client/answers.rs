@@ -14,11 +14,15 @@ use crate::plan::payload::Id;
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::rules::{AnswerRule, Extractor, Meaning, ParsedMessage};
 use crate::plan::template::Scope;
-use crate::record::failures::{ERROR_ANSWER, UNEXPECTED_MESSAGE};
+use crate::record::failures::{ENDLESS_MESSAGE, ERROR_ANSWER, UNEXPECTED_MESSAGE};
+use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::shard::ConnectionContext;
+
+/// Maximum bytes of a message that spans WebSocket messages: as much as one of these may have.
+const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How an answer relates to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +99,48 @@ impl Client {
     ) {
         // Each thread has a protocol of its own, so that no other thread writes to the count of references.
         let Some(protocol) = self.protocol.clone() else { return };
+        if protocol.split.is_stream() {
+            return self.stream_arrived(&protocol, link, position, chunk.payload);
+        }
         let mut rest = Some(&*chunk.payload);
         while let Some(part) = protocol.split.next(&mut rest) {
             self.part_arrived(&protocol, link, position, part);
+        }
+    }
+
+    /// The next bytes of the stream of messages arrived. What is not complete is kept until the rest comes.
+    fn stream_arrived(
+        &mut self,
+        protocol: &CompiledProtocol,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        bytes: &[u8],
+    ) {
+        let Some(session) = &mut self.connections[position].session else { return };
+        let mut stream = std::mem::take(&mut session.stream);
+        let is_new = stream.is_empty();
+        if !is_new {
+            stream.extend_from_slice(bytes);
+        }
+        let all = if is_new { bytes } else { &stream };
+        let mut rest = all;
+        while let Some((part, behind)) = protocol.split.first(rest) {
+            self.part_arrived(protocol, link, position, part);
+            rest = behind;
+        }
+        let complete = all.len() - rest.len();
+        if is_new {
+            stream.extend_from_slice(&bytes[complete..]);
+        } else {
+            stream.drain(..complete);
+        }
+        if stream.len() > STREAM_BYTES_MAX {
+            self.tally.connections.error(ENDLESS_MESSAGE);
+            link.close(CloseCode::TOO_BIG, "");
+            stream.clear();
+        }
+        if let Some(session) = &mut self.connections[position].session {
+            session.stream = stream;
         }
     }
 

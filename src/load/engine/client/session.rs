@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) pause_until: Nanos,
     /// Why the opening failed, until the connection has ended.
     failure: Option<String>,
+    /// The beginning of a message that is not complete, of a protocol whose messages are those of a stream.
+    pub(super) stream: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,7 @@ impl Session {
             heartbeat_at: Nanos::MAX,
             pause_until: 0,
             failure: None,
+            stream: Vec::new(),
         }
     }
 
@@ -94,6 +97,7 @@ impl Client {
         if !resumes {
             session.captures.iter_mut().for_each(Vec::clear);
         }
+        session.stream.clear();
         session.pause_until = 0;
         self.open_from(link, position, 0);
     }

@@ -85,7 +85,10 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
     let split = match definition.split.as_deref() {
         None => Split::None,
         Some("mqtt") => Split::Mqtt,
-        Some("") => return Err("split: expected a separator such as \"\\n\", or mqtt".to_owned()),
+        Some("stomp") => Split::Stomp,
+        Some("") => {
+            return Err("split: expected a separator such as \"\\n\", or mqtt or stomp".to_owned());
+        }
         Some(separator) => Split::At(separator.into()),
     };
     for subprotocol in &definition.subprotocols {
