@@ -35,7 +35,7 @@ use echoring_proto::connection::Compression;
 use echoring_proto::handshake::{self, BadField, check_field, check_subprotocols};
 use echoring_proto::{Role, Url};
 
-pub use connect::connect_to;
+pub use connect::{connect_to, connect_to_any};
 pub use cookies::Jar;
 pub use error::{DialError, Response, Stage};
 

@@ -46,7 +46,7 @@ pub use echoring_proto::Text;
 pub use echoring_proto::connection::{CloseFrame, MessageKind};
 
 #[cfg(feature = "client")]
-pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, connect_to, dial};
+pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, connect_to, connect_to_any, dial};
 pub use listener::{Incoming, Listener};
 #[cfg(feature = "client")]
 pub use proxy::{BadProxy, Proxy, ProxyError, SocksError};

@@ -13,6 +13,8 @@ mod program;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -245,6 +247,47 @@ fn pings_as_the_load_have_the_figures_of_pings() {
     let ping = &run.json()["runs"][0]["ping"];
     assert_eq!((&ping["sent"], &ping["answered"]), (&100.into(), &100.into()), "{run}");
     assert_eq!(ping["rtt_ns"]["count"], 100, "{run}");
+}
+
+/// A server on an address that echoes, with its number of connections.
+fn echoes_at(address: &str) -> Option<(u16, Arc<AtomicUsize>)> {
+    let listener = TcpListener::bind(address).ok()?;
+    let port = listener.local_addr().ok()?.port();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            let count = count.clone();
+            thread::spawn(move || {
+                // One that only looks whether somebody answers has no request.
+                let Ok(mut socket) = tungstenite::accept(stream) else { return };
+                count.fetch_add(1, Ordering::Relaxed);
+                while let Ok(message) = socket.read() {
+                    if message.is_text() && socket.send(message).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Some((port, opened))
+}
+
+#[test]
+fn of_the_addresses_of_a_name_one_that_answers_is_measured() {
+    let (port, opened) = echoes_at("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://server.example:{port}");
+    let resolve = |address: &str| format!("server.example:{port}:{address}");
+    // Nobody listens on the first.
+    let flags = ["--resolve", &resolve("127.0.0.3"), "--resolve", &resolve("127.0.0.1")];
+    let run = bench(&[&[&*url, "-d", "1s", "-c", "10"], &flags[..]].concat());
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(opened.swap(0, Ordering::Relaxed), 10, "{run}");
+    let (_, other) = echoes_at(&format!("127.0.0.3:{port}")).expect("a free port of another address");
+    let run = bench(&[&[&*url, "-d", "1s", "-c", "10", "--all-addresses"], &flags[..]].concat());
+    assert_eq!((run.code, &run.json()["runs"][0]["target"]), (Some(0), &url.into()), "{run}");
+    assert_eq!([opened, other].map(|opened| opened.load(Ordering::Relaxed)), [5, 5], "{run}");
 }
 
 #[test]

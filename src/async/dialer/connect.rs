@@ -25,6 +25,16 @@ pub async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Connects to the one of these addresses that answers first; the families take turns (RFC 8305).
+///
+/// # Errors
+/// If no address can be connected to.
+pub async fn connect_to_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let stream = race(&interleave_families(addresses), None).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// The addresses of a host, alternating between the families (RFC 8305, section 4).
 pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {

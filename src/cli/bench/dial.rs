@@ -24,6 +24,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "LIST", value_parser = Sources::from_str, help_heading = CONNECTIONS)]
     pub(super) source_addr: Option<Sources>,
 
+    /// Deal the connections over all addresses of a host name, in turn
+    ///
+    /// By default all connections use the address that answers first (RFC 8305).
+    #[arg(long, requires = "url", help_heading = CONNECTIONS)]
+    pub(super) all_addresses: bool,
+
     /// Connections to open per second before the load starts, such as 500/s [default: unlimited]
     ///
     /// By default each thread opens 128 connections at a time.

@@ -95,6 +95,7 @@ impl Args {
             resolve: self.request.resolve.clone(),
             proxy: self.request.proxy.clone(),
             unix_socket: self.request.unix_socket.clone(),
+            all_addresses: self.dial.all_addresses,
         };
         lookup.proxy()?;
         if self.url.is_empty() && (lookup.proxy.is_some() || lookup.unix_socket.is_some()) {
@@ -106,7 +107,7 @@ impl Args {
         let urls = urls.collect::<Result<Vec<_>, _>>()?;
         // Agents look for the servers themselves.
         let sought = if agents.is_some() { &[][..] } else { &urls[..] };
-        let targets = sought.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, _>>()?;
+        let targets = lookup.find_all(sought)?;
         let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
         let is_secure = |endpoint: &Endpoint| endpoint.route.security.is_some();

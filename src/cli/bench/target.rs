@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,12 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::parsers::{Driver, Resolve, expanded};
 use super::usage::usage;
 use crate::{Failure, start_error};
-use echoring_async::Proxy;
+use echoring_async::{Proxy, connect_to_any};
 use echoring_async::tls::{self, Trust};
 use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template};
 use echoring_proto::tunnel::{NotEncodable, Tunnel};
 use echoring_proto::url::{Url, percent_decode};
 use echoring_server::{self, ListenAddress, Server};
+
+/// Time in which an address of a host with several must answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How the servers of URLs are found and trusted, as given.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +38,8 @@ pub(super) struct Lookup {
     pub(super) resolve: Vec<Resolve>,
     pub(super) proxy: Option<String>,
     pub(super) unix_socket: Option<PathBuf>,
+    /// Whether connections are dealt over all addresses of a host.
+    pub(super) all_addresses: bool,
 }
 
 /// A URL as given, and with its environment variables expanded.
@@ -102,6 +108,37 @@ impl Lookup {
         self.find(&GivenUrl::read(text, 1)?)
     }
 
+    /// Looks up the servers of URLs. With all addresses, each is a server, and the URLs keep their shares of the connections.
+    pub(super) fn find_all(&self, urls: &[GivenUrl]) -> Result<Vec<Endpoint>, Failure> {
+        let found = urls.iter().map(|url| self.find(url)).collect::<Result<Vec<_>, _>>()?;
+        if !self.all_addresses {
+            return Ok(found);
+        }
+        let mut each = Vec::new();
+        for (url, endpoint) in urls.iter().zip(found) {
+            let all = match (&endpoint.route.tunnel, &endpoint.route.address) {
+                (None, RemoteAddress::Tcp(_)) => {
+                    let UrlParts { url, .. } = url.parts()?;
+                    self.addresses(&url.host, url.port)?
+                }
+                _ => Vec::new(),
+            };
+            each.push((endpoint, all));
+        }
+        // Common multiples stay small: a name has few addresses.
+        let common = each.iter().map(|(_, all)| all.len().max(1) as u32).fold(1, least_common_multiple);
+        let dealt = each.into_iter().flat_map(|(endpoint, all)| {
+            let weight = endpoint.weight * (common / all.len().max(1) as u32);
+            let address = endpoint.route.address.clone();
+            let all = if all.is_empty() { vec![address] } else { all.into_iter().map(Into::into).collect() };
+            all.into_iter().map(move |address: RemoteAddress| {
+                let route = Route { address, ..endpoint.route.clone() };
+                Endpoint { route, weight, ..endpoint.clone() }
+            })
+        });
+        Ok(dealt.collect())
+    }
+
     /// Looks up the server of a URL that was read.
     pub(super) fn find(&self, given: &GivenUrl) -> Result<Endpoint, Failure> {
         let UrlParts { url, path, authorization } = given.parts()?;
@@ -140,16 +177,32 @@ impl Lookup {
         Ok((self.resolved(&url.host, url.port)?.into(), None))
     }
 
+    /// The address of a host that answers first, as those that none answers on are no use. Without an answer, the first.
     fn resolved(&self, host: &str, port: u16) -> Result<SocketAddr, Failure> {
+        let addresses = self.addresses(host, port)?;
+        let first = addresses[0];
+        Ok(if addresses.len() > 1 { first_to_answer(addresses).unwrap_or(first) } else { first })
+    }
+
+    /// All addresses of a host; at least one.
+    fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
         let is_named = |found: &&Resolve| found.host.eq_ignore_ascii_case(host) && found.port == port;
-        if let Some(found) = self.resolve.iter().find(is_named) {
-            return Ok(SocketAddr::new(found.address, port));
+        let named = self.resolve.iter().filter(is_named).map(|found| SocketAddr::new(found.address, port));
+        let mut found: Vec<SocketAddr> = named.collect();
+        if found.is_empty() {
+            found.extend((host, port).to_socket_addrs().into_iter().flatten());
         }
-        let mut addresses = (host, port).to_socket_addrs().into_iter().flatten();
-        addresses.next().ok_or_else(|| {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for address in found {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
             let hint = "check the host, or name its address with --resolve HOST:PORT:ADDR";
-            Failure::Environment(format!("{host} cannot be resolved: {hint}"))
-        })
+            return Err(Failure::Environment(format!("{host} cannot be resolved: {hint}")));
+        }
+        Ok(addresses)
     }
 
     /// The TLS configuration of `wss://`, and the name in the certificate.
@@ -167,6 +220,21 @@ impl Lookup {
         let config = tls::client_config_with(&trust, identity.as_ref());
         Ok((config.map_err(|error| Failure::Environment(error.to_string()))?, name))
     }
+}
+
+/// The address that answers first, in the way of RFC 8305.
+fn first_to_answer(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let connecting = async { tokio::time::timeout(ANSWER_TIME, connect_to_any(addresses)).await };
+    runtime.block_on(connecting).ok()?.ok()?.peer_addr().ok()
+}
+
+fn least_common_multiple(one: u32, other: u32) -> u32 {
+    let (mut larger, mut smaller) = (one, other);
+    while smaller > 0 {
+        (larger, smaller) = (smaller, larger % smaller);
+    }
+    one / larger * other
 }
 
 /// The `user:password` of a URL, and the URL without it.

@@ -23,7 +23,9 @@ pub(super) struct TargetAddress {
 impl TargetAddress {
     /// The URLs, or `embedded`.
     pub(super) fn text(&self) -> String {
-        let texts: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.text.as_str()).collect();
+        let mut texts: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.text.as_str()).collect();
+        // A URL may have several addresses.
+        texts.dedup();
         texts.join(", ")
     }
 }

@@ -336,8 +336,7 @@ impl Share {
     fn result(&self) -> Result<SegmentResult, String> {
         let Assignment { segment, load, urls, lookup } = &self.assignment;
         load.check().map_err(|wrong| wrong.to_string())?;
-        let found = urls.iter().map(|url| lookup.find(url)).collect::<Result<Vec<_>, Failure>>();
-        let endpoints = found.map_err(Failure::into_line)?;
+        let endpoints = lookup.find_all(urls).map_err(Failure::into_line)?;
         if let Some(target) = endpoints.first().and_then(ip_of) {
             check_sources(&self.resources.sources, target).map_err(Failure::into_line)?;
         }
