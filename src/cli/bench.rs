@@ -121,7 +121,7 @@ so that lost, duplicated and reordered messages are distinguished: echo 12 bytes
 Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline, --find-max held at no rate or
+Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline, --fail-on, --find-max held at no rate or
 --calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
 130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
@@ -274,7 +274,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let mut reporter = render::ProgressReporter::new();
     let (mut results, mut missed) = (Results::default(), Vec::new());
     let mut is_aborted = false;
-    for Job { plan, experiment, fail_if, abort_if, outputs, share, .. } in jobs {
+    for Job { plan, experiment, fail_if, abort_if, fail_on, outputs, share, .. } in jobs {
         let mut watch = verdicts::Watch::new(abort_if);
         let mut conversation = Conversation::new(awaited_by(&plan));
         let mut show = |progress: Progress<'_>| match progress {
@@ -312,6 +312,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
             Ok(mut made) => {
                 missed.extend(watch.note(&mut made.outcomes));
                 missed.extend(verdicts::judge(&fail_if, &mut made.outcomes));
+                missed.extend(fail_on.iter().flat_map(|fail_on| fail_on.lines(&made.comparison)));
                 results.outcomes.extend(made.outcomes.into_iter().map(|outcome| outputs.labelled(outcome)));
                 results.comparison.append(&mut made.comparison);
                 results.refused = made.refused;

@@ -22,17 +22,31 @@ use crate::{EXIT_INTERRUPTED, Failure, logging};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
-/// Lets SIGINT and SIGTERM set `stop`. The first asks for what was measured until then; the second ends the process at once.
+/// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for what was measured until then; the second
+/// ends the process at once.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
 pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
+    // `stop` may be set for other reasons, after which a signal is still the first.
+    let has_come = Arc::new(AtomicBool::new(false));
+    // A program that nohup started outlives its terminal.
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), has_come.clone())
+            .and_then(|_| flag::register(signal, has_come.clone()))
             .and_then(|_| flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
     Ok(())
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The steps from the first signal to the end of a server's process.

@@ -94,6 +94,14 @@ class Action(unittest.TestCase):
         code, outputs, printed = self.run_action(args="--no-such-flag")
         self.assertEqual((code, outputs["verdict"]), (2, "error"), printed)
 
+    def test_outputs_are_set_whatever_the_arguments_are(self):
+        for args, code in (("--label 'no end", 2), ("--help", 2), ("--json other.json", 2), ("-d 1s\n-c 3 --warmup 0s", None)):
+            with self.subTest(args=args):
+                found, outputs, printed = self.run_action(args=args)
+                if code is not None:
+                    self.assertEqual((found, outputs["verdict"]), (code, "error"), printed)
+                self.assertTrue(outputs["record"] and outputs["junit"] and outputs["verdict"], printed)
+
     def test_a_baseline_is_kept_and_compared_with(self):
         flags = {"args": self.SHORT, "baseline": "main"}
         code, _, printed = self.run_action(**flags)

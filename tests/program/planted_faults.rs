@@ -380,6 +380,30 @@ fn a_silent_server_shows_while_it_is_silent_and_in_the_last_figures() {
 }
 
 #[test]
+fn a_signal_ends_the_drain_and_the_record_is_whole() {
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::HUP] {
+        let server = Server::start(Fault::Mute(50));
+        let flags = ["-c", "2", "--rate", "200", "-d", "1s", "--drain", "1h", "--allow-saturated"];
+        let mut child = command(&server, &flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        lines.find(|line| line.contains("waiting for messages in flight")).expect("it drains");
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, signal).expect("a running child");
+        let rest: Vec<String> = lines.collect();
+        let run = finished(&flags, child.wait_with_output().expect("it ends"));
+        assert_eq!(run.code, Some(130), "{rest:?}");
+        assert_eq!(run.integrity(), only(&[("lost", 100)], &run), "{}", run.told);
+        assert_eq!(run.count("/response_ns/count"), 200, "{}", run.told);
+        assert!(run.ms("/response_ns/max") < 60_000.0, "as old as it was then: {}", run.told);
+        server.finish();
+    }
+}
+
+#[test]
 fn what_could_not_be_sent_to_a_server_that_reads_nothing_is_as_old_as_it_gets() {
     // Of 1,000 messages half are answered. The others are 32 MiB, of which the generator's send buffer takes some.
     let server = Server::start(Fault::Deaf(500));

@@ -291,6 +291,26 @@ fn of_the_addresses_of_a_name_one_that_answers_is_measured() {
 }
 
 #[test]
+fn a_wrong_answer_ends_a_trial_with_what_was_compared() {
+    let url = format!("ws://{}", slow_server(SERVICE_TIME));
+    let request = "[[request]]\nname = \"ask\"\nsend = '{\"id\":{{id}},\"text\":\"{{payload|json}}\"}'\n";
+    let answer = "[[answer]]\nmatch = { json = \"/id\" }\n";
+    for (rule, words) in [
+        ("payload = { json = \"/other\" }", "nothing is at /other, where the payload `"),
+        ("payload = { json = \"/id\" }", "`0` is at /id, where the payload `"),
+        ("expect = { json = \"/id\", equals = 7 }", "`0` is where /id = 7 should hold"),
+        ("error = { json = \"/text\" }", "the answer is an error, as /text exists"),
+    ] {
+        let file = Scratch::new("wrong", &format!("{request}{answer}{rule}\n"));
+        let begun = std::time::Instant::now();
+        let run = echoring(&["bench", &url, "--protocol", file.path(), "--try"]);
+        assert_eq!(run.code, Some(1), "{run}");
+        assert!(run.stdout.contains("failed     request ask: ") && run.stdout.contains(words), "{words}: {run}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "nobody waits for another answer: {run}");
+    }
+}
+
+#[test]
 fn broken_integrity_and_a_missed_threshold_are_both_told() {
     let peer = Peer::start(vec![Planted { connection: 0, message: 3, fault: Fault::Drop }], vec![]);
     let url = format!("ws://{}", peer.address);
@@ -430,13 +450,15 @@ fn in_turn() -> Run {
     let slow = format!("ws://{slow}");
     let fast_url = fast.url();
     let words = [fast_url.as_str(), "--against", &slow, "--repeat", "8", "--server-pid", &pid];
-    bench(&[&words[..], &["-c", "2", "-d", "150ms", "--warmup", "50ms"]].concat())
+    let fails = ["--fail-on", "worse"];
+    bench(&[&words[..], &["-c", "2", "-d", "150ms", "--warmup", "50ms"], &fails].concat())
 }
 
 #[test]
 fn two_servers_measured_in_turn_are_told_apart_and_the_file_is_judged_again() {
     let run = in_turn();
-    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.stderr.contains("error: echo: p50 of ws://127.0.0.1:"), "{run}");
     let json = run.json();
     let runs = json["runs"].as_array().expect("runs");
     let sides: Vec<&str> =

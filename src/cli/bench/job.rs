@@ -40,6 +40,7 @@ pub(super) struct Job {
     pub(super) experiment: Experiment,
     pub(super) fail_if: Vec<Objective>,
     pub(super) abort_if: Vec<Objective>,
+    pub(super) fail_on: Option<verdicts::FailOn>,
     pub(super) calibration: calibrate::Args,
     /// Where the rate can be changed, and whether it can be.
     pub(super) control: Option<SocketAddr>,
@@ -192,13 +193,14 @@ impl Args {
         }
         let plan = Plan { target, workloads, resources };
         let tries = self.protocol.r#try;
-        let verdicts::Args { fail_if, abort_if, .. } = self.verdicts;
+        let verdicts::Args { fail_if, abort_if, fail_on, .. } = self.verdicts;
         let (baseline, calibration, outputs) = (self.baseline, self.calibration, self.outputs);
         Ok(Job {
             plan,
             experiment,
             fail_if,
             abort_if,
+            fail_on,
             control,
             is_changeable,
             baseline,

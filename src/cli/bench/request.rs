@@ -58,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
     pub(super) sni: Option<String>,
 
-    /// Connect to ADDR for HOST:PORT of a URL; repeatable
+    /// Connect to ADDR for HOST:PORT of a URL; repeatable, also for several addresses of one host
     #[arg(long, value_name = "HOST:PORT:ADDR", value_parser = Resolve::from_str, help_heading = CONNECTIONS)]
     pub(super) resolve: Vec<Resolve>,
 

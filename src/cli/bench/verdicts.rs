@@ -5,15 +5,16 @@ use std::process::ExitCode;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use clap::ArgMatches;
+use clap::{ArgMatches, ValueEnum};
 
 use super::headings::EXPERIMENTS;
 use super::usage::usage;
 use crate::file::flags::is_given;
 use crate::{EXIT_ENVIRONMENT, Failure, values};
+use echoring_load::analyse::compare::JUDGED;
 use echoring_load::analyse::objective::{Metric, Objective};
 use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, SearchOptions};
-use echoring_load::record::comparison::BaselineComparison;
+use echoring_load::record::comparison::{BaselineComparison, Comparison};
 use echoring_load::record::failures;
 use echoring_load::record::search::Limit;
 use echoring_load::render::summary;
@@ -73,6 +74,10 @@ pub(super) struct Args {
     /// Compare with this server: alternate --repeat pairs of runs between both servers
     #[arg(long, value_name = "URL", help_heading = EXPERIMENTS)]
     pub(super) against: Option<String>,
+
+    /// Exit with 1 if the server of --against is worse: its p50, p99, messages_per_s or cpu_per_message
+    #[arg(long, value_enum, value_name = "VERDICT", requires = "against", help_heading = EXPERIMENTS)]
+    pub(super) fail_on: Option<FailOn>,
 
     /// Process of the server of --against; its CPU time and memory become part of the results
     #[arg(long, value_name = "PID", help_heading = EXPERIMENTS)]
@@ -217,6 +222,28 @@ impl Purpose {
         } else {
             None
         }
+    }
+}
+
+/// A verdict on two servers that fails the runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FailOn {
+    /// The second is worse than the first by 5 % or more
+    Worse,
+}
+
+impl FailOn {
+    /// In what the second server is worse, a line each.
+    pub(super) fn lines(self, comparison: &[Comparison]) -> impl Iterator<Item = String> {
+        let FailOn::Worse = self;
+        let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
+        of_two.flat_map(|(load, b)| {
+            let judged = load.metrics.iter().filter(|finding| JUDGED.contains(&finding.metric.as_str()));
+            judged.filter_map(move |finding| {
+                let (mode, metric, by) = (&load.mode, &finding.metric, finding.worse_by()?);
+                Some(format!("{mode}: {metric} of {} is worse: {by} {}", b.target, load.a.target))
+            })
+        })
     }
 }
 

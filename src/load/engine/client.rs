@@ -69,6 +69,8 @@ use timers::Timers;
 const CLOSING_TIME: Nanos = SECOND;
 /// The same with slow readers, whose Close frames follow the data in the kernel's buffers.
 const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
+/// Time for messages in flight where the user stopped the load: most answers are there by then, and nobody waits for long.
+const STOPPED_DRAIN_TIME: Nanos = SECOND;
 /// Poll interval while a phase change is expected.
 const POLL_INTERVAL: Nanos = 2 * MILLISECOND;
 
@@ -105,6 +107,8 @@ enum Phase {
     /// Waiting for messages in flight.
     Draining {
         until: Nanos,
+        /// Whether the user had stopped the run before; a stop meanwhile ends the wait.
+        is_stopped: bool,
     },
     /// Closing the connections.
     Closing {
@@ -139,6 +143,8 @@ pub struct Client {
     message: Vec<u8>,
     /// The payload within it; kept for its capacity.
     payload: Vec<u8>,
+    /// Why the latest answer is wrong; only if conversations are traced.
+    mismatch: String,
     /// The thread's total CPU wait when the measured time began.
     run_delay_before: Option<u64>,
 }
@@ -170,6 +176,7 @@ impl Client {
             agenda: Agenda::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
             payload: Vec::new(),
+            mismatch: String::new(),
             run_delay_before: None,
             shared,
         }
@@ -193,14 +200,16 @@ impl Client {
             Phase::Connecting => self.dial(cx),
             Phase::Ready => self.wait_for_threads(cx),
             Phase::Running { .. } => self.run(cx),
-            Phase::Draining { until } => {
+            Phase::Draining { until, is_stopped } => {
                 self.timers.wake_by(now + POLL_INTERVAL);
                 if self.shared.load.replay.is_some() {
                     // What was due before the end is still sent.
                     self.retry(cx, now);
                 }
-                if now >= until || (!self.shared.is_sending() && self.is_drained()) {
-                    self.finish(cx, until);
+                let is_cut = self.shared.is_stopped() && !is_stopped;
+                if now >= until || is_cut || (!self.shared.is_sending() && self.is_drained()) {
+                    // Whatever was awaited longer is as old as it is now.
+                    self.finish(cx, if is_cut { until.min(now) } else { until });
                 }
             }
             Phase::Closing { until } => {
@@ -260,7 +269,9 @@ impl Client {
             self.shared.stopped_sending();
             // A tick that noticed the end late does not change any age.
             let ended = now.min(stop_at);
-            self.phase = Phase::Draining { until: ended + self.shared.load.drain.as_nanos() as Nanos };
+            let drain = self.shared.load.drain.as_nanos() as Nanos;
+            let drain = if stopped { drain.min(STOPPED_DRAIN_TIME) } else { drain };
+            self.phase = Phase::Draining { until: ended + drain, is_stopped: stopped };
             return self.timers.wake_by(now);
         }
         self.timers.wake_by(stop_at);

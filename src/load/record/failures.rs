@@ -26,12 +26,17 @@ pub const HANDSHAKE_TIMEOUT: &str = "handshake timeout";
 pub(crate) const UNFINISHED: &str = "unfinished handshake";
 
 /// Hints by the prefix of a cause; the first match is used.
-const CURES: [(&str, &str); 7] = [
+const CURES: [(&str, &str); 8] = [
     (NO_DESCRIPTORS, "raise the limit (ulimit -Hn, LimitNOFILE=) or lower --connections"),
     (
         NO_PORTS,
         "name more addresses with --source-addr, such as 127.0.0.1-127.0.0.8, or widen \
          /proc/sys/net/ipv4/ip_local_port_range",
+    ),
+    (
+        "tls-handshake: invalid peer certificate: a certificate authority's own",
+        "make one that is no authority's (openssl req -x509 with -addext basicConstraints=critical,CA:FALSE), and pass it \
+         with --ca-file; or pass --insecure in a test",
     ),
     (
         "tls-handshake: invalid peer certificate",
@@ -97,6 +102,10 @@ mod tests {
             (NO_PORTS, "--source-addr"),
             (HANDSHAKE_TIMEOUT, "--connect-timeout"),
             ("tls-handshake: invalid peer certificate: unknown issuer", "--ca-file"),
+            (
+                "tls-handshake: invalid peer certificate: a certificate authority's own is no server's",
+                "CA:FALSE",
+            ),
             ("status 404", "path"),
             ("refused", "start the server"),
         ] {

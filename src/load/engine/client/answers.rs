@@ -14,6 +14,7 @@ use crate::plan::payload::Id;
 use crate::plan::protocol::CompiledProtocol;
 use crate::plan::protocol::rules::{AnswerRule, Extractor, Meaning, ParsedMessage};
 use crate::plan::template::Scope;
+use crate::plan::units::message as shown;
 use crate::record::failures::{ENDLESS_MESSAGE, ERROR_ANSWER, UNEXPECTED_MESSAGE};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
@@ -21,6 +22,8 @@ use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::shard::ConnectionContext;
 
+/// Bytes of a value that are shown to people.
+const SHOWN_BYTES_MAX: usize = 100;
 /// Maximum bytes of a message that spans WebSocket messages: as much as one of these may have.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -40,6 +43,32 @@ impl Contents {
             Contents::Wrong => SampleOutcome::Corrupted,
             Contents::Error => SampleOutcome::Error,
         }
+    }
+}
+
+/// What is wrong with an answer: the value that was compared, where it was looked for, and what it should be. Its request may have
+/// a payload.
+fn wrong(
+    rule: &AnswerRule,
+    payload: Option<&Vec<u8>>,
+    message: &ParsedMessage<'_>,
+    scope: &Scope<'_>,
+) -> String {
+    let text = |value: &[u8]| format!("`{}`", shown(value, SHOWN_BYTES_MAX));
+    if let (Some(extractor), Some(payload)) = (&rule.payload, payload) {
+        let place = &rule.payload_shown;
+        match extractor.value(message) {
+            None => return format!("nothing is at {place}, where the payload {} should be", text(payload)),
+            Some(value) if *value != **payload => {
+                return format!("{} is at {place}, where the payload {} should be", text(&value), text(payload));
+            }
+            Some(_) => {}
+        }
+    }
+    match rule.expect.failing(message, scope) {
+        Some((condition, Some(value))) => format!("{} is where {condition} should hold", text(&value)),
+        Some((condition, None)) => format!("nothing is where {condition} should hold"),
+        None => "the answer is not the message that was sent".to_owned(),
     }
 }
 
@@ -255,8 +284,9 @@ impl Client {
             return self.trace_arrived(position, entry, message.bytes, "the answer to no request");
         };
         let mut contents = self.compare(protocol, rule, position, sequence, message, now);
-        if contents == Contents::Wrong && rule.same && rule.id.is_none() {
+        if contents == Contents::Wrong && rule.id.is_none() {
             // Answers without ids are recognised by their contents.
+            let mismatch = std::mem::take(&mut self.mismatch);
             let due = Id { connection: number, sequence, ..Id::default() };
             let other = match &self.connections[position].flow {
                 Flow::Echo(awaited) => {
@@ -267,6 +297,7 @@ impl Client {
             let found = other.into_iter().find(|candidate| {
                 self.compare(protocol, rule, position, *candidate, message, now) == Contents::Right
             });
+            self.mismatch = mismatch;
             match (found, &self.connections[position].flow) {
                 (Some(found), _) => (sequence, contents) = (found, Contents::Right),
                 // It takes the place of a request that is unanswered, if there is one.
@@ -398,9 +429,14 @@ impl Client {
             message,
             &format!("answers request {name} with id {id}, {told}{place}"),
         );
-        if contents == Contents::Right {
-            self.trace(position, TraceEvent::Answered { request: name.clone() });
-        }
+        let event = match contents {
+            Contents::Right => TraceEvent::Answered { request: name.clone() },
+            Contents::Wrong | Contents::Error => {
+                let why = format!("request {name}: {}", self.mismatch);
+                TraceEvent::Failed { entry: entry.to_owned(), why }
+            }
+        };
+        self.trace(position, event);
     }
 
     /// Compares an answer with the request `sequence`.
@@ -413,7 +449,7 @@ impl Client {
         message: &ParsedMessage<'_>,
         now: Nanos,
     ) -> Contents {
-        let Client { shared, connections, clock_offset, payload, .. } = self;
+        let Client { shared, connections, clock_offset, payload, mismatch, .. } = self;
         let connection = &connections[position];
         let id = Id { connection: connection.number, sequence, ..Id::default() };
         let request = &protocol.requests[protocol.request(shared.load.seed, connection.number, sequence)];
@@ -428,6 +464,9 @@ impl Client {
             ..scope(shared, connection, clock_offset.unix_ns(now))
         };
         if !rule.error.is_empty() && rule.error.hold(message, &scope) {
+            if shared.traces {
+                *mismatch = format!("the answer is an error, as {}", rule.error.shown());
+            }
             return Contents::Error;
         }
         if !shared.load.verify {
@@ -439,6 +478,11 @@ impl Client {
         let is_right = rule.payload.as_ref().filter(|_| request.has_payload).is_none_or(has_payload)
             && (!rule.same || request.send.matches(&scope, message.bytes))
             && rule.expect.hold(message, &scope);
+        if !is_right && shared.traces {
+            let mut expected = Vec::new();
+            shared.payloads.write(&id, &mut expected);
+            *mismatch = wrong(rule, request.has_payload.then_some(&expected), message, &scope);
+        }
         if is_right { Contents::Right } else { Contents::Wrong }
     }
 

@@ -224,6 +224,7 @@ impl Compiler<'_> {
             let rule = AnswerRule {
                 id: extractor(self, &answer.id)?,
                 payload: extractor(self, &answer.payload)?,
+                payload_shown: answer.payload.as_ref().map_or(String::new(), shown),
                 same: answer.same,
                 expect: self.conditions(&answer.expect, true).map_err(at(&name))?,
                 error: self.conditions(&answer.error, true).map_err(at(&name))?,

@@ -115,6 +115,16 @@ impl ConditionList {
         self.0.is_empty()
     }
 
+    /// The first that does not hold, and the value that the message has there.
+    pub(crate) fn failing<'a>(
+        &self,
+        message: &ParsedMessage<'a>,
+        scope: &Scope<'_>,
+    ) -> Option<(&str, Option<Cow<'a, [u8]>>)> {
+        let failing = self.0.iter().find(|condition| !condition.holds(message, scope))?;
+        Some((&failing.shown, failing.value.value(message)))
+    }
+
     /// As it is shown to people.
     pub(crate) fn shown(&self) -> String {
         let shown: Vec<&str> = self.0.iter().map(|condition| condition.shown.as_str()).collect();
@@ -138,6 +148,8 @@ pub(crate) enum Meaning {
 pub(crate) struct AnswerRule {
     pub(crate) id: Option<Extractor>,
     pub(crate) payload: Option<Extractor>,
+    /// Where the payload is, for people.
+    pub(crate) payload_shown: String,
     pub(crate) same: bool,
     pub(crate) expect: ConditionList,
     pub(crate) error: ConditionList,
