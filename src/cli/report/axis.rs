@@ -37,7 +37,7 @@ impl Axis {
             spanned.to_vec()
         };
         Axis {
-            label: label.to_owned(),
+            label: format!("{label} (logarithmic)"),
             from: spanned[0].log10(),
             until: spanned[spanned.len() - 1].log10(),
             ticks: named.into_iter().map(|ns| (ns.log10(), time(ns))).collect(),
@@ -75,7 +75,7 @@ impl Axis {
             let percent = 100.0 * (1.0 - 10_f64.powi(-digits));
             ticks.push((f64::from(digits), format!("{percent:.decimals$} %")));
         }
-        Axis { label: "percentile".to_owned(), from: 0.0, until: until + 0.02, ticks }
+        Axis { label: "percentile (logarithmic)".to_owned(), from: 0.0, until: until + 0.02, ticks }
     }
 
     /// The same axis with only as many names as fit beside one another on `pixels`, where each character takes `character`

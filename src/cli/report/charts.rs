@@ -2,8 +2,9 @@
 
 use super::axis::{Axis, nines};
 use super::svg::{Chart, Line, Stroke};
-use super::{Run, Search, Step};
-use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles};
+use super::{Run, Search, Step, comparison};
+use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles, Record};
+use hdrhistogram::Histogram;
 
 /// Steps of a distribution's line for each halving of the distance to 100 %.
 const STEPS: u32 = 12;
@@ -45,13 +46,17 @@ pub(super) fn names<'a>(runs: impl Iterator<Item = (usize, &'a Run)>) -> Vec<(us
 
 /// Response and service time by percentile.
 fn percentiles(runs: &[Run]) -> Option<Chart> {
+    let sides = sides(runs);
+    let drawn: Vec<Curves<'_>> = match &sides {
+        Some(sides) => sides.iter().map(Side::curves).collect(),
+        None => runs.iter().map(Curves::of).collect(),
+    };
     let mut lines = Vec::new();
     let mut count = 0_u64;
-    for (at, run) in runs.iter().enumerate() {
-        let record = &run.record;
+    for (at, curves) in drawn.iter().enumerate() {
         for (stroke, whole, quantiles) in [
-            (Stroke::Solid, &run.response, &record.response_ns),
-            (Stroke::Dashed, &run.service, &record.service_ns),
+            (Stroke::Solid, curves.response, &curves.response_ns),
+            (Stroke::Dashed, curves.service, &curves.service_ns),
         ] {
             count = count.max(quantiles.count);
             let points = match whole {
@@ -72,7 +77,7 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
             .to_owned(),
         x: Axis::percentiles(count as f64),
         y,
-        runs: names(runs.iter().enumerate()),
+        runs: drawn.iter().map(|curves| curves.name.clone()).enumerate().collect(),
         strokes: vec![
             (Stroke::Solid, "response time".to_owned()),
             (Stroke::Dashed, "service time".to_owned()),
@@ -83,8 +88,70 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     })
 }
 
+/// What is drawn of the percentiles of a run, or of all runs of a target.
+struct Curves<'a> {
+    name: String,
+    response: Option<&'a Histogram<u64>>,
+    service: Option<&'a Histogram<u64>>,
+    response_ns: Quantiles,
+    service_ns: Quantiles,
+}
+
+impl Curves<'_> {
+    fn of(run: &Run) -> Curves<'_> {
+        let Record { response_ns, service_ns, .. } = run.record;
+        let (response, service) = (run.response.as_ref(), run.service.as_ref());
+        Curves { name: run.name.clone(), response, service, response_ns, service_ns }
+    }
+}
+
+/// One side of a comparison.
+struct Side {
+    name: String,
+    response: Histogram<u64>,
+    service: Histogram<u64>,
+}
+
+impl Side {
+    fn curves(&self) -> Curves<'_> {
+        let (response, service) = (&self.response, &self.service);
+        let (response_ns, service_ns) = (Quantiles::of(response), Quantiles::of(service));
+        let name = self.name.clone();
+        Curves { name, response: Some(response), service: Some(service), response_ns, service_ns }
+    }
+}
+
+/// The two sides of a comparison of several runs of one load, if all have whole distributions: these are added up, because of many
+/// curves nobody tells those of one side from those of the other.
+fn sides(runs: &[Run]) -> Option<[Side; 2]> {
+    let is_b = comparison::side_of(runs)?;
+    let mode = &runs.first()?.record.config.mode;
+    if runs.len() <= 2 || runs.iter().any(|run| run.record.config.mode != *mode) {
+        return None;
+    }
+    let side = |letter: &str, wants_b: bool| {
+        let mut side: Option<Side> = None;
+        let mut count = 0;
+        for run in runs.iter().filter(|run| is_b(run) == wants_b) {
+            let (response, service) = (run.response.as_ref()?, run.service.as_ref()?);
+            count += 1;
+            let Some(sum) = &mut side else {
+                let (response, service) = (response.clone(), service.clone());
+                side = Some(Side { name: run.record.target.clone(), response, service });
+                continue;
+            };
+            sum.response.add(response).ok()?;
+            sum.service.add(service).ok()?;
+        }
+        let Side { name, response, service } = side?;
+        let runs = if count == 1 { "run" } else { "runs" };
+        Some(Side { name: format!("{letter}: {name} ({count} {runs})"), response, service })
+    };
+    Some([side("A", false)?, side("B", true)?])
+}
+
 /// A whole distribution, as nines and powers of ten.
-fn distribution(histogram: &hdrhistogram::Histogram<u64>) -> Vec<(f64, f64)> {
+fn distribution(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     let end = (histogram.len() as f64).log10();
     let mut points = vec![(0.0, log(histogram.min() as f64))];
     for step in histogram.iter_quantiles(STEPS) {

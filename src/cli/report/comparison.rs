@@ -9,18 +9,26 @@ use echoring_load::record::comparison::Comparison;
 /// The comparisons of the runs of two files, or of the two targets that a file has; none otherwise, or if they have no load in
 /// common.
 pub(super) fn comparisons(runs: &[Run]) -> Vec<Comparison> {
-    let is_b = |run: &Run| run.record.repetition.as_ref().is_some_and(|repetition| repetition.side == "b");
-    let files = runs.iter().map(|run| run.file + 1).max().unwrap_or(0);
-    let (b, a): (Vec<&Run>, Vec<&Run>) = match (files, runs.iter().any(is_b)) {
-        (1, true) => runs.iter().partition(|run| is_b(run)),
-        (2, false) => runs.iter().partition(|run| run.file == 1),
-        _ => return Vec::new(),
-    };
+    let Some(is_b) = side_of(runs) else { return Vec::new() };
+    let (b, a): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| is_b(run));
     let Ok(metrics) = compare::metrics(&METRICS) else { return Vec::new() };
     let options =
         CompareOptions { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false, one_machine: false };
     let values = |side: Vec<&Run>| side.into_iter().map(value).collect::<Vec<Value>>();
     compare::compare(&values(a), &values(b), &options).unwrap_or_default()
+}
+
+/// Tells the runs of the second side; `None` if there are not two.
+pub(super) fn side_of(runs: &[Run]) -> Option<fn(&Run) -> bool> {
+    fn is_b(run: &Run) -> bool {
+        run.record.repetition.as_ref().is_some_and(|repetition| repetition.side == "b")
+    }
+    let files = runs.iter().map(|run| run.file + 1).max().unwrap_or(0);
+    match (files, runs.iter().any(is_b)) {
+        (1, true) => Some(is_b),
+        (2, false) => Some(|run| run.file == 1),
+        _ => None,
+    }
 }
 
 /// The record of a run with the search that it is the result of.

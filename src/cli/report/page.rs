@@ -15,7 +15,7 @@ use super::timeline::{Table, Timeline};
 use super::{Run, Search};
 use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::comparison::Comparison;
-use echoring_load::record::{Quantiles, Record, StageResult};
+use echoring_load::record::{Quantiles, Record, StageResult, StormTimes};
 use echoring_load::render::summary::headline;
 use echoring_load::render::tables;
 
@@ -46,13 +46,13 @@ pub(super) fn page(
     );
     let notes = notes::all(runs);
     html.push_str(&warnings(&notes));
+    if !comparisons.is_empty() {
+        section(&mut html, "comparison", "Comparison", &comparison(comparisons));
+    }
     let (main, others) = charts.split_at(charts.len().min(1));
     main.iter().for_each(|chart| chart_section(&mut html, chart, runs));
     section(&mut html, "notes", "Notes", &notes_list(&notes));
     section(&mut html, "summary", "Summary", &summary(runs, comparisons));
-    if !comparisons.is_empty() {
-        section(&mut html, "comparison", "Comparison", &comparison(comparisons));
-    }
     if let Some(timeline) = timeline {
         section(&mut html, "timeline", "Timeline", &over_time(timeline));
     }
@@ -164,6 +164,7 @@ fn chart_section(html: &mut String, chart: &Chart, runs: &[Run]) {
         "percentiles" => body += &latencies(runs),
         "latency-over-time" => body += &stages(runs),
         "knee" => body += &searches(runs),
+        "herd" => body += &storms(runs),
         _ => {}
     }
     section(html, &chart.name, &chart.title, &body);
@@ -352,6 +353,20 @@ fn stages(runs: &[Run]) -> String {
         html += &table(&format!("{}: stages of its rate", run.name), &head, &rows);
     }
     html
+}
+
+/// How long parts of the connections that were cut took to come back.
+fn storms(runs: &[Run]) -> String {
+    let row = |run: &Run| {
+        let storm = run.record.storm.as_ref()?;
+        let StormTimes { p50, p90, p99, max } = storm.back_ns;
+        let times = [p50, p90, p99, max].map(|time| time.map_or("never".to_owned(), duration));
+        let counts = [storm.cut_by.clone(), count(storm.cut), count(storm.back)];
+        Some([run.name.clone()].into_iter().chain(counts).chain(times).collect())
+    };
+    let rows: Vec<Vec<String>> = runs.iter().filter_map(row).collect();
+    let head = ["run", "cut by", "cut", "back", "50 % back after", "90 %", "99 %", "100 %"];
+    table_of_runs("Times from the cut", &head, &rows)
 }
 
 fn searches(runs: &[Run]) -> String {

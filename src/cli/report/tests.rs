@@ -451,6 +451,42 @@ fn a_search_is_drawn_by_rising_rate_with_what_did_not_hold_crossed_out() {
 }
 
 #[test]
+fn two_targets_measured_in_turn_are_two_curves_behind_their_verdicts() {
+    let run = |number: u64, side: &str| {
+        let mut record = new_record();
+        record["label"] = Value::Null;
+        record["target"] = format!("ws://{side}").into();
+        record["started_at"] = format!("2026-11-20T12:0{number}:{}Z", if side == "a" { "00" } else { "30" }).into();
+        record["repetition"] = json!({ "number": number, "of": 2, "side": side });
+        record
+    };
+    let runs = runs(&[run(1, "a"), run(1, "b"), run(2, "a"), run(2, "b")]);
+    let charts = charts::all(&runs);
+    let percentiles = chart(&charts, "percentiles").expect("there are distributions");
+    let names: Vec<&str> = percentiles.runs.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names, ["A: ws://a (2 runs)", "B: ws://b (2 runs)"]);
+    assert_eq!(percentiles.lines.iter().map(|line| line.run).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    assert!(percentiles.y.label.contains("logarithmic") && percentiles.x.label.contains("logarithmic"));
+    assert_eq!(sections(&page_of(&runs))[..2], ["comparison", "percentiles"], "verdicts come first");
+}
+
+#[test]
+fn a_storm_has_the_times_until_connections_were_back() {
+    let mut record = new_record();
+    record["storm"] = json!({
+        "cut_by": "client", "cut": 100, "back": 95, "over_time": [],
+        "back_ns": { "p50": 1_500_000_000_u64, "p90": 3_000_000_000_u64, "p99": null, "max": null }
+    });
+    let html = page_of(&runs(&[record]));
+    let at = html.find("Times from the cut").expect("a table");
+    let table = &html[at..at + html[at..].find("</table>").expect("its end")];
+    for text in ["client", ">100<", ">95<", "1.50 s", "3.00 s", "never"] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    assert!(html.find("id=\"herd\"").is_some_and(|herd| herd < at), "below its chart");
+}
+
+#[test]
 fn runs_that_are_called_the_same_are_told_apart() {
     let names: Vec<String> =
         runs(&[old_record(), new_record(), old_record()]).into_iter().map(|run| run.name).collect();
