@@ -187,7 +187,7 @@ where
         match joined.last_mut() {
             Some(flag)
                 if is_connect
-                    && SWITCHES.iter().any(|switch| flag == switch)
+                    && flag.to_str().is_some_and(|flag| SWITCHES.contains(&flag))
                     && (word == "on" || word == "off") =>
             {
                 flag.push("=");

@@ -118,7 +118,6 @@ impl Protocol {
         }
         headers
     }
-
 }
 
 /// The figures of a run, and when they were true.
@@ -377,7 +376,8 @@ mod tests {
                     head.push(byte[0]);
                 }
                 let head = String::from_utf8_lossy(&head).to_lowercase();
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let length =
+                    head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
                 let mut body = vec![0; length.expect("a length")];
                 stream.read_exact(&mut body).expect("a body");
                 let status = if number < 2 { "503 Service Unavailable" } else { "204 No Content" };

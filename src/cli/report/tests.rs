@@ -456,7 +456,8 @@ fn two_targets_measured_in_turn_are_two_curves_behind_their_verdicts() {
         let mut record = new_record();
         record["label"] = Value::Null;
         record["target"] = format!("ws://{side}").into();
-        record["started_at"] = format!("2026-11-20T12:0{number}:{}Z", if side == "a" { "00" } else { "30" }).into();
+        record["started_at"] =
+            format!("2026-11-20T12:0{number}:{}Z", if side == "a" { "00" } else { "30" }).into();
         record["repetition"] = json!({ "number": number, "of": 2, "side": side });
         record
     };

@@ -19,8 +19,8 @@ use super::statistics::{
     ratio_of_pairs, ratio_of_runs, runs_needed,
 };
 use crate::plan::workload::Workload;
-use crate::record::describe;
 use crate::record::comparison::{Basis, Comparison, ComparisonVerdict, MetricComparison, Side, Spread};
+use crate::record::describe;
 use intervals::{Intervals, WeightedMetric};
 
 mod intervals;

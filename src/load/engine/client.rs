@@ -496,7 +496,13 @@ impl Application for Client {
         self.connection_ending(cx, token);
     }
 
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, peer: Peer, closed: &Closed) {
+    fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        peer: Peer,
+        closed: &Closed,
+    ) {
         if self.has(peer, token) {
             self.connection_ended(cx, peer, closed);
         }

@@ -46,7 +46,11 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     if record.unsolicited > 0 {
-        writeln!(out, "others     {} messages that nothing asked for, which no other line counts", count(record.unsolicited))?;
+        writeln!(
+            out,
+            "others     {} messages that nothing asked for, which no other line counts",
+            count(record.unsolicited)
+        )?;
     }
     if !record.stages.is_empty() {
         tables::stages(&record.stages, out)?;

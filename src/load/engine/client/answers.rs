@@ -60,7 +60,11 @@ fn wrong(
         match extractor.value(message) {
             None => return format!("nothing is at {place}, where the payload {} should be", text(payload)),
             Some(value) if *value != **payload => {
-                return format!("{} is at {place}, where the payload {} should be", text(&value), text(payload));
+                return format!(
+                    "{} is at {place}, where the payload {} should be",
+                    text(&value),
+                    text(payload)
+                );
             }
             Some(_) => {}
         }

@@ -35,7 +35,8 @@ impl Client {
                     }
                 }
                 Flow::Attempt(attempt) => {
-                    if let AttemptStage::HandshakeTimes(times) | AttemptStage::Awaiting(times) = attempt.stage {
+                    if let AttemptStage::HandshakeTimes(times) | AttemptStage::Awaiting(times) = attempt.stage
+                    {
                         ages.add(times.intended, 1);
                     }
                 }

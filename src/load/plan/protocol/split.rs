@@ -132,7 +132,11 @@ mod tests {
         let both = [&[0x40, 2, 0, 1][..], &long, &[0xd0, 0]].concat();
         assert_eq!(parts(&Split::Mqtt, &both), [&[0x40, 2, 0, 1][..], &long, &[0xd0, 0]]);
         assert_eq!(parts(&Split::Mqtt, &[0x30, 9, 1]), [b""; 0], "an incomplete one waits for the rest");
-        assert_eq!(parts(&Split::Mqtt, &[0x30, 0xff, 0xff, 0xff, 0xff, 1]).len(), 1, "a malformed one does not");
+        assert_eq!(
+            parts(&Split::Mqtt, &[0x30, 0xff, 0xff, 0xff, 0xff, 1]).len(),
+            1,
+            "a malformed one does not"
+        );
     }
 
     #[test]
