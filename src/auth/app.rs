@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::app_data::AppData;
 use crate::error::LoadError;
-use crate::http_client::{Endpoint, HttpClient};
+use crate::http_client::{Endpoint, HttpClient, REQUEST_ID};
 use crate::identity::Identity;
 use crate::limits::{
     APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX,
@@ -343,7 +343,7 @@ impl App {
 /// Fields that each request has of its own, or that are about one connection only.
 fn is_own(name: &HeaderName) -> bool {
     let own = ["host", "content-type", "content-length", "trailer", "expect"];
-    own.contains(&name.as_str()) || is_hop_by_hop(name.as_str())
+    own.contains(&name.as_str()) || *name == REQUEST_ID || is_hop_by_hop(name.as_str())
 }
 
 fn run(

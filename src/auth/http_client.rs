@@ -1,38 +1,47 @@
-//! A small HTTP/1.1 client for one URL: bounded answers, connections that are used again, no redirects.
+//! An HTTP/1.1 client for one URL: bounded answers, no redirects, connections that are used again.
+//!
+//! A request is sent once. It goes to another connection only if nothing of it was written, because the idle connection that it was
+//! meant for had ended before (RFC 9110, 9.2.2): a service that has read a request may have done what it says.
 
-use std::cell::RefCell;
+use std::error::Error;
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use echoring_async::TokioStream;
 use echoring_async::tls::{self, Trust};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
+use tower_service::Service;
 
 use crate::error::LoadError;
-use crate::limits::HOOK_REQUESTS_MAX;
+use crate::limits::{HOOK_REQUESTS_MAX, IDLE_CONNECTION_MAX};
+
+/// The field with the id of a request. An intermediary that sends the request again keeps it, and a service may use it to do a thing
+/// once (draft-ietf-httpapi-idempotency-key-header).
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A URL that can be requested.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
-    host: String,
-    port: u16,
-    path: Uri,
+    uri: Uri,
     authority: HeaderValue,
-    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    connector: Connector,
 }
 
 // The path may have a secret in it.
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("authority", &self.authority).finish_non_exhaustive()
     }
 }
 
@@ -46,22 +55,13 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(wrong("the URL has a user name, which is not supported"));
         }
-        let is_secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(secured(setting, authority.host())?),
             _ => return Err(wrong("expected http:// or https://")),
         };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let tls = if is_secure { Some(secured(setting, &host)?) } else { None };
-        Ok(Endpoint {
-            path: path.parse().map_err(|_| wrong("not a URL"))?,
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("not a URL"))?,
-            host,
-            port,
-            tls,
-        })
+        let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("not a URL"))?;
+        Ok(Endpoint { uri, authority, connector: Connector::new(tls) })
     }
 }
 
@@ -71,7 +71,8 @@ fn secured(
 ) -> Result<(Arc<rustls::ClientConfig>, ServerName<'static>), LoadError> {
     let config =
         tls::client_config(&Trust::System).map_err(|error| LoadError::new(setting, error.to_string()))?;
-    let name = ServerName::try_from(host.to_owned())
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host)
         .map_err(|_| LoadError::new(setting, "the host of the URL has no valid name"))?;
     Ok((config, name))
 }
@@ -87,26 +88,38 @@ impl fmt::Display for HttpError {
 }
 
 impl HttpError {
-    fn of(error: impl fmt::Display) -> HttpError {
-        HttpError(error.to_string())
+    /// An error with what has caused it.
+    fn of(error: &(dyn Error + 'static)) -> HttpError {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        HttpError(text)
     }
 }
 
-/// Sends requests to one URL, from one thread. The caller bounds their number and their time.
+/// Sends requests to one URL. The caller bounds their number and their time. Clones share the connections.
+#[derive(Clone)]
 pub(crate) struct HttpClient {
     endpoint: Endpoint,
-    /// Connections without a request.
-    idle: RefCell<Vec<SendRequest<Full<Bytes>>>>,
+    client: Client<Connector, Full<Bytes>>,
 }
 
 impl HttpClient {
     pub(crate) fn new(endpoint: Endpoint) -> HttpClient {
-        HttpClient { endpoint, idle: RefCell::default() }
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_CONNECTION_MAX)
+            .pool_max_idle_per_host(HOOK_REQUESTS_MAX)
+            .build(endpoint.connector.clone());
+        HttpClient { endpoint, client }
     }
 
     /// Gets the URL. Returns the status and the body of at most `bytes_max`.
     pub(crate) async fn get(&self, bytes_max: usize) -> Result<(u16, Bytes), HttpError> {
-        self.request(Method::GET, &[], Bytes::new(), bytes_max).await
+        self.send(Request::new(Full::default()), bytes_max).await
     }
 
     /// Posts JSON to the URL. Returns the status and the body of at most `bytes_max`.
@@ -121,91 +134,287 @@ impl HttpClient {
         json: Vec<u8>,
         bytes_max: usize,
     ) -> Result<(u16, Bytes), HttpError> {
-        self.request(Method::POST, fields, json.into(), bytes_max).await
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        fields: &[(HeaderName, HeaderValue)],
-        body: Bytes,
-        bytes_max: usize,
-    ) -> Result<(u16, Bytes), HttpError> {
-        loop {
-            let reused = self.idle.borrow_mut().pop();
-            let is_reused = reused.is_some();
-            let mut sender = match reused {
-                Some(sender) => sender,
-                None => self.connect().await?,
-            };
-            match self.send(&mut sender, &method, fields, &body, bytes_max).await {
-                // The server may have closed it meanwhile.
-                Err(_) if is_reused => {}
-                Err(error) => return Err(error),
-                Ok(answer) => {
-                    self.keep(sender);
-                    return Ok(answer);
-                }
-            }
+        let mut request = Request::new(Full::from(json));
+        *request.method_mut() = Method::POST;
+        for (name, value) in fields {
+            request.headers_mut().append(name, value.clone());
         }
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(REQUEST_ID, request_id()?);
+        self.send(request, bytes_max).await
     }
 
     async fn send(
         &self,
-        sender: &mut SendRequest<Full<Bytes>>,
-        method: &Method,
-        fields: &[(HeaderName, HeaderValue)],
-        body: &Bytes,
+        mut request: Request<Full<Bytes>>,
         bytes_max: usize,
     ) -> Result<(u16, Bytes), HttpError> {
-        sender.ready().await.map_err(HttpError::of)?;
-        let mut request = Request::new(Full::new(body.clone()));
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = self.endpoint.path.clone();
-        for (name, value) in fields {
-            request.headers_mut().append(name, value.clone());
-        }
+        *request.uri_mut() = self.endpoint.uri.clone();
         request.headers_mut().insert(HOST, self.endpoint.authority.clone());
-        if method == Method::POST {
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let response = sender.send_request(request).await.map_err(HttpError::of)?;
+        let response = self.client.request(request).await.map_err(|error| HttpError::of(&error))?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), bytes_max).collect().await.map_err(HttpError::of)?;
-        Ok((status, body.to_bytes()))
-    }
-
-    fn keep(&self, sender: SendRequest<Full<Bytes>>) {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|other| !other.is_closed());
-        if idle.len() < HOOK_REQUESTS_MAX && !sender.is_closed() {
-            idle.push(sender);
-        }
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, HttpError> {
-        let Endpoint { host, port, tls, .. } = &self.endpoint;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(HttpError::of)?;
-        // Requests are short.
-        stream.set_nodelay(true).map_err(HttpError::of)?;
-        match tls {
-            None => handshake(stream).await,
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                handshake(connector.connect(name.clone(), stream).await.map_err(HttpError::of)?).await
-            }
-        }
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
+        Ok((status, body.map_err(|error| HttpError::of(&*error))?.to_bytes()))
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, HttpError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioStream(stream)).await.map_err(HttpError::of)?;
-    tokio::task::spawn_local(async move {
-        // Its error is that of the request.
-        let _ = connection.await;
-    });
-    Ok(sender)
+/// 128 random bits.
+fn request_id() -> Result<HeaderValue, HttpError> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|error| HttpError::of(&error))?;
+    let id = format!("{:032x}", u128::from_ne_bytes(bits));
+    HeaderValue::try_from(id).map_err(|error| HttpError::of(&error))
+}
+
+/// Opens connections, with TLS or without.
+#[derive(Clone)]
+struct Connector {
+    tcp: HttpConnector,
+    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+}
+
+impl Connector {
+    fn new(tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>) -> Connector {
+        let mut tcp = HttpConnector::new();
+        // The scheme has been looked at.
+        tcp.enforce_http(false);
+        // Requests are short.
+        tcp.set_nodelay(true);
+        Connector { tcp, tls }
+    }
+}
+
+type ConnectError = Box<dyn Error + Send + Sync>;
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Stream>, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, tls) = (self.tcp.call(uri), self.tls.clone());
+        Box::pin(async move {
+            let tcp = connecting.await?.into_inner();
+            let stream = match tls {
+                None => Stream(Box::new(tcp)),
+                Some((config, name)) => {
+                    Stream(Box::new(TlsConnector::from(config).connect(name, tcp).await?))
+                }
+            };
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection, with TLS or without.
+struct Stream(Box<dyn Transport>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::rc::Rc;
+    use std::sync::{Barrier, mpsc};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use tokio::runtime::Builder;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Connections that the client keeps before the request that is looked at.
+    const KEPT: usize = 8;
+    const BYTES_MAX: usize = 1_024;
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// What a server does with the requests after the first one of each connection.
+    #[derive(Clone, Copy)]
+    enum Then {
+        /// Reads them, and ends the connection.
+        Ends,
+        /// Answers more than the client takes.
+        Floods,
+        /// Answers them.
+        Answers,
+    }
+
+    /// A server that waits for `KEPT` connections before it answers their first requests, so that the client keeps them all.
+    struct Server {
+        url: String,
+        /// The id of each request, when it has been read.
+        read: mpsc::Receiver<String>,
+        /// The connections.
+        streams: mpsc::Receiver<TcpStream>,
+        /// A word for each connection that has ended.
+        ended: mpsc::Receiver<()>,
+    }
+
+    impl Server {
+        fn start(then: Then) -> Server {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let url = format!("http://{}/call?a=b", listener.local_addr().expect("an address"));
+            let (read, requests) = mpsc::channel();
+            let (accepted, streams) = mpsc::channel();
+            let (ends, ended) = mpsc::channel();
+            let all = Arc::new(Barrier::new(KEPT));
+            thread::spawn(move || {
+                for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                    let _ = accepted.send(stream.try_clone().expect("a descriptor"));
+                    let (read, ends, all) = (read.clone(), ends.clone(), Arc::clone(&all));
+                    thread::spawn(move || {
+                        let _ = serve(stream, (number < KEPT).then_some(&all), then, &read);
+                        let _ = ends.send(());
+                    });
+                }
+            });
+            Server { url, read: requests, streams, ended }
+        }
+
+        fn ids(&self) -> Vec<String> {
+            self.read.try_iter().collect()
+        }
+
+        /// Ends all connections, and waits until the client has ended them, too.
+        async fn end_all(&self) {
+            for stream in self.streams.try_iter() {
+                stream.shutdown(Shutdown::Write).expect("open");
+            }
+            let started = Instant::now();
+            let mut open = KEPT;
+            while open > 0 {
+                open -= self.ended.try_iter().count();
+                tokio::task::yield_now().await;
+                assert!(started.elapsed() < PATIENCE, "{open} connections are open");
+            }
+        }
+    }
+
+    fn serve(
+        mut stream: TcpStream,
+        all: Option<&Barrier>,
+        then: Then,
+        read: &mpsc::Sender<String>,
+    ) -> Option<()> {
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        for number in 0.. {
+            let id = request(&mut reader)?;
+            read.send(id).ok()?;
+            let body = match then {
+                _ if number == 0 && all.is_some() => {
+                    all?.wait();
+                    "{}".to_owned()
+                }
+                Then::Answers => "{}".to_owned(),
+                Then::Floods => "x".repeat(BYTES_MAX + 1),
+                Then::Ends => return stream.shutdown(Shutdown::Both).ok(),
+            };
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).ok()?;
+        }
+        None
+    }
+
+    /// Reads a request. Returns its id.
+    fn request(reader: &mut BufReader<TcpStream>) -> Option<String> {
+        let (mut id, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let (name, value) = line.trim_end().split_once(": ").unwrap_or_default();
+            match name {
+                "idempotency-key" => value.clone_into(&mut id),
+                "content-length" => length = value.parse().expect("a number"),
+                _ if line == "\r\n" => break,
+                _ => {}
+            }
+        }
+        reader.read_exact(&mut vec![0; length]).ok()?;
+        Some(id)
+    }
+
+    /// Has the client keep `KEPT` connections, and then make one more request.
+    fn after_many(server: &Server, before: impl AsyncFnOnce()) -> Result<(u16, Bytes), HttpError> {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let client = Rc::new(HttpClient::new(Endpoint::parse("url", &server.url).expect("valid")));
+        LocalSet::new().block_on(&runtime, async {
+            let first = || {
+                let client = Rc::clone(&client);
+                tokio::task::spawn_local(async move { client.post(b"{}".to_vec(), BYTES_MAX).await })
+            };
+            let first: Vec<_> = (0..KEPT).map(|_| first()).collect();
+            for answer in first {
+                assert_eq!(answer.await.expect("no panic").expect("an answer").0, 200);
+            }
+            before().await;
+            tokio::time::timeout(PATIENCE, client.post(b"{}".to_vec(), BYTES_MAX)).await.expect("in time")
+        })
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_read_is_sent_once() {
+        for then in [Then::Ends, Then::Floods] {
+            let server = Server::start(then);
+            assert!(after_many(&server, async || {}).is_err());
+            assert_eq!(server.ids().len(), KEPT + 1);
+        }
+    }
+
+    #[test]
+    fn a_request_that_no_server_has_read_goes_to_another_connection() {
+        let server = Server::start(Then::Answers);
+        assert!(after_many(&server, async || server.end_all().await).is_ok());
+        assert_eq!(server.ids().len(), KEPT + 1);
+    }
+
+    #[test]
+    fn each_request_has_an_id_of_its_own() {
+        let server = Server::start(Then::Answers);
+        assert!(after_many(&server, async || {}).is_ok());
+        let mut ids = server.ids();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), KEPT + 1);
+        assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");
+    }
 }

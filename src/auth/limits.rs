@@ -87,6 +87,11 @@ pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Header fields of a handshake that may be forwarded.
 pub const APP_FIELDS_MAX: usize = 16;
 
+// ---- requests over HTTP ----
+
+/// Time that an idle connection to a hook or to a key set is kept: below the 5 s after which common services end theirs.
+pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(4);
+
 // ---- questions ----
 
 /// Questions that wait for the authentication thread, of all kinds and shards. Further clients are answered 503.

@@ -220,11 +220,12 @@ class Wire(unittest.TestCase):
         return [json.loads(line) for line in lines]
 
     def test_fields_of_the_handshake_are_forwarded(self):
-        socket = self.session(**{"Cookie": "session=7", "X-Request-Id": "r1", "Authorization": "Bearer abc"})
+        socket = self.session(**{"Cookie": "session=7", "X-Request-Id": "r1", "Authorization": "Bearer abc", "Idempotency-Key": "mine"})
         socket.send('{"id":2,"rpc":{"method":"headers","data":1}}')
         self.replies(socket, 1)
         _, headers = asked("/rpc", method="headers")
         self.assertEqual((headers["cookie"], headers["x-request-id"], headers["authorization"]), ("session=7", "r1", None))
+        self.assertRegex(headers["idempotency-key"], "^[0-9a-f]{32}$")
 
     def test_publications_that_are_asked_about_stay_in_their_order(self):
         socket = self.session()
