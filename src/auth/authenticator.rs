@@ -211,6 +211,18 @@ pub(crate) struct JwksMethod {
     pub(crate) endpoint: Option<Endpoint>,
     /// When the next unknown key id may cause a refresh, in seconds since 1970.
     early_refresh_at: AtomicU64,
+    /// When the set was last read, likewise; 0 for never.
+    read_at: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// The state of a key set that is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySetState {
+    /// When it was last read, in seconds since 1970; `None` if it never was, so that no token can be checked.
+    pub read_at: Option<u64>,
+    /// Times that it could not be read.
+    pub failures: u64,
 }
 
 /// The HTTP hook.
@@ -259,7 +271,18 @@ impl Authenticator {
         {
             let keys = old.keys();
             jwt.set_key_set(keys.all[keys.from_files..].to_vec());
+            if let (Some(jwks), Some(old)) = (&jwt.jwks, &old.jwks) {
+                jwks.note_read(old.read_at.load(Ordering::Relaxed));
+                jwks.failures.fetch_add(old.failures.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
+    }
+
+    /// The state of the key set; `None` without one.
+    pub fn key_set(&self) -> Option<KeySetState> {
+        let jwks = self.shared.jwt.as_ref()?.jwks.as_ref()?;
+        let read_at = Some(jwks.read_at.load(Ordering::Relaxed)).filter(|at| *at > 0);
+        Some(KeySetState { read_at, failures: jwks.failures.load(Ordering::Relaxed) })
     }
 
     /// Where credentials are looked for.
@@ -407,7 +430,12 @@ impl JwtMethod {
                 None
             }
         };
-        method.jwks = Some(JwksMethod { endpoint, early_refresh_at: AtomicU64::new(0) });
+        method.jwks = Some(JwksMethod {
+            endpoint,
+            early_refresh_at: AtomicU64::new(0),
+            read_at: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        });
         Ok(Some(method))
     }
 
@@ -432,20 +460,35 @@ impl JwtMethod {
         }
     }
 
+    /// Decides about a token whose key set has been read since it was presented.
+    pub(crate) fn decide(&self, token: &str, now: u64) -> Decision {
+        let known = jwt::verify(token, &self.keys().all, &self.rules, now);
+        known.map(Arc::new).map_err(denial)
+    }
+
     /// Why a token is refused, unless the key set may have a new key.
     fn refuse(&self, bad: BadToken, keys: &Keys, now: u64) -> Verdict {
-        Verdict::Denied(match bad {
+        match (bad, &self.jwks) {
             // Which keys there are is not known yet.
-            BadToken::Invalid | BadToken::UnknownKey if !keys.is_loaded => Denied::Unavailable,
-            BadToken::UnknownKey if self.jwks.as_ref().is_some_and(|jwks| jwks.may_refresh(now)) => {
-                return Verdict::Ask;
+            (BadToken::Invalid | BadToken::UnknownKey, _) if !keys.is_loaded => {
+                Verdict::Denied(Denied::Unavailable)
             }
-            BadToken::Invalid | BadToken::UnknownKey => Denied::Invalid,
-            BadToken::Claim(BadClaim::Expired) => Denied::Expired,
-            BadToken::Claim(BadClaim::NotYet) => Denied::NotYet,
-            BadToken::Claim(BadClaim::Foreign) => Denied::Foreign,
-            BadToken::Claim(BadClaim::Malformed) => Denied::Malformed,
-        })
+            (BadToken::UnknownKey, Some(jwks)) if jwks.may_refresh(now) => Verdict::Ask,
+            // The set may have its key by now: only one that is read after the token came decides.
+            (BadToken::UnknownKey, Some(_)) => Verdict::Denied(Denied::Unavailable),
+            _ => Verdict::Denied(denial(bad)),
+        }
+    }
+}
+
+/// Why a token is refused by keys that are all there are.
+fn denial(bad: BadToken) -> Denied {
+    match bad {
+        BadToken::Invalid | BadToken::UnknownKey => Denied::Invalid,
+        BadToken::Claim(BadClaim::Expired) => Denied::Expired,
+        BadToken::Claim(BadClaim::NotYet) => Denied::NotYet,
+        BadToken::Claim(BadClaim::Foreign) => Denied::Foreign,
+        BadToken::Claim(BadClaim::Malformed) => Denied::Malformed,
     }
 }
 
@@ -458,5 +501,15 @@ impl JwksMethod {
     /// A refresh that an unknown key id caused begins; the next one may begin at `next`.
     pub(crate) fn note_early_refresh(&self, next: u64) {
         self.early_refresh_at.store(next, Ordering::Relaxed);
+    }
+
+    /// The set was read.
+    pub(crate) fn note_read(&self, now: u64) {
+        self.read_at.store(now, Ordering::Relaxed);
+    }
+
+    /// The set could not be read.
+    pub(crate) fn note_failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 }

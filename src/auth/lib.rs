@@ -35,7 +35,7 @@ pub mod worker;
 
 pub use app::{App, AppAnswer, AppConnected, AppEvent, AppSettings, Call, ClientProgram, Failed, Forwarded};
 pub use app_data::AppData;
-pub use authenticator::{Authenticator, Decision, Denied, Question, Renewal, Reply, Verdict};
+pub use authenticator::{Authenticator, Decision, Denied, KeySetState, Question, Renewal, Reply, Verdict};
 pub use certificate::CertificateSubject;
 pub use claims::SubscriptionGrant;
 pub use credentials::{Credentials, Presented, SUBPROTOCOL, Sources, extract};

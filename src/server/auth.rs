@@ -26,7 +26,7 @@ use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{ControlMessage, Remote};
 use echoring_topics::HubReport;
 
-pub use counters::{AuthCounters, AuthFigures};
+pub use counters::{AuthCounters, AuthFigures, KeySetFigures};
 pub(crate) use known_clients::Due;
 use known_clients::KnownClients;
 use pending::PendingRequests;
@@ -488,6 +488,6 @@ pub(crate) enum RefreshError {
 }
 
 /// The time in seconds since 1970. Read when a client is authenticated, never for a message.
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,10 +1,10 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::auth::{AuthCounters, AuthFigures};
+use crate::auth::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
 use crate::blocking;
 use crate::broadcast::{TopicAnswer, TopicQuestion};
 use crate::cluster::{ClusterNode, StreamCommand};
@@ -17,6 +17,7 @@ use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_auth::{Authenticator, KeySetState};
 use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -122,11 +123,26 @@ impl KeptListeners {
 pub(crate) struct Readiness {
     draining: Arc<AtomicBool>,
     cluster: Option<ClusterNode>,
+    /// Who authenticates clients now. It ends with the shards.
+    auth: Arc<Mutex<Weak<Authenticator>>>,
 }
 
 impl Readiness {
-    pub(crate) fn of(cluster: Option<ClusterNode>) -> Readiness {
-        Readiness { draining: Arc::default(), cluster }
+    pub(crate) fn of(cluster: Option<ClusterNode>, auth: Option<&Arc<Authenticator>>) -> Readiness {
+        let readiness = Readiness { cluster, ..Readiness::default() };
+        readiness.set_auth(auth);
+        readiness
+    }
+
+    pub(crate) fn set_auth(&self, auth: Option<&Arc<Authenticator>>) {
+        let auth = auth.map_or_else(Weak::new, Arc::downgrade);
+        *self.auth.lock().unwrap_or_else(PoisonError::into_inner) = auth;
+    }
+
+    /// The state of the key set; `None` without one.
+    fn key_set(&self) -> Option<KeySetState> {
+        let auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        auth?.key_set()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -137,7 +153,8 @@ impl Readiness {
         if self.draining.load(Ordering::Relaxed) {
             return Some(NotReady::Draining);
         }
-        self.cluster.as_ref().and_then(ClusterNode::unready)
+        let without_keys = self.key_set().filter(|set| set.read_at.is_none()).map(|_| NotReady::NoKeySet);
+        self.cluster.as_ref().and_then(ClusterNode::unready).or(without_keys)
     }
 }
 
@@ -145,6 +162,8 @@ impl Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotReady {
     Draining,
+    /// The key set was never read, so that no token can be checked.
+    NoKeySet,
     /// The node does not own topics, or has no connection to the others.
     NotInCluster,
     /// Another node has not acknowledged messages for long.
@@ -156,6 +175,7 @@ impl NotReady {
     pub(crate) fn line(self) -> &'static str {
         match self {
             NotReady::Draining => "draining\n",
+            NotReady::NoKeySet => "the key set of [auth] has not been read yet\n",
             NotReady::NotInCluster => "not in the cluster\n",
             NotReady::LinkBehind => "a link of the cluster is behind\n",
         }
@@ -364,7 +384,8 @@ impl Handle {
 
     /// Counts of authentication.
     pub fn auth(&self) -> AuthFigures {
-        self.auth_counters.figures()
+        let key_set = self.readiness.key_set().map(|set| KeySetFigures::of(set, unix_now()));
+        AuthFigures { key_set, ..self.auth_counters.figures() }
     }
 
     /// The limits on clients that hold.
@@ -403,8 +424,8 @@ impl Handle {
         self.order_drain(DRAIN_TIMEOUT);
     }
 
-    /// Whether clients are welcome: the server does not drain and was not told
-    /// [`set_not_ready`](Handle::set_not_ready).
+    /// Whether clients are welcome: the server does not drain, was not told [`set_not_ready`](Handle::set_not_ready), is active in
+    /// its cluster, if it belongs to one, and has read the key set of its authentication, if that has one.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }

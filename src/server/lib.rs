@@ -68,7 +68,7 @@ pub mod v1;
 pub mod validation;
 mod watchdog;
 
-pub use auth::{AppAnswered, AuthCommand, AuthCounters, AuthFigures};
+pub use auth::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};
 pub use broadcast::BroadcastSettings;
 pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;

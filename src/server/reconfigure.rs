@@ -56,6 +56,7 @@ impl Handle {
             limits: Arc::clone(&config.peers),
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
+        self.readiness.set_auth(config.auth.as_ref());
         for remote in &*self.remotes {
             remote.send(ControlMessage::Configure(Box::new(live.clone())));
         }

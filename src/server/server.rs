@@ -385,7 +385,7 @@ impl Bound {
             relay,
             streams: StreamSender(streams_in.clone()),
         });
-        let readiness = Readiness::of(cluster_node.clone());
+        let readiness = Readiness::of(cluster_node.clone(), config.auth.as_ref());
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
         let setups = mailboxes.into_iter().zip(now);

@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import tempfile
@@ -154,9 +155,9 @@ class Tokens(WithFiles):
 
 
 class Provider:
-    """Serves a JWKS over HTTPS."""
+    """Serves a JWKS, over HTTPS if it has a certificate."""
 
-    def __init__(self, certificate):
+    def __init__(self, certificate=None):
         provider = self
         self.answer, self.requests = {"keys": []}, 0
 
@@ -173,11 +174,14 @@ class Provider:
                 pass
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(context)
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+        scheme = "http"
+        if certificate:
+            scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"https://localhost:{self.http.server_address[1]}/jwks.json"
+        self.url = f"{scheme}://localhost:{self.http.server_address[1]}/jwks.json"
 
     def close(self):
         self.http.shutdown()
@@ -211,9 +215,45 @@ class KeySets(WithFiles):
         provider.answer = None
         asked = provider.requests
         for _ in range(20):
-            self.assertEqual(status(server, token=token("ES256", "third")), 401)
+            self.assertEqual(status(server, token=token("ES256", "third")), 503, "nobody knows whether there is such a key")
         self.assertEqual(provider.requests, asked, "an unknown key id asks once a minute")
         self.assertEqual(status(server, token=token("RS256", "first")), 101)
+
+    def test_a_token_that_cannot_be_checked_is_unavailable_and_a_server_without_its_key_set_is_not_ready(self):
+        provider = Provider()
+        self.addCleanup(provider.close)
+        provider.answer = None
+        server = self.server(f"--auth-jwks={provider.url}")
+        token = jwt.encode(claims(), KEYS["EdDSA"], "EdDSA", headers={"kid": "first"})
+        for address in (server.admin, (server.host, server.port)):
+            code, _, body = server.get("/readyz", address=address)
+            self.assertEqual((code, body.strip()), (503, b"the key set of [auth] has not been read yet"))
+        server.wait_for_log("the key set cannot be refreshed")
+        self.assertEqual(self.figures(server)[0], 0)
+        self.assertGreater(self.figures(server)[1], 0)
+        for _ in range(3):
+            with self.assertRaises(InvalidStatus) as refused:
+                connect(server.url("/echo"), additional_headers={"Authorization": f"Bearer {token}"}, open_timeout=PATIENCE_S)
+            response = refused.exception.response
+            self.assertEqual((response.status_code, response.headers["Retry-After"]), (503, "2"))
+            with connect(server.url("/connection/websocket"), open_timeout=PATIENCE_S) as client:
+                client.send(json.dumps({"id": 1, "connect": {"token": token}}))
+                error = json.loads(client.recv(PATIENCE_S))["error"]
+                self.assertEqual((error["code"], error["temporary"]), (100, True), "SDKs return")
+        provider.answer = {"keys": [jwk("EdDSA", KEYS["EdDSA"], "first")]}
+        while server.get("/readyz")[0] == 503:
+            pass
+        self.assertEqual(status(server, token=token), 101)
+        self.assertLess(abs(self.figures(server)[0] - time.time()), 60)
+        # The first of these has the key set read, and is invalid. The others come within the same minute.
+        unknown = [jwt.encode(claims(), KEYS["EdDSA"], "EdDSA", headers={"kid": f"{number}"}) for number in range(4)]
+        self.assertEqual([status(server, token=token) for token in unknown], [401, 503, 503, 503])
+
+    def figures(self, server):
+        """When the key set was last read, and how often it could not be."""
+        text = server.get("/metrics")[2].decode()
+        names = ("echoring_key_set_last_success_timestamp_seconds", "echoring_key_set_failures_total")
+        return [float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1]) for name in names]
 
     def test_a_key_set_is_a_file_too(self):
         keys = [jwk(algorithm, key, algorithm) for algorithm, key in KEYS.items()]

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::unix_now;
-use crate::authenticator::{Denied, JwtMethod, Question, Shared, Verdict};
+use crate::authenticator::{Decision, Denied, JwksMethod, JwtMethod, Question, Shared, Verdict};
 use crate::credentials::Credentials;
 use crate::http_client::{Endpoint, HttpClient};
 use crate::jwks::{self, Secrets};
@@ -22,11 +22,12 @@ pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receive
     let (Some(jwt), Some(settings)) = (&shared.jwt, &shared.settings.jwks) else { return };
     let Some(method) = &jwt.jwks else { return };
     let mut retry = JWKS_RETRY_MIN;
-    // A file was read at the start.
-    let mut next = match method.endpoint {
-        Some(_) => Instant::now(),
-        None => Instant::now() + settings.refresh,
-    };
+    let mut next = Instant::now();
+    if method.endpoint.is_none() {
+        // A file was read at the start.
+        method.note_read(unix_now());
+        next += settings.refresh;
+    }
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep_until(next) => None,
@@ -39,10 +40,12 @@ pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receive
             let Some(question) = answer_if_known(jwt, question) else { continue };
             let earliest = JWKS_EARLY_REFRESH_MIN.min(settings.refresh);
             method.note_early_refresh(unix_now() + earliest.as_secs().max(1));
-            refresh(jwt, method.endpoint.as_ref(), settings, &mut retry, &mut next).await;
-            answer(jwt, question);
+            match refresh(jwt, method, settings, &mut retry, &mut next).await {
+                true => give(question, |token| jwt.decide(token, unix_now())),
+                false => answer(jwt, question),
+            }
         } else {
-            refresh(jwt, method.endpoint.as_ref(), settings, &mut retry, &mut next).await;
+            refresh(jwt, method, settings, &mut retry, &mut next).await;
         }
         // They came during the refresh.
         while let Ok(question) = waiting.try_recv() {
@@ -53,50 +56,57 @@ pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receive
 
 /// Answers a question about a token that can be decided now. Returns the others.
 fn answer_if_known(jwt: &JwtMethod, question: Question) -> Option<Question> {
-    if let Verdict::Ask = check(jwt, &question) {
+    let is_asked = matches!(&question.credentials, Credentials::Token(token)
+        if matches!(jwt.check(token, unix_now()), Verdict::Ask));
+    if is_asked {
         return Some(question);
     }
     answer(jwt, question);
     None
 }
 
-/// Answers a question by the present keys.
+/// Answers a question by the present keys. Which others there are is not known.
 fn answer(jwt: &JwtMethod, question: Question) {
-    let decision = match check(jwt, &question) {
+    give(question, |token| match jwt.check(token, unix_now()) {
         Verdict::Known(known) => Ok(known),
         Verdict::Denied(denied) => Err(denied),
-        Verdict::Ask | Verdict::Anonymous => Err(Denied::Invalid),
+        Verdict::Ask | Verdict::Anonymous => Err(Denied::Unavailable),
+    });
+}
+
+/// Gives a question the decision about its token.
+fn give(question: Question, decide: impl FnOnce(&str) -> Decision) {
+    let decision = match &question.credentials {
+        Credentials::Token(token) => decide(token),
+        Credentials::Password { .. } => Err(Denied::Invalid),
     };
     question.reply.give(decision);
 }
 
-fn check(jwt: &JwtMethod, question: &Question) -> Verdict {
-    match &question.credentials {
-        Credentials::Token(token) => jwt.check(token, unix_now()),
-        Credentials::Password { .. } => Verdict::Denied(Denied::Invalid),
-    }
-}
-
+/// Reads the key set. False if that failed, which changes nothing.
 async fn refresh(
     jwt: &JwtMethod,
-    endpoint: Option<&Endpoint>,
+    method: &JwksMethod,
     settings: &Jwks,
     retry: &mut Duration,
     next: &mut Instant,
-) {
-    let read = match (endpoint, &settings.source) {
+) -> bool {
+    let read = match (&method.endpoint, &settings.source) {
         (Some(endpoint), _) => fetch(endpoint.clone()).await,
         (None, JwksSource::File(path)) => read(path.clone().into_boxed_path()).await,
-        (None, JwksSource::Url(_)) => return,
+        (None, JwksSource::Url(_)) => return false,
     };
+    let is_read = read.is_ok();
     let delay = match read {
         Ok(keys) => {
             tracing::debug!(keys = keys.len(), "the key set was refreshed");
             jwt.set_key_set(keys);
+            method.note_read(unix_now());
             *retry = JWKS_RETRY_MIN;
             settings.refresh
         }
         Err(problem) => {
+            method.note_failed();
             let delay = *retry;
             *retry = (2 * *retry).min(JWKS_RETRY_MAX);
             tracing::warn!(problem, retry_in = ?delay, "the key set cannot be refreshed; the present keys stay");
@@ -104,6 +114,7 @@ async fn refresh(
         }
     };
     *next = Instant::now() + delay;
+    is_read
 }
 
 async fn fetch(endpoint: Endpoint) -> Result<Vec<Key>, String> {
@@ -122,4 +133,98 @@ async fn read(path: Box<Path>) -> Result<Vec<Key>, String> {
     let read = move || crate::file::read("auth_jwks", &path).map_err(|error| error.to_string());
     let bytes = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
     jwks::parse(&bytes, Secrets::Allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    use super::*;
+    use crate::authenticator::{Authenticator, KeySetState};
+    use crate::credentials::Presented;
+    use crate::settings::Settings;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A key set with one secret.
+    fn key_set(id: &str) -> String {
+        json!({"keys": [{"kty": "oct", "kid": id, "k": URL_SAFE_NO_PAD.encode([7; 32])}]}).to_string()
+    }
+
+    /// A token of the key with this id.
+    fn token(id: &str) -> String {
+        let encode = |part: serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let header = encode(json!({"alg": "HS256", "kid": id}));
+        let message = format!("{header}.{}", encode(json!({"sub": "alice", "exp": unix_now() + 600})));
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &[7; 32]);
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, message.as_bytes())))
+    }
+
+    /// What becomes of a client with a token.
+    fn decision(authenticator: &Authenticator, token: &str) -> Result<String, Denied> {
+        let presented = Presented::Credentials(Credentials::Token(token.into()));
+        let decision = match authenticator.check(&presented, unix_now()) {
+            Verdict::Known(known) => Ok(known),
+            Verdict::Denied(denied) => Err(denied),
+            Verdict::Anonymous => panic!("a token is no anonymous client"),
+            Verdict::Ask => {
+                let (decided, decision) = std_mpsc::channel();
+                let reply = move |decision| decided.send(decision).expect("awaited");
+                authenticator.ask(Question::new(presented, reply).expect("a token"));
+                decision.recv_timeout(PATIENCE).expect("a decision")
+            }
+        };
+        decision.map(|known| known.subject().to_owned())
+    }
+
+    #[test]
+    fn an_unknown_key_is_invalid_only_by_a_set_that_was_read_since_its_token_came() {
+        let file = std::env::temp_dir().join(format!("echoring-key-set-{}", std::process::id()));
+        std::fs::write(&file, key_set("a")).expect("written");
+        let settings =
+            Settings { jwks: Some(Jwks::new(JwksSource::File(file.clone()))), ..Settings::default() };
+        let started = || {
+            let authenticator = Authenticator::load(&settings).expect("a key set");
+            authenticator.start().expect("a thread");
+            authenticator
+        };
+        let (read, unread) = (started(), started());
+        assert_eq!(decision(&read, &token("a")), Ok("alice".to_owned()));
+        assert_eq!(
+            decision(&read, &token("b")),
+            Err(Denied::Invalid),
+            "the set was read, and has no such key"
+        );
+        for _ in 0..3 {
+            assert_eq!(decision(&read, &token("c")), Err(Denied::Unavailable), "it is not read again yet");
+        }
+        assert_eq!(decision(&read, &token("a")), Ok("alice".to_owned()));
+        let state = read.key_set().expect("a key set");
+        assert!(state.read_at.is_some_and(|at| at.abs_diff(unix_now()) < 60) && state.failures == 0);
+
+        std::fs::remove_file(&file).expect("removed");
+        for _ in 0..3 {
+            assert_eq!(decision(&unread, &token("b")), Err(Denied::Unavailable), "it cannot be read");
+        }
+        assert_eq!(decision(&unread, &token("a")), Ok("alice".to_owned()), "the present keys stay");
+        assert!(unread.key_set().is_some_and(|state| state.failures > 0));
+    }
+
+    #[test]
+    fn a_key_set_that_was_never_read_decides_nothing() {
+        let refused =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let jwks = Jwks::new(JwksSource::Url(format!("http://{refused}/")));
+        let authenticator =
+            Authenticator::load(&Settings { jwks: Some(jwks), ..Settings::default() }).expect("a URL");
+        assert_eq!(authenticator.key_set(), Some(KeySetState { read_at: None, failures: 0 }));
+        authenticator.start().expect("a thread");
+        for token in [token("a"), "a.b.c".to_owned()] {
+            assert_eq!(decision(&authenticator, &token), Err(Denied::Unavailable));
+        }
+    }
 }

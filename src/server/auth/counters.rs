@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use echoring_auth::{Denied, Method};
+use echoring_auth::{Denied, KeySetState, Method};
 use serde::Serialize;
 
 use super::known_clients::Due;
@@ -37,6 +37,28 @@ pub struct AuthFigures {
     pub expired: u64,
     /// Connections that were closed because their credentials were withdrawn.
     pub withdrawn: u64,
+    /// The key set, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_set: Option<KeySetFigures>,
+}
+
+/// The state of a key set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeySetFigures {
+    /// When it was last read, in seconds since 1970; `None` if it never was.
+    pub read_at: Option<u64>,
+    /// Seconds since then.
+    pub age_s: Option<u64>,
+    /// Times that it could not be read.
+    pub failures: u64,
+}
+
+impl KeySetFigures {
+    /// The figures at the time `now`, in seconds since 1970.
+    pub(crate) fn of(state: KeySetState, now: u64) -> KeySetFigures {
+        let KeySetState { read_at, failures } = state;
+        KeySetFigures { read_at, age_s: read_at.map(|at| now.saturating_sub(at)), failures }
+    }
 }
 
 impl AuthCounters {
@@ -81,6 +103,7 @@ impl AuthCounters {
             refreshed: self.refreshed.load(Relaxed),
             expired: self.expired.load(Relaxed),
             withdrawn: self.withdrawn.load(Relaxed),
+            key_set: None,
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
     operation::reloads(&mut out, node.reloads);
-    operation::auth(&mut out, &node.auth);
+    operation::auth(&mut out, &node.auth, node.uptime_s);
     operation::admin(&mut out, node.admin);
     operation::certificates(&mut out, &node.certificates);
     cluster::collect(&mut out, node.cluster.as_ref());

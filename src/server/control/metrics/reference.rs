@@ -9,7 +9,7 @@ use std::path::Path;
 use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
-use crate::auth::AuthCounters;
+use crate::auth::{AuthCounters, AuthFigures, KeySetFigures};
 use crate::cluster::{ClusterStatus, MemberStatus};
 use crate::control::failed_attempts::AttemptFigures;
 use crate::control::reload::ReloadCounters;
@@ -38,7 +38,7 @@ fn all() -> Families {
         control: "tokio",
         shards: 1,
         reloads: ReloadCounters::default().figures(),
-        auth: AuthCounters::default().figures(),
+        auth: AuthFigures { key_set: Some(KeySetFigures::default()), ..AuthCounters::default().figures() },
         admin: AttemptFigures::default(),
         bans: 0,
         certificates: vec![("server.pem".into(), 0)],

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::family::{Families, label};
+use super::super::family::{Families, Labels, label};
 use crate::auth::AuthFigures;
 use crate::control::failed_attempts::AttemptFigures;
 use crate::control::reload::ReloadFigures;
@@ -20,7 +20,7 @@ pub(super) fn reloads(out: &mut Families, reloads: ReloadFigures) {
     );
 }
 
-pub(super) fn auth(out: &mut Families, auth: &AuthFigures) {
+pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
     let accepted = auth.accepted.iter().map(|(method, count)| (label("method", method), *count));
     out.counters(
         "echoring_authentications_total",
@@ -41,6 +41,23 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures) {
         "echoring_credentials_ended_total",
         "Connections that were closed because their credentials ended, by cause.",
         [(label("cause", "expired"), auth.expired), (label("cause", "withdrawn"), auth.withdrawn)],
+    );
+    // Only a server with a key set has samples.
+    let key_set = auth.key_set.as_ref();
+    out.gauges(
+        "echoring_key_set_age_seconds",
+        "Time since the key set of [auth] was last read, or since the start if it never was.",
+        key_set.map(|set| (Labels::new(), set.age_s.map_or(uptime_s, |age_s| age_s as f64))),
+    );
+    out.gauges(
+        "echoring_key_set_last_success_timestamp_seconds",
+        "When the key set of [auth] was last read, in seconds since 1970; 0 if it never was.",
+        key_set.map(|set| (Labels::new(), set.read_at.unwrap_or(0))),
+    );
+    out.counters(
+        "echoring_key_set_failures_total",
+        "Times that the key set of [auth] could not be read.",
+        key_set.map(|set| (Labels::new(), set.failures)),
     );
 }
 
