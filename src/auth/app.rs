@@ -4,6 +4,8 @@
 
 mod wire;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ use std::time::Duration;
 use echoring_proto::handshake::{Request, is_hop_by_hop};
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -24,7 +26,8 @@ use crate::error::LoadError;
 use crate::http_client::{Endpoint, HttpClient, REQUEST_ID};
 use crate::identity::Identity;
 use crate::limits::{
-    APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX,
+    APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_CONNECT_REQUESTS_MAX,
+    APP_CONNECTS_BYTES_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX, APP_REQUESTS_PER_CLIENT_MAX,
     APP_TIMEOUT_DEFAULT,
 };
 use crate::server_subscriptions::ServerSubscriptions;
@@ -205,7 +208,9 @@ pub struct App {
     headers: Box<[HeaderName]>,
     timeout: Duration,
     thread: OnceLock<mpsc::Sender<Waiting>>,
-    load: Arc<Load>,
+    calls: Arc<Load>,
+    /// Sessions that begin have places of their own: those that exist do not keep others out.
+    connects: Arc<Load>,
 }
 
 impl fmt::Debug for App {
@@ -215,10 +220,18 @@ impl fmt::Debug for App {
 }
 
 /// What waits for the hooks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Load {
     calls: AtomicUsize,
+    calls_max: usize,
     bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Load {
+    fn of_at_most(calls_max: usize, bytes_max: usize) -> Arc<Load> {
+        Arc::new(Load { calls: AtomicUsize::new(0), calls_max, bytes: AtomicUsize::new(0), bytes_max })
+    }
 }
 
 /// Counts a call until it is dropped.
@@ -282,7 +295,8 @@ impl App {
             headers: settings.headers.iter().map(name).collect::<Result<_, _>>()?,
             timeout: settings.timeout,
             thread: OnceLock::new(),
-            load: Arc::default(),
+            calls: Load::of_at_most(APP_CALLS_MAX, APP_CALLS_BYTES_MAX),
+            connects: Load::of_at_most(APP_CONNECTS_MAX, APP_CONNECTS_BYTES_MAX),
         })
     }
 
@@ -292,7 +306,7 @@ impl App {
     /// If the thread cannot be started.
     pub fn start(&self) -> io::Result<()> {
         if self.thread.get().is_none() {
-            let (sender, receiver) = mpsc::channel(APP_CALLS_MAX);
+            let (sender, receiver) = mpsc::channel(APP_CALLS_MAX + APP_CONNECTS_MAX);
             let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
             let (endpoints, timeout) = (self.endpoints.clone(), self.timeout);
             thread::Builder::new()
@@ -322,15 +336,16 @@ impl App {
     /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is not taken, and gets
     /// the call back.
     pub fn ask(&self, call: Call, answered: impl FnOnce(Call, AppAnswer) + Send + 'static) {
+        let load = if call.event == AppEvent::Connect { &self.connects } else { &self.calls };
         let bytes = call.bytes();
-        if bytes > APP_CALLS_BYTES_MAX {
+        if bytes > load.bytes_max {
             return answered(call, AppAnswer::Failed(Failed::TooLarge));
         }
-        let calls_before = self.load.calls.fetch_add(1, Ordering::Relaxed);
-        let bytes_before = self.load.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let counted = Counted { load: Arc::clone(&self.load), bytes };
+        let calls_before = load.calls.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counted = Counted { load: Arc::clone(load), bytes };
         let mut waiting = Waiting { call: Some((call, Box::new(answered))), _counted: counted };
-        if calls_before >= APP_CALLS_MAX || bytes_before + bytes > APP_CALLS_BYTES_MAX {
+        if calls_before >= load.calls_max || bytes_before + bytes > load.bytes_max {
             return waiting.give(AppAnswer::Failed(Failed::Busy));
         }
         // A call that is not taken is dropped, which answers it.
@@ -353,7 +368,13 @@ fn run(
     calls: mpsc::Receiver<Waiting>,
 ) {
     let clients = endpoints.map(|endpoint| endpoint.map(HttpClient::new));
-    let hooks = Rc::new(Hooks { clients, timeout, turns: Semaphore::new(APP_REQUESTS_MAX) });
+    let hooks = Rc::new(Hooks {
+        clients,
+        timeout,
+        turns: Semaphore::new(APP_REQUESTS_MAX),
+        connect_turns: Semaphore::new(APP_CONNECT_REQUESTS_MAX),
+        shares: RefCell::default(),
+    });
     LocalSet::new().block_on(runtime, answer_all(hooks, calls));
 }
 
@@ -361,6 +382,25 @@ struct Hooks {
     clients: [Option<HttpClient>; EVENTS],
     timeout: Duration,
     turns: Semaphore,
+    connect_turns: Semaphore,
+    /// The turns of each client that has calls.
+    shares: RefCell<BTreeMap<Box<str>, Rc<Semaphore>>>,
+}
+
+/// The turns of a client: calls that are slow for one do not keep others waiting.
+struct Share<'a> {
+    hooks: &'a Hooks,
+    client: Box<str>,
+    turns: Rc<Semaphore>,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        // Besides the map, only this one.
+        if Rc::strong_count(&self.turns) == 2 {
+            self.hooks.shares.borrow_mut().remove(&self.client);
+        }
+    }
 }
 
 async fn answer_all(hooks: Rc<Hooks>, mut calls: mpsc::Receiver<Waiting>) {
@@ -388,9 +428,27 @@ impl Hooks {
         waiting.give(answer);
     }
 
+    /// The turns of a call's client: of its user, or of the connection of a client without a name.
+    fn share_of(&self, call: &Call) -> Share<'_> {
+        let client: Box<str> =
+            if call.user.is_empty() { call.client.as_str().into() } else { call.user.clone() };
+        let mut shares = self.shares.borrow_mut();
+        let new = || Rc::new(Semaphore::new(APP_REQUESTS_PER_CLIENT_MAX));
+        let turns = Rc::clone(shares.entry(client.clone()).or_insert_with(new));
+        Share { hooks: self, client, turns }
+    }
+
     async fn post(&self, call: &Call) -> Result<AppAnswer, String> {
         let client = self.clients[call.event as usize].as_ref().ok_or("it is not configured")?;
-        let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
+        let closed = |error: AcquireError| error.to_string();
+        let is_connect = call.event == AppEvent::Connect;
+        let share = (!is_connect).then(|| self.share_of(call));
+        let _own = match &share {
+            Some(share) => Some(share.turns.acquire().await.map_err(closed)?),
+            None => None,
+        };
+        let turns = if is_connect { &self.connect_turns } else { &self.turns };
+        let _turn = turns.acquire().await.map_err(closed)?;
         let fields = call.forwarded.as_ref().map(|fields| &*fields.0).unwrap_or_default();
         let body = wire::body(call);
         let (status, body) =
@@ -399,5 +457,104 @@ impl Hooks {
             return Err(format!("its status is {status}"));
         }
         wire::answer(call.event, &body).ok_or_else(|| "its answer is malformed".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// An application that answers all but calls of the method `stuck`.
+    fn application() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || serve(stream));
+            }
+        });
+        url
+    }
+
+    fn serve(mut stream: TcpStream) -> Option<()> {
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        loop {
+            let (mut line, mut length) = (String::new(), 0);
+            while line != "\r\n" {
+                line.clear();
+                if reader.read_line(&mut line).ok()? == 0 {
+                    return None;
+                }
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.trim_end().parse().expect("a number");
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).ok()?;
+            if !body.windows(7).any(|window| window == b"\"stuck\"") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"result\":{}}").ok()?;
+            }
+        }
+    }
+
+    fn started() -> App {
+        let url = application();
+        let settings = AppSettings {
+            rpc: Some(url.clone()),
+            connect: Some(url),
+            timeout: PATIENCE,
+            ..AppSettings::default()
+        };
+        let app = App::load(&settings).expect("URLs");
+        app.start().expect("a thread");
+        app
+    }
+
+    fn call(event: AppEvent, user: &str, method: &str) -> Call {
+        Call {
+            event,
+            client: "7f".to_owned(),
+            encoding: "json",
+            user: user.into(),
+            target: Some(method.into()),
+            data: None,
+            program: None,
+            forwarded: None,
+        }
+    }
+
+    /// Asks, and returns where the answer will be.
+    fn asked(app: &App, call: Call) -> std_mpsc::Receiver<AppAnswer> {
+        let (sender, answer) = std_mpsc::channel();
+        app.ask(call, move |_, answer| drop(sender.send(answer)));
+        answer
+    }
+
+    #[test]
+    fn sessions_that_begin_have_places_of_their_own() {
+        let app = started();
+        let stuck = |number: usize| asked(&app, call(AppEvent::Rpc, &number.to_string(), "stuck"));
+        let waiting: Vec<_> = (0..APP_CALLS_MAX).map(stuck).collect();
+        assert_eq!(stuck(0).recv(), Ok(AppAnswer::Failed(Failed::Busy)), "all places of calls are taken");
+        let connected = asked(&app, call(AppEvent::Connect, "", "")).recv_timeout(PATIENCE);
+        assert!(matches!(connected, Ok(AppAnswer::Connected(_))), "{connected:?}");
+        assert!(waiting.iter().all(|answer| answer.try_recv().is_err()));
+    }
+
+    #[test]
+    fn slow_calls_of_one_client_leave_turns_to_others() {
+        let app = started();
+        let waiting: Vec<_> =
+            (0..4 * APP_REQUESTS_MAX).map(|_| asked(&app, call(AppEvent::Rpc, "alice", "stuck"))).collect();
+        let answer = asked(&app, call(AppEvent::Rpc, "bob", "echo")).recv_timeout(PATIENCE / 2);
+        assert!(matches!(answer, Ok(AppAnswer::Agreed { .. })), "{answer:?}");
+        assert!(waiting.iter().all(|answer| answer.try_recv().is_err()));
     }
 }

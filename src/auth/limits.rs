@@ -80,6 +80,14 @@ pub const APP_REQUESTS_MAX: usize = 64;
 pub const APP_CALLS_MAX: usize = 1_024;
 /// Bytes of their data, likewise.
 pub const APP_CALLS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests of one client at the same time: a quarter, so that calls that are slow for one do not keep others waiting.
+pub const APP_REQUESTS_PER_CLIENT_MAX: usize = 16;
+/// Requests about sessions that begin at the same time, besides.
+pub const APP_CONNECT_REQUESTS_MAX: usize = 32;
+/// Sessions that begin and wait for the hook, besides. Further ones are refused.
+pub const APP_CONNECTS_MAX: usize = 1_024;
+/// Bytes of their data, likewise.
+pub const APP_CONNECTS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Maximum bytes of an answer.
 pub const APP_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Server-side subscriptions of a client: as many as credentials may have patterns of a right.

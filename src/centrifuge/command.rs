@@ -258,6 +258,16 @@ impl<'a> Iterator for Commands<'a> {
 impl std::iter::FusedIterator for Commands<'_> {}
 
 impl<'a> Commands<'a> {
+    /// The bytes that are not read yet, and how many commands may be in them; `None` at the end.
+    pub fn unread(&self) -> Option<(&'a [u8], usize)> {
+        self.rest.map(|rest| (rest, self.left))
+    }
+
+    /// Goes on behind the commands of a frame that were read before, with what was [`unread`](Commands::unread) of it.
+    pub fn resume(encoding: Encoding, rest: &'a [u8], left: usize) -> Commands<'a> {
+        Commands { encoding, rest: Some(rest), left }
+    }
+
     /// Reads the first command of `frame`, and keeps the rest if there is no error.
     fn command(&mut self, frame: &'a [u8]) -> Result<Command<'a>, Malformed> {
         if frame.is_empty() {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use echoring_auth::{
-    App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Forwarded, Identity,
-    OwnedHead, Presented, Question, Renewal, SubscriptionGrant, Verdict, extract,
+    App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Failed, Forwarded,
+    Identity, OwnedHead, Presented, Question, Renewal, SubscriptionGrant, Verdict, extract,
 };
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
@@ -33,7 +33,7 @@ use pending::PendingRequests;
 pub(crate) use refusals::{NOT_ALLOWED, refusal};
 
 use crate::commands::ShardCommand;
-use crate::quotas::{CountedSubscription, Quotas};
+use crate::quotas::{CountedCall, CountedSubscription, IdentityUse, Quotas};
 
 /// A command about authentication.
 #[derive(Debug)]
@@ -115,14 +115,28 @@ impl Gate {
         self.app.as_ref()?.forwarded(request)
     }
 
-    /// Asks the application. The answer follows through [`AppAnswered`].
-    pub(crate) fn ask_app(&self, token: Token, number: u32, call: Call) {
+    /// Asks the application about a request of a client, which counts for its `identity`. The answer follows through
+    /// [`AppAnswered`].
+    pub(crate) fn ask_app(&self, token: Token, number: u32, call: Call, identity: Option<&Arc<IdentityUse>>) {
         let (Some(app), Some(shard)) = (&self.app, self.shard.clone()) else { return };
-        app.ask(call, move |call, answer| {
+        let answered = move |call, answer| {
             let answered = AppAnswered { token, number, call: Box::new(call), answer };
             // A shard that has ended needs no answer.
             shard.send(ControlMessage::Command(ShardCommand::App(answered)));
+        };
+        let counted = identity.map(CountedCall::of);
+        if let Some(None) = counted {
+            return answered(call, AppAnswer::Failed(Failed::Busy));
+        }
+        app.ask(call, move |call, answer| {
+            drop(counted);
+            answered(call, answer);
         });
+    }
+
+    /// What the calls of a connection's client count for; `None` for a client without a name.
+    pub(crate) fn identity_use(&self, token: Token, now: Nanos) -> Option<Arc<IdentityUse>> {
+        self.client(token).map(|client| self.quotas.identity(client.subject(), now))
     }
 
     /// Whether clients are authenticated.

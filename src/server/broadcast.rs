@@ -37,6 +37,7 @@ mod frame_encoder;
 mod handler_events;
 mod handler_topics;
 mod handover;
+mod held_commands;
 mod held_publications;
 mod history;
 mod history_range;

@@ -39,9 +39,14 @@ pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
 /// ones are refused.
 pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
-/// Requests of one session about which the application is asked. Beyond it the session is not read, apart from the rest of its
-/// frame.
+/// Requests of one session about which the application is asked. Beyond it the session is not read, and its further commands wait.
 pub(crate) const CENTRIFUGE_APP_CALLS_MAX: usize = 16;
+/// Bytes of frames of such a session that wait: as many as may be on the way when reading pauses, on kernels that bound a receive less
+/// strictly. They are charged to the memory budget. More end the session.
+pub(crate) const CENTRIFUGE_HELD_BYTES_MAX: usize = 2 * echoring_proto::limits::RECEIVE_CREDIT_BYTES as usize;
+/// Calls of one identity that wait for the application, from all its connections: those of sixteen connections that are full, and a
+/// quarter of what may wait. Further ones are refused.
+pub(crate) const APP_CALLS_PER_IDENTITY_MAX: u32 = echoring_auth::limits::APP_CALLS_MAX as u32 / 4;
 /// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
 pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
 /// Bytes of their numbers and subjects, each as long as it may be.

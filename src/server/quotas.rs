@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limits::IDENTITIES_SWEPT_MIN;
+use crate::limits::{APP_CALLS_PER_IDENTITY_MAX, IDENTITIES_SWEPT_MIN};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{Bucket, Limit, SharedBucket, TopicUseLimits};
 use echoring_runtime::driver::Token;
@@ -25,9 +25,30 @@ struct Known {
 
 /// What the connections of an identity use together.
 #[derive(Debug, Default)]
-struct IdentityUse {
+pub(crate) struct IdentityUse {
     publications: SharedBucket,
     subscriptions: AtomicU32,
+    /// Calls that wait for the application.
+    calls: AtomicU32,
+}
+
+/// A call that counts for its identity, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct CountedCall(Arc<IdentityUse>);
+
+impl CountedCall {
+    /// `None` if as many of the identity wait as may.
+    pub(crate) fn of(identity: &Arc<IdentityUse>) -> Option<CountedCall> {
+        let add = |count| (count < APP_CALLS_PER_IDENTITY_MAX).then_some(count + 1);
+        identity.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(CountedCall(Arc::clone(identity)))
+    }
+}
+
+impl Drop for CountedCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A subscription that counts for its identity, until it is dropped.
@@ -89,6 +110,11 @@ impl Quotas {
     /// Quotas with the identities of the node.
     pub(crate) fn new(identities: Arc<Identities>, limits: &TopicUseLimits) -> Quotas {
         Quotas { limits: limits.clone(), identities, connections: HashMap::new() }
+    }
+
+    /// What the connections of `subject` use together.
+    pub(crate) fn identity(&self, subject: &str, now: Nanos) -> Arc<IdentityUse> {
+        self.identities.of(subject, now)
     }
 
     /// Uses other limits from now on.
@@ -239,6 +265,21 @@ mod tests {
         drop(session);
         one.forget(token(1));
         assert!(again.is_some_and(|again| again.0.subscriptions.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn calls_of_an_identity_have_their_bound_on_all_shards_together() {
+        let identities = Arc::<Identities>::default();
+        let [one, other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &TopicUseLimits::default()));
+        let (here, there) = (one.identity("a", SECOND), other.identity("a", SECOND));
+        let calls: Vec<_> = (0..APP_CALLS_PER_IDENTITY_MAX / 2)
+            .flat_map(|_| [&here, &there])
+            .map(|identity| CountedCall::of(identity).expect("room"))
+            .collect();
+        assert!(CountedCall::of(&here).is_none() && CountedCall::of(&there).is_none());
+        assert!(CountedCall::of(&one.identity("b", SECOND)).is_some());
+        drop(calls);
+        assert!(CountedCall::of(&there).is_some());
     }
 
     #[test]

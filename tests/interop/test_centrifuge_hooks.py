@@ -204,9 +204,9 @@ class Wire(unittest.TestCase):
         self.server = started()
         self.addCleanup(self.server.__exit__)
 
-    def session(self, **headers):
+    def session(self, server=None, **headers):
         socket = connect(
-            self.server.url(sdk.PATH), additional_headers=headers, open_timeout=PATIENCE_S, max_size=None
+            (server or self.server).url(sdk.PATH), additional_headers=headers, open_timeout=PATIENCE_S, max_size=None
         )
         self.addCleanup(socket.close)
         socket.send('{"id":1,"connect":{}}')
@@ -256,6 +256,28 @@ class Wire(unittest.TestCase):
         socket.send('{"id":5,"history":{"channel":"asked.slow","limit":1}}')
         (reply,) = self.replies(socket, 1)
         self.assertEqual(reply["error"]["code"], 103)
+
+    def test_calls_of_one_connection_leave_places_to_others(self):
+        for way in ("in one frame", "in a frame each"):
+            with self.subTest(way):
+                server = started(f"--hooks-connect={application.url('/connect')}")
+                self.addCleanup(server.__exit__)
+                application.slow_may_go_on.clear()
+                greedy = self.session(server)
+                calls = [f'{{"id":{id},"rpc":{{"method":"slow","data":1}}}}' for id in range(2, 1026)]
+                for frame in ["\n".join(calls)] if way == "in one frame" else calls:
+                    greedy.send(frame)
+                asked("/rpc", method="slow")
+                # A session begins, and calls.
+                other = self.session(server)
+                other.send('{"id":2,"rpc":{"method":"echo","data":7}}')
+                (reply,) = self.replies(other, 1)
+                self.assertEqual(reply.get("rpc", reply), {"data": 7})
+                application.slow_may_go_on.set()
+                replies = self.replies(greedy, len(calls))
+                self.assertEqual(sorted(reply["id"] for reply in replies), list(range(2, 1026)))
+                # On a busy machine, the time of those that were held may be over.
+                self.assertLessEqual({reply["error"]["code"] for reply in replies if "error" in reply}, {100})
 
     def test_many_calls_are_refused_or_answered_and_none_is_lost(self):
         sockets = [self.session() for _ in range(3)]

@@ -141,7 +141,7 @@ impl Broadcast {
         question: Question<'_>,
     ) {
         let Question { event, target, data, program } = question;
-        let (token, client) = (link.token, format!("{:x}", self.client_id(link)));
+        let (token, now, client) = (link.token, link.now(), format!("{:x}", self.client_id(link)));
         let Some(session) = link.peer.session_mut() else { return };
         let user = session.subject.clone();
         let Some(centrifuge) = session.centrifuge_mut() else { return };
@@ -158,11 +158,15 @@ impl Broadcast {
             program,
             forwarded: centrifuge.forwarded.clone(),
         };
-        let call_number = centrifuge.calls.begin(id, asked);
-        if centrifuge.calls.are_many() {
+        let calls = &mut centrifuge.calls;
+        if event != AppEvent::Connect && calls.identity.is_none() {
+            calls.identity = gate.identity_use(token, now);
+        }
+        let call_number = calls.begin(id, asked);
+        gate.ask_app(token, call_number, call, calls.identity.as_ref());
+        if calls.are_many() {
             link.set_backpressured(true);
         }
-        gate.ask_app(token, call_number, call);
     }
 
     /// The application has answered.
@@ -217,7 +221,7 @@ impl Broadcast {
                 }
             }
         }
-        self.read_again(link);
+        self.take_held(link, gate);
     }
 
     fn app_agreed<A: ServerApplication>(
@@ -294,7 +298,7 @@ impl Broadcast {
     }
 
     /// Reads a session again that has fewer open requests, unless it has publications that are held.
-    fn read_again<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+    pub(super) fn read_again<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
         let Some(session) = link.peer.session_mut() else { return };
         let is_held = session.held > 0 || session.is_connecting();
         if !is_held && session.centrifuge().is_some_and(|centrifuge| !centrifuge.calls.are_many()) {

@@ -5,7 +5,8 @@
 use echoring_auth::Denied;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_centrifuge::{
-    Command, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push, reply,
+    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push,
+    reply,
 };
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
@@ -21,6 +22,7 @@ use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
 use super::events::SessionEvent;
+use super::held_commands::{HeldFrame, charge_of};
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
 use super::sessions::{dialect_of, end, latest_request};
@@ -60,7 +62,7 @@ impl Broadcast {
         }
     }
 
-    /// Does what the commands of a frame ask for, but for the first `done`.
+    /// Does what the commands of a frame ask for, but for the first `done`. Those that find too many requests open wait.
     pub(super) fn take_commands<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
@@ -69,23 +71,70 @@ impl Broadcast {
         frame: &[u8],
         done: usize,
     ) {
-        let mut commands = decode(encoding, frame).skip(done);
+        let mut commands = decode(encoding, frame);
+        commands.by_ref().take(done).for_each(drop);
+        let others_wait = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.are_many());
+        if (others_wait || self.take_some(link, gate, encoding, frame, &mut commands))
+            && let Some((rest, left)) = commands.unread()
+        {
+            hold(link, rest, left);
+        }
+    }
+
+    /// Takes the commands that wait, as far as there is room for their requests. A session of which none is left is read again.
+    pub(super) fn take_held<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+    ) {
+        while link.is_open()
+            && let Some(centrifuge) = centrifuge(link)
+            && let Some(mut held) = centrifuge.calls.pop_held()
+        {
+            let (encoding, (frame, left)) = (centrifuge.encoding, held.unread());
+            let mut commands = Commands::resume(encoding, frame, left);
+            let waits = self.take_some(link, gate, encoding, frame, &mut commands);
+            match commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left)) {
+                Some((bytes, left)) => {
+                    held.advance(bytes, left);
+                    put_back(link, held);
+                }
+                None => link.pool().discharge(held.charged_bytes()),
+            }
+        }
+        self.read_again(link);
+    }
+
+    /// Takes commands of a frame until all are read, too many requests are open, or the connection ends. Returns whether those
+    /// that are left have to wait.
+    fn take_some<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        frame: &[u8],
+        commands: &mut Commands<'_>,
+    ) -> bool {
         while let Some(command) = commands.next() {
             match command {
                 Ok(command) => self.take_command(link, gate, encoding, &command),
-                Err(_) => return disconnect(link, Disconnect::BadRequest),
+                Err(_) => disconnect(link, Disconnect::BadRequest),
             }
             if !link.is_open() {
-                return;
+                return false;
             }
             if let Some(backlog) = backlog(link) {
                 backlog.has_first = commands.next().is_some();
                 if backlog.has_first {
                     self.keep_frame(link, frame);
                 }
-                return;
+                return false;
+            }
+            if !centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.have_room()) {
+                return true;
             }
         }
+        false
     }
 
     fn take_command<A: ServerApplication>(
@@ -299,6 +348,27 @@ pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
         text => parse_epoch(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
     };
     (subscribe.offset < INTEGER_END).then_some(Position { epoch, offset: subscribe.offset })
+}
+
+/// Holds the rest of a frame, with up to `left` commands, until fewer requests are open.
+fn hold<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, rest: &[u8], left: usize) {
+    let has_room = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.held.has_room(rest.len()));
+    if !has_room {
+        return disconnect(link, Disconnect::TooManyRequests);
+    }
+    if !link.pool().charge(charge_of(rest.len())) {
+        return disconnect(link, Disconnect::ServerError);
+    }
+    if let Some(centrifuge) = centrifuge(link) {
+        centrifuge.calls.held.hold(rest, left);
+    }
+}
+
+/// Holds the first frame longer.
+fn put_back<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, held: HeldFrame) {
+    if let Some(centrifuge) = centrifuge(link) {
+        centrifuge.calls.held.put_back(held);
+    }
 }
 
 /// The times of pings are those of the server's own.

@@ -146,9 +146,9 @@ impl CentrifugeSession {
         }
     }
 
-    /// Bytes of its forwarded fields, which are charged to the memory budget.
-    pub(super) fn forwarded_bytes(&self) -> usize {
-        self.forwarded.as_ref().map_or(0, Forwarded::held_bytes)
+    /// Bytes of its forwarded fields and of its commands that wait, which are charged to the memory budget.
+    pub(super) fn charged_bytes(&self) -> usize {
+        self.forwarded.as_ref().map_or(0, Forwarded::held_bytes) + self.calls.held.charged_bytes()
     }
 
     /// Bytes that it counts in the shard's [`KeptBytes`].

@@ -1,20 +1,27 @@
 //! The open requests of a session about which the application is asked.
 //!
 //! A request that is asked about does not hold up others, but publications stay in their order. A session with many open requests
-//! is not read.
+//! is not read, and what it has sent already waits.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use echoring_auth::{AppAnswer, Call};
 use echoring_topics::{Content, Position};
 
+use super::held_commands::{HeldCommands, HeldFrame};
 use crate::limits::CENTRIFUGE_APP_CALLS_MAX;
+use crate::quotas::IdentityUse;
 
 /// The open requests of a session.
 #[derive(Debug, Default)]
 pub(super) struct AppCalls {
     last: u32,
     open: VecDeque<OpenCall>,
+    /// Commands that wait until fewer requests are open.
+    pub(super) held: HeldCommands,
+    /// What the calls of the session's client count for.
+    pub(super) identity: Option<Arc<IdentityUse>>,
 }
 
 #[derive(Debug)]
@@ -58,9 +65,19 @@ impl AppCalls {
         self.last
     }
 
-    /// Whether so many are open that the session is not to be read.
+    /// Whether one more may be opened.
+    pub(super) fn have_room(&self) -> bool {
+        self.open.len() < CENTRIFUGE_APP_CALLS_MAX
+    }
+
+    /// The first commands that wait, if one more request may be opened.
+    pub(super) fn pop_held(&mut self) -> Option<HeldFrame> {
+        if self.have_room() { self.held.pop() } else { None }
+    }
+
+    /// Whether so many are open, or wait to be, that the session is not to be read.
     pub(super) fn are_many(&self) -> bool {
-        self.open.len() >= CENTRIFUGE_APP_CALLS_MAX
+        !self.have_room() || !self.held.is_empty()
     }
 
     /// Keeps an answer until it is taken.

@@ -167,7 +167,11 @@ impl Broadcast {
     fn resume_reading<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>) {
         let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
         if release_one(link.peer) && !stays {
-            let is_paused = matches!(link.peer, Peer::Handler(handler) if handler.is_paused);
+            let is_paused = match link.peer {
+                Peer::Handler(handler) => handler.is_paused,
+                Peer::Session(session) => session.centrifuge().is_some_and(|own| own.calls.are_many()),
+                _ => false,
+            };
             link.set_backpressured(is_paused);
         }
     }

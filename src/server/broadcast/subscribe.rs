@@ -333,7 +333,7 @@ impl Broadcast {
         if let Some(centrifuge) = session.centrifuge() {
             self.sessions.alarms.remove(token, centrifuge);
             self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
-            resources.pool.discharge(centrifuge.forwarded_bytes());
+            resources.pool.discharge(centrifuge.charged_bytes());
         }
         for subscription in &session.subscriptions {
             self.leave(resources, token, subscription);
