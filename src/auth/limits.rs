@@ -52,6 +52,19 @@ pub const ARGON2_LANES_MAX: u32 = 16;
 /// Password checks that wait for the thread that makes them; at 20 ms each, a bit over a second. Further clients are
 /// answered 503.
 pub const PASSWORDS_WAITING_MAX: usize = 64;
+/// Checks of one address that wait, or whose failure is not answered yet: an eighth. Further clients of the address are answered 503.
+pub const PASSWORDS_PER_ADDRESS_MAX: usize = 8;
+/// Checks of one name that wait: a quarter, and twice what one address may have, so that no address takes all. Further ones are
+/// answered 503.
+pub const PASSWORDS_PER_NAME_MAX: usize = 16;
+/// Time after which the first wrong password of an address or a name is answered; it doubles with each further one.
+pub const PASSWORD_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Maximum of this time: below the handshake timeout of 5 s, with time for the checks in front.
+pub const PASSWORD_DELAY_MAX: Duration = Duration::from_secs(3);
+/// Time without a failure after which those of an address or a name are forgotten.
+pub const PASSWORD_FAILURES_FORGOTTEN: Duration = Duration::from_secs(60);
+/// Addresses and names whose failures are remembered: 200 KB.
+pub const PASSWORD_SOURCES_MAX: usize = 1_024;
 
 // ---- the hook ----
 
@@ -61,6 +74,8 @@ pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 pub const HOOK_REQUESTS_MAX: usize = 32;
 /// Decisions that wait for the hook, those in progress included. Further clients are answered 503.
 pub const HOOK_WAITING_MAX: usize = 1_024;
+/// Those of one address: a quarter. Further clients of the address are answered 503.
+pub const HOOK_WAITING_PER_ADDRESS_MAX: usize = HOOK_WAITING_MAX / 4;
 /// Maximum bytes of the hook's answer.
 pub const HOOK_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Default time that decisions of the hook and checked passwords are remembered.

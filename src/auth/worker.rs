@@ -5,6 +5,7 @@
 
 mod decide;
 mod refresh;
+mod shares;
 
 use std::io;
 use std::rc::Rc;

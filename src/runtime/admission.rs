@@ -163,6 +163,8 @@ pub enum Limit {
     TopicsPerConnection,
     /// Topics that exist and that an identity created.
     TopicsPerIdentity,
+    /// A wrong password.
+    Passwords,
     /// A trusted proxy sent no valid header of the PROXY protocol.
     ProxyHeader,
     /// Connections of the node.
@@ -192,6 +194,7 @@ impl Limit {
         Limit::SubscriptionsPerIdentity,
         Limit::TopicsPerConnection,
         Limit::TopicsPerIdentity,
+        Limit::Passwords,
         Limit::ProxyHeader,
         Limit::Connections,
         Limit::Topics,
@@ -215,6 +218,7 @@ impl Limit {
             Limit::SubscriptionsPerIdentity => "subscriptions_per_identity",
             Limit::TopicsPerConnection => "topics_per_connection",
             Limit::TopicsPerIdentity => "topics_per_identity",
+            Limit::Passwords => "passwords",
             Limit::ProxyHeader => "proxy_header",
             Limit::Connections => "connections",
             Limit::Topics => "topics",

@@ -75,6 +75,16 @@ pub(crate) enum Admission {
     Refused(Refusal),
 }
 
+/// What was decided about a request that has waited.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) head: OwnedHead,
+    /// Why it is refused, if it is.
+    pub(crate) refusal: Option<Refusal>,
+    /// Its password may have been a guess.
+    pub(crate) is_wrong_password: bool,
+}
+
 /// The gate of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -221,17 +231,19 @@ impl Gate {
         }
     }
 
-    /// A decision arrived. Returns the request, unless its connection has ended, and the refusal, if it is refused.
+    /// A decision arrived. Returns what was decided, unless the connection has ended.
     pub(crate) fn decided(
         &mut self,
         token: Token,
         decision: Decision,
         pool: &mut Pool,
         now: Nanos,
-    ) -> Option<(OwnedHead, Option<Refusal>)> {
-        let head = self.pending.take(token)?;
+    ) -> Option<Decided> {
+        let (head, has_password) = self.pending.take(token)?;
+        let is_wrong_password = has_password && decision == Err(Denied::Invalid);
         let let_in = self.as_of_now(decision).and_then(|client| self.let_in(token, &client, pool, now));
-        Some((head, let_in.err().map(|denied| self.refuse(denied))))
+        let refusal = let_in.err().map(|denied| self.refuse(denied));
+        Some(Decided { head, refusal, is_wrong_password })
     }
 
     /// A decision, which other settings may have made, as far as the present ones agree.

@@ -19,7 +19,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from harness import BINARY, PATIENCE_S, Server
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -277,6 +277,46 @@ class Passwords(WithFiles):
             self.assertEqual(status(server, headers=basic(name, "correct horse")), 101)
             self.assertEqual(status(server, headers=basic(name, "wrong")), 401)
         self.assertEqual(status(server, headers=basic("nobody", "correct horse")), 401)
+
+    def test_who_guesses_keeps_out_nobody_else_and_is_banned(self):
+        # A check takes so long that those who guess would fill the queue.
+        hasher = argon2.PasswordHasher(time_cost=1, memory_cost=16 * 1024, parallelism=1)
+        names = [f"user{number}" for number in range(6)]
+        users = "".join(f'[[users]]\nname = "{name}"\npassword = "{hasher.hash(name)}"\n' for name in names)
+        server = self.server(f"--auth-basic={self.file('users.toml', users)}", "--ban-after=30", "--trusted-proxy=127.0.0.1")
+        basic = lambda name, password, address: {
+            "Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode(),
+            "X-Forwarded-For": address,
+        }
+        guesses, done = [], threading.Event()
+
+        def guess():
+            while not done.is_set():
+                try:
+                    guesses.append(status(server, headers=basic(names[0], "wrong", "192.0.2.1")))
+                except (ConnectionError, TimeoutError, EOFError, InvalidMessage):
+                    guesses.append(0)
+                if guesses[-1] == 503:
+                    done.wait(0.2)
+
+        guessers = [threading.Thread(target=guess) for _ in range(80)]
+        for guesser in guessers:
+            guesser.start()
+        try:
+            while 503 not in guesses:
+                done.wait(0.01)
+            for number, name in enumerate(names):
+                self.assertEqual(status(server, headers=basic(name, name, f"192.0.2.{2 + number}")), 101)
+            while 429 not in guesses:
+                done.wait(0.01)
+        finally:
+            done.set()
+            for guesser in guessers:
+                guesser.join()
+        self.assertLessEqual(set(guesses), {0, 401, 429, 503})
+        figures = json.loads(server.get("/limits")[2])
+        self.assertGreaterEqual(figures["limited"]["passwords"], 30)
+        self.assertEqual(figures["bans"], 1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! Decides questions about passwords, and those for the hook.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::shares::{Shares, Source};
 use super::unix_now;
 use crate::authenticator::{Decision, Denied, Question, Shared, has_expired};
 use crate::basic::Users;
@@ -18,7 +20,8 @@ use crate::http_client::HttpClient;
 use crate::jwt;
 use crate::limits::{
     CACHE_ENTRIES_MAX, CACHE_IDENTITIES_BYTES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX,
-    HOOK_WAITING_MAX, PASSWORDS_WAITING_MAX,
+    HOOK_WAITING_MAX, HOOK_WAITING_PER_ADDRESS_MAX, PASSWORDS_PER_ADDRESS_MAX, PASSWORDS_PER_NAME_MAX,
+    PASSWORDS_WAITING_MAX,
 };
 use crate::secret::{Digest, DigestKey};
 
@@ -28,7 +31,9 @@ pub(super) struct Decider {
     digests: DigestKey,
     cache: RefCell<Cache<Decision>>,
     passwords: Queue,
+    password_shares: Shares,
     hook: Option<(HttpClient, Queue)>,
+    hook_shares: Shares,
 }
 
 /// A bound on what waits, and on what runs at the same time.
@@ -70,7 +75,9 @@ impl Decider {
                 CACHE_IDENTITIES_BYTES_MAX,
             )),
             passwords: Queue::new(PASSWORDS_WAITING_MAX, 1),
+            password_shares: Shares::default(),
             hook,
+            hook_shares: Shares::default(),
             shared,
         })
     }
@@ -97,9 +104,9 @@ impl Decider {
             (Credentials::Password { user, password }, Some(users))
                 if users.has(user) || self.hook.is_none() =>
             {
-                let check = check_password(Arc::clone(users), user.clone(), password.clone());
                 // A wrong password is checked again each time: remembering it would help who guesses.
-                Ok(self.passwords.run(check).await?)
+                let check = check_password(Arc::clone(users), user.clone(), password.clone());
+                Ok(self.answer_password(question.address, user, check).await?)
             }
             _ => self.ask_hook(question).await,
         };
@@ -111,9 +118,35 @@ impl Decider {
         decision
     }
 
+    /// Checks a password in turn. A wrong one is answered late.
+    async fn answer_password(
+        &self,
+        address: Option<SocketAddr>,
+        user: &str,
+        check: impl Future<Output = Decision>,
+    ) -> Decision {
+        let take = |source, most| self.password_shares.take(source, most).ok_or(Denied::Busy);
+        let source = address.map(|address| Source::of(address.ip()));
+        let of_address = source.map(|source| take(source, PASSWORDS_PER_ADDRESS_MAX)).transpose()?;
+        let of_name = take(Source::Name(user.into()), PASSWORDS_PER_NAME_MAX)?;
+        let decision = self.passwords.run(check).await;
+        if decision == Err(Denied::Invalid) {
+            let now = Instant::now();
+            let delay = [of_address.as_ref(), Some(&of_name)].into_iter().flatten();
+            let delay = delay.map(|place| self.password_shares.fail(place, now)).max();
+            // Who guesses keeps out only others at the same address.
+            drop(of_name);
+            tokio::time::sleep(delay.unwrap_or_default()).await;
+        }
+        decision
+    }
+
     async fn ask_hook(&self, question: &Question) -> Decision {
         let Some((client, queue)) = &self.hook else { return Err(Denied::Invalid) };
         let Question { credentials, head, subject, address, .. } = question;
+        let source = address.map(|address| Source::of(address.ip()));
+        let take = |source| self.hook_shares.take(source, HOOK_WAITING_PER_ADDRESS_MAX).ok_or(Denied::Busy);
+        let _of_address = source.map(take).transpose()?;
         let body = hook::body(head.as_ref(), credentials, *address, subject.as_deref());
         queue.run(self.post_to_hook(client, body)).await
     }

@@ -184,6 +184,11 @@ impl AuthArgs {
         tokens.into_iter().chain(jwt_keys).chain(jwks).chain(basic).collect()
     }
 
+    /// Whether clients may present passwords.
+    pub(super) fn checks_passwords(&self) -> bool {
+        self.auth_basic.is_some() || self.auth_hook.is_some()
+    }
+
     /// Reads all files; `None` without a method. `asks_certificates` says that TLS verifies certificates of clients.
     ///
     /// # Errors

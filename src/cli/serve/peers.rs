@@ -89,7 +89,7 @@ pub(super) struct PeerArgs {
 
     /// Ban an address that was over its limits this many times within --ban-window
     ///
-    /// Its connections are closed as soon as they are accepted. Pauses of --rate-action do not count.
+    /// Its connections are closed as soon as they are accepted. Wrong passwords count, pauses of --rate-action do not.
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
     ban_after: Option<u32>,
 
@@ -151,11 +151,15 @@ enum Action {
 }
 
 impl PeerArgs {
-    /// The limits.
+    /// The limits of a server that may check passwords.
     ///
     /// # Errors
     /// [`Failure::Usage`] for options that have no effect: whoever set them expects protection.
-    pub(super) fn limits(&self, origins: &Origins) -> Result<Arc<PeerLimits>, Failure> {
+    pub(super) fn limits(
+        &self,
+        origins: &Origins,
+        checks_passwords: bool,
+    ) -> Result<Arc<PeerLimits>, Failure> {
         let (has_proxies, bans) = (!self.trusted_proxy.is_empty(), self.ban_after.is_some());
         let has_rate = self.message_rate.is_some() || self.byte_rate.is_some();
         let is_changed = |time: Duration, default: Nanos| time.as_nanos() != u128::from(default);
@@ -182,9 +186,10 @@ impl PeerArgs {
         let AddressLimits { connections_max, handshakes, .. } = limits.addresses;
         let closes =
             (!limits.traffic.is_none() && self.rate_action == Action::Close) || !limits.topics.is_none();
-        if self.ban_after.is_some() && connections_max.is_none() && handshakes.is_none() && !closes {
-            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, or a \
-                        rate whose --rate-action is close";
+        let has_limit = connections_max.is_some() || handshakes.is_some() || closes || checks_passwords;
+        if self.ban_after.is_some() && !has_limit {
+            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, \
+                        --rate-action close with a rate, --auth-basic or --auth-hook";
             return Err(origins.wrong("--ban-after", line));
         }
         Ok(Arc::new(limits))
@@ -308,6 +313,11 @@ mod tests {
         ] {
             assert!(matches!(settings("", flags), Err(Failure::Usage(_))), "{flags:?} were taken");
         }
-        assert!(settings("", &["--ban-after=3", "--message-rate=5", "--rate-action=close"]).is_ok());
+        for flags in [
+            &["--ban-after=3", "--message-rate=5", "--rate-action=close"][..],
+            &["--ban-after=3", "--auth-hook=http://127.0.0.1:1/"],
+        ] {
+            assert!(settings("", flags).is_ok(), "{flags:?} were refused");
+        }
     }
 }

@@ -150,7 +150,7 @@ impl Settings {
             topics: topics.rules(),
             auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
             app: args.hooks.load(&origins)?,
-            peers: args.peers.limits(&origins)?,
+            peers: args.peers.limits(&origins, args.auth.checks_passwords())?,
             tls: tls.as_ref().map(|tls| secured(tls, &args, &origins)).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };

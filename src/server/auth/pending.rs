@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use echoring_auth::{OwnedHead, Question};
+use echoring_auth::{Credentials, OwnedHead, Question};
 use echoring_runtime::driver::Token;
 
 use crate::limits::{AUTH_PENDING_BYTES_MAX, AUTH_PENDING_MAX};
@@ -17,6 +17,8 @@ pub(super) struct PendingRequests {
 #[derive(Debug)]
 struct PendingRequest {
     head: OwnedHead,
+    /// A password decides, which may be guessed.
+    has_password: bool,
     /// Until the peer's address is known.
     question: Option<Question>,
 }
@@ -29,7 +31,8 @@ impl PendingRequests {
             return false;
         }
         self.bytes += bytes;
-        self.requests.insert(token, PendingRequest { head, question: Some(question) });
+        let has_password = matches!(question.credentials, Credentials::Password { .. });
+        self.requests.insert(token, PendingRequest { head, has_password, question: Some(question) });
         true
     }
 
@@ -38,11 +41,11 @@ impl PendingRequests {
         self.requests.get_mut(&token)?.question.take()
     }
 
-    /// Removes a request.
-    pub(super) fn take(&mut self, token: Token) -> Option<OwnedHead> {
+    /// Removes a request. Also returns whether a password decides about it.
+    pub(super) fn take(&mut self, token: Token) -> Option<(OwnedHead, bool)> {
         let request = self.requests.remove(&token)?;
         self.bytes -= request.head.bytes();
-        Some(request.head)
+        Some((request.head, request.has_password))
     }
 
     pub(super) fn remove(&mut self, token: Token) {
@@ -54,7 +57,7 @@ impl PendingRequests {
 
 #[cfg(test)]
 mod tests {
-    use echoring_auth::{Credentials, Presented};
+    use echoring_auth::Presented;
     use echoring_proto::handshake::with_request;
 
     use super::*;

@@ -6,11 +6,12 @@ use echoring_auth::{Authenticator, Denied, Forwarded};
 use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{Admission, AppAnswered, AuthCommand, Due, refusal};
+use crate::auth::{Admission, AppAnswered, AuthCommand, Decided, Due, refusal};
 use crate::broadcast::sessions::end;
 use crate::peer::Peer;
 use crate::route::Route;
@@ -119,10 +120,13 @@ impl Service {
         match command {
             AuthCommand::Decided(token, decision) => {
                 let now = cx.now();
-                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.pool(), now) {
-                    // A head that was parsed once is parsed again.
-                    let _ = head.with(|request| self.resume(cx, token, request, refusal));
+                let Some(decided) = self.gate.decided(token, decision, cx.pool(), now) else { return };
+                let Decided { head, refusal, is_wrong_password } = decided;
+                if is_wrong_password {
+                    cx.note_excess(token, Limit::Passwords, true);
                 }
+                // A head that was parsed once is parsed again.
+                let _ = head.with(|request| self.resume(cx, token, request, refusal));
             }
             AuthCommand::Refreshed { token, id, decision } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
