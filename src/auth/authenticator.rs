@@ -374,7 +374,7 @@ pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
 }
 
 impl Shared {
-    fn load(settings: &Settings) -> Result<Shared, LoadError> {
+    pub(crate) fn load(settings: &Settings) -> Result<Shared, LoadError> {
         let hook = settings.hook.as_ref().map(|hook| Endpoint::parse("auth_hook", &hook.url)).transpose()?;
         Ok(Shared {
             tokens: settings.tokens.as_deref().map(StaticTokens::read).transpose()?,

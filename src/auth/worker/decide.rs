@@ -100,10 +100,8 @@ impl Decider {
     }
 
     async fn decide_anew(&self, question: &Question, key: Digest) -> Decision {
-        let decision = match (&question.credentials, &self.shared.users) {
-            (Credentials::Password { user, password }, Some(users))
-                if users.has(user) || self.hook.is_none() =>
-            {
+        let decision = match (&question.credentials, self.users_for(&question.credentials)) {
+            (Credentials::Password { user, password }, Some(users)) => {
                 // A wrong password is checked again each time: remembering it would help who guesses.
                 let check = check_password(Arc::clone(users), user.clone(), password.clone());
                 Ok(self.answer_password(question.address, user, check).await?)
@@ -168,19 +166,33 @@ impl Decider {
         Err(Denied::Unavailable)
     }
 
-    /// Decisions are the same for the same credentials on the same host and path.
+    /// Decisions are the same for the same question: the file of users looks at the credentials only, the hook is told the rest.
     fn cache_key(&self, question: &Question) -> Digest {
         let (kind, name, secret): (&[u8], &[u8], &[u8]) = match &question.credentials {
             Credentials::Token(token) => (b"token", b"", token.as_bytes()),
             Credentials::Password { user, password } => (b"password", user.as_bytes(), password),
         };
-        let subject = question.subject.as_deref().unwrap_or_default();
-        let place = question
-            .head
-            .as_ref()
-            .and_then(|head| head.with(|request| (request.host.to_owned(), request.path.to_owned())).ok());
-        let (host, path) = place.unwrap_or_default();
-        self.digests.digest(&[kind, name, secret, host.as_bytes(), path.as_bytes(), subject.as_bytes()])
+        let mut parts = vec![kind, name, secret];
+        if self.users_for(&question.credentials).is_some() {
+            return self.digests.digest(&parts);
+        }
+        // Each connection has a port of its own.
+        let address = question.address.map(|address| address.ip().to_string()).unwrap_or_default();
+        parts.extend([address.as_bytes(), question.subject.as_deref().unwrap_or_default().as_bytes()]);
+        if let Some(head) = &question.head {
+            parts.extend([head.method.as_bytes(), head.target.as_bytes()]);
+            // A nonce of each handshake says nothing about the client.
+            let fields =
+                head.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("sec-websocket-key"));
+            parts.extend(fields.flat_map(|(name, value)| [name.as_bytes(), &**value]));
+        }
+        self.digests.digest(&parts)
+    }
+
+    /// The users, if their file decides about these credentials and not the hook.
+    fn users_for(&self, credentials: &Credentials<'_>) -> Option<&Arc<Users>> {
+        let Credentials::Password { user, .. } = credentials else { return None };
+        self.shared.users.as_ref().filter(|users| users.has(user) || self.hook.is_none())
     }
 }
 
@@ -195,5 +207,46 @@ async fn check_password(users: Arc<Users>, user: String, password: Vec<u8>) -> D
         Ok(Some(known)) => Ok(known),
         Ok(None) => Err(Denied::Invalid),
         Err(_) => Err(Denied::Unavailable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_proto::handshake::with_request;
+
+    use super::*;
+    use crate::credentials::Presented;
+    use crate::head::OwnedHead;
+    use crate::settings::{Hook, Settings};
+
+    fn question(head: &str, address: &str) -> Question {
+        let text = format!("{head}\r\n\r\n");
+        let head = with_request(text.as_bytes(), |request, _| OwnedHead::of(request)).expect("valid");
+        let token = Presented::Credentials(Credentials::Token("t".into()));
+        Question {
+            head: Some(head.expect("complete")),
+            address: Some(address.parse().expect("an address")),
+            ..Question::new(token, |_| {}).expect("credentials")
+        }
+    }
+
+    #[test]
+    fn what_the_hook_is_told_is_part_of_what_its_decision_is_remembered_for() {
+        let hook = Some(Hook::new("http://127.0.0.1:1/"));
+        let shared = Shared::load(&Settings { hook, ..Settings::default() }).expect("a URL");
+        let decider = Decider::new(Arc::new(shared)).expect("randomness");
+        let key = |head: &str, address| decider.cache_key(&question(head, address));
+        let head = "GET /a?tenant=a HTTP/1.1\r\nHost: h\r\nX-Tenant: a\r\nSec-WebSocket-Key: a";
+        let known = key(head, "192.0.2.1:7");
+        assert!(known == key(&head.replace("-Key: a", "-Key: b"), "192.0.2.1:8"), "the same client again");
+        for (from, to) in [
+            ("a?tenant=a", "a?tenant=b"),
+            ("X-Tenant: a", "X-Tenant: b"),
+            ("Host: h", "Host: i"),
+            ("/a?", "/b?"),
+        ] {
+            assert!(known != key(&head.replace(from, to), "192.0.2.1:7"), "{to}");
+        }
+        assert!(known != key(head, "192.0.2.2:7"));
     }
 }
