@@ -51,7 +51,7 @@ pub use rows::{RowOrder, Rows};
 pub use schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use schedule::{Arrivals, BURST_MAX, Cursor, Schedule};
 pub use segment::{SEGMENTS_MAX, Segment};
-pub use target::{Embedded, Endpoint, Refused, StartServer, Target};
+pub use target::{Embedded, Endpoint, Refused, StartServer, Target, WEIGHT_MAX};
 pub use template::{Template, expand_variables};
 pub use units::{bytes, count, duration, message};
 pub use workload::{

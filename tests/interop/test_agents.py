@@ -265,6 +265,11 @@ class Agents(AgentsTest):
                 _, stderr = self.bench(url, *flags, code=2)
                 self.assertIn(line, stderr)
 
+    def test_an_agent_opens_only_what_it_allows(self):
+        for flag, what in (("--unix-socket=/nonexistent", "unix-sockets"), ("--proxy=http://127.0.0.1:1", "proxies")):
+            _, said = self.bench(self.server.url(""), flag, code=3)
+            self.assertIn(f"--allow {what}", said)
+
     def test_an_agent_ends_after_one_coordinator(self):
         once = Agent(self.nats, "once", "--once", "--nats-prefix", "apart")
         self.addCleanup(once.close)

@@ -9,7 +9,7 @@ use super::headings::CONNECTIONS;
 use super::parsers::{Resolve, expanded};
 use super::usage::usage;
 use crate::Failure;
-use echoring_load::{ConnectOptions, RowOrder, Rows, Template};
+use echoring_load::{ConnectOptions, RowOrder, Rows, Template, WEIGHT_MAX};
 use echoring_proto::handshake::{BadField, check_field, is_subprotocol};
 
 #[derive(Debug, clap::Args)]
@@ -130,7 +130,6 @@ impl Args {
 
     /// The weights of so many URLs.
     pub(super) fn weights(&self, urls: usize) -> Result<Vec<u32>, Failure> {
-        const WEIGHT_MAX: u32 = 1_000;
         let Some(list) = &self.weights else { return Ok(vec![1; urls]) };
         let weights: Option<Vec<u32>> = list
             .split(',')

@@ -18,7 +18,7 @@ use crate::measure::live::{LiveResults, LiveThreads};
 use crate::measure::meter::{Meter, ServerSamples};
 use crate::measure::tally::Tally;
 use crate::plan::Resources;
-use crate::plan::target::{Endpoint, Refused, Target};
+use crate::plan::target::{Endpoint, Refused, Target, WEIGHT_MAX};
 use crate::plan::workload::Workload;
 use crate::record::segment::SegmentResult;
 use crate::record::{describe, failures};
@@ -38,8 +38,15 @@ impl TargetSession {
     /// Prepares a target; an embedded server is started.
     ///
     /// # Errors
-    /// If the embedded server cannot be started.
+    /// If there is no URL, or one without a share of the connections, or if the embedded server cannot be started.
     pub fn open(target: Target, resources: Resources) -> Result<TargetSession, Refused> {
+        let is_weight = |endpoint: &Endpoint| (1..=WEIGHT_MAX).contains(&endpoint.weight);
+        if let Target::Urls(endpoints) = &target
+            && (endpoints.is_empty() || !endpoints.iter().all(is_weight))
+        {
+            let line = format!("expected one URL or more, each with a weight from 1 to {WEIGHT_MAX}");
+            return Err(Refused(line));
+        }
         let before = host::thread_ids(std::process::id()).unwrap_or_default();
         let (target, stop) = match target {
             Target::Urls(endpoints) => (TargetAddress { endpoints: endpoints.into(), embedded: false }, None),
@@ -305,4 +312,25 @@ fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {
     let hint =
         failures::hint(&tally.connections.errors).unwrap_or("start the server there, or check the URL");
     Refused(format!("no connection to {} could be opened ({causes}): {hint}", target.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_a_url_or_with_a_url_without_a_share_is_refused() {
+        let endpoint = |weight| Endpoint {
+            text: "ws://127.0.0.1:1".to_owned(),
+            route: std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into(),
+            authority: "127.0.0.1:1".to_owned(),
+            path: None,
+            authorization: None,
+            weight,
+        };
+        for urls in [vec![], vec![endpoint(0)], vec![endpoint(1), endpoint(0)], vec![endpoint(u32::MAX)]] {
+            let opened = TargetSession::open(Target::Urls(urls), Resources::default());
+            assert!(opened.err().is_some_and(|refused| refused.0.contains("a weight from 1 to 1000")));
+        }
+    }
 }

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use super::template::Template;
 use echoring_runtime::shard::Route;
 
+/// Maximum share of a URL: the turns of all URLs are listed.
+pub const WEIGHT_MAX: u32 = 1_000;
+
 /// The server to measure.
 pub enum Target {
     /// Servers that are already running; at least one.
@@ -27,7 +30,7 @@ pub struct Endpoint {
     pub path: Option<Template>,
     /// Value of an `Authorization` field: the user name and password of the URL.
     pub authorization: Option<String>,
-    /// Its share of the connections, at least 1.
+    /// Its share of the connections, from 1 to [`WEIGHT_MAX`].
     pub weight: u32,
 }
 

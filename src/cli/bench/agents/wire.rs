@@ -58,6 +58,46 @@ pub(super) struct Assignment {
     pub(super) lookup: Lookup,
 }
 
+/// What coordinators may name of an agent's machine only where it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Allowed {
+    /// Files of certificates and keys: --ca-file, --tls-cert and --tls-key
+    Files,
+    /// Proxies: --proxy
+    Proxies,
+    /// Unix sockets: --unix-socket
+    UnixSockets,
+}
+
+impl Allowed {
+    fn name(self) -> &'static str {
+        match self {
+            Allowed::Files => "files",
+            Allowed::Proxies => "proxies",
+            Allowed::UnixSockets => "unix-sockets",
+        }
+    }
+}
+
+impl Assignment {
+    /// Checks that an agent opens nothing of its machine for this share besides what it allows.
+    pub(super) fn check(&self, allowed: &[Allowed]) -> Result<(), String> {
+        let Lookup { ca_file, identity, proxy, unix_socket, .. } = &self.lookup;
+        let named = [
+            (Allowed::Files, ca_file.is_some() || identity.is_some()),
+            (Allowed::Proxies, proxy.is_some()),
+            (Allowed::UnixSockets, unix_socket.is_some()),
+        ];
+        match named.into_iter().find(|(what, is_named)| *is_named && !allowed.contains(what)) {
+            Some((what, _)) => {
+                let what = what.name();
+                Err(format!("it opens no {what} that others name; start it with --allow {what}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// A message to a coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ToCoordinator {
@@ -123,4 +163,31 @@ pub(super) fn coordinator_subject(prefix: &str, coordinator: Id) -> String {
 /// A message as bytes.
 pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).expect("keys are names or numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn an_agent_opens_nothing_of_its_machine_that_it_does_not_allow() {
+        let path = PathBuf::from("/etc/shadow");
+        let none = Lookup::default;
+        for (lookup, what) in [
+            (Lookup { ca_file: Some(path.clone()), ..none() }, Allowed::Files),
+            (Lookup { identity: Some((path.clone(), path.clone())), ..none() }, Allowed::Files),
+            (Lookup { proxy: Some("http://192.0.2.1".to_owned()), ..none() }, Allowed::Proxies),
+            (Lookup { proxy: Some("env".to_owned()), ..none() }, Allowed::Proxies),
+            (Lookup { unix_socket: Some(path.clone()), ..none() }, Allowed::UnixSockets),
+        ] {
+            let (segment, load) = (Segment::WHOLE, Workload::default());
+            let assignment = Assignment { segment, load, urls: Vec::new(), lookup };
+            let others = [Allowed::Files, Allowed::Proxies, Allowed::UnixSockets];
+            let others: Vec<_> = others.into_iter().filter(|other| *other != what).collect();
+            let refused = assignment.check(&others).expect_err("not allowed");
+            assert!(refused.ends_with(&format!("--allow {}", what.name())), "{refused}");
+            assert_eq!(assignment.check(&[what]), Ok(()));
+        }
+    }
 }

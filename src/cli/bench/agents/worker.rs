@@ -18,8 +18,8 @@ use super::coordinator::VERSION;
 use super::nats;
 use super::run_thread::RunThread;
 use super::wire::{
-    AgentProgress, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject, coordinator_subject,
-    encode, find_subject,
+    AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
+    coordinator_subject, encode, find_subject,
 };
 use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
@@ -67,6 +67,10 @@ pub struct AgentArgs {
     /// I/O driver
     #[arg(long, value_enum, default_value_t = Driver::Auto)]
     driver: Driver,
+
+    /// Let coordinators name such things of this machine; repeatable
+    #[arg(long, value_enum, value_name = "WHAT")]
+    allow: Vec<Allowed>,
 
     /// Local addresses of the connections, used in turn, such as 10.0.0.1,10.0.0.2 or 127.0.0.1-8
     #[arg(long, value_name = "LIST", value_parser = Sources::from_str)]
@@ -118,6 +122,7 @@ fn locked(clock: &Mutex<ClockComparison>) -> MutexGuard<'_, ClockComparison> {
 struct Agent {
     id: Id,
     name: String,
+    allowed: Vec<Allowed>,
     prefix: String,
     link: ExchangeSender,
     resources: Resources,
@@ -159,7 +164,8 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let link = exchange(options, format!("echoring agent {name}"), subjects, monotonic_now, deliver)
         .map_err(|error| Failure::Environment(error.to_string()))?;
     logging::print_last(&format!("agent {name} waits at {servers}"));
-    let agent = Agent { id, name, prefix, link, resources, to_self, running: None };
+    let allowed = arguments.allow;
+    let agent = Agent { id, name, allowed, prefix, link, resources, to_self, running: None };
     Ok(agent.serve(&heard, &ended, arguments.once))
 }
 
@@ -245,6 +251,9 @@ impl Agent {
     fn open(&mut self, coordinator: Id, run: u64, assignment: Assignment) {
         if self.running.is_some() {
             let why = "it takes part in another run".to_owned();
+            return self.send(coordinator, run, Report::Refused { why });
+        }
+        if let Err(why) = assignment.check(&self.allowed) {
             return self.send(coordinator, run, Report::Refused { why });
         }
         let (coordination, stop) = (Arc::new(Coordination::default()), Arc::new(AtomicBool::new(false)));
