@@ -323,7 +323,13 @@ fn wait_for_successor(server: &Server, control: Option<control::Handle>, offerin
         handover::Event::Broken(reason) => handle.fail(reason),
     };
     if let Err(error) = server.wait_for_successor(offering, on) {
-        tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another process has this name, so give this server a --takeover-socket"
+            }
+            _ => "",
+        };
+        tracing::warn!(%error, "--takeover by another server will not work{hint}; stop this one instead");
     }
 }
 

@@ -147,6 +147,15 @@ class Environment(unittest.TestCase):
             line = self.refused("--listen", f"127.0.0.1:{other.port}")
             self.assertIn("--takeover", line)
 
+    def test_a_name_for_takeovers_that_another_process_has(self):
+        with socket.socket() as own:
+            own.bind(("127.0.0.1", 0))
+            port = own.getsockname()[1]
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(f"\0echoring/takeover/127.0.0.1:{port}")
+            with Server(listen=f"127.0.0.1:{port}") as server:
+                server.wait_for_log("--takeover by another server will not work; another process .* --takeover-socket")
+
     def test_the_admin_port_in_use(self):
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
