@@ -19,6 +19,8 @@ pub struct ServerSubscription {
     pub channel: Box<str>,
     /// Data for the client.
     pub data: Option<AppData>,
+    /// When it expires, in seconds since 1970; `None` if it does not. Credentials and the connect hook set none.
+    pub expire_at: Option<u64>,
 }
 
 // The data are the application's.
@@ -61,7 +63,11 @@ impl Listed<'_> {
         }
         let is_named = |channel: &String| (1..=TOPIC_BYTES_MAX).contains(&channel.len());
         let is_fit = all.len() <= SERVER_SUBSCRIPTIONS_MAX && all.keys().all(is_named);
-        let one = |(channel, data): (String, _)| ServerSubscription { channel: channel.into(), data };
+        let one = |(channel, data): (String, _)| ServerSubscription {
+            channel: channel.into(),
+            data,
+            expire_at: None,
+        };
         is_fit.then(|| ServerSubscriptions(all.into_iter().map(one).collect()))
     }
 }
@@ -125,7 +131,8 @@ mod tests {
     fn what_they_hold_is_counted() {
         let held = |data: usize| {
             let data = Some(AppData::Json(vec![b'1'; data]));
-            ServerSubscriptions(Box::new([ServerSubscription { channel: "a".into(), data }])).held_bytes()
+            let one = ServerSubscription { channel: "a".into(), data, expire_at: None };
+            ServerSubscriptions(Box::new([one])).held_bytes()
         };
         assert!(held(1_000) >= held(1) + 984);
         assert_eq!(ServerSubscriptions::default().held_bytes(), 0);

@@ -7,6 +7,7 @@ import os
 import queue
 import tempfile
 import threading
+import time
 import unittest
 
 import test_centrifuge as sdk
@@ -107,6 +108,8 @@ class Application(Service):
             case "slow":
                 self.slow_may_go_on.wait(PATIENCE_S)
                 return 200, {"result": {}}
+            case "brief":
+                return 200, {"result": {"expire_at": int(time.time()) + 3}}
             case "changed":
                 return 200, {"result": {"data": {"by": "the application"}}}
             case _:
@@ -185,6 +188,15 @@ class Sdk(sdk.SdkTests):
         self.assertEqual(client.next("unsubscribed", channel="asked.refused")["code"], 1000)
         client.start("subscribe", channel="asked.later")
         self.assertEqual(client.next("subscription error", channel="asked.later")["code"], 1001)
+
+    def test_a_subscription_that_is_allowed_until_a_time_is_asked_about_again(self):
+        client = self.connected()
+        client.subscribe("asked.brief")
+        self.assertEqual(client.next("subscribing", channel="asked.brief", code=2501)["reason"], "subscription expired")
+        client.next("subscribed", channel="asked.brief")
+        client.publish("asked.brief", "still here")
+        self.assertEqual(client.publications("asked.brief", 1)[0][1], "still here")
+        self.assertNotIn("unsubscribed", client.kinds())
 
 
 class WithSend:

@@ -45,6 +45,9 @@ def token(user="alice", **claims):
 class Application(Service):
     """Answers the connect hook by the data of the client."""
 
+    # Of clients without data.
+    lifetime_s = None
+
     def answer(self, path, body):
         match body.get("data"):
             case {"error": code}:
@@ -57,7 +60,8 @@ class Application(Service):
                 return 200, {"result": {"channels": ["news"]}}
             case {"result": result}:
                 return 200, {"result": result}
-        return 200, {"result": {"user": "carol", "data": {"hello": "carol"}, "channels": ["news", "sports"]}}
+        until = {"expire_at": int(time.time()) + self.lifetime_s} if self.lifetime_s else {}
+        return 200, {"result": {"user": "carol", "data": {"hello": "carol"}, "channels": ["news", "sports"], **until}}
 
 
 def setUpModule():
@@ -167,6 +171,26 @@ class Sdk(sdk.SdkTests):
         self.assertNotIn("server subscribed", clients[0].kinds() + clients[1].kinds() + other.kinds())
         self.assertNotIn("server publication", clients[0].kinds() + other.kinds())
 
+    def test_the_back_end_subscribes_a_user_until_a_time(self):
+        user = f"user {self.id()}"
+        client = self.client(tokens=[token(user)])
+        client.next("connected")
+        name = f"closed.{self.id()}"
+        until = int(time.time()) + 3
+        self.assertEqual(api(self.server, "subscribe", user=user, channel=name, expire_at=until), {})
+        client.next("server subscribed", channel=name)
+        client.next("server unsubscribed", channel=name)
+        self.assertGreaterEqual(time.time(), until)
+        self.assertNotIn("disconnected", client.kinds())
+        for parameters, code in (
+            ({"expire_at": int(time.time()) - 1}, 110),
+            ({"info": {"name": "Ann"}}, 108),
+            ({"b64info": "AA=="}, 108),
+        ):
+            error = api(self.server, "subscribe", user=user, channel=name, **parameters)
+            self.assertEqual(error.get("code"), code, parameters)
+        self.assertNotIn("server subscribed", client.kinds())
+
     def test_the_back_end_ends_a_subscription_of_a_client(self):
         user = f"user {self.id()}"
         client = self.client(tokens=[token(user, subscribe="*")])
@@ -188,6 +212,16 @@ class Sdk(sdk.SdkTests):
         # The client has the name that the application gave it.
         self.assertEqual(api(self.server, "disconnect", user="carol", client=connected["client"]), {})
         self.assertEqual(client.next("disconnected")["code"], 3503)
+
+
+    def test_a_client_that_is_let_in_until_a_time_returns_by_itself(self):
+        self.application.lifetime_s = 3
+        self.addCleanup(setattr, self.application, "lifetime_s", None)
+        client = self.client()
+        first = client.next("connected")["client"]
+        self.assertEqual(client.next("connecting", code=3005)["reason"], "connection expired")
+        self.assertNotEqual(client.next("connected")["client"], first)
+        self.assertNotIn("disconnected", client.kinds())
 
 
 globals().update(sdk.for_each_sdk(Sdk))
@@ -367,7 +401,8 @@ class Wire(unittest.TestCase):
 
     def test_the_application_says_when_a_connection_expires(self):
         session, reply = self.connect(data={"result": {"user": "erin", "expire_at": int(time.time()) + 3}})
-        self.assertTrue(reply["connect"]["expires"])
+        # There is no token to refresh.
+        self.assertEqual(reply["connect"].keys() & {"expires", "ttl"}, set())
         self.assertEqual(session.closed(), 3005)
 
     def test_a_token_is_checked_as_ever_where_there_is_a_hook(self):

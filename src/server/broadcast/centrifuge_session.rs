@@ -57,6 +57,8 @@ pub(super) enum Stage {
 pub(super) struct ConnectBacklog {
     /// The id of the command.
     pub(super) id: u32,
+    /// Whether the command has the token that says who the client is.
+    pub(super) has_token: bool,
     /// Positions from which the client wants to recover server-side subscriptions, by topic.
     pub(super) positions: Vec<(Box<str>, Position)>,
     /// The client is known and let in: the answer waits for its subscriptions only.
@@ -202,13 +204,14 @@ impl CentrifugeSession {
 }
 
 impl ConnectBacklog {
-    pub(super) fn new(id: u32, positions: Vec<(Box<str>, Position)>) -> ConnectBacklog {
+    pub(super) fn new(id: u32, has_token: bool, positions: Vec<(Box<str>, Position)>) -> ConnectBacklog {
         let position_bytes =
             |(name, _): &(Box<str>, Position)| name.len() + size_of::<(Box<str>, Position)>();
         let bytes = positions.iter().map(position_bytes).sum();
         let (frames, pages) = (Vec::new(), Vec::new());
         ConnectBacklog {
             id,
+            has_token,
             positions,
             is_admitted: false,
             data: None,
@@ -413,7 +416,7 @@ mod tests {
     fn what_sessions_keep_is_bounded_and_charged() {
         let (mut kept, mut pool) = (KeptBytes::default(), Pool::standalone());
         let frame = vec![0; 20_000];
-        let mut backlog = ConnectBacklog::new(1, Vec::new());
+        let mut backlog = ConnectBacklog::new(1, false, Vec::new());
         while backlog.has_room(frame_bytes(&frame)) {
             assert!(kept.add(frame_bytes(&frame), &mut pool));
             backlog.keep(&frame);

@@ -67,7 +67,7 @@ impl Broadcast {
         if !is_checked && !asks_app && !gate.admits_without_token(link.token) {
             return self.fail(link, encoding, id, ErrorCode::Unauthorized);
         }
-        let backlog = ConnectBacklog::new(id, positions);
+        let backlog = ConnectBacklog::new(id, is_checked, positions);
         if !self.sessions.kept.add(backlog.bytes(), link.pool()) {
             return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
         }
@@ -129,7 +129,7 @@ impl Broadcast {
             }
         };
         if is_adopted {
-            self.let_in(link, gate, &subscriptions, data);
+            self.let_in(link, gate, &subscriptions, data, AllowedBy::ConnectHook);
         }
     }
 
@@ -158,7 +158,7 @@ impl Broadcast {
     fn let_known_in<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, gate: &mut Gate) {
         let listed = gate.client(link.token).map(Identity::subscriptions);
         let subscriptions = listed.cloned().unwrap_or_default();
-        self.let_in(link, gate, &subscriptions, None);
+        self.let_in(link, gate, &subscriptions, None, AllowedBy::Credentials);
     }
 
     fn let_in<A: ServerApplication>(
@@ -167,12 +167,13 @@ impl Broadcast {
         gate: &mut Gate,
         subscriptions: &ServerSubscriptions,
         data: Option<AppData>,
+        allowed_by: AllowedBy,
     ) {
         for subscription in subscriptions.as_slice() {
             let Some(from) = backlog(link).map(|backlog| backlog.position(&subscription.channel)) else {
                 return;
             };
-            if let Err(code) = self.subscribe_for_server(link, gate, subscription, from, AllowedBy::Server) {
+            if let Err(code) = self.subscribe_for_server(link, gate, subscription, from, allowed_by) {
                 return self.fail_connect(link, code);
             }
         }
@@ -343,10 +344,12 @@ impl Broadcast {
             .zip(&publications)
             .map(|(begins, publications)| (&*begins.name, begins.result(publications)))
             .collect();
+        // A client without a token has none to refresh: told of an expiry, SDKs would give up.
+        let expires_in_s = gate.expires_in_s(token).filter(|_| backlog.has_token);
         let result = ConnectResult {
             client: &client,
             version: VERSION,
-            expires_in_s: gate.expires_in_s(token).map(refresh_in_s),
+            expires_in_s: expires_in_s.map(refresh_in_s),
             data: backlog.data.as_ref().map(app_payload),
             subscriptions: &subscriptions,
             ping_s: u32::try_from(times.interval.div_ceil(SECOND)).unwrap_or(u32::MAX),

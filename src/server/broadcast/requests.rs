@@ -328,9 +328,11 @@ impl Broadcast {
         let is_reset = recovered == Some(false) && !is_replayed;
         let now = link.now();
         let subscription = link.peer.session_mut().and_then(|session| session.find(topic));
-        let (expires_at, data) = subscription
-            .map(|subscription| (subscription.expires_at, subscription.data.take()))
+        let (expires_at, has_token, data) = subscription
+            .map(|own| (own.expires_at, own.allowed_by == AllowedBy::Token, own.data.take()))
             .unwrap_or_default();
+        // Without a token there is none to refresh.
+        let refresh_by = expires_at.filter(|_| has_token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -345,7 +347,7 @@ impl Broadcast {
             recoverable: granted.history,
             is_server_side: is_server_side(link, topic),
             deltas,
-            expires_in_s: expires_at.map(|at| at.saturating_sub(now) / SECOND),
+            expires_in_s: refresh_by.map(|at| at.saturating_sub(now) / SECOND),
             data: data.as_deref(),
             messages,
         };

@@ -33,7 +33,7 @@ impl Broadcast {
             || match allowed_by {
                 AllowedBy::Permission => false,
                 AllowedBy::Hook => permission() == Permission::Hook,
-                AllowedBy::Token | AllowedBy::Server => {
+                AllowedBy::Token | AllowedBy::Credentials | AllowedBy::ConnectHook => {
                     matches!(permission(), Permission::Claim | Permission::Hook)
                 }
                 AllowedBy::Operator | AllowedBy::Handler => true,
@@ -96,6 +96,7 @@ impl Broadcast {
                 let client = self.client_id(link);
                 self.sessions.send(link, &SessionEvent::Authenticated { id, client, subject, expires_in_s });
                 self.check_rights(link, gate.client(link.token));
+                self.renew_listed(link, gate);
             }
             Err(RefreshError::Denied(Denied::Busy | Denied::Unavailable)) => {
                 let error =

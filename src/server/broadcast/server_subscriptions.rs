@@ -4,7 +4,7 @@
 //! Their clients cannot subscribe again by themselves. Where another subscription would end so that its client returns to it, the
 //! connection ends, and its client recovers everything when it connects again.
 
-use echoring_auth::ServerSubscription;
+use echoring_auth::{Identity, ServerSubscription};
 use echoring_centrifuge::{Disconnect, ErrorCode};
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Refused, TopicId};
@@ -15,6 +15,7 @@ use super::centrifuge_events::code_of;
 use super::events::SessionEvent;
 use super::requests::WantedSubscription;
 use super::session::AllowedBy;
+use super::subscription_tokens::expires_at;
 use crate::auth::Gate;
 use crate::peer::ServerApplication;
 use crate::v1::ProtocolError;
@@ -33,7 +34,7 @@ impl Broadcast {
         from: Option<Position>,
         allowed_by: AllowedBy,
     ) -> Result<(), ErrorCode> {
-        let ServerSubscription { channel, data } = subscription;
+        let ServerSubscription { channel, data, expire_at } = subscription;
         if !is_topic_name(channel) {
             return Err(ErrorCode::BadRequest);
         }
@@ -41,9 +42,36 @@ impl Broadcast {
             from,
             allowed_by,
             data: data.clone().map(Box::new),
+            expires_at: expires_at(gate, link.now(), *expire_at)?,
             ..WantedSubscription::plain(None, channel)
         };
         self.try_subscribe(link, gate, wanted).map_err(|error| code_of(&error.into_error(None)))
+    }
+
+    /// A session has fresh credentials: the subscriptions that they list are made, and those that only the earlier ones have listed end.
+    pub(super) fn renew_listed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+    ) {
+        let listed = gate.client(link.token).map(Identity::subscriptions).cloned().unwrap_or_default();
+        let lists = |name: &str| listed.as_slice().iter().any(|one| *one.channel == *name);
+        let Some(session) = link.peer.session().filter(|session| session.is_connected()) else { return };
+        let credentials = session.subscriptions.iter().filter(|own| own.allowed_by == AllowedBy::Credentials);
+        let topics = credentials.map(|own| own.topic);
+        let gone: Vec<TopicId> = topics.filter(|topic| !lists(self.fan_out.name(*topic))).collect();
+        for topic in gone {
+            self.withdraw(link, topic, false);
+        }
+        for subscription in listed.as_slice() {
+            match self.subscribe_for_server(link, gate, subscription, None, AllowedBy::Credentials) {
+                Ok(()) | Err(ErrorCode::AlreadySubscribed) => {}
+                Err(code) => {
+                    let topic = &*subscription.channel;
+                    tracing::warn!(topic, reason = code.message(), "a client was not subscribed");
+                }
+            }
+        }
     }
 
     /// The back end subscribes the session of a connection, if it speaks Centrifuge's protocol. Returns whether the session

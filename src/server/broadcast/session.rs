@@ -89,8 +89,10 @@ pub(super) enum AllowedBy {
     Hook,
     /// Its token of the subscription allows it.
     Token,
-    /// The server makes it: the client's token or the connect hook lists it.
-    Server,
+    /// The server makes it: the client's credentials list it.
+    Credentials,
+    /// The server makes it: the answer of the connect hook lists it.
+    ConnectHook,
     /// The server makes it: an operator has asked for it.
     Operator,
     /// The connection's handler has made it.
@@ -100,7 +102,7 @@ pub(super) enum AllowedBy {
 impl AllowedBy {
     /// Whether the server makes the subscription, and its client has not asked for it.
     pub(super) fn is_server_side(self) -> bool {
-        matches!(self, AllowedBy::Server | AllowedBy::Operator)
+        matches!(self, AllowedBy::Credentials | AllowedBy::ConnectHook | AllowedBy::Operator)
     }
 }
 

@@ -135,6 +135,9 @@ struct SubscribeParameters<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     b64data: Option<String>,
+    expire_at: Option<u64>,
+    info: Option<IgnoredAny>,
+    b64info: Option<String>,
     recover_since: Option<IgnoredAny>,
     r#override: Option<BTreeMap<String, IgnoredAny>>,
 }
@@ -244,15 +247,29 @@ fn disconnect(parameters: DisconnectParameters) -> Call {
 }
 
 fn subscribe(parameters: SubscribeParameters<'_>) -> Call {
-    let SubscribeParameters { whose, channel: name, data, b64data, recover_since, r#override } = parameters;
+    let SubscribeParameters {
+        whose,
+        channel: name,
+        data,
+        b64data,
+        expire_at,
+        info,
+        b64info,
+        recover_since,
+        r#override,
+    } = parameters;
     if recover_since.is_some() {
         return Err(ApiError::new(ErrorCode::NotAvailable, "recover_since"));
+    }
+    if info.is_some() || b64info.is_some_and(|text| !text.is_empty()) {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "info"));
     }
     if r#override.is_some_and(|options| !options.is_empty()) {
         return Err(ApiError::new(ErrorCode::NotAvailable, "override: the settings of the topic decide"));
     }
     let data = AppData::read(data, b64data).map_err(|_| bad("b64data is not base64"))?;
-    let subscription = ServerSubscription { channel: channel(name)?.into(), data };
+    let expire_at = expire_at.filter(|at| *at > 0);
+    let subscription = ServerSubscription { channel: channel(name)?.into(), data, expire_at };
     Ok(Action::Change(whose.filter()?, ScanAction::Subscribe(subscription)))
 }
 
@@ -345,7 +362,10 @@ mod tests {
                 r#"{"user":"a","channel":"b","override":{"presence":{"value":true}}}"#.to_owned(),
                 108,
             ),
-            ("subscribe", r#"{"user":"a","channel":"b","data":{"x":[1]},"info":{}}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","data":{"x":[1]},"expire_at":0}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","info":null,"b64info":""}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","info":{"name":"Ann"}}"#.to_owned(), 108),
+            ("subscribe", r#"{"user":"a","channel":"b","b64info":"AA=="}"#.to_owned(), 108),
             ("unsubscribe", r#"{"user":"a"}"#.to_owned(), 107),
             ("unsubscribe", r#"{"user":"a","channel":"b","client":"7f"}"#.to_owned(), 0),
             ("refresh", "{}".to_owned(), 108),

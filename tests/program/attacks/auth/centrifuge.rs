@@ -102,3 +102,24 @@ fn a_session_that_refreshes_its_token_outlives_the_old_one() {
         assert_eq!(client.peer.close_frame(), Some(3500), "another client's");
     });
 }
+
+#[test]
+fn server_side_subscriptions_are_those_of_the_latest_token() {
+    with_jwt(&["--shards", "2"], |server| {
+        let mut client = Client::open(server);
+        let token =
+            |channels: [&str; 2]| jwt("alice", 600, json!({"channels": channels, "subscribe": "own"}));
+        let reply = client.ask(json!({"connect": {"token": token(["old", "kept"])}}));
+        assert_eq!(reply["connect"]["subs"].as_object().map(serde_json::Map::len), Some(2), "{reply}");
+        client.subscribe("own", json!({}));
+        client.ask(json!({"refresh": {"token": token(["kept", "new"])}}));
+        assert_eq!(client.push("old")["unsubscribe"]["code"], 2000);
+        assert!(client.push("new")["subscribe"].is_object());
+        for topic in ["old", "kept", "new", "own"] {
+            server.post(&format!("/topics/{topic}"), b"1").expect("an answer");
+        }
+        let mut heard = [0; 3].map(|_| client.event()["push"]["channel"].clone());
+        heard.sort_by_key(Value::to_string);
+        assert_eq!(heard, ["kept", "new", "own"]);
+    });
+}
