@@ -250,6 +250,18 @@ class Sdk(SdkTests):
     def start():
         return Server("--config", configuration)
 
+    def test_empty_data_are_published_where_there_are_bytes(self):
+        if not self.protobuf:
+            self.skipTest("a JSON value is not empty")
+        client = self.connected()
+        for channel, options in (("news.empty", {}), ("deltas.empty", {"delta": "fossil"})):
+            client.subscribe(channel, **options)
+            sent = [{"bytes": ""}, client.pack(state(1)), {"bytes": ""}, {"bytes": ""}, client.pack(state(2))]
+            for data in sent:
+                client.do("publish", channel=channel, data=data)
+            events = [client.next("publication", channel=channel) for _ in sent]
+            self.assertEqual([event["data"] for event in events], sent)
+
     def test_what_one_client_publishes_reaches_the_others_and_itself(self):
         one, other = self.connected(), self.connected()
         subscribed = one.subscribe("news")

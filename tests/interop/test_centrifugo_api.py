@@ -148,6 +148,8 @@ class Methods(ApiTest):
         for data, expected in ((b'{"a":1}', {"a": 1}), (b"hello", "hello"), (b"\xff\x00", "/wA=")):
             self.call("publish", channel="bytes", b64data=base64.b64encode(data).decode(), data="")
             self.assertEqual(subscriber.publication()["data"], expected)
+        self.call("publish", channel="bytes", b64data="")
+        self.assertEqual(subscriber.publication()["data"], "")
 
     def test_a_publication_with_an_idempotency_key_is_published_once(self):
         publish = {"channel": "orders", "data": {"buy": 3}, "idempotency_key": "5f0c"}

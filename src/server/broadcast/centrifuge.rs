@@ -411,13 +411,11 @@ pub(super) fn is_token(token: &str) -> bool {
     (1..=CREDENTIAL_BYTES_MAX).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The type of published data; `None` if it may not be published. Protobuf carries any bytes: those that are JSON are JSON
-/// for clients that speak JSON too.
+/// The type of published data; `None` if it may not be published. Protobuf carries any bytes, also none: those that are JSON are
+/// JSON for clients that speak JSON too. In JSON, no data are no value.
 pub(crate) fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
-    if data.is_empty() {
-        return None;
-    }
     let content = match encoding {
+        Encoding::Json if data.is_empty() => return None,
         Encoding::Json => Content::Json,
         Encoding::Protobuf if serde_json::from_slice::<IgnoredAny>(data).is_ok() => Content::Json,
         Encoding::Protobuf if simdutf8::basic::from_utf8(data).is_ok() => Content::Text,
@@ -437,7 +435,7 @@ mod tests {
             (&b"{\"a\":1}"[..], Some(Content::Json), Some(Content::Json)),
             (b"hello", Some(Content::Json), Some(Content::Text)),
             (b"\xff\x00", Some(Content::Json), Some(Content::Binary)),
-            (b"", None, None),
+            (b"", None, Some(Content::Text)),
             (deep.as_bytes(), None, None),
         ] {
             assert_eq!(content_of(Encoding::Json, data), json, "the codec has read it as JSON");

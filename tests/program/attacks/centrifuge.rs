@@ -167,6 +167,14 @@ fn protobuf_carries_the_same_session() {
         let publication = fields(&push[&4]);
         assert_eq!((&publication[&4][..], &publication[&6][..]), (&br#"{"from":"protobuf"}"#[..], &[1][..]));
         assert_eq!(json.push("a")["pub"], json!({"data": {"from": "protobuf"}, "offset": 1}));
+        // Protobuf has data without a byte.
+        send(&mut peer, &[[vec![0x08, 4], field(7, &channel)].concat()]);
+        let mut heard = [hear(&mut peer), hear(&mut peer)];
+        heard.sort_by_key(|fields| fields.contains_key(&4));
+        assert!(heard[0].contains_key(&8), "{heard:?}");
+        let publication = fields(&fields(&heard[1][&4])[&4]);
+        assert_eq!((publication.get(&4).map_or(0, Vec::len), &publication[&6][..]), (0, &[2][..]));
+        assert_eq!(json.push("a")["pub"], json!({"data": "", "offset": 2}));
         json.send(&json!({"id": 9, "publish": {"channel": "a", "data": [1, 2.5]}}));
         let push = fields(&hear(&mut peer)[&4]);
         assert_eq!(fields(&push[&4])[&4], b"[1,2.5]");

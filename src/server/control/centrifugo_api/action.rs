@@ -196,14 +196,15 @@ fn publication(parameters: PublishParameters<'_>) -> Result<OwnedPublication, Ap
     if version.is_some_and(|version| version != 0) {
         return unavailable("version");
     }
-    let (content, payload) = match (b64data.filter(|text| !text.is_empty()), data) {
-        (Some(text), _) => {
+    // An empty `b64data` counts only without `data`: client libraries send both.
+    let (content, payload) = match (b64data, data) {
+        (Some(text), data) if !text.is_empty() || data.is_none() => {
             let bytes = BASE64.decode(text).map_err(|_| bad("b64data is not base64"))?;
             let content = content_of(Encoding::Protobuf, &bytes);
-            (content.ok_or_else(|| bad("b64data is empty, or nested too deep"))?, bytes)
+            (content.ok_or_else(|| bad("b64data is nested too deep"))?, bytes)
         }
-        (None, Some(data)) => (Content::Json, data.get().as_bytes().to_vec()),
-        (None, None) => return Err(bad("data is missing")),
+        (_, Some(data)) => (Content::Json, data.get().as_bytes().to_vec()),
+        (_, None) => return Err(bad("data is missing")),
     };
     let idempotency_key = idempotency_key.unwrap_or_default();
     if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX || idempotency_key.chars().any(char::is_control) {
@@ -326,6 +327,8 @@ mod tests {
             (r#""data":null"#, Content::Json, b"null"),
             (r#""data":"","b64data":"eyJhIjoxfQ==""#, Content::Json, b"{\"a\":1}"),
             (r#""b64data":"aGVsbG8=""#, Content::Text, b"hello"),
+            (r#""b64data":"""#, Content::Text, b""),
+            (r#""b64data":"","data":"""#, Content::Json, b"\"\""),
             (r#""b64data":"/w==","tags":{},"skip_history":false"#, Content::Binary, b"\xff"),
         ] {
             let body = format!(r#"{{"channel":"a",{data},"other":[]}}"#);
