@@ -188,5 +188,63 @@ class Wire(unittest.TestCase):
                 self.assertEqual(reply["error"]["code"], 108)
 
 
+class ComingFromCentrifugo(unittest.TestCase):
+    """The configuration of the guide is as closed as Centrifugo is without options."""
+
+    @classmethod
+    def setUpClass(cls):
+        page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "reference", "centrifuge.md")
+        with open(page) as file:
+            guide = file.read().partition("## Coming from Centrifugo")[2]
+        block = guide.partition("```toml\n")[2].partition("```")[0]
+        path = os.path.join(os.path.dirname(options[1]), "guide.toml")
+        with open(path, "w") as file:
+            file.write(block.replace("/etc/echoring/centrifugo.key", options[3]))
+        cls.server = Server("--config", path, "--shards", "2")
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def session(self, **claims):
+        """A function that gives a command, and returns the code of its error, or `None`."""
+        socket = connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S)
+        self.addCleanup(socket.close)
+        claims = {"sub": "alice", "exp": int(time.time()) + 600, **claims}
+
+        def command(name, **parameters):
+            socket.send(json.dumps({"id": 1, name: parameters}))
+            lines = []
+            while not any(reply.get("id") == 1 for reply in lines):
+                lines += [json.loads(line) for line in socket.recv(PATIENCE_S).split("\n")]
+            reply = next(reply for reply in lines if reply.get("id") == 1)
+            return reply.get("error", {}).get("code")
+
+        self.assertIsNone(command("connect", token=jwt.encode(claims, sdk.SECRET, "HS256")))
+        return command
+
+    def test_a_token_of_some_user_opens_nothing_that_no_table_opens(self):
+        command = self.session()
+        for channel in ("news", "$private", "$chat:x", "chat:x#bob", "chat:x#alice,bob", "#bob", "other:x"):
+            self.assertEqual(command("subscribe", channel=channel), 103, channel)
+            self.assertEqual(command("publish", channel=channel, data=1), 103, channel)
+        for name in ("history", "presence"):
+            self.assertEqual(command(name, channel="news"), 103)
+        self.assertIsNone(command("subscribe", channel="chat:x"))
+        self.assertIsNone(command("publish", channel="chat:x", data=1))
+        self.assertIsNone(command("presence", channel="chat:x"))
+        self.assertIsNone(command("history", channel="chat:x", limit=1))
+
+    def test_what_tokens_name_is_open(self):
+        command = self.session(channels=["own:7"], subscribe=["*#alice"])
+        self.assertIsNone(command("subscribe", channel="chat:x#alice"))
+        self.assertEqual(command("subscribe", channel="chat:x#bob"), 103)
+        self.assertIsNone(command("subscribe", channel="$private", token=token("$private")))
+        self.assertEqual(command("subscribe", channel="$private", token=token("$private", subject="bob")), 103)
+        self.assertIsNone(command("history", channel="own:7", limit=1))
+
+    def test_nobody_without_a_token_is_let_in(self):
+        with connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S) as socket:
+            socket.send('{"id":1,"connect":{}}')
+            self.assertEqual(json.loads(socket.recv(PATIENCE_S))["error"]["code"], 101)
+
+
 if __name__ == "__main__":
     unittest.main()
