@@ -66,6 +66,7 @@ mod subscription_tokens;
 mod subscriptions;
 mod tick;
 mod topic_read;
+mod unanswered;
 mod v1_events;
 
 use std::collections::VecDeque;

@@ -26,6 +26,12 @@ pub const PRESENCE_PAGE_MAX: usize = 256;
 pub const REQUESTS_WAITING_MAX: usize = 1_024;
 /// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Publications of one session that owners of topics on other shards have not answered, as far as they are remembered: as many as a
+/// lane between two shards holds.
+pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
+/// Time that the refusal of a publication waits for the answers before it: twice the time in which an owner on another node must
+/// be reached. They do not come if their shard has failed.
+pub(crate) const REFUSAL_WAIT_MAX: Nanos = 10 * SECOND;
 /// Protocol errors in a row before a session is closed with 1008.
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
 /// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.

@@ -12,7 +12,7 @@ use echoring_server::Service;
 use echoring_topics::{Rules, TopicSettings};
 
 use super::client::{self, Client, Item, MessageKind};
-use super::sessions::{Request, Session, notices, number, text};
+use super::sessions::{Request, Session, Turns, notices, number, text};
 use super::topics::TopicWorld;
 use super::world::World;
 use super::{for_each_seed, seeds};
@@ -102,8 +102,12 @@ impl Model {
         let mut all: BTreeMap<&str, BTreeMap<u64, Vec<u8>>> = BTreeMap::new();
         for session in &self.sessions {
             let (notices, _) = notices(&clients[session.client]);
+            let mut turns = Turns::default();
             for notice in notices {
                 let id = |notice| number(notice, "id") as usize;
+                if let "published" | "error" = text(&notice, "type") {
+                    turns.answer(&session.requests, id(&notice));
+                }
                 match text(&notice, "type") {
                     "published" => {
                         let Request::Publish { topic, number: message, .. } = &session.requests[id(&notice)]

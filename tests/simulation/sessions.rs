@@ -286,6 +286,21 @@ pub struct Heard {
     /// Messages from the history when it subscribed.
     pub snapshots: u64,
     answered: BTreeSet<usize>,
+    turns: Turns,
+}
+
+/// The latest publication to each topic that was answered.
+#[derive(Debug, Default)]
+pub struct Turns(BTreeMap<String, usize>);
+
+impl Turns {
+    /// The answer to a request. Publications to one topic are answered in turn.
+    pub fn answer(&mut self, requests: &[Request], id: usize) {
+        if let Request::Publish { topic, .. } = &requests[id] {
+            let before = self.0.insert(topic.clone(), id);
+            assert!(before.is_none_or(|before| before < id), "{id} of {topic} is answered after {before:?}");
+        }
+    }
 }
 
 impl Heard {
@@ -402,6 +417,7 @@ impl Heard {
     fn answer(&mut self, session: &Session, orders: &Orders, notice: &Value) {
         let id = number(notice, "id") as usize;
         assert!(self.answered.insert(id), "one answer for each request: {notice}");
+        self.turns.answer(&session.requests, id);
         let kind = text(notice, "type");
         match (&session.requests[id], kind) {
             (Request::Subscribe { topic, from }, "subscribed") => {

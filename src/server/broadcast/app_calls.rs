@@ -82,7 +82,7 @@ impl Broadcast {
         if let Err(limit) = gate.publish(link.token, link.now()) {
             link.note_excess(limit, false);
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, Some(id.into()), Refused::RateLimited);
+            return self.sessions.refuse_publication(link, name, Some(id.into()), Refused::RateLimited);
         }
         let Publication { content, key, payload } = *publication;
         let asked = Asked::Publish { content, key: key.into() };
@@ -288,11 +288,11 @@ impl Broadcast {
             let is_long = publication.payload.len() > self.sequencer.message_bytes_max();
             is_long.then_some(Refused::TooLarge)
         };
+        let name = call.target.as_deref().unwrap_or_default();
         if let Some(refused) = refused {
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, id, refused);
+            return self.sessions.refuse_publication(link, name, id, refused);
         }
-        let name = call.target.as_deref().unwrap_or_default();
         let client = gate.client(link.token);
         self.publish_allowed(link, client, id, name, publication, "");
     }

@@ -115,7 +115,7 @@ impl Broadcast {
         is_over: bool,
     ) {
         let Goodbye { code, reason } = cx.goodbye();
-        let Broadcast { drain, fan_out, .. } = self;
+        let Broadcast { drain, fan_out, sessions, .. } = self;
         drain.remaining.retain(|token| {
             if !is_over && cx.is_open(*token) && cx.peer(*token).is_some_and(|peer| peer.is_left_to_handler())
             {
@@ -131,6 +131,7 @@ impl Broadcast {
                 None => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
+                sessions.send_waiting_refusals(&mut link);
                 end(&mut link, code, reason);
             }
             !is_served
@@ -181,6 +182,7 @@ impl Broadcast {
                 sessions.send(&mut link, &SessionEvent::Gap { topic: name, epoch, from, to, reason });
             }
         }
+        sessions.send_waiting_refusals(&mut link);
         end(&mut link, code, reason);
     }
 }

@@ -56,10 +56,7 @@ impl HeldPublications {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
             return;
         };
-        if let Some(held) = held_of(link.peer) {
-            *held = held.saturating_add(1);
-        }
-        link.set_backpressured(true);
+        hold_one(link);
         self.queue.push_back(HeldPublication { publisher, stored, closed_bytes: 0 });
     }
 
@@ -94,6 +91,14 @@ impl HeldPublications {
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = StoredPublication> {
         std::mem::take(&mut self.queue).into_iter().map(|held| held.stored)
     }
+}
+
+/// A publication of this connection, or its refusal, waits. The connection is not read until [`release_one`] says so.
+pub(super) fn hold_one<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+    if let Some(held) = held_of(link.peer) {
+        *held = held.saturating_add(1);
+    }
+    link.set_backpressured(true);
 }
 
 /// A publication of this connection waits no longer. Returns whether it was the last one.

@@ -101,7 +101,7 @@ impl Broadcast {
         };
         if let Some(refused) = refused {
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, id, refused);
+            return self.sessions.refuse_publication(link, name, id, refused);
         }
         self.publish_allowed(link, client, id, name, publication, idempotency_key);
     }
@@ -127,10 +127,15 @@ impl Broadcast {
         let Some(sequenced) =
             route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key)
         else {
+            if let (Some(session), AckMode::Always(_)) = (link.peer.session_mut(), publisher.ack_mode) {
+                session.unanswered.get_or_insert_default().add(name, publisher.request);
+            }
             return;
         };
-        let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
-        self.sessions.acknowledge(link, name, &publisher, result);
+        match self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication) {
+            Err(refused) => self.sessions.refuse_publication(link, name, id, refused),
+            result => self.sessions.acknowledge(link, name, &publisher, result),
+        }
     }
 
     /// Publishes the held publications in order, as far as there is room.

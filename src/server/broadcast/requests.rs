@@ -141,7 +141,7 @@ impl Broadcast {
         if let Err(limit) = gate.publish(link.token, link.now()) {
             link.note_excess(limit, false);
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, id, Refused::RateLimited);
+            return self.sessions.refuse_publication(link, name, id, Refused::RateLimited);
         }
         let client = gate.client(link.token);
         self.publish_for_session(link, client, id, name, publication, idempotency_key);

@@ -12,6 +12,7 @@ use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
 use super::centrifuge_session::{CentrifugeSession, Stage};
 use super::dialect::Dialect;
 use super::request_history::RequestHistory;
+use super::unanswered::Unanswered;
 use crate::quotas::CountedSubscription;
 
 /// A connection on a raw route.
@@ -38,8 +39,10 @@ pub struct Session {
     pub(super) subject: Box<str>,
     /// The number of the request whose token is being checked.
     pub(super) refreshing: Option<u32>,
-    /// Its publications that wait for room in a mailbox.
+    /// Its publications that wait for room in a mailbox, and refusals that wait for answers.
     pub(super) held: u16,
+    /// Its publications that owners of topics have not answered; `None` before the first.
+    pub(super) unanswered: Option<Box<Unanswered>>,
     /// How it speaks.
     pub(super) protocol: Protocol,
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use echoring_proto::CloseCode;
-use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
+use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
@@ -16,9 +16,12 @@ use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::frame_encoder::raw_kind;
 use super::handler_events::HandlerEvents;
+use super::held_publications::{hold_one, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
+use super::unanswered::{RefusedPublication, Unanswered};
 use crate::event_stream;
+use crate::limits::REFUSAL_WAIT_MAX;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{ProtocolError, server_event};
 
@@ -39,6 +42,8 @@ pub(super) struct Sessions {
     pub(super) replay_due: VecDeque<Token>,
     /// Sessions whose connect command may be answered.
     pub(super) connects_due: VecDeque<Token>,
+    /// Sessions with refusals that wait for answers, and since when.
+    refusals_waiting: VecDeque<(Nanos, Token)>,
     /// When sessions of Centrifuge's protocol are due.
     pub(super) alarms: Alarms,
     /// What they keep for requests that are not answered yet.
@@ -58,6 +63,7 @@ impl Sessions {
             members_due: VecDeque::new(),
             replay_due: VecDeque::new(),
             connects_due: VecDeque::new(),
+            refusals_waiting: VecDeque::new(),
             alarms: Alarms::default(),
             kept: KeptBytes::default(),
             handler_events: HandlerEvents::default(),
@@ -178,6 +184,70 @@ impl Sessions {
         }
     }
 
+    /// Refuses a publication of a session, in turn: not before the owner of the topic has answered those that were published to it
+    /// before. Meanwhile the session is not read.
+    pub(super) fn refuse_publication<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: &str,
+        id: Option<u64>,
+        refused: Refused,
+    ) {
+        let publication = RefusedPublication { request: latest_request(link), id, refused };
+        let (token, now) = (link.token, link.now());
+        let Some(session) = link.peer.session_mut() else { return };
+        let unanswered = session.unanswered.as_deref_mut();
+        let Some(unanswered) = unanswered.filter(|unanswered| unanswered.is_open(topic)) else {
+            return self.refuse_request(link, publication.request, id, refused);
+        };
+        if unanswered.keep(topic, publication, now) {
+            self.refusals_waiting.push_back((now, token));
+        }
+        hold_one(link);
+    }
+
+    /// Sends refusals that have waited.
+    fn send_refusals<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        refusals: Vec<RefusedPublication>,
+    ) {
+        for RefusedPublication { request, id, refused } in refusals {
+            if release_one(link.peer) {
+                link.set_backpressured(false);
+            }
+            self.refuse_request(link, request, id, refused);
+        }
+    }
+
+    /// Sends the refusals of a session that ends.
+    pub(super) fn send_waiting_refusals<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+    ) {
+        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
+        let refusals = unanswered.map(Unanswered::take_refusals).unwrap_or_default();
+        self.send_refusals(link, refusals);
+    }
+
+    /// The next session with refusals that have waited for too long.
+    pub(super) fn pop_overdue_refusals(&mut self, now: Nanos) -> Option<(Nanos, Token)> {
+        let (since, _) = self.refusals_waiting.front()?;
+        if since + REFUSAL_WAIT_MAX > now { None } else { self.refusals_waiting.pop_front() }
+    }
+
+    /// Sends the refusals of a session that have waited since then, unless they were sent.
+    pub(super) fn send_overdue_refusals<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        since: Nanos,
+    ) {
+        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
+        if unanswered.is_some_and(|unanswered| unanswered.waits_since() == Some(since)) {
+            self.send_waiting_refusals(link);
+        }
+    }
+
     /// Acknowledges a publication in the mode that its publisher asked for. A refusal closes a raw publisher.
     pub(super) fn acknowledge<A: ServerApplication>(
         &mut self,
@@ -208,6 +278,11 @@ impl Sessions {
                 link.close(code, &refused.to_string());
             }
             (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
+        }
+        let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
+        if let (Some(unanswered), AckMode::Always(_)) = (unanswered, publisher.ack_mode) {
+            let refusals = unanswered.answered(topic, publisher.request);
+            self.send_refusals(link, refusals);
         }
     }
 

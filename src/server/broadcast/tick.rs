@@ -66,6 +66,11 @@ impl Broadcast {
                 self.refuse_waiting(&mut link, topic, Refused::Busy);
             }
         }
+        while let Some((since, token)) = self.sessions.pop_overdue_refusals(self.now) {
+            if let Some(mut link) = cx.link(token) {
+                self.sessions.send_overdue_refusals(&mut link, since);
+            }
+        }
         if self.sessions.count > 0 {
             let Broadcast { fan_out, sequencer, now, .. } = self;
             fan_out.append_heartbeats(&mut sequencer.topics, &mut cx.resources(), *now);

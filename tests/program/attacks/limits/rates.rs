@@ -147,6 +147,30 @@ fn publications_are_limited_per_connection() {
 }
 
 #[test]
+fn publications_to_one_topic_are_answered_in_turn_also_those_that_are_refused() {
+    on_both_drivers(&["--publish-rate=20", "--shards=2"], |server| {
+        // Of several topics, some belong to the shard of the client, and some to the other.
+        for topic in 0..8 {
+            let mut session = open_session(server, STRANGER, &[]);
+            let publish =
+                |id| format!(r#"{{"type": "publish", "topic": "turn {topic}", "id": {id}, "data": 1}}"#);
+            let requests: Vec<u8> = (0..60).flat_map(|id| frame(TEXT, publish(id).as_bytes())).collect();
+            session.send(&requests);
+            let answers = (0..60).map(|_| {
+                let event: Value = serde_json::from_slice(&session.frame().1).expect("JSON");
+                event["id"].as_u64().expect("an id")
+            });
+            let answers: Vec<u64> = answers.collect();
+            assert_eq!(answers, (0..60).collect::<Vec<u64>>(), "topic {topic}");
+            // It is read again.
+            session.send(&frame(TEXT, br#"{"type": "unsubscribe", "topic": "none", "id": 99}"#));
+            let event: Value = serde_json::from_slice(&session.frame().1).expect("JSON");
+            assert_eq!((&event["code"], &event["id"]), (&"not-subscribed".into(), &99.into()));
+        }
+    });
+}
+
+#[test]
 fn publications_are_limited_per_identity_over_all_its_connections() {
     let tokens = TestFile::new(
         "[[tokens]]\ntoken = \"token-of-alice-0123456789\"\nsubject = \"alice\"\n\
