@@ -98,6 +98,10 @@ pub struct TopicUseLimits {
     pub publications_per_connection: Option<Rate>,
     /// Publications of all connections of an identity per second.
     pub publications_per_identity: Option<Rate>,
+    /// New subscriptions of a connection per second.
+    pub subscribe_rate_per_connection: Option<Rate>,
+    /// New subscriptions of all connections of an identity per second.
+    pub subscribe_rate_per_identity: Option<Rate>,
     /// Subscriptions of all connections of an identity.
     pub subscriptions_per_identity: Option<u32>,
 }
@@ -155,6 +159,10 @@ pub enum Limit {
     Publications,
     /// Publications of an identity per second.
     PublicationsPerIdentity,
+    /// New subscriptions of a connection per second.
+    SubscribeRate,
+    /// New subscriptions of an identity per second.
+    SubscribeRatePerIdentity,
     /// Subscriptions of a connection.
     Subscriptions,
     /// [`TopicUseLimits::subscriptions_per_identity`].
@@ -181,7 +189,7 @@ pub enum Limit {
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Limit; 18] = [
+    pub const ALL: [Limit; 21] = [
         Limit::Banned,
         Limit::ConnectionsPerAddress,
         Limit::HandshakesPerAddress,
@@ -190,6 +198,8 @@ impl Limit {
         Limit::Bytes,
         Limit::Publications,
         Limit::PublicationsPerIdentity,
+        Limit::SubscribeRate,
+        Limit::SubscribeRatePerIdentity,
         Limit::Subscriptions,
         Limit::SubscriptionsPerIdentity,
         Limit::TopicsPerConnection,
@@ -214,6 +224,8 @@ impl Limit {
             Limit::Bytes => "bytes",
             Limit::Publications => "publications",
             Limit::PublicationsPerIdentity => "publications_per_identity",
+            Limit::SubscribeRate => "subscribe_rate",
+            Limit::SubscribeRatePerIdentity => "subscribe_rate_per_identity",
             Limit::Subscriptions => "subscriptions",
             Limit::SubscriptionsPerIdentity => "subscriptions_per_identity",
             Limit::TopicsPerConnection => "topics_per_connection",

@@ -468,6 +468,15 @@ impl Gate {
         quotas.publish(token, || known.client(token).map(Identity::subject), now)
     }
 
+    /// A connection requests a subscription.
+    ///
+    /// # Errors
+    /// The limit that it, or its client, is over.
+    pub(crate) fn request_subscription(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.request_subscription(token, known.client(token).map(Identity::subject), now)
+    }
+
     /// A connection subscribes.
     ///
     /// # Errors

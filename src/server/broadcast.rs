@@ -90,6 +90,7 @@ use handover::Handover;
 use held_publications::HeldPublications;
 pub(crate) use history_range::HistoryRange;
 use pending_requests::PendingRequests;
+use presence::PresenceChanges;
 pub(crate) use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
@@ -137,6 +138,8 @@ pub(crate) struct Broadcast {
     pending: PendingRequests,
     drain: Drain,
     handover: Handover,
+    /// Joins and leaves of this tick.
+    presence_changes: PresenceChanges,
     /// Clients that ended with a predecessor, whose departure is not reported yet.
     departed: VecDeque<(OwnedTopicId, ClientId)>,
     first_number: u8,
@@ -172,6 +175,7 @@ impl Broadcast {
             pending: PendingRequests::default(),
             drain: Drain::default(),
             handover: Handover::default(),
+            presence_changes: PresenceChanges::default(),
             departed: VecDeque::new(),
             first_number,
             node: 0,

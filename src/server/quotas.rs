@@ -11,7 +11,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{Bucket, Limit, SharedBucket, TopicUseLimits};
 use echoring_runtime::driver::Token;
 
-/// The identities of a node. An identity without a connection is remembered until its bucket is full again, so that to
+/// The identities of a node. An identity without a connection is remembered until its buckets are full again, so that to
 /// connect again gains nothing. Those without a limit are not in it.
 #[derive(Debug, Default)]
 pub(crate) struct Identities(Mutex<Known>);
@@ -27,6 +27,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct IdentityUse {
     publications: SharedBucket,
+    subscribing: SharedBucket,
     subscriptions: AtomicU32,
     /// Calls that wait for the application.
     calls: AtomicU32,
@@ -48,6 +49,13 @@ impl CountedCall {
 impl Drop for CountedCall {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl IdentityUse {
+    /// Whether nothing of its rates is used.
+    fn is_rested(&self, now: Nanos) -> bool {
+        self.publications.is_full(now) && self.subscribing.is_full(now)
     }
 }
 
@@ -79,7 +87,7 @@ impl Identities {
         if known.by_subject.len() >= known.sweep_at {
             known
                 .by_subject
-                .retain(|_, identity| Arc::strong_count(identity) > 1 || !identity.publications.is_full(now));
+                .retain(|_, identity| Arc::strong_count(identity) > 1 || !identity.is_rested(now));
             known.sweep_at = IDENTITIES_SWEPT_MIN.max(2 * known.by_subject.len());
         }
         let identity = Arc::<IdentityUse>::default();
@@ -101,6 +109,7 @@ pub(crate) struct Quotas {
 struct ConnectionUse {
     token: Token,
     publications: Bucket,
+    subscribing: Bucket,
     identity: Option<Arc<IdentityUse>>,
     /// The subscription of a raw connection.
     subscription: Option<CountedSubscription>,
@@ -156,6 +165,32 @@ impl Quotas {
         Ok(())
     }
 
+    /// A connection of `subject` requests a subscription.
+    ///
+    /// # Errors
+    /// The limit that it is over.
+    pub(crate) fn request_subscription(
+        &mut self,
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Result<(), Limit> {
+        let Quotas { limits, identities, connections } = self;
+        if let Some(rate) = limits.subscribe_rate_per_connection
+            && !of_connection(connections, token).subscribing.take(rate, 1, now)
+        {
+            return Err(Limit::SubscribeRate);
+        }
+        if let (Some(rate), Some(subject)) = (limits.subscribe_rate_per_identity, subject) {
+            let known = of_connection(connections, token);
+            let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+            if !identity.subscribing.take(rate, 1, now) {
+                return Err(Limit::SubscribeRatePerIdentity);
+            }
+        }
+        Ok(())
+    }
+
     /// A connection of `subject` subscribes. Returns what counts the subscription, if it is counted.
     ///
     /// # Errors
@@ -200,7 +235,8 @@ fn of_connection(connections: &mut HashMap<u32, ConnectionUse>, token: Token) ->
 
 impl ConnectionUse {
     fn new(token: Token) -> ConnectionUse {
-        ConnectionUse { token, publications: Bucket::default(), identity: None, subscription: None }
+        let [publications, subscribing] = [Bucket::default(); 2];
+        ConnectionUse { token, publications, subscribing, identity: None, subscription: None }
     }
 }
 
@@ -223,7 +259,7 @@ mod tests {
         let limits = TopicUseLimits {
             publications_per_connection: Rate::per_second(20),
             publications_per_identity: Rate::per_second(30),
-            subscriptions_per_identity: None,
+            ..TopicUseLimits::default()
         };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
@@ -280,6 +316,33 @@ mod tests {
         assert!(CountedCall::of(&one.identity("b", SECOND)).is_some());
         drop(calls);
         assert!(CountedCall::of(&there).is_some());
+    }
+
+    #[test]
+    fn a_connection_and_an_identity_request_so_many_subscriptions_per_second() {
+        let limits = TopicUseLimits {
+            subscribe_rate_per_connection: Rate::per_second(20),
+            subscribe_rate_per_identity: Rate::per_second(30),
+            ..TopicUseLimits::default()
+        };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let requested = |quotas: &mut Quotas, index, subject, now| {
+            let request = |_: &i32| quotas.request_subscription(token(index), subject, now).is_ok();
+            (0..100).filter(request).count()
+        };
+        let now = 5 * SECOND;
+        assert_eq!(requested(&mut one, 1, Some("a"), now), 20);
+        assert_eq!(requested(&mut other, 1, Some("a"), now), 10);
+        let over = other.request_subscription(token(1), Some("a"), now);
+        assert_eq!(over, Err(Limit::SubscribeRatePerIdentity));
+        assert_eq!(one.request_subscription(token(1), Some("a"), now), Err(Limit::SubscribeRate));
+        assert_eq!(one.publish(token(1), || Some("a"), now), Ok(()), "it may publish");
+        assert_eq!(requested(&mut other, 4, None, now), 20);
+        one.forget(token(1));
+        other.forget(token(1));
+        assert_eq!(requested(&mut one, 5, Some("a"), now), 0, "to connect again gains nothing");
+        assert_eq!(requested(&mut one, 6, Some("a"), now + SECOND), 20);
     }
 
     #[test]

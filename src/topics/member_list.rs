@@ -62,6 +62,11 @@ impl MemberList {
         }
     }
 
+    /// The subject of a client that is listed.
+    pub(super) fn subject(&self, client: ClientId) -> Option<&str> {
+        self.listed.get(&client).map(|subject| &**subject)
+    }
+
     /// Whether a client is listed.
     pub(super) fn lists(&self, client: ClientId) -> bool {
         self.listed.contains_key(&client)

@@ -448,6 +448,8 @@ impl Heard {
                 };
                 if notice.get("client").is_some() {
                     self.names.insert(topic.clone(), text(notice, "client").into());
+                    // Nothing is told of its coming if it has left in the same moment.
+                    self.counts.insert(topic.clone(), number(notice, "count"));
                 }
                 assert!(self.live.insert(topic.clone(), view).is_none(), "subscribed once: {notice}");
             }

@@ -77,6 +77,16 @@ pub(super) struct PeerArgs {
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
     publish_rate_per_identity: Option<u32>,
 
+    /// Maximum number of topics that a connection subscribes to per second
+    ///
+    /// A session of echoring.v1.json gets the error rate-limited; a raw connection and an event stream are refused with 429.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    subscribe_rate: Option<u32>,
+
+    /// Maximum number of topics that all connections of an identity subscribe to per second
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    subscribe_rate_per_identity: Option<u32>,
+
     /// Maximum number of topics that all connections of an identity subscribe to together
     ///
     /// Each connection counts: two that subscribe to one topic have two subscriptions.
@@ -179,6 +189,8 @@ impl PeerArgs {
             topics: TopicUseLimits {
                 publications_per_connection: rate(self.publish_rate),
                 publications_per_identity: rate(self.publish_rate_per_identity),
+                subscribe_rate_per_connection: rate(self.subscribe_rate),
+                subscribe_rate_per_identity: rate(self.subscribe_rate_per_identity),
                 subscriptions_per_identity: self.max_subscriptions_per_identity,
             },
             proxies: self.proxies(),
@@ -256,6 +268,8 @@ mod tests {
             rate_action = "close"
             publish_rate = 20
             publish_rate_per_identity = 40
+            subscribe_rate = 45
+            subscribe_rate_per_identity = 50
             max_subscriptions_per_identity = 60
             max_topics_per_identity = 70
             ban_after = 20
@@ -275,6 +289,8 @@ mod tests {
             "--rate-action=close",
             "--publish-rate=20",
             "--publish-rate-per-identity=40",
+            "--subscribe-rate=45",
+            "--subscribe-rate-per-identity=50",
             "--max-subscriptions-per-identity=60",
             "--max-topics-per-identity=70",
             "--ban-after=20",
@@ -287,6 +303,8 @@ mod tests {
         assert_eq!((addresses.connections_max, addresses.bans.expect("bans").after), (Some(50), 20));
         assert_eq!((traffic.bytes, traffic.action), (Rate::per_second(1 << 16), RateAction::Close));
         assert_eq!(topics.publications_per_identity, Rate::per_second(40));
+        assert_eq!(topics.subscribe_rate_per_connection, Rate::per_second(45));
+        assert_eq!(topics.subscribe_rate_per_identity, Rate::per_second(50));
         assert_eq!(topics.subscriptions_per_identity, Some(60));
         let created = [&file, &typed].map(|settings| settings.server.creation.per_identity);
         assert_eq!(created, [Some(70); 2]);

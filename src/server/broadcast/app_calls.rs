@@ -97,7 +97,7 @@ impl Broadcast {
     pub(super) fn ask_subscribe<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
-        gate: &Gate,
+        gate: &mut Gate,
         encoding: Encoding,
         wanted: &WantedSubscription<'_>,
         data: &[u8],
@@ -111,6 +111,10 @@ impl Broadcast {
         }
         if centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.subscribes(name)) {
             return self.fail(link, encoding, number(id), ErrorCode::AlreadySubscribed);
+        }
+        if let Err(limit) = gate.request_subscription(link.token, link.now()) {
+            link.note_excess(limit, false);
+            return self.fail(link, encoding, number(id), ErrorCode::TooManyRequests);
         }
         let asked = AskedSubscription { name: name.into(), from, presence, must_recover, deltas };
         let question = Question::new(AppEvent::Subscribe, Some(name), data_of(encoding, data));

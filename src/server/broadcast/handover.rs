@@ -120,6 +120,8 @@ impl Broadcast {
         bridge: Bridge<ShardMail>,
         message_bytes_max: u64,
     ) {
+        // The successor knows them, and tells only what comes after.
+        self.tell_presence_changes(&mut cx.resources());
         cx.attach(bridge);
         self.set_ordering(Ordering::Theirs);
         self.handover.freeze = None;

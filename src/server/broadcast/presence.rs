@@ -1,4 +1,6 @@
-//! Presence: the owner of a topic counts its subscribers and tells every subscribing shard of each change.
+//! Presence: the owner of a topic counts its subscribers and tells every subscribing shard of the changes of each tick.
+
+use std::collections::BTreeMap;
 
 use super::Broadcast;
 use super::shard_mail::ShardMail;
@@ -16,6 +18,38 @@ pub(super) struct PresenceChange<'a> {
     pub(super) count: u64,
 }
 
+/// What has become of the members of the topics that this shard owns, and is not told yet.
+#[derive(Debug, Default)]
+pub(super) struct PresenceChanges(BTreeMap<(OwnedTopicId, ClientId), Membership>);
+
+/// The subject of a client that was or is a member; `None` while it is none.
+#[derive(Debug, PartialEq, Eq)]
+struct Membership {
+    before: Option<Box<str>>,
+    now: Option<Box<str>>,
+}
+
+impl PresenceChanges {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A client joins or leaves. `before` counts for its first change.
+    fn note(&mut self, member: (OwnedTopicId, ClientId), before: Option<Box<str>>, now: Option<Box<str>>) {
+        self.0.entry(member).or_insert(Membership { before, now: None }).now = now;
+    }
+
+    /// The next client that is not what it was before.
+    fn take(&mut self) -> Option<((OwnedTopicId, ClientId), Membership)> {
+        loop {
+            let (member, change) = self.0.pop_first()?;
+            if change.before != change.now {
+                return Some((member, change));
+            }
+        }
+    }
+}
+
 impl Broadcast {
     /// Tells the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic has presence.
     pub(super) fn report_presence(
@@ -29,6 +63,12 @@ impl Broadcast {
             return;
         }
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        if let Some(subscription) = self.subscriptions.get_mut(topic) {
+            // Nothing is told of who returns at once, and the next subscriber is told the number.
+            let present = subscription.present;
+            subscription.present =
+                if joined.is_some() { present.saturating_add(1) } else { present.saturating_sub(1) };
+        }
         let mail = ShardMail::Presence { owned, client, joined: joined.is_some() };
         self.pending.push(owner, mail, joined.unwrap_or_default());
         // Earlier requests are tried again at the end of the tick.
@@ -50,7 +90,8 @@ impl Broadcast {
         }
     }
 
-    /// The owner's part: counts the subscriber and forwards the event. In a cluster, the owner node does.
+    /// The owner's part: counts the subscriber. The event follows at the end of the tick, unless the subscriber is then what it was
+    /// before: who leaves and returns costs the others nothing. In a cluster, the owner node counts.
     pub(super) fn change_presence(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
@@ -58,10 +99,58 @@ impl Broadcast {
         client: ClientId,
         joined: Option<&str>,
     ) {
+        let Broadcast { sequencer, presence_changes, subscriptions, .. } = self;
+        let topics = &mut sequencer.topics;
+        let subject = if topics.lists_forgotten() {
+            topics.member(owned, client).unwrap_or_default().into()
+        } else {
+            let Some((count, subject, shards)) = topics.presence(owned, client, joined) else { return };
+            // New subscribers are told the number.
+            let here = resources.mailboxes.shard();
+            if let Some((_, local)) = shards.iter().find(|(shard, _)| *shard == here)
+                && let Some(subscription) = subscriptions.get_mut(*local)
+            {
+                subscription.present = count;
+            }
+            subject
+        };
+        let before = joined.is_none().then_some(subject);
+        presence_changes.note((owned, client), before, joined.map(Box::from));
+    }
+
+    /// Tells what has become of members since the last tick, as far as there is room.
+    pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
+        let is_shared = self.sequencer.topics.lists_forgotten();
+        while is_shared
+            || (resources.mailboxes.all_have_room(Lane::Forward, 0) && self.sequencer.forwards.is_empty())
+        {
+            let Some(((owned, client), Membership { before, now })) = self.presence_changes.take() else {
+                return;
+            };
+            if is_shared {
+                self.stage_presence(owned, client, before.is_some(), now.as_deref());
+                continue;
+            }
+            let joined = now.is_some();
+            let subject = now.or(before).unwrap_or_default();
+            self.tell_presence(resources, owned, client, &subject, joined);
+        }
+    }
+
+    /// Leaves a change to the cluster.
+    fn stage_presence(
+        &mut self,
+        owned: OwnedTopicId,
+        client: ClientId,
+        was_there: bool,
+        joined: Option<&str>,
+    ) {
         let (topics, queue) = (&self.sequencer.topics, &mut self.sequencer.queue);
-        if !topics.lists_forgotten() {
-            self.apply_presence(resources, owned, client, joined);
-        } else if let Some(name) = topics.name(owned) {
+        let Some(name) = topics.name(owned) else { return };
+        if was_there {
+            queue.change_member(name, client, None);
+        }
+        if joined.is_some() {
             queue.change_member(name, client, joined);
         }
     }
@@ -74,10 +163,22 @@ impl Broadcast {
         client: ClientId,
         joined: Option<&str>,
     ) {
-        let changed = self.sequencer.change_presence(resources.mailboxes, owned, client, joined);
-        if let Some((count, subject, Some(local))) = changed {
-            let change = PresenceChange { client, subject: &subject, joined: joined.is_some(), count };
-            self.presence_changed(resources, local, &change);
+        if let Some((_, subject, _)) = self.sequencer.topics.presence(owned, client, joined) {
+            self.tell_presence(resources, owned, client, &subject, joined.is_some());
+        }
+    }
+
+    fn tell_presence(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        owned: OwnedTopicId,
+        client: ClientId,
+        subject: &str,
+        joined: bool,
+    ) {
+        let told = self.sequencer.tell_presence(resources.mailboxes, owned, client, subject, joined);
+        if let Some((count, Some(local))) = told {
+            self.presence_changed(resources, local, &PresenceChange { client, subject, joined, count });
         }
     }
 
@@ -93,5 +194,41 @@ impl Broadcast {
         }
         let Broadcast { fan_out, sequencer, .. } = self;
         fan_out.append_presence(&mut sequencer.topics, resources, topic, change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever clients do in a tick, what is told leads from what was known to what is.
+        #[test]
+        fn what_is_told_of_a_tick_is_what_has_changed(
+            before in prop::collection::vec(prop::option::of("[ab]"), 3),
+            changes in prop::collection::vec((0_usize..3, prop::option::of("[ab]")), 0..40),
+        ) {
+            let owned = OwnedTopicId { index: 1, generation: 1 };
+            let member = |client: usize| (owned, ClientId::local(client as u64 + 1));
+            let (mut list, mut told) = (before.clone(), PresenceChanges::default());
+            for (client, now) in changes {
+                // As a list answers: that of who joins does not say who was there.
+                let known = if now.is_none() { list[client].clone() } else { None };
+                if now.is_some() && list[client].is_some() {
+                    continue;
+                }
+                told.note(member(client), known.map(Into::into), now.clone().map(Into::into));
+                list[client] = now;
+            }
+            let mut known = before;
+            while let Some(((_, client), Membership { before, now })) = told.take() {
+                let client = client.number as usize - 1;
+                prop_assert_eq!(known[client].as_deref(), before.as_deref());
+                prop_assert_ne!(&before, &now, "nothing is told of who has not changed");
+                known[client] = now.map(Into::into);
+            }
+            prop_assert_eq!(known, list);
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
 use crate::peer::ServerApplication;
+use crate::quotas::CountedSubscription;
 use crate::v1::{Command, ProtocolError, parse};
 use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
@@ -190,13 +191,7 @@ impl Broadcast {
         }
         let creator = self.creator(link.mailboxes.shard(), link.token, client);
         let now = link.now();
-        let counted = match gate.subscribe(link.token, now) {
-            Ok(counted) => counted,
-            Err(limit) => {
-                link.note_excess(limit, false);
-                return Err(Rejected::Error(ProtocolError::too_many_subscriptions(id, limit)));
-            }
-        };
+        let counted = count_subscription(link, gate, id, allowed_by).map_err(Rejected::Error)?;
         let found = self.find_or_subscribe(&mut link.resources(), name, creator, now);
         let topic = found.map_err(Rejected::Refused)?;
         let Some(session) = link.peer.session_mut() else { return Ok(()) };
@@ -422,6 +417,29 @@ impl Broadcast {
             self.sessions.send(link, &SessionEvent::Error(&error));
         }
     }
+}
+
+/// Counts a subscription for the limits of its client.
+///
+/// # Errors
+/// The limit that it is over.
+fn count_subscription<A: ServerApplication>(
+    link: &mut ConnectionContext<'_, A>,
+    gate: &mut Gate,
+    id: Option<u64>,
+    allowed_by: AllowedBy,
+) -> Result<Option<CountedSubscription>, ProtocolError> {
+    let (token, now) = (link.token, link.now());
+    if allowed_by.is_requested()
+        && let Err(limit) = gate.request_subscription(token, now)
+    {
+        link.note_excess(limit, false);
+        return Err(ProtocolError::subscribes_too_fast(id));
+    }
+    gate.subscribe(token, now).map_err(|limit| {
+        link.note_excess(limit, false);
+        ProtocolError::too_many_subscriptions(id, limit)
+    })
 }
 
 /// Whether the client of a subscription wants none from which it missed messages.

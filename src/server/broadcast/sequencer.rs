@@ -461,20 +461,20 @@ impl Sequencer {
         (members, bytes)
     }
 
-    /// Records that a subscriber joined or left, and forwards that to the subscribing shards. Returns the number of
-    /// subscribers, the subject, and the topic on this shard, if this shard subscribes.
-    pub(super) fn change_presence(
+    /// Tells the subscribing shards that a subscriber has joined or left. Returns the number of subscribers, and the topic on this
+    /// shard, if this shard subscribes.
+    pub(super) fn tell_presence(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
         owned: OwnedTopicId,
         client: ClientId,
-        joined: Option<&str>,
-    ) -> Option<(u64, Box<str>, Option<TopicId>)> {
-        let (count, subject, shards) = self.topics.presence(owned, client, joined)?;
-        let joined = joined.is_some();
+        subject: &str,
+        joined: bool,
+    ) -> Option<(u64, Option<TopicId>)> {
+        let (count, shards) = self.topics.present(owned)?;
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
         let (local, _) = forward(&mut self.forwards, mailboxes, shards, mail, &[subject.as_bytes()]);
-        Some((count, subject, local))
+        Some((count, local))
     }
 }
 

@@ -103,6 +103,11 @@ pub(super) enum AllowedBy {
 }
 
 impl AllowedBy {
+    /// Whether its client has asked for it, and nobody else was asked: that counts for rates.
+    pub(super) fn is_requested(self) -> bool {
+        matches!(self, AllowedBy::Permission | AllowedBy::Token)
+    }
+
     /// Whether the server makes the subscription, and its client has not asked for it.
     pub(super) fn is_server_side(self) -> bool {
         matches!(self, AllowedBy::Credentials | AllowedBy::ConnectHook | AllowedBy::Operator)

@@ -36,6 +36,12 @@ const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
     headers: "Retry-After: 5\r\n",
     hint: "end other subscriptions of this identity, or raise `subscriptions_per_identity`",
 };
+const SUBSCRIBES_TOO_FAST: Refusal = Refusal {
+    status: 429,
+    reason: "too many new subscriptions per second",
+    headers: "Retry-After: 1\r\n",
+    hint: "subscribe less often, or raise --subscribe-rate or --subscribe-rate-per-identity",
+};
 pub(super) const BUSY: Refusal = Refusal {
     status: 503,
     reason: "the topic's owner is busy",
@@ -87,6 +93,10 @@ impl Broadcast {
         }
         let creator = self.creator(cx.shard(), token, client);
         let now = cx.now();
+        if let Err(limit) = gate.request_subscription(token, now) {
+            cx.note_excess(token, limit, true);
+            return Err(SUBSCRIBES_TOO_FAST);
+        }
         match gate.subscribe(token, now) {
             Ok(counted) => gate.keep_subscription(token, counted),
             Err(limit) => {

@@ -19,6 +19,9 @@ impl Broadcast {
         if !self.sequencer.forwards.is_empty() {
             self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
         }
+        if !self.presence_changes.is_empty() {
+            self.tell_presence_changes(&mut cx.resources());
+        }
         if self.sequencer.cluster.is_some() {
             self.advance_cluster(cx);
         }
@@ -206,7 +209,7 @@ impl Broadcast {
         }
         let waits =
             !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
-        if !self.held.is_empty() || !self.pending.is_empty() || waits {
+        if !self.held.is_empty() || !self.pending.is_empty() || !self.presence_changes.is_empty() || waits {
             return Some(self.retry_at());
         }
         let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;

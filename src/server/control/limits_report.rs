@@ -96,6 +96,8 @@ fn limits(server: &Handle) -> Value {
         "rate_action": if traffic.action == RateAction::Pause { "pause" } else { "close" },
         "publish_rate": rate(topics.publications_per_connection),
         "publish_rate_per_identity": rate(topics.publications_per_identity),
+        "subscribe_rate": rate(topics.subscribe_rate_per_connection),
+        "subscribe_rate_per_identity": rate(topics.subscribe_rate_per_identity),
         "max_subscriptions": subscriptions_max,
         "max_subscriptions_per_identity": topics.subscriptions_per_identity,
         "ban_after": addresses.bans.map(|policy| policy.after),

@@ -112,6 +112,11 @@ impl ProtocolError {
         ProtocolError::new(id, "too-many-subscriptions", "topic", message)
     }
 
+    /// The session, or its identity, subscribes faster than it may.
+    pub fn subscribes_too_fast(id: Option<u64>) -> ProtocolError {
+        ProtocolError::new(id, "rate-limited", "topic", "more new subscriptions per second than allowed")
+    }
+
     /// The client does not have a right on the topic.
     pub fn forbidden(id: Option<u64>, right: Right) -> ProtocolError {
         let message = match right {

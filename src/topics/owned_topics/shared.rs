@@ -162,6 +162,17 @@ impl OwnedTopics {
         self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| owned.settings.has_presence())
     }
 
+    /// The number of members of a topic, and the shards to notify of changes.
+    pub fn present(&self, id: OwnedTopicId) -> Option<(u64, Shards<'_>)> {
+        let owned = self.table.get(id.key())?;
+        Some((owned.members.count(), &owned.shards))
+    }
+
+    /// The subject of a member, empty for none; `None` for a client that is not listed.
+    pub fn member(&self, id: OwnedTopicId, client: ClientId) -> Option<&str> {
+        self.table.get(id.key())?.members.subject(client)
+    }
+
     /// Keeps the topic `name` although no shard may subscribe to it, or no longer.
     pub fn hold(&mut self, name: &str, is_held: bool, now: Nanos) {
         let Some(id) = self.find(name) else { return };

@@ -217,6 +217,7 @@ const COUNTER_OF = {
   max_connections_per_address: "connections_per_address", handshake_rate: "handshakes",
   handshake_rate_per_address: "handshakes_per_address", message_rate: "messages", byte_rate: "bytes",
   publish_rate: "publications", publish_rate_per_identity: "publications_per_identity", ban_after: "banned",
+  subscribe_rate: "subscribe_rate", subscribe_rate_per_identity: "subscribe_rate_per_identity",
   proxy_protocol: "proxy_header", max_connections: "connections", max_header: "header_size", max_message: "message_size",
   message_progress: "message_progress",
   max_subscriptions: "subscriptions", max_subscriptions_per_identity: "subscriptions_per_identity", max_topics: "topics",

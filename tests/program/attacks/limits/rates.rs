@@ -195,3 +195,90 @@ fn publications_are_limited_per_identity_over_all_its_connections() {
         assert_eq!(publish_many(&mut bob, 15), (15, 0));
     });
 }
+
+/// The codes of the answers to as many requests to subscribe, each to a topic of its own; `subscribed` for those that are done.
+pub(super) fn subscribe_many(session: &mut Peer, count: usize) -> Vec<String> {
+    for number in 0..count {
+        let request = format!(r#"{{"type": "subscribe", "topic": "many {number}", "id": {number}}}"#);
+        session.send(&frame(TEXT, request.as_bytes()));
+    }
+    let answer = |_| {
+        let event: Value = serde_json::from_slice(&session.message().1).expect("JSON");
+        event["code"].as_str().or(event["type"].as_str()).expect("a name").to_owned()
+    };
+    (0..count).map(answer).collect()
+}
+
+#[test]
+fn subscriptions_are_limited_per_connection() {
+    on_both_drivers(&["--subscribe-rate=20", "--shards=2"], |server| {
+        let mut session = open_session(server, STRANGER, &[]);
+        let answers = subscribe_many(&mut session, 100);
+        let refused = answers.iter().filter(|answer| *answer == "rate-limited").count();
+        let accepted = answers.iter().filter(|answer| *answer == "subscribed").count();
+        assert!(accepted >= 20 && refused > 0 && accepted + refused == 100, "{answers:?}");
+        assert_eq!(limited(server, "subscribe_rate"), refused as u64);
+        // Another connection has its own rate.
+        let answers = subscribe_many(&mut open_session(server, STRANGER, &[]), 20);
+        assert!(answers.iter().all(|answer| answer == "subscribed"), "{answers:?}");
+    });
+}
+
+#[test]
+fn a_raw_subscriber_over_the_rate_of_its_identity_is_refused() {
+    let tokens = TestFile::new("[[tokens]]\ntoken = \"token-of-alice-0123456789\"\nsubject = \"alice\"\n");
+    let flags = [tokens.flag("auth-tokens"), "--subscribe-rate-per-identity=2".to_owned()];
+    on_both_drivers(&[&flags[0], &flags[1]], |server| {
+        let raw = |_| {
+            let mut peer = Peer::connect_from(server, STRANGER);
+            peer.send(&upgrade("/broadcast/a", &["Authorization: Bearer token-of-alice-0123456789"]));
+            let answer = peer.answer();
+            (answer.status, answer.field("retry-after").map(str::to_owned))
+        };
+        let answers: Vec<_> = (0..20).map(raw).collect();
+        assert_eq!(answers[..2], [(101, None), (101, None)]);
+        let refused = answers.iter().filter(|answer| **answer == (429, Some("1".to_owned()))).count();
+        assert!(refused > 0, "{answers:?}");
+        assert_eq!(limited(server, "subscribe_rate_per_identity"), refused as u64);
+    });
+}
+
+#[test]
+fn subscribing_and_unsubscribing_again_and_again_costs_others_little() {
+    const ROUNDS: usize = 20;
+    const PAIRS: usize = 100;
+    let config = TestFile::new("[topic_defaults]\npresence = true\n");
+    on_both_drivers(&[&config.flag("config"), "--shards=1"], |server| {
+        let said = |verb: &str| frame(TEXT, format!(r#"{{"type": "{verb}", "topic": "room"}}"#).as_bytes());
+        let event =
+            |session: &mut Peer| -> Value { serde_json::from_slice(&session.message().1).expect("JSON") };
+        let answer = |session: &mut Peer| loop {
+            let event = event(session);
+            if event["type"] != "presence" {
+                break event;
+            }
+        };
+        let [mut watcher, mut other] = [0; 2].map(|_| open_session(server, STRANGER, &[]));
+        watcher.send(&said("subscribe"));
+        answer(&mut watcher);
+        for _ in 0..ROUNDS {
+            other.send(&[said("subscribe"), said("unsubscribe")].concat().repeat(PAIRS));
+            for _ in 0..2 * PAIRS {
+                answer(&mut other);
+            }
+        }
+        other.send(&said("subscribe"));
+        let name = answer(&mut other)["client"].clone();
+        server.post("/topics/room", b"the end").expect("an answer");
+        let mut heard = Vec::new();
+        loop {
+            match event(&mut watcher) {
+                event if event["type"] == "message" => break,
+                event => heard.push(event),
+            }
+        }
+        let last = heard.last().expect("its join");
+        assert_eq!((&last["event"], &last["client"], &last["count"]), (&"join".into(), &name, &2.into()));
+        assert!(heard.len() < ROUNDS * PAIRS / 5, "{} events", heard.len());
+    });
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::node::upgrade_of;
-use super::rates::{open_session, publish_many};
+use super::rates::{open_session, publish_many, subscribe_many};
 use super::*;
 use crate::peer::{BINARY, TEXT, frame};
 
@@ -26,7 +26,7 @@ struct Row {
 /// How a connection is opened and examined later.
 type Open = (fn(&Server, IpAddr) -> Peer, fn(&Server, &mut Peer) -> bool);
 
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 20] = [
     Row {
         key: "trusted_proxy",
         without: "max_connections_per_address = 1",
@@ -115,6 +115,20 @@ const ROWS: [Row; 18] = [
         with: "publish_rate_per_identity = 5",
         new: |server, address| publish_many(&mut session(server, address), 50).1 > 0,
         open: Some((session, |_, session| publish_many(session, 50).1 > 0)),
+    },
+    Row {
+        key: "subscribe_rate",
+        without: "",
+        with: "subscribe_rate = 5",
+        new: |server, address| is_limited(&subscribe_many(&mut session(server, address), 50)),
+        open: Some((session, |_, session| is_limited(&subscribe_many(session, 50)))),
+    },
+    Row {
+        key: "subscribe_rate_per_identity",
+        without: "",
+        with: "subscribe_rate_per_identity = 5",
+        new: |server, address| is_limited(&subscribe_many(&mut session(server, address), 50)),
+        open: Some((session, |_, session| is_limited(&subscribe_many(session, 50)))),
     },
     Row {
         key: "ban_after",
@@ -295,6 +309,10 @@ fn is_banned_after(server: &Server, address: IpAddr, times: usize, between: Dura
     }
     let entry = known(server, &address.to_string()).expect("listed");
     entry["banned_s"].as_u64().is_some_and(|left_s| left_s > 0)
+}
+
+fn is_limited(answers: &[String]) -> bool {
+    answers.iter().any(|answer| answer == "rate-limited")
 }
 
 /// Whether a session may not subscribe to two topics. It ends with no subscription.
