@@ -68,6 +68,7 @@ mod tick;
 mod topic_read;
 mod unanswered;
 mod v1_events;
+mod waiting_requests;
 
 use std::collections::VecDeque;
 

@@ -106,6 +106,9 @@ impl Broadcast {
         if !gate.asks_app(AppEvent::Subscribe) {
             return self.fail(link, encoding, number(id), ErrorCode::PermissionDenied);
         }
+        if self.has_waiting(link, name) {
+            return self.fail(link, encoding, number(id), ErrorCode::Internal);
+        }
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }

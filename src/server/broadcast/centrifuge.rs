@@ -21,7 +21,6 @@ use super::Broadcast;
 use super::centrifuge_events::number;
 use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
 use super::dialect::{Dialect, close};
-use super::events::SessionEvent;
 use super::held_commands::{HeldFrame, charge_of};
 use super::members::MembersPage;
 use super::requests::{ANY_EPOCH, WantedSubscription};
@@ -160,7 +159,10 @@ impl Broadcast {
         match &command.request {
             Request::Connect(connect) => self.connect(link, gate, encoding, id, connect),
             Request::Subscribe(subscribe) => self.take_subscribe(link, gate, encoding, id, subscribe),
-            Request::Unsubscribe { channel } => self.take_unsubscribe(link, id, channel),
+            Request::Unsubscribe { channel } => {
+                self.cancel_asked_subscribe(link, channel);
+                self.unsubscribe_in_turn(link, encoding, id, channel);
+            }
             Request::Publish(publish) => self.take_publish(link, gate, encoding, id, publish),
             Request::Presence { channel } => self.take_presence(link, gate, encoding, id, channel, false),
             Request::PresenceStats { channel } => self.take_presence(link, gate, encoding, id, channel, true),
@@ -240,24 +242,7 @@ impl Broadcast {
         if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
             return self.ask_subscribe(link, gate, encoding, &wanted, subscribe.data);
         }
-        self.subscribe_session(link, gate, wanted);
-    }
-
-    /// Clients expect success, also without a subscription.
-    fn take_unsubscribe<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        id: u32,
-        name: &str,
-    ) {
-        let id = Some(u64::from(id));
-        let topic = self.fan_out.topics.find(name);
-        self.cancel_asked_subscribe(link, name);
-        let Some(session) = link.peer.session_mut() else { return };
-        if topic.is_some_and(|topic| session.find(topic).is_some()) {
-            return self.unsubscribe_session(link, id, name);
-        }
-        self.sessions.send(link, &SessionEvent::Unsubscribed { id, topic: name });
+        self.subscribe_in_turn(link, gate, encoding, id, wanted);
     }
 
     fn take_publish<A: ServerApplication>(

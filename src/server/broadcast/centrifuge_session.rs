@@ -3,7 +3,7 @@
 //!
 //! No I/O, and no clock: the time is an argument.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use echoring_auth::{AppData, Forwarded};
 use echoring_centrifuge::Encoding;
@@ -35,6 +35,8 @@ pub(super) struct CentrifugeSession {
     pub(super) histories: Vec<HistoryQuery>,
     /// Requests that want only the number of members.
     pub(super) stats: Vec<u64>,
+    /// Requests that wait for the answer to an earlier one.
+    pub(super) waiting: VecDeque<WaitingRequest>,
     /// Requests about which the application is asked.
     pub(super) calls: AppCalls,
     /// Header fields of its handshake, for the application.
@@ -120,6 +122,27 @@ pub(super) struct HistoryQuery {
     pub(super) pages: HistoryPages,
 }
 
+/// A request that waits for the answer to an earlier one about the same topic.
+#[derive(Debug)]
+pub(super) struct WaitingRequest {
+    pub(super) id: u32,
+    pub(super) name: Box<str>,
+    /// The subscription that is requested; `None` to end the present one.
+    pub(super) subscribe: Option<Box<WaitingSubscription>>,
+}
+
+/// A subscription that is requested, and allowed by the permissions of the topic or by a token.
+#[derive(Debug)]
+pub(super) struct WaitingSubscription {
+    pub(super) from: Option<Position>,
+    pub(super) presence: bool,
+    pub(super) must_recover: bool,
+    pub(super) deltas: bool,
+    pub(super) has_token: bool,
+    pub(super) data: Option<Box<AppData>>,
+    pub(super) expires_at: Option<Nanos>,
+}
+
 /// The times of pings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PingTimes {
@@ -143,6 +166,7 @@ impl CentrifugeSession {
             stage_at: connect_by,
             histories: Vec::new(),
             stats: Vec::new(),
+            waiting: VecDeque::new(),
             calls: AppCalls::default(),
             forwarded,
         }

@@ -185,7 +185,7 @@ impl Broadcast {
         }
     }
 
-    /// Answers the connect commands whose subscriptions may all have begun.
+    /// Answers the connect commands whose subscriptions may all have begun, and takes requests that have waited for an answer.
     pub(crate) fn complete_connects<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
@@ -197,12 +197,13 @@ impl Broadcast {
                 self.complete_connect(&mut link, gate);
             }
         }
+        self.take_waiting_requests(cx, gate);
     }
 
     /// Whether [`complete_connects`](Broadcast::complete_connects) has something to do.
     #[inline]
     pub(crate) fn has_connects_due(&self) -> bool {
-        !self.sessions.connects_due.is_empty()
+        !self.sessions.connects_due.is_empty() || !self.sessions.requests_waiting.is_empty()
     }
 
     /// Answers the connect command, if all subscriptions have begun, and takes the commands behind it. False if some have not.

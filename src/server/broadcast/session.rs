@@ -191,6 +191,17 @@ impl ReplayState {
     }
 }
 
+impl SubscriptionState {
+    /// Whether a request of the client is not answered.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            SubscriptionState::AwaitingOwner { id: Some(_), .. }
+                | SubscriptionState::Replaying(ReplayState { id: Some(_), answered: false, .. })
+        )
+    }
+}
+
 impl SessionSubscription {
     pub(super) fn member(&self) -> Option<MemberId> {
         match self.state {

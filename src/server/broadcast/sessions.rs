@@ -42,6 +42,8 @@ pub(super) struct Sessions {
     pub(super) replay_due: VecDeque<Token>,
     /// Sessions whose connect command may be answered.
     pub(super) connects_due: VecDeque<Token>,
+    /// Sessions with requests that wait for the answer to an earlier one.
+    pub(super) requests_waiting: VecDeque<Token>,
     /// Sessions with refusals that wait for answers, and since when.
     refusals_waiting: VecDeque<(Nanos, Token)>,
     /// When sessions of Centrifuge's protocol are due.
@@ -63,6 +65,7 @@ impl Sessions {
             members_due: VecDeque::new(),
             replay_due: VecDeque::new(),
             connects_due: VecDeque::new(),
+            requests_waiting: VecDeque::new(),
             refusals_waiting: VecDeque::new(),
             alarms: Alarms::default(),
             kept: KeptBytes::default(),

@@ -30,7 +30,7 @@ impl Broadcast {
             Ok((expires_at, data)) => {
                 let (allowed_by, data) = (AllowedBy::Token, data.map(AppData::Json).map(Box::new));
                 let wanted = WantedSubscription { allowed_by, data, expires_at, ..wanted };
-                self.subscribe_session(link, gate, wanted);
+                self.subscribe_in_turn(link, gate, encoding, number(wanted.id), wanted);
             }
             Err(code) => self.fail(link, encoding, number(wanted.id), code),
         }

@@ -209,7 +209,12 @@ impl Broadcast {
         }
         let waits =
             !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
-        if !self.held.is_empty() || !self.pending.is_empty() || !self.presence_changes.is_empty() || waits {
+        if !self.held.is_empty()
+            || !self.pending.is_empty()
+            || !self.presence_changes.is_empty()
+            || !self.sessions.requests_waiting.is_empty()
+            || waits
+        {
             return Some(self.retry_at());
         }
         let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;

@@ -119,6 +119,56 @@ fn after_unsubscribe_nothing_of_the_channel_follows() {
 }
 
 #[test]
+fn requests_about_one_channel_are_answered_in_their_order() {
+    with_topics(|server| {
+        let mut client = Client::connect(server);
+        let commands = |client: &mut Client, channel: &str, subscribe: &Value| {
+            let [subscribe, unsubscribe] =
+                [json!({"subscribe": subscribe}), json!({"unsubscribe": {"channel": channel}})];
+            let all = [&subscribe, &unsubscribe, &subscribe, &unsubscribe, &subscribe];
+            let line = |(command, id): (&Value, u64)| {
+                let mut command = command.clone();
+                command["id"] = id.into();
+                command.to_string()
+            };
+            let lines: Vec<String> = all.into_iter().zip(90..).map(line).collect();
+            client.peer.send(&frame(TEXT, lines.join("\n").as_bytes()));
+            [0; 5].map(|_| {
+                loop {
+                    let event = client.event();
+                    if event["id"].as_u64() >= Some(90) {
+                        break event;
+                    }
+                }
+            })
+        };
+        // Some of the channels belong to the other shard.
+        for number in 0..20 {
+            let channel = format!("long.turn{number}");
+            let replies = commands(&mut client, &channel, &json!({"channel": channel}));
+            assert_eq!(
+                replies.each_ref().map(|reply| reply["id"].as_u64()),
+                [90, 91, 92, 93, 94].map(Some),
+                "{replies:?}"
+            );
+            assert!(replies.iter().all(|reply| reply.get("error").is_none()), "{replies:?}");
+            for _ in 0..3 {
+                server.post(&format!("/topics/{channel}"), b"1").expect("an answer");
+            }
+            assert_eq!([0; 3].map(|_| client.push(&channel)["pub"]["offset"].as_u64()), [1, 2, 3].map(Some));
+            // With a page of history from there.
+            let mut other = Client::connect(server);
+            let epoch = &replies[4]["subscribe"]["epoch"];
+            let recover = json!({"channel": channel, "recover": true, "epoch": epoch, "offset": 1});
+            let replies = commands(&mut other, &channel, &recover);
+            for reply in [&replies[0], &replies[2], &replies[4]] {
+                assert_eq!(offsets(&reply["subscribe"]["publications"]), [2, 3], "{replies:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn history_is_read_forward_and_in_reverse() {
     with_topics(|server| {
         let mut client = Client::connect(server);
