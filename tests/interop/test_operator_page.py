@@ -126,6 +126,16 @@ class InTheBrowser(unittest.TestCase):
         self.shoot("light")
         reader.close()
 
+    def test_each_row_of_the_latencies_has_a_label_of_its_own(self):
+        self.open(self.server())
+        self.until_shown()
+        # Two answers, and no third one soon.
+        self.browser.run("document.getElementById('interval').value = '30000'; schedule(); ask_now();")
+        labels = "[...document.querySelectorAll('#latency tbody tr')].map((row) => row.firstChild.textContent)"
+        self.browser.until(f"{labels}.length > 0")
+        shown = self.browser.run(f"return {labels}")
+        self.assertEqual(len(shown), len(set(shown)), shown)
+
     def test_a_restart_a_drain_and_silence_are_seen_at_once(self):
         server = self.server("--shards", "2", "--drain", "1m")
         self.browser.look(1280, 900, "dark")

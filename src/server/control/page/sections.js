@@ -153,11 +153,11 @@ function show_latency(history) {
   const [first, previous, last] = [history.first(), history.previous(), history.last()];
   if (previous === null) return LATENCY.update([]);
   const kinds = [["Receive to send", (shard) => shard.receive_to_send], ["Tick", (shard) => shard.tick_time]];
-  const short = `last ${show_age(seconds_between(previous, last))}`;
-  LATENCY.update(kinds.flatMap(([name, of]) => [
-    { name: `${name}, ${short}`, durations: durations(previous, last, of) },
-    { name: `${name}, ${window_of(history)}`, durations: durations(first, last, of) },
-  ]));
+  // At first both are the same time, and one row says it.
+  const [short, long] = [`last ${show_age(seconds_between(previous, last))}`, window_of(history)];
+  const spans = short === long ? [[first, long]] : [[previous, short], [first, long]];
+  LATENCY.update(kinds.flatMap(([name, of]) =>
+    spans.map(([from, span]) => ({ name: `${name}, ${span}`, durations: durations(from, last, of) }))));
 }
 
 function show_shards(history, stalled) {
