@@ -260,7 +260,8 @@ class Sdk(SdkTests):
             for data in sent:
                 client.do("publish", channel=channel, data=data)
             events = [client.next("publication", channel=channel) for _ in sent]
-            self.assertEqual([event["data"] for event in events], sent)
+            # A field without bytes is not sent, and one SDK has nothing then.
+            self.assertEqual([event["data"] or {"bytes": ""} for event in events], sent)
 
     def test_what_one_client_publishes_reaches_the_others_and_itself(self):
         one, other = self.connected(), self.connected()
