@@ -1,7 +1,8 @@
 """Checks the documentation, for scripts/docs.
 
     docs_check.py adopt     copy files of the repository that the built book links to into the book
-    docs_check.py check     check links and anchors of the sources and of the built book, and command lines of shell blocks
+    docs_check.py check     check links and anchors of the sources and of the built book, command lines of shell blocks, and that the
+                            tests exist which reference pages name
     docs_check.py items     check that each item of the facade has an example, in its page of target/doc
 
 Only the standard library is needed.
@@ -240,6 +241,46 @@ def unknown(path, line, words):
             yield f"{shown(path)}: `{line}`: echoring {command} has no {word.partition('=')[0]}"
 
 
+# ---- the tests that hold what reference pages promise ----
+
+
+HELD = re.compile(r"<!-- held by:(.*?)-->", re.DOTALL)
+RUST_TEST = re.compile(r"#\[(?:tokio::)?test\](?:\s*#\[[^\n]*\])*\s*(?:async\s+)?fn\s+(\w+)")
+PYTHON_TEST = re.compile(r"^ +(?:async )?def (test_\w+)", re.MULTILINE)
+# Folders of the repository that have tests.
+TESTED = ("src", "tests")
+
+
+@functools.cache
+def tests():
+    """The files of all tests, by the name of the test. A file is the list of the parts of its path."""
+    found = {}
+    for folder in TESTED:
+        for ending, pattern in (("rs", RUST_TEST), ("py", PYTHON_TEST)):
+            for path in glob.glob(os.path.join(ROOT, folder, "**", f"*.{ending}"), recursive=True):
+                parts = shown(path).removesuffix(f".{ending}").split(os.sep)
+                for name in pattern.findall(read(path)):
+                    found.setdefault(name, []).append(parts)
+    return found
+
+
+def promises():
+    """Problems of reference pages: names of tests that do not exist, and, on pages that name tests, sections that name none. A test is
+    named like `rates::publications_are_limited_per_connection`: parts of its file's path, as far as it needs them, and its name."""
+    for path in sources():
+        text = read(path)
+        for names in HELD.findall(text):
+            for name in names.replace(",", " ").split():
+                *places, test = re.split(r"::|\.", name)
+                if not any(set(places) <= set(file) for file in tests().get(test, [])):
+                    yield f"{shown(path)}: held by {name}: there is no such test"
+        if not HELD.search(text):
+            continue
+        for section in re.split(r"^(?=## )", FENCE.sub("", text), flags=re.MULTILINE)[1:]:
+            if not HELD.search(section):
+                yield f"{shown(path)}: no test holds `{section.partition(chr(10))[0]}`"
+
+
 # ---- the documentation of the crate ----
 
 
@@ -257,7 +298,7 @@ def items():
 
 
 def check():
-    wrong = [*source_links(), *chapters(), *book_links()]
+    wrong = [*source_links(), *chapters(), *book_links(), *promises()]
     if os.access(PROGRAM, os.X_OK):
         wrong += command_lines()
     else:
@@ -265,7 +306,7 @@ def check():
     for problem in wrong:
         print(problem)
     count = len(sources())
-    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors and commands hold'}")
+    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors, commands and tests hold'}")
     sys.exit(1 if wrong else 0)
 
 

@@ -1,4 +1,4 @@
-"""`scripts/docs --check`: the links, anchors and command lines that it reports as wrong."""
+"""`scripts/docs --check`: the links, anchors, command lines and names of tests that it reports as wrong."""
 
 import os
 import sys
@@ -58,6 +58,29 @@ class Commands(OnePage):
     def test_unknown_flags_commands_and_scripts_are_not(self):
         for line in ("echoring serve --lisen x", "echo | echoring bench -d 3", "echoring dance", "scripts/nothing", "echoring serve 'x"):
             self.assertEqual(self.wrong(line), 1, line)
+
+
+class Promises(OnePage):
+    def wrong(self, text):
+        known = {"a_test": [["src", "server", "quotas"], ["tests", "program", "rates"]], "test_b": [["tests", "interop", "test_v1"]]}
+        with mock.patch.object(docs_check, "tests", lambda: known):
+            return self.problems(text, docs_check.promises)
+
+    def test_tests_that_exist_hold_a_section(self):
+        for names in ("a_test", "rates::a_test", "server::quotas::a_test, test_v1.test_b", "\n  a_test\n  test_b\n"):
+            self.assertEqual(self.wrong(f"# A\n## B\nIt holds.\n<!-- held by: {names} -->\n"), 0, names)
+
+    def test_tests_that_do_not_exist_and_sections_without_a_test_are_wrong(self):
+        self.assertEqual(self.wrong("## B\n<!-- held by: gone, elsewhere::a_test, a_test -->\n"), 2)
+        self.assertEqual(self.wrong("## B\n<!-- held by: a_test -->\n## C\n```md\n## D\n```\n## E\n<!-- held by: test_b -->\n"), 1)
+
+    def test_a_page_that_names_no_test_is_left_alone(self):
+        self.assertEqual(self.wrong("## B\nIt holds.\n"), 0)
+
+    def test_the_tests_of_the_repository_are_found(self):
+        found = docs_check.tests()
+        self.assertIn(["tests", "interop", "test_docs"], found["test_the_tests_of_the_repository_are_found"])
+        self.assertTrue(any("rates" in file for file in found["publications_are_limited_per_connection"]))
 
 
 if __name__ == "__main__":
