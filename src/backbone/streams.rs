@@ -7,7 +7,7 @@
 //! message: version u8 │ node u64 │ number u64 │ epoch u64 │ offset of the first u64 │ publications
 //! ```
 //!
-//! What others have written to a subject of a topic is skipped, and told once.
+//! Messages of other programs at a topic's subject are skipped, and logged once.
 //!
 //! A batch is stored only if the last message of its subject is the one that the writer names (`Nats-Expected-Last-Subject-Sequence`).
 //! Offsets of a subject grow with the sequence numbers of the stream, so a position is found by a binary search.
@@ -353,7 +353,7 @@ impl Streams {
         self.scan(stream, &subject, first..=last, keep).await?;
         let Some(reached) = reached.filter(|(_, sequence)| *sequence == last || bytes >= range.bytes_max)
         else {
-            // Whoever asks would take what is missing for lost.
+            // The reader would take the missing messages for lost.
             return Err(failed("the stream has not delivered all that it has"));
         };
         let mut places = locked(&self.places);

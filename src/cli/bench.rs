@@ -265,7 +265,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         baseline.check_loads(kept, &jobs.iter().flat_map(Job::planned).collect::<Vec<_>>())?;
     }
     environment::start_log("warn")?;
-    signals::end_on_signals(&stop)?;
+    let signalled = signals::end_on_signals(&stop)?;
     let mut monitoring = outputs.monitoring()?;
     let control = jobs.iter().find_map(|job| job.control);
     let controlled = control.map(|address| listen_for_changes(address, &rate_control)).transpose()?;
@@ -339,7 +339,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
         true => verdicts::conclude(&results, None, missed, &[]),
         false => hand_over(&results, missed, interrupted, &outputs, (&baseline, kept))?,
     };
-    for lost in monitoring.finish(&stop) {
+    for lost in monitoring.finish(if is_aborted { &signalled } else { &stop }) {
         // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "warning: {lost}");
     }

@@ -85,7 +85,7 @@ fn shown(report: &Value) -> String {
     text
 }
 
-/// What another node has that this one does not.
+/// The settings in which another node differs from this one.
 fn differences(member: &Value) -> String {
     let all = [("settings_differ", "other settings of topics"), ("key_differs", "another key_file")];
     let found = all.iter().filter(|(field, _)| member[*field] == true);

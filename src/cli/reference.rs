@@ -70,7 +70,7 @@ fn commands() -> Vec<String> {
         match (below.is_empty(), command.get_arguments().all(Arg::is_positional)) {
             (false, _) => names.extend(below),
             (true, false) => names.push(name),
-            // What it takes is in the table of commands.
+            // The table of commands has its arguments.
             (true, true) => {}
         }
     }

@@ -23,11 +23,11 @@ use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
 /// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for what was measured until then; the second
-/// ends the process at once.
+/// ends the process at once. Returns whether a signal has come: `stop` may be set for other reasons.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
-pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<Arc<AtomicBool>, Failure> {
     // `stop` may be set for other reasons, after which a signal is still the first.
     let has_come = Arc::new(AtomicBool::new(false));
     // A program that nohup started outlives its terminal.
@@ -38,7 +38,7 @@ pub(crate) fn end_on_signals(stop: &Arc<AtomicBool>) -> Result<(), Failure> {
             .and_then(|_| flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
-    Ok(())
+    Ok(has_come)
 }
 
 /// Whether this process was started with a signal ignored.

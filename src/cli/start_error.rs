@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use echoring_server::{StartError, StartErrorKind};
 
-use crate::file::flags::flag_of;
+use crate::values::flag_of;
 
 /// The error in one line.
 pub(super) fn line(error: &StartError) -> String {
@@ -32,6 +32,8 @@ pub(super) fn key_of(setting: &str) -> Option<&'static str> {
         "message_bytes_max" => Some("max_message"),
         "origins" => Some("allow_origin"),
         "proxy_protocol" => Some("proxy_protocol"),
+        "subscribe_rate_per_connection" => Some("subscribe_rate"),
+        "subscribe_rate_per_identity" => Some("subscribe_rate_per_identity"),
         "subscriptions_per_identity" => Some("max_subscriptions_per_identity"),
         "topics_max" => Some("max_topics"),
         "topics_per_connection" => Some("max_topics_per_connection"),

@@ -15,6 +15,11 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 /// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
 /// same powers of 1024) behind it.
 ///
+/// The flag as it is typed of the option with this id.
+pub(crate) fn flag_of(id: &str) -> String {
+    format!("--{}", id.replace('_', "-"))
+}
+
 /// # Errors
 /// When it is not a whole number of bytes below 2^64.
 pub fn bytes(word: &str) -> Result<u64, String> {

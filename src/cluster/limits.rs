@@ -54,6 +54,9 @@ pub const STREAM_RETRY_DELAY: Nanos = 250 * MILLISECOND;
 /// Time for which a durable topic has had no stream, and none could be made, after which publications are told that, and do not wait for
 /// one: a server that is restarted has its streams back sooner.
 pub const STREAM_UNUSABLE_AFTER: Nanos = 2 * SECOND;
+/// Time for which a durable topic has had no stream, after which its node no longer asks for one if nobody subscribes or publishes:
+/// five times as long, so that most publications in a row are refused without waiting.
+pub const STREAM_UNUSED_AFTER: Nanos = 5 * STREAM_UNUSABLE_AFTER;
 /// Maximum bytes of publications that are stored together, unless those of one node are longer. With a single long one they
 /// stay below a packet.
 pub const DURABLE_BATCH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;

@@ -48,6 +48,6 @@ pub use plan::{
     Pace, Plan, Protocol, RATE_MAX, RATE_PERIOD_S_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, RandomTime,
     RateControl, RateStage, RecordedEnd, Refused, Replay, Resources, RowOrder, Rows, SAMPLES_MAX,
     SEGMENTS_MAX, STAGE_TIME_MAX, STAGES_MAX, STORM_BACKOFF_DEFAULT, Script, ScriptBuilder, Segment, Speed,
-    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, WEIGHT_MAX, Workload, expand_variables, min_bytes,
-    preset_names, read_file,
+    Spread, StartServer, Style, Target, Template, TimeField, TimeUnit, WEIGHT_MAX, Workload,
+    expand_variables, min_bytes, preset_names, read_file,
 };

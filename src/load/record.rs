@@ -202,23 +202,25 @@ impl Record {
             integrity.allow(*flaw);
         }
         let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
-        // A generator that was too late for its schedule says nothing of the server, and is a verdict of its own.
-        let is_late = self.generator.saturated && !self.config.allow_saturated;
-        let unsent = if is_late { self.generator.unsent_gone } else { self.generator.unsent };
+        // If the generator was too late for its schedule, unsent messages do not show that the server took too few of them. A
+        // saturated generator is a verdict of its own, which may be allowed.
+        let Generator { saturated, unsent, unsent_gone, .. } = self.generator;
+        let unsent = if saturated { unsent_gone } else { unsent };
         let unsent = unsent > 0 && !allowed(Flaw::Unsent);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
         !integrity.is_clean() || unsent || closed || failed || self.is_empty()
     }
 
-    /// Whether nothing came back that the run measures. A part of a run may have no subscribers, a storm without topics only
-    /// connections, a recording no answers, and a schedule no messages.
+    /// Whether nothing came back that the run measures; corrupted answers did come back. A part of a run may have no subscribers,
+    /// a storm without topics only connections, a recording no answers, and a schedule no messages.
     pub fn is_empty(&self) -> bool {
         let Config { mode, stages, topics, .. } = &self.config;
         let measures_none = self.segment.is_some()
             || self.replay.is_some()
             || mode == "storm" && topics.is_none()
             || !stages.is_empty() && stages.iter().all(|stage| stage.from == 0 && stage.to == 0);
-        !measures_none && !self.interrupted && self.received == Some(0)
+        let nothing_came = self.received == Some(0) && self.integrity.corrupted == 0;
+        !measures_none && !self.interrupted && nothing_came
     }
 }
 

@@ -329,7 +329,7 @@ mod tests {
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let requested = |quotas: &mut Quotas, index, subject, now| {
             let request = |_: &i32| quotas.request_subscription(token(index), subject, now).is_ok();
-            (0..100).filter(request).count()
+            (0..100).take_while(request).count()
         };
         let now = 5 * SECOND;
         assert_eq!(requested(&mut one, 1, Some("a"), now), 20);

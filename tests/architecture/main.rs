@@ -160,7 +160,9 @@ fn texts_of_the_libraries_name_no_flags_of_the_program() {
             let names_flag = |line: &str| {
                 let starts =
                     line.match_indices("--").filter(|(at, _)| line[..*at].ends_with([' ', '"', '(']));
+                // A comment, or a text about a script of the repository.
                 !line.trim_start().starts_with("//")
+                    && !line.contains("scripts/")
                     && starts
                         .map(|(at, _)| &line[at + 2..])
                         .any(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))

@@ -42,6 +42,66 @@ fn clients_are_told_the_truth_whatever_fails() {
     });
 }
 
+/// The owner of a durable topic asks for its stream while that is unusable, also if only other nodes publish to the topic.
+#[test]
+fn a_stream_that_is_back_is_used_for_publications_of_other_nodes() {
+    for_each_seed("a_stream_that_is_back", |seed| {
+        let mut world = World::new(seed, 2, 2, 10);
+        // The owner must not publish.
+        world.load_interval = 3_600 * SECOND;
+        let topic = "topic.1";
+        world.watch(3 * SECOND);
+        let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+        for id in &ids {
+            world.publish(*id, topic, 0);
+        }
+        world.watch(2 * SECOND);
+        let is_owner = |id: &&NodeId| world.nodes[*id].table.is_owner(topic);
+        let owner = *ids.iter().find(is_owner).expect("an owner");
+        let other = *ids.iter().find(|id| **id != owner).expect("two nodes");
+        world.streams.is_unusable = true;
+        for _ in 0..4 {
+            world.publish(other, topic, 0);
+            world.watch(SECOND);
+        }
+        world.watch(4 * SECOND);
+        let node = &world.nodes[&owner];
+        assert!(node.table.stores_nothing(topic, node.clock.read(world.now)));
+        world.streams.is_unusable = false;
+        world.watch(2 * SECOND);
+        let before = world.nodes[&other].published.accepted;
+        world.publish(other, topic, 0);
+        world.watch(2 * SECOND);
+        assert_eq!(world.nodes[&other].published.accepted, before + 1, "the stream is back");
+    });
+}
+
+/// A node no longer asks for a stream that is unusable if nobody uses the topic.
+#[test]
+fn a_topic_that_never_got_a_stream_and_that_nobody_uses_ends() {
+    for_each_seed("a_topic_that_never_got_a_stream", |seed| {
+        let mut world = World::new(seed, 1, 2, 10);
+        world.load_interval = 3_600 * SECOND;
+        let topic = "topic.1";
+        world.streams.is_unusable = true;
+        world.watch(3 * SECOND);
+        let id = world.pick_node();
+        world.publish(id, topic, 0);
+        world.watch(4 * SECOND);
+        let stores_nothing = |world: &World| {
+            let node = &world.nodes[&id];
+            node.table.stores_nothing(topic, node.clock.read(world.now))
+        };
+        assert!(stores_nothing(&world) && world.nodes[&id].pending() == 0);
+        world.watch(10 * SECOND);
+        assert!(!stores_nothing(&world), "the topic has not ended");
+        world.streams.is_unusable = false;
+        world.publish(id, topic, 0);
+        world.watch(2 * SECOND);
+        assert_eq!(world.nodes[&id].published.accepted, 1);
+    });
+}
+
 fn pause(world: &mut World) -> Nanos {
     match world.random.below(40) {
         // Long enough for a node to be taken for dead.

@@ -29,6 +29,8 @@ pub struct Streams {
     under_way: Vec<(Nanos, Asker, Step)>,
     /// Whether requests and answers are lost now and then, and the streams are not there for a time.
     pub fails: bool,
+    /// Whether no node can use a stream.
+    pub is_unusable: bool,
     unusable_until: Nanos,
 }
 
@@ -81,7 +83,7 @@ impl Streams {
         if self.fails && random.below(2_000) == 0 {
             self.unusable_until = now + random.below(8 * SECOND);
         }
-        self.fails && now < self.unusable_until
+        self.is_unusable || self.fails && now < self.unusable_until
     }
 
     fn handle(&mut self, topic: &str, request: StreamRequest) -> StreamAnswer {

@@ -42,11 +42,12 @@ def per_s(rate):
 class Case:
     """Changes to the series of a server that make an alert fire, and changes close to them that do not. Keys are selectors of series.
 
-    The server is started with `flags`; where it takes others for the alert to be silent, with `silent_flags`.
+    The server is started with `flags`; where it takes others for the alert to be silent, with `silent_flags`. `peers` are series that a
+    node exposes for each other node: a server alone has none.
     """
 
-    def __init__(self, fires, silent=None, flags=(), silent_flags=None):
-        self.fires, self.silent = fires, silent or {}
+    def __init__(self, fires, silent=None, flags=(), silent_flags=None, peers=None):
+        self.fires, self.silent, self.peers = fires, silent or {}, peers or {}
         self.flags, self.silent_flags = flags, flags if silent_flags is None else silent_flags
 
 
@@ -57,6 +58,9 @@ MEMORY = 'echoring_budget_used_bytes{budget="memory"}'
 # The upper bounds of the buckets above 1/16 s.
 SLOW = r'echoring_tick_seconds_bucket{le=~"0\.125|0\.25|0\.5|\d+\.0|\+Inf"}'
 FAST = 'echoring_tick_seconds_bucket{le=~".*"}'
+
+LINK_AGE = 'echoring_cluster_link_unacknowledged_age_seconds{peer="b"}'
+DIFFER, OTHER_KEY = 'echoring_cluster_settings_differ{peer="b"}', 'echoring_cluster_key_differs{peer="b"}'
 
 CASES = {
     "EchoringDown": Case({"up": at(0)}),
@@ -116,6 +120,8 @@ CASES = {
     ),
     "EchoringReloadRefused": Case({"echoring_last_reload_refused": at(1)}),
     "EchoringBans": Case({"echoring_bans_total": burst(20)}, {"echoring_bans_total": burst(5)}),
+    "EchoringClusterLinkBehind": Case({LINK_AGE: at(7.5)}, {LINK_AGE: at(4.9)}, peers={LINK_AGE: 0.003}),
+    "EchoringClusterSettingsDiffer": Case({DIFFER: at(1)}, peers={DIFFER: 0, OTHER_KEY: 0}),
     "EchoringDegraded": Case({}, flags=("--driver", "epoll"), silent_flags=()),
 }
 
@@ -217,7 +223,8 @@ class Rules(unittest.TestCase):
             case = CASES[alert]
             for changes, flags, fires in [(case.fires, case.flags, True), (case.silent, case.silent_flags, False)]:
                 with self.subTest(alert=alert, fires=fires):
-                    self.replay(replay(alert, expression, wait_s, self.pages[flags], changes, fires))
+                    series = {**self.pages[flags], **case.peers}
+                    self.replay(replay(alert, expression, wait_s, series, changes, fires))
 
     def replay(self, test):
         with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

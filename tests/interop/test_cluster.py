@@ -856,13 +856,14 @@ nats = "json"
     @asynchronous
     async def test_are_answered_at_inboxes_only_and_operators_see_the_others(self):
         (node,) = self.start("a", flags=self.flags)
+        self.client.subscribe("_INBOX.answers")
+        # NATS says that there is no node yet only while nobody else is subscribed.
+        self.assertEqual((await asyncio.to_thread(self.publish, "t", b"text"))[0], 200)
         watcher = NatsClient(self.nats)
         self.addCleanup(watcher.close)
         watcher.subscribe("_INBOX.>")
         watcher.subscribe("echoring.publish.>")
         watcher.subscribe("$JS.API.>")
-        self.client.subscribe("_INBOX.answers")
-        self.assertEqual((await asyncio.to_thread(self.publish, "t", b"text"))[0], 200)
         for reply in ("$JS.API.STREAM.PURGE.s", "echoring.publish.other", "echoring.node.0000000000000001", "answers"):
             self.client.publish("echoring.publish.t", b"text", reply)
         status, answer = await asyncio.to_thread(self.publish, "t", b"last")

@@ -67,7 +67,7 @@ class Owners(Durable):
             self.kill(nodes[1])
             self.kill(nodes[2])
             for topic in TOPICS:
-                answer = await self.accepted(nodes[0], topic, "after", Idempotency_Key=f"after {topic}")
+                answer = await self.accepted(nodes[0], topic, "after", Idempotency_Key=f"after-{topic}")
                 self.assertEqual(answer["epoch"], epochs[topic], "the epoch goes on")
                 # Nobody was subscribed but here, and this node missed nothing.
                 messages = await session.messages(topic, 4)

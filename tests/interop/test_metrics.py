@@ -23,7 +23,7 @@ MISSING = "no Prometheus (Debian: apt-get install prometheus)"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 # Alerts about what the server of these tests has not: TLS, and another driver.
-NOT_HERE = ("EchoringCertificateExpires", "EchoringDegraded")
+NOT_HERE = ("EchoringCertificateExpires", "EchoringClusterLinkBehind", "EchoringClusterSettingsDiffer", "EchoringDegraded")
 # Long enough for two scrapes, short enough for a test.
 RATE_INTERVAL = "10s"
 

@@ -335,11 +335,12 @@ fn what_a_file_says_wrong_is_told_with_its_place() {
         let file = File::new("wrong", text.as_bytes());
         for check in [&["--check"][..], &[]] {
             let words = ["serve", "--listen", "127.0.0.1:0", "--config", file.path()];
-            let run = run(&[&words[..], flags, check].concat());
+            let run = output(&[&words[..], flags, check].concat());
+            let stderr = String::from_utf8_lossy(&run.stderr);
             let column = text.find('\'').expect("a value") + 1;
             let place = format!("error: {}:1:{column}: {complaint}", file.path());
-            assert!(run.stderr.contains(&place) && run.code == Some(3), "{place}\n{}", run.stderr);
-            assert!(!run.stderr.contains("--"), "{}", run.stderr);
+            assert!(stderr.contains(&place) && run.status.code() == Some(3), "{place}\n{stderr}");
+            assert!(!stderr.contains("--"), "{stderr}");
         }
     }
 }
@@ -424,7 +425,7 @@ fn environment_variables_stand_between_the_file_and_the_flags() {
 fn a_wrong_environment_variable_is_a_usage_error_with_its_name() {
     for (name, value, code, line) in [
         ("ECHORING_MAX_MESSAGE", "lots", 2, "expected bytes such as 65536, 64KiB or 1MiB"),
-        ("ECHORING_TLS_KEY", "k.pem", 2, "needs its certificate, --tls-cert"),
+        ("ECHORING_TLS_KEY", "k.pem", 2, "needs its certificate, ECHORING_TLS_CERT"),
         ("ECHORING_CPUS", "1023", 3, ""),
         ("ECHORING_CONFIG", "/nowhere.toml", 3, "cannot read /nowhere.toml: "),
     ] {

@@ -352,12 +352,12 @@ fn a_server_that_answers_before_it_reads_on_gets_its_answers_read() {
         let run = bench(&server, &flags);
         server.finish();
         let unsent = run.count("/generator/unsent");
-        assert!(unsent > 0 && run.code == Some(1), "{}", run.told);
-        assert!(
-            run.told.contains(&format!(" 0 late, {unsent} unsent, 0 connections ended early")),
-            "{}",
-            run.told
-        );
+        assert!(unsent > 0, "{}", run.told);
+        // A generator that was late itself does not blame the server.
+        if run.record["generator"]["saturated"] == false {
+            let broken = format!(" 0 late, {unsent} unsent, 0 connections ended early");
+            assert!(run.code == Some(1) && run.told.contains(&broken), "{}", run.told);
+        }
     }
 }
 

@@ -273,7 +273,9 @@ fn sockets_of_a_service_manager_are_served_on_both_drivers() {
         echoes(connect(address));
         echoes(UnixStream::connect(&path).expect("connected"));
         let mut health = TcpStream::connect(admin_address).expect("connected");
-        health.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+        health.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        health.write_all(request).expect("sent");
         let mut answer = String::new();
         health.read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -294,7 +296,8 @@ fn the_admin_socket_of_a_service_manager_may_be_a_unix_socket() {
     let server = Server::start(activate(&mut command, vec![tcp.into(), admin.into()], "ws:admin"), 1);
     let mut stats = UnixStream::connect(&path).expect("connected");
     stats.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stats.write_all(b"GET /stats HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    let request = b"GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stats.write_all(request).expect("sent");
     let mut answer = String::new();
     stats.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

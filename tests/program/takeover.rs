@@ -295,7 +295,8 @@ fn an_operators_request_in_progress_is_answered() {
     begun.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let head =
         "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n";
-    begun.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).expect("sent");
+    let fields = "Connection: close\r\nExpect: 100-continue\r\n";
+    begun.write_all(format!("{head}{fields}\r\n").as_bytes()).expect("sent");
     let mut goes_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
     begun.read_exact(&mut goes_on).expect("it asks for the body");
     let successor = Server::start(at, &["--takeover"]).expect("a successor");

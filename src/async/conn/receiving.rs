@@ -211,7 +211,7 @@ impl<S: Transport> Core<S> {
         Poll::Pending
     }
 
-    /// What a connection that is closing does before it reads further frames, or the error of its end. `None` if it reads them.
+    /// The result of reading from a connection that is closing, or the error of its end. `None` if it still reads frames.
     #[cold]
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Result<Option<Poll<Option<ControlEvent>>>, Error> {
         let flushed = self.poll_flush(cx);

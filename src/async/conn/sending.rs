@@ -177,7 +177,9 @@ impl<S: Transport> Core<S> {
 
     /// Bytes that were queued and that the transport has not accepted, dropped ones included.
     pub(super) fn unwritten_bytes(&self) -> u64 {
-        u64::from(self.connection.queued_bytes()) + self.dropped_bytes
+        let of_connection =
+            u64::from(self.connection.queued_bytes()) + u64::from(self.connection.displaced_bytes());
+        of_connection + self.dropped_bytes
     }
 
     /// Whether another message can be queued, and no more than `bytes_max` wait.

@@ -1,5 +1,4 @@
-//! What one address and one name may take of the places of those that wait to be decided about, and how late wrong passwords are
-//! answered.
+//! Shares of one address and one name in the places of waiting decisions, and the delay of answers to wrong passwords.
 //!
 //! A wrong password is answered later from failure to failure of its address or its name, and takes a place of its address until then.
 //! A right one is answered at once, whatever others have tried under its name.

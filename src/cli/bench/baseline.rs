@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::headings::EXPERIMENTS;
 use super::usage::usage;
-use crate::file::flags::{flag_of, is_given};
+use crate::file::flags::is_given;
+use crate::values::flag_of;
 use crate::{Failure, compare as comparing, values};
 use echoring_load::Outcome;
 use echoring_load::analyse::compare::{self, CompareOptions, PlannedLoad};

@@ -17,7 +17,7 @@ use super::outputs::to_stdout;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;
 use crate::file::flags::{self, is_given};
-use crate::values::FileOrStream;
+use crate::values::{self, FileOrStream};
 use crate::{EXIT_INTERRUPTED, Failure, environment, signals};
 use echoring_load::record::calibration::{Calibration, SCHEMA};
 use echoring_load::render::{self, ProgressReporter};
@@ -91,7 +91,7 @@ pub(super) fn run(arguments: super::Args, typed: &ArgMatches) -> Result<ExitCode
     let others = flags::typed(&flags::command::<super::Args>(), typed, &FLAGS);
     if let Some(flag) = others.first() {
         let id = flag.id.as_str();
-        let name = if id == "url" { "URL".to_owned() } else { flags::flag_of(id) };
+        let name = if id == "url" { "URL".to_owned() } else { values::flag_of(id) };
         return Err(usage(&name, "not with --calibrate, which has a server and loads of its own"));
     }
     let time = if is_given(typed, "duration") { arguments.duration } else { None }.unwrap_or(TIME_DEFAULT);

@@ -13,7 +13,7 @@ use super::parsers::{Arrivals, Compression, Mode, Sources, Switch};
 use super::target::{GivenUrl, Lookup, start_server};
 use super::usage::usage;
 use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
-use crate::file::flags::flag_of;
+use crate::values::flag_of;
 use crate::{Failure, environment};
 use echoring_load::analyse::compare::PlannedLoad;
 use echoring_load::analyse::objective::Objective;

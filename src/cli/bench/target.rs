@@ -16,7 +16,7 @@ use super::usage::usage;
 use crate::{Failure, start_error};
 use echoring_async::tls::{self, Trust};
 use echoring_async::{Proxy, connect_to_any};
-use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template};
+use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template, WEIGHT_MAX};
 use echoring_proto::tunnel::{NotEncodable, Tunnel};
 use echoring_proto::url::{Url, percent_decode};
 use echoring_server::{self, ListenAddress, Server};
@@ -125,10 +125,12 @@ impl Lookup {
             };
             each.push((endpoint, all));
         }
-        // Common multiples stay small: a name has few addresses.
-        let common = each.iter().map(|(_, all)| all.len().max(1) as u32).fold(1, least_common_multiple);
-        let dealt = each.into_iter().flat_map(|(endpoint, all)| {
-            let weight = endpoint.weight * (common / all.len().max(1) as u32);
+        let hosts: Vec<(u32, usize)> =
+            each.iter().map(|(endpoint, all)| (endpoint.weight, all.len().max(1))).collect();
+        let Some(weights) = address_weights(&hosts) else {
+            return Err(usage("--all-addresses", "the hosts have too many addresses for these --weights"));
+        };
+        let dealt = each.into_iter().zip(weights).flat_map(|((endpoint, all), weight)| {
             let address = endpoint.route.address.clone();
             let all = if all.is_empty() { vec![address] } else { all.into_iter().map(Into::into).collect() };
             all.into_iter().map(move |address: RemoteAddress| {
@@ -229,12 +231,29 @@ fn first_to_answer(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
     runtime.block_on(connecting).ok()?.ok()?.peer_addr().ok()
 }
 
-fn least_common_multiple(one: u32, other: u32) -> u32 {
+/// The weight of each address of hosts with these weights and numbers of addresses, as small as the shares allow. `None` if one
+/// is above [`WEIGHT_MAX`].
+fn address_weights(hosts: &[(u32, usize)]) -> Option<Vec<u32>> {
+    let common = hosts.iter().try_fold(1_u64, |common, &(_, addresses)| {
+        let addresses = addresses as u64;
+        (common / greatest_common_divisor(common, addresses)).checked_mul(addresses)
+    })?;
+    let multiples = hosts
+        .iter()
+        .map(|&(weight, addresses)| u64::from(weight).checked_mul(common / addresses as u64))
+        .collect::<Option<Vec<u64>>>()?;
+    let divisor = multiples.iter().copied().fold(0, greatest_common_divisor);
+    let weights = multiples.into_iter().map(|multiple| u32::try_from(multiple / divisor).ok());
+    weights.map(|weight| weight.filter(|weight| *weight <= WEIGHT_MAX)).collect()
+}
+
+/// Of 0 and another number, the other.
+fn greatest_common_divisor(one: u64, other: u64) -> u64 {
     let (mut larger, mut smaller) = (one, other);
     while smaller > 0 {
         (larger, smaller) = (smaller, larger % smaller);
     }
-    one / larger * other
+    larger
 }
 
 /// The `user:password` of a URL, and the URL without it.
@@ -324,6 +343,16 @@ mod tests {
         for wrong in ["a%3Ab:c", "%zz", "%ff"] {
             assert!(basic_credentials(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn addresses_share_the_weight_of_their_host() {
+        assert_eq!(address_weights(&[(1, 1)]), Some(vec![1]));
+        assert_eq!(address_weights(&[(1, 2), (1, 3)]), Some(vec![3, 2]));
+        assert_eq!(address_weights(&[(1_000, 2), (500, 1)]), Some(vec![1, 1]));
+        assert_eq!(address_weights(&[(1_000, 1), (1_000, 1_000)]), Some(vec![1_000, 1]));
+        assert_eq!(address_weights(&[(999, 1), (1, 2)]), None, "1,998 to 1");
+        assert_eq!(address_weights(&[(1, usize::MAX), (1, usize::MAX - 1)]), None);
     }
 
     #[test]

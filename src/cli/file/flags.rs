@@ -14,7 +14,6 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _, Id};
 
 use super::{Entry, Place};
-use crate::serve::{path_of_key, variable};
 use crate::{Failure, one_line};
 
 /// The options of `A` without a program and its commands around them.
@@ -61,11 +60,11 @@ impl Origin {
         }
     }
 
-    /// What whoever wrote this calls the option `id`, whose flag is `flag`.
-    fn name(&self, id: &str, flag: &str) -> String {
+    /// The name under which the option `id` was given: a key, a variable, or its `flag`.
+    fn name(&self, id: &str, flag: &str, naming: &Naming) -> String {
         match self {
-            Origin::File(_) => path_of_key(id),
-            Origin::Variable(_) => variable(id),
+            Origin::File(_) => (naming.key)(id),
+            Origin::Variable(_) => (naming.variable)(id),
             Origin::Profile | Origin::CommandLine => flag.to_owned(),
         }
     }
@@ -147,11 +146,6 @@ impl Flag {
 /// The id of the option whose flag is `flag`, which is its key in a file.
 pub(crate) fn key_of(flag: &str) -> String {
     flag.trim_start_matches('-').replace('-', "_")
-}
-
-/// The flag as it is typed of the option with this id.
-pub(crate) fn flag_of(id: &str) -> String {
-    format!("--{}", id.replace('_', "-"))
 }
 
 fn boolean(value: &OsStr) -> Option<bool> {
@@ -254,8 +248,14 @@ impl<A: Args> Given<A> {
             .try_get_matches_from(words)
             .and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
         let (args, matches) = parsed.map_err(|error| wrong(&one_line(&error)))?;
-        let origins = flags.iter().map(|flag| (flag.id.to_string(), flag.origin.clone()));
-        Ok(Given { args, matches, origins: Origins(origins.collect()), flags })
+        let given = flags.iter().map(|flag| (flag.id.to_string(), flag.origin.clone())).collect();
+        Ok(Given { args, matches, origins: Origins { given, naming: Naming::default() }, flags })
+    }
+
+    /// Errors call options as the command does.
+    pub(crate) fn named(mut self, naming: Naming) -> Given<A> {
+        self.origins.naming = naming;
+        self
     }
 }
 
@@ -270,15 +270,33 @@ fn reason(error: &clap::Error) -> String {
     }
 }
 
+/// How a command calls an option, by its id, in its file and in its environment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Naming {
+    /// The key, behind the table that it stands in.
+    pub(crate) key: fn(&str) -> String,
+    pub(crate) variable: fn(&str) -> String,
+}
+
+impl Default for Naming {
+    /// A file without tables, and no variables.
+    fn default() -> Naming {
+        Naming { key: str::to_owned, variable: str::to_owned }
+    }
+}
+
 /// Where options were given, by their ids.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Origins(BTreeMap<String, Origin>);
+pub(crate) struct Origins {
+    given: BTreeMap<String, Origin>,
+    naming: Naming,
+}
 
 impl Origins {
     /// An error in the value of `flag`, with its place in the file or its variable, if one of them gave it. Other flags that the
     /// explanation names are named as they were given, or else as this one was.
     pub(crate) fn wrong(&self, flag: &str, explanation: &str) -> Failure {
-        let origin = self.0.get(&key_of(flag)).unwrap_or(&Origin::CommandLine);
+        let origin = self.given.get(&key_of(flag)).unwrap_or(&Origin::CommandLine);
         origin.wrong(flag, &self.named(explanation, origin))
     }
 
@@ -289,13 +307,14 @@ impl Origins {
 
     /// An error of this host that follows from the value of `flag`: with the place of the value, if a file or a variable gave it.
     pub(crate) fn following(&self, flag: &str, line: &str) -> Failure {
-        match self.0.get(&key_of(flag)) {
+        match self.given.get(&key_of(flag)) {
             Some(Origin::File(_) | Origin::Variable(_)) => self.unusable(flag, line),
             _ => Failure::Environment(self.named(line, &Origin::CommandLine)),
         }
     }
 
-    /// `text` with the flags in it as they were given, or else as `origin` would give them.
+    /// `text` with the flags in it as they were given, or else as `origin` would give them. A flag is at the beginning of a word:
+    /// the name of a file may contain `--`.
     fn named(&self, text: &str, origin: &Origin) -> String {
         let mut named = String::new();
         let mut rest = text;
@@ -305,12 +324,14 @@ impl Origins {
             let end = flag.find(|character| !is_of_flag(character)).unwrap_or(flag.len());
             let (flag, behind) = flag.split_at(end);
             named.push_str(before);
-            let id = key_of(flag);
+            let begins_word =
+                before.chars().next_back().is_none_or(|last| last.is_whitespace() || "(`,".contains(last));
+            let id = key_of(if begins_word { flag } else { "" });
             // A switch that turns something off.
             let id = id.strip_prefix("no_").unwrap_or(&id);
             match id.is_empty() {
                 true => named.push_str(flag),
-                false => named.push_str(&self.0.get(id).unwrap_or(origin).name(id, flag)),
+                false => named.push_str(&self.given.get(id).unwrap_or(origin).name(id, flag, &self.naming)),
             }
             rest = behind;
         }
@@ -319,6 +340,28 @@ impl Origins {
 
     /// Where `arg` was given, for a reader; `None` where it has its default.
     pub(crate) fn shown(&self, arg: &Arg) -> Option<String> {
-        self.0.get(arg.get_id().as_str()).map(|origin| origin.shown(&name(arg)))
+        self.given.get(arg.get_id().as_str()).map(|origin| origin.shown(&name(arg)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_named_as_they_were_given_and_files_keep_their_names() {
+        let variable = |id: &str| format!("APP_{}", id.to_uppercase());
+        let origin = Origin::Variable(variable("log_file"));
+        let naming = Naming { variable, ..Naming::default() };
+        let origins = Origins { naming, ..Origins::default() };
+        let named = |text: &str| origins.named(text, &origin);
+        let file = "cannot open /missing/a--b.log or x/--admin";
+        assert_eq!(named(file), file);
+        let [admin, cpus] = ["admin", "cpus"].map(variable);
+        assert_eq!(named("--admin: off"), format!("{admin}: off"));
+        assert_eq!(
+            named("a--b: pass --admin (--cpus), `--cpus`,--no-admin\n--cpus -- all"),
+            format!("a--b: pass {admin} ({cpus}), `{cpus}`,{admin}\n{cpus} -- all")
+        );
     }
 }

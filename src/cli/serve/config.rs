@@ -18,12 +18,13 @@ use super::hooks;
 use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
-use super::variables::Variables;
+use super::variables::{Variables, variable};
 use super::watch::Version;
 use crate::Failure;
-use crate::file::flags::{self, Flag, Given};
+use crate::file::flags::{self, Flag, Given, Naming};
 use crate::file::{Entry, Source, entries};
 use crate::sandbox::Sandbox;
+use crate::values;
 use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
@@ -79,7 +80,7 @@ impl Sources {
             "{} is outside of the sandbox, which reaches the folders of files that were named at the start; restart the server",
             file.display()
         );
-        Some(origins.unusable(&flags::flag_of(&id), &line))
+        Some(origins.unusable(&values::flag_of(&id), &line))
     }
 
     /// The configuration file, and what named it.
@@ -103,7 +104,8 @@ fn given(file: Vec<Flag>, variables: &Variables, typed: &ArgMatches) -> Result<G
 
 /// Reads the options of all sources.
 pub(super) fn parse(flags: Vec<Flag>) -> Result<Given<Args>, Failure> {
-    Given::parse(flags, |line| Failure::Usage(line.to_owned()))
+    let given = Given::parse(flags, |line| Failure::Usage(line.to_owned()))?;
+    Ok(given.named(Naming { key: path_of_key, variable }))
 }
 
 /// The options `wanted`, except for those that a running server cannot change, or that `is_kept` names by their keys: these
@@ -144,7 +146,7 @@ pub(super) fn table_of(arg: &Arg) -> Option<(&'static str, &str)> {
 }
 
 /// The key for the option `id` in a file, behind the table that it stands in.
-pub(crate) fn path_of_key(id: &str) -> String {
+fn path_of_key(id: &str) -> String {
     match table_and_key(id) {
         Some((table, key)) => format!("{table}.{key}"),
         None => id.to_owned(),

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use echoring_async::tls;
 
 impl Settings {
-    /// The files with certificates of the server, and of those who issue certificates of clients.
+    /// The files with the server's certificates, and with those of the issuers of client certificates.
     pub(super) fn certificate_files(&self) -> impl Iterator<Item = &PathBuf> {
         let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
         chains.chain(self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca))

@@ -169,6 +169,7 @@ async fn ask(sender: ClientSender, query: PeerQuery) {
 /// The state of the node towards clients of NATS.
 #[derive(Clone, Copy, Debug)]
 struct NodeState {
+    /// It is active in its cluster, and does not leave.
     is_ready: bool,
     is_leaving: bool,
     /// To NATS.
@@ -197,7 +198,7 @@ impl Keeping {
     }
 }
 
-/// Takes requests of other nodes, and publications while the server is ready. Those of a topic are published one after the other.
+/// Takes requests of other nodes, and publications while the node is active in its cluster. Those of a topic are published one after the other.
 async fn take_requests(
     mut clients: NatsClients,
     has_clients: bool,
@@ -226,7 +227,8 @@ async fn take_requests(
     let mut keeping = Keeping::default();
     loop {
         let state = NodeState {
-            is_ready: server.is_ready(),
+            // Neither the key set nor the link to one other node matters to these publications.
+            is_ready: !server.is_leaving() && server.cluster().is_none_or(ClusterNode::is_active),
             is_leaving: server.is_leaving(),
             is_connected: clients.is_connected(),
         };

@@ -93,7 +93,7 @@ impl Topics {
     }
 }
 
-/// What there is beside the topics, which some of their settings need.
+/// The parts of the configuration that some settings of topics need.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beside {
     /// Other clients of NATS.

@@ -52,6 +52,6 @@ impl Variables {
 }
 
 /// The variable for the option `id`.
-pub(crate) fn variable(id: &str) -> String {
+pub(super) fn variable(id: &str) -> String {
     format!("{PREFIX}{}", id.to_uppercase())
 }

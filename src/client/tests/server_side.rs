@@ -49,7 +49,7 @@ impl Operator {
         let body = serde_json::json!({"user": "alice", "channel": channel}).to_string();
         let mut stream = TcpStream::connect(self.address).await.expect("a connection");
         let request = format!(
-            "POST /api/{method} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /api/{method} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).await.expect("sent");

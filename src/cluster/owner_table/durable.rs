@@ -18,7 +18,7 @@ use echoring_topics::Position;
 use super::{OwnerTable, Peers, Role, Shard, next_batch};
 use crate::limits::{
     DURABLE_BATCH_BYTES_MAX, DURABLE_BATCH_PUBLICATIONS_MAX, DURABLE_TIMEOUT, STREAM_RETRY_DELAY,
-    STREAM_UNUSABLE_AFTER,
+    STREAM_UNUSABLE_AFTER, STREAM_UNUSED_AFTER,
 };
 use crate::message::{Message, Outcome, append_outcome, outcomes};
 use crate::store::{Decision, TopicStore};
@@ -96,6 +96,12 @@ impl Durable {
     /// Whether the stream has been unusable for so long that nobody should wait for it.
     fn stores_nothing(&self, now: Nanos) -> bool {
         self.unusable_since.is_some_and(|since| since + STREAM_UNUSABLE_AFTER <= now)
+    }
+
+    /// Whether the stream has been unusable for so long that this node need not ask it for a topic that nobody uses.
+    fn is_unused(&self, now: Nanos) -> bool {
+        let is_over = self.unusable_since.is_some_and(|since| since + STREAM_UNUSED_AFTER <= now);
+        is_over && self.request.is_none() && self.is_idle()
     }
 
     /// A node's link is lost: it has given up what it waits for.
@@ -239,6 +245,10 @@ impl OwnerTable {
                 outcomes.push_back((ticket, Outcome::NoStorage));
             }
         }
+        if is_loading && durable.is_unused(shard.now) && !topic.is_wanted && topic.outgoing.is_unused() {
+            topics.remove(name);
+            return shard.store.hold(name, false);
+        }
         if topic.outgoing.is_waiting() && !is_loading {
             let batch = next_batch(batches);
             let entries = topic.outgoing.send(*node, batch);
@@ -248,7 +258,9 @@ impl OwnerTable {
         let is_due = durable.retry_at.is_none_or(|at| at <= shard.now);
         if durable.request.is_none() && is_due {
             durable.retry_at = None;
-            let has_use = is_loading || durable.is_behind || !durable.is_idle();
+            // Publications from other nodes are refused meanwhile, and do not make this node ask.
+            let is_unusable = durable.unusable_since.is_some();
+            let has_use = is_loading || durable.is_behind || is_unusable || !durable.is_idle();
             match durable.sequence {
                 None if has_use => {
                     // A node that begins the topic must know the idempotency keys.

@@ -45,6 +45,7 @@ mod pings;
 mod player;
 mod push;
 mod rate;
+mod replaced;
 mod replay;
 mod sending;
 mod session;
@@ -257,6 +258,10 @@ impl Client {
             self.attempt(cx, now, stop_at);
         }
         if now >= stop_at || stopped || self.has_no_connections() {
+            // A connection that got room since the last tick sends what was due. A closed loop would begin other messages.
+            if self.pacer.is_open_loop() {
+                self.retry(cx, now.min(stop_at - 1));
+            }
             self.tally.cut(now);
             if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
                 self.tally.health.cpu_ns = after.saturating_sub(before);
@@ -370,7 +375,7 @@ impl Client {
             Flow::Echo(awaited) => {
                 let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
                 for replaced in awaited.take_replaced() {
-                    echo::settle_replaced(tally, protocol, number, replaced);
+                    replaced::settle_replaced(tally, protocol, number, replaced);
                 }
                 tally.integrity.lost += awaited.missing();
                 // If some replies could not be matched, it is unknown which messages are missing.

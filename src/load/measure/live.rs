@@ -66,6 +66,8 @@ impl Counts {
 pub(crate) struct Ages {
     window: Window,
     now: Nanos,
+    /// Messages that each one stands for.
+    weight: u64,
     values: Histogram<u64>,
 }
 
@@ -74,8 +76,14 @@ impl Ages {
     #[inline]
     pub(crate) fn add(&mut self, intended: Nanos, messages: u64) {
         if self.window.contains(intended) {
+            let messages = messages.saturating_mul(self.weight);
             self.values.saturating_record_n(self.now.saturating_sub(intended), messages);
         }
+    }
+
+    /// Each message that is added from now on stands for `weight`, because only a sample of them is looked at.
+    pub(crate) fn each_stands_for(&mut self, weight: u64) {
+        self.weight = weight;
     }
 
     /// The moment at which messages have these ages.
@@ -95,7 +103,7 @@ pub(crate) struct SnapshotTaker {
 
 impl Default for SnapshotTaker {
     fn default() -> SnapshotTaker {
-        let ages = Ages { window: Window::default(), now: 0, values: histogram() };
+        let ages = Ages { window: Window::default(), now: 0, weight: 1, values: histogram() };
         SnapshotTaker { due_at: 0, sent: Vec::new(), ages }
     }
 }
@@ -110,7 +118,7 @@ impl SnapshotTaker {
     /// Takes the ages of the outstanding messages for the next snapshot. Those that were given up are among them.
     pub(crate) fn ages(&mut self, tally: &Tally, now: Nanos) -> &mut Ages {
         self.ages.values.reset();
-        (self.ages.window, self.ages.now) = (tally.window, now);
+        (self.ages.window, self.ages.now, self.ages.weight) = (tally.window, now, 1);
         for (intended, messages) in tally.latency.missing.intended() {
             self.ages.add(intended, messages);
         }
@@ -351,6 +359,22 @@ mod tests {
         snapshots.part(0, &tally, now);
         let end = LiveResults::of(&tally);
         assert_eq!((end.settled().len(), end.outstanding().len()), (103, 0));
+    }
+
+    #[test]
+    fn a_sampled_message_stands_for_several() {
+        let (mut tally, mut snapshots) = (tally(10 * SECOND), SnapshotTaker::default());
+        let mut live = LiveThreads::default();
+        tally.latency.missing.add(Times { intended: FROM + SECOND, sent: FROM + SECOND }, 3);
+        for second in 2..4 {
+            let now = FROM + second * SECOND;
+            let ages = snapshots.ages(&tally, now);
+            ages.add(FROM + SECOND, 2);
+            ages.each_stands_for(10);
+            ages.add(FROM + SECOND, 4);
+            snapshot(&mut snapshots, &tally, now, &mut live);
+            assert_eq!(live.sum().outstanding().len(), 3 + 2 + 40, "only the last are a sample");
+        }
     }
 
     #[test]

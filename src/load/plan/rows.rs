@@ -261,7 +261,14 @@ impl Builder {
             let wrong = |error| format!("{place}: {error}");
             let Members(members) = serde_json::from_slice(line).map_err(wrong)?;
             if self.content.columns.is_empty() {
-                self.set_columns(members.iter().map(|(name, _)| name.clone()).collect())?;
+                let mut names: Vec<String> = Vec::new();
+                for (name, _) in &members {
+                    // One more than the maximum is refused.
+                    if names.len() <= COLUMNS_MAX && !names.contains(name) {
+                        names.push(name.clone());
+                    }
+                }
+                self.set_columns(names)?;
             }
             let columns = std::mem::take(&mut self.content.columns);
             if let Some((other, _)) = members.iter().find(|(name, _)| !columns.contains(name)) {
@@ -356,6 +363,14 @@ mod tests {
         let (token, number) = (by_name("token"), by_name("n"));
         assert_eq!((cells(&rows)[0][token], cells(&rows)[0][number]), ("a\n", "1.50"));
         assert_eq!((cells(&rows)[1][token], cells(&rows)[1][number]), ("", "{\"x\":[1]}"));
+    }
+
+    #[test]
+    fn of_a_name_that_a_json_line_repeats_the_last_value_counts() {
+        let text = "{\"a\":1,\"b\":2,\"a\":3}\n{\"b\":4,\"b\":5,\"a\":6}\n";
+        let rows = read("n.jsonl", text, RowOrder::InOrder).expect("rows");
+        assert_eq!(rows.columns(), ["a", "b"]);
+        assert_eq!(cells(&rows), [["3", "2"], ["6", "5"]]);
     }
 
     #[test]

@@ -70,6 +70,31 @@ pub(crate) fn baseline() -> BaselineComparison {
 }
 
 #[test]
+fn a_run_whose_answers_are_all_corrupted_is_not_empty() {
+    let mut record = record();
+    record.received = Some(0);
+    assert!(record.is_empty());
+    record.integrity.corrupted = 7;
+    assert!(!record.is_empty() && record.is_broken());
+    record.config.allow = vec![Flaw::Corrupted];
+    assert!(!record.is_broken());
+}
+
+#[test]
+fn messages_that_a_late_generator_did_not_send_do_not_break_a_run() {
+    let mut record = record();
+    record.generator.unsent = 9;
+    assert!(record.is_broken());
+    record.generator.saturated = true;
+    for is_allowed in [false, true] {
+        record.config.allow_saturated = is_allowed;
+        assert!(!record.is_broken(), "{is_allowed}");
+    }
+    record.generator.unsent_gone = 1;
+    assert!(record.is_broken(), "their connections were gone");
+}
+
+#[test]
 fn quantiles_of_nothing_are_zero() {
     assert_eq!(Quantiles::of(&histogram()), Quantiles::default());
 }

@@ -58,6 +58,8 @@ struct End {
     closed: Closed,
     /// It was a WebSocket, or an event stream, before.
     was_open: bool,
+    /// Bytes of messages that gave way to the Close frame for a broken rule.
+    displaced_bytes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,15 +186,27 @@ impl Connection {
             // Our Close frame was sent; there is no second one.
             return self.enter(State::SHUTTING_DOWN, closed, env);
         }
+        let mut displaced_bytes = 0;
         if self.outbox.is_blocked() {
             // What waits behind an unfinished send would delay the Close frame.
             cursor.replies = 0..0;
-            self.outbox.drop_messages(env.pool);
+            displaced_bytes = self.outbox.drop_messages(env.pool);
         }
         if !self.is_open() || self.queue_close(closed.code, &error.to_string(), env).is_ok() {
             self.enter(State::SHUTTING_DOWN, closed, env);
         } else {
             self.abort(Cause::OutOfMemory);
+        }
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.end.displaced_bytes = displaced_bytes;
+        }
+    }
+
+    /// Bytes of messages that were queued and gave way to the Close frame when the peer broke a rule.
+    pub fn displaced_bytes(&self) -> u32 {
+        match &self.phase {
+            Phase::Closing(closing) => closing.end.displaced_bytes,
+            _ => 0,
         }
     }
 
@@ -256,8 +270,10 @@ impl Connection {
 
     fn enter_until(&mut self, state: State, closed: Closed, until: Nanos) {
         let was_open = self.was_open();
+        let displaced_bytes = self.displaced_bytes();
         self.flow.end_backpressure();
-        self.phase = Phase::Closing(Closing { state, until, end: Box::new(End { closed, was_open }) });
+        let end = Box::new(End { closed, was_open, displaced_bytes });
+        self.phase = Phase::Closing(Closing { state, until, end });
         self.deadline_moved = true;
     }
 

@@ -198,10 +198,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
-            self.refuse_later(token, refusal, false);
+            self.refuse_accepted(token, refusal);
             self.note_excess(token, Limit::Connections, false);
         } else if self.draining_until.is_some() {
-            self.refuse_later(token, Refusal::DRAINING, false);
+            self.refuse_accepted(token, Refusal::DRAINING);
         } else if self.arrivals.is_on() {
             return self.begin_arrival(token);
         }

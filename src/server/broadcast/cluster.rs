@@ -157,6 +157,11 @@ impl ClusterShard {
         self.table.orders(name)
     }
 
+    /// Whether this node owns a topic, also if a stream gives its publications their positions.
+    pub(super) fn owns(&self, name: &str) -> bool {
+        self.table.is_owner(name)
+    }
+
     /// Whether the stream of a durable topic of this node is being read, as another node may have stored more.
     pub(super) fn reads_stream(&self, name: &str) -> bool {
         self.table.reads_stream(name)

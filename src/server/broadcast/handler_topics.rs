@@ -52,7 +52,7 @@ impl Broadcast {
                 SubscribeError::Refused(refused)
             }
             // Nothing else is wrong with a request of a handler.
-            Rejected::Error(_) => SubscribeError::TooMany,
+            Rejected::Error(_) | Rejected::TooFast(_) => SubscribeError::TooMany,
         })
     }
 

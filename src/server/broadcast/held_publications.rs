@@ -108,6 +108,15 @@ pub(super) fn release_one(peer: &mut Peer) -> bool {
     *held == 0
 }
 
+/// Whether a connection of which nothing is held is not read for another reason.
+pub(super) fn is_paused(peer: &Peer) -> bool {
+    match peer {
+        Peer::Handler(handler) => handler.is_paused,
+        Peer::Session(session) => session.centrifuge().is_some_and(|own| own.calls.are_many()),
+        Peer::Subscriber(_) | Peer::Echo => false,
+    }
+}
+
 fn held_of(peer: &mut Peer) -> Option<&mut u16> {
     match peer {
         Peer::Subscriber(subscriber) => Some(&mut subscriber.held),

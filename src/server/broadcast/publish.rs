@@ -2,7 +2,7 @@
 
 use super::Broadcast;
 use super::handover::Ordering;
-use super::held_publications::{HeldPublications, release_one};
+use super::held_publications::{HeldPublications, is_paused, release_one};
 use super::own_messages::publisher_now;
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::{latest_request, limit_of};
@@ -172,11 +172,7 @@ impl Broadcast {
     fn resume_reading<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>) {
         let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
         if release_one(link.peer) && !stays {
-            let is_paused = match link.peer {
-                Peer::Handler(handler) => handler.is_paused,
-                Peer::Session(session) => session.centrifuge().is_some_and(|own| own.calls.are_many()),
-                _ => false,
-            };
+            let is_paused = is_paused(link.peer);
             link.set_backpressured(is_paused);
         }
     }

@@ -69,6 +69,8 @@ impl<'a> WantedSubscription<'a> {
 pub(super) enum Rejected {
     /// The request is wrong, or forbidden.
     Error(ProtocolError),
+    /// The client subscribes faster than it may. That will pass, so it does not count as a protocol error.
+    TooFast(ProtocolError),
     /// The topic cannot take it.
     Refused(Refused),
 }
@@ -77,7 +79,7 @@ impl Rejected {
     /// The error for the client.
     pub(super) fn into_error(self, id: Option<u64>) -> ProtocolError {
         match self {
-            Rejected::Error(error) => error,
+            Rejected::Error(error) | Rejected::TooFast(error) => error,
             Rejected::Refused(refused) => ProtocolError::refused(id, refused),
         }
     }
@@ -159,6 +161,7 @@ impl Broadcast {
         match self.try_subscribe(link, gate, wanted) {
             Ok(()) => {}
             Err(Rejected::Error(error)) => self.sessions.reject(link, &error),
+            Err(Rejected::TooFast(error)) => self.sessions.send(link, &SessionEvent::Error(&error)),
             Err(Rejected::Refused(refused)) => self.sessions.refuse(link, id, refused),
         }
     }
@@ -191,7 +194,7 @@ impl Broadcast {
         }
         let creator = self.creator(link.mailboxes.shard(), link.token, client);
         let now = link.now();
-        let counted = count_subscription(link, gate, id, allowed_by).map_err(Rejected::Error)?;
+        let counted = count_subscription(link, gate, id, allowed_by)?;
         let found = self.find_or_subscribe(&mut link.resources(), name, creator, now);
         let topic = found.map_err(Rejected::Refused)?;
         let Some(session) = link.peer.session_mut() else { return Ok(()) };
@@ -428,17 +431,17 @@ fn count_subscription<A: ServerApplication>(
     gate: &mut Gate,
     id: Option<u64>,
     allowed_by: AllowedBy,
-) -> Result<Option<CountedSubscription>, ProtocolError> {
+) -> Result<Option<CountedSubscription>, Rejected> {
     let (token, now) = (link.token, link.now());
     if allowed_by.is_requested()
         && let Err(limit) = gate.request_subscription(token, now)
     {
         link.note_excess(limit, false);
-        return Err(ProtocolError::subscribes_too_fast(id));
+        return Err(Rejected::TooFast(ProtocolError::subscribes_too_fast(id)));
     }
     gate.subscribe(token, now).map_err(|limit| {
         link.note_excess(limit, false);
-        ProtocolError::too_many_subscriptions(id, limit)
+        Rejected::Error(ProtocolError::too_many_subscriptions(id, limit))
     })
 }
 

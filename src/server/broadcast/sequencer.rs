@@ -399,7 +399,7 @@ impl Sequencer {
     fn ask_stream(&mut self, owned: OwnedTopicId, from: Replay) {
         let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else { return };
         let Some(name) = self.topics.name(owned) else { return };
-        if cluster.orders(name) && self.topics.durable(name).is_on {
+        if cluster.owns(name) && self.topics.durable(name).is_on {
             self.queue.reread(name);
         }
     }
@@ -417,7 +417,7 @@ impl Sequencer {
         let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else {
             return false;
         };
-        let may_have = |name| !cluster.orders(name) || self.queue.rereads(name) || cluster.reads_stream(name);
+        let may_have = |name| !cluster.owns(name) || self.queue.rereads(name) || cluster.reads_stream(name);
         self.topics.name(owned).is_some_and(may_have)
     }
 

@@ -16,7 +16,7 @@ use super::dialect::Dialect;
 use super::events::SessionEvent;
 use super::frame_encoder::raw_kind;
 use super::handler_events::HandlerEvents;
-use super::held_publications::{hold_one, release_one};
+use super::held_publications::{hold_one, is_paused, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
 use super::unanswered::{RefusedPublication, Unanswered};
@@ -44,7 +44,7 @@ pub(super) struct Sessions {
     pub(super) connects_due: VecDeque<Token>,
     /// Sessions with requests that wait for the answer to an earlier one.
     pub(super) requests_waiting: VecDeque<Token>,
-    /// Sessions with refusals that wait for answers, and since when.
+    /// Sessions with refusals that wait for answers, and since when, in the order of that. Each is listed once.
     refusals_waiting: VecDeque<(Nanos, Token)>,
     /// When sessions of Centrifuge's protocol are due.
     pub(super) alarms: Alarms,
@@ -217,7 +217,8 @@ impl Sessions {
     ) {
         for RefusedPublication { request, id, refused } in refusals {
             if release_one(link.peer) {
-                link.set_backpressured(false);
+                let is_paused = is_paused(link.peer);
+                link.set_backpressured(is_paused);
             }
             self.refuse_request(link, request, id, refused);
         }
@@ -239,15 +240,23 @@ impl Sessions {
         if since + REFUSAL_WAIT_MAX > now { None } else { self.refusals_waiting.pop_front() }
     }
 
-    /// Sends the refusals of a session that have waited since then, unless they were sent.
+    /// Sends the refusals of a session that have waited since then. If those were sent and others wait, it is listed again.
     pub(super) fn send_overdue_refusals<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         since: Nanos,
     ) {
+        let token = link.token;
         let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
-        if unanswered.is_some_and(|unanswered| unanswered.waits_since() == Some(since)) {
-            self.send_waiting_refusals(link);
+        let Some(unanswered) = unanswered else { return };
+        match unanswered.unlist() {
+            Some(waits) if waits > since => {
+                unanswered.list();
+                let at = self.refusals_waiting.partition_point(|(listed, _)| *listed <= waits);
+                self.refusals_waiting.insert(at, (waits, token));
+            }
+            Some(_) => self.send_waiting_refusals(link),
+            None => {}
         }
     }
 

@@ -40,7 +40,7 @@ const SUBSCRIBES_TOO_FAST: Refusal = Refusal {
     status: 429,
     reason: "too many new subscriptions per second",
     headers: "Retry-After: 1\r\n",
-    hint: "subscribe less often, or raise --subscribe-rate or --subscribe-rate-per-identity",
+    hint: "subscribe less often, or raise `subscribe_rate_per_connection` or `subscribe_rate_per_identity`",
 };
 pub(super) const BUSY: Refusal = Refusal {
     status: 503,

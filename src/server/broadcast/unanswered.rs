@@ -23,6 +23,8 @@ pub(super) struct Unanswered {
     refusals: Vec<WaitingRefusal>,
     /// Since when they wait.
     since: Nanos,
+    /// The session is listed among those with refusals that wait.
+    is_listed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,19 +65,30 @@ impl Unanswered {
         self.last(topic).is_some()
     }
 
-    /// Keeps a refusal until the publications to the topic before it are answered. Returns whether it is the first that waits.
+    /// Keeps a refusal until the publications to the topic before it are answered. Returns whether the session is to be listed among
+    /// those with refusals that wait: it is not listed yet.
     pub(super) fn keep(&mut self, topic: &str, publication: RefusedPublication, now: Nanos) -> bool {
         let Some(behind) = self.last(topic) else { return false };
-        let is_first = self.refusals.is_empty();
-        if is_first {
+        if self.refusals.is_empty() {
             self.since = now;
         }
         self.refusals.push(WaitingRefusal { behind, publication });
-        is_first
+        !std::mem::replace(&mut self.is_listed, true)
+    }
+
+    /// The session is listed.
+    pub(super) fn list(&mut self) {
+        self.is_listed = true;
+    }
+
+    /// The session is not listed any more. Returns since when refusals wait, if any do.
+    pub(super) fn unlist(&mut self) -> Option<Nanos> {
+        self.is_listed = false;
+        self.waits_since()
     }
 
     /// Since when refusals wait.
-    pub(super) fn waits_since(&self) -> Option<Nanos> {
+    fn waits_since(&self) -> Option<Nanos> {
         (!self.refusals.is_empty()).then_some(self.since)
     }
 
@@ -144,6 +157,12 @@ mod tests {
         assert!(unanswered.answered("a", 9).is_empty());
         assert_eq!(requests(&unanswered.answered("b", 3)), [7]);
         assert!(unanswered.waits_since().is_none() && unanswered.open.is_empty());
+        unanswered.add("a", 10);
+        assert!(!unanswered.keep("a", refused(11), 40), "the session is still listed");
+        assert_eq!(unanswered.unlist(), Some(40));
+        assert!(unanswered.keep("a", refused(12), 50) && !unanswered.keep("a", refused(13), 60));
+        assert_eq!(requests(&unanswered.answered("a", 10)), [11, 12, 13]);
+        assert_eq!(unanswered.unlist(), None);
     }
 
     #[test]

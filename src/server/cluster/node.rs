@@ -149,9 +149,14 @@ impl ClusterNode {
         self.unready().is_none()
     }
 
+    /// Whether the node is a member of its cluster, and is connected. Other nodes may not acknowledge what it sends them.
+    pub fn is_active(&self) -> bool {
+        self.shared.is_active.load(Ordering::Relaxed)
+    }
+
     /// Why it is not ready.
     pub(crate) fn unready(&self) -> Option<NotReady> {
-        if !self.shared.is_active.load(Ordering::Relaxed) {
+        if !self.is_active() {
             return Some(NotReady::NotInCluster);
         }
         self.shared.is_behind.load(Ordering::Relaxed).then_some(NotReady::LinkBehind)

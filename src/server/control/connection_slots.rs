@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! New ──request──► Answering ──► Sending ──sent──► Kept ──request──► Answering …
-//!                      └──► Delayed ──►┘
+//!                      └──► Delayed ──►┘    └──► Discarding
 //! ```
 //!
 //! No I/O here, and no knowledge of requests.
@@ -62,12 +62,19 @@ enum State {
     Sending { counts: bool },
     /// An answer was sent, and another request may come.
     Kept,
+    /// The last answer was sent, and the rest of the request is discarded, so that the peer sees the answer.
+    Discarding,
 }
 
 impl State {
-    /// Whether a request is awaited.
+    /// Whether no request is being answered, so that the slot may be lost to another connection.
     fn is_idle(self) -> bool {
-        matches!(self, State::New | State::Kept)
+        matches!(self, State::New | State::Kept | State::Discarding)
+    }
+
+    /// Whether the peer may not have an answer yet.
+    fn is_answering(self) -> bool {
+        matches!(self, State::Answering { .. } | State::Sending { .. } | State::Discarding)
     }
 }
 
@@ -122,11 +129,9 @@ impl ConnectionSlots {
         }
     }
 
-    /// Resolves when no request is being answered. Only while nobody else waits for a slot.
+    /// Resolves when no request is being answered, and none is discarded. Only while nobody else waits for a slot.
     pub(super) async fn answered(&self) {
-        let is_answering =
-            |slot: &Rc<Slot>| matches!(slot.state.get(), State::Answering { .. } | State::Sending { .. });
-        while self.0.taken.borrow().iter().any(is_answering) {
+        while self.0.taken.borrow().iter().any(|slot| slot.state.get().is_answering()) {
             self.0.left.notified().await;
         }
     }
@@ -190,6 +195,15 @@ impl ConnectionSlot {
         }
     }
 
+    /// What the peer still sends is discarded. No further request comes.
+    pub(super) fn discarding(&self) {
+        self.end_request();
+        self.slot.since.set(Instant::now());
+        self.enter(State::Discarding);
+        // Who waits for a slot can have this one.
+        self.table.left.notify_one();
+    }
+
     fn enter(&self, state: State) {
         self.slot.state.set(state);
         self.slot.changed.notify_one();
@@ -220,6 +234,7 @@ impl ConnectionSlot {
             // Who has just been answered may have sent another request.
             State::Kept if self.table.is_closing.get() => (ADMIN_LINGER, "no connection is kept"),
             State::Kept => (ADMIN_KEPT_TIMEOUT, "no further request came"),
+            State::Discarding => (ADMIN_LINGER, "its peer still sends"),
             State::Answering { .. } | State::Delayed | State::Sending { .. } => {
                 (ADMIN_TIMEOUT, "the request took too long")
             }
@@ -351,6 +366,29 @@ mod tests {
             assert!(slot.begin(true) && slot.sending());
             slot.sent();
             assert_eq!(slot.table.requests.get(), 0);
+        });
+    }
+
+    #[test]
+    fn a_request_whose_rest_is_discarded_is_waited_for_and_makes_room() {
+        run(async {
+            let slots = ConnectionSlots::default();
+            let slot = slots.take().await;
+            assert!(slot.begin(false) && slot.sending());
+            slot.sent();
+            slot.discarding();
+            assert_eq!(slot.table.requests.get(), 0);
+            let answered = tokio::time::timeout(Duration::from_millis(1), slots.answered());
+            assert!(answered.await.is_err(), "its peer may not have the answer");
+            let mut taken = Vec::new();
+            for _ in 0..ADMIN_CONNECTIONS_MAX {
+                let slot = slots.take().await;
+                assert!(slot.begin(true));
+                taken.push(slot);
+            }
+            assert_eq!(slot.lost().await, "evicted for another connection");
+            drop((slot, taken));
+            slots.answered().await;
         });
     }
 

@@ -346,6 +346,7 @@ where
         .serve_connection(TokioStream(WatchedStream { stream, slot: Rc::clone(slot) }), service);
     let served = (&mut connection).await;
     if served.is_err() || unread.get() {
+        slot.discarding();
         discard(connection.into_parts().io.0.stream).await;
     }
     served

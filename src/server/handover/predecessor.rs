@@ -1,5 +1,6 @@
 //! The predecessor's side of a takeover.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -230,10 +231,11 @@ impl Waiting {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
+        let has_stopped = Cell::new(false);
         let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
         let handed = self.ask_all(freeze).and_then(|()| self.send_topics(&stream)).and_then(|()| {
             let link = self.prepare(&stream, hello)?;
-            self.let_go(&stream, on).map(|()| link)
+            self.let_go(&stream, &has_stopped, on).map(|()| link)
         });
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
@@ -244,6 +246,9 @@ impl Waiting {
             Err(error) => {
                 let _ = send(&stream, FrameKind::Failed, error.to_string().as_bytes());
                 self.command_all(|| ShardCommand::Thaw);
+                if has_stopped.get() {
+                    self.resume_listening();
+                }
                 on(Event::Staying);
                 Err(error)
             }
@@ -258,34 +263,44 @@ impl Waiting {
         stream: &UnixStream,
         on: &dyn Fn(Event<'_>),
     ) -> io::Result<()> {
+        let has_stopped = Cell::new(false);
         let handed = if cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT)) {
-            self.let_go(stream, on)
+            self.let_go(stream, &has_stopped, on)
         } else {
             Err(io::Error::other("other nodes have not taken the topics over in time"))
         };
         handed.inspect_err(|error| {
             let _ = send(stream, FrameKind::Failed, error.to_string().as_bytes());
             cluster.stay();
+            if has_stopped.get() {
+                self.resume_listening();
+            }
             on(Event::Staying);
         })
     }
 
-    /// Tells the successor to go, which accepts connections from then on. This server accepts none meanwhile, and accepts them again if the
-    /// successor does not start. The kernel wakes one of those that wait for a connection at a socket: if that one is about to
-    /// stop, nobody takes the connection until another comes.
-    fn let_go(&self, stream: &UnixStream, on: &dyn Fn(Event<'_>)) -> io::Result<()> {
-        let started = self.ask_all(ControlMessage::StopListening).and_then(|()| {
-            on(Event::Leaving);
-            send(stream, FrameKind::Go, &[])?;
-            expect(stream, &mut Vec::new(), FrameKind::Started)
-        });
-        started.inspect_err(|_| {
-            if let Err(error) = self.accept_again() {
-                self.server.fail(&format!(
-                    "no connections are accepted after a successor that did not start: {error}"
-                ));
-            }
-        })
+    /// Tells the successor to go, which accepts connections from then on. This server accepts none meanwhile, as `has_stopped` says. The
+    /// kernel wakes one of those that wait for a connection at a socket: if that one is about to stop, nobody takes the connection
+    /// until another comes.
+    fn let_go(
+        &self,
+        stream: &UnixStream,
+        has_stopped: &Cell<bool>,
+        on: &dyn Fn(Event<'_>),
+    ) -> io::Result<()> {
+        has_stopped.set(true);
+        self.ask_all(ControlMessage::StopListening)?;
+        on(Event::Leaving);
+        send(stream, FrameKind::Go, &[])?;
+        expect(stream, &mut Vec::new(), FrameKind::Started)
+    }
+
+    /// Accepts connections again after a successor that has failed. Not before that one was told so: it may accept them already.
+    fn resume_listening(&self) {
+        if let Err(error) = self.accept_again() {
+            self.server
+                .fail(&format!("no connections are accepted after a successor that did not start: {error}"));
+        }
     }
 
     /// Listens where it did before.
@@ -303,7 +318,18 @@ impl Waiting {
             remote.send(ControlMessage::Listen(sockets, reply.clone()));
         }
         drop(reply);
-        listening.iter().collect()
+        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+        loop {
+            let left = given_up.saturating_duration_since(Instant::now());
+            match listening.recv_timeout(left) {
+                Ok(result) => result?,
+                // All shards that are there have answered.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(io::Error::other("the shards did not listen in time"));
+                }
+            }
+        }
     }
 
     fn command_all(&self, command: impl Fn() -> ShardCommand) {

@@ -175,6 +175,9 @@ impl Service {
         request: &Request<'_>,
         refusal: Option<Refusal>,
     ) {
+        if !cx.is_deciding(token) {
+            return;
+        }
         if let Some(refusal) = refusal {
             return cx.refuse(token, &refusal);
         }

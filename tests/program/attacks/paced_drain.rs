@@ -133,6 +133,6 @@ fn a_second_signal_ends_a_long_drain_at_once() {
             server.wait_for_log("draining; a second signal");
         }
         server.terminate();
-        assert_eq!(server.exit_code(), Some(130));
+        assert_eq!(server.exit_code(), Some(128 + 15), "the number of SIGTERM");
     }
 }

@@ -154,6 +154,7 @@ fn assert_nothing_lost(run: &Run) -> Value {
     record
 }
 
+/// The answer to a request that asks for the end of its connection.
 fn get(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -179,9 +180,10 @@ fn serve_and_its_control_plane_lose_nothing() {
     let url = format!("ws://{}/echo", serve.address);
     let bench = thread::spawn(move || Run::from(load(&url).output().expect("it runs")));
     for round in 0..200 {
-        let stats = get(admin, "GET /stats HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let stats = get(admin, "GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         assert!(stats.starts_with("HTTP/1.1 200 "), "{round}: {stats}");
-        let (head, body) = ("POST /topics/t HTTP/1.1\r\nHost: localhost\r\n", "{\"a\":1}");
+        let head = "POST /topics/t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+        let body = "{\"a\":1}";
         let post =
             format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let published = get(admin, &post);

@@ -3,7 +3,8 @@
 use super::Client;
 use super::agenda::Due;
 use super::connection::Flow;
-use super::echo::{candidates, settle_replaced};
+use super::echo::candidates;
+use super::replaced::settle_replaced;
 use super::session::scope;
 use super::slots::AttemptStage;
 use crate::engine::trace::TraceEvent;

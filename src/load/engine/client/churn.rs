@@ -8,7 +8,8 @@
 
 use super::agenda::Due;
 use super::connection::{Flow, State};
-use super::{Client, Phase, causes, echo};
+use super::replaced::settle_replaced;
+use super::{Client, Phase, causes};
 use crate::measure::samples::MessageName;
 use crate::measure::track::REPLY_TIME;
 use crate::plan::churn::Cut;
@@ -140,7 +141,7 @@ impl Client {
                 let number = connection.number;
                 let protocol = protocol.as_deref().map(|protocol| (protocol, shared.load.seed));
                 for replaced in awaited.take_replaced() {
-                    echo::settle_replaced(tally, protocol, number, replaced);
+                    settle_replaced(tally, protocol, number, replaced);
                 }
                 let lost = awaited.abandon(|sequence, times| {
                     tally.record_lost(now, MessageName::of(number, sequence), times, 1);

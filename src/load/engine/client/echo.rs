@@ -2,11 +2,11 @@
 
 use super::Client;
 use super::connection::Flow;
-use crate::measure::samples::{MessageName, SampleOutcome};
+use super::replaced::settle_replaced;
+use crate::measure::samples::MessageName;
 use crate::measure::tally::Tally;
 use crate::measure::track::{Arrival, Awaited, Replaced};
 use crate::plan::payload::{Id, Payloads};
-use crate::plan::protocol::CompiledProtocol;
 use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ConnectionContext;
@@ -115,21 +115,6 @@ fn replace(awaited: &mut Awaited, due: Id, named: Option<Id>, now: Nanos) -> Opt
     let oldest = awaited.unanswered_from(0).next().map(|(sequence, _)| sequence);
     let sequence = oldest.filter(|_| due.sequence >= awaited.next()).unwrap_or(due.sequence);
     awaited.replace(sequence, now).1
-}
-
-/// The answer to a message was damaged, as nothing else has come: it is as old as it was then.
-/// A protocol, which has the seed of the run, counts the request as answered.
-pub(super) fn settle_replaced(
-    tally: &mut Tally,
-    protocol: Option<(&CompiledProtocol, u64)>,
-    connection: u32,
-    Replaced { sequence, times, at }: Replaced,
-) {
-    if let Some((protocol, seed)) = protocol {
-        let in_window = tally.window.contains(times.intended);
-        tally.protocol.answered(protocol.request(seed, connection, sequence), times, at, in_window);
-    }
-    tally.damaged(at, MessageName::of(connection, sequence), times, SampleOutcome::Corrupted);
 }
 
 /// Matches a reply whose contents are not checked. It has a latency if it names its message.

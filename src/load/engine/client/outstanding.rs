@@ -1,8 +1,8 @@
 //! The ages of outstanding messages, for live results: of messages that are due and wait to be sent, and of those that were
 //! sent and are awaited. What is still outstanding at the end is recorded with its age then.
 //!
-//! Never: more than about [`LOOKED_AT_MAX`] messages looked at. Beyond that, one stands for several that were due next to
-//! it.
+//! A thread looks at no more than about [`CONNECTIONS_LOOKED_AT_MAX`] connections and [`LOOKED_AT_MAX`] messages. Beyond that,
+//! a connection stands for its neighbours, other connections each second, and a message for several that were due next to it.
 
 use super::Client;
 use super::connection::{Connection, Flow, State};
@@ -12,20 +12,37 @@ use super::topic::{Broadcast, Part};
 use crate::engine::shared::Shared;
 use crate::measure::fan_out::FanOutTracker;
 use crate::measure::live::Ages;
-use echoring_proto::limits::Nanos;
+use echoring_proto::limits::{Nanos, SECOND};
 
 /// Messages that a thread looks at once per second: about a millisecond.
 const LOOKED_AT_MAX: u64 = 65_536;
+/// Connections, or streams at subscribers: each costs cache misses.
+const CONNECTIONS_LOOKED_AT_MAX: usize = 8_192;
 
 impl Client {
-    /// Takes the ages of all outstanding messages of this thread for the next snapshot.
+    /// Takes the ages of the outstanding messages of this thread for the next snapshot, while it sends or drains.
     pub(super) fn take_ages(&mut self, now: Nanos) {
         let Client { snapshots, tally, connections, shared, slots, protocol, .. } = self;
         let ages = snapshots.ages(tally, now);
-        let most = (LOOKED_AT_MAX / connections.len().max(1) as u64).max(1);
+        // Only messages of the measured time have ages.
+        if now < tally.window.from {
+            return;
+        }
         waiting_attempts(slots, ages);
+        let streams = match connections.first().map(|connection| &connection.flow) {
+            // The messages that a server means to push are unknown.
+            None | Some(Flow::Push(_)) => return,
+            // Topics differ by one publisher at most.
+            Some(Flow::Broadcast(broadcast)) => broadcast.streams.len().max(1),
+            Some(Flow::Echo(_) | Flow::Attempt(_) | Flow::Replay(_)) => 1,
+        };
+        let every = sampled_every(connections.len(), streams);
+        ages.each_stands_for(every as u64);
+        let first = (now / SECOND) as usize % every;
+        let most = (LOOKED_AT_MAX / connections.len().div_ceil(every) as u64).max(1);
         let mut behind = Vec::new();
-        for connection in connections.iter().filter(|connection| connection.has_user(shared)) {
+        let sampled = connections.iter().skip(first).step_by(every);
+        for connection in sampled.filter(|connection| connection.has_user(shared)) {
             match &connection.flow {
                 Flow::Echo(awaited) => {
                     // If some replies could not be matched, it is unknown which messages are missing.
@@ -50,7 +67,6 @@ impl Client {
                     Part::Subscribes | Part::Slow { .. } => {}
                 },
                 Flow::Replay(player) => replayed(shared, connection.number, player, ages),
-                // The messages that a server means to push are unknown.
                 Flow::Push(_) => {}
             }
         }
@@ -58,6 +74,11 @@ impl Client {
             deliveries_behind(fan_out, behind, ages);
         }
     }
+}
+
+/// One connection in so many is looked at, of a thread with so many `connections` of so many `streams`.
+fn sampled_every(connections: usize, streams: usize) -> usize {
+    connections.saturating_mul(streams).div_ceil(CONNECTIONS_LOOKED_AT_MAX).min(connections).max(1)
 }
 
 impl Connection {
@@ -144,5 +165,18 @@ fn deliveries_behind(fan_out: &FanOutTracker, mut behind: Vec<(u32, u64)>, ages:
             }
             ages.add(times.intended, deliveries);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_connections_are_looked_at_up_to_the_bound() {
+        let every = [0, 1, 8_192, 8_193, 100_000].map(|connections| sampled_every(connections, 1));
+        assert_eq!(every, [1, 1, 1, 2, 13]);
+        assert_eq!([1, 4, 5].map(|streams| sampled_every(2_048, streams)), [1, 1, 2]);
+        assert_eq!(sampled_every(3, 100_000), 3, "one each second");
     }
 }

@@ -33,6 +33,15 @@ impl RefusedLater {
 }
 
 impl<D: Driver, A: Application> Core<D, A> {
+    /// Refuses a connection that was just accepted. No request can be read where a PROXY header comes first.
+    #[cold]
+    pub(super) fn refuse_accepted(&mut self, token: Token, refusal: Refusal) {
+        match self.arrivals.limits.proxies.proxy_protocol {
+            true => self.refuse(token, &refusal),
+            false => self.refuse_later(token, refusal, false),
+        }
+    }
+
     /// Refuses a connection of which nothing has been read. `is_logged` says that the log has a record of its cause.
     #[cold]
     pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {

@@ -148,7 +148,7 @@ fn publications_are_limited_per_connection() {
 
 #[test]
 fn publications_to_one_topic_are_answered_in_turn_also_those_that_are_refused() {
-    on_both_drivers(&["--publish-rate=20", "--shards=2"], |server| {
+    on_both_drivers(&["--publish-rate=20", "--shards", "2"], |server| {
         // Of several topics, some belong to the shard of the client, and some to the other.
         for topic in 0..8 {
             let mut session = open_session(server, STRANGER, &[]);
@@ -211,7 +211,7 @@ pub(super) fn subscribe_many(session: &mut Peer, count: usize) -> Vec<String> {
 
 #[test]
 fn subscriptions_are_limited_per_connection() {
-    on_both_drivers(&["--subscribe-rate=20", "--shards=2"], |server| {
+    on_both_drivers(&["--subscribe-rate=20", "--shards", "2"], |server| {
         let mut session = open_session(server, STRANGER, &[]);
         let answers = subscribe_many(&mut session, 100);
         let refused = answers.iter().filter(|answer| *answer == "rate-limited").count();
@@ -248,7 +248,7 @@ fn subscribing_and_unsubscribing_again_and_again_costs_others_little() {
     const ROUNDS: usize = 20;
     const PAIRS: usize = 100;
     let config = TestFile::new("[topic_defaults]\npresence = true\n");
-    on_both_drivers(&[&config.flag("config"), "--shards=1"], |server| {
+    on_both_drivers(&[&config.flag("config")], |server| {
         let said = |verb: &str| frame(TEXT, format!(r#"{{"type": "{verb}", "topic": "room"}}"#).as_bytes());
         let event =
             |session: &mut Peer| -> Value { serde_json::from_slice(&session.message().1).expect("JSON") };

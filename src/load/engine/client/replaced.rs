@@ -1,0 +1,21 @@
+//! Messages whose place another message has taken: their own answers have not come.
+
+use crate::measure::samples::{MessageName, SampleOutcome};
+use crate::measure::tally::Tally;
+use crate::measure::track::Replaced;
+use crate::plan::protocol::CompiledProtocol;
+
+/// The answer to a message was damaged, as nothing else has come: it is as old as it was then.
+/// A protocol, which has the seed of the run, counts the request as answered.
+pub(super) fn settle_replaced(
+    tally: &mut Tally,
+    protocol: Option<(&CompiledProtocol, u64)>,
+    connection: u32,
+    Replaced { sequence, times, at }: Replaced,
+) {
+    if let Some((protocol, seed)) = protocol {
+        let in_window = tally.window.contains(times.intended);
+        tally.protocol.answered(protocol.request(seed, connection, sequence), times, at, in_window);
+    }
+    tally.damaged(at, MessageName::of(connection, sequence), times, SampleOutcome::Corrupted);
+}
