@@ -535,11 +535,14 @@ fn a_successor_that_ends_at_any_step_leaves_the_server_serving() {
                 let early = other.read(&mut [0]).expect_err("nobody accepts");
                 assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
                 other.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            }
+            // With the topics imported, the server lets go of its listeners at a time of its own.
+            if steps < STEPS - 1 {
+                assert!(status(other).ends_with("200 OK"), "after step {steps}");
                 drop(successor);
-                assert_eq!(status(other), "HTTP/1.1 200 OK");
             } else {
-                assert_eq!(status(other), "HTTP/1.1 200 OK");
                 drop(successor);
+                assert!(status(other).ends_with("200 OK"), "after step {steps}");
             }
             assert!(
                 publisher.join().expect("a publisher").starts_with("HTTP/1.1 200 "),

@@ -423,9 +423,9 @@ mod tests {
     #[test]
     fn defaults_that_a_topic_contradicts_are_told_at_the_topic() {
         let text = "[topic_defaults]\ncoalesce = \"500ms\"\n[[topics]]\npattern = \"a\"\nlag = \"200ms\"";
-        assert!(complaint(text).starts_with("f:5:7: lag: messages that wait"), "{}", complaint(text));
+        assert!(complaint(text).starts_with("f:5:7: topics.lag: messages that wait"), "{}", complaint(text));
         let text =
             "[topic_defaults]\nhistory_messages = 0\n[[topics]]\npattern = \"a\"\nhistory_age = \"1h\"";
-        assert!(complaint(text).starts_with("f:5:15: history_age: has no effect: history_messages is 0"));
+        assert!(complaint(text).starts_with("f:5:15: topics.history_age: has no effect: history_messages is 0"));
     }
 }

@@ -213,7 +213,9 @@ fn failure_of(
             false => (Limit::Rate, arrived),
         });
     }
-    record.is_broken().then(|| (Limit::Rate, integrity_failures(record)))
+    // A step is judged by what the server took, also where the generator was late.
+    let is_short = record.generator.unsent > 0 && !record.config.allow.contains(&Flaw::Unsent);
+    (is_short || record.is_broken()).then(|| (Limit::Rate, integrity_failures(record)))
 }
 
 /// Whether a run would meet the objective if the generator had sent each message on time. Service times exclude its
