@@ -426,6 +426,8 @@ mod tests {
         assert!(complaint(text).starts_with("f:5:7: topics.lag: messages that wait"), "{}", complaint(text));
         let text =
             "[topic_defaults]\nhistory_messages = 0\n[[topics]]\npattern = \"a\"\nhistory_age = \"1h\"";
-        assert!(complaint(text).starts_with("f:5:15: topics.history_age: has no effect: history_messages is 0"));
+        assert!(
+            complaint(text).starts_with("f:5:15: topics.history_age: has no effect: history_messages is 0")
+        );
     }
 }
