@@ -23,7 +23,7 @@ pub struct Heartbeat<'a> {
     pub predecessor: Option<NodeId>,
     /// How far it is.
     pub phase: Phase,
-    /// What it should have in common with all others; `None` of a node of an earlier version.
+    /// Digests that all nodes should have in common; `None` for a node of an earlier version.
     pub digests: Option<Digests>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Heartbeat<'a> {
         bytes.put_u64_le(self.started_ms);
         bytes.put_u64_le(self.predecessor.map_or(0, |node| node.0));
         put_text(bytes, self.name);
-        // What is behind the name is ignored by nodes that do not know it.
+        // Nodes that do not know the fields behind the name ignore them.
         if let Some(Digests { settings, key }) = self.digests {
             bytes.put_u64_le(settings);
             bytes.put_u64_le(key);

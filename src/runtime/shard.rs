@@ -56,7 +56,7 @@ pub struct Shard<D: Driver, A: Application> {
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as
     /// sent.
     woken: bool,
-    /// Who waits until nothing is accepted any more.
+    /// The senders that wait until nothing is accepted any more.
     quiet: Option<mpsc::SyncSender<()>>,
     payload: Vec<u8>,
 }

@@ -75,7 +75,7 @@ pub(crate) enum Admission {
     Refused(Refusal),
 }
 
-/// What was decided about a request that has waited.
+/// The decision about a request that has waited.
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) head: OwnedHead,

@@ -209,7 +209,7 @@ impl Client {
                 }
                 let is_cut = self.shared.is_stopped() && !is_stopped;
                 if now >= until || is_cut || (!self.shared.is_sending() && self.is_drained()) {
-                    // Whatever was awaited longer is as old as it is now.
+                    // A message that was awaited longer counts with its present age.
                     self.finish(cx, if is_cut { until.min(now) } else { until });
                 }
             }

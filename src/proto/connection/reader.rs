@@ -208,7 +208,7 @@ impl Reader {
     /// Payload bytes of the unfinished message that have arrived. In the middle of a message, an empty frame and a control frame
     /// add none.
     fn arrived(&self) -> u32 {
-        // What is left of a frame is a part of what was announced, which fits.
+        // The rest of a frame is a part of its announced length, which fits.
         if self.message.open { self.message.bytes.saturating_sub(self.frame_bytes_left() as u32) } else { 0 }
     }
 

@@ -12,7 +12,7 @@ pub struct Refusal {
     pub reason: &'static str,
     /// Further header lines, each terminated by CRLF, or empty.
     pub headers: &'static str,
-    /// What the operator or the author of the client can do. A setting of the server is in backticks, under its name in
+    /// Advice for the operator or the author of the client. A setting of the server is in backticks, under its name in
     /// the library: a program may have another.
     pub hint: &'static str,
 }

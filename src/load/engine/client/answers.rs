@@ -47,7 +47,7 @@ impl Contents {
     }
 }
 
-/// What is wrong with an answer: the value that was compared, where it was looked for, and what it should be. Its request may have
+/// The fault of an answer: the value that was compared, where it was looked for, and what it should be. Its request may have
 /// a payload.
 fn wrong(
     rule: &AnswerRule,

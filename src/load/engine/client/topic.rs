@@ -143,7 +143,7 @@ impl Broadcast {
         let known = |sequence| shared.fan_out.as_ref().and_then(|fan_out| fan_out.times(publisher, sequence));
         let times = match known(sequence) {
             Some(times) => times,
-            // What was not published has no place.
+            // A message that was not published has no place.
             None if shared.segment.has(publisher) => return None,
             None => Times::default(),
         };

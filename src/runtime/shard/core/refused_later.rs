@@ -15,7 +15,7 @@ use echoring_proto::handshake::{Refusal, Request};
 #[derive(Debug, Default)]
 pub(super) struct RefusedLater(BTreeMap<Token, RefusedConnection>);
 
-/// What is to be told, and whether the log was told.
+/// The refusal of a connection, and whether the log has a record of it.
 #[derive(Clone, Copy, Debug)]
 struct RefusedConnection {
     refusal: Refusal,
