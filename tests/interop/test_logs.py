@@ -46,6 +46,15 @@ class InDirectory(unittest.TestCase):
         self.directory = self.enterContext(tempfile.TemporaryDirectory(prefix="logs-"))
         self.access, self.errors = (os.path.join(self.directory, name) for name in ("access.log", "error.log"))
 
+    def waits_for_error(self, text):
+        """Whether the log has a line with this text before long. Lines of other threads may come between."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(text in line for line in lines(self.errors)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
     def serve(self, *flags, admin="off", **options):
         return self.enterContext(Server(*flags, admin=admin, **options))
 
@@ -188,7 +197,7 @@ class LogFiles(InDirectory):
         for log in (self.access, self.errors):
             os.rename(log, log + ".1")
         server.terminate(signal.SIGUSR1)
-        self.assertRegex(wait_for_lines(self.errors, 1)[0], "the log was opened again")
+        self.assertTrue(self.waits_for_error("the log was opened again"))
         # The files are opened by two threads.
         deadline = time.monotonic() + PATIENCE_S
         while not os.path.exists(self.access) and time.monotonic() < deadline:
@@ -197,7 +206,7 @@ class LogFiles(InDirectory):
             peer.upgrade("/nowhere")
             peer.read_end()
         self.assertRegex(wait_for_lines(self.access, 1)[0], "status=404")
-        self.assertRegex(wait_for_lines(self.errors, 2)[1], "request refused")
+        self.assertTrue(self.waits_for_error("request refused"))
         self.assertEqual(lines(self.access + ".1"), [])
         self.assertEqual(os.stat(self.errors).st_mode & 0o777 & ~0o640, 0)
 

@@ -55,15 +55,19 @@ fn warnings(text: &str) -> Vec<String> {
     all.iter().filter(|line| line.contains(text)).cloned().collect()
 }
 
-/// Waits for the test in a message, and for a time in a timer.
-struct Blocking(Arc<Mutex<mpsc::Receiver<()>>>);
+/// In a message, says that it has begun and waits for the test; in a timer, waits for a time.
+struct Blocking {
+    begun: mpsc::Sender<()>,
+    released: Arc<Mutex<mpsc::Receiver<()>>>,
+}
 
 impl Handler for Blocking {
     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
         match message.text() {
             Some("timer") => remote.wake_after(Duration::from_millis(1)),
             _ => {
-                self.0.lock().expect("no panic").recv()?;
+                self.begun.send(())?;
+                self.released.lock().expect("no panic").recv()?;
                 remote.send_text("done")?;
             }
         }
@@ -80,8 +84,9 @@ impl Handler for Blocking {
 fn a_handler_that_blocks_is_told_and_counted() {
     let _ = tracing::subscriber::set_global_default(Recorder);
     let (release, released) = mpsc::channel();
+    let (begins, begun) = mpsc::channel();
     let released = Arc::new(Mutex::new(released));
-    let handler = move || Blocking(Arc::clone(&released));
+    let handler = move || Blocking { begun: begins.clone(), released: Arc::clone(&released) };
     on_both_drivers(
         |builder| builder.handle("/", handler.clone()),
         |server, address| {
@@ -89,6 +94,8 @@ fn a_handler_that_blocks_is_told_and_counted() {
             let before = (stalls(), warnings("does not answer").len(), warnings("took too long").len());
             let mut peer = Peer::open(address, "/");
             peer.text("block");
+            // The shard is asked after the turn has begun, so the turn lasts longer than the shard does not answer.
+            begun.recv().expect("the handler is called");
             while server.handle().stalled_shards().is_empty() {}
             assert_eq!(server.handle().stalled_shards(), [0]);
             let told = warnings("does not answer");

@@ -538,8 +538,8 @@ impl Broadcast {
         cluster: &mut ClusterShard,
     ) {
         let now = self.now;
-        let is_known = |name: &&Box<str>| cluster.is_live(name) || cluster.table.stores_nothing(name, now);
-        let known: Vec<Box<str>> = cluster.waiting.keys().filter(is_known).cloned().collect();
+        let is_known = |name: &str| cluster.is_live(name) || cluster.table.stores_nothing(name, now);
+        let known: Vec<Box<str>> = cluster.waiting.keys().filter(|name| is_known(name)).cloned().collect();
         for name in known {
             let is_live = cluster.is_live(&name);
             for waits in cluster.waiting.remove(&name).unwrap_or_default() {
