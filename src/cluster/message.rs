@@ -66,6 +66,12 @@ pub enum Message<'a> {
         /// The node that owns it, if the sender knows.
         owner: Option<NodeId>,
     },
+    /// The owner's answer to `Follow` when the stream of the topic stores nothing. `NotOwner` comes behind it: the topic may be asked for
+    /// again.
+    NoStorage {
+        /// The topic.
+        topic: &'a str,
+    },
     /// To the owner: deliver the topic from now on.
     Follow {
         /// The topic.
@@ -193,6 +199,7 @@ const TAKEN: u8 = 12;
 const DIVERGED: u8 = 13;
 const MEMBERS: u8 = 14;
 const PRESENCE: u8 = 15;
+const NO_STORAGE: u8 = 16;
 
 impl<'a> Message<'a> {
     /// The topic that the message is about.
@@ -202,6 +209,7 @@ impl<'a> Message<'a> {
             Message::Publish { topic, .. }
             | Message::Published { topic, .. }
             | Message::NotOwner { topic, .. }
+            | Message::NoStorage { topic }
             | Message::Follow { topic, .. }
             | Message::Following { topic, .. }
             | Message::Deliver { topic, .. }
@@ -258,6 +266,7 @@ impl<'a> Message<'a> {
                 put_position(bytes, Position { epoch, offset: first });
                 append_entry(bytes, entries);
             }
+            Message::NoStorage { topic } => begin(bytes, NO_STORAGE, topic),
             Message::Unfollow { topic } => begin(bytes, UNFOLLOW, topic),
             Message::Taken { topic } => begin(bytes, TAKEN, topic),
             Message::Diverged { topic } => begin(bytes, DIVERGED, topic),
@@ -320,6 +329,7 @@ impl<'a> Message<'a> {
                 let entries = take_bytes(bytes)?;
                 (offset != 0).then_some(Message::Deliver { topic, epoch, first: offset, entries })?
             }
+            NO_STORAGE => Message::NoStorage { topic },
             UNFOLLOW => Message::Unfollow { topic },
             TAKEN => Message::Taken { topic },
             DIVERGED => Message::Diverged { topic },

@@ -85,6 +85,8 @@ struct Topic {
     durable: Option<Box<Durable>>,
     /// The node that owns the topic, as another node said.
     hint: Option<NodeId>,
+    /// The owner has answered that the stream of the topic stores nothing, and has not been asked since.
+    is_without_storage: bool,
     /// When the owner is asked again.
     retry_at: Option<Nanos>,
     /// Of a topic with presence.
@@ -395,6 +397,7 @@ impl OwnerTable {
                 self.drive(shard, name);
             }
             Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
+            Message::NoStorage { topic } => self.told_of_no_storage(from, topic),
             Message::Follow { topic, after } => self.follow(shard, from, topic, after),
             Message::Following { topic, start, head, rest } => {
                 self.following(shard, from, topic, start, head, rest);
@@ -456,7 +459,7 @@ impl OwnerTable {
                 Some(owner) if owner == self.node && self.is_open => self.begin(shard, name),
                 Some(owner) if owner != self.node && !shard.peers.knows(owner) => self.retry(shard, name),
                 Some(owner) if owner != self.node && topic.is_wanted => {
-                    topic.role = Role::Asked(owner);
+                    (topic.role, topic.is_without_storage) = (Role::Asked(owner), false);
                     let after = shard.store.position(name);
                     shard.peers.send(owner, &Message::Follow { topic: name, after });
                 }

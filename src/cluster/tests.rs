@@ -1,5 +1,8 @@
 //! Links that lose packets, messages as bytes, and members.
 
+#[path = "clock_tests.rs"]
+mod clock;
+
 use proptest::prelude::*;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
@@ -7,7 +10,7 @@ use echoring_proto::random::SplitMix64;
 use echoring_topics::{ClientId, Position};
 
 use crate::cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
-use crate::heartbeat::{Digests, Heartbeat};
+use crate::heartbeat::{Digests, Heartbeat, VERSION};
 use crate::limits::{HEARTBEAT_INTERVAL_DEFAULT, JOIN_DELAY, MEMBER_TIMEOUT_DEFAULT, RETRANSMIT_AFTER_MIN};
 use crate::link::{Link, LinkFigures, Packet, Received};
 use crate::message::{
@@ -214,6 +217,34 @@ fn sending_more_does_not_push_the_timer_on() {
 }
 
 #[test]
+fn an_acknowledgement_and_a_new_connection_end_the_back_off() {
+    let back_off = || {
+        let mut pair = warm();
+        let before = pair.ends[0].figures(pair.now).retransmissions;
+        pair.push(0, 76);
+        while pair.ends[0].figures(pair.now).retransmissions < before + 3 {
+            pair.carry(|| false);
+        }
+        pair
+    };
+    let most = RETRANSMIT_AFTER_MIN + 20 * MILLISECOND;
+    let mut pair = back_off();
+    let took = await_under_load(&mut pair, 76, 60 * SECOND);
+    assert!(took > 7 * RETRANSMIT_AFTER_MIN, "{} ms", took / MILLISECOND);
+    (0..2).for_each(|_| pair.carry(|| true));
+    pair.push(0, 77);
+    pair.carry(|| false);
+    let took = await_under_load(&mut pair, 77, 60 * SECOND);
+    assert!(took <= most, "{} ms after an acknowledgement", took / MILLISECOND);
+
+    let mut pair = back_off();
+    pair.ends[0].send_again(pair.now);
+    pair.carry(|| false);
+    let took = await_under_load(&mut pair, 76, 60 * SECOND);
+    assert!(took <= most, "{} ms with a new connection", took / MILLISECOND);
+}
+
+#[test]
 fn many_packets_that_show_one_loss_have_it_repaired_once() {
     let mut pair = warm();
     let before = pair.ends[0].figures(pair.now).retransmissions;
@@ -288,6 +319,7 @@ fn messages() -> Vec<Message<'static>> {
         Message::Published { topic: "t", batch: 4, outcomes: b"abc" },
         Message::NotOwner { topic: "t", batch: 0, owner: None },
         Message::NotOwner { topic: "t", batch: 9, owner: Some(B) },
+        Message::NoStorage { topic: "t" },
         Message::Follow { topic: "t", after: None },
         Message::Follow { topic: "t", after: Some(position) },
         Message::Following { topic: "t", start: position, head: 40, rest: b"rest" },
@@ -438,6 +470,30 @@ fn nodes_know_whose_settings_and_whose_key_are_others() {
     cluster.set_settings(5);
     hear(&mut cluster, B, "b", Phase::Active, None);
     assert_eq!(cluster.differs(B), (false, false), "of a node of an earlier version nobody knows");
+}
+
+#[test]
+fn nodes_of_another_version_are_ignored() {
+    let mut cluster = node(A, "a");
+    events(&mut cluster);
+    let (mut heartbeat, mut packet) = (Vec::new(), Vec::new());
+    Heartbeat { node: B, name: "b", started_ms: 2, predecessor: None, phase: Phase::Active, digests: None }
+        .write(&mut heartbeat);
+    let mut link = Link::new(1);
+    link.push(b"message".to_vec());
+    assert!(link.poll(B, A, 0, &mut packet));
+    for other in [VERSION - 1, VERSION + 1] {
+        (heartbeat[0], packet[0]) = (other, other);
+        cluster.handle_heartbeat(&heartbeat, JOIN_DELAY);
+        assert_eq!((events(&mut cluster), cluster.members().count()), (vec![], 0));
+        assert!(Packet::read(&packet).is_none());
+    }
+    (heartbeat[0], packet[0]) = (VERSION, VERSION);
+    cluster.handle_heartbeat(&heartbeat, JOIN_DELAY);
+    assert_eq!(cluster.members().count(), 1);
+    assert!(Packet::read(&packet).is_some());
+    // What a later release of this version may add is no message.
+    assert_eq!(Message::read(b"\xff\x01t"), None);
 }
 
 #[test]

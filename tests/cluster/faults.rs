@@ -76,6 +76,43 @@ fn a_stream_that_is_back_is_used_for_publications_of_other_nodes() {
     });
 }
 
+/// Subscribers at every node are told that a stream is unusable, and so are publishers. Once it is back, they are served.
+#[test]
+fn an_unusable_stream_is_told_at_every_node() {
+    for_each_seed("an_unusable_stream_is_told", |seed| {
+        let mut world = World::new(seed, 3, 2, 10);
+        world.load_interval = 3_600 * SECOND;
+        let topic = "topic.1";
+        world.streams.is_unusable = true;
+        world.watch(3 * SECOND);
+        let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+        for id in &ids {
+            let subscriber = world.new_subscriber(topic);
+            world.subscribe(*id, subscriber);
+        }
+        world.watch(3 * SECOND);
+        // An answer may be on its way at this moment.
+        let is_told = |world: &World, id: &NodeId| {
+            let node = &world.nodes[id];
+            node.table.stores_nothing(topic, node.clock.read(world.now))
+        };
+        let mut untold = ids.clone();
+        for _ in 0..100 {
+            world.watch(10 * MILLISECOND);
+            untold.retain(|id| !is_told(&world, id));
+        }
+        assert!(untold.is_empty(), "{untold:?}");
+        for id in &ids {
+            world.publish(*id, topic, 0);
+        }
+        world.watch(SECOND);
+        assert!(ids.iter().all(|id| world.nodes[id].pending() == 0), "publishers wait");
+        world.streams.is_unusable = false;
+        world.watch(2 * SECOND);
+        assert!(ids.iter().all(|id| !is_told(&world, id) && world.nodes[id].arriving() == 0));
+    });
+}
+
 /// A node no longer asks for a stream that is unusable if nobody uses the topic.
 #[test]
 fn a_topic_that_never_got_a_stream_and_that_nobody_uses_ends() {

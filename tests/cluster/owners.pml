@@ -4,12 +4,13 @@
  * `scripts/cluster-model` explores every order of events within the bounds below. A node has two parts, as in src/cluster: the
  * cluster (members, views, links), and the table of its topics, which takes the cluster's events in their order and, with LAG, late.
  *
- * Abstracted: packets (link.pml has them; here a link delivers in order, or is reset), publications of other nodes than the owner,
+ * Abstracted: packets (here a link delivers in order, or is reset; the simulation loses packets), publications of other nodes than the owner,
  * durable topics, member lists, local epochs, and handovers in several parts. Every node has one subscriber of every topic.
  * A node that was killed does not return: a restarted node is another node.
  *
- * Bounds (-D): START nodes (2 or 3) at the start, PUBS publications of each topic, JOINS (node 2 joins: 0 or 1), LEAVES, KILLS, CUTS (a node is cut off from all others,
- * and returns). QLEN messages of a link and EVENTS of a table are on their way at most; the model fails if that is not enough.
+ * Bounds (-D): START nodes (1 to 3) at the start, PUBS publications of each topic, JOINS (the nodes behind them join), LEAVES, KILLS, CUTS (a node is cut off from all others,
+ * and returns). With WAITS a topic that has to be handed over waits for as long as it may: for a link with no room, or for its stream. With
+ * JOINED (of three nodes) node 0 has joined node 1, which still has all topics, and node 2 is about to. QLEN messages of a link and EVENTS of a table are on their way at most; the model fails if that is not enough.
  *
  * Mistakes (-D) that a check must find: KEEP_OWNING, SETTLE_EARLY, SETTLE_STALE, GAP_UNTOLD, MERGE_SILENT, BEGIN_CLOSED.
  */
@@ -464,21 +465,26 @@ inline hand_over_one(i, t, to) {
     fi
 }
 
+inline hand_over_moving(i, t) {
+    moving[i] = moving[i] & ~BIT(t);
+    found = OWNER_OF(table_view[i], t);
+    if
+    :: found != NONE && found != i -> hand_over_one(i, t, found)
+    :: else
+    fi;
+    found = 0
+}
+
 inline hand_over(i) {
+#ifndef WAITS
     for (k_ho : 0 .. 1) {
         if
-        :: HAS(moving[i], k_ho) ->
-            moving[i] = moving[i] & ~BIT(k_ho);
-            found = OWNER_OF(table_view[i], k_ho);
-            if
-            :: found != NONE && found != i -> hand_over_one(i, k_ho, found)
-            :: else
-            fi;
-            found = 0
+        :: HAS(moving[i], k_ho) -> hand_over_moving(i, k_ho)
         :: else
         fi
     }
     k_ho = 0;
+#endif
     if
     :: has_reports[i] ->
         has_reports[i] = false;
@@ -827,6 +833,10 @@ end:
             clear(i)
         :: IS_UP(i) && MAY_RETRY(i) && is_retried[IT(i, 0)] -> is_retried[IT(i, 0)] = false; drive(i, 0)
         :: IS_UP(i) && MAY_RETRY(i) && is_retried[IT(i, 1)] -> is_retried[IT(i, 1)] = false; drive(i, 1)
+#ifdef WAITS
+        :: HAS(moving[i], 0) -> hand_over_moving(i, 0); settle_views(i)
+        :: HAS(moving[i], 1) -> hand_over_moving(i, 1); settle_views(i)
+#endif
         :: role[IT(i, 0)] == OWNS && publications[0] < PUBS -> publications[0]++; append(i, 0)
         :: role[IT(i, 1)] == OWNS && publications[1] < PUBS -> publications[1]++; append(i, 1)
         :: leaves < LEAVES && phase[i] == ACTIVE -> leaves++; phase[i] = LEAVING; update(i)
@@ -885,13 +895,30 @@ active proctype World() {
                 fi
             }
         }
+#ifdef JOINED
+        for (k_own : 0 .. START - 1) {
+            view[k_own] = 3; table_view[k_own] = 3; owners_seen[k_own] = 3 & ~BIT(k_own);
+            for (k_is : 0 .. START - 1) {
+                peer_view[IJ(k_own, k_is)] = (k_is != k_own -> 3 : 0)
+            }
+            for (k_is : 0 .. 1) {
+                role[IT(k_own, k_is)] = (k_own == 1 -> OWNS : LIVE);
+                owner[IT(k_own, k_is)] = (k_own == 1 -> 0 : 1);
+                followers[IT(k_own, k_is)] = (k_own == 1 -> 5 : 0)
+            }
+        }
+        phase[2] = JOINING; is_open[2] = false; table_open[2] = false;
+        has_settled[0] = BIT(2); is_open[0] = false; table_open[0] = false;
+        moving[1] = BIT(0);
+        settle[IJ(1, 0)] = number[0]; settle_view[IJ(1, 0)] = 3; settle_own[IJ(1, 0)] = number[1];
+#endif
         k_own = 0; k_is = 0;
         run Link(0, 1); run Link(1, 0); run Link(0, 2); run Link(2, 0); run Link(1, 2); run Link(2, 1);
         run Node(0); run Node(1); run Node(2)
     }
 end:
     do
-    :: atomic { joins < JOINS -> joins++; phase[2] = JOINING }
+    :: atomic { joins < JOINS -> phase[START + joins] = JOINING; joins++ }
     :: atomic { cut != 0 -> cut = 0 }
     :: atomic { timeout ->
             up = (IS_UP(0) -> 1 : 0) | (IS_UP(1) -> 2 : 0) | (IS_UP(2) -> 4 : 0);

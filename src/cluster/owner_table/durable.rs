@@ -129,7 +129,7 @@ impl OwnerTable {
     /// Begins a durable topic: where it goes on, its stream knows.
     pub(super) fn begin_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
-        topic.role = Role::Loading;
+        (topic.role, topic.is_without_storage) = (Role::Loading, false);
         topic.durable = Some(Box::default());
         self.hold(shard, name);
         self.advance_durable(shard, name);
@@ -150,8 +150,13 @@ impl OwnerTable {
         self.advance_durable(shard, name);
     }
 
-    /// Whether a durable topic of this node has no stream, and none can be made.
+    /// Whether a durable topic has no stream, and none can be made: of this node, or of one that has said so.
     pub fn stores_nothing(&self, name: &str, now: Nanos) -> bool {
+        self.topics.get(name).is_some_and(|topic| topic.is_without_storage) || self.has_no_stream(name, now)
+    }
+
+    /// The same for a topic of this node.
+    pub(super) fn has_no_stream(&self, name: &str, now: Nanos) -> bool {
         let durable = self.topics.get(name).and_then(|topic| topic.durable.as_ref());
         durable.is_some_and(|durable| durable.stores_nothing(now))
     }
@@ -229,22 +234,18 @@ impl OwnerTable {
         name: &str,
     ) {
         self.give_up_late(shard, name);
-        let OwnerTable { topics, node, batches, outcomes, outgoing_bytes, .. } = self;
-        let Some(topic) = topics.get_mut(name) else { return };
+        let Some(topic) = self.topics.get_mut(name) else { return };
         if matches!(topic.role, Role::Owner(_)) && shard.store.position(name).is_none() {
             // The store had no use for it.
             topic.role = Role::Loading;
         }
         let is_loading = matches!(topic.role, Role::Loading);
-        let Some(durable) = topic.durable.as_deref_mut() else { return };
-        if is_loading && durable.stores_nothing(shard.now) {
-            while topic.outgoing.is_waiting()
-                && let Some((ticket, entry)) = topic.outgoing.pop()
-            {
-                *outgoing_bytes -= entry.len();
-                outcomes.push_back((ticket, Outcome::NoStorage));
-            }
+        if is_loading && self.has_no_stream(name, shard.now) {
+            self.refuse_outgoing(name, Outcome::NoStorage);
         }
+        let OwnerTable { topics, node, batches, .. } = self;
+        let Some(topic) = topics.get_mut(name) else { return };
+        let Some(durable) = topic.durable.as_deref_mut() else { return };
         if is_loading && durable.is_unused(shard.now) && !topic.is_wanted && topic.outgoing.is_unused() {
             topics.remove(name);
             return shard.store.hold(name, false);
@@ -366,7 +367,7 @@ impl OwnerTable {
     /// Gives up what the stream has not taken in time, or cannot take.
     fn give_up_late<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let now = shard.now;
-        let stores_nothing = self.stores_nothing(name, now);
+        let stores_nothing = self.has_no_stream(name, now);
         let outcome = if stores_nothing { Outcome::NoStorage } else { Outcome::Unreachable };
         let until = if stores_nothing { Nanos::MAX } else { now };
         while let Some(durable) = self.durable(name)

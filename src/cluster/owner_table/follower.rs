@@ -4,6 +4,7 @@ use echoring_topics::Position;
 
 use super::diverged::takes_other_epoch;
 use super::{OwnerTable, Peers, Role, Shard};
+use crate::message::Outcome;
 use crate::store::TopicStore;
 use crate::view::NodeId;
 
@@ -57,6 +58,15 @@ impl OwnerTable {
             topic.retry_at = None;
             topic.members.stop();
             self.drive(shard, name);
+        }
+    }
+
+    /// The owner has no stream for a topic that this node wants to follow.
+    pub(super) fn told_of_no_storage(&mut self, from: NodeId, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if matches!(topic.role, Role::Asked(owner) if owner == from) {
+            topic.is_without_storage = true;
+            self.refuse_outgoing(name, Outcome::NoStorage);
         }
     }
 

@@ -27,7 +27,7 @@ impl OwnerTable {
         shard: &mut Shard<'_, S, P>,
         name: &str,
     ) -> bool {
-        let OwnerTable { topics, diverged, outcomes, outgoing_bytes, .. } = self;
+        let OwnerTable { topics, diverged, .. } = self;
         if diverged.contains_key(name) {
             // It must not go on where this node had left it.
             shard.store.take_remembered(&mut |remembered| remembered == name);
@@ -43,15 +43,22 @@ impl OwnerTable {
                 true
             }
             Err(reason) => {
-                while topic.outgoing.is_waiting()
-                    && let Some((ticket, entry)) = topic.outgoing.pop()
-                {
-                    *outgoing_bytes -= entry.len();
-                    outcomes.push_back((ticket, Outcome::Refused(reason)));
-                }
+                self.refuse_outgoing(name, Outcome::Refused(reason));
                 self.retry(shard, name);
                 false
             }
+        }
+    }
+
+    /// Decides on the publications of this node that wait for the topic's owner.
+    pub(super) fn refuse_outgoing(&mut self, name: &str, outcome: Outcome) {
+        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
+        let Some(topic) = topics.get_mut(name) else { return };
+        while topic.outgoing.is_waiting()
+            && let Some((ticket, entry)) = topic.outgoing.pop()
+        {
+            *outgoing_bytes -= entry.len();
+            outcomes.push_back((ticket, outcome));
         }
     }
 
@@ -96,7 +103,7 @@ impl OwnerTable {
         batch: u32,
         list: &[u8],
     ) {
-        if self.stores_nothing(name, shard.now) {
+        if self.has_no_stream(name, shard.now) {
             let outcomes = all(list, Outcome::NoStorage);
             return shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: &outcomes });
         }
@@ -168,6 +175,9 @@ impl OwnerTable {
         after: Option<Position>,
     ) {
         if let Err(owner) = self.own_for(shard, name) {
+            if self.has_no_stream(name, shard.now) {
+                shard.peers.send(from, &Message::NoStorage { topic: name });
+            }
             return shard.peers.send(from, &Message::NotOwner { topic: name, batch: 0, owner });
         }
         let Some(head) = shard.store.position(name) else { return };
