@@ -5,32 +5,37 @@
 
 mod scan;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use echoring_auth::ServerSubscription;
 use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
-use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
 use echoring_runtime::admission::{AddressBlock, BadBlock};
 use echoring_runtime::driver::Token;
 use echoring_topics::ClientId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
 
 pub(crate) use scan::{Scan, Scans};
 
 /// Names an open connection of a node. A shard's indexes are reused, with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionId {
-    pub(crate) shard: usize,
+    /// The number of its shard, as in the numbers of clients: no shard of a predecessor has the same.
+    pub(crate) number: u8,
     pub(crate) token: Token,
 }
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.shard, self.token.index, self.token.generation)
+        write!(f, "{}-{}-{}", self.number, self.token.index, self.token.generation)
     }
 }
 
@@ -40,8 +45,9 @@ impl FromStr for ConnectionId {
     fn from_str(text: &str) -> Result<ConnectionId, ()> {
         let mut numbers = text.split('-').map(decimal);
         let mut next = || numbers.next().flatten().ok_or(());
-        let (shard, index, generation) = (next()?, next()?, next()?);
-        let id = ConnectionId { shard: shard as usize, token: Token { index, generation } };
+        let (number, index, generation) = (next()?, next()?, next()?);
+        let number = u8::try_from(number).map_err(drop)?;
+        let id = ConnectionId { number, token: Token { index, generation } };
         numbers.next().is_none().then_some(id).ok_or(())
     }
 }
@@ -53,7 +59,7 @@ pub(crate) fn decimal(text: &str) -> Option<u32> {
 }
 
 /// Which connections are asked for. Without any field, all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConnectionFilter {
     /// The addresses of this block. Connections without an address, as on a Unix socket, are in none.
     pub(crate) address: Option<AddressBlock>,
@@ -110,7 +116,7 @@ pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
 }
 
 /// What a shard does with the connections that it finds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ScanAction {
     /// Report at most so many.
     List(usize),
@@ -124,6 +130,18 @@ pub(crate) enum ScanAction {
     Unsubscribe(Box<str>),
 }
 
+impl ScanAction {
+    /// Time that a shard has for it.
+    pub(crate) fn time(&self) -> Nanos {
+        if matches!(self, ScanAction::Rank(..)) { CONNECTION_RANK_TIME } else { CONNECTION_SCAN_TIME }
+    }
+
+    /// Time in which whoever asks a shard for it has an answer, unless the shard is stuck.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_nanos(self.time() + SNAPSHOT_TIMEOUT)
+    }
+}
+
 /// An order of connections, the largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RankBy {
@@ -134,7 +152,7 @@ pub(crate) enum RankBy {
 }
 
 /// Where a shard looks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Candidates {
     /// At all connections from this index on.
     From(u32),
@@ -153,7 +171,7 @@ pub struct ConnectionScan {
 }
 
 /// The answer to a [`ConnectionScan`].
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct ScanReport {
     /// In the order of their indexes.
     pub(crate) connections: Vec<ConnectionReport>,
@@ -185,19 +203,23 @@ impl RankBy {
 }
 
 /// An open connection.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ConnectionReport {
     pub(crate) id: String,
+    /// The shard of its process.
     pub(crate) shard: usize,
+    /// None for the process that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<OtherProcess>,
     /// `IP:PORT`; none on a Unix socket, or if the kernel cannot tell.
     pub(crate) address: Option<String>,
     /// The subject of its credentials.
     pub(crate) identity: Option<Box<str>>,
-    pub(crate) route: &'static str,
+    pub(crate) route: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
     /// Of sessions; that of other routes is not kept.
-    pub(crate) subprotocol: Option<&'static str>,
+    pub(crate) subprotocol: Option<Cow<'static, str>>,
     /// The first topics that it subscribes to.
     pub(crate) topics: Vec<Box<str>>,
     pub(crate) topic_count: usize,
@@ -210,6 +232,14 @@ pub(crate) struct ConnectionReport {
     pub(crate) is_tls: bool,
 }
 
+/// A process whose connections another one shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OtherProcess {
+    /// The one before it, which drains.
+    Predecessor,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,11 +247,21 @@ mod tests {
     #[test]
     fn an_id_has_one_form() {
         let id: ConnectionId = "3-70-16777215".parse().expect("an id");
-        assert_eq!(id, ConnectionId { shard: 3, token: Token { index: 70, generation: 16_777_215 } });
+        assert_eq!(id, ConnectionId { number: 3, token: Token { index: 70, generation: 16_777_215 } });
         assert_eq!(id.to_string(), "3-70-16777215");
-        for wrong in
-            ["", "1", "1-2", "1-2-3-4", "1-2-03", "+1-2-3", "1-2-4294967296", "1--3", "1-2-3 ", "a-b-c"]
-        {
+        for wrong in [
+            "",
+            "1",
+            "1-2",
+            "1-2-3-4",
+            "1-2-03",
+            "+1-2-3",
+            "1-2-4294967296",
+            "256-2-3",
+            "1--3",
+            "1-2-3 ",
+            "a-b-c",
+        ] {
             assert_eq!(wrong.parse::<ConnectionId>(), Err(()), "{wrong:?}");
         }
     }

@@ -22,6 +22,9 @@
 //! In a cluster the topics take the way of the cluster. The successor is a node beside the predecessor before it says `Begin`; then the
 //! predecessor hands its topics over to all other nodes, as one that leaves, and says `Go`. Neither `State` nor `Mail` is sent.
 //!
+//! While the predecessor drains, the successor asks it about its connections on a socket of their own, which comes with the listeners if
+//! the versions of both know of it: see `questions`.
+//!
 //! They meet at a Unix socket: one in the abstract namespace for each address, or a file. Each trusts its own user and root
 //! only. The first line in each direction has the version; both sides refuse others in words.
 
@@ -30,6 +33,8 @@
 pub(crate) mod carrier;
 mod meeting;
 mod predecessor;
+mod question_codec;
+mod questions;
 #[doc(hidden)]
 pub mod rehearsal;
 mod successor;
@@ -38,11 +43,14 @@ pub(crate) mod wire;
 pub use meeting::MeetingPoint;
 pub(crate) use predecessor::wait_for_successor;
 pub use predecessor::{Event, Offering};
+pub(crate) use questions::{DrainingPredecessor, Unanswered};
 pub use successor::Predecessor;
 
 use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
@@ -64,10 +72,17 @@ struct Hello {
     shards: u16,
     message_bytes_max: u64,
     pid: u32,
+    /// It asks about connections if it is given the socket for that. Older versions do not say this.
+    asks: bool,
 }
 
 impl Hello {
     fn write(&self, out: &mut Vec<u8>) {
+        self.write_head(out);
+        out.put_u8(u8::from(self.asks));
+    }
+
+    fn write_head(&self, out: &mut Vec<u8>) {
         out.put_u16_le(self.shards);
         out.put_u64_le(self.message_bytes_max);
         out.put_u32_le(self.pid);
@@ -77,11 +92,12 @@ impl Hello {
         let from = &mut from;
         let shards = from.try_get_u16_le().ok().filter(|shards| (1..SHARDS_MAX as u16).contains(shards))?;
         let message_bytes_max = from.try_get_u64_le().ok().filter(|bytes| *bytes <= 1 << 31)?;
-        Some(Hello { shards, message_bytes_max, pid: from.try_get_u32_le().ok()? })
+        let pid = from.try_get_u32_le().ok()?;
+        Some(Hello { shards, message_bytes_max, pid, asks: from.try_get_u8().is_ok_and(|byte| byte == 1) })
     }
 }
 
-/// What a predecessor offers. The descriptors of its listeners follow, those of `listeners` first.
+/// What a predecessor offers. The descriptors of its listeners follow, those of `listeners` first, and then the socket for questions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Offer {
     shards: u16,
@@ -98,11 +114,14 @@ struct Offer {
     listeners: Vec<(u16, bool)>,
     /// The same of the admin address.
     admin: Option<(u16, bool)>,
+    /// It answers questions about connections. Older versions do not say this.
+    answers: bool,
 }
 
 impl Offer {
     fn write(&self, out: &mut Vec<u8>) {
-        Hello { shards: self.shards, message_bytes_max: self.message_bytes_max, pid: self.pid }.write(out);
+        let Offer { shards, message_bytes_max, pid, .. } = *self;
+        Hello { shards, message_bytes_max, pid, asks: false }.write_head(out);
         out.put_u8(self.first_number);
         out.put_u64_le(self.digest_seed);
         out.put_u64_le(self.node.map_or(0, |node| node.0));
@@ -114,11 +133,12 @@ impl Offer {
             out.put_u16_le(*sockets);
             out.put_u8(u8::from(*removes_file));
         }
+        out.put_u8(u8::from(self.answers));
     }
 
     fn read(from: &[u8]) -> Option<Offer> {
         let (hello, mut from) = from.split_at_checked(2 + 8 + 4)?;
-        let Hello { shards, message_bytes_max, pid } = Hello::read(hello)?;
+        let Hello { shards, message_bytes_max, pid, .. } = Hello::read(hello)?;
         let from = &mut from;
         let (first_number, digest_seed) = (from.try_get_u8().ok()?, from.try_get_u64_le().ok()?);
         let node = Some(from.try_get_u64_le().ok()?).filter(|node| *node != 0).map(NodeId);
@@ -133,10 +153,11 @@ impl Offer {
             listeners.push(next()?);
         }
         let admin = if has_admin { Some(next()?) } else { None };
+        let answers = from.try_get_u8().is_ok_and(|byte| byte == 1);
         let tickets = tickets.to_vec();
         let of_process =
             Offer { shards, message_bytes_max, pid, first_number, digest_seed, ..Offer::default() };
-        Some(Offer { node, tickets, listeners, admin, ..of_process })
+        Some(Offer { node, tickets, listeners, admin, answers, ..of_process })
     }
 
     /// The number of the successor's first shard: no client of one has the number of a client of the other.
@@ -187,6 +208,10 @@ pub(crate) struct LinkState {
     /// Files and addresses are the successor's.
     has_successor: AtomicBool,
     changed: Condvar,
+    /// The server before this one, which drains or has drained.
+    predecessor: Mutex<Option<Arc<DrainingPredecessor>>>,
+    /// The end of the socket on which the successor asks.
+    questions: Mutex<Option<UnixStream>>,
 }
 
 impl LinkState {
@@ -201,6 +226,28 @@ impl LinkState {
 
     pub(crate) fn has_successor(&self) -> bool {
         self.has_successor.load(Ordering::Acquire)
+    }
+
+    /// The server before this one, if this one has taken over from it.
+    pub(crate) fn predecessor(&self) -> Option<Arc<DrainingPredecessor>> {
+        self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_predecessor(&self, predecessor: &Arc<DrainingPredecessor>) {
+        let mut known = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(Arc::clone(predecessor));
+    }
+
+    fn set_questions(&self, stream: UnixStream) {
+        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    /// The successor hears that no connections are left.
+    pub(crate) fn end_questions(&self) {
+        if let Some(stream) = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Fails only if the successor has closed it.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Waits until there is no link, for `time` at most. Returns whether there is none.
@@ -222,10 +269,16 @@ mod tests {
 
     #[test]
     fn what_they_say_of_themselves_is_read_as_it_was_written() {
-        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7 };
+        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7, asks: true };
         let mut bytes = Vec::new();
         hello.write(&mut bytes);
         assert_eq!(Hello::read(&bytes), Some(hello));
+        // Versions without questions end before it.
+        bytes.pop();
+        assert_eq!(Hello::read(&bytes), Some(Hello { asks: false, ..hello }));
+        for end in 0..bytes.len() {
+            assert_eq!(Hello::read(&bytes[..end]), None, "{end}");
+        }
         let offer = Offer {
             shards: 250,
             message_bytes_max: 1,
@@ -236,10 +289,13 @@ mod tests {
             tickets: vec![1; 100],
             listeners: vec![(250, false), (1, true)],
             admin: Some((1, true)),
+            answers: true,
         };
         bytes.clear();
         offer.write(&mut bytes);
         assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
+        bytes.pop();
+        assert_eq!(Offer::read(&bytes), Some(Offer { answers: false, ..offer.clone() }));
         for end in 0..bytes.len() {
             assert_eq!(Offer::read(&bytes[..end]), None, "{end}");
         }

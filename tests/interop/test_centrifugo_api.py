@@ -103,6 +103,7 @@ class ApiTest(unittest.TestCase):
         flags = ("--config", configuration, "--auth-jwt-key", secret, "--auth-anonymous", "--shards", "2")
         flags += ("--admin-token-file", stack.enter_context(token_file(KEY)))
         flags += ("--admin-read-token-file", stack.enter_context(token_file(READ_KEY)))
+        cls.flags = flags
         cls.server = stack.enter_context(Server(*flags))
 
     def subscriber(self, *channels, user=None):
@@ -259,6 +260,37 @@ class Methods(ApiTest):
         self.assertEqual(three.close_code(), (3503, "force disconnect"))
         self.call("publish", channel="left", data=1)
         self.assertEqual(two.publication()["data"], 1)
+
+    def test_a_user_of_a_server_that_drains_is_reached_through_its_successor(self):
+        flags = (*self.flags, "--drain", "24h")
+        with Server(*flags) as first:
+            user, others = Subscriber(first, user="alice"), [Subscriber(first, user=name) for name in ("alice", "bob")]
+            admin, listen = (f"127.0.0.1:{port}" for port in (first.admin[1], first.port))
+            with Server(*flags, "--takeover", admin=admin, listen=listen) as successor:
+
+                def call(method, **parameters):
+                    status, body = post(successor, f"/api/{method}", parameters)
+                    self.assertEqual((status, json.loads(body)), (200, {"result": {}}), method)
+
+                whose = {"user": "alice", "client": user.client}
+                call("subscribe", channel="rooms.b", data={"why": "invited", "n": 1.10}, **whose)
+                pushed = json.loads(user.take())["push"]
+                self.assertEqual((pushed["channel"], pushed["subscribe"]["data"]), ("rooms.b", {"why": "invited", "n": 1.1}))
+                post(successor, "/api/publish", {"channel": "rooms.b", "data": 1})
+                # Its own entry to the topic, which has presence, may come first.
+                while "pub" not in (pushed := json.loads(user.take())["push"]):
+                    self.assertIn("join", pushed)
+                self.assertEqual(pushed["pub"]["data"], 1)
+                call("unsubscribe", channel="rooms.b", **whose)
+                self.assertIn("unsubscribe", json.loads(user.take())["push"])
+                call("disconnect", user="alice", whitelist=[others[0].client])
+                self.assertEqual(user.close_code(), (3503, "force disconnect"))
+                others[0].do(ping={})
+                call("disconnect", user="alice", disconnect={"code": 4400, "reason": "upgrade"})
+                self.assertEqual(others[0].close_code(), (4400, "upgrade"))
+                others[1].close()
+                self.assertEqual(first.wait(), 0)
+                call("disconnect", user="bob")
 
     def test_methods_that_do_not_exist_here_are_errors(self):
         for method in ("refresh", "history_remove"):

@@ -632,6 +632,37 @@ class Reports(InACluster):
                     await session.next("nothing")
                 self.assertEqual(ended.exception.rcvd.code, 1008)
 
+    @asynchronous
+    async def test_have_the_connections_of_a_node_that_was_taken_over(self):
+        first, other = self.start("a", "b", flags=("--drain", "24h"))
+        async with Session(first) as session, Session(first) as second, Session(other) as elsewhere:
+            for each in (session, second, elsewhere):
+                await each.subscribe("topic-1")
+            successor = await asyncio.to_thread(first.successor)
+            self.addCleanup(successor.__exit__)
+            async with Session(successor) as later:
+                await later.subscribe("topic-1")
+                listed = await asyncio.to_thread(self.get, successor, "/connections?topic=topic-1")
+                processes = sorted(one.get("process", "own") for one in listed["connections"])
+                self.assertEqual(processes, ["own", "predecessor", "predecessor"])
+                everywhere = await asyncio.to_thread(self.get, other, "/cluster/connections?topic=topic-1")
+                # The old process answers no other node any more: its successor does.
+                answers = [node["report"] for node in everywhere["nodes"] if node["status"] == 200]
+                self.assertEqual(sum(len(answer["connections"]) for answer in answers), 4, everywhere)
+                closed = next(one["id"] for one in listed["connections"] if "process" in one)
+                answer = await asyncio.to_thread(self.get, successor, f"/connections/{closed}", "DELETE")
+                self.assertEqual(answer["closed"], 1)
+                answer = await asyncio.to_thread(self.get, successor, "/connections?topic=topic-1", "DELETE")
+                self.assertIn(answer["closed"], (2, 3))
+                for each in (session, second, later):
+                    with self.assertRaises(ConnectionClosed) as ended:
+                        await each.next("nothing")
+                    self.assertEqual(ended.exception.rcvd.code, 1008)
+            # The old process has nothing left to wait for.
+            self.assertEqual(await asyncio.to_thread(first.wait), 0)
+            listed = await asyncio.to_thread(self.get, successor, "/connections")
+            self.assertEqual((listed["connections"], listed.get("predecessor")), ([], None))
+
     def test_are_long_and_name_nodes_that_do_not_answer(self):
         nodes = self.start("a", "b")
         # More than one message of NATS.

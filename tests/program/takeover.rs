@@ -5,6 +5,10 @@
 mod certificate;
 #[path = "takeover/connections.rs"]
 mod connections;
+#[path = "takeover/draining.rs"]
+mod draining;
+#[path = "takeover/other_users.rs"]
+mod other_users;
 #[path = "../support/patient.rs"]
 mod patient;
 #[path = "../support/ports.rs"]
@@ -17,7 +21,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{self as unix, UnixStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,13 +55,15 @@ struct Server(Child);
 impl Server {
     /// A server that accepts connections, or its exit code and output.
     fn start(at: Addresses, words: &[&str]) -> Result<Server, (Option<i32>, String)> {
+        Server::spawn(command(&[]), at, words)
+    }
+
+    /// The same of a program that has no words yet.
+    fn spawn(mut program: Command, at: Addresses, words: &[&str]) -> Result<Server, (Option<i32>, String)> {
         let (listen, admin) = (at.listen.to_string(), at.admin.to_string());
         let common = ["serve", "--listen", &listen, "--admin", &admin, "--shards", "2", "--log", "warn"];
-        let mut process = command(&[&common, words].concat())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
+        program.args(common).args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = program.spawn().expect("it runs");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         if line.starts_with("listening ") {

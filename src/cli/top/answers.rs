@@ -132,6 +132,8 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     pub(super) address: Option<String>,
     pub(super) identity: Option<String>,
+    /// Of another process, which drains.
+    pub(super) process: Option<String>,
     pub(super) route: String,
     pub(super) path: Option<String>,
     pub(super) topics: Vec<String>,

@@ -85,13 +85,12 @@ pub(super) fn name(text: &str) -> String {
     }
 }
 
-/// The address and the identity of a consumer.
+/// The address and the identity of a consumer, and its process if that is another one.
 pub(super) fn client(one: &Connection) -> String {
     let address = one.address.as_deref().unwrap_or("unix");
-    match &one.identity {
-        Some(identity) => name(&format!("{address} {identity}")),
-        None => name(address),
-    }
+    let process = one.process.as_ref().map(|process| format!("({process})"));
+    let parts = [Some(address), one.identity.as_deref(), process.as_deref()];
+    name(&parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
 }
 
 /// The topics of a consumer: the first, and how many more.
@@ -167,5 +166,10 @@ mod tests {
         assert_eq!(name(&"x".repeat(TOP_NAME_CHARS_MAX + 1)), format!("{}…", "x".repeat(TOP_NAME_CHARS_MAX)));
         let one = Connection { topics: vec!["t\x07".to_owned()], topic_count: 3, ..Connection::default() };
         assert_eq!((client(&one), topics(&one)), ("unix".to_owned(), "t\\u{7} and 2 more".to_owned()));
+        let text = |text: &str| Some(text.to_owned());
+        let known = Connection { address: text("192.0.2.7:5000"), identity: text("alice"), ..one };
+        assert_eq!(client(&known), "192.0.2.7:5000 alice");
+        let other = Connection { process: text("predecessor"), ..known };
+        assert_eq!(client(&other), "192.0.2.7:5000 alice (predecessor)");
     }
 }

@@ -10,7 +10,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
 use super::{Candidates, ConnectionFilter, ConnectionReport, ConnectionScan, ScanAction, ScanReport};
-use crate::limits::{CONNECTION_LOOKUPS_MAX, CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
+use crate::limits::CONNECTION_LOOKUPS_MAX;
 
 /// The scans of a shard. The admin address bounds their number.
 #[derive(Debug, Default)]
@@ -65,11 +65,7 @@ impl Scan {
             Candidates::From(index) => (VecDeque::new(), *index),
             Candidates::These(tokens) => (mem::take(tokens).into(), u32::MAX),
         };
-        let time = if matches!(question.action, ScanAction::Rank(..)) {
-            CONNECTION_RANK_TIME
-        } else {
-            CONNECTION_SCAN_TIME
-        };
+        let time = question.action.time();
         Scan {
             question,
             given,

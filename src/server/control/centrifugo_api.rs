@@ -19,7 +19,7 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::access::{self, Refused, Scope};
-use super::connection_pages::Gathered;
+use super::connection_pages::{Gathered, Missing};
 use super::connections::{Connections, Unanswered};
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
@@ -207,6 +207,10 @@ impl CentrifugoApi<'_> {
     async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Result<Outcome, ApiError> {
         match self.connections.change_matching(filter, change).await {
             Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
+            Ok(Gathered { missing: Some(Missing::Silent), .. }) => {
+                let line = "the server before this one, which drains, did not answer in time";
+                Err(ApiError::new(ErrorCode::Internal, line))
+            }
             Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
             Ok(_) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),
             Err(Unanswered::Busy) => Err(ErrorCode::TooManyRequests.into()),
@@ -268,10 +272,10 @@ mod tests {
 
     #[test]
     fn channels_are_topics_with_subscribers_on_any_shard() {
-        let report = |name: &str, subscribers| TopicReport {
-            name: name.to_owned(),
-            subscribers,
-            ..TopicReport::default()
+        let report = |name: &str, subscribers| {
+            let mut report = TopicReport::default();
+            (report.name, report.subscribers) = (name.to_owned(), subscribers);
+            report
         };
         let reports = [report("a:1", 2), report("a:2", 0), report("b", 1), report("a:1", 3)];
         let told = |pattern: &str| {

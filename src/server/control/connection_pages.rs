@@ -1,32 +1,37 @@
 //! Gathers what the shards know about connections, on a thread that may wait.
+//!
+//! While a predecessor drains, its shards are asked, too, and before those of this process: in the order of their numbers, so that a
+//! page that began before a takeover goes on behind it.
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use echoring_centrifuge::ErrorCode;
 use echoring_runtime::driver::Token;
+use serde::Serialize;
 
-use crate::commands::ShardCommand;
 use crate::connections::{
-    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, ConnectionScan, OperatorClose, RankBy,
+    Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose, OtherProcess, RankBy,
     ScanAction, ScanReport, decimal,
 };
 use crate::handle::Handle;
-use crate::limits::{CONNECTION_GATHER_TIME, CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
-use echoring_proto::limits::Nanos;
+use crate::handover::{DrainingPredecessor, Unanswered};
+use crate::limits::CONNECTION_GATHER_TIME;
 
 /// Where a page begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) shard: usize,
+    /// The number of the shard, as in the ids of connections.
+    pub(super) number: u8,
     pub(super) index: u32,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.shard, self.index)
+        write!(f, "{}-{}", self.number, self.index)
     }
 }
 
@@ -34,8 +39,9 @@ impl FromStr for Place {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Place, ()> {
-        let (shard, index) = text.split_once('-').ok_or(())?;
-        Ok(Place { shard: decimal(shard).ok_or(())? as usize, index: decimal(index).ok_or(())? })
+        let (number, index) = text.split_once('-').ok_or(())?;
+        let number = decimal(number).and_then(|number| u8::try_from(number).ok()).ok_or(())?;
+        Ok(Place { number, index: decimal(index).ok_or(())? })
     }
 }
 
@@ -46,6 +52,20 @@ pub(super) enum ScanError {
     Silent(usize),
     /// A shard has not seen all its connections in time.
     TooLong(usize),
+    /// The connection is one of a predecessor, which did not answer.
+    Predecessor(Missing),
+    /// The place is of no shard, of this process or of its predecessor.
+    UnknownPlace,
+}
+
+/// Why the connections of a predecessor that drains are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Missing {
+    /// It did not answer in time.
+    Silent,
+    /// Its version cannot be asked.
+    Unsupported,
 }
 
 /// Connections, or what was done with them, up to a place.
@@ -56,16 +76,64 @@ pub(super) struct Gathered {
     pub(super) changed: usize,
     /// Why a session was not subscribed.
     pub(super) failed: Option<ErrorCode>,
+    /// Why those of the predecessor are not among them.
+    pub(super) missing: Option<Missing>,
     /// Where to go on; `None` at the end.
     pub(super) next: Option<Place>,
 }
 
+/// The shards that are asked, in this order: those of a predecessor, and those of this process, whose numbers follow.
+#[derive(Debug)]
+struct Walk {
+    /// The number of the first.
+    first: u8,
+    predecessor: Option<Arc<DrainingPredecessor>>,
+    shards: usize,
+}
+
+/// A shard by its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShardOf {
+    Predecessor(usize),
+    This(usize),
+}
+
+impl Walk {
+    /// The first step at a shard of this process.
+    fn own(&self) -> usize {
+        self.predecessor.as_ref().map_or(0, |predecessor| predecessor.shards())
+    }
+
+    fn steps(&self) -> usize {
+        self.own() + self.shards
+    }
+
+    /// The step at the shard with this number.
+    fn step(&self, number: u8) -> Option<usize> {
+        Some(usize::from(number.wrapping_sub(self.first))).filter(|step| *step < self.steps())
+    }
+
+    fn number(&self, step: usize) -> u8 {
+        self.first.wrapping_add(step as u8)
+    }
+
+    fn shard(&self, step: usize) -> ShardOf {
+        step.checked_sub(self.own()).map_or(ShardOf::Predecessor(step), ShardOf::This)
+    }
+}
+
 impl Handle {
-    /// Open connections from `from` on, `most` at most and perhaps fewer. Blocks for seconds.
+    fn walk(&self) -> Walk {
+        let predecessor = self.link.predecessor();
+        let first = predecessor.as_ref().map_or(self.first_number, |predecessor| predecessor.first_number());
+        Walk { first, predecessor, shards: self.remotes.len() }
+    }
+
+    /// Open connections from `from` on, or all, `most` at most and perhaps fewer. Blocks for seconds.
     pub(super) fn list_connections(
         &self,
         filter: &ConnectionFilter,
-        from: Place,
+        from: Option<Place>,
         most: usize,
     ) -> Result<Gathered, ScanError> {
         self.gather(filter, from, |listed| match most - listed {
@@ -74,11 +142,11 @@ impl Handle {
         })
     }
 
-    /// Closes, subscribes or unsubscribes the connections from `from` on. Blocks for seconds, and may stop before the end.
+    /// Closes, subscribes or unsubscribes the connections from `from` on, or all. Blocks for seconds, and may stop before the end.
     pub(super) fn change_connections(
         &self,
         filter: &ConnectionFilter,
-        from: Place,
+        from: Option<Place>,
         change: &ScanAction,
     ) -> Result<Gathered, ScanError> {
         self.gather(filter, from, |_| Some(change.clone()))
@@ -88,23 +156,33 @@ impl Handle {
     fn gather(
         &self,
         filter: &ConnectionFilter,
-        from: Place,
+        from: Option<Place>,
         action: impl Fn(usize) -> Option<ScanAction>,
     ) -> Result<Gathered, ScanError> {
         let begun = Instant::now();
-        let mut gathered = Gathered { next: Some(from), ..Gathered::default() };
-        while let Some(at) = gathered.next.filter(|at| at.shard < self.remotes.len()) {
+        let walk = self.walk();
+        let from = from.unwrap_or(Place { number: walk.first, index: 0 });
+        let mut step = walk.step(from.number).ok_or(ScanError::UnknownPlace)?;
+        let mut index = from.index;
+        let mut gathered = Gathered::default();
+        while step < walk.steps() {
+            gathered.next = Some(Place { number: walk.number(step), index });
             let Some(action) = action(gathered.connections.len()) else { return Ok(gathered) };
             if begun.elapsed() >= Duration::from_nanos(CONNECTION_GATHER_TIME) {
                 return Ok(gathered);
             }
-            let scan = Ask { filter, action, time: CONNECTION_SCAN_TIME };
-            let mut report = self.ask(at.shard, scan, Candidates::From(at.index))?;
+            let mut report = match self.ask(&walk, step, filter, action, Candidates::From(index)) {
+                Err(ScanError::Predecessor(missing)) => {
+                    gathered.missing = Some(missing);
+                    (step, index) = (walk.own(), 0);
+                    continue;
+                }
+                report => report?,
+            };
             gathered.connections.append(&mut report.connections);
             gathered.changed += report.changed;
             gathered.failed = gathered.failed.or(report.failed);
-            let place = |index| Place { shard: at.shard, index };
-            gathered.next = Some(report.next.map_or(Place { shard: at.shard + 1, index: 0 }, place));
+            (step, index) = report.next.map_or((step + 1, 0), |next| (step, next));
         }
         gathered.next = None;
         Ok(gathered)
@@ -116,71 +194,166 @@ impl Handle {
         filter: &ConnectionFilter,
         by: RankBy,
         most: usize,
+    ) -> Result<Gathered, ScanError> {
+        let walk = self.walk();
+        let mut gathered = Gathered::default();
+        let mut ranked: Vec<(u64, usize, Token)> = Vec::new();
+        let mut step = 0;
+        while step < walk.steps() {
+            let report = self.ask(&walk, step, filter, ScanAction::Rank(most, by), Candidates::From(0));
+            match (report, walk.shard(step)) {
+                (Err(ScanError::Predecessor(missing)), _) => {
+                    gathered.missing = Some(missing);
+                    step = walk.own();
+                    continue;
+                }
+                (Ok(ScanReport { next: Some(_), .. }), ShardOf::Predecessor(_)) => {
+                    gathered.missing = Some(Missing::Silent);
+                }
+                (Ok(ScanReport { next: Some(_), .. }), ShardOf::This(shard)) => {
+                    return Err(ScanError::TooLong(shard));
+                }
+                (report, _) => {
+                    ranked.extend(report?.ranked.into_iter().map(|(rank, token)| (rank, step, token)));
+                    ranked.sort_unstable_by_key(|(rank, step, token)| (Reverse(*rank), *step, *token));
+                    ranked.truncate(most);
+                }
+            }
+            step += 1;
+        }
+        for step in 0..walk.steps() {
+            let of_shard = ranked.iter().filter(|(_, at, _)| *at == step);
+            match self.describe(&walk, step, of_shard.map(|(_, _, token)| *token).collect()) {
+                Err(ScanError::Predecessor(missing)) => gathered.missing = Some(missing),
+                described => gathered.connections.append(&mut described?),
+            }
+        }
+        gathered.connections.sort_by_key(|connection| Reverse(connection.rank(by)));
+        Ok(gathered)
+    }
+
+    /// The reports of those of these connections that are still open.
+    fn describe(
+        &self,
+        walk: &Walk,
+        step: usize,
+        mut tokens: Vec<Token>,
     ) -> Result<Vec<ConnectionReport>, ScanError> {
-        let mut ranked: Vec<(u64, ConnectionId)> = Vec::new();
-        for shard in 0..self.remotes.len() {
-            let scan = Ask { filter, action: ScanAction::Rank(most, by), time: CONNECTION_RANK_TIME };
-            let report = self.ask(shard, scan, Candidates::From(0))?;
-            if report.next.is_some() {
-                return Err(ScanError::TooLong(shard));
-            }
-            ranked
-                .extend(report.ranked.into_iter().map(|(rank, token)| (rank, ConnectionId { shard, token })));
-            ranked.sort_unstable_by_key(|(rank, id)| (Reverse(*rank), id.shard, id.token));
-            ranked.truncate(most);
-        }
         let mut connections = Vec::new();
-        for shard in 0..self.remotes.len() {
-            let own = ranked.iter().filter(|(_, id)| id.shard == shard);
-            let tokens: Vec<Token> = own.map(|(_, id)| id.token).collect();
-            if !tokens.is_empty() {
-                let all = &ConnectionFilter::default();
-                let scan = Ask { filter: all, action: ScanAction::List(most), time: CONNECTION_SCAN_TIME };
-                connections.append(&mut self.ask(shard, scan, Candidates::These(tokens))?.connections);
+        let all = &ConnectionFilter::default();
+        tokens.sort_unstable();
+        while !tokens.is_empty() {
+            let list = ScanAction::List(tokens.len());
+            let mut report = self.ask(walk, step, all, list, Candidates::These(tokens.clone()))?;
+            connections.append(&mut report.connections);
+            // A predecessor cuts a long answer.
+            let Some(next) = report.next else { break };
+            let before = tokens.len();
+            tokens.retain(|token| token.index >= next);
+            if tokens.len() == before {
+                break;
             }
         }
-        connections.sort_by_key(|connection| Reverse(connection.rank(by)));
         Ok(connections)
     }
 
     /// Closes one connection. False if it is not open.
     pub(super) fn close_connection(&self, id: ConnectionId) -> Result<bool, ScanError> {
-        if id.shard >= self.remotes.len() {
-            return Ok(false);
-        }
+        let walk = self.walk();
+        let Some(step) = walk.step(id.number) else { return Ok(false) };
         let all = &ConnectionFilter::default();
-        let action = ScanAction::Close(OperatorClose::default());
-        let scan = Ask { filter: all, action, time: CONNECTION_SCAN_TIME };
-        Ok(self.ask(id.shard, scan, Candidates::These(vec![id.token]))?.changed > 0)
+        let close = ScanAction::Close(OperatorClose::default());
+        Ok(self.ask(&walk, step, all, close, Candidates::These(vec![id.token]))?.changed > 0)
     }
 
-    fn ask(&self, shard: usize, ask: Ask<'_>, candidates: Candidates) -> Result<ScanReport, ScanError> {
-        let Ask { filter, action, time } = ask;
-        let command = |reply| {
-            let filter = filter.clone();
-            ShardCommand::Connections(ConnectionScan { filter, action, candidates, reply })
+    /// Asks the shard of a step.
+    fn ask(
+        &self,
+        walk: &Walk,
+        step: usize,
+        filter: &ConnectionFilter,
+        action: ScanAction,
+        candidates: Candidates,
+    ) -> Result<ScanReport, ScanError> {
+        let shard = match (walk.shard(step), &walk.predecessor) {
+            (ShardOf::Predecessor(shard), Some(predecessor)) => {
+                let answer = predecessor.ask(shard, filter, action, candidates);
+                let mut report = answer.map_err(|unanswered| {
+                    ScanError::Predecessor(match unanswered {
+                        Unanswered::Silent => Missing::Silent,
+                        Unanswered::Unsupported => Missing::Unsupported,
+                    })
+                })?;
+                for connection in &mut report.connections {
+                    connection.process = Some(OtherProcess::Predecessor);
+                }
+                return Ok(report);
+            }
+            (ShardOf::This(shard) | ShardOf::Predecessor(shard), _) => shard,
         };
-        self.commands.ask_one(shard, time + SNAPSHOT_TIMEOUT, command).ok_or(ScanError::Silent(shard))
+        self.commands.scan(shard, filter, action, candidates).map_err(|_| ScanError::Silent(shard))
     }
-}
-
-/// A question to one shard, which it has `time` for.
-struct Ask<'a> {
-    filter: &'a ConnectionFilter,
-    action: ScanAction,
-    time: Nanos,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Server;
 
     #[test]
     fn a_place_has_one_form() {
         let place: Place = "2-4096".parse().expect("a place");
-        assert_eq!((place, &*place.to_string()), (Place { shard: 2, index: 4096 }, "2-4096"));
-        for wrong in ["", "1", "1-", "-1", "1-2-3", "01-2", "1-4294967296"] {
+        assert_eq!((place, &*place.to_string()), (Place { number: 2, index: 4096 }, "2-4096"));
+        for wrong in ["", "1", "1-", "-1", "1-2-3", "01-2", "256-0", "1-4294967296"] {
             assert_eq!(wrong.parse::<Place>(), Err(()), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_shards_of_a_predecessor_come_first() {
+        let alone = Walk { first: 254, predecessor: None, shards: 3 };
+        let steps = |walk: &Walk| [253, 254, 255, 0, 1].map(|number| walk.step(number));
+        assert_eq!(steps(&alone), [None, Some(0), Some(1), Some(2), None]);
+        assert_eq!((alone.shard(2), alone.number(2)), (ShardOf::This(2), 0));
+        let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2)));
+        let both = Walk { first: 254, predecessor, shards: 2 };
+        assert_eq!(steps(&both), [None, Some(0), Some(1), Some(2), Some(3)]);
+        let shards: Vec<ShardOf> = (0..both.steps()).map(|step| both.shard(step)).collect();
+        let expected = [ShardOf::Predecessor(0), ShardOf::Predecessor(1), ShardOf::This(0), ShardOf::This(1)];
+        assert_eq!(shards, expected);
+        let most = Walk { first: 7, predecessor: None, shards: 256 };
+        assert_eq!((most.step(7), most.step(6)), (Some(0), Some(255)));
+    }
+
+    /// As one of a version without questions, which does not say in its offer that it answers them.
+    #[test]
+    fn a_predecessor_that_cannot_be_asked_is_named_until_it_is_gone() {
+        let server = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).start().expect("a server");
+        let handle = server.handle();
+        let all = &ConnectionFilter::default();
+        let close = &ScanAction::Close(OperatorClose::default());
+        let old = Arc::new(DrainingPredecessor::numbered(254, 2));
+        handle.link.set_predecessor(&old);
+        let id = |text: &str| text.parse::<ConnectionId>().expect("an id");
+        let (of_old, own) = (id("254-0-1"), id("0-0-1"));
+        let missing = |gathered: Result<Gathered, ScanError>| {
+            let gathered = gathered.expect("the shards of this process answer");
+            assert_eq!((gathered.connections.len(), gathered.changed, gathered.next), (0, 0, None));
+            gathered.missing
+        };
+        let page = |number| handle.list_connections(all, Some(Place { number, index: 0 }), 10);
+        for expected in [Some(Missing::Unsupported), None] {
+            assert_eq!(missing(handle.list_connections(all, None, 10)), expected);
+            assert_eq!(missing(page(255)), expected, "from a place of the old one");
+            assert_eq!(missing(page(0)), None, "behind it");
+            assert_eq!(missing(handle.change_connections(all, None, close)), expected);
+            assert_eq!(missing(handle.largest(all, RankBy::Lag, 10)), expected);
+            let closed = expected.map_or(Ok(false), |missing| Err(ScanError::Predecessor(missing)));
+            assert_eq!(handle.close_connection(of_old), closed);
+            assert_eq!(handle.close_connection(own), Ok(false));
+            assert_eq!(page(1).expect_err("a place of nobody"), ScanError::UnknownPlace);
+            old.set_gone();
+        }
+        server.shutdown(Duration::from_secs(1)).expect("it ends");
     }
 }

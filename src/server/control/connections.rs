@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::connection_pages::{Gathered, Place, ScanError};
+use super::connection_pages::{Gathered, Missing, Place, ScanError};
 use super::http::Reply;
 use super::publications::InvalidBody;
 use super::topics::{parameters, refuse, unknown_parameter};
@@ -32,6 +32,9 @@ pub(super) struct Connections {
 struct Page<'a> {
     schema: &'a str,
     connections: Vec<ConnectionReport>,
+    /// Why those of the predecessor are not among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessor: Option<Missing>,
     next: Option<String>,
 }
 
@@ -40,6 +43,9 @@ struct Page<'a> {
 struct ClosedConnections<'a> {
     schema: &'a str,
     closed: usize,
+    /// Why those of the predecessor are not among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predecessor: Option<Missing>,
     next: Option<String>,
 }
 
@@ -60,17 +66,15 @@ impl Connections {
     async fn list(&self, parameters: Parameters) -> Reply {
         let Parameters { filter, after, limit, rank } = parameters;
         let most = limit.unwrap_or(ADMIN_CONNECTIONS_LISTED_DEFAULT);
-        let page = |connections, next: Option<Place>| {
-            let page = Page { schema: SCHEMA, connections, next: next.map(|place| place.to_string()) };
-            Reply::json(StatusCode::OK, serde_json::to_vec(&page))
+        let listed = match rank {
+            Some(by) => self.asked(move |server| server.largest(&filter, by, most)).await,
+            None => self.asked(move |server| server.list_connections(&filter, after, most)).await,
         };
-        if let Some(by) = rank {
-            let largest = self.asked(move |server| server.largest(&filter, by, most)).await;
-            return largest.map_or_else(Unanswered::reply, |connections| page(connections, None));
-        }
-        let from = after.unwrap_or_default();
-        let listed = self.asked(move |server| server.list_connections(&filter, from, most)).await;
-        listed.map_or_else(Unanswered::reply, |gathered| page(gathered.connections, gathered.next))
+        listed.map_or_else(Unanswered::reply, |Gathered { connections, missing, next, .. }| {
+            let next = next.map(|place| place.to_string());
+            let page = Page { schema: SCHEMA, connections, predecessor: missing, next };
+            Reply::json(StatusCode::OK, serde_json::to_vec(&page))
+        })
     }
 
     async fn close_all(&self, parameters: Parameters) -> Reply {
@@ -82,10 +86,9 @@ impl Connections {
         if rank.is_some() || limit.is_some() {
             return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
         }
-        let from = after.unwrap_or_default();
         let close = ScanAction::Close(OperatorClose::default());
-        let closed = self.asked(move |server| server.change_connections(&filter, from, &close)).await;
-        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(gathered.changed, gathered.next))
+        let closed = self.asked(move |server| server.change_connections(&filter, after, &close)).await;
+        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(&gathered))
     }
 
     /// Closes, subscribes or unsubscribes all that match, if the time suffices for all of them.
@@ -94,8 +97,7 @@ impl Connections {
         filter: ConnectionFilter,
         change: ScanAction,
     ) -> Result<Gathered, Unanswered> {
-        let from = Place::default();
-        self.asked(move |server| server.change_connections(&filter, from, &change)).await
+        self.asked(move |server| server.change_connections(&filter, None, &change)).await
     }
 
     /// `DELETE /connections/{id}`.
@@ -104,7 +106,7 @@ impl Connections {
             || Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", "no such open connection");
         let Ok(id) = id.parse() else { return unknown() };
         match self.asked(move |server| server.close_connection(id)).await {
-            Ok(true) => closed_reply(1, None),
+            Ok(true) => closed_reply(&Gathered { changed: 1, ..Gathered::default() }),
             Ok(false) => unknown(),
             Err(unanswered) => unanswered.reply(),
         }
@@ -140,8 +142,10 @@ impl Unanswered {
     }
 }
 
-fn closed_reply(closed: usize, next: Option<Place>) -> Reply {
-    let closed = ClosedConnections { schema: SCHEMA, closed, next: next.map(|place| place.to_string()) };
+fn closed_reply(gathered: &Gathered) -> Reply {
+    let next = gathered.next.map(|place| place.to_string());
+    let (closed, predecessor) = (gathered.changed, gathered.missing);
+    let closed = ClosedConnections { schema: SCHEMA, closed, predecessor, next };
     Reply::json(StatusCode::OK, serde_json::to_vec(&closed))
 }
 
@@ -150,6 +154,17 @@ fn failed(error: &ScanError) -> Reply {
         ScanError::Silent(shard) => ("silent-shard", format!("shard {shard} did not answer in time")),
         ScanError::TooLong(shard) => {
             ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))
+        }
+        ScanError::Predecessor(Missing::Silent) => {
+            let line = "the server before this one, which drains, did not answer in time";
+            ("silent-predecessor", line.to_owned())
+        }
+        ScanError::Predecessor(Missing::Unsupported) => {
+            let line = "the server before this one, which drains, is of a version that cannot be asked";
+            ("unsupported-predecessor", line.to_owned())
+        }
+        ScanError::UnknownPlace => {
+            return refuse(&InvalidBody::bad("after", "must be the `next` of a page of this server"));
         }
     };
     Reply::problem(StatusCode::SERVICE_UNAVAILABLE, code, &line)
@@ -227,7 +242,7 @@ mod tests {
         let all = Parameters::of("address=10.0.0.0%2F8&identity=a%20b&topic=t%2Fu&limit=1000&after=1-2")
             .expect("right");
         assert_eq!((all.filter.identity.as_deref(), all.filter.topic.as_deref()), (Some("a b"), Some("t/u")));
-        assert_eq!((all.limit, all.after), (Some(1_000), Some(Place { shard: 1, index: 2 })));
+        assert_eq!((all.limit, all.after), (Some(1_000), Some(Place { number: 1, index: 2 })));
         for (sort, by) in [("queued", RankBy::Queued), ("lag", RankBy::Lag)] {
             let ranked = Parameters::of(&format!("sort={sort}&topic=a")).expect("right");
             assert_eq!(ranked.rank, Some(by));

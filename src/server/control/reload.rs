@@ -60,6 +60,7 @@ pub(super) struct ReloadFigures {
 
 /// The program's part of the admin address.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct Reloading {
     /// `None` for a program without a configuration to read.
     pub reload: Option<Arc<dyn Reload>>,
@@ -74,6 +75,11 @@ impl fmt::Debug for Reloading {
 }
 
 impl Reloading {
+    /// For a program with a configuration to read.
+    pub fn new(reload: Arc<dyn Reload>) -> Reloading {
+        Reloading { reload: Some(reload), ..Reloading::default() }
+    }
+
     /// The answer to `POST /reload`.
     pub(super) async fn answer(&self) -> Reply {
         let Some(reload) = self.reload.clone() else {

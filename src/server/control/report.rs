@@ -401,25 +401,18 @@ mod tests {
 
     #[test]
     fn the_node_is_the_sum_of_its_shards() {
-        let snapshot = |shard: usize, messages_in: u64| Snapshot {
-            shard,
-            connections: 10,
-            driver: "uring",
-            degraded: vec!["receive-total"],
-            seats: BudgetFigures { leased: 64, peak: 128, limit: 1_000 },
-            application: HubReport {
-                publications: Publications { published: 5, accepted: 4, refused: 1 },
-                deliveries: Deliveries {
-                    offered: 9,
-                    sent: 6,
-                    dropped_disconnect: 3,
-                    ..Deliveries::default()
-                },
-                passed: Passed { messages_out: 2, ..Passed::default() },
-                ..HubReport::default()
-            },
-            counters: counters(messages_in),
-            ..Snapshot::default()
+        let snapshot = |shard: usize, messages_in: u64| {
+            let mut rooms = HubReport::default();
+            rooms.publications = Publications { published: 5, accepted: 4, refused: 1 };
+            let Deliveries { offered, sent, dropped_disconnect, .. } = &mut rooms.deliveries;
+            (*offered, *sent, *dropped_disconnect) = (9, 6, 3);
+            rooms.passed = Passed { messages_out: 2, ..Passed::default() };
+            let mut snapshot = Snapshot::default();
+            (snapshot.shard, snapshot.connections) = (shard, 10);
+            (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
+            snapshot.seats = BudgetFigures { leased: 64, peak: 128, limit: 1_000 };
+            (snapshot.application, snapshot.counters) = (rooms, counters(messages_in));
+            snapshot
         };
         let reloads = ReloadCounters::default().figures();
         let auth = AuthFigures::default();

@@ -22,6 +22,7 @@ pub struct AdminTokens {
 
 impl AdminTokens {
     /// Whether both are the same, so that the read token would do everything.
+    #[doc(hidden)]
     pub fn are_equal(&self) -> bool {
         self.write.as_ref().zip(self.read.as_ref()).is_some_and(|(write, read)| write.is(&read.0))
     }
@@ -97,6 +98,7 @@ impl Token {
     }
 
     /// Why the file is not kept as secret as it should be.
+    #[doc(hidden)]
     pub fn warning(path: &Path) -> Option<String> {
         let mode = fs::metadata(path).ok()?.permissions().mode();
         let is_open = mode & 0o077 != 0;
@@ -118,6 +120,7 @@ impl Token {
     ///
     /// # Errors
     /// Never for a token that was read.
+    #[doc(hidden)]
     pub fn authorization(&self) -> Result<HeaderValue, InvalidHeaderValue> {
         let mut field = HeaderValue::from_bytes(&[b"Bearer ", &*self.0].concat())?;
         field.set_sensitive(true);

@@ -91,7 +91,7 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, report: &TopicReport) {
-        let TopicReport { name: _, owner, subscribers, deliveries, log_bytes } = report;
+        let TopicReport { owner, subscribers, deliveries, log_bytes, .. } = report;
         // There is one owner, except for a moment after a shard has failed.
         if self.owner.is_none() {
             self.owner.clone_from(owner);
@@ -199,28 +199,19 @@ mod tests {
     use echoring_topics::Publications;
 
     fn report(name: &str, home: Option<u64>, subscribers: u64) -> TopicReport {
-        TopicReport {
-            name: name.to_owned(),
-            owner: home.map(|offset| OwnerReport {
-                epoch: 0x1f3a,
-                offset,
-                publications: Publications { published: offset + 1, accepted: offset, refused: 1 },
-                payload_bytes: 10 * offset,
-                rate: 0.5,
-                history_messages: 3,
-                history_bytes: 30,
-                members: None,
-            }),
-            subscribers,
-            deliveries: Deliveries {
-                offered: 5,
-                sent: 2,
-                queued: 1,
-                dropped_oldest: 2,
-                ..Deliveries::default()
-            },
-            log_bytes: 100,
-        }
+        let mut report = TopicReport::default();
+        (report.name, report.subscribers, report.log_bytes) = (name.to_owned(), subscribers, 100);
+        let Deliveries { offered, sent, queued, dropped_oldest, .. } = &mut report.deliveries;
+        (*offered, *sent, *queued, *dropped_oldest) = (5, 2, 1, 2);
+        report.owner = home.map(|offset| {
+            let mut owner = OwnerReport::default();
+            (owner.epoch, owner.offset) = (0x1f3a, offset);
+            owner.publications = Publications { published: offset + 1, accepted: offset, refused: 1 };
+            (owner.payload_bytes, owner.rate) = (10 * offset, 0.5);
+            (owner.history_messages, owner.history_bytes) = (3, 30);
+            owner
+        });
+        report
     }
 
     fn query(prefix: &str, limit: usize) -> TopicQuery {

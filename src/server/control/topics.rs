@@ -319,30 +319,18 @@ fn status_of(refused: Refused) -> StatusCode {
         Refused::Busy | Refused::RateLimited | Refused::TooManyByConnection | Refused::TooManyByIdentity => {
             StatusCode::TOO_MANY_REQUESTS
         }
-        Refused::OutOfMemory
-        | Refused::TooManyTopics
-        | Refused::Draining
-        | Refused::Unreachable
-        | Refused::Uncertain
-        | Refused::Behind
-        | Refused::NoStorage => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
         Refused::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        // The state of the server.
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 /// Seconds until a retry may succeed.
 fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
-        Refused::Busy
-        | Refused::OutOfMemory
-        | Refused::RateLimited
-        | Refused::Unreachable
-        | Refused::Uncertain
-        | Refused::Behind
-        | Refused::NoStorage => Some("1"),
         Refused::TooManyTopics
         | Refused::TooManyByConnection
         | Refused::TooManyByIdentity
@@ -352,6 +340,7 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
         | Refused::TooManyKeys
         | Refused::Forbidden
         | Refused::KeyReused => None,
+        _ => Some("1"),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint, is_trusted};
+use super::questions::answer_on_thread;
 use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
@@ -64,6 +65,13 @@ struct Waiting {
     rounds: Mutex<Option<u32>>,
 }
 
+/// A successor that has taken over.
+struct Successor {
+    given: Given,
+    /// Where it asks about connections.
+    questions: Option<UnixStream>,
+}
+
 /// The result of a handover for the successor.
 enum Given {
     /// The topics, by this link.
@@ -92,6 +100,7 @@ pub(crate) fn wait_for_successor(
         tickets: Vec::new(),
         listeners: listeners.iter().map(counted).collect(),
         admin: admin.as_ref().map(counted),
+        answers: false,
     };
     let meeting = |point: &MeetingPoint| point.listen().map_err(failed(&point.to_string()));
     let listening = points.iter().map(meeting).collect::<io::Result<Vec<UnixListener>>>()?;
@@ -135,13 +144,13 @@ impl Waiting {
             };
             *round += 1;
             match stream.and_then(|stream| self.serve(stream, *round, on)) {
-                Ok(Some(given)) => {
+                Ok(Some(successor)) => {
                     *rounds = None;
                     drop(rounds);
                     refuse_waiting(&listener);
                     // The successor waits for the name.
                     drop(listener);
-                    return self.taken_over(given, on);
+                    return self.taken_over(successor, on);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -154,13 +163,13 @@ impl Waiting {
     }
 
     /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
-    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Given>> {
+    fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Successor>> {
         let user = rustix::process::geteuid().as_raw();
         if !is_trusted(&stream, user)? {
             tracing::warn!("refused a takeover request of another user");
             meeting::send_line(
                 &stream,
-                &format!("it belongs to user {user}, and trusts only that user and root"),
+                &format!("the running server belongs to user {user}, and trusts only that user and root"),
             )?;
             return Ok(None);
         }
@@ -179,7 +188,7 @@ impl Waiting {
         expect(&stream, &mut body, FrameKind::Hello)?;
         let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
         self.wait_for_own_predecessor(&stream)?;
-        self.offer(&stream)?;
+        let questions = self.offer(&stream, hello)?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
@@ -192,7 +201,7 @@ impl Waiting {
             Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| Given::Place),
             None => self.hand_over(stream, hello, round, on).map(Given::Topics),
         };
-        given.map(Some)
+        given.map(|given| Some(Successor { given, questions }))
     }
 
     /// A server is linked to one other at a time.
@@ -204,11 +213,13 @@ impl Waiting {
         Ok(())
     }
 
-    fn offer(&self, stream: &UnixStream) -> io::Result<()> {
+    /// Offers everything. Returns the end of the socket for questions, whose other end is passed to a successor that asks.
+    fn offer(&self, stream: &UnixStream, hello: Hello) -> io::Result<Option<UnixStream>> {
         let mut body = Vec::new();
+        let (own, passed) = if hello.asks { Some(UnixStream::pair()?).unzip() } else { (None, None) };
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
-        Offer { tickets, ..self.offer.clone() }.write(&mut body);
+        Offer { tickets, answers: own.is_some(), ..self.offer.clone() }.write(&mut body);
         send(stream, FrameKind::Offer, &body)?;
         let listeners = self.server.kept.get();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
@@ -217,7 +228,9 @@ impl Waiting {
         let sockets = listeners.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
         let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
         let admin = admin.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
-        send_sockets(stream, &sockets.chain(admin).collect::<Vec<_>>())
+        let questions = passed.iter().map(UnixStream::as_fd);
+        send_sockets(stream, &sockets.chain(admin).chain(questions).collect::<Vec<_>>())?;
+        Ok(own)
     }
 
     /// Hands the topics over. On every error this server orders them again.
@@ -393,7 +406,13 @@ impl Waiting {
     }
 
     /// The successor, or its cluster, orders everything, and this server drains.
-    fn taken_over(&self, given: Given, on: &dyn Fn(Event<'_>)) {
+    fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
+        let Successor { given, questions } = successor;
+        if let Some(stream) = questions
+            && let Err(error) = self.answer_questions(stream)
+        {
+            tracing::warn!(%error, "the successor cannot ask about the connections of this server");
+        }
         let carried = match given {
             Given::Topics(link) => Some(self.follow(link)),
             Given::Place => None,
@@ -417,6 +436,11 @@ impl Waiting {
             }
         }
         self.server.link.set(false);
+    }
+
+    fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
+        self.server.link.set_questions(stream.try_clone()?);
+        answer_on_thread(self.server.clone(), stream)
     }
 
     /// This server's shards become shards of the successor.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint};
+use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
@@ -28,15 +29,15 @@ use echoring_cluster::NodeId;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 
-/// The running server, whose place is to be taken. If it is dropped before [`Server::take_over`], that server goes on.
-///
-/// [`Server::take_over`]: crate::Server::take_over
+/// The running server, whose place is to be taken. If it is dropped before `Server::take_over`, that server goes on.
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
     offer: Offer,
     listeners: Vec<InheritedListener>,
     admin: Option<InheritedListener>,
+    /// Where it answers questions about its connections.
+    questions: Option<OwnedFd>,
 }
 
 impl Predecessor {
@@ -75,6 +76,7 @@ impl Predecessor {
             shards: u16::try_from(shards).map_err(|_| invalid("too many shards"))?,
             message_bytes_max,
             pid: std::process::id(),
+            asks: true,
         };
         let mut body = Vec::new();
         hello.write(&mut body);
@@ -85,8 +87,8 @@ impl Predecessor {
             let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
             return Err(io::Error::other(line));
         }
-        let (listeners, admin) = listeners(&stream, &offer)?;
-        Ok(Predecessor { stream, offer, listeners, admin })
+        let Passed { listeners, admin, questions } = Passed::receive(&stream, &offer)?;
+        Ok(Predecessor { stream, offer, listeners, admin, questions })
     }
 
     /// The first line of its answer to a request; empty if it ends the connection instead.
@@ -144,8 +146,8 @@ impl Predecessor {
     ///
     /// # Errors
     /// It goes on, and other nodes have the topics of this one.
-    pub(crate) fn take_place(self, cluster: &ClusterNode) -> io::Result<()> {
-        let Predecessor { stream, offer, .. } = self;
+    pub(crate) fn take_place(self, server: &Handle, cluster: &ClusterNode) -> io::Result<()> {
+        let Predecessor { stream, offer, questions, .. } = self;
         let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
         if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
             return Err(io::Error::other("this node does not own topics of the cluster in time"));
@@ -158,7 +160,15 @@ impl Predecessor {
         replaced.inspect_err(|_| {
             cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT));
             cluster.finish(Duration::from_nanos(SNAPSHOT_TIMEOUT));
-        })
+        })?;
+        let has_socket = questions.is_some();
+        let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
+        if !has_socket {
+            // Nothing else would tell of its end.
+            draining.set_gone();
+        }
+        server.link.set_predecessor(&draining);
+        Ok(())
     }
 
     /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a link
@@ -167,7 +177,7 @@ impl Predecessor {
     /// # Errors
     /// The predecessor goes on. The shards of `server` may have some of its topics, and must end.
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
-        let Predecessor { stream, offer, .. } = self;
+        let Predecessor { stream, offer, questions, .. } = self;
         let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
         send(&stream, FrameKind::Begin, &[])?;
         takeover.import_all(&stream)?;
@@ -183,6 +193,8 @@ impl Predecessor {
         server.link.set(true);
         // Nothing was posted yet, so nobody else writes.
         send(&said, FrameKind::Started, &[])?;
+        let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
+        server.link.set_predecessor(&draining);
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
@@ -194,28 +206,34 @@ impl Predecessor {
             for remote in waiting.remotes.iter() {
                 remote.send(ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients())));
             }
+            draining.set_gone();
             waiting.link.set(false);
         })?;
         Ok(())
     }
 }
 
-/// Receives the listeners, and the admin listener.
-fn listeners(
-    stream: &UnixStream,
-    offer: &Offer,
-) -> io::Result<(Vec<InheritedListener>, Option<InheritedListener>)> {
-    let offered = || offer.listeners.iter().chain(&offer.admin);
-    let count = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
-    let mut sockets = receive_sockets(stream, count)?.into_iter();
-    let mut listeners = Vec::new();
-    for (count, removes_file) in offered() {
-        let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
-        let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
-        listeners.push(if *removes_file { listener.remove_file() } else { listener });
+/// What a predecessor passes.
+struct Passed {
+    listeners: Vec<InheritedListener>,
+    admin: Option<InheritedListener>,
+    questions: Option<OwnedFd>,
+}
+
+impl Passed {
+    fn receive(stream: &UnixStream, offer: &Offer) -> io::Result<Passed> {
+        let offered = || offer.listeners.iter().chain(&offer.admin);
+        let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
+        let mut sockets = receive_sockets(stream, count + usize::from(offer.answers))?.into_iter();
+        let mut listeners = Vec::new();
+        for (count, removes_file) in offered() {
+            let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
+            let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
+            listeners.push(if *removes_file { listener.remove_file() } else { listener });
+        }
+        let admin = offer.admin.and_then(|_| listeners.pop());
+        Ok(Passed { listeners, admin, questions: sockets.next() })
     }
-    let admin = offer.admin.and_then(|_| listeners.pop());
-    Ok((listeners, admin))
 }
 
 /// Reads the next frame, which must be of this kind.

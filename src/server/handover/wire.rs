@@ -43,9 +43,13 @@ pub(crate) enum FrameKind {
     Bye = 11,
     /// Either: the handover has failed, in words.
     Failed = 12,
+    /// Successor, on the socket for questions: a question about connections.
+    Ask = 13,
+    /// Predecessor, there: the answer.
+    Answer = 14,
 }
 
-const KINDS: [FrameKind; 12] = [
+const KINDS: [FrameKind; 14] = [
     FrameKind::Hello,
     FrameKind::Wait,
     FrameKind::Offer,
@@ -58,6 +62,8 @@ const KINDS: [FrameKind; 12] = [
     FrameKind::Mail,
     FrameKind::Bye,
     FrameKind::Failed,
+    FrameKind::Ask,
+    FrameKind::Answer,
 ];
 
 /// Bytes before the body: its length with the kind, and the kind.

@@ -34,12 +34,6 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> ApiError {
         let code = match refused {
             Refused::Busy | Refused::RateLimited => ErrorCode::TooManyRequests,
-            Refused::OutOfMemory
-            | Refused::Draining
-            | Refused::Unreachable
-            | Refused::Uncertain
-            | Refused::Behind
-            | Refused::NoStorage => ErrorCode::Internal,
             Refused::TooManyTopics
             | Refused::TooManyByConnection
             | Refused::TooManyByIdentity
@@ -47,6 +41,8 @@ impl From<Refused> for ApiError {
             | Refused::TooLarge => ErrorCode::LimitExceeded,
             Refused::NoKey | Refused::KeyReused => ErrorCode::BadRequest,
             Refused::Forbidden => ErrorCode::PermissionDenied,
+            // The state of the server.
+            _ => ErrorCode::Internal,
         };
         ApiError::new(code, &refused.to_string())
     }

@@ -15,7 +15,7 @@ use crate::control::failed_attempts::AttemptFigures;
 use crate::control::reload::ReloadCounters;
 use crate::control::report::Node;
 use crate::handle::Snapshot;
-use echoring_runtime::stats::{Counters, End};
+use echoring_runtime::stats::End;
 
 const PAGE: &str = "docs/reference/metrics.md";
 const BEGIN: &str = "<!-- metrics: made by scripts/docs --update from src/server, do not edit. -->\n";
@@ -24,13 +24,10 @@ const END: &str = "<!-- metrics: end of the part that scripts/docs made. -->\n";
 /// Metrics of which each has a sample.
 fn all() -> Families {
     set_allocator(|| Some(AllocatorFigures::default()));
-    let counters = Counters {
-        ends: [(End { code: Some(1000), cause: "peer" }, 1)].into(),
-        answers: [(200, 1)].into(),
-        ..Counters::default()
-    };
-    let snapshot =
-        Snapshot { driver: "uring", degraded: vec!["receive-total"], counters, ..Snapshot::default() };
+    let mut snapshot = Snapshot::default();
+    (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
+    snapshot.counters.ends.insert(End { code: Some(1000), cause: "peer" }, 1);
+    snapshot.counters.answers.insert(200, 1);
     let member = MemberStatus { round_trip_us: Some(1), ..MemberStatus::default() };
     let node = Node {
         uptime_s: 1.0,

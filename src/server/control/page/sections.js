@@ -199,7 +199,7 @@ function show_consumers(answer) {
   const behind = answer.connections.filter((one) => one.queued_bytes > 0 || one.lag_bytes > 0);
   CONSUMERS.update(behind.map((one) => ({
     id: one.id,
-    client: [one.address || "unix", one.identity].filter(is_known).join(" "),
+    client: [one.address || "unix", one.identity, one.process && `(${one.process})`].filter(is_known).join(" "),
     route: one.route, path: one.path, queued: one.queued_bytes, lag: one.lag_bytes, open_s: one.open_s,
     topics: topics_in_words(one),
   })));

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use super::{Families, label};
 use crate::cluster::{ClusterStatus, MemberStatus};
+use crate::control::metrics::family::Labels;
 
 /// Nothing without a cluster.
 pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
-    let sample = |value: fn(&ClusterStatus) -> u64| status.map(|status| (Vec::new(), value(status)));
     out.gauges(
         "echoring_cluster_connected",
         "1 while the connection to the backbone of the cluster is there.",
-        sample(|status| status.connected.into()),
+        sample(status, |status| status.connected.into()),
     );
     out.gauges(
         "echoring_cluster_open",
         "1 while the node may begin topics that it owns: every other node knows the same members.",
-        sample(|status| status.open.into()),
+        sample(status, |status| status.open.into()),
     );
     let members = status.map(|status| &status.members[..]).unwrap_or_default();
     let phases = ["joining", "active", "leaving", "left"];
@@ -28,6 +28,12 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
             (label("phase", phase), count as u64)
         }),
     );
+    collect_traffic(out, status);
+    collect_streams(out, status);
+    collect_links(out, members);
+}
+
+fn collect_traffic(out: &mut Families, status: Option<&ClusterStatus>) {
     let directions = |sent: fn(&ClusterStatus) -> u64, received: fn(&ClusterStatus) -> u64| {
         let both = |status| {
             [(label("direction", "out"), sent(status)), (label("direction", "in"), received(status))]
@@ -47,39 +53,46 @@ pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
     out.counters(
         "echoring_cluster_connects_total",
         "Times that the connection to the backbone was made.",
-        sample(|status| status.connects),
+        sample(status, |status| status.connects),
     );
     out.counters(
         "echoring_cluster_packets_dropped_total",
         "Packets that could not be sent in time. They are sent again.",
-        sample(|status| status.dropped),
+        sample(status, |status| status.dropped),
     );
     out.counters(
         "echoring_cluster_relay_dropped_total",
         "Messages that other clients of NATS do not get, because too many waited.",
-        sample(|status| status.relay_dropped),
+        sample(status, |status| status.relay_dropped),
     );
+}
+
+fn collect_streams(out: &mut Families, status: Option<&ClusterStatus>) {
     out.counters(
         "echoring_cluster_stream_requests_total",
         "Requests to the streams of durable topics that were answered.",
-        sample(|status| status.stream_requests),
+        sample(status, |status| status.stream_requests),
     );
     out.counters(
         "echoring_cluster_stream_failures_total",
         "Those of them that failed: the stream had to be asked again.",
-        sample(|status| status.stream_failures),
+        sample(status, |status| status.stream_failures),
     );
     out.counters(
         "echoring_cluster_stream_foreign_messages_total",
         "Messages in the streams of durable topics that no node has written. They are skipped.",
-        sample(|status| status.stream_foreign),
+        sample(status, |status| status.stream_foreign),
     );
     out.counters(
         "echoring_cluster_replies_refused_total",
         "Publications of other clients of NATS that were not answered, because their reply subject is no inbox.",
-        sample(|status| status.replies_refused),
+        sample(status, |status| status.replies_refused),
     );
-    collect_links(out, members);
+}
+
+/// The only sample of a family, of a node in a cluster.
+fn sample(status: Option<&ClusterStatus>, value: fn(&ClusterStatus) -> u64) -> Option<(Labels, u64)> {
+    status.map(|status| (Labels::new(), value(status)))
 }
 
 fn collect_links(out: &mut Families, members: &[MemberStatus]) {

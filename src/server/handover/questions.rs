@@ -1,0 +1,396 @@
+//! Questions of a successor about the connections of its predecessor, while that one drains.
+//!
+//! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
+//! it up, and the link goes on when they fail. One question is asked at a time, and the answers come in the same order.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::ClientNumbers;
+use super::question_codec::{Question, QuestionAnswer};
+use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, receive, send};
+use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
+use crate::handle::Handle;
+use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
+
+/// The predecessor of a server, as it is seen by those who ask about its connections.
+#[derive(Debug)]
+pub(crate) struct DrainingPredecessor {
+    clients: ClientNumbers,
+    is_gone: AtomicBool,
+    /// `None` if its version answers no questions, or once it is gone or has broken the protocol.
+    channel: Mutex<Option<Channel>>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It did not answer in time.
+    Silent,
+    /// Its version does not know the question.
+    Unsupported,
+}
+
+impl DrainingPredecessor {
+    /// A predecessor whose clients have these numbers, and the socket for questions, if it has passed one.
+    pub(super) fn new(clients: ClientNumbers, socket: Option<OwnedFd>) -> DrainingPredecessor {
+        let channel = socket.map(|socket| Channel::new(socket.into()));
+        DrainingPredecessor { clients, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn numbered(first: u8, shards: u16) -> DrainingPredecessor {
+        DrainingPredecessor::new(ClientNumbers { first, shards }, None)
+    }
+
+    /// The number of its first shard.
+    pub(crate) fn first_number(&self) -> u8 {
+        self.clients.first
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.clients.shards.into()
+    }
+
+    /// It has ended, and has no connections any more.
+    pub(crate) fn set_gone(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Asks one of its shards. Blocks for as long as a shard of this process would be waited for.
+    ///
+    /// # Errors
+    /// If it does not answer. One that has ended does.
+    pub(crate) fn ask(
+        &self,
+        shard: usize,
+        filter: &ConnectionFilter,
+        action: ScanAction,
+        candidates: Candidates,
+    ) -> Result<ScanReport, Unanswered> {
+        // Also for those who wait for others' questions.
+        let until = Instant::now() + action.patience();
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_gone.load(Ordering::Acquire) {
+            return Ok(ScanReport::default());
+        }
+        let Some(open) = channel.as_mut() else { return Err(Unanswered::Unsupported) };
+        let question = Question { number: 0, shard, filter: filter.clone(), action, candidates };
+        match open.ask(question, until) {
+            Ok(QuestionAnswer::Report(report)) => Ok(report),
+            Ok(QuestionAnswer::Silent) => Err(Unanswered::Silent),
+            Ok(QuestionAnswer::NotUnderstood) => Err(Unanswered::Unsupported),
+            Err(error) if is_timeout(&error) => Err(Unanswered::Silent),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "the server before this one is asked no more about its connections");
+                *channel = None;
+                Err(Unanswered::Unsupported)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the server before this one has ended");
+                *channel = None;
+                self.is_gone.store(true, Ordering::Release);
+                Ok(ScanReport::default())
+            }
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The successor's end.
+#[derive(Debug)]
+struct Channel {
+    stream: UnixStream,
+    /// The part of a frame that has arrived.
+    received: Vec<u8>,
+    /// The part of a question that is still to be sent.
+    unsent: Vec<u8>,
+    asked: u32,
+    answered: u32,
+}
+
+impl Channel {
+    fn new(stream: UnixStream) -> Channel {
+        Channel { stream, received: Vec::new(), unsent: Vec::new(), asked: 0, answered: 0 }
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&mut self, question: Question, until: Instant) -> io::Result<QuestionAnswer> {
+        // Without the answers to those before, it would not be heard either: they do not pile up where nobody reads them.
+        while self.answered != self.asked {
+            self.answer(until)?;
+        }
+        left(until)?;
+        self.asked = self.asked.wrapping_add(1);
+        let question = Question { number: self.asked, ..question };
+        append_frame(&mut self.unsent, FrameKind::Ask, |frame| frame.extend_from_slice(&question.write()));
+        self.answer(until)
+    }
+
+    /// The next answer.
+    fn answer(&mut self, until: Instant) -> io::Result<QuestionAnswer> {
+        self.send(until)?;
+        let body = self.body(until)?;
+        let (number, answer) =
+            QuestionAnswer::read(&body).ok_or_else(|| invalid("an answer that is malformed"))?;
+        self.answered = self.answered.wrapping_add(1);
+        if number != self.answered {
+            return Err(invalid("an answer to something else"));
+        }
+        Ok(answer)
+    }
+
+    fn send(&mut self, until: Instant) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            self.stream.set_write_timeout(Some(left(until)?))?;
+            match self.stream.write(&self.unsent) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The body of the next answer. What has arrived of it is kept if the rest does not come in time.
+    fn body(&mut self, until: Instant) -> io::Result<Vec<u8>> {
+        const BLOCK_BYTES: usize = 64 * 1024;
+        loop {
+            if let Some((head, rest)) = self.received.split_first_chunk::<FRAME_HEAD_BYTES>() {
+                let [length @ .., kind] = *head;
+                // With the kind.
+                let length = u32::from_le_bytes(length) as usize;
+                if kind != FrameKind::Answer as u8 || !(1..=HANDOVER_ANSWER_BYTES_MAX).contains(&length) {
+                    return Err(invalid("what arrived is no answer"));
+                }
+                if let Some(body) = rest.get(..length - 1) {
+                    let body = body.to_vec();
+                    self.received.drain(..FRAME_HEAD_BYTES + length - 1);
+                    return Ok(body);
+                }
+            }
+            self.stream.set_read_timeout(Some(left(until)?))?;
+            let start = self.received.len();
+            self.received.resize(start + BLOCK_BYTES, 0);
+            let read = self.stream.read(&mut self.received[start..]);
+            self.received.truncate(start + read.as_ref().map_or(0, |bytes| *bytes));
+            match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The time that is left. No time at all would be no limit for a socket.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Answers the successor on a thread of its own, which ends with the socket.
+pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result<()> {
+    // Its end tells the successor that nothing is left here: a successor that does not read an answer gets it later.
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
+    let answering = move || {
+        let error = answer_all(&stream, |question| {
+            let Question { shard, filter, action, candidates, .. } = question;
+            match server.commands.scan(shard, &filter, action, candidates) {
+                Ok(report) => QuestionAnswer::Report(report),
+                Err(_) => QuestionAnswer::Silent,
+            }
+        });
+        if error.kind() == io::ErrorKind::InvalidData {
+            tracing::warn!(%error, "the successor is told no more about connections");
+            let _ = io::copy(&mut &stream, &mut io::sink());
+        }
+    };
+    thread::Builder::new().name("questions".to_owned()).spawn(answering)?;
+    Ok(())
+}
+
+/// Answers until the successor asks no more, as the error says.
+fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnswer) -> io::Error {
+    let mut body = Vec::new();
+    loop {
+        match receive(&mut stream, &mut body) {
+            Ok(FrameKind::Ask) => {}
+            Ok(_) => return invalid("an unexpected frame"),
+            Err(error) => return error,
+        }
+        let (number, answer) = match Question::read(&body) {
+            Ok(question) => (question.number, answer(question)),
+            Err(Some(number)) => (number, QuestionAnswer::NotUnderstood),
+            Err(None) => return invalid("a question that is malformed"),
+        };
+        if let Err(error) = send(stream, FrameKind::Answer, &answer.write(number)) {
+            return error;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connections::ConnectionFilter;
+    use echoring_runtime::driver::Token;
+
+    fn clients() -> ClientNumbers {
+        ClientNumbers { first: 5, shards: 2 }
+    }
+
+    fn ranked(rank: u64) -> ScanReport {
+        ScanReport { ranked: vec![(rank, Token { index: 1, generation: 1 })], ..ScanReport::default() }
+    }
+
+    fn pair() -> (DrainingPredecessor, UnixStream) {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        (DrainingPredecessor::new(clients(), Some(here.into())), there)
+    }
+
+    fn ask(predecessor: &DrainingPredecessor, shard: usize) -> Result<ScanReport, Unanswered> {
+        predecessor.ask(shard, &ConnectionFilter::default(), ScanAction::List(1), Candidates::From(0))
+    }
+
+    /// The same with this much patience.
+    fn ask_for(channel: &mut Channel, time: Duration) -> io::Result<QuestionAnswer> {
+        let question = Question {
+            number: 0,
+            shard: 0,
+            filter: ConnectionFilter::default(),
+            action: ScanAction::List(1),
+            candidates: Candidates::From(0),
+        };
+        channel.ask(question, Instant::now() + time)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn each_question_gets_its_answer() {
+        let (predecessor, there) = pair();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let end = answer_all(&there, |question| match question.shard {
+                    2 => QuestionAnswer::Silent,
+                    3 => QuestionAnswer::NotUnderstood,
+                    shard => QuestionAnswer::Report(ranked(shard as u64)),
+                });
+                assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
+            });
+            let asking: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for shard in [0, 1, 0] {
+                            assert_eq!(ask(&predecessor, shard), Ok(ranked(shard as u64)));
+                        }
+                        assert_eq!(ask(&predecessor, 2), Err(Unanswered::Silent));
+                        assert_eq!(ask(&predecessor, 3), Err(Unanswered::Unsupported));
+                    })
+                })
+                .collect();
+            asking.into_iter().for_each(|asked| asked.join().expect("answered"));
+            predecessor.set_gone();
+            assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
+        });
+    }
+
+    #[test]
+    fn a_predecessor_of_a_version_without_questions_is_not_asked() {
+        let predecessor = DrainingPredecessor::new(clients(), None);
+        assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+        predecessor.set_gone();
+        assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
+    }
+
+    #[test]
+    fn one_that_has_ended_has_no_connections() {
+        let (predecessor, there) = pair();
+        drop(there);
+        for _ in 0..2 {
+            assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_ends_the_questions() {
+        for (kind, body) in [
+            (FrameKind::Answer, &b"{}"[..]),
+            (FrameKind::Answer, br#"{"number":2,"outcome":"silent"}"#),
+            (FrameKind::Mail, b"{}"),
+        ] {
+            let (predecessor, there) = pair();
+            send(&there, kind, body).expect("sent");
+            for _ in 0..2 {
+                assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+            }
+        }
+        let (predecessor, mut there) = pair();
+        there.write_all(&(HANDOVER_ANSWER_BYTES_MAX as u32 + 1).to_le_bytes()).expect("sent");
+        there.write_all(&[FrameKind::Answer as u8]).expect("sent");
+        assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+    }
+
+    #[test]
+    fn a_late_answer_is_not_taken_for_that_to_another_question() {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let mut channel = Channel::new(here);
+        let silent = ask_for(&mut channel, SHORT).expect_err("nobody answers");
+        assert!(is_timeout(&silent), "{silent}");
+        let mut body = Vec::new();
+        assert_eq!(receive(&mut &there, &mut body).expect("a question"), FrameKind::Ask);
+        let question = Question::read(&body).expect("a question");
+        assert_eq!(question.number, 1);
+        // The answer comes in two parts.
+        let mut late = Vec::new();
+        append_frame(&mut late, FrameKind::Answer, |frame| {
+            frame.extend(QuestionAnswer::Report(ranked(1)).write(1));
+        });
+        let (first, second) = late.split_at(20);
+        (&there).write_all(first).expect("sent");
+        for _ in 0..2 {
+            let silent = ask_for(&mut channel, SHORT).expect_err("not the whole answer");
+            assert!(is_timeout(&silent), "{silent}");
+        }
+        (&there).write_all(second).expect("sent");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                answer_all(&there, |question| QuestionAnswer::Report(ranked(question.number.into())))
+            });
+            // Those that were not heard before were not sent.
+            for number in 2..5 {
+                let answer = ask_for(&mut channel, LONG).expect("an answer");
+                assert_eq!(answer, QuestionAnswer::Report(ranked(number)));
+            }
+            drop(channel);
+        });
+    }
+
+    #[test]
+    fn a_question_that_is_malformed_ends_the_answers() {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let answered = |_| QuestionAnswer::Silent;
+        send(&here, FrameKind::Ask, br#"{"number":3,"something":"else"}"#).expect("sent");
+        send(&here, FrameKind::Ask, b"nonsense").expect("sent");
+        let end = answer_all(&there, answered);
+        assert_eq!(end.kind(), io::ErrorKind::InvalidData);
+        let mut body = Vec::new();
+        assert_eq!(receive(&mut &here, &mut body).expect("an answer"), FrameKind::Answer);
+        assert_eq!(QuestionAnswer::read(&body), Some((3, QuestionAnswer::NotUnderstood)));
+        send(&here, FrameKind::Begin, &[]).expect("sent");
+        assert_eq!(answer_all(&there, answered).kind(), io::ErrorKind::InvalidData);
+    }
+}
