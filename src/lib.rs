@@ -129,11 +129,11 @@ pub use echoring_proto::handshake::OriginPolicy;
 pub use echoring_proto::{CloseCode, Role, Url};
 // What is in fields and signatures of these, so that a program can name it.
 #[doc(no_inline)]
-pub use echoring_proto::deflate::{Agreement, Preferences};
+pub use echoring_proto::deflate::{Agreement, Direction, Preferences};
 #[doc(no_inline)]
 pub use echoring_proto::handshake::{BadField, BadHandshake, SubprotocolPreference};
 #[doc(no_inline)]
-pub use echoring_proto::tunnel::{ProxyServer, TunnelError};
+pub use echoring_proto::tunnel::{ProxyKind, ProxyServer, SocksRefusal, TunnelError};
 #[doc(no_inline)]
 pub use echoring_proto::url::BadUrl;
 #[doc(no_inline)]
@@ -170,6 +170,8 @@ pub mod client {
 /// - One connection, from other threads and tasks: [`Remote::sender`](server::Remote::sender).
 /// - The end: [`Server::shutdown`](server::Server::shutdown), [`Handle::drain_within`](server::Handle::drain_within), and
 ///   [`Handler::draining`] for a last message.
+/// - Figures of shards and topics: [`Handle::snapshots`](server::Handle::snapshots) and [`Handle::topics`](server::Handle::topics), whose
+///   parts are in [`report`](server::report).
 /// - The admin address, with metrics and health: [`Control`](server::Control).
 ///
 /// ```no_run
@@ -191,10 +193,13 @@ pub mod server {
     #[doc(no_inline)]
     pub use echoring_proto::limits::Nanos;
     #[doc(no_inline)]
-    pub use echoring_server::control::{AdminTokens, Reloading, open_admin};
+    pub use echoring_server::control::{
+        AdminTokens, Reload, ReloadCounters, Reloaded, Reloading, open_admin,
+    };
     #[doc(no_inline)]
     pub use echoring_server::{
-        Extractors, HubReport, InheritedListener, PacedDrain, RequestAnd, TopicReport,
+        DriverDescription, DriverFeatures, Extractors, HubReport, InheritedListener, PacedDrain, RequestAnd,
+        Right, Rights, TopicReport, report,
     };
 
     #[doc(inline)]
@@ -207,10 +212,10 @@ pub mod server {
         HeaderField, Identity, IntoHandler, IntoResponse, JoinError, Jwks, JwksSource, ListenAddress,
         MakeHandler, Message, MessageKind, Opening, OptionalFromRequest, OutgoingMessage, OwnedPublication,
         Path, PendingBatch, PendingPublish, Position, PositionError, PublishError, PublishOutcome, Published,
-        Query, RefusalFn, RefusalHook, Refused, Remote, RemoteSender, RequestContext, Requirements, Response,
-        Result, Route, Routes, SendError, SendUntilRoom, Server, ServerConfig, ShardState, Snapshot,
-        StartError, StartErrorKind, State, SubscribeError, SubscribeOptions, SubscriptionEnd,
-        SubscriptionEvent, TopicMessage, TopicName, TopicNameError, TopicOptions,
+        Query, Refused, Remote, RemoteSender, RequestContext, Requirements, Response, Result, Route,
+        SendError, SendUntilRoom, Server, ShardState, Snapshot, StartError, StartErrorKind, State,
+        SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage, TopicName,
+        TopicNameError, TopicOptions,
     };
 }
 

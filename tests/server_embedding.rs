@@ -16,6 +16,8 @@ use echoring_server::{
 };
 use echoring_topics::TopicReport;
 
+#[path = "server_embedding/names.rs"]
+mod names;
 #[path = "server_embedding/routes.rs"]
 mod routes;
 #[path = "server_embedding/senders.rs"]

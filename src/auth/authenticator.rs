@@ -160,7 +160,7 @@ impl Drop for Reply {
 /// ```
 /// # use echoring_auth::{Authenticator, Settings as AuthSettings};
 /// # fn load() -> Result<(), Box<dyn std::error::Error>> {
-/// let settings = AuthSettings { tokens: Some("/etc/app/tokens.toml".into()), ..AuthSettings::default() };
+/// let settings = AuthSettings::default().tokens("/etc/app/tokens.toml");
 /// // For `Builder::auth`.
 /// let authenticator = std::sync::Arc::new(Authenticator::load(&settings)?);
 /// # drop(authenticator);
@@ -252,6 +252,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// If the thread cannot be started.
+    #[doc(hidden)]
     pub fn start(&self) -> io::Result<()> {
         if self.worker.get().is_none() && self.shared.needs_worker() {
             let questions = worker::start(Arc::clone(&self.shared))?;
@@ -262,6 +263,7 @@ impl Authenticator {
     }
 
     /// Takes over the keys that `used` has read from the same key set, so that tokens need not wait for them.
+    #[doc(hidden)]
     pub fn keep_keys_of(&self, used: &Authenticator) {
         let source = |shared: &Shared| shared.settings.jwks.as_ref().map(|jwks| jwks.source.clone());
         if let (Some(jwt), Some(old)) = (&self.shared.jwt, &used.shared.jwt)
@@ -279,6 +281,7 @@ impl Authenticator {
     }
 
     /// The state of the key set; `None` without one.
+    #[doc(hidden)]
     pub fn key_set(&self) -> Option<KeySetState> {
         let jwks = self.shared.jwt.as_ref()?.jwks.as_ref()?;
         let read_at = Some(jwks.read_at.load(Ordering::Relaxed)).filter(|at| *at > 0);
@@ -286,11 +289,13 @@ impl Authenticator {
     }
 
     /// Where credentials are looked for.
+    #[doc(hidden)]
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
 
     /// Number of static tokens, key files' keys, and users, for reports.
+    #[doc(hidden)]
     pub fn sizes(&self) -> [usize; 3] {
         let Shared { tokens, jwt, users, .. } = &*self.shared;
         [
@@ -301,6 +306,7 @@ impl Authenticator {
     }
 
     /// Decides about a client with this verified TLS certificate in DER. It suffices if the client presents nothing else.
+    #[doc(hidden)]
     pub fn check_certified(&self, presented: &Presented<'_>, certificate: &[u8], now: u64) -> Verdict {
         let form = self.shared.settings.certificate.filter(|_| *presented == Presented::Nothing);
         match form.and_then(|form| form.identity(certificate)) {
@@ -311,6 +317,7 @@ impl Authenticator {
     }
 
     /// Decides about a client at the time `now`, in seconds since 1970, as far as that takes no waiting.
+    #[doc(hidden)]
     pub fn check(&self, presented: &Presented<'_>, now: u64) -> Verdict {
         match presented {
             Presented::Nothing if self.anonymous => Verdict::Anonymous,
@@ -328,6 +335,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Verdict::Denied`], or [`Verdict::Ask`] if the key set may have a new key.
+    #[doc(hidden)]
     pub fn check_subscription(&self, token: &str, now: u64) -> Option<Result<SubscriptionGrant, Verdict>> {
         let jwt = self.shared.jwt.as_ref()?;
         let keys = jwt.keys();
@@ -336,6 +344,7 @@ impl Authenticator {
     }
 
     /// Asks the authentication thread. The reply is called on that thread, or on this one if the question is not taken.
+    #[doc(hidden)]
     pub fn ask(&self, question: Question) {
         // Without a worker, dropping the question answers it.
         let Some(worker) = self.worker.get() else { return };
@@ -347,6 +356,7 @@ impl Authenticator {
     }
 
     /// What these settings say about a client that others have let in.
+    #[doc(hidden)]
     pub fn renew(&self, known: &Identity, now: u64) -> Renewal {
         let Shared { tokens, jwt, users, hook, .. } = &*self.shared;
         let renewed = match (known.method(), known.credential) {
@@ -421,19 +431,19 @@ impl JwtMethod {
         let keys = Keys { from_files: from_files.len(), all: from_files, is_loaded: settings.jwks.is_none() };
         let mut method = JwtMethod { rules, keys: RwLock::new(Arc::new(keys)), jwks: None };
         let Some(jwks) = &settings.jwks else { return Ok(Some(method)) };
-        let endpoint = match &jwks.source {
-            JwksSource::Url(url) => Some(Endpoint::parse("auth_jwks", url)?),
+        let (endpoint, read_at) = match &jwks.source {
+            JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
             JwksSource::File(path) => {
                 let bytes = crate::file::read("auth_jwks", path)?;
                 let wrong = |problem: String| LoadError::in_file("auth_jwks", path, problem);
                 method.set_key_set(jwks::parse(&bytes, Secrets::Allowed).map_err(wrong)?);
-                None
+                (None, worker::unix_now())
             }
         };
         method.jwks = Some(JwksMethod {
             endpoint,
             early_refresh_at: AtomicU64::new(0),
-            read_at: AtomicU64::new(0),
+            read_at: AtomicU64::new(read_at),
             failures: AtomicU64::new(0),
         });
         Ok(Some(method))

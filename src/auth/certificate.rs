@@ -15,10 +15,11 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 ///
 /// ```
 /// # use echoring_auth::{CertificateSubject, Settings as AuthSettings};
-/// let by_name = AuthSettings { certificate: Some(CertificateSubject::CommonName), ..AuthSettings::default() };
+/// let by_name = AuthSettings::default().certificate(CertificateSubject::CommonName);
 /// # drop(by_name);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CertificateSubject {
     /// The whole distinguished name as a string of RFC 4514, such as `CN=alice,O=Example`.
     DistinguishedName,

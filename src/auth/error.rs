@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 ///
 /// ```
 /// # use echoring_auth::{Authenticator, Settings as AuthSettings};
-/// let settings = AuthSettings { tokens: Some("/missing/tokens.toml".into()), ..AuthSettings::default() };
+/// let settings = AuthSettings::default().tokens("/missing/tokens.toml");
 /// let error = Authenticator::load(&settings).unwrap_err();
 /// assert!(error.to_string().starts_with("/missing/tokens.toml: "));
 /// ```

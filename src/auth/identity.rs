@@ -20,6 +20,7 @@ pub use echoring_topics::Right;
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Method {
     /// A token of the token file.
     Token,
@@ -149,6 +150,7 @@ impl Identity {
     }
 
     /// Stands for the subject where counts are kept: equal for equal subjects, in every process, and never 0.
+    #[doc(hidden)]
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -169,11 +171,13 @@ impl Identity {
     }
 
     /// The subscriptions that the server makes for its sessions of Centrifuge's protocol.
+    #[doc(hidden)]
     pub fn subscriptions(&self) -> &ServerSubscriptions {
         &self.subscriptions
     }
 
     /// Bytes of a shared identity, with what the allocator adds to its parts.
+    #[doc(hidden)]
     pub fn held_bytes(&self) -> usize {
         let counts = 2 * size_of::<usize>();
         let own = allocated(counts + size_of::<Identity>()) + allocated(self.subject.len());

@@ -2,7 +2,7 @@
 //! certificates.
 //!
 //! [`Authenticator`] decides. What needs no waiting (static tokens, JWT with known keys) is decided by
-//! [`Authenticator::check`] on the caller's thread. The rest is a [`Question`] for the thread of [`worker`], which answers
+//! `Authenticator::check` on the caller's thread. The rest is a [`Question`] for the thread of [`worker`], which answers
 //! by a callback. The time is an argument everywhere except on that thread.
 //!
 //! Nothing here logs a credential, and no `Debug` shows one.

@@ -12,10 +12,11 @@ use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAUL
 /// ```
 /// # use echoring_auth::{Hook as AuthHook, Settings as AuthSettings};
 /// let hook = AuthHook::new("http://127.0.0.1:8000/auth");
-/// let settings = AuthSettings { hook: Some(hook), cookie: Some("session".to_owned()), ..AuthSettings::default() };
+/// let settings = AuthSettings::default().hook(hook).cookie("session");
 /// assert!(settings.is_on());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Settings {
     /// A file of static tokens.
     pub tokens: Option<PathBuf>,
@@ -53,10 +54,11 @@ pub struct Settings {
 /// ```
 /// # use echoring_auth::{Jwks, JwksSource, Settings as AuthSettings};
 /// let jwks = Jwks::new(JwksSource::Url("https://login.example/jwks.json".to_owned()));
-/// let settings = AuthSettings { jwks: Some(jwks), issuer: vec!["https://login.example".to_owned()], ..AuthSettings::default() };
+/// let settings = AuthSettings::default().jwks(jwks).issuer(["https://login.example"]);
 /// # drop(settings);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Jwks {
     /// Where it is.
     pub source: JwksSource,
@@ -72,6 +74,7 @@ pub struct Jwks {
 /// # drop(from_file);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum JwksSource {
     /// In a file.
     File(PathBuf),
@@ -84,10 +87,11 @@ pub enum JwksSource {
 /// ```
 /// # use echoring_auth::Hook as AuthHook;
 /// # use std::time::Duration;
-/// let hook = AuthHook { timeout: Duration::from_secs(2), ..AuthHook::new("http://127.0.0.1:8000/auth") };
+/// let hook = AuthHook::new("http://127.0.0.1:8000/auth").timeout(Duration::from_secs(2));
 /// # drop(hook);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Hook {
     /// An `http://` or `https://` URL.
     pub url: String,
@@ -100,12 +104,24 @@ impl Hook {
     pub fn new(url: impl Into<String>) -> Hook {
         Hook { url: url.into(), timeout: HOOK_TIMEOUT_DEFAULT }
     }
+
+    /// Sets [`timeout`](#structfield.timeout).
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Hook {
+        Hook { timeout, ..self }
+    }
 }
 
 impl Jwks {
     /// A key set with the default interval.
     pub fn new(source: JwksSource) -> Jwks {
         Jwks { source, refresh: JWKS_REFRESH_DEFAULT }
+    }
+
+    /// Sets [`refresh`](#structfield.refresh).
+    #[must_use]
+    pub fn refresh(self, interval: Duration) -> Jwks {
+        Jwks { refresh: interval, ..self }
     }
 }
 
@@ -131,6 +147,90 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Sets [`tokens`](#structfield.tokens).
+    #[must_use]
+    pub fn tokens(self, file: impl Into<PathBuf>) -> Settings {
+        Settings { tokens: Some(file.into()), ..self }
+    }
+
+    /// Sets [`jwt_keys`](#structfield.jwt_keys).
+    #[must_use]
+    pub fn jwt_keys(self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Settings {
+        Settings { jwt_keys: files.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Sets [`jwks`](#structfield.jwks).
+    #[must_use]
+    pub fn jwks(self, jwks: Jwks) -> Settings {
+        Settings { jwks: Some(jwks), ..self }
+    }
+
+    /// Sets [`audience`](#structfield.audience).
+    #[must_use]
+    pub fn audience(self, audiences: impl IntoIterator<Item = impl Into<String>>) -> Settings {
+        Settings { audience: audiences.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Sets [`issuer`](#structfield.issuer).
+    #[must_use]
+    pub fn issuer(self, issuers: impl IntoIterator<Item = impl Into<String>>) -> Settings {
+        Settings { issuer: issuers.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Sets [`leeway`](#structfield.leeway).
+    #[must_use]
+    pub fn leeway(self, leeway: Duration) -> Settings {
+        Settings { leeway, ..self }
+    }
+
+    /// Sets [`claims`](#structfield.claims).
+    #[must_use]
+    pub fn claims(self, claims: [impl Into<String>; 4]) -> Settings {
+        Settings { claims: claims.map(Into::into), ..self }
+    }
+
+    /// Sets [`basic`](#structfield.basic).
+    #[must_use]
+    pub fn basic(self, file: impl Into<PathBuf>) -> Settings {
+        Settings { basic: Some(file.into()), ..self }
+    }
+
+    /// Sets [`hook`](#structfield.hook).
+    #[must_use]
+    pub fn hook(self, hook: Hook) -> Settings {
+        Settings { hook: Some(hook), ..self }
+    }
+
+    /// Sets [`cache`](#structfield.cache).
+    #[must_use]
+    pub fn cache(self, time: Duration) -> Settings {
+        Settings { cache: time, ..self }
+    }
+
+    /// Sets [`certificate`](#structfield.certificate).
+    #[must_use]
+    pub fn certificate(self, subject: CertificateSubject) -> Settings {
+        Settings { certificate: Some(subject), ..self }
+    }
+
+    /// Sets [`cookie`](#structfield.cookie).
+    #[must_use]
+    pub fn cookie(self, name: impl Into<String>) -> Settings {
+        Settings { cookie: Some(name.into()), ..self }
+    }
+
+    /// Sets [`query`](#structfield.query).
+    #[must_use]
+    pub fn query(self, name: impl Into<String>) -> Settings {
+        Settings { query: Some(name.into()), ..self }
+    }
+
+    /// Sets [`anonymous`](#structfield.anonymous).
+    #[must_use]
+    pub fn anonymous(self, are_let_in: bool) -> Settings {
+        Settings { anonymous: are_let_in, ..self }
+    }
+
     /// Whether some method is configured, so that clients need credentials. Certificates alone are asked for, or required, by
     /// TLS.
     pub fn is_on(&self) -> bool {

@@ -63,6 +63,6 @@ async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>
 }
 
 /// The time in seconds since 1970.
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

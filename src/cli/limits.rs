@@ -145,8 +145,8 @@ pub(crate) const NATS_CLIENT_LANES: usize = 32;
 pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
 /// Interval at which publications are given to other nodes, or taken, as this one is ready.
 pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);
-/// Time for which a node goes on taking publications of clients of NATS while its cluster is not ready. After a restart of NATS, the
-/// nodes have found one another within a few seconds.
+/// Time for which a node goes on taking publications of clients of NATS while it is not active in its cluster. After a restart of
+/// NATS, the nodes have found one another within a few seconds.
 pub(crate) const NATS_CLIENT_UNREADY_MAX: Duration = Duration::from_secs(10);
 /// Requests of the owners of durable topics to JetStream at one time. Each is for another topic.
 pub(crate) const STREAM_REQUESTS_MAX: usize = 256;

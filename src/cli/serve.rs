@@ -135,7 +135,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     // The server has its sockets; kept here, they would stay open when it drains.
     settings.server.inherited.clear();
     let (reloader, reloads) = Reloader::new();
-    let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
+    let reloading = Reloading::new(Arc::new(reloader.clone()));
     let counters = Arc::clone(&reloading.counters);
     let control = match admin {
         Some(listener) => Some(
@@ -241,6 +241,9 @@ fn find_predecessor(
     Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::ConnectionAborted => "start again to take over from that one",
+            io::ErrorKind::PermissionDenied => {
+                "start this server as the user of the running one, which alone may connect there"
+            }
             _ => "stop that server, and start without --takeover",
         };
         Failure::Environment(format!("cannot take over: {error}; {hint}"))

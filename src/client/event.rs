@@ -11,7 +11,7 @@ use crate::{ClientError, Payload, Refusal, RequestError, SubscribeError};
 /// A position in a topic: the place behind the message with this offset.
 ///
 /// As text it is `EPOCH-OFFSET`, which [`parse`](str::parse) reads: what a server's `Position` and the `id` of an event stream are,
-/// too. For serde it is an object.
+/// too. For serde it is an object. [`From`] and [`TryFrom`] convert from and to the `Position` of a server in the same program.
 ///
 /// ```
 /// use echoring::client::{Position, PositionError, SubscribeOptions};

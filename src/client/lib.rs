@@ -12,6 +12,8 @@ mod builder;
 mod client;
 mod codec;
 mod command;
+#[cfg(feature = "topics")]
+mod conversions;
 mod error;
 mod event;
 pub mod limits;

@@ -80,7 +80,7 @@ where
         client_writer,
         Role::Client,
         options.from_upstream,
-        options.tap,
+        options.tap.clone(),
         &options.keys,
         &activity,
     );
@@ -90,7 +90,11 @@ where
         tokio::select! {
             end = relay.inbound.run() => RelayEvent::FromClient(end),
             end = relay.outbound.run() => RelayEvent::FromUpstream(end),
-            () = &mut drained => RelayEvent::Drained,
+            // A recording that fails drains the proxy.
+            () = &mut drained => match options.tap.as_ref().is_some_and(|of| of.tap.has_failed()) {
+                true => RelayEvent::RecordingFailed,
+                false => RelayEvent::Drained,
+            },
             () = idle(&activity, options.idle_timeout) => RelayEvent::Idle,
         }
     };
@@ -101,6 +105,7 @@ where
 enum RelayEvent {
     FromClient(DirectionEnd),
     FromUpstream(DirectionEnd),
+    RecordingFailed,
     Drained,
     Idle,
 }
@@ -179,7 +184,8 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
                 self.close_as_bad_gateway(deadline, "upstream violated the protocol").await
             }
             RelayEvent::FromClient(DirectionEnd::RecordingFailed)
-            | RelayEvent::FromUpstream(DirectionEnd::RecordingFailed) => {
+            | RelayEvent::FromUpstream(DirectionEnd::RecordingFailed)
+            | RelayEvent::RecordingFailed => {
                 self.close_both(deadline, CloseCode::INTERNAL, "the recording has failed").await
             }
             RelayEvent::Drained => {

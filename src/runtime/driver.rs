@@ -185,6 +185,7 @@ pub enum Event {
 /// # let _ = driver;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DriverChoice {
     /// io_uring if the kernel has and allows it, otherwise epoll, with a warning.
     #[default]
@@ -210,7 +211,7 @@ pub struct Options {
 
 /// Optional abilities of the kernel, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features(pub u32);
+pub struct Features(#[doc(hidden)] pub u32);
 
 impl Features {
     /// No feature.

@@ -55,6 +55,7 @@ pub struct LogCounters {
 
 /// Counters of one shard since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Connections taken from listeners.
     pub accepted: u64,
@@ -112,6 +113,7 @@ pub struct End {
 
 /// A shard's state at one moment between two ticks; `R` is what its application reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot<R> {
     /// Which shard.
     pub shard: usize,
@@ -240,6 +242,7 @@ pub struct BudgetFigures {
 
 impl BudgetFigures {
     /// The state of a budget now.
+    #[doc(hidden)]
     pub fn of(budget: &Budget) -> BudgetFigures {
         BudgetFigures { leased: budget.leased(), peak: budget.peak(), limit: budget.units() }
     }
@@ -247,6 +250,7 @@ impl BudgetFigures {
 
 /// What a driver has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DriverWork {
     /// System calls of the event loop.
     pub enters: u64,

@@ -219,7 +219,7 @@ impl Broadcast {
     }
 
     /// The number of this shard, in the numbers of clients.
-    fn number(&self, shard: usize) -> u8 {
+    pub(crate) fn number(&self, shard: usize) -> u8 {
         self.first_number.wrapping_add(shard as u8)
     }
 

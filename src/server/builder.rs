@@ -22,8 +22,7 @@ use echoring_topics::Pattern;
 /// Configures a server step by step and starts it.
 ///
 /// A new builder has no listener and no route, and pins no threads. [`builtin_routes`](Builder::builtin_routes) and
-/// [`test_endpoints`](Builder::test_endpoints) add those of `echoring serve`. Everything else is as in
-/// [`ServerConfig::default`].
+/// [`test_endpoints`](Builder::test_endpoints) add those of `echoring serve`. Everything else is as there.
 ///
 /// There are no read and write buffer sizes per connection. A shard receives into regions that all its connections
 /// share, and an idle connection holds no buffer. Queued bytes are in buffers of fitting sizes, up to
@@ -67,6 +66,7 @@ impl Default for Builder {
     }
 }
 
+#[doc(hidden)]
 impl From<ServerConfig> for Builder {
     /// Starts from a configuration.
     fn from(config: ServerConfig) -> Builder {
@@ -325,6 +325,24 @@ impl Builder {
         self
     }
 
+    /// Maximum topics of the node.
+    pub fn topics_max(mut self, topics: u32) -> Builder {
+        self.config.topics_max = topics;
+        self
+    }
+
+    /// Maximum topics that one connection subscribes to.
+    pub fn subscriptions_max(mut self, topics: u32) -> Builder {
+        self.config.subscriptions_max = topics;
+        self
+    }
+
+    /// Pings of a client that are answered within a second. More of them end its connection with 1008.
+    pub fn pings_per_second_max(mut self, pings: u32) -> Builder {
+        self.config.pings_per_second_max = pings;
+        self
+    }
+
     /// Bytes queued to a connection above which sends are refused and the connection is not read.
     pub fn queue_bytes(mut self, bytes: u32) -> Builder {
         self.config.queue_bytes = bytes;
@@ -367,7 +385,7 @@ impl Builder {
     ///
     /// impl Handler for Member {}
     ///
-    /// let settings = AuthSettings { jwt_keys: vec!["public.pem".into()], ..AuthSettings::default() };
+    /// let settings = AuthSettings::default().jwt_keys(["public.pem"]);
     /// let builder = Server::builder()
     ///     .auth(Arc::new(Authenticator::load(&settings)?))
     ///     .handle("/ws", |client: Identity| Member(client));
@@ -420,6 +438,7 @@ impl Builder {
     }
 
     /// The current configuration.
+    #[doc(hidden)]
     pub fn config(&self) -> &ServerConfig {
         &self.config
     }

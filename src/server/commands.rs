@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
 use crate::cluster::ClusterEvent;
 use crate::config::ServerConfig;
-use crate::connections::ConnectionScan;
+use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handover::ClientNumbers;
 use crate::outside::{Charge, Outside};
 use crate::peer::ServerApplication;
@@ -467,21 +468,40 @@ impl CommandSender {
     pub(super) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         let owner = self.placement.owner(topic, self.remotes.len());
         let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });
-        self.ask_one(owner, SNAPSHOT_TIMEOUT, ask)
+        self.ask_one(owner, Duration::from_nanos(SNAPSHOT_TIMEOUT), ask).ok()
     }
 
-    /// The answer of one shard; `None` if it does not come in time.
-    pub(crate) fn ask_one<T>(
+    /// Asks one shard about its open connections. A shard that has ended has none.
+    ///
+    /// # Errors
+    /// If it does not answer in time.
+    pub(crate) fn scan(
         &self,
         shard: usize,
-        timeout: Nanos,
+        filter: &ConnectionFilter,
+        action: ScanAction,
+        candidates: Candidates,
+    ) -> Result<ScanReport, Silent> {
+        let (patience, filter) = (action.patience(), filter.clone());
+        let ask = |reply| ShardCommand::Connections(ConnectionScan { filter, action, candidates, reply });
+        match self.ask_one(shard, patience, ask) {
+            Err(RecvTimeoutError::Disconnected) => Ok(ScanReport::default()),
+            answer => answer.map_err(|_| Silent),
+        }
+    }
+
+    /// The answer of one shard. A shard that has ended, or is not there, gives none.
+    fn ask_one<T>(
+        &self,
+        shard: usize,
+        timeout: Duration,
         ask: impl FnOnce(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
-    ) -> Option<T> {
+    ) -> Result<T, RecvTimeoutError> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.remotes.get(shard)?.send(ControlMessage::Command(ask(sender)));
+        let remote = self.remotes.get(shard).ok_or(RecvTimeoutError::Disconnected)?;
+        remote.send(ControlMessage::Command(ask(sender)));
         blocking::let_own_shards_answer();
-        let (_, answer) = receiver.recv_timeout(Duration::from_nanos(timeout)).ok()?;
-        Some(answer)
+        receiver.recv_timeout(timeout).map(|(_, answer)| answer)
     }
 
     fn ask_all<T>(&self, ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand) -> Vec<(usize, T)> {
@@ -500,6 +520,10 @@ impl CommandSender {
         answers
     }
 }
+
+/// A shard did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Silent;
 
 /// Waits for the results, until a time if the owner has not begun by then.
 fn await_until(mut pending: PendingBatch, until: Option<Instant>) -> Result<Published, PublishError> {

@@ -58,7 +58,7 @@ use echoring_runtime::shard::AccessLog;
 /// ```
 /// use std::sync::Arc;
 ///
-/// use echoring::server::{RefusalHook, Response, ServerConfig};
+/// use echoring_server::{RefusalHook, Response, ServerConfig};
 ///
 /// let hook = RefusalHook(Arc::new(|refusal, _request| Some(Response::text(refusal.status, "see /help\n"))));
 /// let config = ServerConfig { on_refusal: Some(hook), ..ServerConfig::default() };
@@ -72,7 +72,7 @@ pub struct RefusalHook(pub Arc<RefusalFn>);
 /// ```
 /// use std::sync::Arc;
 ///
-/// use echoring::server::{RefusalFn, RefusalHook, Response};
+/// use echoring_server::{RefusalFn, RefusalHook, Response};
 ///
 /// let answer: Arc<RefusalFn> = Arc::new(|refusal, request| {
 ///     (request.path == "/chat").then(|| Response::text(refusal.status, "the chat is for members\n"))
@@ -92,13 +92,13 @@ impl fmt::Debug for RefusalHook {
 /// [`Builder`](crate::Builder), which fills in one of these.
 ///
 /// ```
-/// use echoring::server::{ListenAddress, Server, ServerConfig};
+/// use echoring_server::{ListenAddress, Server, ServerConfig};
 ///
 /// let listen = vec![ListenAddress::Tcp(([127, 0, 0, 1], 0).into())];
 /// let config = ServerConfig { listen, shards: Some(1), test_endpoints: false, ..ServerConfig::default() };
 /// let server = Server::start(config)?;
 /// # drop(server);
-/// # Ok::<(), echoring::server::StartError>(())
+/// # Ok::<(), echoring_server::StartError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -329,6 +329,7 @@ echoring_proto::error_debug!(struct StartError { kind, setting, problem, hint })
 
 impl StartError {
     /// An error of [`Server::take_over`](crate::Server::take_over).
+    #[doc(hidden)]
     pub fn new(kind: StartErrorKind, problem: impl Into<String>, hint: impl Into<String>) -> StartError {
         StartError { kind, setting: None, problem: problem.into(), hint: hint.into() }
     }

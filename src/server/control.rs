@@ -128,6 +128,7 @@ impl Control {
     }
 
     /// A handle for other threads.
+    #[doc(hidden)]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }

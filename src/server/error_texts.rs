@@ -20,7 +20,7 @@ use crate::topic_name::TopicName;
 fn debug_of_an_error_is_its_text_and_with_a_sharp_its_fields() {
     let start = Server::builder().start().expect_err("no listen address");
     let token = Token::read("/nonexistent/token".as_ref()).expect_err("no file");
-    let auth = Settings { tokens: Some("/nonexistent/tokens.toml".into()), ..Settings::default() };
+    let auth = Settings::default().tokens("/nonexistent/tokens.toml");
     let auth = Authenticator::load(&auth).expect_err("no file");
     let name = "".parse::<TopicName>().expect_err("empty");
     let position = "42".parse::<Position>().expect_err("no epoch");

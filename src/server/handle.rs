@@ -71,6 +71,8 @@ pub struct Handle {
     pub(crate) kept: KeptListeners,
     /// The link to another process.
     pub(crate) link: Arc<LinkState>,
+    /// The number of the first shard, in the numbers of clients.
+    pub(crate) first_number: u8,
     /// The server's part in its cluster.
     pub(crate) cluster: Option<ClusterNode>,
 }
@@ -383,6 +385,7 @@ impl Handle {
     }
 
     /// Counts of authentication.
+    #[doc(hidden)]
     pub fn auth(&self) -> AuthFigures {
         let key_set = self.readiness.key_set().map(|set| KeySetFigures::of(set, unix_now()));
         AuthFigures { key_set, ..self.auth_counters.figures() }
@@ -436,11 +439,13 @@ impl Handle {
     }
 
     /// The server's part in its cluster, if it belongs to one.
+    #[doc(hidden)]
     pub fn cluster(&self) -> Option<&ClusterNode> {
         self.cluster.as_ref()
     }
 
     /// Gives a shard the answer of a stream.
+    #[doc(hidden)]
     pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
         if let Some(node) = &self.cluster {
             let has_failed = matches!(answer, StreamAnswer::Failed | StreamAnswer::Unusable);
@@ -454,6 +459,7 @@ impl Handle {
     }
 
     /// Whether another process has taken over from this server, which drains for it.
+    #[doc(hidden)]
     pub fn has_successor(&self) -> bool {
         self.link.has_successor()
     }

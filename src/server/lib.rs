@@ -85,9 +85,10 @@ pub use connections::ConnectionScan;
 pub use drain_notice::{DrainAction, DrainNotice};
 pub use echoring_auth::{
     Authenticator, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
-    LoadError as AuthLoadError, Method as AuthMethod, Settings as AuthSettings,
+    LoadError as AuthLoadError, Method as AuthMethod, Right, Rights, Settings as AuthSettings,
 };
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
+pub use echoring_runtime::driver::{Description as DriverDescription, Features as DriverFeatures};
 pub use echoring_runtime::shard::Disposition;
 pub use echoring_topics::{
     Content, GapReason, HubReport, Position, PositionError, Refused, Relay, TopicReport,
@@ -120,3 +121,12 @@ pub use subscription::{
 };
 pub use topic_name::{TopicName, TopicNameError};
 pub use topic_options::TopicOptions;
+
+/// What the snapshots of shards and the reports of topics consist of.
+pub mod report {
+    pub use echoring_proto::connection::Compressed;
+    pub use echoring_runtime::stats::{
+        BudgetFigures, Counters, DriverWork, Durations, End, Ledger, Snapshot, Traffic,
+    };
+    pub use echoring_topics::{Deliveries, OwnerReport, Passed, Publications};
+}

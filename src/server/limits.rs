@@ -251,6 +251,10 @@ pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 2 * SECOND;
 pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
 /// Maximum bytes of a frame between the two: a message of the maximum size, and what surrounds it.
 pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
+/// Bytes after which a predecessor ends a list of connections: the successor asks for the rest.
+pub(crate) const HANDOVER_ANSWER_BYTES: usize = 1024 * 1024;
+/// Maximum bytes of such an answer, with one connection whose path and topics are as long as they can be.
+pub(crate) const HANDOVER_ANSWER_BYTES_MAX: usize = 16 * HANDOVER_ANSWER_BYTES;
 /// Maximum listening sockets that are passed: of each address, one for each shard.
 pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 

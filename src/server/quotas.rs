@@ -52,7 +52,37 @@ impl Drop for CountedCall {
     }
 }
 
+/// What has a rate.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Publication,
+    Subscription,
+}
+
+impl Use {
+    fn limit(self) -> Limit {
+        match self {
+            Use::Publication => Limit::Publications,
+            Use::Subscription => Limit::SubscribeRate,
+        }
+    }
+
+    fn limit_of_identity(self) -> Limit {
+        match self {
+            Use::Publication => Limit::PublicationsPerIdentity,
+            Use::Subscription => Limit::SubscribeRatePerIdentity,
+        }
+    }
+}
+
 impl IdentityUse {
+    fn bucket(&self, what: Use) -> &SharedBucket {
+        match what {
+            Use::Publication => &self.publications,
+            Use::Subscription => &self.subscribing,
+        }
+    }
+
     /// Whether nothing of its rates is used.
     fn is_rested(&self, now: Nanos) -> bool {
         self.publications.is_full(now) && self.subscribing.is_full(now)
@@ -145,24 +175,7 @@ impl Quotas {
         subject: impl FnOnce() -> Option<&'a str>,
         now: Nanos,
     ) -> Result<(), Limit> {
-        if self.limits.is_none() { Ok(()) } else { self.take(token, subject(), now) }
-    }
-
-    fn take(&mut self, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
-        let Quotas { limits, identities, connections } = self;
-        let known = of_connection(connections, token);
-        if let Some(rate) = limits.publications_per_connection
-            && !known.publications.take(rate, 1, now)
-        {
-            return Err(Limit::Publications);
-        }
-        if let (Some(rate), Some(subject)) = (limits.publications_per_identity, subject) {
-            let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
-            if !identity.publications.take(rate, 1, now) {
-                return Err(Limit::PublicationsPerIdentity);
-            }
-        }
-        Ok(())
+        if self.limits.is_none() { Ok(()) } else { self.take(Use::Publication, token, subject(), now) }
     }
 
     /// A connection of `subject` requests a subscription.
@@ -175,17 +188,30 @@ impl Quotas {
         subject: Option<&str>,
         now: Nanos,
     ) -> Result<(), Limit> {
+        self.take(Use::Subscription, token, subject, now)
+    }
+
+    /// Takes one of the rates of a connection and of its identity.
+    fn take(&mut self, what: Use, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
         let Quotas { limits, identities, connections } = self;
-        if let Some(rate) = limits.subscribe_rate_per_connection
-            && !of_connection(connections, token).subscribing.take(rate, 1, now)
-        {
-            return Err(Limit::SubscribeRate);
+        let (of_each, of_identity) = match what {
+            Use::Publication => (limits.publications_per_connection, limits.publications_per_identity),
+            Use::Subscription => (limits.subscribe_rate_per_connection, limits.subscribe_rate_per_identity),
+        };
+        let of_identity = of_identity.zip(subject);
+        if of_each.is_none() && of_identity.is_none() {
+            return Ok(());
         }
-        if let (Some(rate), Some(subject)) = (limits.subscribe_rate_per_identity, subject) {
-            let known = of_connection(connections, token);
+        let known = of_connection(connections, token);
+        if let Some(rate) = of_each
+            && !known.bucket(what).take(rate, 1, now)
+        {
+            return Err(what.limit());
+        }
+        if let Some((rate, subject)) = of_identity {
             let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
-            if !identity.subscribing.take(rate, 1, now) {
-                return Err(Limit::SubscribeRatePerIdentity);
+            if !identity.bucket(what).take(rate, 1, now) {
+                return Err(what.limit_of_identity());
             }
         }
         Ok(())
@@ -237,6 +263,13 @@ impl ConnectionUse {
     fn new(token: Token) -> ConnectionUse {
         let [publications, subscribing] = [Bucket::default(); 2];
         ConnectionUse { token, publications, subscribing, identity: None, subscription: None }
+    }
+
+    fn bucket(&mut self, what: Use) -> &mut Bucket {
+        match what {
+            Use::Publication => &mut self.publications,
+            Use::Subscription => &mut self.subscribing,
+        }
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct LiveLimits {
 
 impl Handle {
     /// The settings of `config` that are beyond what the server has reserved at its start.
+    #[doc(hidden)]
     pub fn needs_restart(&self, config: &ServerConfig) -> Vec<NeedsRestart> {
         self.limits.exceeded_by(config).collect()
     }
@@ -44,6 +45,7 @@ impl Handle {
     ///
     /// Blocks until every shard uses the new settings, at most three seconds for each; a stalled shard takes them over
     /// when it goes on.
+    #[doc(hidden)]
     pub fn reconfigure(&self, config: &ServerConfig) {
         let mut config = config.clone();
         self.limits.take_over(&mut config);

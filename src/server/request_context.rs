@@ -77,7 +77,7 @@ impl<'a> RequestContext<'a> {
     }
 
     /// The authenticated client; `None` for one without credentials, for a plain request, which needs none, and on servers
-    /// without [`ServerConfig::auth`](crate::ServerConfig::auth).
+    /// without [`Builder::auth`](crate::Builder::auth).
     pub fn client(&self) -> Option<&'a Identity> {
         self.client
     }

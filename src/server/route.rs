@@ -270,7 +270,7 @@ struct Plain {
 /// shares them.
 ///
 /// ```
-/// use echoring::server::{Handler, Response, Route, Routes, ServerConfig};
+/// use echoring_server::{Handler, Response, Route, Routes, ServerConfig};
 ///
 /// struct Chat;
 ///

@@ -102,6 +102,7 @@ impl Server {
     /// # Errors
     /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors, io_uring
     /// requested but denied.
+    #[doc(hidden)]
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
         Server::bind(config, None)?.start_after(None)
     }
@@ -111,6 +112,7 @@ impl Server {
     ///
     /// # Errors
     /// As for [`start`](Server::start), as far as they concern the host and the addresses.
+    #[doc(hidden)]
     pub fn bind(mut config: ServerConfig, predecessor: Option<&Predecessor>) -> Result<Bound, StartError> {
         if let Some(predecessor) = predecessor {
             check_cluster(&config, predecessor).map_err(cannot_take_over)?;
@@ -133,12 +135,13 @@ impl Server {
     ///
     /// # Errors
     /// The predecessor does not hand over, and goes on. This server must end.
+    #[doc(hidden)]
     pub fn take_over(&mut self) -> Result<(), StartError> {
         let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
             return Ok(());
         };
         let taken = match self.handle.cluster() {
-            Some(cluster) => predecessor.take_place(cluster),
+            Some(cluster) => predecessor.take_place(&self.handle, cluster),
             None => predecessor.take_over(&self.handle, self.node.placement),
         };
         taken.map_err(cannot_take_over)?;
@@ -163,6 +166,7 @@ impl Server {
     ///
     /// # Errors
     /// If another process waits at one of the points, or a thread cannot be started.
+    #[doc(hidden)]
     pub fn wait_for_successor(
         &self,
         offering: Offering,
@@ -174,11 +178,13 @@ impl Server {
 
     /// The server's part in its cluster, once, for whatever carries the packets of the cluster. `None` without
     /// [`ServerConfig::cluster`].
+    #[doc(hidden)]
     pub fn take_cluster(&mut self) -> Option<(ClusterTables, ClusterCommands)> {
         self.cluster.take()
     }
 
     /// The node's messages and requests for others beside those packets, once. `None` without [`ServerConfig::cluster`].
+    #[doc(hidden)]
     pub fn take_outlets(&mut self) -> Option<ClusterOutlets> {
         self.outlets.take()
     }
@@ -253,6 +259,7 @@ impl Server {
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(JoinError::new(reason));
         }
+        self.handle.link.end_questions();
         // The last mail to a successor leaves after the shards have ended.
         self.handle.link.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
         if self.handle.link.has_successor() {
@@ -303,11 +310,11 @@ impl Bound {
         self.config.access_log = log;
     }
 
-    /// Starts the server, with the listeners of [`Server::bind`]. With a predecessor it accepts no connections until
-    /// [`Server::take_over`].
+    /// Starts the server, with the listeners of `Server::bind`. With a predecessor it accepts no connections until
+    /// `Server::take_over`.
     ///
     /// # Errors
-    /// As for [`Server::start`].
+    /// As for [`Builder::start`](crate::Builder::start).
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
         if let Some(app) = &self.config.app {
             app.start().map_err(|error| {
@@ -456,6 +463,7 @@ impl Bound {
             readiness,
             kept,
             link,
+            first_number: node.first_number,
             cluster: cluster_node,
         };
         // This is the only place that sets the failure.

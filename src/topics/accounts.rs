@@ -13,6 +13,7 @@ pub struct Publications {
 
 /// Delivery counts: `offered = sent + dropped + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Deliveries {
     /// Messages times their subscribers.
     pub offered: u64,
@@ -107,6 +108,7 @@ impl Deliveries {
 
 /// The owner shard's report of a topic.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct OwnerReport {
     /// The topic's epoch.
     pub epoch: u64,
@@ -128,6 +130,7 @@ pub struct OwnerReport {
 
 /// One shard's report of a topic.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct TopicReport {
     /// The topic's name.
     pub name: String,
@@ -141,8 +144,17 @@ pub struct TopicReport {
     pub log_bytes: u64,
 }
 
+impl TopicReport {
+    /// The report of a topic that the shard owns, and of which it knows nothing else.
+    #[doc(hidden)]
+    pub fn of_owner(name: &str, owner: OwnerReport) -> TopicReport {
+        TopicReport { name: name.to_owned(), owner: Some(owner), ..TopicReport::default() }
+    }
+}
+
 /// One shard's report of all topics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HubReport {
     /// Topics that have a log on this shard.
     pub topics: u64,

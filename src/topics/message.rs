@@ -144,6 +144,7 @@ echoring_proto::error_debug!(struct PositionError(nothing));
 /// assert!(!Refused::TooLarge.is_passing());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refused {
     /// A mailbox is full; the client may retry soon.
     Busy,

@@ -47,6 +47,7 @@ pub struct Gap {
 /// assert_eq!(GapReason::History.word(), "history");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GapReason {
     /// The subscriber exceeded its lag bound.
     SlowConsumerPolicy,

@@ -42,8 +42,8 @@ def per_s(rate):
 class Case:
     """Changes to the series of a server that make an alert fire, and changes close to them that do not. Keys are selectors of series.
 
-    The server is started with `flags`; where it takes others for the alert to be silent, with `silent_flags`. `peers` are series that a
-    node exposes for each other node: a server alone has none.
+    The server is started with `flags`; where it takes others for the alert to be silent, with `silent_flags`. `peers` are series that
+    only a node of a cluster exposes.
     """
 
     def __init__(self, fires, silent=None, flags=(), silent_flags=None, peers=None):
@@ -52,6 +52,7 @@ class Case:
 
 
 TLS = ("--tls-cert", "{folder}/cert.pem", "--tls-key", "{folder}/key.pem")
+KEY_SET = ("--auth-jwks", "{folder}/jwks.json")
 OUTCOME, CLOSED = "echoring_handshakes_total", "echoring_closes_total"
 TLS_DONE = 'echoring_tls_handshakes_total{kind="full"}'
 MEMORY = 'echoring_budget_used_bytes{budget="memory"}'
@@ -59,7 +60,11 @@ MEMORY = 'echoring_budget_used_bytes{budget="memory"}'
 SLOW = r'echoring_tick_seconds_bucket{le=~"0\.125|0\.25|0\.5|\d+\.0|\+Inf"}'
 FAST = 'echoring_tick_seconds_bucket{le=~".*"}'
 
+KEY_SET_AGE, KEY_SET_FAILURES = "echoring_key_set_age_seconds", "echoring_key_set_failures_total"
+KEY_SET_READ_AT = "echoring_key_set_last_success_timestamp_seconds"
+
 LINK_AGE = 'echoring_cluster_link_unacknowledged_age_seconds{peer="b"}'
+CONNECTED = "echoring_cluster_connected"
 DIFFER, OTHER_KEY = 'echoring_cluster_settings_differ{peer="b"}', 'echoring_cluster_key_differs{peer="b"}'
 
 CASES = {
@@ -70,6 +75,7 @@ CASES = {
         {'echoring_shard_busy_seconds_total{shard="1"}': per_s(0.6)},
     ),
     "EchoringSlowTicks": Case({SLOW: per_s(100)}, {FAST: per_s(100)}),
+    "EchoringShardStalls": Case({'echoring_shard_stalls_total{shard="1"}': burst(1)}),
     "EchoringConnectionsNearLimit": Case(
         {'echoring_connections{shard="0"}': at(480), 'echoring_connections{shard="1"}': at(440)},
         {'echoring_connections{shard="0"}': at(480), 'echoring_connections{shard="1"}': at(400)},
@@ -112,6 +118,11 @@ CASES = {
         {'echoring_authentication_refusals_total{reason="unavailable"}': burst(1)},
         {'echoring_authentication_refusals_total{reason="expired"}': burst(100)},
     ),
+    "EchoringKeySetMissing": Case({KEY_SET_READ_AT: at(0)}, {KEY_SET_READ_AT: at(1)}, flags=KEY_SET),
+    # A key set that is read once an hour may be as old. One that failed once is read a second later.
+    "EchoringKeySetStale": Case(
+        {KEY_SET_AGE: at(1000), KEY_SET_FAILURES: per_s(1 / 60)}, {KEY_SET_AGE: at(1000)}, flags=KEY_SET
+    ),
     # Virtual time begins in 1970.
     "EchoringCertificateExpires": Case(
         {"echoring_tls_certificate_expiry_timestamp_seconds": at(6 * DAY_S)},
@@ -120,6 +131,7 @@ CASES = {
     ),
     "EchoringReloadRefused": Case({"echoring_last_reload_refused": at(1)}),
     "EchoringBans": Case({"echoring_bans_total": burst(20)}, {"echoring_bans_total": burst(5)}),
+    "EchoringClusterDisconnected": Case({CONNECTED: at(0)}, peers={CONNECTED: 1}),
     "EchoringClusterLinkBehind": Case({LINK_AGE: at(7.5)}, {LINK_AGE: at(4.9)}, peers={LINK_AGE: 0.003}),
     "EchoringClusterSettingsDiffer": Case({DIFFER: at(1)}, peers={DIFFER: 0, OTHER_KEY: 0}),
     "EchoringDegraded": Case({}, flags=("--driver", "epoll"), silent_flags=()),
@@ -159,6 +171,9 @@ def scraped(flags):
     with tempfile.TemporaryDirectory(prefix="echoring-") as folder:
         if flags == TLS:
             make_certificate(folder)
+        if flags == KEY_SET:
+            with open(os.path.join(folder, "jwks.json"), "w", encoding="utf-8") as file:
+                json.dump({"keys": [{"kty": "oct", "alg": "HS256", "k": "A" * 43}]}, file)
         flags = [flag.format(folder=folder) for flag in flags]
         limits = ["--max-connections", "1000", "--max-topics", "100", "--memory-budget", "64MiB"]
         with Server("--shards", "2", *limits, *flags) as server:

@@ -1,5 +1,6 @@
 """`echoring connect`: with pipes, and with a pseudo-terminal."""
 
+import contextlib
 import os
 import pty
 import re
@@ -111,6 +112,29 @@ class ByPipe(unittest.TestCase):
         code, out, errors = talk(url, lines=b"hi\n")
         self.assertEqual((code, out, errors.count("\n")), (3, b"", 1), errors)
 
+    def test_a_certificate_of_an_authority_is_no_servers_and_that_is_told(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
+        subprocess.run([*command, "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True)
+        certificate, key = (os.path.join(folder, name) for name in ("cert.pem", "key.pem"))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        url = self.backend(ssl=context).url.replace("ws://127.0.0.1", "wss://localhost")
+        code, out, errors = talk(url, "--ca-file", certificate, lines=b"hi\n")
+        self.assertEqual((code, out, errors.count("\n")), (3, b"", 1), errors)
+        # As bench tells it.
+        bench = subprocess.run(
+            [BINARY, "bench", "--mode", "echo", "-c", "1", "-d", "100ms", "--ca-file", certificate, url],
+            capture_output=True, text=True, timeout=PATIENCE_S,
+        )
+        self.assertEqual(bench.returncode, 3, bench.stderr)
+        for told in (errors, bench.stderr):
+            self.assertIn("a certificate authority's own is no server's", told)
+            self.assertIn("basicConstraints=critical,CA:FALSE", told)
+            self.assertIn("--insecure", told)
+            self.assertNotIn("OtherError", told)
+
     def test_it_waits_for_a_count_or_for_silence(self):
         def push(connection):
             for i in range(5):
@@ -213,9 +237,9 @@ class ByPipe(unittest.TestCase):
 class Terminal:
     """Runs `connect` on a pseudo-terminal."""
 
-    def __init__(self, url, *flags, home):
+    def __init__(self, url, *flags, home, no_color="1"):
         self.master, slave = pty.openpty()
-        environment = {**os.environ, "HOME": home, "TERM": "xterm", "NO_COLOR": "1"}
+        environment = {**os.environ, "HOME": home, "TERM": "xterm", "NO_COLOR": no_color}
         environment.pop("XDG_STATE_HOME", None)
         self.process = subprocess.Popen(
             [BINARY, "connect", *flags, url], stdin=slave, stdout=slave, stderr=slave, env=environment,
@@ -345,6 +369,66 @@ class AtTerminal(unittest.TestCase):
         # Line mode and echo are restored.
         flags = termios.tcgetattr(terminal.master)[3]
         self.assertTrue(flags & termios.ICANON and flags & termios.ECHO)
+
+
+class Colours(unittest.TestCase):
+    """They appear on a terminal only, and not there if `NO_COLOR` has a value."""
+
+    # Select Graphic Rendition of ECMA-48.
+    sequence = re.compile(r"\x1b\[[0-9;]*m")
+
+    def run_at_terminal(self, no_color, *command):
+        """Runs a command with its stderr at a terminal until it has printed a line. Returns that line, and what the terminal got."""
+        mine, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": no_color}
+        with subprocess.Popen(
+            [BINARY, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment
+        ) as process:
+            os.close(theirs)
+            line = process.stdout.readline()
+            process.terminate()
+            shown = b""
+            # The end of a terminal that nobody holds any more is an error.
+            with contextlib.suppress(OSError):
+                while data := os.read(mine, 65536):
+                    shown += data
+            self.assertEqual(process.wait(PATIENCE_S), 0)
+        os.close(mine)
+        return line, shown.decode()
+
+    def test_of_logs_are_for_terminals(self):
+        serve = ("serve", "--listen", "127.0.0.1:0", "--admin", "off")
+        proxy = ("proxy", "--listen", "127.0.0.1:0", "--upstream", "ws://127.0.0.1:1")
+        for command in (serve, proxy):
+            for no_color, has_colours in (("", True), ("1", False)):
+                line, shown = self.run_at_terminal(no_color, *command)
+                self.assertNotRegex(line, self.sequence)
+                self.assertEqual(bool(self.sequence.search(shown)), has_colours, (command, no_color, shown))
+                self.assertIn("INFO", shown)
+            with tempfile.TemporaryFile("w+") as file:
+                with subprocess.Popen([BINARY, *command], stdout=subprocess.PIPE, stderr=file) as process:
+                    process.stdout.readline()
+                    process.terminate()
+                file.seek(0)
+                self.assertNotRegex(file.read(), self.sequence)
+
+    def test_of_a_conversation_are_for_terminals(self):
+        backend = Backend(echo)
+        self.addCleanup(backend.__exit__)
+        for no_color, has_colours in (("", True), ("1", False)):
+            with tempfile.TemporaryDirectory() as home, Terminal(backend.url, home=home, no_color=no_color) as terminal:
+                terminal.wait_for("> ")
+                terminal.type("hello\r")
+                seen = []
+                while not any("< hello" in self.sequence.sub("", text) for text in seen):
+                    self.assertTrue(terminal.read())
+                    seen.append(terminal.seen)
+                terminal.type("\x04")
+                terminal.wait()
+                self.assertEqual(bool(self.sequence.search(terminal.seen)), has_colours, (no_color, terminal.seen))
+        code, out, errors = talk(backend.url, "--json", lines=b'{"a":1}\n', env={**os.environ, "NO_COLOR": ""})
+        self.assertEqual(code, 0)
+        self.assertNotRegex(out.decode() + errors, self.sequence)
 
 
 if __name__ == "__main__":

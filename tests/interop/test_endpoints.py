@@ -297,6 +297,37 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(status, 400, f"{path}?{name}={value}")
             self.assertTrue(body.startswith(f"{name}: {reason}"), f"{path}?{name}={value}: {body}")
 
+    async def test_the_bounds_of_parameters_are_values(self):
+        for path, names in {
+            "/sink": {"every": (1, 1_000_000)},
+            "/source": {"rate": (1, 100_000), "bytes": (0, 1_048_576), "count": (1, 1_000_000)},
+            "/delay": {"ms": (0, 60_000)},
+            "/slow-read": {"bytes_per_s": (64, 1 << 30)},
+            "/fragment": {"parts": (1, 1_024)},
+            "/ping-storm": {"rate": (1, 1_000), "bytes": (0, 125)},
+            "/push": {"ms": (10, 60_000)},
+            "/abort": {"after": (0, 1_000_000), "ms": (0, 60_000)},
+        }.items():
+            for name, bounds in names.items():
+                for value in bounds:
+                    with Raw(self.server) as peer:
+                        self.assertEqual(peer.upgrade(f"{path}?{name}={value}")[0], 101, f"{path}?{name}={value}")
+
+    async def test_reject_has_the_fields_of_each_status(self):
+        fields = {
+            **dict.fromkeys((301, 302, 303, 307, 308), ("Location", "/echo")),
+            401: ("WWW-Authenticate", 'Basic realm="echoring"'),
+            426: ("Upgrade", "websocket"),
+            **dict.fromkeys((429, 503), ("Retry-After", "1")),
+        }
+        for status in (200, 301, 302, 303, 307, 308, *range(400, 600)):
+            name, value = fields.get(status, ("Location", None))
+            got, headers, _ = self.get(f"/reject?status={status}")
+            self.assertEqual((got, headers[name]), (status, value))
+            with Raw(self.server) as peer:
+                got, headers = peer.upgrade(f"/reject?status={status}")
+                self.assertEqual((got, headers.get(name.lower())), (status, value))
+
     async def test_unknown_and_repeated_parameters_get_400(self):
         known = {
             "sink": "every",

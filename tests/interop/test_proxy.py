@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import re
+import resource
 import signal
 import socket
 import struct
@@ -27,7 +28,7 @@ from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame, 
 class Proxy(Server):
     """Runs `echoring proxy` on a free port, with the interface of the harness's server."""
 
-    def __init__(self, *upstreams, flags=(), denied=False, log="info"):
+    def __init__(self, *upstreams, flags=(), denied=False, log="info", before=None):
         command = [BINARY, "proxy", "--listen", "127.0.0.1:0", "--log", log, "--shards", "1"]
         for upstream in upstreams:
             command += ["--upstream", upstream]
@@ -37,7 +38,7 @@ class Proxy(Server):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=deny_io_uring if denied else None,
+            preexec_fn=before or (deny_io_uring if denied else None),
         )
         self._log = Log(self.process.stderr)
         self.log = self._log.lines
@@ -163,6 +164,14 @@ class ProxiedWebSockets(unittest.TestCase):
         listener = Listener()
         self.addCleanup(listener.__exit__)
         return listener
+
+    def test_the_listening_line_has_the_facts_of_the_proxy(self):
+        proxy = self.proxy(self.backend().url)
+        facts = f"ws://127.0.0.1:{proxy.port} driver=epoll shards=1 pid={proxy.process.pid}"
+        self.assertEqual(proxy.listening, f"listening {facts}\n")
+        with connect(proxy.url("/"), compression=None) as client:
+            client.send("there")
+            self.assertEqual(client.recv(PATIENCE_S), "there")
 
     def test_messages_of_all_kinds_pass(self):
         backend = self.backend()
@@ -459,6 +468,33 @@ class ProxiedWebSockets(unittest.TestCase):
         )
         self.assertEqual((done.returncode, done.stdout), (3, ""), done.stderr)
         self.assertIn("/dev/full", done.stderr)
+
+
+    def test_a_recording_that_can_grow_no_further_ends_all_connections(self):
+        limit = 256 * 1024
+
+        def fill_the_disk():
+            # As on a disk with this much room, a write beyond it fails.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            if self.denied:
+                deny_io_uring()
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "recording")
+            proxy = self.proxy(self.backend().url, flags=("--record", file), before=fill_the_disk)
+            url = proxy.url("/")
+            with connect(url, compression=None) as one, connect(url, compression=None) as other:
+                with self.assertRaises(ConnectionClosed):
+                    while True:
+                        one.send("x" * 10_000)
+                        one.recv(PATIENCE_S)
+                with self.assertRaises(ConnectionClosed):
+                    other.recv(PATIENCE_S)
+                self.assertEqual([end.close_code for end in (one, other)], [1011, 1011])
+            self.assertEqual(proxy.wait(), 1)
+            self.assertTrue(any("the recording is incomplete: " in line for line in proxy.log), proxy.log)
+            self.assertEqual(os.path.getsize(file), limit)
 
 
 class ProxiedWebSocketsWithoutIoUring(ProxiedWebSockets):

@@ -8,6 +8,7 @@ import json
 import select
 import socket
 import subprocess
+import tempfile
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -335,6 +336,66 @@ class Publishing(unittest.TestCase):
 
 class PublishingOverTwoShardsWithoutIoUring(Publishing):
     denied, shards = True, 2
+
+
+CONFLATING = """
+[[topics]]
+pattern = "latest.*"
+slow = "conflate"
+"""
+
+
+class Refusals(unittest.TestCase):
+    """What a topic cannot take, and what there is no memory for."""
+
+    def serve(self, *flags):
+        file = self.enterContext(tempfile.NamedTemporaryFile("w", suffix=".toml"))
+        file.write(CONFLATING)
+        file.flush()
+        return self.enterContext(Server("--shards", "1", "--config", file.name, *flags))
+
+    def codes(self, body):
+        """The code of each line of a batch; `None` for one that was accepted."""
+        return [result.get("error", {}).get("code") for result in body["results"]]
+
+    def test_a_conflating_topic_takes_keys_and_no_more_than_4096(self):
+        server = self.serve()
+        status, headers, body = post(server, "latest.a", "without")
+        self.assertEqual((status, body["error"]["code"], headers["Retry-After"]), (400, "no-key", None))
+        status, _, body = batch(server, "latest.a", [{"text": "without"}] * 2)
+        self.assertEqual((status, body["refused"], body["error"]["code"]), (400, 2, "no-key"))
+        self.assertEqual(self.codes(body), ["no-key"] * 2)
+        for first in range(0, 4096, 1024):
+            lines = [{"text": "x", "key": f"{number}"} for number in range(first, first + 1024)]
+            status, _, body = batch(server, "latest.a", lines)
+            self.assertEqual((status, body["refused"]), (200, 0))
+        status, headers, body = post(server, "latest.a?key=further", "x")
+        self.assertEqual((status, body["error"]["code"], headers["Retry-After"]), (400, "too-many-keys", None))
+        # A refusal for good concerns its line only.
+        lines = [{"text": "x", "key": "further"}, {"text": "y", "key": "0"}]
+        status, _, body = batch(server, "latest.a", lines)
+        self.assertEqual((status, self.codes(body)), (200, ["too-many-keys", None]))
+
+    def test_behind_a_message_that_there_is_no_memory_for_a_batch_is_refused(self):
+        server = self.serve("--memory-budget", "16MiB")
+        # The latest message of a key is kept.
+        large, codes, batches = "x" * 60_000, [], 0
+        while codes.count(None) == len(codes):
+            lines = [{"text": large, "key": f"{batches}-{number}"} for number in range(16)]
+            # It would find room, but not its place in the order.
+            status, headers, body = batch(server, "latest.a", [*lines, {"text": "small", "key": "small"}])
+            codes = self.codes(body)
+            batches += 1
+            self.assertLess(batches, 40, "messages of all keys together are within the budget")
+        accepted = codes.count(None)
+        self.assertEqual(codes, [None] * accepted + ["out-of-memory"] * (17 - accepted))
+        self.assertEqual((status, headers["Retry-After"]), (200 if accepted else 503, "1"))
+        self.assertEqual(body["refused"], 17 - accepted)
+        status, headers, body = post(server, "latest.a?key=further", large)
+        self.assertEqual((status, body["error"]["code"], headers["Retry-After"]), (503, "out-of-memory", "1"))
+        status, headers, body = batch(server, "latest.a", [{"text": large, "key": "further"}, {"text": "s", "key": "small"}])
+        self.assertEqual((status, body["error"]["code"], headers["Retry-After"]), (503, "out-of-memory", "1"))
+        self.assertEqual(self.codes(body), ["out-of-memory"] * 2)
 
 
 class Access(unittest.TestCase):

@@ -14,6 +14,8 @@ use rustix::process::Signal;
 #[path = "../support/certificate.rs"]
 #[allow(dead_code, reason = "clients of these tests are programs")]
 mod certificate;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "../support/program.rs"]
 #[allow(dead_code, reason = "these tests start servers in their own way")]
 mod program;

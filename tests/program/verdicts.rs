@@ -12,8 +12,10 @@ mod ports;
 #[path = "../support/program.rs"]
 mod program;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -148,6 +150,34 @@ fn a_missed_threshold_goes_before_a_late_generator() {
     assert_eq!(run.code, Some(4), "{run}");
     let run = bench(&[&late[..], &["--fail-if", "unsent>=0"]].concat());
     assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn of_several_reasons_the_first_in_the_order_of_exit_codes_is_told() {
+    let server = Serve::start(&["--shards", "1", "--log", "off"]);
+    let server_url = server.url();
+    let unwritable = [server_url.as_str(), "--junit", "/dev/full"];
+    let late = ["--rate", "50000000", "-d", "200ms", "--threads", "1"];
+    let run = bench(&[&unwritable[..], &late].concat());
+    assert_eq!(run.code, Some(3), "a file goes before a late generator: {run}");
+    let missed = ["--fail-if", "messages>=0"];
+    let run = bench(&[&unwritable[..], &missed, &["--allow-saturated"]].concat());
+    assert_eq!(run.code, Some(1), "a missed threshold goes before a file: {run}");
+
+    let mut words = vec!["bench", &server_url, "-c", "4", "-d", "100s", "--warmup", "0s"];
+    words.extend(missed);
+    let mut child = program::command(&words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("measuring"))), "progress is told");
+    program::signal(&child, rustix::process::Signal::INT);
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let run = Run::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(run.code, Some(130), "a signal goes before everything: {run}");
+    assert!(rest.iter().any(|line| line.contains("--fail-if messages>=0")), "{rest:?}");
 }
 
 #[test]

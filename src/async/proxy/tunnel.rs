@@ -136,6 +136,7 @@ echoring_proto::error_debug!(
     }
 );
 
+#[doc(hidden)]
 impl From<TunnelError> for ProxyError {
     fn from(error: TunnelError) -> ProxyError {
         match error {

@@ -60,6 +60,10 @@ impl Cause {
         use rustls::InvalidMessage;
 
         match &self.0 {
+            _ if self.is_authority() => {
+                "; make one that is no authority's, such as by openssl req -x509 with -addext \
+                 basicConstraints=critical,CA:FALSE"
+            }
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
                 "; if you trust the issuer, pass its CA certificate"
             }
@@ -87,10 +91,20 @@ impl Cause {
     pub(crate) fn of(error: Error) -> Cause {
         Cause(error)
     }
+
+    /// Whether the server's certificate is that of an authority, as self-signed ones often are.
+    fn is_authority(&self) -> bool {
+        matches!(&self.0, Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string() == "CaUsedAsEndEntity")
+    }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_authority() {
+            // The library's text is the name of its type.
+            return f.write_str("invalid peer certificate: a certificate authority's own is no server's");
+        }
         self.0.fmt(f)
     }
 }

@@ -24,8 +24,7 @@ pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receive
     let mut retry = JWKS_RETRY_MIN;
     let mut next = Instant::now();
     if method.endpoint.is_none() {
-        // A file was read at the start.
-        method.note_read(unix_now());
+        // A file was read when it was loaded.
         next += settings.refresh;
     }
     loop {
@@ -189,6 +188,8 @@ mod tests {
             Settings { jwks: Some(Jwks::new(JwksSource::File(file.clone()))), ..Settings::default() };
         let started = || {
             let authenticator = Authenticator::load(&settings).expect("a key set");
+            let state = authenticator.key_set().expect("a key set");
+            assert!(state.read_at.is_some(), "a server with a file is ready at once");
             authenticator.start().expect("a thread");
             authenticator
         };

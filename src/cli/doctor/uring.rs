@@ -75,7 +75,7 @@ fn driver(host: &Host, plan: &Plan, probes: &Probes) -> Check {
             format!("Linux {release}; unavailable ({error}), and driver = \"uring\" needs it"),
             uring::hint(error),
         ),
-        (Err(error), DriverChoice::Auto) => Check::yellow(
+        (Err(error), _) => Check::yellow(
             ID,
             format!("Linux {release}; unavailable ({error}): epoll is used"),
             uring::hint(error),
@@ -89,8 +89,8 @@ fn disabled(host: &Host, plan: &Plan) -> Option<Check> {
     const CURE: &str = "sysctl -w kernel.io_uring_disabled=0";
     let refused: fn(&'static str, String, String) -> Check = match plan.config.driver {
         DriverChoice::Uring => |id, finding, cure| Check::red(id, finding, cure),
-        DriverChoice::Auto => |id, finding, cure| Check::yellow(id, finding, cure),
         DriverChoice::Epoll => |id, finding, _| Check::green(id, finding),
+        _ => |id, finding, cure| Check::yellow(id, finding, cure),
     };
     match host.number::<u32>("proc/sys/kernel/io_uring_disabled")? {
         0 => Some(Check::green(ID, "0: every process may use io_uring")),
@@ -125,6 +125,6 @@ fn locked_memory(host: &Host, plan: &Plan) -> Option<Check> {
         _ if hard >= needed => Check::green(ID, finding),
         DriverChoice::Epoll => Check::green(ID, finding),
         DriverChoice::Uring => Check::red(ID, finding, cure),
-        DriverChoice::Auto => Check::yellow(ID, format!("{finding}: shards without a ring use epoll"), cure),
+        _ => Check::yellow(ID, format!("{finding}: shards without a ring use epoll"), cure),
     })
 }

@@ -1,15 +1,13 @@
 //! Which charts a page has, and what is in them.
 
 use super::axis::{Axis, nines};
-use super::svg::{Chart, Line, Stroke};
+use super::svg::{Chart, Line, NOBODY, Stroke};
 use super::{Run, Search, Step, comparison};
 use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles, Record};
 use hdrhistogram::Histogram;
 
 /// Steps of a distribution's line for each halving of the distance to 100 %.
 const STEPS: u32 = 12;
-/// Which run's colour lines have that belong to none.
-pub(super) const NOBODY: usize = 7;
 
 /// A figure of an interval, and one of a step of a search.
 type OfInterval = fn(&Interval) -> u64;

@@ -47,7 +47,7 @@
     values.replaceChildren(...data.runs.map((run) => {
       const list = element("ul", "", "");
       if (data.runs.length > 1) {
-        list.append(element("li", `name r${run.run % 8}`, run.name));
+        list.append(element("li", `name r${run.run % 7}`, run.name));
         said.push(run.name);
       }
       data.fields.forEach((field, number) => {

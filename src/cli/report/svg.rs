@@ -50,7 +50,7 @@ const AXIS: (Rgb, Rgb) = ((0x6E, 0x77, 0x81), (0x8B, 0x94, 0x9E));
 const GRID: (Rgb, Rgb) = ((0xDD, 0xE2, 0xE8), (0x2B, 0x32, 0x3B));
 const BACK: (Rgb, Rgb) = ((0xFF, 0xFF, 0xFF), (0x0F, 0x14, 0x1A));
 /// Colours of runs, after Okabe and Ito, whose hues people of all kinds of colour vision tell apart; with a contrast of
-/// three to one at least against what is behind.
+/// three to one at least against what is behind. The last one is of lines that belong to no run.
 const RUNS: [(Rgb, Rgb); 8] = [
     ((0x00, 0x72, 0xB2), (0x4D, 0xA8, 0xE8)),
     ((0xD5, 0x5E, 0x00), (0xFF, 0x8F, 0x4D)),
@@ -74,6 +74,13 @@ const HEAT: [(Rgb, Rgb); LEVELS] = [
     ((0x0A, 0x1E, 0x46), (0xFF, 0xF7, 0xB1)),
 ];
 
+/// Colours that runs have.
+const COLOURS: usize = RUNS.len() - 1;
+/// Rounds of these colours that dots tell apart: one dot for each round before, as many as a sample in the legend has room for.
+const ROUNDS: usize = 4;
+/// In the place of a run: that of lines that belong to none.
+pub(super) const NOBODY: usize = usize::MAX;
+
 /// How a line is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stroke {
@@ -83,6 +90,8 @@ pub(super) enum Stroke {
 }
 
 impl Stroke {
+    const ALL: [Stroke; 3] = [Stroke::Solid, Stroke::Dashed, Stroke::Dotted];
+
     /// Told apart in plotters' output by bits that no eye sees.
     fn mark(self) -> u8 {
         match self {
@@ -92,11 +101,18 @@ impl Stroke {
         }
     }
 
-    fn attributes(self) -> &'static str {
+    /// What SVG takes for the stroke of a run in this round of the colours.
+    fn attributes(self, round: usize) -> String {
+        let dots = " 2 3".repeat(round);
         match self {
-            Stroke::Solid => "",
-            Stroke::Dashed => " stroke-dasharray=\"7 4\"",
-            Stroke::Dotted => " stroke-dasharray=\"2 4\" stroke-linecap=\"round\"",
+            Stroke::Solid if round == 0 => String::new(),
+            Stroke::Solid => format!(" stroke-dasharray=\"12 3{dots}\""),
+            Stroke::Dashed => format!(" stroke-dasharray=\"7 4{dots}\""),
+            // Groups of dots, with a wider gap between them.
+            Stroke::Dotted => {
+                let gap = if round == 0 { 4 } else { 10 };
+                format!(" stroke-dasharray=\"2 {gap}{dots}\" stroke-linecap=\"round\"")
+            }
         }
     }
 }
@@ -104,7 +120,7 @@ impl Stroke {
 /// A line.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    /// Which run's colour it has.
+    /// Which run's colour it has; [`NOBODY`] for none.
     pub(super) run: usize,
     pub(super) stroke: Stroke,
     /// Its pieces, each of connected points.
@@ -273,7 +289,7 @@ impl Chart {
                 filled: false,
                 stroke_width: 2,
             };
-            let plain = run_colour(line.run, Stroke::Solid);
+            let plain = marked(colour_of(line.run).0, Stroke::Solid, 0);
             let inside = |&(at, value): &(f64, f64)| (x.clamp(at), y.clamp(value));
             let points: usize = line.pieces.iter().map(Vec::len).sum();
             for piece in &line.pieces {
@@ -295,7 +311,7 @@ impl Chart {
     /// Draws what colours and strokes mean, in rows from `top` on. Gives where they end.
     fn draw_legend(&self, root: &Area<'_>, size: Size, top: i32) -> Result<i32, Failed> {
         /// A piece of the line, and what is between entries.
-        const SAMPLE: i32 = 30;
+        const SAMPLE: i32 = 36;
         const GAP: i32 = 18;
         if let Some(heat) = self.panel.as_ref().and_then(|panel| panel.heat.as_ref()) {
             return draw_scale(heat, root, size, top);
@@ -303,7 +319,7 @@ impl Chart {
         if self.runs.is_empty() && self.strokes.is_empty() && self.crosses.is_none() {
             return Ok(top);
         }
-        let strokes = self.strokes.iter().map(|(stroke, name)| (RUNS.len() - 1, *stroke, name));
+        let strokes = self.strokes.iter().map(|(stroke, name)| (NOBODY, *stroke, name));
         let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
         let left = size.labels as i32 + 10;
         let mut at = (left, top + ROW / 2);
@@ -323,7 +339,7 @@ impl Chart {
             at.0 += width;
         }
         if let Some(meaning) = &self.crosses {
-            let plain = ShapeStyle::from(run_colour(RUNS.len() - 1, Stroke::Solid)).stroke_width(2);
+            let plain = ShapeStyle::from(run_colour(NOBODY, Stroke::Solid)).stroke_width(2);
             root.draw(&Cross::new((at.0 + 10, at.1), 5, plain))?;
             root.draw(&Text::new(label(meaning), (at.0 + SAMPLE - 6, at.1), anchored()))?;
         }
@@ -414,9 +430,20 @@ fn colour((red, green, blue): Rgb) -> RGBColor {
     RGBColor(red, green, blue)
 }
 
+/// The colour of a run, and in which round of the colours it has that.
+fn colour_of(run: usize) -> (usize, usize) {
+    if run == NOBODY { (COLOURS, 0) } else { (run % COLOURS, run / COLOURS % ROUNDS) }
+}
+
 fn run_colour(run: usize, stroke: Stroke) -> RGBColor {
-    let (red, green, blue) = RUNS[run % RUNS.len()].0;
-    RGBColor(red, green, blue ^ stroke.mark())
+    let (colour, round) = colour_of(run);
+    marked(colour, stroke, round)
+}
+
+/// A colour of runs with the mark of a stroke and a round.
+fn marked(colour: usize, stroke: Stroke, round: usize) -> RGBColor {
+    let (red, green, blue) = RUNS[colour].0;
+    RGBColor(red, green, blue ^ (stroke.mark() | (round as u8) << 2))
 }
 
 fn hex(RGBColor(red, green, blue): RGBColor) -> String {
@@ -440,13 +467,13 @@ fn classified(drawn: &str) -> String {
         text = text.replace(&fill, &format!("class=\"h{level}\" {fill}"));
     }
     for run in 0..RUNS.len() {
-        let plain = hex(run_colour(run, Stroke::Solid));
+        let plain = hex(marked(run, Stroke::Solid, 0));
         text = text.replace(&format!("fill=\"{plain}\""), &format!("class=\"f{run}\" fill=\"{plain}\""));
-        for stroke in [Stroke::Solid, Stroke::Dashed, Stroke::Dotted] {
-            let marked = format!("stroke=\"{}\"", hex(run_colour(run, stroke)));
-            let meant = format!("class=\"s{run}\" stroke=\"{plain}\"{}", stroke.attributes());
-            // What is replaced by the same colour must not be found again, so it is not yet there.
-            text = text.replace(&marked, &meant);
+        for (round, stroke) in (0..ROUNDS).flat_map(|round| Stroke::ALL.map(|stroke| (round, stroke))) {
+            let drawn = format!("stroke=\"{}\"", hex(marked(run, stroke, round)));
+            let meant = format!("class=\"s{run}\" stroke=\"{plain}\"{}", stroke.attributes(round));
+            // What is replaced by the same colour must not be found again: that is the first one.
+            text = text.replace(&drawn, &meant);
         }
     }
     text
@@ -516,6 +543,8 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::heat::Rows;
     use super::*;
 
@@ -533,7 +562,7 @@ mod tests {
             caption: "What \"it\" shows".to_owned(),
             x: Axis::from_zero("seconds", 2.0),
             y: Axis::latency("latency", [1e3, 1e5].into_iter()),
-            lines: vec![line(0, Stroke::Solid), line(9, Stroke::Dashed)],
+            lines: vec![line(0, Stroke::Solid), line(8, Stroke::Dashed)],
             runs: vec![(0, "one".to_owned()), (1, "</svg><script>alert(1)</script>".to_owned())],
             strokes: vec![(Stroke::Dotted, "dots".to_owned())],
             crosses: None,
@@ -594,9 +623,10 @@ mod tests {
     #[test]
     fn colours_become_classes_and_marks_become_dashes() {
         let svg = chart().inline();
-        for part in
-            ["class=\"s0\" stroke=\"#0072B2\"", "class=\"s1\" stroke=\"#D55E00\" stroke-dasharray=\"7 4\""]
-        {
+        for part in [
+            "class=\"s0\" stroke=\"#0072B2\"",
+            "class=\"s1\" stroke=\"#D55E00\" stroke-dasharray=\"7 4 2 3\"",
+        ] {
             assert!(svg.contains(part), "{part}\n{svg}");
         }
         assert!(svg.contains("class=\"s7\" stroke=\"#4C5560\" stroke-dasharray=\"2 4\""), "{svg}");
@@ -629,10 +659,12 @@ mod tests {
 
     #[test]
     fn all_marks_are_told_apart() {
-        let mut seen = std::collections::BTreeSet::new();
-        for run in 0..RUNS.len() {
-            for stroke in [Stroke::Solid, Stroke::Dashed, Stroke::Dotted] {
+        let (mut seen, mut drawn) = (BTreeSet::new(), BTreeSet::new());
+        for run in (0..COLOURS * ROUNDS).chain([NOBODY]) {
+            let (colour, round) = colour_of(run);
+            for stroke in Stroke::ALL {
                 assert!(seen.insert(hex(run_colour(run, stroke))), "{run} {stroke:?}");
+                assert!(drawn.insert((colour, stroke.attributes(round))), "{run} {stroke:?}");
             }
         }
         for (light, _) in [INK, AXIS, GRID, BACK].into_iter().chain(HEAT) {

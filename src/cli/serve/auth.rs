@@ -179,7 +179,7 @@ impl AuthArgs {
         let Settings { tokens, jwt_keys, jwks, basic, .. } = self.settings();
         let jwks = jwks.and_then(|jwks| match jwks.source {
             JwksSource::File(file) => Some(file),
-            JwksSource::Url(_) => None,
+            _ => None,
         });
         tokens.into_iter().chain(jwt_keys).chain(jwks).chain(basic).collect()
     }
@@ -202,7 +202,8 @@ impl AuthArgs {
             return Err(origins.wrong("--auth-certificate", "has no effect without --tls-client-ca"));
         }
         let certificate = if asks_certificates { self.certificate() } else { None };
-        let settings = Settings { certificate, ..self.settings() };
+        let mut settings = self.settings();
+        settings.certificate = certificate;
         if !settings.is_on() {
             self.check_unused(origins)?;
             if settings.certificate.is_none() {
@@ -248,22 +249,21 @@ impl AuthArgs {
             let prefix = format!("{}=", right.word());
             self.auth_claim.iter().rev().find_map(|word| word.strip_prefix(&prefix))
         };
-        Settings {
-            tokens: self.auth_tokens.clone(),
-            jwt_keys: self.auth_jwt_key.clone(),
-            jwks: jwks_source.map(|source| Jwks { source, refresh: self.auth_jwks_refresh }),
-            audience: self.auth_audience.clone(),
-            issuer: self.auth_issuer.clone(),
-            leeway: self.auth_leeway,
-            claims: Right::ALL.map(|right| named(right).unwrap_or(right.word()).to_owned()),
-            basic: self.auth_basic.clone(),
-            hook: self.auth_hook.clone().map(|url| Hook { url, timeout: self.auth_hook_timeout }),
-            cache: self.auth_cache,
-            certificate: None,
-            cookie: self.auth_cookie.clone(),
-            query: self.auth_query.clone(),
-            anonymous: self.auth_anonymous,
-        }
+        let mut settings = Settings::default()
+            .jwt_keys(&self.auth_jwt_key)
+            .audience(&self.auth_audience)
+            .issuer(&self.auth_issuer)
+            .leeway(self.auth_leeway)
+            .claims(Right::ALL.map(|right| named(right).unwrap_or(right.word())))
+            .cache(self.auth_cache)
+            .anonymous(self.auth_anonymous);
+        settings.tokens = self.auth_tokens.clone();
+        settings.jwks = jwks_source.map(|source| Jwks::new(source).refresh(self.auth_jwks_refresh));
+        settings.basic = self.auth_basic.clone();
+        settings.hook = self.auth_hook.clone().map(|url| Hook::new(url).timeout(self.auth_hook_timeout));
+        settings.cookie = self.auth_cookie.clone();
+        settings.query = self.auth_query.clone();
+        settings
     }
 
     /// What an operator should know about these options. `is_open` says that others than this machine reach the server.

@@ -338,7 +338,7 @@ impl Drop for KeyFile {
 /// Runs a test with a server that lets nobody in without a JWT.
 pub(super) fn with_server(test: impl AsyncFnOnce(SocketAddr)) {
     let key = KeyFile::new();
-    let settings = AuthSettings { jwt_keys: vec![key.0.clone()], ..AuthSettings::default() };
+    let settings = AuthSettings::default().jwt_keys([&key.0]);
     let auth = Some(Arc::new(Authenticator::load(&settings).expect("a key")));
     let (server, address) = start_from(100, ServerConfig { auth, ..Builder::new().config().clone() });
     run(test(address));

@@ -165,7 +165,7 @@ pub(super) fn launch_error(error: LaunchError, choice: DriverChoice) -> Refused 
 fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
     let hint = match choice {
         DriverChoice::Uring => format!("{}, or use --driver auto", uring::hint(error)),
-        DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit".to_owned(),
+        _ => "raise the descriptor or memory limit".to_owned(),
     };
     Refused(format!("the generator has no driver: {error}; {hint}"))
 }

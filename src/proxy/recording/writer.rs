@@ -183,6 +183,11 @@ impl Tap {
         self.failure()
     }
 
+    /// Whether the recording has failed or is finished.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.failure.borrow().is_some()
+    }
+
     fn failure(&self) -> Failed {
         self.0.failure.borrow().clone().unwrap_or_else(|| Failed("it is finished".to_owned()))
     }

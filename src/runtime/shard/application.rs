@@ -23,6 +23,7 @@ use echoring_proto::limits::Nanos;
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Disposition {
     /// Nothing to send.
     Done,

@@ -468,30 +468,11 @@ impl<D: Driver, A: Application> Core<D, A> {
             connection.linger();
             action = Some(TransportAction::Shutdown);
         }
-        match action {
-            Some(TransportAction::Shutdown) => self.driver.shutdown(token),
-            Some(TransportAction::Close) => {
-                slot.leaving = true;
-                self.driver.close(token);
-            }
-            Some(TransportAction::Abort) => {
-                slot.leaving = true;
-                self.driver.abort(token);
-            }
-            None => {}
+        if let Some(action) = action {
+            slot.leaving = end_transport(&mut self.driver, token, action);
         }
-        // What such a peer sends would take more of the memory that others need.
-        let is_short = connection.is_blocked() && self.env.pool.is_short(0);
-        match connection.pause_wanted(&self.env.config, is_short) {
-            Some(true) => {
-                self.counters.pauses += 1;
-                self.driver.pause(token);
-            }
-            Some(false) => {
-                connection.note_resumed(self.env.now);
-                self.driver.resume(token);
-            }
-            None => {}
+        if pause_or_resume(connection, &self.env, &mut self.driver, token) {
+            self.counters.pauses += 1;
         }
         if let Some(deferred) = connection.take_deferred(&self.env.config) {
             self.deferred.push((token, deferred));
@@ -604,6 +585,41 @@ fn waits_for_address<D: Driver>(
         driver.find_address(token);
     }
     action == Some(TransportAction::Close) && notes.awaits_address(token)
+}
+
+/// Has the driver do what a connection wants of its transport. Returns whether only the end of the connection is awaited then.
+fn end_transport<D: Driver>(driver: &mut D, token: Token, action: TransportAction) -> bool {
+    match action {
+        TransportAction::Shutdown => {
+            driver.shutdown(token);
+            return false;
+        }
+        TransportAction::Close => driver.close(token),
+        TransportAction::Abort => driver.abort(token),
+    }
+    true
+}
+
+/// Pauses or resumes reading from a connection, as it wants. Returns whether it was paused.
+#[inline]
+fn pause_or_resume<D: Driver>(
+    connection: &mut Connection,
+    env: &ConnectionEnv,
+    driver: &mut D,
+    token: Token,
+) -> bool {
+    // What such a peer sends would take more of the memory that others need.
+    let is_short = connection.is_blocked() && env.pool.is_short(0);
+    let pauses = connection.pause_wanted(&env.config, is_short);
+    match pauses {
+        Some(true) => driver.pause(token),
+        Some(false) => {
+            connection.note_resumed(env.now);
+            driver.resume(token);
+        }
+        None => {}
+    }
+    pauses == Some(true)
 }
 
 /// Passes a buffer to the driver, or back to the connection if it is not accepted.

@@ -31,12 +31,14 @@ impl Default for Durations {
 
 impl Durations {
     /// Counts `times` durations of `ns`. What is longer than the last bucket counts there.
+    #[doc(hidden)]
     #[inline]
     pub fn record(&mut self, ns: Nanos, times: u64) {
         self.record_in(BucketIndex::of(ns), ns, times);
     }
 
     /// The same with the bucket of `ns`, for a duration that several histograms count.
+    #[doc(hidden)]
     #[inline]
     pub fn record_in(&mut self, bucket: BucketIndex, ns: Nanos, times: u64) {
         self.count += times;

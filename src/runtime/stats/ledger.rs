@@ -88,12 +88,14 @@ impl Default for Ledger {
 
 impl Ledger {
     /// The traffic of an account, to be added to.
+    #[doc(hidden)]
     #[inline]
     pub fn at(&mut self, account: Account) -> &mut Traffic {
         &mut self.accounts[usize::from(account.0)]
     }
 
     /// Opens an account for a single connection. `None` if there are as many as can be numbered.
+    #[doc(hidden)]
     pub fn open(&mut self, class: u8) -> Option<Account> {
         let own = Own { class, settled: Traffic::default() };
         if let Some(account) = self.free.pop() {
@@ -108,6 +110,7 @@ impl Ledger {
     }
 
     /// The account of a connection whose class is now known. What was counted before stays where it is.
+    #[doc(hidden)]
     pub fn classify(&mut self, account: Account, class: u8) -> Account {
         if !account.is_own() {
             return Account::of_class(class);
@@ -118,6 +121,7 @@ impl Ledger {
     }
 
     /// Closes the account of a single connection, and returns all its traffic. `None` for the account of a class.
+    #[doc(hidden)]
     pub fn close(&mut self, account: Account) -> Option<Traffic> {
         if !account.is_own() {
             return None;
@@ -130,6 +134,7 @@ impl Ledger {
     }
 
     /// The traffic of a single connection so far. `None` for the account of a class.
+    #[doc(hidden)]
     pub fn own(&self, account: Account) -> Option<Traffic> {
         account.is_own().then(|| self.accounts[usize::from(account.0)])
     }
@@ -144,6 +149,7 @@ impl Ledger {
     }
 
     /// The traffic of a class.
+    #[doc(hidden)]
     pub fn of(&self, class: u8) -> Traffic {
         let mut sum = self.accounts[usize::from(class)];
         let accounts = self.accounts[TRAFFIC_CLASSES..].iter().zip(&self.own);
@@ -161,6 +167,7 @@ impl Ledger {
     }
 
     /// The same with the classes only.
+    #[doc(hidden)]
     pub fn summed(&self) -> Ledger {
         let accounts = (0..TRAFFIC_CLASSES as u8).map(|class| self.of(class)).collect();
         Ledger { accounts, own: Vec::new(), free: Vec::new() }

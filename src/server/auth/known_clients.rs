@@ -137,7 +137,7 @@ mod tests {
         let text = "[[tokens]]\ntoken = \"0123456789abcdef0\"\nsubject = \"a\"\nexpires = 1970-01-01T00:16:40Z\n\
                     [[tokens]]\ntoken = \"0123456789abcdef1\"\nsubject = \"b\"\n";
         std::fs::write(&file, text).expect("written");
-        let settings = Settings { tokens: Some(file.clone()), ..Settings::default() };
+        let settings = Settings::default().tokens(&file);
         let authenticator = Authenticator::load(&settings).expect("valid");
         let _ = std::fs::remove_file(file);
         ["0123456789abcdef0", "0123456789abcdef1"].map(|token| {

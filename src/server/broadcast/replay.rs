@@ -258,9 +258,7 @@ impl Broadcast {
         topic: TopicId,
         position: Position,
     ) {
-        let Some(session) = link.peer.session_mut() else { return };
-        let Some(SessionSubscription { allowed_by, .. }) = session.take(topic) else { return };
-        self.subscriptions.stop_waiting(topic, link.token);
+        let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         self.tell_moved(link, topic, allowed_by, position);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
@@ -272,12 +270,21 @@ impl Broadcast {
         topic: TopicId,
         position: Position,
     ) {
-        let Some(session) = link.peer.session_mut() else { return };
-        let Some(SessionSubscription { allowed_by, .. }) = session.take(topic) else { return };
-        self.subscriptions.stop_waiting(topic, link.token);
+        let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         let (name, reason) = (self.fan_out.name(topic).to_owned(), GapReason::History);
         self.tell_ended(link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
         self.leave_if_deserted(&mut link.resources(), topic);
+    }
+
+    /// Takes a subscription whose replay ends from its session. Says what had allowed it.
+    fn stop_replay<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+    ) -> Option<AllowedBy> {
+        let SessionSubscription { allowed_by, .. } = link.peer.session_mut()?.take(topic)?;
+        self.subscriptions.stop_waiting(topic, link.token);
+        Some(allowed_by)
     }
 }
 

@@ -56,17 +56,18 @@ impl Broadcast {
 
     /// The totals of the shard.
     pub(crate) fn report(&self) -> HubReport {
-        HubReport {
-            topics: self.fan_out.topics.len() as u64,
-            subscriptions: self.fan_out.topics.subscriptions() as u64,
-            publications: self.sequencer.topics.publications(),
-            deliveries: self.fan_out.topics.deliveries(),
-            passed: self.sequencer.passed,
-            owned_topics: self.sequencer.topics.len() as u64,
-            topics_peak: self.sequencer.topics.budget().peak(),
-            topics_limit: self.sequencer.topics.budget().units(),
-            held_publications: self.held.len() as u64,
-        }
+        let (local, owned) = (&self.fan_out.topics, &self.sequencer.topics);
+        let mut report = HubReport::default();
+        report.topics = local.len() as u64;
+        report.subscriptions = local.subscriptions() as u64;
+        report.publications = owned.publications();
+        report.deliveries = local.deliveries();
+        report.passed = self.sequencer.passed;
+        report.owned_topics = owned.len() as u64;
+        report.topics_peak = owned.budget().peak();
+        report.topics_limit = owned.budget().units();
+        report.held_publications = self.held.len() as u64;
+        report
     }
 
     /// Reports about all topics that this shard owns or subscribes to, or subscribed to a while ago.
@@ -78,11 +79,7 @@ impl Broadcast {
         }
         let is_local = |name: &str| local.find(name).is_some() || local.left(name).is_some();
         let owned_only = owned.reports(now).filter(|(name, _)| !is_local(name));
-        reports.extend(owned_only.map(|(name, owner)| TopicReport {
-            name: name.to_owned(),
-            owner: Some(owner),
-            ..TopicReport::default()
-        }));
+        reports.extend(owned_only.map(|(name, owner)| TopicReport::of_owner(name, owner)));
         reports
     }
 
@@ -91,12 +88,11 @@ impl Broadcast {
         let (local, owner) = (&self.fan_out.topics, self.sequencer.topics.report(name, now));
         let report = local.find(name).and_then(|topic| local.report(topic)).or_else(|| local.left(name));
         match report {
-            Some(report) => Some(TopicReport { owner, ..report }),
-            None => owner.map(|owner| TopicReport {
-                name: name.to_owned(),
-                owner: Some(owner),
-                ..TopicReport::default()
-            }),
+            Some(mut report) => {
+                report.owner = owner;
+                Some(report)
+            }
+            None => owner.map(|owner| TopicReport::of_owner(name, owner)),
         }
     }
 }

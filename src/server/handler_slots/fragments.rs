@@ -38,7 +38,7 @@ impl HandlerSlots {
             }
             Disposition::Echo => link.set_sends_fragments(!last),
             Disposition::Done if last && was_sending => link.end_fragments(kind),
-            Disposition::Done => {}
+            _ => {}
         }
         if last && was_sending {
             self.message_ended(link, number);

@@ -154,14 +154,15 @@ impl Service {
         let subscribed = self.broadcast.subscriptions_of(peer, CONNECTION_TOPICS_SHOWN_MAX);
         let open = view.accepted_at.map(|at| cx.now().saturating_sub(at));
         Some(ConnectionReport {
-            id: ConnectionId { shard: cx.shard(), token }.to_string(),
+            id: ConnectionId { number: self.broadcast.number(cx.shard()), token }.to_string(),
             shard: cx.shard(),
+            process: None,
             address: address.map(|address| address.to_string()),
             identity: self.gate.client(token).map(|client| client.subject().into()),
-            route: self.route_of(peer),
+            route: self.route_of(peer).into(),
             path: view.path.map(str::to_owned),
             subprotocol: match peer {
-                Peer::Session(session) => session.dialect().subprotocol(),
+                Peer::Session(session) => session.dialect().subprotocol().map(Into::into),
                 _ => None,
             },
             topics: subscribed.topics,

@@ -191,11 +191,8 @@ fn clients_are_who_their_tokens_say_and_what_needs_a_thread_is_unavailable() {
     let file = std::env::temp_dir().join(format!("echoring-testing-{}.toml", std::process::id()));
     let token = "token = \"0123456789abcdef\"";
     std::fs::write(&file, format!("[[tokens]]\n{token}\nsubject = \"ann\"\n")).expect("a file");
-    let settings = echoring_auth::Settings {
-        tokens: Some(file.clone()),
-        hook: Some(echoring_auth::Hook::new("http://127.0.0.1:9/")),
-        ..echoring_auth::Settings::default()
-    };
+    let hook = echoring_auth::Hook::new("http://127.0.0.1:9/");
+    let settings = echoring_auth::Settings::default().tokens(&file).hook(hook);
     let authenticator = echoring_auth::Authenticator::load(&settings).expect("a token file");
     std::fs::remove_file(&file).expect("it is there");
     let route = Route::new("/", |opening: &mut Opening<'_>| {

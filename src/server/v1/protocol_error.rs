@@ -148,14 +148,8 @@ impl ProtocolError {
             | Refused::TooManyByIdentity
             | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",
-            Refused::Busy
-            | Refused::OutOfMemory
-            | Refused::Draining
-            | Refused::RateLimited
-            | Refused::Unreachable
-            | Refused::Uncertain
-            | Refused::Behind
-            | Refused::NoStorage => "",
+            // The state of the server, and no field of the command.
+            _ => "",
         };
         ProtocolError::new(id, refused.code(), field, refused.to_string())
     }

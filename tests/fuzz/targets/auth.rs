@@ -79,7 +79,7 @@ fn check(token: &str) -> Verdict {
     let authenticator = AUTHENTICATOR.get_or_init(|| {
         let path: PathBuf = std::env::temp_dir().join(format!("echoring-fuzz-secret-{}", std::process::id()));
         std::fs::write(&path, SECRET).expect("written");
-        let settings = Settings { jwt_keys: vec![path.clone()], ..Settings::default() };
+        let settings = Settings::default().jwt_keys([&path]);
         let loaded = Authenticator::load(&settings).expect("a key");
         let _ = std::fs::remove_file(path);
         loaded
