@@ -230,6 +230,7 @@ fn errors_are_taken_apart_with_the_facade_alone() {
     let url = Url::parse("ws://[::1]/").expect("a URL");
     let is_http = |proxy: ProxyServer| proxy.kind == ProxyKind::Http;
     assert!(proxy_of(&url).is_ok_and(|proxy| proxy.is_none_or(is_http)));
-    let _: (fn(&Upgrade<'_>) -> bool, fn(&Identity, &str) -> bool) = (offers, may_write);
+    let _: fn(&Upgrade<'_>) -> bool = offers;
+    let _: fn(&Identity, &str) -> bool = may_write;
     let _: fn(&Agreement) -> [u8; 2] = windows;
 }
