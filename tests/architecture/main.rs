@@ -168,7 +168,7 @@ fn texts_of_the_libraries_name_no_flags_of_the_program() {
                         .any(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
             };
             let named =
-                lines.filter(|line| names_flag(*line)).map(|line| format!("{}: {line}", relative(file)));
+                lines.filter(|line| names_flag(line)).map(|line| format!("{}: {line}", relative(file)));
             offences.extend(named);
         }
     }
