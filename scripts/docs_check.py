@@ -1,8 +1,8 @@
 """Checks the documentation, for scripts/docs.
 
     docs_check.py adopt     copy files of the repository that the built book links to into the book
-    docs_check.py check     check links and anchors of the sources and of the built book, command lines of shell blocks, and that the
-                            tests exist which reference pages name
+    docs_check.py check     check links and anchors of the sources and of the built book, command lines of shell blocks, that the tests,
+                            limits and files exist which pages name, and that limits have the values that pages state
     docs_check.py items     check that each item of the facade has an example, in its page of target/doc
 
 Only the standard library is needed.
@@ -35,8 +35,10 @@ SEPARATORS = {"|", "||", "&", "&&", ";", "(", ")", "do", "then", "exec", "time"}
 
 
 def sources():
-    return [os.path.join(ROOT, name) for name in PAGES_BESIDE] + sorted(
-        glob.glob(os.path.join(DOCS, "**", "*.md"), recursive=True)
+    return (
+        [os.path.join(ROOT, name) for name in PAGES_BESIDE]
+        + sorted(glob.glob(os.path.join(ROOT, "results", "*.md")))
+        + sorted(glob.glob(os.path.join(DOCS, "**", "*.md"), recursive=True))
     )
 
 
@@ -281,6 +283,91 @@ def promises():
                 yield f"{shown(path)}: no test holds `{section.partition(chr(10))[0]}`"
 
 
+# ---- the limits that hold what pages state ----
+
+
+LIMITS = re.compile(r"<!-- limits:(.*?)-->", re.DOTALL)
+CONSTANT = re.compile(r"^pub(?:\(crate\))? const (\w+): [^=]+ =\s*([^;]+);", re.MULTILINE)
+# Seconds and bytes of the units that pages use. Times are compared in nanoseconds.
+UNITS = {
+    "ns": 1, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9,
+    "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "": 1,
+}
+
+
+@functools.cache
+def constants():
+    """The expressions of all constants in `limits.rs`, by name. Crates may have the same name."""
+    found = {}
+    for path in glob.glob(os.path.join(ROOT, "src", "*", "limits.rs")):
+        for name, expression in CONSTANT.findall(read(path)):
+            found.setdefault(name, set()).add(expression)
+    return found
+
+
+@functools.cache
+def values(name):
+    """The values of a constant: a number, or nanoseconds. Empty if its expression is no product, sum or quotient of numbers."""
+    return {value for value in map(evaluated, constants().get(name, ())) if value is not None}
+
+
+def evaluated(expression):
+    text = re.sub(r"Duration::from_secs\(([\d_]+)\)", r"(\1 * SECOND)", expression)
+    text = re.sub(r"Duration::from_millis\(([\d_]+)\)", r"(\1 * MILLISECOND)", text)
+    text = re.sub(r"\b(?:\w+::)+(?=[A-Z])", "", re.sub(r"\bas \w+", "", text)).replace("/", "//")
+    for name in set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", text)):
+        if len(values(name)) != 1:
+            return None
+        text = re.sub(rf"\b{name}\b", str(next(iter(values(name)))), text)
+    return eval(text) if re.fullmatch(r"[\d_\s*+/<>()-]+", text) else None  # noqa: S307: digits and operators only
+
+
+def stated():
+    """Problems of limits that a page names with their values, like `<!-- limits: SEND_TIMEOUT = 30 s, TOPICS_DEFAULT = 65,536 -->`: the
+    constant does not exist or has another value, or the rest of the section does not state it."""
+    for path in sources():
+        text = read(path)
+        for found in LIMITS.finditer(text):
+            section = re.split(r"^## ", text[found.end():], maxsplit=1, flags=re.MULTILINE)[0]
+            section = " ".join(section.split())
+            for name, value in re.findall(r"(\w+) = (\d(?:[\d.,]*\d)?(?: [a-zµA-Z]+)?)", " ".join(found[1].split())):
+                number, _, unit = value.partition(" ")
+                exact = round(float(number.replace(",", "")) * UNITS[unit])
+                if not constants().get(name):
+                    yield f"{shown(path)}: there is no limit {name} in src/*/limits.rs"
+                elif exact not in values(name):
+                    yield f"{shown(path)}: {name} is not {value}: {sorted(values(name))}"
+                elif value not in section:
+                    yield f"{shown(path)}: the section behind {name} = {value} does not state this value"
+
+
+# ---- the files that pages name ----
+
+
+# Folders of the repository in code spans, such as `src/proto/limits.rs` or `results/*/floor.json`.
+NAMED_FILE = re.compile(r"`((?:src|tests|scripts|bench|packaging|examples|results|docs)/[\w./*-]+)`")
+
+
+def named_files():
+    for path in sources():
+        for name in NAMED_FILE.findall(FENCE.sub("", read(path))):
+            # A part in capitals stands for any name.
+            pattern = re.sub(r"(?<=/)[A-Z]{3,}(?=/|$)", "*", name)
+            if not glob.glob(os.path.join(ROOT, pattern)):
+                yield f"{shown(path)}: there is no {name}"
+
+
+def metrics_without_code():
+    """Metrics of the reference for which the page for contributors names no file."""
+    listed = re.findall(r"^\| `((?:echoring|process)_\w+)`", read(os.path.join(DOCS, "reference", "metrics.md")), re.MULTILINE)
+    page = os.path.join(DOCS, "contributing", "metrics-to-code.md")
+    for name in listed:
+        if f"`{name}`" not in read(page):
+            yield f"{shown(page)}: {name} is missing"
+    for name in set(re.findall(r"`((?:echoring|process)_\w+)`", read(page))) - set(listed):
+        yield f"{shown(page)}: there is no metric {name}"
+
+
 # ---- the documentation of the crate ----
 
 
@@ -298,7 +385,7 @@ def items():
 
 
 def check():
-    wrong = [*source_links(), *chapters(), *book_links(), *promises()]
+    wrong = [*source_links(), *chapters(), *book_links(), *promises(), *stated(), *named_files(), *metrics_without_code()]
     if os.access(PROGRAM, os.X_OK):
         wrong += command_lines()
     else:
@@ -306,7 +393,7 @@ def check():
     for problem in wrong:
         print(problem)
     count = len(sources())
-    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors, commands and tests hold'}")
+    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors, commands, tests, limits and files hold'}")
     sys.exit(1 if wrong else 0)
 
 

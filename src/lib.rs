@@ -257,7 +257,7 @@ pub mod guides {
     #[doc = include_str!("../docs/guide/embed.md")]
     pub mod embed {}
 
-    /// How to write clients that outlive their server: of topics, and of any WebSocket.
+    /// How to write clients that survive a server restart: for topics, and for any WebSocket.
     ///
     /// [Centrifuge's protocol]: crate::guides
     /// [`/broadcast`]: crate::guides

@@ -52,7 +52,7 @@ def arguments():
     parser.add_argument("--into", metavar="DIR", help="add to the record in DIR instead")
     parser.add_argument("--again", action="store_true", help="discard rows that the record has, and measure them again")
     parser.add_argument("--list", action="store_true", help="print rows and peers")
-    parser.add_argument("--readme", action="store_true", help="generate README's chart and table, docs/explanation/peers.md, the records' pages; with --record, after the run")
+    parser.add_argument("--readme", action="store_true", help="generate README's chart and table, results/peers.md, the records' pages; with --record, after the run")
     parser.add_argument("--check", action="store_true", help="fail if one of these documents does not match the records")
     parser.add_argument("--rows", default="", help="run only these rows, separated by commas")
     parser.add_argument("--peers", default="", help="run only these peers, separated by commas, and echoring")

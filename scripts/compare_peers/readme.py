@@ -1,4 +1,4 @@
-"""Generates documents from the records: README's chart and small table, the big table in docs, each record's page."""
+"""Generates documents from the records: README's chart and small table, the big table in results/, each record's page."""
 
 import os
 import statistics
@@ -12,9 +12,9 @@ from catalogue import AIO, AIO_WRITE, FLOOR, OURS, RAWS
 from workloads import ROWS
 
 README = os.path.join(machine.ROOT, "README.md")
-PEERS = os.path.join(machine.ROOT, "docs", "explanation", "peers.md")
+PEERS = os.path.join(machine.ROOT, "results", "peers.md")
 IMAGES = os.path.join(machine.ROOT, "docs", "images")
-# Names of the generated parts: the chart and the small table of README, the big table of docs.
+# Names of the generated parts: the chart and the small table of README, the big table of results/peers.md.
 CHART, SMALL, BIG = "chart", "small table", "table"
 SHOWN = (FLOOR, "uws", "bun")
 # The rows of README, by name. All are from one record, so that the table has one machine, day and commit.
@@ -166,7 +166,7 @@ def ratio_to(result, side, name):
 
 
 def big(every):
-    """The table of docs: each row from the last day that measured it."""
+    """The table of results/peers.md: each row from the last day that measured it."""
     if not every:
         return NONE
     every = by_age(every)
@@ -177,10 +177,15 @@ def big(every):
     pictures = [os.path.join(folder_of(record), "peers.svg") for record in made if 2 * len(record.rows) >= len(found)]
     drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
     if drawn:
-        parts.append(f"![Value of each server in the rows of a quick look, lower is better](../../{drawn[-1]})")
+        parts.append(f"![Value of each server in the rows of a quick look, lower is better]({beside(drawn[-1])})")
     parts.append("Records, oldest first:")
     parts.append("\n".join(f"- {origin(record)}" for record in made))
     return "\n\n".join(parts)
+
+
+def beside(path):
+    """A file of results/ as the big table links to it."""
+    return os.path.relpath(os.path.join(machine.ROOT, path), os.path.dirname(PEERS))
 
 
 def folder_of(record):
@@ -246,7 +251,7 @@ def origin(record):
     last = records.newest_row(record)
     page = os.path.relpath(record.page, machine.ROOT)
     return (
-        f"[{page}](../../{page}): commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux "
+        f"[{page}]({beside(page)}): commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux "
         f"{last['environment']['kernel']}, {last['started_at'][:10]}"
     )
 

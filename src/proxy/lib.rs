@@ -274,7 +274,7 @@ impl Proxy {
         self.address
     }
 
-    /// The driver: always `epoll`, see "The proxy and tokio" in ARCHITECTURE.md.
+    /// The driver: always `epoll`, see `docs/decisions/0028-plain-tokio-for-control-and-proxy.md`.
     pub fn driver(&self) -> &'static str {
         "epoll"
     }

@@ -1,5 +1,5 @@
 //! How often the intervals contain the true value, over series whose values are independent, correlated with their neighbours,
-//! in two modes, or drifting. The figures are in docs/explanation/measuring.md:
+//! in two modes, or drifting. The figures are in results/intervals.md:
 //! `cargo nextest run -p echoring-load coverage --no-capture` prints them.
 
 use super::*;
