@@ -219,7 +219,10 @@ fn if_only_skipped_commits_are_left_all_of_them_are_named() {
 #[test]
 fn a_noise_larger_than_the_regression_is_undecided() {
     let history = History::with("undecided", &[100.0, 105.0]);
-    let (run, json) = history.bisect(&["--pairs-max", "10"], &["./measure"]);
+    // Of the pairs, which follow one trial run, every second one has a ratio below the threshold, whichever commit is run first.
+    let alternating = r#"count=$(cat "$COUNTER" 2>/dev/null || echo 0); echo $((count + 1)) >"$COUNTER"
+        [ "$(cat figure)" = 100 ] && echo 100 || echo $((100 + 10 * ((count + 1) / 2 % 2)))"#;
+    let (run, json) = history.bisect(&["--pairs-max", "10"], &["sh", "-c", alternating]);
     assert_eq!((run.code, &json["outcome"]), (Some(4), &"undecided".into()), "{run}");
     assert_eq!(json["steps"][0]["pairs"], 10, "{run}");
 }
