@@ -235,7 +235,13 @@ class ByPipe(unittest.TestCase):
 
 
 class Terminal:
-    """Runs `connect` on a pseudo-terminal."""
+    """Runs `connect` on a pseudo-terminal.
+
+    Between two lines the terminal is in canonical mode, where the kernel would take Ctrl-D itself: keys are typed
+    only while the program reads single keys, which it tells by asking for bracketed paste.
+    """
+
+    reads_keys = re.compile("\x1b\\[\\?2004([hl])")
 
     def __init__(self, url, *flags, home, no_color="1"):
         self.master, slave = pty.openpty()
@@ -247,9 +253,20 @@ class Terminal:
         )
         os.close(slave)
         self.seen = ""
+        self.printed = ""
+        self.lines_typed = 0
 
     def type(self, text):
+        while not self.is_reading_keys():
+            if not self.read():
+                raise AssertionError(f"ended before {text!r} could be typed: {self.printed!r}")
         os.write(self.master, text.encode())
+        self.lines_typed += text.count("\r")
+
+    def is_reading_keys(self):
+        """The last line that was typed is taken, and the next can be."""
+        modes = self.reads_keys.findall(self.printed)
+        return modes.count("l") >= self.lines_typed and modes[-1:] == ["h"]
 
     def read(self):
         """Reads more of the screen. `False` at its end."""
@@ -261,6 +278,7 @@ class Terminal:
         except OSError:
             return False
         self.seen += data.decode()
+        self.printed += data.decode()
         return bool(data)
 
     def wait_for(self, pattern):
