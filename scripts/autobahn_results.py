@@ -9,6 +9,7 @@ import json
 import os
 import platform
 
+import generated
 import machine
 
 ROOT = machine.ROOT
@@ -137,21 +138,9 @@ def cell(record, cases):
     return f"{passed} of {len(cases)}"
 
 
-def split_page():
-    with open(PAGE) as file:
-        text = file.read()
-    before, begin, rest = text.partition(BEGIN)
-    present, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"autobahn: docs/explanation/conformance.md lacks the lines {BEGIN!r} and {END!r}")
-    return before, present, after
-
-
 def page_is_current():
-    return split_page()[1] == f"\n{table()}\n"
+    return generated.is_current(PAGE, BEGIN, END, f"\n{table()}\n")
 
 
 def write_page():
-    before, _, after = split_page()
-    with open(PAGE, "w") as file:
-        file.write(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    generated.write(PAGE, BEGIN, END, f"\n{table()}\n")

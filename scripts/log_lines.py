@@ -11,7 +11,10 @@ import os
 import re
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import generated  # noqa: E402
+from machine import ROOT  # noqa: E402
+
 PAGE = os.path.join(ROOT, "docs", "contributing", "metrics-to-code.md")
 BEGIN = "<!-- log lines: made by scripts/log_lines.py from src, do not edit. -->"
 END = "<!-- log lines: end of the part that scripts/log_lines.py made. -->"
@@ -66,19 +69,11 @@ def table():
 
 
 def main():
-    with open(PAGE, encoding="utf-8") as file:
-        text = file.read()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"log_lines: {os.path.relpath(PAGE, ROOT)} lacks the lines {BEGIN!r} and {END!r}")
-    wanted = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-    if wanted == text:
-        return
-    if "--check" in sys.argv:
+    part = f"\n\n{table()}\n\n"
+    if "--check" not in sys.argv:
+        generated.write(PAGE, BEGIN, END, part)
+    elif not generated.is_current(PAGE, BEGIN, END, part):
         sys.exit("log_lines: docs/contributing/metrics-to-code.md does not match src; run scripts/docs --update")
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(wanted)
 
 
 if __name__ == "__main__":

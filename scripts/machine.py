@@ -1,7 +1,8 @@
-"""Describes the machine and the working tree for records, finds the folder for results, and runs busy loops."""
+"""Describes the machine and the working tree for records, writes records, and runs busy loops."""
 
 import contextlib
 import datetime
+import json
 import os
 import platform
 import re
@@ -45,6 +46,32 @@ def results_folder(date=None):
     folder = os.path.join(ROOT, "results", f"{(date or datetime.date.today()).isoformat()}-{machine}")
     os.makedirs(folder, exist_ok=True)
     return folder
+
+
+def origin():
+    """Where and when the figures of a record were measured. The commit ends with `+` if the working tree differs from it."""
+    return {
+        "commit": commit() + ("+" if uncommitted_changes() else ""),
+        "cpu": f"{cpu_model()}, {os.cpu_count()} CPUs",
+        "kernel": platform.release(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def short(commit):
+    """A commit as pages show it."""
+    return commit[:12] + ("+" if commit.endswith("+") else "")
+
+
+def keep(name, figures, page, indent=1):
+    """Writes a record, NAME.json and NAME.md in results/DATE-MACHINE, and says where. The page is made of the figures."""
+    folder = results_folder()
+    with open(os.path.join(folder, f"{name}.json"), "w") as file:
+        json.dump(figures, file, indent=indent)
+        file.write("\n")
+    with open(os.path.join(folder, f"{name}.md"), "w") as file:
+        file.write(page(figures))
+    print(os.path.relpath(folder, ROOT))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import os
 import statistics
 
 import chart
+import generated
 import judge
 import machine
 import records
@@ -38,12 +39,7 @@ def marks(part):
 
 def marked(text, part, path, made):
     """The text of a document with `made` between the marks of a part."""
-    begin, end = marks(part)
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"compare-peers: {os.path.relpath(path, machine.ROOT)} lacks the lines {begin!r} and {end!r}")
-    return f"{before}{begin}\n{made}\n{end}{after}"
+    return generated.replaced(text, path, *marks(part), f"\n{made}\n")
 
 
 def headline(every):

@@ -492,7 +492,7 @@ fn nodes_of_another_version_are_ignored() {
     cluster.handle_heartbeat(&heartbeat, JOIN_DELAY);
     assert_eq!(cluster.members().count(), 1);
     assert!(Packet::read(&packet).is_some());
-    // What a later release of this version may add is no message.
+    // A kind that only later releases of this version have is no message.
     assert_eq!(Message::read(b"\xff\x01t"), None);
 }
 

@@ -471,22 +471,19 @@ impl CommandSender {
         self.ask_one(owner, Duration::from_nanos(SNAPSHOT_TIMEOUT), ask).ok()
     }
 
-    /// Asks one shard about its open connections. A shard that has ended has none.
-    ///
-    /// # Errors
-    /// If it does not answer in time.
+    /// Asks one shard about its open connections; `None` if it does not answer in time. A shard that has ended has none.
     pub(crate) fn scan(
         &self,
         shard: usize,
         filter: &ConnectionFilter,
         action: ScanAction,
         candidates: Candidates,
-    ) -> Result<ScanReport, Silent> {
+    ) -> Option<ScanReport> {
         let (patience, filter) = (action.patience(), filter.clone());
         let ask = |reply| ShardCommand::Connections(ConnectionScan { filter, action, candidates, reply });
         match self.ask_one(shard, patience, ask) {
-            Err(RecvTimeoutError::Disconnected) => Ok(ScanReport::default()),
-            answer => answer.map_err(|_| Silent),
+            Err(RecvTimeoutError::Disconnected) => Some(ScanReport::default()),
+            answer => answer.ok(),
         }
     }
 
@@ -520,10 +517,6 @@ impl CommandSender {
         answers
     }
 }
-
-/// A shard did not answer in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Silent;
 
 /// Waits for the results, until a time if the owner has not begun by then.
 fn await_until(mut pending: PendingBatch, until: Option<Instant>) -> Result<Published, PublishError> {

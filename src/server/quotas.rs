@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::{APP_CALLS_PER_IDENTITY_MAX, IDENTITIES_SWEPT_MIN};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::admission::{Bucket, Limit, SharedBucket, TopicUseLimits};
+use echoring_runtime::admission::{Bucket, Limit, Rate, SharedBucket, TopicUseLimits};
 use echoring_runtime::driver::Token;
 
 /// The identities of a node. An identity without a connection is remembered until its buckets are full again, so that to
@@ -26,8 +26,8 @@ struct Known {
 /// What the connections of an identity use together.
 #[derive(Debug, Default)]
 pub(crate) struct IdentityUse {
-    publications: SharedBucket,
-    subscribing: SharedBucket,
+    /// By [`Use`].
+    rates: [SharedBucket; 2],
     subscriptions: AtomicU32,
     /// Calls that wait for the application.
     calls: AtomicU32,
@@ -60,32 +60,25 @@ enum Use {
 }
 
 impl Use {
-    fn limit(self) -> Limit {
+    /// The rates of a connection and of an identity, with the limits that say that they are used up.
+    fn rates(self, limits: &TopicUseLimits) -> [(Option<Rate>, Limit); 2] {
         match self {
-            Use::Publication => Limit::Publications,
-            Use::Subscription => Limit::SubscribeRate,
-        }
-    }
-
-    fn limit_of_identity(self) -> Limit {
-        match self {
-            Use::Publication => Limit::PublicationsPerIdentity,
-            Use::Subscription => Limit::SubscribeRatePerIdentity,
+            Use::Publication => [
+                (limits.publications_per_connection, Limit::Publications),
+                (limits.publications_per_identity, Limit::PublicationsPerIdentity),
+            ],
+            Use::Subscription => [
+                (limits.subscribe_rate_per_connection, Limit::SubscribeRate),
+                (limits.subscribe_rate_per_identity, Limit::SubscribeRatePerIdentity),
+            ],
         }
     }
 }
 
 impl IdentityUse {
-    fn bucket(&self, what: Use) -> &SharedBucket {
-        match what {
-            Use::Publication => &self.publications,
-            Use::Subscription => &self.subscribing,
-        }
-    }
-
     /// Whether nothing of its rates is used.
     fn is_rested(&self, now: Nanos) -> bool {
-        self.publications.is_full(now) && self.subscribing.is_full(now)
+        self.rates.iter().all(|rate| rate.is_full(now))
     }
 }
 
@@ -138,8 +131,8 @@ pub(crate) struct Quotas {
 #[derive(Debug)]
 struct ConnectionUse {
     token: Token,
-    publications: Bucket,
-    subscribing: Bucket,
+    /// By [`Use`].
+    rates: [Bucket; 2],
     identity: Option<Arc<IdentityUse>>,
     /// The subscription of a raw connection.
     subscription: Option<CountedSubscription>,
@@ -194,24 +187,21 @@ impl Quotas {
     /// Takes one of the rates of a connection and of its identity.
     fn take(&mut self, what: Use, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
         let Quotas { limits, identities, connections } = self;
-        let (of_each, of_identity) = match what {
-            Use::Publication => (limits.publications_per_connection, limits.publications_per_identity),
-            Use::Subscription => (limits.subscribe_rate_per_connection, limits.subscribe_rate_per_identity),
-        };
+        let [(rate, connection_limit), (of_identity, identity_limit)] = what.rates(limits);
         let of_identity = of_identity.zip(subject);
-        if of_each.is_none() && of_identity.is_none() {
+        if rate.is_none() && of_identity.is_none() {
             return Ok(());
         }
         let known = of_connection(connections, token);
-        if let Some(rate) = of_each
-            && !known.bucket(what).take(rate, 1, now)
+        if let Some(rate) = rate
+            && !known.rates[what as usize].take(rate, 1, now)
         {
-            return Err(what.limit());
+            return Err(connection_limit);
         }
         if let Some((rate, subject)) = of_identity {
             let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
-            if !identity.bucket(what).take(rate, 1, now) {
-                return Err(what.limit_of_identity());
+            if !identity.rates[what as usize].take(rate, 1, now) {
+                return Err(identity_limit);
             }
         }
         Ok(())
@@ -261,15 +251,7 @@ fn of_connection(connections: &mut HashMap<u32, ConnectionUse>, token: Token) ->
 
 impl ConnectionUse {
     fn new(token: Token) -> ConnectionUse {
-        let [publications, subscribing] = [Bucket::default(); 2];
-        ConnectionUse { token, publications, subscribing, identity: None, subscription: None }
-    }
-
-    fn bucket(&mut self, what: Use) -> &mut Bucket {
-        match what {
-            Use::Publication => &mut self.publications,
-            Use::Subscription => &mut self.subscribing,
-        }
+        ConnectionUse { token, rates: Default::default(), identity: None, subscription: None }
     }
 }
 
@@ -277,7 +259,6 @@ impl ConnectionUse {
 mod tests {
     use super::*;
     use echoring_proto::limits::SECOND;
-    use echoring_runtime::admission::Rate;
 
     fn token(index: u32) -> Token {
         Token { index, generation: 1 }

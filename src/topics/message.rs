@@ -206,17 +206,24 @@ impl Refused {
 
     /// Whether a retry may succeed.
     pub fn is_passing(self) -> bool {
-        matches!(
-            self,
+        match self {
             Refused::Busy
-                | Refused::OutOfMemory
-                | Refused::Draining
-                | Refused::RateLimited
-                | Refused::Unreachable
-                | Refused::Uncertain
-                | Refused::Behind
-                | Refused::NoStorage
-        )
+            | Refused::OutOfMemory
+            | Refused::Draining
+            | Refused::RateLimited
+            | Refused::Unreachable
+            | Refused::Uncertain
+            | Refused::Behind
+            | Refused::NoStorage => true,
+            Refused::TooManyTopics
+            | Refused::TooManyByConnection
+            | Refused::TooManyByIdentity
+            | Refused::NoKey
+            | Refused::TooManyKeys
+            | Refused::Forbidden
+            | Refused::TooLarge
+            | Refused::KeyReused => false,
+        }
     }
 }
 

@@ -398,7 +398,7 @@ class WithoutStreams(InACluster):
                 self.assertIn("JetStream", answer["error"]["message"])
         for node in nodes:
             self.assertEqual(node.publish("other", "text")[0], 200)
-        # One of the nodes owns the topic. The other is told by it.
+        # One of the nodes owns the topic, and tells the other.
         for node in nodes:
             async with Session(node) as session:
                 for number in [await session.request("subscribe", topic=topic) for topic in TOPICS]:

@@ -41,19 +41,19 @@ def wait_for_lines(path, count):
     return lines(path)
 
 
+def wait_for_texts(path, *texts):
+    """Waits until each of these texts is in a line of a file. Several threads write their lines in any order."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not all(any(text in line for line in lines(path)) for text in texts):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{path} lacks one of {texts}: {lines(path)}")
+        time.sleep(0.02)
+
+
 class InDirectory(unittest.TestCase):
     def setUp(self):
         self.directory = self.enterContext(tempfile.TemporaryDirectory(prefix="logs-"))
         self.access, self.errors = (os.path.join(self.directory, name) for name in ("access.log", "error.log"))
-
-    def waits_for_error(self, text):
-        """Whether the log has a line with this text before long. Lines of other threads may come between."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not any(text in line for line in lines(self.errors)):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
 
     def serve(self, *flags, admin="off", **options):
         return self.enterContext(Server(*flags, admin=admin, **options))
@@ -197,7 +197,7 @@ class LogFiles(InDirectory):
         for log in (self.access, self.errors):
             os.rename(log, log + ".1")
         server.terminate(signal.SIGUSR1)
-        self.assertTrue(self.waits_for_error("the log was opened again"))
+        wait_for_texts(self.errors, "the log was opened again")
         # The files are opened by two threads.
         deadline = time.monotonic() + PATIENCE_S
         while not os.path.exists(self.access) and time.monotonic() < deadline:
@@ -206,7 +206,7 @@ class LogFiles(InDirectory):
             peer.upgrade("/nowhere")
             peer.read_end()
         self.assertRegex(wait_for_lines(self.access, 1)[0], "status=404")
-        self.assertTrue(self.waits_for_error("request refused"))
+        wait_for_texts(self.errors, "request refused")
         self.assertEqual(lines(self.access + ".1"), [])
         self.assertEqual(os.stat(self.errors).st_mode & 0o777 & ~0o640, 0)
 
@@ -216,11 +216,7 @@ class LogFiles(InDirectory):
             os.rename(log, log + ".1")
             os.mkdir(log)
         server.terminate(signal.SIGUSR1)
-        told = ["the log cannot be opened again", "the access log cannot be opened again"]
-        deadline = time.monotonic() + PATIENCE_S
-        while not all(any(line in text for text in lines(self.errors + ".1")) for line in told):
-            self.assertLess(time.monotonic(), deadline, lines(self.errors + ".1"))
-            time.sleep(0.02)
+        wait_for_texts(self.errors + ".1", "the log cannot be opened again", "the access log cannot be opened again")
         with Raw(server) as peer:
             peer.upgrade("/nowhere")
             peer.read_end()

@@ -188,7 +188,7 @@ class Exposition(unittest.TestCase):
                     if peer.read_head()[0] == 101:
                         peer.send(frame(1, mark.encode()) + frame(8, (4100 + number).to_bytes(2) + mark.encode()))
                         peer.read_end()
-            # What each round does is counted by then, and later rounds make no series of their own.
+            # The first rounds have made every series; later rounds add none.
             if number >= 5:
                 series.append(set(samples(self.text())))
         self.assertEqual(set.union(*series) - set.intersection(*series), set())

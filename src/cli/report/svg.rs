@@ -472,7 +472,7 @@ fn classified(drawn: &str) -> String {
         for (round, stroke) in (0..ROUNDS).flat_map(|round| Stroke::ALL.map(|stroke| (round, stroke))) {
             let drawn = format!("stroke=\"{}\"", hex(marked(run, stroke, round)));
             let meant = format!("class=\"s{run}\" stroke=\"{plain}\"{}", stroke.attributes(round));
-            // What is replaced by the same colour must not be found again: that is the first one.
+            // The first mark is the plain colour itself, so it is replaced before any text has that.
             text = text.replace(&drawn, &meant);
         }
     }

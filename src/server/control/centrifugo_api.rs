@@ -19,7 +19,7 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::access::{self, Refused, Scope};
-use super::connection_pages::{Gathered, Missing};
+use super::connection_pages::Gathered;
 use super::connections::{Connections, Unanswered};
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
@@ -28,6 +28,7 @@ use super::topics::{self, Topics};
 use crate::broadcast::{HistoryRange, TopicAnswer, TopicQuestion, payload};
 use crate::connections::{ConnectionFilter, ScanAction};
 use crate::handle::{Handle, Snapshot};
+use crate::handover::Missing;
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use crate::publications::OwnedPublication;
 use action::Action;
@@ -207,9 +208,8 @@ impl CentrifugoApi<'_> {
     async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Result<Outcome, ApiError> {
         match self.connections.change_matching(filter, change).await {
             Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
-            Ok(Gathered { missing: Some(Missing::Silent), .. }) => {
-                let line = "the server before this one, which drains, did not answer in time";
-                Err(ApiError::new(ErrorCode::Internal, line))
+            Ok(Gathered { missing: Some(missing @ Missing::Silent), .. }) => {
+                Err(ApiError::new(ErrorCode::Internal, &missing.to_string()))
             }
             Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
             Ok(_) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),

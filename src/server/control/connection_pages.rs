@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 
 use echoring_centrifuge::ErrorCode;
 use echoring_runtime::driver::Token;
-use serde::Serialize;
 
 use crate::connections::{
     Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose, OtherProcess, RankBy,
     ScanAction, ScanReport, decimal,
 };
 use crate::handle::Handle;
-use crate::handover::{DrainingPredecessor, Unanswered};
+use crate::handover::{DrainingPredecessor, Missing};
 use crate::limits::CONNECTION_GATHER_TIME;
 
 /// Where a page begins.
@@ -58,16 +57,6 @@ pub(super) enum ScanError {
     UnknownPlace,
 }
 
-/// Why the connections of a predecessor that drains are not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Missing {
-    /// It did not answer in time.
-    Silent,
-    /// Its version cannot be asked.
-    Unsupported,
-}
-
 /// Connections, or what was done with them, up to a place.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
@@ -91,13 +80,6 @@ struct Walk {
     shards: usize,
 }
 
-/// A shard by its process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ShardOf {
-    Predecessor(usize),
-    This(usize),
-}
-
 impl Walk {
     /// The first step at a shard of this process.
     fn own(&self) -> usize {
@@ -117,8 +99,12 @@ impl Walk {
         self.first.wrapping_add(step as u8)
     }
 
-    fn shard(&self, step: usize) -> ShardOf {
-        step.checked_sub(self.own()).map_or(ShardOf::Predecessor(step), ShardOf::This)
+    /// The shard of a step, and the predecessor if it is one of that.
+    fn shard(&self, step: usize) -> (Option<&DrainingPredecessor>, usize) {
+        match (&self.predecessor, step.checked_sub(self.own())) {
+            (Some(predecessor), None) => (Some(predecessor), step),
+            (_, own) => (None, own.unwrap_or(step)),
+        }
     }
 }
 
@@ -207,10 +193,10 @@ impl Handle {
                     step = walk.own();
                     continue;
                 }
-                (Ok(ScanReport { next: Some(_), .. }), ShardOf::Predecessor(_)) => {
+                (Ok(ScanReport { next: Some(_), .. }), (Some(_), _)) => {
                     gathered.missing = Some(Missing::Silent);
                 }
-                (Ok(ScanReport { next: Some(_), .. }), ShardOf::This(shard)) => {
+                (Ok(ScanReport { next: Some(_), .. }), (None, shard)) => {
                     return Err(ScanError::TooLong(shard));
                 }
                 (report, _) => {
@@ -275,23 +261,17 @@ impl Handle {
         action: ScanAction,
         candidates: Candidates,
     ) -> Result<ScanReport, ScanError> {
-        let shard = match (walk.shard(step), &walk.predecessor) {
-            (ShardOf::Predecessor(shard), Some(predecessor)) => {
-                let answer = predecessor.ask(shard, filter, action, candidates);
-                let mut report = answer.map_err(|unanswered| {
-                    ScanError::Predecessor(match unanswered {
-                        Unanswered::Silent => Missing::Silent,
-                        Unanswered::Unsupported => Missing::Unsupported,
-                    })
-                })?;
-                for connection in &mut report.connections {
-                    connection.process = Some(OtherProcess::Predecessor);
-                }
-                return Ok(report);
-            }
-            (ShardOf::This(shard) | ShardOf::Predecessor(shard), _) => shard,
+        let (predecessor, shard) = walk.shard(step);
+        let Some(predecessor) = predecessor else {
+            let answer = self.commands.scan(shard, filter, action, candidates);
+            return answer.ok_or(ScanError::Silent(shard));
         };
-        self.commands.scan(shard, filter, action, candidates).map_err(|_| ScanError::Silent(shard))
+        let answer = predecessor.ask(shard, filter, action, candidates);
+        let mut report = answer.map_err(ScanError::Predecessor)?;
+        for connection in &mut report.connections {
+            connection.process = Some(OtherProcess::Predecessor);
+        }
+        Ok(report)
     }
 }
 
@@ -314,13 +294,14 @@ mod tests {
         let alone = Walk { first: 254, predecessor: None, shards: 3 };
         let steps = |walk: &Walk| [253, 254, 255, 0, 1].map(|number| walk.step(number));
         assert_eq!(steps(&alone), [None, Some(0), Some(1), Some(2), None]);
-        assert_eq!((alone.shard(2), alone.number(2)), (ShardOf::This(2), 0));
+        assert!(alone.shard(2).0.is_none());
+        assert_eq!((alone.shard(2).1, alone.number(2)), (2, 0));
         let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2)));
         let both = Walk { first: 254, predecessor, shards: 2 };
         assert_eq!(steps(&both), [None, Some(0), Some(1), Some(2), Some(3)]);
-        let shards: Vec<ShardOf> = (0..both.steps()).map(|step| both.shard(step)).collect();
-        let expected = [ShardOf::Predecessor(0), ShardOf::Predecessor(1), ShardOf::This(0), ShardOf::This(1)];
-        assert_eq!(shards, expected);
+        let shards = (0..both.steps()).map(|step| both.shard(step));
+        let shards: Vec<_> = shards.map(|(predecessor, shard)| (predecessor.is_some(), shard)).collect();
+        assert_eq!(shards, [(true, 0), (true, 1), (false, 0), (false, 1)]);
         let most = Walk { first: 7, predecessor: None, shards: 256 };
         assert_eq!((most.step(7), most.step(6)), (Some(0), Some(255)));
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::connection_pages::{Gathered, Missing, Place, ScanError};
+use super::connection_pages::{Gathered, Place, ScanError};
 use super::http::Reply;
 use super::publications::InvalidBody;
 use super::topics::{parameters, refuse, unknown_parameter};
@@ -13,6 +13,7 @@ use crate::connections::{
     ConnectionFilter, ConnectionReport, OperatorClose, RankBy, ScanAction, address_block,
 };
 use crate::handle::Handle;
+use crate::handover::Missing;
 use crate::limits::{
     ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, ADMIN_CONNECTIONS_LISTED_MAX,
 };
@@ -155,13 +156,12 @@ fn failed(error: &ScanError) -> Reply {
         ScanError::TooLong(shard) => {
             ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))
         }
-        ScanError::Predecessor(Missing::Silent) => {
-            let line = "the server before this one, which drains, did not answer in time";
-            ("silent-predecessor", line.to_owned())
-        }
-        ScanError::Predecessor(Missing::Unsupported) => {
-            let line = "the server before this one, which drains, is of a version that cannot be asked";
-            ("unsupported-predecessor", line.to_owned())
+        ScanError::Predecessor(missing) => {
+            let code = match missing {
+                Missing::Silent => "silent-predecessor",
+                Missing::Unsupported => "unsupported-predecessor",
+            };
+            (code, missing.to_string())
         }
         ScanError::UnknownPlace => {
             return refuse(&InvalidBody::bad("after", "must be the `next` of a page of this server"));

@@ -335,12 +335,7 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
         | Refused::TooManyByConnection
         | Refused::TooManyByIdentity
         | Refused::Draining => Some("5"),
-        Refused::TooLarge
-        | Refused::NoKey
-        | Refused::TooManyKeys
-        | Refused::Forbidden
-        | Refused::KeyReused => None,
-        _ => Some("1"),
+        _ => refused.is_passing().then_some("1"),
     }
 }
 

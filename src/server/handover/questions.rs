@@ -3,6 +3,7 @@
 //! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
 //! it up, and the link goes on when they fail. One question is asked at a time, and the answers come in the same order.
 
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,14 +12,16 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::ClientNumbers;
 use super::question_codec::{Question, QuestionAnswer};
-use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, receive, send};
+use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
 use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
 use crate::handle::Handle;
 use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
 
-/// The predecessor of a server, as it is seen by those who ask about its connections.
+/// The predecessor of a server, for questions about its connections.
 #[derive(Debug)]
 pub(crate) struct DrainingPredecessor {
     clients: ClientNumbers,
@@ -27,13 +30,25 @@ pub(crate) struct DrainingPredecessor {
     channel: Mutex<Option<Channel>>,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unanswered {
+/// Why the connections of a predecessor that drains are not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Missing {
     /// It did not answer in time.
     Silent,
     /// Its version does not know the question.
     Unsupported,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Missing::Silent => "the server before this one, which drains, did not answer in time",
+            Missing::Unsupported => {
+                "the server before this one, which drains, is of a version that cannot be asked"
+            }
+        })
+    }
 }
 
 impl DrainingPredecessor {
@@ -73,24 +88,24 @@ impl DrainingPredecessor {
         filter: &ConnectionFilter,
         action: ScanAction,
         candidates: Candidates,
-    ) -> Result<ScanReport, Unanswered> {
-        // Also for those who wait for others' questions.
+    ) -> Result<ScanReport, Missing> {
+        // Includes the time in which others ask.
         let until = Instant::now() + action.patience();
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_gone.load(Ordering::Acquire) {
             return Ok(ScanReport::default());
         }
-        let Some(open) = channel.as_mut() else { return Err(Unanswered::Unsupported) };
+        let Some(open) = channel.as_mut() else { return Err(Missing::Unsupported) };
         let question = Question { number: 0, shard, filter: filter.clone(), action, candidates };
         match open.ask(question, until) {
             Ok(QuestionAnswer::Report(report)) => Ok(report),
-            Ok(QuestionAnswer::Silent) => Err(Unanswered::Silent),
-            Ok(QuestionAnswer::NotUnderstood) => Err(Unanswered::Unsupported),
-            Err(error) if is_timeout(&error) => Err(Unanswered::Silent),
+            Ok(QuestionAnswer::Silent) => Err(Missing::Silent),
+            Ok(QuestionAnswer::NotUnderstood) => Err(Missing::Unsupported),
+            Err(error) if is_timeout(&error) => Err(Missing::Silent),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "the server before this one is asked no more about its connections");
                 *channel = None;
-                Err(Unanswered::Unsupported)
+                Err(Missing::Unsupported)
             }
             Err(error) => {
                 tracing::debug!(%error, "the server before this one has ended");
@@ -167,15 +182,13 @@ impl Channel {
         const BLOCK_BYTES: usize = 64 * 1024;
         loop {
             if let Some((head, rest)) = self.received.split_first_chunk::<FRAME_HEAD_BYTES>() {
-                let [length @ .., kind] = *head;
-                // With the kind.
-                let length = u32::from_le_bytes(length) as usize;
-                if kind != FrameKind::Answer as u8 || !(1..=HANDOVER_ANSWER_BYTES_MAX).contains(&length) {
-                    return Err(invalid("what arrived is no answer"));
+                let (kind, length) = read_head(*head, HANDOVER_ANSWER_BYTES_MAX)?;
+                if kind != FrameKind::Answer {
+                    return Err(invalid("an unexpected frame"));
                 }
-                if let Some(body) = rest.get(..length - 1) {
+                if let Some(body) = rest.get(..length) {
                     let body = body.to_vec();
-                    self.received.drain(..FRAME_HEAD_BYTES + length - 1);
+                    self.received.drain(..FRAME_HEAD_BYTES + length);
                     return Ok(body);
                 }
             }
@@ -207,10 +220,8 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
     let answering = move || {
         let error = answer_all(&stream, |question| {
             let Question { shard, filter, action, candidates, .. } = question;
-            match server.commands.scan(shard, &filter, action, candidates) {
-                Ok(report) => QuestionAnswer::Report(report),
-                Err(_) => QuestionAnswer::Silent,
-            }
+            let report = server.commands.scan(shard, &filter, action, candidates);
+            report.map_or(QuestionAnswer::Silent, QuestionAnswer::Report)
         });
         if error.kind() == io::ErrorKind::InvalidData {
             tracing::warn!(%error, "the successor is told no more about connections");
@@ -260,7 +271,7 @@ mod tests {
         (DrainingPredecessor::new(clients(), Some(here.into())), there)
     }
 
-    fn ask(predecessor: &DrainingPredecessor, shard: usize) -> Result<ScanReport, Unanswered> {
+    fn ask(predecessor: &DrainingPredecessor, shard: usize) -> Result<ScanReport, Missing> {
         predecessor.ask(shard, &ConnectionFilter::default(), ScanAction::List(1), Candidates::From(0))
     }
 
@@ -297,8 +308,8 @@ mod tests {
                         for shard in [0, 1, 0] {
                             assert_eq!(ask(&predecessor, shard), Ok(ranked(shard as u64)));
                         }
-                        assert_eq!(ask(&predecessor, 2), Err(Unanswered::Silent));
-                        assert_eq!(ask(&predecessor, 3), Err(Unanswered::Unsupported));
+                        assert_eq!(ask(&predecessor, 2), Err(Missing::Silent));
+                        assert_eq!(ask(&predecessor, 3), Err(Missing::Unsupported));
                     })
                 })
                 .collect();
@@ -311,7 +322,7 @@ mod tests {
     #[test]
     fn a_predecessor_of_a_version_without_questions_is_not_asked() {
         let predecessor = DrainingPredecessor::new(clients(), None);
-        assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+        assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
         predecessor.set_gone();
         assert_eq!(ask(&predecessor, 0), Ok(ScanReport::default()));
     }
@@ -335,13 +346,13 @@ mod tests {
             let (predecessor, there) = pair();
             send(&there, kind, body).expect("sent");
             for _ in 0..2 {
-                assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+                assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
             }
         }
         let (predecessor, mut there) = pair();
         there.write_all(&(HANDOVER_ANSWER_BYTES_MAX as u32 + 1).to_le_bytes()).expect("sent");
         there.write_all(&[FrameKind::Answer as u8]).expect("sent");
-        assert_eq!(ask(&predecessor, 0), Err(Unanswered::Unsupported));
+        assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
     }
 
     #[test]

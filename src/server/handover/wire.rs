@@ -96,14 +96,8 @@ pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io:
 pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<FrameKind> {
     let mut head = [0; FRAME_HEAD_BYTES];
     stream.read_exact(&mut head)?;
-    let [length @ .., kind] = head;
-    let length = u32::from_le_bytes(length) as usize;
-    let kind = KINDS.into_iter().find(|known| *known as u8 == kind);
-    let (Some(kind), 1..=HANDOVER_FRAME_BYTES_MAX) = (kind, length) else {
-        return Err(invalid("what arrived is no frame"));
-    };
+    let (kind, mut rest) = read_head(head, HANDOVER_FRAME_BYTES_MAX)?;
     body.clear();
-    let mut rest = length - 1;
     while rest > 0 {
         // Not more than arrives, whatever the length says.
         let at = body.len();
@@ -112,6 +106,16 @@ pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<
         rest -= body.len() - at;
     }
     Ok(kind)
+}
+
+/// The kind of a frame and the length of its body. With the kind, that has `bytes_max` at most.
+pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::Result<(FrameKind, usize)> {
+    let [length @ .., kind] = head;
+    let length = u32::from_le_bytes(length) as usize;
+    match KINDS.into_iter().find(|known| *known as u8 == kind) {
+        Some(kind) if (1..=bytes_max).contains(&length) => Ok((kind, length - 1)),
+        _ => Err(invalid("what arrived is no frame")),
+    }
 }
 
 pub(crate) fn invalid(words: &str) -> io::Error {

@@ -178,7 +178,7 @@ fn a_predecessor_that_stands_still_hides_only_its_own_connections() {
     let both = page["connections"].as_array().expect("a list");
     assert_eq!((both.len(), &page["predecessor"]), (2, &Value::Null), "{page}");
     assert_eq!(draining(both), BTreeSet::from([id.clone()]));
-    // What was not answered was not done later either.
+    // The request that got no answer was not carried out later.
     socket.send("still here".into()).expect("sent");
     assert_eq!(next(&mut socket).as_deref(), Ok("still here"));
     assert_eq!(delete(at, &format!("/connections/{id}")).1["closed"], 1);
