@@ -1,4 +1,4 @@
-//! A subscriber that outlives its server: it prints each message of a topic once and in order, says what it missed, and shows the
+//! A subscriber that survives a server restart: it prints each message of a topic once and in order, says what it missed, and shows the
 //! state of its connection. It gives up after a time without a server, and at once if the server refuses it for good.
 //!
 //! ```text

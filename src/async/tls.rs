@@ -369,7 +369,7 @@ impl fmt::Display for TlsError {
             ),
             TlsError::Unusable { cert, key, error } => write!(
                 f,
-                "{} and {}: {error}; name a certificate and the private key it was made for",
+                "{} and {}: {error}; name a certificate and its own private key",
                 cert.display(),
                 key.display()
             ),
@@ -486,7 +486,10 @@ mod tests {
         assert!(said(&files.0.join("absent"), &key).contains("absent: No such file"));
         assert!(said(&key, &key).contains("no certificate in it"));
         assert!(said(&cert, &cert).contains("no private key in it"));
-        assert!(said(&cert, &files.file("other", &other_key)).contains("the private key it was made for"));
+        assert!(
+            said(&cert, &files.file("other", &other_key))
+                .contains("name a certificate and its own private key")
+        );
         let torn = files.file("torn", "-----BEGIN CERTIFICATE-----\nMIIB\n");
         assert!(said(&torn, &key).contains("the file must be PEM"), "{}", said(&torn, &key));
         let empty = files.file("empty", "");

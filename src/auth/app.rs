@@ -421,7 +421,7 @@ impl Hooks {
                     Ok(Err(problem)) => problem,
                     _ => format!("no answer within {:?}", self.timeout),
                 };
-                tracing::warn!(event = ?call.event, problem, "a hook of the application gave no answer");
+                tracing::warn!(event = ?call.event, problem, "an application hook did not answer");
                 AppAnswer::Failed(Failed::Unavailable)
             }
         };

@@ -112,7 +112,7 @@ impl Entry {
     fn user(self) -> Result<(Box<str>, User), String> {
         let hash = checked_hash(&self.password)?;
         let list = |name: &str, patterns: Vec<String>| {
-            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that fits no topic"))
+            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that matches no topic"))
         };
         let rights = Rights {
             subscribe: list("subscribe", self.subscribe)?,

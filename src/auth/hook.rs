@@ -79,7 +79,7 @@ pub(crate) fn answer(status: u16, body: &[u8], now: u64) -> HookAnswer {
         }),
         401 => HookAnswer::Invalid,
         403 => HookAnswer::Forbidden,
-        _ => HookAnswer::Unusable("its status is none of 200, 401 and 403"),
+        _ => HookAnswer::Unusable("its status is not 200, 401 or 403"),
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn parse(json: &[u8], secrets: Secrets) -> Result<Vec<Key>, String> {
     let entries = set.keys.into_iter().filter_map(|entry| serde_json::from_value::<Entry>(entry).ok());
     let keys: Vec<Key> = entries.filter_map(|entry| entry.key(secrets)).collect();
     if keys.is_empty() {
-        return Err("no key of RS256, ES256, EdDSA or HS256 that verifies signatures".to_owned());
+        return Err("no key that verifies RS256, ES256, EdDSA or HS256 signatures".to_owned());
     }
     Ok(keys)
 }

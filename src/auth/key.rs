@@ -68,7 +68,7 @@ impl Key {
     /// A secret of HS256.
     pub(crate) fn secret(id: Option<Box<str>>, secret: &[u8]) -> Result<Key, String> {
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(format!("a secret of HS256 has at least {SECRET_BYTES_MIN} bytes (RFC 7518, 3.2)"));
+            return Err(format!("an HS256 secret has at least {SECRET_BYTES_MIN} bytes (RFC 7518, 3.2)"));
         }
         Ok(Key { id, kind: Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)) })
     }
@@ -112,7 +112,7 @@ impl Key {
         }
         let key = SubjectPublicKeyInfoDer::from_pem_slice(bytes)
             .map_err(|_| "expected a public key (-----BEGIN PUBLIC KEY-----)".to_owned())?;
-        Key::of_info(&key).ok_or("expected a key of RSA, P-256 or Ed25519".to_owned())?
+        Key::of_info(&key).ok_or("expected an RSA, P-256 or Ed25519 key".to_owned())?
     }
 
     /// The key of a `SubjectPublicKeyInfo` (RFC 5280, 4.1); `None` for another kind of key.

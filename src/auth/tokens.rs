@@ -101,7 +101,7 @@ impl Entry {
             _ => return Err("needs either token or token_sha256".to_owned()),
         };
         let list = |name: &str, patterns: Vec<String>| {
-            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that fits no topic"))
+            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that matches no topic"))
         };
         let rights = Rights {
             subscribe: list("subscribe", self.subscribe)?,

@@ -234,7 +234,7 @@ impl ClientSender {
         }
         self.client.publish_with_reply(self.control_subject(node), inbox, request.into()).await.map_err(
             |error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => "the request is more than NATS takes",
+                PublishErrorKind::MaxPayloadExceeded => "the request exceeds the maximum payload of NATS",
                 _ => NOT_CONNECTED,
             },
         )?;
@@ -290,7 +290,7 @@ impl ClientSender {
             }
         }
         if let Err(error) = self.client.publish_with_headers(subject, fields, payload).await {
-            tracing::warn!(%error, topic, "a message was not published for clients of NATS");
+            tracing::warn!(%error, topic, "a message was not published to NATS clients");
         }
     }
 
@@ -321,7 +321,10 @@ impl ClientPublication {
 pub(crate) fn log(whom: &'static str, event: &Event) {
     match event {
         Event::SlowConsumer(_) => {
-            tracing::warn!(whom, "messages of NATS were dropped, because this node takes them too slowly");
+            tracing::warn!(
+                whom,
+                "messages from NATS were dropped because this node processes them too slowly"
+            );
         }
         Event::ServerError(error) => {
             tracing::warn!(whom, %error, "the NATS server reports an error")

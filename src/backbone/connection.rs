@@ -127,7 +127,7 @@ impl Connection {
             Event::SlowConsumer(_) => {
                 self.traffic.dropped += 1;
                 tracing::warn!(
-                    "packets of other nodes were dropped, because this node takes them too slowly"
+                    "packets from other nodes were dropped because this node processes them too slowly"
                 );
             }
             Event::LameDuckMode => tracing::info!("the NATS server is shutting down"),

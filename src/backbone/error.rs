@@ -33,12 +33,13 @@ impl fmt::Display for OptionsError {
             ),
             OptionsError::Reserved(prefix, token) => write!(
                 f,
-                "`{prefix}` is not a subject prefix: behind `{token}` are the subjects of others; leave that token out"
+                "`{prefix}` is not a subject prefix: subjects below `{token}` are reserved; leave that \
+                 token out"
             ),
             OptionsError::Inbox(inbox) => write!(
                 f,
-                "`{inbox}` is no place for answers: use the first tokens of subjects that clients of NATS wait at, apart from the \
-                 prefix of the cluster"
+                "`{inbox}` is not an inbox prefix: use the first tokens of the reply subjects of NATS \
+                 clients, outside the prefix of the cluster"
             ),
             OptionsError::File(path, error) => write!(f, "{}: {error}", path.display()),
         }
@@ -87,7 +88,7 @@ impl fmt::Display for BackboneError {
             ),
             BackboneError::Payload { max, needed } => write!(
                 f,
-                "NATS takes payloads of at most {max} bytes, and packets of this cluster may have {needed}: raise max_payload in the \
+                "NATS accepts payloads of at most {max} bytes, but packets of this cluster may have {needed}: raise max_payload in the \
                  configuration of NATS, or lower the maximum message size"
             ),
             BackboneError::Ended => f.write_str("the NATS client has ended"),

@@ -180,7 +180,7 @@ impl Partial {
                 return Some(bytes.to_vec());
             }
             if self.messages.len() >= EXCHANGE_PARTIAL_MAX {
-                tracing::warn!("messages in parts were dropped, because too many have begun");
+                tracing::warn!("incomplete messages were dropped because there were too many");
                 self.messages.clear();
             }
             self.messages.insert(number, (Vec::new(), 0));

@@ -26,7 +26,7 @@ pub struct NatsOptions {
     /// `nats://HOST[:PORT]` or `tls://HOST[:PORT]`: servers of one NATS cluster. The client uses one of them, and another if that
     /// ends. Further ones are learned from the server.
     pub servers: Vec<String>,
-    /// The first tokens of all subjects. Nodes with another prefix are another cluster.
+    /// The first tokens of all subjects. Nodes with another prefix form another cluster.
     pub prefix: String,
     /// The first tokens of the subjects at which other clients of NATS are answered, besides `_INBOX`.
     pub inboxes: Vec<String>,
@@ -218,7 +218,7 @@ fn check_server(server: &str) -> Result<(), OptionsError> {
         return wrong("the URL has no host");
     }
     if address.has_user_pass() || address.password().is_some() {
-        return wrong("the URL has a user or password, which belong to the options for credentials");
+        return wrong("the URL has a user or password; use the options for credentials instead");
     }
     if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
         return wrong("the URL has more than a host and a port");

@@ -354,7 +354,7 @@ impl Streams {
         let Some(reached) = reached.filter(|(_, sequence)| *sequence == last || bytes >= range.bytes_max)
         else {
             // The reader would take the missing messages for lost.
-            return Err(failed("the stream has not delivered all that it has"));
+            return Err(failed("the stream has not delivered all its messages"));
         };
         let mut places = locked(&self.places);
         if places.len() >= STREAM_PLACES_MAX {
@@ -459,15 +459,15 @@ impl Streams {
             return Ok(batch);
         }
         if is_of_later_version(payload) {
-            return Err(failed(format!("message {sequence} of the stream is that of a newer node")));
+            return Err(failed(format!("message {sequence} of the stream was written by a newer version")));
         }
         let mut foreign = locked(&self.foreign);
         if foreign.len() < STREAM_FOREIGN_TOLD_MAX && foreign.insert((subject.into(), sequence)) {
             tracing::warn!(
                 subject,
                 sequence,
-                "a message in the stream of durable topics was not written by a node, and is skipped; only nodes should have the \
-                 right to publish there"
+                "skipped a message in the stream of durable topics that no node wrote; only nodes should \
+                 be allowed to publish there"
             );
         }
         Ok(None)

@@ -54,7 +54,7 @@ Examples:
   echoring bench ws://127.0.0.1:9001 -c 1000 -d 30s --message-bytes 16
       1,000 connections, each with one message in flight
   echoring bench ws://127.0.0.1:9001/echo --rate 50k --json run.json
-      an open loop of 50,000 messages per second: latency counts from the time at which each was due
+      an open loop of 50,000 messages per second: latency counts from the time when each was due
   echoring bench ws://127.0.0.1:9001/echo --stage 30s@1k --stage 30s@1k..10k --stage 30s@10k
       90 s in which the rate is steady, rises and is steady again; each stage is reported separately
   echoring bench ws://127.0.0.1:9001/echo --rate 10k --ramp 5s --burst 20 --late-after 50ms
@@ -70,9 +70,9 @@ Examples:
   echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
       2,000 new connections per second; each echoes one message and is closed
   echoring bench ws://127.0.0.1:9001 --mode storm -c 10000 --rate 500 --reconnect 500ms..20s
-      10,000 subscribers that are cut at once: how long until they are back, and what they missed
+      10,000 subscribers cut at once: the time until they are back, and the messages they missed
   echoring bench ws://127.0.0.1:9001 -c 1000 --rate 10k --connect-ramp 30s --lifetime exp:60s
-      users who come one after the other over 30 s, and stay for a minute on average
+      users who arrive one by one over 30 s and stay for a minute on average
   echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
       500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
   echoring bench ws://127.0.0.1:9001 --rate 5k --ping-every 100ms
@@ -103,11 +103,11 @@ Examples:
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --otlp http://127.0.0.1:4318 --remote-write http://127.0.0.1:9090
       metrics sent to an OpenTelemetry collector and to Prometheus
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
-      the same load from three machines, on each of which `echoring agent` runs
+      the same load from three machines that run `echoring agent`
   echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
       what echoring proxy --record took, twice as fast; answers other than the recorded ones fail the run
   echoring bench --calibrate
-      how far results can be believed on this host: above which latencies, and up to which rate; later results quote it
+      how accurate results are on this host: above which latencies, and up to which rate; later results quote it
   echoring bench -f scenario.toml --duration 5s
       the runs of a file, each for 5 s
 
@@ -144,7 +144,7 @@ pub struct Args {
 
     /// Number of connections, publishers included [default: 100; in --mode connect 1000]
     ///
-    /// In --mode connect it is the maximum number of connections at once, by default --depth if that is given.
+    /// In --mode connect, the maximum number of connections open at once, by default --depth if given.
     #[arg(short, long, value_name = "N")]
     connections: Option<u32>,
 

@@ -30,7 +30,7 @@ Examples:
       target/release/echoring bench --mode echo --duration 5s --json -
       the commit after v1.2 that made an echo cost more CPU time
   echoring bisect HEAD~50 HEAD --worse lower --threshold 10% -- sh -c 'make -s bench | tail -n 1'
-      a command that prints a number, of which more is better
+      a command that prints a number; higher is better
 
 Each commit gets a worktree of its own, in which --build runs once and the command once for each pair. GOOD and the commit are
 measured in random order, until the pairs decide. A commit is skipped if it does not build, or if the command fails; exit code
@@ -85,11 +85,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "METRIC", value_parser = Metric::from_str)]
     metric: Option<Metric>,
 
-    /// Direction that is worse: of --metric by default, otherwise higher
+    /// Direction that counts as worse: by default that of --metric, otherwise higher
     #[arg(long, value_name = "DIRECTION")]
     worse: Option<Direction>,
 
-    /// Smallest regression to search, such as 5% or 0.05
+    /// Smallest regression to detect, such as 5% or 0.05
     #[arg(long, value_name = "SHARE", value_parser = values::share_in(THRESHOLD_MIN..=THRESHOLD_MAX), default_value = "5%")]
     threshold: f64,
 
@@ -107,7 +107,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     timeout: Option<Duration>,
 
-    /// Write the search as JSON; - writes JSON alone to stdout
+    /// Write the search as JSON; - writes only the JSON to stdout
     #[arg(long, value_name = "FILE|-")]
     json: Option<FileOrStream>,
 }

@@ -15,7 +15,7 @@ Examples:
   echoring cluster status --admin 10.0.0.7:9002 --admin-token-file /etc/echoring/admin-token
   echoring cluster status --json
 
-Exit codes: 0 the node is active and connected, and the others acknowledge what it sends; 1 otherwise; 3 no answer, or no cluster.";
+Exit codes: 0 the node is active and connected, and the others acknowledge its messages; 1 otherwise; 3 no answer, or no cluster.";
 
 /// The commands about a cluster.
 #[derive(Debug, clap::Args)]
@@ -87,7 +87,7 @@ fn shown(report: &Value) -> String {
 
 /// The settings in which another node differs from this one.
 fn differences(member: &Value) -> String {
-    let all = [("settings_differ", "other settings of topics"), ("key_differs", "another key_file")];
+    let all = [("settings_differ", "different topic settings"), ("key_differs", "different key_file")];
     let found = all.iter().filter(|(field, _)| member[*field] == true);
     found.map(|(_, difference)| format!(", {difference}")).collect()
 }
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(lines[0], ["a", "active", "this", "node,", "connected,", "settling"]);
         assert_eq!(lines[1], ["b", "leaving", "link", "full"]);
         let links: Vec<&str> = text.lines().skip(2).map(|line| &line[34..]).collect();
-        assert_eq!(links[0], "link ok, round trip 1.2 ms, other settings of topics, another key_file");
+        assert_eq!(links[0], "link ok, round trip 1.2 ms, different topic settings, different key_file");
         let behind = "link behind: 70000 bytes not acknowledged for 7.2 s, retransmissions: 12, resets: 1";
         assert_eq!(links[1], behind);
     }

@@ -20,14 +20,14 @@ const EXAMPLES: &str = "\
 Examples:
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
   echoring compare both.json
-      two servers, measured in turn: what the machine did meanwhile falls out
+      two servers, measured in turn: changes on the machine affect both alike
   echoring compare before.json after.json --threshold 3% --metric p99.9 --metric messages_per_s
       exit code 1 when one of these is worse by more than 3 %, surely
 
 B is better or worse where the whole interval of B / A lies beyond the threshold, slightly better or worse where it
 lies on one side of 1, the same where it lies within the threshold, and undecided otherwise. The interval comes from
 pairs of runs that were made in turn or from repeated runs. A single run of each decides nothing unless --trust-single
-takes their seconds for repetitions: see docs/guide/comparing.md.
+uses their seconds as repetitions: see docs/guide/comparing.md.
 
 Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it.";
 
@@ -78,7 +78,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE|-", exclusive = true)]
     pairs: Option<FileOrStream>,
 
-    /// Write the comparison as JSON; - writes JSON alone to stdout
+    /// Write the comparison as JSON; - writes only the JSON to stdout
     #[arg(long, value_name = "FILE|-")]
     json: Option<FileOrStream>,
 }
@@ -191,7 +191,7 @@ fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
     match unknown_metric(found, &arguments.metric) {
         None => Ok(()),
         Some(metric) => Err(Failure::Usage(format!(
-            "--metric: neither file knows {metric}; such as --metric p99 --metric messages_per_s"
+            "--metric: neither file has {metric}; choose one, such as --metric p99 --metric messages_per_s"
         ))),
     }
 }
@@ -224,14 +224,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::Usage(format!("{shown} is longer than {FILE_BYTES_MAX} bytes")));
     }
-    let wrong = |why: String| Failure::Usage(format!("{shown} has no results of bench --json: {why}"));
+    let wrong = |why: String| Failure::Usage(format!("{shown} does not hold results of bench --json: {why}"));
     let mut file: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     if file["schema"] != record::SCHEMA {
         return Err(wrong(format!("its schema is not {}", record::SCHEMA)));
     }
     match file["runs"].take() {
         Value::Array(runs) if !runs.is_empty() => Ok(runs),
-        _ => Err(wrong("there is no run in it".to_owned())),
+        _ => Err(wrong("it contains no run".to_owned())),
     }
 }
 

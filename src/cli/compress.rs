@@ -57,7 +57,7 @@ impl FromStr for Compress {
                 ("memory", Some(bytes)) => memory_bytes = values::bytes(bytes)?,
                 _ => {
                     return Err(format!(
-                        "{word} is no parameter; expected on, off, or a list of server_no_context_takeover, \
+                        "{word} is not a parameter; expected on, off, or a list of server_no_context_takeover, \
                          client_no_context_takeover, server_max_window_bits=9..15, \
                          client_max_window_bits=9..15, level=1..9, threshold=BYTES \
                          (default {COMPRESSION_THRESHOLD_BYTES}), memory=BYTES"

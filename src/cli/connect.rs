@@ -29,7 +29,7 @@ Examples:
   echoring connect -n 3 ws://127.0.0.1:9001/broadcast/news </dev/null
       prints three messages, however long they take
   echoring connect --wait 10s wss://api.example/feed --header 'Authorization: Bearer x' </dev/null
-      prints what comes until nothing has come for ten seconds
+      prints messages until none has arrived for ten seconds
   echo 00ff | echoring connect --binary ws://127.0.0.1:9001/echo
   echo hi | echoring connect unix:/run/echoring.sock:/echo
 
@@ -58,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(String, String)>,
 
-    /// Send this Origin, as a page from there would
+    /// Send this Origin header, as a browser page would
     #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
     origin: Option<String>,
 
@@ -87,7 +87,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     wait: Option<Duration>,
 
-    /// Offer permessage-deflate: off, on, or parameters as of serve
+    /// Offer permessage-deflate: off, on, or parameters as in serve
     #[arg(
         long,
         value_name = "off|on|PARAMS",
@@ -108,7 +108,7 @@ pub(super) struct Args {
     )]
     max_message: u64,
 
-    /// Maximum time to connect, the server's answer included
+    /// Maximum time to connect, including the server's response
     #[arg(
         long,
         value_name = "TIME",
@@ -130,7 +130,7 @@ pub(super) struct Args {
 
     /// Connect through a proxy: http://[USER:PASSWORD@]HOST[:PORT], socks5://… or env
     ///
-    /// env takes the proxy of HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, and heeds NO_PROXY.
+    /// env uses the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and respects NO_PROXY.
     #[arg(long, value_name = "URL|env", value_parser = proxy, help_heading = CONNECTION)]
     proxy: Option<Proxy>,
 

@@ -44,7 +44,7 @@ Examples:
       under the limits of a service instead of those of this shell
 
 Each line is green, yellow (it works, at a cost) or red (a server with this configuration fails or may be killed). Lines that
-are not green tell the cure. docs/reference/doctor.md explains each check.
+are not green name the cure. docs/reference/doctor.md explains each check.
 
 Exit codes: 0 green or yellow, 1 red, 2 usage or a wrong configuration, 3 the configuration cannot be read.";
 
@@ -52,9 +52,9 @@ Exit codes: 0 green or yellow, 1 red, 2 usage or a wrong configuration, 3 the co
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Check for the server of this configuration file; without it, for one with the defaults
+    /// Check for a server with this configuration file; without it, for one with the defaults
     ///
-    /// Environment variables (ECHORING_*) count as in a start.
+    /// Environment variables (ECHORING_*) apply as in a start.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

@@ -71,7 +71,7 @@ impl Source {
         DeTable::parse(&self.text).map_err(|error| {
             let at = error.span().map_or(self.text.len(), |span| span.start);
             let is_bare = self.text.get(at..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
-            let hint = if is_bare { "; text stands in quotes" } else { "" };
+            let hint = if is_bare { "; put text in quotes" } else { "" };
             self.wrong(at, &format!("{}{hint}", error.message()))
         })
     }

@@ -113,7 +113,7 @@ Examples:
   echoring man | man -l -
 
 Exit codes: 0 done, 1 threshold missed, integrity broken, a red check or an unhealthy server, 2 usage,
-3 the environment forbids it or nobody answers, 4 the load generator was the bottleneck.";
+3 the environment forbids it or there is no answer, 4 the load generator was the bottleneck.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -133,27 +133,27 @@ struct Cli {
 enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
     Serve(Box<serve::Args>),
-    /// Make a share of the load of `bench --agents` from this machine
+    /// Generate a share of the load of `bench --agents` from this machine
     Agent(bench::AgentArgs),
-    /// Measure a server: latency, throughput and integrity under a load of its own
+    /// Measure a server: latency, throughput and integrity under a generated load
     Bench(Box<bench::Args>),
     /// Find the commit that made a metric worse, with a sequential test of pairs and a stated error rate
     Bisect(bisect::Args),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
     Compare(compare::Args),
-    /// See the cluster that a running server belongs to
+    /// Show the cluster of a running server
     Cluster(cluster::Args),
     /// Talk to a server: at a terminal, or by pipes
     Connect(connect::Args),
-    /// Check this host for a server: what it allows, what it limits, and the cures
+    /// Check whether this host suits a server: its limits, and how to fix them
     Doctor(doctor::Args),
     /// Check whether a running server is healthy, or ready: for containers, orchestrators and scripts
     Health(health::Args),
-    /// Put results of `bench --segment` from several machines together
+    /// Combine results of `bench --segment` from several machines
     Merge(bench::MergeArgs),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
-    /// Have a running server read its configuration again
+    /// Make a running server read its configuration again
     Reload(reload::Args),
     /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
     Report(report::Args),

@@ -56,7 +56,7 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 pub(super) struct Args {
     /// Server to forward to: ws://, wss://, http:// or https://HOST[:PORT][/PATH]; repeatable
     ///
-    /// ws means the same as http, and wss the same as https. PATH is put before the path of each request.
+    /// ws means the same as http, and wss the same as https. PATH is prepended to the path of each request.
     #[arg(long, value_name = "URL", required = true)]
     upstream: Vec<UpstreamUrl>,
 
@@ -76,7 +76,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// How to select the upstream of a new connection
+    /// How to select the upstream for a new connection
     #[arg(long, value_enum, default_value = "least-connections")]
     balance: BalanceWord,
 
@@ -86,7 +86,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", value_parser = health_path)]
     health_path: Option<String>,
 
-    /// Compress messages (permessage-deflate): pass, off, on, or parameters as of serve
+    /// Compress messages (permessage-deflate): pass, off, on, or parameters as in serve
     ///
     /// pass lets clients and upstreams negotiate. on and parameters compress between clients and the proxy only.
     #[arg(long, value_name = "pass|off|on|PARAMS", default_value = "pass")]
@@ -94,13 +94,13 @@ pub(super) struct Args {
 
     /// Record every forwarded frame in this file, as JSON lines with times
     ///
-    /// While the disk is slower than the traffic, frames wait.
+    /// If the disk is slower than the traffic, frames wait for it.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
     /// Maximum number of clients; further ones wait to be accepted [default: 100000]
     ///
-    /// The default is lower where the limit of open files is.
+    /// The default is lower if the limit on open files is lower.
     #[arg(long, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     max_connections: Option<u32>,
 
@@ -120,7 +120,7 @@ pub(super) struct Args {
     #[arg(long, help_heading = UPSTREAMS)]
     insecure: bool,
 
-    /// Host header that an upstream gets
+    /// Host header sent to upstreams
     #[arg(long, value_enum, default_value = "preserve", help_heading = UPSTREAMS)]
     host: HostWord,
 
@@ -130,7 +130,7 @@ pub(super) struct Args {
 
     /// Interval of health checks
     ///
-    /// off makes no checks. An upstream that could not be connected to is then tried again after 5s.
+    /// off disables checks. An upstream that cannot be reached is then retried after 5s.
     #[arg(
         long,
         value_name = "TIME|off",
@@ -140,7 +140,7 @@ pub(super) struct Args {
     )]
     health_interval: TimeOrOff,
 
-    /// Maximum time to connect to an upstream, TLS included
+    /// Maximum time to connect to an upstream, including TLS
     ///
     /// After that the next upstream is tried; if there is none, the client gets 504.
     #[arg(
@@ -172,9 +172,9 @@ pub(super) struct Args {
     )]
     idle_timeout: TimeOrOff,
 
-    /// Maximum size of a message that --compress on inflates [default: 1MiB]
+    /// Maximum size of a message that --compress on decompresses [default: 1MiB]
     ///
-    /// Messages that the proxy does not inflate may have any size.
+    /// Messages that the proxy does not decompress may have any size.
     #[arg(
         long,
         value_name = "BYTES",
@@ -466,7 +466,7 @@ fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
     recorder.map_err(|error| {
         let file = file.display();
         Failure::Environment(format!(
-            "--record: cannot write {file}: {error}; name a file in a folder that is there"
+            "--record: cannot write {file}: {error}; name a file in an existing folder"
         ))
     })
 }

@@ -39,7 +39,7 @@ fn keys_that_can_be_reloaded_are_marked() {
     let mut command = Keys::augment_args(Command::new("serve"));
     let keys: Vec<Arg> = command.get_arguments().cloned().collect();
     let table = key_table(&mut command, &keys);
-    assert!(table.starts_with("A running server takes over changes of keys with ↻"), "{table}");
+    assert!(table.starts_with("A running server applies changes to keys with ↻"), "{table}");
     assert!(table.contains("| `_fixed` | ") && table.contains("| `_live` ↻ | "), "{table}");
     assert!(key_table(&mut command, &keys[..1]).starts_with("No key can be reloaded: "));
 }
@@ -94,9 +94,7 @@ fn key_table(command: &mut Command, keys: &[Arg]) -> String {
 /// The beginning of a table of keys: a sentence on reloading, and the names of the columns.
 fn key_table_head(mut reloads: impl Iterator<Item = Reload>) -> String {
     let sentence = if reloads.any(|reload| reload == Reload::Live) {
-        format!(
-            "A running server takes over changes of keys with{LIVE}. Changes of other keys need a restart."
-        )
+        format!("A running server applies changes to keys with{LIVE}. Changes to other keys need a restart.")
     } else {
         "No key can be reloaded: a change takes effect with the next start.".to_owned()
     };

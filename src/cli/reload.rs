@@ -18,7 +18,7 @@ Examples:
 
 kill -HUP does the same, without an answer.
 
-Exit codes: 0 the new configuration holds, 2 it is wrong and the old one holds, 3 no answer.";
+Exit codes: 0 the new configuration is in effect, 2 it is wrong and the old one stays in effect, 3 no answer.";
 
 /// The flags of `reload`, as typed.
 #[derive(Debug, clap::Args)]

@@ -36,7 +36,7 @@ Examples:
   echoring report before.json after.json --out change.html --title 'With and without'
       both in the same charts, heat maps with the same scales, and a comparison
   echoring report run.json --svg charts
-      report.html, and charts/percentiles.svg and the others for documents
+      report.html, and a file per chart for documents, such as charts/percentiles.svg
 
 Exit codes: 0 done, 2 usage, or a file that bench --json did not write, 3 a file cannot be read or written.";
 

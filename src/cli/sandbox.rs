@@ -30,7 +30,7 @@ const LANDLOCK: &str = "Landlock";
 /// How much of the sandbox a server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// What the kernel has of it; the log names what is missing
+    /// All that the kernel supports; the log names what is missing
     Auto,
     /// All of it, or exit code 3
     On,

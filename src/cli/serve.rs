@@ -122,7 +122,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     control::set_allocator(allocator::figures);
     control::set_log_level(log_level::LOG_LEVEL);
     if takeover && pid.is_none() {
-        tracing::info!("no server of this user waits for a successor");
+        tracing::info!("no server of this user accepts a takeover");
     }
     let mut server = bound.start_after(predecessor).map_err(not_started)?;
     if let Some((identity, options)) = &cluster {
@@ -130,7 +130,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     }
     server.take_over().map_err(not_started)?;
     if let Some(pid) = pid {
-        tracing::info!(pid, "took over; the server before this one drains");
+        tracing::info!(pid, "took over; the previous server drains");
     }
     // The server has its sockets; kept here, they would stay open when it drains.
     settings.server.inherited.clear();
@@ -151,7 +151,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let nats_clients = match (&cluster, server.take_outlets()) {
         (Some((identity, options)), Some(outlets)) => Some(
             nats_clients::start(options, identity.node, server.handle(), control_handle(), outlets)
-                .map_err(|error| forbidden("no thread for clients of NATS", &error))?,
+                .map_err(|error| forbidden("cannot start a thread for NATS clients", &error))?,
         )
         .filter(|_| options.has_clients),
         _ => None,
@@ -197,7 +197,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => Err(Failure::Environment(format!("the server ended by itself: {error}"))),
+        Err(error) => Err(Failure::Environment(format!("the server ended unexpectedly: {error}"))),
     }
 }
 
@@ -272,7 +272,7 @@ fn in_a_takeover(line: String, is_of_another: bool) -> String {
     if is_of_another {
         // The hint of a start without --takeover.
         let line = line.replace(", or replace it with --takeover", "");
-        format!("cannot take over: no server of this user waits for a successor there: {line}")
+        format!("cannot take over: no server of this user accepts a takeover there: {line}")
     } else {
         line
     }
@@ -356,7 +356,7 @@ fn exit_after(time: Duration) {
         std::process::exit(0);
     };
     if let Err(error) = std::thread::Builder::new().name("exit".to_owned()).spawn(exit) {
-        tracing::warn!(%error, "no thread for the end of the drain");
+        tracing::warn!(%error, "cannot start a thread for the end of the drain");
     }
 }
 
@@ -387,7 +387,7 @@ fn status(server: &Server) -> String {
 fn kick_watchdog(notifier: &Notifier, server: Handle) {
     let is_well = move || !server.has_successor() && server.stalled_shards().is_empty();
     if let Err(error) = notifier.watch(is_well) {
-        tracing::warn!(%error, "no thread for the watchdog of the service manager, which will end this process");
+        tracing::warn!(%error, "cannot start a thread for the watchdog of the service manager, which will end this process");
     }
 }
 

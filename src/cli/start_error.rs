@@ -73,7 +73,7 @@ fn hint(error: &StartError) -> Cow<'_, str> {
         ) => error.hint.as_str().into(),
         StartErrorKind::Listen(_) => "choose another --listen".into(),
         StartErrorKind::Driver => format!("{}, or use --driver epoll", error.hint).into(),
-        StartErrorKind::Takeover => "it goes on; stop it, and start without --takeover".into(),
+        StartErrorKind::Takeover => "it keeps running; stop it, and start without --takeover".into(),
         _ => error.hint.as_str().into(),
     }
 }
@@ -136,7 +136,7 @@ mod tests {
             (Inherited(ErrorKind::InvalidInput), "the hint"),
             (Descriptors, "the hint"),
             (Driver, "the hint, or use --driver epoll"),
-            (Takeover, "it goes on; stop it, and start without --takeover"),
+            (Takeover, "it keeps running; stop it, and start without --takeover"),
         ] {
             let error = StartError::new(kind, "the problem", "the hint");
             assert_eq!(line(&error), format!("the problem; {hint}"), "{kind:?}");

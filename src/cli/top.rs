@@ -39,7 +39,7 @@ pub(super) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// Time between two questions
+    /// Time between two requests
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration_in(TOP_INTERVAL_RANGE))]
     interval: Duration,
 

@@ -97,11 +97,11 @@ pub fn rate(word: &str) -> Result<u64, String> {
     }
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > zeros {
-        return Err(format!("a rate is a whole number a second: {}", expected()));
+        return Err(format!("a rate is a whole number per second: {}", expected()));
     }
     // Digits of the fraction move in front of the point.
     let digits = format!("{whole}{fraction:0<zeros$}");
-    digits.parse().map_err(|_| "more than can be counted in a second".to_owned())
+    digits.parse().map_err(|_| "too many per second to count".to_owned())
 }
 
 /// A parser of bytes within `range`.
@@ -211,7 +211,7 @@ pub(crate) fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
             None => (number(item)?, number(item)?),
         };
         if first > last {
-            return Err(format!("the range {item} falls"));
+            return Err(format!("the range {item} is descending"));
         }
         for cpu in first..=last {
             if !cpus.contains(&cpu) {
@@ -274,7 +274,7 @@ pub fn origin(word: &str) -> Result<String, String> {
         return Err("expected an origin such as https://app.example, or *".to_owned());
     }
     if host.contains(['/', '?', '#', '@', '*']) || !word.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("an origin is a scheme, a host and perhaps a port, with nothing behind them".to_owned());
+        return Err("an origin is a scheme, a host and optionally a port, with nothing after them".to_owned());
     }
     Ok(word.to_ascii_lowercase())
 }
@@ -285,7 +285,7 @@ pub fn host(word: &str) -> Result<String, String> {
     if word == "*" || (!word.is_empty() && word.bytes().all(is_name)) {
         return Ok(word.to_ascii_lowercase());
     }
-    Err("expected the name of a host such as app.example, perhaps with a port, or *".to_owned())
+    Err("expected a host name such as app.example, optionally with a port, or *".to_owned())
 }
 
 #[cfg(test)]

@@ -113,8 +113,8 @@ impl Client {
     /// result.
     ///
     /// # Errors
-    /// If the client has a subscription of the topic, or has ended; in `subscribe_with` also if the protocol has no tokens of
-    /// subscriptions.
+    /// If the client has a subscription of the topic, or has ended; in `subscribe_with` also if the protocol has no
+    /// subscription tokens.
     pub async fn subscribe<T: FromPayload>(
         &self,
         topic: impl Into<String>,

@@ -72,9 +72,9 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RequestError::Refused(refusal) => write!(f, "the server refused the request: {refusal}"),
-            RequestError::Uncertain => {
-                f.write_str("the connection was lost before the answer; the request may have been done")
-            }
+            RequestError::Uncertain => f.write_str(
+                "the connection was lost before the answer; the request may have been carried out",
+            ),
             RequestError::Unsupported => f.write_str("the protocol has no such request"),
             RequestError::Closed => f.write_str("the client is closed"),
             RequestError::Failed(error) => error.fmt(f),
@@ -131,8 +131,10 @@ pub enum SubscribeError {
 impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SubscribeError::AlreadySubscribed => f.write_str("the client has a subscription of that topic"),
-            SubscribeError::Unsupported => f.write_str("the protocol has no tokens of subscriptions"),
+            SubscribeError::AlreadySubscribed => {
+                f.write_str("the client already has a subscription to that topic")
+            }
+            SubscribeError::Unsupported => f.write_str("the protocol has no subscription tokens"),
             SubscribeError::Closed => f.write_str("the client is closed"),
             SubscribeError::Failed(error) => error.fmt(f),
         }
@@ -240,7 +242,7 @@ mod tests {
             (&RequestError::Failed(failed()), not_spoken, "Failed("),
             (
                 &SubscribeError::AlreadySubscribed,
-                "the client has a subscription of that topic",
+                "the client already has a subscription to that topic",
                 "AlreadySubscribed",
             ),
             (&SubscribeError::Failed(failed()), not_spoken, "Failed("),

@@ -168,7 +168,7 @@ pub struct Message<T = Payload> {
 /// fn report(gap: &Gap) {
 ///     match (&gap.reason, gap.count()) {
 ///         (GapReason::Slow, Some(count)) => println!("too slow for {count} messages"),
-///         // Such as "missed 20 messages, 41 to 60: the server does not keep them any more".
+///         // Such as "missed 20 messages, 41 to 60: the server no longer keeps them".
 ///         _ => println!("{gap}"),
 ///     }
 /// }
@@ -262,10 +262,10 @@ impl fmt::Display for GapReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             GapReason::Slow => "this subscriber is too slow",
-            GapReason::History => "the server does not keep them any more",
+            GapReason::History => "the server no longer keeps them",
             GapReason::Memory => "the server had no memory for them",
             GapReason::Drain => "the server stopped",
-            GapReason::Epoch => "the topic has begun anew",
+            GapReason::Epoch => "the topic has restarted",
             GapReason::Unreported => "the server gave no reason",
             GapReason::Other(reason) => reason,
         })

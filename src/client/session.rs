@@ -345,7 +345,7 @@ impl Session {
                     self.token.refresh_by(now);
                     self.handle_timeout(now);
                 }
-                Incoming::Complaint(refusal) => tracing::debug!(%refusal, "the server refuses a message"),
+                Incoming::Complaint(refusal) => tracing::debug!(%refusal, "the server refused a message"),
             }
         }
         Ok(())

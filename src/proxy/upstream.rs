@@ -157,7 +157,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Failed(error) => error.fmt(f),
-            ConnectError::Timeout(time) => write!(f, "no connection within {time:?}"),
+            ConnectError::Timeout(time) => write!(f, "no connection was made within {time:?}"),
         }
     }
 }

@@ -69,7 +69,7 @@ pub struct Counters {
     pub tls_resumed: u64,
     /// Messages and bytes, by class of connection.
     pub traffic: Ledger,
-    /// Sends that the kernel did not take whole at once.
+    /// Sends that the kernel accepted only in part.
     pub short_sends: u64,
     /// Times a connection's reading was paused because its outbox was full.
     pub pauses: u64,

@@ -461,7 +461,7 @@ impl AdminService {
         *request.method_mut() = method.clone();
         match question.uri().parse() {
             Ok(uri) => *request.uri_mut() = uri,
-            Err(_) => return topics::refuse(&InvalidBody::bad("query", "is no query of HTTP")),
+            Err(_) => return topics::refuse(&InvalidBody::bad("query", "is not a valid HTTP query")),
         }
         // It asks no other node, as its path is another.
         let own = async { Box::pin(self.answer_passed_on(&mut request)).await };

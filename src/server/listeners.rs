@@ -98,7 +98,7 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
             let allowed = list("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
-            format!("without CAP_NET_ADMIN there are: {allowed}")
+            format!("without CAP_NET_ADMIN the choices are: {allowed}")
         }
         _ => format!("this kernel has: {}", list("/proc/sys/net/ipv4/tcp_available_congestion_control")),
     };

@@ -318,13 +318,13 @@ impl Bound {
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
         if let Some(app) = &self.config.app {
             app.start().map_err(|error| {
-                let problem = format!("no thread for the hooks of the application: {error}");
+                let problem = format!("cannot start the thread for the application's hooks: {error}");
                 StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
             })?;
         }
         if let Some(auth) = &self.config.auth {
             auth.start().map_err(|error| {
-                let problem = format!("no thread for authentication: {error}");
+                let problem = format!("cannot start the thread for authentication: {error}");
                 StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
             })?;
         }
@@ -536,7 +536,7 @@ fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result
 
 fn cannot_take_over(error: io::Error) -> StartError {
     let line = format!("the running server cannot be taken over: {error}");
-    StartError::new(StartErrorKind::Takeover, line, "it goes on; stop it first")
+    StartError::new(StartErrorKind::Takeover, line, "it keeps running; stop it first")
 }
 
 fn broken_until() -> Instant {

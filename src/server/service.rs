@@ -413,7 +413,7 @@ impl Application for Service {
         let hint = (!self.routes.has_no_upgrades()).then_some(
             "the connections of the shard waited meanwhile: a handler must not block, but hand long work to another thread",
         );
-        tracing::warn!(shard, taken_ms, hint, "a turn of a shard took too long");
+        tracing::warn!(shard, taken_ms, hint, "a tick of a shard took too long");
     }
 
     const ECHO_CLASS: u8 = class::ECHO;

@@ -128,7 +128,7 @@ pub(crate) fn launch_error(error: LaunchError) -> StartError {
     let (kind, problem, hint) = match error {
         LaunchError::Thread(shard, error) => (
             StartErrorKind::Thread,
-            format!("no thread for shard {shard}: {error}"),
+            format!("cannot start the thread of shard {shard}: {error}"),
             "raise the limit on processes".to_owned(),
         ),
         LaunchError::Uring(error) => (

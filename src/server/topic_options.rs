@@ -53,7 +53,7 @@ impl TopicOptions {
         self
     }
 
-    /// Maximum age of the oldest message that a subscriber lacks.
+    /// Maximum age of the oldest message not yet sent to a subscriber.
     pub fn lag_max(mut self, age: Duration) -> TopicOptions {
         self.settings.lag = nanos(age);
         self

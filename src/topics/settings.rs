@@ -103,7 +103,7 @@ pub struct TopicSettings {
     pub slow: SlowConsumerPolicy,
     /// Maximum encoded bytes that a subscriber may lag behind, in each format.
     pub lag_bytes: usize,
-    /// Maximum age of the oldest message that a subscriber lacks.
+    /// Maximum age of the oldest message not yet sent to a subscriber.
     pub lag: Nanos,
     /// Maximum time that messages wait for others while the shard is busy, so that more of them are sent together; 0
     /// disables waiting.

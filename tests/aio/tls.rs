@@ -239,7 +239,7 @@ async fn a_client_identifies_itself_with_a_certificate() {
         // certificate_required (RFC 8446, section 6)
         DialError::Tls(cause) => {
             assert_eq!(cause.alert(), Some(116), "{error:?}");
-            assert!(error.to_string().contains("give an `Identity`"), "{error}");
+            assert!(error.to_string().contains("pass an `Identity`"), "{error}");
         }
         // The server's end overtook its alert.
         error => assert!(matches!(error, DialError::Closed), "{error:?}"),

@@ -445,12 +445,12 @@ class Shares(unittest.TestCase):
         del other["runs"][0]["segment"]
         with open(changed, "w") as text:
             json.dump(other, text)
-        self.assertIn("is no share of a run", self.merge(files[0], changed, files[2], code=2))
+        self.assertIn("is not a share of a run", self.merge(files[0], changed, files[2], code=2))
 
     def test_shares_with_topics_need_agents(self):
         command = [BINARY, "bench", self.server.url(""), "--segment", "1/2", "--json", "-"]
         for flags, line in (
-            (("--seed", "7", "--mode", "broadcast", "--rate", "5"), "only --agents can tell of"),
+            (("--seed", "7", "--mode", "broadcast", "--rate", "5"), "only --agents coordinates shares"),
             ((), "--segment: needs the same --seed"),
         ):
             run = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=PATIENCE_S)

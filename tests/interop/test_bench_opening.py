@@ -176,7 +176,7 @@ class UpgradeRequests(unittest.TestCase):
             (("--resolve", "a:b"), "HOST:PORT:ADDR"),
             (("--sni", "x"), "only for wss://"),
             (("--message", "{{payload}}", "--mode", "broadcast"), "has no topics"),
-            (("--protocol", "nonsense"), "is no file, and none of action-cable"),
+            (("--protocol", "nonsense"), "is neither a file nor one of action-cable"),
             (("--protocol", "json-rpc", "--param", "x=y"), "there is no parameter x; known: method"),
             (("--try",), "only with --protocol"),
         ):

@@ -723,7 +723,7 @@ class Different(InACluster):
             node.await_members(other.name)
             self.until(node, "settings_differ", True)
             status, metrics = self.shown(node)
-            self.assertIn("other settings of topics", status)
+            self.assertIn("different topic settings", status)
             self.assertIn(f'echoring_cluster_settings_differ{{peer="{other.name}"}} 1', metrics)
             self.assertIn(f'echoring_cluster_key_differs{{peer="{other.name}"}} 0', metrics)
         self.rewrite(files[1], durable)
@@ -731,18 +731,18 @@ class Different(InACluster):
         self.assertEqual(code, 200, report)
         for node in (one, two):
             self.until(node, "settings_differ", False)
-            self.assertNotIn("other settings", self.shown(node)[0])
+            self.assertNotIn("different topic settings", self.shown(node)[0])
 
     def test_another_key_is_told_at_once(self):
         keys = [self.write(letter * 20 + "\n", ".key") for letter in "xy"]
         nodes = [self.one(name, "--cluster-key-file", key.name) for name, key in zip("ab", keys)]
         for node in nodes:
             self.until(node, "key_differs", True)
-            self.assertIn("another key_file", self.shown(node)[0])
+            self.assertIn("different key_file", self.shown(node)[0])
         for node in nodes:
             node.terminate()
             self.assertEqual(node.wait(), 0)
-            self.assertEqual("".join(node.log).count("has another key"), 1, node.log)
+            self.assertEqual("".join(node.log).count("has a different key"), 1, node.log)
 
 
 class NatsClient:
@@ -906,7 +906,7 @@ nats = "json"
         answered = {subject for status, subject, _ in seen if status}
         self.assertEqual(answered, {"_INBOX.answers"}, seen)
         self.assertEqual(node.status()["replies_refused"], 4)
-        self.assertIn("its reply subject is no inbox", "".join(node.log))
+        self.assertIn("its reply subject is not an inbox", "".join(node.log))
         self.assertEqual(node.get("/topics/other")[0], 404)
 
     @asynchronous

@@ -376,7 +376,7 @@ class Foreign(Durable):
         for node in nodes:
             node.terminate()
             self.assertEqual(node.wait(), 0)
-        self.assertIn("was not written by a node", "".join(line for node in nodes for line in node.log))
+        self.assertIn("that no node wrote", "".join(line for node in nodes for line in node.log))
 
 
 class WithoutStreams(InACluster):

@@ -347,7 +347,7 @@ class Subscriber(unittest.TestCase):
                 successor.process.kill()
                 successor.wait()
             with Server(*self.FLAGS, listen=listen) as third:
-                told = "missed an unknown number of messages: the topic has begun anew"
+                told = "missed an unknown number of messages: the topic has restarted"
                 self.assertEqual(self.printed(subscriber), told)
                 self.publish(third, "again")
                 self.assertEqual(self.printed(subscriber), '"again"')

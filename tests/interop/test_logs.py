@@ -197,7 +197,7 @@ class LogFiles(InDirectory):
         for log in (self.access, self.errors):
             os.rename(log, log + ".1")
         server.terminate(signal.SIGUSR1)
-        wait_for_texts(self.errors, "the log was opened again")
+        wait_for_texts(self.errors, "the log was reopened")
         # The files are opened by two threads.
         deadline = time.monotonic() + PATIENCE_S
         while not os.path.exists(self.access) and time.monotonic() < deadline:
@@ -216,7 +216,7 @@ class LogFiles(InDirectory):
             os.rename(log, log + ".1")
             os.mkdir(log)
         server.terminate(signal.SIGUSR1)
-        wait_for_texts(self.errors + ".1", "the log cannot be opened again", "the access log cannot be opened again")
+        wait_for_texts(self.errors + ".1", "the log cannot be reopened", "the access log cannot be reopened")
         with Raw(server) as peer:
             peer.upgrade("/nowhere")
             peer.read_end()

@@ -167,7 +167,7 @@ class AtTerminal(unittest.TestCase):
             screen.wait_for("serving")
             screen.wait_for("prices")
             screen.type("h")
-            screen.wait_for("ask more or less often")
+            screen.wait_for("refresh more or less often")
             screen.type("h")
             screen.type("p")
             screen.wait_for("PAUSED")

@@ -174,7 +174,7 @@ class Page(unittest.TestCase):
         self.browser.click("#pause")
         self.shows(f"Unsubscribed from {topic}: this page read too slowly", "note")
         self.browser.until(f"document.querySelector('#position').textContent.endsWith(':{last}')")
-        self.shows("they are not kept any more", "gap")
+        self.shows("they are no longer kept", "gap")
         self.assertEqual(int(self.fact("received")) + int(self.fact("missed")), last)
 
     def test_without_streams_it_unsubscribes_instead(self):
@@ -193,7 +193,7 @@ class Page(unittest.TestCase):
             self.publish(topic, data=number)
         self.browser.click("#pause")
         self.state("live")
-        self.shows("Messages 2 to 21 are lost: they are not kept any more", "gap")
+        self.shows("Messages 2 to 21 are lost: they are no longer kept", "gap")
         self.shows_fact("received", "11")
         self.assertEqual(self.fact("missed"), "20")
 

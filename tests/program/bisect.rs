@@ -294,10 +294,10 @@ fn errors_name_the_cause_and_leave_nothing() {
     let repo = history.folder.to_str().expect("text");
     let (one, other) = (&history.commits[0], &history.commits[1]);
     for (good, bad, named) in [
-        (other, one, "no ancestor"),
+        (other, one, "not an ancestor"),
         (one, one, "same commit"),
         (&"--help-me".to_owned(), one, "unexpected argument"),
-        (&"nowhere".to_owned(), one, "GOOD: `nowhere` is no commit"),
+        (&"nowhere".to_owned(), one, "GOOD: `nowhere` is not a commit"),
     ] {
         let run: Run = program::command(&["bisect", good, bad, "--repo", repo, "--", "true"])
             .output()

@@ -474,7 +474,7 @@ fn a_run_ends_as_soon_as_a_condition_holds() {
     assert!(record["duration_s"].as_f64().is_some_and(|seconds| seconds >= 0.9), "{run}");
     let run = bench(&[&slow, "-c", "2", "-d", "1s", "--abort-if", "lost>0"]);
     assert_eq!(run.code, Some(2), "{run}");
-    assert!(run.stderr.contains("known at the end only"), "{run}");
+    assert!(run.stderr.contains("known only at the end"), "{run}");
     let run = bench(&[&slow, "-c", "2", "-d", "1500ms", "--abort-if", "p90>3000s"]);
     assert_eq!((run.code, run.json()["runs"][0].get("aborted_by")), (Some(0), None), "{run}");
 }

@@ -76,7 +76,7 @@ impl<S> fmt::Debug for ReuniteError<S> {
 
 impl<S> fmt::Display for ReuniteError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the reader and the writer are of different connections")
+        f.write_str("the reader and the writer belong to different connections")
     }
 }
 

@@ -69,7 +69,7 @@ impl Cause {
             }
             Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ) => "; dial a name that the certificate has",
+            ) => "; connect to a name that the certificate covers",
             Error::InvalidCertificate(
                 CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }
@@ -80,7 +80,7 @@ impl Cause {
                 "; does the server speak ws instead of wss?"
             }
             Error::AlertReceived(AlertDescription::CertificateRequired) => {
-                "; the server wants a certificate of the client: give an `Identity`"
+                "; the server requires a client certificate: pass an `Identity`"
             }
             _ => "",
         }

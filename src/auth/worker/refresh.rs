@@ -108,7 +108,7 @@ async fn refresh(
             method.note_failed();
             let delay = *retry;
             *retry = (2 * *retry).min(JWKS_RETRY_MAX);
-            tracing::warn!(problem, retry_in = ?delay, "the key set cannot be refreshed; the present keys stay");
+            tracing::warn!(problem, retry_in = ?delay, "the key set cannot be refreshed; the current keys stay in use");
             delay
         }
     };
@@ -211,7 +211,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(decision(&unread, &token("b")), Err(Denied::Unavailable), "it cannot be read");
         }
-        assert_eq!(decision(&unread, &token("a")), Ok("alice".to_owned()), "the present keys stay");
+        assert_eq!(decision(&unread, &token("a")), Ok("alice".to_owned()), "the current keys stay in use");
         assert!(unread.key_set().is_some_and(|state| state.failures > 0));
     }
 

@@ -41,9 +41,9 @@ const HEADING: &str = "Agents";
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Share the load among this many agents, which `echoring agent` started; needs --nats
+    /// Share the load among this many agents, started with `echoring agent`; needs --nats
     ///
-    /// The connections, rates and rows of data are those of the whole run. Files of TLS are those of each agent's machine.
+    /// The connections, rates and rows of data are those of the whole run. TLS files are read on each agent's machine.
     #[arg(
         long,
         value_name = "N",
@@ -53,11 +53,11 @@ pub(super) struct Args {
     )]
     agents: Option<u32>,
 
-    /// How long the agents are looked for
+    /// Maximum time to find the agents
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::duration, help_heading = HEADING)]
     agents_timeout: Duration,
 
-    /// Make only share K of N of the load, without NATS; echoring merge puts the results together
+    /// Generate only share K of N of the load, without NATS; echoring merge combines the results
     #[arg(
         long,
         value_name = "K/N",

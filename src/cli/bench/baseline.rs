@@ -29,7 +29,7 @@ const NAME_BYTES_MAX: usize = 100;
 pub(super) struct Args {
     /// Compare the results with those kept under this name; exit with 1 if they are worse
     ///
-    /// They are compared as echoring compare does. With --save-baseline of the same name, the first results are only kept.
+    /// The comparison is that of echoring compare. With --save-baseline of the same name, the first results are only saved.
     #[arg(long, value_name = "NAME", value_parser = name, help_heading = EXPERIMENTS)]
     pub(super) baseline: Option<String>,
 
@@ -125,10 +125,7 @@ impl Args {
         }
         if self.save_baseline.as_ref() == Some(name) {
             // A closed stderr must not turn an exit code into a panic.
-            let _ = writeln!(
-                io::stderr(),
-                "warning: nothing is kept as baseline {name} yet: there is no comparison"
-            );
+            let _ = writeln!(io::stderr(), "warning: there is no baseline {name} yet: nothing was compared");
             return Ok(None);
         }
         let why = format!("there is no {}: keep one with --save-baseline {name}", path.display());
@@ -149,7 +146,7 @@ impl Args {
         };
         match self.baseline_metric.iter().find(|metric| !has(metric)) {
             Some(metric) => {
-                Err(usage("--baseline-metric", &format!("no run of this load knows {}", metric.name())))
+                Err(usage("--baseline-metric", &format!("no run of this load has {}", metric.name())))
             }
             None => Ok(()),
         }
@@ -174,7 +171,7 @@ impl Args {
             return Err(kept.refused(&format!("not the same load: {line}")));
         }
         if let Some(metric) = comparing::unknown_metric(&loads, &self.baseline_metric) {
-            return Err(usage("--baseline-metric", &format!("neither side knows {metric}")));
+            return Err(usage("--baseline-metric", &format!("neither side has {metric}")));
         }
         let judged = judged.iter().map(|metric| metric.name().to_owned()).collect();
         Ok(BaselineComparison { name: kept.name.clone(), judged, loads })
@@ -193,7 +190,7 @@ impl Args {
         if let Some(name) = &self.save_baseline {
             let _ = writeln!(
                 io::stderr(),
-                "warning: the results are not kept as baseline {name}: not all is well"
+                "warning: the results are not kept as baseline {name}: the run failed"
             );
         }
     }

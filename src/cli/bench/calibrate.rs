@@ -46,7 +46,7 @@ const FLAGS: [&str; 10] = [
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Measure and store how far results can be believed on this host
+    /// Measure and store how accurate results are on this host
     ///
     /// A server in this process plants delays and faults, and the generator has to find them: first faults, then delays, then a
     /// delay at rising rates. It takes --duration (45s by default, 60s at most). Later records of this host quote it.
@@ -92,7 +92,7 @@ pub(super) fn run(arguments: super::Args, typed: &ArgMatches) -> Result<ExitCode
     if let Some(flag) = others.first() {
         let id = flag.id.as_str();
         let name = if id == "url" { "URL".to_owned() } else { values::flag_of(id) };
-        return Err(usage(&name, "not with --calibrate, which has a server and loads of its own"));
+        return Err(usage(&name, "not with --calibrate, which runs its own server and loads"));
     }
     let time = if is_given(typed, "duration") { arguments.duration } else { None }.unwrap_or(TIME_DEFAULT);
     if time.is_zero() || time > TIME_MAX {

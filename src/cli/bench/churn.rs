@@ -18,11 +18,12 @@ use echoring_load::{Backoff, Churn, RandomTime, STORM_BACKOFF_DEFAULT};
 pub(super) struct Args {
     /// Close each connection after this time, and open it again: 60s, 30s..90s or exp:60s
     ///
-    /// It is closed when its messages are answered. What is due until it is open again is left out. Publishers stay.
+    /// It is closed once its messages are answered. Messages due before it is open again are skipped. Publishers stay
+    /// connected.
     #[arg(long, value_name = "TIME", value_parser = RandomTime::from_str, help_heading = CONNECTIONS)]
     lifetime: Option<RandomTime>,
 
-    /// Open connections that ended by themselves again, after a pause such as 1s or 500ms..20s
+    /// Reopen connections that ended unexpectedly, after a pause such as 1s or 500ms..20s
     ///
     /// MIN..MAX is a back-off: each pause is random, up to a bound that doubles from MIN to MAX while attempts fail. Messages that are due
     /// meanwhile wait, and their latency counts from when they were due. In --mode storm the default is 500ms..20s.
@@ -31,7 +32,7 @@ pub(super) struct Args {
 
     /// Open the connections evenly over this time while the load runs, warm-up included
     ///
-    /// Each sends from the time when it is open. By default all are opened before the load starts.
+    /// Each sends as soon as it is open. By default all are opened before the load starts.
     #[arg(
         long,
         value_name = "TIME",
@@ -41,7 +42,7 @@ pub(super) struct Args {
     )]
     connect_ramp: Duration,
 
-    /// Who cuts all connections in --mode storm
+    /// Side that cuts all connections in --mode storm
     #[arg(long, value_enum, default_value_t = Cut::Client, help_heading = CONNECTIONS)]
     cut: Cut,
 }
@@ -51,7 +52,7 @@ pub(super) struct Args {
 enum Cut {
     /// This program, without a closing handshake, when the measured time begins
     Client,
-    /// The server, such as by a restart within the measured time
+    /// The server, for example by a restart within the measured time
     Server,
 }
 

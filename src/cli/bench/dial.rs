@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LIST", value_parser = Sources::from_str, help_heading = CONNECTIONS)]
     pub(super) source_addr: Option<Sources>,
 
-    /// Deal the connections over all addresses of a host name, in turn
+    /// Distribute the connections over all addresses of a host name, in turn
     ///
     /// By default all connections use the address that answers first (RFC 8305).
     #[arg(long, requires = "url", help_heading = CONNECTIONS)]

@@ -152,7 +152,7 @@ impl Exporter {
             return;
         }
         let line = format!(
-            "the last figures stay for {:.0} s to be scraped; Ctrl-C ends it",
+            "the final metrics can be scraped for {:.0} s more; Ctrl-C ends the wait",
             left.as_secs_f64().ceil()
         );
         // A closed stderr must not turn an exit code into a panic.
@@ -171,7 +171,7 @@ fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<By
             http::response(StatusCode::OK, EXPOSITION, text)
         }
         (&Method::GET | &Method::HEAD, _) => {
-            http::plain(StatusCode::NOT_FOUND, "the figures are on /metrics\n")
+            http::plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n")
         }
         _ => http::wrong_method("GET, HEAD"),
     }

@@ -87,7 +87,7 @@ async fn serve(
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::warn!(%error, "nobody reaches the {name} of this run"),
+        Err(error) => return tracing::warn!(%error, "the {name} of this run cannot be reached"),
     };
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

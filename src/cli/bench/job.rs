@@ -246,8 +246,7 @@ impl Args {
         }
         for load in workloads {
             if load.has_topics() {
-                let why =
-                    "subscribers of one share await messages of others, which only --agents can tell of";
+                let why = "subscribers of one share wait for messages of other shares, and only --agents coordinates shares";
                 return Err(usage("--segment", why));
             }
             segment.check(load).map_err(|wrong| Failure::Usage(wrong.to_string()))?;

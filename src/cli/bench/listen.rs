@@ -14,7 +14,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT", help_heading = PUSH)]
     hello: Option<String>,
 
-    /// Member of JSON messages with their creation time, such as sent_at or data.sent_at
+    /// JSON member with the creation time of a message, such as sent_at or data.sent_at
     ///
     /// In --mode push, response time counts from that time, by this host's clock. The member is a number of units since 1970.
     /// Without this flag messages are counted, not timed.
@@ -60,7 +60,7 @@ pub(super) fn check(
     ];
     match of_pace.iter().chain(of_messages).find(|(_, typed)| *typed) {
         Some((flag, _)) => {
-            Err(usage(flag, "in --mode push the server decides what it sends, and when: leave it out"))
+            Err(usage(flag, "in --mode push the server decides what and when it sends: leave it out"))
         }
         None => Ok(()),
     }

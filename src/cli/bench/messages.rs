@@ -51,8 +51,8 @@ pub(super) struct Args {
 
     /// Number or share of slow subscribers [default: 0]
     ///
-    /// They are slow from the start of the measured time until the run ends. Their results are reported separately from those
-    /// of the others. --stalled is another name of this flag.
+    /// They are slow from the start of the measured time until the run ends. Their results are reported separately.
+    /// --stalled is another name of this flag.
     #[arg(
         long,
         alias = "stalled",
@@ -78,7 +78,7 @@ pub(super) struct Args {
     )]
     pub(super) trickle: u64,
 
-    /// Offer permessage-deflate: off, on, or parameters as of serve --compress
+    /// Offer permessage-deflate: off, on, or parameters as in serve --compress
     ///
     /// Such as "server_max_window_bits=12; level=6". Without URL the embedded server gets them too.
     #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = Compression::from_str)]
@@ -86,14 +86,14 @@ pub(super) struct Args {
 
     /// Compare received messages with what was sent
     ///
-    /// off is for servers that change messages. An answer that does not identify its request has no latency then.
+    /// off is for servers that change messages. Then an answer that does not identify its request has no latency.
     #[arg(long, value_enum, default_value_t = Switch::On, help_heading = MESSAGES)]
     pub(super) verify: Switch,
 
     /// Faults that do not fail the run, such as lost,late [default: none]
     ///
-    /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due, and the connection was lost or
-    /// took no more) and closed (the server sent a Close frame before the end of the run). The faults are still counted.
+    /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due, but the connection was lost
+    /// or blocked) and closed (the server sent a Close frame before the end of the run). The faults are still counted.
     #[arg(long, value_name = "LIST", value_parser = Allow::from_str, help_heading = MESSAGES)]
     pub(super) allow: Option<Allow>,
 }
@@ -143,7 +143,7 @@ impl Args {
     fn style(&self, typed: &ArgMatches) -> Result<Style, Failure> {
         let has_text = is_given(typed, "text");
         if has_text && self.payload_file.is_some() {
-            let why = "the lines of --payload-file are as they are: such as --payload-file lines.txt";
+            let why = "the lines of --payload-file are sent unchanged: such as --payload-file lines.txt";
             return Err(usage("--text", why));
         }
         match (self.kind, self.text) {
@@ -171,8 +171,7 @@ impl Args {
             SlowHow::Trickle => Some(self.trickle),
             SlowHow::Stop if !is_given(typed, "trickle") => None,
             SlowHow::Stop => {
-                let why =
-                    "those who stop read nothing: such as --slow 1% --slow-how trickle --trickle 64KiB/s";
+                let why = "subscribers that stop read nothing: such as --slow 1% --slow-how trickle --trickle 64KiB/s";
                 return Err(usage("--trickle", why));
             }
         };

@@ -24,38 +24,38 @@ use echoring_load::{Outcome, Results, record};
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Write the results as JSON; - writes JSON alone to stdout
+    /// Write the results as JSON; - writes only the JSON to stdout
     #[arg(long, value_name = "FILE|-")]
     pub(super) json: Option<FileOrStream>,
 
     /// Write response times in milliseconds for HdrHistogram's plotter
     ///
-    /// With several runs, the mode goes before the extension, or the run's number if several have the same mode.
+    /// With several runs, the mode is put before the extension, or the run's number if modes repeat.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) hgrm: Option<PathBuf>,
 
     /// Write an HdrHistogram interval log (version 1.3), one distribution per second in nanoseconds
     ///
-    /// Files of several runs are named as those of --hgrm.
+    /// Files of several runs are named as for --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) hlog: Option<PathBuf>,
 
     /// Write a CSV row per second: rates, and latencies in nanoseconds
     ///
-    /// Files of several runs are named as those of --hgrm.
+    /// Files of several runs are named as for --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) csv: Option<PathBuf>,
 
     /// Share of single messages to write to --samples-file [default: 1/1000]
     ///
-    /// Messages are picked at random, whatever their latency. Of more than 500,000 picked messages of all runs of --repeat together,
-    /// the files have a random sample.
+    /// Messages are picked at random, whatever their latency. If all runs of --repeat together pick more than 500,000
+    /// messages, the files hold a random sample of them.
     #[arg(long, value_name = "SHARE", value_parser = sample_share, help_heading = OUTPUT)]
     pub(super) samples: Option<f64>,
 
     /// Write a sample of single messages with their times; the extension is .parquet or .csv
     ///
-    /// Files of several runs are named as those of --hgrm.
+    /// Files of several runs are named as for --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) samples_file: Option<PathBuf>,
 
@@ -73,7 +73,7 @@ pub(super) struct Args {
 
     /// Serve Prometheus metrics of the run at http://ADDR:PORT/metrics
     ///
-    /// Port 0 takes a free port, which stderr names.
+    /// Port 0 takes a free port, printed on stderr.
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = OUTPUT)]
     pub(super) prometheus: Option<SocketAddr>,
 

@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub(super) depth: Option<u32>,
 
-    /// Messages per second of all senders together, such as 2000, 10k, 1.5M/s or 0.5
+    /// Total messages per second, such as 2000, 10k, 1.5M/s or 0.5
     ///
     /// The load is an open loop: latency counts from the time at which a message was due. In --mode connect it is
     /// connections per second, 2000 by default.
@@ -61,17 +61,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = SCHEDULE)]
     pub(super) burst: u32,
 
-    /// Send a WebSocket ping on each connection at this interval, beside the load
+    /// Send a WebSocket ping on each connection at this interval, in addition to the load
     ///
-    /// The server's WebSocket layer answers pings without the application, so that their round trips tell the delay of the network and of
-    /// the event loop. --mode ping sends pings only.
+    /// The server's WebSocket layer answers pings without the application, so their round trips show the delay of the
+    /// network and the event loop. --mode ping sends pings only.
     #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
     pub(super) ping_every: Option<Duration>,
 
     /// Change the rate while the load runs: PUT http://ADDR:PORT/rate
     ///
-    /// The body is a rate such as 8000 or 10k, or a change such as +500 or -10%. GET tells the present rate. Port 0 takes a free port, which stderr names. On
-    /// a terminal the keys + and - change the rate by a tenth.
+    /// The body is a rate such as 8000 or 10k, or a change such as +500 or -10%. GET returns the current rate. Port 0 takes
+    /// a free port, printed on stderr. On a terminal the keys + and - change the rate by a tenth.
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = SCHEDULE)]
     pub(super) control: Option<SocketAddr>,
 
@@ -89,7 +89,7 @@ pub(super) struct Args {
 
     /// Count messages that take longer than this as late [default: none is late]
     ///
-    /// The time counts from when a message was due. Late messages fail the run, except with --allow late.
+    /// The time starts when a message is due. Late messages fail the run, except with --allow late.
     #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
     pub(super) late_after: Option<Duration>,
 
@@ -103,7 +103,7 @@ pub(super) struct Args {
     )]
     pub(super) max_lateness: Duration,
 
-    /// Exit with 0 although the generator was saturated; the results still say so
+    /// Exit with 0 even if the generator was saturated; the results still say so
     #[arg(long, help_heading = SCHEDULE)]
     pub(super) allow_saturated: bool,
 }
@@ -121,13 +121,13 @@ impl Args {
     /// Refuses flags that contradict one another. `duration` and `searches`: whether --duration and --find-max were typed.
     pub(super) fn check(&self, typed: &ArgMatches, duration: bool, searches: bool) -> Result<(), Failure> {
         let in_place_of = [
-            ("--duration", duration, "the stages are the measured time: such as --stage 30s@10k"),
+            ("--duration", duration, "the stages set the measured time: such as --stage 30s@10k"),
             (
                 "--rate",
                 self.rate.is_some(),
-                "each stage has its own: such as --stage 30s@10k --stage 30s@20k",
+                "each stage has its own rate: such as --stage 30s@10k --stage 30s@20k",
             ),
-            ("--depth", self.depth.is_some(), "stages are those of a rate: such as --stage 30s@10k"),
+            ("--depth", self.depth.is_some(), "stages need a rate: such as --stage 30s@10k"),
             (
                 "--find-max",
                 searches,

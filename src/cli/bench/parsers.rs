@@ -19,13 +19,13 @@ pub(super) enum Mode {
     Echo,
     /// Publishers send to topics, subscribers receive
     Broadcast,
-    /// Connections are the load: each is opened, echoes one message, and is closed
+    /// Each connection opens, echoes one message and closes
     Connect,
-    /// Connections only receive; the messages of the server are counted and timed
+    /// Connections only receive; messages from the server are counted and timed
     Push,
     /// Every connection sends WebSocket pings, 10 a second by default
     Ping,
-    /// Connections are held, all are cut at once, and come back; with --rate, publishers send to topics
+    /// All connections are cut at once, and reconnect; with --rate, publishers send to topics
     Storm,
 }
 

@@ -19,7 +19,7 @@ const SHOWN_BYTES_MAX: usize = 2_000;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Speak the protocol of an application: a name or a TOML file
+    /// Speak an application protocol: a name or a TOML file
     ///
     /// Names: action-cable, centrifuge, echo, echoring.v1, graphql-ws, json-rpc, mqtt, mqtt5, phoenix, signalr, socket.io, stomp,
     /// wamp. Each request is matched with its answer by its id.
@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long = "try", help_heading = PROTOCOL)]
     pub(super) r#try: bool,
 
-    /// Print the declaration of a protocol that ships with the program
+    /// Print the declaration of a built-in protocol
     #[arg(long, value_name = "NAME", exclusive = true, help_heading = PROTOCOL)]
     pub(super) show_protocol: Option<String>,
 }
@@ -107,7 +107,7 @@ fn text_of(name: &str) -> Result<String, Failure> {
     let is_name = !name.contains(['/', '.']) && !path.exists();
     if is_name {
         let names = preset_names().collect::<Vec<_>>().join(", ");
-        return Err(usage("--protocol", &format!("{name} is no file, and none of {names}")));
+        return Err(usage("--protocol", &format!("{name} is neither a file nor one of {names}")));
     }
     let bytes = read_file(path, FILE_BYTES_MAX).map_err(|why| usage("--protocol", &why))?;
     String::from_utf8(bytes).map_err(|_| usage("--protocol", &format!("{name} is not UTF-8")))

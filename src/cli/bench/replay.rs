@@ -55,9 +55,9 @@ const OF_OTHER_LOADS: [&str; 34] = [
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Send what echoring proxy --record took, at its own times, and compare the answers
+    /// Replay a recording of echoring proxy --record at its original times, and compare the answers
     ///
-    /// Each recorded connection is opened, sends its messages and is closed at its own time, whatever the server does. The path is the
+    /// Each connection opens, sends its messages and closes at the recorded times, whatever the server does. The path is the
     /// recorded one, unless the URL has one. Without --duration the run lasts as long as the recording.
     #[arg(
         long,
@@ -79,7 +79,7 @@ pub(super) struct Args {
     )]
     replay_speed: Speed,
 
-    /// Make each recorded connection this many times, spread over a second
+    /// Replay each recorded connection this many times, spread over a second
     #[arg(
         long,
         value_name = "N",
@@ -90,7 +90,7 @@ pub(super) struct Args {
     )]
     replay_copies: u32,
 
-    /// Which answers are as recorded: exact, json, json:/POINTER, count or none
+    /// How to compare answers with the recorded ones: exact, json, json:/POINTER, count or none
     ///
     /// exact compares bytes, json values, both in the recorded order. json:/id matches answers by the value at a JSON pointer, in any
     /// order. count compares the number of messages. Missing answers count as lost, others as duplicated, corrupted or reordered.

@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
     subprotocol: Vec<String>,
 
-    /// Read data for templates from this file, a row for each connection
+    /// Read data for templates from this file, one row per connection
     ///
     /// A CSV file, whose first line names the columns, or JSON Lines (.jsonl), whose members are the columns. {{data.NAME}} in
     /// templates is the value of a column.
@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LIST", help_heading = CONNECTIONS)]
     weights: Option<String>,
 
-    /// Name of the certificate of a wss:// server, and of the TLS server name [default: the URL's host]
+    /// Name expected in the certificate of a wss:// server, and sent in SNI [default: the URL's host]
     #[arg(long, value_name = "NAME", help_heading = CONNECTIONS)]
     pub(super) sni: Option<String>,
 

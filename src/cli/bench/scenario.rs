@@ -252,7 +252,7 @@ mod tests {
             ),
             ("[run]\nrate = 5", "run: expected tables [[run]]"),
             ("rate = 5\nrate = 6", "f.toml:2:1: duplicate key"),
-            ("mode = echo", "text stands in quotes"),
+            ("mode = echo", "put text in quotes"),
         ] {
             let line = read(text, &[]).expect_err("wrong");
             assert!(line.contains(told), "{text:?}\n  {line}\n  {told}");

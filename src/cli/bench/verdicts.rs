@@ -38,10 +38,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
     pub(super) fail_if: Vec<Objective>,
 
-    /// End the run with 1 as soon as this condition holds, such as 'p99>50ms'; repeatable
+    /// End the run with exit code 1 as soon as this condition holds, such as 'p99>50ms'; repeatable
     ///
-    /// It is looked at once per second of the measured time. METRIC is one of response time, duplicated, reordered, corrupted, late or errors; a quantile
-    /// counts once ten messages lie beyond it.
+    /// It is checked once per second of the measured time. METRIC is one of response time, duplicated, reordered, corrupted,
+    /// late or errors; a quantile counts once ten messages lie beyond it.
     #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
     pub(super) abort_if: Vec<Objective>,
 
@@ -89,7 +89,8 @@ impl Args {
     pub(super) fn check(&self, typed: &ArgMatches, has_url: bool, has_depth: bool) -> Result<(), Failure> {
         if let Some(objective) = &self.find_max {
             if objective.demands_worse_results() {
-                let why = "says what a slow server has; say what has to hold, such as --find-max 'p99<2ms'";
+                let why =
+                    "describes a slow server; state the objective instead, such as --find-max 'p99<2ms'";
                 return Err(usage("--find-max", &format!("{objective} {why}")));
             }
             if has_depth {
@@ -116,7 +117,7 @@ impl Args {
         if self.against.is_some() && self.repeat.is_none() {
             return Err(usage(
                 "--against",
-                &format!("say with --repeat how many pairs of runs to make, {example}"),
+                &format!("set the number of pairs of runs with --repeat, {example}"),
             ));
         }
         if self.against.is_some() && !has_url {
@@ -163,7 +164,7 @@ impl Args {
         if start < least {
             let needed = terms.objective.messages_needed();
             let why = format!(
-                "the quantile needs {needed} messages, so begin at {least} or above, as in --rate {least}"
+                "the quantile needs {needed} messages, so start at {least} or above, as in --rate {least}"
             );
             return Err(usage("--rate", &why));
         }
@@ -208,17 +209,17 @@ impl Purpose {
         let missing = workloads.iter().filter(|load| fits(load)).find_map(missing);
         let is_closed = !workloads.iter().any(Workload::is_open_loop);
         if self == Purpose::AbortIf && !expression.metrics().all(Metric::is_live) {
-            Some("that is known at the end only, such as --fail-if 'lost>0'")
+            Some("that metric is known only at the end, such as --fail-if 'lost>0'")
         } else if !fit {
-            Some("no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'")
+            Some("no run of this mode has that metric, such as --mode broadcast --fail-if 'last.p99>5ms'")
         } else if missing.is_some() {
             missing
         } else if has(|metric| metric.needs_server()) && !server_known {
-            Some("the server's CPU time is known with its process only, such as --server-pid 4711")
+            Some("the server's CPU time is known only with its process, such as --server-pid 4711")
         } else if has(|metric| metric.needs_schedule()) && is_closed {
-            Some("lateness is known in an open loop only, such as --rate 5000")
+            Some("only an open loop has lateness, such as --rate 5000")
         } else if has(|metric| metric.needs_search()) && (!searches || self == Purpose::FindMax) {
-            Some("only a search has that, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
+            Some("only a search has that metric, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
         } else {
             None
         }

@@ -199,7 +199,9 @@ fn figure(output: &str, metric: Option<&Metric>) -> Result<f64, String> {
             line.parse().map_err(|_| {
                 let shown: String = line.chars().take(80).collect();
                 match output.trim_start().starts_with('{') {
-                    true => "its output is JSON: --metric names the figure, such as --metric p99".to_owned(),
+                    true => {
+                        "its output is JSON: select the figure with --metric, such as --metric p99".to_owned()
+                    }
                     false => {
                         format!("its last line is `{shown}`: expected a number, or --metric and a run record")
                     }
@@ -216,11 +218,11 @@ fn figure(output: &str, metric: Option<&Metric>) -> Result<f64, String> {
 /// The metric of run records: of several runs of one load the median.
 fn of_records(output: &str, metric: &Metric) -> Result<f64, String> {
     let file: Value = serde_json::from_str(output).map_err(|error| {
-        format!("its output is no JSON ({error}): --metric needs what bench --json - prints")
+        format!("its output is not JSON ({error}): --metric needs the output of bench --json -")
     })?;
     if file["schema"] != record::SCHEMA {
         return Err(format!(
-            "its output is not of the schema {}: --metric needs what bench --json - prints",
+            "its output does not have the schema {}: --metric needs the output of bench --json -",
             record::SCHEMA
         ));
     }
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(figure(&file(&[run("echo", 7), run("echo", 9), run("echo", 8)]), Some(&p99)), Ok(8.0));
         for (output, named) in [
             ("7".to_owned(), "schema"),
-            ("text".to_owned(), "no JSON"),
+            ("text".to_owned(), "is not JSON"),
             (file(&[]), "does not have p99"),
             (file(&[run("echo", 7), run("broadcast", 9)]), "--mode"),
         ] {

@@ -50,7 +50,7 @@ impl Repository {
         let peeled = format!("{revision}^{{commit}}");
         let found = self.git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &peeled]);
         let id = found
-            .map_err(|_| Failure::Usage(format!("{name}: `{revision}` is no commit of the repository")))?;
+            .map_err(|_| Failure::Usage(format!("{name}: `{revision}` is not a commit of the repository")))?;
         self.described(id.trim()).map_err(Failure::Environment)
     }
 
@@ -74,7 +74,7 @@ impl Repository {
         match commits.last() {
             Some(_) => Ok(commits),
             None if good == bad => Err(Failure::Usage("GOOD and BAD are the same commit".to_owned())),
-            None => Err(Failure::Usage(format!("GOOD: {good} is no ancestor of BAD: {bad}"))),
+            None => Err(Failure::Usage(format!("GOOD: {good} is not an ancestor of BAD: {bad}"))),
         }
     }
 

@@ -27,7 +27,7 @@ fn cpu_time(host: &Host, plan: &Plan) -> Option<Check> {
         Check::green(ID, format!("{cpus:.1} CPUs for {shards} shards"))
     } else {
         let finding =
-            format!("{cpus:.1} CPUs for {shards} shards: busy shards are stopped for part of each period");
+            format!("{cpus:.1} CPUs for {shards} shards: busy shards are throttled for part of each period");
         let cure =
             format!("a quota of {shards} CPUs (CPUQuota=, --cpus), or shards = {}", (cpus as usize).max(1));
         Check::yellow(ID, finding, cure)

@@ -36,7 +36,7 @@ fn governor(host: &Host, plan: &Plan) -> Option<Check> {
     governors.sort();
     governors.dedup();
     if governors.is_empty() {
-        return Some(Check::green(ID, "none: the frequency is not this kernel's to choose"));
+        return Some(Check::green(ID, "none: this kernel does not control the frequency"));
     }
     let names = governors.join(", ");
     Some(if governors == ["performance"] {

@@ -33,7 +33,7 @@ fn accept_queue(host: &Host) -> Option<Check> {
     Some(if most >= asked {
         Check::green(ID, format!("{most}"))
     } else {
-        let finding = format!("{most}: a burst of more connections than that waits for retries of seconds");
+        let finding = format!("{most}: in a larger burst, connections wait seconds for a retry");
         Check::yellow(ID, finding, format!("sysctl -w net.core.somaxconn={asked}"))
     })
 }
@@ -81,7 +81,7 @@ fn all_sockets(host: &Host, peak: &MemoryPeak) -> Option<Check> {
         let [low, pressure] = [pages / 2, pages / 4 * 3];
         Check::yellow(
             ID,
-            format!("{finding}: if so many peers stop reading, the connections of all slow down"),
+            format!("{finding}: if that many peers stop reading, all connections slow down"),
             format!(
                 "lower max_connections, or sysctl -w net.ipv4.tcp_mem='{low} {pressure} {pages}' where memory allows"
             ),

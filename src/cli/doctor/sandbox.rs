@@ -61,11 +61,9 @@ fn user(host: &Host, plan: &Plan) -> Option<Check> {
     let uid = host.status("Uid")?;
     match uid.split_whitespace().nth(1)? {
         "0" if plan.changes_user => Some(Check::green(ID, "root, until the server changes to its user")),
-        "0" => Some(Check::yellow(
-            ID,
-            "root: a fault in the server is a fault in root's hands",
-            "use --user NAME",
-        )),
+        "0" => {
+            Some(Check::yellow(ID, "root: an attacker who controls the server is root", "use --user NAME"))
+        }
         uid => Some(Check::green(ID, format!("user {uid}"))),
     }
 }

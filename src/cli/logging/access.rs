@@ -92,7 +92,7 @@ fn run(mut target: Target, exit: &Receiver<Entry>) {
             }
             Entry::Reopen => {
                 if let Err(error) = target.reopen() {
-                    tracing::error!(%error, "the access log cannot be opened again; writing to the old file");
+                    tracing::error!(%error, "the access log cannot be reopened; writing to the old file");
                 }
             }
             // Fails if nobody waits any more.

@@ -186,9 +186,9 @@ impl Log {
 
     fn reopen(&mut self) {
         match self.target.reopen() {
-            Ok(()) => tracing::info!("the log was opened again"),
+            Ok(()) => tracing::info!("the log was reopened"),
             Err(error) => {
-                tracing::error!(%error, "the log cannot be opened again; writing to the old file");
+                tracing::error!(%error, "the log cannot be reopened; writing to the old file");
             }
         }
         self.write_own_words();
@@ -207,7 +207,7 @@ impl Log {
             return;
         }
         let records = dropped - self.told;
-        tracing::warn!(records, "log records were dropped: what they are written to was full or not read");
+        tracing::warn!(records, "log records were dropped: their destination was full or not read");
         if self.write_own_words() {
             self.told = dropped;
         }

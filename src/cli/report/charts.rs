@@ -70,7 +70,7 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     (!lines.is_empty()).then(|| Chart {
         name: "percentiles".to_owned(),
         title: "Latency by percentile".to_owned(),
-        caption: "Each further nine is one step to the right, where the slowest messages are. Response time counts from \
+        caption: "Each additional nine is one step to the right, towards the slowest messages. Response time counts from \
                   the intended send, service time from the actual send. They differ where messages waited to be sent."
             .to_owned(),
         x: Axis::percentiles(count as f64),
@@ -266,7 +266,7 @@ fn herd(runs: &[Run]) -> Option<Chart> {
         name: "herd".to_owned(),
         title: "Connections after the cut".to_owned(),
         caption:
-            "Connections that were away at the end of each 100 ms, and attempts to open one again within it."
+            "Connections that were down at the end of each 100 ms, and attempts to reopen one within it."
                 .to_owned(),
         x: Axis::from_zero("seconds of the measured time", last),
         y: Axis::from_zero("connections", most),
@@ -338,7 +338,7 @@ fn knee(runs: &[Run]) -> Option<Chart> {
              hold, the vertical line the highest that did.",
             objectives.join(" and ")
         ),
-        x: Axis::from_zero("messages per second that were due", most),
+        x: Axis::from_zero("due messages per second", most),
         y,
         runs: names(searched.iter().map(|(at, run, _)| (*at, *run))),
         strokes: vec![

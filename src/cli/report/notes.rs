@@ -129,7 +129,7 @@ fn biases(run: &Run) -> Vec<String> {
     }
     if run.slices.is_none() {
         said.push(
-            "The record has no slices, as those of older versions: the charts over time leave it out."
+            "The record has no slices because an older version wrote it: the charts over time leave it out."
                 .to_owned(),
         );
     }

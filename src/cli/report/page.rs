@@ -289,8 +289,8 @@ fn summary(runs: &[Run], comparisons: &[Comparison]) -> String {
     let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
     let mut html = table("Throughput, and response times from the intended send", &head, &rows);
     if several && comparisons.is_empty() {
-        html += "<p>Percentages are differences from the first run. Whether they are more than chance, \
-                 <code>echoring compare</code> says.</p>\n";
+        html += "<p>Percentages are differences from the first run. <code>echoring compare</code> tells whether \
+                 they are more than chance.</p>\n";
     }
     html
 }

@@ -249,7 +249,7 @@ impl Page<'_> {
         if !self.fans_out() {
             kinds.push((Stroke::Solid, "received", |column| column.per_s(column.arrived)));
         }
-        let caption = "Messages that were due by the rate, that were sent, and that arrived, per second.";
+        let caption = "Messages due by the rate, sent and received, per second.";
         self.chart("rates", "Target, sent and received rate", "messages/s", caption, &kinds)
     }
 
@@ -267,8 +267,8 @@ impl Page<'_> {
         let kinds: [(Stroke, &str, OfColumn); 1] =
             [(Stroke::Solid, "", |column| column.open.map(|open| open as f64))];
         let caption = match self.has_events() {
-            true => "Connections that were open at the end of each column.",
-            false => "Connections that were open. None opened, closed or failed in the measured time.",
+            true => "Connections open at the end of each column.",
+            false => "Open connections. None opened, closed or failed in the measured time.",
         };
         self.chart("open-connections", "Open connections", "open", caption, &kinds)
     }
@@ -307,8 +307,7 @@ impl Page<'_> {
 
     fn cpu(&self) -> Option<Chart> {
         let kinds: [(Stroke, &str, OfColumn); 1] = [(Stroke::Solid, "", |column| column.cpu_cores)];
-        let caption =
-            "CPU time of the server, user and system, divided by the time that passed: 1 is one core.";
+        let caption = "CPU time of the server (user and system) divided by elapsed time: 1 is one core.";
         self.chart("server-cpu", "CPU of the server", "cores", caption, &kinds)
     }
 

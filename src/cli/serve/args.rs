@@ -43,7 +43,7 @@ Examples:
       the settings of the file, with another log level
   echoring serve --compress on
   echoring serve --auth-jwks https://idp.example/jwks.json --auth-audience echoring
-      only clients with a token of that provider; [[topics]] in --config say what they may do
+      only clients with a token from that provider; [[topics]] in --config give their permissions
   echoring serve --listen 0.0.0.0:9001 --cluster nats://a.example,b.example
       topics are shared with the other nodes that use this NATS
   echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
@@ -100,8 +100,8 @@ pub(crate) struct Args {
 
     /// Speak TLS with this certificate: a PEM chain, leaf certificate first; repeatable
     ///
-    /// It needs --tls-key. Of several, a client gets the first for the name that it asks for (SNI), and the first of all if
-    /// there is none. See docs/guide/operate.md#tls.
+    /// It needs --tls-key. Of several, a client gets the first that matches its server name (SNI), otherwise the first of
+    /// all. See docs/guide/operate.md#tls.
     #[arg(long, add = Reload::Live, value_name = "FILE")]
     pub(super) tls_cert: Vec<PathBuf>,
 
@@ -118,13 +118,13 @@ pub(crate) struct Args {
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
     pub(super) tls_ocsp: Vec<PathBuf>,
 
-    /// Ask clients for a certificate that is issued under one of this PEM file
+    /// Ask clients for a certificate issued by a CA in this PEM file
     ///
     /// See docs/guide/operate.md#certificates-of-clients.
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
     pub(super) tls_client_ca: Option<PathBuf>,
 
-    /// Whether clients must have such a certificate
+    /// Whether clients must present such a certificate
     #[arg(long, add = Reload::Live, value_enum, default_value_t = TlsClient::Required, help_heading = PROTOCOL)]
     pub(super) tls_client: TlsClient,
 
@@ -136,7 +136,7 @@ pub(crate) struct Args {
 
     /// Maximum number of connections; further ones are refused with 503 [default: 100000]
     ///
-    /// The default is lower where the limit of open files is.
+    /// The default is lower if the limit on open files is lower.
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_connections: Option<u32>,
 
@@ -190,13 +190,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", value_parser = log_file, help_heading = OPERATION)]
     pub(super) log_file: Option<PathBuf>,
 
-    /// Form of the records of both logs
+    /// Format of both logs
     ///
     /// Under systemd, a text log on stderr goes to the journal with its fields.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
     pub(super) log_format: LogFormat,
 
-    /// Append a line for each ended connection to this file; - for stdout
+    /// Append one line per closed connection to this file; - for stdout
     ///
     /// SIGUSR1 opens it again. Each recorded connection costs memory and a lookup of its address. See
     /// docs/guide/operate.md#access-log.
@@ -209,14 +209,14 @@ pub(crate) struct Args {
     )]
     pub(super) access_log: AccessLogFile,
 
-    /// Part of all connections that the access log records, from 0 to 1
+    /// Fraction of connections that the access log records, from 0 to 1
     #[arg(long, value_name = "RATE", default_value = "1", value_parser = part, help_heading = OPERATION)]
     pub(super) access_log_sample: f64,
 
-    /// Print the resolved settings and the verdict of a start, and exit
+    /// Print the resolved settings, check whether the server would start, and exit
     ///
     /// Prints a configuration file with all defaults, the source of each other value, and the resulting numbers on this host.
-    /// Exit code 3 where a start would fail for one of them.
+    /// Exit code 3 if the server would not start with them.
     #[arg(long, help_heading = OPERATION)]
     pub(super) check: bool,
 
@@ -240,35 +240,35 @@ pub(crate) struct Args {
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
     pub(super) admin_token_file: Option<PathBuf>,
 
-    /// Let clients with the bearer token in this file read at --admin
+    /// Give clients that present the bearer token in this file read access to the admin address
     ///
-    /// For scrapers, which may only read. Without --admin-token-file, nobody may change anything. See
+    /// Meant for scrapers. Without --admin-token-file, nobody may change anything. See
     /// docs/reference/admin.md#access.
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
     pub(super) admin_read_token_file: Option<PathBuf>,
 
-    /// Take over changes of files without a signal
+    /// Apply changes of files without a signal
     ///
-    /// files: those of certificates, keys and tokens; all: the file of --config too; off: none. They are looked at every two
-    /// seconds. See docs/guide/operate.md#change-the-configuration.
+    /// files: certificates, keys and tokens; all: the file of --config too; off: none. Files are checked every two seconds.
+    /// See docs/guide/operate.md#change-the-configuration.
     #[arg(long, add = Reload::Live, value_enum, default_value_t = Watch::Files, help_heading = OPERATION)]
     pub(super) watch: Watch,
 
     /// Replace the server that listens on the same addresses
     ///
     /// The new server gets the old one's listening sockets and topics. The old one serves its clients until their turn, and
-    /// closes them one by one with 1012 (service restart); they resume at the new one where they were. See
+    /// closes them one by one with 1012 (service restart); they resume at the new one where they left off. See
     /// docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
 
-    /// Meet the other server at this Unix socket [default: an abstract socket of each address]
+    /// Unix socket for the handover between both servers [default: an abstract socket of each address]
     ///
-    /// For processes in network namespaces of their own, such as containers, that share a directory.
+    /// For processes in separate network namespaces, such as containers, that share a directory.
     #[arg(long, value_name = "PATH", help_heading = OPERATION)]
     pub(super) takeover_socket: Option<PathBuf>,
 
-    /// Close connections over this time in a drain [default: 60s in a takeover, else 8s, all at once]
+    /// Time over which a drain closes connections [default: 60s in a takeover, else 8s, all at once]
     ///
     /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
     /// answer 503 for a tenth of the time, at most 5s. See docs/guide/operate.md#drain.
@@ -282,7 +282,7 @@ pub(crate) struct Args {
 
     /// Maximum number of connections that --drain closes per second
     ///
-    /// Connections that are left when the time is over are closed together.
+    /// Connections left when the time is over are closed together.
     #[arg(
         long,
         value_name = "N",
@@ -294,8 +294,8 @@ pub(crate) struct Args {
 
     /// Run as this user, and in this group, once all addresses are bound
     ///
-    /// A start as root binds ports below 1024 and reads the key of TLS first. Files that are read again later must be readable
-    /// by the user.
+    /// A server started as root first binds ports below 1024 and reads the TLS key. Files that are read again later must be
+    /// readable by this user.
     #[arg(long, value_name = "NAME[:GROUP]", value_parser = UserName::from_str, help_heading = OPERATION)]
     pub(super) user: Option<UserName>,
 
@@ -369,7 +369,8 @@ pub(crate) struct Args {
 
     /// Maximum number of existing topics that one connection has created [default: 4096]
     ///
-    /// By publishing or subscribing first. The default is --max-subscriptions if that is more.
+    /// A connection creates a topic by publishing or subscribing to it first. The default is --max-subscriptions if that is
+    /// more.
     #[arg(
         long,
         add = Reload::Live,
@@ -381,7 +382,7 @@ pub(crate) struct Args {
 
     /// Close connections whose handshake takes longer than this
     ///
-    /// The handshake starts when the connection is accepted. It includes that of TLS.
+    /// The handshake starts when the connection is accepted. It includes the TLS handshake.
     #[arg(
         long,
         add = Reload::Live,
@@ -403,10 +404,10 @@ pub(crate) struct Args {
     )]
     pub(super) send_timeout: Duration,
 
-    /// Bytes of a message that has begun that must arrive within --message-progress-time, unless it ends
+    /// Minimum bytes of an unfinished message that must arrive within --message-progress-time
     ///
-    /// A slower message closes its connection with 1008. There is no limit of a message's whole time, unless this is more than
-    /// --max-message. 0 for no limit.
+    /// A slower message closes its connection with 1008. The total time of a message is not limited, unless this is more
+    /// than --max-message. 0 for no limit.
     #[arg(
         long,
         add = Reload::Live,
@@ -419,7 +420,7 @@ pub(crate) struct Args {
 
     /// Time in which --message-progress must arrive
     ///
-    /// Time in which the server does not read, as while a connection waits for its rate, does not count.
+    /// Time in which the server does not read, for example because of a rate limit, does not count.
     #[arg(
         long,
         add = Reload::Live,
@@ -445,7 +446,7 @@ pub(crate) struct Args {
     #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = values::subprotocol, help_heading = PROTOCOL)]
     pub(super) subprotocol: Vec<String>,
 
-    /// Whose preference selects among several common subprotocols
+    /// Side whose preference decides among several common subprotocols
     #[arg(
         long,
         add = Reload::Live,
@@ -457,7 +458,7 @@ pub(crate) struct Args {
     )]
     pub(super) subprotocol_preference: Preference,
 
-    /// Answer to this host name too while all TCP listeners are on loopback; repeatable
+    /// Also answer to this host name while all TCP listeners are on loopback; repeatable
     ///
     /// localhost, addresses and the hosts of --allow-origin are always answered. * allows all hosts.
     #[arg(long, add = Reload::Live, value_name = "HOST", value_parser = values::host, help_heading = PROTOCOL)]
@@ -537,7 +538,7 @@ fn part(word: &str) -> Result<f64, String> {
 /// An address of `--listen`.
 fn listen_address(word: &str) -> Result<ListenAddress, String> {
     match word.strip_prefix("unix:") {
-        Some("") => Err("unix: needs a path behind it".to_owned()),
+        Some("") => Err("unix: needs a path after it".to_owned()),
         // The kernel's `sun_path` has 108 bytes, one of them the terminator.
         Some(path) if path.len() > 107 => Err("a socket's path has at most 107 bytes".to_owned()),
         Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
@@ -695,7 +696,7 @@ impl From<TlsClient> for ClientAuth {
 pub(super) enum Watch {
     /// None
     Off,
-    /// Those of certificates, keys and tokens
+    /// Certificates, keys and tokens
     Files,
     /// The file of --config too
     All,

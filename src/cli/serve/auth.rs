@@ -32,16 +32,16 @@ pub(super) struct AuthArgs {
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
     auth_tokens: Option<PathBuf>,
 
-    /// Authenticate clients by JWT that this key verifies; repeatable
+    /// Authenticate clients by JWT, verified with this key; repeatable
     ///
     /// A public key in PEM verifies RS256, ES256 or EdDSA, by its type. Any other file is the secret of HS256, of at least
     /// 32 bytes. See docs/guide/authenticate.md#jwt.
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
     auth_jwt_key: Vec<PathBuf>,
 
-    /// Authenticate clients by JWT that a key of this JWKS verifies
+    /// Authenticate clients by JWT, verified with a key of this JWKS
     ///
-    /// An http or https URL, or a file. The set is refreshed, and early when a token has an unknown key id.
+    /// An http or https URL, or a file. The set is refreshed regularly, and earlier when a token has an unknown key id.
     #[arg(long, add = Reload::Live, value_name = "FILE|URL", help_heading = HEADING)]
     auth_jwks: Option<String>,
 
@@ -77,7 +77,7 @@ pub(super) struct AuthArgs {
     )]
     auth_leeway: Duration,
 
-    /// Claim of JWT with the topic patterns of a right; repeatable
+    /// JWT claim that lists the topic patterns of a right; repeatable
     ///
     /// The rights are subscribe, publish, presence and history. By default a claim has the name of its right.
     #[arg(long, add = Reload::Live, value_name = "RIGHT=NAME", value_parser = claim, help_heading = HEADING)]
@@ -96,7 +96,7 @@ pub(super) struct AuthArgs {
     #[arg(long, add = Reload::Live, value_name = "URL", help_heading = HEADING)]
     auth_hook: Option<String>,
 
-    /// Maximum time for an answer of --auth-hook
+    /// Maximum time for an answer from --auth-hook
     #[arg(
         long,
         add = Reload::Live,
@@ -123,7 +123,7 @@ pub(super) struct AuthArgs {
     /// Identity of a client with a TLS certificate [default: dn]
     ///
     /// With --tls-client-ca, a certificate suffices as credentials. dn: the subject's distinguished name (RFC 4514), cn: its
-    /// common name, off: a certificate names nobody. See docs/guide/authenticate.md#certificates.
+    /// common name, off: certificates are not an identity. See docs/guide/authenticate.md#certificates.
     #[arg(long, add = Reload::Live, value_enum, help_heading = HEADING)]
     auth_certificate: Option<AuthCertificate>,
 
@@ -137,9 +137,9 @@ pub(super) struct AuthArgs {
     #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
     auth_query: Option<String>,
 
-    /// Let clients without credentials in
+    /// Admit clients without credentials
     ///
-    /// The permissions of topics decide what they may do. Wrong credentials are refused nevertheless.
+    /// The permissions of topics decide what they may do. Wrong credentials are still refused.
     #[arg(long, add = Reload::Live, help_heading = HEADING)]
     auth_anonymous: bool,
 }
@@ -271,14 +271,14 @@ impl AuthArgs {
         let mut warnings = Vec::new();
         if is_open && !self.settings().is_on() && !self.auth_anonymous {
             warnings.push(
-                "anybody who reaches this server may use it: configure [auth], or set auth_anonymous to say that this is \
-                 intended"
+                "anyone who can reach this server may use it: configure [auth], or set auth_anonymous to \
+                 confirm that this is intended"
                     .to_owned(),
             );
         }
         if let Some(name) = &self.auth_query {
             warnings.push(format!(
-                "tokens in the query (?{name}=) end in the logs of proxies and in histories; prefer a subprotocol or a \
+                "tokens in the query (?{name}=) end up in proxy logs and browser histories; prefer a subprotocol or a \
                  cookie, and short-lived tokens"
             ));
         }
@@ -287,7 +287,8 @@ impl AuthArgs {
         }
         if self.auth_jwks.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
             warnings.push(
-                "auth_jwks: keys come without TLS, so others can replace them; use https://".to_owned(),
+                "auth_jwks: keys are fetched without TLS, so they can be replaced on the way; use https://"
+                    .to_owned(),
             );
         }
         warnings
@@ -376,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_server_that_others_reach_warns_unless_it_says_who_may_use_it() {
-        let open = "anybody who reaches this server may use it";
+        let open = "anyone who can reach this server may use it";
         for (flags, expected) in [
             (&[][..], None),
             (&["--listen=0.0.0.0:0"], Some(open)),
@@ -387,7 +388,7 @@ mod tests {
                 &["--auth-hook=http://localhost:1/", "--auth-query=token"],
                 Some("tokens in the query (?token=)"),
             ),
-            (&["--auth-jwks=http://idp.example/keys"], Some("keys come without TLS")),
+            (&["--auth-jwks=http://idp.example/keys"], Some("keys are fetched without TLS")),
         ] {
             let warnings = settings("", flags).expect("valid").warnings().expect("no files");
             match expected {

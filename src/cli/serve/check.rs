@@ -56,7 +56,7 @@ fn not_used(variables: &[String]) -> String {
         return String::new();
     }
     let names = variables.join(", ").replace(char::is_control, " ");
-    format!("# Environment variables that are not used, since no key has that name: {names}\n")
+    format!("# Ignored environment variables, because no key has that name: {names}\n")
 }
 
 impl Settings {

@@ -40,18 +40,18 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 pub(super) struct ClusterArgs {
     /// Share topics with the other nodes that use this NATS; repeatable
     ///
-    /// nats://HOST[:PORT] or tls://HOST[:PORT], several of one NATS cluster with commas between them. See
+    /// nats://HOST[:PORT] or tls://HOST[:PORT], comma-separated for several servers of one NATS cluster. See
     /// docs/reference/cluster.md.
     #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = server, help_heading = HEADING)]
     cluster: Vec<String>,
 
     /// Name of this node in the cluster [default: host name and first port]
     ///
-    /// It stays the same when the node is restarted, and no two nodes have the same one.
+    /// It must stay the same across restarts, and be unique in the cluster.
     #[arg(long, value_name = "NAME", value_parser = node_name, help_heading = HEADING)]
     node: Option<String>,
 
-    /// User of NATS; needs --cluster-password-file
+    /// NATS user; needs --cluster-password-file
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
     cluster_user: Option<String>,
 
@@ -59,11 +59,11 @@ pub(super) struct ClusterArgs {
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     cluster_password_file: Option<PathBuf>,
 
-    /// File with the token of NATS
+    /// File with the NATS token
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     cluster_token_file: Option<PathBuf>,
 
-    /// File with the JWT and the nkey of a user of NATS, as nsc writes it
+    /// File with the JWT and nkey of a NATS user, as written by nsc
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     cluster_credentials_file: Option<PathBuf>,
 
@@ -71,7 +71,7 @@ pub(super) struct ClusterArgs {
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     cluster_nkey_file: Option<PathBuf>,
 
-    /// Authorities of the NATS servers' certificates: a PEM file [default: those of the system]
+    /// CA certificates for the NATS servers, as a PEM file [default: those of the system]
     ///
     /// With it every server must offer TLS.
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
@@ -87,7 +87,7 @@ pub(super) struct ClusterArgs {
 
     /// First tokens of all NATS subjects
     ///
-    /// Nodes with another prefix are another cluster.
+    /// Nodes with another prefix form another cluster.
     #[arg(long, value_name = "SUBJECT", default_value = "echoring", help_heading = HEADING)]
     cluster_prefix: String,
 
@@ -101,9 +101,9 @@ pub(super) struct ClusterArgs {
     )]
     cluster_heartbeat: Duration,
 
-    /// Silence after which another node is taken for dead
+    /// Silence after which another node is considered dead
     ///
-    /// More than two heartbeats of any node. Topics of a dead node begin a new epoch at another.
+    /// Must be more than two heartbeats of any node. Topics of a dead node begin a new epoch at another node.
     #[arg(
         long,
         value_name = "TIME",
@@ -113,23 +113,24 @@ pub(super) struct ClusterArgs {
     )]
     cluster_member_timeout: Duration,
 
-    /// Let other clients of NATS publish to topics, and receive messages of topics
+    /// Let other NATS clients publish to topics and receive their messages
     ///
-    /// At PREFIX.publish.TOPIC and PREFIX.messages.TOPIC, as operators: NATS says who may. Needs an admin address. See
-    /// docs/reference/cluster.md.
+    /// The subjects are PREFIX.publish.TOPIC and PREFIX.messages.TOPIC. NATS decides who may use them; publications count as
+    /// the operator's. Needs an admin address. See docs/reference/cluster.md.
     #[arg(long, help_heading = HEADING)]
     cluster_nats_clients: bool,
 
-    /// First tokens of subjects at which clients of NATS are answered, besides _INBOX; repeatable
+    /// First tokens of reply subjects that nodes may answer to, besides _INBOX; repeatable
     ///
-    /// Several with commas between them. A publication with another reply subject is not answered, so that nobody has a node publish
-    /// what they may not.
+    /// Several with commas between them. A publication with another reply subject is not answered, so that clients cannot
+    /// make a node publish where they may not.
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',', help_heading = HEADING)]
     cluster_nats_inbox: Vec<String>,
 
-    /// File with the secret that places topics [default: derived from --cluster-prefix]
+    /// File with the secret that assigns topics to nodes [default: derived from --cluster-prefix]
     ///
-    /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose names of topics that all have one owner.
+    /// One line of at least 16 bytes, the same on all nodes. Clients that know it can choose topic names that all have the
+    /// same owner.
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     cluster_key_file: Option<PathBuf>,
 
@@ -149,7 +150,7 @@ pub(crate) struct ClusterOptions {
     pub(crate) node: String,
     /// Interval of its heartbeats.
     pub(crate) heartbeat_interval: Nanos,
-    /// Silence after which another node is taken for dead.
+    /// Silence after which another node is considered dead.
     pub(crate) member_timeout: Nanos,
     /// The secret that places topics.
     pub(crate) key: u64,
@@ -200,7 +201,7 @@ impl ClusterArgs {
         }
         if message_bytes_max > CLUSTER_MESSAGE_BYTES_MAX {
             let most = values::shown_bytes(CLUSTER_MESSAGE_BYTES_MAX);
-            let line = format!("must be at most {most} in a cluster: NATS allows no longer messages");
+            let line = format!("must be at most {most} in a cluster: NATS does not allow longer messages");
             return Err(origins.wrong("--max-message", &line));
         }
         let nats = NatsOptions {
@@ -526,7 +527,7 @@ mod tests {
             (
                 String::new(),
                 &["--cluster=nats://a", "--cluster-nats-clients", "--cluster-nats-inbox=echoring.publish"],
-                "--cluster-nats-inbox: `echoring.publish` is no place for answers",
+                "--cluster-nats-inbox: `echoring.publish` is not an inbox prefix",
             ),
             (
                 String::new(),
@@ -541,7 +542,8 @@ mod tests {
             (
                 "[cluster]\nservers = 'nats://a'\nprefix = 'edge.publish.a'".to_owned(),
                 &[],
-                "f.toml:3:10: cluster.prefix: `edge.publish.a` is not a subject prefix: behind `publish` are the subjects of others",
+                "f.toml:3:10: cluster.prefix: `edge.publish.a` is not a subject prefix: subjects that \
+                 begin with `publish` are reserved",
             ),
             (
                 "[cluster]\nservers = 'nats://a'\nmember_timeout = '2s'".to_owned(),

@@ -59,7 +59,9 @@ pub(super) fn start(
 }
 
 fn no_thread(error: &io::Error) -> Failure {
-    Failure::Environment(format!("no thread for the cluster: {error}; raise the limit on processes"))
+    Failure::Environment(format!(
+        "cannot start the thread of the cluster: {error}; raise the limit on processes"
+    ))
 }
 
 /// Has the server fail if the thread ends by itself.

@@ -77,7 +77,8 @@ impl Sources {
         };
         let (id, file) = named.chain(of_auth).find(|(_, file)| denied(file) && !sandbox.reaches(file))?;
         let line = format!(
-            "{} is outside of the sandbox, which reaches the folders of files that were named at the start; restart the server",
+            "{} is outside the sandbox, which covers the folders of files named at the start; restart the \
+             server",
             file.display()
         );
         Some(origins.unusable(&values::flag_of(&id), &line))
@@ -405,10 +406,10 @@ pub(super) mod tests {
             ("shards = 1\nshards = 2", "f.toml:2:1: duplicate key"),
             ("log = \"ä\" x", "f.toml:1:11: "),
             ("log = \"warn", "f.toml:1:"),
-            ("log = info", "; text stands in quotes"),
+            ("log = info", "; put text in quotes"),
             ("log = warn", "f.toml:1:7: "),
             ("\"a\\nb\" = 1", "f.toml:1:1: a b: there is no such key"),
-            ("compress = \"a\\nb\"", "f.toml:1:12: compress: a b is no parameter"),
+            ("compress = \"a\\nb\"", "f.toml:1:12: compress: a b is not a parameter"),
             ("topics = 1", "f.toml:1:10: topics: expected tables [[topics]], found 1"),
             ("[topics]", "f.toml:1:1: topics: expected tables [[topics]], found a table"),
             (
@@ -509,7 +510,7 @@ pub(super) mod tests {
             ("DRIVER", "kqueue", &[], "expected auto, uring, epoll"),
             ("SUBPROTOCOL", "a,,b", &[], "expected a token"),
             ("LISTEN", "127.0.0.1:1,nowhere", &[], "expected ADDR:PORT such as"),
-            ("COMPRESS", "a\nb", &[], "a b is no parameter"),
+            ("COMPRESS", "a\nb", &[], "a b is not a parameter"),
             ("SHARDS", "3", &["--cpus=0,1"], "3 shards need as many CPUs"),
             ("TLS_CERT", "c", &[], "needs its private key, ECHORING_TLS_KEY"),
             ("ADMIN", "127.0.0.1:9001", &[], "127.0.0.1:9001 is taken by ECHORING_LISTEN"),

@@ -29,7 +29,7 @@ impl DrainSettings {
         if let Some(cluster) = server.cluster()
             && !cluster.hand_over(CLUSTER_LEAVE_TIMEOUT)
         {
-            tracing::warn!("topics could not be handed over to other nodes in time");
+            tracing::warn!("the topics were not handed over to other nodes in time");
         }
         match self.time {
             None => server.drain(),

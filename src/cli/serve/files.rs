@@ -23,7 +23,8 @@ impl Settings {
                 File::open(file).err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
             let file = file.display();
             Some(format!(
-                "{file} was read, and cannot be read again as this user: {error}; a reload will fail"
+                "{file} was read at the start, but cannot be read again as this user: {error}; a reload \
+                 will fail"
             ))
         };
         files.filter_map(warning).collect()

@@ -25,9 +25,9 @@ pub(super) fn key_of(id: &str) -> Option<&str> {
 /// The options of `[hooks]`.
 #[derive(Debug, clap::Args)]
 pub(super) struct HookArgs {
-    /// Post the calls (rpc) and messages (send) of Centrifuge's clients to this URL
+    /// Post calls (rpc) and messages (send) from Centrifuge clients to this URL
     ///
-    /// In the form of Centrifugo's RPC proxy. See docs/reference/centrifuge.md#hooks.
+    /// The format is that of Centrifugo's RPC proxy. See docs/reference/centrifuge.md#hooks.
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     hooks_rpc: Option<String>,
 
@@ -39,9 +39,9 @@ pub(super) struct HookArgs {
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     hooks_subscribe: Option<String>,
 
-    /// Ask this URL about sessions of Centrifuge's clients that begin without a token
+    /// Ask this URL about Centrifuge sessions that begin without a token
     ///
-    /// In the form of Centrifugo's connect proxy.
+    /// The format is that of Centrifugo's connect proxy.
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     hooks_connect: Option<String>,
 
@@ -49,7 +49,7 @@ pub(super) struct HookArgs {
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
     hooks_header: Vec<String>,
 
-    /// Maximum time for an answer of these hooks
+    /// Maximum time for an answer from these hooks
     #[arg(
         long,
         value_name = "TIME",

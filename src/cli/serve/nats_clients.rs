@@ -68,7 +68,7 @@ pub(super) fn start(
     let options = options.clone();
     thread::Builder::new().name("nats-clients".to_owned()).spawn(move || {
         if let Err(error) = runtime.block_on(run(&options, node, &server, control, outlets)) {
-            server.fail(&format!("no connection for clients of NATS: {error}"));
+            server.fail(&format!("cannot open the connection for NATS clients: {error}"));
         }
         runtime.shutdown_background();
     })
@@ -260,7 +260,7 @@ fn note_refused_reply(server: &Handle, topic: &str, reply: &str) {
             topic,
             reply,
             times,
-            "a client of NATS that publishes is not answered: its reply subject is no inbox; see nats_inbox"
+            "a publication of a NATS client is not answered: its reply subject is not an inbox; see nats_inbox"
         );
     }
 }

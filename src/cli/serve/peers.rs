@@ -26,16 +26,16 @@ const BAN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 /// The options that limit clients.
 #[derive(Debug, clap::Args)]
 pub(super) struct PeerArgs {
-    /// Take the word of this proxy, or of all in this block, about the addresses of its clients; repeatable
+    /// Trust this proxy, or all in this block, to report the addresses of its clients; repeatable
     ///
     /// An address, a block such as 10.0.0.0/8, or unix for all that connect through Unix sockets. Forwarded and
-    /// X-Forwarded-For of others are ignored. See docs/reference/limits.md#client-addresses.
+    /// X-Forwarded-For from others are ignored. See docs/reference/limits.md#client-addresses.
     #[arg(long, add = Reload::Live, value_name = "CIDR|unix", value_parser = Trusted::from_str, help_heading = HEADING)]
     trusted_proxy: Vec<Trusted>,
 
     /// Expect a header of the PROXY protocol, version 1 or 2, on every connection of --trusted-proxy
     ///
-    /// A connection of a trusted proxy without it is closed. Others are served without one, and refused with one.
+    /// A connection of a trusted proxy without it is closed. Other connections must not send one.
     #[arg(long, add = Reload::Live, help_heading = HEADING)]
     proxy_protocol: bool,
 
@@ -61,7 +61,7 @@ pub(super) struct PeerArgs {
     #[arg(long, add = Reload::Live, value_name = "BYTES", value_parser = values::bytes_in(64..=1 << 40), help_heading = HEADING)]
     byte_rate: Option<u64>,
 
-    /// What happens to a connection that sends more than --message-rate or --byte-rate
+    /// Action when a connection sends more than --message-rate or --byte-rate
     #[arg(long, add = Reload::Live, value_enum, default_value_t = Action::Pause, help_heading = HEADING)]
     rate_action: Action,
 
@@ -89,7 +89,7 @@ pub(super) struct PeerArgs {
 
     /// Maximum number of topics that all connections of an identity subscribe to together
     ///
-    /// Each connection counts: two that subscribe to one topic have two subscriptions.
+    /// Each connection counts: two connections to one topic are two subscriptions.
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
     max_subscriptions_per_identity: Option<u32>,
 
@@ -97,13 +97,13 @@ pub(super) struct PeerArgs {
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
     pub(super) max_topics_per_identity: Option<u32>,
 
-    /// Ban an address that was over its limits this many times within --ban-window
+    /// Ban an address that exceeded its limits this many times within --ban-window
     ///
     /// Its connections are closed as soon as they are accepted. Wrong passwords count, pauses of --rate-action do not.
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
     ban_after: Option<u32>,
 
-    /// Time in which --ban-after counts
+    /// Time window of --ban-after
     #[arg(
         long,
         add = Reload::Live,

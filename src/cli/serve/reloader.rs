@@ -148,7 +148,10 @@ impl ReloadThread {
                 let Running { sources, sandbox, .. } = &self.running;
                 let out_of_reach = sandbox.as_ref().and_then(|sandbox| sources.out_of_reach(sandbox));
                 let line = out_of_reach.unwrap_or(failure).into_line();
-                tracing::error!(cause, "the configuration was not reloaded, and the old one holds: {line}");
+                tracing::error!(
+                    cause,
+                    "the configuration was not reloaded, and the old one stays in effect: {line}"
+                );
                 Reloaded::Refused(line)
             }
         };
@@ -198,7 +201,7 @@ impl Running {
         if let Some(auth) = &next.server.auth {
             auth.start().map_err(|error| {
                 Failure::Environment(format!(
-                    "no thread for authentication: {error}; raise the limit on processes"
+                    "cannot start the thread for authentication: {error}; raise the limit on processes"
                 ))
             })?;
         }

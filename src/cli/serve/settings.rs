@@ -225,7 +225,7 @@ impl Settings {
             // It agrees with itself, but for what a restart would change too.
             let line = failure.into_line();
             Failure::Usage(format!(
-                "{line}; this holds until a restart, which other changes of the configuration need"
+                "{line}; other changes of the configuration, which would resolve this, need a restart"
             ))
         })?;
         Ok(Settings { config_file: self.config_file.clone(), ..next })
@@ -371,7 +371,9 @@ fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
     ];
     match &args.admin {
         Admin::Off => match tokens.into_iter().find(|(_, file)| file.is_some()) {
-            Some((flag, _)) => Err(origins.wrong(flag, "there is no address to guard: --admin is off")),
+            Some((flag, _)) => {
+                Err(origins.wrong(flag, "there is no admin address to protect: --admin is off"))
+            }
             None => Ok(()),
         },
         Admin::At(admin) if !has_free_port(admin) && args.listen.contains(admin) => {

@@ -139,7 +139,9 @@ impl Tables {
         for entry in entry.table()? {
             match entry.key {
                 "pattern" => {
-                    return Err(entry.wrong("the defaults are for all topics; patterns are [[topics]]'"));
+                    return Err(
+                        entry.wrong("the defaults apply to all topics; patterns belong in [[topics]]")
+                    );
                 }
                 _ => table.read(&entry)?,
             }
@@ -202,7 +204,7 @@ impl Tables {
 fn read_pattern<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
     let pattern = entry.text("names of topics such as \"prices.*\"")?;
     if pattern.bytes().filter(|&byte| byte != b'*').count() > TOPIC_BYTES_MAX {
-        return Err(entry.wrong(&format!("fits no topic: names have at most {TOPIC_BYTES_MAX} bytes")));
+        return Err(entry.wrong(&format!("matches no topic: names have at most {TOPIC_BYTES_MAX} bytes")));
     }
     Ok(pattern)
 }
@@ -251,7 +253,7 @@ impl Table {
             return Err(self.wrong(
                 ["coalesce", "lag"],
                 &format!(
-                    "messages that wait for others for {} are late at once: lag is {}",
+                    "messages held back for {} would already be late: lag is {}",
                     values::shown_time(settings.coalesce),
                     values::shown_time(settings.lag)
                 ),
@@ -260,8 +262,7 @@ impl Table {
         for (key, bytes) in [("lag_bytes", settings.lag_bytes), ("history_bytes", settings.history.bytes)] {
             if bytes as u64 > memory_budget_bytes {
                 let budget = values::shown_bytes(memory_budget_bytes);
-                let explanation =
-                    format!("must be at most what the whole server may hold, {budget} (memory_budget)");
+                let explanation = format!("must be at most memory_budget, {budget}");
                 return Err(self.wrong([key, key], &explanation));
             }
         }
@@ -279,10 +280,8 @@ impl Table {
     /// Refuses a history that is asked for and bounded to nothing, and more of it for newcomers than is kept.
     fn check_history(&self, settings: &TopicSettings) -> Result<(), Failure> {
         if settings.snapshot > settings.history.messages {
-            let explanation = format!(
-                "must be at most what is kept, {} (history_messages); raise that too",
-                settings.history.messages
-            );
+            let explanation =
+                format!("must be at most history_messages, {}; raise that too", settings.history.messages);
             return Err(self.wrong(["snapshot", "history_messages"], &explanation));
         }
         let bounds = [
@@ -336,13 +335,13 @@ mod tests {
                 "slow: expected \"disconnect\" or \"drop-oldest\" or \"conflate\", found \"drop\"",
             ),
             ("lag_bytes = \"1KiB\"", "lag_bytes: must be from 4KiB to 1GiB"),
-            ("lag_bytes = \"32MiB\"", "lag_bytes: must be at most what the whole server may hold, 16MiB"),
+            ("lag_bytes = \"32MiB\"", "lag_bytes: must be at most memory_budget, 16MiB"),
             ("lag = 5", "lag: expected a time such as \"5s\", found 5"),
             ("lag = \"10ms\"", "lag: must be from 100ms to 1h"),
             ("coalesce = \"2s\"", "coalesce: must be from 0s to 1s"),
             (
                 "coalesce = \"500ms\"\nlag = \"200ms\"",
-                "coalesce: messages that wait for others for 500ms are late",
+                "coalesce: messages held back for 500ms would already be late",
             ),
             (
                 "history_messages = \"ten\"",
@@ -354,10 +353,7 @@ mod tests {
                 "history_age = \"0s\"\nhistory_messages = 5",
                 "history_messages: has no effect: history_age is 0",
             ),
-            (
-                "snapshot = 101",
-                "snapshot: must be at most what is kept, 100 (history_messages); raise that too",
-            ),
+            ("snapshot = 101", "snapshot: must be at most history_messages, 100; raise that too"),
             ("durable = true\nslow = \"conflate\"", "durable: keeps every message, and slow"),
             ("durable = true\nlocal_epochs = true", "durable: accepts only what is stored"),
             ("durable = \"yes\"", "durable: expected true or false"),
@@ -399,10 +395,10 @@ mod tests {
             complaint("[[topics]]\npattern = \"\"").starts_with("f:2:11: topics.pattern: expected names")
         );
         let long = format!("[[topics]]\npattern = \"{}*\"", "x".repeat(256));
-        assert!(complaint(&long).contains("fits no topic: names have at most 255 bytes"));
+        assert!(complaint(&long).contains("matches no topic: names have at most 255 bytes"));
         let defaults = complaint("[topic_defaults]\npattern = \"a\"");
         assert!(
-            defaults.starts_with("f:2:11: topic_defaults.pattern: the defaults are for all topics"),
+            defaults.starts_with("f:2:11: topic_defaults.pattern: the defaults apply to all topics"),
             "{defaults}"
         );
     }
@@ -423,7 +419,7 @@ mod tests {
     #[test]
     fn defaults_that_a_topic_contradicts_are_told_at_the_topic() {
         let text = "[topic_defaults]\ncoalesce = \"500ms\"\n[[topics]]\npattern = \"a\"\nlag = \"200ms\"";
-        assert!(complaint(text).starts_with("f:5:7: topics.lag: messages that wait"), "{}", complaint(text));
+        assert!(complaint(text).starts_with("f:5:7: topics.lag: messages held back"), "{}", complaint(text));
         let text =
             "[topic_defaults]\nhistory_messages = 0\n[[topics]]\npattern = \"a\"\nhistory_age = \"1h\"";
         assert!(

@@ -33,10 +33,10 @@ use echoring_server::CLASS_NAMES;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Log")]
 pub(crate) struct TraceArgs {
-    /// Part of all handshakes and publications that are traced, from 0 to 1
+    /// Fraction of handshakes and publications that are traced, from 0 to 1
     ///
     /// Spans go to the OTLP collector of OTEL_EXPORTER_OTLP_ENDPOINT, by default http://localhost:4318. A request with a
-    /// `traceparent` is traced if that says so. 0 traces nothing.
+    /// `traceparent` is traced if its sampled flag is set. 0 traces nothing.
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share_in(0.0..=1.0))]
     pub(super) trace_sample: f64,
 }
@@ -162,7 +162,7 @@ fn send(runtime: &Runtime, exporter: &SpanExporter, batch: Vec<SpanData>) {
     match runtime.block_on(exporter.export(batch)) {
         Ok(()) => TRACES.exported.fetch_add(spans, Relaxed),
         Err(error) => {
-            tracing::warn!(%error, spans, "spans are dropped: the collector does not take them");
+            tracing::warn!(%error, spans, "spans are dropped: the collector does not accept them");
             TRACES.dropped.fetch_add(spans, Relaxed)
         }
     };

@@ -16,7 +16,7 @@ const HELP: [&str; 8] = [
     "q, Esc, Ctrl-C  end",
     "p, Space        pause or resume",
     "r               ask now",
-    "+ -             ask more or less often",
+    "+ -             refresh more or less often",
     "t               sort topics by the next column",
     "c               sort consumers by the next column",
     "h, ?            this list",

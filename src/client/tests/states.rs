@@ -156,7 +156,7 @@ fn gaps_say_what_was_missed_and_why() {
     let gap = |missed, reason| Gap { missed, reason }.to_string();
     assert_eq!(
         gap(Missed::Range { from: 41, to: 60 }, GapReason::History),
-        "missed 20 messages, 41 to 60: the server does not keep them any more"
+        "missed 20 messages, 41 to 60: the server no longer keeps them"
     );
     assert_eq!(
         gap(Missed::Range { from: 7, to: 7 }, GapReason::Slow),
@@ -164,7 +164,7 @@ fn gaps_say_what_was_missed_and_why() {
     );
     assert_eq!(
         gap(Missed::Unknown, GapReason::Epoch),
-        "missed an unknown number of messages: the topic has begun anew"
+        "missed an unknown number of messages: the topic has restarted"
     );
     assert_eq!(
         gap(Missed::Unknown, GapReason::Other("maintenance".into())).split(": ").nth(1),

@@ -327,15 +327,15 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
     let mut warnings = a.warnings("runs of the first");
     warnings.extend(b.warnings("runs of the second"));
     if !is_decided {
-        warnings.push("runs of different machines decide nothing: make both on one machine".to_owned());
+        warnings.push("runs from different machines decide nothing: make both on one machine".to_owned());
     }
     warnings.extend(differing(&one["environment"], &other["environment"], &REPORTED_ENVIRONMENT));
     warnings.extend(differing(&one["config"], &other["config"], &REPORTED_OPTIONS));
     warnings.extend(match basis {
         Basis::Pairs => None,
         Basis::Runs => Some(
-            "the runs were not made in turn, so what changed on the machine between them counts as a difference: \
-             --repeat with --against makes them in turn"
+            "the runs did not alternate, so changes on the machine between them count as differences: \
+             --repeat with --against alternates them"
                 .to_owned(),
         ),
         Basis::Intervals => Some(
@@ -343,8 +343,8 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
                 "one run of each: the intervals tell how steady these two were, not how much another run would \
                  differ; --repeat with --against does"
             } else {
-                "one run of each decides nothing: make several with --repeat 10 --against URL, or say --trust-single to \
-                 take their seconds for repetitions"
+                "one run of each decides nothing: make several with --repeat 10 --against URL, or pass \
+                 --trust-single to use their seconds as repetitions"
             }
             .to_owned(),
         ),

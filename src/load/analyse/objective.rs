@@ -84,7 +84,7 @@ impl FromStr for Condition {
         let (operator, rest) = OPERATORS
             .iter()
             .find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?.trim_start())))
-            .ok_or_else(|| format!("expected <, <=, >, >=, == or != behind {name}, as in {name}<VALUE"))?;
+            .ok_or_else(|| format!("expected <, <=, >, >=, == or != after {name}, as in {name}<VALUE"))?;
         let digits = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
         let (number, unit) = rest.split_at(digits);
         let wrong = || format!("{name} is compared with {}, not `{rest}`", metric.dimension.expected());

@@ -88,7 +88,7 @@ pub struct Shared {
     pub fan_out: Option<FanOutTracker>,
     /// Progress of each thread.
     pub progress: Vec<ThreadProgress>,
-    /// What delayed messages at each thread.
+    /// Causes of delayed messages, per thread.
     pub(crate) delay_logs: Arc<[DelayLog]>,
     /// Set from outside to end the run early.
     pub stop: Arc<AtomicBool>,

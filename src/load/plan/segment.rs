@@ -27,7 +27,7 @@ impl TryFrom<(u32, u32)> for Segment {
     type Error = String;
 
     fn try_from((index, of): (u32, u32)) -> Result<Segment, String> {
-        Segment::new(index, of).ok_or_else(|| format!("{index} of {of} is no segment"))
+        Segment::new(index, of).ok_or_else(|| format!("{index} of {of} is not a valid segment"))
     }
 }
 
@@ -99,13 +99,13 @@ impl Segment {
         // A publisher learns at the end only which of its messages have reached the subscribers of other generators.
         if load.pace.depth().is_some() {
             let why = "with topics on several generators, publishers need a rate, such as --rate 500: a closed loop \
-                       would wait for reports of the other generators, and measure their way";
+                       would wait for reports of the other generators, and measure their delay";
             return wrong("--depth", why.to_owned());
         }
         // A subscriber that comes back must learn at once how far the publishers of other generators are.
         if load.churn.is_some() {
-            let why = "with topics on several generators, subscribers stay until the end: which messages one that \
-                       comes back has missed is known at its publisher's generator only; leave out --rate, or \
+            let why = "with topics on several generators, subscribers must stay until the end: only the \
+                       publisher's generator knows which messages a returning subscriber missed; leave out --rate, or \
                        --lifetime, --reconnect and --connect-ramp";
             return wrong("--mode", why.to_owned());
         }

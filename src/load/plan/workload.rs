@@ -227,7 +227,7 @@ impl Workload {
         }
         if self.lines.is_some() {
             if self.mode.form() == Form::Broadcast {
-                let why = "a line names no publisher and no time, which broadcasts have to: such as --mode echo \
+                let why = "a line has no publisher and no time, which broadcasts need: such as --mode echo \
                            --payload-file messages.ndjson";
                 return wrong("--payload-file", why);
             }
@@ -253,7 +253,7 @@ impl Workload {
             (None, Mode::Replay) => wrong("--replay", "name a recording, such as --replay recording.jsonl"),
             (None, _) => Ok(()),
             (Some(_), mode) if mode != Mode::Replay => {
-                wrong("--replay", "a recording is a load of its own: leave --mode out")
+                wrong("--replay", "a recording sets the load: leave --mode out")
             }
             (Some(replay), _) => {
                 replay.check()?;

@@ -35,7 +35,7 @@ const CURES: [(&str, &str); 8] = [
     ),
     (
         "tls-handshake: invalid peer certificate: a certificate authority's own",
-        "make one that is no authority's (openssl req -x509 with -addext basicConstraints=critical,CA:FALSE), and pass it \
+        "make one that is not a CA certificate (openssl req -x509 with -addext basicConstraints=critical,CA:FALSE), and pass it \
          with --ca-file; or pass --insecure in a test",
     ),
     (
@@ -44,7 +44,7 @@ const CURES: [(&str, &str); 8] = [
     ),
     (NO_ROW_LEFT, "use --data-order in-order, or a file with more rows"),
     (HANDSHAKE_TIMEOUT, "lower the rate with --connect-rate, or raise --connect-timeout"),
-    ("status ", "check the URL's path, and what the server requires of a request"),
+    ("status ", "check the URL's path, and the server's requirements for requests"),
     ("refused", "start the server there, or check the URL"),
 ];
 

@@ -65,7 +65,7 @@ pub fn planted_faults(found: &Calibration) -> String {
 /// What can be believed, such as `here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second`.
 pub fn sentence(believed: &Believed) -> String {
     let Some(rate_max) = believed.rate_max else {
-        return "nothing can be believed here: no rate was held; give the generator its own CPUs, or a quiet host".to_owned();
+        return "no result can be believed here: no rate was held; give the generator its own CPUs, or a quiet host".to_owned();
     };
     let known = quantiles(believed).into_iter().filter_map(|(name, above)| Some((name, duration(above?))));
     let known: Vec<String> = known
@@ -95,7 +95,10 @@ pub(super) fn notes(record: &Record) -> Vec<String> {
         .map(|((name, _), found)| format!("{name} of {}", duration(found)))
         .collect();
     if !below.is_empty() {
-        lines.push(format!("{}: below that, so more than a tenth may be this host's", below.join(", ")));
+        lines.push(format!(
+            "{}: below that, so more than a tenth of it may come from this host",
+            below.join(", ")
+        ));
     }
     lines
 }
@@ -146,7 +149,7 @@ mod tests {
             sentence(&believed),
             "here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second"
         );
-        assert!(sentence(&Believed::default()).starts_with("nothing can be believed here"));
+        assert!(sentence(&Believed::default()).starts_with("no result can be believed here"));
     }
 
     #[test]
@@ -159,7 +162,10 @@ mod tests {
         record.response_ns = Quantiles::of(&values);
         let lines = notes(&record);
         assert!(lines[0].starts_with("2026-11-25: here p50 "), "{lines:?}");
-        assert_eq!(lines[1..], ["p99.9 of 2.00 ms: below that, so more than a tenth may be this host's"]);
+        assert_eq!(
+            lines[1..],
+            ["p99.9 of 2.00 ms: below that, so more than a tenth of it may come from this host"]
+        );
         record.messages_per_s = 250_000.0;
         assert_eq!(notes(&record)[1], "250,000/s is more than that: its latencies are not covered");
     }

@@ -165,7 +165,7 @@ pub fn figures(moment: &RunProgress<'_>, run: usize, messages_per_s: f64) -> Fig
         Values::Counter(by("kind", kinds)),
     );
     let lateness = seconds(live.lateness_ns_max());
-    list.gauge("lateness_max_seconds", "Maximum lateness of the generator for its schedule.", lateness);
+    list.gauge("lateness_max_seconds", "Maximum lateness of the generator behind its schedule.", lateness);
     list.times(live);
     Figures { target: moment.target.to_owned(), families: list.families }
 }
@@ -197,7 +197,7 @@ impl List {
         let outstanding = live.outstanding();
         self.gauge(
             "messages_outstanding",
-            "Messages of the measured time that are due or sent, and neither answered nor given up.",
+            "Messages of the measured time that are due or sent, but neither answered nor given up.",
             outstanding.len() as f64,
         );
         self.gauge(
@@ -212,12 +212,12 @@ impl List {
         let quantiles = quantiles.map(|(quantile, ns)| (quantile.to_owned(), seconds(ns)));
         self.add(
             "response_quantile_seconds",
-            "Quantiles of the response time so far, where an outstanding message has its age.",
+            "Quantiles of the response time so far; outstanding messages count with their age.",
             Values::Gauge(by("quantile", quantiles)),
         );
         self.add(
             "response_seconds",
-            "Time from the intended send to the arrival, of messages of the measured time that are over.",
+            "Time from the intended send to the arrival, for finished messages of the measured time.",
             Values::Histogram(Distribution::of(live.settled())),
         );
     }

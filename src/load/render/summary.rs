@@ -48,7 +48,7 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     if record.unsolicited > 0 {
         writeln!(
             out,
-            "others     {} messages that nothing asked for, which no other line counts",
+            "others     {} unsolicited messages, counted in no other line",
             count(record.unsolicited)
         )?;
     }
@@ -474,7 +474,7 @@ fn unsent(record: &Record) -> Option<String> {
     let (unit, place, remedy) = match record.config.mode.as_str() {
         _ if record.generator.saturated => ("messages", "the generator was late", "lower the rate"),
         "connect" => ("connections", "no slot was free", "raise --connections"),
-        _ => ("messages", "the server takes less than that, or answers too little of it", "lower the rate"),
+        _ => ("messages", "the server accepts less than that, or answers only part of it", "lower the rate"),
     };
     let why = match unsent_gone {
         0 => format!("{place}: {remedy}, or pass --allow unsent"),

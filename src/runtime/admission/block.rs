@@ -16,7 +16,7 @@ pub struct BadBlock;
 
 impl fmt::Display for BadBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an address or a block such as 10.0.0.0/8 or 2001:db8::/32, without bits behind its prefix")
+        f.write_str("expected an address or a block such as 10.0.0.0/8 or 2001:db8::/32, with no bits set after its prefix")
     }
 }
 

@@ -314,7 +314,7 @@ pub(super) fn route_or_hold<A: ServerApplication>(
 /// The publisher of a refused publication is closed and cannot be told. The topic counts the refusal.
 #[cold]
 pub(super) fn refused_of_closed(topic: &str, refused: Refused) {
-    tracing::info!(topic, reason = refused.code(), "a message of a closed connection was refused");
+    tracing::info!(topic, reason = refused.code(), "a message from a closed connection was refused");
 }
 
 /// What became of a publication, for its span.

@@ -200,7 +200,7 @@ impl Broadcast {
 
 fn reason(error: RefreshError) -> &'static str {
     match error {
-        RefreshError::OtherSubject => "the token is of another subject",
+        RefreshError::OtherSubject => "the token was issued for another subject",
         RefreshError::Denied(Denied::Expired) => "the token has expired",
         RefreshError::Denied(Denied::NotYet) => "the token is not valid yet",
         RefreshError::Denied(Denied::Foreign) => "the token is not for this server",

@@ -187,7 +187,7 @@ impl ClusterNode {
     pub fn finish(&self, timeout: Duration) {
         let _ = self.commands.send(ClusterCommand::Finish);
         if !self.shared.wait(timeout, |_| self.shared.has_ended.load(Ordering::Acquire)) {
-            tracing::warn!("other nodes of the cluster do not answer; they will take this one for dead");
+            tracing::warn!("other nodes of the cluster do not answer; they will consider this one dead");
         }
     }
 }

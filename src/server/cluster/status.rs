@@ -32,7 +32,7 @@ pub struct ClusterStatus {
     pub connects: u64,
     /// Packets that could not be sent in time. They are sent again.
     pub dropped: u64,
-    /// Messages that other clients of NATS do not get, because too many waited.
+    /// Messages not relayed to other NATS clients because too many were waiting.
     pub relay_dropped: u64,
     /// Requests to the streams of durable topics that were answered.
     pub stream_requests: u64,
@@ -40,7 +40,7 @@ pub struct ClusterStatus {
     pub stream_failures: u64,
     /// Messages of streams that no node has written. They are skipped.
     pub stream_foreign: u64,
-    /// Publications of other clients of NATS that were not answered, because their reply subject is no inbox.
+    /// Publications of other NATS clients not answered because their reply subject is not an inbox.
     pub replies_refused: u64,
 }
 

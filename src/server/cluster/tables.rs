@@ -139,7 +139,7 @@ impl ClusterTables {
             Event::Away(is_away) => self.tell_all(|| ClusterEvent::Away(is_away)),
             Event::Superseded => {
                 // The others follow that one, and take this one for dead.
-                self.server.fail("another node of the cluster has started with the name of this one");
+                self.server.fail("another node of the cluster has started with this node's name");
             }
         }
     }
@@ -175,9 +175,9 @@ impl ClusterTables {
                 peer = member.node,
                 unacknowledged_bytes = member.unacknowledged_bytes,
                 unacknowledged_ms = member.unacknowledged_ms,
-                "another node does not acknowledge what it is sent; this node is not ready"
+                "another node does not acknowledge messages; this node is not ready"
             ),
-            None if was_behind => tracing::info!("all nodes acknowledge what they are sent again"),
+            None if was_behind => tracing::info!("all nodes acknowledge messages again"),
             _ => {}
         }
     }
@@ -188,15 +188,15 @@ impl ClusterTables {
             match self.disagreements.note(node, cluster.differs(node), now) {
                 Some(Notice::Settings) => tracing::warn!(
                     peer,
-                    "another node of the cluster has other settings of topics: a publication that one node keeps, another may not; use \
-                     the same [[topics]] and [topic_defaults] on all nodes"
+                    "another node of the cluster has different topic settings, so it may keep other \
+                     messages; use the same [[topics]] and [topic_defaults] on all nodes"
                 ),
                 Some(Notice::SameSettings) => {
-                    tracing::info!(peer, "another node of the cluster has the same settings of topics again");
+                    tracing::info!(peer, "another node of the cluster has the same topic settings again");
                 }
                 Some(Notice::Key) => tracing::warn!(
                     peer,
-                    "another node of the cluster has another key: the nodes never agree about the owner of a topic; use the same key_file \
+                    "another node of the cluster has a different key: the nodes never agree on the owner of a topic; use the same key_file \
                      on all nodes"
                 ),
                 None => {}

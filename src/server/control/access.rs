@@ -91,7 +91,7 @@ impl Access {
         // Browsers send the origin in every request that could change something, and in all cross-site requests that
         // may read the answer.
         if headers.contains_key(ORIGIN) {
-            return Err(misused("requests of browser pages are refused"));
+            return Err(misused("requests from browser pages are refused"));
         }
         match scope {
             Some(Scope::Write) => Ok(Scope::Write),
@@ -128,7 +128,7 @@ impl Access {
         }
         match (is_shared, reads) {
             (true, true) => Ok(()),
-            (true, false) => Err(forbidden("other users than the server's own and root may only read")),
+            (true, false) => Err(forbidden("users other than root and the server's own may only read")),
             (false, _) => Err(forbidden("only root and the server's own user have access")),
         }
     }

@@ -128,7 +128,7 @@ impl<'a> NodeReport<'a> {
             Ok((status, body)) => match serde_json::from_slice(body) {
                 Ok(report) => NodeReport { status: Some(*status), report: Some(report), ..of_node },
                 Err(_) => {
-                    NodeReport { status: Some(*status), error: Some("its answer is no JSON"), ..of_node }
+                    NodeReport { status: Some(*status), error: Some("its answer is not JSON"), ..of_node }
                 }
             },
         }

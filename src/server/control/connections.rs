@@ -189,7 +189,7 @@ impl Parameters {
             }
         }
         if all.rank.is_some() && all.after.is_some() {
-            return Err(InvalidBody::bad("after", "does not go with sort"));
+            return Err(InvalidBody::bad("after", "cannot be combined with sort"));
         }
         Ok(all)
     }

@@ -208,9 +208,7 @@ fn batch(body: &[u8], idempotency_key: &str) -> Result<Vec<OwnedPublication>, In
         messages.push(message);
     }
     if messages.is_empty() {
-        return Err(InvalidBody::bad_json(
-            "a batch has a JSON object in each line, and this one has no line",
-        ));
+        return Err(InvalidBody::bad_json("a batch has one JSON object per line; this one is empty"));
     }
     Ok(messages)
 }

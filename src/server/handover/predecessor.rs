@@ -166,7 +166,7 @@ impl Waiting {
     fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Successor>> {
         let user = rustix::process::geteuid().as_raw();
         if !is_trusted(&stream, user)? {
-            tracing::warn!("refused a takeover request of another user");
+            tracing::warn!("refused a takeover request from another user");
             meeting::send_line(
                 &stream,
                 &format!("the running server belongs to user {user}, and trusts only that user and root"),
@@ -207,7 +207,7 @@ impl Waiting {
     /// A server is linked to one other at a time.
     fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
         while !self.server.link.wait_for_end(Duration::from_secs(1)) {
-            let words = "the running server still drains the one before it; waiting";
+            let words = "the running server is still draining its predecessor; waiting";
             send(stream, FrameKind::Wait, words.as_bytes())?;
         }
         Ok(())
@@ -253,7 +253,7 @@ impl Waiting {
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.server.fail("a successor that was given the topics does not answer");
+                self.server.fail("the successor received the topics and does not answer");
                 Err(error)
             }
             Err(error) => {
@@ -280,7 +280,7 @@ impl Waiting {
         let handed = if cluster.hand_over(Duration::from_nanos(CLUSTER_HANDOVER_TIMEOUT)) {
             self.let_go(stream, &has_stopped, on)
         } else {
-            Err(io::Error::other("other nodes have not taken the topics over in time"))
+            Err(io::Error::other("other nodes have not taken over the topics in time"))
         };
         handed.inspect_err(|error| {
             let _ = send(stream, FrameKind::Failed, error.to_string().as_bytes());
@@ -312,7 +312,7 @@ impl Waiting {
     fn resume_listening(&self) {
         if let Err(error) = self.accept_again() {
             self.server
-                .fail(&format!("no connections are accepted after a successor that did not start: {error}"));
+                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
         }
     }
 

@@ -150,7 +150,7 @@ impl Predecessor {
         let Predecessor { stream, offer, questions, .. } = self;
         let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
         if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
-            return Err(io::Error::other("this node does not own topics of the cluster in time"));
+            return Err(io::Error::other("this node did not become the owner of its topics in time"));
         }
         let replaced = send(&stream, FrameKind::Begin, &[])
             .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::Go))
@@ -198,9 +198,9 @@ impl Predecessor {
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
-                LinkEnd::Bye => tracing::info!(pid = offer.pid, "the server before this one has ended"),
+                LinkEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
                 LinkEnd::Broken(error) => {
-                    tracing::warn!(%error, pid = offer.pid, "the server before this one is lost; its clients reconnect");
+                    tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
                 }
             }
             for remote in waiting.remotes.iter() {

@@ -114,7 +114,7 @@ pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::R
     let length = u32::from_le_bytes(length) as usize;
     match KINDS.into_iter().find(|known| *known as u8 == kind) {
         Some(kind) if (1..=bytes_max).contains(&length) => Ok((kind, length - 1)),
-        _ => Err(invalid("what arrived is no frame")),
+        _ => Err(invalid("the received bytes are not a frame")),
     }
 }
 

@@ -118,7 +118,7 @@ impl InheritedListener {
 fn address_of(socket: &OwnedFd) -> io::Result<ListenAddress> {
     let socket = SockRef::from(socket);
     if socket.r#type()? != socket2::Type::STREAM || !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no listening stream socket"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
     }
     unix_or_tcp(&socket.local_addr()?)
 }

@@ -106,7 +106,7 @@
 
   const REASONS = {
     slow: "this page read too slowly",
-    history: "they are not kept any more",
+    history: "they are no longer kept",
     memory: "the server had no memory for them",
     drain: "the server ended before they could be sent",
   };
@@ -175,7 +175,7 @@
       if (position === null || message.topic !== topic) return;
       const skipped = message.skipped || 0;
       const expected = position.offset + 1 + skipped;
-      if (message.offset > expected) lost_from(position.offset + 1, message.offset - skipped - 1, "nobody said why");
+      if (message.offset > expected) lost_from(position.offset + 1, message.offset - skipped - 1, "no reason given");
       position.offset = message.offset;
       received += 1;
       // What stood between messages that are kept was published before we came.
@@ -189,14 +189,14 @@
     },
     heartbeat(message) {
       if (position === null || message.topic !== topic) return;
-      if (message.offset > position.offset) lost_from(position.offset + 1, message.offset, "nobody said why");
+      if (message.offset > position.offset) lost_from(position.offset + 1, message.offset, "no reason given");
       position.offset = message.offset;
       show_facts();
     },
     presence(message) {
       if (message.topic !== topic) return;
       // Who is there follows by itself.
-      if (message.event === "stale") note("Who came and went meanwhile was missed");
+      if (message.event === "stale") note("Joins and leaves in the meantime were missed");
       else show_count(message.count);
     },
     members(message) { if (message.topic === topic) show_count(message.count); },

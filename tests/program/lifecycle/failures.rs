@@ -215,7 +215,7 @@ fn a_shard_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
         assert_eq!(server.exit_code(), Some(3));
         let text = log.text();
         let last = text.lines().last().unwrap_or_default();
-        assert!(last.starts_with("error: the server ended by itself: shard "), "{text}");
+        assert!(last.starts_with("error: the server ended unexpectedly: shard "), "{text}");
     }
 }
 

@@ -141,7 +141,7 @@ fn a_key_that_only_root_reads_is_warned_about_at_the_start() {
         let mut server = Program::start(command(&[&words[..], flags].concat()).stderr(stderr));
         assert_eq!(server.end(), Some(0));
         let log = log.text();
-        let warning = format!("{file} was read, and cannot be read again as this user: ");
+        let warning = format!("{file} was read at the start, but cannot be read again as this user: ");
         assert_eq!(log.contains(&warning), is_told, "{log}");
     }
     std::fs::remove_file(path).expect("removed");

@@ -101,7 +101,7 @@ fn a_file_outside_of_the_sandbox_is_told_as_such() {
         let line = report["error"]["message"].as_str().expect("a line");
         assert_eq!(status, 422, "{line}");
         let place = format!(
-            "{}:2:25: admin_read_token_file: {} is outside of the sandbox",
+            "{}:2:25: admin_read_token_file: {} is outside the sandbox",
             text(&node.file),
             text(&token)
         );

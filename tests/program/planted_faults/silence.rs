@@ -56,7 +56,7 @@ fn a_silent_server_shows_while_it_is_silent_and_in_the_last_figures() {
     assert!(silent["messages_outstanding{}"] > 500.0, "{silent:?}");
     assert!(silent["outstanding_age_max_seconds{}"] > 0.9, "{silent:?}");
     assert!(silent["response_quantile_seconds{quantile=\"0.99\"}"] > 0.7, "{silent:?}");
-    next("to be scraped");
+    next("can be scraped");
     let last = scraped(&address);
     let stdout = record.join().expect("no panic").expect("read");
     let status = child.wait().expect("it ends");

@@ -28,7 +28,7 @@ type Incoming = (ToCoordinator, Nanos);
 pub(in super::super) struct Job {
     pub(in super::super) nats: NatsOptions,
     pub(in super::super) agents: u32,
-    /// How long the agents are looked for.
+    /// Maximum time to find the agents.
     pub(in super::super) patience: Duration,
     pub(in super::super) urls: Vec<GivenUrl>,
     pub(in super::super) lookup: Lookup,
@@ -92,7 +92,8 @@ impl Coordinator {
                     self.job.nats.servers.join(","),
                 );
                 if !others.is_empty() {
-                    line = format!("{line}; of other versions than {}: {}", VERSION, others.join(", "));
+                    line =
+                        format!("{line}; agents of other versions than {}: {}", VERSION, others.join(", "));
                 }
                 return Err(Failure::Environment(line));
             }

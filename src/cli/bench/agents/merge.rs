@@ -33,7 +33,7 @@ pub struct MergeArgs {
     #[arg(value_name = "FILE", required = true, num_args = 2..)]
     files: Vec<PathBuf>,
 
-    /// Write the results as JSON; - writes JSON alone to stdout
+    /// Write the results as JSON; - writes only the JSON to stdout
     #[arg(long, value_name = "FILE|-")]
     json: Option<FileOrStream>,
 }
@@ -80,7 +80,7 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
     for (expected, (path, record)) in (1..).zip(&shares) {
         let name = path.display();
         let Some(segment) = &record.segment else {
-            return Err(format!("{name} is no share of a run: make it with bench --segment K/N"));
+            return Err(format!("{name} is not a share of a run: make it with bench --segment K/N"));
         };
         if segment.of as usize != shares.len() || segment.number != expected {
             let found: Vec<String> = shares

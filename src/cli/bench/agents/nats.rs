@@ -13,9 +13,9 @@ const HEADING: &str = "Agents";
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(in super::super) struct Args {
-    /// NATS server that agents and bench --agents meet at; repeatable
+    /// NATS server that connects agents and bench --agents; repeatable
     ///
-    /// nats://HOST[:PORT] or tls://HOST[:PORT]. Whoever may use its subjects PREFIX.> can have agents load any server.
+    /// nats://HOST[:PORT] or tls://HOST[:PORT]. Anyone who may use its subjects PREFIX.> can make agents load any server.
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     pub(super) nats: Vec<String>,
 
@@ -23,7 +23,7 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "SUBJECT", default_value = "echoring.bench", help_heading = HEADING)]
     pub(super) nats_prefix: String,
 
-    /// File with the token of NATS
+    /// File with the NATS token
     #[arg(
         long,
         value_name = "FILE",
@@ -33,11 +33,11 @@ pub(in super::super) struct Args {
     )]
     nats_token_file: Option<PathBuf>,
 
-    /// File with the JWT and the nkey of a user of NATS, as nsc writes it
+    /// File with the JWT and nkey of a NATS user, as written by nsc
     #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
     nats_credentials_file: Option<PathBuf>,
 
-    /// Authorities of the NATS servers' certificates: a PEM file [default: those of the system]
+    /// CA certificates for the NATS servers, as a PEM file [default: those of the system]
     #[arg(long, value_name = "FILE", requires = "nats", help_heading = HEADING)]
     nats_tls_ca: Option<PathBuf>,
 }

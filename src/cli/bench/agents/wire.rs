@@ -91,7 +91,7 @@ impl Assignment {
         match named.into_iter().find(|(what, is_named)| *is_named && !allowed.contains(what)) {
             Some((what, _)) => {
                 let what = what.name();
-                Err(format!("it opens no {what} that others name; start it with --allow {what}"))
+                Err(format!("it does not open {what} named by others; start it with --allow {what}"))
             }
             None => Ok(()),
         }

@@ -37,9 +37,9 @@ use echoring_runtime::driver::monotonic_now;
 const EXAMPLES: &str = "\
 Examples:
   echoring agent --nats nats://10.0.0.1
-      on each machine that is to make a part of the load
+      on each machine that generates a part of the load
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
-      anywhere: one run of three agents, with one result
+      on any machine: one run of three agents, with one result
 
 Exit codes: 0 ended by a signal between two runs, or --once; 2 usage, 3 the environment forbids it, 130 ended by a signal within a
 run, which ends the run everywhere.";
@@ -68,7 +68,7 @@ pub struct AgentArgs {
     #[arg(long, value_enum, default_value_t = Driver::Auto)]
     driver: Driver,
 
-    /// Let coordinators name such things of this machine; repeatable
+    /// Let coordinators use these resources of this machine; repeatable
     #[arg(long, value_enum, value_name = "WHAT")]
     allow: Vec<Allowed>,
 

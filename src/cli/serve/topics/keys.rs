@@ -15,8 +15,11 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_topics::{AllowedDelta, Permission, Relay, SlowConsumerPolicy, TopicSettings};
 
 /// The key of `[[topics]]` that says which topics a table is for, and its help.
-pub(crate) const PATTERN: (&str, &str) =
-    ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
+pub(crate) const PATTERN: (&str, &str) = (
+    "pattern",
+    "Names of the topics that the table configures; * matches any characters, or none; every other \
+     character matches itself",
+);
 
 /// The keys of both kinds of tables.
 pub(crate) const KEYS: [Key; 21] = [
@@ -39,21 +42,21 @@ pub(crate) const KEYS: [Key; 21] = [
         // A busy network takes less than the minimum; above the maximum it would be history.
         value: Value::Time(100 * MILLISECOND..=HOUR, |settings| &mut settings.lag),
         reload: Reload::Live,
-        help: "Maximum age of the oldest message that a subscriber lacks",
+        help: "Maximum age of the oldest message not yet sent to a subscriber",
     },
     Key {
         name: "coalesce",
         value: Value::Time(0..=COALESCE_MAX, |settings| &mut settings.coalesce),
         reload: Reload::Live,
-        help: "Maximum time that messages wait for others while the shard is busy, so that more of them leave in one \
-               send. Less than lag",
+        help: "Maximum time to hold back messages while the shard is busy, so that one send carries more of \
+               them. Less than lag",
     },
     Key {
         name: "history_messages",
         // More messages than a client would read to catch up.
         value: Value::Count(MESSAGES, |settings| &mut settings.history.messages),
         reload: Reload::Live,
-        help: "Number of messages kept for clients that return from an earlier position",
+        help: "Number of messages kept for clients that resume from an earlier position",
     },
     Key {
         name: "history_bytes",
@@ -65,7 +68,7 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "history_age",
         value: Value::Time(0..=1_000 * HOUR, |settings| &mut settings.history.age),
         reload: Reload::Live,
-        help: "Maximum time since they were published",
+        help: "Maximum age of those messages",
     },
     Key {
         name: "snapshot",
@@ -78,22 +81,23 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "subscribe",
         value: Value::Asked(&[], |settings| &mut settings.access.subscribe),
         reload: Reload::Live,
-        help: "Who may subscribe. authenticated are clients with credentials, claim those whose credentials name the \
-               topic, operator is the admin address, hook those of Centrifuge's client protocol that --hooks-subscribe allows",
+        help: "Who may subscribe. authenticated: clients with credentials; claim: clients whose credentials \
+               name the topic; operator: the admin address; hook: clients of Centrifuge's client protocol \
+               that --hooks-subscribe allows",
     },
     Key {
         name: "publish",
         value: Value::Asked(&CLIENTS, |settings| &mut settings.access.publish),
         reload: Reload::Live,
-        help: "Who may publish. The operator may too, unless it is nobody; hook are those that --hooks-publish allows; clients is an older \
-               name of everybody",
+        help: "Who may publish. The operator always may, except with nobody. hook: clients that \
+               --hooks-publish allows; clients is an older name of everybody",
     },
     Key {
         name: "presence",
         value: Value::Permission(&SWITCH, |settings| &mut settings.access.presence),
         reload: Reload::Live,
-        help: "Which subscribers of echoring.v1.json are told who joins and leaves; true and false are everybody and \
-               nobody",
+        help: "Which subscribers of echoring.v1.json are told who joins and leaves; true means everybody, \
+               and false nobody",
     },
     Key {
         name: "history",
@@ -106,41 +110,42 @@ pub(crate) const KEYS: [Key; 21] = [
         // More often is a load; more rarely tells nobody in time.
         value: Value::Time(SECOND..=HOUR, |settings| &mut settings.heartbeat),
         reload: Reload::Live,
-        help: "Silence after which subscribers of echoring.v1.json get the latest offset, so that a loss at the end \
-               shows too",
+        help: "Idle time after which subscribers of echoring.v1.json get the latest offset, which reveals a \
+               loss of the last messages",
     },
     Key {
         name: "nats",
         value: Value::Relay(|settings| &mut settings.relay),
         reload: Reload::Live,
-        help: "What other clients of NATS get of each message: nothing, its payload, or an event in JSON. Needs \
+        help: "How messages are relayed to other NATS clients: not at all, as payload, or as a JSON event. Needs \
                --cluster-nats-clients",
     },
     Key {
         name: "delta",
         value: Value::Delta(|settings| &mut settings.delta),
         reload: Reload::Live,
-        help: "Deltas that subscribers of Centrifuge's client protocol may ask for, instead of whole publications",
+        help: "Deltas that subscribers of Centrifuge's client protocol may request instead of whole \
+               publications",
     },
     Key {
         name: "local_epochs",
         value: Value::Switch(|settings| &mut settings.local_epochs),
         reload: Reload::Live,
-        help: "Whether a node of a cluster that does not reach the topic's owner takes messages for its own clients \
-               meanwhile, in an epoch of its own, which is even",
+        help: "Whether a cluster node that cannot reach the topic's owner accepts messages for its own \
+               clients meanwhile, in a local epoch (an even number)",
     },
     Key {
         name: "durable",
         value: Value::Switch(|settings| &mut settings.durable.is_on),
         reload: Reload::Live,
-        help: "Whether a message is accepted once JetStream has stored it, so that messages and positions outlive the \
-               nodes. Needs --cluster. Topics of one pattern share a stream",
+        help: "Whether a message is accepted only once JetStream has stored it, so that messages and \
+               positions survive the nodes. Needs --cluster. Topics of one pattern share a stream",
     },
     Key {
         name: "durable_messages",
         value: Value::Count(1..=1_000_000_000, |settings| &mut settings.durable.messages),
         reload: Reload::Live,
-        help: "Number of the latest messages of each topic that are kept in its stream",
+        help: "Number of latest messages of each topic kept in its stream",
     },
     Key {
         name: "durable_bytes",

@@ -242,7 +242,7 @@ impl Metric {
                 Some("only of connections that come back, such as --reconnect 500ms..20s or --lifetime 60s")
             }
             ["response_ns" | "service_ns"] if !is_timed => {
-                Some("what the server pushes has a time only with --time-field, such as --time-field ts")
+                Some("pushed messages have a time only with --time-field, such as --time-field ts")
             }
             ["handshake", "first_message_ns"] if !answers_first => {
                 Some("only where connections are opened for a message, such as --mode connect")

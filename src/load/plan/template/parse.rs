@@ -78,7 +78,7 @@ fn split_expression(text: &str) -> Result<(&str, &str), String> {
 }
 
 fn escape(text: &str) -> Result<(u8, &str), String> {
-    const EXPECTED: &str = "expected \\xNN or \\\\ behind a backslash of a binary message";
+    const EXPECTED: &str = "expected \\xNN or \\\\ after a backslash in a binary message";
     if let Some(rest) = text.strip_prefix('\\') {
         return Ok((b'\\', rest));
     }

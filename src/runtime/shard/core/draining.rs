@@ -102,7 +102,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 let connections = queue.len();
                 tracing::warn!(
                     connections,
-                    "the drain is over before its rate allowed to close all; closing the rest"
+                    "the drain time is over before all connections could be closed at its rate; closing \
+                     the rest"
                 );
             }
             self.drain_until(application, until);

@@ -115,7 +115,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 slot.connection.set_progress(place);
             }
             _ => tracing::error!(
-                "routes have more than {OWN_PROGRESS_MAX} different values of message_progress; that of the server is used"
+                "routes have more than {OWN_PROGRESS_MAX} different values of message_progress; the \
+                 server's value is used"
             ),
         }
     }

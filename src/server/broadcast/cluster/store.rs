@@ -33,7 +33,7 @@ impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
         let (position, shards) = match begun {
             Ok((position, shards)) => (position, shards.to_vec()),
             Err(refused) => {
-                tracing::warn!(topic, %refused, "a topic of the cluster cannot be kept here");
+                tracing::warn!(topic, %refused, "this node cannot keep a topic of the cluster");
                 return None;
             }
         };
@@ -232,7 +232,7 @@ impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
         let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
         let Some(id) = topics.find(topic) else { return };
         if let Err(error) = Importer::import_state(topics, id, bytes, now, self.cx.pool()) {
-            tracing::warn!(topic, %error, "the state of a topic that moved here is not complete");
+            tracing::warn!(topic, %error, "the state of a topic that moved to this node is incomplete");
         }
     }
 

@@ -47,7 +47,7 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
     let degraded = snapshots.first().map_or(&[][..], |snapshot| &snapshot.degraded);
     out.gauges(
         "echoring_degraded_features",
-        "1 for each kernel feature that the driver would use and that is not there.",
+        "1 for each kernel feature that the driver would use but the kernel lacks.",
         degraded.iter().map(|feature| (label("feature", feature), 1u64)),
     );
     out.gauge("echoring_uptime_seconds", "Time since the control thread was started.", node.uptime_s);
@@ -55,7 +55,7 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
     let silent = node.shards.saturating_sub(snapshots.len()) as u64;
     out.gauge(
         "echoring_silent_shards",
-        "Shards that did not answer within two seconds; what they count is missing from this answer.",
+        "Shards that did not answer within two seconds; their counts are missing from this response.",
         silent,
     );
 }
@@ -63,8 +63,8 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
 fn log(out: &mut Families) {
     out.counters(
         "echoring_log_records_lost_total",
-        "Log records that were not written: dropped because the log could not be written fast enough, \
-         rate_limited because their cause had too many in the same second.",
+        "Log records not written: dropped (the log could not be written fast enough), rate_limited (too \
+         many from one cause in the same second).",
         [
             (label("reason", "dropped"), LOG.dropped.load(Relaxed)),
             (label("reason", "rate_limited"), LOG.rate_limited.load(Relaxed)),
@@ -72,8 +72,8 @@ fn log(out: &mut Families) {
     );
     out.counters(
         "echoring_access_log_records_total",
-        "Records of the access log, by what became of them. Dropped ones found the queue full, or the file could not be \
-         written.",
+        "Records of the access log, by result. Records are dropped if the queue is full or the file cannot \
+         be written.",
         [
             (label("result", "written"), ACCESS_LOG.written.load(Relaxed)),
             (label("result", "dropped"), ACCESS_LOG.dropped.load(Relaxed)),
@@ -81,8 +81,8 @@ fn log(out: &mut Families) {
     );
     out.counters(
         "echoring_trace_spans_total",
-        "Spans of handshakes and publications, by what became of them, in programs that trace. Dropped ones found the \
-         queue full, or the collector did not take them.",
+        "Spans of handshakes and publications, by result, in programs that trace. Spans are dropped if the \
+         queue is full or the collector does not accept them.",
         [
             (label("result", "exported"), TRACES.exported.load(Relaxed)),
             (label("result", "dropped"), TRACES.dropped.load(Relaxed)),

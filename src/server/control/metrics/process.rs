@@ -19,7 +19,7 @@ pub(super) fn collect(out: &mut Families) {
             let started_s = booted_s as f64 + stat.starttime as f64 / ticks;
             out.gauge(
                 "process_start_time_seconds",
-                "When the process was started, since the epoch of Unix.",
+                "Start time of the process, in seconds since the Unix epoch.",
                 started_s,
             );
         }
@@ -34,6 +34,6 @@ pub(super) fn collect(out: &mut Families) {
     if let Ok(limits) = process.limits()
         && let LimitValue::Value(most) = limits.max_open_files.soft_limit
     {
-        out.gauge("process_max_fds", "The most file descriptors that the process may have.", most);
+        out.gauge("process_max_fds", "Maximum number of file descriptors of the process.", most);
     }
 }

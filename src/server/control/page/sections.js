@@ -45,7 +45,7 @@ const LATENCY = new Table({
 });
 
 const CONSUMERS = new Table({
-  id: "consumers-table", caption: "Connections that are furthest behind their topics", sort: "Lag",
+  id: "consumers-table", caption: "Connections furthest behind their topics", sort: "Lag",
   empty: "No connection is behind.",
   columns: [
     words("Client", (row) => row.client, (row) => row.client),
@@ -108,7 +108,7 @@ const LIMITS = new Table({
 });
 
 const REFUSED = new Table({
-  id: "refused-table", caption: "Addresses that were over a limit most, banned ones first", empty: "No address was over a limit.",
+  id: "refused-table", caption: "Addresses that exceeded limits most often, banned ones first", empty: "No address has exceeded a limit.",
   columns: [
     words("Address", (row) => row.address),
     column("Connections", (row) => show_count(row.connections)),

@@ -10,12 +10,12 @@ use crate::control::metrics::family::Labels;
 pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
     out.gauges(
         "echoring_cluster_connected",
-        "1 while the connection to the backbone of the cluster is there.",
+        "1 while the node is connected to the cluster's backbone.",
         sample(status, |status| status.connected.into()),
     );
     out.gauges(
         "echoring_cluster_open",
-        "1 while the node may begin topics that it owns: every other node knows the same members.",
+        "1 while the node may start topics that it owns, because all nodes agree on the members.",
         sample(status, |status| status.open.into()),
     );
     let members = status.map(|status| &status.members[..]).unwrap_or_default();
@@ -52,7 +52,7 @@ fn collect_traffic(out: &mut Families, status: Option<&ClusterStatus>) {
     );
     out.counters(
         "echoring_cluster_connects_total",
-        "Times that the connection to the backbone was made.",
+        "Connections made to the backbone.",
         sample(status, |status| status.connects),
     );
     out.counters(
@@ -62,7 +62,7 @@ fn collect_traffic(out: &mut Families, status: Option<&ClusterStatus>) {
     );
     out.counters(
         "echoring_cluster_relay_dropped_total",
-        "Messages that other clients of NATS do not get, because too many waited.",
+        "Messages not relayed to other NATS clients because too many were waiting.",
         sample(status, |status| status.relay_dropped),
     );
 }
@@ -75,17 +75,17 @@ fn collect_streams(out: &mut Families, status: Option<&ClusterStatus>) {
     );
     out.counters(
         "echoring_cluster_stream_failures_total",
-        "Those of them that failed: the stream had to be asked again.",
+        "Requests to the streams of durable topics that failed and were repeated.",
         sample(status, |status| status.stream_failures),
     );
     out.counters(
         "echoring_cluster_stream_foreign_messages_total",
-        "Messages in the streams of durable topics that no node has written. They are skipped.",
+        "Messages in the streams of durable topics that are skipped because no node wrote them.",
         sample(status, |status| status.stream_foreign),
     );
     out.counters(
         "echoring_cluster_replies_refused_total",
-        "Publications of other clients of NATS that were not answered, because their reply subject is no inbox.",
+        "Publications of other NATS clients not answered because their reply subject is not an inbox.",
         sample(status, |status| status.replies_refused),
     );
 }
@@ -102,12 +102,12 @@ fn collect_links(out: &mut Families, members: &[MemberStatus]) {
     };
     out.gauges(
         "echoring_cluster_link_staged_bytes",
-        "Bytes that wait for the link to another node.",
+        "Bytes waiting for the link to another node.",
         of_each(|link| link.staged_bytes),
     );
     out.gauges(
         "echoring_cluster_link_full",
-        "1 while the link to another node has no room: deliveries to it wait in the topics' histories.",
+        "1 while the link to another node is full: deliveries to it wait in the topics' histories.",
         of_each(|link| link.full.into()),
     );
     out.gauges(
@@ -122,12 +122,12 @@ fn collect_links(out: &mut Families, members: &[MemberStatus]) {
     );
     out.counters(
         "echoring_cluster_link_retransmissions_total",
-        "Packets that were sent again to another node since it is there.",
+        "Packets retransmitted to another node since it joined.",
         of_each(|link| link.retransmissions),
     );
     out.counters(
         "echoring_cluster_link_resets_total",
-        "Times that the link to another node began anew since the node is there.",
+        "Restarts of the link to another node since it joined.",
         of_each(|link| link.resets),
     );
     let measured = links.iter().filter_map(|(peer, link)| Some((peer, link.round_trip_us?)));
@@ -138,12 +138,12 @@ fn collect_links(out: &mut Families, members: &[MemberStatus]) {
     );
     out.gauges(
         "echoring_cluster_settings_differ",
-        "1 while another node has other settings of topics than this one.",
+        "1 while another node's topic settings differ from this node's.",
         members.iter().map(|member| (label("peer", &member.node), u64::from(member.settings_differ))),
     );
     out.gauges(
         "echoring_cluster_key_differs",
-        "1 while another node has another key than this one: they never agree about the owner of a topic.",
+        "1 while another node's key differs from this node's: they never agree on the owner of a topic.",
         members.iter().map(|member| (label("peer", &member.node), u64::from(member.key_differs))),
     );
 }

@@ -15,7 +15,7 @@ use echoring_runtime::stats::Counters;
 pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], counters: &Counters) {
     out.gauges(
         "echoring_connections",
-        "Connections now, in any state, by shard.",
+        "Current connections in any state, by shard.",
         snapshots.iter().map(|snapshot| (label("shard", snapshot.shard), snapshot.connections)),
     );
     out.counter("echoring_connections_accepted_total", "Connections accepted.", counters.accepted);
@@ -29,7 +29,7 @@ pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], cou
     ends(out, counters);
     out.counter(
         "echoring_handler_failures_total",
-        "Connections that the error or the panic of their handler closed.",
+        "Connections closed by an error or panic of their handler.",
         counters.handler_failures,
     );
     traffic(out, counters);
@@ -40,14 +40,14 @@ pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], cou
 fn limits(out: &mut Families, bans: u64, counters: &Counters) {
     out.counters(
         "echoring_limited_total",
-        "Times that clients were over a limit and were refused, slowed down or closed, by limit. See \
+        "Refusals, slowdowns and closes of clients that exceeded a limit, by limit. See \
          docs/reference/limits.md.",
         limited(counters).into_iter().map(|(limit, count)| (label("limit", limit), count)),
     );
-    out.counter("echoring_bans_total", "Addresses that were banned, counted each time.", bans);
+    out.counter("echoring_bans_total", "Bans of addresses; an address banned twice counts twice.", bans);
     out.counter(
         "echoring_proxy_headers_total",
-        "Connections whose client a header of the PROXY protocol named, or was to name.",
+        "Connections that began with a header of the PROXY protocol.",
         counters.proxy_headers,
     );
 }
@@ -175,8 +175,8 @@ fn traffic(out: &mut Families, counters: &Counters) {
     );
     out.counters(
         "echoring_bytes_total",
-        "Bytes on connections by route and direction. The route none has requests, and responses that end the \
-         connection.",
+        "Bytes on connections by route and direction. The route none counts requests, and responses that \
+         end the connection.",
         by_class().flat_map(|(route, traffic)| both(route, traffic.bytes_in, traffic.bytes_out)),
     );
 }
@@ -206,16 +206,20 @@ fn compression(out: &mut Families, snapshots: &[Snapshot]) {
     );
     out.counter(
         "echoring_compression_declined_total",
-        "Compression contexts that were declined because their budget was spent.",
+        "Compression contexts declined because their memory budget was used up.",
         figure(|done| done.declined),
     );
 }
 
 fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
-    out.gauge("echoring_tls_sessions", "TLS sessions now.", sum(snapshots, |snapshot| snapshot.tls_sessions));
+    out.gauge(
+        "echoring_tls_sessions",
+        "Current TLS sessions.",
+        sum(snapshots, |snapshot| snapshot.tls_sessions),
+    );
     out.counters(
         "echoring_tls_handshakes_total",
-        "TLS handshakes that were completed, in full or by resuming an earlier session.",
+        "Completed TLS handshakes, full or resumed.",
         [
             (label("kind", "full"), counters.tls_handshakes - counters.tls_resumed),
             (label("kind", "resumed"), counters.tls_resumed),
@@ -225,7 +229,8 @@ fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
     let faults = [TlsFault::Handshake, TlsFault::Alert, TlsFault::Record].map(TlsFault::name);
     out.counters(
         "echoring_tls_failures_total",
-        "Connections that a failure of TLS ended: in the handshake, by an alert of the client, or by a bad record.",
+        "Connections ended by a TLS failure: in the handshake, by an alert from the client, or by a bad \
+         record.",
         faults.map(|fault| (label("fault", fault), causes.get(fault).copied().unwrap_or(0))),
     );
 }

@@ -12,24 +12,24 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
     let bytes = [("memory", first.memory), ("compression", first.contexts)];
     out.gauges(
         "echoring_budget_limit_bytes",
-        "Byte budgets: their size.",
+        "Size of each byte budget.",
         by_budget(bytes, |budget| budget.limit),
     );
     out.gauges(
         "echoring_budget_used_bytes",
-        "Byte budgets: what shards have leased, in blocks of up to 1 MiB.",
+        "Bytes of each budget leased by shards, in blocks of up to 1 MiB.",
         by_budget(bytes, |budget| budget.leased),
     );
     out.gauges(
         "echoring_budget_peak_bytes",
-        "Byte budgets: the most that shards had leased at once.",
+        "Peak of the bytes of each budget leased by shards.",
         by_budget(bytes, |budget| budget.peak),
     );
     let BudgetFigures { limit, peak, .. } = first.seats;
-    out.gauge("echoring_connections_limit", "The most connections that the server may have.", limit);
+    out.gauge("echoring_connections_limit", "Maximum number of connections.", limit);
     out.gauge(
         "echoring_connections_leased_peak",
-        "The most connections that shards had leased at once, in blocks of 64.",
+        "Peak number of connections leased by shards, in blocks of 64.",
         peak,
     );
     out.gauge(
@@ -56,10 +56,10 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         );
         out.gauge(
             "echoring_allocator_committed_peak_bytes",
-            "The most memory that the allocator had committed.",
+            "Peak of the committed memory of the allocator.",
             figures.committed_peak_bytes,
         );
-        out.gauge("echoring_allocator_pages", "Pages of the allocator that are in use.", figures.pages);
+        out.gauge("echoring_allocator_pages", "Pages of the allocator in use.", figures.pages);
         out.counter(
             "echoring_allocator_mmap_calls_total",
             "Calls of mmap by the allocator.",

@@ -15,7 +15,7 @@ pub(super) fn reloads(out: &mut Families, reloads: ReloadFigures) {
     );
     out.gauge(
         "echoring_last_reload_refused",
-        "1 while the latest reload was refused: the files differ from the configuration that holds.",
+        "1 while the latest reload was refused: the files differ from the configuration in effect.",
         u64::from(reloads.last_refused),
     );
 }
@@ -24,22 +24,19 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
     let accepted = auth.accepted.iter().map(|(method, count)| (label("method", method), *count));
     out.counters(
         "echoring_authentications_total",
-        "Clients that were let in, by the method that knew their credentials; none for those without.",
+        "Clients admitted, by the method that accepted their credentials; none for clients without \
+         credentials.",
         accepted.chain([(label("method", "none"), auth.anonymous)]),
     );
     out.counters(
         "echoring_authentication_refusals_total",
-        "Handshakes, subscriptions and fresh tokens that were refused, by reason.",
+        "Refused handshakes, subscriptions and fresh tokens, by reason.",
         auth.refused.iter().map(|(reason, count)| (label("reason", reason), *count)),
     );
-    out.counter(
-        "echoring_tokens_refreshed_total",
-        "Fresh tokens that sessions have presented.",
-        auth.refreshed,
-    );
+    out.counter("echoring_tokens_refreshed_total", "Fresh tokens presented by sessions.", auth.refreshed);
     out.counters(
         "echoring_credentials_ended_total",
-        "Connections that were closed because their credentials ended, by cause.",
+        "Connections closed because their credentials ended, by cause.",
         [(label("cause", "expired"), auth.expired), (label("cause", "withdrawn"), auth.withdrawn)],
     );
     // Only a server with a key set has samples.
@@ -56,7 +53,7 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
     );
     out.counters(
         "echoring_key_set_failures_total",
-        "Times that the key set of [auth] could not be read.",
+        "Failed reads of the key set of [auth].",
         key_set.map(|set| (Labels::new(), set.failures)),
     );
 }
@@ -64,8 +61,8 @@ pub(super) fn auth(out: &mut Families, auth: &AuthFigures, uptime_s: f64) {
 pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
     out.counters(
         "echoring_admin_refusals_total",
-        "Requests to the admin address without access: unauthorized had no token or a wrong one, forbidden a token or a \
-         user that may not do this.",
+        "Requests refused at the admin address: unauthorized (no token or a wrong one), forbidden (a token \
+         or user without this permission).",
         [
             (label("reason", "unauthorized"), refused.unauthorized),
             (label("reason", "forbidden"), refused.forbidden),
@@ -76,7 +73,7 @@ pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
 pub(super) fn certificates(out: &mut Families, expiries: &[(PathBuf, u64)]) {
     out.gauges(
         "echoring_tls_certificate_expiry_timestamp_seconds",
-        "When the first certificate of a file of the configuration expires, since the epoch of Unix.",
+        "Expiry of the first certificate in each configured file, in seconds since the Unix epoch.",
         expiries.iter().map(|(file, at)| (label("file", file.display()), *at)),
     );
 }

@@ -16,20 +16,20 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Cou
     );
     out.histogram(
         "echoring_tick_seconds",
-        "Time of one turn of a shard's event loop, without its trip to the kernel.",
+        "Time of one tick of a shard's event loop, without its system call.",
         counters.tick_time.clone(),
     );
     out.counters(
         "echoring_shard_stalls_total",
-        "Turns of a shard's event loop that took more than half a second, by shard. Its connections waited meanwhile: a \
+        "Ticks of a shard's event loop that took more than half a second, by shard. Its connections waited meanwhile: a \
          handler blocked, or the host gave the thread no CPU.",
         snapshots.iter().map(|snapshot| (label("shard", snapshot.shard), snapshot.counters.stalls)),
     );
     out.histogram(
         "echoring_receive_to_send_seconds",
-        "Time from the turn that read a message to the end of the turn that sent it, on any shard: once for each echoed \
-         message, and once per shard with subscribers for each broadcast message (the oldest of a topic's in one turn \
-         counts for all of them).",
+        "Time from the tick that read a message to the end of the tick that sent it, on any shard: once \
+         for each echoed message, and once per shard with subscribers for each broadcast message (the \
+         oldest message of a topic in one tick counts for all of them).",
         counters.receive_to_send.clone(),
     );
     queues(out, snapshots, counters);
@@ -39,7 +39,7 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Cou
 fn queues(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
     out.gauge(
         "echoring_blocked_connections",
-        "Connections with a partial send, whose client does not take what it is sent.",
+        "Connections with a partial send because the client does not read.",
         sum(snapshots, |snapshot| snapshot.blocked),
     );
     out.gauge(
@@ -54,22 +54,22 @@ fn queues(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
     );
     out.gauge(
         "echoring_held_publications",
-        "Publications that wait for room in the queue to their topic's owner.",
+        "Publications waiting for room in the queue to their topic's owner.",
         sum(snapshots, |snapshot| snapshot.application.held_publications),
     );
     out.counter(
         "echoring_mailbox_full_total",
-        "Messages that a full queue between shards delayed.",
+        "Messages delayed by a full queue between shards.",
         counters.mailbox_full,
     );
     out.counter(
         "echoring_short_sends_total",
-        "Sends that the kernel did not take whole at once.",
+        "Sends that the kernel accepted only in part.",
         counters.short_sends,
     );
     out.counter(
         "echoring_backpressure_pauses_total",
-        "Times that reading from a connection was paused because its outbox was full.",
+        "Pauses in reading from a connection because its outbox was full.",
         counters.pauses,
     );
 }
@@ -94,7 +94,7 @@ fn ring(out: &mut Families, snapshots: &[Snapshot]) {
     );
     out.counter(
         "echoring_ring_overflows_total",
-        "Times that the completion queue of io_uring was too small.",
+        "Overflows of the completion queue of io_uring.",
         work.overflows,
     );
     out.counter(

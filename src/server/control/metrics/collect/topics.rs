@@ -15,10 +15,10 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
     }
     let first = snapshots.first().map(|snapshot| snapshot.application).unwrap_or_default();
     let topics = sum(snapshots, |snapshot| snapshot.application.owned_topics);
-    out.gauge("echoring_topics", "Topics now, with subscribers or with a history.", topics);
-    out.gauge("echoring_topics_limit", "The most topics that the server may have.", first.topics_limit);
+    out.gauge("echoring_topics", "Current topics with subscribers or a history.", topics);
+    out.gauge("echoring_topics_limit", "Maximum number of topics.", first.topics_limit);
     let subscriptions = sum(snapshots, |snapshot| snapshot.application.subscriptions);
-    out.gauge("echoring_subscriptions", "Subscriptions now.", subscriptions);
+    out.gauge("echoring_subscriptions", "Current subscriptions.", subscriptions);
     out.counters(
         "echoring_publications_total",
         "Messages published, by result.",
@@ -44,10 +44,10 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
 fn deliveries(out: &mut Families, deliveries: &Deliveries) {
     out.counter(
         "echoring_deliveries_offered_total",
-        "Messages times their subscribers. It is the sum of sent, dropped and queued deliveries.",
+        "Messages multiplied by their subscribers: the sum of sent, dropped and queued deliveries.",
         deliveries.offered,
     );
-    out.counter("echoring_deliveries_sent_total", "Deliveries that the kernel has copied.", deliveries.sent);
+    out.counter("echoring_deliveries_sent_total", "Deliveries copied by the kernel.", deliveries.sent);
     out.counters(
         "echoring_deliveries_dropped_total",
         "Deliveries that were dropped: disconnect (the subscriber left or was disconnected first), oldest and conflated \
@@ -61,7 +61,7 @@ fn deliveries(out: &mut Families, deliveries: &Deliveries) {
     );
     out.gauge(
         "echoring_deliveries_queued",
-        "Deliveries that wait in a topic's log, or that are being sent.",
+        "Deliveries waiting in a topic's log or being sent.",
         deliveries.queued,
     );
 }
