@@ -103,7 +103,11 @@ fn a_client_is_answered_at_inboxes_and_nowhere_else() {
         let mut clients = NatsClients::open(&options, NodeId(1), "a").await.expect("options");
         connected(&clients, true).await;
         clients.take_publications(true).await;
-        clients.sender().flush().await;
+        // The subscription is in place once one publication has been answered; what is sent is not yet taken.
+        let address = server.address;
+        let asked = tokio::task::spawn_blocking(move || request(address, "t", "x"));
+        timeout(PATIENCE, answer_one(&mut clients)).await.expect("a publication in time");
+        asked.await.expect("no panic").expect("a connection");
         let mut client = RawClient::connect(server.address).expect("a connection");
         client.subscribe(">").expect("sent");
         for (reply, is_answered) in [

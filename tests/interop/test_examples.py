@@ -1,6 +1,6 @@
 """The compiled examples, with foreign clients and servers.
 
-`tests/examples` tests behaviour that no client can see: tasks, channels, deadlines.
+`tests/sockets/examples` tests behaviour that no client can see: tasks, channels, deadlines.
 """
 
 import asyncio

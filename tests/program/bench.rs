@@ -1,18 +1,12 @@
 //! `echoring bench` as a user runs it: the real binary against the real server and against one that misbehaves.
 
-#[path = "../support/peer.rs"]
-mod peer;
-#[path = "../support/ports.rs"]
-mod ports;
-#[path = "../support/program.rs"]
-mod program;
-
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{peer, ports, program};
 use echoring_load::{
     self, DriverChoice, Endpoint, Mode, Pace, Plan, Resources, RunStage, Target, Workload, record,
 };

@@ -1,11 +1,8 @@
 //! `echoring bench --calibrate`: planted faults are counted exactly, the result is stored, and later records quote it.
 
-#[path = "../support/program.rs"]
-#[expect(dead_code, reason = "bench starts the servers of these tests itself")]
-mod program;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::program;
 use serde_json::Value;
 
 use program::{Run, command};

@@ -1,18 +1,12 @@
 //! Connections of `echoring bench` that come and go: reconnects, lifetimes, a ramp and storms, against a server that
 //! counts.
 
-#[path = "../support/planted.rs"]
-#[expect(dead_code, reason = "only some of what it can do wrong is wrong with connections")]
-mod planted;
-#[path = "../support/program.rs"]
-#[expect(dead_code, reason = "most tests have a server of their own")]
-mod program;
-
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::{planted, program};
 use serde_json::{Value, json};
 
 use planted::{Fault, Server};

@@ -1,23 +1,11 @@
 //! Connect and push mode of `echoring bench`: the real binary against the real server and against one that misbehaves.
 
-#[path = "../support/certificate.rs"]
-#[expect(dead_code, reason = "what a client in this process would speak")]
-mod certificate;
-#[path = "../support/peer.rs"]
-#[expect(dead_code, reason = "not all that it can do wrong is wrong with connections")]
-mod peer;
-#[path = "../support/program.rs"]
-mod program;
-#[path = "../support/pusher.rs"]
-mod pusher;
-#[path = "../support/silent.rs"]
-mod silent;
-
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::support::{certificate, peer, program, pusher, silent};
 use serde_json::{Value, json};
 
 use certificate::certificate;

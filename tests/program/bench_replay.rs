@@ -1,12 +1,6 @@
 //! `echoring bench --replay`: what `echoring proxy --record` took is sent again, to servers that answer as recorded and to
 //! servers that do not.
 
-#[path = "../support/planted.rs"]
-#[expect(dead_code, reason = "only some faults are differences of answers")]
-mod planted;
-#[path = "../support/program.rs"]
-mod program;
-
 use std::fs;
 use std::io::BufReader;
 use std::net::{SocketAddr, TcpListener};
@@ -15,6 +9,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
+use crate::support::{planted, program};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tungstenite::Message;

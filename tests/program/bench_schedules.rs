@@ -1,10 +1,7 @@
 //! The schedule of `echoring bench`, end to end: stages, ramps, bursts, the drain. The number of messages follows
 //! exactly from the flags, so it is compared exactly.
 
-#[path = "../support/program.rs"]
-#[allow(dead_code, reason = "no server of its own is needed")]
-mod program;
-
+use crate::support::program;
 use program::Run;
 use serde_json::{Value, json};
 

@@ -1,15 +1,12 @@
 //! `echoring bisect` on real repositories, whose commits contain the figure that a command prints.
 
-#[path = "../support/program.rs"]
-#[expect(dead_code, reason = "no server is needed")]
-mod program;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::program;
 use rustix::process::Signal;
 use serde_json::Value;
 

@@ -8,17 +8,11 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{certificate, program};
 use certificate::certificate;
 use rustix::process::Signal;
 
-#[path = "../support/certificate.rs"]
-#[allow(dead_code, reason = "clients of these tests are programs")]
-mod certificate;
-#[path = "cli/doctor.rs"]
 mod doctor;
-#[path = "../support/program.rs"]
-#[allow(dead_code, reason = "these tests start servers in their own way")]
-mod program;
 
 /// Longer than any deadline of the server that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);

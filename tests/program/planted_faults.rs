@@ -1,9 +1,6 @@
 //! `echoring bench` against a server with known faults: every planted fault is found, exactly as often as the server
 //! reports, and a stall shows in the percentiles as computed.
 
-#[path = "../support/planted.rs"]
-mod planted;
-#[path = "planted_faults/silence.rs"]
 mod silence;
 
 use std::collections::BTreeMap;
@@ -14,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::planted;
 use serde_json::{Value, json};
 use tungstenite::Message;
 

@@ -1,9 +1,6 @@
 //! `echoring proxy` with TLS on either side, as a client sees it: the real binary, real certificates. Everything
 //! without TLS is tested with other programs in `tests/interop/test_proxy.py`.
 
-#[path = "../support/patient.rs"]
-mod patient;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::patient;
 use patient::Patient;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};

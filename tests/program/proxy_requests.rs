@@ -1,10 +1,6 @@
 //! What `echoring proxy` forwards of requests and responses, and what never reaches an upstream: the real binary
 //! between raw sockets.
 
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +10,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::program;
 use program::command;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,17 +1,12 @@
 //! A server that was just stopped, in order or killed, can be restarted at once on the same two ports, with clients
 //! connected: the real binary, on both drivers.
 
-#[path = "../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
-
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::support::{ports, program};
 use program::{command, listening};
 use rustix::process::Signal;
 

@@ -1,14 +1,6 @@
 //! `serve` under a service manager: notifications, the watchdog, and sockets that were opened for it. The service manager is a
 //! datagram socket of the test, and `systemd-socket-activate` where the machine has it.
 
-#[path = "../support/patient.rs"]
-mod patient;
-#[path = "../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -19,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{patient, ports, program};
 use patient::Patient;
 use program::command;
 use rustix::process::Signal;

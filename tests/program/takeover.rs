@@ -1,21 +1,9 @@
 //! `serve --takeover`: a server replaces a running one on the same addresses. Its topics and clients move on, in the same epochs,
 //! and a successor that fails leaves the running one alone. The real binary, on both drivers.
 
-#[path = "../support/certificate.rs"]
-mod certificate;
-#[path = "takeover/connections.rs"]
 mod connections;
-#[path = "takeover/draining.rs"]
 mod draining;
-#[path = "takeover/other_users.rs"]
 mod other_users;
-#[path = "../support/patient.rs"]
-mod patient;
-#[path = "../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::{certificate, patient, ports, program};
 use patient::Patient;
 use program::command;
 use serde_json::Value;

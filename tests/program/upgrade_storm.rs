@@ -7,14 +7,6 @@
 //! A subscriber that comes back later than the history lasts gets a gap, which is a failure. For each of them, and for the slowest of
 //! the others, the steps of the reconnect are printed with their times, and with how long the client's own thread waited for a CPU.
 
-#[path = "../support/patient.rs"]
-mod patient;
-#[path = "../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -27,6 +19,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::{patient, ports, program};
 use patient::Patient;
 use program::command;
 use rustix::process::Signal;

@@ -1,16 +1,7 @@
 //! The verdicts of `echoring bench`, and `echoring compare`: thresholds, the search for the highest rate, repetitions
 //! that alternate with another server. The real binary, and servers of known speed.
 
-#[path = "verdicts/counts.rs"]
 mod counts;
-#[path = "../support/peer.rs"]
-#[allow(dead_code, reason = "few of the faults are planted here")]
-mod peer;
-#[path = "../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../support/program.rs"]
-mod program;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +10,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{peer, ports, program};
 use peer::{Fault, Peer, Planted};
 use program::{Run, Serve};
 use serde_json::{Value, json};

@@ -3,18 +3,22 @@
 //! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one,
 //! which is how a failure is replayed.
 
+#[path = "../support"]
+#[allow(dead_code, reason = "other test programs use the rest")]
+mod support {
+    pub mod broadcast;
+    pub mod certificate;
+    pub mod echo_client;
+    pub mod reports;
+    pub mod seeds;
+}
+
 mod broadcast;
-#[path = "../support/broadcast.rs"]
-mod broadcast_settings;
 mod centrifuge;
-#[path = "../support/certificate.rs"]
-mod certificate;
 mod client;
 mod drain_notices;
 mod draining;
 mod echo;
-#[path = "../support/echo_client.rs"]
-mod echo_client;
 mod fragments;
 mod handlers;
 mod handover;
@@ -27,12 +31,8 @@ mod memory;
 mod newcomers;
 mod order;
 mod pauses;
-#[path = "../support/reports.rs"]
-mod reports;
 mod retries;
 mod rooms;
-#[path = "../support/seeds.rs"]
-mod seeds;
 mod senders;
 mod sessions;
 mod taking_back;
@@ -41,6 +41,7 @@ mod tunnels;
 mod world;
 
 use broadcast_settings::settings as broadcast_settings;
+use support::{broadcast as broadcast_settings, certificate, echo_client, reports, seeds};
 
 /// Runs `test` with each seed and prints how to replay the first failure.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {

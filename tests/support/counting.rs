@@ -1,9 +1,12 @@
-//! The system's allocator, with a count of each thread's allocations and bytes.
+//! The system's allocator, with a count of each thread's allocations and bytes, and of all allocations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Counting;
+
+static TOTAL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -12,9 +15,13 @@ thread_local! {
 }
 
 /// Times that this thread has asked for memory.
-#[allow(dead_code, reason = "tests of bytes do not ask for it")]
 pub fn allocations() -> u64 {
     ALLOCATIONS.get()
+}
+
+/// Times that all threads together have asked for memory.
+pub fn total() -> u64 {
+    TOTAL.load(Ordering::Relaxed)
 }
 
 /// Bytes that this thread has asked for, less those that it gave back: a negative number where others' are given back.
@@ -23,13 +30,11 @@ pub fn held_bytes() -> i64 {
 }
 
 /// The most bytes that this thread held since [`restart_peak`].
-#[allow(dead_code, reason = "tests of counts do not ask for it")]
 pub fn peak_bytes() -> i64 {
     PEAK_BYTES.get()
 }
 
 /// Begins to look for the most bytes from what is held now.
-#[allow(dead_code, reason = "as above")]
 pub fn restart_peak() {
     PEAK_BYTES.set(HELD_BYTES.get());
 }
@@ -37,6 +42,7 @@ pub fn restart_peak() {
 // A thread that ends may allocate after its counters are gone; nobody asks for them any more.
 
 fn count() {
+    TOTAL.fetch_add(1, Ordering::Relaxed);
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 

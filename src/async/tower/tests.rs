@@ -1,4 +1,4 @@
-//! The service without a server. `tests/aio` has it behind hyper's server, and in axum's router.
+//! The service without a server. `tests/sockets/aio` has it behind hyper's server, and in axum's router.
 
 use tokio::sync::mpsc;
 

@@ -40,7 +40,7 @@ impl Drop for Folder {
 #[test]
 fn another_user_is_told_whose_the_running_server_is() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: becoming other users needs root: sudo cargo nextest run --test takeover");
+        eprintln!("skipped: becoming other users needs root: sudo cargo nextest run --test program takeover::");
         assert!(std::env::var_os("CI").is_none(), "CI runs it as root");
         return;
     }

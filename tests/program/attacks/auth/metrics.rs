@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use super::*;
-use crate::server::{PATIENCE, tls_flags};
+use crate::attacks::server::{PATIENCE, tls_flags};
 
 const ADMIN: &str = "0123456789abcdef-write";
 const READER: &str = "0123456789abcdef-read";

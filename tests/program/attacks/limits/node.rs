@@ -9,7 +9,7 @@ use super::super::compression::compressed;
 use super::super::deflate::bomb;
 use super::rates::open_session;
 use super::*;
-use crate::peer::{BINARY, FIN, TEXT, frame, header, request};
+use crate::attacks::peer::{BINARY, FIN, TEXT, frame, header, request};
 
 /// Limits that need the addresses of clients, so that these are known before anybody goes over another limit.
 const KNOWN: [&str; 2] = ["--max-connections-per-address=100", "--ban-after=1"];

@@ -1,7 +1,7 @@
 //! Messages and bytes per second of a connection.
 
 use super::*;
-use crate::peer::{BINARY, TEXT, frame};
+use crate::attacks::peer::{BINARY, TEXT, frame};
 
 #[test]
 fn a_connection_that_sends_too_much_waits_and_loses_nothing() {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::node::upgrade_of;
 use super::rates::{open_session, publish_many, subscribe_many};
 use super::*;
-use crate::peer::{BINARY, TEXT, frame};
+use crate::attacks::peer::{BINARY, TEXT, frame};
 
 /// One key of the configuration.
 struct Row {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::rates::open_session;
 use super::*;
-use crate::peer::{TEXT, frame};
+use crate::attacks::peer::{TEXT, frame};
 
 /// Two clients with tokens, who may do everything.
 struct Clients {

@@ -2,36 +2,15 @@
 //!
 //! Descriptors are counted per process, so each test runs in a child process of its own.
 
-mod conformance;
-
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::conformance::sockets::{Make, SocketKit, uring};
+use crate::conformance::world::{Kit, Peer, Seen, World, options};
+use crate::support::alone::alone;
 use bytes::Bytes;
-use conformance::sockets::{Make, SocketKit, uring};
-use conformance::world::{Kit, Peer, Seen, World, options};
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::epoll::Epoll;
 use echoring_runtime::driver::{Driver, Event, Options, Source};
-
-/// Runs the test `name` of this binary in a child, with at most `descriptors` open files. True in the child.
-fn alone(name: &str, descriptors: u32) -> bool {
-    if std::env::var_os("ECHORING_TEST_ALONE").is_some() {
-        return true;
-    }
-    let script = format!("ulimit -Sn {descriptors} && exec \"$0\" \"$@\"");
-    let child = Command::new("sh")
-        .args(["-c", &script])
-        .arg(std::env::current_exe().expect("a test binary knows its path"))
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env("ECHORING_TEST_ALONE", "1")
-        .output()
-        .expect("a shell");
-    let said = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{said}");
-    assert!(said.contains("1 passed"), "{said}");
-    false
-}
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("procfs is mounted").count()
@@ -109,21 +88,21 @@ fn exhaustion<D: Driver>(make: Make<D>) {
 
 #[test]
 fn epoll_leaks_no_descriptor() {
-    if alone("epoll_leaks_no_descriptor", 500) {
+    if alone(module_path!(), "epoll_leaks_no_descriptor", 500) {
         churn(Make::new(Epoll::new));
     }
 }
 
 #[test]
 fn epoll_survives_running_out_of_descriptors() {
-    if alone("epoll_survives_running_out_of_descriptors", 100) {
+    if alone(module_path!(), "epoll_survives_running_out_of_descriptors", 100) {
         exhaustion(Make::new(Epoll::new));
     }
 }
 
 #[test]
 fn the_ring_leaks_no_descriptor() {
-    if alone("the_ring_leaks_no_descriptor", 500) {
+    if alone(module_path!(), "the_ring_leaks_no_descriptor", 500) {
         uring().into_iter().for_each(churn);
     }
 }

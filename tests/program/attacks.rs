@@ -3,15 +3,10 @@
 //! Every test runs the real binary and talks to it over real sockets, on both drivers, with client code that shares
 //! nothing with the crate's. Tests wait for events of the server; a test's own deadline only ends a test that would
 //! hang.
-#![forbid(unsafe_code)]
-
+use crate::support::{certificate, deflate, patient};
 mod auth;
 mod centrifuge;
-#[path = "../../support/certificate.rs"]
-mod certificate;
 mod compression;
-#[path = "../../support/deflate.rs"]
-mod deflate;
 mod draining;
 mod event_streams;
 mod frames;
@@ -19,8 +14,6 @@ mod handshake;
 mod limits;
 mod memory;
 mod paced_drain;
-#[path = "../../support/patient.rs"]
-mod patient;
 mod peak;
 mod peer;
 mod resources;

@@ -1,12 +1,10 @@
 //! In the steady state an echoed message of any size causes no heap allocation, and a broadcast message only its entry in the
 //! logs; the same holds for compressed messages. The shard and its clients run in one thread, whose allocations are counted.
 
-#[path = "support/counting.rs"]
-mod counting;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use crate::support::counting;
 use counting::{allocations, held_bytes};
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{self, Compression};

@@ -16,13 +16,9 @@ use echoring_server::{
 };
 use echoring_topics::TopicReport;
 
-#[path = "server_embedding/names.rs"]
 mod names;
-#[path = "server_embedding/routes.rs"]
 mod routes;
-#[path = "server_embedding/senders.rs"]
 mod senders;
-#[path = "server_embedding/stalls.rs"]
 mod stalls;
 
 /// Longer than any deadline of the server that a test waits for, so that a hang fails.

@@ -1,11 +1,6 @@
 //! Connections of a shard that reach their server through a proxy: HTTP CONNECT and SOCKS5, plain and with TLS, and
 //! proxies that refuse, talk nonsense, or are silent.
 
-#[path = "support/certificate.rs"]
-mod certificate;
-#[path = "support/echo_client.rs"]
-mod echo_client;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -13,6 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::support::{certificate, echo_client};
 use echoring_async::tls::{ServerTls, server_config};
 use echoring_proto::connection::{Cause, ConnectionConfig, Seed, TlsFault};
 use echoring_proto::handshake::{BadHandshake, Dial};

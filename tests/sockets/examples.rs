@@ -1,7 +1,7 @@
 //! Promises of the examples that no client can see: tasks end, channels backpressure a peer, no message is lost. The
 //! behaviour that clients see is tested with foreign programs, in `tests/interop/test_examples.py`.
 
-#![allow(clippy::duplicate_mod, reason = "each example is a program and has its own")]
+#![allow(clippy::duplicate_mod, reason = "each is a program and has its own")]
 
 #[path = "../../examples/echo.rs"]
 #[allow(dead_code)]
@@ -15,6 +15,12 @@ mod heartbeat;
 #[path = "../../examples/market_data.rs"]
 #[allow(dead_code)]
 mod market_data;
+#[path = "../../bench/raw_echo.rs"]
+#[allow(dead_code)]
+mod raw_echo;
+#[path = "../../bench/raw_fanout.rs"]
+#[allow(dead_code)]
+mod raw_fanout;
 #[path = "../../examples/rooms.rs"]
 #[allow(dead_code)]
 mod rooms;

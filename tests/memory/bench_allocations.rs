@@ -1,45 +1,17 @@
 //! In the steady state neither the generator nor its server allocates per message: a longer run has more messages and no more
 //! allocations.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::alone::alone;
+use crate::support::counting::total;
 use echoring_load::{
     self, Arrivals, Compress, DriverChoice, Embedded, Mode, Pace, Plan, Protocol, Refused, Resources, Spread,
     Style, Target, Workload,
 };
 use echoring_server::{Compression, ListenAddress, Server, ServerConfig};
-
-/// Counts allocations of the system's allocator.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is forwarded unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller upholds the contract of `System`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
     let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
@@ -98,12 +70,12 @@ fn measure(
         workloads: vec![workload],
         resources,
     };
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = total();
     let outcomes = echoring_load::run(plan, &mut |_| ()).expect("an embedded server can be measured");
     let record = &outcomes[0].record;
     assert!(record.integrity.is_clean());
     assert_eq!(record.compression.is_some_and(|done| done.messages_out > 0), compression.is_some());
-    (ALLOCATIONS.load(Ordering::Relaxed) - before, outcomes[0].record.messages)
+    (total() - before, outcomes[0].record.messages)
 }
 
 /// The record has a text for each slice of 100 ms, of which the longer runs have twelve more.
@@ -111,6 +83,9 @@ const SLICE_ALLOCATIONS: u64 = 25;
 
 #[test]
 fn more_messages_are_no_more_allocations() {
+    if !alone(module_path!(), "more_messages_are_no_more_allocations", 500) {
+        return;
+    }
     let even = Arrivals::Even;
     let declared = |name: &str, text: &str| Protocol::parse(name, text, &[], &|_| None).expect("valid");
     let v1 = declared("echoring.v1", Protocol::preset("echoring.v1").expect("a preset"));

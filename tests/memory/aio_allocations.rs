@@ -1,13 +1,10 @@
 //! An asynchronous echo of long messages allocates only the messages that the program receives. Reads and writes reuse their
 //! buffers. Spans that nobody wants cost nothing.
 
-#[allow(dead_code, reason = "what is held is not looked at")]
-#[path = "support/counting.rs"]
-mod counting;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::support::counting;
 use counting::{allocations, held_bytes};
 use echoring_async::{Conn, Dialer, Message, Opened, Settings, Upgrader};
 use echoring_proto::{CloseCode, Role};

@@ -3,16 +3,10 @@
 //!
 //! The simulated clients are bytes only. `ECHORING_MEMBERS` sets another number of members.
 
-#[path = "support/broadcast.rs"]
-mod broadcast;
-#[path = "support/counting.rs"]
-mod counting;
-#[path = "support/reports.rs"]
-mod reports;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{broadcast, counting, reports};
 use counting::held_bytes;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;

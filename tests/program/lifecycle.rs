@@ -14,15 +14,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::program;
 use program::command;
 use rustix::process::{Pid, Signal, kill_process};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
-
-#[path = "../../support/program.rs"]
-#[allow(dead_code, reason = "these tests start servers in their own way")]
-mod program;
 
 mod environment;
 mod failures;

@@ -1,7 +1,5 @@
 //! Every driver keeps the same contract. One suite runs for each.
 
-mod conformance;
-
 /// Makes a test function of each named test of `suite` or `sockets`, and runs it with each of `$with`.
 macro_rules! tests {
     ($name:ident, $part:ident, $with:expr, [$($test:ident),* $(,)?]) => {

@@ -2,14 +2,6 @@
 //! may happen on a host that is short of memory. The real binary runs with a preloaded library that makes them fail
 //! (`enter.c`), built here.
 
-#[path = "../../support/patient.rs"]
-mod patient;
-#[path = "../../support/ports.rs"]
-mod ports;
-#[allow(dead_code, reason = "not every test uses all of it")]
-#[path = "../../support/program.rs"]
-mod program;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -19,6 +11,7 @@ use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::support::{patient, ports, program};
 use echoring_proxy::recording::{Event, FrameKind, Reader, Side};
 use patient::Patient;
 use program::{Run, Serve, command};

@@ -1,9 +1,7 @@
 //! A compression context takes no more memory than it states, allocates all of it at once or with the window, and nothing per
 //! message.
 
-#[path = "support/counting.rs"]
-mod counting;
-
+use crate::support::counting;
 use counting::{allocations, held_bytes};
 use echoring_proto::deflate::{Deflater, Direction, Inflater, Window};
 

@@ -1,0 +1,8 @@
+//! A running server as its operator changes it. The real binary over real sockets, on both drivers.
+use crate::attacks::{peer, server};
+use crate::support::{authority, certificate, patient};
+mod admin;
+mod connections;
+mod health;
+mod identities;
+mod reload;
