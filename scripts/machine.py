@@ -30,6 +30,12 @@ def commit():
     return first_line("git", "rev-parse", "HEAD")
 
 
+def tool(name, version):
+    """The path of a program of Cargo in this version, which scripts/tool installs. None if it cannot; the reason is on stderr then."""
+    done = subprocess.run([os.path.join(ROOT, "scripts", "tool"), name, version], stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def last_commit_of(paths):
     """The last commit that changed any of these paths."""
     return first_line("git", "log", "-1", "--format=%H", "--", *paths)
