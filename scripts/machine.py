@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -31,9 +33,20 @@ def commit():
 
 
 def tool(name, version):
-    """The path of a program of Cargo in this version, which scripts/tool installs. None if it cannot; the reason is on stderr then."""
+    """The path of a program of Cargo in this version, which scripts/tool installs. Ends with exit code 3 if it cannot."""
     done = subprocess.run([os.path.join(ROOT, "scripts", "tool"), name, version], stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else cannot(f"there is no {name} {version}")
+
+
+def cannot(line):
+    """Ends with exit code 3 and one line that says what is missing."""
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+    sys.exit(3)
+
+
+def needs_valgrind():
+    if not shutil.which("valgrind"):
+        cannot("valgrind is missing: apt-get install valgrind")
 
 
 def last_commit_of(paths):
@@ -121,6 +134,17 @@ def executable(cargo_build, name, **settings):
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **{"cwd": ROOT, **settings})
     messages = map(json.loads, done.stdout.splitlines())
     return next(of["executable"] for of in messages if of.get("executable") and of["target"]["name"] == name)
+
+
+def test_with_record(command, test, variable, sizes, flags=(), **settings):
+    """Runs one test of `cargo test`, which writes its figures to the file that the variable names. Returns its exit code and the figures,
+    or None if it wrote none."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        environment = {**os.environ, **sizes, variable: file.name}
+        subprocess.run([*command, "--no-run"], cwd=ROOT, check=True)
+        done = subprocess.run([*command, test, "--", "--exact", *flags], cwd=ROOT, env=environment, **settings)
+        written = file.read()
+    return done.returncode, json.loads(written) if written else None
 
 
 @contextlib.contextmanager

@@ -42,10 +42,10 @@ def fail(text):
 class Server:
     """A server process, pinned to a CPU if one is given. `side` is what it is called in pairs."""
 
-    def __init__(self, command, cpu=None, side=""):
+    def __init__(self, command, cpu=None, side="", **settings):
         self.side = side
         pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
-        self.process = subprocess.Popen(pinned + shlex.split(command), stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(pinned + shlex.split(command), stdout=subprocess.PIPE, text=True, **settings)
         try:
             found = self.first_line()
         except BaseException:
@@ -339,6 +339,7 @@ def release_folder(targets):
     return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
 
 
+@functools.cache
 def program():
     """The program that ECHORING names, or a release build."""
     return os.environ.get("ECHORING") or os.path.join(release_folder(["--bin", "echoring"]), "echoring")

@@ -1,7 +1,9 @@
-"""Reads what the kernel counts of processes and of memory, and raises the limit of descriptors."""
+"""Reads what the kernel counts of processes and of memory, and prepares what servers need: descriptors and a certificate."""
 
+import os
 import re
 import resource
+import subprocess
 import time
 
 PATIENCE_S = 60
@@ -35,6 +37,16 @@ def settled(pid):
         last = now
         time.sleep(0.25)
     return now
+
+
+def certificate(folder):
+    """Makes a self-signed certificate for 127.0.0.1 and localhost. Returns the paths of its file and its key's."""
+    files = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=127.0.0.1 -addext"
+    command = [*command.split(), names, "-out", files[0], "-keyout", files[1]]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
+    return files
 
 
 def raise_descriptors(needed=0):

@@ -34,13 +34,7 @@ class Site:
     def __init__(self, folder, options):
         self.folder, self.options = folder, options
         process.raise_descriptors()
-        self.certificate, self.key = self.path("certificate.pem"), self.path("key.pem")
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext"
-        names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-        subprocess.run(
-            [*command.split(), names, "-keyout", self.key, "-out", self.certificate],
-            check=True, capture_output=True,
-        )
+        self.certificate, self.key = process.certificate(folder)
 
     def path(self, name):
         return os.path.join(self.folder, name)
