@@ -154,19 +154,24 @@ def take_turns(name, commands, measure_side, options, random_source):
                 servers = {}
                 for side, command in commands.items():
                     servers[side] = Server(command, options.server_cpu, side)
-            sides = list(commands)
-            ours, theirs = sides[:2]
-            random_source.shuffle(sides)
-            pair = {side: measure_side(servers[side]) for side in sides}
-            pair["first"] = sides[0]
+            ours, theirs, *_ = commands
+            pair = one_round(commands, lambda side: measure_side(servers[side]), random_source)
+            pair["first"] = next(iter(pair))
             pair["ratio"] = pair[ours]["cpu_ns_per_message"] / pair[theirs]["cpu_ns_per_message"]
             pairs.append(pair)
             progress(f"{name}: pair {number + 1} of {options.pairs}, ratio {pair['ratio']:.3f}")
     finally:
         for server in servers.values():
             server.stop()
-    progress("")
+        progress("")
     return pairs
+
+
+def one_round(sides, measure, random_source):
+    """What `measure` returns of each side, in a random order."""
+    order = list(sides)
+    random_source.shuffle(order)
+    return {side: measure(side) for side in order}
 
 
 def summary(pairs, sides, target, echoring=None):
