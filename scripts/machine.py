@@ -1,4 +1,4 @@
-"""Describes the machine and the working tree for records, writes records, and runs busy loops."""
+"""Describes the machine and the working tree for records, writes records and their pages, and runs busy loops."""
 
 import contextlib
 import datetime
@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -30,6 +32,23 @@ def commit():
     return first_line("git", "rev-parse", "HEAD")
 
 
+def tool(name, version):
+    """The path of a program of Cargo in this version, which scripts/tool installs. Ends with exit code 3 if it cannot."""
+    done = subprocess.run([os.path.join(ROOT, "scripts", "tool"), name, version], stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() if done.returncode == 0 else cannot(f"there is no {name} {version}")
+
+
+def cannot(line):
+    """Ends with exit code 3 and one line that says what is missing."""
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+    sys.exit(3)
+
+
+def needs_valgrind():
+    if not shutil.which("valgrind"):
+        cannot("valgrind is missing: apt-get install valgrind")
+
+
 def last_commit_of(paths):
     """The last commit that changed any of these paths."""
     return first_line("git", "log", "-1", "--format=%H", "--", *paths)
@@ -48,13 +67,22 @@ def results_folder(date=None):
     return folder
 
 
+def marked_commit():
+    """The commit, with `+` behind it if the working tree differs."""
+    return commit() + ("+" if uncommitted_changes() else "")
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def origin():
     """Where and when the figures of a record were measured. The commit ends with `+` if the working tree differs from it."""
     return {
-        "commit": commit() + ("+" if uncommitted_changes() else ""),
+        "commit": marked_commit(),
         "cpu": f"{cpu_model()}, {os.cpu_count()} CPUs",
         "kernel": platform.release(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
     }
 
 
@@ -63,15 +91,60 @@ def short(commit):
     return commit[:12] + ("+" if commit.endswith("+") else "")
 
 
-def keep(name, figures, page, indent=1):
-    """Writes a record, NAME.json and NAME.md in results/DATE-MACHINE, and says where. The page is made of the figures."""
-    folder = results_folder()
-    with open(os.path.join(folder, f"{name}.json"), "w") as file:
+def sentence(figures, *tools, commit=None):
+    """The origin of a record in one sentence of its page. `tools` are versions; `commit` is the commit with more about the build."""
+    about = [f"{figures['cpu']}, Linux {figures['kernel']}", *tools, figures["date"]]
+    return f"Commit {commit or short(figures['commit'])}; {'; '.join(about)}."
+
+
+def bias(known_bias):
+    """The last part of a page. `known_bias` is a text or several."""
+    texts = [known_bias] if isinstance(known_bias, str) else known_bias
+    return "Known bias:\n\n" + "".join(f"- {text}\n" for text in texts)
+
+
+def table(heads, rows, align="---"):
+    """A table in Markdown, without the end of its last line. Each cell is a text or a number. `align` is that of each column, or of all
+    but the first."""
+    head = "|" + "".join(f" {head} |" if head else " |" for head in heads)
+    aligns = ["---", *[align] * (len(heads) - 1)] if isinstance(align, str) else align
+    return "\n".join([head, f"|{'|'.join(aligns)}|", *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def keep_json(name, figures, indent=2):
+    """Writes NAME.json in results/DATE-MACHINE. Returns its path, and says where it is."""
+    path = os.path.join(results_folder(), f"{name}.json")
+    with open(path, "w") as file:
         json.dump(figures, file, indent=indent)
         file.write("\n")
-    with open(os.path.join(folder, f"{name}.md"), "w") as file:
+    print(f"written to {os.path.relpath(path, ROOT)}")
+    return path
+
+
+def keep(name, figures, page, indent=1):
+    """Writes a record, NAME.json and NAME.md in results/DATE-MACHINE. The page is made of the figures."""
+    path = keep_json(name, figures, indent)
+    with open(path.removesuffix("json") + "md", "w") as file:
         file.write(page(figures))
-    print(os.path.relpath(folder, ROOT))
+
+
+def executable(cargo_build, name, **settings):
+    """Runs `cargo build` with these arguments. Returns the path of the program NAME, which it built."""
+    command = ["cargo", "build", *cargo_build, "--message-format=json-render-diagnostics"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **{"cwd": ROOT, **settings})
+    messages = map(json.loads, done.stdout.splitlines())
+    return next(of["executable"] for of in messages if of.get("executable") and of["target"]["name"] == name)
+
+
+def test_with_record(command, test, variable, sizes, flags=(), **settings):
+    """Runs one test of `cargo test`, which writes its figures to the file that the variable names. Returns its exit code and the figures,
+    or None if it wrote none."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        environment = {**os.environ, **sizes, variable: file.name}
+        subprocess.run([*command, "--no-run"], cwd=ROOT, check=True)
+        done = subprocess.run([*command, test, "--", "--exact", *flags], cwd=ROOT, env=environment, **settings)
+        written = file.read()
+    return done.returncode, json.loads(written) if written else None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ the other, in random order. What counts is the ratio within a pair, since the ma
 pairs. Only the standard library is needed.
 """
 
-import datetime
+import argparse
 import functools
 import json
 import os
@@ -17,13 +17,16 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 
 import machine
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
+ROOT = machine.ROOT
+# The server of most comparisons, on one CPU.
+SERVE = "{echoring} serve --listen 127.0.0.1:0 --admin off --shards 1 --cpus {cpu} --profile benchmark --log error"
+LOOPBACK_BIAS = (
+    "On loopback the server's CPU time contains the generator's receive path: a send runs it in soft-interrupt "
+    "context. This applies to both servers and pulls every ratio towards 1."
+)
 # From starting a server to its first line.
 START_S_MAX = 30
 
@@ -37,28 +40,39 @@ def fail(text):
 
 
 class Server:
-    """A server process pinned to one CPU. `side` is what it is called in pairs."""
+    """A server process, pinned to a CPU if one is given. `side` is what it is called in pairs."""
 
-    def __init__(self, command, cpu, side=""):
+    def __init__(self, command, cpu=None, side="", **settings):
         self.side = side
-        self.process = subprocess.Popen(
-            ["taskset", "-c", str(cpu)] + shlex.split(command), stdout=subprocess.PIPE, text=True
-        )
+        pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
+        self.process = subprocess.Popen(pinned + shlex.split(command), stdout=subprocess.PIPE, text=True, **settings)
         try:
             found = self.first_line()
         except BaseException:
             # An interrupt, too: nobody knows of the process yet.
             self.stop()
             raise
-        self.origin = found.group(1)
+        # `about` is what echoring says of itself: its driver and its shards.
+        self.origin, self.about = found[1], found[2].strip()
         # Of one that works for the process that was started, where there is such a one.
-        self.pid = int(found.group(2) or self.process.pid)
+        self.pid = int(found[3] or self.process.pid)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    @property
+    def address(self):
+        address, port = self.origin.partition("://")[2].rsplit(":", 1)
+        return address, int(port)
 
     def first_line(self):
         """What the server says once it accepts connections."""
         ready, _, _ = select.select([self.process.stdout], [], [], START_S_MAX)
         line = self.process.stdout.readline() if ready else ""
-        found = re.match(r"listening (wss?://\S+)(?:.* pid=(\d+))?", line)
+        found = re.match(r"listening (\S+:\S+)(.*?)(?: pid=(\d+))?$", line)
         if not found:
             fail(f"{shlex.join(self.process.args)!r} did not say where it listens, but {line!r}")
         return found
@@ -87,22 +101,44 @@ def measure(server, load, options, path="/echo", clean=True):
 
 
 def measure_once(server, load, options, path, clean):
-    with tempfile.NamedTemporaryFile(suffix=".json") as record:
-        command = [
-            options.echoring, "bench", server.origin + path, *load,
-            "--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms",
-            "--threads", "1", "--cpus", str(options.generator_cpu),
-            "--server-pid", str(server.pid), "--json", record.name,
-        ]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120)
-        # 4 says that the generator was the bottleneck, which a server that does next to nothing makes it.
-        if done.returncode not in ((0, 4) if clean else (0, 1, 4)):
-            fail(f"the generator failed ({done.returncode}): {done.stderr.strip()[-500:]}")
-        with open(record.name) as file:
-            run = json.load(file)["runs"][0]
+    # 4 says that the generator was the bottleneck, which a server that does next to nothing makes it.
+    record, code = bench(
+        options.echoring, server.origin + path, *load, *times(options), "--cpus", str(options.generator_cpu),
+        "--server-pid", str(server.pid), codes=(0, 4) if clean else (0, 1, 4),
+    )  # fmt: skip
+    run = record["runs"][0]
     if clean and (run["errors"] or run["integrity"]["lost"]):
         fail(f"the run was not clean: {run['errors']} {run['integrity']}")
-    return run, done.returncode == 4
+    return run, code == 4
+
+
+def times(options):
+    return ["--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms"]
+
+
+def bench(program, *arguments, codes=(0,), timeout=120):
+    """Runs `echoring bench` with one thread. Returns its record, and its exit code, which is one of these."""
+    command = [program, "bench", *arguments, "--threads", "1", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    if done.returncode not in codes:
+        fail(f"the generator failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout), done.returncode
+
+
+def started_bench(command):
+    """The process of a run with `--json -`, once it measures."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not any("measuring" in line for line in process.stderr):
+        fail(f"{bare(' '.join(command))}: it never measured")
+    return process
+
+
+def ended_bench(process, timeout):
+    """The run of such a process."""
+    out, err = process.communicate(timeout=timeout)
+    if process.returncode != 0:
+        fail(f"bench ended with {process.returncode}: {err.strip()}")
+    return json.loads(out)["runs"][0]
 
 
 def take_turns(name, commands, measure_side, options, random_source):
@@ -118,19 +154,24 @@ def take_turns(name, commands, measure_side, options, random_source):
                 servers = {}
                 for side, command in commands.items():
                     servers[side] = Server(command, options.server_cpu, side)
-            sides = list(commands)
-            ours, theirs = sides[:2]
-            random_source.shuffle(sides)
-            pair = {side: measure_side(servers[side]) for side in sides}
-            pair["first"] = sides[0]
+            ours, theirs, *_ = commands
+            pair = one_round(commands, lambda side: measure_side(servers[side]), random_source)
+            pair["first"] = next(iter(pair))
             pair["ratio"] = pair[ours]["cpu_ns_per_message"] / pair[theirs]["cpu_ns_per_message"]
             pairs.append(pair)
             progress(f"{name}: pair {number + 1} of {options.pairs}, ratio {pair['ratio']:.3f}")
     finally:
         for server in servers.values():
             server.stop()
-    progress("")
+        progress("")
     return pairs
+
+
+def one_round(sides, measure, random_source):
+    """What `measure` returns of each side, in a random order."""
+    order = list(sides)
+    random_source.shuffle(order)
+    return {side: measure(side) for side in order}
 
 
 def summary(pairs, sides, target, echoring=None):
@@ -148,6 +189,36 @@ def summary(pairs, sides, target, echoring=None):
         costs = [pair[side]["cpu_ns_per_message"] for pair in pairs]
         found[f"{side}_ns_median"], found[f"{side}_ns_best"] = statistics.median(costs), min(costs)
     return found
+
+
+def compare(workload, commands, flags, options, random_source, target, figures):
+    """All pairs of one workload of echoes: its name, connections, payload bytes and messages in flight. `flags` are further ones of the
+    load, and `figures` makes a side's figures of a run and its server."""
+    name, connections, message_bytes, depth = workload
+    load = ["--connections", str(connections), "--message-bytes", str(message_bytes), "--depth", str(depth), *flags]
+
+    def measure_side(server):
+        run, saturated = measure(server, load, options)
+        return {"cpu_ns_per_message": run["server"]["cpu_ns_per_message"], **figures(run, server), "generator_saturated": saturated}
+
+    found = take_turns(name, commands, measure_side, options, random_source)
+    return {
+        "workload": name,
+        "connections": connections,
+        "message_bytes": message_bytes,
+        "depth": depth,
+        **summary(found, commands, target, options.echoring),
+        "commands": {side: bare(command) for side, command in commands.items()},
+        "pairs": found,
+    }
+
+
+def cost_cell(result, side):
+    return f"{result[f'{side}_ns_median'] / 1000:.3f} (best {result[f'{side}_ns_best'] / 1000:.3f})"
+
+
+def ratio_cells(result):
+    return [f"{result['ratio_median']:.3f}", f"{result['ratio_low']:.3f} – {result['ratio_high']:.3f}"]
 
 
 def interval(ratios, echoring=None):
@@ -170,7 +241,7 @@ def binary():
     """The newest binary that was built, or else a release build."""
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
     built = [path for path in (os.path.join(target, kind, "echoring") for kind in ("release", "debug")) if os.path.exists(path)]
-    return max(built, key=os.path.getmtime) if built else os.path.join(release_folder(["--bin", "echoring"]), "echoring")
+    return max(built, key=os.path.getmtime) if built else program()
 
 
 def verdict(low, high, target):
@@ -231,16 +302,27 @@ def provenance(about):
     )
 
 
-def add_arguments(parser, recording=True):
+def parser(doc):
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_arguments(parser, recording=True, workloads=()):
     """The flags that all comparisons take. Unless `recording`, the caller has its own that say what is written."""
     parser.add_argument("--quick", action="store_true", help="5 pairs of half a second, nothing written")
     parser.add_argument("--pairs", type=int, default=30, help="pairs for each workload (default 30)")
     parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each half (default 1)")
     parser.add_argument("--warmup", type=float, default=0.3, help="time before that (default 0.3)")
-    parser.add_argument("--server-cpu", type=int, default=0)
-    parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--restart", type=int, default=5, help="pairs after which the servers are started anew")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
+    add_machine_arguments(parser, recording)
+    if workloads:
+        names = [workload[0] for workload in workloads]
+        parser.add_argument("--workload", action="append", choices=names, help="run only this workload; repeatable")
+
+
+def add_machine_arguments(parser, recording=True):
+    parser.add_argument("--server-cpu", type=int, default=0)
+    parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--echoring", help="the binary (default: build it)")
     if recording:
         parser.add_argument("--no-record", action="store_true", help="write nothing")
@@ -262,40 +344,61 @@ def release_folder(targets):
     return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
 
 
+@functools.cache
+def program():
+    """The program that ECHORING names, or a release build."""
+    return os.environ.get("ECHORING") or os.path.join(release_folder(["--bin", "echoring"]), "echoring")
+
+
+def build(options, **examples):
+    """Builds the program, and examples by the names of their options, unless a flag names them."""
+    missing = {name: example for name, example in examples.items() if not getattr(options, name)}
+    targets = [] if options.echoring else ["--bin", "echoring"]
+    targets += [word for example in missing.values() for word in ("--example", example)]
+    if not targets:
+        return
+    release = release_folder(targets)
+    options.echoring = options.echoring or os.path.join(release, "echoring")
+    for name, example in missing.items():
+        setattr(options, name, os.path.join(release, "examples", example))
+
+
 def record_of(schema, options, compare_all, known_bias):
     """Runs `compare_all` with a source of randomness; its results and all that belongs to them."""
-    about = environment(options)
-    started = datetime.datetime.now(datetime.timezone.utc)
-    results = compare_all(random.Random(options.seed))
+    settings = {"pairs": options.pairs, "seconds": options.seconds, "warmup_s": options.warmup, "seed": options.seed}
+    return measured(schema, options, lambda: compare_all(random.Random(options.seed)), known_bias, **settings)
+
+
+def record_of_workloads(schema, options, workloads, compare, known_bias):
+    """The same of the chosen workloads, each with `compare`."""
+    chosen = [workload for workload in workloads if not options.workload or workload[0] in options.workload]
+    return record_of(schema, options, lambda source: [compare(workload, options, source) for workload in chosen], known_bias)
+
+
+def measured(schema, options, measure, known_bias, **settings):
+    """What `measure` returns, and all that belongs to it."""
+    about, started_at = environment(options), machine.now()
+    results = measure()
     about["load_average_after"] = os.getloadavg()[0]
     return {
-        "schema": schema,
-        "started_at": started.isoformat(timespec="seconds"),
-        "pairs": options.pairs,
-        "seconds": options.seconds,
-        "warmup_s": options.warmup,
-        "seed": options.seed,
-        "environment": about,
-        "known_bias": known_bias,
-        "results": results,
-    }
+        "schema": schema, "started_at": started_at, **settings, "environment": about, "known_bias": known_bias, "results": results,
+    }  # fmt: skip
 
 
-def write(record, name, heading, text):
-    """Writes NAME.json and NAME.md into the folder of today and this machine."""
-    directory = machine.results_folder()
-    with open(os.path.join(directory, f"{name}.json"), "w") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
-    with open(os.path.join(directory, f"{name}.md"), "w") as file:
-        file.write(f"# {heading}\n\n{text}\n")
-        file.write(
-            f"{record['pairs']} pairs of {record['seconds']} s for each workload, in random order; CPU is the median, "
-            "the ratio the median of the ratios within pairs, with the interval of the sign test.\n\n"
-        )
-        file.write(provenance(record["environment"]))
-        for side, command in record["results"][0]["commands"].items():
-            file.write(f"- {side}: `{command}`\n")
-        file.write("\nKnown bias:\n\n")
-        file.write("".join(f"- {bias}\n" for bias in record["known_bias"]))
-    print(f"written to {os.path.relpath(directory, ROOT)}")
+def keep(record, options, name, heading, text, notes=""):
+    """Writes NAME.json and NAME.md, unless nothing is to be recorded. `notes` stand behind the environment."""
+    if not options.no_record:
+        end = f"{provenance(record['environment'])}{notes}{machine.bias(record['known_bias'])}"
+        machine.keep(name, record, lambda _: f"# {heading}\n\n{text}{end}")
+
+
+def conclude(record, options, name, heading, lines, note=""):
+    """Prints the table of a comparison and writes its record. Returns the exit code: 1 if a target is missed."""
+    print(lines)
+    how = (
+        f"{record['pairs']} pairs of {record['seconds']} s for each workload, in random order; CPU is the median, the ratio the median "
+        "of the ratios within pairs, with the interval of the sign test."
+    )
+    commands = "".join(f"- {side}: `{command}`\n" for side, command in record["results"][0]["commands"].items())
+    keep(record, options, name, heading, f"{lines}\n\n{note and note + chr(10) * 2}{how}\n\n", commands + "\n")
+    return 1 if any(result.get("verdict") == "missed" for result in record["results"]) else 0

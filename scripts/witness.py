@@ -6,19 +6,14 @@ prints its count every four seconds. Only the standard library is needed.
 
 import re
 import subprocess
-import time
 
 import pairs
+import process as processes
 
 # Interval at which it prints its count. In the first interval it also connects.
 SECONDS = 4
 # Time for connecting and two intervals, with a margin for a busy machine.
 WATCH_S_MAX = 60
-
-
-def cpu_ns(pid):
-    """CPU time of a process with all its threads, user and system, by its clock (see clock_getcpuclockid(3))."""
-    return time.clock_gettime_ns((~pid) << 3 | 2)
 
 
 def stretch(binary, server, cpu, connections, message_bytes):
@@ -36,7 +31,7 @@ def stretch(binary, server, cpu, connections, message_bytes):
                 pairs.fail("the server closed a connection of load_test")
             if found := re.match(r"Msg/sec: ([\d.]+)", line):
                 told.append(float(found[1]))
-                marks.append((cpu_ns(child_of(process.pid)), cpu_ns(server.pid)))
+                marks.append((processes.cpu_ns(child_of(process.pid)), processes.cpu_ns(server.pid)))
                 if len(told) == 2:
                     break
         if len(told) < 2:

@@ -5,7 +5,6 @@ import concurrent.futures
 import dataclasses
 import os
 import random
-import resource
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ sys.path.insert(0, os.path.dirname(HERE))
 import machine  # noqa: E402
 import pairs  # noqa: E402
 import peers as sources  # noqa: E402
+import process  # noqa: E402
 
 import catalogue  # noqa: E402
 import install  # noqa: E402
@@ -61,11 +61,10 @@ def arguments():
     parser.add_argument("--warmup", type=float, help="seconds before each stretch (default 0.3)")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="end after this many minutes; the next run continues")
     parser.add_argument("--row-minutes", type=float, default=ROW_MINUTES, help="maximum minutes per row in one run")
-    parser.add_argument("--server-cpu", type=int, default=0)
-    parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--restart", type=int, default=5, help="restart servers after this many rounds (default 5)")
     parser.add_argument("--seed", type=int, help="seed of the random order (default: the time)")
-    for name in ("echoring", "raw-echo", "raw-fanout"):
+    pairs.add_machine_arguments(parser, recording=False)
+    for name in ("raw-echo", "raw-fanout"):
         parser.add_argument(f"--{name}", help="path of the program (default: build it)")
     options = parser.parse_args()
     if options.quick and (options.record or options.into):
@@ -127,7 +126,7 @@ def measure(row, had, record, options, random_source):
     def keep(found):
         records.add(kept, found)
         kept["load_average"] = {"before": before, "after": os.getloadavg()[0]}
-        kept["updated_at"] = records.now()
+        kept["updated_at"] = machine.now()
         if len(kept["rounds"]) % SAVED_EVERY == 0:
             record.save()
 
@@ -189,12 +188,6 @@ def write_pages(record, found, folder):
     print(f"written to {os.path.relpath(folder, machine.ROOT)}")
 
 
-def raise_descriptors():
-    """Raises the limit of descriptors, which servers inherit: some need one per connection."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def end_on_signal(*_):
     """Ends like an interrupt: stops servers and keeps completed rounds."""
     raise KeyboardInterrupt
@@ -212,7 +205,7 @@ def main():
     if options.readme and not (options.record or options.into):
         readme.write()
         return
-    raise_descriptors()
+    process.raise_descriptors()
     signal.signal(signal.SIGTERM, end_on_signal)
     with tempfile.TemporaryDirectory(prefix="compare-peers-") as scratch:
         folder = options.into or (records.folder_to_go_on_in() if options.record else scratch)

@@ -215,10 +215,4 @@ def versions(names):
 
 def binaries(options):
     """Builds the programs of this repository that no flag names."""
-    examples = ["raw_echo", "raw_fanout"]
-    if not all(getattr(options, name) for name in ["echoring", *examples]):
-        targets = ["--bin", "echoring", *(word for name in examples for word in ("--example", name))]
-        release = pairs.release_folder(targets)
-        options.echoring = options.echoring or os.path.join(release, "echoring")
-        for name in examples:
-            setattr(options, name, getattr(options, name) or os.path.join(release, "examples", name))
+    pairs.build(options, raw_echo="raw_echo", raw_fanout="raw_fanout")

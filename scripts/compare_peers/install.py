@@ -13,6 +13,7 @@ import subprocess
 
 import machine
 import peers as sources
+import process
 
 FOLDER = sources.FOLDER
 PROGRAMS = os.path.join(machine.ROOT, "bench", "peers")
@@ -63,14 +64,10 @@ def certificate():
         return files
     os.makedirs(folder, exist_ok=True)
     try:
-        run(
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
-            "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1],
-        )
-    except Unavailable as error:
+        return process.certificate(folder)
+    except (OSError, subprocess.SubprocessError) as error:
         print(f"skipped rows through TLS: {error}", flush=True)
         return None
-    return files
 
 
 def installed(package):

@@ -61,25 +61,13 @@ def small(every):
     if not (newest := headline(every)):
         return NONE
     record, found = newest
-    lines = [
-        f"| workload | echoring | {' | '.join(f'÷ {tables.TITLES[side]}' for side in SHOWN)} | ÷ the cheapest other peer |",
-        "|---|--:|" + "--:|" * len(SHOWN) + "---|",
-    ]
-    for row, result in found:
-        name = row.values[0]
-        _, unit, scale = tables.VALUES[name]
-        ours = result["sides"][OURS][name]
-        cells = [figure(result, side, name) for side in SHOWN]
-        lines.append(
-            f"| {row.title} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name, figure)} |"
-        )
     noise = [result["noise"] for _, result in found if result["noise"] is not None]
     last = records.newest_row(record)
     return "\n".join([
         "Server CPU time per message (per delivery in broadcasts, per connection in handshakes), and echoring ÷ peer: below 1, "
         "echoring is cheaper.",
         "",
-        *lines,
+        table([(row.title, result, row.values[0]) for row, result in found], figure),
         "",
         f"Measured on {last['started_at'][:10]}, {last['environment']['cpu']}, one CPU for the server, Linux "
         f"{kernel(last)}, commit {last['commit'][:12]}. Noise (echoring against itself): {noise_of(noise)}. {elsewhere(every)}",
@@ -103,10 +91,8 @@ def elsewhere(every):
 
 def figure(result, side, name):
     """A ratio without its verdict."""
-    for found in result["ratios"]:
-        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
-            return f"{found['median']:.2f}"
-    return "–"
+    found = tables.of_ours(result, side, name)
+    return f"{found['median']:.2f}" if found else "–"
 
 
 def kernel(row):
@@ -129,8 +115,8 @@ def picture(every):
     _, unit, scale = tables.VALUES[name]
     ours = result["sides"][OURS][name]["median"] / scale
     bars = [
-        (tables.TITLES[side], ours / ratio, side == OURS) for side in CHART_SIDES
-        if (ratio := 1.0 if side == OURS else ratio_to(result, side, name))
+        (tables.TITLES[side], ours / ratio["median"], side == OURS) for side in CHART_SIDES
+        if (ratio := {"median": 1.0} if side == OURS else tables.of_ours(result, side, name))
     ]
     bars.sort(key=lambda bar: bar[1])
     last = records.newest_row(newest[0])
@@ -154,13 +140,6 @@ def short(value):
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def ratio_to(result, side, name):
-    for found in result["ratios"]:
-        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
-            return found["median"]
-    return None
-
-
 def big(every):
     """The table of results/peers.md: each row from the last day that measured it."""
     if not every:
@@ -168,7 +147,11 @@ def big(every):
     every = by_age(every)
     made = [record for record, _ in every]
     found = joined(every)
-    parts = [summary(found), table(found)]
+    lines = [
+        (tables.title(row, name), result, name) for row, result in found for name in row.shown
+        if result["sides"].get(OURS, {}).get(name)
+    ]
+    parts = [summary(found), table(lines, tables.cell)]
     # The newest plot that has more than a few rows.
     pictures = [os.path.join(folder_of(record), "peers.svg") for record in made if 2 * len(record.rows) >= len(found)]
     drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
@@ -198,23 +181,15 @@ def joined(every):
     return [(row, result) for row, result in found if result]
 
 
-def table(found):
-    lines = [
-        f"| workload | echoring | {' | '.join(f'÷ {tables.TITLES[side]}' for side in SHOWN)} | ÷ the cheapest other peer |",
-        "|---|--:|" + "--:|" * len(SHOWN) + "---|",
-    ]
-    for row, result in found:
-        for name in row.shown:
-            _, unit, scale = tables.VALUES[name]
-            ours = result["sides"].get(OURS, {}).get(name)
-            if not ours:
-                continue
-            cells = [tables.cell(result, side, name) for side in SHOWN]
-            lines.append(
-                f"| {tables.title(row, name)} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} "
-                f"| {best(result, name, tables.cell)} |"
-            )
-    return "\n".join(lines)
+def table(lines, cell):
+    """echoring beside the peers that have a column. `lines` are titles, results, and names of values."""
+    rows = []
+    for title, result, name in lines:
+        _, unit, scale = tables.VALUES[name]
+        ours = tables.number(result["sides"][OURS][name]["median"], scale)
+        rows.append([title, f"{ours} {unit}", *(cell(result, side, name) for side in SHOWN), best(result, name, cell)])
+    heads = ["workload", "echoring", *(f"÷ {tables.TITLES[side]}" for side in SHOWN), "÷ the cheapest other peer"]
+    return machine.table(heads, rows, ["---", *["--:"] * (1 + len(SHOWN)), "---"])
 
 
 def best(result, name, cell):

@@ -4,7 +4,6 @@ A row is measured until it has the requested number of rounds. Rounds of several
 and the machine are the same; otherwise the row starts again. Numbers are in columns, one line for each server of a round.
 """
 
-import datetime
 import glob
 import json
 import os
@@ -43,7 +42,7 @@ class Record:
         """Returns a row to add rounds to. Keeps its rounds if they were measured in the same way."""
         row = self.rows.get(name)
         if not row or anew or not goes_on(row, about):
-            row = self.rows[name] = {"started_at": now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
+            row = self.rows[name] = {"started_at": machine.now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
         row.update({key: value for key, value in about.items() if key != "commands"})
         row["commands"].update(about["commands"])
         return row
@@ -72,10 +71,6 @@ def made_of(row):
     to them."""
     about = row["environment"]
     return [row["commit"], row["load"], row["seconds"], row.get("warmup_seconds"), about["cpu"], about["kernel"]]
-
-
-def now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def add(row, found):

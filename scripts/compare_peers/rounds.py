@@ -9,6 +9,7 @@ import time
 
 import conformance
 import pairs
+import process
 import samples
 from catalogue import OURS, RAWS
 
@@ -91,11 +92,11 @@ class Fleet:
 def at_rest(pid):
     """Waits until the process is idle. False if it is not within REST_S_MAX."""
     until = time.monotonic() + REST_S_MAX
-    before = cpu_seconds(pid)
+    before = process.cpu_ns(pid)
     while time.monotonic() < until:
         time.sleep(REST_S_STEP)
-        now = cpu_seconds(pid)
-        if now - before < REST_SHARE_MAX * REST_S_STEP and not wants_cpu(pid):
+        now = process.cpu_ns(pid)
+        if now - before < REST_SHARE_MAX * REST_S_STEP * 1e9 and not wants_cpu(pid):
             return True
         before = now
     return False
@@ -113,11 +114,6 @@ def wants_cpu(pid):
         except OSError:
             pass  # The thread has ended meanwhile.
     return False
-
-
-def cpu_seconds(pid):
-    """CPU time of a process. The kernel derives the clock's id from the process id, see clock_getcpuclockid(3)."""
-    return time.clock_gettime(~pid << 3 | 2)
 
 
 def slowest_maximum(row, commands, options):

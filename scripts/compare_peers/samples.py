@@ -5,13 +5,12 @@ included, by the kernel's ticks. `soft_share` is the share of the server CPU's b
 """
 
 import argparse
-import asyncio
 import os
-import re
 import time
 
-import idle_memory
+import idle
 import pairs
+import process
 import witness
 from catalogue import HEAR_THEMSELVES
 from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
@@ -30,16 +29,21 @@ def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options)
     run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
-    cost, charged = run["server"]["cpu_ns_per_message"], Accounts(server.pid, options).since(before)
+    charged = Accounts(server.pid, options).since(before)
     together = charged.pop("together_by_process")
+    found = values(run, saturated)
+    return {**found, TOGETHER_COST: together and found[COST] * together, **charged, "lost": run["integrity"]["lost"]}
+
+
+def values(run, saturated, cost=COST):
+    """The values that a run of any kind has. `cost` is the name of the server's CPU time per message."""
+    told = run["response_ns"]
     return {
-        COST: cost,
-        TOGETHER_COST: together and cost * together,
+        cost: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
         "cpu_share": run["server"]["cpu_share"],
-        **latencies(run),
-        **charged,
-        "lost": run["integrity"]["lost"],
+        # None if no message arrived.
+        **{f"{name}_ns": told[name] if told["count"] else None for name in ("p50", "p99", "p999")},
         "generator_cpu_share": run["generator"]["cpu_share"],
         "generator_saturated": float(saturated),
     }
@@ -52,12 +56,6 @@ def load_for(server, row):
 
 def path_for(row):
     return "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
-
-
-def latencies(run):
-    """Percentiles; None if no message arrived."""
-    told = run["response_ns"]
-    return {f"{name}_ns": told[name] if told["count"] else None for name in ("p50", "p99", "p999")}
 
 
 class Accounts:
@@ -98,28 +96,13 @@ def compressed(server, row, options):
     done = run["compression"]
     if done["agreed"] < run["connections"]["opened"] or done["messages_in"] < run["messages"]:
         pairs.fail(f"not every message was compressed: {done}")
-    return {
-        COST: run["server"]["cpu_ns_per_message"],
-        "messages_per_s": run["messages_per_s"],
-        "cpu_share": run["server"]["cpu_share"],
-        **latencies(run),
-        "reply_share": done["bytes_in"] / done["bytes_in_plain"],
-        "generator_cpu_share": run["generator"]["cpu_share"],
-        "generator_saturated": float(saturated),
-    }
+    return {**values(run, saturated), "reply_share": done["bytes_in"] / done["bytes_in_plain"]}
 
 
 def connect(server, row, options):
     """Connections that are opened and closed, a fixed number at a time."""
     run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
-    return {
-        HANDSHAKE_COST: run["server"]["cpu_ns_per_message"],
-        "messages_per_s": run["messages_per_s"],
-        "cpu_share": run["server"]["cpu_share"],
-        **latencies(run),
-        "generator_cpu_share": run["generator"]["cpu_share"],
-        "generator_saturated": float(saturated),
-    }
+    return values(run, saturated, HANDSHAKE_COST)
 
 
 def sustained(server, row, options):
@@ -157,25 +140,15 @@ def nanos_each(runs, p99_max):
 def memory(server, row, options):
     """The growth of a new server with idle connections: its own memory, and the kernel's slabs, which contain both ends of each
     connection."""
-    return asyncio.run(growth(server))
-
-
-async def growth(server):
-    address, port = re.match(r"ws://([^:/]+):(\d+)", server.origin).groups()
-    before, slab = await idle_memory.settled_bytes(server.pid), slab_bytes()
-    async with idle_memory.opened(address, int(port), IDLE):
-        after = await idle_memory.settled_bytes(server.pid)
-        grown = slab_bytes() - slab
+    before, slab = process.settled(server.pid), process.sizes("/proc/meminfo")["Slab"]
+    with idle.opened(*server.address, IDLE):
+        after = process.settled(server.pid)
+        grown = process.sizes("/proc/meminfo")["Slab"] - slab
     return {
         USER_BYTES: (sum(after.values()) - sum(before.values())) / IDLE,
         "slab_bytes_per_connection": grown / IDLE,
         "resident_bytes_before": sum(before.values()),
     }
-
-
-def slab_bytes():
-    with open("/proc/meminfo") as file:
-        return int(re.search(r"^Slab:\s+(\d+) kB$", file.read(), re.MULTILINE)[1]) * 1024
 
 
 def both_generators(server, row, options):

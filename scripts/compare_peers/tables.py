@@ -1,6 +1,7 @@
 """The tables of a comparison: one of all rows and peers, and one per row."""
 
 import judge
+import machine
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
 from workloads import COST, HANDSHAKE_COST, ROWS, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
@@ -46,14 +47,14 @@ def matrix(found):
     """Ratios of echoring to each peer, one line per row and value."""
     sides = [peer.name for peer in PEERS if any(peer.name in result["sides"] for _, result in found)]
     sides.remove(OURS)
-    lines = [f"| workload | echoring | {' | '.join(f'÷ {TITLES[side]}' for side in sides)} |", "|---|" + "--:|" * (len(sides) + 1)]
+    rows = []
     for row, result in found:
         for name in shown(row, result):
             _, unit, scale = VALUES[name]
             ours = result["sides"][OURS][name]
             cells = [cell(result, side, name) for side in sides]
-            lines.append(f"| {title(row, name)} | {number(ours and ours['median'], scale)} {unit} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([title(row, name), f"{number(ours and ours['median'], scale)} {unit}", *cells])
+    return machine.table(["workload", "echoring", *(f"÷ {TITLES[side]}" for side in sides)], rows, "--:")
 
 
 def shown(row, result):
@@ -66,23 +67,24 @@ def title(row, name):
     return f"{row.title}: {VALUES[name][0]}" if len(row.values) > 1 or name in row.told else row.title
 
 
+def of_ours(result, side, name):
+    """The ratio of echoring to a side; None if there is none."""
+    wanted = (OURS, side, name)
+    return next((found for found in result["ratios"] if (found["of"], found["to"], found["value"]) == wanted), None)
+
+
 def cell(result, side, name):
-    for found in result["ratios"]:
-        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
-            mark = {"missed": " ✗", "met": " ✓"}.get(found["verdict"], " ?" if found["target"] else "")
-            return ratio(found) + mark
-    return "–"
+    if not (found := of_ours(result, side, name)):
+        return "–"
+    return ratio(found) + {"missed": " ✗", "met": " ✓"}.get(found["verdict"], " ?" if found["target"] else "")
 
 
 def of_row(row, result):
     """The table of one row with all servers."""
     names = shown(row, result)
     several = len(names) > 1
-    lines = [
-        f"| server | {'value | ' if several else ''}median (quartiles; least) | user | soft interrupts | messages/s "
-        "| echoring ÷ server | 95 % interval | target | verdict |",
-        "|---" * (10 if several else 9) + "|",
-    ]
+    heads = ["server", *(["value"] if several else []), "median (quartiles; least)", "user", "soft interrupts", "messages/s"]
+    rows = []
     for side, told in result["sides"].items():
         for name in names:
             what, unit, scale = VALUES[name]
@@ -93,21 +95,19 @@ def of_row(row, result):
                 f"{number(figures['median'], scale)} {unit} ({number(figures['low'], scale)} – "
                 f"{number(figures['high'], scale)}; {number(figures['least'], scale)})"
             )
-            lines.append(
-                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told.get('user_share'))} "
-                f"| {share(told.get('soft_share'))} | {number(told.get('messages_per_s'))} | {' | '.join(judged(result, side, name))} |"
-            )
-    return "\n".join(lines)
+            rows.append([
+                TITLES.get(side, side), *([what] if several else []), took, share(told.get("user_share")), share(told.get("soft_share")),
+                number(told.get("messages_per_s")), *judged(result, side, name),
+            ])  # fmt: skip
+    return machine.table([*heads, "echoring ÷ server", "95 % interval", "target", "verdict"], rows)
 
 
 def judged(result, side, name):
-    for found in result["ratios"]:
-        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
-            target = f"≤ {found['target']:.2f}" if found["target"] else "–"
-            fewer = f", {found['rounds']} rounds" if found["rounds"] < result["rounds"] else ""
-            interval = f"{found['low']:.3f} – {found['high']:.3f}{fewer}"
-            return [ratio(found), interval, target, WORDS.get(found["verdict"], "–")]
-    return ["–"] * 4
+    if not (found := of_ours(result, side, name)):
+        return ["–"] * 4
+    fewer = f", {found['rounds']} rounds" if found["rounds"] < result["rounds"] else ""
+    interval = f"{found['low']:.3f} – {found['high']:.3f}{fewer}"
+    return [ratio(found), interval, f"≤ {found['target']:.2f}" if found["target"] else "–", WORDS.get(found["verdict"], "–")]
 
 
 def means(record):
@@ -220,6 +220,5 @@ def page(record, found):
             commands.setdefault(command, name)
     parts.append("Commands:")
     parts.append("\n".join(f"- {TITLES.get(name, name)}: `{command}`" for command, name in commands.items()))
-    parts.append("Known bias:")
-    parts.append("\n".join(f"- {bias}" for bias in content["known_bias"]))
-    return "\n\n".join(parts) + "\n"
+    parts.append(machine.bias(content["known_bias"]))
+    return "\n\n".join(parts)

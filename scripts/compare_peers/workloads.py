@@ -67,9 +67,12 @@ def sized(message_bytes):
     )
 
 
+def short(message_bytes):
+    return sized(message_bytes).replace(" B", "").replace(" ", "")
+
+
 def echo(connections, message_bytes, floor, depth=1, kind="binary", targets=None, **more):
-    size = sized(message_bytes).replace(" B", "").replace(" ", "")
-    name = f"echo-{size}x{connections}" + (f"-depth{depth}" if depth > 1 else "") + ("-text" if kind == "text" else "")
+    name = f"echo-{short(message_bytes)}x{connections}" + (f"-depth{depth}" if depth > 1 else "") + ("-text" if kind == "text" else "")
     in_flight = f", {depth} in flight" if depth > 1 else ""
     return Row(
         name,
@@ -89,9 +92,8 @@ def mixed(row):
 
 
 def broadcast(subscribers, message_bytes, depth, **more):
-    size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
-        f"broadcast-{subscribers}x{size}" + (f"-depth{depth}" if depth > 1 else ""),
+        f"broadcast-{subscribers}x{short(message_bytes)}" + (f"-depth{depth}" if depth > 1 else ""),
         f"broadcast, {sized(message_bytes)} to {subscribers:,}" + (f", {depth} in flight" if depth > 1 else ""),
         BROADCAST,
         f"--mode broadcast --connections {subscribers + 1} --message-bytes {message_bytes} --depth {depth} --kind binary",
@@ -140,9 +142,8 @@ ROWS = [
 
 def secured(connections, message_bytes):
     """An echo through TLS 1.3, with the cipher that server and generator negotiate."""
-    size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
-        f"tls-{size}x{connections}",
+        f"tls-{short(message_bytes)}x{connections}",
         f"echo through TLS, {sized(message_bytes)} binary × {connections:,}",
         SECURED,
         f"--connections {connections} --message-bytes {message_bytes} --depth 1 --kind binary --verify off --insecure",
@@ -151,9 +152,8 @@ def secured(connections, message_bytes):
 
 
 def witnessed(connections, message_bytes):
-    size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
-        f"witness-{size}x{connections}",
+        f"witness-{short(message_bytes)}x{connections}",
         f"two generators, {sized(message_bytes)} × {connections:,}",
         ECHO,
         f"--connections {connections} --message-bytes {message_bytes} --depth 1 --kind binary --verify off",

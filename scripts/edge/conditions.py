@@ -12,7 +12,7 @@ import threading
 import time
 
 from .hostile import SlowClients, hold
-from .site import failures, figures, free_ports, is_whole, result, target
+from .site import addresses, failures, figures, is_whole, nobody_is_lost, result, served, target
 
 # Threads in the background look this often whether their block is over.
 STEP_S = 0.05
@@ -40,12 +40,6 @@ def repeated(action, interval_s):
         thread.join()
     if errors:
         raise errors[0]
-
-
-def served(runs):
-    """The part of the messages or connections that were answered."""
-    answered = sum(run["messages"] for run in runs)
-    return answered / max(1, answered + sum(failures(run) for run in runs))
 
 
 def lowest_of_each_minute(samples):
@@ -111,7 +105,7 @@ def reconnects(site):
             flags += ["--connect-timeout", "30s", "--no-resumption"]
             # So that no address runs out of ports.
             sources = ["127.0.0.2-127.0.0.5", "127.0.0.6-127.0.0.9"]
-            crowds = [site.bench(server, *flags, "--source-addr", addresses, seconds=25) for addresses in sources]
+            crowds = [site.bench(server, *flags, "--source-addr", source, seconds=25) for source in sources]
             yield
             took.extend(map(figures, crowds))
 
@@ -124,7 +118,7 @@ def reconnects(site):
         during,
         [
             target("all of them are back within 20 s", f"{slowest:.1f} s, {failed} failed", slowest <= 20 and failed == 0),
-            target("no ordinary client is lost", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during),
         ],
         crowds=took,
     )
@@ -193,7 +187,7 @@ def descriptors(site):
         [
             target("a client is served within 1 s of a free descriptor", f"{max(recovered):.2f} s", max(recovered) <= 1),
             target("burns no core", f"{extra:+.1%} of a CPU beside the load's {usual:.1%}", extra < 0.2),
-            target("no ordinary client is lost", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during),
         ],
     )
 
@@ -237,7 +231,7 @@ def full_disk(site):
         without,
         during,
         [
-            target("nobody is refused or lost", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during, "nobody is refused or lost"),
             target("lost records are counted", f"{lost} of the log", lost > 0),
             target("the access log goes on when there is room", str(grows), grows),
         ],
@@ -283,7 +277,7 @@ def clock_steps(site):
         without,
         during,
         [
-            target("no ordinary client is lost", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during),
             target("no timeout", str(timeouts), not timeouts),
             target("the server's log has the steps", f"{len(days)} days", len(days) > 1),
         ],
@@ -295,13 +289,12 @@ def reloads(site):
 
     def write(generation):
         with open(f"{config}.new", "w") as file:
-            file.write(f'max_message = "{64 + generation % 2}KiB"\nlisten = "127.0.0.1:{port}"\nadmin = "127.0.0.1:{admin}"\n')
+            file.write(f'max_message = "{64 + generation % 2}KiB"\nlisten = "{place["listen"]}"\nadmin = "{place["admin"]}"\n')
         os.replace(f"{config}.new", config)
 
-    port, admin = free_ports(2)
+    place, count = addresses(), 0
     write(0)
-    count = 0
-    with site.server("--config", config, listen=f"127.0.0.1:{port}", admin=f"127.0.0.1:{admin}") as server:
+    with site.server("--config", config, **place) as server:
 
         def reload():
             nonlocal count
@@ -316,16 +309,15 @@ def reloads(site):
         without,
         during,
         [
-            target("no ordinary client is lost", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during),
             target("no reload is refused", f"{reloaded['accepted']} accepted of {count} signals", reloaded["refused"] == 0),
         ],
     )
 
 
 def upgrades(site):
-    port, admin = free_ports(2)
     count = 0
-    with site.server(listen=f"127.0.0.1:{port}", admin=f"127.0.0.1:{admin}") as server:
+    with site.server(**addresses()) as server:
 
         def upgrade():
             nonlocal count
@@ -337,24 +329,21 @@ def upgrades(site):
         "new TLS connections, while one server after the other takes over. What subscribers see of it is in upgrade-storm.md",
         without,
         during,
-        [
-            target("none refused or lost", f"{served(during):.4%} served in {count} upgrades", all(map(is_whole, during))),
-        ],
+        [nobody_is_lost(during, "none refused or lost", f" in {count} upgrades")],
     )
 
 
 def kill(site):
-    port, admin = free_ports(2)
     times = []
-    with site.server(listen=f"127.0.0.1:{port}", admin=f"127.0.0.1:{admin}", tls=False) as server:
+    with site.server(**addresses(), tls=False) as server:
         without, during = [], []
         for _ in range(site.options.pairs):
             without.append(figures(site.echoes(server)))
             for _ in range(10):
-                with hold(port, 100):
+                with hold(server.port, 100):
                     began = time.monotonic()
                     server.kill_and_start()
-                    while not is_served(port):
+                    while not is_served(server.port):
                         pass
                     times.append(time.monotonic() - began)
             during.append(figures(site.echoes(server)))
@@ -364,7 +353,7 @@ def kill(site):
         during,
         [
             target("it serves again within 1 s of each SIGKILL", f"{max(times):.2f} s at most in {len(times)}", max(times) <= 1),
-            target("no ordinary client is lost afterwards", f"{served(during):.4%} served", all(map(is_whole, during))),
+            nobody_is_lost(during, "no ordinary client is lost afterwards"),
         ],
     )
 

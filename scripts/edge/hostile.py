@@ -5,11 +5,12 @@ import socket
 import threading
 import time
 
+from idle import SOURCES
+
 # A slow client sends a head that does not end. On a port with TLS it is no handshake, but the server knows that
 # only once it has the first bytes of a record.
 HEAD = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 100_000
 RECORD = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600)
-SOURCES = [f"127.0.0.{number}" for number in range(2, 10)]
 
 
 @contextlib.contextmanager

@@ -4,28 +4,28 @@ import contextlib
 import http.client
 import json
 import os
-import resource
 import signal
 import socket
 import statistics
 import subprocess
 
-import idle_memory
 import machine
+import process
 
-BINARY = os.path.join(machine.ROOT, "target", "release", "echoring")
+BINARY = os.environ.get("ECHORING") or os.path.join(machine.ROOT, "target", "release", "echoring")
 SERVER_CPU, CLIENT_CPU = "0", "1"
 # Messages and connections per second of ordinary clients: far from saturation on any machine.
 RATE, CONNECT_RATE, CONNECTIONS = 1_000, 100, 50
 PATIENCE_S = 60
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+def addresses():
+    """Two free addresses for a server that starts again."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     ports = [opened.getsockname()[1] for opened in sockets]
     for opened in sockets:
         opened.close()
-    return ports
+    return {name: f"127.0.0.1:{port}" for name, port in zip(("listen", "admin"), ports)}
 
 
 class Site:
@@ -33,15 +33,8 @@ class Site:
 
     def __init__(self, folder, options):
         self.folder, self.options = folder, options
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self.certificate, self.key = self.path("certificate.pem"), self.path("key.pem")
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext"
-        names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-        subprocess.run(
-            [*command.split(), names, "-keyout", self.key, "-out", self.certificate],
-            check=True, capture_output=True,
-        )
+        process.raise_descriptors()
+        self.certificate, self.key = process.certificate(folder)
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -80,19 +73,19 @@ class Server:
     def __init__(self, flags, environment=None, listen="127.0.0.1:0", admin=None):
         self.flags = ["--shards", "1", "--cpus", SERVER_CPU, *flags]
         self.environment = {**os.environ, **(environment or {})}
-        self.listen, self.admin = listen, admin or f"127.0.0.1:{free_ports(1)[0]}"
+        self.listen, self.admin = listen, admin or addresses()["admin"]
         self.process = self._start([])
 
     def _start(self, flags):
         command = [BINARY, "serve", "--listen", self.listen, "--admin", self.admin, *self.flags, *flags]
-        process = subprocess.Popen(
+        started = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        line = process.stdout.readline()
+        line = started.stdout.readline()
         if not line.startswith("listening "):
             raise RuntimeError(f"the server does not start: {' '.join(command)}")
         self.url = line.split()[1]
-        return process
+        return started
 
     def __enter__(self):
         return self
@@ -132,17 +125,15 @@ class Server:
         return json.loads(self.get("/stats"))
 
     def resident_bytes(self):
-        return sum(idle_memory.resident_bytes(self.pid).values())
+        return sum(process.resident(self.pid).values())
 
     def cpu_s(self):
-        with open(f"/proc/{self.pid}/stat") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return process.cpu_ns(self.pid) / 1e9
 
 
-def figures(process):
+def figures(load):
     """What a load generator found."""
-    out, err = process.communicate(timeout=3 * 3600)
+    out, err = load.communicate(timeout=3 * 3600)
     try:
         run = json.loads(out)["runs"][0]
     except (ValueError, LookupError):
@@ -171,6 +162,17 @@ def failures(figures):
 def median_p99_ms(runs):
     times = [run["p99_ms"] for run in runs if run["p99_ms"] is not None]
     return round(statistics.median(times), 2) if times else None
+
+
+def nobody_is_lost(during, what="no ordinary client is lost", seen=""):
+    """The target that all conditions have, over the runs during one."""
+    return target(what, f"{served(during):.4%} served{seen}", all(map(is_whole, during)))
+
+
+def served(runs):
+    """The part of the messages or connections that were answered."""
+    answered = sum(run["messages"] for run in runs)
+    return answered / max(1, answered + sum(failures(run) for run in runs))
 
 
 def target(what, seen, met):

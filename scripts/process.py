@@ -1,0 +1,57 @@
+"""Reads what the kernel counts of processes and of memory, and prepares what servers need: descriptors and a certificate."""
+
+import os
+import re
+import resource
+import subprocess
+import time
+
+PATIENCE_S = 60
+
+
+def cpu_ns(pid):
+    """CPU time of a process with all its threads, user and system, by its clock (see clock_getcpuclockid(3))."""
+    return time.clock_gettime_ns((~pid) << 3 | 2)
+
+
+def sizes(path):
+    """The sizes in /proc/meminfo or /proc/PID/status in bytes, by name."""
+    with open(path) as file:
+        return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", file.read(), re.MULTILINE)}
+
+
+def resident(pid):
+    """RssAnon and RssFile of a process, in bytes."""
+    found = sizes(f"/proc/{pid}/status")
+    return {name: found[name] for name in ("RssAnon", "RssFile")}
+
+
+def settled(pid):
+    """The same, once it has not changed for a second."""
+    last, same = None, 0
+    for _ in range(PATIENCE_S * 4):
+        now = resident(pid)
+        same = same + 1 if now == last else 0
+        if same == 4:
+            break
+        last = now
+        time.sleep(0.25)
+    return now
+
+
+def certificate(folder):
+    """Makes a self-signed certificate for 127.0.0.1 and localhost. Returns the paths of its file and its key's."""
+    files = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=127.0.0.1 -addext"
+    command = [*command.split(), names, "-out", files[0], "-keyout", files[1]]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
+    return files
+
+
+def raise_descriptors(needed=0):
+    """Raises the limit of descriptors, which servers inherit: some need one for each connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed + 100 > hard:
+        raise SystemExit(f"{needed} connections need as many descriptors, the limit is {hard}; raise it with ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
