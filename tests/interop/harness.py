@@ -1,9 +1,10 @@
 """Starts and stops the program for the tests, and has a minimal WebSocket client that can send invalid bytes.
 
-Nothing here waits by sleeping: the server prints a line on stdout when it accepts connections, and everything else is a read with a
-timeout.
+Tests wait for an event: the line on stdout that the server prints when it accepts connections, a line of a log, a message, the end of
+a process. Only `wait_until` looks again and again, for states that nothing tells of.
 """
 
+import asyncio
 import base64
 import contextlib
 import ctypes
@@ -20,11 +21,14 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 
 BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
 
 # Longer than any deadline of the server that a test waits for, so that reaching it means a hang and not a slow machine.
-PATIENCE_S = 30
+PATIENCE_S = 60
+# Between two looks of `wait_until`.
+LOOK_EVERY_S = 0.02
 
 # Incompressible bytes, the same in every run.
 noise = random.Random(20).randbytes
@@ -64,11 +68,39 @@ def deny(first, last):
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
+def wait_until(condition, what, patience_s=PATIENCE_S):
+    """Waits for a state that nothing tells of: calls `condition` until it returns something true, and returns that.
+
+    `what` names the state, or is a function that does.
+    """
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        _check(deadline, what)
+        time.sleep(LOOK_EVERY_S)
+    return found
+
+
+async def wait_until_async(condition, what, patience_s=PATIENCE_S):
+    """The same for a condition that is awaited."""
+    deadline = time.monotonic() + patience_s
+    while not (found := await condition()):
+        _check(deadline, what)
+        await asyncio.sleep(LOOK_EVERY_S)
+    return found
+
+
+def _check(deadline, what):
+    if time.monotonic() > deadline:
+        raise AssertionError(f"waited too long: {what() if callable(what) else what}")
+
+
 class Log:
     """Collects the lines of a process as they arrive, so that the process never waits for a reader."""
 
     def __init__(self, stream):
         self.lines = []
+        # Those that no call of `wait_for` has returned.
+        self._unmatched = []
         self._queue = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
@@ -80,14 +112,24 @@ class Log:
         self._queue.put(None)
 
     def wait_for(self, pattern):
-        """Waits for a line that matches `pattern`, after the line of the previous call. Returns the match."""
-        while True:
-            line = self._queue.get(timeout=PATIENCE_S)
-            if line is None:
-                raise AssertionError(f"the log ended without {pattern!r}:\n{''.join(self.lines)}")
-            match = re.search(pattern, line)
-            if match:
+        """Waits for a line that matches `pattern`, and that no earlier call has returned. Returns the match.
+
+        The order of two calls is not that of the lines: threads of a process write theirs in any order.
+        """
+        for index, line in enumerate(self._unmatched):
+            if match := re.search(pattern, line):
+                del self._unmatched[index]
                 return match
+        while True:
+            try:
+                line = self._queue.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"the log has no {pattern!r}:\n{''.join(self.lines)}")
+            if match := re.search(pattern, line):
+                return match
+            self._unmatched.append(line)
 
     def join(self):
         self._reader.join(PATIENCE_S)
@@ -179,10 +221,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def refusing_port():
-    """A port that refuses connections: a socket is bound to it, which reserves it, and does not listen."""
+def refusing_port(port=0):
+    """A port that refuses connections: a socket is bound to it, and does not listen.
+
+    The kernel gives it to nobody who asks for any port. Who asks for this one may listen there, with SO_REUSEADDR as servers set it.
+    """
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
         yield bound.getsockname()[1]
 
 

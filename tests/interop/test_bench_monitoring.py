@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 import test_metrics
-from harness import BINARY, PATIENCE_S, Log, Server
+from harness import BINARY, PATIENCE_S, Log, Server, wait_until
 
 DASHBOARD = os.path.join(test_metrics.PACKAGING, "grafana", "echoring-bench.json")
 # Long enough for two pushes, which come every 5 s.
@@ -60,7 +60,7 @@ class Dashboard:
     def assert_every_query_has_a_result(self):
         for panel, query in dashboard_queries():
             with self.subTest(panel=panel, query=query):
-                found = test_metrics.wait_until(query, lambda: self.prometheus.query(query))
+                found = wait_until(lambda: self.prometheus.query(query), query)
                 if "histogram_quantile" in query:
                     values = [float(result["value"][1]) for result in found]
                     self.assertTrue(all(0 < value < PATIENCE_S for value in values), values)

@@ -13,10 +13,9 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Server
+from harness import BINARY, PATIENCE_S, Server, refusing_port, wait_until
 from relay import Relay
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -37,30 +36,32 @@ class Nats:
         self.folder = tempfile.TemporaryDirectory()
         self.port = None
         self.process = None
+        self.reservation = contextlib.ExitStack()
         self.start()
 
     def start(self):
-        ports = ["-p", str(self.port)] if self.port else ["-p", "-1"]
+        port = str(self.port or -1)
         log = os.path.join(self.folder.name, "log")
-        command = [NATS, "-a", "127.0.0.1", *ports, "--ports_file_dir", self.folder.name, "-l", log, *self.flags]
+        command = [NATS, "-a", "127.0.0.1", "-p", port, "--ports_file_dir", self.folder.name, "-l", log, *self.flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         file = os.path.join(self.folder.name, f"nats-server_{self.process.pid}.ports")
-        self.port = int(self.await_file(file)["nats"][0].rpartition(":")[2])
 
-    def await_file(self, path):
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError, ValueError), open(path) as file:
-                return json.load(file)
-            time.sleep(0.01)
-        raise AssertionError("nats-server does not start")
+        def ports():
+            with contextlib.suppress(OSError, ValueError), open(file) as written:
+                return json.load(written)
+
+        self.port = int(wait_until(ports, "the ports of nats-server")["nats"][0].rpartition(":")[2])
+        self.reservation.close()
 
     def stop(self):
         self.process.kill()
         self.process.wait()
+        # Nobody else gets the port meanwhile.
+        self.reservation.enter_context(refusing_port(self.port))
 
     def close(self):
         self.stop()
+        self.reservation.close()
         self.folder.cleanup()
 
 
@@ -93,14 +94,13 @@ class Node(Server):
 
     def await_members(self, *names):
         """Waits until the node may own topics together with these nodes, and no others."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def sees_them():
             status = self.status()
             active = sorted(member["node"] for member in status["members"] if member["phase"] == "active")
-            if status["open"] and active == sorted(names):
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{self.name} does not see {names}: {status}")
+            return status["open"] and active == sorted(names)
+
+        wait_until(sees_them, lambda: f"{self.name} sees {names}: {self.status()}")
 
     def publish(self, topic, text, **headers):
         connection = http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)
@@ -699,13 +699,8 @@ class Different(InACluster):
 
     def until(self, node, field, expected):
         """Waits until the node sees the other one so."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            seen = [member[field] for member in node.status()["members"]]
-            if seen == [expected]:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{node.name} sees {field} as {seen}")
+        seen = lambda: [member[field] for member in node.status()["members"]]  # noqa: E731
+        wait_until(lambda: seen() == [expected], lambda: f"{node.name} sees {field} as {expected}: {seen()}")
 
     def shown(self, node):
         """What `cluster status` and the metrics say."""
@@ -825,14 +820,13 @@ nats = "json"
 
     def publish(self, topic, payload, **headers):
         """Publishes as soon as a node takes publications."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def answer():
             self.client.publish(f"echoring.publish.{topic}", payload, "_INBOX.answers", **headers)
             _, status, fields, body = self.client.message()
-            if status.strip() != "NATS/1.0 503":
-                return int(fields["Echoring-Status"]), json.loads(body)
-            time.sleep(0.01)
-        raise AssertionError("no node takes publications")
+            return status.strip() != "NATS/1.0 503" and (int(fields["Echoring-Status"]), json.loads(body))
+
+        return wait_until(answer, "a node that takes publications")
 
     @asynchronous
     async def test_publish_to_topics_in_their_order(self):
@@ -1131,9 +1125,7 @@ class Failing(InACluster):
                 self.assertGreater(int(value[1]), 0)
         self.nats.stop()
         second.wait_for_log("the connection to the cluster's backbone is lost")
-        until = time.monotonic() + PATIENCE_S
-        while run("cluster", "status", "--admin", admin).returncode != 1:
-            self.assertLess(time.monotonic(), until)
+        wait_until(lambda: run("cluster", "status", "--admin", admin).returncode == 1, "a node that is not ready")
         self.assertEqual(run("health", "--ready", "--admin", admin).returncode, 1)
         with Server() as alone:
             told = run("cluster", "status", "--admin", "{}:{}".format(*alone.admin))

@@ -7,7 +7,7 @@ import tempfile
 import time
 
 import programs
-from harness import PATIENCE_S
+from harness import PATIENCE_S, wait_until_async
 from test_centrifuge import PATH, Client
 from test_cluster import InACluster, Session, asynchronous
 
@@ -44,10 +44,10 @@ def in_order(ids):
 
 
 async def until_members(session, room, expected, seconds=PATIENCE_S):
-    until = time.monotonic() + seconds
-    while (told := await members(session, room)) != (len(expected), in_order(expected)):
-        assert time.monotonic() < until, (room, told, expected)
-        await asyncio.sleep(0.02)
+    async def are_told():
+        return await members(session, room) == (len(expected), in_order(expected))
+
+    await wait_until_async(are_told, f"{expected} in {room}", seconds)
 
 
 async def notices(session, count, room):

@@ -20,7 +20,7 @@ import threading
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Log, Server, deny_io_uring
+from harness import BINARY, PATIENCE_S, Log, Server, deny_io_uring, wait_until
 from test_browser import OPEN, InFrontOfAPage
 # A client with threads holds a lock while it sends, so it could not receive meanwhile.
 from websockets.asyncio.client import connect as connect_both_ways
@@ -436,9 +436,8 @@ class Servers(unittest.TestCase):
                         # Disconnected without a Close frame.
                         ws.socket.shutdown(socket.SHUT_RDWR)
             with example.connect() as ws:
-                patience = time.monotonic() + PATIENCE_S
-                while example.descriptors() > descriptors and time.monotonic() < patience:
-                    ws.ping().wait(PATIENCE_S)
+                wait_until(lambda: example.descriptors() <= descriptors, lambda: f"{descriptors}: {example.descriptors()}")
+                self.assertTrue(ws.ping().wait(PATIENCE_S))
                 self.assertEqual(example.descriptors(), descriptors)
 
     def test_http_and_ws(self):

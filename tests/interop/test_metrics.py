@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 import urllib.parse
 import urllib.request
 
-from harness import BINARY, PATIENCE_S, Log, Raw, Server, frame
+from harness import BINARY, PATIENCE_S, Log, Raw, Server, frame, wait_until
 
 PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
 DASHBOARD = os.path.join(PACKAGING, "grafana", "echoring.json")
@@ -39,18 +38,6 @@ NOT_HERE = (
 )
 # Long enough for two scrapes, short enough for a test.
 RATE_INTERVAL = "10s"
-
-
-def wait_until(what, condition, patience_s=PATIENCE_S):
-    """Calls `condition` until it returns something true, and returns that."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {patience_s} s: {what}")
-        time.sleep(0.05)
 
 
 def samples(text):
@@ -315,9 +302,9 @@ class Scraped(unittest.TestCase):
         target = "{}:{}".format(*cls.server.admin)
         cls.prometheus = cls.enterClassContext(Prometheus([target], *cls.flags))
         scraped = lambda: cls.prometheus.query(f"rate(echoring_uptime_seconds[{RATE_INTERVAL}]) > 0.5")
-        wait_until("several scrapes", scraped)
+        wait_until(scraped, "several scrapes")
         broadcast = lambda: cls.prometheus.query(f"rate(echoring_deliveries_sent_total[{RATE_INTERVAL}]) > 0")
-        wait_until("deliveries", broadcast)
+        wait_until(broadcast, "deliveries")
 
     def test_the_target_is_up_and_its_metrics_have_no_errors(self):
         (target,) = self.prometheus.api("targets")["activeTargets"]
@@ -330,7 +317,7 @@ class Scraped(unittest.TestCase):
                     self.assertLessEqual(set(re.findall(r"\w+(?=\{)", query)), documented_metrics())
                     self.assertEqual(self.prometheus.query(query), [])
                 else:
-                    wait_until(query, lambda: self.prometheus.query(query))
+                    wait_until(lambda: self.prometheus.query(query), query)
 
     def test_values_of_the_dashboard_are_numbers(self):
         for panel, query in dashboard_queries():
@@ -344,7 +331,7 @@ class Scraped(unittest.TestCase):
             (group,) = self.prometheus.api("rules")["groups"]
             return all(rule["health"] != "unknown" for rule in group["rules"]) and group["rules"]
 
-        for rule in wait_until("evaluated rules", evaluated):
+        for rule in wait_until(evaluated, "evaluated rules"):
             self.assertEqual((rule["health"], rule.get("lastError", "")), ("ok", ""), rule["name"])
             for selector in re.findall(r"\w+\{[^}]*\}", rule["query"]):
                 if rule["name"] in NOT_HERE:
