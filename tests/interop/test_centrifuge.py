@@ -18,14 +18,13 @@ import os
 import queue
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import unittest
 
 import jwt
 import programs
-from harness import PATIENCE_S, Server, wait_until
+from harness import PATIENCE_S, Server, text_files, wait_until
 from relay import Relay
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -98,12 +97,7 @@ def post(server, topic, value):
 
 def setUpModule():
     global configuration, secret
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
-    for path, content in ((configuration, CONFIGURATION), (secret, SECRET)):
-        with open(path, "w") as file:
-            file.write(content)
+    configuration, secret = unittest.enterModuleContext(text_files(echoring_toml=CONFIGURATION, secret=SECRET))
 
 
 class Failed(Exception):
@@ -218,9 +212,7 @@ class SdkTests:
 
     @classmethod
     def setUpClass(cls):
-        lacking = programs.missing().get(cls.package)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+        programs.require(cls.package)
         cls.server = cls.start()
         cls.addClassCleanup(cls.server.__exit__)
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import tempfile
 import time
 import unittest
 
 import jwt
 import test_centrifuge as sdk
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, text_files
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -41,12 +40,7 @@ def token(channel, seconds=600, subject="alice", **claims):
 
 def setUpModule():
     global options
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
-    for path, content in ((configuration, CONFIGURATION), (secret, sdk.SECRET)):
-        with open(path, "w") as file:
-            file.write(content)
+    configuration, secret = unittest.enterModuleContext(text_files(echoring_toml=CONFIGURATION, secret=sdk.SECRET))
     options = ("--config", configuration, "--auth-jwt-key", secret)
 
 

@@ -3,7 +3,6 @@ nodes come, leave and die."""
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import BINARY, PATIENCE_S, Server, refusing_port, wait_until
+from harness import BINARY, PATIENCE_S, Server, refusing_port, request, text_file, wait_until
 from relay import Relay
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -103,12 +102,10 @@ class Node(Server):
         wait_until(sees_them, lambda: f"{self.name} sees {names}: {self.status()}")
 
     def publish(self, topic, text, **headers):
-        connection = http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            headers = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request("POST", f"/topics/{topic}", text.encode(), {"Content-Type": "text/plain", **headers})
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers = {"Content-Type": "text/plain", **headers}
+        status, _, body = request(self.admin, "POST", f"/topics/{topic}", text.encode(), headers)
+        return status, json.loads(body)
 
 
 class Session:
@@ -293,10 +290,8 @@ class Returning(InACluster):
 
     @asynchronous
     async def test_a_newcomer_gets_the_latest_message_of_each_key_at_any_node(self):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write('[topic_defaults]\nslow = "conflate"\n')
-            file.flush()
-            nodes = self.start("a", "b", flags=("--config", file.name))
+        with text_file('[topic_defaults]\nslow = "conflate"\n') as file:
+            nodes = self.start("a", "b", flags=("--config", file))
             async with Session(nodes[0]) as session:
                 for topic in TOPICS:
                     for number in range(6):
@@ -432,10 +427,8 @@ class Behind(InACluster):
 class LocalEpochs(InACluster):
     @asynchronous
     async def test_begin_while_the_backbone_is_away_and_end_with_that(self):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write('[[topics]]\npattern = "topic-*"\nlocal_epochs = true\n')
-            file.flush()
-            nodes = self.start("a", "b", flags=("--config", file.name))
+        with text_file('[[topics]]\npattern = "topic-*"\nlocal_epochs = true\n') as file:
+            nodes = self.start("a", "b", flags=("--config", file))
             async with Session(nodes[0]) as one, Session(nodes[1]) as two:
                 sessions = {"a": one, "b": two}
                 before = {}
@@ -810,11 +803,7 @@ nats = "json"
 
     def setUp(self):
         super().setUp()
-        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        self.addCleanup(file.close)
-        file.write(self.RULES)
-        file.flush()
-        self.flags = ("--config", file.name, "--cluster-nats-clients")
+        self.flags = ("--config", self.enterContext(text_file(self.RULES)), "--cluster-nats-clients")
         self.client = NatsClient(self.nats)
         self.addCleanup(self.client.close)
 

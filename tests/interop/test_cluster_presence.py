@@ -3,11 +3,10 @@
 import asyncio
 import json
 import signal
-import tempfile
 import time
 
 import programs
-from harness import PATIENCE_S, wait_until_async
+from harness import PATIENCE_S, text_file, wait_until_async
 from test_centrifuge import PATH, Client
 from test_cluster import InACluster, Session, asynchronous
 
@@ -66,11 +65,7 @@ async def quiet(session):
 class Presence(InACluster):
     def setUp(self):
         super().setUp()
-        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        self.addCleanup(file.close)
-        file.write(CONFIGURATION)
-        file.flush()
-        self.flags = ("--config", file.name)
+        self.flags = ("--config", self.enterContext(text_file(CONFIGURATION)))
 
     def nodes(self, *names):
         return self.start(*names, flags=self.flags)

@@ -1,18 +1,16 @@
 """The files, forms and destinations of the two logs."""
 
 import contextlib
-import http.client
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import unittest
 
-from harness import BINARY, PATIENCE_S, Raw, Server, deny, frame, wait_until
+from harness import BINARY, PATIENCE_S, Raw, Server, deny, first_line, frame, request, wait_until
 
 TEXT = re.compile(
     r"(?P<time>\S+Z) address=(?P<address>\S+) identity=(?P<identity>\S+) path=(?P<path>-|\"(?:[^\"\\]|\\.)*\") "
@@ -149,9 +147,7 @@ class AccessLog(InDirectory):
         with Raw(server).open() as peer:
             peer.send(frame(8, b"\x03\xe8"))
             peer.read_end()
-        ready, _, _ = select.select([server.process.stdout], [], [], PATIENCE_S)
-        self.assertTrue(ready)
-        self.assertRegex(server.process.stdout.readline().rstrip(), TEXT)
+        self.assertRegex(first_line(server.process).rstrip(), TEXT)
 
     def test_a_pipe_that_nobody_reads_stops_nothing(self):
         """Its records are dropped and counted once the queue is full."""
@@ -251,11 +247,8 @@ class LogFiles(InDirectory):
 
 class LogLevel(unittest.TestCase):
     def put(self, server, level, **headers):
-        connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request("PUT", "/log-level", body=level, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+        status, _, body = request(server.admin, "PUT", "/log-level", level, headers)
+        return status, body
 
     def test_the_level_is_changed_while_the_server_runs(self):
         with Server() as server:

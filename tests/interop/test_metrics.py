@@ -12,7 +12,7 @@ import unittest
 import urllib.parse
 import urllib.request
 
-from harness import BINARY, PATIENCE_S, Log, Raw, Server, frame, wait_until
+from harness import BINARY, PATIENCE_S, Program, Raw, Server, frame, wait_until
 
 PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
 DASHBOARD = os.path.join(PACKAGING, "grafana", "echoring.json")
@@ -131,14 +131,14 @@ class Exposition(unittest.TestCase):
             'echoring_closes_total{code="4xxx",cause="peer"}',
         }
         # A connection may have ended for the client before the shard has counted its end.
-        wait_until(expected, lambda: all(samples(self.text()).get(name, 0) > 0 for name in expected))
+        wait_until(lambda: all(samples(self.text()).get(name, 0) > 0 for name in expected), expected)
 
     def test_stats_and_metrics_agree(self):
         with Raw(self.server).open() as peer:
             peer.send(frame(2, b"x"))
             peer.read_frame()
             # A connection of another test may still end between the two.
-            stats, counted = wait_until("figures that stay", self.of_one_moment)
+            stats, counted = wait_until(self.of_one_moment, "figures that stay")
         sums = {}
         for name, value in counted.items():
             plain = name.partition("{")[0]
@@ -190,7 +190,7 @@ class Exposition(unittest.TestCase):
         self.assertEqual(exposed, documented_metrics())
 
 
-class Prometheus:
+class Prometheus(Program):
     """Runs Prometheus, scraping `targets` every second, or every `scrape_s`."""
 
     def __init__(self, targets, *flags, scrape_s=1):
@@ -206,20 +206,11 @@ class Prometheus:
                 },
                 file,
             )
-        command = [
-            PROMETHEUS,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={self.directory.name}/data",
-            "--web.listen-address=127.0.0.1:0",
-            *flags,
-        ]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        self.log = Log(self.process.stderr)
+        data = f"--storage.tsdb.path={self.directory.name}/data"
+        super().__init__(PROMETHEUS, f"--config.file={config}", data, "--web.listen-address=127.0.0.1:0", *flags)
         try:
-            self.address = self.log.wait_for(r"Listening on.*address=(127\.0\.0\.1:\d+)")[1]
-            self.log.wait_for("Server is ready to receive web requests")
+            self.address = self.stderr.wait_for(r"Listening on.*address=(127\.0\.0\.1:\d+)")[1]
+            self.stderr.wait_for("Server is ready to receive web requests")
         except BaseException:
             self.__exit__()
             raise
@@ -232,14 +223,8 @@ class Prometheus:
     def query(self, expression):
         return self.api("query", query=expression)["result"]
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.log.join()
-        self.process.stderr.close()
+        super().__exit__()
         self.directory.cleanup()
 
 

@@ -8,12 +8,11 @@ import json
 import select
 import socket
 import subprocess
-import tempfile
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import BINARY, PATIENCE_S, Server, token_file
+from harness import BINARY, PATIENCE_S, Server, request, text_file, token_file
 from websockets.asyncio.client import connect
 
 TOKEN = "correct-horse-battery-staple"
@@ -22,17 +21,11 @@ MIB = 1 << 20
 
 def ask(server, method, path, body=None, **headers):
     """Sends a request to the admin address. Returns status, header fields and JSON, or bytes."""
-    connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
-    try:
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, fields)
-        response = connection.getresponse()
-        body = response.read()
-        if body and response.headers.get_content_type() == "application/json":
-            body = json.loads(body)
-        return response.status, response.headers, body
-    finally:
-        connection.close()
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    status, received, body = request(server.admin, method, path, body, fields)
+    if body and received.get_content_type() == "application/json":
+        body = json.loads(body)
+    return status, received, body
 
 
 def post(server, topic, body, media="text/plain", **headers):
@@ -352,10 +345,8 @@ class Refusals(unittest.TestCase):
     """What a topic cannot take, and what there is no memory for."""
 
     def serve(self, *flags):
-        file = self.enterContext(tempfile.NamedTemporaryFile("w", suffix=".toml"))
-        file.write(CONFLATING)
-        file.flush()
-        return self.enterContext(Server("--shards", "1", "--config", file.name, *flags))
+        file = self.enterContext(text_file(CONFLATING))
+        return self.enterContext(Server("--shards", "1", "--config", file, *flags))
 
     def codes(self, body):
         """The code of each line of a batch; `None` for one that was accepted."""
