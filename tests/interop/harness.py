@@ -27,6 +27,8 @@ BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug",
 
 # Longer than any deadline of the server that a test waits for, so that reaching it means a hang and not a slow machine.
 PATIENCE_S = 60
+# `DRAIN_TIMEOUT` of the servers: one that ends earlier has waited for nobody.
+DRAIN_S_MAX = 8
 # Between two looks of `wait_until`.
 LOOK_EVERY_S = 0.02
 

@@ -9,10 +9,7 @@ import tempfile
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Raw, Server, deny_io_uring, frame, refusing_port, wait_until
-
-# `DRAIN_TIMEOUT` of the server.
-DRAIN_S_MAX = 8
+from harness import BINARY, DRAIN_S_MAX, PATIENCE_S, Raw, Server, deny_io_uring, frame, refusing_port, wait_until
 
 
 class Control(unittest.TestCase):
