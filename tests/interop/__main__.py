@@ -7,13 +7,16 @@
     python tests/interop --changed --list    their names only
     python tests/interop --times             all modules, and the ten that took longest
 
-Without names, each class runs in a process of its own, several at a time, because tests mostly wait.
+Without names, each class runs in a process of its own, several at a time, because tests mostly wait: first those that took longest in the
+last run, whose seconds are in `target/interop`. The short ones of a module share a process.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import faulthandler
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +29,11 @@ import parts
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Every test takes less than a tenth of this, even on a busy machine.
 HANGS_AFTER_S = 600
-AT_ONCE = 2 * (os.cpu_count() or 1)
+AT_ONCE = 3 * (os.cpu_count() or 1)
+# Of a class that is worth a process.
+SHORT_S_MAX = 4
+# What each class took when it last ran in a process of its own.
+SECONDS = os.path.join("target", "interop", "seconds.json")
 
 
 class Result(unittest.TextTestResult):
@@ -78,14 +85,14 @@ def class_of(test):
 
 
 class Run:
-    """A class, run in a process of its own: its output, the totals, and the seconds of the clock and of CPUs."""
+    """Classes of a module, run in a process of their own: its output, the totals, and the seconds of the clock and of CPUs."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, names):
+        self.names = names
         began = time.monotonic()
         # A file, because a process that a test leaves running could keep a pipe open.
         with tempfile.TemporaryFile("w+", errors="replace") as output:
-            command = [sys.executable, HERE, name]
+            command = [sys.executable, HERE, *names]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -98,16 +105,16 @@ class Run:
             self.counts = [int(number) for number in words[::2]]
             if (process.returncode == 0) == (self.counts[1] == 0):
                 return
-        self.said = f"{text}\nFAIL: process ({name}): exit code {process.returncode}"
+        self.said = f"{text}\nFAIL: process ({', '.join(names)}): exit code {process.returncode}"
         self.counts = [0, 1, 0]
 
 
 def run_all(tests, times=False):
-    """Runs the classes of these tests, those with the most tests first. Returns the exit code."""
-    classes = collections.Counter(map(class_of, each(tests)))
+    """Runs the classes of these tests, the longest first. Returns the exit code."""
+    known = seconds()
     totals, runs = [0, 0, 0], []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:
-        for run in workers.map(Run, [name for name, _ in classes.most_common()]):
+        for run in workers.map(Run, groups(collections.Counter(map(class_of, each(tests))), known)):
             runs.append(run)
             totals = [total + count for total, count in zip(totals, run.counts)]
             if run.counts[1]:
@@ -115,17 +122,35 @@ def run_all(tests, times=False):
             else:
                 skipped = [line for line in run.said.split("\n") if line.startswith("skipped: ")]
                 print("\n".join(skipped), end="\n" if skipped else "")
+    os.makedirs(os.path.dirname(SECONDS), exist_ok=True)
+    with open(SECONDS, "w") as file:
+        json.dump(known | {run.names[0]: round(run.seconds, 1) for run in runs if len(run.names) == 1}, file)
     if times:
         print_times(runs)
     print(sums(*totals))
     return 1 if totals[1] else 0
 
 
+def groups(classes, known):
+    """The classes that each process runs, those that take longest first. Of an unknown class the number of tests is known."""
+    together = collections.defaultdict(list)
+    for name in classes:
+        is_short = known.get(name, SHORT_S_MAX) < SHORT_S_MAX
+        together[name.partition(".")[0] if is_short else name].append(name)
+    return sorted(together.values(), key=lambda names: -sum(known.get(name, classes[name]) for name in names))
+
+
+def seconds():
+    with contextlib.suppress(OSError, ValueError), open(SECONDS) as file:
+        return json.load(file)
+    return {}
+
+
 def print_times(runs):
     """The modules that took longest. Their classes run at the same time, so that a module's seconds are those of all together."""
     modules = collections.defaultdict(lambda: [0, 0])
     for run in runs:
-        figures = modules[run.name.partition(".")[0]]
+        figures = modules[run.names[0].partition(".")[0]]
         figures[0] += run.seconds
         figures[1] += run.cpu_seconds
     for name, (seconds, cpu_seconds) in sorted(modules.items(), key=lambda module: -module[1][0])[:10]:
