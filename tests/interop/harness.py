@@ -230,14 +230,14 @@ class Server(Program):
 
 
 @contextlib.contextmanager
-def refusing_port(port=0):
+def refusing_port(port=0, address="127.0.0.1"):
     """A port that refuses connections: a socket is bound to it, and does not listen.
 
     The kernel gives it to nobody who asks for any port. Who asks for this one may listen there, with SO_REUSEADDR as servers set it.
     """
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", port))
+        bound.bind((address, port))
         yield bound.getsockname()[1]
 
 

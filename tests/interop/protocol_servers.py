@@ -129,7 +129,8 @@ def stomp():
     """Debian's RabbitMQ with its plugin for STOMP over WebSocket."""
     with (
         refusing_port() as port,
-        refusing_port() as distribution,
+        # It looks whether all addresses have this port, before it listens at one.
+        refusing_port(address="0.0.0.0") as distribution,
         refusing_port() as mapper,
         tempfile.TemporaryDirectory() as directory,
     ):

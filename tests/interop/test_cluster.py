@@ -297,7 +297,7 @@ class Returning(InACluster):
                     for number in range(6):
                         answer = await session.publish(topic, f"state {number}", key=f"k{number % 3}")
                         self.assertEqual(answer["type"], "published", answer)
-            third = self.one("c", "--config", file.name)
+            third = self.one("c", "--config", file)
             third.await_members("a", "b")
             for node in (*nodes, third):
                 async with Session(node) as session:
