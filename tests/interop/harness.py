@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import unittest
 
 BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
 
@@ -89,6 +90,13 @@ async def wait_until_async(condition, what, patience_s=PATIENCE_S):
         _check(deadline, what)
         await asyncio.sleep(LOOK_EVERY_S)
     return found
+
+
+class AsyncTest(unittest.IsolatedAsyncioTestCase):
+    """Tests on an event loop without asyncio's debug mode, in which each message takes several times the CPU."""
+
+    async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
 
 
 def _check(deadline, what):

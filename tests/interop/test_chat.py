@@ -10,7 +10,7 @@ import socket
 import subprocess
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, first_line, frame
+from harness import PATIENCE_S, AsyncTest, Raw, Server, first_line, frame
 from relay import Relay
 from webdriver import Browser, available
 from websockets.asyncio.client import connect
@@ -57,7 +57,7 @@ class Example:
         self.process.stdout.close()
 
 
-class Protocol(unittest.IsolatedAsyncioTestCase):
+class Protocol(AsyncTest):
     """The protocol of `docs/guide/chat.md`."""
 
     @classmethod
@@ -66,6 +66,7 @@ class Protocol(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
+        await super().asyncSetUp()
         self.clients = contextlib.AsyncExitStack()
         await self.clients.__aenter__()
         self.addAsyncCleanup(self.clients.aclose)
@@ -306,7 +307,7 @@ class Protocol(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.server.get("/chat/other", address=address)[0], 404)
 
 
-class FullRoom(unittest.IsolatedAsyncioTestCase):
+class FullRoom(AsyncTest):
     """Idle members do not keep others out."""
 
     MEMBERS_MAX = 256

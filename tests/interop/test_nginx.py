@@ -15,7 +15,7 @@ import unittest
 import matrix
 import programs
 import trustme
-from harness import PATIENCE_S, Log, Server, refusing_port
+from harness import PATIENCE_S, AsyncTest, Log, Server, refusing_port
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -133,7 +133,7 @@ class Nginx:
 
 
 @unittest.skipIf(PROGRAM is None, "nginx is not installed")
-class BehindNginx(unittest.IsolatedAsyncioTestCase):
+class BehindNginx(AsyncTest):
     """nginx before one server whose flags of `serve` match the guide."""
 
     @classmethod
