@@ -1,21 +1,39 @@
 """Runs all tests of this directory, or the named ones. The last line has the totals: `N passed, N failed, N skipped`.
 
-Without names, each class runs in a process of its own, several at a time, because tests mostly wait.
+    python tests/interop                     all modules
+    python tests/interop test_tls.Names      what is named, in this process
+    python tests/interop --for load,proxy    the modules that a change of these folders of src, or of these paths, can break
+    python tests/interop --changed           the same for the files that differ from where the branch left main
+    python tests/interop --changed --list    their names only
+    python tests/interop --times             all modules, and the ten that took longest
+
+Without names, each class runs in a process of its own, several at a time, because tests mostly wait: first those that took longest in the
+last run, whose seconds are in `target/interop`. The short ones of a module share a process.
 """
 
+import argparse
 import collections
 import concurrent.futures
+import contextlib
 import faulthandler
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
+
+import parts
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Every test takes less than a tenth of this, even on a busy machine.
 HANGS_AFTER_S = 600
-AT_ONCE = 2 * (os.cpu_count() or 1)
+AT_ONCE = 3 * (os.cpu_count() or 1)
+# Of a class that is worth a process.
+SHORT_S_MAX = 4
+# What each class took when it last ran in a process of its own.
+SECONDS = os.path.join("target", "interop", "seconds.json")
 
 
 class Result(unittest.TextTestResult):
@@ -66,45 +84,103 @@ def class_of(test):
     return f"{type(test).__module__}.{type(test).__qualname__}"
 
 
-def run_class(name):
-    """Runs a class in a process of its own. Returns its output and the totals."""
-    # A file, because a process that a test leaves running could keep a pipe open.
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        command = [sys.executable, HERE, name]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        output.seek(0)
-        text = output.read()
-    said, _, last = text.rstrip().rpartition("\n")
-    words = last.split()
-    if words[1::2] == ["passed,", "failed,", "skipped"]:
-        counts = [int(number) for number in words[::2]]
-        if (done.returncode == 0) == (counts[1] == 0):
-            return said, counts
-    return f"{text}\nFAIL: process ({name}): exit code {done.returncode}", [0, 1, 0]
+class Run:
+    """Classes of a module, run in a process of their own: its output, the totals, and the seconds of the clock and of CPUs."""
+
+    def __init__(self, names):
+        self.names = names
+        began = time.monotonic()
+        # A file, because a process that a test leaves running could keep a pipe open.
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
+            command = [sys.executable, HERE, *names]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            text = output.read()
+        self.seconds, self.cpu_seconds = time.monotonic() - began, used.ru_utime + used.ru_stime
+        self.said, _, last = text.rstrip().rpartition("\n")
+        words = last.split()
+        if words[1::2] == ["passed,", "failed,", "skipped"]:
+            self.counts = [int(number) for number in words[::2]]
+            if (process.returncode == 0) == (self.counts[1] == 0):
+                return
+        self.said = f"{text}\nFAIL: process ({', '.join(names)}): exit code {process.returncode}"
+        self.counts = [0, 1, 0]
 
 
-def run_all(tests):
-    """Runs the classes of these tests, those with the most tests first. Returns the exit code."""
-    classes = collections.Counter(map(class_of, each(tests)))
-    totals = [0, 0, 0]
+def run_all(tests, times=False):
+    """Runs the classes of these tests, the longest first. Returns the exit code."""
+    known = seconds()
+    totals, runs = [0, 0, 0], []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:
-        for said, counts in workers.map(run_class, [name for name, _ in classes.most_common()]):
-            totals = [total + count for total, count in zip(totals, counts)]
-            if counts[1]:
-                print(said, file=sys.stderr)
+        for run in workers.map(Run, groups(collections.Counter(map(class_of, each(tests))), known)):
+            runs.append(run)
+            totals = [total + count for total, count in zip(totals, run.counts)]
+            if run.counts[1]:
+                print(run.said, file=sys.stderr)
             else:
-                skipped = [line for line in said.split("\n") if line.startswith("skipped: ")]
+                skipped = [line for line in run.said.split("\n") if line.startswith("skipped: ")]
                 print("\n".join(skipped), end="\n" if skipped else "")
+    os.makedirs(os.path.dirname(SECONDS), exist_ok=True)
+    with open(SECONDS, "w") as file:
+        json.dump(known | {run.names[0]: round(run.seconds, 1) for run in runs if len(run.names) == 1}, file)
+    if times:
+        print_times(runs)
     print(sums(*totals))
     return 1 if totals[1] else 0
 
 
+def groups(classes, known):
+    """The classes that each process runs, those that take longest first. Of an unknown class the number of tests is known."""
+    together = collections.defaultdict(list)
+    for name in classes:
+        is_short = known.get(name, SHORT_S_MAX) < SHORT_S_MAX
+        together[name.partition(".")[0] if is_short else name].append(name)
+    return sorted(together.values(), key=lambda names: -sum(known.get(name, classes[name]) for name in names))
+
+
+def seconds():
+    with contextlib.suppress(OSError, ValueError), open(SECONDS) as file:
+        return json.load(file)
+    return {}
+
+
+def print_times(runs):
+    """The modules that took longest. Their classes run at the same time, so that a module's seconds are those of all together."""
+    modules = collections.defaultdict(lambda: [0, 0])
+    for run in runs:
+        figures = modules[run.names[0].partition(".")[0]]
+        figures[0] += run.seconds
+        figures[1] += run.cpu_seconds
+    for name, (seconds, cpu_seconds) in sorted(modules.items(), key=lambda module: -module[1][0])[:10]:
+        print(f"{seconds:7.1f} s, {cpu_seconds:6.1f} s of CPU: {name}")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tests", nargs="*", help="modules, classes or tests, to run in this process")
+    parser.add_argument("--for", dest="parts", metavar="PARTS", help="folders of src, or paths, separated by commas")
+    parser.add_argument("--changed", action="store_true", help="only modules that a change of this branch can break")
+    parser.add_argument("--list", action="store_true", help="print the names of these modules, and run none")
+    parser.add_argument("--times", action="store_true", help="print the modules that took longest")
+    return parser.parse_args()
+
+
 def main():
     sys.path.insert(0, HERE)
+    options = arguments()
     loader = unittest.TestLoader()
-    if sys.argv[1:]:
-        return run(loader.loadTestsFromNames(sys.argv[1:]))
-    return run_all(loader.discover(HERE, pattern="test_*.py"))
+    if options.tests:
+        return run(loader.loadTestsFromNames(options.tests))
+    if not options.parts and not options.changed:
+        return run_all(loader.discover(HERE, pattern="test_*.py"), options.times)
+    paths = [parts.path_of(part) for part in options.parts.split(",")] if options.parts else []
+    modules = parts.broken_by(paths + (parts.changed() if options.changed else []))
+    if options.list:
+        print("\n".join(modules))
+        return 0
+    return run_all(loader.loadTestsFromNames(modules), options.times)
 
 
 if __name__ == "__main__":

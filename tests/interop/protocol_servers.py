@@ -8,14 +8,15 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 
 import programs
-from harness import PATIENCE_S
+from harness import PATIENCE_S, refusing_port, wait_until
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "protocols")
 RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 ACTION_CABLE = "/usr/share/rubygems-integration/all/gems"
+# RabbitMQ takes a few seconds on a quiet machine.
+START_S_MAX = 120
 
 
 def missing():
@@ -61,11 +62,6 @@ phoenix = functools.partial(_node, "phoenix.mjs", "/socket/websocket?vsn=2.0.0")
 signalr = functools.partial(_node, "signalr.mjs", "/hub")
 
 
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextlib.contextmanager
 def _command(command, port, **settings):
     """Runs a server that cannot tell its port, until the end of the block."""
@@ -87,23 +83,27 @@ def _command(command, port, **settings):
 
 
 def _await_listener(process, port, log):
-    until = time.monotonic() + PATIENCE_S
-    while True:
+    """Waits until a server listens that does not tell when it does."""
+
+    def is_listening():
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
         except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                log.seek(0)
-                raise AssertionError(f"{process.args} does not listen: {log.read().decode()}") from None
-            # There is no event to wait for: it does not tell when it listens.
-            time.sleep(0.05)
+            assert process.poll() is None, said()
+            return False
+        return True
+
+    def said():
+        log.seek(0)
+        return f"{process.args} does not listen: {log.read().decode()}"
+
+    wait_until(is_listening, said, START_S_MAX)
 
 
 @contextlib.contextmanager
 def mqtt():
     """Debian's mosquitto, which speaks MQTT 3.1.1 and 5."""
-    port = _free_port()
-    with tempfile.TemporaryDirectory() as directory:
+    with refusing_port() as port, tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         path = os.path.join(directory, "mosquitto.conf")
         lines = [
@@ -127,8 +127,13 @@ def mqtt():
 @contextlib.contextmanager
 def stomp():
     """Debian's RabbitMQ with its plugin for STOMP over WebSocket."""
-    port, distribution, mapper = _free_port(), _free_port(), _free_port()
-    with tempfile.TemporaryDirectory() as directory:
+    with (
+        refusing_port() as port,
+        # It looks whether all addresses have this port, before it listens at one.
+        refusing_port(address="0.0.0.0") as distribution,
+        refusing_port() as mapper,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         files = {
             "enabled_plugins": "[rabbitmq_web_stomp].\n",
             "rabbitmq.conf": "\n".join(
@@ -168,7 +173,7 @@ def stomp():
 @contextlib.contextmanager
 def action_cable():
     """Debian's Action Cable on puma."""
-    port = _free_port()
     configuration = os.path.join(HERE, "action_cable.ru")
-    with _command(["puma", "--bind", f"tcp://127.0.0.1:{port}", "--threads", "1:4", configuration], port):
-        yield f"ws://127.0.0.1:{port}/cable"
+    with refusing_port() as port:
+        with _command(["puma", "--bind", f"tcp://127.0.0.1:{port}", "--threads", "1:4", configuration], port):
+            yield f"ws://127.0.0.1:{port}/cable"

@@ -14,8 +14,11 @@ class Relay:
 
     def __init__(self, host, port):
         self.server = (host, port)
+        self.host = "127.0.0.1"
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
+        # No connection begins while others are cut.
+        self.lock = threading.Lock()
         self.pairs, self.is_cut = [], False
         self.may_pass, self.may_be_sent = threading.Event(), threading.Event()
         self.may_pass.set()
@@ -35,15 +38,15 @@ class Relay:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            if self.is_cut:
-                client.close()
-                continue
-            try:
-                upstream = socket.create_connection(self.server)
-            except OSError:
-                client.close()
-                continue
-            self.pairs.append((client, upstream))
+            with self.lock:
+                try:
+                    upstream = None if self.is_cut else socket.create_connection(self.server)
+                except OSError:
+                    upstream = None
+                if upstream is None:
+                    client.close()
+                    continue
+                self.pairs.append((client, upstream))
             for pair in ((client, upstream, False), (upstream, client, True)):
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
@@ -67,17 +70,21 @@ class Relay:
     @contextlib.contextmanager
     def cut(self):
         """Ends all connections without a Close frame, and lets none through inside the block."""
-        self.is_cut = True
-        for pair in self.pairs:
+        for pair in self._cut():
             self._end(pair)
         yield
         self.is_cut = False
 
+    def _cut(self):
+        """Lets no connection through any more. Returns those that there are."""
+        with self.lock:
+            self.is_cut = True
+            return list(self.pairs)
+
     @contextlib.contextmanager
     def reset(self):
         """Ends all connections with RST, and lets none through inside the block."""
-        self.is_cut = True
-        for end in [end for pair in self.pairs for end in pair]:
+        for end in [end for pair in self._cut() for end in pair]:
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 # Ends the thread that reads, and sends nothing.

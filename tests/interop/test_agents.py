@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import tempfile
-import threading
 import unittest
 
 from async_server import AsyncServer

@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame, refusing_port
-from test_metrics import MISSING, PROMETHEUS, PROMTOOL, RULES, Prometheus, metrics, run_promtool, wait_until
+from harness import Raw, Server, frame, refusing_port, wait_until
+from test_metrics import MISSING, PROMETHEUS, PROMTOOL, RULES, Prometheus, metrics, run_promtool
 
 SCRAPE_S = 15
 # Scrapes of the server as it is, before the changes: ten minutes.
@@ -267,7 +267,7 @@ class Bursts(unittest.TestCase):
             targets = ["{}:{}".format(*server.admin) for server in (short, unlogged, undecided)]
             prometheus = stack.enter_context(Prometheus(targets, scrape_s=SCRAPE_S))
             scrapes = 'min(count_over_time(echoring_uptime_seconds[10m])) >= 2 and count(up == 1) == 3'
-            wait_until("two scrapes of each", lambda: prometheus.query(scrapes), self.patience_s)
+            wait_until(lambda: prometheus.query(scrapes), "two scrapes of each", self.patience_s)
             self.exhaust(short)
             with Raw(unlogged) as peer:
                 peer.upgrade("/nowhere")
@@ -280,7 +280,7 @@ class Bursts(unittest.TestCase):
                 targets,
             ):
                 firing = f'ALERTS{{alertname="{alert}",alertstate="firing",instance="{target}"}}'
-                wait_until(firing, lambda: prometheus.query(firing), self.patience_s)
+                wait_until(lambda: prometheus.query(firing), firing, self.patience_s)
             unlogged.wait_for_log("the access log has lost records.*No space left")
 
     @staticmethod
@@ -304,7 +304,7 @@ class Bursts(unittest.TestCase):
             causes = server.stats()["node"]["causes"]
             return causes.get("over-share", 0) + causes.get("out-of-memory", 0)
 
-        wait_until("connections closed for memory", closed, PATIENCE_S)
+        wait_until(closed, "connections closed for memory")
         for peer in peers:
             peer.close()
 

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 import test_metrics
-from harness import BINARY, PATIENCE_S, Log, Server
+from harness import BINARY, PATIENCE_S, Program, Server, wait_until
 
 DASHBOARD = os.path.join(test_metrics.PACKAGING, "grafana", "echoring-bench.json")
 # Long enough for two pushes, which come every 5 s.
@@ -34,24 +34,11 @@ def dashboard_queries():
         yield title, query.replace("$__rate_interval", RATE_INTERVAL).replace("$target", ".+")
 
 
-class Load:
+class Load(Program):
     """A load on an echo server, for as long as the block."""
 
     def __init__(self, url, *flags):
-        self.command = [BINARY, "bench", url, "-c", "8", "--rate", "500", "--warmup", "0s", "-d", "10m", *flags]
-
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        self.log = Log(self.process.stderr)
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.log.join()
-        self.process.stderr.close()
+        super().__init__(BINARY, "bench", url, "-c", "8", "--rate", "500", "--warmup", "0s", "-d", "10m", *flags)
 
 
 class Dashboard:
@@ -60,7 +47,7 @@ class Dashboard:
     def assert_every_query_has_a_result(self):
         for panel, query in dashboard_queries():
             with self.subTest(panel=panel, query=query):
-                found = test_metrics.wait_until(query, lambda: self.prometheus.query(query))
+                found = wait_until(lambda: self.prometheus.query(query), query)
                 if "histogram_quantile" in query:
                     values = [float(result["value"][1]) for result in found]
                     self.assertTrue(all(0 < value < PATIENCE_S for value in values), values)
@@ -71,7 +58,7 @@ class Scraped(unittest.TestCase, Dashboard):
     def test_every_query_of_the_dashboard_has_a_result(self):
         server = self.enterContext(Server())
         load = self.enterContext(Load(server.url("/echo"), "--prometheus", "127.0.0.1:0"))
-        address = load.log.wait_for(r"metrics http://(\S+)/metrics")[1]
+        address = load.stderr.wait_for(r"metrics http://(\S+)/metrics")[1]
         self.prometheus = self.enterContext(test_metrics.Prometheus([address]))
         self.assert_every_query_has_a_result()
 

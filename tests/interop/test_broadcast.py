@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame
 from websockets.asyncio.client import connect
 
 
-class Broadcast(unittest.IsolatedAsyncioTestCase):
+class Broadcast(AsyncTest):
     denied = False
 
     @classmethod
@@ -17,6 +16,7 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
+        await super().asyncSetUp()
         self.clients = contextlib.AsyncExitStack()
         await self.clients.__aenter__()
         self.addAsyncCleanup(self.clients.aclose)
@@ -166,7 +166,7 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual([m for m in messages if m.startswith(f"{other}:")], expected)
 
 
-class LargeBroadcasts(unittest.IsolatedAsyncioTestCase):
+class LargeBroadcasts(AsyncTest):
     denied = False
 
     async def test_a_message_larger_than_a_topic_keeps_arrives_whole(self):

@@ -18,14 +18,13 @@ import os
 import queue
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import unittest
 
 import jwt
 import programs
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, text_files, wait_until
 from relay import Relay
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -83,27 +82,22 @@ def state(number):
 def post(server, topic, value):
     """Publishes a JSON value over the admin address."""
     connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
+
+    def answer():
+        connection.request("POST", f"/topics/{topic}", json.dumps(value), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+        # A shard of a machine with much else to do is busy.
+        assert response.status in (200, 429), (response.status, body)
+        return response.status == 200 and json.loads(body)
+
     with contextlib.closing(connection):
-        while True:
-            connection.request("POST", f"/topics/{topic}", json.dumps(value), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            body = response.read()
-            # A shard of a machine with much else to do is busy.
-            if response.status != 429:
-                break
-            time.sleep(0.1)
-    assert response.status == 200, (response.status, body)
-    return json.loads(body)
+        return wait_until(answer, "a shard that is not busy")
 
 
 def setUpModule():
     global configuration, secret
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
-    for path, content in ((configuration, CONFIGURATION), (secret, SECRET)):
-        with open(path, "w") as file:
-            file.write(content)
+    configuration, secret = unittest.enterModuleContext(text_files(echoring_toml=CONFIGURATION, secret=SECRET))
 
 
 class Failed(Exception):
@@ -218,9 +212,7 @@ class SdkTests:
 
     @classmethod
     def setUpClass(cls):
-        lacking = programs.missing().get(cls.package)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+        programs.require(cls.package)
         cls.server = cls.start()
         cls.addClassCleanup(cls.server.__exit__)
 

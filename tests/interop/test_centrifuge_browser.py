@@ -3,12 +3,11 @@
 import http.server
 import json
 import os
-import tempfile
 import unittest
 
 import programs
 import test_centrifuge as sdk
-from harness import Server
+from harness import Server, text_file
 from test_browser import InFrontOfAPage
 
 SCRIPTS = os.path.join(programs.NODE_MODULES, "centrifuge", "dist")
@@ -71,15 +70,10 @@ class InTheBrowser:
 
     @classmethod
     def setUpClass(cls):
-        lacking = programs.missing().get("centrifuge")
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+        programs.require("centrifuge")
         super().setUpClass()
-        configuration = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        cls.addClassCleanup(configuration.close)
-        configuration.write(CONFIGURATION)
-        configuration.flush()
-        cls.options = ("--shards", "2", "--config", configuration.name, "--allow-origin", cls.origin, "--drain", "1s")
+        configuration = cls.enterClassContext(text_file(CONFIGURATION))
+        cls.options = ("--shards", "2", "--config", configuration, "--allow-origin", cls.origin, "--drain", "1s")
         cls.server = Server(*cls.options)
         cls.addClassCleanup(cls.server.__exit__)
 

@@ -3,15 +3,13 @@
 import base64
 import http.server
 import json
-import os
 import queue
-import tempfile
 import threading
 import time
 import unittest
 
 import test_centrifuge as sdk
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, text_file
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -118,11 +116,7 @@ class Application(Service):
 
 def setUpModule():
     global configuration, application
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration = os.path.join(directory.name, "echoring.toml")
-    with open(configuration, "w") as file:
-        file.write(CONFIGURATION)
+    configuration = unittest.enterModuleContext(text_file(CONFIGURATION))
     application = Application()
     unittest.addModuleCleanup(application.close)
 

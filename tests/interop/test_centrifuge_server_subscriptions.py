@@ -2,14 +2,12 @@
 Centrifuge's client protocol, and with raw messages."""
 
 import json
-import os
-import tempfile
 import time
 import unittest
 
 import jwt
 import test_centrifuge as sdk
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, text_files
 from test_centrifuge_hooks import Service
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -66,12 +64,7 @@ class Application(Service):
 
 def setUpModule():
     global options, application
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
-    for path, content in ((configuration, CONFIGURATION), (secret, sdk.SECRET)):
-        with open(path, "w") as file:
-            file.write(content)
+    configuration, secret = unittest.enterModuleContext(text_files(echoring_toml=CONFIGURATION, secret=sdk.SECRET))
     options = ("--config", configuration, "--auth-jwt-key", secret, "--shards", "3")
     application = Application()
     unittest.addModuleCleanup(application.close)

@@ -2,13 +2,12 @@
 
 import json
 import os
-import tempfile
 import time
 import unittest
 
 import jwt
 import test_centrifuge as sdk
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, text_files
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -41,13 +40,20 @@ def token(channel, seconds=600, subject="alice", **claims):
 
 def setUpModule():
     global options
-    directory = tempfile.TemporaryDirectory()
-    unittest.addModuleCleanup(directory.cleanup)
-    configuration, secret = (os.path.join(directory.name, name) for name in ("echoring.toml", "secret"))
-    for path, content in ((configuration, CONFIGURATION), (secret, sdk.SECRET)):
-        with open(path, "w") as file:
-            file.write(content)
+    configuration, secret = unittest.enterModuleContext(text_files(echoring_toml=CONFIGURATION, secret=sdk.SECRET))
     options = ("--config", configuration, "--auth-jwt-key", secret)
+
+
+def command(socket, name, parameters, id=1):
+    socket.send(json.dumps({"id": id, name: parameters}))
+    return json.loads(socket.recv(PATIENCE_S))
+
+
+def session(test):
+    """A raw connection to the server of a test, and what the server said of it."""
+    socket = connect(test.server.url(sdk.PATH), open_timeout=PATIENCE_S)
+    test.addCleanup(socket.close)
+    return socket, command(socket, "connect", {"token": sdk.token()})["connect"]
 
 
 class Sdk(sdk.SdkTests):
@@ -74,7 +80,10 @@ class Sdk(sdk.SdkTests):
         client = self.connected()
         client.subscribe("short", tokens=[token("short", 6), token("short", 600)])
         client.next("subscription token", channel="short")
-        time.sleep(7)
+        # A subscription that expires later, and is not refreshed, has ended.
+        socket, _ = session(self)
+        command(socket, "subscribe", {"channel": "ends", "token": token("ends", 6)})
+        self.assertEqual(json.loads(socket.recv(PATIENCE_S))["push"]["unsubscribe"]["code"], 2501)
         client.publish("short", "still here")
         self.assertEqual(client.publications("short", 1)[0][1], "still here")
         self.assertNotIn("unsubscribed", client.kinds())
@@ -105,14 +114,9 @@ class Wire(unittest.TestCase):
         cls.addClassCleanup(cls.server.__exit__)
 
     def session(self):
-        socket = connect(self.server.url(sdk.PATH), open_timeout=PATIENCE_S)
-        self.addCleanup(socket.close)
-        connected = self.command(socket, "connect", {"token": sdk.token()})["connect"]
-        return socket, connected
+        return session(self)
 
-    def command(self, socket, name, parameters, id=1):
-        socket.send(json.dumps({"id": id, name: parameters}))
-        return json.loads(socket.recv(PATIENCE_S))
+    command = staticmethod(command)
 
     def test_a_token_is_for_one_topic_and_one_client(self):
         socket, connected = self.session()

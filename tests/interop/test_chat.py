@@ -5,14 +5,13 @@ import contextlib
 import json
 import os
 import pathlib
-import select
 import signal
 import socket
 import subprocess
-import threading
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, AsyncTest, Raw, Server, first_line, frame
+from relay import Relay
 from webdriver import Browser, available
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -36,8 +35,7 @@ class Example:
         self.process = subprocess.Popen(
             [EXAMPLE, f"{self.host}:0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-        line = self.process.stdout.readline() if ready else ""
+        line = first_line(self.process)
         if not line.startswith("listening on http://"):
             self.__exit__()
             raise AssertionError(f"no listening line but {line!r}")
@@ -59,7 +57,7 @@ class Example:
         self.process.stdout.close()
 
 
-class Protocol(unittest.IsolatedAsyncioTestCase):
+class Protocol(AsyncTest):
     """The protocol of `docs/guide/chat.md`."""
 
     @classmethod
@@ -68,6 +66,7 @@ class Protocol(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
+        await super().asyncSetUp()
         self.clients = contextlib.AsyncExitStack()
         await self.clients.__aenter__()
         self.addAsyncCleanup(self.clients.aclose)
@@ -308,7 +307,7 @@ class Protocol(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.server.get("/chat/other", address=address)[0], 404)
 
 
-class FullRoom(unittest.IsolatedAsyncioTestCase):
+class FullRoom(AsyncTest):
     """Idle members do not keep others out."""
 
     MEMBERS_MAX = 256
@@ -352,70 +351,6 @@ class FullRoom(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual(len(heard["content"].split("\n")), self.MEMBERS_MAX)
 
 
-class Relay:
-    """Stands between the browser and the server, to cut what goes through it."""
-
-    def __init__(self, server):
-        self.server = server
-        self.host = "127.0.0.1"
-        self.lock = threading.Lock()
-        self.pairs = set()
-        self.open = True
-        self.listener = socket.create_server((self.host, 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self.listener.accept()
-            except OSError:
-                return
-            with self.lock:
-                if not self.open:
-                    self._reset(near)
-                    continue
-                far = socket.create_connection((self.server.host, self.server.port))
-                self.pairs.add((near, far))
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _pump(one, other):
-        try:
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    @staticmethod
-    def _reset(connection):
-        try:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        connection.close()
-
-    def cut(self):
-        """Ends all connections, and lets no new one through until `mend`."""
-        with self.lock:
-            self.open = False
-            for near, far in self.pairs:
-                self._reset(near)
-                self._reset(far)
-            self.pairs.clear()
-
-    def mend(self):
-        with self.lock:
-            self.open = True
-
-    def close(self):
-        self.cut()
-        self.listener.close()
-
-
 # The contrast of an element's text with what it stands on (WCAG 2.2, 1.4.3).
 CONTRAST = """
     const luminance = (color) => {
@@ -449,7 +384,7 @@ class Page(unittest.TestCase):
         cls.addClassCleanup(cls.server.__exit__)
         cls.browser = Browser()
         cls.addClassCleanup(cls.browser.close)
-        cls.relay = Relay(cls.server)
+        cls.relay = Relay(cls.server.host, cls.server.port)
         cls.addClassCleanup(cls.relay.close)
 
     def setUp(self):
@@ -542,7 +477,8 @@ class Page(unittest.TestCase):
     def test_a_page_that_lost_its_connection_comes_back_by_itself(self):
         self.two()
         self.browser.press("#text", "a draft")
-        self.relay.cut()
+        lost = contextlib.ExitStack()
+        lost.enter_context(self.relay.reset())
         self.state("lost")
         self.browser.until("document.querySelector('#state').textContent.includes('trying again in')")
         self.assertTrue(self.browser.run("return document.querySelector('#send').disabled"))
@@ -559,7 +495,7 @@ class Page(unittest.TestCase):
         self.browser.until("window.waits.some((wait) => wait >= 3)")
         self.browser.switch(self.first)
         self.shows("Bob has gone", ".note")
-        self.relay.mend()
+        lost.close()
         self.browser.switch(self.second)
         self.state("joined")
         self.users("Ana", "Bob (you)")
@@ -613,7 +549,7 @@ class Page(unittest.TestCase):
         self.assert_policy_kept()
 
     def test_a_page_of_another_origin_may_connect(self):
-        other = Relay(self.server)
+        other = Relay(self.server.host, self.server.port)
         self.addCleanup(other.close)
         self.browser.switch(self.second)
         self.browser.open(f"http://localhost:{other.port}/chat/chat.css")

@@ -82,9 +82,7 @@ class Client:
 
     @classmethod
     def setUpClass(cls):
-        lacking = programs.missing().get(cls.name)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+        programs.require(cls.name)
         checked = [check["name"] for check in matrix.OURS if check["name"] not in cls.cannot]
         cls.outcomes = {}
         cls.compressed = {}

@@ -3,7 +3,6 @@ nodes come, leave and die."""
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -13,10 +12,9 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Server
+from harness import BINARY, PATIENCE_S, Server, refusing_port, request, text_file, wait_until
 from relay import Relay
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -37,30 +35,32 @@ class Nats:
         self.folder = tempfile.TemporaryDirectory()
         self.port = None
         self.process = None
+        self.reservation = contextlib.ExitStack()
         self.start()
 
     def start(self):
-        ports = ["-p", str(self.port)] if self.port else ["-p", "-1"]
+        port = str(self.port or -1)
         log = os.path.join(self.folder.name, "log")
-        command = [NATS, "-a", "127.0.0.1", *ports, "--ports_file_dir", self.folder.name, "-l", log, *self.flags]
+        command = [NATS, "-a", "127.0.0.1", "-p", port, "--ports_file_dir", self.folder.name, "-l", log, *self.flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         file = os.path.join(self.folder.name, f"nats-server_{self.process.pid}.ports")
-        self.port = int(self.await_file(file)["nats"][0].rpartition(":")[2])
 
-    def await_file(self, path):
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError, ValueError), open(path) as file:
-                return json.load(file)
-            time.sleep(0.01)
-        raise AssertionError("nats-server does not start")
+        def ports():
+            with contextlib.suppress(OSError, ValueError), open(file) as written:
+                return json.load(written)
+
+        self.port = int(wait_until(ports, "the ports of nats-server")["nats"][0].rpartition(":")[2])
+        self.reservation.close()
 
     def stop(self):
         self.process.kill()
         self.process.wait()
+        # Nobody else gets the port meanwhile.
+        self.reservation.enter_context(refusing_port(self.port))
 
     def close(self):
         self.stop()
+        self.reservation.close()
         self.folder.cleanup()
 
 
@@ -93,22 +93,19 @@ class Node(Server):
 
     def await_members(self, *names):
         """Waits until the node may own topics together with these nodes, and no others."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def sees_them():
             status = self.status()
             active = sorted(member["node"] for member in status["members"] if member["phase"] == "active")
-            if status["open"] and active == sorted(names):
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{self.name} does not see {names}: {status}")
+            return status["open"] and active == sorted(names)
+
+        wait_until(sees_them, lambda: f"{self.name} sees {names}: {self.status()}")
 
     def publish(self, topic, text, **headers):
-        connection = http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            headers = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request("POST", f"/topics/{topic}", text.encode(), {"Content-Type": "text/plain", **headers})
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers = {"Content-Type": "text/plain", **headers}
+        status, _, body = request(self.admin, "POST", f"/topics/{topic}", text.encode(), headers)
+        return status, json.loads(body)
 
 
 class Session:
@@ -293,16 +290,14 @@ class Returning(InACluster):
 
     @asynchronous
     async def test_a_newcomer_gets_the_latest_message_of_each_key_at_any_node(self):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write('[topic_defaults]\nslow = "conflate"\n')
-            file.flush()
-            nodes = self.start("a", "b", flags=("--config", file.name))
+        with text_file('[topic_defaults]\nslow = "conflate"\n') as file:
+            nodes = self.start("a", "b", flags=("--config", file))
             async with Session(nodes[0]) as session:
                 for topic in TOPICS:
                     for number in range(6):
                         answer = await session.publish(topic, f"state {number}", key=f"k{number % 3}")
                         self.assertEqual(answer["type"], "published", answer)
-            third = self.one("c", "--config", file.name)
+            third = self.one("c", "--config", file)
             third.await_members("a", "b")
             for node in (*nodes, third):
                 async with Session(node) as session:
@@ -432,10 +427,8 @@ class Behind(InACluster):
 class LocalEpochs(InACluster):
     @asynchronous
     async def test_begin_while_the_backbone_is_away_and_end_with_that(self):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write('[[topics]]\npattern = "topic-*"\nlocal_epochs = true\n')
-            file.flush()
-            nodes = self.start("a", "b", flags=("--config", file.name))
+        with text_file('[[topics]]\npattern = "topic-*"\nlocal_epochs = true\n') as file:
+            nodes = self.start("a", "b", flags=("--config", file))
             async with Session(nodes[0]) as one, Session(nodes[1]) as two:
                 sessions = {"a": one, "b": two}
                 before = {}
@@ -699,13 +692,8 @@ class Different(InACluster):
 
     def until(self, node, field, expected):
         """Waits until the node sees the other one so."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            seen = [member[field] for member in node.status()["members"]]
-            if seen == [expected]:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"{node.name} sees {field} as {seen}")
+        seen = lambda: [member[field] for member in node.status()["members"]]  # noqa: E731
+        wait_until(lambda: seen() == [expected], lambda: f"{node.name} sees {field} as {expected}: {seen()}")
 
     def shown(self, node):
         """What `cluster status` and the metrics say."""
@@ -815,24 +803,19 @@ nats = "json"
 
     def setUp(self):
         super().setUp()
-        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        self.addCleanup(file.close)
-        file.write(self.RULES)
-        file.flush()
-        self.flags = ("--config", file.name, "--cluster-nats-clients")
+        self.flags = ("--config", self.enterContext(text_file(self.RULES)), "--cluster-nats-clients")
         self.client = NatsClient(self.nats)
         self.addCleanup(self.client.close)
 
     def publish(self, topic, payload, **headers):
         """Publishes as soon as a node takes publications."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def answer():
             self.client.publish(f"echoring.publish.{topic}", payload, "_INBOX.answers", **headers)
             _, status, fields, body = self.client.message()
-            if status.strip() != "NATS/1.0 503":
-                return int(fields["Echoring-Status"]), json.loads(body)
-            time.sleep(0.01)
-        raise AssertionError("no node takes publications")
+            return status.strip() != "NATS/1.0 503" and (int(fields["Echoring-Status"]), json.loads(body))
+
+        return wait_until(answer, "a node that takes publications")
 
     @asynchronous
     async def test_publish_to_topics_in_their_order(self):
@@ -1131,9 +1114,7 @@ class Failing(InACluster):
                 self.assertGreater(int(value[1]), 0)
         self.nats.stop()
         second.wait_for_log("the connection to the cluster's backbone is lost")
-        until = time.monotonic() + PATIENCE_S
-        while run("cluster", "status", "--admin", admin).returncode != 1:
-            self.assertLess(time.monotonic(), until)
+        wait_until(lambda: run("cluster", "status", "--admin", admin).returncode == 1, "a node that is not ready")
         self.assertEqual(run("health", "--ready", "--admin", admin).returncode, 1)
         with Server() as alone:
             told = run("cluster", "status", "--admin", "{}:{}".format(*alone.admin))

@@ -3,12 +3,11 @@
 import asyncio
 import json
 import subprocess
-import time
 import unittest
 
 import test_cluster
 from cluster_faults import FaultyCluster
-from harness import BINARY, PATIENCE_S
+from harness import BINARY, wait_until_async
 
 # The promise for a quiet machine, and what a busy one may add.
 WHOLE_S, SLACK_S = 5, 10
@@ -81,13 +80,11 @@ class Behind(unittest.TestCase):
             await cluster.close()
 
     async def until(self, node, is_behind):
-        until = time.monotonic() + PATIENCE_S
-        while True:
-            link = (await asyncio.to_thread(node.status))["members"][0]
-            if link["behind"] == is_behind:
-                return link
-            self.assertLess(time.monotonic(), until, link)
-            await asyncio.sleep(0.05)
+        async def link():
+            (link, *_) = (await asyncio.to_thread(node.status))["members"]
+            return link["behind"] == is_behind and link
+
+        return await wait_until_async(link, f"a link that is behind: {is_behind}")
 
 
 if __name__ == "__main__":

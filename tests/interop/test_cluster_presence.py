@@ -3,11 +3,10 @@
 import asyncio
 import json
 import signal
-import tempfile
 import time
 
 import programs
-from harness import PATIENCE_S
+from harness import PATIENCE_S, text_file, wait_until_async
 from test_centrifuge import PATH, Client
 from test_cluster import InACluster, Session, asynchronous
 
@@ -44,10 +43,10 @@ def in_order(ids):
 
 
 async def until_members(session, room, expected, seconds=PATIENCE_S):
-    until = time.monotonic() + seconds
-    while (told := await members(session, room)) != (len(expected), in_order(expected)):
-        assert time.monotonic() < until, (room, told, expected)
-        await asyncio.sleep(0.02)
+    async def are_told():
+        return await members(session, room) == (len(expected), in_order(expected))
+
+    await wait_until_async(are_told, f"{expected} in {room}", seconds)
 
 
 async def notices(session, count, room):
@@ -66,11 +65,7 @@ async def quiet(session):
 class Presence(InACluster):
     def setUp(self):
         super().setUp()
-        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        self.addCleanup(file.close)
-        file.write(CONFIGURATION)
-        file.flush()
-        self.flags = ("--config", file.name)
+        self.flags = ("--config", self.enterContext(text_file(CONFIGURATION)))
 
     def nodes(self, *names):
         return self.start(*names, flags=self.flags)

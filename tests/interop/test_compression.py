@@ -5,10 +5,9 @@ import contextlib
 import functools
 import json
 import socket
-import unittest
 import zlib
 
-from harness import PATIENCE_S, Raw, Server, frame, noise
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise
 from test_browser import OPEN, InFrontOfAPage
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -51,7 +50,7 @@ SETTINGS = [
 MESSAGES = ["", "short", b"\x00\xff", *map(record, range(20)), noise(5_000), "ü" * 30_000, record(3).encode()]
 
 
-class Compression(unittest.IsolatedAsyncioTestCase):
+class Compression(AsyncTest):
     denied = False
 
     def serve(self, *flags):

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 
 import test_cluster
-from harness import BINARY, PATIENCE_S
+from harness import BINARY, PATIENCE_S, text_file
 from relay import Relay
 from test_cluster import InACluster, Nats, NatsClient, Node, PatientNode, Session, asynchronous
 
@@ -383,11 +383,8 @@ class WithoutStreams(InACluster):
     """Where nothing can be stored, clients and operators are told so."""
 
     def start_all(self):
-        file = tempfile.NamedTemporaryFile("w", suffix=".toml")
-        self.addCleanup(file.close)
-        file.write(CONFIG.format(messages=100))
-        file.flush()
-        return self.start("a", "b", flags=("--config", file.name))
+        file = self.enterContext(text_file(CONFIG.format(messages=100)))
+        return self.start("a", "b", flags=("--config", file))
 
     async def check(self, reason):
         nodes = self.start_all()

@@ -2,14 +2,13 @@
 
 import asyncio
 import threading
-import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame, noise
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
 
-class Echo(unittest.IsolatedAsyncioTestCase):
+class Echo(AsyncTest):
     denied = False
     flags = ()
 
@@ -135,7 +134,7 @@ class EchoWithoutIoUring(Echo):
         self.assertTrue(loud, "".join(self.server.log))
 
 
-class LargeMessages(unittest.IsolatedAsyncioTestCase):
+class LargeMessages(AsyncTest):
     denied = False
 
     async def test_a_message_of_1_mib_comes_back_when_it_is_allowed(self):

@@ -8,7 +8,7 @@ import time
 import unittest
 import urllib.parse
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -17,7 +17,7 @@ def headers_of(status_error):
     return status_error.exception.response.headers
 
 
-class Endpoints(unittest.IsolatedAsyncioTestCase):
+class Endpoints(AsyncTest):
     denied = False
 
     @classmethod

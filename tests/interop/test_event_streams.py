@@ -1,24 +1,20 @@
 """`GET /sse/TOPIC` with readers that others wrote: sseclient-py, Chromium's EventSource, and through nginx."""
 
-import contextlib
 import http.client
 import json
 import unittest
 
 import sseclient
 import test_nginx
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Server, request
 from test_browser import InFrontOfAPage
 
 
 def ask(server, method, path, body=None):
     """Sends a request to the admin address. Returns the JSON of the answer."""
-    with contextlib.closing(http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)) as connection:
-        connection.request(method, path, body, {"Content-Type": "text/plain"})
-        response = connection.getresponse()
-        answer = response.read()
-        assert response.status == 200, (response.status, answer)
-        return json.loads(answer)
+    status, _, answer = request(server.admin, method, path, body, {"Content-Type": "text/plain"})
+    assert status == 200, (status, answer)
+    return json.loads(answer)
 
 
 def publish(server, topic, text):

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import glob
 import hashlib
-import http.client
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import threading
 import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Log, Server, deny_io_uring
+from harness import BINARY, PATIENCE_S, Log, Program, Server, deny_io_uring, request, wait_until
 from test_browser import OPEN, InFrontOfAPage
 # A client with threads holds a lock while it sends, so it could not receive meanwhile.
 from websockets.asyncio.client import connect as connect_both_ways
@@ -70,20 +69,13 @@ SERVERS = {
 CLIENTS = {"client": [], "ping_client": [], "heartbeat": ["tick"]}
 
 
-class Example:
+class Example(Program):
     """Runs an example for the duration of the block."""
 
     def __init__(self, name, *arguments, denied=False):
-        self.process = subprocess.Popen(
-            [os.path.join(EXAMPLES, name), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=deny_io_uring if denied else None,
-        )
+        program, before = os.path.join(EXAMPLES, name), deny_io_uring if denied else None
+        super().__init__(program, *arguments, stdout=subprocess.PIPE, preexec_fn=before)
         self.stdout = Log(self.process.stdout)
-        self.stderr = Log(self.process.stderr)
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -98,20 +90,9 @@ class Example:
         return self.wait()
 
     def wait(self):
-        code = self.process.wait(PATIENCE_S)
+        code = super().wait()
         self.stdout.join()
-        self.stderr.join()
         return code
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
 
 
 class Listening(Example):
@@ -138,11 +119,8 @@ class Listening(Example):
         return connect(f"ws://{self.address}{self.path if path is None else path}", **settings)
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
+        status, _, body = request(("127.0.0.1", self.port), "GET", path)
+        return status, body.decode()
 
 
 @contextlib.contextmanager
@@ -369,11 +347,8 @@ class Login(unittest.TestCase):
     def log_in(self, example, pair):
         """Status, body and cookie of the answer to these credentials."""
         headers = {} if pair is None else {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
-        connection = http.client.HTTPConnection("127.0.0.1", example.port, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request("GET", "/login", headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read().decode(), response.headers["Set-Cookie"]
+        status, received, body = request(("127.0.0.1", example.port), "GET", "/login", headers=headers)
+        return status, body.decode(), received["Set-Cookie"]
 
     def test_the_lobby_is_for_those_who_logged_in(self):
         with Listening("login", "bob:p:w") as example:
@@ -436,9 +411,8 @@ class Servers(unittest.TestCase):
                         # Disconnected without a Close frame.
                         ws.socket.shutdown(socket.SHUT_RDWR)
             with example.connect() as ws:
-                patience = time.monotonic() + PATIENCE_S
-                while example.descriptors() > descriptors and time.monotonic() < patience:
-                    ws.ping().wait(PATIENCE_S)
+                wait_until(lambda: example.descriptors() <= descriptors, lambda: f"{descriptors}: {example.descriptors()}")
+                self.assertTrue(ws.ping().wait(PATIENCE_S))
                 self.assertEqual(example.descriptors(), descriptors)
 
     def test_http_and_ws(self):

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import http.client
 import os
 import re
 import signal
@@ -12,7 +11,7 @@ import socket
 import subprocess
 import unittest
 
-from harness import PATIENCE_S
+from harness import PATIENCE_S, first_line, request
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -26,7 +25,7 @@ def listening(name):
     command = [os.path.join(PROGRAMS, name), "127.0.0.1:0"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
-        line = process.stdout.readline()
+        line = first_line(process)
         yield int(re.fullmatch(r"listening on ws://127\.0\.0\.1:(\d+)/ws\n", line)[1])
     finally:
         process.send_signal(signal.SIGKILL)
@@ -67,12 +66,7 @@ class Frameworks(unittest.TestCase):
     def test_the_framework_serves_the_rest_and_foreign_pages_are_refused(self):
         for port in self.each():
             for path, status in (("/", 200), ("/ws", 426), ("/other", 404)):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-                with contextlib.closing(connection):
-                    connection.request("GET", path)
-                    response = connection.getresponse()
-                    self.assertEqual(response.status, status, path)
-                    response.read()
+                self.assertEqual(request(("127.0.0.1", port), "GET", path)[0], status, path)
             with self.assertRaises(InvalidStatus) as refused:
                 connect(f"ws://127.0.0.1:{port}/ws", origin="https://other.example")
             self.assertEqual(refused.exception.response.status_code, 403)

@@ -12,7 +12,7 @@ import tempfile
 import unittest
 
 import trustme
-from harness import PATIENCE_S, Log, Server
+from harness import PATIENCE_S, AsyncTest, Log, Server
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -61,7 +61,7 @@ def haproxy(port, option):
 
 
 @unittest.skipIf(PROGRAM is None, "haproxy is not installed")
-class BehindHaproxy(unittest.IsolatedAsyncioTestCase):
+class BehindHaproxy(AsyncTest):
     FLAGS = ("--trusted-proxy", "127.0.0.1/32", "--proxy-protocol", "--max-connections-per-address", "1")
 
     async def check(self, option, server, scheme="ws", **options):

@@ -1,19 +1,16 @@
 """The files, forms and destinations of the two logs."""
 
 import contextlib
-import http.client
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
-from harness import BINARY, PATIENCE_S, Raw, Server, deny, frame
+from harness import BINARY, PATIENCE_S, Raw, Server, deny, first_line, frame, request, wait_until
 
 TEXT = re.compile(
     r"(?P<time>\S+Z) address=(?P<address>\S+) identity=(?P<identity>\S+) path=(?P<path>-|\"(?:[^\"\\]|\\.)*\") "
@@ -33,21 +30,14 @@ def lines(path):
 
 def wait_for_lines(path, count):
     """Waits until a file has so many lines, and returns them."""
-    deadline = time.monotonic() + PATIENCE_S
-    while len(lines(path)) < count:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{path} has no {count} lines: {lines(path)}")
-        time.sleep(0.02)
+    wait_until(lambda: len(lines(path)) >= count, lambda: f"{count} lines of {path}: {lines(path)}")
     return lines(path)
 
 
 def wait_for_texts(path, *texts):
     """Waits until each of these texts is in a line of a file. Several threads write their lines in any order."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not all(any(text in line for line in lines(path)) for text in texts):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{path} lacks one of {texts}: {lines(path)}")
-        time.sleep(0.02)
+    written = lambda: all(any(text in line for line in lines(path)) for text in texts)  # noqa: E731
+    wait_until(written, lambda: f"{texts} in {path}: {lines(path)}")
 
 
 class InDirectory(unittest.TestCase):
@@ -157,9 +147,7 @@ class AccessLog(InDirectory):
         with Raw(server).open() as peer:
             peer.send(frame(8, b"\x03\xe8"))
             peer.read_end()
-        ready, _, _ = select.select([server.process.stdout], [], [], PATIENCE_S)
-        self.assertTrue(ready)
-        self.assertRegex(server.process.stdout.readline().rstrip(), TEXT)
+        self.assertRegex(first_line(server.process).rstrip(), TEXT)
 
     def test_a_pipe_that_nobody_reads_stops_nothing(self):
         """Its records are dropped and counted once the queue is full."""
@@ -170,12 +158,13 @@ class AccessLog(InDirectory):
             return float(re.search(r'access_log_records_total\{result="dropped"\} (\S+)', body)[1])
 
         request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        deadline = time.monotonic() + 4 * PATIENCE_S
-        while dropped() == 0 and time.monotonic() < deadline:
+        def ask_until_dropped():
             for _ in range(500):
                 with Raw(server) as peer:
                     peer.send(request)
-        self.assertGreater(dropped(), 0)
+            return dropped()
+
+        wait_until(ask_until_dropped, "dropped records", 4 * PATIENCE_S)
         with Raw(server).open() as peer:
             peer.send(frame(1, b"still there"))
             self.assertEqual(peer.read_frame()[1], b"still there")
@@ -186,9 +175,8 @@ class AccessLog(InDirectory):
             with Raw(server).open() as peer:
                 peer.send(frame(1, b"x"))
                 self.assertEqual(peer.read_frame()[1], b"x")
-        deadline = time.monotonic() + PATIENCE_S
-        while 'access_log_records_total{result="dropped"} 3' not in server.get("/metrics")[2].decode():
-            self.assertLess(time.monotonic(), deadline)
+        dropped = b'access_log_records_total{result="dropped"} 3'
+        wait_until(lambda: dropped in server.get("/metrics")[2], "three dropped records")
 
 
 class LogFiles(InDirectory):
@@ -199,9 +187,7 @@ class LogFiles(InDirectory):
         server.terminate(signal.SIGUSR1)
         wait_for_texts(self.errors, "the log was reopened")
         # The files are opened by two threads.
-        deadline = time.monotonic() + PATIENCE_S
-        while not os.path.exists(self.access) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: os.path.exists(self.access), "a new access log")
         with Raw(server) as peer:
             peer.upgrade("/nowhere")
             peer.read_end()
@@ -261,11 +247,8 @@ class LogFiles(InDirectory):
 
 class LogLevel(unittest.TestCase):
     def put(self, server, level, **headers):
-        connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request("PUT", "/log-level", body=level, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+        status, _, body = request(server.admin, "PUT", "/log-level", level, headers)
+        return status, body
 
     def test_the_level_is_changed_while_the_server_runs(self):
         with Server() as server:
@@ -337,8 +320,7 @@ class OfTheHost(unittest.TestCase):
         # sched_setaffinity, as a container may deny it.
         number = {"x86_64": 203, "aarch64": 122}[os.uname().machine]
         with Server("--shards", "1", before=lambda: deny(number, number)) as server:
-            # The shard starts before the control thread, whose address the harness has waited for.
-            self.assertTrue(any("cannot pin this thread; the scheduler chooses its CPU" in line for line in server.log))
+            server.wait_for_log("cannot pin this thread; the scheduler chooses its CPU")
             with contextlib.closing(Raw(server)) as client:
                 client.upgrade()
                 client.send(frame(0x1, b"served"))

@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 import urllib.parse
 import urllib.request
 
-from harness import BINARY, PATIENCE_S, Log, Raw, Server, frame
+from harness import BINARY, PATIENCE_S, Program, Raw, Server, frame, wait_until
 
 PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
 DASHBOARD = os.path.join(PACKAGING, "grafana", "echoring.json")
@@ -39,18 +38,6 @@ NOT_HERE = (
 )
 # Long enough for two scrapes, short enough for a test.
 RATE_INTERVAL = "10s"
-
-
-def wait_until(what, condition, patience_s=PATIENCE_S):
-    """Calls `condition` until it returns something true, and returns that."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {patience_s} s: {what}")
-        time.sleep(0.05)
 
 
 def samples(text):
@@ -144,14 +131,14 @@ class Exposition(unittest.TestCase):
             'echoring_closes_total{code="4xxx",cause="peer"}',
         }
         # A connection may have ended for the client before the shard has counted its end.
-        wait_until(expected, lambda: all(samples(self.text()).get(name, 0) > 0 for name in expected))
+        wait_until(lambda: all(samples(self.text()).get(name, 0) > 0 for name in expected), expected)
 
     def test_stats_and_metrics_agree(self):
         with Raw(self.server).open() as peer:
             peer.send(frame(2, b"x"))
             peer.read_frame()
             # A connection of another test may still end between the two.
-            stats, counted = wait_until("figures that stay", self.of_one_moment)
+            stats, counted = wait_until(self.of_one_moment, "figures that stay")
         sums = {}
         for name, value in counted.items():
             plain = name.partition("{")[0]
@@ -203,7 +190,7 @@ class Exposition(unittest.TestCase):
         self.assertEqual(exposed, documented_metrics())
 
 
-class Prometheus:
+class Prometheus(Program):
     """Runs Prometheus, scraping `targets` every second, or every `scrape_s`."""
 
     def __init__(self, targets, *flags, scrape_s=1):
@@ -219,20 +206,11 @@ class Prometheus:
                 },
                 file,
             )
-        command = [
-            PROMETHEUS,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={self.directory.name}/data",
-            "--web.listen-address=127.0.0.1:0",
-            *flags,
-        ]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        self.log = Log(self.process.stderr)
+        data = f"--storage.tsdb.path={self.directory.name}/data"
+        super().__init__(PROMETHEUS, f"--config.file={config}", data, "--web.listen-address=127.0.0.1:0", *flags)
         try:
-            self.address = self.log.wait_for(r"Listening on.*address=(127\.0\.0\.1:\d+)")[1]
-            self.log.wait_for("Server is ready to receive web requests")
+            self.address = self.stderr.wait_for(r"Listening on.*address=(127\.0\.0\.1:\d+)")[1]
+            self.stderr.wait_for("Server is ready to receive web requests")
         except BaseException:
             self.__exit__()
             raise
@@ -245,14 +223,8 @@ class Prometheus:
     def query(self, expression):
         return self.api("query", query=expression)["result"]
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.log.join()
-        self.process.stderr.close()
+        super().__exit__()
         self.directory.cleanup()
 
 
@@ -315,9 +287,9 @@ class Scraped(unittest.TestCase):
         target = "{}:{}".format(*cls.server.admin)
         cls.prometheus = cls.enterClassContext(Prometheus([target], *cls.flags))
         scraped = lambda: cls.prometheus.query(f"rate(echoring_uptime_seconds[{RATE_INTERVAL}]) > 0.5")
-        wait_until("several scrapes", scraped)
+        wait_until(scraped, "several scrapes")
         broadcast = lambda: cls.prometheus.query(f"rate(echoring_deliveries_sent_total[{RATE_INTERVAL}]) > 0")
-        wait_until("deliveries", broadcast)
+        wait_until(broadcast, "deliveries")
 
     def test_the_target_is_up_and_its_metrics_have_no_errors(self):
         (target,) = self.prometheus.api("targets")["activeTargets"]
@@ -330,7 +302,7 @@ class Scraped(unittest.TestCase):
                     self.assertLessEqual(set(re.findall(r"\w+(?=\{)", query)), documented_metrics())
                     self.assertEqual(self.prometheus.query(query), [])
                 else:
-                    wait_until(query, lambda: self.prometheus.query(query))
+                    wait_until(lambda: self.prometheus.query(query), query)
 
     def test_values_of_the_dashboard_are_numbers(self):
         for panel, query in dashboard_queries():
@@ -344,7 +316,7 @@ class Scraped(unittest.TestCase):
             (group,) = self.prometheus.api("rules")["groups"]
             return all(rule["health"] != "unknown" for rule in group["rules"]) and group["rules"]
 
-        for rule in wait_until("evaluated rules", evaluated):
+        for rule in wait_until(evaluated, "evaluated rules"):
             self.assertEqual((rule["health"], rule.get("lastError", "")), ("ok", ""), rule["name"])
             for selector in re.findall(r"\w+\{[^}]*\}", rule["query"]):
                 if rule["name"] in NOT_HERE:

@@ -7,7 +7,7 @@ import re
 import tempfile
 import unittest
 
-from harness import PATIENCE_S
+from harness import wait_until_async
 from test_cluster import InACluster, Nats, NatsClient, Session, asynchronous
 
 PAGE = os.path.join(os.path.dirname(__file__), "../../docs/reference/cluster.md")
@@ -61,13 +61,13 @@ class Permissions(InACluster):
 
     async def accepted(self, client, payload):
         """Publishes until the topic has an owner. Returns the answer."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                client.publish("echoring.publish.prices.EUR", payload, "_INBOX_app.1")
-                _, _, fields, body = await asyncio.to_thread(client.message)
-                if fields.get("Echoring-Status") == "200":
-                    return json.loads(body)
-                await asyncio.sleep(0.01)
+
+        async def answer():
+            client.publish("echoring.publish.prices.EUR", payload, "_INBOX_app.1")
+            _, _, fields, body = await asyncio.to_thread(client.message)
+            return fields.get("Echoring-Status") == "200" and json.loads(body)
+
+        return await wait_until_async(answer, "an owner of the topic")
 
     @asynchronous
     async def test_are_enough_for_nodes(self):

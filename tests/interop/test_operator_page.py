@@ -11,7 +11,7 @@ import subprocess
 import unittest
 import urllib.parse
 
-from harness import BINARY, PATIENCE_S, Raw, Server, frame, stopped, threads_of, token_file
+from harness import BINARY, Raw, Server, frame, stopped, threads_of, token_file
 from webdriver import Browser, available
 
 SCREENSHOTS = os.environ.get("ECHORING_SCREENSHOTS")

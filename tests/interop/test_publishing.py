@@ -8,12 +8,11 @@ import json
 import select
 import socket
 import subprocess
-import tempfile
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import BINARY, PATIENCE_S, Server, token_file
+from harness import BINARY, PATIENCE_S, Server, request, text_file, token_file
 from websockets.asyncio.client import connect
 
 TOKEN = "correct-horse-battery-staple"
@@ -22,17 +21,11 @@ MIB = 1 << 20
 
 def ask(server, method, path, body=None, **headers):
     """Sends a request to the admin address. Returns status, header fields and JSON, or bytes."""
-    connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
-    try:
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, fields)
-        response = connection.getresponse()
-        body = response.read()
-        if body and response.headers.get_content_type() == "application/json":
-            body = json.loads(body)
-        return response.status, response.headers, body
-    finally:
-        connection.close()
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    status, received, body = request(server.admin, method, path, body, fields)
+    if body and received.get_content_type() == "application/json":
+        body = json.loads(body)
+    return status, received, body
 
 
 def post(server, topic, body, media="text/plain", **headers):
@@ -161,14 +154,14 @@ class Publishing(unittest.TestCase):
 
     def test_a_request_of_http_1_1_without_one_host_is_400(self):
         for request, status in [
-            ("GET /stats HTTP/1.1\r\n\r\n", b"400"),
-            ("GET /stats HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", b"400"),
-            ("POST /topics/hostless HTTP/1.1\r\nContent-Length: 1\r\n\r\na", b"400"),
-            ("GET /stats HTTP/1.0\r\n\r\n", b"200"),
+            ("GET /stats HTTP/1.1\r\n\r\n", 400),
+            ("GET /stats HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+            ("POST /topics/hostless HTTP/1.1\r\nContent-Length: 1\r\n\r\na", 400),
+            ("GET /stats HTTP/1.0\r\n\r\n", 200),
         ]:
             with socket.create_connection(self.server.admin, timeout=PATIENCE_S) as peer:
                 peer.sendall(request.encode())
-                self.assertEqual(peer.recv(4096).split(b" ", 2)[1], status, request)
+                self.assertEqual(self.answer(peer)[0], status, request)
         self.assertEqual(ask(self.server, "GET", "/topics/hostless")[0], 404)
 
     def test_a_request_that_is_sent_again_publishes_once(self):
@@ -273,6 +266,11 @@ class Publishing(unittest.TestCase):
         peer.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + body)
         return peer
 
+    def answer(self, peer):
+        with contextlib.closing(http.client.HTTPResponse(peer)) as response:
+            response.begin()
+            return response.status, response.headers, response.read()
+
     def test_bodies_are_held_up_to_a_bound_and_what_comes_on_top_is_429(self):
         body = b'{"text":"held"}'.ljust(MIB, b"\n")
         with contextlib.ExitStack() as stack:
@@ -281,26 +279,24 @@ class Publishing(unittest.TestCase):
             refused, _, _ = select.select(peers, [], [], PATIENCE_S)
             self.assertGreater(len(refused), 0)
             for peer in refused:
-                response = peer.recv(4096).decode()
-                self.assertTrue(response.startswith("HTTP/1.1 429 "), response)
-                self.assertIn("\r\nretry-after: 1\r\n", response.lower())
-                self.assertIn('"code":"busy"', response)
+                status, headers, text = self.answer(peer)
+                self.assertEqual((status, headers["Retry-After"], json.loads(text)["error"]["code"]), (429, "1", "busy"))
             self.assertEqual(ask(self.server, "GET", "/healthz")[0], 200)
             statuses = []
             for peer in set(peers).difference(refused):
                 # A refused connection may be reset because it still sends.
                 with contextlib.suppress(ConnectionError):
                     peer.sendall(body[-1:])
-                    statuses.append(peer.recv(4096).split(b" ", 2)[1])
-        self.assertLessEqual(set(statuses), {b"200", b"429"})
-        self.assertGreater(statuses.count(b"200"), 0)
-        self.assertEqual(self.offset("held"), statuses.count(b"200"))
+                    statuses.append(self.answer(peer)[0])
+        self.assertLessEqual(set(statuses), {200, 429})
+        self.assertGreater(statuses.count(200), 0)
+        self.assertEqual(self.offset("held"), statuses.count(200))
         self.assertEqual(post(self.server, "held", b"there is room again")[0], 200)
 
     def test_a_body_that_does_not_come_is_not_waited_for_long(self):
         with contextlib.ExitStack() as stack:
             peer = self.send_body(stack, "late", 100, b'{"text":')
-            self.assertTrue(peer.recv(4096).startswith(b"HTTP/1.1 408 "))
+            self.assertEqual(self.answer(peer)[0], 408)
         self.assertEqual(self.offset("late"), 0)
 
     def test_what_was_answered_is_what_was_published_however_many_publish_at_once(self):
@@ -349,10 +345,8 @@ class Refusals(unittest.TestCase):
     """What a topic cannot take, and what there is no memory for."""
 
     def serve(self, *flags):
-        file = self.enterContext(tempfile.NamedTemporaryFile("w", suffix=".toml"))
-        file.write(CONFLATING)
-        file.flush()
-        return self.enterContext(Server("--shards", "1", "--config", file.name, *flags))
+        file = self.enterContext(text_file(CONFLATING))
+        return self.enterContext(Server("--shards", "1", "--config", file, *flags))
 
     def codes(self, body):
         """The code of each line of a batch; `None` for one that was accepted."""

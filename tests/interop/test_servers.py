@@ -24,9 +24,7 @@ class Servers:
 
     @classmethod
     def setUpClass(cls):
-        lacking = programs.missing().get(cls.name)
-        if lacking:
-            raise unittest.SkipTest(f"{lacking} not installed")
+        programs.require(cls.name)
         cls.outcomes = {}
         for accepts, offers in SETTINGS:
             cannot = (*cls.cannot, *(cls.cannot_compressed if accepts and offers else ()))

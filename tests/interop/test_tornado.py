@@ -3,14 +3,14 @@
 import asyncio
 import unittest
 
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, AsyncTest, Server
 from tornado.websocket import websocket_connect
 
 # Similar messages, so that with context takeover the second refers to the first.
 MESSAGES = [f"message {number}: " + "the quick brown fox jumps over the lazy dog, " * 10 for number in range(5)]
 
 
-class Tornado(unittest.IsolatedAsyncioTestCase):
+class Tornado(AsyncTest):
     denied = False
 
     async def echo(self, compress, offers):

@@ -10,7 +10,7 @@ import struct
 import tempfile
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame, noise
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, noise
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -213,6 +213,7 @@ class V1:
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
+        await super().asyncSetUp()
         self.clients = contextlib.AsyncExitStack()
         await self.clients.__aenter__()
         self.addAsyncCleanup(self.clients.aclose)
@@ -802,24 +803,24 @@ class V1:
         self.assertNotIn("unsafe", policy)
 
 
-class OneShard(V1, unittest.IsolatedAsyncioTestCase):
+class OneShard(V1, AsyncTest):
     pass
 
 
-class TwoShards(V1, unittest.IsolatedAsyncioTestCase):
+class TwoShards(V1, AsyncTest):
     shards = "2"
 
 
-class OneShardWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
+class OneShardWithoutIoUring(V1, AsyncTest):
     denied = True
 
 
-class TwoShardsWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
+class TwoShardsWithoutIoUring(V1, AsyncTest):
     shards = "2"
     denied = True
 
 
-class TwoShardsCompressed(V1, unittest.IsolatedAsyncioTestCase):
+class TwoShardsCompressed(V1, AsyncTest):
     shards = "2"
     compression = "deflate"
 

@@ -7,7 +7,8 @@ import tempfile
 import unittest
 
 from harness import Server
-from test_chat import CONTRAST, SCREENSHOTS, Relay
+from relay import Relay
+from test_chat import CONTRAST, SCREENSHOTS
 from test_v1 import RawClient
 from webdriver import Browser, available
 
@@ -198,17 +199,16 @@ class Page(unittest.TestCase):
         self.assertEqual(self.fact("missed"), "20")
 
     def test_a_lost_connection_is_recovered_from_its_position(self):
-        relay = Relay(self.server)
+        relay = Relay(self.server.host, self.server.port)
         self.addCleanup(relay.close)
         topic = "recovered"
         self.watch(topic, relay)
         self.publish(topic, text="before")
         self.shows("before", "message")
-        relay.cut()
-        self.state("lost")
-        for number in range(5):
-            self.publish(topic, text=f"meanwhile {number}")
-        relay.mend()
+        with relay.reset():
+            self.state("lost")
+            for number in range(5):
+                self.publish(topic, text=f"meanwhile {number}")
         self.state("live")
         self.shows("meanwhile 4", "message")
         self.shows_fact("received", "6")

@@ -1,0 +1,117 @@
+"""Which part of the product each module tests, so that a change runs only the modules that it can break.
+
+A part is a folder of `src`, or a path from the root of the repository: a folder, or the beginning of file names. A module names the
+parts that it tests, not all that the program consists of: nearly everything depends on `proto` and `runtime`, and only modules that test
+framing or connections name them. `test_parts` keeps the table complete.
+"""
+
+import ast
+import functools
+import os
+import subprocess
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+
+PARTS = {
+    "test_agents": "load src/cli/bench",
+    "test_alerts": "src/server/control packaging/prometheus",
+    "test_auth": "auth src/server/auth",
+    "test_bench_control": "load src/cli/bench",
+    "test_bench_monitoring": "load src/cli/bench packaging/grafana",
+    "test_bench_opening": "load src/cli/bench",
+    "test_bench_pings": "load",
+    "test_bench_targets": "load src/cli/bench",
+    "test_broadcast": "server topics runtime",
+    "test_browser": "src/server/pages",
+    "test_centrifuge": "centrifuge src/server/service",
+    "test_centrifuge_browser": "centrifuge",
+    "test_centrifuge_hooks": "centrifuge src/server/outside",
+    "test_centrifuge_server_subscriptions": "centrifuge",
+    "test_centrifuge_tokens": "centrifuge auth docs/reference/centrifuge.md",
+    "test_centrifugo_api": "centrifuge src/server/commands src/server/control",
+    "test_chat": "examples/chat",
+    "test_clients": "proto runtime src/server/endpoints",
+    "test_cluster": "cluster backbone src/server/cluster src/cli/cluster.rs",
+    "test_cluster_api": "cluster backbone src/server/cluster src/server/commands",
+    "test_cluster_faults": "cluster backbone src/server/cluster",
+    "test_cluster_presence": "cluster src/server/cluster",
+    "test_cluster_scale": "scripts/cluster-scale",
+    "test_cluster_steps": "cluster scripts/cluster",
+    "test_compare_peers": "scripts/compare-peers scripts/compare_peers",
+    "test_compare_tools": "scripts/compare-tools scripts/compare_tools",
+    "test_compression": "proto runtime server",
+    "test_connect": "client src/cli/connect.rs src/cli/talk",
+    "test_control": "server runtime src/cli/serve src/cli/start_error.rs",
+    "test_docs": "scripts/docs",
+    "test_durable_topics": "cluster backbone topics src/server/cluster",
+    "test_echo": "server proto runtime",
+    "test_endpoints": "src/server/endpoints runtime",
+    "test_event_streams": "src/server/event_stream.rs topics",
+    "test_examples": "examples/ async client",
+    "test_frameworks": "examples/frameworks async docs/guide/frameworks.md",
+    "test_github_action": "packaging/github-action load",
+    "test_haproxy": "src/server/listeners src/runtime/admission",
+    "test_logs": "src/cli/logging server",
+    "test_metrics": "src/server/control src/runtime/stats packaging/prometheus packaging/grafana docs/reference/metrics.md",
+    "test_nats_permissions": "backbone docs/reference/cluster.md",
+    "test_nginx": "docs/guide/behind-nginx.md src/server/listeners",
+    "test_operator_page": "src/server/pages src/server/control",
+    "test_parts": "tests/interop/parts.py",
+    "test_protocol_files": "load src/cli/file src/cli/bench",
+    "test_protocols": "load",
+    "test_proxy": "proxy src/cli/proxy.rs",
+    "test_publishing": "topics src/server/commands src/server/control src/server/publications.rs",
+    "test_report": "src/cli/report load",
+    "test_samples": "load",
+    "test_servers": "client async proto",
+    "test_tls": "auth src/runtime/shard/tls src/server/listeners",
+    "test_top": "src/cli/top",
+    "test_tornado": "proto",
+    "test_traces": "src/runtime/traces",
+    "test_v1": "src/server/v1 topics",
+    "test_watch": "src/server/pages src/server/v1",
+}
+
+
+def path_of(part):
+    """A part with a slash is a path from the root already."""
+    return part if "/" in part else f"src/{part}/"
+
+
+def of(module):
+    """The paths of what a module tests."""
+    return [path_of(part) for part in PARTS[module].split()]
+
+
+@functools.cache
+def imports(module):
+    """The files of this directory that one of them imports, also through others."""
+    with open(os.path.join(HERE, f"{module}.py"), encoding="utf-8") as file:
+        nodes = list(ast.walk(ast.parse(file.read())))
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    own = {name for name in names if name and os.path.exists(os.path.join(HERE, f"{name}.py"))}
+    return own.union(*(imports(name) for name in own))
+
+
+def broken_by(paths):
+    """The modules that a change of these files or folders can break: their parts, what they import, and they themselves."""
+    here = os.path.relpath(HERE, ROOT)
+    chosen = []
+    for module in PARTS:
+        files = [f"{here}/{name}.py" for name in (module, *imports(module))]
+        if any(path.startswith(part) or part.startswith(path) for path in paths for part in (*of(module), *files)):
+            chosen.append(module)
+    return chosen
+
+
+def changed():
+    """The files that differ from where this branch left main, as `scripts/test --quick` takes them."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+
+    base = git("merge-base", "HEAD", "main").stdout.strip() or "HEAD"
+    told = git("diff", "--name-only", base).stdout + git("ls-files", "--others", "--exclude-standard").stdout
+    return sorted(set(told.split("\n")) - {""})
