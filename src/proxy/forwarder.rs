@@ -269,13 +269,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
         Ok(())
     }
 
-    /// Moves whole frames from the input to the output. Returns whether there were any.
     fn close_arrived(&mut self, header: &Header, payload: Range<usize>) -> Result<(), ProtocolError> {
         self.closed = Some(self.validate_close(header, &self.input[payload])?);
         self.close_received = true;
         Ok(())
     }
 
+    /// Moves whole frames from the input to the output. Returns whether there were any.
     fn forward_input(&mut self) -> Result<bool, ProtocolError> {
         // Whole frames that pass unchanged are adjacent and are written together.
         let mut unchanged_bytes = 0;
