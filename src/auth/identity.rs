@@ -5,6 +5,7 @@ use std::fmt;
 use echoring_topics::{Access, Permission};
 
 use crate::limits::SUBJECT_BYTES_MAX;
+use crate::memory::allocated;
 use crate::patterns::Patterns;
 use crate::server_subscriptions::ServerSubscriptions;
 
@@ -183,11 +184,6 @@ impl Identity {
         let own = allocated(counts + size_of::<Identity>()) + allocated(self.subject.len());
         own + self.rights.held_bytes() + self.subscriptions.held_bytes()
     }
-}
-
-/// Bytes of an allocation of `bytes`, at most: size classes are an eighth apart, and no finer than 16 bytes.
-pub(crate) fn allocated(bytes: usize) -> usize {
-    (bytes + bytes / 8).next_multiple_of(16)
 }
 
 /// Whether `subject` has 1 to [`SUBJECT_BYTES_MAX`] bytes without control characters.

@@ -26,6 +26,7 @@ mod jwks;
 mod jwt;
 mod key;
 pub mod limits;
+mod memory;
 mod patterns;
 mod secret;
 mod server_subscriptions;

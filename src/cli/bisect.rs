@@ -19,7 +19,7 @@ use self::command::{Commands, Measured};
 use self::history::{Commit, Repository, Worktrees};
 use self::report::Report;
 use super::values::{self, FileOrStream};
-use super::{EXIT_INTERRUPTED, Failure, environment, signals::Signals};
+use crate::{EXIT_INTERRUPTED, Failure, environment, signals::Signals};
 use echoring_load::analyse::bisect::{BisectOptions, Bisection, Ending, NextPair, PAIRS_MAX_DEFAULT};
 use echoring_load::analyse::objective::Metric;
 use echoring_proto::random::SplitMix64;
@@ -177,10 +177,10 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let Search { bisection, report, worktrees, .. } = search;
     drop(worktrees);
     if arguments.json != Some(FileOrStream::Stream) {
-        super::to_stdout(report.text(&bisection, ending.as_ref()).as_bytes())?;
+        crate::to_stdout(report.text(&bisection, ending.as_ref()).as_bytes())?;
     }
     if let Some(json) = &arguments.json {
-        super::write(json, report.json(&bisection, ending.as_ref()).as_bytes())?;
+        crate::write(json, report.json(&bisection, ending.as_ref()).as_bytes())?;
     }
     Ok(ExitCode::from(report::exit_code(ending.as_ref())))
 }

@@ -9,7 +9,7 @@ use std::str::FromStr as _;
 use serde_json::Value;
 
 use super::values::{self, FileOrStream};
-use super::{Failure, to_stdout};
+use crate::{Failure, to_stdout};
 use echoring_load::analyse::compare;
 use echoring_load::analyse::objective::Metric;
 use echoring_load::analyse::pairs::{self, Pairs};
@@ -250,5 +250,5 @@ fn write(found: &[Comparison], json: Option<&FileOrStream>) -> Result<(), Failur
     let file = serde_json::json!({ "schema": SCHEMA, "comparisons": found });
     let mut text = serde_json::to_string_pretty(&file).expect("names are the only keys");
     text.push('\n');
-    super::write(json, text.as_bytes())
+    crate::write(json, text.as_bytes())
 }

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::compress::Compress;
 use super::signals::Signals;
-use super::{Failure, environment, values};
 use crate::talk::{self, Options, Outcome, Style, Wait};
+use crate::{Failure, environment, values};
 use echoring_async::tls::Trust;
 use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
 use echoring_proto::handshake::BadHandshake;

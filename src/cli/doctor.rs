@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Failure, serve, to_stdout};
+use crate::{Failure, serve, to_stdout};
 use check::{Check, Verdict, shown_size};
 use echoring_server::{MemoryPart, MemoryPeak};
 use host::Host;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 
-use super::Failure;
+use crate::Failure;
 use crate::logging::{self, Destination, Form};
 
 /// Raises the soft limit on descriptors to the hard one and gives it back. Every connection may need one,

@@ -18,11 +18,13 @@ mod compress;
 mod connect;
 mod doctor;
 mod environment;
+mod failure;
 mod file;
 mod health;
 pub mod http_client;
 pub mod limits;
 mod logging;
+mod output;
 mod proxy;
 #[cfg(test)]
 mod reference;
@@ -38,64 +40,12 @@ mod top;
 pub mod values;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use self::values::FileOrStream;
+pub use self::failure::{EXIT_ENVIRONMENT, EXIT_USAGE, Failure};
+pub(crate) use self::failure::{EXIT_INTERRUPTED, one_line};
+pub(crate) use self::output::{print, to_stdout, write};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-
-/// Exit code of a command whose arguments were wrong.
-pub const EXIT_USAGE: u8 = 2;
-/// Exit code of a command that a signal ended, as a shell would report SIGINT.
-pub(crate) const EXIT_INTERRUPTED: u8 = 130;
-/// Exit code of a command that this host does not allow to run.
-pub const EXIT_ENVIRONMENT: u8 = 3;
-
-/// Why a command did not do what it was asked, in one line, with its exit code.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// The arguments are wrong: exit code 2. The line says which and why.
-    Usage(String),
-    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line
-    /// says what and how it is cured.
-    Environment(String),
-}
-
-impl Failure {
-    /// The same, where what is wrong was given by another flag than the line begins with.
-    fn about(self, named: &str, flag: &str) -> Failure {
-        match self {
-            Failure::Usage(line) => Failure::Usage(line.replacen(named, flag, 1)),
-            other => other,
-        }
-    }
-
-    /// The line.
-    pub(crate) fn into_line(self) -> String {
-        match self {
-            Failure::Usage(line) | Failure::Environment(line) => line,
-        }
-    }
-
-    /// The same of one of several runs, by its number.
-    pub(crate) fn of_run(self, number: usize) -> Failure {
-        let line = |line| format!("run {number}: {line}");
-        match self {
-            Failure::Usage(text) => Failure::Usage(line(text)),
-            Failure::Environment(text) => Failure::Environment(line(text)),
-        }
-    }
-
-    /// Prints the line on stderr and gives the exit code.
-    pub fn report(&self) -> ExitCode {
-        let (line, code) = match self {
-            Failure::Usage(line) => (line, EXIT_USAGE),
-            Failure::Environment(line) => (line, EXIT_ENVIRONMENT),
-        };
-        logging::print_last(&format!("error: {line}"));
-        ExitCode::from(code)
-    }
-}
 
 const EXAMPLES: &str = "\
 Examples:
@@ -241,24 +191,6 @@ where
     code
 }
 
-/// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let explained = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace(" tip: ", "; ");
-    let line = explained.strip_prefix("error: ").unwrap_or(&explained);
-    if line.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "no command given; `echoring --help` lists them".to_owned();
-    }
-    line.to_owned()
-}
-
 fn print_completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "echoring", &mut script);
@@ -281,32 +213,6 @@ fn print_manual(name: Option<&str>) -> Result<ExitCode, Failure> {
         .render(&mut page)
         .map_err(|error| Failure::Environment(format!("the manual page could not be written: {error}")))?;
     Ok(print(&page))
-}
-
-/// Prints, and tells by the exit code whether that was possible.
-fn print(bytes: &[u8]) -> ExitCode {
-    to_stdout(bytes).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
-}
-
-/// Writes a file or stdout.
-fn write(to: &FileOrStream, bytes: &[u8]) -> Result<(), Failure> {
-    match to {
-        FileOrStream::Stream => to_stdout(bytes),
-        FileOrStream::File(path) => std::fs::write(path, bytes).map_err(|error| {
-            Failure::Environment(format!("{} could not be written: {error}", path.display()))
-        }),
-    }
-}
-
-/// Writes to stdout. A reader that went away (`| head`) is no failure.
-fn to_stdout(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::Environment(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

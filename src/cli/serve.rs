@@ -48,6 +48,7 @@ use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
+use self::cluster::ClusterOptions;
 use self::config::Sources;
 use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
@@ -55,17 +56,18 @@ pub(super) use self::settings::Settings;
 pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
-use super::{Failure, environment, print, start_error};
 use crate::file::flags::{self, Origins};
 use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
 use crate::logging;
-use crate::sandbox::SandboxError;
+use crate::sandbox::{Entered, SandboxError};
+use crate::{Failure, environment, print, start_error};
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
-use echoring_server::control::{self, Control, Reloading};
+use echoring_server::control::{self, AdminTokens, Control, Reloading};
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{
-    self, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError, StartErrorKind,
+    self, ClusterIdentity, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError,
+    StartErrorKind,
 };
 
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
@@ -82,21 +84,16 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     environment::raise_locked_memory_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
-    let origins = settings.origins.clone();
-    let refused = |error: SandboxError| origins.unusable(error.flag, &error.reason);
-    let user = settings.sandbox.user().map_err(refused)?;
-    let tokens = settings.admin_tokens.read(&origins)?;
+    let user = settings.sandbox.user().map_err(|error| sandbox_failure(&settings.origins, &error))?;
+    let tokens = settings.admin_tokens.read(&settings.origins)?;
     if arguments.check {
-        rehearsal::check(&settings)?;
-        warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
-        let unused = config::unused(&sources.variables);
-        return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
+        return check_only(&sources, &settings, &resolved, &warnings);
     }
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let (takeover, drain) = (settings.takeover, settings.drain);
-    let mut predecessor = if takeover { find_predecessor(&settings, user, &resolved)? } else { None };
+    let mut predecessor =
+        if settings.takeover { find_predecessor(&settings, user, &resolved)? } else { None };
     let notifier = Notifier::from_environment();
     let admin = match activated_admin {
         Some(listener) => Some(listener),
@@ -105,7 +102,67 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let passed_on = admin.clone();
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
-    let point = settings.takeover_socket.clone().map(MeetingPoint::File);
+    let Started { mut server, cluster, sandbox } = start(&mut settings, predecessor, &warnings)?;
+    let (reloader, reloads) = Reloader::new();
+    let reloading = Reloading::new(Arc::new(reloader.clone()));
+    let counters = Arc::clone(&reloading.counters);
+    let control = admin.map(|listener| start_control(listener, &server, &settings, tokens, reloading));
+    let control = control.transpose()?;
+    let control_handle = || control.as_ref().map(Control::handle);
+    let nats_clients = start_nats_clients(cluster.as_ref(), &mut server, control_handle())?;
+    let points = meeting_points(&settings, server.addresses());
+    let drain = settings.drain;
+    let running = Running {
+        sandbox: sandbox.hides_files().then(|| settings.sandbox.clone()),
+        sources,
+        settings,
+        server: server.handle(),
+        control: control_handle(),
+        counters,
+    };
+    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
+    handle_signals(signals, server.handle(), drain, &notifier, reloader)
+        .map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let offering = Offering { points, admin: passed_on, tickets, drain: drain.handover() };
+    wait_for_successor(&server, control_handle(), offering);
+    print_listening(&server, scheme);
+    notifier.ready(&status(&server));
+    kick_watchdog(&notifier, server.handle());
+    finish(server, nats_clients, control)
+}
+
+/// Prints what the server would run with.
+fn check_only(
+    sources: &Sources,
+    settings: &Settings,
+    resolved: &Resolved,
+    warnings: &[String],
+) -> Result<ExitCode, Failure> {
+    rehearsal::check(settings)?;
+    warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
+    let unused = config::unused(&sources.variables);
+    Ok(print(check::text(settings, resolved, &unused).as_bytes()))
+}
+
+fn sandbox_failure(origins: &Origins, error: &SandboxError) -> Failure {
+    origins.unusable(error.flag, &error.reason)
+}
+
+/// A server that accepts connections.
+struct Started {
+    server: Server,
+    cluster: Option<(ClusterIdentity, ClusterOptions)>,
+    sandbox: Entered,
+}
+
+/// Binds the addresses, enters the sandbox, and starts the server, in the place of its predecessor if there is one.
+fn start(
+    settings: &mut Settings,
+    predecessor: Option<Predecessor>,
+    warnings: &[String],
+) -> Result<Started, Failure> {
+    let takeover = settings.takeover;
+    let origins = settings.origins.clone();
     let pid = predecessor.as_ref().map(Predecessor::pid);
     let replaced = predecessor.as_ref().and_then(Predecessor::node);
     let not_started = |error: StartError| start_failure(&origins, &error, takeover && pid.is_none());
@@ -114,8 +171,8 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     settings.server.cluster = cluster.as_ref().map(|(identity, _)| *identity);
     let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
-    let sandbox = settings.sandbox.enter().map_err(refused)?;
-    bound.set_access_log(start_logs(&settings)?);
+    let sandbox = settings.sandbox.enter().map_err(|error| sandbox_failure(&origins, &error))?;
+    bound.set_access_log(start_logs(settings)?);
     sandbox.log();
     settings.unreadable().iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -134,50 +191,41 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     }
     // The server has its sockets; kept here, they would stay open when it drains.
     settings.server.inherited.clear();
-    let (reloader, reloads) = Reloader::new();
-    let reloading = Reloading::new(Arc::new(reloader.clone()));
-    let counters = Arc::clone(&reloading.counters);
-    let control = match admin {
-        Some(listener) => Some(
-            Control::start(listener, &server, tokens, reloading)
-                .map_err(|error| forbidden("the control plane cannot be started", &error))?,
-        ),
-        None => None,
-    };
-    let control_handle = || control.as_ref().map(Control::handle);
-    if let Some(control) = control_handle() {
-        control.set_certificates(settings.certificate_expiries());
-    }
-    let nats_clients = match (&cluster, server.take_outlets()) {
-        (Some((identity, options)), Some(outlets)) => Some(
-            nats_clients::start(options, identity.node, server.handle(), control_handle(), outlets)
-                .map_err(|error| forbidden("cannot start a thread for NATS clients", &error))?,
-        )
-        .filter(|_| options.has_clients),
-        _ => None,
-    };
-    let hidden = sandbox.hides_files().then(|| settings.sandbox.clone());
-    let running = Running {
-        sources,
-        settings,
-        server: server.handle(),
-        control: control_handle(),
-        counters,
-        sandbox: hidden,
-    };
-    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
-    handle_signals(signals, server.handle(), drain, &notifier, reloader)
-        .map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let offering = Offering {
-        points: point.map_or_else(|| points(server.addresses()), |point| vec![point]),
-        admin: passed_on,
-        tickets,
-        drain: drain.handover(),
-    };
-    wait_for_successor(&server, control_handle(), offering);
-    print_listening(&server, scheme);
-    notifier.ready(&status(&server));
-    kick_watchdog(&notifier, server.handle());
+    Ok(Started { server, cluster, sandbox })
+}
+
+fn start_control(
+    listener: InheritedListener,
+    server: &Server,
+    settings: &Settings,
+    tokens: AdminTokens,
+    reloading: Reloading,
+) -> Result<Control, Failure> {
+    let control = Control::start(listener, server, tokens, reloading)
+        .map_err(|error| forbidden("the control plane cannot be started", &error))?;
+    control.handle().set_certificates(settings.certificate_expiries());
+    Ok(control)
+}
+
+/// Starts what publishes and subscribes for other clients of NATS. Returns its thread if there may be such clients.
+fn start_nats_clients(
+    cluster: Option<&(ClusterIdentity, ClusterOptions)>,
+    server: &mut Server,
+    control: Option<control::Handle>,
+) -> Result<Option<JoinHandle<()>>, Failure> {
+    let outlets = server.take_outlets();
+    let (Some((identity, options)), Some(outlets)) = (cluster, outlets) else { return Ok(None) };
+    let thread = nats_clients::start(options, identity.node, server.handle(), control, outlets)
+        .map_err(|error| forbidden("cannot start a thread for NATS clients", &error))?;
+    Ok(Some(thread).filter(|_| options.has_clients))
+}
+
+/// Waits until the server has drained, and ends what runs beside it.
+fn finish(
+    server: Server,
+    nats_clients: Option<JoinHandle<()>>,
+    control: Option<Control>,
+) -> Result<ExitCode, Failure> {
     let handle = server.handle();
     let ended = server.join();
     if let Some(node) = handle.cluster() {
@@ -236,8 +284,7 @@ fn find_predecessor(
     user: u32,
     resolved: &Resolved,
 ) -> Result<Option<Predecessor>, Failure> {
-    let file = settings.takeover_socket.clone().map(MeetingPoint::File);
-    let points = file.map_or_else(|| points(&settings.server.listen), |point| vec![point]);
+    let points = meeting_points(settings, &settings.server.listen);
     Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::ConnectionAborted => "start again to take over from that one",
@@ -251,8 +298,11 @@ fn find_predecessor(
 }
 
 /// Where the server that listens on these addresses waits for its successor.
-fn points(addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
-    addresses.iter().filter_map(MeetingPoint::of).collect()
+fn meeting_points(settings: &Settings, addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
+    match settings.takeover_socket.clone() {
+        Some(file) => vec![MeetingPoint::File(file)],
+        None => addresses.iter().filter_map(MeetingPoint::of).collect(),
+    }
 }
 
 fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> Failure {

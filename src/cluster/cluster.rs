@@ -294,9 +294,7 @@ impl Cluster {
                 return;
             }
         } else if self.peers.len() < MEMBERS_MAX {
-            self.sessions += 1;
-            let mut link = Link::new(self.sessions);
-            link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
+            let link = self.new_link();
             let peer = Peer {
                 name: name.into(),
                 started_ms,
@@ -315,6 +313,14 @@ impl Cluster {
             self.heartbeat_at = now;
         }
         self.update();
+    }
+
+    /// A link to a new peer, which first learns the view of this node.
+    fn new_link(&mut self) -> Link {
+        self.sessions += 1;
+        let mut link = Link::new(self.sessions);
+        link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
+        link
     }
 
     /// Takes a packet for this node.

@@ -158,6 +158,17 @@ pub struct Handover<'a> {
     pub rest: &'a [u8],
 }
 
+impl Handover<'_> {
+    fn write(self, bytes: &mut Vec<u8>) {
+        begin(bytes, HANDOVER, self.topic);
+        put_position(bytes, self.head);
+        bytes.put_u8(u8::from(self.begins) | u8::from(self.ends) << 1);
+        bytes.put_u64_le(self.first);
+        append_entry(bytes, self.entries);
+        append_entry(bytes, self.rest);
+    }
+}
+
 /// The members of a topic with presence in a range of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MembersPage<'a> {
@@ -171,6 +182,16 @@ pub struct MembersPage<'a> {
     pub count: u64,
     /// The members; see [`members`](echoring_topics::members).
     pub members: &'a [u8],
+}
+
+impl MembersPage<'_> {
+    fn write(self, bytes: &mut Vec<u8>) {
+        begin(bytes, MEMBERS, self.topic);
+        put_client(bytes, self.after);
+        put_client(bytes, self.last);
+        bytes.put_u64_le(self.count);
+        append_entry(bytes, self.members);
+    }
 }
 
 /// A member has joined or left.
@@ -274,21 +295,8 @@ impl<'a> Message<'a> {
                 begin(bytes, RELEASED, topic);
                 bytes.put_u64_le(owner.0);
             }
-            Message::Handover(Handover { topic, head, begins, ends, first, entries, rest }) => {
-                begin(bytes, HANDOVER, topic);
-                put_position(bytes, head);
-                bytes.put_u8(u8::from(begins) | u8::from(ends) << 1);
-                bytes.put_u64_le(first);
-                append_entry(bytes, entries);
-                append_entry(bytes, rest);
-            }
-            Message::Members(MembersPage { topic, after, last, count, members }) => {
-                begin(bytes, MEMBERS, topic);
-                put_client(bytes, after);
-                put_client(bytes, last);
-                bytes.put_u64_le(count);
-                append_entry(bytes, members);
-            }
+            Message::Handover(part) => part.write(bytes),
+            Message::Members(page) => page.write(bytes),
             Message::Presence { topic, count, changes } => {
                 begin(bytes, PRESENCE, topic);
                 bytes.put_u64_le(count);

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use durable::Durable;
 use echoring_proto::limits::Nanos;
+use echoring_topics::Position;
 
 use members::TopicMembers;
 
@@ -91,6 +92,13 @@ struct Topic {
     retry_at: Option<Nanos>,
     /// Of a topic with presence.
     members: TopicMembers,
+}
+
+/// What a follower of a topic gets: the messages behind `start`, up to the owner's latest and beyond.
+#[derive(Clone, Copy)]
+struct FollowedRange {
+    start: Position,
+    head: u64,
 }
 
 /// The shared topics of a shard.
@@ -400,7 +408,7 @@ impl OwnerTable {
             Message::NoStorage { topic } => self.told_of_no_storage(from, topic),
             Message::Follow { topic, after } => self.follow(shard, from, topic, after),
             Message::Following { topic, start, head, rest } => {
-                self.following(shard, from, topic, start, head, rest);
+                self.following(shard, from, topic, FollowedRange { start, head }, rest);
             }
             Message::Deliver { topic, epoch, first, entries } => {
                 if self.topics.get(topic).is_some_and(|known| known.role.is_fed_by(from)) {

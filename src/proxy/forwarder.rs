@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -88,6 +89,13 @@ impl MaskingKeys {
     }
 }
 
+/// What both directions of a relayed connection use.
+pub(super) struct Common {
+    pub(super) tap: Option<Rc<ConnectionTap>>,
+    pub(super) keys: MaskingKeys,
+    pub(super) activity: Activity,
+}
+
 /// One direction of a relayed connection.
 pub(super) struct Forwarder<R, W> {
     reader: R,
@@ -123,9 +131,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
         writer: W,
         receiver: Role,
         format: Format,
-        tap: Option<Rc<ConnectionTap>>,
-        keys: &MaskingKeys,
-        activity: &Activity,
+        Common { tap, keys, activity }: &Common,
     ) -> Forwarder<R, W> {
         let compression = match &format {
             Format::Passthrough { compression } => *compression,
@@ -140,7 +146,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
             output: VecDeque::new(),
             unflushed: false,
             events: VecDeque::new(),
-            tap,
+            tap: tap.clone(),
             closed: None,
             transcoded_bytes: 0,
             close_received: false,
@@ -263,6 +269,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
         Ok(())
     }
 
+    fn close_arrived(&mut self, header: &Header, payload: Range<usize>) -> Result<(), ProtocolError> {
+        self.closed = Some(self.validate_close(header, &self.input[payload])?);
+        self.close_received = true;
+        Ok(())
+    }
+
     /// Moves whole frames from the input to the output. Returns whether there were any.
     fn forward_input(&mut self) -> Result<bool, ProtocolError> {
         // Whole frames that pass unchanged are adjacent and are written together.
@@ -278,17 +290,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
                 Ok(Item::Frame { header, header_bytes }) => {
                     let frame_bytes = header_bytes + header.payload_bytes as usize;
                     let payload = unchanged_bytes + header_bytes..unchanged_bytes + frame_bytes;
-                    if header.opcode == Opcode::Close {
-                        match self.validate_close(&header, &self.input[payload.clone()]) {
-                            Ok(code) => {
-                                self.closed = Some(code);
-                                self.close_received = true;
-                            }
-                            Err(error) => {
-                                violation = Some(error);
-                                break;
-                            }
-                        }
+                    if header.opcode == Opcode::Close
+                        && let Err(error) = self.close_arrived(&header, payload.clone())
+                    {
+                        violation = Some(error);
+                        break;
                     }
                     if self.transcodes() && !header.opcode.is_control() {
                         self.forward_unchanged(&mut unchanged_bytes);
@@ -449,8 +455,8 @@ mod tests {
         let agreement = agree([&b"permessage-deflate"[..]].into_iter(), &preferences).expect("agreed");
         let format = Format::Transcoded(Box::new(Transcoder::from_client(&agreement, 1024)));
         let input = (frames, BytesMut::new());
-        let mut forwarder =
-            Forwarder::new(input, Vec::new(), Role::Server, format, None, keys, &Activity::now());
+        let common = Common { tap: None, keys: keys.clone(), activity: Activity::now() };
+        let mut forwarder = Forwarder::new(input, Vec::new(), Role::Server, format, &common);
         assert!(matches!(forwarder.run().await, DirectionEnd::StreamEnded));
         forwarder.send_close(CloseCode::GOING_AWAY, "").await.expect("memory");
         let (mut written, mut seen) = (&forwarder.writer[..], Vec::new());

@@ -127,6 +127,23 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     }
 }
 
+/// Passes the client's offers of extensions on, or accepts one where the proxy terminates compression, and returns what was agreed.
+fn take_offers(headers: &mut HeaderMap, compression: &Compression) -> Option<Agreement> {
+    let offers: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().cloned().collect();
+    headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    let offers = offers.iter().map(HeaderValue::as_bytes);
+    match compression {
+        Compression::Pass => {
+            if let Some(offers) = headers::deflate_offers(offers) {
+                headers.insert(SEC_WEBSOCKET_EXTENSIONS, offers);
+            }
+            None
+        }
+        Compression::Off => None,
+        Compression::Terminate { preferences, .. } => deflate::agree(offers, preferences),
+    }
+}
+
 impl ClientConnection {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let settings = &self.context.settings;
@@ -221,20 +238,7 @@ impl ClientConnection {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         headers::remove_hop_by_hop(&mut parts.headers);
         headers::add_upgrade(&mut parts.headers);
-        let offers: Vec<HeaderValue> =
-            parts.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().cloned().collect();
-        parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
-        let offers = offers.iter().map(HeaderValue::as_bytes);
-        let mut agreement = None;
-        match &settings.compression {
-            Compression::Pass => {
-                if let Some(offers) = headers::deflate_offers(offers) {
-                    parts.headers.insert(SEC_WEBSOCKET_EXTENSIONS, offers);
-                }
-            }
-            Compression::Off => {}
-            Compression::Terminate { preferences, .. } => agreement = deflate::agree(offers, preferences),
-        }
+        let agreement = take_offers(&mut parts.headers, &settings.compression);
         self.rewrite_request(&mut parts, &pick, &host)?;
         let (mut sender, connection) = client_builder()
             .handshake::<_, Full<Bytes>>(TokioStream(stream))

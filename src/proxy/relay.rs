@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::forwarder::{Activity, ConnectionTap, DirectionEnd, Format, Forwarder, MaskingKeys};
+use super::forwarder::{Activity, Common, ConnectionTap, DirectionEnd, Format, Forwarder, MaskingKeys};
 use crate::recording::Side;
 use echoring_proto::limits::CLOSE_TIMEOUT;
 use echoring_proto::{CloseCode, Role};
@@ -52,6 +53,11 @@ pub(super) struct RelayEnd {
     pub(super) code: CloseCode,
 }
 
+/// Whether a direction ended in time with a Close frame.
+fn is_close(end: &Result<DirectionEnd, Elapsed>) -> bool {
+    matches!(end, Ok(DirectionEnd::Closed(_)))
+}
+
 /// Relays until both sides are closed. `drained` resolves when the proxy drains.
 pub(super) async fn relay<C, U>(
     client: Peer<C>,
@@ -63,26 +69,23 @@ where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let activity = Activity::now();
+    let RelayOptions { from_client, from_upstream, tap, keys, idle_timeout } = options;
+    let common = Common { tap, keys, activity: Activity::now() };
     let (client_reader, client_writer) = tokio::io::split(client.stream);
     let (upstream_reader, upstream_writer) = tokio::io::split(upstream.stream);
     let inbound = Forwarder::new(
         (client_reader, client.read_ahead),
         upstream_writer,
         Role::Server,
-        options.from_client,
-        options.tap.clone(),
-        &options.keys,
-        &activity,
+        from_client,
+        &common,
     );
     let outbound = Forwarder::new(
         (upstream_reader, upstream.read_ahead),
         client_writer,
         Role::Client,
-        options.from_upstream,
-        options.tap.clone(),
-        &options.keys,
-        &activity,
+        from_upstream,
+        &common,
     );
     let mut relay = Relay { inbound, outbound };
     let first = {
@@ -91,11 +94,11 @@ where
             end = relay.inbound.run() => RelayEvent::FromClient(end),
             end = relay.outbound.run() => RelayEvent::FromUpstream(end),
             // A recording that fails drains the proxy.
-            () = &mut drained => match options.tap.as_ref().is_some_and(|of| of.tap.has_failed()) {
+            () = &mut drained => match common.tap.as_ref().is_some_and(|of| of.tap.has_failed()) {
                 true => RelayEvent::RecordingFailed,
                 false => RelayEvent::Drained,
             },
-            () = idle(&activity, options.idle_timeout) => RelayEvent::Idle,
+            () = idle(&common.activity, idle_timeout) => RelayEvent::Idle,
         }
     };
     relay.close(first).await
@@ -136,18 +139,14 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
         match first {
             RelayEvent::FromClient(DirectionEnd::Closed(code)) => {
                 // The upstream sends its remaining frames, then answers the Close frame.
-                let answered =
-                    matches!(timeout_at(deadline, self.outbound.run()).await, Ok(DirectionEnd::Closed(_)));
-                if !answered {
+                if !is_close(&timeout_at(deadline, self.outbound.run()).await) {
                     let _ = timeout_at(deadline, self.outbound.send_close(code, "")).await;
                 }
                 self.shut_down_both(deadline).await;
                 RelayEnd { by: client, code }
             }
             RelayEvent::FromUpstream(DirectionEnd::Closed(code)) => {
-                let answered =
-                    matches!(timeout_at(deadline, self.inbound.run()).await, Ok(DirectionEnd::Closed(_)));
-                if !answered {
+                if !is_close(&timeout_at(deadline, self.inbound.run()).await) {
                     let _ = timeout_at(deadline, self.inbound.send_close(code, "")).await;
                 }
                 self.shut_down_both(deadline).await;

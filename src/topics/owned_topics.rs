@@ -7,6 +7,7 @@ mod shared;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+pub(crate) use self::import::ImportedTopic;
 use super::accounts::{OwnerReport, Publications};
 use super::by_size::BySize;
 use super::client::ClientId;

@@ -9,7 +9,7 @@ use bytes::{Buf as _, BufMut as _};
 use super::client::ClientId;
 use super::idempotency::Known;
 use super::message::{Position, is_topic_name};
-use super::owned_topics::{OwnedTopicId, OwnedTopics};
+use super::owned_topics::{ImportedTopic, OwnedTopicId, OwnedTopics};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Replay, entries, is_members, members};
 use super::topic::TopicId;
 use crate::limits::{IDEMPOTENCY_WINDOW, KEY_BYTES_MAX, TRANSFER_PARTS_MAX};
@@ -260,10 +260,16 @@ impl OwnedTopics {
         let next = match part {
             Part::Topic => self.export_topic(id, bytes),
             Part::History(after) => {
-                self.export_messages(id, HISTORY, Replay::After(after), bytes_max, now, pool, bytes)
+                let mut page = Vec::new();
+                let told = self.history(id, Replay::After(after), bytes_max, now, pool, &mut page);
+                let next = told.map(|told| append_page(bytes, HISTORY, &page, told.complete));
+                next.map(|reached| reached.map_or(Part::Latest(0), Part::History))
             }
             Part::Latest(after) => {
-                self.export_messages(id, LATEST, Replay::Latest(after), bytes_max, now, pool, bytes)
+                let mut page = Vec::new();
+                let told = self.owned(id).map(|owned| owned.latest(after, bytes_max, &mut page));
+                let next = told.map(|told| append_page(bytes, LATEST, &page, told.complete));
+                next.map(|reached| reached.map_or(Part::Keys(false, 0), Part::Latest))
             }
             Part::Keys(by_client, from) => self.export_keys(id, by_client, from, now, bytes),
             Part::Members(after) => self.export_members(id, after, bytes),
@@ -289,35 +295,6 @@ impl OwnedTopics {
             bytes.extend_from_slice(owned.name.as_bytes());
         });
         Some(Part::History(owned.oldest_kept() - 1))
-    }
-
-    /// A page of messages, and the part behind it.
-    #[expect(clippy::too_many_arguments, reason = "it passes on what a page needs")]
-    fn export_messages(
-        &mut self,
-        id: OwnedTopicId,
-        kind: u8,
-        from: Replay,
-        bytes_max: usize,
-        now: Nanos,
-        pool: &mut Pool,
-        bytes: &mut Vec<u8>,
-    ) -> Option<Part> {
-        let mut page = Vec::new();
-        let told = match (kind, from) {
-            (LATEST, Replay::Latest(after)) => Some(self.owned(id)?.latest(after, bytes_max, &mut page)),
-            _ => self.history(id, from, bytes_max, now, pool, &mut page),
-        }?;
-        if !page.is_empty() {
-            append(bytes, kind, |bytes| bytes.extend_from_slice(&page));
-        }
-        let reached = entries(&page).last().map(|(offset, _)| offset);
-        match (kind, reached.filter(|_| !told.complete)) {
-            (HISTORY, Some(reached)) => Some(Part::History(reached)),
-            (HISTORY, None) => Some(Part::Latest(0)),
-            (_, Some(reached)) => Some(Part::Latest(reached)),
-            (_, None) => Some(Part::Keys(false, 0)),
-        }
     }
 
     fn export_keys(
@@ -362,6 +339,14 @@ impl OwnedTopics {
     }
 }
 
+/// Appends a page of messages. Returns the offset that was reached, if more messages follow.
+fn append_page(bytes: &mut Vec<u8>, kind: u8, page: &[u8], is_complete: bool) -> Option<u64> {
+    if !page.is_empty() {
+        append(bytes, kind, |bytes| bytes.extend_from_slice(page));
+    }
+    entries(page).last().map(|(offset, _)| offset).filter(|_| !is_complete)
+}
+
 /// Imports records into the topics of a shard.
 #[derive(Debug, Default)]
 pub struct Importer {
@@ -396,7 +381,8 @@ impl Importer {
                 }
                 let subscribed = subscribed.into_iter();
                 let subscribed = subscribed.map(|(shard, local)| (first_shard + usize::from(shard), local));
-                let id = topics.import_topic(name, position, keyed_since, subscribed.collect(), now, pool)?;
+                let start = ImportedTopic { position, keyed_since, shards: subscribed.collect() };
+                let id = topics.import_topic(name, start, now, pool)?;
                 self.topic = Some(id);
                 Ok(Some((old, id)))
             }

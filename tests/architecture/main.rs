@@ -1,12 +1,14 @@
 //! Checks the source against ARCHITECTURE.md: imports between modules, import cycles between files, the places of unsafe
-//! code, features for tests only, and files that no module includes.
+//! code, features for tests only, the size of functions, and files that no module includes.
 
 mod cycles;
+mod functions;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cycles::components;
 use sources::Crate;
@@ -14,18 +16,112 @@ use sources::Crate;
 /// Maximum number of files in an import cycle.
 const CYCLE_FILES_MAX: usize = 3;
 
+/// Maximum number of lines of a function, without blank lines and comments.
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Maximum number of parameters of a function, with `self`.
+const PARAMETERS_MAX: usize = 6;
+
+/// Import cycles that are still longer than `CYCLE_FILES_MAX`: the first of their files by name, and how many they are. The list only
+/// shrinks.
+const LONG_CYCLES: &[(&str, usize)] = &[
+    ("src/auth/authenticator.rs", 4),
+    ("src/load/engine/client.rs", 6),
+    ("src/proto/connection.rs", 6),
+    ("src/runtime/shard/application.rs", 9),
+    ("src/server/broadcast.rs", 16),
+];
+
 #[test]
 fn no_import_cycle_has_more_than_three_files() {
-    let mut long = Vec::new();
+    let mut long = BTreeMap::new();
     for part in crates() {
         for cycle in components(&part.imports()) {
             if cycle.len() > CYCLE_FILES_MAX {
-                let files: Vec<_> = cycle.iter().map(|file| relative(file)).collect();
-                long.push(format!("{} files: {}", files.len(), files.join(" ")));
+                let mut files: Vec<_> = cycle.iter().map(|file| relative(file)).collect();
+                files.sort();
+                long.insert((files[0].clone(), files.len()), files.join(" "));
             }
         }
     }
-    assert!(long.is_empty(), "import cycles of more than {CYCLE_FILES_MAX} files:\n{}", long.join("\n"));
+    let listed: BTreeSet<_> =
+        LONG_CYCLES.iter().map(|(first, files)| ((*first).to_owned(), *files)).collect();
+    let added: Vec<_> = long.iter().filter(|(cycle, _)| !listed.contains(*cycle)).collect();
+    assert!(added.is_empty(), "import cycles of more than {CYCLE_FILES_MAX} files:\n{added:#?}");
+    let gone: Vec<_> = listed.iter().filter(|cycle| !long.contains_key(*cycle)).collect();
+    assert!(gone.is_empty(), "remove from the list of exceptions: {gone:?}");
+}
+
+/// Functions that are still longer than `FUNCTION_LINES_MAX`. The list only shrinks.
+const LONG_FUNCTIONS: &[&str] = &[
+    "src/runtime/shard.rs Shard::tick",
+    "src/runtime/shard/core.rs Core::flush",
+    "src/server/broadcast/inbox.rs Broadcast::mail",
+    "src/server/broadcast/mail_codec.rs encode",
+    "src/server/server.rs Bound::start_on",
+];
+
+/// Functions that still have more than `PARAMETERS_MAX`. The list only shrinks.
+const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
+    "src/server/auth.rs Gate::admit",
+    "src/server/broadcast/app_calls.rs Broadcast::ask_publish",
+    "src/server/broadcast/centrifuge.rs Broadcast::take_presence",
+    "src/server/broadcast/event_stream.rs Broadcast::open_event_stream",
+    "src/server/broadcast/fan_out.rs FanOut::append",
+    "src/server/broadcast/fan_out.rs FanOut::subscribe_session",
+    "src/server/broadcast/inbox.rs Broadcast::answer_replay",
+    "src/server/broadcast/publish.rs Broadcast::publish_allowed",
+    "src/server/broadcast/publish.rs Broadcast::publish_for_session",
+    "src/server/broadcast/publish.rs route_or_hold",
+    "src/server/broadcast/replay.rs Broadcast::answer_replayed",
+    "src/server/broadcast/requests.rs Broadcast::publish_within_rate",
+    "src/server/broadcast/sequencer.rs Sequencer::accept",
+    "src/server/broadcast/sequencer.rs Sequencer::accept_stored",
+    "src/server/broadcast/sequencer.rs Sequencer::post",
+    "src/server/broadcast/sequencer.rs Sequencer::read_history",
+    "src/server/broadcast/sequencer.rs Sequencer::route",
+    "src/server/broadcast/sequencer.rs Sequencer::sequence",
+    "src/server/broadcast/sequencer.rs forward_message",
+    "src/server/broadcast/sessions.rs Sessions::send_history",
+    "src/server/broadcast/subscribe.rs Broadcast::open_centrifuge",
+    "src/server/broadcast/subscribe.rs Broadcast::subscribe_raw",
+    "src/server/event_stream.rs message",
+    "src/server/v1/server_event.rs message_parts",
+    "src/server/v1/server_event.rs subscribed",
+    "src/topics/owned_topics.rs OwnedTopics::history",
+    "src/topics/owned_topics.rs OwnedTopics::publish_once",
+    "src/topics/owned_topics/durable.rs OwnedTopics::accept_stored",
+    "src/topics/owned_topics/durable.rs OwnedTopics::decide",
+    "src/topics/owned_topics/durable.rs OwnedTopics::note_key",
+    "src/topics/transfer.rs Importer::import",
+    "src/topics/transfer.rs OwnedTopics::export_state",
+];
+
+#[test]
+fn functions_are_short_and_have_few_parameters() {
+    let (mut long, mut wide) = (BTreeMap::new(), BTreeMap::new());
+    for part in crates() {
+        for (file, function) in part.functions() {
+            let name = format!("{} {}", relative(file), function.name);
+            if function.lines > FUNCTION_LINES_MAX {
+                long.insert(name.clone(), function.lines);
+            }
+            if function.parameters > PARAMETERS_MAX {
+                wide.insert(name, function.parameters);
+            }
+        }
+    }
+    assert_only(&long, LONG_FUNCTIONS, "lines");
+    assert_only(&wide, FUNCTIONS_OF_MANY_PARAMETERS, "parameters");
+}
+
+/// What is found has to be the list of exceptions: nothing is added, and what is no longer an exception leaves the list.
+fn assert_only(found: &BTreeMap<String, usize>, listed: &[&str], unit: &str) {
+    let added = found.iter().filter(|(name, _)| !listed.contains(&name.as_str()));
+    let added: Vec<_> = added.map(|(name, count)| format!("{name}: {count} {unit}")).collect();
+    assert!(added.is_empty(), "too many {unit}:\n{}", added.join("\n"));
+    let gone: Vec<_> = listed.iter().filter(|name| !found.contains_key(**name)).collect();
+    assert!(gone.is_empty(), "remove from the list of exceptions: {gone:?}");
 }
 
 /// Cargo enforces the order of crates; this test enforces the order of modules within a crate.
@@ -60,10 +156,10 @@ fn modules_import_only_those_before_them_in_the_table() {
 fn unsafe_code_stays_behind_its_two_fences() {
     let mut offences = Vec::new();
     for part in crates() {
-        for file in part.files() {
+        for file in part.files_with_unsafe_code() {
             let fenced =
                 ["src/runtime/driver", "src/proto/simd"].iter().any(|f| relative(file).starts_with(f));
-            if !fenced && part.has_unsafe_code(file) {
+            if !fenced {
                 offences.push(relative(file));
             }
         }
@@ -199,15 +295,18 @@ fn relative(file: &Path) -> String {
     file.strip_prefix(root()).expect("in the repository").display().to_string()
 }
 
-/// The crates in the folders of `src`.
-fn crates() -> Vec<Crate> {
-    let folders =
-        fs::read_dir(root().join("src")).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let roots = folders.map(|folder| folder.join("lib.rs")).filter(|root| root.is_file());
-    let mut crates: Vec<Crate> = roots.map(|root| Crate::read(&root)).collect();
-    crates.sort_by(|one, other| one.name.cmp(&other.name));
-    assert!(crates.len() >= 8, "only {} crates found", crates.len());
-    crates
+/// The crates in the folders of `src`, read once for all tests of this process.
+fn crates() -> &'static [Crate] {
+    static CRATES: OnceLock<Vec<Crate>> = OnceLock::new();
+    CRATES.get_or_init(|| {
+        let folders =
+            fs::read_dir(root().join("src")).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let roots = folders.map(|folder| folder.join("lib.rs")).filter(|root| root.is_file());
+        let mut crates: Vec<Crate> = roots.map(|root| Crate::read(&root)).collect();
+        crates.sort_by(|one, other| one.name.cmp(&other.name));
+        assert!(crates.len() >= 8, "only {} crates found", crates.len());
+        crates
+    })
 }
 
 fn files_under(directory: &Path) -> Vec<PathBuf> {

@@ -1,4 +1,4 @@
-//! Reads the modules of a crate from its source: their files, re-exports and imports.
+//! Reads the modules of a crate from its source: their files, re-exports, imports and functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,6 +8,7 @@ use syn::visit::{self, Visit};
 use syn::{Item, ItemMod, ItemUse, UseTree};
 
 use super::cycles::Imports;
+use super::functions::{Function, functions_of};
 
 /// A path of names below a crate's root.
 type Names = Vec<String>;
@@ -20,16 +21,20 @@ pub struct Crate {
     /// The modules that are files. An inline module belongs to the file that contains it.
     modules: BTreeMap<Names, Module>,
     /// Files of modules that have another file for another platform.
-    others: Vec<PathBuf>,
+    others: Vec<Module>,
 }
 
+/// What the tests ask of a file. It holds nothing of `syn`, whose types no two threads may share.
 struct Module {
     file: PathBuf,
-    source: syn::File,
+    /// Declared modules that are compiled for tests only.
+    test_modules: BTreeSet<String>,
     /// `pub use` and `pub(…) use`: the name here, and the path that it stands for.
     exports: BTreeMap<String, Names>,
     /// Imports, without those that are compiled for tests only.
     uses: Vec<Names>,
+    functions: Vec<Function>,
+    has_unsafe_code: bool,
 }
 
 impl Crate {
@@ -42,7 +47,13 @@ impl Crate {
     }
 
     fn add(&mut self, file: PathBuf, path: Names, children: &Path) {
-        let source = parsed(&file);
+        let text = fs::read_to_string(&file).expect("a source file");
+        let source = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let module = Module::new(file.clone(), &text, &source, &path);
+        if self.modules.contains_key(&path) {
+            return self.others.push(module);
+        }
+        self.modules.insert(path.clone(), module);
         for declared in source.items.iter().filter_map(as_declared_module) {
             let name = declared.ident.to_string();
             // A name may have several files, one per condition; `path` attributes name the additional ones.
@@ -54,15 +65,9 @@ impl Crate {
             if below.is_file() && below.starts_with(self.root.parent().expect("a folder")) {
                 let mut path = path.clone();
                 path.push(name.clone());
-                if self.modules.contains_key(&path) {
-                    self.others.push(below);
-                } else {
-                    self.add(below, path, &children.join(name));
-                }
+                self.add(below, path, &children.join(name));
             }
         }
-        let module = Module::new(file, source, &path);
-        self.modules.insert(path, module);
     }
 
     pub fn root(&self) -> &Path {
@@ -70,7 +75,21 @@ impl Crate {
     }
 
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.modules.values().map(|module| &module.file).chain(&self.others)
+        self.modules.values().chain(&self.others).map(|module| &module.file)
+    }
+
+    pub fn files_with_unsafe_code(&self) -> impl Iterator<Item = &PathBuf> {
+        let modules = self.modules.values().chain(&self.others);
+        modules.filter(|module| module.has_unsafe_code).map(|module| &module.file)
+    }
+
+    /// The functions of each file, without those that are compiled for tests only.
+    pub fn functions(&self) -> impl Iterator<Item = (&PathBuf, &Function)> {
+        let production =
+            self.modules.iter().filter(|(path, _)| !self.is_test(path)).map(|(_, module)| module);
+        production
+            .chain(&self.others)
+            .flat_map(|module| module.functions.iter().map(|function| (&module.file, function)))
     }
 
     /// The modules that the crate's root declares.
@@ -90,10 +109,7 @@ impl Crate {
     fn is_test(&self, path: &[String]) -> bool {
         (1..=path.len()).any(|length| {
             let parent = &self.modules[&path[..length - 1]];
-            let declared = parent.source.items.iter().filter_map(as_declared_module);
-            declared
-                .filter(|module| module.ident == path[length - 1].as_str())
-                .any(|module| is_for_tests(&module.attrs))
+            parent.test_modules.contains(&path[length - 1])
         })
     }
 
@@ -129,26 +145,31 @@ impl Crate {
         }
         Some(module.to_vec())
     }
-
-    pub fn has_unsafe_code(&self, file: &Path) -> bool {
-        let mut search = UnsafeCode(false);
-        search.visit_file(&parsed(file));
-        search.0
-    }
 }
 
 impl Module {
-    fn new(file: PathBuf, source: syn::File, path: &[String]) -> Module {
-        let mut paths =
-            Paths { module: path.to_vec(), inline: 0, exports: BTreeMap::new(), uses: Vec::new() };
-        paths.visit_file(&source);
-        Module { file, source, exports: paths.exports, uses: paths.uses }
+    fn new(file: PathBuf, text: &str, source: &syn::File, path: &[String]) -> Module {
+        let declared = || source.items.iter().filter_map(as_declared_module);
+        let mut paths = Paths {
+            module: path.to_vec(),
+            children: declared().map(|module| module.ident.to_string()).collect(),
+            inline: 0,
+            exports: BTreeMap::new(),
+            uses: Vec::new(),
+        };
+        paths.visit_file(source);
+        let mut search = UnsafeCode(false);
+        search.visit_file(source);
+        let for_tests = declared().filter(|module| is_for_tests(&module.attrs));
+        Module {
+            file,
+            test_modules: for_tests.map(|module| module.ident.to_string()).collect(),
+            exports: paths.exports,
+            uses: paths.uses,
+            functions: functions_of(source, text),
+            has_unsafe_code: search.0,
+        }
     }
-}
-
-fn parsed(file: &Path) -> syn::File {
-    let text = fs::read_to_string(file).expect("a source file");
-    syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 fn as_declared_module(item: &Item) -> Option<&ItemMod> {
@@ -166,7 +187,7 @@ fn path_attribute(module: &ItemMod) -> Option<String> {
     })
 }
 
-fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
+pub fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
             && attribute.parse_args::<syn::Ident>().is_ok_and(|condition| condition == "test")
@@ -176,6 +197,8 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
 /// Collects the paths of a file that begin in this crate.
 struct Paths {
     module: Names,
+    /// The modules that the file declares.
+    children: BTreeSet<String>,
     /// Inline modules around the current item.
     inline: usize,
     exports: BTreeMap<String, Names>,
@@ -190,11 +213,14 @@ impl Paths {
             return Some(names[1..].to_vec());
         }
         let ups = names.iter().take_while(|name| *name == "super").count();
-        if ups > self.inline {
-            let parent = self.module.len().checked_sub(ups - self.inline)?;
-            return Some(self.module[..parent].iter().chain(&names[ups..]).cloned().collect());
-        }
-        (first == "self").then(|| self.module.iter().chain(&names[1..]).cloned().collect())
+        let parents = ups.checked_sub(self.inline)?;
+        let below = &names[ups + usize::from(first == "self")..];
+        // A single name may be a variable that is called like a module.
+        let is_child = below.len() > 1 && self.children.contains(&below[0]);
+        (parents > 0 || first == "self" || is_child).then(|| {
+            let base = self.module.len().checked_sub(parents)?;
+            Some(self.module[..base].iter().chain(below).cloned().collect())
+        })?
     }
 
     fn add_use(&mut self, before: &mut Names, tree: &UseTree, is_export: bool) {

@@ -289,18 +289,9 @@ impl<S> Core<S> {
         let mut entropy = Entropy::new(Seed::System);
         let buffers = buffer_slot.open(&config);
         buffers.set_input(early);
-        let mut env = Env {
-            pool: &mut buffers.pool,
-            codecs: &mut buffers.codecs,
-            config: &config,
-            now: now_ns,
-            entropy: &mut entropy,
-        };
-        let made = Connection::opened(opened.role, opened.agreement, Delivery::Chunks, &mut env);
-        let (connection, end) = match made {
-            Ok(connection) => (connection, None),
-            Err(_) => (Connection::server(&env), Some(End::OutOfMemory)),
-        };
+        let (pool, codecs) = (&mut buffers.pool, &mut buffers.codecs);
+        let env = Env { pool, codecs, config: &config, now: now_ns, entropy: &mut entropy };
+        let (connection, end) = connection(opened, env);
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
         let mut core = Core {
             waiters: Waiters::default(),
@@ -473,6 +464,14 @@ impl<S> Core<S> {
         {
             self.incoming.join_room(buffers.swap_input());
         }
+    }
+}
+
+/// The state machine of an upgraded connection, which has ended if there is no memory for its codecs.
+fn connection(opened: &Opened, mut env: Env<'_>) -> (Connection, Option<End>) {
+    match Connection::opened(opened.role, opened.agreement, Delivery::Chunks, &mut env) {
+        Ok(connection) => (connection, None),
+        Err(_) => (Connection::server(&env), Some(End::OutOfMemory)),
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::enough_address_space;
 use super::headings::EXPERIMENTS;
+use super::machine::enough_address_space;
 use super::outputs::to_stdout;
 use super::usage::usage;
 use super::verdicts::EXIT_BROKEN;

@@ -15,6 +15,7 @@ use super::usage::usage;
 use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
 use crate::values::flag_of;
 use crate::{Failure, environment};
+use echoring_backbone::NatsOptions;
 use echoring_load::analyse::compare::PlannedLoad;
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
@@ -74,6 +75,15 @@ pub(super) enum Share {
     Agents(Box<agents::Job>),
 }
 
+/// The kind of a load, and the parts of its connections.
+struct Parts {
+    mode: echoring_load::Mode,
+    publishers: u32,
+    topics: u32,
+    stalled: u32,
+    trickle: Option<u64>,
+}
+
 impl Args {
     /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
     /// starts.
@@ -88,6 +98,56 @@ impl Args {
         self.baseline.check(typed, self.verdicts.against.is_some())?;
         self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let agents = self.agents.agents()?;
+        let lookup = self.lookup()?;
+        let urls = self.urls()?;
+        // Agents look for the servers themselves.
+        let sought = if agents.is_some() { &[][..] } else { &urls[..] };
+        let targets = lookup.find_all(sought)?;
+        let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
+        let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
+        self.check_tls(&urls, rival.as_ref())?;
+        let Compression(offered) = self.messages.compress.clone();
+        let mut workloads = self.workloads(typed, &urls, &offered)?;
+        self.check_shares(typed, &workloads, agents.is_some())?;
+        let sources = self.sources(targets.first().and_then(ip_of))?;
+        let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
+        self.check_metrics(&workloads, targets.is_empty())?;
+        let (cpus, server_cpus) = self.share_cpus(targets.is_empty())?;
+        let resources = Resources {
+            threads: threads_or_default(self.threads, &cpus),
+            cpus,
+            server_cpus,
+            sources,
+            driver: self.driver.into(),
+            descriptors,
+            server_pid: self.server_pid,
+            stop,
+            rate_control,
+        };
+        self.outputs.check()?;
+        let share = self.share(agents, urls, lookup, &resources);
+        let target = self.target(targets, &workloads, offered);
+        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
+        let experiment = self.verdicts.experiment(start, rival)?;
+        limit_samples(&mut workloads, &experiment);
+        Ok(Job {
+            is_changeable: self.is_changeable(&experiment, &workloads)?,
+            plan: Plan { target, workloads, resources },
+            experiment,
+            fail_if: self.verdicts.fail_if,
+            abort_if: self.verdicts.abort_if,
+            fail_on: self.verdicts.fail_on,
+            control: self.pace.control,
+            baseline: self.baseline,
+            calibration: self.calibration,
+            outputs: self.outputs,
+            tries: self.protocol.r#try,
+            share,
+        })
+    }
+
+    /// How servers are looked up.
+    fn lookup(&self) -> Result<Lookup, Failure> {
         let lookup = Lookup {
             ca_file: self.dial.ca_file.clone(),
             insecure: self.dial.insecure,
@@ -103,15 +163,55 @@ impl Args {
             let flag = if lookup.proxy.is_some() { "--proxy" } else { "--unix-socket" };
             return Err(usage(flag, "needs a URL, such as bench ws://localhost/echo"));
         }
+        Ok(lookup)
+    }
+
+    fn urls(&self) -> Result<Vec<GivenUrl>, Failure> {
         let weights = self.request.weights(self.url.len())?;
-        let urls = self.url.iter().zip(weights).map(|(url, weight)| GivenUrl::read(url, weight));
-        let urls = urls.collect::<Result<Vec<_>, _>>()?;
-        // Agents look for the servers themselves.
-        let sought = if agents.is_some() { &[][..] } else { &urls[..] };
-        let targets = lookup.find_all(sought)?;
-        let rival = self.verdicts.against.as_deref().map(|url| lookup.endpoint(url)).transpose();
-        let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
-        let is_secure = |endpoint: &Endpoint| endpoint.route.security.is_some();
+        self.url.iter().zip(weights).map(|(url, weight)| GivenUrl::read(url, weight)).collect()
+    }
+
+    fn share(
+        &self,
+        agents: Option<(u32, Duration, NatsOptions)>,
+        urls: Vec<GivenUrl>,
+        lookup: Lookup,
+        resources: &Resources,
+    ) -> Share {
+        let segment = self.agents.segment();
+        match agents {
+            None if segment.is_whole() => Share::Whole,
+            None => Share::Segment(segment),
+            Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
+                nats,
+                agents,
+                patience,
+                urls,
+                lookup,
+                server_pid: self.server_pid,
+                stop: resources.stop.clone(),
+                rate_control: resources.rate_control.clone(),
+            })),
+        }
+    }
+
+    /// The servers that were found, or one in this process that takes the messages of all loads.
+    fn target(
+        &self,
+        found: Vec<Endpoint>,
+        workloads: &[Workload],
+        compress: echoring_load::Compress,
+    ) -> Target {
+        if !self.url.is_empty() {
+            return Target::Urls(found);
+        }
+        let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
+        let driver = self.driver;
+        Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
+    }
+
+    /// Refuses options of TLS where no server has it.
+    fn check_tls(&self, urls: &[GivenUrl], rival: Option<&Endpoint>) -> Result<(), Failure> {
         let of_tls = [
             ("--sni", self.request.sni.is_some()),
             ("--tls-cert", self.request.tls_cert.is_some()),
@@ -119,96 +219,33 @@ impl Args {
             ("--ca-file", self.dial.ca_file.is_some()),
             ("--no-resumption", self.dial.no_resumption),
         ];
-        let mut has_tls = rival.iter().any(is_secure);
-        for url in &urls {
+        let mut has_tls = rival.is_some_and(|endpoint| endpoint.route.security.is_some());
+        for url in urls {
             has_tls |= url.is_secure()?;
         }
-        if let Some((flag, _)) = of_tls.into_iter().find(|(_, typed)| *typed)
-            && !has_tls
-        {
-            return Err(usage(flag, "only for wss:// URLs"));
+        match of_tls.into_iter().find(|(_, typed)| *typed) {
+            Some((flag, _)) if !has_tls => Err(usage(flag, "only for wss:// URLs")),
+            _ => Ok(()),
         }
-        let Compression(offered) = self.messages.compress.clone();
-        let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
-        let paths: Vec<_> = paths.iter().map(Option::as_ref).collect();
-        let mut workloads = self.workloads(typed, &paths, &offered)?;
-        self.check_shares(typed, &workloads, agents.is_some())?;
-        let sources = self.sources(targets.first().and_then(ip_of))?;
-        let rival = rival.map(|endpoint| self.rival(endpoint, &workloads)).transpose()?;
+    }
+
+    /// Refuses conditions on metrics that these loads do not have. Those of a server need its process.
+    fn check_metrics(&self, workloads: &[Workload], is_embedded: bool) -> Result<(), Failure> {
         check_pid("--server-pid", self.server_pid)?;
         let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
-        let server_known = (targets.is_empty() || self.server_pid.is_some()) && rival_known;
-        self.verdicts.check_metrics(&workloads, server_known)?;
-        let (cpus, server_cpus) = self.share_cpus(targets.is_empty())?;
-        let resources = Resources {
-            threads: threads_or_default(self.threads, &cpus),
-            cpus,
-            server_cpus,
-            sources,
-            driver: self.driver.into(),
-            descriptors,
-            server_pid: self.server_pid,
-            stop,
-            rate_control,
-        };
-        self.outputs.check()?;
-        let segment = self.agents.segment();
-        let share = match agents {
-            None if segment.is_whole() => Share::Whole,
-            None => Share::Segment(segment),
-            Some((agents, patience, nats)) => Share::Agents(Box::new(agents::Job {
-                nats,
-                agents,
-                patience,
-                urls: urls.clone(),
-                lookup,
-                server_pid: self.server_pid,
-                stop: resources.stop.clone(),
-                rate_control: resources.rate_control.clone(),
-            })),
-        };
-        let target = match urls.is_empty() {
-            false => Target::Urls(targets),
-            true => {
-                let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
-                let (driver, compress) = (self.driver, offered);
-                Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
-            }
-        };
-        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
-        let experiment = self.verdicts.experiment(start, rival)?;
-        // Samples of all runs are in memory until they are written.
-        let sampled = match &experiment {
-            Experiment::Once => 1,
-            Experiment::Search(_) => SEARCH_SAMPLES_MAX,
-            Experiment::Repeat { times, against } => *times as usize * if against.is_some() { 2 } else { 1 },
-        };
-        workloads.iter_mut().for_each(|load| load.sample_rows_max = SAMPLES_MAX / sampled.max(1));
-        let control = self.pace.control;
+        let server_known = (is_embedded || self.server_pid.is_some()) && rival_known;
+        self.verdicts.check_metrics(workloads, server_known)
+    }
+
+    /// Whether the rate can be changed while it runs.
+    fn is_changeable(&self, experiment: &Experiment, workloads: &[Workload]) -> Result<bool, Failure> {
         let is_changeable = matches!(experiment, Experiment::Once)
-            && segment.is_whole()
+            && self.agents.segment().is_whole()
             && workloads.iter().all(|load| load.changeable_rate().is_some());
-        if control.is_some() && !is_changeable {
+        if self.pace.control.is_some() && !is_changeable {
             return Err(usage("--control", "only for a single run with a whole --rate, such as --rate 5000"));
         }
-        let plan = Plan { target, workloads, resources };
-        let tries = self.protocol.r#try;
-        let verdicts::Args { fail_if, abort_if, fail_on, .. } = self.verdicts;
-        let (baseline, calibration, outputs) = (self.baseline, self.calibration, self.outputs);
-        Ok(Job {
-            plan,
-            experiment,
-            fail_if,
-            abort_if,
-            fail_on,
-            control,
-            is_changeable,
-            baseline,
-            calibration,
-            outputs,
-            tries,
-            share,
-        })
+        Ok(is_changeable)
     }
 
     /// Refuses what cannot be shared out.
@@ -268,9 +305,10 @@ impl Args {
     fn workloads(
         &self,
         typed: &ArgMatches,
-        url_paths: &[Option<&Template>],
+        urls: &[GivenUrl],
         offered: &echoring_load::Compress,
     ) -> Result<Vec<Workload>, Failure> {
+        let paths = urls.iter().map(GivenUrl::path).collect::<Result<Vec<_>, _>>()?;
         let speaks = self.protocol.is_given();
         let modes = match self.mode {
             Some(mode) => vec![mode],
@@ -301,49 +339,67 @@ impl Args {
             listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
         }
         let seed = self.seed.unwrap_or_else(environment::random_seed);
-        modes.into_iter().map(|mode| self.workload(typed, mode, url_paths, offered, seed)).collect()
+        let of_mode =
+            |mode| self.workload(typed, mode, offered, seed).and_then(|load| self.checked(load, &paths));
+        modes.into_iter().map(of_mode).collect()
+    }
+
+    /// The load of `--try` or `--replay` where that was given, if it makes sense.
+    fn checked(&self, load: Workload, paths: &[Option<Template>]) -> Result<Workload, Failure> {
+        let load = if self.protocol.r#try { tried(load, self.duration) } else { load };
+        let load = match self.replay.read()? {
+            Some(replay) => replay::replayed(load, replay, self.duration, self.warmup),
+            None => load,
+        };
+        let check_paths = || paths.iter().try_for_each(|path| load.check_path(path.as_ref()));
+        load.check().and_then(|()| check_paths()).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        Ok(load)
+    }
+
+    fn connections_in(&self, mode: Mode) -> u32 {
+        self.connections.unwrap_or(match mode {
+            Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping | Mode::Storm => CONNECTIONS_DEFAULT,
+        })
+    }
+
+    fn parts(&self, typed: &ArgMatches, mode: Mode, connections: u32) -> Result<Parts, Failure> {
+        let without_topics = |mode| Parts { mode, publishers: 0, topics: 0, stalled: 0, trickle: None };
+        let mode = match mode {
+            Mode::Echo => return Ok(without_topics(echoring_load::Mode::Echo)),
+            Mode::Connect => return Ok(without_topics(echoring_load::Mode::Connect)),
+            Mode::Push => return Ok(without_topics(echoring_load::Mode::Push)),
+            Mode::Ping => return Ok(without_topics(echoring_load::Mode::Ping)),
+            Mode::Storm if !self.pace.has_rate() => return Ok(without_topics(echoring_load::Mode::Storm)),
+            Mode::Storm => echoring_load::Mode::Storm,
+            Mode::Broadcast => echoring_load::Mode::Broadcast,
+        };
+        let topics = self.messages.topics;
+        let publishers = self.messages.publishers.unwrap_or(topics);
+        let (stalled, trickle) = self.messages.slow(typed, connections.saturating_sub(publishers))?;
+        Ok(Parts { mode, publishers, topics, stalled, trickle })
     }
 
     fn workload(
         &self,
         typed: &ArgMatches,
         mode: Mode,
-        url_paths: &[Option<&Template>],
         offered: &echoring_load::Compress,
         seed: u64,
     ) -> Result<Workload, Failure> {
-        let topics = self.messages.topics;
         let mut connecting = self.dial.connecting(typed, mode)?;
         let churn = self.churn.churn(typed, mode)?;
         self.request.fields(&mut connecting)?;
         let binary = self.messages.kind == parsers::Kind::Binary;
         let protocol = self.protocol.read(typed, binary)?;
-        let connections = self.connections.unwrap_or(match mode {
-            Mode::Connect => self.pace.depth.unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Push | Mode::Ping | Mode::Storm => CONNECTIONS_DEFAULT,
-        });
+        let connections = self.connections_in(mode);
         let pace = self.pace_of(mode, connections);
-        let (mode, publishers, topics, (stalled, trickle)) = match mode {
-            Mode::Echo => (echoring_load::Mode::Echo, 0, 0, (0, None)),
-            Mode::Connect => (echoring_load::Mode::Connect, 0, 0, (0, None)),
-            Mode::Push => (echoring_load::Mode::Push, 0, 0, (0, None)),
-            Mode::Ping => (echoring_load::Mode::Ping, 0, 0, (0, None)),
-            Mode::Storm if !self.pace.has_rate() => (echoring_load::Mode::Storm, 0, 0, (0, None)),
-            Mode::Broadcast | Mode::Storm => {
-                let publishers = self.messages.publishers.unwrap_or(topics);
-                let slow = self.messages.slow(typed, connections.saturating_sub(publishers))?;
-                let mode = match mode {
-                    Mode::Storm => echoring_load::Mode::Storm,
-                    _ => echoring_load::Mode::Broadcast,
-                };
-                (mode, publishers, topics, slow)
-            }
-        };
+        let Parts { mode, publishers, topics, stalled, trickle } = self.parts(typed, mode, connections)?;
         let messages = self.messages.describe(typed, mode)?;
         let searches = self.verdicts.find_max.is_some();
         let measured = self.duration.or(self.pace.staged_time());
         let ramp = self.pace.ramp;
-        let workload = Workload {
+        Ok(Workload {
             mode,
             connections,
             publishers,
@@ -383,15 +439,7 @@ impl Args {
             sample_rows_max: SAMPLES_MAX,
             allow: self.messages.allowed(),
             seed,
-        };
-        let workload = if self.protocol.r#try { tried(workload, self.duration) } else { workload };
-        let workload = match self.replay.read()? {
-            Some(replay) => replay::replayed(workload, replay, self.duration, self.warmup),
-            None => workload,
-        };
-        let paths = || url_paths.iter().try_for_each(|path| workload.check_path(*path));
-        workload.check().and_then(|()| paths()).map_err(|wrong| Failure::Usage(wrong.to_string()))?;
-        Ok(workload)
+        })
     }
 
     /// Refuses what a storm cannot have.
@@ -452,6 +500,16 @@ impl Args {
         let (server, generator) = allowed.split_at(allowed.len() / 2);
         Ok((generator.to_vec(), server.to_vec()))
     }
+}
+
+/// Samples of all runs are in memory until they are written.
+fn limit_samples(workloads: &mut [Workload], experiment: &Experiment) {
+    let sampled = match experiment {
+        Experiment::Once => 1,
+        Experiment::Search(_) => SEARCH_SAMPLES_MAX,
+        Experiment::Repeat { times, against } => *times as usize * if against.is_some() { 2 } else { 1 },
+    };
+    workloads.iter_mut().for_each(|load| load.sample_rows_max = SAMPLES_MAX / sampled.max(1));
 }
 
 /// The load of `--try`: one connection, or a publisher and a subscriber, with one message at a time.

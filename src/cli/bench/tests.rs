@@ -1,11 +1,13 @@
 //! The flags of `bench`, read and refused.
 
+use std::time::Duration;
+
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::target::Lookup;
 use super::*;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use echoring_load::{Experiment, Pace, Template};
+use echoring_load::{Pace, Target, Template};
 
 #[derive(Debug, clap::Parser)]
 struct Bench {

@@ -1,8 +1,9 @@
 //! Which charts a page has, and what is in them.
 
 use super::axis::{Axis, nines};
+use super::comparison;
+use super::run::{Run, Search, Step};
 use super::svg::{Chart, Line, NOBODY, Stroke};
-use super::{Run, Search, Step, comparison};
 use echoring_load::record::{HERD_INTERVAL, Interval, Quantiles, Record};
 use hdrhistogram::Histogram;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Run;
+use super::run::Run;
 use echoring_load::analyse::compare::{self, CompareOptions, METRICS, THRESHOLD_DEFAULT};
 use echoring_load::record::comparison::Comparison;
 

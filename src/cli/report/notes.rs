@@ -1,6 +1,6 @@
 //! Notes on a report: warnings and known biases of its runs.
 
-use super::Run;
+use super::run::Run;
 use echoring_load::plan::{count, duration};
 use echoring_load::record::{Config, Environment, Record};
 use echoring_load::render::summary::own_share;

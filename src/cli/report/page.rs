@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 
 use super::notes::{self, Weight};
+use super::run::{Run, Search};
 use super::svg::{Chart, escaped, style};
 use super::timeline::{Table, Timeline};
-use super::{Run, Search};
 use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::comparison::Comparison;
 use echoring_load::record::{Quantiles, Record, StageResult, StormTimes};

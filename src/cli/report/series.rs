@@ -2,8 +2,8 @@
 
 use hdrhistogram::Histogram;
 
-use super::Run;
 use super::heat::Counts;
+use super::run::Run;
 use echoring_load::measure;
 use echoring_load::plan::{bytes, count, duration};
 use echoring_load::record::Record;

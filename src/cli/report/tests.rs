@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::run::{name_apart, parse};
 use super::*;
 use echoring_load::measure;
+use echoring_load::record::SCHEMA;
 
 /// A record as `bench` before there were labels and whole distributions wrote them.
 fn old_record() -> Value {

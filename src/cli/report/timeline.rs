@@ -6,10 +6,10 @@
 
 use serde_json::{Value, json};
 
-use super::Run;
 use super::axis::Axis;
 use super::charts;
 use super::heat::{HeatMap, Rows};
+use super::run::Run;
 use super::series::{self, Column, FIELDS};
 use super::svg::{Chart, Line, Panel, Stroke};
 use echoring_load::plan::{count, duration};

@@ -134,27 +134,15 @@ impl Settings {
         check(&args, &origins)?;
         let topics = topics(&args, &tables)?;
         let tls = server_tls(&args, &origins)?;
-        let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
         let admin_tokens =
             TokenFiles { write: args.admin_token_file.clone(), read: args.admin_read_token_file.clone() };
         let auth_files = args.auth.files();
+        let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
         let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(auth_files.iter().cloned());
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
-        let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
-        let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
-        let mut security_warnings = args.auth.warnings(is_open);
-        security_warnings.extend(args.hooks.warnings());
-        security_warnings.extend(args.cluster.warnings());
-        let server = ServerConfig {
-            topics: topics.rules(),
-            auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
-            app: args.hooks.load(&origins)?,
-            peers: args.peers.limits(&origins, args.auth.checks_passwords())?,
-            tls: tls.as_ref().map(|tls| secured(tls, &args, &origins)).transpose()?,
-            ..with_pages(ServerConfig::default(), &args, &origins)?
-        };
-        let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
+        let security_warnings = security_warnings(&args);
+        let server = server_config(&args, &origins, &topics, tls.as_ref())?;
         let cluster = args.cluster.load(&origins, args.max_message, &args.listen)?;
         let relays = cluster.as_ref().is_some_and(|options| options.has_clients);
         if relays && matches!(args.admin, Admin::Off) {
@@ -162,16 +150,8 @@ impl Settings {
                 origins.wrong("--cluster-nats-clients", "needs --admin, whose thread publishes for them")
             );
         }
-        let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event));
-        let is_auth = |id: &Id| auth::key_of(id.as_str()).is_some() && is_given(&matches, id.as_str());
-        let auth_is_said = server.auth.is_some() || matches.ids().any(is_auth);
-        topics.check(&Beside {
-            relays,
-            cluster: cluster.is_some(),
-            subscribe_hook: asks(AppEvent::Subscribe),
-            publish_hook: asks(AppEvent::Publish),
-            identities: auth_is_said || asks(AppEvent::Connect),
-        })?;
+        let auth_is_said = server.auth.is_some() || gives_auth(&matches);
+        topics.check(&beside(&server, relays, cluster.is_some(), auth_is_said))?;
         let server = ServerConfig { relays, ..server };
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
@@ -387,6 +367,52 @@ fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
 /// Whether the kernel chooses the port.
 fn has_free_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
+}
+
+/// What the server is told.
+fn server_config(
+    args: &Args,
+    origins: &Origins,
+    topics: &Topics,
+    tls: Option<&ServerTls>,
+) -> Result<ServerConfig, Failure> {
+    let server = ServerConfig {
+        topics: topics.rules(),
+        auth: args.auth.load(origins, args.tls_client_ca.is_some())?,
+        app: args.hooks.load(origins)?,
+        peers: args.peers.limits(origins, args.auth.checks_passwords())?,
+        tls: tls.map(|tls| secured(tls, args, origins)).transpose()?,
+        ..with_pages(ServerConfig::default(), args, origins)?
+    };
+    Ok(with_protocol(with_limits(with_io(server, args), args), args))
+}
+
+/// What authentication, hooks and the cluster warn about.
+fn security_warnings(args: &Args) -> Vec<String> {
+    let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
+    let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
+    let mut warnings = args.auth.warnings(is_open);
+    warnings.extend(args.hooks.warnings());
+    warnings.extend(args.cluster.warnings());
+    warnings
+}
+
+/// Whether an option of authentication is given, if only one that turns it off.
+fn gives_auth(matches: &ArgMatches) -> bool {
+    let is_auth = |id: &Id| auth::key_of(id.as_str()).is_some() && is_given(matches, id.as_str());
+    matches.ids().any(is_auth)
+}
+
+/// What there is beside the topics, which these may need.
+fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool) -> Beside {
+    let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event));
+    Beside {
+        relays,
+        cluster,
+        subscribe_hook: asks(AppEvent::Subscribe),
+        publish_hook: asks(AppEvent::Publish),
+        identities: auth_is_said || asks(AppEvent::Connect),
+    }
 }
 
 /// The settings of topics: the tables over the defaults, whose maximum lag is that of a connection's queue.

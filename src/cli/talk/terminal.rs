@@ -38,25 +38,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let style = options.style;
-    let subprotocol = conn.subprotocol().map(str::to_owned);
+    let greeting = greeting(url, conn.subprotocol());
     let mut pongs = pongs(&mut conn);
     let control = conn.control();
     let (mut reader, mut writer) = conn.split();
     // The editor may change the terminal's mode from here on; it is restored on the way out.
     let mode = TerminalMode::keep();
     let mut screen = Screen::default();
-    let mut connected = format!("connected to {}", escaped(url));
-    if let Some(name) = subprotocol {
-        connected += &format!(", subprotocol {name}");
-    }
-    screen.print(style.notice(&format!("{connected}; /help lists the commands")));
-    let mut typed = match edit(options.history.as_deref(), Arc::clone(&mode.editor)) {
-        Ok((typed, printer)) => {
-            screen.printer = Some(printer);
-            typed
-        }
+    screen.print(style.notice(&greeting));
+    let (mut typed, printer) = match edit(options.history.as_deref(), Arc::clone(&mode.editor)) {
+        Ok(edited) => edited,
         Err(error) => return Outcome::Broken(Error::Io(io::Error::other(error))),
     };
+    screen.printer = Some(printer);
     let mut interrupt = pin!(interrupt);
     let mut pinged: Option<Instant> = None;
     let (code, reason) = loop {
@@ -66,9 +60,7 @@ where
                 Err(error) => return Outcome::of(error, false),
             },
             Some(payload) = pongs.recv() => {
-                let text = escaped(&String::from_utf8_lossy(&payload));
-                let time = pinged.take().map(|at| format!(" after {:.1} ms", at.elapsed().as_secs_f64() * 1e3));
-                screen.print(style.notice(&format!("pong {text:?}{}", time.unwrap_or_default())));
+                screen.print(style.notice(&pong(&payload, pinged.take())));
             }
             line = typed.recv() => {
                 let Some(line) = line else { break (CloseCode::NORMAL, String::new()) };
@@ -96,6 +88,18 @@ where
         screen.print(style.message(message, SystemTime::now()));
     })
     .await
+}
+
+fn greeting(url: &str, subprotocol: Option<&str>) -> String {
+    let subprotocol = subprotocol.map(|name| format!(", subprotocol {name}")).unwrap_or_default();
+    format!("connected to {}{subprotocol}; /help lists the commands", escaped(url))
+}
+
+/// The line about a pong, with its time since the ping.
+fn pong(payload: &[u8], pinged: Option<Instant>) -> String {
+    let text = escaped(&String::from_utf8_lossy(payload));
+    let time = pinged.map(|at| format!(" after {:.1} ms", at.elapsed().as_secs_f64() * 1e3));
+    format!("pong {text:?}{}", time.unwrap_or_default())
 }
 
 /// Sends a message. Reading continues meanwhile, because the server may wait for us to read.

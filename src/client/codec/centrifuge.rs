@@ -9,7 +9,7 @@ use echoring_centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
 use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
-use crate::{History, Member, Members, Message, Payload, Position, Refusal};
+use crate::{History, HistoryQuery, Member, Members, Message, Payload, Position, Refusal};
 
 /// From this code on, a client whose subscription the server ended subscribes again.
 const RESUBSCRIBES_FROM: u32 = 2_500;
@@ -25,15 +25,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
     let (id, request) = match *request {
         Request::Pong => (0, wire::Request::Pong),
         Request::Send { .. } => (0, wire::Request::Send { data: &content }),
-        Request::Connect { token, positions } => {
-            let subscriptions = positions.iter().map(|&(channel, position)| recovering(channel, position));
-            let connect = wire::Connect {
-                token: token.into(),
-                subscriptions: subscriptions.collect(),
-                ..wire::Connect::default()
-            };
-            (id, wire::Request::Connect(connect))
-        }
+        Request::Connect { token, positions } => (id, wire::Request::Connect(connect(token, positions))),
         Request::Authenticate { token } => (id, wire::Request::Refresh { token: token.into() }),
         Request::RefreshSubscription { topic, token } => {
             let refresh = wire::SubRefresh {
@@ -68,15 +60,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
         Request::Rpc { method, .. } => {
             (id, wire::Request::Rpc(wire::Rpc { method: method.into(), data: &content }))
         }
-        Request::History { topic, query } => {
-            let since = query.since.as_ref().map(|position| wire::Position {
-                offset: position.offset,
-                epoch: position.epoch.as_str().into(),
-            });
-            let limit = query.limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
-            let history = wire::History { channel: topic.into(), limit, since, reverse: query.reverse };
-            (id, wire::Request::History(history))
-        }
+        Request::History { topic, query } => (id, wire::Request::History(history(topic, query))),
     };
     let mut frame = Vec::new();
     wire::encode(encoding, &mut frame, &Command { id, request });
@@ -85,6 +69,20 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
         // JSON of ours is UTF-8; a value of the program was checked when it was made.
         Encoding::Json => Frame::Text(Text::from_utf8(Bytes::from(frame)).unwrap_or_default()),
     }
+}
+
+fn connect<'a>(token: &'a str, positions: &[(&'a str, &'a Position)]) -> wire::Connect<'a> {
+    let subscriptions = positions.iter().map(|&(channel, position)| recovering(channel, position));
+    wire::Connect { token: token.into(), subscriptions: subscriptions.collect(), ..wire::Connect::default() }
+}
+
+fn history<'a>(topic: &'a str, query: &'a HistoryQuery) -> wire::History<'a> {
+    let since = query
+        .since
+        .as_ref()
+        .map(|position| wire::Position { offset: position.offset, epoch: position.epoch.as_str().into() });
+    let limit = query.limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+    wire::History { channel: topic.into(), limit, since, reverse: query.reverse }
 }
 
 /// A server-side subscription that is to be recovered.

@@ -4,7 +4,7 @@
 //! epoch. Otherwise it passes the obligation to the node that owns the topic, and keeps it until that node has answered. A node
 //! that is told and does not order the topic takes the obligation over: it is done once this node begins or receives the topic.
 
-use super::{OwnerTable, Peers, Role, Shard};
+use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
 use crate::limits::DIVERGED_AGE;
 use crate::message::Message;
 use crate::store::TopicStore;
@@ -94,8 +94,9 @@ impl OwnerTable {
         let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
         let followers: Vec<NodeId> = followers.keys().copied().collect();
         let Some(start) = shard.store.position(name) else { return };
+        let range = FollowedRange { start, head: start.offset };
         for follower in followers {
-            self.serve(shard, follower, name, start, start.offset, false);
+            self.serve(shard, follower, name, range, false);
         }
     }
 }

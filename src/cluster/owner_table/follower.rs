@@ -1,9 +1,7 @@
 //! Topics that another node owns.
 
-use echoring_topics::Position;
-
 use super::diverged::takes_other_epoch;
-use super::{OwnerTable, Peers, Role, Shard};
+use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
 use crate::message::Outcome;
 use crate::store::TopicStore;
 use crate::view::NodeId;
@@ -15,8 +13,7 @@ impl OwnerTable {
         shard: &mut Shard<'_, S, P>,
         from: NodeId,
         name: &str,
-        start: Position,
-        head: u64,
+        FollowedRange { start, head }: FollowedRange,
         rest: &[u8],
     ) {
         let Some(topic) = self.topics.get_mut(name) else { return };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use echoring_topics::Position;
 
 use super::durable::all;
-use super::{OwnerTable, Peers, Role, Shard};
+use super::{FollowedRange, OwnerTable, Peers, Role, Shard};
 use crate::limits::HISTORY_PART_BYTES;
 use crate::message::{Message, Outcome, append_outcome};
 use crate::store::TopicStore;
@@ -185,7 +185,8 @@ impl OwnerTable {
         let has_been = after.filter(|after| after.epoch == head.epoch && after.offset <= head.offset);
         let offset = has_been.map_or(kept, |after| after.offset.max(kept));
         let lacks_latest = has_been.is_none_or(|after| after.offset < kept);
-        self.serve(shard, from, name, Position { offset, ..head }, head.offset, lacks_latest);
+        let range = FollowedRange { start: Position { offset, ..head }, head: head.offset };
+        self.serve(shard, from, name, range, lacks_latest);
     }
 
     /// Sends a follower what is behind `start`, and before that the latest message of each key, if it lacks some.
@@ -194,8 +195,7 @@ impl OwnerTable {
         shard: &mut Shard<'_, S, P>,
         follower: NodeId,
         name: &str,
-        start: Position,
-        head: u64,
+        FollowedRange { start, head }: FollowedRange,
         lacks_latest: bool,
     ) {
         let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) else {

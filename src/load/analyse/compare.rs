@@ -309,8 +309,7 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         .collect();
     let evaluated = values.iter().filter(|(_, values)| values.is_known()).count().max(1);
     let error = ERROR_SHARE / evaluated as f64;
-    let (one, other) = (a.runs[0], b.runs[0]);
-    let machines = differing(&one["environment"], &other["environment"], &MACHINE);
+    let machines = differing(&a.runs[0]["environment"], &b.runs[0]["environment"], &MACHINE);
     let is_decided = machines.is_empty() || !options.one_machine;
     let seconds = (basis == Basis::Intervals).then(|| (Intervals::of(a.runs[0]), Intervals::of(b.runs[0])));
     let metrics = (values.iter()).filter_map(|(metric, values)| {
@@ -324,31 +323,6 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         Some(finding)
     });
     let metrics = metrics.collect();
-    let mut warnings = a.warnings("runs of the first");
-    warnings.extend(b.warnings("runs of the second"));
-    if !is_decided {
-        warnings.push("runs from different machines decide nothing: make both on one machine".to_owned());
-    }
-    warnings.extend(differing(&one["environment"], &other["environment"], &REPORTED_ENVIRONMENT));
-    warnings.extend(differing(&one["config"], &other["config"], &REPORTED_OPTIONS));
-    warnings.extend(match basis {
-        Basis::Pairs => None,
-        Basis::Runs => Some(
-            "the runs did not alternate, so changes on the machine between them count as differences: \
-             --repeat with --against alternates them"
-                .to_owned(),
-        ),
-        Basis::Intervals => Some(
-            if options.trust_single {
-                "one run of each: the intervals tell how steady these two were, not how much another run would \
-                 differ; --repeat with --against does"
-            } else {
-                "one run of each decides nothing: make several with --repeat 10 --against URL, or pass \
-                 --trust-single to use their seconds as repetitions"
-            }
-            .to_owned(),
-        ),
-    });
     Comparison {
         mode: a.mode.to_owned(),
         a: a.side(),
@@ -358,8 +332,37 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
         confidence: super::statistics::CONFIDENCE,
         metrics,
         differences: load_differences(a, b),
-        warnings,
+        warnings: warnings(a, b, basis, is_decided, options.trust_single),
     }
+}
+
+/// What limits the comparison of two groups.
+fn warnings(a: &Group<'_>, b: &Group<'_>, basis: Basis, is_decided: bool, trust_single: bool) -> Vec<String> {
+    let mut warnings = a.warnings("runs of the first");
+    warnings.extend(b.warnings("runs of the second"));
+    if !is_decided {
+        warnings.push("runs from different machines decide nothing: make both on one machine".to_owned());
+    }
+    let (one, other) = (a.runs[0], b.runs[0]);
+    warnings.extend(differing(&one["environment"], &other["environment"], &REPORTED_ENVIRONMENT));
+    warnings.extend(differing(&one["config"], &other["config"], &REPORTED_OPTIONS));
+    let of_basis = match basis {
+        Basis::Pairs => None,
+        Basis::Runs => Some(
+            "the runs did not alternate, so changes on the machine between them count as differences: \
+             --repeat with --against alternates them",
+        ),
+        Basis::Intervals if trust_single => Some(
+            "one run of each: the intervals tell how steady these two were, not how much another run would \
+             differ; --repeat with --against does",
+        ),
+        Basis::Intervals => Some(
+            "one run of each decides nothing: make several with --repeat 10 --against URL, or pass \
+             --trust-single to use their seconds as repetitions",
+        ),
+    };
+    warnings.extend(of_basis.map(str::to_owned));
+    warnings
 }
 
 /// The options in which the loads of two groups differ.

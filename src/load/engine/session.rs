@@ -9,7 +9,7 @@ use super::coordination::Part;
 use super::outcome::Outcome;
 use super::progress::{RunProgress, RunStage};
 use super::server_sampler::ServerSampler;
-use super::shared::{RunEvent, Shared};
+use super::shared::{Addresses, RunEvent, Shared};
 use super::sources::spread;
 use super::trace::Traced;
 use super::workers::Workers;
@@ -138,9 +138,9 @@ fn run_part(
     let addresses: Vec<_> = target.endpoints.iter().map(|endpoint| &endpoint.route.address).collect();
     let sources = spread(connections, &resources.sources, &addresses, host::local_ports())?;
     let (events, heard) = mpsc::channel();
-    let endpoints = target.endpoints.clone();
     let told = (events, meter.clone());
-    let shared = Arc::new(Shared::new(load, endpoints, sources, threads, resources, part, told));
+    let addresses = Addresses { endpoints: target.endpoints.clone(), sources };
+    let shared = Arc::new(Shared::new(load, addresses, threads, resources, part, told));
     resources.rate_control.begin(shared.load.changeable_rate().filter(|_| is_alone));
     let workers = Workers::start(&shared, resources, target)?;
     let seen = watch(&shared, resources, &target.text(), &workers, &heard, show);
@@ -229,75 +229,99 @@ fn watch(
 ) -> Seen {
     let mut seen = Seen::default();
     let mut sampler = ServerSampler::new(shared.meter.clone(), shared.load.duration);
-    let mut shown = Instant::now();
     let cpus = if resources.cpus.is_empty() { host::allowed_cpus() } else { resources.cpus.clone() };
     let mut stolen_before = None;
-    let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
-    let mut live = LiveThreads::default();
-    let mut show = |stage, elapsed, live: &LiveThreads, traced: &mut Vec<Traced>| {
-        show(&RunProgress {
-            load: &shared.load,
-            target,
-            stage,
-            rate: shared.rate_control.rate().filter(|rate| shared.load.pace.rate() != Some(*rate)),
-            elapsed,
-            open: shared.sum(|progress| &progress.open),
-            failed: shared.sum(|progress| &progress.failed),
-            messages: shared.sum(|progress| &progress.messages),
-            live: live.sum(),
-            awaited: &[],
-            traced: &std::mem::take(traced),
-        });
-    };
-    let mut traced = Vec::new();
+    let mut display = Display::new(shared, target, show);
     while !workers.is_over() {
-        let show_in = SHOW_INTERVAL.saturating_sub(shown.elapsed());
+        let show_in = SHOW_INTERVAL.saturating_sub(display.shown.elapsed());
         let event = heard.recv_timeout(sampler.next_in().map_or(show_in, |sample_in| sample_in.min(show_in)));
         sampler.sample_if_due();
-        let next = match event {
-            Ok(RunEvent::Started) => RunStage::WarmingUp,
+        match event {
+            Ok(RunEvent::Started) => display.enter(RunStage::WarmingUp),
             Ok(RunEvent::Measuring) => {
                 sampler.begin();
                 stolen_before = host::stolen_ns(&cpus);
-                RunStage::Measuring
+                display.enter(RunStage::Measuring);
             }
             Ok(RunEvent::Measured) => {
                 sampler.end();
                 seen.server_rss_bytes = shared.meter.rss_bytes();
                 let stolen = host::stolen_ns(&cpus).zip(stolen_before);
                 seen.stolen_ns = stolen.map(|(after, before)| after.saturating_sub(before));
-                RunStage::Draining
+                display.enter(RunStage::Draining);
             }
-            Ok(RunEvent::Snapshot(part)) => {
-                live.take(*part);
-                stage
-            }
-            Ok(RunEvent::Trace(event)) => {
-                traced.push(event);
-                stage
-            }
+            Ok(event @ (RunEvent::Snapshot(_) | RunEvent::Trace(_))) => display.take(event),
             // Only a sample was due.
-            Err(_) if shown.elapsed() < SHOW_INTERVAL => continue,
-            Err(_) => stage,
-        };
-        if next != stage {
-            (stage, since) = (next, Instant::now());
+            Err(_) if display.shown.elapsed() < SHOW_INTERVAL => continue,
+            Err(_) => {}
         }
-        shown = Instant::now();
-        show(stage, since.elapsed(), &live, &mut traced);
+        display.show();
     }
     // The last progress update shows the final snapshots of the threads.
-    for events in heard.try_iter() {
-        match events {
-            RunEvent::Snapshot(part) => live.take(*part),
-            RunEvent::Trace(event) => traced.push(event),
-            RunEvent::Started | RunEvent::Measuring | RunEvent::Measured => {}
-        }
-    }
-    show(stage, since.elapsed(), &live, &mut traced);
+    heard.try_iter().for_each(|event| display.take(event));
+    display.show();
     seen.server_rss_bytes = seen.server_rss_bytes.or_else(|| shared.meter.rss_bytes());
     seen.server_samples = sampler.samples();
     seen
+}
+
+/// Shows the progress of a run.
+struct Display<'a> {
+    shared: &'a Shared,
+    target: &'a str,
+    show: &'a mut (dyn FnMut(&RunProgress<'_>) + 'a),
+    stage: RunStage,
+    /// When the stage began.
+    since: Instant,
+    /// When the progress was last shown.
+    shown: Instant,
+    live: LiveThreads,
+    traced: Vec<Traced>,
+}
+
+impl<'a> Display<'a> {
+    fn new(
+        shared: &'a Shared,
+        target: &'a str,
+        show: &'a mut (dyn FnMut(&RunProgress<'_>) + 'a),
+    ) -> Display<'a> {
+        let now = Instant::now();
+        let (live, traced) = (LiveThreads::default(), Vec::new());
+        Display { shared, target, show, stage: RunStage::Connecting, since: now, shown: now, live, traced }
+    }
+
+    fn enter(&mut self, stage: RunStage) {
+        if stage != self.stage {
+            (self.stage, self.since) = (stage, Instant::now());
+        }
+    }
+
+    /// Takes what a thread tells for the next progress update.
+    fn take(&mut self, event: RunEvent) {
+        match event {
+            RunEvent::Snapshot(part) => self.live.take(*part),
+            RunEvent::Trace(event) => self.traced.push(event),
+            RunEvent::Started | RunEvent::Measuring | RunEvent::Measured => {}
+        }
+    }
+
+    fn show(&mut self) {
+        self.shown = Instant::now();
+        let shared = self.shared;
+        (self.show)(&RunProgress {
+            load: &shared.load,
+            target: self.target,
+            stage: self.stage,
+            rate: shared.rate_control.rate().filter(|rate| shared.load.pace.rate() != Some(*rate)),
+            elapsed: self.since.elapsed(),
+            open: shared.sum(|progress| &progress.open),
+            failed: shared.sum(|progress| &progress.failed),
+            messages: shared.sum(|progress| &progress.messages),
+            live: self.live.sum(),
+            awaited: &[],
+            traced: &std::mem::take(&mut self.traced),
+        });
+    }
 }
 
 fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {

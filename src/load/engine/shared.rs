@@ -55,6 +55,12 @@ pub(crate) enum RunEvent {
     Trace(Traced),
 }
 
+/// Where connections go to, and the local addresses that they come from.
+pub(crate) struct Addresses {
+    pub endpoints: Arc<[Endpoint]>,
+    pub sources: Vec<IpAddr>,
+}
+
 /// Each row of the data was taken once.
 #[derive(Debug)]
 pub(crate) struct NoRowLeft;
@@ -134,8 +140,7 @@ impl Shared {
     /// A run that has not begun.
     pub(crate) fn new(
         load: Workload,
-        endpoints: Arc<[Endpoint]>,
-        sources: Vec<IpAddr>,
+        Addresses { endpoints, sources }: Addresses,
         threads: usize,
         resources: &Resources,
         Part { segment, coordination }: Part,

@@ -98,6 +98,16 @@ impl Default for Tally {
     }
 }
 
+/// A complete message that arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceivedMessage {
+    pub name: MessageName,
+    pub times: Times,
+    pub payload_bytes: usize,
+    /// What a sample says of it.
+    pub outcome: SampleOutcome,
+}
+
 impl Tally {
     /// An empty tally without a window: nothing counts before [`open`](Tally::open).
     pub fn new() -> Tally {
@@ -175,7 +185,7 @@ impl Tally {
         payload_bytes: usize,
         outcome: SampleOutcome,
     ) {
-        self.arrived_from(Sender::Own, now, name, times, payload_bytes, outcome);
+        self.arrived_from(Sender::Own, now, ReceivedMessage { name, times, payload_bytes, outcome });
     }
 
     /// A complete message of a sender arrived.
@@ -184,10 +194,7 @@ impl Tally {
         &mut self,
         sender: Sender,
         now: Nanos,
-        name: MessageName,
-        times: Times,
-        payload_bytes: usize,
-        outcome: SampleOutcome,
+        ReceivedMessage { name, times, payload_bytes, outcome }: ReceivedMessage,
     ) {
         let Times { intended, sent } = times;
         let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
@@ -317,7 +324,8 @@ impl Tally {
                 Sample { bytes, ..Sample::new(name, times, now, outcome) }
             });
         }
-        self.arrived_from(Sender::Server, now, name, times, payload_bytes, SampleOutcome::Ok);
+        let outcome = SampleOutcome::Ok;
+        self.arrived_from(Sender::Server, now, ReceivedMessage { name, times, payload_bytes, outcome });
     }
 
     /// Counts what a connection did at `now` in its interval of the measured time.

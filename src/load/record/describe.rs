@@ -12,6 +12,7 @@ use crate::measure::quantiles::Quantiles;
 use crate::measure::samples::Samples;
 use crate::measure::shares;
 use crate::measure::tally::Tally;
+use crate::measure::tally::connections::{ConnectionTally, SlowTally};
 use crate::measure::tally::latency::StageTally;
 use crate::measure::tally::protocol::ProtocolTally;
 use crate::measure::tally::reconnects::ReconnectTally;
@@ -38,13 +39,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
     Record {
         label: None,
         target: target.to_owned(),
-        config: record::Config {
-            threads: result.threads.len(),
-            cpus: result.cpus.clone(),
-            source_addresses: result.sources.iter().map(ToString::to_string).collect(),
-            sequenced: result.sequenced,
-            ..planned_config(load)
-        },
+        config: describe_config(load, result),
         environment: result.environment.clone(),
         started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
         duration_s,
@@ -61,17 +56,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         calibration: None,
         unmatched: tally.counts.unmatched,
         unsolicited: tally.counts.unsolicited,
-        broadcast: load.has_topics().then(|| record::Broadcast {
-            first_ns: Quantiles::of(&tally.fan_out.first),
-            median_ns: Quantiles::of(&tally.fan_out.median),
-            last_ns: Quantiles::of(&tally.fan_out.last),
-            reach: match tally.fan_out.deliveries_due {
-                0 => 0.0,
-                due => tally.fan_out.deliveries as f64 / due as f64,
-            },
-            gaps: tally.fan_out.gaps,
-            published: tally.counts.sent,
-        }),
+        broadcast: load.has_topics().then(|| describe_broadcast(tally)),
         protocol: load.protocol.as_ref().map(|protocol| describe_protocol(protocol, &tally.protocol)),
         ping: describe_pings(load, tally),
         rate_changes: result.rate_changes.iter().map(|change| describe_change(load, tally, change)).collect(),
@@ -79,24 +64,12 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         storm: (load.mode == Mode::Storm).then(|| describe_storm(load, &tally.reconnects)),
         replay: load.replay.as_ref().map(|replay| record::replay::describe(replay, tally)),
         push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
-        stalled: (load.stalled > 0).then(|| record::Stalled {
-            count: tally.slow.opened,
-            closed_by_code: by_code(&tally.slow.closes),
-            messages: tally.slow.messages,
-            bytes: tally.slow.bytes,
-        }),
+        stalled: (load.stalled > 0).then(|| describe_stalled(&tally.slow)),
         compression: load.compress.compression.map(|_| describe_compression(tally)),
-        tls: (tally.connections.tls_handshakes > 0).then_some(record::Tls {
-            handshakes: tally.connections.tls_handshakes,
-            resumed: tally.connections.tls_resumed,
-        }),
+        tls: describe_tls(&tally.connections),
         handshake: describe_handshakes(&tally.connections.handshakes),
         integrity: tally.integrity(),
-        connections: record::Connections {
-            opened: tally.connections.opened,
-            ended_early: tally.connections.ended_early,
-            dialled: Some(tally.connections.handshakes.dialled()),
-        },
+        connections: describe_connections(&tally.connections),
         errors: tally.connections.errors.clone(),
         closes: by_code(&tally.connections.closes),
         generator: record::Generator {
@@ -117,6 +90,54 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
         fail_if: Vec::new(),
         aborted_by: None,
         samples: None,
+    }
+}
+
+/// The options of a load, with who made it.
+fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
+    record::Config {
+        threads: result.threads.len(),
+        cpus: result.cpus.clone(),
+        source_addresses: result.sources.iter().map(ToString::to_string).collect(),
+        sequenced: result.sequenced,
+        ..planned_config(load)
+    }
+}
+
+fn describe_broadcast(tally: &Tally) -> record::Broadcast {
+    let found = &tally.fan_out;
+    record::Broadcast {
+        first_ns: Quantiles::of(&found.first),
+        median_ns: Quantiles::of(&found.median),
+        last_ns: Quantiles::of(&found.last),
+        reach: match found.deliveries_due {
+            0 => 0.0,
+            due => found.deliveries as f64 / due as f64,
+        },
+        gaps: found.gaps,
+        published: tally.counts.sent,
+    }
+}
+
+fn describe_stalled(found: &SlowTally) -> record::Stalled {
+    record::Stalled {
+        count: found.opened,
+        closed_by_code: by_code(&found.closes),
+        messages: found.messages,
+        bytes: found.bytes,
+    }
+}
+
+fn describe_tls(found: &ConnectionTally) -> Option<record::Tls> {
+    let (handshakes, resumed) = (found.tls_handshakes, found.tls_resumed);
+    (handshakes > 0).then_some(record::Tls { handshakes, resumed })
+}
+
+fn describe_connections(found: &ConnectionTally) -> record::Connections {
+    record::Connections {
+        opened: found.opened,
+        ended_early: found.ended_early,
+        dialled: Some(found.handshakes.dialled()),
     }
 }
 

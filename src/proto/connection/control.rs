@@ -20,9 +20,10 @@ impl Connection {
             return Ok(Some(Step::Pong(piece)));
         }
         let done = match (opcode, &piece) {
-            (Opcode::Ping, Piece::InSpan(at)) if self.may_reply_in_span(cursor, env) => self
-                .count_ping(env)
-                .and_then(|()| Ok(self.reply(cursor, bytes, Opcode::Pong, true, at.clone(), env)?)),
+            (Opcode::Ping, Piece::InSpan(at)) if self.may_reply_in_span(cursor, env) => {
+                let header = Header::new(Opcode::Pong, true, None, at.len());
+                self.count_ping(env).and_then(|()| Ok(self.reply(cursor, bytes, &header, at.clone(), env)?))
+            }
             (Opcode::Ping, Piece::InSpan(at)) => self.handle_ping(&bytes[at.clone()], env),
             (Opcode::Ping, Piece::Buffered(buffer)) => self.handle_ping(buffer.as_slice(), env),
             (_, Piece::InSpan(at)) => self.handle_close(&bytes[at.clone()], env),

@@ -26,7 +26,10 @@ impl Connection {
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
         match piece {
-            Piece::InSpan(at) => self.reply(cursor, bytes, flags.opcode(), flags.last, at, env),
+            Piece::InSpan(at) => {
+                let header = Header::new(flags.opcode(), flags.last, None, at.len());
+                self.reply(cursor, bytes, &header, at, env)
+            }
             Piece::Buffered(buffer) if flags.compressed => {
                 let queued = self.send(flags.kind, buffer.as_slice(), env);
                 env.pool.put(buffer);
@@ -43,24 +46,22 @@ impl Connection {
         &mut self,
         cursor: &mut SpanCursor,
         bytes: &mut [u8],
-        opcode: Opcode,
-        fin: bool,
+        header: &Header,
         at: Range<usize>,
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
         if self.role() == Role::Client || !self.outbox.replies_may_grow() {
-            let key = self.key(env);
-            return self.outbox.frame(env.pool, &Header::new(opcode, fin, key, at.len()), &bytes[at]);
+            let mask = self.key(env);
+            return self.outbox.frame(env.pool, &Header { mask, ..*header }, &bytes[at]);
         }
-        let header = Header::new(opcode, fin, None, at.len());
         let header_bytes = frame::header_bytes(header.payload_bytes, false);
         if cursor.replies.is_empty() {
             if at.start < header_bytes && at.is_empty() {
-                return self.outbox.frame(env.pool, &header, &[]);
+                return self.outbox.frame(env.pool, header, &[]);
             }
             if at.start < header_bytes {
                 // The span begins inside a frame, so there is no room for the reply's header.
-                cursor.header_bytes = frame::encode(&header, &mut cursor.header) as u8;
+                cursor.header_bytes = frame::encode(header, &mut cursor.header) as u8;
                 self.outbox.begin_replies();
                 cursor.replies = at;
                 return Ok(());
@@ -69,7 +70,7 @@ impl Connection {
             cursor.replies.start = at.start - header_bytes;
             cursor.replies.end = cursor.replies.start;
         }
-        frame::encode(&header, &mut bytes[cursor.replies.end..at.start]);
+        frame::encode(header, &mut bytes[cursor.replies.end..at.start]);
         cursor.replies.end = at.end;
         Ok(())
     }

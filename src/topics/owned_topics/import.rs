@@ -16,6 +16,15 @@ use crate::transfer::ImportError;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
+/// A topic of another process, without its messages.
+pub(crate) struct ImportedTopic {
+    pub(crate) position: Position,
+    /// The offset from which on its keys are known.
+    pub(crate) keyed_since: u64,
+    /// The shards that it is forwarded to.
+    pub(crate) shards: Vec<(usize, TopicId)>,
+}
+
 impl OwnedTopics {
     /// Number of slots of topics, used and free.
     pub(crate) fn slots(&self) -> usize {
@@ -36,13 +45,11 @@ impl OwnedTopics {
         self.forgotten.iter().nth(index).map(|(name, forgotten)| (name, forgotten.position))
     }
 
-    /// Creates a topic at a position, forwarded to `shards`.
+    /// Creates a topic as it was in another process.
     pub(crate) fn import_topic(
         &mut self,
         name: &str,
-        position: Position,
-        keyed_since: u64,
-        shards: Vec<(usize, TopicId)>,
+        ImportedTopic { position, keyed_since, shards }: ImportedTopic,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<OwnedTopicId, ImportError> {

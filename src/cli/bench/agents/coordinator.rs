@@ -48,6 +48,15 @@ pub(in super::super) struct Coordinator {
     incoming: mpsc::Receiver<Incoming>,
 }
 
+/// Time until the measured time begins or ends, or a sample of the server's process is due.
+fn due_in(window: Option<(Nanos, Nanos)>, server: Option<&ServerProcess>) -> Duration {
+    let now = monotonic_now();
+    let edges = window.map(|(from, until)| [from, until]).into_iter().flatten();
+    let next = edges.filter(|edge| *edge > now).min().unwrap_or(Nanos::MAX);
+    let sample_in = server.and_then(ServerProcess::next_in).unwrap_or(AGENT_POLL_INTERVAL);
+    Duration::from_nanos(next.saturating_sub(now)).min(sample_in).min(AGENT_POLL_INTERVAL)
+}
+
 impl Coordinator {
     /// Connects to NATS, and finds the agents.
     ///
@@ -147,6 +156,15 @@ impl Coordinator {
         }
     }
 
+    /// Samples the server's process within the measured time.
+    fn sample(&self, server: Option<&mut ServerProcess>, window: Option<(Nanos, Nanos)>, now: Nanos) {
+        match (server, window) {
+            (Some(server), _) if self.is_stopped() => server.end(),
+            (Some(server), Some((from, until))) => server.sample(now, from, until),
+            _ => {}
+        }
+    }
+
     fn run(&self, load: &Workload, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Outcome, Refused> {
         let run = random_seed();
         let assignment = Assignment {
@@ -162,12 +180,7 @@ impl Coordinator {
         let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
         let mut failed = 0;
         while !state.is_over() {
-            let now = monotonic_now();
-            let edges = state.window().map(|(from, until)| [from, until]).into_iter().flatten();
-            let next = edges.filter(|edge| *edge > now).min().unwrap_or(Nanos::MAX);
-            let sample_in = server.as_ref().and_then(ServerProcess::next_in).unwrap_or(AGENT_POLL_INTERVAL);
-            let wait = Duration::from_nanos(next.saturating_sub(now)).min(sample_in).min(AGENT_POLL_INTERVAL);
-            match self.incoming.recv_timeout(wait) {
+            match self.incoming.recv_timeout(due_in(state.window(), server.as_ref())) {
                 Ok(message) => self.handle(run, &mut state, message),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -176,11 +189,7 @@ impl Coordinator {
             }
             self.incoming.try_iter().for_each(|message| self.handle(run, &mut state, message));
             let now = monotonic_now();
-            match (&mut server, state.window()) {
-                (Some(server), _) if self.is_stopped() => server.end(),
-                (Some(server), Some((from, until))) => server.sample(now, from, until),
-                _ => {}
-            }
+            self.sample(server.as_mut(), state.window(), now);
             let rate = self.job.rate_control.rate();
             let outgoing = state.poll(now, self.is_stopped(), rate);
             self.send_all(run, Some(&state), outgoing);

@@ -47,6 +47,24 @@ impl Contents {
     }
 }
 
+/// A message that a rule calls an answer.
+struct Answer<'a> {
+    protocol: &'a CompiledProtocol,
+    /// The name of the rule.
+    entry: &'a str,
+    rule: &'a AnswerRule,
+    message: &'a ParsedMessage<'a>,
+}
+
+/// The request that an answer is for.
+#[derive(Clone, Copy)]
+struct Matched {
+    /// Its place in the protocol.
+    request: usize,
+    sequence: u64,
+    contents: Contents,
+}
+
 /// The fault of an answer: the value that was compared, where it was looked for, and what it should be. Its request may have
 /// a payload.
 fn wrong(
@@ -200,7 +218,8 @@ impl Client {
         }
         let what = match &rule.meaning {
             Meaning::Answer(answer) => {
-                return self.answer_arrived(protocol, &rule.name, answer, link, position, &message);
+                let answer = Answer { protocol, entry: &rule.name, rule: answer, message: &message };
+                return self.answer_arrived(link, position, &answer);
             }
             Meaning::Heartbeat(reply) => {
                 self.answer_heartbeat(link, position, reply, &rule.name);
@@ -255,13 +274,11 @@ impl Client {
     /// An answer arrived: it is matched with its request, compared and timed, and makes room for the next request.
     fn answer_arrived(
         &mut self,
-        protocol: &CompiledProtocol,
-        entry: &str,
-        rule: &AnswerRule,
         link: &mut ConnectionContext<'_, Client>,
         position: usize,
-        message: &ParsedMessage<'_>,
+        answer: &Answer<'_>,
     ) {
+        let &Answer { protocol, rule, message, .. } = answer;
         let now = link.now();
         let connection = &self.connections[position];
         let number = connection.number;
@@ -275,53 +292,86 @@ impl Client {
                 let own = protocol.ids.id(attempt.sequence);
                 (id.is_none() || id == Some(Some(own))).then_some(attempt.sequence)
             }
-            // Answers to publications: deliveries are what is measured.
             Flow::Broadcast(_) | Flow::Push(_) | Flow::Replay(_) => {
-                let is_error = !rule.error.is_empty() && rule.error.hold(message, &Scope::default());
-                if is_error {
-                    self.tally.connections.error(ERROR_ANSWER);
-                }
-                return self.trace_arrived(position, entry, message.bytes, "an answer");
+                return self.publication_answered(position, answer);
             }
         };
-        let Some(mut sequence) = sequence else {
+        let Some(sequence) = sequence else {
             self.tally.integrity.corrupted += 1;
-            return self.trace_arrived(position, entry, message.bytes, "the answer to no request");
+            return self.trace_arrived(position, answer.entry, message.bytes, "the answer to no request");
         };
-        let mut contents = self.compare(protocol, rule, position, sequence, message, now);
-        if contents == Contents::Wrong && rule.id.is_none() {
-            // Answers without ids are recognised by their contents.
-            let mismatch = std::mem::take(&mut self.mismatch);
-            let due = Id { connection: number, sequence, ..Id::default() };
-            let other = match &self.connections[position].flow {
-                Flow::Echo(awaited) => {
-                    candidates(due, awaited).map(|candidate| candidate.sequence).collect::<Vec<_>>()
-                }
-                _ => Vec::new(),
-            };
-            let found = other.into_iter().find(|candidate| {
-                self.compare(protocol, rule, position, *candidate, message, now) == Contents::Right
-            });
-            self.mismatch = mismatch;
-            match (found, &self.connections[position].flow) {
-                (Some(found), _) => (sequence, contents) = (found, Contents::Right),
-                // It takes the place of a request that is unanswered, if there is one.
-                (None, Flow::Echo(awaited)) if sequence >= awaited.next() => sequence = awaited.oldest(),
-                (None, _) => {}
-            }
-        }
+        let (sequence, contents) = match self.compare(answer, position, sequence, now) {
+            Contents::Wrong if rule.id.is_none() => self.match_by_contents(answer, position, sequence, now),
+            contents => (sequence, contents),
+        };
         let request = protocol.request(self.shared.load.seed, number, sequence);
+        let matched = Matched { request, sequence, contents };
         if let Flow::Attempt(attempt) = &self.connections[position].flow {
             if let AttemptStage::Awaiting(times) = attempt.stage {
-                self.answered(protocol, request, times, contents, now);
+                self.answered(protocol, matched, times, now);
             }
-            self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, "");
+            self.trace_answer(answer, position, matched, "");
             return self.attempt_compared(link, position, contents.outcome(), message.bytes.len());
         }
         if contents == Contents::Wrong && rule.id.is_none() {
-            return self.unidentified(protocol, entry, link, position, (sequence, message.bytes));
+            return self.unidentified(link, position, answer, sequence);
         }
-        let Flow::Echo(awaited) = &mut self.connections[position].flow else { return };
+        self.request_answered(link, position, answer, matched);
+    }
+
+    /// A publication was answered: deliveries are what is measured.
+    fn publication_answered(&mut self, position: usize, answer: &Answer<'_>) {
+        let Answer { entry, rule, message, .. } = answer;
+        if !rule.error.is_empty() && rule.error.hold(message, &Scope::default()) {
+            self.tally.connections.error(ERROR_ANSWER);
+        }
+        self.trace_arrived(position, entry, message.bytes, "an answer");
+    }
+
+    /// An answer without an id is not that of the request `sequence`: such answers are recognised by their contents. If it is that of no
+    /// request, it takes the place of one that is unanswered, if there is one.
+    fn match_by_contents(
+        &mut self,
+        answer: &Answer<'_>,
+        position: usize,
+        sequence: u64,
+        now: Nanos,
+    ) -> (u64, Contents) {
+        let mismatch = std::mem::take(&mut self.mismatch);
+        let connection = &self.connections[position];
+        let due = Id { connection: connection.number, sequence, ..Id::default() };
+        let others = match &connection.flow {
+            Flow::Echo(awaited) => {
+                candidates(due, awaited).map(|candidate| candidate.sequence).collect::<Vec<_>>()
+            }
+            _ => Vec::new(),
+        };
+        let found = others
+            .into_iter()
+            .find(|candidate| self.compare(answer, position, *candidate, now) == Contents::Right);
+        self.mismatch = mismatch;
+        match (found, &self.connections[position].flow) {
+            (Some(found), _) => (found, Contents::Right),
+            (None, Flow::Echo(awaited)) if sequence >= awaited.next() => (awaited.oldest(), Contents::Wrong),
+            (None, _) => (sequence, Contents::Wrong),
+        }
+    }
+
+    /// The answer to a request arrived.
+    #[inline]
+    fn request_answered(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        answer: &Answer<'_>,
+        matched: Matched,
+    ) {
+        let &Answer { protocol, rule, message, .. } = answer;
+        let Matched { request, sequence, contents } = matched;
+        let now = link.now();
+        let connection = &mut self.connections[position];
+        let name = MessageName::of(connection.number, sequence);
+        let Flow::Echo(awaited) = &mut connection.flow else { return };
         let arrival = awaited.arrived(sequence);
         let place = match arrival {
             Arrival::InOrder(_) => "",
@@ -330,8 +380,8 @@ impl Client {
             Arrival::Again => ", again",
             Arrival::Unknown => ", which was not sent",
         };
-        self.trace_answer(protocol, (position, entry), message.bytes, (request, sequence), contents, place);
-        let (tally, name) = (&mut self.tally, MessageName::of(number, sequence));
+        self.trace_answer(answer, position, matched, place);
+        let tally = &mut self.tally;
         match arrival {
             Arrival::InOrder(times) | Arrival::Late(times) => {
                 if protocol.in_order && matches!(arrival, Arrival::Late(_)) {
@@ -341,16 +391,13 @@ impl Client {
                     tally.integrity.corrupted += 1;
                     tally.damaged(now, name, times, SampleOutcome::Corrupted);
                 } else {
-                    let outcome = contents.outcome();
-                    tally.arrived_as(now, name, times, message.bytes.len(), outcome);
+                    tally.arrived_as(now, name, times, message.bytes.len(), contents.outcome());
                 }
-                self.answered(protocol, request, times, contents, now);
+                self.answered(protocol, matched, times, now);
                 self.pause(protocol, position, request, sequence, now);
                 self.send_allowed(link, position, now);
             }
-            Arrival::Again => {
-                tally.integrity.duplicated += 1;
-            }
+            Arrival::Again => tally.integrity.duplicated += 1,
             Arrival::Unknown => {
                 // Without an id it is one answer too many.
                 let flaw = match rule.id {
@@ -367,12 +414,12 @@ impl Client {
     #[cold]
     fn unidentified(
         &mut self,
-        protocol: &CompiledProtocol,
-        entry: &str,
         link: &mut ConnectionContext<'_, Client>,
         position: usize,
-        (sequence, message): (u64, &[u8]),
+        answer: &Answer<'_>,
+        sequence: u64,
     ) {
+        let protocol = answer.protocol;
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let number = connections[position].number;
@@ -385,7 +432,7 @@ impl Client {
             settle_replaced(tally, Some((protocol, shared.load.seed)), number, over);
         }
         let request = protocol.request(self.shared.load.seed, number, sequence);
-        self.trace_answer(protocol, (position, entry), message, (request, sequence), Contents::Wrong, "");
+        self.trace_answer(answer, position, Matched { request, sequence, contents: Contents::Wrong }, "");
         if is_replaced {
             self.pause(protocol, position, request, sequence, now);
             self.send_allowed(link, position, now);
@@ -395,9 +442,8 @@ impl Client {
     fn answered(
         &mut self,
         protocol: &CompiledProtocol,
-        request: usize,
+        Matched { request, contents, .. }: Matched,
         times: Times,
-        contents: Contents,
         now: Nanos,
     ) {
         if contents == Contents::Error {
@@ -409,18 +455,12 @@ impl Client {
         self.tally.protocol.answered(request, times, now, in_window);
     }
 
-    fn trace_answer(
-        &self,
-        protocol: &CompiledProtocol,
-        (position, entry): (usize, &str),
-        message: &[u8],
-        (request, sequence): (usize, u64),
-        contents: Contents,
-        place: &str,
-    ) {
+    fn trace_answer(&self, answer: &Answer<'_>, position: usize, matched: Matched, place: &str) {
         if !self.shared.traces {
             return;
         }
+        let &Answer { protocol, entry, message, .. } = answer;
+        let Matched { request, sequence, contents } = matched;
         let name = &protocol.requests[request].name;
         let told = match contents {
             Contents::Right => "as expected",
@@ -428,12 +468,8 @@ impl Client {
             Contents::Error => "with an error",
         };
         let id = protocol.ids.id(sequence);
-        self.trace_arrived(
-            position,
-            entry,
-            message,
-            &format!("answers request {name} with id {id}, {told}{place}"),
-        );
+        let what = format!("answers request {name} with id {id}, {told}{place}");
+        self.trace_arrived(position, entry, message.bytes, &what);
         let event = match contents {
             Contents::Right => TraceEvent::Answered { request: name.clone() },
             Contents::Wrong | Contents::Error => {
@@ -445,15 +481,8 @@ impl Client {
     }
 
     /// Compares an answer with the request `sequence`.
-    fn compare(
-        &mut self,
-        protocol: &CompiledProtocol,
-        rule: &AnswerRule,
-        position: usize,
-        sequence: u64,
-        message: &ParsedMessage<'_>,
-        now: Nanos,
-    ) -> Contents {
+    fn compare(&mut self, answer: &Answer<'_>, position: usize, sequence: u64, now: Nanos) -> Contents {
+        let &Answer { protocol, rule, message, .. } = answer;
         let Client { shared, connections, clock_offset, payload, mismatch, .. } = self;
         let connection = &connections[position];
         let id = Id { connection: connection.number, sequence, ..Id::default() };

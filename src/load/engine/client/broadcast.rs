@@ -3,8 +3,9 @@
 use super::connection::{Flow, State};
 use super::topic::{Broadcast, Part};
 use super::{Client, WorkerMessage};
+use crate::engine::shared::Shared;
 use crate::measure::samples::{MessageName, SampleOutcome};
-use crate::measure::tally::Tally;
+use crate::measure::tally::{ReceivedMessage, Tally};
 use crate::measure::times::Times;
 use crate::measure::track::{Replaced, StreamArrival};
 use crate::plan::payload::Id;
@@ -19,6 +20,118 @@ fn settle_replaced(tally: &mut Tally, connection: u32, Replaced { times, at, .. 
 
 /// Messages of a publisher of another generator that may be under way: a damaged sequence is likely to be further ahead.
 const UNKNOWN_MAX: u64 = 64 * 1024;
+
+/// A message of the topic, whole, at one of its connections.
+struct Delivery {
+    id: Id,
+    subscriber: u32,
+    payload_bytes: usize,
+    now: Nanos,
+}
+
+impl Broadcast {
+    /// The name that a payload has, if it can be that of a message to this connection.
+    #[inline]
+    fn claimed(&self, shared: &Shared, subscriber: u32, payload: &[u8]) -> Option<Id> {
+        let load = &shared.load;
+        shared.payloads.identify(payload).filter(|claimed| {
+            claimed.connection < load.publishers
+                && claimed.connection != subscriber
+                && load.topic(claimed.connection) == self.topic
+        })
+    }
+
+    /// Whether there is such a message: one that was never published has a damaged name. How many another generator has published is
+    /// not known exactly.
+    #[inline]
+    fn is_published(&self, shared: &Shared, claimed: &Id) -> bool {
+        let own = shared.segment.has(claimed.connection);
+        let unknown = if own { 0 } else { UNKNOWN_MAX };
+        let fan_out = shared.fan_out.as_ref();
+        claimed.sequence <= self.streams[(claimed.connection / shared.load.topics) as usize].expected()
+            || fan_out
+                .is_none_or(|fan_out| claimed.sequence < fan_out.published(claimed.connection) + unknown)
+    }
+
+    /// A message arrived that none was published as.
+    #[cold]
+    fn damaged(
+        &mut self,
+        shared: &Shared,
+        tally: &mut Tally,
+        subscriber: u32,
+        claimed: Option<Id>,
+        now: Nanos,
+    ) {
+        tally.integrity.corrupted += 1;
+        let is_published = claimed.as_ref().is_some_and(|claimed| self.is_published(shared, claimed));
+        if let Some(over) = self.replace(claimed, is_published, shared, now)
+            && self.subscribes()
+        {
+            settle_replaced(tally, subscriber, over);
+        }
+        self.order.unidentified();
+    }
+
+    /// Records a message. Tells whether it has now reached all subscribers.
+    #[inline]
+    fn delivered(&mut self, shared: &Shared, tally: &mut Tally, delivery: &Delivery) -> bool {
+        let &Delivery { id, subscriber, payload_bytes, now } = delivery;
+        let fan_out = shared.fan_out.as_ref();
+        let from = (id.connection / shared.load.topics) as usize;
+        let due = self.streams[from].expected();
+        let times =
+            Times { intended: shared.read_time(id.intended, now), sent: shared.read_time(id.sent, now) };
+        let sender = shared.sender(id.connection);
+        let name = MessageName {
+            connection: subscriber,
+            publisher: Some(id.connection),
+            sequence: Some(id.sequence),
+        };
+        let message = ReceivedMessage { name, times, payload_bytes, outcome: SampleOutcome::Ok };
+        let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
+        let mut place = self.streams[from].arrived(id.sequence, first_missed);
+        if place == StreamArrival::Again {
+            place = self.restored(from, id.sequence).unwrap_or(place);
+        }
+        match place {
+            StreamArrival::InOrder => {}
+            StreamArrival::Late => tally.integrity.reordered += 1,
+            StreamArrival::Recovered => {
+                tally.arrived_from(sender, now, message);
+                return false;
+            }
+            StreamArrival::Again => {
+                tally.integrity.duplicated += 1;
+                return false;
+            }
+        }
+        if !self.subscribes() {
+            return false;
+        }
+        if id.sequence > due
+            && let Some((times, forgotten)) = self.streams[from].forget_excess()
+        {
+            let copies = u32::try_from(forgotten).unwrap_or(u32::MAX);
+            tally.missing(MessageName { sequence: None, ..name }, times, copies, SampleOutcome::Lost);
+        }
+        tally.arrived_from(sender, now, message);
+        let Some(fan_out) = fan_out else { return false };
+        if !shared.segment.has(id.connection) {
+            fan_out.observe(id.connection, id.sequence, times);
+        }
+        let at = fan_out.arrived(id.connection, id.sequence);
+        // The messages of one publisher are ordered by their sequence alone.
+        if self.streams.len() > 1 && place == StreamArrival::InOrder {
+            let name = (id.connection, id.sequence);
+            self.order.arrived(fan_out, name, (&mut self.streams[from], due), &mut tally.fan_out.order);
+        }
+        if tally.window.contains(times.intended) {
+            tally.fan_out.reached(at, now.saturating_sub(times.intended));
+        }
+        at.last
+    }
+}
 
 impl Client {
     /// A message of the topic arrived. Its header names its publisher, sequence and times.
@@ -49,98 +162,21 @@ impl Client {
         if !broadcast.is_sent_messages(self.protocol.is_some()) {
             return;
         }
-        let (payloads, load) = (&shared.payloads, &shared.load);
         if let Part::Slow { on_at } = &mut broadcast.part {
-            slow.took(link, on_at, load.trickle, payload.len(), tally);
+            slow.took(link, on_at, shared.load.trickle, payload.len(), tally);
         }
-        let claimed = payloads.identify(payload).filter(|claimed| {
-            claimed.connection < load.publishers
-                && claimed.connection != connection.number
-                && load.topic(claimed.connection) == broadcast.topic
-        });
-        let fan_out = shared.fan_out.as_ref();
-        // One that was never published has a damaged name. How many another generator has published is not known exactly.
-        let is_published = |claimed: &Id| {
-            let own = shared.segment.has(claimed.connection);
-            let unknown = if own { 0 } else { UNKNOWN_MAX };
-            claimed.sequence <= broadcast.streams[(claimed.connection / load.topics) as usize].expected()
-                || fan_out
-                    .is_none_or(|fan_out| claimed.sequence < fan_out.published(claimed.connection) + unknown)
-        };
+        let number = connection.number;
+        let claimed = broadcast.claimed(shared, number, payload);
         let whole = |claimed: &Id| {
-            is_published(claimed) && (!load.verify || (has_kind && payloads.matches(claimed, payload)))
+            broadcast.is_published(shared, claimed)
+                && (!shared.load.verify || (has_kind && shared.payloads.matches(claimed, payload)))
         };
         let Some(id) = claimed.filter(whole) else {
-            tally.integrity.corrupted += 1;
-            let is_published = claimed.as_ref().is_some_and(is_published);
-            if let Some(over) = broadcast.replace(claimed, is_published, shared, now)
-                && broadcast.subscribes()
-            {
-                settle_replaced(tally, connection.number, over);
-            }
-            broadcast.order.unidentified();
-            return;
+            return broadcast.damaged(shared, tally, number, claimed, now);
         };
-        let from = (id.connection / load.topics) as usize;
-        let due = broadcast.streams[from].expected();
-        let times =
-            Times { intended: shared.read_time(id.intended, now), sent: shared.read_time(id.sent, now) };
-        let sender = shared.sender(id.connection);
-        let name = MessageName {
-            connection: connection.number,
-            publisher: Some(id.connection),
-            sequence: Some(id.sequence),
-        };
-        let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
-        let mut place = broadcast.streams[from].arrived(id.sequence, first_missed);
-        if place == StreamArrival::Again {
-            place = broadcast.restored(from, id.sequence).unwrap_or(place);
-        }
-        match place {
-            StreamArrival::InOrder => {}
-            StreamArrival::Late => tally.integrity.reordered += 1,
-            StreamArrival::Recovered => {
-                return tally.arrived_from(sender, now, name, times, payload.len(), SampleOutcome::Ok);
-            }
-            StreamArrival::Again => {
-                tally.integrity.duplicated += 1;
-                return;
-            }
-        }
-        if !broadcast.subscribes() {
-            return;
-        }
-        if id.sequence > due
-            && let Some((times, forgotten)) = broadcast.streams[from].forget_excess()
-        {
-            let copies = u32::try_from(forgotten).unwrap_or(u32::MAX);
-            tally.missing(MessageName { sequence: None, ..name }, times, copies, SampleOutcome::Lost);
-        }
-        tally.arrived_from(sender, now, name, times, payload.len(), SampleOutcome::Ok);
-        let Some(fan_out) = fan_out else { return };
-        if !shared.segment.has(id.connection) {
-            fan_out.observe(id.connection, id.sequence, times);
-        }
-        let at = fan_out.arrived(id.connection, id.sequence);
-        // The messages of one publisher are ordered by their sequence alone.
-        if broadcast.streams.len() > 1 && place == StreamArrival::InOrder {
-            let Broadcast { streams, order, .. } = &mut **broadcast;
-            let name = (id.connection, id.sequence);
-            order.arrived(fan_out, name, (&mut streams[from], due), &mut tally.fan_out.order);
-        }
-        if tally.window.contains(times.intended) {
-            let latency = now.saturating_sub(times.intended);
-            for (reached, histogram) in [
-                (at.first, &mut tally.fan_out.first),
-                (at.median, &mut tally.fan_out.median),
-                (at.last, &mut tally.fan_out.last),
-            ] {
-                if reached {
-                    histogram.saturating_record(latency);
-                }
-            }
-        }
-        if at.last && load.pace.depth().is_some() {
+        let delivery = Delivery { id, subscriber: number, payload_bytes: payload.len(), now };
+        let has_reached_all = broadcast.delivered(shared, tally, &delivery);
+        if has_reached_all && shared.load.pace.depth().is_some() {
             self.notify_publisher(link, (id.connection, id.sequence), now);
         }
     }

@@ -13,6 +13,7 @@ use crate::record::failures::{NO_ROW_LEFT, UNFINISHED};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::Response;
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Context;
 
@@ -224,16 +225,7 @@ impl Client {
         let (position, now) = (peer.position as usize, cx.now());
         let is_settled = connection.life.is_settled;
         if before == State::Connecting {
-            let begun = connection.opening.dialled;
-            self.tally.connections.handshakes.failed(now.saturating_sub(begun));
-            let cause = causes::of_end(&closed.cause, false);
-            if is_settled {
-                self.connector.handshakes -= 1;
-                return self.return_failed(position, now, &cause);
-            }
-            self.connector.handshake_failed();
-            self.tally.connections.error(&cause);
-            return self.settle(position, now);
+            return self.opening_failed(position, closed, now);
         }
         self.connector.open -= 1;
         let was_ready = matches!(before, State::Open | State::Retiring);
@@ -265,14 +257,34 @@ impl Client {
             return;
         }
         if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
-            self.connector.failed += 1;
-            self.tally.connections.ended_early += 1;
-            if let Some(failed_step) = self.session_ended(position, &cause) {
-                self.tally.connections.error(&failed_step);
-            }
-            if !matches!(closed.cause, Cause::Peer | Cause::Local) {
-                self.tally.connections.error(&cause);
-            }
+            self.ended_early(position, closed, &cause);
+        }
+    }
+
+    /// The handshake failed.
+    fn opening_failed(&mut self, position: usize, closed: &Closed, now: Nanos) {
+        let connection = &self.connections[position];
+        let is_settled = connection.life.is_settled;
+        self.tally.connections.handshakes.failed(now.saturating_sub(connection.opening.dialled));
+        let cause = causes::of_end(&closed.cause, false);
+        if is_settled {
+            self.connector.handshakes -= 1;
+            return self.return_failed(position, now, &cause);
+        }
+        self.connector.handshake_failed();
+        self.tally.connections.error(&cause);
+        self.settle(position, now);
+    }
+
+    /// The connection ended before the load did, and does not return.
+    fn ended_early(&mut self, position: usize, closed: &Closed, cause: &str) {
+        self.connector.failed += 1;
+        self.tally.connections.ended_early += 1;
+        if let Some(failed_step) = self.session_ended(position, cause) {
+            self.tally.connections.error(&failed_step);
+        }
+        if !matches!(closed.cause, Cause::Peer | Cause::Local) {
+            self.tally.connections.error(cause);
         }
     }
 }

@@ -166,34 +166,39 @@ impl Client {
                 }
                 return;
             }
-            let Client { shared, connections, pacer, tally, .. } = self;
-            let schedule = &pacer.schedule;
-            let connection = &mut connections[position];
-            tally.counts.sent += 1;
-            if let Some(schedule) = schedule {
-                connection.mark = schedule.after(connection.number, sequence, connection.mark);
-            }
-            let times = Times { intended, sent: now };
-            match &mut connection.flow {
-                Flow::Echo(awaited) => {
-                    if let Some(forgotten) = awaited.sent(times) {
-                        let name = MessageName::unnumbered(connection.number);
-                        tally.missing(name, forgotten, 1, SampleOutcome::Lost);
-                    }
+            self.message_sent(position, sequence, Times { intended, sent: now });
+        }
+        self.connections[position].held_since = None;
+    }
+
+    /// Counts a message that a connection has sent, and awaits what comes of it.
+    #[inline]
+    fn message_sent(&mut self, position: usize, sequence: u64, times: Times) {
+        let Client { shared, connections, pacer, tally, .. } = self;
+        let schedule = &pacer.schedule;
+        let connection = &mut connections[position];
+        tally.counts.sent += 1;
+        if let Some(schedule) = schedule {
+            connection.mark = schedule.after(connection.number, sequence, connection.mark);
+        }
+        match &mut connection.flow {
+            Flow::Echo(awaited) => {
+                if let Some(forgotten) = awaited.sent(times) {
+                    let name = MessageName::unnumbered(connection.number);
+                    tally.missing(name, forgotten, 1, SampleOutcome::Lost);
                 }
-                Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => {}
-                Flow::Broadcast(broadcast) => {
-                    if let Some(fan_out) = shared.fan_out.as_ref().filter(|_| shared.load.churn.is_some()) {
-                        broadcast.audience = fan_out.subscribers(broadcast.topic);
-                    }
-                    broadcast.published(now, schedule.is_none());
-                    if let Some(fan_out) = &shared.fan_out {
-                        fan_out.publish(connection.number, sequence, times);
-                    }
+            }
+            Flow::Attempt(_) | Flow::Push(_) | Flow::Replay(_) => {}
+            Flow::Broadcast(broadcast) => {
+                if let Some(fan_out) = shared.fan_out.as_ref().filter(|_| shared.load.churn.is_some()) {
+                    broadcast.audience = fan_out.subscribers(broadcast.topic);
+                }
+                broadcast.published(times.sent, schedule.is_none());
+                if let Some(fan_out) = &shared.fan_out {
+                    fan_out.publish(connection.number, sequence, times);
                 }
             }
         }
-        self.connections[position].held_since = None;
     }
 
     /// The sequence of the message that the connection may send now, if any. Requests of one id are not in flight together, and

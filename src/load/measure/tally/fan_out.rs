@@ -4,7 +4,9 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::{histogram, packed};
+use crate::measure::fan_out::Milestones;
 use crate::measure::order::OrderFindings;
+use echoring_proto::limits::Nanos;
 
 /// The fan-out at one thread's connections, or of a whole run once merged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +45,18 @@ impl Default for FanOutTally {
 }
 
 impl FanOutTally {
+    /// Records the latency of a delivery that is a milestone.
+    #[inline]
+    pub(crate) fn reached(&mut self, at: Milestones, latency: Nanos) {
+        for (is_reached, histogram) in
+            [(at.first, &mut self.first), (at.median, &mut self.median), (at.last, &mut self.last)]
+        {
+            if is_reached {
+                histogram.saturating_record(latency);
+            }
+        }
+    }
+
     /// Adds what another thread saw.
     pub(super) fn merge(&mut self, other: &FanOutTally) {
         for (mine, theirs) in [

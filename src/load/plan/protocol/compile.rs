@@ -39,63 +39,15 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
         rules: Vec::new(),
     };
     let open = compiler.steps("open", &definition.open, false)?;
-    let (mut subscribe, mut resume) = (Vec::new(), Vec::new());
-    let mut publish = None;
-    if let Some(topics) = &definition.topics {
-        subscribe = compiler.steps("topics.subscribe", &topics.subscribe, true)?;
-        let of_deliveries = topics.delivery.iter().flat_map(|delivery| delivery.capture.keys());
-        let of_others = definition.ignore.iter().flat_map(|ignore| ignore.capture.keys());
-        for name in of_deliveries.chain(of_others) {
-            compiler.place_of(name);
-        }
-        resume = compiler.steps("topics.resume", &topics.resume, true)?;
-        let template = compiler.template(&topics.publish).map_err(at("topics.publish"))?;
-        if !template.uses_payload() {
-            return Err("topics.publish: expected {{payload}}, by which deliveries are recognised".to_owned());
-        }
-        publish = Some(compiler.bind(&template, true, true).map_err(at("topics.publish"))?);
-        if topics.delivery.is_empty() {
-            return Err("topics.delivery: expected at least one".to_owned());
-        }
-    }
+    let Topics { subscribe, resume, publish } = compiler.topics(definition)?;
     let requests = compiler.requests(&definition.request)?;
     let ids = IdSequence::new(definition.id)?;
     compiler.add_rules(definition)?;
-    let mut time = None;
-    if let Some(push) = &definition.push
-        && let Some(extract) = &push.time
-    {
-        let unit = push.unit.as_deref().unwrap_or("ms");
-        let unit = TimeUnit::named(unit).ok_or("push.unit: expected ns, us, ms or s")?;
-        time = Some((compiler.extractor(extract).map_err(at("push.time"))?, unit));
-    }
-    let heartbeat = match &definition.heartbeat {
-        Some(heartbeat) => {
-            let every = parse_time(&heartbeat.every).map_err(at("heartbeat.every"))?;
-            if every.is_zero() {
-                return Err("heartbeat.every: expected a time above 0".to_owned());
-            }
-            let template = compiler.template(&heartbeat.send).map_err(at("heartbeat.send"))?;
-            let bound = compiler.bind(&template, false, false).map_err(at("heartbeat.send"))?;
-            Some((every.as_nanos() as Nanos, bound))
-        }
-        None => None,
-    };
+    let time = compiler.push_time(definition)?;
+    let heartbeat = compiler.heartbeat(definition)?;
     let close = compiler.steps("close", &definition.close, false)?;
-    let split = match definition.split.as_deref() {
-        None => Split::None,
-        Some("mqtt") => Split::Mqtt,
-        Some("stomp") => Split::Stomp,
-        Some("") => {
-            return Err("split: expected a separator such as \"\\n\", or mqtt or stomp".to_owned());
-        }
-        Some(separator) => Split::At(separator.into()),
-    };
-    for subprotocol in &definition.subprotocols {
-        if !echoring_proto::handshake::is_subprotocol(subprotocol) {
-            return Err(format!("subprotocols: {subprotocol} is not a token (RFC 6455, 4.1)"));
-        }
-    }
+    let split = split(definition.split.as_deref())?;
+    check_subprotocols(&definition.subprotocols)?;
     Ok(CompiledProtocol {
         kind: match definition.kind {
             Kind::Text => MessageKind::Text,
@@ -119,6 +71,33 @@ pub(super) fn compile(definition: &Definition, columns: &[String]) -> Result<Com
         heartbeat,
         time,
     })
+}
+
+/// The steps and the template that topics need.
+#[derive(Default)]
+struct Topics {
+    subscribe: Vec<CompiledStep>,
+    resume: Vec<CompiledStep>,
+    publish: Option<BoundTemplate>,
+}
+
+fn split(separator: Option<&str>) -> Result<Split, String> {
+    Ok(match separator {
+        None => Split::None,
+        Some("mqtt") => Split::Mqtt,
+        Some("stomp") => Split::Stomp,
+        Some("") => {
+            return Err("split: expected a separator such as \"\\n\", or mqtt or stomp".to_owned());
+        }
+        Some(separator) => Split::At(separator.into()),
+    })
+}
+
+fn check_subprotocols(subprotocols: &[String]) -> Result<(), String> {
+    match subprotocols.iter().find(|name| !echoring_proto::handshake::is_subprotocol(name)) {
+        Some(name) => Err(format!("subprotocols: {name} is not a token (RFC 6455, 4.1)")),
+        None => Ok(()),
+    }
 }
 
 /// Puts the name of an entry in front of an error.
@@ -176,6 +155,47 @@ impl Compiler<'_> {
             self.captures.push(variable.to_owned());
             self.captures.len() - 1
         })
+    }
+
+    fn topics(&mut self, definition: &Definition) -> Result<Topics, String> {
+        let Some(topics) = &definition.topics else { return Ok(Topics::default()) };
+        let subscribe = self.steps("topics.subscribe", &topics.subscribe, true)?;
+        let of_deliveries = topics.delivery.iter().flat_map(|delivery| delivery.capture.keys());
+        let of_others = definition.ignore.iter().flat_map(|ignore| ignore.capture.keys());
+        for name in of_deliveries.chain(of_others) {
+            self.place_of(name);
+        }
+        let resume = self.steps("topics.resume", &topics.resume, true)?;
+        let template = self.template(&topics.publish).map_err(at("topics.publish"))?;
+        if !template.uses_payload() {
+            return Err("topics.publish: expected {{payload}}, by which deliveries are recognised".to_owned());
+        }
+        let publish = self.bind(&template, true, true).map_err(at("topics.publish"))?;
+        if topics.delivery.is_empty() {
+            return Err("topics.delivery: expected at least one".to_owned());
+        }
+        Ok(Topics { subscribe, resume, publish: Some(publish) })
+    }
+
+    /// Where a push has its time.
+    fn push_time(&mut self, definition: &Definition) -> Result<Option<(Extractor, TimeUnit)>, String> {
+        let Some(push) = &definition.push else { return Ok(None) };
+        let Some(extract) = &push.time else { return Ok(None) };
+        let unit = TimeUnit::named(push.unit.as_deref().unwrap_or("ms"));
+        let unit = unit.ok_or("push.unit: expected ns, us, ms or s")?;
+        Ok(Some((self.extractor(extract).map_err(at("push.time"))?, unit)))
+    }
+
+    /// The heartbeat that clients send, and how often.
+    fn heartbeat(&self, definition: &Definition) -> Result<Option<(Nanos, BoundTemplate)>, String> {
+        let Some(heartbeat) = &definition.heartbeat else { return Ok(None) };
+        let every = parse_time(&heartbeat.every).map_err(at("heartbeat.every"))?;
+        if every.is_zero() {
+            return Err("heartbeat.every: expected a time above 0".to_owned());
+        }
+        let template = self.template(&heartbeat.send).map_err(at("heartbeat.send"))?;
+        let bound = self.bind(&template, false, false).map_err(at("heartbeat.send"))?;
+        Ok(Some((every.as_nanos() as Nanos, bound)))
     }
 
     fn requests(&self, requests: &[definition::Request]) -> Result<Vec<CompiledRequest>, String> {

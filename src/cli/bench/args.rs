@@ -1,0 +1,194 @@
+//! The flags of `bench`.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::headings::{GENERATOR, SCHEDULE};
+use super::machine::THREADS_MAX;
+use super::parsers::{Cpus, Driver, Mode};
+use super::{
+    agents, baseline, calibrate, churn, dial, listen, messages, outputs, pace, protocol, replay, request,
+    verdicts,
+};
+use crate::values;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring bench
+      measure a server in this process: first echo, then broadcast
+  echoring bench ws://127.0.0.1:9001 -c 1000 -d 30s --message-bytes 16
+      1,000 connections, each with one message in flight
+  echoring bench ws://127.0.0.1:9001/echo --rate 50k --json run.json
+      an open loop of 50,000 messages per second: latency counts from the time when each was due
+  echoring bench ws://127.0.0.1:9001/echo --stage 30s@1k --stage 30s@1k..10k --stage 30s@10k
+      90 s in which the rate is steady, rises and is steady again; each stage is reported separately
+  echoring bench ws://127.0.0.1:9001/echo --rate 10k --ramp 5s --burst 20 --late-after 50ms
+      bursts of 20 messages after a warm-up with a rising rate; answers after more than 50 ms fail the run
+  echoring bench wss://localhost:9443 --ca-file ca.pem
+      over TLS, with a private CA
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
+      one publisher, 1,000 subscribers, 8 messages in flight
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 11000 --topics 1000 --rate 2000 --arrivals poisson
+      1,000 topics with a publisher and 10 subscribers each, messages at random times
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --slow 1%
+      the effect of 10 subscribers that stop reading on the other 990
+  echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
+      2,000 new connections per second; each echoes one message and is closed
+  echoring bench ws://127.0.0.1:9001 --mode storm -c 10000 --rate 500 --reconnect 500ms..20s
+      10,000 subscribers cut at once: the time until they are back, and the messages they missed
+  echoring bench ws://127.0.0.1:9001 -c 1000 --rate 10k --connect-ramp 30s --lifetime exp:60s
+      users who arrive one by one over 30 s and stay for a minute on average
+  echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
+      500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
+  echoring bench ws://127.0.0.1:9001 --rate 5k --ping-every 100ms
+      WebSocket pings beside the load: the network and the event loop against the application
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
+      text in many scripts; most messages are short and some long
+  echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
+      messages from the lines of a file
+  echoring bench --kind json --message-bytes 1KiB --compress on
+      compressed messages to a server in this process; JSON compresses as real JSON does, text hardly
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --fail-if 'p99.9>5ms' --fail-if 'lost>0'
+      exit code 1, with the failed condition, if the server is too slow or loses messages
+  echoring bench ws://127.0.0.1:9001 --rate 20000 -d 1h --abort-if 'p99>100ms'
+      ends with exit code 1 as soon as the server is that slow
+  echoring bench ws://127.0.0.1:9001 -c 200 --find-max 'p99<2ms'
+      the highest rate with a p99 below 2 ms, with the latency curve up to that rate and its knee
+  echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
+      two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --save-baseline main
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --repeat 5 --baseline main
+      exit code 1 if the server is worse than in the results that the first command kept
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
+      files for other tools, and for echoring report run.json
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.parquet
+      single messages with their times, one of a thousand
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
+      metrics at http://127.0.0.1:9464/metrics during the run
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --otlp http://127.0.0.1:4318 --remote-write http://127.0.0.1:9090
+      metrics sent to an OpenTelemetry collector and to Prometheus
+  echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
+      the same load from three machines that run `echoring agent`
+  echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts
+      what echoring proxy --record took, twice as fast; answers other than the recorded ones fail the run
+  echoring bench --calibrate
+      how accurate results are on this host: above which latencies, and up to which rate; later results quote it
+  echoring bench -f scenario.toml --duration 5s
+      the runs of a file, each for 5 s
+
+In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
+distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap; with --ping-every ping; with connections that come and go back; in storm mode storm), or one of
+lost duplicated reordered corrupted late errors closes ended_early unsent missed refused not_back unmatched unsolicited messages messages_per_s
+bytes_per_s reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
+
+Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
+so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76).
+Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
+broadcasts cannot be shorter.
+
+Exit codes: 0 done, 1 integrity broken, no message arrived, --fail-if or --abort-if held, worse than --baseline, --fail-on, --find-max held at no rate or
+--calibrate miscounted, 2 usage, 3 the environment forbids it, 4 the generator was the bottleneck (0 with --allow-saturated),
+130 interrupted, after the report of the time until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
+
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// The flags of `bench`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Server to measure, ws://HOST:PORT[/PATH] or wss://… [default: a server in this process]
+    ///
+    /// {topic} in the path stands for a topic's name. The path is a template, such as /chat?user={{data.name}}. Of several URLs,
+    /// connections take each in turn.
+    #[arg(value_name = "URL")]
+    pub(super) url: Vec<String>,
+
+    /// What to measure [default: echo; without URL first echo, then broadcast]
+    #[arg(long, value_enum)]
+    pub(super) mode: Option<Mode>,
+
+    /// Number of connections, publishers included [default: 100; in --mode connect 1000]
+    ///
+    /// In --mode connect, the maximum number of connections open at once, by default --depth if given.
+    #[arg(short, long, value_name = "N")]
+    pub(super) connections: Option<u32>,
+
+    /// Measured time [default: 10s; 5s for each run of --find-max]
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX))]
+    pub(super) duration: Option<Duration>,
+
+    /// Time under load before the measurement starts [default: 1s, or --ramp if that is longer]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration_in(..=DURATION_MAX),
+        help_heading = SCHEDULE
+    )]
+    pub(super) warmup: Option<Duration>,
+
+    /// Number of generator threads [default: one per CPU of --cpus, otherwise half of the CPUs]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = values::number_in(1..=THREADS_MAX),
+        help_heading = GENERATOR
+    )]
+    pub(super) threads: Option<u32>,
+
+    /// Pin the generator's threads to these CPUs, such as 0,2 or 0-3 [default: not pinned]
+    ///
+    /// Without URL the default is the second half of the CPUs, and the server gets the first half.
+    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str, help_heading = GENERATOR)]
+    pub(super) cpus: Option<Cpus>,
+
+    /// Process of the server; its CPU time and memory become part of the results
+    #[arg(long, value_name = "PID", requires = "url", help_heading = GENERATOR)]
+    pub(super) server_pid: Option<u32>,
+
+    /// I/O driver
+    #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = GENERATOR)]
+    pub(super) driver: Driver,
+
+    /// Seed of payloads, of random arrivals and of the order of data [default: random]
+    #[arg(long, value_name = "N", help_heading = GENERATOR)]
+    pub(super) seed: Option<u64>,
+
+    #[command(flatten)]
+    pub(super) agents: agents::Args,
+
+    #[command(flatten)]
+    pub(super) pace: pace::Args,
+
+    #[command(flatten)]
+    pub(super) dial: dial::Args,
+
+    #[command(flatten)]
+    pub(super) churn: churn::Args,
+
+    #[command(flatten)]
+    pub(super) request: request::Args,
+
+    #[command(flatten)]
+    pub(super) protocol: protocol::Args,
+
+    #[command(flatten)]
+    pub(super) replay: replay::Args,
+
+    #[command(flatten)]
+    pub(super) listen: listen::Args,
+
+    #[command(flatten)]
+    pub(super) messages: messages::Args,
+
+    #[command(flatten)]
+    pub(super) verdicts: verdicts::Args,
+
+    #[command(flatten)]
+    pub(super) baseline: baseline::Args,
+
+    #[command(flatten)]
+    pub(super) calibration: calibrate::Args,
+
+    #[command(flatten)]
+    pub(super) outputs: outputs::Args,
+}

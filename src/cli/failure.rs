@@ -1,0 +1,76 @@
+//! Why a command failed, and the exit codes that tell it.
+
+use std::process::ExitCode;
+
+use crate::logging;
+
+/// Exit code of a command whose arguments were wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a command that a signal ended, as a shell would report SIGINT.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a command that this host does not allow to run.
+pub const EXIT_ENVIRONMENT: u8 = 3;
+
+/// Why a command did not do what it was asked, in one line, with its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The arguments are wrong: exit code 2. The line says which and why.
+    Usage(String),
+    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line
+    /// says what and how it is cured.
+    Environment(String),
+}
+
+impl Failure {
+    /// The same, where what is wrong was given by another flag than the line begins with.
+    pub(crate) fn about(self, named: &str, flag: &str) -> Failure {
+        match self {
+            Failure::Usage(line) => Failure::Usage(line.replacen(named, flag, 1)),
+            other => other,
+        }
+    }
+
+    /// The line.
+    pub(crate) fn into_line(self) -> String {
+        match self {
+            Failure::Usage(line) | Failure::Environment(line) => line,
+        }
+    }
+
+    /// The same of one of several runs, by its number.
+    pub(crate) fn of_run(self, number: usize) -> Failure {
+        let line = |line| format!("run {number}: {line}");
+        match self {
+            Failure::Usage(text) => Failure::Usage(line(text)),
+            Failure::Environment(text) => Failure::Environment(line(text)),
+        }
+    }
+
+    /// Prints the line on stderr and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let (line, code) = match self {
+            Failure::Usage(line) => (line, EXIT_USAGE),
+            Failure::Environment(line) => (line, EXIT_ENVIRONMENT),
+        };
+        logging::print_last(&format!("error: {line}"));
+        ExitCode::from(code)
+    }
+}
+
+/// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let explained = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace(" tip: ", "; ");
+    let line = explained.strip_prefix("error: ").unwrap_or(&explained);
+    if line.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; `echoring --help` lists them".to_owned();
+    }
+    line.to_owned()
+}
