@@ -13,6 +13,7 @@ mod context;
 mod control;
 mod core;
 mod inspect;
+mod kinds;
 mod mailbox;
 mod refusals;
 mod route;
@@ -33,11 +34,12 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 
 pub use self::core::{ConnectionMemory, Core};
 pub use access::{AccessLog, AccessRecord, WriteAccess};
-pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
+pub use application::{Answer, Application, Disposition, Extras, MessageOf, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
 pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use inspect::ConnectionView;
+pub use kinds::Kinds;
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
 pub use route::Route;
 pub use tls::Security;
@@ -48,7 +50,7 @@ const ROOM_RETRY: Nanos = MILLISECOND;
 /// An event loop with its application. Created and run on its thread.
 #[derive(Debug)]
 pub struct Shard<D: Driver, A: Application> {
-    core: Core<D, A>,
+    core: Core<D, A::Kinds>,
     application: A,
     orders: mpsc::Receiver<ControlMessage<A::Command, A::Report>>,
     remote: Remote<A::Command, A::Report>,
@@ -68,7 +70,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         application: A,
         config: ShardConfig,
         allowance: Allowance,
-        mailboxes: Mailboxes<A::Message>,
+        mailboxes: Mailboxes<MessageOf<A>>,
     ) -> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
         let remote = Remote { orders: sender, waker: driver.waker(), is_woken: Arc::default() };
@@ -374,7 +376,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         true
     }
 
-    fn handle_message(&mut self, from: usize, message: A::Message) {
+    fn handle_message(&mut self, from: usize, message: MessageOf<A>) {
         self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
         if self.core.env.pool.is_under_pressure() {
             self.core.relieve(&mut self.application);

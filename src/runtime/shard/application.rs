@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::context::{ConnectionContext, Context};
+use super::kinds::Kinds;
 use bytes::Bytes;
 
 use crate::driver::{Driver, Token};
@@ -108,13 +109,17 @@ impl OwnedReply {
     }
 }
 
+/// The [state](Kinds::Peer) of an application's connections.
+pub type PeerOf<A> = <<A as Application>::Kinds as Kinds>::Peer;
+
+/// The [mail](Kinds::Message) between an application's shards.
+pub type MessageOf<A> = <<A as Application>::Kinds as Kinds>::Message;
+
 /// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
 /// must neither block nor allocate per message.
 pub trait Application: Sized {
-    /// State kept inline with each connection. Small: an idle connection pays for it.
-    type Peer: Default + std::fmt::Debug;
-    /// Messages between shards. Bytes travel beside them, see [`Context::post`].
-    type Message: Send + std::fmt::Debug + 'static;
+    /// The state of its connections, and the mail between its shards.
+    type Kinds: Kinds;
     /// Commands of other threads, sent by [`ControlMessage::Command`](super::ControlMessage::Command).
     type Command: Send + std::fmt::Debug + 'static;
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
@@ -125,25 +130,15 @@ pub trait Application: Sized {
         let _ = (shard, taken);
     }
 
-    /// The [class](Application::class) of the connections whose messages are [echoed](Application::echoes).
-    const ECHO_CLASS: u8 = 0;
-
-    /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
-    /// which is that of connections without a peer. Connections that this side dials are of class 0.
-    fn class(&self, peer: &Self::Peer) -> u8 {
-        let _ = peer;
-        0
-    }
-
     /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
     /// refused already.
     fn request<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
-    ) -> Answer<Self::Peer>;
+    ) -> Answer<PeerOf<Self>>;
 
     /// Whether a request only asks if the server lives. It is answered even to clients that are over a limit, and while the shard
     /// drains, so it must open nothing.
@@ -160,13 +155,13 @@ pub trait Application: Sized {
     }
 
     /// The transport of a dialled connection is connected; TLS, or the request, begins with this tick.
-    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The TLS handshake of a dialled connection is complete; `resumed` says whether it resumed an earlier session.
     /// Never called without TLS.
-    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, resumed: bool) {
         let _ = (cx, token, resumed);
     }
 
@@ -174,27 +169,20 @@ pub trait Application: Sized {
     /// the server's response).
     fn opened<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         response: Option<&Response>,
     ) {
         let _ = (cx, token, response);
     }
 
-    /// Whether every message of this peer is sent back unchanged, so that [`chunk`](Application::chunk) need not be
-    /// called: the cheapest route.
-    fn echoes(&self, peer: &Self::Peer) -> bool {
-        let _ = peer;
-        false
-    }
-
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its flags.
-    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, chunk: Chunk<'_>) -> Disposition;
 
     /// The answer to [`Context::find_address`]: the peer's address. `None` if there is none, as on a Unix socket.
     fn addressed<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         address: Option<SocketAddr>,
     ) {
@@ -203,23 +191,23 @@ pub trait Application: Sized {
 
     /// A ping arrived and was answered. Called if
     /// [`Config::pings`](echoring_proto::connection::ConnectionConfig::pings) requests it.
-    fn ping(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+    fn ping(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
         let _ = (link, payload);
     }
 
     /// A pong arrived.
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
         let _ = (link, payload);
     }
 
     /// A send was short, and the connection accepts no further one until [`writable`](Application::writable).
     /// [Shared](Context::share) pieces that are unsent may be [taken back](Context::take_back) now.
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
@@ -231,7 +219,7 @@ pub trait Application: Sized {
 
     /// A connection is closing: [`Context::closed`] tells how. Its transport may take some time, after which
     /// [`closed`](Application::closed) is called. May be called several times.
-    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
@@ -239,37 +227,37 @@ pub trait Application: Sized {
     /// ended. Its token is invalid.
     fn closed<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
-        peer: Self::Peer,
+        peer: PeerOf<Self>,
         closed: &Closed,
     );
 
     /// Another shard posted a message.
     fn message<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         from: usize,
-        message: Self::Message,
+        message: MessageOf<Self>,
         payload: &[u8],
     ) {
         let _ = (cx, from, message, payload);
     }
 
     /// A command of another thread, between two ticks. That thread waits for the answer as its command says.
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, command: Self::Command) {
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, command: Self::Command) {
         let _ = (cx, command);
     }
 
     /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. Otherwise they stay in their
     /// mailbox, which fills and thereby backpressures the posting shard's connections.
-    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self>) -> bool {
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self::Kinds>) -> bool {
         let _ = cx;
         true
     }
 
     /// All events of the tick have been handled; what is staged now leaves with this tick's batch.
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
         let _ = cx;
     }
 
@@ -288,22 +276,15 @@ pub trait Application: Sized {
     /// The application's part of a snapshot.
     fn report(&self) -> Self::Report;
 
-    /// Whether a connection is not closed when the drain begins, because the application closes it once everything
-    /// queued for it was sent.
-    fn outlives_drain(&self, peer: &Self::Peer) -> bool {
-        let _ = peer;
-        false
-    }
-
-    /// A paced drain has come to a connection that [outlives](Application::outlives_drain) the beginning of a drain: it
+    /// A paced drain has come to a connection that [outlives](Kinds::outlives_drain) the beginning of a drain: it
     /// is to be closed once everything queued for it was sent.
-    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The shard accepts no more connections and has closed (1001) those that do not
-    /// [outlive](Application::outlives_drain) this. Called again if the drain must end earlier.
-    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+    /// [outlive](Kinds::outlives_drain) this. Called again if the drain must end earlier.
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
         let _ = cx;
     }
 

@@ -23,6 +23,7 @@ use super::config::{Allowance, ShardConfig};
 use super::connection_log::{self, ConnectionLog, Ended};
 use super::context::Context;
 use super::control::{Goodbye, LiveConfig};
+use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
@@ -51,9 +52,9 @@ struct Echoed {
 
 /// A shard without its application.
 #[derive(Debug)]
-pub struct Core<D: Driver, A: Application> {
+pub struct Core<D: Driver, K: Kinds> {
     pub(super) driver: D,
-    pub(super) slots: Slots<A::Peer>,
+    pub(super) slots: Slots<K::Peer>,
     /// TLS sessions of secured connections.
     pub(super) sessions: Sessions,
     /// The parts that every call to a connection borrows.
@@ -63,7 +64,7 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) counters: Counters,
     /// Logs connections with the addresses of their peers.
     pub(super) log: ConnectionLog,
-    pub(super) mailboxes: Mailboxes<A::Message>,
+    pub(super) mailboxes: Mailboxes<K::Message>,
     echoed: Echoed,
     /// The account of connections whose messages are echoed.
     echo_account: Account,
@@ -119,13 +120,13 @@ use relief::{MemoryRelief, UnfinishedSends};
 use sealing::{flush_sealed, flush_tunnel};
 use throttle::Throttle;
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     pub(super) fn new(
         driver: D,
         config: ShardConfig,
         allowance: Allowance,
-        mailboxes: Mailboxes<A::Message>,
-    ) -> Core<D, A> {
+        mailboxes: Mailboxes<K::Message>,
+    ) -> Core<D, K> {
         let now = driver.now();
         let ShardConfig { connection, connections, security, seed } = config;
         let Allowance { pool, connections: lease, contexts } = allowance;
@@ -144,7 +145,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             counters: Counters::default(),
             log: ConnectionLog::default(),
             echoed: Echoed::default(),
-            echo_account: Account::of_class(A::ECHO_CLASS),
+            echo_account: Account::of_class(K::ECHO_CLASS),
             echoed_before: 0,
             sent: Vec::new(),
             dirty: Vec::new(),
@@ -236,7 +237,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// The transport of a dialled connection is connected.
-    pub(super) fn connected(&mut self, application: &mut A, token: Token) {
+    pub(super) fn connected<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         application.connected(&mut Context { core: self }, token);
         if self.sessions.has(token.index) {
             self.start_layer(token);
@@ -282,7 +283,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Measures the tick that began at `now` and that has staged all its sends.
-    pub(super) fn measure_tick(&mut self, application: &A) {
+    pub(super) fn measure_tick<A: Application<Kinds = K>>(&mut self, application: &A) {
         let ended = self.driver.now();
         let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
         let taken = ended.saturating_sub(self.env.now);
@@ -303,20 +304,20 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Counts a tick that took too long, and tells the application.
     #[cold]
-    fn note_stall(&mut self, application: &A, taken: Nanos) {
+    fn note_stall<A: Application<Kinds = K>>(&mut self, application: &A, taken: Nanos) {
         self.counters.stalls += 1;
         application.stalled(self.mailboxes.shard(), taken);
     }
 
     #[inline]
-    pub(super) fn expire_timers(&mut self, application: &mut A) {
+    pub(super) fn expire_timers<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         if self.timers.is_due(self.env.now) || self.trim_at <= self.env.now || self.draining_until.is_some() {
             self.expire_due(application);
         }
     }
 
     #[inline(never)]
-    fn expire_due(&mut self, application: &mut A) {
+    fn expire_due<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(self.env.now, &mut due);
         self.resume_throttled(application);
@@ -370,21 +371,21 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Sends what was queued and carries out what connections decided, until nothing is left.
     #[inline]
-    pub(super) fn flush_dirty(&mut self, application: &mut A) {
+    pub(super) fn flush_dirty<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         if !self.dirty.is_empty() || !self.unblocked.is_empty() {
             self.flush_any(application);
         }
     }
 
     #[inline(never)]
-    fn flush_any(&mut self, application: &mut A) {
+    fn flush_any<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         for _ in 0..2 {
             let mut index = 0;
             while index < self.dirty.len() {
                 let token = self.dirty[index];
                 index += 1;
                 self.flush(token);
-                self.look_for_plain_echo(application, token);
+                self.look_for_plain_echo(token);
             }
             self.dirty.clear();
             while let Some(token) = self.ending.pop() {
@@ -490,7 +491,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// A connection has ended.
-    pub(super) fn closed(&mut self, application: &mut A, token: Token) {
+    pub(super) fn closed<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         let Some(mut slot) = self.slots.remove(token) else { return };
         self.ended_behind.remove(&token);
         self.forget_arrival(token);
@@ -541,7 +542,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let _ = self.driver.tick(&mut self.env.pool, Some(0), &mut events);
     }
 
-    pub(super) fn snapshot(&self, application: &A) -> Snapshot<A::Report> {
+    pub(super) fn snapshot<A: Application<Kinds = K>>(&self, application: &A) -> Snapshot<A::Report> {
         let described = self.driver.describe();
         let (mailbox_messages, mailbox_bytes) = self.mailboxes.queued();
         Snapshot {

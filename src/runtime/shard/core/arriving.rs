@@ -17,6 +17,7 @@ use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
 use crate::driver::{Driver, Span, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
+use crate::shard::kinds::Kinds;
 use crate::shard::refusals;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
@@ -27,7 +28,7 @@ use echoring_proto::proxy_header::{self, ProxyHeaderError};
 /// A proxy at a Unix socket has no address.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Uses other limits, for connections that exist as well as far as they are limits on open ones.
     pub(in crate::shard) fn set_limits(
         &mut self,
@@ -50,7 +51,11 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// The driver reported an address.
-    pub(in crate::shard) fn addressed(&mut self, application: &mut A, token: Token) {
+    pub(in crate::shard) fn addressed<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+    ) {
         let address = self.driver.address(token);
         let Some(arrival) = self.arrivals.get_mut(token) else {
             let address = self.arrivals.client(token).or(address);
@@ -75,7 +80,12 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Tells who asked for an address.
-    fn tell_address(&mut self, application: &mut A, token: Token, address: Option<SocketAddr>) {
+    fn tell_address<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
         let asked = self.log.addressed(token, address);
         // It may have to be closed, which waited for the address.
         self.touch(token);
@@ -86,7 +96,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Keeps the bytes of a connection whose client is not known yet.
     #[cold]
-    pub(super) fn hold(&mut self, application: &mut A, token: Token, span: Span) {
+    pub(super) fn hold<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token, span: Span) {
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         let held = arrival.input.bytes.take();
         let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) else { return };
@@ -98,7 +108,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads the header of a trusted proxy, if it is there.
-    fn read_header(&mut self, application: &mut A, token: Token) {
+    fn read_header<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         let Some(arrival) = self.arrivals.get_mut(token) else { return };
         let Some(proxy) = arrival.proxy else { return };
         let bytes = arrival.input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
@@ -122,7 +132,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn refuse_header(&mut self, application: &mut A, token: Token, error: ProxyHeaderError) {
+    fn refuse_header<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        error: ProxyHeaderError,
+    ) {
         let proxy = self.arrivals.get_mut(token).and_then(|arrival| arrival.proxy).flatten();
         self.count_limited(Limit::ProxyHeader);
         if let Some(left_out) = self.arrivals.log_due(Limit::ProxyHeader, self.env.now) {
@@ -139,7 +154,13 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// The client of a connection is known, or a proxy that will name it in the request.
-    fn admit(&mut self, application: &mut A, token: Token, client: Option<SocketAddr>, is_proxy: bool) {
+    fn admit<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        client: Option<SocketAddr>,
+        is_proxy: bool,
+    ) {
         let Some(arrival) = self.arrivals.finish(token) else { return };
         if self.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
             self.drop_held(Some(arrival.input));

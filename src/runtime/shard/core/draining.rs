@@ -7,6 +7,7 @@ use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::control::{DrainPlan, Goodbye};
+use crate::shard::kinds::Kinds;
 use echoring_proto::connection::CloseMode;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
@@ -25,9 +26,13 @@ pub(super) struct Farewells {
     until: Nanos,
 }
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Begins a drain. Of several plans, the one that closes everyone at once wins, and the earliest deadline.
-    pub(in crate::shard) fn begin_drain(&mut self, application: &mut A, plan: &DrainPlan) {
+    pub(in crate::shard) fn begin_drain<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        plan: &DrainPlan,
+    ) {
         if self.farewells.is_none() && self.draining_until.is_none() {
             self.goodbye = plan.goodbye;
         }
@@ -78,14 +83,14 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Closes the connections of a paced drain whose turn it is. At its end, the rest is drained together.
     #[inline]
-    pub(in crate::shard) fn say_farewells(&mut self, application: &mut A) {
+    pub(in crate::shard) fn say_farewells<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         if self.farewell_at().is_some_and(|at| at <= self.env.now) {
             self.say_due_farewells(application);
         }
     }
 
     #[cold]
-    fn say_due_farewells(&mut self, application: &mut A) {
+    fn say_due_farewells<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         while let Some(farewells) = &mut self.farewells
             && farewells.next_at <= self.env.now
             && let Some(token) = farewells.queue.pop_front()
@@ -110,10 +115,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn say_farewell(&mut self, application: &mut A, token: Token) {
+    fn say_farewell<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
         let is_deciding = slot.connection.is_deciding();
-        if !is_deciding && slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer)) {
+        if !is_deciding && slot.peer.as_ref().is_some_and(|peer| K::outlives_drain(peer)) {
             application.farewell(&mut Context { core: self }, token);
         } else {
             self.say_goodbye(token, true);
@@ -122,7 +127,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Stops accepting, and closes all connections that the application does not close itself.
-    fn drain_until(&mut self, application: &mut A, until: Nanos) {
+    fn drain_until<A: Application<Kinds = K>>(&mut self, application: &mut A, until: Nanos) {
         if let Some(earlier) = &mut self.draining_until {
             *earlier = until.min(*earlier);
         } else {
@@ -130,7 +135,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.driver.stop_listening();
             let tokens: Vec<Token> = self.slots.tokens().collect();
             for token in tokens {
-                let stays = |peer| application.outlives_drain(peer);
+                let stays = |peer| K::outlives_drain(peer);
                 let stays = self.slots.get(token).is_some_and(|slot| slot.peer.as_ref().is_some_and(stays));
                 self.say_goodbye(token, !stays);
                 self.touch(token);

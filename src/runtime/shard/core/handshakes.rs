@@ -10,6 +10,7 @@ use super::held::HeldInput;
 use crate::driver::{Driver, Span, Token};
 use crate::limits::TLS_HANDSHAKES_PER_TICK;
 use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 
 /// The handshakes of a shard. Empty without TLS.
 #[derive(Debug, Default)]
@@ -66,7 +67,7 @@ impl Handshakes {
     }
 }
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Whether the input of a connection has to wait for the turn of its TLS handshake.
     pub(super) fn handshake_must_wait(&mut self, token: Token) -> bool {
         let is_open = self.sessions.get(token.index).is_none_or(|session| session.is_open());
@@ -94,7 +95,10 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// A tick begins: continues the handshakes whose turn it is.
     /// Returns whether there were any.
     #[inline]
-    pub(in crate::shard) fn continue_handshakes(&mut self, application: &mut A) -> bool {
+    pub(in crate::shard) fn continue_handshakes<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+    ) -> bool {
         self.handshakes.answered = 0;
         let are_waiting = !self.handshakes.is_empty();
         if are_waiting {
@@ -104,7 +108,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     #[cold]
-    fn answer_handshakes(&mut self, application: &mut A) {
+    fn answer_handshakes<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         while let Some((token, input)) = self.handshakes.next() {
             self.env.pool.set_handshake(true);
             self.read_held(application, token, input);

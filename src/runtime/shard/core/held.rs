@@ -4,6 +4,7 @@ use super::Core;
 use crate::driver::{Driver, Span, Token};
 use crate::limits::ARRIVAL_BYTES_BESIDE_HEAD;
 use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
 
@@ -15,7 +16,7 @@ pub(super) struct HeldInput {
     pub(super) ended: bool,
 }
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Maximum bytes that are kept of a connection whose handshake has not begun.
     pub(super) fn arrival_bytes_max(&self) -> usize {
         self.env.config.head_bytes_max.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
@@ -62,7 +63,12 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads what was kept of a connection.
-    pub(super) fn read_held(&mut self, application: &mut A, token: Token, input: HeldInput) {
+    pub(super) fn read_held<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        input: HeldInput,
+    ) {
         if let Some(bytes) = input.bytes {
             self.read_kept(application, token, bytes);
         }
@@ -72,7 +78,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn read_kept(&mut self, application: &mut A, token: Token, mut kept: Buffer) {
+    fn read_kept<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token, mut kept: Buffer) {
         let read = self.meter(token);
         let bytes = kept.len() as u32;
         let is_sealed = self.sessions.has(token.index);

@@ -8,9 +8,10 @@ use super::relief::{ConnectionMemory, MemoryRelief, UnfinishedSend};
 use crate::driver::{Driver, Token};
 use crate::limits::{RELIEF_INTERVAL, RELIEF_PARTS, SEND_LOOKS};
 use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 use echoring_proto::connection::Cause;
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// A connection's send was short: from now on it has to make progress.
     pub(in crate::shard) fn watch(&mut self, token: Token) {
         let timeout = self.env.config.send_timeout;
@@ -85,7 +86,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// most beyond their share, and the backlogs of slow consumers last.
     #[cold]
     #[inline(never)]
-    pub(in crate::shard) fn relieve(&mut self, application: &mut A) {
+    pub(in crate::shard) fn relieve<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         let called = self.env.pool.is_reclaim_requested();
         self.env.pool.acknowledge_reclaim();
         self.env.pool.free_all();

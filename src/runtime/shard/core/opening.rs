@@ -10,6 +10,7 @@ use crate::limits::OWN_PROGRESS_MAX;
 use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
+use crate::shard::kinds::Kinds;
 use crate::shard::route::Route;
 use crate::shard::tls::Layer;
 use crate::shard::tunnel::ProxyTunnel;
@@ -20,8 +21,13 @@ use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
 use echoring_proto::handshake::{self, Refusal, Upgrade};
 
-impl<D: Driver, A: Application> Core<D, A> {
-    pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
+impl<D: Driver, K: Kinds> Core<D, K> {
+    pub(super) fn request<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        head: Buffer,
+    ) {
         let head_bytes_max = self.env.config.head_bytes_max;
         let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
             self.log.requested(token, request);
@@ -40,23 +46,23 @@ impl<D: Driver, A: Application> Core<D, A> {
             let key = upgrade.map(|upgrade| upgrade.key);
             match (answer, key) {
                 (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.accept(token, Some(key), subprotocol, &[], whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.set_progress(token, &extras);
                     self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::EventStream { peer, headers }, _) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     self.begin_event_stream(token, &headers);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::Later { peer }, key) => {
-                    self.set_peer(application, token, peer);
+                    self.set_peer(token, peer);
                     if let Some(slot) = self.slots.get_mut(token) {
                         slot.connection.decide_later(key);
                     }
@@ -82,9 +88,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// The connection is this peer from now on.
-    pub(in crate::shard) fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+    pub(in crate::shard) fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {
-            let class = application.class(&peer);
+            let class = K::class(&peer);
             traces::classified(token, class);
             slot.account = self.counters.traffic.classify(slot.account, class);
             slot.peer = Some(peer);
@@ -177,7 +183,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    pub(super) fn refuse_because(
+    pub(super) fn refuse_because<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,
@@ -189,7 +195,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Refuses a request that was read, without a record in the log.
-    pub(super) fn refuse_read(
+    pub(super) fn refuse_read<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,
@@ -258,7 +264,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         route: &Route,
         source: Option<SocketAddr>,
         whole: bool,
-        peer: A::Peer,
+        peer: K::Peer,
     ) -> io::Result<Token> {
         if !self.lease.take(1) {
             return Err(io::Error::other("the node has the maximum number of connections"));

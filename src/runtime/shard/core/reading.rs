@@ -5,6 +5,7 @@ use crate::admission::Limit;
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::application::{Application, Disposition};
 use crate::shard::context::{ConnectionContext, Context};
+use crate::shard::kinds::Kinds;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{
     Cause, Chunk, ChunkFlags, OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor,
@@ -12,11 +13,16 @@ use echoring_proto::connection::{
 };
 use echoring_proto::{ProtocolError, Role};
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// A received span. This is the path of every message, and short echoes end here: one lookup of the connection, one
     /// of the bytes, one send.
     #[inline]
-    pub(in crate::shard) fn received(&mut self, application: &mut A, token: Token, span: Span) {
+    pub(in crate::shard) fn received<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        span: Span,
+    ) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.connection.begin_span(self.env.now);
         if !slot.plain_echo {
@@ -40,7 +46,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// The driver did not take the answer to a single message.
     #[cold]
     #[inline(never)]
-    fn single_refused(&mut self, application: &mut A, token: Token, span: Span) {
+    fn single_refused<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token, span: Span) {
         self.echoed.messages -= 1;
         let traffic = self.counters.traffic.at(self.echo_account);
         traffic.messages_in += 1;
@@ -58,7 +64,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Several messages in one span, for a connection whose short ones are answered at once.
     #[inline(never)]
-    fn received_short(&mut self, application: &mut A, token: Token, span: Span) {
+    fn received_short<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token, span: Span) {
         self.count_received(span);
         let mut cursor = SpanCursor::new();
         let bytes = self.driver.received(span);
@@ -79,7 +85,13 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// A span that began with short messages continues differently, or its replies were not accepted.
     #[inline(never)]
-    fn end_plain(&mut self, application: &mut A, token: Token, span: Span, cursor: SpanCursor) {
+    fn end_plain<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        span: Span,
+        cursor: SpanCursor,
+    ) {
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.resume_span(&cursor);
         }
@@ -89,7 +101,13 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Everything except short echoes: heads, fragments, control frames, long messages, messages for the application,
     /// and replies that must wait.
     #[inline(never)]
-    fn received_any(&mut self, application: &mut A, token: Token, mut span: Span, cursor: SpanCursor) {
+    fn received_any<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        mut span: Span,
+        cursor: SpanCursor,
+    ) {
         let handshake = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         self.env.pool.set_handshake(handshake);
         let waits = self.holds_back(application, token, span)
@@ -110,7 +128,12 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Keeps the input of a connection whose client is not known yet, or whose TLS handshake has to wait. It is metered when
     /// it is read. False if it can be read now.
-    fn must_wait(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+    fn must_wait<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        span: Span,
+    ) -> bool {
         if self.arrivals.holds(token) {
             self.hold(application, token, span);
             return true;
@@ -122,10 +145,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         must_wait
     }
 
-    fn received_plain(&mut self, application: &mut A, token: Token, mut span: Span, mut cursor: SpanCursor) {
+    fn received_plain<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        mut span: Span,
+        mut cursor: SpanCursor,
+    ) {
         if let Some(slot) = self.slots.get_mut(token)
             && slot.connection.is_between_messages()
-            && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))
+            && slot.peer.as_ref().is_some_and(|peer| !K::echoes(peer))
         {
             self.show_short(application, token, &mut span, &mut cursor);
         }
@@ -133,11 +162,11 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.request(application, token, head);
         }
         self.end_span(token, span, &cursor);
-        self.look_for_plain_echo(application, token);
+        self.look_for_plain_echo(token);
     }
 
     /// Determines whether the next span may take the fast path.
-    pub(super) fn look_for_plain_echo(&mut self, application: &A, token: Token) {
+    pub(super) fn look_for_plain_echo(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.plain_echo = !slot.dirty
             && !slot.leaving
@@ -146,12 +175,12 @@ impl<D: Driver, A: Application> Core<D, A> {
             && !self.throttle.is_on()
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
-            && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
+            && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));
     }
 
     /// Passes the short messages at the front of a span to the application.
     #[inline(never)]
-    fn show_short(
+    fn show_short<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,
@@ -184,7 +213,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads a span until it is used up or a request head is complete.
-    fn read(
+    fn read<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,
@@ -327,14 +356,19 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads deferred or decrypted input. Replies cannot be sent from there, so they are copied.
-    pub(super) fn read_buffer(&mut self, application: &mut A, token: Token, buffer: &mut Buffer) {
+    pub(super) fn read_buffer<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        buffer: &mut Buffer,
+    ) {
         let mut cursor = SpanCursor::new();
         let bytes_max = self.env.config.message_bytes_max;
         if let Some(slot) = self.slots.get_mut(token)
             && let Some(peer) = &slot.peer
             && slot.connection.is_between_messages()
         {
-            if !application.echoes(peer) {
+            if !K::echoes(peer) {
                 self.show_short(application, token, buffer, &mut cursor);
             } else if slot.connection.may_echo_in_place() {
                 let echoed = echo_short(&mut cursor, buffer.as_mut_slice(), bytes_max);
@@ -383,7 +417,7 @@ impl<D> ReadSource<D> for Buffer {
 #[inline]
 fn show_chunk<A: Application>(
     application: &mut A,
-    mut link: ConnectionContext<'_, A>,
+    mut link: ConnectionContext<'_, A::Kinds>,
     cursor: &mut SpanCursor,
     bytes: &mut [u8],
     flags: ChunkFlags,
@@ -406,12 +440,12 @@ fn show_chunk<A: Application>(
 }
 
 /// The application's handler of a ping or a pong.
-type ShowControl<A> = fn(&mut A, &mut ConnectionContext<'_, A>, &[u8]);
+type ShowControl<A> = fn(&mut A, &mut ConnectionContext<'_, <A as Application>::Kinds>, &[u8]);
 
 /// Passes the payload of a ping or a pong to the application.
 fn show_control<A: Application>(
     application: &mut A,
-    mut link: ConnectionContext<'_, A>,
+    mut link: ConnectionContext<'_, A::Kinds>,
     bytes: &[u8],
     piece: Piece,
     show: ShowControl<A>,

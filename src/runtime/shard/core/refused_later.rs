@@ -9,6 +9,7 @@ use super::Core;
 use crate::driver::{Driver, Token};
 use crate::limits::{REFUSED_LATER_MAX, REFUSED_LATER_TIME};
 use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 use echoring_proto::handshake::{Refusal, Request};
 
 /// The connections that wait for that. Empty, and never asked, while nobody is over a limit.
@@ -32,7 +33,7 @@ impl RefusedLater {
     }
 }
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Refuses a connection that was just accepted. No request can be read where a PROXY header comes first.
     #[cold]
     pub(super) fn refuse_accepted(&mut self, token: Token, refusal: Refusal) {
@@ -81,7 +82,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Refuses a connection whose request is there, if that has to be. Returns whether it was refused.
     #[inline]
-    pub(super) fn is_refused_now(
+    pub(super) fn is_refused_now<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,
@@ -93,7 +94,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     #[cold]
-    fn refuse_now(
+    fn refuse_now<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,

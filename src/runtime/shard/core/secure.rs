@@ -11,11 +11,12 @@ use super::sealing::{send_sealed, tell_broken};
 use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
+use crate::shard::kinds::Kinds;
 use crate::shard::refusals;
 use crate::shard::tls::{Layer, Opened, Session, SessionError};
 use crate::traces;
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Starts the session of an accepted connection; a refused one is not worth a handshake.
     pub(super) fn secure_accepted(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
@@ -85,7 +86,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
     /// encrypted.
     #[inline(never)]
-    pub(super) fn received_sealed(
+    pub(super) fn received_sealed<A: Application<Kinds = K>>(
         &mut self,
         application: &mut A,
         token: Token,

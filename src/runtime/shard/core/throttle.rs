@@ -12,6 +12,7 @@ use crate::admission::{Bucket, Limit, RateAction, TrafficLimits};
 use crate::driver::{Driver, Span, Token};
 use crate::limits::TIMER_TICK;
 use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::CloseMode;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
@@ -113,7 +114,7 @@ impl Throttle {
     }
 }
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Uses other limits from now on.
     pub(super) fn set_throttle(&mut self, limits: &TrafficLimits) {
         self.throttle.limits = limits.clone();
@@ -198,14 +199,14 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads again from connections that have waited long enough.
-    pub(super) fn resume_throttled(&mut self, application: &mut A) {
+    pub(super) fn resume_throttled<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         if !self.throttle.paused.is_empty() {
             self.resume_due(application);
         }
     }
 
     #[cold]
-    fn resume_due(&mut self, application: &mut A) {
+    fn resume_due<A: Application<Kinds = K>>(&mut self, application: &mut A) {
         while let Some(&(until, token)) = self.throttle.paused.first()
             && until <= self.env.now
         {
@@ -224,13 +225,13 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn resume_one(&mut self, application: &mut A, token: Token) {
+    fn resume_one<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         self.with_connection(token, |connection, now| connection.set_throttled(false, now));
         self.release(application, token);
     }
 
     /// Reads what was held of a connection.
-    fn release(&mut self, application: &mut A, token: Token) {
+    fn release<A: Application<Kinds = K>>(&mut self, application: &mut A, token: Token) {
         if let Some(input) = self.throttle.take_held(token) {
             self.read_held(application, token, input);
         }
@@ -238,12 +239,22 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Keeps bytes of a connection that is paused. False if they are to be read.
     #[inline]
-    pub(super) fn holds_back(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+    pub(super) fn holds_back<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        span: Span,
+    ) -> bool {
         !self.throttle.paused.is_empty() && self.hold_back(application, token, span)
     }
 
     #[cold]
-    fn hold_back(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+    fn hold_back<A: Application<Kinds = K>>(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        span: Span,
+    ) -> bool {
         if self.throttle.buckets.get(token.index).is_none_or(|buckets| buckets.paused_until == 0) {
             return false;
         }
