@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::application::Extras;
+use super::answer::Extras;
 use super::control::Goodbye;
 use super::core::Core;
 use super::kinds::Kinds;
