@@ -75,12 +75,12 @@ use std::collections::VecDeque;
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Context, Lane};
+use echoring_runtime::shard::Lane;
 use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
 
 use crate::cluster::RelayOutbox;
 use crate::config::ServerConfig;
-use crate::peer::{HandlerPeer, Peer, ServerApplication};
+use crate::peer::{Context, HandlerPeer, Peer};
 pub(crate) use centrifuge::content_of;
 use cluster::{ClusterSettings, ClusterShard};
 pub(crate) use deltas::payload;
@@ -201,17 +201,13 @@ impl Broadcast {
     }
 
     /// Whether the owner may take a request, which may post one message to every other shard.
-    pub(crate) fn takes_requests<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+    pub(crate) fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())
             && self.sequencer.has_room_for_others()
     }
 
     /// A send to a connection was partial.
-    pub(crate) fn blocked<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-    ) {
+    pub(crate) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         // A connection that the drain has closed was sent everything queued, and gets nothing more.
         if !self.drain.is_on() || cx.is_open(token) {
             self.fan_out.take_back(cx, token);
@@ -224,12 +220,7 @@ impl Broadcast {
     }
 
     /// A connection is gone.
-    pub(crate) fn closed<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-        peer: Peer,
-    ) {
+    pub(crate) fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) {
         match peer {
             Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
             Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {

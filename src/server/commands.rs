@@ -17,7 +17,7 @@ use crate::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEO
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{Bridge, Context, ControlMessage, Remote};
+use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 use echoring_topics::{Placement, Position, Refused};
 
@@ -31,7 +31,7 @@ use crate::config::ServerConfig;
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
 use crate::handover::ClientNumbers;
 use crate::outside::{Charge, Outside};
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 use crate::publications::{self, OwnedPublication, PublishError, Published};
 use crate::sender::{Inlet, SenderMail};
 use crate::validation::is_topic_name;
@@ -161,11 +161,7 @@ impl Backlog {
 
     /// Publishes the share of one tick, before subscribers are sent anything.
     #[inline(never)]
-    pub(super) fn publish<D: Driver, A: ServerApplication>(
-        &mut self,
-        broadcast: &mut Broadcast,
-        cx: &mut Context<'_, D, A>,
-    ) {
+    pub(super) fn publish<D: Driver>(&mut self, broadcast: &mut Broadcast, cx: &mut Context<'_, D>) {
         let mut room_bytes = OUTSIDE_BYTES_PER_TICK;
         self.is_blocked = false;
         while room_bytes > 0
@@ -210,10 +206,10 @@ enum Progress {
 
 impl PublishRequest {
     /// Publishes further messages until `room_bytes` is used up.
-    fn resume<D: Driver, A: ServerApplication>(
+    fn resume<D: Driver>(
         &mut self,
         broadcast: &mut Broadcast,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         room_bytes: &mut usize,
     ) -> Progress {
         while let Some(message) = self.messages.get(self.published.len()) {

@@ -4,11 +4,10 @@ use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::ConnectionContext;
 
 use crate::auth::Gate;
 use crate::broadcast::Broadcast;
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 use crate::publications::PublishError;
 use crate::remote::Link;
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
@@ -20,12 +19,12 @@ pub(super) struct HandlerServices<'a> {
 }
 
 /// One connection and the services, for the length of a call.
-pub(super) struct HandlerLink<'a, 'c, 's, A: ServerApplication> {
-    pub(super) link: &'a mut ConnectionContext<'c, A>,
+pub(super) struct HandlerLink<'a, 'c, 's> {
+    pub(super) link: &'a mut ConnectionContext<'c>,
     pub(super) services: &'a mut HandlerServices<'s>,
 }
 
-impl<A: ServerApplication> Link for HandlerLink<'_, '_, '_, A> {
+impl Link for HandlerLink<'_, '_, '_> {
     fn now(&self) -> Nanos {
         self.link.now()
     }

@@ -21,7 +21,7 @@ use crate::message::{Message, MessageFilter};
 use crate::observer;
 use crate::on_close::OnClose;
 use crate::panics::log_panic;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 use crate::remote::Remote;
 use crate::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
 use crate::timers::Timers;
@@ -31,7 +31,7 @@ use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{ConnectionContext, Context, Disposition, Goodbye, earlier};
+use echoring_runtime::shard::{Disposition, Goodbye, earlier};
 
 /// Delay before those who found no memory try again.
 const RETRY_DELAY: Nanos = MILLISECOND;
@@ -149,9 +149,9 @@ impl HandlerSlots {
     }
 
     /// Passes a message, or a chunk of one, to its handler.
-    pub(super) fn chunk<A: ServerApplication>(
+    pub(super) fn chunk(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
         chunk: &Chunk<'_>,
@@ -189,9 +189,9 @@ impl HandlerSlots {
     }
 
     /// Passes a ping to its handler.
-    pub(super) fn ping<A: ServerApplication>(
+    pub(super) fn ping(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
         payload: &[u8],
@@ -200,9 +200,9 @@ impl HandlerSlots {
     }
 
     /// Passes a pong to its handler.
-    pub(super) fn pong<A: ServerApplication>(
+    pub(super) fn pong(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
         payload: &[u8],
@@ -211,9 +211,9 @@ impl HandlerSlots {
     }
 
     /// The 101 is queued. Returns whether the handler wants the address of the peer.
-    pub(super) fn open<A: ServerApplication>(
+    pub(super) fn open(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
     ) -> bool {
@@ -227,9 +227,9 @@ impl HandlerSlots {
     }
 
     /// The address of the peer is known, or unavailable. Tells a handler that waits for it.
-    pub(super) fn addressed<A: ServerApplication>(
+    pub(super) fn addressed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
         address: Option<SocketAddr>,
@@ -240,9 +240,9 @@ impl HandlerSlots {
     }
 
     /// The connection is writable again.
-    pub(super) fn writable<A: ServerApplication>(
+    pub(super) fn writable(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
     ) {
@@ -284,9 +284,9 @@ impl HandlerSlots {
 
     /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
     #[inline]
-    pub(super) fn tick_ended<D: Driver, A: ServerApplication>(
+    pub(super) fn tick_ended<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         services: &mut HandlerServices<'_>,
     ) {
         if services.broadcast.has_handler_events() {
@@ -316,11 +316,7 @@ impl HandlerSlots {
     }
 
     /// The same for all handlers. Called again if the drain must end earlier.
-    pub(super) fn drain_all<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        close_at: Nanos,
-    ) {
+    pub(super) fn drain_all<D: Driver>(&mut self, cx: &mut Context<'_, D>, close_at: Nanos) {
         self.drain.close_all_at(close_at);
         for token in cx.tokens() {
             if cx.peer(token).and_then(|peer| peer.drain_phase()) == Some(DrainPhase::Serving) {
@@ -331,9 +327,9 @@ impl HandlerSlots {
 
     /// Tells some of the handlers that are to be told, and closes some of the connections whose deadline has passed.
     #[cold]
-    fn advance_drain<D: Driver, A: ServerApplication>(
+    fn advance_drain<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         services: &mut HandlerServices<'_>,
         now: Nanos,
     ) {
@@ -353,9 +349,9 @@ impl HandlerSlots {
         }
     }
 
-    fn tell_drain<A: ServerApplication>(
+    fn tell_drain(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         notice: DrainNotice,
     ) {
@@ -381,7 +377,7 @@ impl HandlerSlots {
     /// The drain has refused something that the handler leaves to the server. It is told of the drain if it has not been. If it was to
     /// close the connection, that is the server's now.
     #[cold]
-    fn refused_by_drain<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, number: u32) {
+    fn refused_by_drain(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
         let (token, now) = (link.token, link.now());
         let Peer::Handler(peer) = &mut *link.peer else { return };
         match peer.drain {
@@ -398,9 +394,9 @@ impl HandlerSlots {
     }
 
     /// The server closes a connection: at once, or once it has the messages of its subscriptions.
-    fn leave_to_server<A: ServerApplication>(
+    fn leave_to_server(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         goodbye: Goodbye,
     ) {
@@ -418,11 +414,7 @@ impl HandlerSlots {
 
     /// Tells handlers of their subscriptions and publications.
     #[inline(never)]
-    fn tell_events<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        services: &mut HandlerServices<'_>,
-    ) {
+    fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         let mut events = services.broadcast.take_handler_events(std::mem::take(&mut self.spare_events));
         for (token, event) in events.iter() {
             let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
@@ -438,7 +430,7 @@ impl HandlerSlots {
 
     /// Hands messages of senders to their connections, as far as these have room.
     #[inline(never)]
-    fn send_for_others<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn send_for_others<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut bytes_left = SENDER_BYTES_PER_TICK;
         for _ in 0..self.sending.len() {
             let Some(number) = self.sending.pop_front() else { return };
@@ -462,9 +454,9 @@ impl HandlerSlots {
     }
 
     #[inline(never)]
-    fn call_due<D: Driver, A: ServerApplication>(
+    fn call_due<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         services: &mut HandlerServices<'_>,
         now: Nanos,
     ) {
@@ -482,11 +474,7 @@ impl HandlerSlots {
     /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
     /// been passed to the driver since. If the kernel accepted them all, no event says so; otherwise the end of that
     /// send does.
-    fn notify_writable<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        services: &mut HandlerServices<'_>,
-    ) {
+    fn notify_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         for _ in 0..self.waiting.len() {
             let Some(number) = self.waiting.pop_front() else { return };
             let Some(mut link) = self.link(cx, number) else {
@@ -518,20 +506,16 @@ impl HandlerSlots {
     }
 
     /// The connection of a slot, if it is open and the slot still belongs to it.
-    fn link<'c, D: Driver, A: ServerApplication>(
-        &self,
-        cx: &'c mut Context<'_, D, A>,
-        number: u32,
-    ) -> Option<ConnectionContext<'c, A>> {
+    fn link<'c, D: Driver>(&self, cx: &'c mut Context<'_, D>, number: u32) -> Option<ConnectionContext<'c>> {
         let link = cx.link(self.slots[number as usize].token)?;
         let own = link.peer.handler_slot() == Some(number);
         (own && link.is_open()).then_some(link)
     }
 
     /// Calls a handler. An error or a panic closes the connection.
-    fn call<A: ServerApplication, R>(
+    fn call<R>(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
         number: u32,
         tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R>,
@@ -594,11 +578,7 @@ impl HandlerSlots {
 }
 
 /// Hands messages of senders to a connection, at most about `bytes_left`.
-fn send_queued<A: ServerApplication>(
-    senders: &mut SenderQueue,
-    link: &mut ConnectionContext<'_, A>,
-    bytes_left: &mut usize,
-) {
+fn send_queued(senders: &mut SenderQueue, link: &mut ConnectionContext<'_>, bytes_left: &mut usize) {
     while *bytes_left > 0
         && link.is_open()
         && link.queued_bytes() <= link.queue_bytes()

@@ -1,12 +1,46 @@
 //! The state that the server keeps with each connection.
-//!
-//! The parts of the server are generic over [`ServerApplication`] rather than naming `Service`, which imports all of them.
 
-use echoring_runtime::shard::Application;
+use echoring_runtime::shard::{self, Kinds};
 
 use crate::broadcast::session::{Session, Subscriber};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::handler_drain::DrainPhase;
+
+/// The shard, as the server uses it.
+pub(crate) type Context<'a, D> = shard::Context<'a, D, ServerKinds>;
+
+/// A connection, as the server uses it.
+pub(crate) type ConnectionContext<'a> = shard::ConnectionContext<'a, ServerKinds>;
+
+/// What a shard of the server keeps.
+#[derive(Debug)]
+pub struct ServerKinds;
+
+impl Kinds for ServerKinds {
+    type Peer = Peer;
+    type Message = ShardMail;
+
+    const ECHO_CLASS: u8 = class::ECHO;
+
+    fn class(peer: &Peer) -> u8 {
+        match peer {
+            Peer::Echo => class::ECHO,
+            Peer::Subscriber(_) => class::BROADCAST,
+            Peer::Session(_) if peer.is_event_stream() => class::EVENT_STREAM,
+            Peer::Session(_) => class::SESSION,
+            Peer::Handler(_) => class::HANDLER,
+        }
+    }
+
+    #[inline]
+    fn echoes(peer: &Peer) -> bool {
+        matches!(peer, Peer::Echo)
+    }
+
+    fn outlives_drain(peer: &Peer) -> bool {
+        matches!(peer, Peer::Subscriber(_) | Peer::Handler(_)) || peer.session().is_some()
+    }
+}
 
 /// The state of a connection, by its route.
 #[derive(Debug, Default)]
@@ -109,8 +143,3 @@ pub mod class {
         (HANDSHAKE_CLASS, "none"),
     ];
 }
-
-/// An application of the shard whose connections and mail are those of this crate.
-pub(crate) trait ServerApplication: Application<Peer = Peer, Message = ShardMail> {}
-
-impl<A: Application<Peer = Peer, Message = ShardMail>> ServerApplication for A {}

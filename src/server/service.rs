@@ -15,9 +15,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{
-    Answer, Application, ConnectionContext, Context, Disposition, OwnedReply, Remote, earlier,
-};
+use echoring_runtime::shard::{Answer, Application, Disposition, OwnedReply, Remote, earlier};
 use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
@@ -38,7 +36,7 @@ use crate::handler_slots::HandlerSlots;
 use crate::limits::{DRAIN_GOODBYE, PACED_DRAIN_NOTICE};
 use crate::pages;
 use crate::panics::log_panic;
-use crate::peer::{HandlerPeer, Peer, class};
+use crate::peer::{ConnectionContext, Context, HandlerPeer, Peer, ServerKinds};
 use crate::quotas::Quotas;
 use crate::request_context::RequestContext;
 use crate::response::{Response, to_reply};
@@ -226,7 +224,7 @@ impl Service {
 
     /// A raw publisher cannot be told in another way.
     #[cold]
-    fn close_publisher(&mut self, link: &mut ConnectionContext<'_, Service>, limit: Limit) {
+    fn close_publisher(&mut self, link: &mut ConnectionContext<'_>, limit: Limit) {
         if link.is_open() {
             link.note_excess(limit, true);
             link.close(CloseCode::POLICY, "too many publications");
@@ -333,14 +331,13 @@ fn topic_of(segment: &str) -> Option<String> {
 }
 
 impl Application for Service {
-    type Peer = Peer;
-    type Message = ShardMail;
+    type Kinds = ServerKinds;
     type Command = ShardCommand;
     type Report = HubReport;
 
     fn request<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
@@ -376,12 +373,7 @@ impl Application for Service {
             && matches!(request.upgrade(), Ok(None))
     }
 
-    fn opened<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Service>,
-        token: Token,
-        _: Option<&handshake::Response>,
-    ) {
+    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, _: Option<&handshake::Response>) {
         let Some(mut link) = cx.link(token) else { return };
         match &*link.peer {
             Peer::Handler(handler) => {
@@ -416,25 +408,8 @@ impl Application for Service {
         tracing::warn!(shard, taken_ms, hint, "a tick of a shard took too long");
     }
 
-    const ECHO_CLASS: u8 = class::ECHO;
-
-    fn class(&self, peer: &Peer) -> u8 {
-        match peer {
-            Peer::Echo => class::ECHO,
-            Peer::Subscriber(_) => class::BROADCAST,
-            Peer::Session(_) if peer.is_event_stream() => class::EVENT_STREAM,
-            Peer::Session(_) => class::SESSION,
-            Peer::Handler(_) => class::HANDLER,
-        }
-    }
-
     #[inline]
-    fn echoes(&self, peer: &Peer) -> bool {
-        matches!(peer, Peer::Echo)
-    }
-
-    #[inline]
-    fn chunk(&mut self, link: &mut ConnectionContext<'_, Service>, chunk: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, link: &mut ConnectionContext<'_>, chunk: Chunk<'_>) -> Disposition {
         match *link.peer {
             Peer::Echo => Disposition::Echo,
             Peer::Subscriber(_) => {
@@ -457,26 +432,21 @@ impl Application for Service {
         }
     }
 
-    fn ping(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
+    fn ping(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
             let Service { handlers, broadcast, gate, .. } = self;
             handlers.ping(link, &mut HandlerServices { broadcast, gate }, slot, payload);
         }
     }
 
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
             let Service { handlers, broadcast, gate, .. } = self;
             handlers.pong(link, &mut HandlerServices { broadcast, gate }, slot, payload);
         }
     }
 
-    fn addressed<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Service>,
-        token: Token,
-        address: Option<SocketAddr>,
-    ) {
+    fn addressed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, address: Option<SocketAddr>) {
         self.gate.addressed(token, address);
         if !self.scans.is_empty() {
             self.found_address(cx, token, address);
@@ -489,7 +459,7 @@ impl Application for Service {
         }
     }
 
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         // The messages of topics go first: nothing would report that the connection is writable for them after others.
         self.broadcast.writable(cx, token);
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
@@ -500,7 +470,7 @@ impl Application for Service {
         }
     }
 
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         self.broadcast.blocked(cx, token);
     }
 
@@ -508,13 +478,7 @@ impl Application for Service {
         self.gate.client(token).map(|client| client.subject())
     }
 
-    fn closed<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Service>,
-        token: Token,
-        peer: Peer,
-        closed: &Closed,
-    ) {
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, closed: &Closed) {
         let identity = self.gate.client(token).map_or(0, Identity::number);
         self.gate.forget(token, cx.pool());
         match peer {
@@ -530,17 +494,11 @@ impl Application for Service {
         }
     }
 
-    fn message<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Service>,
-        from: usize,
-        mail: ShardMail,
-        payload: &[u8],
-    ) {
+    fn message<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, payload: &[u8]) {
         self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: ShardCommand) {
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D>, command: ShardCommand) {
         let (shard, now) = (cx.shard(), cx.now());
         // Fails if nobody waits for the answer any more.
         match command {
@@ -580,11 +538,11 @@ impl Application for Service {
         }
     }
 
-    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         self.broadcast.takes_requests(cx)
     }
 
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.has_backlog() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
@@ -624,11 +582,7 @@ impl Application for Service {
         deadlines.into_iter().fold(None, earlier)
     }
 
-    fn outlives_drain(&self, peer: &Peer) -> bool {
-        matches!(peer, Peer::Subscriber(_) | Peer::Handler(_)) || peer.session().is_some()
-    }
-
-    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         if cx.peer(token).and_then(|peer| peer.handler_slot()).is_none() {
             return self.broadcast.farewell(token);
         }
@@ -637,7 +591,7 @@ impl Application for Service {
         self.handlers.farewell(token, end.saturating_sub(goodbye).min(now + PACED_DRAIN_NOTICE));
     }
 
-    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.broadcast.drain(cx);
         self.handlers.drain_all(cx, self.broadcast.goodbye_at());
     }

@@ -27,7 +27,8 @@ use echoring_runtime::driver::epoll::Epoll;
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Driver, Features, Options, Token};
 use echoring_runtime::shard::{
-    Allowance, Answer, Application, ConnectionContext, Context, Disposition, Mailboxes, Shard, ShardConfig,
+    Allowance, Answer, Application, ConnectionContext, Context, Disposition, Kinds, Mailboxes, Shard,
+    ShardConfig,
 };
 
 /// Cases 9.1.6 and 9.2.6 send this much in one message, the maximum of the suite.
@@ -218,9 +219,13 @@ impl Testee {
     }
 }
 
-impl Application for Testee {
+impl Kinds for Testee {
     type Peer = ();
     type Message = ();
+}
+
+impl Application for Testee {
+    type Kinds = Testee;
     type Command = ();
     type Report = ();
 

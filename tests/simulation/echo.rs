@@ -8,7 +8,7 @@ use echoring_proto::handshake::{OriginPolicy, Request, Upgrade};
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds};
 use echoring_server::{Handler, Message, Remote, Result, Route, Routes, Service};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
@@ -19,9 +19,13 @@ use super::world::{World, config};
 #[derive(Debug)]
 struct Echo;
 
-impl Application for Echo {
+impl Kinds for Echo {
     type Peer = ();
     type Message = ();
+}
+
+impl Application for Echo {
+    type Kinds = Echo;
     type Command = ();
     type Report = HubReport;
 

@@ -12,7 +12,7 @@ use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring_proto::handshake::{Request, Response, Upgrade};
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds};
 
 use super::client::{self, Item, Leave, MessageKind};
 use super::world::{World, config};
@@ -76,10 +76,14 @@ impl Teller {
     }
 }
 
-impl Application for Teller {
-    type Command = ();
+impl Kinds for Teller {
     type Peer = ();
     type Message = ();
+}
+
+impl Application for Teller {
+    type Kinds = Teller;
+    type Command = ();
     type Report = HubReport;
 
     fn report(&self) -> HubReport {

@@ -5,7 +5,7 @@ use echoring_proto::connection::{Chunk, Closed, MessageKind};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Route};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds, Route};
 
 pub const MESSAGE: &[u8] = b"hello";
 
@@ -36,10 +36,14 @@ impl EchoClient {
     }
 }
 
-impl Application for EchoClient {
+impl Kinds for EchoClient {
     /// The index of the connection.
     type Peer = usize;
     type Message = ();
+}
+
+impl Application for EchoClient {
+    type Kinds = EchoClient;
     type Command = ();
     type Report = ();
 

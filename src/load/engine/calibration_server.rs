@@ -26,8 +26,8 @@ use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::driver::{Driver, Features, Options, Token};
 use echoring_runtime::launch::{self, LaunchOptions, ShardSetup, ShardSpec, ShardThread};
 use echoring_runtime::shard::{
-    Allowance, Answer, Application, ConnectionContext, Context, ControlMessage, Disposition, Mailboxes,
-    Remote, Security, Shard, ShardConfig,
+    Allowance, Answer, Application, ConnectionContext, Context, ControlMessage, Disposition, Kinds,
+    Mailboxes, Remote, Security, Shard, ShardConfig,
 };
 use echoring_runtime::stats::Snapshot;
 
@@ -343,9 +343,13 @@ impl Planter {
     }
 }
 
-impl Application for Planter {
+impl Kinds for Planter {
     type Peer = Peer;
     type Message = ();
+}
+
+impl Application for Planter {
+    type Kinds = Planter;
     type Command = Command;
     type Report = ();
 

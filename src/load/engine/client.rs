@@ -23,7 +23,7 @@ use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Route};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, Kinds, Route};
 
 mod agenda;
 mod answers;
@@ -429,9 +429,13 @@ impl Client {
     }
 }
 
-impl Application for Client {
+impl Kinds for Client {
     type Peer = Peer;
     type Message = WorkerMessage;
+}
+
+impl Application for Client {
+    type Kinds = Client;
     type Command = ();
     type Report = ();
 

@@ -2,119 +2,26 @@
 
 use std::net::SocketAddr;
 
+use super::answer::{Answer, Disposition, OwnedReply};
 use super::context::{ConnectionContext, Context};
-use bytes::Bytes;
-
+use super::kinds::Kinds;
 use crate::driver::{Driver, Token};
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Chunk, Closed, MessageProgress, Reply};
+use echoring_proto::connection::{Chunk, Closed};
 use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
 use echoring_proto::limits::Nanos;
 
-/// The application's decision about a chunk.
-///
-/// ```
-/// # mod echoring { pub use echoring_runtime::shard as server; }
-/// use echoring::server::Disposition;
-///
-/// /// Pings of an application's own go back; everything else is done.
-/// fn answer(text: &str) -> Disposition {
-///     if text == "ping" { Disposition::Echo } else { Disposition::Done }
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Disposition {
-    /// Nothing to send.
-    Done,
-    /// Send the chunk back in place: the cheapest reply.
-    Echo,
-}
+/// The [state](Kinds::Peer) of an application's connections.
+pub type PeerOf<A> = <<A as Application>::Kinds as Kinds>::Peer;
 
-/// The answer to a request.
-#[derive(Debug)]
-pub enum Answer<P> {
-    /// 101: the connection becomes a WebSocket with `peer` as its state. `whole` requests whole messages (assembled up
-    /// to the message limit) instead of chunks as they arrive.
-    Upgrade {
-        /// State kept with the connection.
-        peer: P,
-        /// The subprotocol to name in the response, one of those offered.
-        subprotocol: Option<&'static str>,
-        /// Assemble fragmented and split messages.
-        whole: bool,
-    },
-    /// The same with header fields for this request.
-    UpgradeWith {
-        /// State kept with the connection.
-        peer: P,
-        /// Further fields of the 101.
-        extras: Box<Extras>,
-        /// Assemble fragmented and split messages.
-        whole: bool,
-    },
-    /// 200: the connection becomes an event stream with `peer` as its state. Nothing more of the client is read.
-    EventStream {
-        /// State kept with the connection.
-        peer: P,
-        /// Further header lines, each ended by CRLF.
-        headers: Box<str>,
-    },
-    /// The answer follows through [`Context::accept`], [`Context::begin_event_stream`] or [`Context::refuse`]; until then
-    /// nothing of the connection is read. `peer` is its state from now on.
-    Later {
-        /// State kept with the connection.
-        peer: P,
-    },
-    /// A complete response; the connection is closed after it.
-    Respond(Reply<'static>),
-    /// The same, made for this request. A status of 400 or more counts as a refusal.
-    RespondWith(Box<OwnedReply>),
-    /// A refusal; the connection is closed after it, and it is counted and logged.
-    Refuse(Refusal),
-}
-
-/// Fields of a 101 for one request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extras {
-    /// The subprotocol to name, one of those offered.
-    pub subprotocol: Option<String>,
-    /// Further fields, names and values, see [`check_field`](echoring_proto::handshake::check_field).
-    pub fields: Vec<(String, String)>,
-    /// The least progress of its messages, instead of that of the shard's other connections.
-    pub message_progress: Option<MessageProgress>,
-}
-
-/// A [`Reply`] made for one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedReply {
-    /// The status, such as 200.
-    pub status: u16,
-    /// The media type, such as `text/plain`.
-    pub content_type: String,
-    /// Further header lines, each ended by CRLF.
-    pub headers: String,
-    /// The body.
-    pub body: Bytes,
-    /// Omit the body, for HEAD.
-    pub head_only: bool,
-}
-
-impl OwnedReply {
-    /// Converts it to a reply.
-    pub fn as_reply(&self) -> Reply<'_> {
-        let OwnedReply { status, content_type, headers, body, head_only } = self;
-        Reply { status: *status, content_type, headers, body, head_only: *head_only }
-    }
-}
+/// The [mail](Kinds::Message) between an application's shards.
+pub type MessageOf<A> = <<A as Application>::Kinds as Kinds>::Message;
 
 /// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
 /// must neither block nor allocate per message.
 pub trait Application: Sized {
-    /// State kept inline with each connection. Small: an idle connection pays for it.
-    type Peer: Default + std::fmt::Debug;
-    /// Messages between shards. Bytes travel beside them, see [`Context::post`].
-    type Message: Send + std::fmt::Debug + 'static;
+    /// The state of its connections, and the mail between its shards.
+    type Kinds: Kinds;
     /// Commands of other threads, sent by [`ControlMessage::Command`](super::ControlMessage::Command).
     type Command: Send + std::fmt::Debug + 'static;
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
@@ -125,25 +32,15 @@ pub trait Application: Sized {
         let _ = (shard, taken);
     }
 
-    /// The [class](Application::class) of the connections whose messages are [echoed](Application::echoes).
-    const ECHO_CLASS: u8 = 0;
-
-    /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
-    /// which is that of connections without a peer. Connections that this side dials are of class 0.
-    fn class(&self, peer: &Self::Peer) -> u8 {
-        let _ = peer;
-        0
-    }
-
     /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
     /// refused already.
     fn request<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
-    ) -> Answer<Self::Peer>;
+    ) -> Answer<PeerOf<Self>>;
 
     /// Whether a request only asks if the server lives. It is answered even to clients that are over a limit, and while the shard
     /// drains, so it must open nothing.
@@ -160,13 +57,13 @@ pub trait Application: Sized {
     }
 
     /// The transport of a dialled connection is connected; TLS, or the request, begins with this tick.
-    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The TLS handshake of a dialled connection is complete; `resumed` says whether it resumed an earlier session.
     /// Never called without TLS.
-    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token, resumed: bool) {
         let _ = (cx, token, resumed);
     }
 
@@ -174,27 +71,20 @@ pub trait Application: Sized {
     /// the server's response).
     fn opened<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         response: Option<&Response>,
     ) {
         let _ = (cx, token, response);
     }
 
-    /// Whether every message of this peer is sent back unchanged, so that [`chunk`](Application::chunk) need not be
-    /// called: the cheapest route.
-    fn echoes(&self, peer: &Self::Peer) -> bool {
-        let _ = peer;
-        false
-    }
-
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its flags.
-    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, chunk: Chunk<'_>) -> Disposition;
 
     /// The answer to [`Context::find_address`]: the peer's address. `None` if there is none, as on a Unix socket.
     fn addressed<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
         address: Option<SocketAddr>,
     ) {
@@ -203,23 +93,23 @@ pub trait Application: Sized {
 
     /// A ping arrived and was answered. Called if
     /// [`Config::pings`](echoring_proto::connection::ConnectionConfig::pings) requests it.
-    fn ping(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+    fn ping(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
         let _ = (link, payload);
     }
 
     /// A pong arrived.
-    fn pong(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Self::Kinds>, payload: &[u8]) {
         let _ = (link, payload);
     }
 
     /// A send was short, and the connection accepts no further one until [`writable`](Application::writable).
     /// [Shared](Context::share) pieces that are unsent may be [taken back](Context::take_back) now.
-    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
@@ -231,7 +121,7 @@ pub trait Application: Sized {
 
     /// A connection is closing: [`Context::closed`] tells how. Its transport may take some time, after which
     /// [`closed`](Application::closed) is called. May be called several times.
-    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
@@ -239,37 +129,37 @@ pub trait Application: Sized {
     /// ended. Its token is invalid.
     fn closed<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         token: Token,
-        peer: Self::Peer,
+        peer: PeerOf<Self>,
         closed: &Closed,
     );
 
     /// Another shard posted a message.
     fn message<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Self>,
+        cx: &mut Context<'_, D, Self::Kinds>,
         from: usize,
-        message: Self::Message,
+        message: MessageOf<Self>,
         payload: &[u8],
     ) {
         let _ = (cx, from, message, payload);
     }
 
     /// A command of another thread, between two ticks. That thread waits for the answer as its command says.
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, command: Self::Command) {
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, command: Self::Command) {
         let _ = (cx, command);
     }
 
     /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. Otherwise they stay in their
     /// mailbox, which fills and thereby backpressures the posting shard's connections.
-    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self>) -> bool {
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self::Kinds>) -> bool {
         let _ = cx;
         true
     }
 
     /// All events of the tick have been handled; what is staged now leaves with this tick's batch.
-    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
         let _ = cx;
     }
 
@@ -288,22 +178,15 @@ pub trait Application: Sized {
     /// The application's part of a snapshot.
     fn report(&self) -> Self::Report;
 
-    /// Whether a connection is not closed when the drain begins, because the application closes it once everything
-    /// queued for it was sent.
-    fn outlives_drain(&self, peer: &Self::Peer) -> bool {
-        let _ = peer;
-        false
-    }
-
-    /// A paced drain has come to a connection that [outlives](Application::outlives_drain) the beginning of a drain: it
+    /// A paced drain has come to a connection that [outlives](Kinds::outlives_drain) the beginning of a drain: it
     /// is to be closed once everything queued for it was sent.
-    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }
 
     /// The shard accepts no more connections and has closed (1001) those that do not
-    /// [outlive](Application::outlives_drain) this. Called again if the drain must end earlier.
-    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+    /// [outlive](Kinds::outlives_drain) this. Called again if the drain must end earlier.
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
         let _ = cx;
     }
 

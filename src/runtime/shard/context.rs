@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::application::{Application, Extras};
+use super::answer::Extras;
 use super::control::Goodbye;
 use super::core::Core;
+use super::kinds::Kinds;
 use super::mailbox::{Bridge, Full, Lane, Mailboxes};
 use super::route::Route;
 use super::slots::Slot;
@@ -33,13 +34,13 @@ pub struct ShardResources<'a, M> {
 
 /// One connection, for the length of a call.
 #[derive(Debug)]
-pub struct ConnectionContext<'a, A: Application> {
+pub struct ConnectionContext<'a, K: Kinds> {
     /// The connection's token.
     pub token: Token,
     /// The application's state of the connection.
-    pub peer: &'a mut A::Peer,
+    pub peer: &'a mut K::Peer,
     /// The shard's ends of the mailboxes to other shards.
-    pub mailboxes: &'a mut Mailboxes<A::Message>,
+    pub mailboxes: &'a mut Mailboxes<K::Message>,
     pub(super) connection: &'a mut Connection,
     pub(super) env: Env<'a>,
     pub(super) counters: &'a mut Counters,
@@ -47,26 +48,26 @@ pub struct ConnectionContext<'a, A: Application> {
     pub(super) excesses: &'a mut Vec<(Token, Limit, bool)>,
 }
 
-impl<'a, A: Application> ConnectionContext<'a, A> {
+impl<'a, K: Kinds> ConnectionContext<'a, K> {
     /// The context of a connection that has reached the application.
     #[inline(always)]
     pub(super) fn of(
-        slot: &'a mut Slot<A::Peer>,
+        slot: &'a mut Slot<K::Peer>,
         token: Token,
         env: Env<'a>,
-        mailboxes: &'a mut Mailboxes<A::Message>,
+        mailboxes: &'a mut Mailboxes<K::Message>,
         counters: &'a mut Counters,
         excesses: &'a mut Vec<(Token, Limit, bool)>,
-    ) -> ConnectionContext<'a, A> {
+    ) -> ConnectionContext<'a, K> {
         let Slot { connection, peer, account, .. } = slot;
         let (peer, account) = (peer.get_or_insert_default(), *account);
         ConnectionContext { token, peer, mailboxes, connection, env, counters, account, excesses }
     }
 }
 
-impl<A: Application> ConnectionContext<'_, A> {
+impl<K: Kinds> ConnectionContext<'_, K> {
     /// The same connection, for a shorter time.
-    pub fn reborrow(&mut self) -> ConnectionContext<'_, A> {
+    pub fn reborrow(&mut self) -> ConnectionContext<'_, K> {
         let Env { pool, codecs, config, now, entropy } = &mut self.env;
         ConnectionContext {
             token: self.token,
@@ -101,7 +102,7 @@ impl<A: Application> ConnectionContext<'_, A> {
         self.connection.is_writable()
     }
 
-    /// Whether a send is partial, so that [`Application::writable`] will be called.
+    /// Whether a send is partial, so that [`Application::writable`](super::Application::writable) will be called.
     pub fn is_blocked(&self) -> bool {
         self.connection.is_blocked()
     }
@@ -152,7 +153,7 @@ impl<A: Application> ConnectionContext<'_, A> {
     }
 
     /// The parts that carry messages to other connections and shards.
-    pub fn resources(&mut self) -> ShardResources<'_, A::Message> {
+    pub fn resources(&mut self) -> ShardResources<'_, K::Message> {
         ShardResources { mailboxes: self.mailboxes, pool: self.env.pool, codecs: self.env.codecs }
     }
 
@@ -273,11 +274,11 @@ impl<A: Application> ConnectionContext<'_, A> {
 
 /// The shard, for the length of a call.
 #[derive(Debug)]
-pub struct Context<'a, D: Driver, A: Application> {
-    pub(super) core: &'a mut Core<D, A>,
+pub struct Context<'a, D: Driver, K: Kinds> {
+    pub(super) core: &'a mut Core<D, K>,
 }
 
-impl<D: Driver, A: Application> Context<'_, D, A> {
+impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// As [`ConnectionContext::note_excess`].
     pub fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
         self.core.note_excess(token, limit, counts);
@@ -349,7 +350,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// The parts that carry messages to other connections and shards.
-    pub fn resources(&mut self) -> ShardResources<'_, A::Message> {
+    pub fn resources(&mut self) -> ShardResources<'_, K::Message> {
         let Core { mailboxes, env, .. } = &mut *self.core;
         ShardResources { mailboxes, pool: &mut env.pool, codecs: &mut env.codecs }
     }
@@ -365,7 +366,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// A connection, if it still exists. Everything queued through this context leaves with this tick.
-    pub fn link(&mut self, token: Token) -> Option<ConnectionContext<'_, A>> {
+    pub fn link(&mut self, token: Token) -> Option<ConnectionContext<'_, K>> {
         let core = &mut *self.core;
         let slot = core.slots.get_mut(token)?;
         if slot.mark_dirty() {
@@ -390,7 +391,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// The application's state of a connection, without touching the connection.
-    pub fn peer(&mut self, token: Token) -> Option<&mut A::Peer> {
+    pub fn peer(&mut self, token: Token) -> Option<&mut K::Peer> {
         let slot = self.core.slots.get_mut(token)?;
         // The connection may become another kind of peer.
         slot.plain_echo = false;
@@ -398,11 +399,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// Makes a connection another peer. Its traffic counts for that one's class from now on.
-    pub fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+    pub fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.core.slots.get_mut(token) {
             slot.plain_echo = false;
         }
-        self.core.set_peer(application, token, peer);
+        self.core.set_peer(token, peer);
     }
 
     /// Whether [`share`](Context::share) would be accepted: the connection is open, nothing is queued, no send is partial, and no
@@ -426,7 +427,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// not all of them are sent.
     ///
     /// # Errors
-    /// Returns the bytes if the connection cannot accept them now; [`Application::writable`] is called when it can.
+    /// Returns the bytes if the connection cannot accept them now;
+    /// [`Application::writable`](super::Application::writable) is called when it can.
     #[inline]
     pub fn share(&mut self, token: Token, frames: Bytes, messages: u64, tag: u64) -> Result<(), Bytes> {
         let bytes = frames.len() as u64;
@@ -460,21 +462,22 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// The last [shared](Context::share) piece of a short send: its tag, and its unsent bytes. Known from
-    /// [`Application::blocked`] until the tick's end only. `None` at any other time, if something else is behind it (a
-    /// pong), and with TLS, where nothing is shared.
+    /// [`Application::blocked`](super::Application::blocked) until the tick's end only. `None` at any other time, if
+    /// something else is behind it (a pong), and with TLS, where nothing is shared.
     pub fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
         self.core.driver.unsent_shared(token)
     }
 
     /// Unsent bytes of a short send, without those [taken back](Context::take_back); 0 without a partial send. From
-    /// [`Application::blocked`] until the tick's end this is exact.
+    /// [`Application::blocked`](super::Application::blocked) until the tick's end this is exact.
     pub fn unsent_bytes(&self, token: Token) -> u32 {
         self.core.slots.get(token).map_or(0, |slot| slot.connection.unsent_bytes())
     }
 
     /// Takes back the last `bytes` of [`unsent_shared`](Context::unsent_shared), which are `messages` whole messages:
     /// they are not sent, and not counted as sent. The shared piece before them is then the last. At least one of the
-    /// [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`] follows once those are sent.
+    /// [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`](super::Application::writable)
+    /// follows once those are sent.
     ///
     /// False, with nothing done, if there is no such piece.
     ///
@@ -494,8 +497,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         true
     }
 
-    /// Looks up the peer's address. [`Application::addressed`] follows, unless the connection ends before. It costs
-    /// extra system calls.
+    /// Looks up the peer's address. [`Application::addressed`](super::Application::addressed) follows, unless the
+    /// connection ends before. It costs extra system calls.
     pub fn find_address(&mut self, token: Token) {
         self.core.log.asked(token);
         self.core.driver.find_address(token);
@@ -540,7 +543,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         &mut self,
         to: usize,
         lane: Lane,
-        message: A::Message,
+        message: K::Message,
         payload: &[&[u8]],
     ) -> Result<(), Full> {
         let posted = self.core.mailboxes.post(to, lane, message, payload);
@@ -551,7 +554,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// Connects the shard to those of another process.
-    pub fn attach(&mut self, bridge: Bridge<A::Message>) {
+    pub fn attach(&mut self, bridge: Bridge<K::Message>) {
         self.core.mailboxes.attach(bridge);
     }
 
@@ -571,8 +574,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.env.config.dial.as_mut()
     }
 
-    /// Opens a connection in the client role. [`Application::opened`] or [`Application::closed`] follows. `whole`
-    /// requests whole messages.
+    /// Opens a connection in the client role. [`Application::opened`](super::Application::opened) or
+    /// [`Application::closed`](super::Application::closed) follows. `whole` requests whole messages.
     ///
     /// # Errors
     /// If no socket could be created.
@@ -581,7 +584,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         route: &Route,
         source: Option<SocketAddr>,
         whole: bool,
-        peer: A::Peer,
+        peer: K::Peer,
     ) -> io::Result<Token> {
         self.core.connect(route, source, whole, peer)
     }

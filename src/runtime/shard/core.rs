@@ -5,27 +5,38 @@ mod arriving;
 mod by_index;
 mod connection_env;
 mod draining;
+mod farewells;
 mod handshakes;
 mod held;
+mod keeping;
 mod memory;
 mod opening;
 mod reading;
 mod refused_later;
+mod refusing;
 mod relief;
 mod sealing;
 mod secure;
 mod throttle;
+mod throttling;
 
 use std::collections::BTreeSet;
 
-use super::application::Application;
+use self::arrivals::Arrivals;
+use self::connection_env::ConnectionEnv;
+use self::farewells::Farewells;
+use self::handshakes::Handshakes;
+use self::refused_later::RefusedLater;
+use self::relief::{MemoryRelief, UnfinishedSends};
+use self::sealing::{flush_sealed, flush_tunnel};
+use self::throttle::Throttle;
 use super::config::{Allowance, ShardConfig};
 use super::connection_log::{self, ConnectionLog, Ended};
-use super::context::Context;
 use super::control::{Goodbye, LiveConfig};
+use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
 use super::refusals;
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
@@ -33,40 +44,43 @@ use crate::driver::{Driver, Source, Token};
 use crate::limits::{STALL, TRIM_INTERVAL};
 use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use crate::traces;
-use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
-    Cause, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START, TransportAction,
+    Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START, TransportAction,
 };
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
+pub(super) use self::held::HeldInput;
+pub(super) use self::reading::ReadSource;
+pub use self::relief::ConnectionMemory;
+
 /// Messages that this tick answered in place, which the counters do not contain yet.
 #[derive(Debug, Default)]
-struct Echoed {
-    messages: u64,
+pub(super) struct Echoed {
+    pub(super) messages: u64,
     /// Bytes received with them.
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// A shard without its application.
 #[derive(Debug)]
-pub struct Core<D: Driver, A: Application> {
+pub struct Core<D: Driver, K: Kinds> {
     pub(super) driver: D,
-    pub(super) slots: Slots<A::Peer>,
+    pub(super) slots: Slots<K::Peer>,
     /// TLS sessions of secured connections.
     pub(super) sessions: Sessions,
     /// The parts that every call to a connection borrows.
     pub(super) env: ConnectionEnv,
-    security: Security,
+    pub(super) security: Security,
     pub(super) timers: TimerWheel,
     pub(super) counters: Counters,
     /// Logs connections with the addresses of their peers.
     pub(super) log: ConnectionLog,
-    pub(super) mailboxes: Mailboxes<A::Message>,
-    echoed: Echoed,
+    pub(super) mailboxes: Mailboxes<K::Message>,
+    pub(super) echoed: Echoed,
     /// The account of connections whose messages are echoed.
-    echo_account: Account,
+    pub(super) echo_account: Account,
     /// What that account had at the last measurement.
     echoed_before: u64,
     /// Broadcast messages of this tick: when they were received, and how many.
@@ -76,13 +90,13 @@ pub struct Core<D: Driver, A: Application> {
     /// Connections whose partial send is complete.
     pub(super) unblocked: Vec<Token>,
     /// Connections that are closing and were looked at in this flush.
-    ending: Vec<Token>,
+    pub(super) ending: Vec<Token>,
     /// Connections with deferred input, to be read now.
-    deferred: Vec<(Token, Buffer)>,
+    pub(super) deferred: Vec<(Token, Buffer)>,
     /// Connections whose stream ended behind deferred input.
-    ended_behind: BTreeSet<Token>,
+    pub(super) ended_behind: BTreeSet<Token>,
     /// Connections whose queue did not fit the batch.
-    retry: Vec<Token>,
+    pub(super) retry: Vec<Token>,
     /// Connections that will be writable with the next tick without an event: this tick's batch had no room for
     /// everything, or deferred answers were queued after their send was complete.
     pub(super) refused: Vec<Token>,
@@ -98,10 +112,10 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) goodbye: Goodbye,
     pub(super) stopping: bool,
     lease: Lease,
-    arrivals: Arrivals,
-    handshakes: Handshakes,
+    pub(super) arrivals: Arrivals,
+    pub(super) handshakes: Handshakes,
     refused_later: RefusedLater,
-    throttle: Throttle,
+    pub(super) throttle: Throttle,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
@@ -109,23 +123,13 @@ pub struct Core<D: Driver, A: Application> {
     relief: MemoryRelief,
 }
 
-use arrivals::Arrivals;
-use connection_env::ConnectionEnv;
-use draining::Farewells;
-use handshakes::Handshakes;
-use refused_later::RefusedLater;
-pub use relief::ConnectionMemory;
-use relief::{MemoryRelief, UnfinishedSends};
-use sealing::{flush_sealed, flush_tunnel};
-use throttle::Throttle;
-
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     pub(super) fn new(
         driver: D,
         config: ShardConfig,
         allowance: Allowance,
-        mailboxes: Mailboxes<A::Message>,
-    ) -> Core<D, A> {
+        mailboxes: Mailboxes<K::Message>,
+    ) -> Core<D, K> {
         let now = driver.now();
         let ShardConfig { connection, connections, security, seed } = config;
         let Allowance { pool, connections: lease, contexts } = allowance;
@@ -144,7 +148,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             counters: Counters::default(),
             log: ConnectionLog::default(),
             echoed: Echoed::default(),
-            echo_account: Account::of_class(A::ECHO_CLASS),
+            echo_account: Account::of_class(K::ECHO_CLASS),
             echoed_before: 0,
             sent: Vec::new(),
             dirty: Vec::new(),
@@ -235,9 +239,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
     }
 
-    /// The transport of a dialled connection is connected.
-    pub(super) fn connected(&mut self, application: &mut A, token: Token) {
-        application.connected(&mut Context { core: self }, token);
+    /// The transport of a dialled connection is connected, and the application knows.
+    pub(super) fn connected(&mut self, token: Token) {
         if self.sessions.has(token.index) {
             self.start_layer(token);
         }
@@ -281,8 +284,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.counters.traffic.at(account)
     }
 
-    /// Measures the tick that began at `now` and that has staged all its sends.
-    pub(super) fn measure_tick(&mut self, application: &A) {
+    /// Measures the tick that began at `now` and that has staged all its sends. Returns how long it took if that was too long.
+    pub(super) fn measure_tick(&mut self) -> Option<Nanos> {
         let ended = self.driver.now();
         let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
         let taken = ended.saturating_sub(self.env.now);
@@ -296,30 +299,26 @@ impl<D: Driver, A: Application> Core<D, A> {
         for (received_at, messages) in self.sent.drain(..) {
             receive_to_send.record(ended.saturating_sub(received_at), u64::from(messages));
         }
-        if taken > STALL {
-            self.note_stall(application, taken);
-        }
+        let is_stall = taken > STALL;
+        self.counters.stalls += u64::from(is_stall);
+        is_stall.then_some(taken)
     }
 
-    /// Counts a tick that took too long, and tells the application.
-    #[cold]
-    fn note_stall(&mut self, application: &A, taken: Nanos) {
-        self.counters.stalls += 1;
-        application.stalled(self.mailboxes.shard(), taken);
-    }
-
+    /// Whether a deadline has passed, or other work by the clock is due.
     #[inline]
-    pub(super) fn expire_timers(&mut self, application: &mut A) {
-        if self.timers.is_due(self.env.now) || self.trim_at <= self.env.now || self.draining_until.is_some() {
-            self.expire_due(application);
-        }
+    pub(super) fn has_timers_due(&self) -> bool {
+        self.timers.is_due(self.env.now) || self.trim_at <= self.env.now || self.draining_until.is_some()
     }
 
-    #[inline(never)]
-    fn expire_due(&mut self, application: &mut A) {
+    /// The entries of the timer wheel that are due, for [`pass_deadlines`](Core::pass_deadlines).
+    pub(super) fn take_due(&mut self) -> Vec<(Token, u32)> {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(self.env.now, &mut due);
-        self.resume_throttled(application);
+        due
+    }
+
+    /// Tells connections that their deadlines have passed.
+    pub(super) fn pass_deadlines(&mut self, mut due: Vec<(Token, u32)>) {
         for (token, tick) in due.drain(..) {
             let Some(slot) = self.slots.get_mut(token) else { continue };
             if slot.armed != tick {
@@ -333,18 +332,14 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         self.due = due;
+    }
+
+    /// Checks partial sends and returns free buffers, from time to time.
+    pub(super) fn trim_if_due(&mut self) {
         if self.trim_at <= self.env.now {
             self.trim_at = self.env.now + TRIM_INTERVAL;
             let unfinished = self.look_at_sends();
             self.trim_wanted = self.env.pool.trim() || unfinished;
-        }
-        if self.draining_until.is_some_and(|until| until <= self.env.now) {
-            let tokens: Vec<Token> = self.slots.tokens().collect();
-            for token in tokens {
-                self.driver.abort(token);
-                self.closed(application, token);
-            }
-            self.stopping = true;
         }
     }
 
@@ -368,56 +363,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         slot.armed = self.timers.arm(token, deadline);
     }
 
-    /// Sends what was queued and carries out what connections decided, until nothing is left.
-    #[inline]
-    pub(super) fn flush_dirty(&mut self, application: &mut A) {
-        if !self.dirty.is_empty() || !self.unblocked.is_empty() {
-            self.flush_any(application);
+    /// Flushes the connections that are listed for it.
+    pub(super) fn flush_listed(&mut self) {
+        let mut index = 0;
+        while index < self.dirty.len() {
+            let token = self.dirty[index];
+            index += 1;
+            self.flush(token);
+            self.look_for_plain_echo(token);
         }
-    }
-
-    #[inline(never)]
-    fn flush_any(&mut self, application: &mut A) {
-        for _ in 0..2 {
-            let mut index = 0;
-            while index < self.dirty.len() {
-                let token = self.dirty[index];
-                index += 1;
-                self.flush(token);
-                self.look_for_plain_echo(application, token);
-            }
-            self.dirty.clear();
-            while let Some(token) = self.ending.pop() {
-                application.ending(&mut Context { core: self }, token);
-            }
-            while let Some((token, mut deferred)) = self.deferred.pop() {
-                let read = self.meter(token);
-                self.read_buffer(application, token, &mut deferred);
-                self.env.pool.put(deferred);
-                self.charge(token, read, 0);
-                if self.ended_behind.remove(&token) {
-                    self.ended(token);
-                }
-                if self.env.pool.is_under_pressure() {
-                    self.relieve(application);
-                }
-            }
-            let mut unblocked = std::mem::take(&mut self.unblocked);
-            for token in unblocked.drain(..) {
-                let Some(slot) = self.slots.get(token) else { continue };
-                if slot.connection.is_writable() {
-                    application.writable(&mut Context { core: self }, token);
-                } else if slot.dirty && !slot.connection.is_blocked() {
-                    // Replies to deferred input leave first, and no event will report that.
-                    self.refused.push(token);
-                }
-            }
-            self.unblocked = unblocked;
-            if self.dirty.is_empty() {
-                break;
-            }
-        }
-        self.dirty.append(&mut self.retry);
+        self.dirty.clear();
     }
 
     fn flush(&mut self, token: Token) {
@@ -489,9 +444,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// A connection has ended.
-    pub(super) fn closed(&mut self, application: &mut A, token: Token) {
-        let Some(mut slot) = self.slots.remove(token) else { return };
+    /// Removes a connection that has ended, and returns what it held.
+    pub(super) fn remove(&mut self, token: Token) -> Option<Slot<K::Peer>> {
+        let mut slot = self.slots.remove(token)?;
         self.ended_behind.remove(&token);
         self.forget_arrival(token);
         if slot.leased {
@@ -501,17 +456,22 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.came_back(token);
         slot.connection.release(&mut self.env.pool, &mut self.env.codecs);
         self.sessions.remove(token.index, &mut self.env.pool);
-        let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
-        let closed = slot.connection.closed().unwrap_or(&gone);
+        Some(slot)
+    }
+
+    /// Counts and logs the end of a connection.
+    pub(super) fn note_end(
+        &mut self,
+        token: Token,
+        slot: &Slot<K::Peer>,
+        closed: &Closed,
+        identity: Option<&str>,
+    ) {
         let code = slot.connection.was_open().then_some(closed.code.0);
         *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
         traces::closed(token, closed.cause.name());
         let traffic = self.counters.traffic.close(slot.account);
-        let identity = application.identity(token);
         self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic, identity });
-        if let Some(peer) = slot.peer {
-            application.closed(&mut Context { core: self }, token, peer, closed);
-        }
     }
 
     /// Uses another configuration from now on.
@@ -541,7 +501,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let _ = self.driver.tick(&mut self.env.pool, Some(0), &mut events);
     }
 
-    pub(super) fn snapshot(&self, application: &A) -> Snapshot<A::Report> {
+    /// The shard's figures with those of its application.
+    pub(super) fn snapshot<R>(&self, application: R) -> Snapshot<R> {
         let described = self.driver.describe();
         let (mailbox_messages, mailbox_bytes) = self.mailboxes.queued();
         Snapshot {
@@ -563,7 +524,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             mailbox_bytes,
             work: self.driver.work(),
             counters: Counters { traffic: self.counters.traffic.summed(), ..self.counters.clone() },
-            application: application.report(),
+            application,
         }
     }
 }

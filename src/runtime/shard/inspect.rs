@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::application::Application;
 use super::context::Context;
+use super::kinds::Kinds;
 use crate::driver::{Driver, Token};
 use echoring_proto::limits::Nanos;
 
@@ -23,7 +23,7 @@ pub struct ConnectionView<'a> {
     pub path: Option<&'a str>,
 }
 
-impl<D: Driver, A: Application> Context<'_, D, A> {
+impl<D: Driver, K: Kinds> Context<'_, D, K> {
     /// One more than the largest index that a connection has had. Indexes of ended connections are empty, or reused.
     pub fn indexes(&self) -> u32 {
         self.core.slots.indexes()
@@ -54,7 +54,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// The application's state of a connection, to be read.
-    pub fn peer_of(&self, token: Token) -> Option<&A::Peer> {
+    pub fn peer_of(&self, token: Token) -> Option<&K::Peer> {
         self.core.slots.get(token)?.peer.as_ref()
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Slot<P> {
     /// Listed for a flush at the tick's end.
     pub(super) dirty: bool,
     /// Whether its messages are echoed without further processing: the application
-    /// [echoes](crate::shard::Application::echoes) and the connection is [plain](Connection::is_plain). Cleared when
+    /// [echoes](crate::shard::Kinds::echoes) and the connection is [plain](Connection::is_plain). Cleared when
     /// the connection is listed, computed again after a flush or a slow read.
     pub(super) plain_echo: bool,
     /// The transport is closing; only `Closed` is awaited.

@@ -83,6 +83,15 @@ impl TimerWheel {
     }
 }
 
+/// The earlier of two deadlines.
+#[inline]
+pub fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

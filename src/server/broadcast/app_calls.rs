@@ -3,7 +3,6 @@
 use echoring_auth::{AppAnswer, AppData, AppEvent, Call, ClientProgram, Failed};
 use echoring_centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 use echoring_proto::CloseCode;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Content, Publication, Refused};
 
 use super::Broadcast;
@@ -14,7 +13,7 @@ use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 
 /// A question to the application, without the client that it is about.
 pub(super) struct Question<'a> {
@@ -37,9 +36,9 @@ struct Agreed {
 
 impl Broadcast {
     /// A session calls the application.
-    pub(super) fn take_rpc<A: ServerApplication>(
+    pub(super) fn take_rpc(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &Gate,
         encoding: Encoding,
         id: u32,
@@ -53,12 +52,7 @@ impl Broadcast {
     }
 
     /// A session sends a message to the application. Without a hook there is nobody that it could be for.
-    pub(super) fn take_send<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &Gate,
-        data: &[u8],
-    ) {
+    pub(super) fn take_send(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, data: &[u8]) {
         let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if gate.asks_app(AppEvent::Rpc) {
             let question = Question::new(AppEvent::Rpc, None, data_of(encoding, data));
@@ -67,9 +61,9 @@ impl Broadcast {
     }
 
     /// A session wants to publish where the application decides.
-    pub(super) fn ask_publish<A: ServerApplication>(
+    pub(super) fn ask_publish(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -94,9 +88,9 @@ impl Broadcast {
     }
 
     /// A session wants to subscribe where the application decides.
-    pub(super) fn ask_subscribe<A: ServerApplication>(
+    pub(super) fn ask_subscribe(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         wanted: &WantedSubscription<'_>,
@@ -125,11 +119,7 @@ impl Broadcast {
     }
 
     /// A session ends a subscription about which the application is still asked.
-    pub(super) fn cancel_asked_subscribe<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        name: &str,
-    ) {
+    pub(super) fn cancel_asked_subscribe(&mut self, link: &mut ConnectionContext<'_>, name: &str) {
         let Some(centrifuge) = centrifuge(link) else { return };
         let encoding = centrifuge.encoding;
         if let Some(id) = centrifuge.calls.cancel_subscribe(name) {
@@ -139,9 +129,9 @@ impl Broadcast {
     }
 
     /// Asks the application about a request. Its answer follows through [`app_answered`](Broadcast::app_answered).
-    pub(super) fn ask_app<A: ServerApplication>(
+    pub(super) fn ask_app(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &Gate,
         id: u32,
         asked: Asked,
@@ -177,9 +167,9 @@ impl Broadcast {
     }
 
     /// The application has answered.
-    pub(crate) fn app_answered<A: ServerApplication>(
+    pub(crate) fn app_answered(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         answered: AppAnswered,
     ) {
@@ -231,13 +221,7 @@ impl Broadcast {
         self.take_held(link, gate);
     }
 
-    fn app_agreed<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-        call: &Call,
-        agreed: Agreed,
-    ) {
+    fn app_agreed(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, call: &Call, agreed: Agreed) {
         let Agreed { encoding, id, asked, data, expire_at } = agreed;
         match asked {
             // Answers about sessions that begin are others.
@@ -280,9 +264,9 @@ impl Broadcast {
         }
     }
 
-    fn publish_agreed<A: ServerApplication>(
+    fn publish_agreed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &Gate,
         id: u32,
         call: &Call,
@@ -305,7 +289,7 @@ impl Broadcast {
     }
 
     /// Reads a session again that has fewer open requests, unless it has publications that are held.
-    pub(super) fn read_again<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+    pub(super) fn read_again(&mut self, link: &mut ConnectionContext<'_>) {
         let Some(session) = link.peer.session_mut() else { return };
         let is_held = session.held > 0 || session.is_connecting();
         if !is_held && session.centrifuge().is_some_and(|centrifuge| !centrifuge.calls.are_many()) {

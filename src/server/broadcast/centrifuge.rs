@@ -12,7 +12,6 @@ use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
 use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
 use serde::de::IgnoredAny;
@@ -27,14 +26,14 @@ use super::requests::{ANY_EPOCH, WantedSubscription};
 use super::sessions::{dialect_of, end, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
-use crate::peer::ServerApplication;
+use crate::peer::{ConnectionContext, Context};
 use crate::validation::is_too_deep;
 
 impl Broadcast {
     /// A session sent a frame.
-    pub(super) fn centrifuge_frame<A: ServerApplication>(
+    pub(super) fn centrifuge_frame(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         kind: MessageKind,
@@ -50,7 +49,7 @@ impl Broadcast {
     }
 
     /// Keeps a frame until the connect command is decided.
-    fn keep_frame<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, frame: &[u8]) {
+    fn keep_frame(&mut self, link: &mut ConnectionContext<'_>, frame: &[u8]) {
         let bytes = frame_bytes(frame);
         let has_room = backlog(link).is_some_and(|backlog| backlog.has_room(bytes));
         if !has_room || !self.sessions.kept.add(bytes, link.pool()) {
@@ -62,9 +61,9 @@ impl Broadcast {
     }
 
     /// Does what the commands of a frame ask for, but for the first `done`. Those that find too many requests open wait.
-    pub(super) fn take_commands<A: ServerApplication>(
+    pub(super) fn take_commands(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         frame: &[u8],
@@ -81,11 +80,7 @@ impl Broadcast {
     }
 
     /// Takes the commands that wait, as far as there is room for their requests. A session of which none is left is read again.
-    pub(super) fn take_held<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-    ) {
+    pub(super) fn take_held(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         while link.is_open()
             && let Some(centrifuge) = centrifuge(link)
             && let Some(mut held) = centrifuge.calls.pop_held()
@@ -106,9 +101,9 @@ impl Broadcast {
 
     /// Takes commands of a frame until all are read, too many requests are open, or the connection ends. Returns whether those
     /// that are left have to wait.
-    fn take_some<A: ServerApplication>(
+    fn take_some(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         frame: &[u8],
@@ -136,9 +131,9 @@ impl Broadcast {
         false
     }
 
-    fn take_command<A: ServerApplication>(
+    fn take_command(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         command: &Command<'_>,
@@ -182,9 +177,9 @@ impl Broadcast {
     }
 
     /// Answers a command with an error. Too many errors in a row end the session.
-    pub(super) fn fail<A: ServerApplication>(
+    pub(super) fn fail(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         encoding: Encoding,
         id: u32,
         error: ErrorCode,
@@ -198,9 +193,9 @@ impl Broadcast {
     }
 
     /// A token of the session was not accepted.
-    pub(super) fn refuse_token<A: ServerApplication>(
+    pub(super) fn refuse_token(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         id: Option<u64>,
         error: RefreshError,
     ) {
@@ -214,9 +209,9 @@ impl Broadcast {
         self.fail(link, encoding, number(id), code);
     }
 
-    fn take_subscribe<A: ServerApplication>(
+    fn take_subscribe(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -245,9 +240,9 @@ impl Broadcast {
         self.subscribe_in_turn(link, gate, encoding, id, wanted);
     }
 
-    fn take_publish<A: ServerApplication>(
+    fn take_publish(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -268,9 +263,9 @@ impl Broadcast {
         self.publish_within_rate(link, gate, Some(id.into()), channel, publication, "");
     }
 
-    fn take_presence<A: ServerApplication>(
+    fn take_presence(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &Gate,
         encoding: Encoding,
         id: u32,
@@ -295,7 +290,7 @@ impl Broadcast {
     }
 
     /// Attends to the sessions that are due: pings, and clients that do not answer or do not connect.
-    pub(super) fn attend_alarms<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn attend_alarms<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         while let Some(token) = self.sessions.alarms.pop_due(self.now) {
             if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
                 self.attend_alarm(&mut link, self.now);
@@ -303,7 +298,7 @@ impl Broadcast {
         }
     }
 
-    fn attend_alarm<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, now: Nanos) {
+    fn attend_alarm(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
         self.end_expired(link, now);
         let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
         let Some(session) = link.peer.session_mut() else { return };
@@ -336,7 +331,7 @@ pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
 }
 
 /// Holds the rest of a frame, with up to `left` commands, until fewer requests are open.
-fn hold<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, rest: &[u8], left: usize) {
+fn hold(link: &mut ConnectionContext<'_>, rest: &[u8], left: usize) {
     let has_room = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.held.has_room(rest.len()));
     if !has_room {
         return disconnect(link, Disconnect::TooManyRequests);
@@ -350,36 +345,32 @@ fn hold<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, rest: &[u8], 
 }
 
 /// Holds the first frame longer.
-fn put_back<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, held: HeldFrame) {
+fn put_back(link: &mut ConnectionContext<'_>, held: HeldFrame) {
     if let Some(centrifuge) = centrifuge(link) {
         centrifuge.calls.held.put_back(held);
     }
 }
 
 /// The times of pings are those of the server's own.
-pub(super) fn ping_times<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> PingTimes {
+pub(super) fn ping_times(link: &ConnectionContext<'_>) -> PingTimes {
     let (interval, timeout) = link.ping_times();
     PingTimes { interval, timeout }
 }
 
 /// Ends a session.
-pub(super) fn disconnect<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, disconnect: Disconnect) {
+pub(super) fn disconnect(link: &mut ConnectionContext<'_>, disconnect: Disconnect) {
     let (code, reason) = close(disconnect);
     link.close(code, reason);
 }
 
 /// What a connection's session has if it speaks Centrifuge's protocol.
-pub(super) fn centrifuge<'a, A: ServerApplication>(
-    link: &'a mut ConnectionContext<'_, A>,
-) -> Option<&'a mut CentrifugeSession> {
+pub(super) fn centrifuge<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut CentrifugeSession> {
     let session = link.peer.session_mut()?;
     session.centrifuge_mut()
 }
 
 /// The connect command that is not answered yet, with what waits behind it.
-pub(super) fn backlog<'a, A: ServerApplication>(
-    link: &'a mut ConnectionContext<'_, A>,
-) -> Option<&'a mut ConnectBacklog> {
+pub(super) fn backlog<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut ConnectBacklog> {
     match &mut centrifuge(link)?.stage {
         Stage::Connecting(backlog) => Some(backlog),
         Stage::AwaitingConnect | Stage::Connected(_) => None,
@@ -387,7 +378,7 @@ pub(super) fn backlog<'a, A: ServerApplication>(
 }
 
 /// Whether so much is queued to a peer that no long answer is added: the queue's bound would end a session that reads.
-pub(super) fn has_long_queue<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> bool {
+pub(super) fn has_long_queue(link: &ConnectionContext<'_>) -> bool {
     link.queued_bytes() > link.queue_bytes()
 }
 

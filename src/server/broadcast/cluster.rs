@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use echoring_cluster::{Message, NodeId, Outcome, OwnerTable, Shard, Ticket, View};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::{ClientId, Creator, Position, Publication, Refused, TopicId};
 use tokio::sync::mpsc;
 
@@ -34,7 +33,7 @@ use crate::cluster::{
     ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links, RelayOutbox, RelaySender, StreamSender,
 };
 use crate::limits::CLUSTER_STAGED_BYTES_MAX;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 pub(super) use behind::PageAhead;
 use durable::Streams;
 pub(super) use durable::{ConnectionReader, PageReader, PageRequest, StreamRange};
@@ -337,7 +336,7 @@ impl Broadcast {
     }
 
     /// Does what the tick has left for the cluster, and what other nodes have said.
-    pub(super) fn advance_cluster<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn advance_cluster<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.sequencer.tell_forgotten();
         let Some(mut cluster) = self.sequencer.cluster.take() else { return };
         let is_idle = cluster.events.is_empty()
@@ -382,11 +381,11 @@ impl Broadcast {
     }
 
     /// Calls the owner table, which may call back into everything else.
-    fn with_table<D: Driver, A: ServerApplication, T>(
+    fn with_table<D: Driver, T>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         cluster: &mut ClusterShard,
-        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store<'_, '_, D, A>, Links>) -> T,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store<'_, '_, D>, Links>) -> T,
     ) -> T {
         let ClusterShard { node, table, links, heads, .. } = cluster;
         let now = self.now;
@@ -395,11 +394,7 @@ impl Broadcast {
     }
 
     /// Changes of members come before the end of their subscriptions.
-    fn take_members<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        cluster: &mut ClusterShard,
-    ) {
+    fn take_members<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
         while self.takes_requests(cx)
             && let Some(StagedMember { topic, client, joined }) = self.sequencer.queue.members.pop_front()
         {
@@ -410,11 +405,7 @@ impl Broadcast {
     }
 
     /// Follows topics that have subscribers, and no others.
-    fn take_touched<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        cluster: &mut ClusterShard,
-    ) {
+    fn take_touched<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
         for name in std::mem::take(&mut self.sequencer.queue.touched) {
             let is_wanted = self.sequencer.topics.is_subscribed(&name)
                 || cluster.waiting.contains_key(&name)
@@ -426,11 +417,7 @@ impl Broadcast {
         }
     }
 
-    fn take_publications<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        cluster: &mut ClusterShard,
-    ) {
+    fn take_publications<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
         while self.takes_requests(cx)
             && let Some(staged) = self.sequencer.queue.publications.pop_front()
         {
@@ -445,9 +432,9 @@ impl Broadcast {
         }
     }
 
-    fn take_event<D: Driver, A: ServerApplication>(
+    fn take_event<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         cluster: &mut ClusterShard,
         event: ClusterEvent,
     ) {
@@ -494,11 +481,7 @@ impl Broadcast {
         }
     }
 
-    fn tell_outcomes<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        cluster: &mut ClusterShard,
-    ) {
+    fn tell_outcomes<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
         while let Some((ticket, outcome)) = cluster.table.poll_outcome() {
             let result = match outcome {
                 Outcome::Accepted(position) => Ok(position),
@@ -514,9 +497,9 @@ impl Broadcast {
     }
 
     /// Tells a publisher what became of its publication.
-    fn decide<D: Driver, A: ServerApplication>(
+    fn decide<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         cluster: &mut ClusterShard,
         ticket: Ticket,
         result: PublishResult,
@@ -532,11 +515,7 @@ impl Broadcast {
     }
 
     /// Answers the shards that wait for topics whose position has become known, or whose stream does not exist.
-    fn answer_waiting<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        cluster: &mut ClusterShard,
-    ) {
+    fn answer_waiting<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
         let now = self.now;
         let is_known = |name: &str| cluster.is_live(name) || cluster.table.stores_nothing(name, now);
         let known: Vec<Box<str>> = cluster.waiting.keys().filter(|name| is_known(name)).cloned().collect();
@@ -563,9 +542,9 @@ impl Broadcast {
 
     /// The topic goes on in another epoch, or behind messages that are missing, at `position`: present subscribers are told, and
     /// come back for what they lack.
-    pub(super) fn interrupted<D: Driver, A: ServerApplication>(
+    pub(super) fn interrupted<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         topic: TopicId,
         position: Position,
     ) {
@@ -599,12 +578,7 @@ impl Broadcast {
     }
 
     /// The same for sessions that are sent messages of the history.
-    fn interrupt_replays<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        topic: TopicId,
-        epoch: u64,
-    ) {
+    fn interrupt_replays<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId, epoch: u64) {
         let waiting = self.subscriptions.get(topic).map(|subscription| &subscription.waiting[..]);
         let tokens: Vec<Token> = waiting.unwrap_or_default().iter().map(Waiting::token).collect();
         for token in tokens {
@@ -632,9 +606,9 @@ impl Broadcast {
     }
 
     /// Tells a session that a subscription has ended at this position. An event stream has no other, so it ends.
-    pub(super) fn tell_moved<A: ServerApplication>(
+    pub(super) fn tell_moved(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         allowed_by: AllowedBy,
         position: Position,
@@ -648,9 +622,9 @@ impl Broadcast {
     }
 
     /// Says that subscribers of these shards are [`interrupted`](Broadcast::interrupted).
-    fn interrupt<D: Driver, A: ServerApplication>(
+    fn interrupt<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         shards: &[(usize, TopicId)],
         position: Position,
     ) {

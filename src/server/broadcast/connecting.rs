@@ -16,7 +16,6 @@ use echoring_centrifuge::{
 };
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::{Position, Replay, TopicId, entries};
 
 use super::Broadcast;
@@ -29,7 +28,7 @@ use super::session::{AllowedBy, ReplayState, SubscriptionState};
 use super::sessions::latest_request;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
-use crate::peer::ServerApplication;
+use crate::peer::{ConnectionContext, Context};
 
 /// What the answer says of a subscription.
 struct Begins {
@@ -46,9 +45,9 @@ struct Begins {
 
 impl Broadcast {
     /// The connect command. Without a token, the application decides if it has a hook, and otherwise what the handshake presented.
-    pub(super) fn connect<A: ServerApplication>(
+    pub(super) fn connect(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -102,9 +101,9 @@ impl Broadcast {
     }
 
     /// The token of the connect command was checked.
-    pub(super) fn connect_decided<A: ServerApplication>(
+    pub(super) fn connect_decided(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         decision: Decision,
     ) {
@@ -114,9 +113,9 @@ impl Broadcast {
     }
 
     /// The application has let the client of the connect command in.
-    pub(super) fn app_connected<A: ServerApplication>(
+    pub(super) fn app_connected(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         connected: AppConnected,
     ) {
@@ -134,12 +133,7 @@ impl Broadcast {
     }
 
     /// The client of a session is known. False if it is refused.
-    fn adopt<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-        decision: Decision,
-    ) -> bool {
+    fn adopt(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, decision: Decision) -> bool {
         let (token, now) = (link.token, link.now());
         if let Err(error) = gate.connected(token, decision, link.pool(), now) {
             let id = backlog(link).map(|backlog| backlog.id);
@@ -155,15 +149,15 @@ impl Broadcast {
     }
 
     /// Lets the client in, with the subscriptions that its credentials list.
-    fn let_known_in<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, gate: &mut Gate) {
+    fn let_known_in(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         let listed = gate.client(link.token).map(Identity::subscriptions);
         let subscriptions = listed.cloned().unwrap_or_default();
         self.let_in(link, gate, &subscriptions, None, AllowedBy::Credentials);
     }
 
-    fn let_in<A: ServerApplication>(
+    fn let_in(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         subscriptions: &ServerSubscriptions,
         data: Option<AppData>,
@@ -186,11 +180,7 @@ impl Broadcast {
     }
 
     /// Answers the connect commands whose subscriptions may all have begun, and takes requests that have waited for an answer.
-    pub(crate) fn complete_connects<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        gate: &mut Gate,
-    ) {
+    pub(crate) fn complete_connects<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
         for _ in 0..self.sessions.connects_due.len() {
             let token = self.sessions.connects_due.pop_front();
             if let Some(mut link) = token.and_then(|token| cx.link(token)).filter(|link| link.is_open()) {
@@ -207,11 +197,7 @@ impl Broadcast {
     }
 
     /// Answers the connect command, if all subscriptions have begun, and takes the commands behind it. False if some have not.
-    fn complete_connect<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-    ) -> bool {
+    fn complete_connect(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) -> bool {
         if !backlog(link).is_some_and(|backlog| backlog.is_admitted) || !self.have_begun(link) {
             return false;
         }
@@ -236,7 +222,7 @@ impl Broadcast {
     }
 
     /// A subscription whose beginning was answered goes on.
-    fn go_on<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, begins: &Begins) {
+    fn go_on(&mut self, link: &mut ConnectionContext<'_>, begins: &Begins) {
         let Begins { topic, name, page, .. } = begins;
         let Some(first) = page else { return self.go_live(link, *topic) };
         if first.recovered != Some(true) {
@@ -251,7 +237,7 @@ impl Broadcast {
 
     /// Whether each subscription of a session that is connecting has begun. Those that have missed messages since their owner
     /// answered begin again, with a replay.
-    fn have_begun<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) -> bool {
+    fn have_begun(&mut self, link: &mut ConnectionContext<'_>) -> bool {
         let Some(session) = link.peer.session_mut() else { return true };
         let mut all = true;
         let mut missed = Vec::new();
@@ -286,10 +272,7 @@ impl Broadcast {
     }
 
     /// The answer's entries for each subscription; `None` if a page belongs to an epoch that its topic has left.
-    fn beginnings<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-    ) -> Option<Vec<Begins>> {
+    fn beginnings(&mut self, link: &mut ConnectionContext<'_>) -> Option<Vec<Begins>> {
         let session = link.peer.session_mut()?;
         let mut pages = match &mut session.centrifuge_mut()?.stage {
             Stage::Connecting(backlog) => std::mem::take(&mut backlog.pages),
@@ -325,9 +308,9 @@ impl Broadcast {
     }
 
     /// Sends the answer. The session is connected.
-    fn answer_connect<A: ServerApplication>(
+    fn answer_connect(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &Gate,
         backlog: &ConnectBacklog,
         begins: &[Begins],
@@ -362,19 +345,15 @@ impl Broadcast {
     }
 
     /// Whether a subscription waits for the answer to the connect command of its session.
-    pub(super) fn awaits_connect<A: ServerApplication>(
-        &self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-    ) -> bool {
+    pub(super) fn awaits_connect(&self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
         let Some(session) = link.peer.session_mut() else { return false };
         session.is_connecting() && session.find(topic).is_some()
     }
 
     /// A subscription has begun at the head of its topic, and waits for the answer to the connect command.
-    pub(super) fn await_connect<A: ServerApplication>(
+    pub(super) fn await_connect(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         position: Position,
         recovered: Option<bool>,
@@ -383,11 +362,7 @@ impl Broadcast {
     }
 
     /// The same of one that has begun with a page of history.
-    pub(super) fn await_connect_with_page<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        page: FirstPage,
-    ) {
+    pub(super) fn await_connect_with_page(&mut self, link: &mut ConnectionContext<'_>, page: FirstPage) {
         if !self.sessions.kept.add(page.bytes(), link.pool()) {
             return self.fail_connect(link, ErrorCode::TooManyRequests);
         }
@@ -398,9 +373,9 @@ impl Broadcast {
         self.set_awaiting_connect(link, topic, position, recovered, true);
     }
 
-    fn set_awaiting_connect<A: ServerApplication>(
+    fn set_awaiting_connect(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         position: Position,
         recovered: Option<bool>,
@@ -419,11 +394,7 @@ impl Broadcast {
     }
 
     /// The connect command fails, and its subscriptions end.
-    pub(super) fn fail_connect<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        code: ErrorCode,
-    ) {
+    pub(super) fn fail_connect(&mut self, link: &mut ConnectionContext<'_>, code: ErrorCode) {
         let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if let Some(id) = self.abandon_connect(link) {
             self.fail(link, encoding, id, code);
@@ -431,10 +402,7 @@ impl Broadcast {
     }
 
     /// Forgets a connect command that is not answered, and ends its subscriptions. Returns its id.
-    pub(super) fn abandon_connect<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-    ) -> Option<u32> {
+    pub(super) fn abandon_connect(&mut self, link: &mut ConnectionContext<'_>) -> Option<u32> {
         let backlog = self.take_backlog(link)?;
         let session = link.peer.session_mut()?;
         let token = link.token;
@@ -445,10 +413,7 @@ impl Broadcast {
     }
 
     /// Takes the connect command that is not answered. The session is read again.
-    fn take_backlog<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-    ) -> Option<Box<ConnectBacklog>> {
+    fn take_backlog(&mut self, link: &mut ConnectionContext<'_>) -> Option<Box<ConnectBacklog>> {
         let stage = &mut centrifuge(link)?.stage;
         let Stage::Connecting(backlog) = std::mem::replace(stage, Stage::AwaitingConnect) else {
             return None;

@@ -7,20 +7,19 @@ use bytes::Bytes;
 use super::dialect::Dialect;
 use super::frame_encoder::{Epochs, conflated_frames, event_frame};
 use crate::event_stream;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{Context, Peer};
 use crate::v1::server_event;
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
 use echoring_topics::{Gap, GapReason, Keyed, MemberId, Sink};
 
 /// The tag of frames that are not part of a log and so cannot be taken back.
 const NO_TAG: u64 = u64::MAX;
 
 /// Sends the frames of topics to connections, and collects the subscribers that need more than frames.
-pub(super) struct ConnectionSink<'a, 'b, D: Driver, A: ServerApplication> {
-    pub(super) cx: &'a mut Context<'b, D, A>,
+pub(super) struct ConnectionSink<'a, 'b, D: Driver> {
+    pub(super) cx: &'a mut Context<'b, D>,
     pub(super) follow_ups: &'a mut FollowUps,
     pub(super) epochs: &'a Epochs,
 }
@@ -46,7 +45,7 @@ pub(super) struct SlowConsumer {
     pub(super) reason: GapReason,
 }
 
-impl<D: Driver, A: ServerApplication> ConnectionSink<'_, '_, D, A> {
+impl<D: Driver> ConnectionSink<'_, '_, D> {
     /// How a connection's session speaks, and the epoch of the topic of an event stream.
     fn dialect(&self, token: Token) -> (Dialect, u64) {
         let Some(session) = self.cx.peer_of(token).and_then(Peer::session) else { return Default::default() };
@@ -68,7 +67,7 @@ impl<D: Driver, A: ServerApplication> ConnectionSink<'_, '_, D, A> {
     }
 }
 
-impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, A> {
+impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     #[inline]
     fn is_writable(&self, token: Token) -> bool {
         self.cx.is_writable(token)

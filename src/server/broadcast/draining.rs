@@ -7,16 +7,16 @@ use super::session::Subscriber;
 use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{Context, Peer};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Context, Goodbye};
+use echoring_runtime::shard::Goodbye;
 use echoring_topics::{GapReason, TopicId};
 
 impl Broadcast {
     /// Begins the drain, or changes its deadline. Publications are refused from now on. Raw publishers cannot be told
     /// that, so they are not read.
-    pub(crate) fn drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(crate) fn drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.drain.begin(cx.now()) {
             self.fan_out.topics.hurry();
             self.drain.remaining.clear();
@@ -44,11 +44,7 @@ impl Broadcast {
         self.drain.goodbye_at
     }
 
-    fn drain_connection<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-    ) {
+    fn drain_connection<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
         match &*link.peer {
             Peer::Subscriber(_) => link.set_backpressured(true),
@@ -65,7 +61,7 @@ impl Broadcast {
 
     /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
-    pub(super) fn advance_drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.sequencer.ordering == Ordering::Theirs {
             return self.advance_drain_of_predecessor(cx);
         }
@@ -94,7 +90,7 @@ impl Broadcast {
     }
 
     /// The same when a successor orders the messages: no other shard of this process is waited for.
-    fn advance_drain_of_predecessor<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn advance_drain_of_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let is_over = self.drain.goodbye_at <= cx.now() || self.handover.is_lost;
         if self.handover.is_lost || !self.fan_out.topics.is_dirty() {
             self.close_served(cx, is_over);
@@ -109,11 +105,7 @@ impl Broadcast {
 
     /// Closes the connections that have got everything, without those whose handlers are to be told first or close them
     /// themselves, unless their time `is_over`.
-    pub(super) fn close_served<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        is_over: bool,
-    ) {
+    pub(super) fn close_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, is_over: bool) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, sessions, .. } = self;
         drain.remaining.retain(|token| {
@@ -140,11 +132,7 @@ impl Broadcast {
 
     /// Closes the connections that have not got everything, because the time of the drain is over. `has_all` says that the
     /// logs are complete, so that a session can be told what it misses.
-    fn close_remaining<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        has_all: bool,
-    ) {
+    fn close_remaining<D: Driver>(&mut self, cx: &mut Context<'_, D>, has_all: bool) {
         let subscribers = self.drain.remaining.len();
         if subscribers > 0 {
             tracing::warn!(subscribers, "drain timeout: closing subscribers that have unread messages");
@@ -154,12 +142,7 @@ impl Broadcast {
         }
     }
 
-    fn close_unserved<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-        has_all: bool,
-    ) {
+    fn close_unserved<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, has_all: bool) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { fan_out, sessions, subscriptions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };

@@ -9,17 +9,17 @@ use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription,
 use super::subscribe::BUSY;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::Identity;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, ConnectionContext, Context};
+use echoring_runtime::shard::Answer;
 use echoring_topics::Position;
 
 impl Broadcast {
     /// Opens an event stream of a topic, from a position if the client has one. `headers` are lines of the response's head.
-    pub(crate) fn open_event_stream<D: Driver, A: ServerApplication>(
+    pub(crate) fn open_event_stream<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         token: Token,
         name: &str,
         from: Option<Position>,
@@ -62,7 +62,7 @@ impl Broadcast {
     }
 
     /// The head of an event stream is queued: the subscription begins.
-    pub(crate) fn begin_event_stream<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+    pub(crate) fn begin_event_stream(&mut self, link: &mut ConnectionContext<'_>) {
         if let Some(session) = link.peer.session()
             && let Some(topic) = session.event_stream_topic()
         {

@@ -2,7 +2,7 @@
 
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Context, ShardResources};
+use echoring_runtime::shard::ShardResources;
 use echoring_topics::{
     AcceptedMessage, Encoding, Format, Gap, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
     TopicSettings, Topics,
@@ -14,7 +14,7 @@ use super::events::TopicEvent;
 use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
@@ -126,42 +126,25 @@ impl FanOut {
     }
 
     /// Sends new messages to all subscribers.
-    pub(super) fn deliver<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        now: Nanos,
-    ) {
+    pub(super) fn deliver<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
         let FanOut { topics, follow_ups, encoder } = self;
         topics.deliver(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Sends one subscriber the messages that it lacks.
-    pub(super) fn catch_up<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        member: MemberId,
-        now: Nanos,
-    ) {
+    pub(super) fn catch_up<D: Driver>(&mut self, cx: &mut Context<'_, D>, member: MemberId, now: Nanos) {
         let FanOut { topics, follow_ups, encoder } = self;
         topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Finds the subscribers that are behind for longer than their topic allows.
-    pub(super) fn drop_laggards<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        now: Nanos,
-    ) {
+    pub(super) fn drop_laggards<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
         let FanOut { topics, follow_ups, encoder } = self;
         topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Takes back the whole frames at the end of a partial send.
-    pub(super) fn take_back<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-    ) {
+    pub(super) fn take_back<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let now = cx.now();
         while let Some((tag, unsent)) = cx.unsent_shared(token) {
             let all = cx.unsent_bytes(token) as usize == unsent;

@@ -13,12 +13,11 @@ use super::sessions::note_limit;
 use super::shard_mail::AckMode;
 use crate::auth::Gate;
 use crate::limits::HANDLER_HELD_MAX;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Peer};
 use crate::publications::PublishError;
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use crate::validation::is_topic_name;
 use echoring_auth::Identity;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Refused, TopicId};
 
 impl Broadcast {
@@ -26,9 +25,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// Why it does not.
-    pub(crate) fn subscribe_for_handler<A: ServerApplication>(
+    pub(crate) fn subscribe_for_handler(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         name: &str,
         options: SubscribeOptions,
@@ -57,11 +56,7 @@ impl Broadcast {
     }
 
     /// The session of a handler's connection, which begins with its first subscription.
-    fn ensure_session<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        client: Option<&Identity>,
-    ) {
+    fn ensure_session(&mut self, link: &mut ConnectionContext<'_>, client: Option<&Identity>) {
         let Peer::Handler(handler) = &mut *link.peer else { return };
         if handler.session.is_none() {
             self.sessions.count += 1;
@@ -72,29 +67,25 @@ impl Broadcast {
     }
 
     /// The connection of a handler unsubscribes. False if it does not subscribe to the topic.
-    pub(crate) fn unsubscribe_for_handler<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        name: &str,
-    ) -> bool {
+    pub(crate) fn unsubscribe_for_handler(&mut self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
         let Some(subscription) = self.take_subscription(link, name) else { return false };
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);
         true
     }
 
-    fn subscription<'l, A: ServerApplication>(
+    fn subscription<'l>(
         &self,
-        link: &'l mut ConnectionContext<'_, A>,
+        link: &'l mut ConnectionContext<'_>,
         name: &str,
     ) -> Option<&'l mut SessionSubscription> {
         let topic = self.fan_out.topics.find(name)?;
         link.peer.session_mut()?.find(topic)
     }
 
-    fn take_subscription<A: ServerApplication>(
+    fn take_subscription(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         name: &str,
     ) -> Option<SessionSubscription> {
         let topic = self.fan_out.topics.find(name)?;
@@ -106,9 +97,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// Nothing is published, and no event follows.
-    pub(crate) fn publish_for_handler<A: ServerApplication>(
+    pub(crate) fn publish_for_handler(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         name: &str,
         message: &TopicMessage<'_>,
@@ -139,9 +130,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// Why it may not.
-    pub(crate) fn check_on_close<A: ServerApplication>(
+    pub(crate) fn check_on_close(
         &self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         name: &str,
         message: &TopicMessage<'_>,
@@ -165,11 +156,7 @@ impl Broadcast {
     }
 
     /// The handler pauses or resumes reading. While publications of the connection wait for room, it is not read anyhow.
-    pub(crate) fn set_handler_paused<A: ServerApplication>(
-        &self,
-        link: &mut ConnectionContext<'_, A>,
-        is_paused: bool,
-    ) {
+    pub(crate) fn set_handler_paused(&self, link: &mut ConnectionContext<'_>, is_paused: bool) {
         let Peer::Handler(handler) = &mut *link.peer else { return };
         handler.is_paused = is_paused;
         let is_held = handler.held > 0;
@@ -177,9 +164,9 @@ impl Broadcast {
     }
 
     /// The subscription of a handler is refused after all.
-    pub(super) fn handler_refused<A: ServerApplication>(
+    pub(super) fn handler_refused(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         refused: Refused,
     ) {
@@ -214,10 +201,7 @@ impl Broadcast {
 }
 
 /// Whether the connection of a handler may publish at this moment. It counts for the rates then.
-fn may_publish_now<A: ServerApplication>(
-    link: &mut ConnectionContext<'_, A>,
-    gate: &mut Gate,
-) -> Result<(), PublishError> {
+fn may_publish_now(link: &mut ConnectionContext<'_>, gate: &mut Gate) -> Result<(), PublishError> {
     if !link.is_open() {
         return Err(PublishError::Closing);
     }
@@ -228,10 +212,7 @@ fn may_publish_now<A: ServerApplication>(
 }
 
 /// Counts a publication for the rates of the connection and its client.
-fn take_rate<A: ServerApplication>(
-    link: &mut ConnectionContext<'_, A>,
-    gate: &mut Gate,
-) -> Result<(), PublishError> {
+fn take_rate(link: &mut ConnectionContext<'_>, gate: &mut Gate) -> Result<(), PublishError> {
     gate.publish(link.token, link.now()).map_err(|limit| {
         link.note_excess(limit, false);
         PublishError::Refused(Refused::RateLimited)

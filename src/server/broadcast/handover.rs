@@ -17,9 +17,9 @@ use super::Broadcast;
 use super::pending_requests::RequestRoute;
 use super::shard_mail::ShardMail;
 use crate::handover::ClientNumbers;
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{Bridge, Context, Lane, Mailboxes};
+use echoring_runtime::shard::{Bridge, Lane, Mailboxes};
 use echoring_topics::{ExportCursor, ImportError, Importer, OwnedTopicId, Record};
 
 /// Who orders the messages of the topics that this shard owned when the process started.
@@ -89,19 +89,14 @@ impl Handover {
 
 impl Broadcast {
     /// Posts no more requests. `done` is told once the topics of this shard change no more.
-    pub(crate) fn freeze<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        round: u32,
-        done: SyncSender<usize>,
-    ) {
+    pub(crate) fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32, done: SyncSender<usize>) {
         self.set_ordering(Ordering::Frozen);
         self.handover.freeze = Some(Freeze { round, next: 0, done: Some(done) });
         self.handover.advance(cx.resources().mailboxes);
     }
 
     /// The handover has failed: this shard orders its topics again.
-    pub(crate) fn thaw<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(crate) fn thaw<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.handover.ordering != Ordering::Frozen {
             return;
         }
@@ -114,9 +109,9 @@ impl Broadcast {
     }
 
     /// The successor orders everything from now on.
-    pub(crate) fn follow<D: Driver, A: ServerApplication>(
+    pub(crate) fn follow<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         bridge: Bridge<ShardMail>,
         message_bytes_max: u64,
     ) {
@@ -150,14 +145,14 @@ impl Broadcast {
         self.handover.ordering == Ordering::Frozen
     }
 
-    pub(super) fn advance_freeze<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn advance_freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.handover.advance(cx.resources().mailboxes);
     }
 
     /// A block of this shard's topics, and the cursor of the next one.
-    pub(crate) fn export<D: Driver, A: ServerApplication>(
+    pub(crate) fn export<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         cursor: ExportCursor,
         bytes_max: usize,
     ) -> (Vec<u8>, Option<ExportCursor>) {
@@ -170,9 +165,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// If the block is malformed, or there is no room for its topics.
-    pub(crate) fn import<D: Driver, A: ServerApplication>(
+    pub(crate) fn import<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         shards: usize,
         mut block: &[u8],
     ) -> Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError> {
@@ -188,21 +183,13 @@ impl Broadcast {
     }
 
     /// Everything is imported: serves the predecessor's shards too.
-    pub(crate) fn lead<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        bridge: Bridge<ShardMail>,
-    ) {
+    pub(crate) fn lead<D: Driver>(&mut self, cx: &mut Context<'_, D>, bridge: Bridge<ShardMail>) {
         self.sequencer.topics.finish_import(cx.pool());
         cx.attach(bridge);
     }
 
     /// The predecessor has ended, and with it these clients.
-    pub(crate) fn forget_predecessor<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        clients: ClientNumbers,
-    ) {
+    pub(crate) fn forget_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>, clients: ClientNumbers) {
         cx.detach();
         let (now, first_shard) = (cx.now(), cx.shards());
         self.sequencer.topics.forget_shards(first_shard, now);
@@ -212,7 +199,7 @@ impl Broadcast {
     }
 
     /// Tells subscribers of the clients that ended with the predecessor, as far as there is room.
-    pub(super) fn report_departed<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn report_departed<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut resources = cx.resources();
         while resources.mailboxes.all_have_room(Lane::Forward, 0)
             && let Some((owned, client)) = self.departed.pop_front()
@@ -222,7 +209,7 @@ impl Broadcast {
     }
 
     /// The link to the successor is broken. Nothing is ordered any more; the drain that follows closes everyone.
-    pub(crate) fn lose_successor<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(crate) fn lose_successor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         cx.detach();
         self.handover.is_lost = true;
         self.pending.clear();

@@ -6,12 +6,11 @@
 use std::collections::VecDeque;
 
 use echoring_proto::CloseCode;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::Publication;
 
 use super::shard_mail::Publisher;
 use crate::limits::{ON_CLOSE_BYTES_PER_TICK, ON_CLOSE_MESSAGE_BYTES};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Peer};
 use crate::stored_publication::{Storage, StoredPublication};
 
 /// The publications of a shard that wait, in order.
@@ -42,9 +41,9 @@ impl HeldPublications {
 
     /// Copies a publication and stops reading its publisher. Without memory for the copy the connection is closed.
     #[cold]
-    pub(super) fn hold<A: ServerApplication>(
+    pub(super) fn hold(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
@@ -94,7 +93,7 @@ impl HeldPublications {
 }
 
 /// A publication of this connection, or its refusal, waits. The connection is not read until [`release_one`] says so.
-pub(super) fn hold_one<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+pub(super) fn hold_one(link: &mut ConnectionContext<'_>) {
     if let Some(held) = held_of(link.peer) {
         *held = held.saturating_add(1);
     }

@@ -2,7 +2,6 @@
 
 use echoring_auth::Identity;
 use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{Page, Position, Refused, Replay, Right, TopicId, parse_epoch};
 
@@ -14,13 +13,13 @@ use super::cluster::ConnectionReader;
 use super::history_range::{HistoryPages, HistoryRange, Progress};
 use super::shard_mail::ShardMail;
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 
 impl Broadcast {
     /// A session requests the history of a topic that it subscribes to.
-    pub(super) fn read_history<A: ServerApplication>(
+    pub(super) fn read_history(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         encoding: Encoding,
         id: u32,
@@ -59,11 +58,7 @@ impl Broadcast {
     }
 
     /// Requests the next page.
-    fn request_history<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        query: HistoryQuery,
-    ) {
+    fn request_history(&mut self, link: &mut ConnectionContext<'_>, query: HistoryQuery) {
         let (topic, from, token) = (query.topic, query.pages.from, link.token);
         let has_room = self.sessions.kept.add(query.pages.held_bytes(), link.pool());
         let Some(centrifuge) = centrifuge(link) else { return };
@@ -88,9 +83,9 @@ impl Broadcast {
     }
 
     /// A page arrived that no replay waits for.
-    pub(super) fn history_page<A: ServerApplication>(
+    pub(super) fn history_page(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         from: Replay,
         page: Result<Page, Refused>,
@@ -110,9 +105,9 @@ impl Broadcast {
         }
     }
 
-    fn answer_history<A: ServerApplication>(
+    fn answer_history(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         encoding: Encoding,
         query: &HistoryQuery,
         head: Position,
@@ -123,9 +118,9 @@ impl Broadcast {
         self.send_history(link, encoding, query.id, head, &publications);
     }
 
-    fn send_history<A: ServerApplication>(
+    fn send_history(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         encoding: Encoding,
         id: u32,
         head: Position,

@@ -5,16 +5,15 @@ use super::cluster::ConnectionReader;
 use super::presence::PresenceChange;
 use super::publish::refused_of_closed;
 use super::shard_mail::{Publisher, ShardMail};
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
 use echoring_topics::{OwnedTopicId, Page, Publication, Refused, Replay, TopicId};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
-    pub(crate) fn mail<D: Driver, A: ServerApplication>(
+    pub(crate) fn mail<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         from: usize,
         mail: ShardMail,
         bytes: &[u8],
@@ -93,9 +92,9 @@ impl Broadcast {
     }
 
     /// Sequences a publication of another shard.
-    fn publish_for_shard<D: Driver, A: ServerApplication>(
+    fn publish_for_shard<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
@@ -115,9 +114,9 @@ impl Broadcast {
         }
     }
 
-    fn answer_replay<D: Driver, A: ServerApplication>(
+    fn answer_replay<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         shard: usize,
         owned: OwnedTopicId,
         local: TopicId,
@@ -135,9 +134,9 @@ impl Broadcast {
 
 impl Broadcast {
     /// Posts the page of history that begins at `from` to the shard of its reader.
-    pub(super) fn answer_reader<D: Driver, A: ServerApplication>(
+    pub(super) fn answer_reader<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         reader: ConnectionReader,
         from: Replay,
         page: Result<Page, Refused>,
@@ -148,9 +147,9 @@ impl Broadcast {
     }
 
     /// Posts the answer to a request. A request is only taken while there is room for its answer.
-    pub(super) fn answer<D: Driver, A: ServerApplication>(
+    pub(super) fn answer<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         to: usize,
         mail: ShardMail,
         bytes: &[&[u8]],

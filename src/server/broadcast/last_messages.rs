@@ -7,16 +7,15 @@ use super::Broadcast;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, Publisher};
 use crate::on_close::OnClose;
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
 
 impl Broadcast {
     /// A connection is gone, with its subscriptions: publishes its messages, behind everything that it has published before.
     /// `identity` is the number of its client.
-    pub(crate) fn publish_on_close<D: Driver, A: ServerApplication>(
+    pub(crate) fn publish_on_close<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         token: Token,
         identity: u64,
         messages: OnClose,
@@ -47,7 +46,7 @@ impl Broadcast {
 
     /// A drain refuses publications. Those who hear a predecessor's are the clients of its successor, so it publishes until its last
     /// seconds.
-    fn refuses_last_messages<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+    fn refuses_last_messages<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         let is_predecessor = self.sequencer.ordering == Ordering::Theirs;
         match self.drain.is_on() && is_predecessor {
             true => self.handover.is_lost || self.drain.goodbye_at <= cx.now(),

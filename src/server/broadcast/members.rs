@@ -9,11 +9,10 @@ use super::events::{MembersEvent, SessionEvent};
 use super::session::PushedPage;
 use super::shard_mail::{MembersQuery, ShardMail};
 use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 use crate::v1::ProtocolError;
 use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
 use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings};
 
 /// A page of a member list that a session requests.
@@ -27,9 +26,9 @@ pub(super) struct MembersPage<'a> {
 
 impl Broadcast {
     /// A session requests the members of a topic. False if that was refused.
-    pub(super) fn list_members<A: ServerApplication>(
+    pub(super) fn list_members(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         page: &MembersPage<'_>,
     ) -> bool {
@@ -60,12 +59,7 @@ impl Broadcast {
         false
     }
 
-    fn request_members<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-        query: MembersQuery,
-    ) {
+    fn request_members(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, query: MembersQuery) {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         if self.orders(owner, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
@@ -77,9 +71,9 @@ impl Broadcast {
     }
 
     /// A page of a member list arrived. The session may have left the topic since.
-    pub(super) fn members_page<A: ServerApplication>(
+    pub(super) fn members_page(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         query: MembersQuery,
         page: Option<Members>,
@@ -112,10 +106,7 @@ impl Broadcast {
     }
 
     /// Starts the member lists of sessions that missed presence events.
-    pub(super) fn restart_missed_members<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-    ) {
+    pub(super) fn restart_missed_members<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         while let Some((token, member)) = self.fan_out.next_missed_presence() {
             if let Some(session) = cx.peer(token).and_then(Peer::session_mut)
                 && let Some(topic) = session.topic_of(member)
@@ -127,7 +118,7 @@ impl Broadcast {
     }
 
     /// Requests the next page of a member list, once the peer has taken the one before.
-    pub(super) fn request_due_members<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+    pub(super) fn request_due_members(&mut self, link: &mut ConnectionContext<'_>) {
         let token = link.token;
         let (is_blocked, queued_bytes) = (link.is_blocked(), link.queued_bytes());
         let Some(session) = link.peer.session_mut() else { return };

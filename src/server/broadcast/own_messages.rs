@@ -1,15 +1,14 @@
 //! Messages that a handler's connection publishes to a topic to which it subscribes without its own messages.
 
 use super::shard_mail::Publisher;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{Context, Peer};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::Context;
 use echoring_topics::{MemberId, TopicId};
 
 /// The publisher of a message that is appended now, with its subscription as it is now. A handler publishes before its
 /// subscription is live, as in the same call, and may have subscribed again since.
-pub(super) fn publisher_now<D: Driver, A: ServerApplication>(
-    cx: &mut Context<'_, D, A>,
+pub(super) fn publisher_now<D: Driver>(
+    cx: &mut Context<'_, D>,
     topic: TopicId,
     publisher: &Publisher,
 ) -> Publisher {

@@ -4,7 +4,6 @@
 //! of a durable topic.
 
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::Context;
 use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
 
 use super::Broadcast;
@@ -12,15 +11,11 @@ use super::cluster::{PageReader, PageRequest};
 use super::handover::Ordering;
 use super::topic_read::{HistoryRead, TopicAnswer, TopicQuestion, TopicRead};
 use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX, SNAPSHOT_TIMEOUT};
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 
 impl Broadcast {
     /// Answers a question about a topic of this shard, now or later.
-    pub(crate) fn read_topic<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        read: TopicRead,
-    ) {
+    pub(crate) fn read_topic<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
         if self.sequencer.ordering != Ordering::Own {
             return read.answer(cx.shard(), TopicAnswer::Busy);
         }
@@ -45,11 +40,7 @@ impl Broadcast {
     }
 
     /// Answers a question about a topic, of which this shard has all that there is.
-    pub(super) fn answer_read<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        read: TopicRead,
-    ) {
+    pub(super) fn answer_read<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
         let topics = &self.sequencer.topics;
         let known = topics.find(&read.topic).zip(topics.position(&read.topic));
         match (read.question, known) {
@@ -79,9 +70,9 @@ impl Broadcast {
     }
 
     /// Reads pages until the range is complete, or one must come from a stream.
-    fn read_pages<D: Driver, A: ServerApplication>(
+    fn read_pages<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         owned: OwnedTopicId,
         mut history: HistoryRead,
     ) {
@@ -100,9 +91,9 @@ impl Broadcast {
     }
 
     /// A page that a question waits for was read from a stream.
-    pub(super) fn operator_page<D: Driver, A: ServerApplication>(
+    pub(super) fn operator_page<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         owned: OwnedTopicId,
         history: HistoryRead,
         page: Option<Page>,

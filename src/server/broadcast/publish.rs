@@ -7,13 +7,13 @@ use super::own_messages::publisher_now;
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::{latest_request, limit_of};
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::Identity;
 use echoring_cluster::Ticket;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context, Full, ShardResources};
+use echoring_runtime::shard::{Full, ShardResources};
 use echoring_runtime::traces;
 use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
 
@@ -28,9 +28,9 @@ pub(crate) enum OperatorPublished {
 
 impl Broadcast {
     /// A raw subscriber sent a whole message.
-    pub(crate) fn relay_message<A: ServerApplication>(
+    pub(crate) fn relay_message(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         kind: MessageKind,
         payload: &[u8],
     ) {
@@ -68,9 +68,9 @@ impl Broadcast {
         self.publish_raw(link, topic, publisher, Publication { content, key: "", payload });
     }
 
-    fn publish_raw<A: ServerApplication>(
+    fn publish_raw(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         publisher: Publisher,
         publication: Publication<'_>,
@@ -86,9 +86,9 @@ impl Broadcast {
     }
 
     /// A session publishes.
-    pub(super) fn publish_for_session<A: ServerApplication>(
+    pub(super) fn publish_for_session(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         id: Option<u64>,
         name: &str,
@@ -107,9 +107,9 @@ impl Broadcast {
     }
 
     /// A session publishes what it may.
-    pub(super) fn publish_allowed<A: ServerApplication>(
+    pub(super) fn publish_allowed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         id: Option<u64>,
         name: &str,
@@ -139,7 +139,7 @@ impl Broadcast {
     }
 
     /// Publishes the held publications in order, as far as there is room.
-    pub(super) fn publish_held<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn publish_held<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         while let Some(held) = self.held.pop() {
             let Some((name, publication, idempotency_key)) = held.stored.parts() else { continue };
             let publisher = match self.fan_out.topics.find(name) {
@@ -169,7 +169,7 @@ impl Broadcast {
     }
 
     /// Reads a publisher again once none of its publications is held, except for a raw publisher of a drain.
-    fn resume_reading<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>) {
+    fn resume_reading(&self, link: &mut ConnectionContext<'_>) {
         let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
         if release_one(link.peer) && !stays {
             let is_paused = is_paused(link.peer);
@@ -178,7 +178,7 @@ impl Broadcast {
     }
 
     /// Whether messages of the operator must wait for room. While the server drains they are refused instead.
-    pub(crate) fn has_operator_wait<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+    pub(crate) fn has_operator_wait<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         let is_owner = !self.drain.is_on() && self.sequencer.ordering != Ordering::Theirs;
         is_owner && !self.takes_requests(cx)
     }
@@ -187,9 +187,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// The reason why the topic refuses the message.
-    pub(crate) fn publish_for_operator<D: Driver, A: ServerApplication>(
+    pub(crate) fn publish_for_operator<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         name: &str,
         publication: Publication<'_>,
         idempotency_key: &str,
@@ -252,9 +252,9 @@ impl Broadcast {
 
     /// The next message of a topic arrived from its owner. It acknowledges a publication of this shard.
     #[inline]
-    pub(super) fn deliver<D: Driver, A: ServerApplication>(
+    pub(super) fn deliver<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         topic: TopicId,
         publisher: &Publisher,
         offset: u64,
@@ -268,9 +268,9 @@ impl Broadcast {
         }
     }
 
-    fn acknowledge_delivered<D: Driver, A: ServerApplication>(
+    fn acknowledge_delivered<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         topic: TopicId,
         publisher: &Publisher,
         offset: u64,
@@ -286,10 +286,10 @@ impl Broadcast {
 
 /// Routes a publication. It is held if others are held before it, or if a mailbox is full. Returns the result if this shard
 /// owns the topic.
-pub(super) fn route_or_hold<A: ServerApplication>(
+pub(super) fn route_or_hold(
     sequencer: &mut Sequencer,
     held: &mut HeldPublications,
-    link: &mut ConnectionContext<'_, A>,
+    link: &mut ConnectionContext<'_>,
     name: &str,
     publisher: Publisher,
     publication: Publication<'_>,
@@ -328,8 +328,8 @@ fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> 
 }
 
 /// This connection as a publisher.
-pub(super) fn publisher<A: ServerApplication>(
-    link: &ConnectionContext<'_, A>,
+pub(super) fn publisher(
+    link: &ConnectionContext<'_>,
     number: u8,
     client: Option<&Identity>,
     member: Option<MemberId>,

@@ -11,17 +11,16 @@ use super::session::{AllowedBy, ReplayState, SessionSubscription, SubscriptionSt
 use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
 
 impl Broadcast {
     /// Begins the replay of a subscription.
-    pub(super) fn begin_replay<A: ServerApplication>(
+    pub(super) fn begin_replay(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         replay: ReplayState,
     ) {
@@ -38,7 +37,7 @@ impl Broadcast {
     }
 
     /// Requests the next page for a session, once the peer has taken the one before.
-    pub(super) fn request_replay<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+    pub(super) fn request_replay(&mut self, link: &mut ConnectionContext<'_>) {
         if !link.is_open() || link.is_blocked() || link.sends_fragments() {
             // A blocked connection is looked at again when it is writable, one that echoes a message when that is complete.
             return;
@@ -67,9 +66,9 @@ impl Broadcast {
 
     /// A page of history from the position `requested_from` arrived. The session may have left the topic since, or have
     /// subscribed again from another position.
-    pub(super) fn replay_page<A: ServerApplication>(
+    pub(super) fn replay_page(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         requested_from: Replay,
         page: Result<Page, Refused>,
@@ -104,9 +103,9 @@ impl Broadcast {
 
     /// The owner no longer knows the topic, or cannot tell what is behind a position, so the subscription is refused. An event stream
     /// ends, and its client returns.
-    pub(super) fn abandon_replay<A: ServerApplication>(
+    pub(super) fn abandon_replay(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         replay: &ReplayState,
         refused: Refused,
@@ -138,12 +137,7 @@ impl Broadcast {
 
     /// The requested position has the epoch of the topic but was never reached. It is invalid, so the session gets what
     /// a new subscriber gets.
-    fn replay_unknown<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-        page: &Page,
-    ) {
+    fn replay_unknown(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, page: &Page) {
         let has_snapshot = self.has_snapshot(topic);
         let Some(session) = link.peer.session_mut() else { return };
         let Some(replay) = session.replay(topic) else { return };
@@ -155,9 +149,9 @@ impl Broadcast {
         }
     }
 
-    fn send_page<A: ServerApplication>(
+    fn send_page(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         mut replay: ReplayState,
         page: &Page,
@@ -196,9 +190,9 @@ impl Broadcast {
 
     /// Answers the subscribe request with the first page, and sends the messages of every page. Returns the offset that the
     /// page reaches.
-    fn send_replayed<A: ServerApplication>(
+    fn send_replayed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         replay: &ReplayState,
         page: &Page,
@@ -218,9 +212,9 @@ impl Broadcast {
         sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot, deltas)
     }
 
-    fn answer_replayed<A: ServerApplication>(
+    fn answer_replayed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         replay: &ReplayState,
         page: &Page,
@@ -235,9 +229,9 @@ impl Broadcast {
     }
 
     /// The client wants no subscription from which messages are missing.
-    pub(super) fn refuse_unrecovered<A: ServerApplication>(
+    pub(super) fn refuse_unrecovered(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         id: Option<u64>,
     ) {
@@ -252,24 +246,14 @@ impl Broadcast {
     }
 
     /// An answered replay ends, and its client comes back for the rest.
-    fn interrupt_replay<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-        position: Position,
-    ) {
+    fn interrupt_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, position: Position) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         self.tell_moved(link, topic, allowed_by, position);
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
     /// Messages behind an answered replay were lost, and the session's dialect has no event for that.
-    fn end_replay<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-        position: Position,
-    ) {
+    fn end_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, position: Position) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         let (name, reason) = (self.fan_out.name(topic).to_owned(), GapReason::History);
         self.tell_ended(link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
@@ -277,11 +261,7 @@ impl Broadcast {
     }
 
     /// Takes a subscription whose replay ends from its session. Says what had allowed it.
-    fn stop_replay<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-    ) -> Option<AllowedBy> {
+    fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
         let SessionSubscription { allowed_by, .. } = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);
         Some(allowed_by)

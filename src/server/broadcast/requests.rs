@@ -9,7 +9,7 @@ use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 use crate::quotas::CountedSubscription;
 use crate::v1::{Command, ProtocolError, parse};
 use echoring_auth::AppData;
@@ -17,7 +17,6 @@ use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{
     AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
 };
@@ -96,9 +95,9 @@ pub(super) struct Begun<'a> {
 
 impl Broadcast {
     /// A session sent a message.
-    pub(crate) fn request<A: ServerApplication>(
+    pub(crate) fn request(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         kind: MessageKind,
         payload: &[u8],
@@ -132,9 +131,9 @@ impl Broadcast {
     }
 
     /// A session publishes, unless it is faster than it may be.
-    pub(super) fn publish_within_rate<A: ServerApplication>(
+    pub(super) fn publish_within_rate(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         id: Option<u64>,
         name: &str,
@@ -151,9 +150,9 @@ impl Broadcast {
     }
 
     /// A session subscribes.
-    pub(super) fn subscribe_session<A: ServerApplication>(
+    pub(super) fn subscribe_session(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) {
@@ -170,9 +169,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// Why the session does not subscribe.
-    pub(super) fn try_subscribe<A: ServerApplication>(
+    pub(super) fn try_subscribe(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         wanted: WantedSubscription<'_>,
     ) -> Result<(), Rejected> {
@@ -226,9 +225,9 @@ impl Broadcast {
     }
 
     /// Why a session may not subscribe to a topic.
-    pub(super) fn subscribe_error<A: ServerApplication>(
+    pub(super) fn subscribe_error(
         &self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         id: Option<u64>,
         name: &str,
     ) -> Option<ProtocolError> {
@@ -244,11 +243,7 @@ impl Broadcast {
     }
 
     /// The owner is known: a subscription goes live, or replays history first.
-    pub(super) fn begin_subscription<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-    ) {
+    pub(super) fn begin_subscription(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         let Some(epoch) = self.subscriptions.epoch(topic) else { return };
         let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
         let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
@@ -290,9 +285,9 @@ impl Broadcast {
     }
 
     /// Answers a subscription and makes it live at the head of the topic.
-    pub(super) fn begin_live<A: ServerApplication>(
+    pub(super) fn begin_live(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         id: Option<u64>,
         head: Position,
@@ -310,9 +305,9 @@ impl Broadcast {
     }
 
     /// Answers a subscription.
-    pub(super) fn send_subscribed<A: ServerApplication>(
+    pub(super) fn send_subscribed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         begun: &Begun<'_>,
     ) {
@@ -356,7 +351,7 @@ impl Broadcast {
     }
 
     /// The id of a connection's client.
-    pub(super) fn client_id<A: ServerApplication>(&self, link: &ConnectionContext<'_, A>) -> ClientId {
+    pub(super) fn client_id(&self, link: &ConnectionContext<'_>) -> ClientId {
         self.client_at(link.mailboxes.shard(), link.token)
     }
 
@@ -365,11 +360,7 @@ impl Broadcast {
         ClientId { node: self.node, number: origin(self.number(shard), token) }
     }
 
-    pub(super) fn go_live<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-    ) {
+    pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
         let (token, dialect) = (link.token, dialect_of(link));
@@ -390,9 +381,9 @@ impl Broadcast {
     }
 
     /// A session unsubscribes.
-    pub(super) fn unsubscribe_session<A: ServerApplication>(
+    pub(super) fn unsubscribe_session(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         id: Option<u64>,
         name: &str,
     ) {
@@ -408,11 +399,7 @@ impl Broadcast {
     }
 
     /// Answers a subscribe request that was not answered yet, so that its client does not wait for ever.
-    pub(super) fn cancel_subscribe<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        state: &SubscriptionState,
-    ) {
+    pub(super) fn cancel_subscribe(&mut self, link: &mut ConnectionContext<'_>, state: &SubscriptionState) {
         if let SubscriptionState::AwaitingOwner { id: id @ Some(_), .. }
         | SubscriptionState::Replaying(ReplayState { id, answered: false, .. }) = *state
         {
@@ -426,8 +413,8 @@ impl Broadcast {
 ///
 /// # Errors
 /// The limit that it is over.
-fn count_subscription<A: ServerApplication>(
-    link: &mut ConnectionContext<'_, A>,
+fn count_subscription(
+    link: &mut ConnectionContext<'_>,
     gate: &mut Gate,
     id: Option<u64>,
     allowed_by: AllowedBy,
@@ -446,31 +433,25 @@ fn count_subscription<A: ServerApplication>(
 }
 
 /// Whether the client of a subscription wants none from which it missed messages.
-pub(super) fn must_recover<A: ServerApplication>(
-    link: &mut ConnectionContext<'_, A>,
-    topic: TopicId,
-) -> bool {
+pub(super) fn must_recover(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
     let Some(session) = link.peer.session_mut() else { return false };
     session.find(topic).is_some_and(|subscription| subscription.must_recover)
 }
 
 /// Whether the server has made a subscription.
-pub(super) fn is_server_side<A: ServerApplication>(
-    link: &mut ConnectionContext<'_, A>,
-    topic: TopicId,
-) -> bool {
+pub(super) fn is_server_side(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
     let Some(session) = link.peer.session_mut() else { return false };
     session.is_server_side(topic)
 }
 
 /// Whether messages of a subscription may be deltas.
-pub(super) fn has_deltas<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> bool {
+pub(super) fn has_deltas(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
     let Some(session) = link.peer.session_mut() else { return false };
     session.find(topic).is_some_and(|subscription| subscription.deltas)
 }
 
 /// What the client of a subscription may do besides; nothing without the subscription.
-fn granted<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> Granted {
+fn granted(link: &mut ConnectionContext<'_>, topic: TopicId) -> Granted {
     let nothing = Granted { members: false, presence: false, history: false };
     let Some(session) = link.peer.session_mut() else { return nothing };
     session.find(topic).map_or(nothing, |subscription| subscription.granted)

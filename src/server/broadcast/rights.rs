@@ -6,11 +6,10 @@ use super::events::SessionEvent;
 use super::session::{AllowedBy, Granted};
 use super::sessions::{dialect_of, latest_request};
 use crate::auth::{Gate, RefreshError};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Peer};
 use crate::v1::ProtocolError;
 use echoring_auth::{Credentials, Decision, Denied, Identity, may};
 use echoring_proto::CloseCode;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Permission, Position, Right, TopicId};
 
 /// The reason to close a connection that is for one topic.
@@ -53,9 +52,9 @@ impl Broadcast {
     }
 
     /// A session presents a fresh token.
-    pub(super) fn authenticate<A: ServerApplication>(
+    pub(super) fn authenticate(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         id: Option<u64>,
         token: &str,
@@ -73,9 +72,9 @@ impl Broadcast {
     }
 
     /// The token of a session was checked.
-    pub(crate) fn refreshed<A: ServerApplication>(
+    pub(crate) fn refreshed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         id: Option<u64>,
         decision: Decision,
@@ -114,22 +113,14 @@ impl Broadcast {
     }
 
     /// The credentials of a connection expire soon.
-    pub(crate) fn notice_expiry<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        seconds: u64,
-    ) {
+    pub(crate) fn notice_expiry(&mut self, link: &mut ConnectionContext<'_>, seconds: u64) {
         if matches!(link.peer, Peer::Session(_)) {
             self.sessions.send(link, &SessionEvent::TokenExpires(seconds));
         }
     }
 
     /// Ends the subscriptions that the client may no longer have.
-    pub(crate) fn check_rights<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        client: Option<&Identity>,
-    ) {
+    pub(crate) fn check_rights(&mut self, link: &mut ConnectionContext<'_>, client: Option<&Identity>) {
         let topics: Vec<TopicId> = match &mut *link.peer {
             Peer::Subscriber(subscriber) => {
                 let name = self.fan_out.name(subscriber.topic);
@@ -150,9 +141,9 @@ impl Broadcast {
     }
 
     /// A subscription whose presence events are no longer allowed ends too: the client may subscribe again, without them.
-    fn check_subscription<A: ServerApplication>(
+    fn check_subscription(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         client: Option<&Identity>,
         topic: TopicId,
     ) {
@@ -169,12 +160,7 @@ impl Broadcast {
         self.withdraw(link, topic, may_subscribe);
     }
 
-    pub(super) fn withdraw<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        topic: TopicId,
-        may_return: bool,
-    ) {
+    pub(super) fn withdraw(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, may_return: bool) {
         let Some(session) = link.peer.session_mut() else { return };
         if session.is_event_stream() {
             // It has no other subscription, which ends with the connection. A request that waits is closed with it.

@@ -6,7 +6,6 @@
 
 use echoring_auth::{Identity, ServerSubscription};
 use echoring_centrifuge::{Disconnect, ErrorCode};
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Refused, TopicId};
 
 use super::Broadcast;
@@ -17,7 +16,7 @@ use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::auth::Gate;
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 use crate::v1::ProtocolError;
 use crate::validation::is_topic_name;
 
@@ -26,9 +25,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// The error of the command.
-    pub(super) fn subscribe_for_server<A: ServerApplication>(
+    pub(super) fn subscribe_for_server(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         subscription: &ServerSubscription,
         from: Option<Position>,
@@ -49,11 +48,7 @@ impl Broadcast {
     }
 
     /// A session has fresh credentials: the subscriptions that they list are made, and those that only the earlier ones have listed end.
-    pub(super) fn renew_listed<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        gate: &mut Gate,
-    ) {
+    pub(super) fn renew_listed(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         let listed = gate.client(link.token).map(Identity::subscriptions).cloned().unwrap_or_default();
         let lists = |name: &str| listed.as_slice().iter().any(|one| *one.channel == *name);
         let Some(session) = link.peer.session().filter(|session| session.is_connected()) else { return };
@@ -76,9 +71,9 @@ impl Broadcast {
 
     /// The back end subscribes the session of a connection, if it speaks Centrifuge's protocol. Returns whether the session
     /// subscribes now; a session that does already stays as it is.
-    pub(crate) fn subscribe_for_operator<A: ServerApplication>(
+    pub(crate) fn subscribe_for_operator(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         subscription: &ServerSubscription,
     ) -> Option<Result<(), ErrorCode>> {
@@ -91,11 +86,7 @@ impl Broadcast {
     }
 
     /// The back end ends the subscription of a session to a topic. False if it has none.
-    pub(crate) fn unsubscribe_for_operator<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        name: &str,
-    ) -> bool {
+    pub(crate) fn unsubscribe_for_operator(&mut self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
         self.cancel_asked_subscribe(link, name);
         let Some(topic) = self.fan_out.topics.find(name) else { return false };
         let Some(session) = link.peer.session_mut() else { return false };
@@ -107,9 +98,9 @@ impl Broadcast {
     }
 
     /// Tells a session that a subscription has ended from which messages are missing, or which its client may have otherwise.
-    pub(super) fn tell_ended<A: ServerApplication>(
+    pub(super) fn tell_ended(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         allowed_by: AllowedBy,
         event: &SessionEvent<'_>,
     ) {
@@ -120,9 +111,9 @@ impl Broadcast {
     }
 
     /// A subscription that the server makes is refused by the topic's owner, or the owner has lost it.
-    pub(super) fn server_subscription_refused<A: ServerApplication>(
+    pub(super) fn server_subscription_refused(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         refused: Refused,
     ) {

@@ -6,7 +6,6 @@ use echoring_proto::CloseCode;
 use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
-use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
 
 use super::centrifuge_events;
@@ -22,7 +21,7 @@ use super::shard_mail::{AckMode, PublishResult, Publisher};
 use super::unanswered::{RefusedPublication, Unanswered};
 use crate::event_stream;
 use crate::limits::REFUSAL_WAIT_MAX;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Peer};
 use crate::v1::{ProtocolError, server_event};
 
 /// Bytes of answers that may be queued beyond the bound of the queue: the requests of one receive, with answers that are up
@@ -81,11 +80,7 @@ impl Sessions {
     /// not read is not read beyond that bound
     /// ([`Connection::pause_wanted`](echoring_proto::connection::Connection::pause_wanted)), so only earlier requests can
     /// add answers.
-    pub(super) fn send<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        event: &SessionEvent<'_>,
-    ) {
+    pub(super) fn send(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
         let dialect = dialect_of(link);
         if dialect == Dialect::Handler {
             return self.handler_events.session_event(link.token, event);
@@ -94,11 +89,7 @@ impl Sessions {
     }
 
     /// Sends what `write` appends, unless that is nothing.
-    pub(super) fn send_with<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
+    pub(super) fn send_with(&mut self, link: &mut ConnectionContext<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         self.event.clear();
         write(&mut self.event);
         if self.event.is_empty() {
@@ -114,11 +105,7 @@ impl Sessions {
 
     /// Tells the end of a subscription. There is one at most for each subscription of the session, so that it needs no bound: the rest of
     /// a large send may be queued in front of it, and without it the client would have to be disconnected.
-    pub(super) fn send_end<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        event: &SessionEvent<'_>,
-    ) {
+    pub(super) fn send_end(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
         let dialect = dialect_of(link);
         if dialect == Dialect::Handler {
             return self.handler_events.session_event(link.token, event);
@@ -128,7 +115,7 @@ impl Sessions {
         self.send_written(link, false);
     }
 
-    fn send_written<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, full: bool) {
+    fn send_written(&mut self, link: &mut ConnectionContext<'_>, full: bool) {
         let kind = dialect_of(link).kind();
         if link.is_open() && (full || !link.send_past(kind, &self.event)) {
             close_slow(link);
@@ -136,19 +123,15 @@ impl Sessions {
     }
 
     /// The latest request is a protocol error.
-    pub(super) fn reject<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        error: &ProtocolError,
-    ) {
+    pub(super) fn reject(&mut self, link: &mut ConnectionContext<'_>, error: &ProtocolError) {
         let request = latest_request(link);
         self.reject_request(link, request, error);
     }
 
     /// Answers a request with a protocol error. Too many errors in a row close the connection.
-    pub(super) fn reject_request<A: ServerApplication>(
+    pub(super) fn reject_request(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         request: u32,
         error: &ProtocolError,
     ) {
@@ -160,20 +143,15 @@ impl Sessions {
     }
 
     /// The latest request is refused.
-    pub(super) fn refuse<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        id: Option<u64>,
-        refused: Refused,
-    ) {
+    pub(super) fn refuse(&mut self, link: &mut ConnectionContext<'_>, id: Option<u64>, refused: Refused) {
         let request = latest_request(link);
         self.refuse_request(link, request, id, refused);
     }
 
     /// Refuses a request. A refusal that will pass does not count as a protocol error.
-    pub(super) fn refuse_request<A: ServerApplication>(
+    pub(super) fn refuse_request(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         request: u32,
         id: Option<u64>,
         refused: Refused,
@@ -189,9 +167,9 @@ impl Sessions {
 
     /// Refuses a publication of a session, in turn: not before the owner of the topic has answered those that were published to it
     /// before. Meanwhile the session is not read.
-    pub(super) fn refuse_publication<A: ServerApplication>(
+    pub(super) fn refuse_publication(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: &str,
         id: Option<u64>,
         refused: Refused,
@@ -210,11 +188,7 @@ impl Sessions {
     }
 
     /// Sends refusals that have waited.
-    fn send_refusals<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        refusals: Vec<RefusedPublication>,
-    ) {
+    fn send_refusals(&mut self, link: &mut ConnectionContext<'_>, refusals: Vec<RefusedPublication>) {
         for RefusedPublication { request, id, refused } in refusals {
             if release_one(link.peer) {
                 let is_paused = is_paused(link.peer);
@@ -225,10 +199,7 @@ impl Sessions {
     }
 
     /// Sends the refusals of a session that ends.
-    pub(super) fn send_waiting_refusals<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-    ) {
+    pub(super) fn send_waiting_refusals(&mut self, link: &mut ConnectionContext<'_>) {
         let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
         let refusals = unanswered.map(Unanswered::take_refusals).unwrap_or_default();
         self.send_refusals(link, refusals);
@@ -241,11 +212,7 @@ impl Sessions {
     }
 
     /// Sends the refusals of a session that have waited since then. If those were sent and others wait, it is listed again.
-    pub(super) fn send_overdue_refusals<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        since: Nanos,
-    ) {
+    pub(super) fn send_overdue_refusals(&mut self, link: &mut ConnectionContext<'_>, since: Nanos) {
         let token = link.token;
         let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
         let Some(unanswered) = unanswered else { return };
@@ -261,9 +228,9 @@ impl Sessions {
     }
 
     /// Acknowledges a publication in the mode that its publisher asked for. A refusal closes a raw publisher.
-    pub(super) fn acknowledge<A: ServerApplication>(
+    pub(super) fn acknowledge(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: &str,
         publisher: &Publisher,
         result: PublishResult,
@@ -300,9 +267,9 @@ impl Sessions {
 
     /// Sends a page of history, with a gap event for messages that are missing before it. Messages up to `snapshot` are
     /// marked. Returns the offset that the page reaches.
-    pub(super) fn send_history<A: ServerApplication>(
+    pub(super) fn send_history(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: &str,
         page: &Page,
         messages: &[u8],
@@ -327,9 +294,9 @@ impl Sessions {
         reached
     }
 
-    fn send_replayed<A: ServerApplication>(
+    fn send_replayed(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: &str,
         replayed: &Replayed,
         publication: &Publication<'_>,
@@ -397,29 +364,29 @@ struct Replayed {
 }
 
 /// How a connection's session speaks.
-pub(super) fn dialect_of<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> Dialect {
+pub(super) fn dialect_of(link: &ConnectionContext<'_>) -> Dialect {
     link.peer.session().map_or(Dialect::V1, Session::dialect)
 }
 
 /// Ends a session, with the code and the reason of its dialect.
-pub(crate) fn end<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, code: CloseCode, reason: &str) {
+pub(crate) fn end(link: &mut ConnectionContext<'_>, code: CloseCode, reason: &str) {
     let (code, reason) = dialect_of(link).ending(code, reason);
     link.close(code, reason);
 }
 
 /// Ends the session of a peer that does not read what it is sent.
-pub(super) fn close_slow<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+pub(super) fn close_slow(link: &mut ConnectionContext<'_>) {
     let (code, reason) = dialect_of(link).ending(CloseCode::SLOW_CONSUMER, "slow consumer");
     link.close_at_once(code, reason);
 }
 
 /// Ends a connection that is for one topic, which goes on in another epoch, or behind messages that are missing.
-pub(super) fn close_moved<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+pub(super) fn close_moved(link: &mut ConnectionContext<'_>) {
     end(link, CloseCode::SERVICE_RESTART, "the topic has moved: connect again");
 }
 
 /// Counts and logs the limit that a topic was refused for.
-pub(super) fn note_limit<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, refused: Refused) {
+pub(super) fn note_limit(link: &mut ConnectionContext<'_>, refused: Refused) {
     if let Some(limit) = limit_of(refused) {
         link.note_excess(limit, false);
     }
@@ -436,6 +403,6 @@ pub(super) fn limit_of(refused: Refused) -> Option<Limit> {
 }
 
 /// The number of the latest request of a session.
-pub(super) fn latest_request<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> u32 {
+pub(super) fn latest_request(link: &ConnectionContext<'_>) -> u32 {
     link.peer.session().map_or(0, |session| session.requests.latest())
 }

@@ -8,14 +8,14 @@ use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
 use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::{Forwarded, Identity};
 use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
+use echoring_runtime::shard::{Answer, ShardResources};
 use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
@@ -51,9 +51,9 @@ pub(super) const BUSY: Refusal = Refusal {
 
 impl Broadcast {
     /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
-    pub(crate) fn subscribe_raw<D: Driver, A: ServerApplication>(
+    pub(crate) fn subscribe_raw<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         token: Token,
         name: &str,
         echo_own: bool,
@@ -79,9 +79,9 @@ impl Broadcast {
     ///
     /// # Errors
     /// The refusal of the request: the client may not subscribe, or a limit is reached.
-    pub(super) fn enter_topic<D: Driver, A: ServerApplication>(
+    pub(super) fn enter_topic<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         token: Token,
         name: &str,
         gate: &mut Gate,
@@ -198,9 +198,9 @@ impl Broadcast {
         Ok(topic)
     }
 
-    fn join_raw<D: Driver, A: ServerApplication>(
+    fn join_raw<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         token: Token,
         topic: TopicId,
         echo_own: bool,
@@ -211,9 +211,9 @@ impl Broadcast {
     }
 
     /// The owner has answered the subscription of this shard.
-    pub(super) fn subscribed<D: Driver, A: ServerApplication>(
+    pub(super) fn subscribed<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         owner: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
@@ -240,12 +240,7 @@ impl Broadcast {
     }
 
     /// Subscribes a connection that waited for the owner.
-    fn admit<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        topic: TopicId,
-        waiting: &Waiting,
-    ) {
+    fn admit<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId, waiting: &Waiting) {
         match *waiting {
             Waiting::EventStream(token, ref headers) => {
                 self.subscriptions.stop_waiting(topic, token);
@@ -273,9 +268,9 @@ impl Broadcast {
     }
 
     /// Refuses a connection that waited for the owner.
-    fn turn_away<D: Driver, A: ServerApplication>(
+    fn turn_away<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         topic: TopicId,
         waiting: &Waiting,
         refused: Refused,
@@ -294,9 +289,9 @@ impl Broadcast {
     }
 
     /// Refuses the subscription of a session that waits for the owner.
-    pub(super) fn refuse_waiting<A: ServerApplication>(
+    pub(super) fn refuse_waiting(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         topic: TopicId,
         refused: Refused,
     ) {
@@ -408,11 +403,7 @@ impl Broadcast {
 }
 
 /// The answer to a request whose topic was refused.
-fn refuse<D: Driver, A: ServerApplication>(
-    cx: &mut Context<'_, D, A>,
-    token: Token,
-    refused: Refused,
-) -> Refusal {
+fn refuse<D: Driver>(cx: &mut Context<'_, D>, token: Token, refused: Refused) -> Refusal {
     let limit = limit_of(refused);
     // A full node is no offence of one client.
     let is_own = limit.is_some_and(|limit| limit != Limit::Topics);

@@ -3,7 +3,6 @@
 use echoring_auth::{AppData, Denied, SubscriptionGrant};
 use echoring_centrifuge::{Encoding, ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_runtime::shard::ConnectionContext;
 
 use super::Broadcast;
 use super::centrifuge::is_token;
@@ -11,13 +10,13 @@ use super::centrifuge_events::{number, refresh_in_s};
 use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use crate::auth::Gate;
-use crate::peer::ServerApplication;
+use crate::peer::ConnectionContext;
 
 impl Broadcast {
     /// A session subscribes with a token.
-    pub(super) fn subscribe_with_token<A: ServerApplication>(
+    pub(super) fn subscribe_with_token(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         wanted: WantedSubscription<'_>,
@@ -37,9 +36,9 @@ impl Broadcast {
     }
 
     /// A session presents a fresh token of a subscription.
-    pub(super) fn take_sub_refresh<A: ServerApplication>(
+    pub(super) fn take_sub_refresh(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -71,9 +70,9 @@ impl Broadcast {
     }
 
     /// What a token allows: it must be for the topic and for the client of the connection.
-    fn check_token<A: ServerApplication>(
+    fn check_token(
         &self,
-        link: &ConnectionContext<'_, A>,
+        link: &ConnectionContext<'_>,
         gate: &Gate,
         name: &str,
         token: &str,
@@ -95,7 +94,7 @@ impl Broadcast {
     }
 
     /// A session is to be attended to at a time at the latest.
-    pub(super) fn wake_by<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, at: Nanos) {
+    pub(super) fn wake_by(&mut self, link: &mut ConnectionContext<'_>, at: Nanos) {
         let token = link.token;
         let Some(session) = link.peer.session_mut() else { return };
         if let Some(centrifuge) = session.centrifuge_mut() {
@@ -106,11 +105,7 @@ impl Broadcast {
     }
 
     /// Ends the subscriptions of a session that have expired.
-    pub(super) fn end_expired<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        now: Nanos,
-    ) {
+    pub(super) fn end_expired(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
         while let Some(session) = link.peer.session_mut()
             && let Some(encoding) = session.centrifuge().map(|centrifuge| centrifuge.encoding)
             && let Some(expired) =

@@ -6,15 +6,15 @@ use super::handover::Ordering;
 use super::session::{Session, SessionSubscription};
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
-use crate::peer::{Peer, ServerApplication};
+use crate::peer::{Context, Peer};
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Context, earlier};
+use echoring_runtime::shard::earlier;
 use echoring_topics::{Position, Refused};
 
 impl Broadcast {
-    pub(crate) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(crate) fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.now = cx.now();
         if !self.sequencer.forwards.is_empty() {
             self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
@@ -63,7 +63,7 @@ impl Broadcast {
     }
 
     /// Refuses overdue subscriptions and appends heartbeats.
-    fn check_before_delivery<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn check_before_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         for (topic, token) in self.subscriptions.take_overdue(cx.handshake_timeout(), self.now) {
             if let Some(mut link) = cx.link(token) {
                 self.refuse_waiting(&mut link, topic, Refused::Busy);
@@ -81,7 +81,7 @@ impl Broadcast {
     }
 
     /// Finds slow consumers and expires histories.
-    fn check_after_delivery<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn check_after_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.check_at = self.now + CHECK_INTERVAL;
         self.fan_out.drop_laggards(cx, self.now);
         if self.sequencer.ordering != Ordering::Frozen {
@@ -92,7 +92,7 @@ impl Broadcast {
     }
 
     /// Attends to the subscribers that a delivery reported.
-    fn follow_up<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn follow_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.restart_missed_members(cx);
         while let Some((token, topic, gap)) = self.fan_out.next_gap() {
             self.sessions.handler_events.gap(token, &topic, gap);
@@ -104,11 +104,7 @@ impl Broadcast {
 
     /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription. An event stream
     /// has no other, so it ends.
-    fn drop_slow_consumer<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        slow: SlowConsumer,
-    ) {
+    fn drop_slow_consumer<D: Driver>(&mut self, cx: &mut Context<'_, D>, slow: SlowConsumer) {
         let SlowConsumer { token, member, reached, reason } = slow;
         let Some(mut link) = cx.link(token) else { return };
         let topic = match &mut *link.peer {
@@ -135,7 +131,7 @@ impl Broadcast {
     }
 
     /// Sends the pages that are due. Sessions that become due meanwhile wait for the next tick.
-    fn send_due_pages<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    fn send_due_pages<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         for _ in 0..self.sessions.replay_due.len() {
             let token = self.sessions.replay_due.pop_front();
             if let Some(mut link) = token.and_then(|token| cx.link(token)) {
@@ -151,11 +147,7 @@ impl Broadcast {
     }
 
     /// A subscriber's connection is writable again.
-    pub(crate) fn writable<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-    ) {
+    pub(crate) fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
         let now = cx.now();
         match cx.peer(token) {
             Some(Peer::Subscriber(subscriber)) => {
@@ -168,12 +160,7 @@ impl Broadcast {
         self.follow_up(cx);
     }
 
-    fn session_writable<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        token: Token,
-        now: Nanos,
-    ) {
+    fn session_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, now: Nanos) {
         let mut index = 0;
         while let Some(session) = cx.peer(token).and_then(Peer::session_mut)
             && let Some(subscription) = session.subscriptions.get(index)

@@ -4,7 +4,6 @@
 
 use echoring_centrifuge::{Encoding, ErrorCode};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context};
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;
@@ -14,13 +13,13 @@ use super::requests::WantedSubscription;
 use super::session::AllowedBy;
 use crate::auth::Gate;
 use crate::limits::CENTRIFUGE_PENDING_REQUESTS_MAX;
-use crate::peer::ServerApplication;
+use crate::peer::{ConnectionContext, Context};
 
 impl Broadcast {
     /// Subscribes a session, behind requests about the topic that wait.
-    pub(super) fn subscribe_in_turn<A: ServerApplication>(
+    pub(super) fn subscribe_in_turn(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         gate: &mut Gate,
         encoding: Encoding,
         id: u32,
@@ -40,9 +39,9 @@ impl Broadcast {
     }
 
     /// Ends the subscription of a session, once it was answered. Clients expect success, also without a subscription.
-    pub(super) fn unsubscribe_in_turn<A: ServerApplication>(
+    pub(super) fn unsubscribe_in_turn(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         encoding: Encoding,
         id: u32,
         name: &str,
@@ -53,12 +52,7 @@ impl Broadcast {
         self.unsubscribe_known(link, id, name);
     }
 
-    fn unsubscribe_known<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        id: u32,
-        name: &str,
-    ) {
+    fn unsubscribe_known(&mut self, link: &mut ConnectionContext<'_>, id: u32, name: &str) {
         let (id, topic) = (Some(u64::from(id)), self.fan_out.topics.find(name));
         let Some(session) = link.peer.session_mut() else { return };
         if topic.is_some_and(|topic| session.find(topic).is_some()) {
@@ -68,26 +62,17 @@ impl Broadcast {
     }
 
     /// Whether requests of a session about a topic wait.
-    pub(super) fn has_waiting<A: ServerApplication>(
-        &self,
-        link: &mut ConnectionContext<'_, A>,
-        name: &str,
-    ) -> bool {
+    pub(super) fn has_waiting(&self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
         centrifuge(link).is_some_and(|own| own.waiting.iter().any(|one| *one.name == *name))
     }
 
-    fn is_unanswered<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>, name: &str) -> bool {
+    fn is_unanswered(&self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
         let Some(topic) = self.fan_out.topics.find(name) else { return false };
         let Some(session) = link.peer.session_mut() else { return false };
         session.find(topic).is_some_and(|own| own.state.is_unanswered())
     }
 
-    fn wait<A: ServerApplication>(
-        &mut self,
-        link: &mut ConnectionContext<'_, A>,
-        encoding: Encoding,
-        request: WaitingRequest,
-    ) {
+    fn wait(&mut self, link: &mut ConnectionContext<'_>, encoding: Encoding, request: WaitingRequest) {
         let token = link.token;
         let Some(own) = centrifuge(link) else { return };
         if own.waiting.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
@@ -100,11 +85,7 @@ impl Broadcast {
     }
 
     /// Takes the requests that need not wait any longer.
-    pub(super) fn take_waiting_requests<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        gate: &mut Gate,
-    ) {
+    pub(super) fn take_waiting_requests<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
         for _ in 0..self.sessions.requests_waiting.len() {
             let Some(token) = self.sessions.requests_waiting.pop_front() else { return };
             let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
@@ -120,10 +101,7 @@ impl Broadcast {
         }
     }
 
-    fn next_waiting<A: ServerApplication>(
-        &self,
-        link: &mut ConnectionContext<'_, A>,
-    ) -> Option<WaitingRequest> {
+    fn next_waiting(&self, link: &mut ConnectionContext<'_>) -> Option<WaitingRequest> {
         let name = centrifuge(link)?.waiting.front()?.name.clone();
         if self.is_unanswered(link, &name) { None } else { centrifuge(link)?.waiting.pop_front() }
     }

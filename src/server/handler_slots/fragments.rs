@@ -8,18 +8,18 @@
 use super::HandlerSlots;
 use crate::broadcast::Broadcast;
 use crate::handler_link::HandlerServices;
-use crate::peer::ServerApplication;
+use crate::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{ConnectionContext, Context, Disposition};
+use echoring_runtime::shard::Disposition;
 
 impl HandlerSlots {
     /// A handler of chunks has decided what becomes of one. The echoed chunks of a message are one message, whichever they are: its
     /// first has to be among them, and if its last is not, an empty fragment ends it.
-    pub(super) fn note_fragment<A: ServerApplication>(
+    pub(super) fn note_fragment(
         &mut self,
-        link: &mut ConnectionContext<'_, A>,
+        link: &mut ConnectionContext<'_>,
         number: u32,
         chunk: &Chunk<'_>,
         shown: Disposition,
@@ -47,7 +47,7 @@ impl HandlerSlots {
     }
 
     /// A message in fragments is complete. If anything waits for that, the peer's next message waits until it is sent.
-    fn message_ended<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, number: u32) {
+    fn message_ended(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
         let slot = &mut self.slots[number as usize];
         if slot.waiting {
             // Its handler's messages were refused meanwhile.
@@ -64,9 +64,9 @@ impl HandlerSlots {
 
     /// Messages of topics go to the connections whose peers' next messages wait for them.
     #[inline]
-    pub(crate) fn send_between_messages<D: Driver, A: ServerApplication>(
+    pub(crate) fn send_between_messages<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         services: &mut HandlerServices<'_>,
     ) {
         if !self.yielding.is_empty() {
@@ -75,11 +75,7 @@ impl HandlerSlots {
     }
 
     #[inline(never)]
-    fn serve_yielding<D: Driver, A: ServerApplication>(
-        &mut self,
-        cx: &mut Context<'_, D, A>,
-        services: &mut HandlerServices<'_>,
-    ) {
+    fn serve_yielding<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         self.yields_anew = false;
         let mut yielding = std::mem::take(&mut self.yielding);
         yielding.retain(|number| !self.has_been_served(cx, services, *number));
@@ -87,9 +83,9 @@ impl HandlerSlots {
     }
 
     /// Sends the messages of topics that a connection lacks. Returns whether it waits for nothing: its peer's next message is read.
-    fn has_been_served<D: Driver, A: ServerApplication>(
+    fn has_been_served<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         services: &mut HandlerServices<'_>,
         number: u32,
     ) -> bool {

@@ -8,12 +8,12 @@ use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application as _, Context};
+use echoring_runtime::shard::{Answer, Application as _};
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
 use crate::auth::{Admission, AppAnswered, AuthCommand, Decided, Due, refusal};
 use crate::broadcast::sessions::end;
-use crate::peer::Peer;
+use crate::peer::{Context, Peer};
 use crate::route::Route;
 use crate::v1;
 
@@ -31,7 +31,7 @@ impl Service {
     /// Decides who the client of a request is, or begins to. The first message of a client that `presents_later` may decide.
     pub(super) fn admit<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
@@ -50,7 +50,7 @@ impl Service {
     /// Serves an upgrade of a client that was let in.
     pub(super) fn serve_known<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
@@ -71,7 +71,7 @@ impl Service {
 
     fn serve_builtin<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
@@ -116,7 +116,7 @@ impl Service {
         own.or_else(|| if self.gate.is_on() { bearer() } else { None })
     }
 
-    pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: AuthCommand) {
+    pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D>, command: AuthCommand) {
         match command {
             AuthCommand::Decided(token, decision) => {
                 let now = cx.now();
@@ -137,11 +137,7 @@ impl Service {
     }
 
     /// The application has answered.
-    pub(super) fn app_answered<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D, Service>,
-        answered: AppAnswered,
-    ) {
+    pub(super) fn app_answered<D: Driver>(&mut self, cx: &mut Context<'_, D>, answered: AppAnswered) {
         if let Some(mut link) = cx.link(answered.token).filter(|link| link.is_open()) {
             self.broadcast.app_answered(&mut link, &mut self.gate, answered);
         }
@@ -151,7 +147,7 @@ impl Service {
     /// subscriptions that are no longer allowed end.
     pub(super) fn configure_auth<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         authenticator: Option<Arc<Authenticator>>,
     ) {
         let now = cx.now();
@@ -170,7 +166,7 @@ impl Service {
     /// Continues with a request about which a decision was made.
     fn resume<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
         refusal: Option<Refusal>,
@@ -191,21 +187,21 @@ impl Service {
         };
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
-                cx.set_peer(self, token, peer);
+                cx.set_peer(token, peer);
                 cx.accept(token, subprotocol, whole);
                 self.opened(cx, token, None);
             }
             Answer::UpgradeWith { peer, extras, whole } => {
-                cx.set_peer(self, token, peer);
+                cx.set_peer(token, peer);
                 cx.accept_with(token, &extras, whole);
                 self.opened(cx, token, None);
             }
             Answer::EventStream { peer, headers } => {
-                cx.set_peer(self, token, peer);
+                cx.set_peer(token, peer);
                 cx.begin_event_stream(token, &headers);
                 self.opened(cx, token, None);
             }
-            Answer::Later { peer } => cx.set_peer(self, token, peer),
+            Answer::Later { peer } => cx.set_peer(token, peer),
             Answer::Respond(reply) => cx.respond(token, &reply),
             Answer::RespondWith(reply) => cx.respond(token, &reply.as_reply()),
             Answer::Refuse(refusal) => cx.refuse(token, &refusal),
@@ -213,7 +209,7 @@ impl Service {
     }
 
     /// Attends to credentials that expire.
-    pub(super) fn end_expired<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    pub(super) fn end_expired<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let now = cx.now();
         while let Some((token, due)) = self.gate.pop_due(now) {
             if due == Due::Notice {
@@ -230,7 +226,7 @@ impl Service {
     }
 
     /// Closes a connection whose credentials no longer hold.
-    fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token, due: Due) {
+    fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, due: Due) {
         // The 101 may still wait for the topic's owner.
         if cx.is_deciding(token) {
             cx.refuse(token, &refusal(Denied::Expired, None));

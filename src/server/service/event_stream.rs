@@ -5,13 +5,13 @@
 use echoring_proto::connection::Reply;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request};
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Context};
+use echoring_runtime::shard::Answer;
 use echoring_topics::Position;
 
 use super::{BAD_TOPIC, Service, topic_of};
 use crate::auth::Admission;
 use crate::event_stream::position;
-use crate::peer::Peer;
+use crate::peer::{Context, Peer};
 
 /// The paths of event streams, before the name of the topic.
 const PREFIX: &str = "/sse/";
@@ -40,7 +40,7 @@ impl Service {
     /// Answers a request for an event stream, or finds out first who the client is.
     pub(super) fn event_stream<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {
@@ -63,7 +63,7 @@ impl Service {
     /// Serves an event stream to a client that was let in.
     pub(super) fn serve_event_stream<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         request: &Request<'_>,
     ) -> Answer<Peer> {

@@ -4,27 +4,23 @@ use std::net::SocketAddr;
 
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Application as _, Context};
+use echoring_runtime::shard::Kinds as _;
 
 use super::Service;
 use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
-use crate::peer::{Peer, class};
+use crate::peer::{Context, Peer, ServerKinds, class};
 
 impl Service {
     /// The address of a connection's client, if it is known without asking the kernel; `Some(None)` if there is none.
-    fn known_address<D: Driver>(
-        &self,
-        cx: &Context<'_, D, Service>,
-        token: Token,
-    ) -> Option<Option<SocketAddr>> {
+    fn known_address<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> Option<Option<SocketAddr>> {
         cx.inspect(token)?.address
     }
 
     /// Goes on with the scans.
     #[cold]
     #[inline(never)]
-    pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut going_on = Vec::new();
         for mut scan in self.scans.take() {
             if self.advance(cx, &mut scan) {
@@ -37,7 +33,7 @@ impl Service {
     }
 
     /// Looks at the share of one tick. Returns whether the scan has ended.
-    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, scan: &mut Scan) -> bool {
+    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan) -> bool {
         scan.keep_waiting(|token| cx.is_open(token));
         if scan.is_over(cx.now()) {
             for token in scan.give_up() {
@@ -56,7 +52,7 @@ impl Service {
         !scan.is_waiting() && !scan.has_room()
     }
 
-    fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, scan: &mut Scan, token: Token) {
+    fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan, token: Token) {
         if !cx.is_open(token) || !self.matches(cx, scan, token) {
             return;
         }
@@ -73,7 +69,7 @@ impl Service {
     }
 
     /// Whether an open connection passes the filter, but for its address.
-    fn matches<D: Driver>(&self, cx: &Context<'_, D, Service>, scan: &Scan, token: Token) -> bool {
+    fn matches<D: Driver>(&self, cx: &Context<'_, D>, scan: &Scan, token: Token) -> bool {
         let filter = scan.filter();
         let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
         filter.identity.as_deref().is_none_or(is_of)
@@ -86,7 +82,7 @@ impl Service {
     /// The address of a connection was found.
     pub(super) fn found_address<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         token: Token,
         address: Option<SocketAddr>,
     ) {
@@ -102,7 +98,7 @@ impl Service {
     /// Does what the scan is for with a connection that passes its filter but for the address.
     fn take<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, Service>,
+        cx: &mut Context<'_, D>,
         scan: &mut Scan,
         token: Token,
         address: Option<SocketAddr>,
@@ -146,7 +142,7 @@ impl Service {
 
     fn describe<D: Driver>(
         &self,
-        cx: &Context<'_, D, Service>,
+        cx: &Context<'_, D>,
         token: Token,
         address: Option<SocketAddr>,
     ) -> Option<ConnectionReport> {
@@ -175,7 +171,7 @@ impl Service {
     }
 
     fn route_of(&self, peer: &Peer) -> &'static str {
-        let own = self.class(peer);
+        let own = ServerKinds::class(peer);
         class::NAMES.iter().find(|(class, _)| *class == own).map_or("none", |(_, name)| name)
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::measure::tally::Tally;
 use echoring_proto::limits::{Nanos, SECOND};
-use echoring_runtime::shard::{Application, ConnectionContext};
+use echoring_runtime::shard::{ConnectionContext, Kinds};
 
 /// The slow subscribers of one thread.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl SlowReaders {
     /// A slow reader got a message; it may read again at `on_at`.
     pub(super) fn took(
         &mut self,
-        link: &mut ConnectionContext<'_, impl Application>,
+        link: &mut ConnectionContext<'_, impl Kinds>,
         on_at: &mut Nanos,
         trickle: Option<u64>,
         bytes: usize,

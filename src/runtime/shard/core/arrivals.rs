@@ -15,9 +15,9 @@ use echoring_proto::limits::Nanos;
 
 /// The clients of a shard.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
-    pub(super) admission: Arc<Admission>,
-    pub(super) limits: Arc<PeerLimits>,
+pub(in crate::shard) struct Arrivals {
+    pub(in crate::shard) admission: Arc<Admission>,
+    pub(in crate::shard) limits: Arc<PeerLimits>,
     is_on: bool,
     /// Connections whose client is not known yet, so that nothing of them is read.
     arriving: BTreeMap<Token, Arrival>,
@@ -33,44 +33,44 @@ pub(super) struct Arrivals {
 
 /// A connection whose client is not known yet.
 #[derive(Debug, Default)]
-pub(super) struct Arrival {
-    pub(super) input: HeldInput,
+pub(in crate::shard) struct Arrival {
+    pub(in crate::shard) input: HeldInput,
     /// The address of its other end, once that is known and a header has to follow.
-    pub(super) proxy: Option<Option<SocketAddr>>,
+    pub(in crate::shard) proxy: Option<Option<SocketAddr>>,
 }
 
 impl Arrivals {
     /// Uses other limits from now on.
-    pub(super) fn configure(&mut self, limits: Arc<PeerLimits>) {
+    pub(in crate::shard) fn configure(&mut self, limits: Arc<PeerLimits>) {
         self.is_on = !limits.is_none();
         self.limits = limits;
     }
 
     #[inline]
-    pub(super) fn is_on(&self) -> bool {
+    pub(in crate::shard) fn is_on(&self) -> bool {
         self.is_on
     }
 
     /// Whether the bytes of a connection wait for its client to be known.
     #[inline]
-    pub(super) fn holds(&self, token: Token) -> bool {
+    pub(in crate::shard) fn holds(&self, token: Token) -> bool {
         !self.arriving.is_empty() && self.arriving.contains_key(&token)
     }
 
-    pub(super) fn begin(&mut self, token: Token) {
+    pub(in crate::shard) fn begin(&mut self, token: Token) {
         self.arriving.insert(token, Arrival::default());
     }
 
-    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Arrival> {
+    pub(in crate::shard) fn get_mut(&mut self, token: Token) -> Option<&mut Arrival> {
         self.arriving.get_mut(&token)
     }
 
-    pub(super) fn finish(&mut self, token: Token) -> Option<Arrival> {
+    pub(in crate::shard) fn finish(&mut self, token: Token) -> Option<Arrival> {
         self.arriving.remove(&token)
     }
 
     /// A connection has sent FIN. True if that waits until its client is known; a header that is incomplete stays so.
-    pub(super) fn note_ended(&mut self, token: Token) -> bool {
+    pub(in crate::shard) fn note_ended(&mut self, token: Token) -> bool {
         if self.arriving.is_empty() {
             return false;
         }
@@ -79,27 +79,27 @@ impl Arrivals {
     }
 
     /// The request of a connection will name the client.
-    pub(super) fn await_request(&mut self, token: Token, proxy: Option<SocketAddr>) {
+    pub(in crate::shard) fn await_request(&mut self, token: Token, proxy: Option<SocketAddr>) {
         self.proxied.insert(token, proxy);
     }
 
     /// The proxy of a connection whose request is there.
-    pub(super) fn take_proxy(&mut self, token: Token) -> Option<Option<SocketAddr>> {
+    pub(in crate::shard) fn take_proxy(&mut self, token: Token) -> Option<Option<SocketAddr>> {
         if self.proxied.is_empty() { None } else { self.proxied.remove(&token) }
     }
 
     /// Keeps a client. `entered` says that it counts among the connections of its address.
-    pub(super) fn know(&mut self, token: Token, client: SocketAddr, entered: bool) {
+    pub(in crate::shard) fn know(&mut self, token: Token, client: SocketAddr, entered: bool) {
         *self.clients.get_or_default(token.index) = Some(Client::new(client, entered));
     }
 
     /// The client of a connection, if it is known.
-    pub(super) fn client(&self, token: Token) -> Option<SocketAddr> {
+    pub(in crate::shard) fn client(&self, token: Token) -> Option<SocketAddr> {
         self.clients.get(token.index)?.map(Client::address)
     }
 
     /// A connection has ended.
-    pub(super) fn forget(&mut self, token: Token, now: Nanos) -> Option<Arrival> {
+    pub(in crate::shard) fn forget(&mut self, token: Token, now: Nanos) -> Option<Arrival> {
         self.take_proxy(token);
         if let Some(client) = self.clients.get_mut(token.index).and_then(Option::take)
             && client.entered
@@ -110,12 +110,12 @@ impl Arrivals {
     }
 
     /// Whether a record about a limit is due, of a client that is not known, with the number of those that were left out.
-    pub(super) fn log_due(&mut self, limit: Limit, now: Nanos) -> Option<u64> {
+    pub(in crate::shard) fn log_due(&mut self, limit: Limit, now: Nanos) -> Option<u64> {
         self.logged.entry(limit).or_default().due(now, LIMIT_LOG_INTERVAL)
     }
 
     /// The same about an address that was not found.
-    pub(super) fn unknown_log_due(&mut self, now: Nanos) -> Option<u64> {
+    pub(in crate::shard) fn unknown_log_due(&mut self, now: Nanos) -> Option<u64> {
         self.unknown_logged.due(now, LIMIT_LOG_INTERVAL)
     }
 }

@@ -14,20 +14,18 @@ use std::sync::Arc;
 use super::Core;
 use super::arrivals::Arrivals;
 use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
-use crate::driver::{Driver, Span, Token};
-use crate::shard::application::Application;
-use crate::shard::context::Context;
+use crate::driver::{Driver, Token};
+use crate::shard::kinds::Kinds;
 use crate::shard::refusals;
-use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
 use echoring_proto::handshake::{Refusal, Request, forwarded_client};
 use echoring_proto::limits::SECOND;
-use echoring_proto::proxy_header::{self, ProxyHeaderError};
+use echoring_proto::proxy_header::ProxyHeaderError;
 
 /// A proxy at a Unix socket has no address.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Uses other limits, for connections that exist as well as far as they are limits on open ones.
     pub(in crate::shard) fn set_limits(
         &mut self,
@@ -49,80 +47,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    /// The driver reported an address.
-    pub(in crate::shard) fn addressed(&mut self, application: &mut A, token: Token) {
-        let address = self.driver.address(token);
-        let Some(arrival) = self.arrivals.get_mut(token) else {
-            let address = self.arrivals.client(token).or(address);
-            return self.tell_address(application, token, address);
-        };
-        if arrival.proxy.is_some() {
-            return;
-        }
-        let proxies = &self.arrivals.limits.proxies;
-        let is_proxy = match address {
-            Some(address) => proxies.contains(address.ip()),
-            None => proxies.unix && self.driver.is_unix(token),
-        };
-        if is_proxy && proxies.proxy_protocol {
-            if let Some(arrival) = self.arrivals.get_mut(token) {
-                arrival.proxy = Some(address);
-            }
-            self.read_header(application, token);
-        } else {
-            self.admit(application, token, address, is_proxy);
-        }
-    }
-
-    /// Tells who asked for an address.
-    fn tell_address(&mut self, application: &mut A, token: Token, address: Option<SocketAddr>) {
-        let asked = self.log.addressed(token, address);
-        // It may have to be closed, which waited for the address.
-        self.touch(token);
-        if asked {
-            application.addressed(&mut Context { core: self }, token, address);
-        }
-    }
-
-    /// Keeps the bytes of a connection whose client is not known yet.
-    #[cold]
-    pub(super) fn hold(&mut self, application: &mut A, token: Token, span: Span) {
-        let Some(arrival) = self.arrivals.get_mut(token) else { return };
-        let held = arrival.input.bytes.take();
-        let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) else { return };
-        let Some(arrival) = self.arrivals.get_mut(token) else { return };
-        arrival.input.bytes = Some(kept);
-        if arrival.proxy.is_some() {
-            self.read_header(application, token);
-        }
-    }
-
-    /// Reads the header of a trusted proxy, if it is there.
-    fn read_header(&mut self, application: &mut A, token: Token) {
-        let Some(arrival) = self.arrivals.get_mut(token) else { return };
-        let Some(proxy) = arrival.proxy else { return };
-        let bytes = arrival.input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
-        match proxy_header::parse(bytes) {
-            Ok(None) if arrival.input.ended => {
-                self.refuse_header(application, token, ProxyHeaderError::Missing)
-            }
-            Ok(None) => {}
-            Ok(Some(header)) => {
-                if let Some(held) = &mut arrival.input.bytes {
-                    held.skip(header.bytes);
-                }
-                self.counters.proxy_headers += 1;
-                let client =
-                    header.client.map(|client| SocketAddr::new(client.ip().to_canonical(), client.port()));
-                // A proxy that speaks for itself, or for another proxy, may name the client in the request.
-                let is_proxy = client.is_none_or(|client| self.arrivals.limits.proxies.contains(client.ip()));
-                self.admit(application, token, client.or(proxy), is_proxy);
-            }
-            Err(error) => self.refuse_header(application, token, error),
-        }
-    }
-
-    fn refuse_header(&mut self, application: &mut A, token: Token, error: ProxyHeaderError) {
+    /// Counts and logs that a trusted proxy has sent no header, and drops what arrived. Returns the proxy's address.
+    pub(in crate::shard) fn refuse_header(
+        &mut self,
+        token: Token,
+        error: ProxyHeaderError,
+    ) -> Option<SocketAddr> {
         let proxy = self.arrivals.get_mut(token).and_then(|arrival| arrival.proxy).flatten();
         self.count_limited(Limit::ProxyHeader);
         if let Some(left_out) = self.arrivals.log_due(Limit::ProxyHeader, self.env.now) {
@@ -133,52 +63,12 @@ impl<D: Driver, A: Application> Core<D, A> {
             tracing::warn!(peer, reason, left_out, hint, "connection of a trusted proxy closed");
         }
         self.drop_arrival(token);
-        self.tell_address(application, token, proxy);
-        let cause = Cause::NotAdmitted(Limit::ProxyHeader.name());
-        self.with_connection(token, |connection, _| connection.abort(cause));
-    }
-
-    /// The client of a connection is known, or a proxy that will name it in the request.
-    fn admit(&mut self, application: &mut A, token: Token, client: Option<SocketAddr>, is_proxy: bool) {
-        let Some(arrival) = self.arrivals.finish(token) else { return };
-        if self.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
-            self.drop_held(Some(arrival.input));
-            return self.tell_address(application, token, client);
-        }
-        if client.is_none() && !is_proxy && !self.driver.is_unix(token) {
-            self.warn_of_unknown_address();
-        }
-        let entering = client.filter(|_| !is_proxy);
-        let entered = entering.map_or(Ok(()), |client| self.enter(token, client));
-        let entered = entered.and_then(|()| self.enter_any());
-        self.tell_address(application, token, client);
-        if let Err(limit) = entered {
-            self.refuse_arrival(token, limit);
-            if self.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
-                return self.drop_held(Some(arrival.input));
-            }
-            self.read_held(application, token, arrival.input);
-            return self.touch(token);
-        }
-        if let Some(client) = client.filter(|_| is_proxy) {
-            self.arrivals.know(token, client, false);
-        }
-        if is_proxy {
-            self.arrivals.await_request(token, client);
-        }
-        if self.security.server.is_some() {
-            self.secure_accepted(token);
-        }
-        if arrival.input.bytes.is_some() && self.handshake_must_wait(token) {
-            return self.handshakes.wait(token, arrival.input);
-        }
-        self.read_held(application, token, arrival.input);
-        self.touch(token);
+        proxy
     }
 
     /// A client's address was not found. Each is one that had gone, unless the kernel cannot look up any.
     #[cold]
-    fn warn_of_unknown_address(&mut self) {
+    pub(in crate::shard) fn warn_of_unknown_address(&mut self) {
         if !self.arrivals.limits.addresses.is_none()
             && let Some(left_out) = self.arrivals.unknown_log_due(self.env.now)
         {
@@ -188,7 +78,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// A client that is known enters. It counts among the connections of its address until it leaves.
-    fn enter(&mut self, token: Token, client: SocketAddr) -> Result<(), Limit> {
+    pub(in crate::shard) fn enter(&mut self, token: Token, client: SocketAddr) -> Result<(), Limit> {
         let arrivals = &mut self.arrivals;
         let limits = &arrivals.limits.addresses;
         // Without limits on addresses nothing is remembered of them.
@@ -200,7 +90,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         entered.map(|_| ()).map_err(|offence| self.note_offence(client, offence))
     }
 
-    fn enter_any(&mut self) -> Result<(), Limit> {
+    pub(in crate::shard) fn enter_any(&mut self) -> Result<(), Limit> {
         let Arrivals { admission, limits, .. } = &self.arrivals;
         if admission.enter_any(&limits.addresses, self.env.now) {
             return Ok(());
@@ -213,7 +103,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Refuses a connection that has sent no request yet: a banned one is told nothing, and TLS is not begun for it.
-    fn refuse_arrival(&mut self, token: Token, limit: Limit) {
+    pub(in crate::shard) fn refuse_arrival(&mut self, token: Token, limit: Limit) {
         if limit == Limit::Banned {
             let cause = Cause::NotAdmitted(limit.name());
             return self.with_connection(token, |connection, _| connection.abort(cause));
@@ -232,7 +122,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// The request of a trusted proxy names the client. Returns why that is refused.
     #[inline]
-    pub(super) fn identify(&mut self, token: Token, request: &Request<'_>) -> Option<Refusal> {
+    pub(in crate::shard) fn identify(&mut self, token: Token, request: &Request<'_>) -> Option<Refusal> {
         let proxy = self.arrivals.take_proxy(token)?;
         self.identify_behind(token, proxy.unwrap_or(NOWHERE), request)
     }

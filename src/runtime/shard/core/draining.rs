@@ -1,43 +1,26 @@
 //! The drain of a shard: connections are closed one by one over a time, or all at once.
 
-use std::collections::VecDeque;
-
 use super::Core;
+use super::farewells::Farewells;
 use crate::driver::{Driver, Token};
-use crate::shard::application::Application;
-use crate::shard::context::Context;
 use crate::shard::control::{DrainPlan, Goodbye};
+use crate::shard::kinds::Kinds;
 use echoring_proto::connection::CloseMode;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 
-/// Connections that are closed one by one. Until its turn a connection is served as before.
-#[derive(Debug)]
-pub(super) struct Farewells {
-    queue: VecDeque<Token>,
-    /// When the interval of the next close begins. The close falls at a random time in it.
-    interval_at: Nanos,
-    interval: Nanos,
-    next_at: Nanos,
-    /// When the remaining connections are closed together.
-    paced_until: Nanos,
-    /// When the remaining connections are cut.
-    until: Nanos,
-}
-
-impl<D: Driver, A: Application> Core<D, A> {
-    /// Begins a drain. Of several plans, the one that closes everyone at once wins, and the earliest deadline.
-    pub(in crate::shard) fn begin_drain(&mut self, application: &mut A, plan: &DrainPlan) {
+impl<D: Driver, K: Kinds> Core<D, K> {
+    /// Decides how the shard drains. Returns until when it does, unless it closes its connections one by one.
+    pub(in crate::shard) fn plan_drain(&mut self, plan: &DrainPlan) -> Option<Nanos> {
         if self.farewells.is_none() && self.draining_until.is_none() {
             self.goodbye = plan.goodbye;
         }
         if plan.paced > 0 && self.draining_until.is_none() {
             self.pace_drain(plan);
-            return;
+            return None;
         }
         let until = self.env.now.saturating_add(plan.timeout);
-        let until = self.farewells.take().map_or(until, |farewells| farewells.until.min(until));
-        self.drain_until(application, until);
+        Some(self.farewells.take().map_or(until, |farewells| farewells.until.min(until)))
     }
 
     /// Stops accepting, and puts all connections in a random order.
@@ -76,71 +59,51 @@ impl<D: Driver, A: Application> Core<D, A> {
         Some(if is_idle { 0 } else { *next_at.min(paced_until) })
     }
 
-    /// Closes the connections of a paced drain whose turn it is. At its end, the rest is drained together.
-    #[inline]
-    pub(in crate::shard) fn say_farewells(&mut self, application: &mut A) {
-        if self.farewell_at().is_some_and(|at| at <= self.env.now) {
-            self.say_due_farewells(application);
-        }
+    /// The next connection of a paced drain whose turn it is.
+    pub(in crate::shard) fn next_farewell(&mut self) -> Option<Token> {
+        let farewells = self.farewells.as_mut().filter(|farewells| farewells.next_at <= self.env.now)?;
+        let token = farewells.queue.pop_front()?;
+        farewells.schedule(self.env.entropy.next() as u32);
+        Some(token)
     }
 
-    #[cold]
-    fn say_due_farewells(&mut self, application: &mut A) {
-        while let Some(farewells) = &mut self.farewells
-            && farewells.next_at <= self.env.now
-            && let Some(token) = farewells.queue.pop_front()
-        {
-            farewells.schedule(self.env.entropy.next() as u32);
-            self.say_farewell(application, token);
-        }
+    /// Ends a paced drain that is over. Returns until when the shard drains.
+    pub(in crate::shard) fn end_farewells(&mut self) -> Option<Nanos> {
         let (now, is_empty) = (self.env.now, self.slots.len() == 0);
         let is_over = |farewells: &mut Farewells| {
             is_empty || farewells.queue.is_empty() || farewells.paced_until <= now
         };
-        if let Some(Farewells { until, queue, .. }) = self.farewells.take_if(is_over) {
-            if !queue.is_empty() && !is_empty {
-                let connections = queue.len();
-                tracing::warn!(
-                    connections,
-                    "the drain time is over before all connections could be closed at its rate; closing \
-                     the rest"
-                );
-            }
-            self.drain_until(application, until);
+        let Farewells { until, queue, .. } = self.farewells.take_if(is_over)?;
+        if !queue.is_empty() && !is_empty {
+            let connections = queue.len();
+            tracing::warn!(
+                connections,
+                "the drain time is over before all connections could be closed at its rate; closing \
+                 the rest"
+            );
         }
-    }
-
-    fn say_farewell(&mut self, application: &mut A, token: Token) {
-        let Some(slot) = self.slots.get(token) else { return };
-        let is_deciding = slot.connection.is_deciding();
-        if !is_deciding && slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer)) {
-            application.farewell(&mut Context { core: self }, token);
-        } else {
-            self.say_goodbye(token, true);
-        }
-        self.touch(token);
+        Some(until)
     }
 
     /// Stops accepting, and closes all connections that the application does not close itself.
-    fn drain_until(&mut self, application: &mut A, until: Nanos) {
+    pub(in crate::shard) fn drain_until(&mut self, until: Nanos) {
         if let Some(earlier) = &mut self.draining_until {
             *earlier = until.min(*earlier);
-        } else {
-            self.draining_until = Some(until);
-            self.driver.stop_listening();
-            let tokens: Vec<Token> = self.slots.tokens().collect();
-            for token in tokens {
-                let stays = |peer| application.outlives_drain(peer);
-                let stays = self.slots.get(token).is_some_and(|slot| slot.peer.as_ref().is_some_and(stays));
-                self.say_goodbye(token, !stays);
-                self.touch(token);
-            }
+            return;
         }
-        application.draining(&mut Context { core: self });
+        self.draining_until = Some(until);
+        self.driver.stop_listening();
+        let tokens: Vec<Token> = self.slots.tokens().collect();
+        for token in tokens {
+            let peer = self.slots.get(token).and_then(|slot| slot.peer.as_ref());
+            let stays = peer.is_some_and(K::outlives_drain);
+            self.say_goodbye(token, !stays);
+            self.touch(token);
+        }
     }
 
     /// Refuses a connection whose request is undecided, and closes one which is open, if `open`.
-    fn say_goodbye(&mut self, token: Token, open: bool) {
+    pub(in crate::shard) fn say_goodbye(&mut self, token: Token, open: bool) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_deciding() {
             self.refuse(token, &Refusal::DRAINING);
@@ -148,14 +111,5 @@ impl<D: Driver, A: Application> Core<D, A> {
             let Goodbye { code, reason } = self.goodbye;
             slot.connection.close(code, reason, CloseMode::Graceful, &mut self.env.lend());
         }
-    }
-}
-
-impl Farewells {
-    /// Chooses the time of the next close within the next interval.
-    fn schedule(&mut self, random: u32) {
-        let jitter = (u128::from(self.interval) * u128::from(random)) >> 32;
-        self.next_at = self.interval_at + jitter as Nanos;
-        self.interval_at += self.interval;
     }
 }

@@ -5,30 +5,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Core;
 use super::held::HeldInput;
-use crate::driver::{Driver, Span, Token};
+use crate::driver::Token;
 use crate::limits::TLS_HANDSHAKES_PER_TICK;
-use crate::shard::application::Application;
 
 /// The handshakes of a shard. Empty without TLS.
 #[derive(Debug, Default)]
-pub(super) struct Handshakes {
+pub(in crate::shard) struct Handshakes {
     /// How many flights this tick has answered.
-    answered: usize,
+    pub(super) answered: usize,
     /// Connections in the order of their turns. Some may have ended.
     turns: VecDeque<Token>,
-    waiting: BTreeMap<Token, HeldInput>,
+    pub(super) waiting: BTreeMap<Token, HeldInput>,
 }
 
 impl Handshakes {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
     /// Whether a connection has to wait, because the tick has answered enough or its earlier input waits. Otherwise its
     /// input counts as answered.
-    fn must_wait(&mut self, token: Token) -> bool {
+    pub(super) fn must_wait(&mut self, token: Token) -> bool {
         if self.answered >= TLS_HANDSHAKES_PER_TICK || self.waiting.contains_key(&token) {
             return true;
         }
@@ -37,7 +35,7 @@ impl Handshakes {
     }
 
     /// A connection waits for its turn.
-    pub(super) fn wait(&mut self, token: Token, input: HeldInput) {
+    pub(in crate::shard) fn wait(&mut self, token: Token, input: HeldInput) {
         self.turns.push_back(token);
         self.waiting.insert(token, input);
     }
@@ -53,7 +51,7 @@ impl Handshakes {
     }
 
     /// The connection whose turn it is.
-    fn next(&mut self) -> Option<(Token, HeldInput)> {
+    pub(super) fn next(&mut self) -> Option<(Token, HeldInput)> {
         while self.answered < TLS_HANDSHAKES_PER_TICK
             && let Some(token) = self.turns.pop_front()
         {
@@ -63,56 +61,6 @@ impl Handshakes {
             }
         }
         None
-    }
-}
-
-impl<D: Driver, A: Application> Core<D, A> {
-    /// Whether the input of a connection has to wait for the turn of its TLS handshake.
-    pub(super) fn handshake_must_wait(&mut self, token: Token) -> bool {
-        let is_open = self.sessions.get(token.index).is_none_or(|session| session.is_open());
-        !is_open && self.handshakes.must_wait(token)
-    }
-
-    /// Keeps the input of a connection for its turn.
-    #[cold]
-    pub(super) fn queue_handshake(&mut self, token: Token, span: Span) {
-        let held = self.handshakes.waiting.get_mut(&token).and_then(|input| input.bytes.take());
-        if let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) {
-            match self.handshakes.waiting.get_mut(&token) {
-                Some(input) => input.bytes = Some(kept),
-                None => self.handshakes.wait(token, HeldInput { bytes: Some(kept), ended: false }),
-            }
-        }
-    }
-
-    /// Whether the next tick has handshakes to continue.
-    #[inline]
-    pub(in crate::shard) fn has_waiting_handshakes(&self) -> bool {
-        !self.handshakes.is_empty()
-    }
-
-    /// A tick begins: continues the handshakes whose turn it is.
-    /// Returns whether there were any.
-    #[inline]
-    pub(in crate::shard) fn continue_handshakes(&mut self, application: &mut A) -> bool {
-        self.handshakes.answered = 0;
-        let are_waiting = !self.handshakes.is_empty();
-        if are_waiting {
-            self.answer_handshakes(application);
-        }
-        are_waiting
-    }
-
-    #[cold]
-    fn answer_handshakes(&mut self, application: &mut A) {
-        while let Some((token, input)) = self.handshakes.next() {
-            self.env.pool.set_handshake(true);
-            self.read_held(application, token, input);
-            self.env.pool.set_handshake(false);
-            if self.env.pool.is_under_pressure() {
-                self.relieve(application);
-            }
-        }
     }
 }
 

@@ -7,10 +7,10 @@ use super::Core;
 use super::relief::{ConnectionMemory, MemoryRelief, UnfinishedSend};
 use crate::driver::{Driver, Token};
 use crate::limits::{RELIEF_INTERVAL, RELIEF_PARTS, SEND_LOOKS};
-use crate::shard::application::Application;
+use crate::shard::kinds::Kinds;
 use echoring_proto::connection::Cause;
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// A connection's send was short: from now on it has to make progress.
     pub(in crate::shard) fn watch(&mut self, token: Token) {
         let timeout = self.env.config.send_timeout;
@@ -81,40 +81,45 @@ impl<D: Driver, A: Application> Core<D, A> {
         !self.unfinished_sends.queue.is_empty()
     }
 
-    /// Frees memory when the node is short of it: free buffers first, then histories, then the connections that hold
-    /// most beyond their share, and the backlogs of slow consumers last.
-    #[cold]
-    #[inline(never)]
-    pub(in crate::shard) fn relieve(&mut self, application: &mut A) {
+    /// Begins to free memory. Returns whether another shard has requested it.
+    pub(in crate::shard) fn begin_relief(&mut self) -> bool {
         let called = self.env.pool.is_reclaim_requested();
         self.env.pool.acknowledge_reclaim();
         self.env.pool.free_all();
-        while self.is_short() && application.shed(&mut self.env.pool, false) {}
+        called
+    }
+
+    /// Whether connections are to be closed for their memory.
+    pub(in crate::shard) fn is_relief_due(&self) -> bool {
         let MemoryRelief { look_at, look_below_bytes, .. } = self.relief;
-        if self.is_short() && (look_at <= self.env.now || self.env.pool.free_bytes() < look_below_bytes) {
-            if !called && self.relief.call_at <= self.env.now {
-                // Other shards may have memory that is less important.
-                self.relief.call_at = self.env.now + RELIEF_INTERVAL;
-                self.env.pool.request_reclaim();
-                self.mailboxes.call_all();
-            }
-            let found_none = !self.end_largest();
-            if found_none {
-                self.relief.look_at = self.env.now + RELIEF_INTERVAL;
-                self.relief.look_below_bytes = self.env.pool.free_bytes() / RELIEF_PARTS * (RELIEF_PARTS - 1);
-                if self.relief.found_none {
-                    while self.is_short() && application.shed(&mut self.env.pool, true) {}
-                }
-            }
-            self.relief.found_none = found_none;
+        self.is_short() && (look_at <= self.env.now || self.env.pool.free_bytes() < look_below_bytes)
+    }
+
+    /// Closes the connections that hold most beyond their share. True if there was none, now and before.
+    pub(in crate::shard) fn end_over_share(&mut self, called: bool) -> bool {
+        if !called && self.relief.call_at <= self.env.now {
+            // Other shards may have memory that is less important.
+            self.relief.call_at = self.env.now + RELIEF_INTERVAL;
+            self.env.pool.request_reclaim();
+            self.mailboxes.call_all();
         }
+        let found_none = !self.end_largest();
+        if found_none {
+            self.relief.look_at = self.env.now + RELIEF_INTERVAL;
+            self.relief.look_below_bytes = self.env.pool.free_bytes() / RELIEF_PARTS * (RELIEF_PARTS - 1);
+        }
+        std::mem::replace(&mut self.relief.found_none, found_none) && found_none
+    }
+
+    /// Returns what was freed.
+    pub(in crate::shard) fn end_relief(&mut self) {
         self.env.pool.free_all();
         self.env.pool.set_under_pressure(false);
     }
 
     /// Whether more memory must be freed. Memory that is about to be returned counts only in part, because this tick
     /// may need some at once.
-    fn is_short(&self) -> bool {
+    pub(in crate::shard) fn is_short(&self) -> bool {
         self.env.pool.is_short(self.relief.coming_bytes) || self.env.pool.is_low()
     }
 

@@ -7,84 +7,23 @@ use super::Core;
 use crate::admission::Limit;
 use crate::driver::{Driver, Token};
 use crate::limits::OWN_PROGRESS_MAX;
-use crate::shard::application::{Answer, Application, Extras};
+use crate::shard::answer::Extras;
 use crate::shard::connection_log::Refused;
-use crate::shard::context::Context;
+use crate::shard::kinds::Kinds;
 use crate::shard::route::Route;
 use crate::shard::tls::Layer;
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Account;
 use crate::traces;
-use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
-use echoring_proto::handshake::{self, Refusal, Upgrade};
+use echoring_proto::handshake::{Refusal, Upgrade};
 
-impl<D: Driver, A: Application> Core<D, A> {
-    pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
-        let head_bytes_max = self.env.config.head_bytes_max;
-        let answered = handshake::with_request_up_to(head.as_slice(), head_bytes_max, |request, _| {
-            self.log.requested(token, request);
-            traces::requested(token, request, self.env.now);
-            if self.is_refused_now(application, token, request) {
-                return;
-            }
-            let upgrade = match request.upgrade() {
-                Ok(upgrade) => upgrade,
-                Err(refusal) => return self.refuse_because(application, token, &refusal, request),
-            };
-            if let Some(upgrade) = &upgrade {
-                self.agree(token, upgrade);
-            }
-            let answer = application.request(&mut Context { core: self }, token, request, upgrade.as_ref());
-            let key = upgrade.map(|upgrade| upgrade.key);
-            match (answer, key) {
-                (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
-                    self.accept(token, Some(key), subprotocol, &[], whole);
-                    application.opened(&mut Context { core: self }, token, None);
-                }
-                (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
-                    self.set_peer(application, token, peer);
-                    self.set_progress(token, &extras);
-                    self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
-                    application.opened(&mut Context { core: self }, token, None);
-                }
-                (Answer::EventStream { peer, headers }, _) => {
-                    self.set_peer(application, token, peer);
-                    self.begin_event_stream(token, &headers);
-                    application.opened(&mut Context { core: self }, token, None);
-                }
-                (Answer::Later { peer }, key) => {
-                    self.set_peer(application, token, peer);
-                    if let Some(slot) = self.slots.get_mut(token) {
-                        slot.connection.decide_later(key);
-                    }
-                }
-                (Answer::Respond(reply), _) => self.respond(token, &reply),
-                (Answer::RespondWith(reply), _) => self.respond(token, &reply.as_reply()),
-                (Answer::Refuse(refusal), _) => self.refuse_because(application, token, &refusal, request),
-                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. }, None) => {
-                    self.refuse_because(application, token, &Refusal::WEBSOCKET_ONLY, request);
-                }
-            }
-        });
-        self.env.pool.put(head);
-        match answered {
-            Ok(Some(())) => {}
-            Ok(None) => self.refuse(token, &Refusal::MALFORMED),
-            Err(refusal) => {
-                self.refuse(token, &refusal);
-                self.note_head_excess(token, &refusal);
-            }
-        }
-        self.touch(token);
-    }
-
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// The connection is this peer from now on.
-    pub(in crate::shard) fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
+    pub(in crate::shard) fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {
-            let class = application.class(&peer);
+            let class = K::class(&peer);
             traces::classified(token, class);
             slot.account = self.counters.traffic.classify(slot.account, class);
             slot.peer = Some(peer);
@@ -92,7 +31,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Decides whether and how the connection is compressed, so that the application can ask.
-    fn agree(&mut self, token: Token, upgrade: &Upgrade<'_>) {
+    pub(in crate::shard) fn agree(&mut self, token: Token, upgrade: &Upgrade<'_>) {
         let Some(preferences) = self.env.codecs.preferences() else { return };
         let Some(agreement) = deflate::agree(upgrade.extensions(), preferences) else { return };
         if let Some(slot) = self.slots.get_mut(token)
@@ -103,7 +42,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Uses the least progress of messages that a connection has of its own.
-    fn set_progress(&mut self, token: Token, extras: &Extras) {
+    pub(in crate::shard) fn set_progress(&mut self, token: Token, extras: &Extras) {
         let (Some(own), Some(slot)) = (extras.message_progress, self.slots.get_mut(token)) else { return };
         let known = &mut self.env.config.own_progress;
         let place = known.iter().position(|other| *other == own).unwrap_or(known.len());
@@ -121,7 +60,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn accept(
+    pub(in crate::shard) fn accept(
         &mut self,
         token: Token,
         key: Option<[u8; 24]>,
@@ -177,38 +116,13 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    pub(super) fn refuse_because(
-        &mut self,
-        application: &mut A,
-        token: Token,
-        refusal: &Refusal,
-        request: &handshake::Request<'_>,
-    ) {
-        self.log_refusal(token, Refused::read(refusal, request));
-        self.refuse_read(application, token, refusal, request);
-    }
-
-    /// Refuses a request that was read, without a record in the log.
-    pub(super) fn refuse_read(
-        &mut self,
-        application: &mut A,
-        token: Token,
-        refusal: &Refusal,
-        request: &handshake::Request<'_>,
-    ) {
-        match application.refused(refusal, request) {
-            Some(reply) => self.respond(token, &reply.as_reply()),
-            None => self.refuse_quietly(token, refusal),
-        }
-    }
-
     pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
         self.log_refusal(token, Refused::unread(refusal));
         self.refuse_quietly(token, refusal);
     }
 
     /// Logs a refusal with the peer's address.
-    fn log_refusal(&mut self, token: Token, refused: Refused) {
+    pub(in crate::shard) fn log_refusal(&mut self, token: Token, refused: Refused) {
         if self.log.wants_address(token, self.env.now) {
             self.driver.find_address(token);
         }
@@ -216,7 +130,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Counts and logs a refusal by the connection itself.
-    pub(super) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
+    pub(in crate::shard) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
         self.log.answered(token, refusal.status);
         traces::answered(token, refusal.status);
@@ -225,13 +139,13 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// A request head was refused without being read.
-    fn note_head_excess(&mut self, token: Token, refusal: &Refusal) {
+    pub(in crate::shard) fn note_head_excess(&mut self, token: Token, refusal: &Refusal) {
         if refusal.status == Refusal::HEAD_TOO_BIG.status {
             self.note_excess(token, Limit::HeaderSize, false);
         }
     }
 
-    pub(super) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+    pub(in crate::shard) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
         self.log.answered(token, refusal.status);
         traces::answered(token, refusal.status);
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
@@ -258,7 +172,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         route: &Route,
         source: Option<SocketAddr>,
         whole: bool,
-        peer: A::Peer,
+        peer: K::Peer,
     ) -> io::Result<Token> {
         if !self.lease.take(1) {
             return Err(io::Error::other("the node has the maximum number of connections"));

@@ -1,25 +1,19 @@
-//! Connections over a limit, and those that came while the shard drains: each is refused once its request is there, unless it only asks
-//! whether the server lives.
-//!
-//! With TLS they are refused at once: a handshake costs as much as the limits are to save.
+//! Connections that are refused once their request is there.
 
 use std::collections::BTreeMap;
 
-use super::Core;
-use crate::driver::{Driver, Token};
-use crate::limits::{REFUSED_LATER_MAX, REFUSED_LATER_TIME};
-use crate::shard::application::Application;
-use echoring_proto::handshake::{Refusal, Request};
+use crate::driver::Token;
+use echoring_proto::handshake::Refusal;
 
 /// The connections that wait for that. Empty, and never asked, while nobody is over a limit.
 #[derive(Debug, Default)]
-pub(super) struct RefusedLater(BTreeMap<Token, RefusedConnection>);
+pub(super) struct RefusedLater(pub(super) BTreeMap<Token, RefusedConnection>);
 
 /// The refusal of a connection, and whether the log has a record of it.
 #[derive(Clone, Copy, Debug)]
-struct RefusedConnection {
-    refusal: Refusal,
-    is_logged: bool,
+pub(in crate::shard) struct RefusedConnection {
+    pub(in crate::shard) refusal: Refusal,
+    pub(in crate::shard) is_logged: bool,
 }
 
 impl RefusedLater {
@@ -29,91 +23,5 @@ impl RefusedLater {
         if !self.0.is_empty() {
             self.0.remove(&token);
         }
-    }
-}
-
-impl<D: Driver, A: Application> Core<D, A> {
-    /// Refuses a connection that was just accepted. No request can be read where a PROXY header comes first.
-    #[cold]
-    pub(super) fn refuse_accepted(&mut self, token: Token, refusal: Refusal) {
-        match self.arrivals.limits.proxies.proxy_protocol {
-            true => self.refuse(token, &refusal),
-            false => self.refuse_later(token, refusal, false),
-        }
-    }
-
-    /// Refuses a connection of which nothing has been read. `is_logged` says that the log has a record of its cause.
-    #[cold]
-    pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {
-        let refused = RefusedConnection { refusal, is_logged };
-        if self.security.server.is_some() || self.refused_later.0.len() >= REFUSED_LATER_MAX {
-            return self.refuse_unread(token, refused);
-        }
-        self.refused_later.0.insert(token, refused);
-        let at = self.env.now + REFUSED_LATER_TIME;
-        self.with_connection(token, |connection, _| connection.await_head_until(at));
-    }
-
-    /// A deadline has passed: refuses a connection whose request has not come. False if it was not to be refused.
-    #[inline]
-    pub(super) fn is_refused_overdue(&mut self, token: Token) -> bool {
-        if self.refused_later.0.is_empty() {
-            return false;
-        }
-        let Some(refused) = self.refused_later.0.remove(&token) else { return false };
-        // A malformed head may have been answered.
-        let waits = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
-        if waits {
-            self.refuse_unread(token, refused);
-        }
-        waits
-    }
-
-    #[cold]
-    fn refuse_unread(&mut self, token: Token, refused: RefusedConnection) {
-        let RefusedConnection { refusal, is_logged } = refused;
-        if is_logged {
-            self.refuse_quietly(token, &refusal);
-        } else {
-            self.refuse(token, &refusal);
-        }
-    }
-
-    /// Refuses a connection whose request is there, if that has to be. Returns whether it was refused.
-    #[inline]
-    pub(super) fn is_refused_now(
-        &mut self,
-        application: &mut A,
-        token: Token,
-        request: &Request<'_>,
-    ) -> bool {
-        let waits = !self.refused_later.0.is_empty() || self.draining_until.is_some();
-        let identified = self.identify(token, request);
-        (waits || identified.is_some()) && self.refuse_now(application, token, request, identified)
-    }
-
-    #[cold]
-    fn refuse_now(
-        &mut self,
-        application: &mut A,
-        token: Token,
-        request: &Request<'_>,
-        identified: Option<Refusal>,
-    ) -> bool {
-        let draining = || {
-            self.draining_until.map(|_| RefusedConnection { refusal: Refusal::DRAINING, is_logged: false })
-        };
-        let refused = self.refused_later.0.remove(&token);
-        let refused = refused.or(identified.map(|refusal| RefusedConnection { refusal, is_logged: true }));
-        let Some(RefusedConnection { refusal, is_logged }) = refused.or_else(draining) else { return false };
-        if application.is_liveness_check(request) {
-            return false;
-        }
-        if is_logged {
-            self.refuse_read(application, token, &refusal, request);
-        } else {
-            self.refuse_because(application, token, &refusal, request);
-        }
-        true
     }
 }

@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind};
 
 use super::Core;
+use super::held::HeldInput;
 use super::reading::ReadSource;
 use super::sealing::{send_sealed, tell_broken};
-use crate::driver::{Driver, Token};
-use crate::shard::application::Application;
-use crate::shard::context::Context;
-use crate::shard::refusals;
-use crate::shard::tls::{Layer, Opened, Session, SessionError};
-use crate::traces;
+use crate::driver::{Driver, Span, Token};
+use crate::shard::kinds::Kinds;
+use crate::shard::tls::{Layer, Session, SessionError};
 
-impl<D: Driver, A: Application> Core<D, A> {
+impl<D: Driver, K: Kinds> Core<D, K> {
     /// Starts the session of an accepted connection; a refused one is not worth a handshake.
-    pub(super) fn secure_accepted(&mut self, token: Token) {
+    pub(in crate::shard) fn secure_accepted(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_closing() {
             slot.connection.drop_answer(&mut self.env.pool);
@@ -61,7 +59,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Input of a connection whose proxy has not opened the connection to the server yet.
-    fn received_from_proxy(&mut self, token: Token, source: &mut impl ReadSource<D>) {
+    pub(in crate::shard) fn received_from_proxy(&mut self, token: Token, source: &mut impl ReadSource<D>) {
         let Some(Layer::Tunnel(tunnel)) = self.sessions.layer_mut(token.index) else { return };
         match tunnel.handle_bytes(source.bytes(&mut self.driver)) {
             Ok(false) => {}
@@ -80,55 +78,6 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         self.touch(token);
-    }
-
-    /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
-    /// encrypted.
-    #[inline(never)]
-    pub(super) fn received_sealed(
-        &mut self,
-        application: &mut A,
-        token: Token,
-        source: &mut impl ReadSource<D>,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(token) else { return true };
-        if !slot.connection.reads() {
-            return false;
-        }
-        if let Some(Layer::Tunnel(_)) = self.sessions.layer_mut(token.index) {
-            self.received_from_proxy(token, source);
-            return true;
-        }
-        let Some(session) = self.sessions.get_mut(token.index) else { return false };
-        let bytes = source.bytes(&mut self.driver);
-        if session.is_asked_plainly(bytes) {
-            self.sessions.remove(token.index, &mut self.env.pool);
-            self.refuse(token, &refusals::SPEAKS_TLS);
-            return false;
-        }
-        let is_dialled = session.is_client();
-        let Opened { plain, shaken, ended, broken } = session.open(bytes, &mut self.env.pool);
-        if let Some(kind) = shaken {
-            self.counters.tls_handshakes += 1;
-            let resumed = kind == HandshakeKind::Resumed;
-            traces::secured(token, resumed);
-            self.counters.tls_resumed += u64::from(resumed);
-            if is_dialled {
-                application.secured(&mut Context { core: self }, token, resumed);
-            }
-        }
-        if let Some(mut plain) = plain {
-            self.read_buffer(application, token, &mut plain);
-            self.env.pool.put(plain);
-        }
-        if ended {
-            self.ended(token);
-        }
-        if let Some(broken) = broken {
-            self.broken(token, broken);
-        }
-        self.touch(token);
-        true
     }
 
     /// Encrypts shared frames for one connection. False if it cannot accept them now.
@@ -151,10 +100,46 @@ impl<D: Driver, A: Application> Core<D, A> {
         true
     }
 
-    fn broken(&mut self, token: Token, broken: SessionError) {
+    pub(in crate::shard) fn broken(&mut self, token: Token, broken: SessionError) {
         if let Some(slot) = self.slots.get_mut(token) {
             tell_broken(&mut slot.connection, broken, &mut self.env.lend());
         }
         self.touch(token);
+    }
+
+    /// Whether the input of a connection has to wait for the turn of its TLS handshake.
+    pub(in crate::shard) fn handshake_must_wait(&mut self, token: Token) -> bool {
+        let is_open = self.sessions.get(token.index).is_none_or(|session| session.is_open());
+        !is_open && self.handshakes.must_wait(token)
+    }
+
+    /// Keeps the input of a connection for its turn.
+    #[cold]
+    pub(in crate::shard) fn queue_handshake(&mut self, token: Token, span: Span) {
+        let held = self.handshakes.waiting.get_mut(&token).and_then(|input| input.bytes.take());
+        if let Some(kept) = self.keep(token, held, span, self.arrival_bytes_max()) {
+            match self.handshakes.waiting.get_mut(&token) {
+                Some(input) => input.bytes = Some(kept),
+                None => self.handshakes.wait(token, HeldInput { bytes: Some(kept), ended: false }),
+            }
+        }
+    }
+
+    /// A tick begins. Returns whether handshakes wait for their turn.
+    #[inline]
+    pub(in crate::shard) fn begin_handshakes(&mut self) -> bool {
+        self.handshakes.answered = 0;
+        !self.handshakes.is_empty()
+    }
+
+    /// The next handshake that this tick continues, with the input that was kept.
+    pub(in crate::shard) fn next_handshake(&mut self) -> Option<(Token, HeldInput)> {
+        self.handshakes.next()
+    }
+
+    /// Whether the next tick has handshakes to continue.
+    #[inline]
+    pub(in crate::shard) fn has_waiting_handshakes(&self) -> bool {
+        !self.handshakes.is_empty()
     }
 }

@@ -7,13 +7,12 @@
 use echoring_cluster::limits::STREAM_RETRY_DELAY;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::Context;
 use echoring_topics::{OwnedTopicId, Refused, Replay};
 
 use super::ConnectionReader;
 use crate::broadcast::Broadcast;
 use crate::limits::CLUSTER_BEHIND_MAX;
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 
 /// A page of history that begins behind a position that this node has not reached, or whose stream could not be read.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +28,7 @@ pub(in crate::broadcast) struct PageAhead {
 
 impl Broadcast {
     /// Answers the readers whose position this node has reached, and those who have waited long enough.
-    pub(super) fn answer_reached<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn answer_reached<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let now = self.now;
         for page in std::mem::take(&mut self.sequencer.queue.ahead) {
             let PageAhead { reader, owned, from, look_at, until } = page;
@@ -51,9 +50,9 @@ impl Broadcast {
     }
 
     /// The stream that a page is in could not be read. It is read again a little later, unless its reader has waited long enough.
-    pub(super) fn read_later<D: Driver, A: ServerApplication>(
+    pub(super) fn read_later<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         reader: ConnectionReader,
         owned: OwnedTopicId,
         from: Replay,

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use echoring_cluster::{StoredBatch, StreamAnswer, entries};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
 use echoring_topics::{Durable, OwnedTopicId, Page, Position, Replay, TopicId, append_message};
 
 use super::ClusterShard;
@@ -14,7 +13,7 @@ use crate::broadcast::Broadcast;
 use crate::broadcast::sequencer::{PAGE_BYTES, PageAnswer};
 use crate::broadcast::topic_read::HistoryRead;
 use crate::cluster::{StreamCommand, StreamQuery, StreamSender};
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 
 /// A shard's requests to streams.
 #[derive(Debug)]
@@ -91,9 +90,9 @@ impl Broadcast {
     }
 
     /// Answers the reader of a page. What the stream does not have is missing; if it cannot be read, nobody knows.
-    pub(super) fn answer_page<D: Driver, A: ServerApplication>(
+    pub(super) fn answer_page<D: Driver>(
         &mut self,
-        cx: &mut Context<'_, D, A>,
+        cx: &mut Context<'_, D>,
         request: PageRequest,
         answer: StreamAnswer,
     ) {

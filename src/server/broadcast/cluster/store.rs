@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use echoring_cluster::{Decision, History, IdempotencyKey, NodeId, Outcome, TopicStore, append_entry};
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::Context;
 use echoring_topics::{ClientId, Creator, Exported, Importer, Position, Refused, Replay, entries};
 
 use super::entry::{Entry, Origin};
@@ -14,17 +13,17 @@ use crate::broadcast::own_messages::publisher_now;
 use crate::broadcast::sequencer::Stored;
 use crate::broadcast::shard_mail::Publisher;
 use crate::limits::CLUSTER_STATE_BYTES_MAX;
-use crate::peer::ServerApplication;
+use crate::peer::Context;
 
 /// The topics of a shard, and everything that a change of them reaches.
-pub(super) struct Store<'a, 'c, D: Driver, A: ServerApplication> {
+pub(super) struct Store<'a, 'c, D: Driver> {
     pub(super) broadcast: &'a mut Broadcast,
-    pub(super) cx: &'a mut Context<'c, D, A>,
+    pub(super) cx: &'a mut Context<'c, D>,
     pub(super) heads: &'a mut BTreeMap<Box<str>, u64>,
     pub(super) node: NodeId,
 }
 
-impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
+impl<D: Driver> Store<'_, '_, D> {
     /// Begins a topic at a position, or in a new epoch. Subscribers are told.
     fn restart(&mut self, topic: &str, position: Option<Position>) -> Option<Position> {
         self.heads.remove(topic);
@@ -70,7 +69,7 @@ impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
     }
 }
 
-impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
+impl<D: Driver> TopicStore for Store<'_, '_, D> {
     fn position(&self, topic: &str) -> Option<Position> {
         self.broadcast.sequencer.topics.position(topic)
     }

@@ -1,0 +1,68 @@
+//! Keeps input of connections that may not be read yet, up to a bound.
+
+use super::Core;
+use super::held::HeldInput;
+use crate::driver::{Driver, Span, Token};
+use crate::limits::ARRIVAL_BYTES_BESIDE_HEAD;
+use crate::shard::kinds::Kinds;
+use echoring_proto::buffer::Buffer;
+use echoring_proto::connection::Cause;
+
+impl<D: Driver, K: Kinds> Core<D, K> {
+    /// Maximum bytes that are kept of a connection whose handshake has not begun.
+    pub(in crate::shard) fn arrival_bytes_max(&self) -> usize {
+        self.env.config.head_bytes_max.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
+    }
+
+    /// Adds a span to what is kept of a connection. `None` if that would be more than `bytes_max`, or there is no memory: the
+    /// connection is aborted then.
+    pub(in crate::shard) fn keep(
+        &mut self,
+        token: Token,
+        held: Option<Buffer>,
+        span: Span,
+        bytes_max: usize,
+    ) -> Option<Buffer> {
+        let length = held.as_ref().map_or(0, Buffer::len) + span.bytes as usize;
+        let kept = if length > bytes_max {
+            self.put_back(held);
+            None
+        } else {
+            self.append(held, span)
+        };
+        if kept.is_none() {
+            self.with_connection(token, |connection, _| connection.abort(Cause::OutOfMemory));
+        }
+        kept
+    }
+
+    fn append(&mut self, held: Option<Buffer>, span: Span) -> Option<Buffer> {
+        let more = span.bytes as usize;
+        let mut held = match held {
+            Some(held) if held.room() >= more => held,
+            Some(held) => {
+                let mut grown = self.env.pool.get(held.len() + more);
+                if let Some(grown) = &mut grown {
+                    grown.append(held.as_slice());
+                }
+                self.env.pool.put(held);
+                grown?
+            }
+            None => self.env.pool.get(more)?,
+        };
+        held.append(self.driver.received(span));
+        Some(held)
+    }
+
+    /// What was kept of a connection is not read any more.
+    pub(in crate::shard) fn drop_held(&mut self, input: Option<HeldInput>) {
+        self.put_back(input.and_then(|input| input.bytes));
+    }
+
+    /// A buffer that is dropped instead would stay charged.
+    fn put_back(&mut self, buffer: Option<Buffer>) {
+        if let Some(buffer) = buffer {
+            self.env.pool.put(buffer);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What an application keeps with each connection, and what its shards send one another.
+
+/// The types of an application that a shard stores, and what depends on a connection's peer alone.
+pub trait Kinds: Sized {
+    /// State kept inline with each connection. Small: an idle connection pays for it.
+    type Peer: Default + std::fmt::Debug;
+    /// Messages between shards. Bytes travel beside them, see [`Context::post`](super::Context::post).
+    type Message: Send + std::fmt::Debug + 'static;
+
+    /// The [class](Kinds::class) of the connections whose messages are [echoed](Kinds::echoes).
+    const ECHO_CLASS: u8 = 0;
+
+    /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
+    /// which is that of connections without a peer. Connections that this side dials are of class 0.
+    fn class(peer: &Self::Peer) -> u8 {
+        let _ = peer;
+        0
+    }
+
+    /// Whether every message of this peer is sent back unchanged, so that [`chunk`](super::Application::chunk) need not be
+    /// called: the cheapest route.
+    fn echoes(peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+
+    /// Whether a connection is not closed when the drain begins, because the application closes it once everything
+    /// queued for it was sent.
+    fn outlives_drain(peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+}
