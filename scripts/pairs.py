@@ -240,7 +240,7 @@ def compared(pairs, echoring=None):
 def binary():
     """The newest binary that was built, or else a release build."""
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
-    built = [path for path in (os.path.join(target, kind, "echoring") for kind in ("release", "debug")) if os.path.exists(path)]
+    built = [path for path in (os.path.join(target, kind, "echoring") for kind in ("dist", "release", "debug")) if os.path.exists(path)]
     return max(built, key=os.path.getmtime) if built else program()
 
 
@@ -338,15 +338,15 @@ def check_arguments(options):
 
 
 def release_folder(targets):
-    """Builds these targets as users run them. Returns where they are then."""
-    if subprocess.run(["cargo", "build", "--release", *targets], cwd=ROOT).returncode != 0:
+    """Builds these targets as they are released. Returns where they are then."""
+    if subprocess.run(["cargo", "build", "--profile", "dist", *targets], cwd=ROOT).returncode != 0:
         fail("the build failed")
-    return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
+    return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "dist")
 
 
 @functools.cache
 def program():
-    """The program that ECHORING names, or a release build."""
+    """The program that ECHORING names, or a build as it is released."""
     return os.environ.get("ECHORING") or os.path.join(release_folder(["--bin", "echoring"]), "echoring")
 
 

@@ -12,7 +12,7 @@ import subprocess
 import machine
 import process
 
-BINARY = os.environ.get("ECHORING") or os.path.join(machine.ROOT, "target", "release", "echoring")
+BINARY = os.environ.get("ECHORING") or os.path.join(machine.ROOT, "target", "dist", "echoring")
 SERVER_CPU, CLIENT_CPU = "0", "1"
 # Messages and connections per second of ordinary clients: far from saturation on any machine.
 RATE, CONNECT_RATE, CONNECTIONS = 1_000, 100, 50

@@ -15,8 +15,7 @@ mod limits;
 mod memory;
 mod paced_drain;
 mod peak;
-mod peer;
+pub mod peer;
 mod resources;
-#[allow(dead_code, reason = "other tests use it too")]
-mod server;
+pub mod server;
 mod tls;

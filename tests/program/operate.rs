@@ -1,6 +1,6 @@
 //! A running server as its operator changes it. The real binary over real sockets, on both drivers.
 use crate::attacks::{peer, server};
-use crate::support::{authority, certificate, patient};
+use crate::support::{authority, certificate};
 mod admin;
 mod connections;
 mod health;

@@ -542,8 +542,8 @@ mod tests {
             (
                 "[cluster]\nservers = 'nats://a'\nprefix = 'edge.publish.a'".to_owned(),
                 &[],
-                "f.toml:3:10: cluster.prefix: `edge.publish.a` is not a subject prefix: subjects that \
-                 begin with `publish` are reserved",
+                "f.toml:3:10: cluster.prefix: `edge.publish.a` is not a subject prefix: subjects below \
+                 `publish` are reserved",
             ),
             (
                 "[cluster]\nservers = 'nats://a'\nmember_timeout = '2s'".to_owned(),

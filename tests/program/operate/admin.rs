@@ -296,7 +296,9 @@ fn a_successor_gets_the_unix_socket_itself() {
 #[test]
 fn other_users_have_no_access_or_may_read() {
     if !geteuid().is_root() {
-        eprintln!("skipped: becoming another user needs root: sudo cargo nextest run --test program operate::");
+        eprintln!(
+            "skipped: becoming another user needs root: sudo cargo nextest run --test program operate::"
+        );
         assert!(std::env::var_os("CI").is_none(), "CI runs it as root");
         return;
     }

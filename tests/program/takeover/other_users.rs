@@ -40,7 +40,9 @@ impl Drop for Folder {
 #[test]
 fn another_user_is_told_whose_the_running_server_is() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: becoming other users needs root: sudo cargo nextest run --test program takeover::");
+        eprintln!(
+            "skipped: becoming other users needs root: sudo cargo nextest run --test program takeover::"
+        );
         assert!(std::env::var_os("CI").is_none(), "CI runs it as root");
         return;
     }
@@ -54,7 +56,7 @@ fn another_user_is_told_whose_the_running_server_is() {
             &[][..],
             "cannot take over: the running server belongs to user 0, and trusts only that user and root;",
         ),
-        (4242, &[], "cannot take over: no server of this user waits for a successor there:"),
+        (4242, &[], "cannot take over: no server of this user accepts a takeover there:"),
         (4242, &by_file, "start this server as the user of the running one, which alone may connect there"),
     ] {
         let at = Addresses::free();

@@ -274,9 +274,10 @@ async fn the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others
         let error = dialer().tls(trust).dial(&url).await.expect_err("an unknown authority");
         assert!(untrusted(&error), "{error:?}");
     }
-    let name = "tls::the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others";
+    let (_, module) = module_path!().split_once("::").expect("a test program has modules");
+    let name = format!("{module}::the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others");
     let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
-    child.args(["--exact", name, "--nocapture"]).env("SSL_CERT_FILE", &authority.file);
+    child.args(["--exact", &name, "--nocapture"]).env("SSL_CERT_FILE", &authority.file);
     child.env_remove("SSL_CERT_DIR").env(URL, url);
     let output = tokio::task::spawn_blocking(move || child.output());
     let output = output.await.expect("no panic").expect("a process");

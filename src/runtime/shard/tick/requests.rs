@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::driver::{Driver, Token};
 use crate::shard::answer::Answer;
-use crate::shard::application::Application;
+use crate::shard::application::{Application, PeerOf};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
 use crate::traces;
@@ -33,36 +33,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 upgrade.as_ref(),
             );
             let key = upgrade.map(|upgrade| upgrade.key);
-            match (answer, key) {
-                (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.core.set_peer(token, peer);
-                    self.core.accept(token, Some(key), subprotocol, &[], whole);
-                    self.application.opened(&mut Context { core: &mut self.core }, token, None);
-                }
-                (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
-                    self.core.set_peer(token, peer);
-                    self.core.set_progress(token, &extras);
-                    self.core.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
-                    self.application.opened(&mut Context { core: &mut self.core }, token, None);
-                }
-                (Answer::EventStream { peer, headers }, _) => {
-                    self.core.set_peer(token, peer);
-                    self.core.begin_event_stream(token, &headers);
-                    self.application.opened(&mut Context { core: &mut self.core }, token, None);
-                }
-                (Answer::Later { peer }, key) => {
-                    self.core.set_peer(token, peer);
-                    if let Some(slot) = self.core.slots.get_mut(token) {
-                        slot.connection.decide_later(key);
-                    }
-                }
-                (Answer::Respond(reply), _) => self.core.respond(token, &reply),
-                (Answer::RespondWith(reply), _) => self.core.respond(token, &reply.as_reply()),
-                (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
-                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. }, None) => {
-                    self.refuse_because(token, &Refusal::WEBSOCKET_ONLY, request);
-                }
-            }
+            self.carry_out(token, request, key, answer);
         });
         self.core.env.pool.put(head);
         match answered {
@@ -74,6 +45,46 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
         }
         self.core.touch(token);
+    }
+
+    /// Carries out the application's answer to a request. `key` is that of a WebSocket upgrade.
+    fn carry_out(
+        &mut self,
+        token: Token,
+        request: &Request<'_>,
+        key: Option<[u8; 24]>,
+        answer: Answer<PeerOf<A>>,
+    ) {
+        match (answer, key) {
+            (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
+                self.core.set_peer(token, peer);
+                self.core.accept(token, Some(key), subprotocol, &[], whole);
+                self.application.opened(&mut Context { core: &mut self.core }, token, None);
+            }
+            (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
+                self.core.set_peer(token, peer);
+                self.core.set_progress(token, &extras);
+                self.core.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
+                self.application.opened(&mut Context { core: &mut self.core }, token, None);
+            }
+            (Answer::EventStream { peer, headers }, _) => {
+                self.core.set_peer(token, peer);
+                self.core.begin_event_stream(token, &headers);
+                self.application.opened(&mut Context { core: &mut self.core }, token, None);
+            }
+            (Answer::Later { peer }, key) => {
+                self.core.set_peer(token, peer);
+                if let Some(slot) = self.core.slots.get_mut(token) {
+                    slot.connection.decide_later(key);
+                }
+            }
+            (Answer::Respond(reply), _) => self.core.respond(token, &reply),
+            (Answer::RespondWith(reply), _) => self.core.respond(token, &reply.as_reply()),
+            (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
+            (Answer::Upgrade { .. } | Answer::UpgradeWith { .. }, None) => {
+                self.refuse_because(token, &Refusal::WEBSOCKET_ONLY, request);
+            }
+        }
     }
 
     /// Refuses a connection whose request is there, if that has to be. Returns whether it was refused.
