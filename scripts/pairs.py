@@ -337,7 +337,7 @@ def check_arguments(options):
             fail(f"CPU {cpu} is not among those allowed here: {sorted(allowed)}")
 
 
-def release_folder(targets):
+def dist_folder(targets):
     """Builds these targets as they are released. Returns where they are then."""
     if subprocess.run(["cargo", "build", "--profile", "dist", *targets], cwd=ROOT).returncode != 0:
         fail("the build failed")
@@ -347,7 +347,7 @@ def release_folder(targets):
 @functools.cache
 def program():
     """The program that ECHORING names, or a build as it is released."""
-    return os.environ.get("ECHORING") or os.path.join(release_folder(["--bin", "echoring"]), "echoring")
+    return os.environ.get("ECHORING") or os.path.join(dist_folder(["--bin", "echoring"]), "echoring")
 
 
 def build(options, **examples):
@@ -357,10 +357,10 @@ def build(options, **examples):
     targets += [word for example in missing.values() for word in ("--example", example)]
     if not targets:
         return
-    release = release_folder(targets)
-    options.echoring = options.echoring or os.path.join(release, "echoring")
+    folder = dist_folder(targets)
+    options.echoring = options.echoring or os.path.join(folder, "echoring")
     for name, example in missing.items():
-        setattr(options, name, os.path.join(release, "examples", example))
+        setattr(options, name, os.path.join(folder, "examples", example))
 
 
 def record_of(schema, options, compare_all, known_bias):

@@ -104,7 +104,7 @@ fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     reporter.clear();
     drop((controlled, keys));
     let interrupted = stop.load(Ordering::Relaxed) && !tries && !is_aborted;
-    // What was measured before is not lost.
+    // Outcomes that were measured before are still reported.
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
     }

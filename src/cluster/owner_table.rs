@@ -94,7 +94,7 @@ struct Topic {
     members: TopicMembers,
 }
 
-/// What a follower of a topic gets: the messages behind `start`, up to the owner's latest and beyond.
+/// The messages that a follower of a topic receives: those after `start`. `head` is the owner's latest.
 #[derive(Clone, Copy)]
 struct FollowedRange {
     start: Position,

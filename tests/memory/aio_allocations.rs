@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::support::counting;
-use counting::{allocations, held_bytes};
+use crate::support::counting::{allocations, held_bytes};
 use echoring_async::{Conn, Dialer, Message, Opened, Settings, Upgrader};
 use echoring_proto::{CloseCode, Role};
 use tokio::net::UnixStream;

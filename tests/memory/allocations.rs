@@ -4,8 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use crate::support::counting;
-use counting::{allocations, held_bytes};
+use crate::support::counting::{allocations, held_bytes};
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{self, Compression};
 use echoring_proto::deflate::{Deflater, Direction, Preferences};

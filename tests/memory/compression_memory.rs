@@ -1,8 +1,7 @@
 //! A compression context takes no more memory than it states, allocates all of it at once or with the window, and nothing per
 //! message.
 
-use crate::support::counting;
-use counting::{allocations, held_bytes};
+use crate::support::counting::{allocations, held_bytes};
 use echoring_proto::deflate::{Deflater, Direction, Inflater, Window};
 
 /// Bytes that `work` allocated on this thread and that its result, still alive, holds.

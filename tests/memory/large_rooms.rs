@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use crate::support::{broadcast, counting, reports};
-use counting::held_bytes;
+use crate::support::counting::held_bytes;
+use crate::support::{broadcast, reports};
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;
 use echoring_proto::handshake::OriginPolicy;

@@ -369,7 +369,7 @@ fn has_free_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
-/// What the server is told.
+/// The configuration of the server.
 fn server_config(
     args: &Args,
     origins: &Origins,
@@ -403,7 +403,7 @@ fn gives_auth(matches: &ArgMatches) -> bool {
     matches.ids().any(is_auth)
 }
 
-/// What there is beside the topics, which these may need.
+/// The other settings that options of topics may need.
 fn beside(server: &ServerConfig, relays: bool, cluster: bool, auth_is_said: bool) -> Beside {
     let asks = |event| server.app.as_ref().is_some_and(|app| app.has(event));
     Beside {

@@ -117,7 +117,7 @@ fn fan_out(broadcast: &record::Broadcast) -> String {
     format!("{published} messages published, reach {reach:.4} %, {} gaps", broadcast.gaps)
 }
 
-/// What slow subscribers read, and how they were closed.
+/// The line about slow subscribers: how much they read, and how they were closed.
 fn slow(stalled: &record::Stalled, config: &Config) -> String {
     let read = match config.trickle_bytes_per_s {
         None => "nothing".to_owned(),

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::support::{PATIENCE, canned_server, dialer, echo, echo_server, serve_each};
+use crate::support::alone::{assert_passed, only};
 
 /// A certificate authority, and the file with its certificate.
 pub struct Authority {
@@ -274,13 +275,10 @@ async fn the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others
         let error = dialer().tls(trust).dial(&url).await.expect_err("an unknown authority");
         assert!(untrusted(&error), "{error:?}");
     }
-    let (_, module) = module_path!().split_once("::").expect("a test program has modules");
-    let name = format!("{module}::the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others");
+    let name = "the_systems_roots_and_its_verifier_decide_and_mozillas_roots_are_others";
     let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
-    child.args(["--exact", &name, "--nocapture"]).env("SSL_CERT_FILE", &authority.file);
+    child.args(only(module_path!(), name)).env("SSL_CERT_FILE", &authority.file);
     child.env_remove("SSL_CERT_DIR").env(URL, url);
     let output = tokio::task::spawn_blocking(move || child.output());
-    let output = output.await.expect("no panic").expect("a process");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    assert_passed(&output.await.expect("no panic").expect("a process"));
 }

@@ -171,7 +171,7 @@ impl Client {
         self.connections[position].held_since = None;
     }
 
-    /// Counts a message that a connection has sent, and awaits what comes of it.
+    /// Counts a sent message, and expects its answer or its deliveries.
     #[inline]
     fn message_sent(&mut self, position: usize, sequence: u64, times: Times) {
         let Client { shared, connections, pacer, tally, .. } = self;

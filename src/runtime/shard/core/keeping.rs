@@ -54,7 +54,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         Some(held)
     }
 
-    /// What was kept of a connection is not read any more.
+    /// Returns the buffer of kept input that will not be read.
     pub(in crate::shard) fn drop_held(&mut self, input: Option<HeldInput>) {
         self.put_back(input.and_then(|input| input.bytes));
     }

@@ -1,4 +1,4 @@
-//! What connections have sent lately, measured against limits per second, and those that wait because of it.
+//! Rates of connections: the limits per second, and the connections that are paused because they exceeded one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -32,7 +32,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// What a connection has sent so far. Zero without limits.
+    /// The messages and bytes that a connection has sent so far. Zero without limits.
     #[inline]
     pub(in crate::shard) fn meter(&mut self, token: Token) -> Meter {
         if self.throttle.is_on { self.read_meter(token) } else { Meter::default() }
@@ -82,7 +82,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         match self.throttle.limits.action {
             RateAction::Pause => {
                 slot.connection.set_throttled(true, self.env.now);
-                // What was on the way to a connection that is paused already makes it wait longer.
+                // Input that was on its way when the connection was paused makes it wait longer.
                 if self.throttle.buckets(token.index).paused_until == 0 {
                     self.pause_until(token, until);
                     self.note_excess(token, limit, false);
