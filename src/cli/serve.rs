@@ -127,6 +127,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     wait_for_successor(&server, control_handle(), offering);
     print_listening(&server, scheme);
     notifier.ready(&status(&server));
+    echoring_runtime::driver::unmap_code_pages();
     kick_watchdog(&notifier, server.handle());
     finish(server, nats_clients, control)
 }

@@ -408,6 +408,7 @@ pub trait Driver: Sized {
 
 mod addresses;
 mod clock;
+mod code_pages;
 mod regions;
 mod remote;
 mod signals;
@@ -416,6 +417,7 @@ mod unsent;
 mod waker;
 
 pub use clock::now as monotonic_now;
+pub use code_pages::unmap_code_pages;
 pub use regions::small_pages_only;
 pub use remote::RemoteAddress;
 pub use signals::ignore_meaningless_signals;

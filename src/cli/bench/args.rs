@@ -61,12 +61,12 @@ Examples:
       exit code 1 if the server is worse than in the results that the first command kept
   echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
       files for other tools, and for echoring report run.json
-  echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.parquet
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --samples 1/1000 --samples-file messages.csv
       single messages with their times, one of a thousand
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
       metrics at http://127.0.0.1:9464/metrics during the run
-  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --otlp http://127.0.0.1:4318 --remote-write http://127.0.0.1:9090
-      metrics sent to an OpenTelemetry collector and to Prometheus
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --remote-write http://127.0.0.1:9090
+      metrics sent to Prometheus
   echoring bench ws://10.0.0.9:9001 -c 300000 --rate 100k --agents 3 --nats nats://10.0.0.1
       the same load from three machines that run `echoring agent`
   echoring bench ws://127.0.0.1:9001 --replay day.jsonl --replay-speed 2 --replay-rule json --replay-ignore /ts

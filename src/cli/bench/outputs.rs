@@ -53,8 +53,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE", value_parser = sample_share, help_heading = OUTPUT)]
     pub(super) samples: Option<f64>,
 
-    /// Write a sample of single messages with their times; the extension is .parquet or .csv
+    /// Write a sample of single messages with their times
     ///
+    /// The extension is .csv, or .parquet where the program was compiled with the feature `parquet`.
     /// Files of several runs are named as for --hgrm.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) samples_file: Option<PathBuf>,
@@ -81,6 +82,7 @@ pub(super) struct Args {
     ///
     /// OTLP over HTTP; without a path it is /v1/metrics. USER:PASSWORD@ in the URL is Basic authentication, and
     /// OTEL_EXPORTER_OTLP_HEADERS has further header fields.
+    #[cfg(feature = "otlp")]
     #[arg(long, value_name = "URL", value_parser = ReceiverUrl::from_str, help_heading = OUTPUT)]
     pub(super) otlp: Option<ReceiverUrl>,
 
@@ -99,6 +101,9 @@ pub(super) struct Args {
 
 /// The share of --samples where there is a file only.
 const SAMPLE_SHARE_DEFAULT: f64 = 1e-3;
+
+/// The extensions of files of samples.
+const SAMPLE_EXTENSIONS: &str = if cfg!(feature = "parquet") { ".parquet or .csv" } else { ".csv" };
 
 /// The files of each run.
 type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
@@ -128,11 +133,11 @@ impl Args {
         match &self.samples_file {
             None if self.samples.is_some() => Err(usage(
                 "--samples",
-                "name a file too, such as --samples 1/1000 --samples-file messages.parquet",
+                "name a file too, such as --samples 1/1000 --samples-file messages.csv",
             )),
             Some(path) if SampleFormat::of(path).is_none() => Err(usage(
                 "--samples-file",
-                &format!("{}: expected a file that ends in .parquet or .csv", path.display()),
+                &format!("{}: expected a file that ends in {SAMPLE_EXTENSIONS}", path.display()),
             )),
             _ => Ok(()),
         }
@@ -145,8 +150,9 @@ impl Args {
 
     fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 4] {
         let samples: Format = match self.samples_file.as_deref().and_then(SampleFormat::of) {
-            Some(SampleFormat::Csv) => |outcome, out| samples::csv(outcome, out),
-            Some(SampleFormat::Parquet) | None => |outcome, out| samples::parquet(outcome, out),
+            Some(SampleFormat::Csv) | None => |outcome, out| samples::csv(outcome, out),
+            #[cfg(feature = "parquet")]
+            Some(SampleFormat::Parquet) => |outcome, out| samples::parquet(outcome, out),
         };
         [
             ("--hgrm", &self.hgrm, |outcome, out| export::hgrm(&outcome.response, out)),
@@ -163,7 +169,11 @@ impl Args {
     /// # Errors
     /// When an address cannot be had, or no thread can be started.
     pub(super) fn monitoring(&self) -> Result<Monitoring, Failure> {
-        let receivers = [(Protocol::Otlp, &self.otlp), (Protocol::RemoteWrite, &self.remote_write)];
+        let receivers = [
+            #[cfg(feature = "otlp")]
+            (Protocol::Otlp, &self.otlp),
+            (Protocol::RemoteWrite, &self.remote_write),
+        ];
         let receivers = receivers.into_iter().filter_map(|(protocol, url)| Some((protocol, url.as_ref()?)));
         let pushers =
             receivers.map(|(protocol, url)| Pusher::start(protocol, url)).collect::<io::Result<_>>();
@@ -249,6 +259,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Option<String> {
 /// A format of samples.
 enum SampleFormat {
     Csv,
+    #[cfg(feature = "parquet")]
     Parquet,
 }
 
@@ -258,6 +269,7 @@ impl SampleFormat {
         let extension = path.extension()?.to_str()?.to_ascii_lowercase();
         match extension.as_str() {
             "csv" => Some(SampleFormat::Csv),
+            #[cfg(feature = "parquet")]
             "parquet" => Some(SampleFormat::Parquet),
             _ => None,
         }

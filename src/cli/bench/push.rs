@@ -4,6 +4,7 @@
 //! which are counted, and nothing else. A request that fails for a reason of the server's (5xx) is sent again after a pause that
 //! doubles, until the next one is due.
 
+#[cfg(feature = "otlp")]
 mod otlp;
 mod remote_write;
 
@@ -84,6 +85,7 @@ impl FromStr for ReceiverUrl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// OpenTelemetry's metrics over HTTP.
+    #[cfg(feature = "otlp")]
     Otlp,
     /// Prometheus' remote write, version 1.0.
     RemoteWrite,
@@ -93,6 +95,7 @@ impl Protocol {
     /// The flag that asks for it.
     fn flag(self) -> &'static str {
         match self {
+            #[cfg(feature = "otlp")]
             Protocol::Otlp => "--otlp",
             Protocol::RemoteWrite => "--remote-write",
         }
@@ -101,6 +104,7 @@ impl Protocol {
     /// The path of a URL without one.
     fn path(self) -> &'static str {
         match self {
+            #[cfg(feature = "otlp")]
             Protocol::Otlp => "/v1/metrics",
             Protocol::RemoteWrite => "/api/v1/write",
         }
@@ -183,6 +187,7 @@ impl Pusher {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut headers = protocol.headers();
         headers.extend(url.authorization.clone().map(|value| (AUTHORIZATION, value)));
+        #[cfg(feature = "otlp")]
         if protocol == Protocol::Otlp {
             headers.extend(otlp::headers(std::env::var("OTEL_EXPORTER_OTLP_HEADERS").ok().as_deref()));
         }
@@ -238,6 +243,7 @@ struct Receiver {
 impl Receiver {
     fn send(&mut self, moment: &Moment) -> Result<(), RequestError> {
         match self.protocol {
+            #[cfg(feature = "otlp")]
             Protocol::Otlp => self.send_again(&Bytes::from(otlp::encode(moment))),
             Protocol::RemoteWrite => {
                 self.send_again(&Bytes::from(self.writer.encode(moment)?))?;
@@ -349,7 +355,7 @@ mod tests {
         let state = Arc::new(Shared::default());
         let thread = thread::spawn(Deliveries::default);
         let uri = Uri::from_static("http://127.0.0.1:1");
-        let pusher = Pusher { protocol: Protocol::Otlp, uri, shared: state.clone(), thread };
+        let pusher = Pusher { protocol: Protocol::RemoteWrite, uri, shared: state.clone(), thread };
         for (run, name) in [(1, "first"), (1, "last of 1"), (2, "last of 2"), (3, "latest")] {
             let figures = Figures { target: name.to_owned(), families: Vec::new() };
             pusher.show(&Arc::new(figures), SystemTime::UNIX_EPOCH + Duration::from_secs(run));
@@ -402,7 +408,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        for (protocol, path) in [(Protocol::Otlp, "/v1/metrics"), (Protocol::RemoteWrite, "/api/v1/write")] {
+        let receivers = [
+            #[cfg(feature = "otlp")]
+            (Protocol::Otlp, "/v1/metrics"),
+            (Protocol::RemoteWrite, "/api/v1/write"),
+        ];
+        for (protocol, path) in receivers {
             let url = format!("http://{address}").parse().expect("a URL");
             let pusher = Pusher::start(protocol, &url).expect("a thread");
             pusher.show(&Arc::new(Figures::default()), SystemTime::now());

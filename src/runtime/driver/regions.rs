@@ -12,7 +12,7 @@ pub fn small_pages_only() {
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1 as libc::c_ulong, 0, 0, 0) };
 }
 
-/// A page-aligned private mapping, touched when it is made so that no receive takes a page fault.
+/// A page-aligned private mapping. The first receives take its page faults: a shard without traffic has no memory there.
 ///
 /// The kernel writes into it only during a system call of the driver's own thread: the ring is set up with
 /// `DEFER_TASKRUN`, and sends that outlive a call never point into it. A driver holds no slice of it during such a call.
@@ -26,7 +26,7 @@ pub(super) struct Regions {
 unsafe impl Send for Regions {}
 
 impl Regions {
-    /// Maps and touches `bytes` (a multiple of the page size, below 4 GiB).
+    /// Maps `bytes` (a multiple of the page size, below 4 GiB).
     pub(super) fn new(bytes: usize) -> io::Result<Regions> {
         assert!(bytes > 0 && u32::try_from(bytes).is_ok());
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
@@ -35,7 +35,7 @@ impl Regions {
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )

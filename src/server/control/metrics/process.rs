@@ -1,22 +1,32 @@
 //! The process as the kernel sees it, under the names that all client libraries of Prometheus use.
 
-use procfs::process::{LimitValue, Process};
+use std::fs;
+
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
 
 use super::family::Families;
 
+/// Fields of `/proc/self/stat` (proc_pid_stat(5)), by their position after the name of the program in parentheses.
+const STAT_UTIME: usize = 11;
+const STAT_STIME: usize = 12;
+const STAT_THREADS: usize = 17;
+const STAT_START: usize = 19;
+const STAT_VSIZE: usize = 20;
+const STAT_RSS: usize = 21;
+
 /// Adds what `/proc` tells; nothing if it is not mounted.
 pub(super) fn collect(out: &mut Families) {
-    let Ok(process) = Process::myself() else { return };
-    if let Ok(stat) = process.stat() {
-        let ticks = procfs::ticks_per_second() as f64;
-        let cpu_s = (stat.utime + stat.stime) as f64 / ticks;
+    if let Some(stat) = stat() {
+        let ticks = clock_ticks_per_second() as f64;
+        let cpu_s = (stat[STAT_UTIME] + stat[STAT_STIME]) as f64 / ticks;
         out.counter("process_cpu_seconds_total", "User and system CPU time of the process.", cpu_s);
-        let resident_bytes = stat.rss * procfs::page_size();
+        let resident_bytes = stat[STAT_RSS] * page_size() as u64;
         out.gauge("process_resident_memory_bytes", "Resident memory of the process.", resident_bytes);
-        out.gauge("process_virtual_memory_bytes", "Address space of the process.", stat.vsize);
-        out.gauge("process_threads", "Threads of the process.", stat.num_threads.max(0) as u64);
-        if let Ok(booted_s) = procfs::boot_time_secs() {
-            let started_s = booted_s as f64 + stat.starttime as f64 / ticks;
+        out.gauge("process_virtual_memory_bytes", "Address space of the process.", stat[STAT_VSIZE]);
+        out.gauge("process_threads", "Threads of the process.", stat[STAT_THREADS]);
+        if let Some(booted_s) = booted_s() {
+            let started_s = booted_s as f64 + stat[STAT_START] as f64 / ticks;
             out.gauge(
                 "process_start_time_seconds",
                 "Start time of the process, in seconds since the Unix epoch.",
@@ -24,16 +34,29 @@ pub(super) fn collect(out: &mut Families) {
             );
         }
     }
-    if let Ok(open) = process.fd_count() {
+    if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        // One of them reads the list.
         out.gauge(
             "process_open_fds",
             "Open file descriptors. Connections on io_uring have none: they are direct descriptors.",
-            open as u64,
+            (open.count() as u64).saturating_sub(1),
         );
     }
-    if let Ok(limits) = process.limits()
-        && let LimitValue::Value(most) = limits.max_open_files.soft_limit
-    {
+    if let Some(most) = getrlimit(Resource::Nofile).current {
         out.gauge("process_max_fds", "Maximum number of file descriptors of the process.", most);
     }
+}
+
+/// The numbers of `/proc/self/stat`. The few that can be negative are not used here and read as 0.
+fn stat() -> Option<Vec<u64>> {
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    let numbers: Vec<u64> = fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    (numbers.len() > STAT_RSS).then_some(numbers)
+}
+
+/// When the host was booted, in seconds since the Unix epoch.
+fn booted_s() -> Option<u64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()
 }
