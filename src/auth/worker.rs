@@ -40,7 +40,7 @@ fn run(runtime: &Runtime, shared: Arc<Shared>, questions: mpsc::Receiver<Questio
 async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>) {
     let Some(decider) = Decider::new(Arc::clone(&shared)) else {
         tracing::error!(
-            "no randomness for authentication: clients that need the hook or a password are refused"
+            "no random source for authentication: clients that need the hook or a password are refused"
         );
         return;
     };

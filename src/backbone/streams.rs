@@ -466,8 +466,8 @@ impl Streams {
             tracing::warn!(
                 subject,
                 sequence,
-                "skipped a message in the stream of durable topics that no node wrote; only nodes should \
-                 be allowed to publish there"
+                "skipped a message that no node wrote in the stream of durable topics; allow only nodes to publish \
+                 there"
             );
         }
         Ok(None)

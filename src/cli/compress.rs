@@ -52,7 +52,7 @@ impl FromStr for Compress {
                 ("level", Some(level)) => compression.level = number(level, 1..=9, "level")?,
                 ("threshold", Some(bytes)) => {
                     compression.threshold_bytes = u32::try_from(values::bytes(bytes)?)
-                        .map_err(|_| "threshold: more than a message can have".to_owned())?;
+                        .map_err(|_| "threshold: above the maximum message size".to_owned())?;
                 }
                 ("memory", Some(bytes)) => memory_bytes = values::bytes(bytes)?,
                 _ => {

@@ -61,7 +61,7 @@ impl Cause {
 
         match &self.0 {
             _ if self.is_authority() => {
-                "; make one that is no authority's, such as by openssl req -x509 with -addext \
+                "; make a certificate that is not a CA certificate, such as with openssl req -x509 with -addext \
                  basicConstraints=critical,CA:FALSE"
             }
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {

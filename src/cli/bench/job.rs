@@ -453,11 +453,11 @@ impl Args {
         if self.pace.depth.is_some() {
             return Err(usage(
                 "--depth",
-                "not in --mode storm, where publishers have a rate: such as --rate 500",
+                "not in --mode storm, where publishers have a rate, e.g. --rate 500",
             ));
         }
         match messages::of_senders(typed).iter().find(|(_, typed)| *typed && !self.pace.has_rate()) {
-            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm: such as --rate 500")),
+            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm, e.g. --rate 500")),
             None => Ok(()),
         }
     }

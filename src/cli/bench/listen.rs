@@ -60,7 +60,7 @@ pub(super) fn check(
     ];
     match of_pace.iter().chain(of_messages).find(|(_, typed)| *typed) {
         Some((flag, _)) => {
-            Err(usage(flag, "in --mode push the server decides what and when it sends: leave it out"))
+            Err(usage(flag, "in --mode push the server decides what to send and when: leave it out"))
         }
         None => Ok(()),
     }

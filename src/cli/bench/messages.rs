@@ -117,7 +117,7 @@ impl Args {
         let style = self.style(typed)?;
         if let Some(file) = &self.payload_file {
             if self.message_bytes.is_some() {
-                let why = "the lines of --payload-file have their own sizes: such as --payload-file messages.ndjson \
+                let why = "the lines of --payload-file have their own sizes, e.g. --payload-file messages.ndjson \
                            --kind json";
                 return Err(usage("--message-bytes", why));
             }
@@ -143,7 +143,7 @@ impl Args {
     fn style(&self, typed: &ArgMatches) -> Result<Style, Failure> {
         let has_text = is_given(typed, "text");
         if has_text && self.payload_file.is_some() {
-            let why = "the lines of --payload-file are sent unchanged: such as --payload-file lines.txt";
+            let why = "the lines of --payload-file are sent unchanged, e.g. --payload-file lines.txt";
             return Err(usage("--text", why));
         }
         match (self.kind, self.text) {
@@ -151,7 +151,7 @@ impl Args {
             (Kind::Text, Text::Mixed) => Ok(Style::Mixed),
             (Kind::Text, Text::Emoji) => Ok(Style::Emoji),
             (Kind::Binary | Kind::Json, _) if has_text => {
-                Err(usage("--text", "only for --kind text: such as --kind text --text mixed"))
+                Err(usage("--text", "only for --kind text, e.g. --kind text --text mixed"))
             }
             (Kind::Binary, _) => Ok(Style::Binary),
             (Kind::Json, _) => Ok(Style::Json),
@@ -163,7 +163,7 @@ impl Args {
         let Some(slow) = self.slow else {
             let of_slow = [("--slow-how", "slow_how"), ("--trickle", "trickle")];
             return match of_slow.into_iter().find(|(_, id)| is_given(typed, id)) {
-                Some((flag, _)) => Err(usage(flag, "only with --slow: such as --slow 1% --slow-how trickle")),
+                Some((flag, _)) => Err(usage(flag, "only with --slow, e.g. --slow 1% --slow-how trickle")),
                 None => Ok((0, None)),
             };
         };
@@ -171,7 +171,8 @@ impl Args {
             SlowHow::Trickle => Some(self.trickle),
             SlowHow::Stop if !is_given(typed, "trickle") => None,
             SlowHow::Stop => {
-                let why = "subscribers that stop read nothing: such as --slow 1% --slow-how trickle --trickle 64KiB/s";
+                let why =
+                    "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
                 return Err(usage("--trickle", why));
             }
         };

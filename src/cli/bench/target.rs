@@ -212,7 +212,7 @@ impl Lookup {
         let name = self.sni.as_deref().unwrap_or(host).to_owned();
         let flag = if self.sni.is_some() { "--sni" } else { "URL" };
         let name = ServerName::try_from(name)
-            .map_err(|_| usage(flag, "no certificate can be for that host: give a name or an address"))?;
+            .map_err(|_| usage(flag, "no certificate can name that host: give a name or an address"))?;
         let trust = match (&self.ca_file, self.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
@@ -322,7 +322,7 @@ pub(super) fn start_server(
     let stop = move || {
         server.handle().stop();
         if let Err(error) = server.join() {
-            tracing::warn!(%error, "the embedded server ended badly");
+            tracing::warn!(%error, "the embedded server failed");
         }
     };
     Ok(Embedded { address, stop: Box::new(stop) })

@@ -94,7 +94,7 @@ impl Args {
                 return Err(usage("--find-max", &format!("{objective} {why}")));
             }
             if has_depth {
-                let why = "the search is over rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
+                let why = "the search sets the rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
                 return Err(usage("--depth", why));
             }
             if !self.abort_if.is_empty() {
@@ -104,7 +104,7 @@ impl Args {
                 ));
             }
             if self.repeat.is_some() {
-                let why = "not with --find-max, which repeats what fails; such as --repeat 10 --rate 5000";
+                let why = "not with --find-max, which repeats failed runs; e.g. --repeat 10 --rate 5000";
                 return Err(usage("--repeat", why));
             }
         } else if is_given(typed, "precision") {

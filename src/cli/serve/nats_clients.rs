@@ -315,7 +315,7 @@ fn request(publication: &ClientPublication) -> Result<Request<Bytes>, &'static s
 
 /// The answer to a publication with a header field that HTTP cannot have.
 fn bad_field(field: &str) -> Bytes {
-    let message = "must have visible ASCII characters only, and as many as a request of HTTP can have";
+    let message = "must have only visible ASCII characters, and no more than an HTTP request can have";
     let error = serde_json::json!({"code": "bad-field", "field": field, "message": message});
     serde_json::json!({ "error": error }).to_string().into()
 }

@@ -81,7 +81,7 @@ impl Reloader {
         let (reply, result) = mpsc::sync_channel(1);
         // A thread that has ended drops the request, and with it the only sender of a result.
         let _ = self.0.send(Request { cause, reply });
-        let unknown = |_| Reloaded::Refused("the reload does not end; see the log".to_owned());
+        let unknown = |_| Reloaded::Refused("the reload has not ended in time; see the log".to_owned());
         result.recv_timeout(RELOAD_TIMEOUT).unwrap_or_else(unknown)
     }
 }

@@ -171,7 +171,7 @@ impl Tables {
             // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
             if let Some((_, earlier, line)) = before.iter().find(|(earlier, ..)| earlier.fits(pattern)) {
                 return Err(entry.wrong(&format!(
-                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} fits all its topics; put it first"
+                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} matches all its topics; put it first"
                 )));
             }
             before.push((Pattern::new(pattern), pattern, entry.source.place(entry.at).0));

@@ -98,7 +98,7 @@ fn get<T: DeserializeOwned>(admin: &AdminClient, path: &str) -> Result<Option<T>
             .map_err(|error| Failure::Environment(format!("the answer to {path} cannot be read: {error}"))),
         StatusCode::NOT_FOUND => Ok(None),
         StatusCode::BAD_REQUEST => Err(Failure::Usage(message(&body))),
-        _ => Err(Failure::Environment(format!("the server answers {path} by {status}: {}", message(&body)))),
+        _ => Err(Failure::Environment(format!("the server answers {status} to {path}: {}", message(&body)))),
     }
 }
 

@@ -147,7 +147,7 @@ impl Drop for CalibrationServer {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                tracing::warn!(?error, "the calibration server ended badly");
+                tracing::warn!(?error, "the calibration server failed");
             }
         }
     }

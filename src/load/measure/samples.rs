@@ -179,7 +179,7 @@ impl TryFrom<WrittenSampler> for Sampler {
 
     fn try_from(WrittenSampler { share, picked, rows }: WrittenSampler) -> Result<Sampler, &'static str> {
         if (rows.len() as u64) > picked || rows.len() > SAMPLES_MAX {
-            return Err("a sample has more rows than messages were picked, or than it may have");
+            return Err("a sample has more rows than picked messages, or than the maximum");
         }
         let random = SplitMix64::new(mix(picked));
         Ok(Sampler { share, picked, rows, random, ..Sampler::default() })

@@ -227,7 +227,7 @@ impl Workload {
         }
         if self.lines.is_some() {
             if self.mode.form() == Form::Broadcast {
-                let why = "a line has no publisher and no time, which broadcasts need: such as --mode echo \
+                let why = "a line has no publisher and no time, which broadcasts need, e.g. --mode echo \
                            --payload-file messages.ndjson";
                 return wrong("--payload-file", why);
             }
@@ -258,7 +258,7 @@ impl Workload {
             (Some(replay), _) => {
                 replay.check()?;
                 if self.connections != replay.connections() {
-                    return wrong("--connections", "the recording says how many: leave it out");
+                    return wrong("--connections", "the recording sets the number: leave it out");
                 }
                 if self.churn.is_some() {
                     return wrong(
@@ -293,7 +293,7 @@ impl Workload {
                     && rows.count() < self.connections =>
             {
                 let why = format!(
-                    "{} connections need as many rows, and {} has {}: such as --data-order in-order",
+                    "{} connections need as many rows, and {} has {}, e.g. --data-order in-order",
                     self.connections,
                     rows.name(),
                     rows.count()

@@ -95,7 +95,7 @@ impl CentrifugoApi<'_> {
         for Command { id, method, call, shared } in commands {
             let result = match call {
                 Ok(_) if replies.bytes() >= ADMIN_ANSWERS_BYTES_MAX => {
-                    Err(ApiError::new(ErrorCode::LimitExceeded, "the answers before are too long"))
+                    Err(ApiError::new(ErrorCode::LimitExceeded, "the earlier answers are too long"))
                 }
                 Ok(action) => match (cluster, shared) {
                     (Some(cluster), Some(parameters)) => {

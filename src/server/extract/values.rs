@@ -148,7 +148,7 @@ impl<'de> PathDeserializer<'de> {
         match &self.0[..] {
             [(name, values)] => Ok(ValueDeserializer { name, values }),
             all => Err(ValueError::mistake(format!(
-                "the type is for 1 parameter, and the pattern has {}",
+                "the type has 1 parameter, but the pattern has {}",
                 all.len()
             ))),
         }
@@ -158,7 +158,7 @@ impl<'de> PathDeserializer<'de> {
         if wanted.is_some_and(|wanted| wanted != self.0.len()) {
             let count = self.0.len();
             return Err(ValueError::mistake(format!(
-                "the type is for {} parameters, and the pattern has {count}",
+                "the type has {} parameters, but the pattern has {count}",
                 wanted.unwrap_or(count)
             )));
         }
@@ -287,7 +287,7 @@ impl<'de> Deserializer<'de> for QueryDeserializer<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ValueError> {
-        Err(ValueError::mistake("the parameters of a query are a struct or a map"))
+        Err(ValueError::mistake("the type for query parameters must be a struct or a map"))
     }
 
     forward_to_deserialize_any! {

@@ -154,7 +154,7 @@ impl Waiting {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a successor did not take over; this server goes on");
+                    tracing::warn!(%error, "a successor did not take over; this server continues");
                     // Descriptors may be exhausted: pause before the next attempt.
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -429,7 +429,7 @@ impl Waiting {
         match end {
             LinkEnd::Bye => tracing::debug!("the last mail has left"),
             LinkEnd::Broken(error) => {
-                tracing::warn!(%error, "the successor is lost; closing everyone");
+                tracing::warn!(%error, "the successor is lost; closing all connections");
                 self.command_all(|| ShardCommand::LoseSuccessor);
                 let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
                 self.server.order_plan(plan);

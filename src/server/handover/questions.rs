@@ -43,9 +43,9 @@ pub(crate) enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Missing::Silent => "the server before this one, which drains, did not answer in time",
+            Missing::Silent => "the previous server, which is draining, did not answer in time",
             Missing::Unsupported => {
-                "the server before this one, which drains, is of a version that cannot be asked"
+                "the previous server, which is draining, has a version that does not answer this question"
             }
         })
     }
@@ -103,12 +103,12 @@ impl DrainingPredecessor {
             Ok(QuestionAnswer::NotUnderstood) => Err(Missing::Unsupported),
             Err(error) if is_timeout(&error) => Err(Missing::Silent),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::warn!(%error, "the server before this one is asked no more about its connections");
+                tracing::warn!(%error, "no longer asking the previous server about its connections");
                 *channel = None;
                 Err(Missing::Unsupported)
             }
             Err(error) => {
-                tracing::debug!(%error, "the server before this one has ended");
+                tracing::debug!(%error, "the previous server has ended");
                 *channel = None;
                 self.is_gone.store(true, Ordering::Release);
                 Ok(ScanReport::default())
@@ -155,8 +155,7 @@ impl Channel {
     fn answer(&mut self, until: Instant) -> io::Result<QuestionAnswer> {
         self.send(until)?;
         let body = self.body(until)?;
-        let (number, answer) =
-            QuestionAnswer::read(&body).ok_or_else(|| invalid("an answer that is malformed"))?;
+        let (number, answer) = QuestionAnswer::read(&body).ok_or_else(|| invalid("a malformed answer"))?;
         self.answered = self.answered.wrapping_add(1);
         if number != self.answered {
             return Err(invalid("an answer to something else"));
@@ -224,7 +223,7 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
             report.map_or(QuestionAnswer::Silent, QuestionAnswer::Report)
         });
         if error.kind() == io::ErrorKind::InvalidData {
-            tracing::warn!(%error, "the successor is told no more about connections");
+            tracing::warn!(%error, "no longer answering questions of the successor about connections");
             let _ = io::copy(&mut &stream, &mut io::sink());
         }
     };
@@ -244,7 +243,7 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
         let (number, answer) = match Question::read(&body) {
             Ok(question) => (question.number, answer(question)),
             Err(Some(number)) => (number, QuestionAnswer::NotUnderstood),
-            Err(None) => return invalid("a question that is malformed"),
+            Err(None) => return invalid("a malformed question"),
         };
         if let Err(error) = send(stream, FrameKind::Answer, &answer.write(number)) {
             return error;

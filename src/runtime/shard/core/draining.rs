@@ -78,8 +78,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             let connections = queue.len();
             tracing::warn!(
                 connections,
-                "the drain time is over before all connections could be closed at its rate; closing \
-                 the rest"
+                "the drain time ended before all connections were closed at the drain rate; closing the rest"
             );
         }
         Some(until)

@@ -246,7 +246,7 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
             Ok(true) => {}
             Ok(false) => return false,
             Err(refused) => {
-                tracing::warn!(topic, %refused, "a member is counted and not listed");
+                tracing::warn!(topic, %refused, "a member is counted but not listed");
                 return false;
             }
         }

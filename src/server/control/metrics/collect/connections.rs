@@ -99,8 +99,8 @@ fn ends(out: &mut Families, counters: &Counters) {
         |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
     out.counters(
         "echoring_closes_total",
-        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Codes of applications are \
-         counted by their thousands.",
+        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Application \
+         codes count as 3xxx and 4xxx.",
         closes.into_iter().map(|(end, count)| (labels(end), count)),
     );
 }
@@ -169,7 +169,7 @@ fn traffic(out: &mut Families, counters: &Counters) {
     };
     out.counters(
         "echoring_messages_total",
-        "Messages by route and direction: received to their last byte, or handed to the kernel or its queue. Each copy \
+        "Messages by route and direction: received completely, or passed to the kernel or queued for it. Each copy \
          of a broadcast message counts.",
         by_class().flat_map(|(route, traffic)| both(route, traffic.messages_in, traffic.messages_out)),
     );
