@@ -1,4 +1,4 @@
-//! What a generator takes from its machine: CPUs, threads, and the kind of address that it connects to.
+//! The resources that a generator takes from its machine: CPUs, threads, and the kind of address that it connects to.
 
 use std::net::IpAddr;
 

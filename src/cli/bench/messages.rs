@@ -108,7 +108,7 @@ pub(super) struct Described {
 }
 
 impl Args {
-    /// What messages are in `mode`. Reads the file that is named.
+    /// The meaning of messages in `mode`. Reads the file that is named.
     pub(super) fn describe(
         &self,
         typed: &ArgMatches,
@@ -158,7 +158,7 @@ impl Args {
         }
     }
 
-    /// How many of so many subscribers are slow, and what they read, in bytes a second.
+    /// The number of slow subscribers, and their reading rate in bytes a second.
     pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
         let Some(slow) = self.slow else {
             let of_slow = [("--slow-how", "slow_how"), ("--trickle", "trickle")];
@@ -195,7 +195,7 @@ pub(super) fn of_broadcasts(typed: &ArgMatches) -> [(&'static str, bool); 5] {
     ]
 }
 
-/// The flags that say what is sent, and whether each was typed.
+/// The flags about the content of messages, and whether each was typed.
 pub(super) fn of_senders(typed: &ArgMatches) -> [(&'static str, bool); 3] {
     [
         ("--message-bytes", is_given(typed, "message_bytes")),

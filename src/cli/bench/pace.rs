@@ -108,7 +108,7 @@ pub(super) struct Args {
     pub(super) allow_saturated: bool,
 }
 
-/// What stages take the place of, by the names of flags.
+/// The flags that stages replace.
 pub(super) const IN_PLACE_OF: [&str; 4] = ["duration", "rate", "depth", "find_max"];
 
 /// Whether two flags, by their names, cannot be typed together although the parser takes them.

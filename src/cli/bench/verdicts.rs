@@ -132,7 +132,7 @@ impl Args {
         Ok(())
     }
 
-    /// Refuses to ask for what no run of these loads can tell. `server_known`: whether the server's CPU time is.
+    /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is.
     pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
         let conditions = self.fail_if.iter().map(|expression| (Purpose::FailIf, expression));
         let objective = self.find_max.iter().map(|expression| (Purpose::FindMax, expression));
@@ -234,7 +234,7 @@ pub(super) enum FailOn {
 }
 
 impl FailOn {
-    /// In what the second server is worse, a line each.
+    /// The metrics in which the second server is worse, a line each.
     pub(super) fn lines(self, comparison: &[Comparison]) -> impl Iterator<Item = String> {
         let FailOn::Worse = self;
         let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
@@ -313,8 +313,8 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
     lines
 }
 
-/// Says what is wrong with the results, and gives the exit code: what went wrong weighs more than what could not be
-/// measured, and that more than a late generator.
+/// Reports the problems of the results, and returns the exit code: failures take precedence over missing measurements,
+/// and those over a late generator.
 pub(super) fn conclude(
     results: &Results,
     baseline: Option<&BaselineComparison>,

@@ -1,5 +1,5 @@
 //! Runs the commands that build and measure a commit, and reads the figure that was printed. A command has a process group of its
-//! own, which is ended with it: nothing that it started goes on.
+//! own, which ends with it: no process that it started survives.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(super) struct Commands {
     pub metric: Option<Metric>,
 }
 
-/// What a measurement gave.
+/// The result of a measurement.
 pub(super) enum Measured {
     Value(f64),
     /// The command failed, by this reason.
@@ -49,7 +49,7 @@ pub(super) enum Measured {
     NoFigure(String),
 }
 
-/// A command that has ended, and what it printed.
+/// A command that has ended, and its output.
 struct Ended {
     end: End,
     stdout: File,

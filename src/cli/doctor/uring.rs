@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::probes::Probes;
 use echoring_runtime::driver::{DriverChoice, uring};
 
-/// A feature of the driver: its name, its check, the Linux that has it, and what it costs to lack it.
+/// A feature of the driver: its name, its check, the Linux version that has it, and the cost of lacking it.
 pub(super) type Feature = (&'static str, &'static str, &'static str, &'static str);
 
 pub(super) const FEATURES: [Feature; 10] = [

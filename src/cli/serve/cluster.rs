@@ -26,7 +26,7 @@ pub(super) const TABLE: &str = "cluster";
 
 const HEADING: &str = "Cluster";
 
-/// The key in the table for the option `id`; `None` for an option of elsewhere.
+/// The key in the table for the option `id`; `None` for an option of another table.
 pub(super) fn key_of(id: &str) -> Option<&str> {
     match id {
         "cluster" => Some("servers"),

@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::admin_client::{AdminClient, message};
 use crate::limits::TOP_ROWS_MAX;
 
-/// What is asked for.
+/// The questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Questions {
     pub(super) interval: Duration,
