@@ -29,7 +29,7 @@ pub struct Churn {
     pub reconnect: Option<Backoff>,
     /// The time over which connections open, evenly, while the load runs; zero opens all before.
     pub ramp: Duration,
-    /// Who cuts the connections; [`Mode::Storm`] only.
+    /// The side that cuts the connections; [`Mode::Storm`] only.
     pub cut: Cut,
 }
 
@@ -43,7 +43,7 @@ pub struct Backoff {
     pub most: Duration,
 }
 
-/// Who cuts all connections of a storm.
+/// The side that cuts all connections of a storm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cut {

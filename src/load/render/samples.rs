@@ -79,7 +79,7 @@ pub fn csv(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Writes the sample of a run as a Parquet file. Unknown values are null. The file's metadata has the share, the number of
-/// picked messages and of those that were left out, and what was run.
+/// picked messages and of those that were left out, and the load.
 ///
 /// # Errors
 /// The writer's error.
