@@ -16,7 +16,7 @@ use echoring_proto::url::percent_decode;
 /// Why parameters are refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
-    /// The name of the parameter, once it is known.
+    /// The name of the parameter, once known.
     name: Option<String>,
     problem: String,
     kind: Kind,
@@ -24,11 +24,11 @@ pub(super) struct ValueError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A value is not what the type accepts.
+    /// The type does not accept the value.
     Malformed,
     /// There is no parameter for a field.
     Missing,
-    /// The type and the route do not fit, whatever the peer sends.
+    /// The type and the route do not fit, for any request.
     Mistake,
 }
 
@@ -166,7 +166,7 @@ impl<'de> PathDeserializer<'de> {
     }
 }
 
-/// Passes what is for a single value to the deserializer of that value.
+/// Passes a single value to the deserializer of that value.
 macro_rules! forward_to_single {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {

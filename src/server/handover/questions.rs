@@ -30,7 +30,7 @@ pub(crate) struct DrainingPredecessor {
     channel: Mutex<Option<Channel>>,
 }
 
-/// Why the connections of a predecessor that drains are not told.
+/// Why the connections of a draining predecessor are not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Missing {
@@ -72,7 +72,7 @@ impl DrainingPredecessor {
         self.clients.shards.into()
     }
 
-    /// It has ended, and has no connections any more.
+    /// It has ended, and has no connections left.
     pub(crate) fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Release);
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -176,7 +176,7 @@ impl Channel {
         Ok(())
     }
 
-    /// The body of the next answer. What has arrived of it is kept if the rest does not come in time.
+    /// The body of the next answer. The received part of it is kept if the rest does not arrive in time.
     fn body(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         const BLOCK_BYTES: usize = 64 * 1024;
         loop {
@@ -205,7 +205,7 @@ impl Channel {
     }
 }
 
-/// The time that is left. No time at all would be no limit for a socket.
+/// The time that is left. A zero time-out would be no limit for a socket.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -231,7 +231,7 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
     Ok(())
 }
 
-/// Answers until the successor asks no more, as the error says.
+/// Answers until the successor stops asking, as the error tells.
 fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnswer) -> io::Error {
     let mut body = Vec::new();
     loop {

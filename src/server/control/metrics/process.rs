@@ -4,7 +4,7 @@ use procfs::process::{LimitValue, Process};
 
 use super::family::Families;
 
-/// Adds what `/proc` tells; nothing if it is not mounted.
+/// Adds the data of `/proc`; nothing if it is not mounted.
 pub(super) fn collect(out: &mut Families) {
     let Ok(process) = Process::myself() else { return };
     if let Ok(stat) = process.stat() {

@@ -105,7 +105,7 @@ fn ends(out: &mut Families, counters: &Counters) {
     );
 }
 
-/// The code of Centrifuge's protocol for what is [`CloseCode::SLOW_CONSUMER`] in others.
+/// The code in Centrifuge's protocol for [`CloseCode::SLOW_CONSUMER`] in others.
 const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
@@ -152,7 +152,7 @@ const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 
 const OWN: [u16; 4] =
     [CENTRIFUGE_SLOW, CloseCode::CREDENTIALS_ENDED.0, CloseCode::FORBIDDEN.0, CloseCode::SLOW_CONSUMER.0];
 
-/// Peers choose codes from 3000 on, so those are not told apart, but for our own.
+/// Peers choose codes from 3000 on, so those are not distinguished, except for our own.
 fn code_label(code: u16) -> String {
     match code {
         ..3000 => code.to_string(),
