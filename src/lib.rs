@@ -6,7 +6,7 @@
 //! [ws](guides::from_ws) or [uWebSockets](guides::from_uwebsockets): both programs side by side, call by call.
 //!
 //! **Client**: a [`Conn`] reads and writes messages. [`Dialer`] has the settings, and [reconnects](Dialer::reconnecting). A [`client`]
-//! subscribes to topics, resumes after each loss, and says what it missed.
+//! subscribes to topics, resumes after each loss, and reports what it missed.
 //!
 //! ```no_run
 //! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
@@ -222,7 +222,8 @@ pub mod server {
 /// Runs the handlers of a server without sockets, threads and waiting, for the tests of programs.
 ///
 /// A [`TestServer`](testing::TestServer) takes the [`Builder`](server::Builder) of the program, and its clients connect, send, and
-/// look at what they got. [The guide](guides::testing) goes on from there: time, slow peers, publications, failures, the order of events.
+/// look at what they got. [The guide](guides::testing) continues from there: time, slow peers, publications, failures,
+/// the order of events.
 #[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod testing {
     #[doc(inline)]
@@ -233,7 +234,8 @@ pub mod testing {
 
 /// The guides of the book, whose programs are compiled with the tests of the documentation.
 ///
-/// Figures and the operation of servers are in the book itself, which `scripts/docs` builds of the repository's folder `docs`.
+/// Figures and the operation of servers are in the book itself, which `scripts/docs` builds from the repository's
+/// folder `docs`.
 #[cfg(any(doc, doctest))]
 pub mod guides {
     /// How to write servers and clients with this crate.

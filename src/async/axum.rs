@@ -100,7 +100,7 @@ impl WebSocketUpgrade {
         self.configure(|upgrader| upgrader.compression(compression))
     }
 
-    /// Time limit for the client to read what is sent to it; past it the connection ends. See
+    /// Time limit for the client to read what it is sent; past it the connection ends. See
     /// [`Settings::write_timeout`](crate::Settings::write_timeout).
     pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> WebSocketUpgrade {
         self.configure(|upgrader| upgrader.write_timeout(timeout))
@@ -187,7 +187,7 @@ impl WebSocketUpgrade {
         response.map(|()| Body::empty())
     }
 
-    /// What can be known of the request before a handler runs.
+    /// The data about the request before a handler runs.
     fn of(parts: &mut Parts) -> Result<WebSocketUpgrade, Refused> {
         let upgrader = parts.extensions.get::<Upgrader>().cloned().unwrap_or_default();
         let mut request = Request::new(());

@@ -284,7 +284,7 @@ impl<S: Transport> Conn<S> {
         poll_fn(|cx| self.writer.poll_feed(cx, &mut message)).await
     }
 
-    /// Sends what is queued. See [`Writer::flush`].
+    /// Sends the queued frames. See [`Writer::flush`].
     ///
     /// # Errors
     /// See [`Writer::write`].

@@ -276,7 +276,7 @@ impl Dialer {
         self
     }
 
-    /// Time limit for a server to read what is sent to it; past it the connection ends. See
+    /// Time limit for a server to read what it is sent; past it the connection ends. See
     /// [`Settings::write_timeout`](crate::Settings::write_timeout).
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {

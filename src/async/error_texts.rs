@@ -1,4 +1,4 @@
-//! Every error of this crate says what is wrong once: its text does not repeat that of its source.
+//! Every error of this crate names its problem once: its text does not repeat that of its source.
 
 use std::any::type_name_of_val;
 use std::collections::BTreeSet;

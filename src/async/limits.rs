@@ -22,7 +22,7 @@ pub const TICKET_SECRET_TIME: Nanos = 6 * 3_600 * SECOND;
 /// Default size in bytes of the read buffer and of the write buffer of an async connection, each.
 pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
 /// Size in bytes to which the read buffer of an async connection grows: a frame with the default size limit, its header,
-/// and one byte more, because a read that does not fill its buffer says that nothing more is there.
+/// and one byte more, because a read that does not fill its buffer shows that nothing more has arrived.
 pub const CONN_READ_BYTES_MAX: usize = 68 * 1024;
 /// The read buffer grows by this factor after a read that filled it, and inside a long message with what has arrived.
 pub const CONN_READ_GROWTH: usize = 4;

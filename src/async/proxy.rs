@@ -52,7 +52,7 @@ impl Proxy {
     /// percent-encoded, and are sent as Basic credentials (RFC 7617) without encryption.
     ///
     /// # Errors
-    /// What is wrong with the URL.
+    /// The problem with the URL.
     pub fn http(url: &str) -> Result<Proxy, BadProxy> {
         ProxyServer::parse(url, ProxyKind::Http).map(|server| Proxy(ProxyRoute::One(server)))
     }
@@ -61,7 +61,7 @@ impl Proxy {
     /// proxy resolves the server's name.
     ///
     /// # Errors
-    /// What is wrong with the URL.
+    /// The problem with the URL.
     pub fn socks5(url: &str) -> Result<Proxy, BadProxy> {
         ProxyServer::parse(url, ProxyKind::Socks5).map(|server| Proxy(ProxyRoute::One(server)))
     }
@@ -75,7 +75,7 @@ impl Proxy {
     /// proxy. If `REQUEST_METHOD` is set, `HTTP_PROXY` is ignored, because a CGI server sets it from a client's header.
     ///
     /// # Errors
-    /// What is wrong with a variable's value.
+    /// The problem with a variable's value.
     pub fn from_env() -> Result<Proxy, BadProxy> {
         EnvironmentProxies::read(|name| std::env::var(name).ok())
             .map(|rules| Proxy(ProxyRoute::EnvironmentProxies(rules)))

@@ -1,6 +1,6 @@
 //! A client that reconnects.
 //!
-//! Never: resending what was sent on a failed connection. The callback of [`Reconnecting::on_open`] restores the
+//! Never: resending messages of a failed connection. The callback of [`Reconnecting::on_open`] restores the
 //! program's state at the server.
 
 #![forbid(unsafe_code)]

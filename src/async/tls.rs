@@ -177,7 +177,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 type WithoutRoots = ConfigBuilder<ClientConfig, WantsVerifier>;
 type WithRoots = ConfigBuilder<ClientConfig, WantsClientCert>;
 
-/// The system's roots, or what was built instead.
+/// The system's roots, or the roots that were built in instead.
 #[cfg(feature = "native-roots")]
 fn system(builder: WithoutRoots) -> Result<WithRoots, TlsError> {
     Ok(builder.with_root_certificates(system_roots()?))
@@ -285,8 +285,8 @@ impl ServerCertVerifier for NoVerification {
     }
 }
 
-/// Why TLS could not be configured. The text says what is wrong, includes that of the wrapped error, and ends with what to
-/// do; `source` is what is below the wrapped error.
+/// Why TLS could not be configured. The text names the problem, includes that of the wrapped error, and ends with what
+/// to do; `source` is the cause of the wrapped error.
 ///
 /// ```
 /// use echoring::tls::{ServerTls, server_config};
@@ -307,7 +307,7 @@ pub enum TlsError {
     Malformed {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         error: pem::Error,
     },
     /// A file contains no certificate.
@@ -320,7 +320,7 @@ pub enum TlsError {
         cert: PathBuf,
         /// The key file.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The problem with them.
         error: Cause,
     },
     /// A file is not an OCSP response.
@@ -329,7 +329,7 @@ pub enum TlsError {
     BadRoot {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         error: Cause,
     },
     /// The text of [`Trust::Pem`] has no certificate, or one that is malformed.

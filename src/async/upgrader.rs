@@ -133,8 +133,8 @@ impl Upgrader {
         self
     }
 
-    /// The supported subprotocols, in order of preference (RFC 6455, 1.9). One that the client offers too is chosen; if
-    /// there is none in common, the connection has none. A name that is invalid, or that is given twice, makes
+    /// The supported subprotocols, in order of preference (RFC 6455, 1.9). One that the client offers too is chosen;
+    /// without a common one, the connection has no subprotocol. A name that is invalid, or that is given twice, makes
     /// [`check`](Upgrader::check) and every upgrade fail.
     #[must_use]
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Upgrader {
@@ -214,7 +214,7 @@ impl Upgrader {
         self
     }
 
-    /// Time limit for a client to read what is sent to it; past it the connection ends. See
+    /// Time limit for a client to read what it is sent; past it the connection ends. See
     /// [`Settings::write_timeout`](crate::Settings::write_timeout).
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Upgrader {
@@ -412,7 +412,7 @@ impl Rejection {
     }
 }
 
-/// Why a server did not open a connection. The text includes that of the wrapped error; `source` is what is below that.
+/// Why a server did not open a connection. The text includes that of the wrapped error; `source` is its cause.
 ///
 /// ```
 /// use echoring::{UpgradeError, Upgrader};
@@ -443,7 +443,7 @@ pub enum UpgradeError {
     BadField {
         /// The name of the field: `Sec-WebSocket-Protocol` for a subprotocol that the client did not offer.
         name: String,
-        /// What is wrong with the field.
+        /// The problem with the field.
         why: BadField,
     },
 }

@@ -1,4 +1,5 @@
-//! The application's HTTP hooks: who connects, and what clients call, publish and subscribe to, in the form of Centrifugo's proxies.
+//! The application's HTTP hooks for connects, calls, publications and subscriptions of clients, in the form of
+//! Centrifugo's proxies.
 //!
 //! One thread sends the requests. Calls are bounded in number and in bytes, and every call is answered, within the timeout.
 
@@ -32,7 +33,7 @@ use crate::limits::{
 };
 use crate::server_subscriptions::ServerSubscriptions;
 
-/// What an application is asked about.
+/// The subject of a question to an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppEvent {
     /// A client calls it.
@@ -53,9 +54,9 @@ const EVENTS: usize = 4;
 pub struct AppSettings {
     /// The URL for calls and messages of clients.
     pub rpc: Option<String>,
-    /// The URL for what clients publish.
+    /// The URL for publications of clients.
     pub publish: Option<String>,
-    /// The URL for what clients subscribe to.
+    /// The URL for subscriptions of clients.
     pub subscribe: Option<String>,
     /// The URL for sessions that begin without a token.
     pub connect: Option<String>,
@@ -81,7 +82,7 @@ impl Default for AppSettings {
 /// A request of a client about which the application is asked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Call {
-    /// What it does.
+    /// Its action.
     pub event: AppEvent,
     /// The id of the client.
     pub client: String,
@@ -91,7 +92,7 @@ pub struct Call {
     pub user: Box<str>,
     /// The method that it calls, or the channel. `None` for a message that is no call.
     pub target: Option<Box<str>>,
-    /// What it sends; `None` for nothing.
+    /// The payload; `None` for nothing.
     pub data: Option<AppData>,
     /// The client's program, of a session that begins.
     pub program: Option<ClientProgram>,
@@ -114,7 +115,7 @@ impl Call {
     }
 }
 
-/// What a client says about its program.
+/// Information about a client's program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientProgram {
     /// Its name; may be empty.
@@ -144,7 +145,8 @@ impl Forwarded {
 /// The application's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppAnswer {
-    /// It agrees, perhaps with data: the result of a call, what is published instead, or what comes with a subscription.
+    /// The application agrees, perhaps with data: the result of a call, the data to publish instead, or the data for a
+    /// subscription.
     Agreed {
         /// The data.
         data: Option<AppData>,
@@ -162,7 +164,7 @@ pub enum AppAnswer {
         /// Whether the client may try again.
         temporary: bool,
     },
-    /// The connection is to be closed.
+    /// The connection must be closed.
     Disconnect {
         /// From 3000 to 4999.
         code: u16,
@@ -173,7 +175,7 @@ pub enum AppAnswer {
     Failed(Failed),
 }
 
-/// What the application says about a session that begins.
+/// The application's answer about a session that begins.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AppConnected {
     /// The client; `None` for one without a name.
@@ -209,7 +211,7 @@ pub struct App {
     timeout: Duration,
     thread: OnceLock<mpsc::Sender<Waiting>>,
     calls: Arc<Load>,
-    /// Sessions that begin have places of their own: those that exist do not keep others out.
+    /// New sessions have places of their own: existing sessions do not keep them out.
     connects: Arc<Load>,
 }
 
@@ -219,7 +221,7 @@ impl fmt::Debug for App {
     }
 }
 
-/// What waits for the hooks.
+/// The requests that wait for the hooks.
 #[derive(Debug)]
 struct Load {
     calls: AtomicUsize,
@@ -323,7 +325,7 @@ impl App {
         self.endpoints[event as usize].is_some()
     }
 
-    /// The header fields of a handshake that calls forward; `None` if there are none.
+    /// The header fields of a handshake that calls forward; `None` if none are forwarded.
     pub fn forwarded(&self, request: &Request<'_>) -> Option<Forwarded> {
         let fields = request.fields().filter_map(|(name, value)| {
             let own = self.headers.iter().find(|own| own.as_str().eq_ignore_ascii_case(name))?;
@@ -333,8 +335,8 @@ impl App {
         (!fields.is_empty()).then(|| Forwarded(fields.into()))
     }
 
-    /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is not taken, and gets
-    /// the call back.
+    /// Asks the application. `answered` is called on the thread of the hooks, or on this one if the call is rejected,
+    /// and receives the call.
     pub fn ask(&self, call: Call, answered: impl FnOnce(Call, AppAnswer) + Send + 'static) {
         let load = if call.event == AppEvent::Connect { &self.connects } else { &self.calls };
         let bytes = call.bytes();
@@ -387,7 +389,7 @@ struct Hooks {
     shares: RefCell<BTreeMap<Box<str>, Rc<Semaphore>>>,
 }
 
-/// The turns of a client: calls that are slow for one do not keep others waiting.
+/// The turns of clients: slow calls of one do not delay the others.
 struct Share<'a> {
     hooks: &'a Hooks,
     client: Box<str>,

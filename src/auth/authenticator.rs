@@ -37,7 +37,7 @@ pub enum Denied {
     NotYet,
     /// Its token is for another audience or from another issuer.
     Foreign,
-    /// It is known, and not allowed.
+    /// The client is known, and not allowed.
     Forbidden,
     /// The hook or the key set is unavailable.
     Unavailable,
@@ -75,7 +75,7 @@ impl Denied {
     }
 }
 
-/// What can be said about a client at once.
+/// The immediate verdict about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// A client without credentials, which is let in.
@@ -91,7 +91,7 @@ pub enum Verdict {
 /// The decision of the authentication thread.
 pub type Decision = Result<Arc<Identity>, Denied>;
 
-/// What to do with a client after the settings have changed.
+/// The verdict on a client after the settings have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
     /// Its credentials are as good as before.
@@ -123,7 +123,7 @@ impl fmt::Debug for Question {
 }
 
 impl Question {
-    /// The question about what a request presents; `None` if that is no credentials.
+    /// The question about a request's credentials; `None` if it presents none.
     pub fn new(presented: Presented<'_>, reply: impl FnOnce(Decision) + Send + 'static) -> Option<Question> {
         let Presented::Credentials(credentials) = presented else { return None };
         Some(Question {
@@ -136,7 +136,7 @@ impl Question {
     }
 }
 
-/// Gives a decision to who asked. A question that is dropped is answered, too: the decision is unavailable.
+/// Passes a decision to the asker. A question that is dropped is answered, too: the decision is unavailable.
 pub struct Reply(Option<Box<dyn FnOnce(Decision) + Send>>);
 
 impl Reply {
@@ -221,7 +221,7 @@ pub(crate) struct JwksMethod {
 pub struct KeySetState {
     /// When it was last read, in seconds since 1970; `None` if it never was, so that no token can be checked.
     pub read_at: Option<u64>,
-    /// Times that it could not be read.
+    /// Number of failed reads.
     pub failures: u64,
 }
 
@@ -262,7 +262,7 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Takes over the keys that `used` has read from the same key set, so that tokens need not wait for them.
+    /// Takes over the keys that `used` has read from the same key set, so that no token waits for them.
     #[doc(hidden)]
     pub fn keep_keys_of(&self, used: &Authenticator) {
         let source = |shared: &Shared| shared.settings.jwks.as_ref().map(|jwks| jwks.source.clone());
@@ -288,7 +288,7 @@ impl Authenticator {
         Some(KeySetState { read_at, failures: jwks.failures.load(Ordering::Relaxed) })
     }
 
-    /// Where credentials are looked for.
+    /// The places that are searched for credentials.
     #[doc(hidden)]
     pub fn sources(&self) -> &Sources {
         &self.sources
@@ -316,7 +316,7 @@ impl Authenticator {
         }
     }
 
-    /// Decides about a client at the time `now`, in seconds since 1970, as far as that takes no waiting.
+    /// Decides about a client at the time `now`, in seconds since 1970, if that takes no waiting.
     #[doc(hidden)]
     pub fn check(&self, presented: &Presented<'_>, now: u64) -> Verdict {
         match presented {
@@ -331,7 +331,7 @@ impl Authenticator {
         }
     }
 
-    /// What a token of a subscription allows at the time `now`, in seconds since 1970. `None` if JWT is not configured.
+    /// The rights of a subscription token at the time `now`, in seconds since 1970. `None` if JWT is not configured.
     ///
     /// # Errors
     /// [`Verdict::Denied`], or [`Verdict::Ask`] if the key set may have a new key.
@@ -355,7 +355,7 @@ impl Authenticator {
         }
     }
 
-    /// What these settings say about a client that others have let in.
+    /// The verdict of these settings on a client that earlier settings have admitted.
     #[doc(hidden)]
     pub fn renew(&self, known: &Identity, now: u64) -> Renewal {
         let Shared { tokens, jwt, users, hook, .. } = &*self.shared;
@@ -399,7 +399,8 @@ impl Shared {
         self.users.is_some() || self.hook.is_some() || self.jwt.as_ref().is_some_and(|jwt| jwt.jwks.is_some())
     }
 
-    /// The method that a token fits decides: a static token is known or not, a JWT has three parts, and the hook gets the rest.
+    /// The method that a token fits decides: a static token is known or not, a JWT has three parts, and the hook gets
+    /// all others.
     fn check_token(&self, token: &str, now: u64) -> Verdict {
         if let Some(known) = self.tokens.as_ref().and_then(|tokens| tokens.find(token)) {
             if has_expired(known, now) {

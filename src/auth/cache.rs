@@ -1,4 +1,4 @@
-//! Decisions that are remembered for a while, by the digests of what was decided about.
+//! Cached decisions, keyed by digests of their inputs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -44,7 +44,7 @@ impl CertificateSubject {
     }
 }
 
-/// The common name; `None` if there are several, of which another program may take another one.
+/// The common name; `None` if there are several, because other programs may choose another one.
 fn common_name(subject: &Name) -> Option<String> {
     let is_name = |attribute: &&AttributeTypeAndValue| attribute.oid == COMMON_NAME;
     (subject.iter().filter(is_name).count() == 1).then_some(())?;

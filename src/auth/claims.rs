@@ -8,10 +8,10 @@ use crate::identity::{Identity, Method, Right, Rights};
 use crate::patterns::Patterns;
 use crate::server_subscriptions::{Listed, ServerSubscriptions};
 
-/// What claims are called, and which are required.
+/// The names of the claims, and which are required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClaimRules {
-    /// The accepted audiences. Without any, a token with an audience is for somebody else.
+    /// The accepted audiences. Without any, a token with an audience is meant for another service.
     pub(crate) audience: Vec<String>,
     /// The accepted issuers; empty for all.
     pub(crate) issuer: Vec<String>,
@@ -27,7 +27,7 @@ const CHANNEL: &str = "channel";
 const CHANNELS: &str = "channels";
 const SUBS: &str = "subs";
 
-/// What a token of a subscription allows: to subscribe to one topic.
+/// The rights of a subscription token: to subscribe to one topic.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SubscriptionGrant {
     /// The topic.
@@ -101,7 +101,7 @@ impl ClaimRules {
         serde_json::from_str::<Listed<'_>>(&text).ok()?.subscriptions()
     }
 
-    /// What a verified token of a subscription allows at the time `now`.
+    /// The rights of a verified subscription token at the time `now`.
     pub(crate) fn subscription(
         &self,
         claims: &Map<String, Value>,

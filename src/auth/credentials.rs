@@ -15,7 +15,7 @@ use crate::limits::CREDENTIAL_BYTES_MAX;
 
 /// The subprotocol whose neighbour is the token. The server may select it, and never selects the token.
 pub const SUBPROTOCOL: &str = "bearer";
-/// What stands before the token in a subprotocol of its own.
+/// The prefix of a token in a subprotocol of its own.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
 
 /// Some clients omit the padding of `Basic` (RFC 7617 requires it).
@@ -24,7 +24,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The places where credentials are looked for.
+/// The places that are searched for credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// Tokens: in `Authorization: Bearer` and in a subprotocol.
@@ -70,7 +70,7 @@ impl Credentials<'_> {
     }
 }
 
-/// What a client presents.
+/// A client's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presented<'a> {
     /// No credentials.
@@ -81,8 +81,8 @@ pub enum Presented<'a> {
     Credentials(Credentials<'a>),
 }
 
-/// The credentials of a request. `Authorization` is looked at first, then the subprotocols of an upgrade, the cookie and the
-/// query; the first that has some decides.
+/// The credentials of a request. `Authorization` comes first, then the subprotocols of an upgrade, the cookie and the
+/// query; the first with credentials decides.
 pub fn extract<'a>(request: &Request<'a>, upgrade: Option<&Upgrade<'a>>, sources: &Sources) -> Presented<'a> {
     let mut presented = authorization(request, sources);
     if presented == Presented::Nothing
@@ -104,7 +104,7 @@ pub fn extract<'a>(request: &Request<'a>, upgrade: Option<&Upgrade<'a>>, sources
     presented
 }
 
-/// `Authorization` (RFC 9110, 11.6.2). A scheme that is not looked for may be meant for a proxy, and is ignored.
+/// `Authorization` (RFC 9110, 11.6.2). A scheme that is not expected may be meant for a proxy, and is ignored.
 fn authorization<'a>(request: &Request<'a>, sources: &Sources) -> Presented<'a> {
     if !sources.tokens && !sources.passwords {
         return Presented::Nothing;
@@ -204,7 +204,7 @@ mod tests {
         query: Some("token".to_owned()),
     };
 
-    /// What is found in an upgrade with these fields. The owned copy outlives the request.
+    /// The credentials in an upgrade with these fields. The owned copy outlives the request.
     fn found(target: &str, fields: &str, sources: &Sources) -> Presented<'static> {
         let head = format!(
             "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

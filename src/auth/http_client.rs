@@ -1,7 +1,7 @@
 //! An HTTP/1.1 client for one URL: bounded answers, no redirects, connections that are used again.
 //!
 //! A request is sent once. It goes to another connection only if nothing of it was written, because the idle connection that it was
-//! meant for had ended before (RFC 9110, 9.2.2): a service that has read a request may have done what it says.
+//! meant for had ended before (RFC 9110, 9.2.2): a service that has read a request may have carried it out.
 
 use std::error::Error;
 use std::fmt;
@@ -26,8 +26,8 @@ use tower_service::Service;
 use crate::error::LoadError;
 use crate::limits::{HOOK_REQUESTS_MAX, IDLE_CONNECTION_MAX};
 
-/// The field with the id of a request. An intermediary that sends the request again keeps it, and a service may use it to do a thing
-/// once (draft-ietf-httpapi-idempotency-key-header).
+/// The field with the id of a request. An intermediary that sends the request again keeps it, and a service may use it
+/// to do something only once (draft-ietf-httpapi-idempotency-key-header).
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A URL that can be requested.
@@ -88,7 +88,7 @@ impl fmt::Display for HttpError {
 }
 
 impl HttpError {
-    /// An error with what has caused it.
+    /// An error with its causes.
     fn of(error: &(dyn Error + 'static)) -> HttpError {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -267,7 +267,7 @@ mod tests {
     /// Longer than anything here takes.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// What a server does with the requests after the first one of each connection.
+    /// A server's treatment of the requests after the first one of each connection.
     #[derive(Clone, Copy)]
     enum Then {
         /// Reads them, and ends the connection.

@@ -124,15 +124,16 @@ impl Identity {
         Some(Identity { subject, number, method, rights, expires_at, subscriptions, credential: None })
     }
 
-    /// The client of a verified TLS certificate with this subject. It may do what
-    /// [`Authenticated`](Permission::Authenticated) clients may, until the certificate expires. `None` for a subject that is
+    /// The client of a verified TLS certificate with this subject. It has the rights of
+    /// [`Authenticated`](Permission::Authenticated) clients until the certificate expires. `None` for a subject that is
     /// empty, too long, or has control characters.
     pub(crate) fn of_certificate(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
         Identity::new(subject, Method::Certificate, Rights::default(), expires_at)
     }
 
-    /// A client that the application's connect hook has let in. It may do what [`Authenticated`](Permission::Authenticated) clients
-    /// may. `None` for a subject that is empty, too long, or has control characters.
+    /// A client that the application's connect hook has let in. It has the rights of
+    /// [`Authenticated`](Permission::Authenticated) clients. `None` for a subject that is empty, too long, or has
+    /// control characters.
     pub(crate) fn of_connect_hook(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
         Identity::new(subject, Method::ConnectHook, Rights::default(), expires_at)
     }
@@ -177,7 +178,7 @@ impl Identity {
         &self.subscriptions
     }
 
-    /// Bytes of a shared identity, with what the allocator adds to its parts.
+    /// Bytes of a shared identity, with the allocator's overhead on its parts.
     #[doc(hidden)]
     pub fn held_bytes(&self) -> usize {
         let counts = 2 * size_of::<usize>();
@@ -202,7 +203,7 @@ pub fn may(client: Option<&Identity>, right: Right, access: &Access, topic: &str
     }
 }
 
-/// 63 bits of a digest, so that nobody finds another subject with the number of a given one.
+/// 63 bits of a digest, so that nobody finds a second subject with the same number.
 fn number_of(subject: &str) -> u64 {
     let digest = ring::digest::digest(&ring::digest::SHA256, subject.as_bytes());
     let first = digest.as_ref().iter().take(8);

@@ -44,7 +44,7 @@ pub(crate) fn verify(token: &str, keys: &[Key], rules: &ClaimRules, now: u64) ->
     rules.identity(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
 }
 
-/// What a token of a subscription allows at the time `now`.
+/// The rights of a subscription token at the time `now`.
 pub(crate) fn verify_subscription(
     token: &str,
     keys: &[Key],

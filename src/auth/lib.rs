@@ -1,7 +1,7 @@
 //! Who a client is, and what it may do: credentials of a handshake, tokens, keys, passwords, the HTTP hook, and TLS client
 //! certificates.
 //!
-//! [`Authenticator`] decides. What needs no waiting (static tokens, JWT with known keys) is decided by
+//! [`Authenticator`] decides. Decisions without waiting (static tokens, JWT with known keys) are made by
 //! `Authenticator::check` on the caller's thread. The rest is a [`Question`] for the thread of [`worker`], which answers
 //! by a callback. The time is an argument everywhere except on that thread.
 //!

@@ -54,8 +54,8 @@ pub const ARGON2_LANES_MAX: u32 = 16;
 pub const PASSWORDS_WAITING_MAX: usize = 64;
 /// Checks of one address that wait, or whose failure is not answered yet: an eighth. Further clients of the address are answered 503.
 pub const PASSWORDS_PER_ADDRESS_MAX: usize = 8;
-/// Checks of one name that wait: a quarter, and twice what one address may have, so that no address takes all. Further ones are
-/// answered 503.
+/// Waiting checks for one name: a quarter, and twice the share of one address, so that no address takes all. Further
+/// ones are answered 503.
 pub const PASSWORDS_PER_NAME_MAX: usize = 16;
 /// Time after which the first wrong password of an address or a name is answered; it doubles with each further one.
 pub const PASSWORD_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -95,7 +95,7 @@ pub const APP_REQUESTS_MAX: usize = 64;
 pub const APP_CALLS_MAX: usize = 1_024;
 /// Bytes of their data, likewise.
 pub const APP_CALLS_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Requests of one client at the same time: a quarter, so that calls that are slow for one do not keep others waiting.
+/// Requests of one client at the same time: a quarter, so that slow calls of one do not delay the others.
 pub const APP_REQUESTS_PER_CLIENT_MAX: usize = 16;
 /// Requests about sessions that begin at the same time, besides.
 pub const APP_CONNECT_REQUESTS_MAX: usize = 32;

@@ -1,4 +1,4 @@
-//! What values cost on the heap.
+//! The heap memory of values.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Digests of credentials: what memory and lookups contain instead of the credentials.
+//! Digests of credentials, which memory and lookups contain instead of the credentials.
 
 use ring::digest::{SHA256, digest};
 use ring::hmac;

@@ -78,7 +78,7 @@ impl ServerSubscriptions {
         &self.0
     }
 
-    /// Bytes that they hold, with what the allocator adds.
+    /// Bytes that they hold, with the allocator's overhead.
     pub(crate) fn held_bytes(&self) -> usize {
         let one = |subscription: &ServerSubscription| {
             let data = subscription.data.as_ref().map_or(0, |data| allocated(data.bytes().len()));

@@ -38,14 +38,14 @@ pub struct Settings {
     pub hook: Option<Hook>,
     /// Time that decisions of the hook and checked passwords are remembered; zero for never.
     pub cache: Duration,
-    /// The part of the subject of verified TLS client certificates that names their clients; `None` if certificates name
-    /// nobody. A client that presents other credentials is the client of those.
+    /// The part of the subject of verified TLS client certificates that names their clients; `None` if certificates
+    /// identify nobody. Other credentials that a client presents take precedence.
     pub certificate: Option<CertificateSubject>,
     /// The cookie that may have a token.
     pub cookie: Option<String>,
     /// The parameter of the query that may have a token.
     pub query: Option<String>,
-    /// Whether clients without credentials are let in. Topics decide what they may do.
+    /// Whether clients without credentials are let in. Topics decide about its rights.
     pub anonymous: bool,
 }
 

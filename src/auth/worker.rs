@@ -1,7 +1,7 @@
 //! The authentication thread: password checks, requests to the hook, and refreshes of the key set.
 //!
 //! It runs plain tokio. Questions arrive through a bounded channel, each kind has a bound of its own, and every question is
-//! answered. What cannot be decided is refused.
+//! answered. A client whose question cannot be decided is refused.
 
 mod decide;
 mod refresh;
@@ -21,7 +21,7 @@ use crate::authenticator::{Question, Shared};
 use crate::limits::{QUESTIONS_WAITING_MAX, UNKNOWN_KEY_WAITING_MAX};
 use decide::Decider;
 
-/// Threads for what blocks: one for password checks, which are made one after another, and one for name lookups.
+/// Threads for blocking work: one for password checks, which are made one after another, and one for name lookups.
 const BLOCKING_THREADS: usize = 2;
 
 /// Starts the thread. It ends when the sender is dropped and all questions are answered.
@@ -40,7 +40,7 @@ fn run(runtime: &Runtime, shared: Arc<Shared>, questions: mpsc::Receiver<Questio
 async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>) {
     let Some(decider) = Decider::new(Arc::clone(&shared)) else {
         tracing::error!(
-            "no randomness for authentication: clients that need the hook or a password are refused"
+            "no random source for authentication: clients that need the hook or a password are refused"
         );
         return;
     };

@@ -6,9 +6,10 @@
 //! | `PREFIX.messages.TOPIC` | the messages of a topic, in the order of their offsets as long as it has one owner |
 //! | `PREFIX.control.ID` | a request of another node to the control thread of this one |
 //!
-//! They have a connection of their own: what clients send neither delays the nodes' packets nor takes their room.
+//! They have a connection of their own: messages of clients neither delay the nodes' packets nor take their room.
 //!
-//! A request of a node is a line with its method and path, and behind it the body, if there is one. The answer is as many messages as it needs; the last one has the status.
+//! A request of a node is a line with its method and path, followed by the body, if any. The answer is as many messages
+//! as it needs; the last one has the status.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub struct NatsClients {
     controls: Subscriber,
 }
 
-/// What somebody asks of this node.
+/// The requests to this node.
 #[derive(Debug)]
 pub enum ClientRequest {
     /// Another program publishes.
@@ -91,7 +92,7 @@ pub struct ClientPublication {
 }
 
 impl NatsClients {
-    /// Connects, and goes on trying if no server can be reached. No publications are taken yet.
+    /// Connects, and keeps trying if no server can be reached. No publications are taken yet.
     ///
     /// # Errors
     /// If the options are wrong.
@@ -123,7 +124,8 @@ impl NatsClients {
     }
 
     /// Takes publications, or leaves them to other nodes. Those that have arrived are still returned. Those that are on the way to this
-    /// node are lost, so only a node that leaves should stop. Called again and again: until they are returned, no others can be taken.
+    /// node are lost, so only a node that leaves should stop. Called repeatedly: until they are returned, no others can
+    /// be taken.
     pub async fn take_publications(&mut self, takes: bool) {
         match &mut self.publications {
             Some(publications) if !takes && !self.is_draining => {
@@ -179,7 +181,7 @@ impl NatsClients {
 }
 
 impl ClientSender {
-    /// The publication of a message; a client whose subject names no topic is told so.
+    /// The publication of a message; a client whose subject names no topic gets an error.
     async fn read(&self, message: Message) -> Option<ClientPublication> {
         let Message { subject, reply, payload, headers, .. } = message;
         let is_inbox = |reply: &mut Subject| self.replies.includes(reply);
@@ -216,7 +218,8 @@ impl ClientSender {
     /// Asks another node, by its id. `line` is the method and the path, and `body` may be empty. Returns the status and the body.
     ///
     /// # Errors
-    /// In words: the node is not there, does not answer in time, or says more than 16 MiB; the body is more than NATS takes.
+    /// The error as text: the node is not there, does not answer in time, or answers with more than 16 MiB; the body
+    /// exceeds the maximum payload of NATS.
     pub async fn ask(&self, node: &str, line: &str, body: &[u8]) -> Result<(u16, Vec<u8>), &'static str> {
         match timeout(CONTROL_TIMEOUT, self.collect(node, line, body)).await {
             Ok(answer) => answer,
@@ -334,8 +337,8 @@ pub(crate) fn log(whom: &'static str, event: &Event) {
     }
 }
 
-/// The tokens of a topic in a subject. What a subject cannot have is percent-encoded: spaces, `*`, `>`, `%`, everything but ASCII,
-/// and dots that would make an empty token.
+/// The tokens of a topic in a subject. Characters that are invalid in a subject are percent-encoded: spaces, `*`, `>`,
+/// `%`, non-ASCII characters, and dots that would make an empty token.
 pub(crate) fn subject_of(topic: &str) -> String {
     let mut subject = String::with_capacity(topic.len());
     for (at, byte) in topic.bytes().enumerate() {

@@ -16,7 +16,7 @@ use crate::error::BackboneError;
 use crate::limits::{CLOSE_TIMEOUT, EVENTS_WAITING_MAX, REFUSED_RETRY_DELAY, SEND_TIMEOUT, STALLED_INTERVAL};
 use crate::options::NatsOptions;
 
-/// What has happened.
+/// The event.
 #[derive(Debug)]
 pub(crate) enum Happening {
     /// A heartbeat of any node, this one included.
@@ -25,11 +25,11 @@ pub(crate) enum Happening {
     Packet(Bytes),
     /// Something about the connection: see [`Connection::handle_event`].
     Event(Event),
-    /// The packet that waited does not wait any more.
+    /// The waiting packet no longer waits.
     Writable,
 }
 
-/// The connection to NATS. The client makes it again when it breaks, with its subscriptions.
+/// The connection to NATS. The client restores it when it breaks, with its subscriptions.
 ///
 /// [`poll_change`](Connection::poll_change) comes first in a round, as packets are sent only while the connection can be used.
 #[derive(Debug)]
@@ -42,11 +42,11 @@ pub(crate) struct Connection {
     heartbeat_subject: Subject,
     /// Bytes that a server must allow in a packet.
     payload_needed: usize,
-    /// Times that the client has connected, as far as the caller was told.
+    /// Number of connects that the caller knows of.
     connects: u64,
-    /// What the caller was told.
+    /// The state that the caller knows.
     is_usable: bool,
-    /// Why the present connection cannot be used, until the caller has been told.
+    /// Why the present connection is unusable, until the caller knows.
     refusal: Option<BackboneError>,
     /// When the present connection is given up, if it cannot be used.
     retry_at: Option<Nanos>,
@@ -106,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// What has happened already.
+    /// The events so far.
     pub(crate) fn poll_happening(&mut self) -> Option<Happening> {
         let Connection { heartbeats, packets, events, traffic, .. } = self;
         if let Ok(event) = events.try_recv() {
@@ -119,7 +119,7 @@ impl Connection {
         Some(Happening::Packet(received(traffic, message)))
     }
 
-    /// Takes an event: logs it, and notes what it says about the connection.
+    /// Takes an event: logs it, and records its effect on the connection.
     pub(crate) fn handle_event(&mut self, event: Event, now: Nanos) {
         match event {
             // `poll_change` looks the state up.
@@ -179,7 +179,7 @@ impl Connection {
         }
     }
 
-    /// Why the present connection cannot be used. Each reason is told once.
+    /// Why the present connection cannot be used. Each reason is reported once.
     pub(crate) fn take_refusal(&mut self) -> Option<BackboneError> {
         self.refusal.take()
     }
@@ -189,7 +189,7 @@ impl Connection {
         self.is_usable && self.waiting.is_none()
     }
 
-    /// Sends a packet, or has it wait for the writer. [`is_writable`](Connection::is_writable) must be true.
+    /// Sends a packet, or queues it for the writer. [`is_writable`](Connection::is_writable) must be true.
     pub(crate) fn send(&mut self, to: Destination, payload: Bytes, now: Nanos) {
         debug_assert!(self.is_writable(), "packets are sent in order");
         let subject = match to {
@@ -206,7 +206,7 @@ impl Connection {
         let _ = publish(client, waiting, traffic).now_or_never();
     }
 
-    /// Drops the packet that waits if its time is over or there is no connection, and gives up a connection that cannot be used.
+    /// Drops the waiting packet if its time is over or there is no connection, and gives up an unusable connection.
     pub(crate) fn handle_time(&mut self, now: Nanos) {
         let is_usable = self.is_usable;
         if self.waiting.take_if(|(_, _, until)| !is_usable || *until <= now).is_some() {
@@ -227,7 +227,7 @@ impl Connection {
         stalled.into_iter().chain(self.retry_at).min()
     }
 
-    /// Sends what is left, and unsubscribes. It does not wait for long.
+    /// Sends the remaining packets, and unsubscribes. It does not wait for long.
     pub(crate) async fn close(mut self) -> Traffic {
         if self.is_usable {
             let Connection { client, heartbeats, packets, waiting, traffic, .. } = &mut self;
@@ -245,7 +245,7 @@ impl Connection {
     }
 }
 
-/// Gives the packet that waits to the writer. If this is cancelled, the packet goes on waiting.
+/// Passes the waiting packet to the writer. If this is cancelled, the packet continues to wait.
 async fn publish(client: &Client, waiting: &mut Option<(Subject, Bytes, Nanos)>, traffic: &mut Traffic) {
     let Some((subject, payload, _)) = waiting else { return };
     match client.publish(subject.clone(), payload.clone()).await {

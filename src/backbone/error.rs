@@ -13,11 +13,11 @@ pub enum OptionsError {
     Server(String, &'static str),
     /// The prefix is empty, too long, or no subject.
     Prefix(String),
-    /// The prefix has a token that makes its subjects those of another cluster's topics, or of inboxes; and the token.
+    /// The prefix has this token, which makes its subjects topics of another cluster, or inboxes.
     Reserved(String, &'static str),
     /// The first tokens of inboxes are no subject, or the cluster's own subjects would be inboxes.
     Inbox(String),
-    /// A file cannot be read, or is not what it should be.
+    /// A file cannot be read, or has invalid contents.
     File(PathBuf, io::Error),
 }
 
@@ -54,11 +54,11 @@ impl std::error::Error for OptionsError {}
 pub enum BackboneError {
     /// The options are wrong.
     Options(OptionsError),
-    /// No server could be reached, or none takes the node's credentials, and the options say not to wait.
+    /// No server could be reached, or none accepts the node's credentials, and the options forbid waiting.
     Connect {
         /// The servers.
         servers: String,
-        /// What the client says.
+        /// The client's own error.
         error: String,
     },
     /// The server denies a subject to the node.

@@ -1,7 +1,7 @@
-//! Messages of any length between programs that do something together, and are no nodes.
+//! Messages of any length between cooperating programs that are not nodes.
 //!
-//! A message that is longer than NATS takes is sent in parts. Core NATS delivers the parts of one sender in order, and at most once: a
-//! message that lacks one is dropped, and its sender finds out because it is not answered.
+//! A message that exceeds the maximum payload of NATS is sent in parts. Core NATS delivers the parts of one sender in
+//! order, and at most once: a message that lacks one is dropped, and its sender finds out because it is not answered.
 
 use std::collections::HashMap;
 use std::thread;
@@ -28,7 +28,7 @@ const HEAD_BYTES: usize = 16;
 /// A message that arrived.
 #[derive(Debug)]
 pub struct Received {
-    /// The subject that it was sent to.
+    /// The subject of the message.
     pub subject: String,
     /// Its content.
     pub content: Vec<u8>,
@@ -43,15 +43,15 @@ pub struct ExchangeSender {
 }
 
 impl ExchangeSender {
-    /// Sends a message to a subject, once the connection takes it. Not to be called by asynchronous code, as it may wait for room.
-    /// Messages to a connection that has ended are dropped.
+    /// Sends a message to a subject, once the connection accepts it. Not to be called by asynchronous code, as it may
+    /// wait for room. Messages to a connection that has ended are dropped.
     pub fn send(&self, subject: &str, content: Vec<u8>) {
         let _ = self.outgoing.blocking_send((subject.to_owned(), content));
     }
 }
 
-/// Connects on a thread of its own, and gives each message of `subjects` to `deliver` there. `now` is the clock of
-/// [`Received::at`]. The thread ends once the last sender is dropped, and what was sent before has left.
+/// Connects on a thread of its own, and passes each message of `subjects` to `deliver` there. `now` is the clock of
+/// [`Received::at`]. The thread ends once the last sender is dropped and all earlier messages have left.
 ///
 /// # Errors
 /// If no server can be reached, or the options are wrong.

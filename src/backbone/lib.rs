@@ -15,12 +15,12 @@
 //!
 //! [`Streams`] are those of durable topics, in JetStream.
 //!
-//! [`exchange()`] carries messages of any length between programs that are no nodes.
+//! [`exchange()`] carries messages of any length between programs that are not nodes.
 //!
 //! [`NatsClients`] lets other programs publish to topics and receive their messages, and nodes ask each other for reports.
 //!
-//! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
-//! because a bound is reached.
+//! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses and what is
+//! dropped here at a bound.
 #![forbid(unsafe_code)]
 
 mod clients;

@@ -14,8 +14,8 @@ pub(crate) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 // ---- the connection ----
 
-/// Interval of NATS pings. A connection that is silent for three of them is taken for broken, about when the other nodes take this
-/// one for dead.
+/// Interval of NATS pings. A connection that is silent for three intervals counts as broken, about when the other nodes
+/// declare this one dead.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for a connection to one address of a server to be made: TCP, TLS, and authentication.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ pub(crate) const REFUSED_RETRY_DELAY: Nanos = 10 * SECOND;
 pub(crate) const EVENTS_WAITING_MAX: usize = 128;
 /// Interval at which the connection's state is looked up if nothing happens.
 pub(crate) const STATE_INTERVAL: Nanos = SECOND;
-/// Time for what is left to be sent when the node ends.
+/// Time to send the remaining packets when the node ends.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 // ---- packets in ----
@@ -38,7 +38,7 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 /// Bytes of packets that wait for the tables. Further packets are dropped.
 pub(crate) const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a packet in the inbox costs besides its own bytes.
+/// The cost of a packet in the inbox besides its own bytes.
 pub(crate) const INBOX_PACKET_OVERHEAD: usize = 128;
 /// Maximum packets that are taken before others are sent, so that acknowledgements are not late.
 pub(crate) const PACKETS_PER_ROUND: usize = 256;
@@ -53,7 +53,7 @@ pub(crate) const ROOM_INTERVAL: Nanos = 5 * MILLISECOND;
 pub(crate) const SENDER_CAPACITY: usize = 256;
 /// Time after which a packet that the writer does not take is dropped.
 pub(crate) const SEND_TIMEOUT: Nanos = SECOND;
-/// Interval at which the loop goes on while the writer takes nothing.
+/// Interval at which the loop continues while the writer accepts nothing.
 pub(crate) const STALLED_INTERVAL: Nanos = 10 * MILLISECOND;
 /// Bytes that a packet may have besides one message of a topic: its head, a topic's name, positions, and messages before it that make
 /// up a part of a history.
@@ -80,7 +80,7 @@ pub(crate) const CONTROL_PART_BYTES: usize = 128 * 1024;
 
 // ---- the thread ----
 
-/// Threads for what blocks: name lookups, and reading certificates.
+/// Threads for blocking work: name lookups, and reading certificates.
 pub(crate) const BLOCKING_THREADS: usize = 2;
 
 // ---- the streams of durable topics ----
@@ -93,8 +93,8 @@ pub(crate) const STREAM_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const STREAM_LOAD_AGE: Duration = Duration::from_secs(300);
 /// Maximum number of them: that of the idempotency keys of a topic.
 pub(crate) const STREAM_LOAD_PUBLICATIONS: u64 = 8_192;
-/// Bytes of publications past which no more are loaded. Subscribers are told that the others are
-/// missing, and read them as history.
+/// Bytes of publications past which no more are loaded. Subscribers learn that the others are missing, and read them as
+/// history.
 pub(crate) const STREAM_LOAD_BYTES: usize = 8 * 1024 * 1024;
 /// The same for a page of history.
 pub(crate) const STREAM_PAGE_BYTES: usize = 64 * 1024;
@@ -102,9 +102,9 @@ pub(crate) const STREAM_PAGE_BYTES: usize = 64 * 1024;
 pub(crate) const STREAM_READ_MESSAGES: usize = 256;
 /// Time after which the server deletes a consumer that its reader has not deleted.
 pub(crate) const STREAM_CONSUMER_AGE: Duration = Duration::from_secs(10);
-/// Topics of which it is remembered where a reader has stopped.
+/// Topics whose reading position is remembered.
 pub(crate) const STREAM_PLACES_MAX: usize = 1_024;
-/// Messages in streams that no node has written, of which each is told once; further ones are skipped without a word.
+/// Messages in streams that no node has written, each of which is reported once; further ones are skipped silently.
 pub(crate) const STREAM_FOREIGN_TOLD_MAX: usize = 1_024;
 
 // ---- exchanges of other programs ----

@@ -14,10 +14,10 @@ use crate::limits::{
 };
 use crate::tls::{check_authorities, check_certificate};
 
-/// The first token of the subjects at which clients of NATS wait for answers, unless they are told otherwise.
+/// The default first token of the subjects at which clients of NATS wait for answers.
 pub(crate) const INBOX: &str = "_INBOX";
 
-/// Tokens of subjects that are topics of the cluster whose prefix is before them.
+/// Tokens after the prefix of a cluster that stand before a topic.
 const OF_TOPICS: [&str; 3] = ["publish", "messages", "durable"];
 
 /// The connection to NATS.
@@ -30,7 +30,7 @@ pub struct NatsOptions {
     pub prefix: String,
     /// The first tokens of the subjects at which other clients of NATS are answered, besides `_INBOX`.
     pub inboxes: Vec<String>,
-    /// What the node authenticates with.
+    /// The node's credentials.
     pub credentials: Credentials,
     /// Certificates.
     pub tls: Tls,
@@ -41,7 +41,7 @@ pub struct NatsOptions {
     pub message_bytes_max: usize,
 }
 
-/// What a node authenticates with.
+/// The credentials of a node.
 #[derive(Clone, Default)]
 pub enum Credentials {
     /// Nothing, or the client certificate.
@@ -85,10 +85,10 @@ pub struct Tls {
 }
 
 impl NatsOptions {
-    /// Checks what can be checked without a server: names, and files.
+    /// Checks names and files, for which no server is needed.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first problem.
     pub fn check(&self) -> Result<(), OptionsError> {
         if self.servers.is_empty() {
             return Err(OptionsError::NoServer);
@@ -190,8 +190,8 @@ fn is_subject_prefix(prefix: &str) -> bool {
     prefix.len() <= PREFIX_BYTES_MAX && prefix.split('.').all(is_token)
 }
 
-/// The token of a prefix that makes the subjects behind it those of inboxes, or of the topics of a cluster with a shorter prefix: that
-/// would take the packets of this cluster for publications.
+/// The token of a prefix that turns its subjects into inboxes, or into topics of a cluster with a shorter prefix, which
+/// would mistake this cluster's packets for publications.
 fn reserved_token(prefix: &str) -> Option<&'static str> {
     let mut tokens = prefix.split('.');
     if tokens.next() == Some(INBOX) {

@@ -1,6 +1,6 @@
-//! The loop of a node: it gives a [`Cluster`] its packets and its time, and sends what the cluster has to send.
+//! The loop of a node: it gives a [`Cluster`] its packets and its time, and sends the cluster's output.
 //!
-//! A *round* takes what has arrived, up to a bound, and then sends once. So messages of one round share packets.
+//! A *round* takes all arrivals, up to a bound, and then sends once. So messages of one round share packets.
 
 use std::future;
 use std::io;
@@ -52,7 +52,7 @@ where
 ///
 /// # Errors
 /// If the options are wrong, if no server can be reached and the options say not to wait, or if the first server that is reached
-/// does not allow what the node needs. A connection that breaks later is made again.
+/// lacks the permissions that the node needs. A connection that breaks later is made again.
 pub async fn run<T: Tables>(
     options: NatsOptions,
     config: ClusterConfig,
@@ -102,7 +102,7 @@ impl<T: Tables> Node<T> {
         self.tables.has_ended(&self.cluster)
     }
 
-    /// Makes the first connection. Meanwhile the node does what it can without one, and may end.
+    /// Makes the first connection. Meanwhile the node continues without one as far as possible, and may end.
     async fn connect(
         &mut self,
         options: &NatsOptions,
@@ -176,7 +176,8 @@ impl<T: Tables> Node<T> {
         }
     }
 
-    /// Takes what is there: changes of the connection, heartbeats, packets as far as the tables have room, and commands.
+    /// Takes the arrivals: changes of the connection, heartbeats, packets as far as the tables have room, and
+    /// commands.
     fn take(&mut self, connection: &mut Connection) -> Result<(), BackboneError> {
         while let Some(happening) = connection.poll_happening() {
             self.happened(connection, happening);
@@ -213,7 +214,7 @@ impl<T: Tables> Node<T> {
         }
     }
 
-    /// Does what the time asks for, until the cluster and the tables have nothing to tell each other.
+    /// Handles due timers, until the cluster and the tables have nothing to exchange.
     fn advance(&mut self, traffic: &Traffic) {
         self.cluster.handle_time(self.now());
         loop {

@@ -86,7 +86,7 @@ struct Stored {
     at: SystemTime,
 }
 
-/// What is read of a topic, from the oldest.
+/// The messages that are read of a topic, from the oldest.
 #[derive(Clone, Copy)]
 struct Range {
     /// Publications behind this position.
@@ -112,7 +112,7 @@ struct Failure {
 }
 
 impl Streams {
-    /// The streams of a cluster, over a connection of their own: what is read at once would be too much for others. Goes on trying if
+    /// The streams of a cluster, over a connection of their own: their bulk reads would delay others. Keeps trying if
     /// no server can be reached.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Streams {
         })
     }
 
-    /// Does what the owner of a topic asks.
+    /// Carries out a request of a topic's owner.
     pub async fn handle(
         &self,
         topic: &str,
@@ -161,7 +161,7 @@ impl Streams {
         self.answer(topic, settings, answer)
     }
 
-    /// Messages of streams that no node has written, as far as they were read.
+    /// Messages of streams that no node has written, among those read so far.
     pub fn foreign_messages(&self) -> u64 {
         locked(&self.foreign).len() as u64
     }
@@ -268,7 +268,8 @@ impl Streams {
         Ok(StreamAnswer::Loaded(StreamHead { sequence, position: Some(reached) }, batches))
     }
 
-    /// The last batch before the message with this sequence number, which is another program's, as are those between them.
+    /// The last batch before the message with this sequence number; that message, and those between the two, are
+    /// another program's.
     async fn last_before(
         &self,
         stream: &Stream<()>,
@@ -321,8 +322,8 @@ impl Streams {
         Ok(first)
     }
 
-    /// The first batch from a sequence number on. There is one, unless it has become too old meanwhile, or the server that is asked has
-    /// not got it yet.
+    /// The first batch from a sequence number on. It exists, unless it has expired meanwhile, or the asked server does
+    /// not have it yet.
     async fn next(&self, stream: &Stream<()>, subject: &str, from: u64) -> Result<Stored, Failure> {
         let mut from = from;
         loop {
@@ -364,7 +365,7 @@ impl Streams {
         Ok(batches)
     }
 
-    /// Gives `keep` the batches of a topic in a range of sequence numbers, until it returns false.
+    /// Passes the batches of a topic in a range of sequence numbers to `keep`, until it returns false.
     async fn scan(
         &self,
         stream: &Stream<()>,
@@ -466,8 +467,8 @@ impl Streams {
             tracing::warn!(
                 subject,
                 sequence,
-                "skipped a message in the stream of durable topics that no node wrote; only nodes should \
-                 be allowed to publish there"
+                "skipped a message that no node wrote in the stream of durable topics; allow only nodes to publish \
+                 there"
             );
         }
         Ok(None)

@@ -25,7 +25,7 @@ impl From<ErrorCode> for Error<'static> {
 pub enum ErrorCode {
     /// The server failed; the client may try again.
     Internal = 100,
-    /// The client has not said who it is.
+    /// The client has not identified itself.
     Unauthorized = 101,
     /// There is no such channel.
     UnknownChannel = 102,

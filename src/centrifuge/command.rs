@@ -21,12 +21,12 @@ pub use write::encode;
 pub struct Command<'a> {
     /// The number that the reply repeats. It is 0 only for [`Request::Send`], which may have one, and [`Request::Pong`].
     pub id: u32,
-    /// What the client wants.
+    /// The client's request.
     pub request: Request<'a>,
 }
 
-/// What a client wants. Strings are not validated, and empty if they are absent. `data` is one JSON value in JSON, any bytes
-/// in protobuf, and empty if it is absent.
+/// A client's request. Strings are not validated, and empty if they are absent. `data` is one JSON value in JSON, any
+/// bytes in protobuf, and empty if it is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// Begin the session; the first command of a connection.
@@ -70,7 +70,7 @@ pub enum Request<'a> {
     SubRefresh(SubRefresh<'a>),
     /// The empty command: the answer to the server's ping. It has no reply.
     Pong,
-    /// A command whose request is none of these.
+    /// A command with an unknown request.
     Unknown,
 }
 
@@ -204,7 +204,7 @@ pub struct History<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Rpc<'a> {
-    /// The name of what is called; may be empty.
+    /// The name of the called method; may be empty.
     #[serde(borrow, deserialize_with = "json::text")]
     pub method: Cow<'a, str>,
     /// The argument.
@@ -241,7 +241,7 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Commands<'_> {
 #[derive(Clone, Debug)]
 pub struct Commands<'a> {
     encoding: Encoding,
-    /// What is not read yet; `None` at the end, and after an error.
+    /// The unread rest; `None` at the end, and after an error.
     rest: Option<&'a [u8]>,
     left: usize,
 }
@@ -263,7 +263,7 @@ impl<'a> Commands<'a> {
         self.rest.map(|rest| (rest, self.left))
     }
 
-    /// Goes on behind the commands of a frame that were read before, with what was [`unread`](Commands::unread) of it.
+    /// Continues behind the commands of a frame that were read before, with its [`unread`](Commands::unread) part.
     pub fn resume(encoding: Encoding, rest: &'a [u8], left: usize) -> Commands<'a> {
         Commands { encoding, rest: Some(rest), left }
     }
@@ -297,7 +297,7 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// The first line, and what follows its line feed.
+/// The first line, and the rest after its line feed.
 fn first_line(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
     match frame.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&frame[..end], Some(&frame[end + 1..])),

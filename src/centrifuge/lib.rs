@@ -2,8 +2,8 @@
 //!
 //! A server reads the [commands](Command) of a frame with [`decode`], and answers with [`reply`] and [`push`]. A client writes
 //! commands with [`encode`], and reads the answers with [`received`]. [`delta`]
-//! creates what a subscriber with delta compression receives. [`ErrorCode`], [`Disconnect`] and [`UnsubscribeCode`] list the
-//! protocol's codes.
+//! creates the data for a subscriber with delta compression. [`ErrorCode`], [`Disconnect`] and [`UnsubscribeCode`] list
+//! the protocol's codes.
 //!
 //! The codec has no state between frames. A field that the protocol's definition does not have is ignored.
 //!

@@ -7,8 +7,8 @@ pub const SUBSCRIPTIONS_PER_CONNECT_MAX: usize = 1_024;
 /// Maximum bytes by which a delta exceeds its target: two lengths and a checksum of at most 6 digits each, with their
 /// separators, around the target as one literal.
 pub const DELTA_OVERHEAD_BYTES_MAX: usize = 21;
-/// Maximum bytes by which a publication with a delta exceeds the delta, beyond one whose data are whole: the field that says that
-/// it is one, and a line feed that JSON escapes.
+/// Maximum bytes by which a publication with a delta exceeds the delta, beyond one with whole data: the field that
+/// marks a delta, and a line feed that JSON escapes.
 pub const DELTA_MARK_BYTES_MAX: usize = 14;
 /// Bytes of a block of a delta's base: shorter repetitions are not found.
 pub const DELTA_BLOCK_BYTES: usize = 16;

@@ -1,5 +1,5 @@
-//! What replies and pushes carry, with the numbers and names of its fields. A field that is empty, zero or false is left out
-//! in both encodings, except where JSON clients need it.
+//! The content of replies and pushes, with the numbers and names of its fields. A field that is empty, zero or false is
+//! left out in both encodings, except where JSON clients need it.
 
 use crate::fields::{Field, Message, Writer};
 use crate::{Body, Payload};
@@ -11,9 +11,9 @@ pub struct ClientInfo<'a> {
     pub user: &'a str,
     /// The connection.
     pub client: &'a str,
-    /// What the application knows of the connection.
+    /// The application's data about the connection.
     pub connection: Option<Payload<'a>>,
-    /// What the application knows of the connection in this channel.
+    /// The application's data about the connection in this channel.
     pub channel: Option<Payload<'a>>,
 }
 

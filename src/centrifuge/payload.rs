@@ -1,4 +1,4 @@
-//! Application data: published messages, and what connections and calls carry.
+//! Application data: published messages, and the data of connections and calls.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,8 +18,8 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Appends the data as a client with this encoding receives it. This is what a [delta](crate::delta) starts from and
-    /// leads to.
+    /// Appends the data as a client with this encoding receives it. A [delta](crate::delta) starts from this and leads
+    /// to it.
     pub fn write(self, encoding: Encoding, out: &mut Vec<u8>) {
         match (encoding, self) {
             (Encoding::Protobuf, _) => out.extend_from_slice(self.bytes()),

@@ -10,7 +10,7 @@ use crate::{
     ClientInfo, ConnectResult, Disconnect, Encoding, Payload, Publication, Subscribed, UnsubscribeCode,
 };
 
-/// Asks the client whether it is there: the empty reply. The client answers with [`Pong`](crate::Request::Pong).
+/// A ping to the client: the empty reply. The client answers with [`Pong`](crate::Request::Pong).
 pub fn ping(encoding: Encoding, out: &mut Vec<u8>) {
     append(encoding, out, &Empty);
 }
@@ -25,7 +25,7 @@ pub fn join(encoding: Encoding, out: &mut Vec<u8>, channel: &str, info: &ClientI
     push(encoding, out, channel, Field::new(5, "join"), &Presence(info));
 }
 
-/// A client does not subscribe to a channel any more.
+/// A client no longer subscribes to a channel.
 pub fn leave(encoding: Encoding, out: &mut Vec<u8>, channel: &str, info: &ClientInfo<'_>) {
     push(encoding, out, channel, Field::new(6, "leave"), &Presence(info));
 }
@@ -55,7 +55,7 @@ pub fn disconnect(encoding: Encoding, out: &mut Vec<u8>, code: u16, reason: &str
     push(encoding, out, "", Field::new(11, "disconnect"), &Disconnected { code, reason });
 }
 
-/// The connection expires in so many seconds, or no longer.
+/// The connection expires after this number of seconds, or no longer expires.
 pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, expires_in_s: Option<u32>) {
     push(encoding, out, "", Field::new(12, "refresh"), &Lifetime(expires_in_s));
 }

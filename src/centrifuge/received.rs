@@ -20,7 +20,7 @@ pub enum Received<'a> {
     Ping,
     /// The reply to the command with this number.
     Reply(u32, Reply<'a>),
-    /// A message that nobody asked for.
+    /// A message without a request.
     Push(Push<'a>),
     /// A message of a kind that is not known here.
     Unknown,
@@ -36,7 +36,7 @@ pub enum Reply<'a> {
     Connect(Connected<'a>),
     /// The client is subscribed.
     Subscribe(Subscription<'a>),
-    /// The client is not subscribed any more.
+    /// The client is no longer subscribed.
     Unsubscribe,
     /// The publication was accepted.
     Publish,
@@ -61,11 +61,11 @@ pub enum Reply<'a> {
 pub struct Push<'a> {
     /// The channel.
     pub channel: Cow<'a, str>,
-    /// What happened.
+    /// The event.
     pub event: PushEvent<'a>,
 }
 
-/// What a push says.
+/// The content of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PushEvent<'a> {
@@ -73,7 +73,7 @@ pub enum PushEvent<'a> {
     Publication(Publication<'a>),
     /// A client subscribed.
     Join(Info<'a>),
-    /// A client does not subscribe any more.
+    /// A client no longer subscribes.
     Leave(Info<'a>),
     /// The server ended the subscription.
     Unsubscribe(Ended<'a>),
@@ -315,7 +315,7 @@ impl<'a> Iterator for Frame<'a> {
 
 impl std::iter::FusedIterator for Frame<'_> {}
 
-/// A message as both encodings have it: the first field that is there counts.
+/// A message as both encodings have it: the first field that is present counts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Parts<'a> {

@@ -24,7 +24,7 @@ pub fn subscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &Subscr
     reply(encoding, out, id, Field::new(6, "subscribe"), result);
 }
 
-/// The client is not subscribed any more.
+/// The client is no longer subscribed.
 pub fn unsubscribe(encoding: Encoding, out: &mut Vec<u8>, id: u32) {
     reply(encoding, out, id, Field::new(7, "unsubscribe"), &Empty);
 }
@@ -69,7 +69,7 @@ pub fn refresh(encoding: Encoding, out: &mut Vec<u8>, id: u32, result: &RefreshR
     reply(encoding, out, id, Field::new(14, "refresh"), result);
 }
 
-/// A subscription has a new token; it expires in so many seconds, if it does.
+/// A subscription has a new token; it expires after this number of seconds, if it does.
 pub fn sub_refresh(encoding: Encoding, out: &mut Vec<u8>, id: u32, expires_in_s: Option<u32>) {
     reply(encoding, out, id, Field::new(15, "sub_refresh"), &Lifetime(expires_in_s));
 }

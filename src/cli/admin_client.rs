@@ -23,13 +23,13 @@ use crate::values::shown_duration;
 use echoring_async::TokioStream;
 use echoring_server::control::Token;
 
-/// Where servers listen for operators unless they are told otherwise.
+/// The default admin address of servers.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";
 
-/// The admin address of a running server, and how to have access, as typed.
+/// The admin address of a running server, and the credentials for it, as typed.
 ///
-/// What is not typed comes from the variables that `serve` reads for the same options, so that a command in a container asks the
-/// server of that container.
+/// Options that are not typed come from the variables that `serve` reads for the same options, so that a command in a
+/// container asks the server of that container.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Admin address of the server, or unix:PATH [default: ECHORING_ADMIN, or 127.0.0.1:9002]
@@ -45,7 +45,7 @@ impl AdminArgs {
     /// A client of the address.
     ///
     /// # Errors
-    /// [`Failure::Usage`] if `ECHORING_ADMIN` is none that a client can connect to.
+    /// [`Failure::Usage`] if `ECHORING_ADMIN` is not an address that a client can connect to.
     pub(crate) fn client(self) -> Result<AdminClient, Failure> {
         self.client_with(&Variables::new(std::env::vars_os()))
     }

@@ -1,4 +1,4 @@
-//! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
+//! `echoring bench`: its flags, the plan they resolve to, and the output of its results.
 
 mod agents;
 mod args;
@@ -46,7 +46,7 @@ use self::protocol::Conversation;
 use crate::{EXIT_INTERRUPTED, Failure, environment, signals};
 use echoring_load::{self, Experiment, Plan, Progress, RateControl, Refused, Results, TargetSession, render};
 
-/// Runs the generator and tells by the exit code how it went. `typed` is what `arguments` were read from.
+/// Runs the generator and reports the result by the exit code. `typed` is the source of `arguments`.
 pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
     if let Some(name) = &arguments.protocol.show_protocol {
         return protocol::Args::show(name).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
@@ -138,7 +138,7 @@ fn validated(
     jobs.collect()
 }
 
-/// The runs of one command, and what they have found so far.
+/// The runs of one command, and their results so far.
 struct Session {
     /// Whether conversations are shown instead of measurements.
     tries: bool,
@@ -213,7 +213,7 @@ fn make(
     })
 }
 
-/// Compares, prints, writes and keeps the results, and says what is wrong with them. Returns the exit code.
+/// Compares, prints, writes and keeps the results, and reports their problems. Returns the exit code.
 fn hand_over(
     results: &Results,
     mut missed: Vec<String>,
@@ -240,7 +240,7 @@ fn hand_over(
     Ok(refused.filter(|_| code == ExitCode::SUCCESS).unwrap_or(code))
 }
 
-/// The address at which the rate can be changed, told on stderr.
+/// The address at which the rate can be changed, printed on stderr.
 fn listen_for_changes(address: SocketAddr, control: &Arc<RateControl>) -> Result<HttpServer, Failure> {
     let server = control::listen(address, control.clone())
         .map_err(|error| HttpServer::refused("--control", address, &error))?;

@@ -1,7 +1,7 @@
 //! `echoring bisect`: finds the commit that made a metric worse, by pairs of measurements of two commits.
 //!
-//! [`history`] asks git and keeps the worktrees, [`command`] runs what builds and measures. What is measured next, and when the
-//! pairs of a step are enough, is decided by [`Bisection`].
+//! [`history`] asks git and keeps the worktrees, [`command`] runs the commands that build and measure. [`Bisection`]
+//! decides what is measured next, and when a step has enough pairs.
 
 mod command;
 mod history;
@@ -41,7 +41,7 @@ Exit codes: 0 found, 1 BAD is not worse, 2 usage, 3 the environment forbids it, 
 
 /// Maximum threshold: ten times as bad.
 const THRESHOLD_MAX: f64 = 10.0;
-/// Minimum threshold: what nobody measures is not searched.
+/// Minimum threshold: a smaller difference cannot be measured.
 const THRESHOLD_MIN: f64 = 0.001;
 /// Error rates: with a lower one, a step takes more pairs than fit into an evening.
 const ERRORS: std::ops::RangeInclusive<f64> = 0.0001..=0.5;
@@ -268,7 +268,7 @@ impl Search<'_> {
     }
 }
 
-/// What GOOD prints has no figure, so the command or --metric is wrong.
+/// The output for GOOD has no figure, so the command or --metric is wrong.
 fn no_figure(why: &str) -> Stop {
     Stop::Failed(Failure::Usage(format!("CMD: {why}")))
 }

@@ -48,9 +48,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     if status != StatusCode::OK {
         return Err(Failure::Environment(format!("the server answers {status}: {}", message(&body))));
     }
-    let report: Value = serde_json::from_slice(&body).map_err(|error| {
-        Failure::Environment(format!("the server answers something else than JSON: {error}"))
-    })?;
+    let report: Value = serde_json::from_slice(&body)
+        .map_err(|error| Failure::Environment(format!("the server's answer is not JSON: {error}")))?;
     let mut members = report["members"].as_array().into_iter().flatten();
     let is_well = report["phase"] == "active"
         && report["connected"] == true

@@ -179,7 +179,7 @@ pub(super) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Fai
     Ok((shown, judged))
 }
 
-/// Refuses what says nothing: other loads, and a metric that was asked for and that neither side knows.
+/// Refuses meaningless comparisons: other loads, and a metric that was asked for and that neither side knows.
 fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
     if let Some(line) = found.iter().flat_map(|comparison| &comparison.differences).next()
         && !arguments.allow_different
@@ -204,7 +204,7 @@ pub(super) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> O
     asked.iter().find(|metric| !is_known(metric)).map(Metric::name)
 }
 
-/// In what the second is worse, a line each.
+/// The metrics in which the second is worse, a line each.
 fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
     compare::worse(comparison, judged)
         .filter_map(|finding| {

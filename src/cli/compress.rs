@@ -1,4 +1,4 @@
-//! `--compress`: the words of permessage-deflate's header (RFC 7692, 7.1), and what it does not carry.
+//! `--compress`: the parameters of permessage-deflate (RFC 7692, 7.1), and settings that its header lacks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use echoring_proto::limits::COMPRESSION_THRESHOLD_BYTES;
 use echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT;
 use echoring_server::Compression;
 
-/// What the flag was set to.
+/// The value of the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Compress {
     /// How to compress, if at all.
@@ -52,7 +52,7 @@ impl FromStr for Compress {
                 ("level", Some(level)) => compression.level = number(level, 1..=9, "level")?,
                 ("threshold", Some(bytes)) => {
                     compression.threshold_bytes = u32::try_from(values::bytes(bytes)?)
-                        .map_err(|_| "threshold: more than a message can have".to_owned())?;
+                        .map_err(|_| "threshold: above the maximum message size".to_owned())?;
                 }
                 ("memory", Some(bytes)) => memory_bytes = values::bytes(bytes)?,
                 _ => {

@@ -1,7 +1,7 @@
-//! `echoring doctor`: what this host allows and limits, judged for a server's configuration.
+//! `echoring doctor`: checks features and limits of this host for a server's configuration.
 //!
-//! Each group of checks is a file here. A check reads the host through [`Host`], below a root that tests replace, and what no
-//! file tells (io_uring, Landlock) through [`Probes`]. It never changes anything.
+//! Each group of checks is a file here. A check reads the host through [`Host`], below a root that tests replace, and
+//! facts that no file has (io_uring, Landlock) through [`Probes`]. It never changes anything.
 
 mod cgroup;
 pub(crate) mod check;
@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     Ok(if report.verdict == Verdict::Red { ExitCode::from(EXIT_RED) } else { ExitCode::SUCCESS })
 }
 
-/// All checks of a host, with what a server needs of it.
+/// All checks of a host, with the needs of a server.
 #[derive(Debug)]
 struct Report {
     verdict: Verdict,

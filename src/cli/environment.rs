@@ -1,4 +1,4 @@
-//! What a command sets up in its own process before it runs: the descriptor limit and the log.
+//! The setup of a command's own process before it runs: the descriptor limit and the log.
 
 use std::io;
 use std::path::PathBuf;
@@ -38,12 +38,12 @@ pub(super) fn state_file(name: &str) -> Option<PathBuf> {
     Some(state.join("echoring").join(name))
 }
 
-/// What helps against this error, behind a semicolon, where that is known.
+/// A remedy for this error, after a semicolon, if one is known.
 pub(super) fn hint(error: &io::Error) -> String {
     echoring_runtime::listening::descriptors_hint(error).map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 
-/// The limit on this process's address space and what it has of it, in bytes; `None` without a limit.
+/// The limit on this process's address space and its use, in bytes; `None` without a limit.
 pub(super) fn address_space() -> Option<(u64, u64)> {
     let limit = getrlimit(Resource::As).current?;
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -52,7 +52,7 @@ pub(super) fn address_space() -> Option<(u64, u64)> {
     Some((limit, used_kib * 1024))
 }
 
-/// Checks what `--log` was given: a level, or directives such as `warn,echoring_runtime::shard=debug`.
+/// Checks the value of `--log`: a level, or directives such as `warn,echoring_runtime::shard=debug`.
 pub(super) fn log_filter(word: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or module=level pairs";
     for directive in word.split(',') {
@@ -96,8 +96,8 @@ fn is_logged(module: &str) -> bool {
     matches!(name, "" | "async_nats" | "echoring") || name.strip_prefix("echoring_").is_some_and(is_own)
 }
 
-/// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as an error, and what
-/// matters of it is logged once elsewhere.
+/// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as
+/// an error, and important errors are logged once elsewhere.
 pub(super) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
     const CLIENT: &str = "async_nats";
     if word.contains(CLIENT) {

@@ -1,4 +1,4 @@
-//! Why a command failed, and the exit codes that tell it.
+//! Why a command failed, and the exit codes that report it.
 
 use std::process::ExitCode;
 
@@ -11,18 +11,18 @@ pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code of a command that this host does not allow to run.
 pub const EXIT_ENVIRONMENT: u8 = 3;
 
-/// Why a command did not do what it was asked, in one line, with its exit code.
+/// Why a command failed, in one line, with its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// The arguments are wrong: exit code 2. The line says which and why.
     Usage(String),
-    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line
-    /// says what and how it is cured.
+    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line says what, and
+    /// the remedy.
     Environment(String),
 }
 
 impl Failure {
-    /// The same, where what is wrong was given by another flag than the line begins with.
+    /// The same, if the wrong value came from another flag than the line begins with.
     pub(crate) fn about(self, named: &str, flag: &str) -> Failure {
         match self {
             Failure::Usage(line) => Failure::Usage(line.replacen(named, flag, 1)),
@@ -37,7 +37,7 @@ impl Failure {
         }
     }
 
-    /// The same of one of several runs, by its number.
+    /// The same for one of several runs, by its number.
     pub(crate) fn of_run(self, number: usize) -> Failure {
         let line = |line| format!("run {number}: {line}");
         match self {

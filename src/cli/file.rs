@@ -1,6 +1,6 @@
 //! Files of options in TOML, for `serve --config` and `bench -f`.
 //!
-//! [`Source`] is the text and tells line and column of what is wrong; [`Entry`] is one key with its value. [`flags`] turns
+//! [`Source`] is the text and gives line and column of errors; [`Entry`] is one key with its value. [`flags`] turns
 //! entries into words of a command line. This module never decides what a value means.
 
 pub(crate) mod flags;
@@ -169,7 +169,7 @@ impl<'a> Entry<'a> {
         self.wrong(&format!("expected {what}, found {}", found(self.value)))
     }
 
-    /// That there is no such key, and which there are if they are few.
+    /// An error for an unknown key, with the known keys if they are few.
     pub(crate) fn unknown(&self, known: &[&str]) -> Failure {
         let nearest = known.iter().map(|name| (strsim::levenshtein(self.key, name), name)).min();
         let hint = match nearest {

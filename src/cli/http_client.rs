@@ -1,4 +1,4 @@
-//! An HTTP client for what the program sends to monitoring systems: one connection for each request.
+//! An HTTP client for the program's data to monitoring systems: one connection for each request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use echoring_async::TokioStream;
 use echoring_async::tls::{self, Trust};
 
-/// Bytes of an answer: it says in a few words what was refused.
+/// Bytes of an answer: it has a short reason.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Any failure of a request.
@@ -38,7 +38,7 @@ impl std::error::Error for Unusable {}
 /// Makes one request to the `http://` or `https://` URL that it names, and waits this long for the whole answer.
 ///
 /// # Errors
-/// If there is no answer in time, or it is too long.
+/// If no answer in time, or it is too long.
 pub(crate) async fn send(
     request: Request<Bytes>,
     timeout: Duration,

@@ -1,8 +1,8 @@
-//! The command line: flags, made into one validated configuration, and run.
+//! The command line: parses flags, resolves them into one validated configuration, and runs it.
 //!
 //! Arguments go through two stages. clap fills a command's `Args`, where a flag is still what was typed;
 //! its `validate` resolves defaults, profiles and contradictions into one configuration that needs no
-//! further checks. Nothing below this floor reads a flag or an environment variable, and nothing here
+//! further checks. Nothing below this layer reads a flag or an environment variable, and nothing here
 //! touches a connection.
 //!
 //! An error is one line on stderr and an exit code that scripts can rely on, see [`Failure`].
@@ -93,7 +93,7 @@ enum Command {
     Compare(compare::Args),
     /// Show the cluster of a running server
     Cluster(cluster::Args),
-    /// Talk to a server: at a terminal, or by pipes
+    /// Talk to a server, at a terminal or through pipes
     Connect(connect::Args),
     /// Check whether this host suits a server: its limits, and how to fix them
     Doctor(doctor::Args),
@@ -121,7 +121,7 @@ enum Command {
     },
 }
 
-/// Flags of `connect` whose value may be left out, so that it is only taken behind `=`, with the values that cannot be a URL.
+/// Flags of `connect` with an optional value, which must follow `=`, and the values that cannot be a URL.
 const SWITCHES: [&str; 2] = ["--timestamps", "--compress"];
 
 /// Joins such a flag of `connect` and its value `on` or `off` where they are two words.

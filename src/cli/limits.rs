@@ -78,7 +78,7 @@ pub(crate) const LOG_MESSAGE_BYTES_MAX: usize = 1024;
 pub(crate) const LOG_RECORDS_PER_SECOND: u32 = 10;
 /// The same for the levels `debug` and `trace`, which somebody asked for.
 pub(crate) const LOG_RECORDS_PER_SECOND_DEBUG: u32 = 1_000;
-/// Causes that are told apart; the program has fewer.
+/// Maximum distinguishable causes; the program has fewer.
 pub(crate) const LOG_CAUSES_MAX: usize = 256;
 /// Interval of the line that tells how many records the access log has lost.
 pub(crate) const ACCESS_DROPS_LOG_INTERVAL: Nanos = 10 * SECOND;
@@ -137,7 +137,7 @@ pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
 /// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round
 /// trips between nodes.
 pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interval at which a start that does not wait for the backbone looks whether the connection is there.
+/// Interval at which a start that does not wait for the backbone checks for the connection.
 pub(crate) const CLUSTER_CONNECT_INTERVAL: Duration = Duration::from_millis(10);
 /// Publications of NATS clients that are in progress at a time. Those of one topic are in one lane, one after the other.
 pub(crate) const NATS_CLIENT_LANES: usize = 32;
@@ -145,8 +145,8 @@ pub(crate) const NATS_CLIENT_LANES: usize = 32;
 pub(crate) const NATS_CLIENT_LANE_PUBLICATIONS: usize = 4;
 /// Interval at which publications are given to other nodes, or taken, as this one is ready.
 pub(crate) const NATS_CLIENT_READINESS_INTERVAL: Duration = Duration::from_millis(20);
-/// Time for which a node goes on taking publications of clients of NATS while it is not active in its cluster. After a restart of
-/// NATS, the nodes have found one another within a few seconds.
+/// Time for which a node continues to take publications of clients of NATS while it is not active in its cluster. After
+/// a restart of NATS, the nodes have found one another within a few seconds.
 pub(crate) const NATS_CLIENT_UNREADY_MAX: Duration = Duration::from_secs(10);
 /// Requests of the owners of durable topics to JetStream at one time. Each is for another topic.
 pub(crate) const STREAM_REQUESTS_MAX: usize = 256;
@@ -163,7 +163,7 @@ pub(crate) const AGENT_ALIVE_INTERVAL: Nanos = SECOND;
 pub(crate) const AGENT_START_LEAD: Nanos = SECOND;
 /// Interval at which an agent tells how its run goes.
 pub(crate) const AGENT_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
-/// How far behind the others, or the time of a run, an agent is named as awaited: twice the interval of what it tells.
+/// How far behind the others, or the time of a run, an agent is named as awaited: twice the interval of its reports.
 pub(crate) const AGENT_LATE_AFTER: Nanos = SECOND;
 /// Interval of the question which agents there are.
 pub(crate) const AGENT_FIND_INTERVAL: Duration = Duration::from_millis(500);

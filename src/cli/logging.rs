@@ -195,7 +195,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 mod tests {
     use super::*;
 
-    /// What was logged.
+    /// The logged text.
     #[derive(Clone, Default)]
     struct Logged(Arc<Mutex<Vec<u8>>>);
 

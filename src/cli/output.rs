@@ -1,4 +1,4 @@
-//! Writes what a command prints, to stdout or to a file.
+//! Writes the output of a command, to stdout or to a file.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -263,7 +263,7 @@ impl FromStr for CompressWord {
     }
 }
 
-/// What `proxy` runs with, but for files that are still to be read.
+/// The settings of `proxy`, except for files that are still to be read.
 #[derive(Debug)]
 struct Plan {
     config: Config,
@@ -332,7 +332,7 @@ impl Args {
 }
 
 impl Args {
-    /// What becomes of permessage-deflate.
+    /// How permessage-deflate is treated.
     fn compression(&self) -> Result<Compression, Failure> {
         let compression = match self.compress {
             CompressWord::Pass => Compression::Pass,
@@ -433,7 +433,7 @@ fn create_private(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Starts recording into `file`, which nobody but its owner may read: what passes is as secret as it gets.
+/// Starts recording into `file`, which nobody but its owner may read: the traffic may contain secrets.
 fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
     let on_ring = match (driver, aio::ring_allowed()) {
         (Driver::Epoll, _) => false,

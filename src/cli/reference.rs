@@ -182,7 +182,7 @@ fn quoted_code(word: &str) -> String {
     }
 }
 
-/// The values of an option: its words, or what its parser says that it expects.
+/// The values of an option: its words, or the expectation of its parser.
 fn values(command: &mut Command, arg: &Arg, style: Style) -> String {
     if matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::SetFalse) {
         return if style == Style::Key { "`true`, `false`" } else { "–" }.to_owned();

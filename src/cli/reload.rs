@@ -37,9 +37,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     match status {
         StatusCode::OK if arguments.json => Ok(print(&body)),
         StatusCode::OK => {
-            let report: Value = serde_json::from_slice(&body).map_err(|error| {
-                Failure::Environment(format!("the server answers something else than JSON: {error}"))
-            })?;
+            let report: Value = serde_json::from_slice(&body)
+                .map_err(|error| Failure::Environment(format!("the server's answer is not JSON: {error}")))?;
             Ok(print(shown(&report).as_bytes()))
         }
         StatusCode::UNPROCESSABLE_ENTITY => Err(Failure::Usage(message(&body))),

@@ -1,8 +1,9 @@
 //! The sandbox of a server's process: another user, no capabilities, no new privileges, few files, few system calls.
 //!
 //! [`Sandbox::enter`] is called when all addresses are bound and before any thread is started, so that every thread inherits it.
-//! What a server does afterwards is allowed: it re-reads its files, reopens its logs, and hands its listeners over. The data
-//! path makes no other system call than before, and the kernel keeps the verdict on calls that are always allowed in a bitmap.
+//! The later work of a server is allowed: it re-reads its files, reopens its logs, and hands its listeners over. The
+//! data path makes no other system call than before, and the kernel keeps the verdict on calls that are always allowed
+//! in a bitmap.
 //!
 //! | file | what it limits |
 //! |---|---|
@@ -50,7 +51,7 @@ pub(crate) struct Sandbox {
     pub(crate) writes: Vec<PathBuf>,
 }
 
-/// What became of a sandbox, for the log.
+/// The outcome of entering a sandbox, for the log.
 #[derive(Debug, Default)]
 pub(crate) struct Entered {
     active: Vec<&'static str>,
@@ -132,7 +133,7 @@ impl Entered {
         self.active.contains(&LANDLOCK)
     }
 
-    /// Logs what is in force, what is missing, and a server that runs as root.
+    /// Logs the active and the missing parts, and a server that runs as root.
     pub(crate) fn log(&self) {
         if !self.active.is_empty() {
             tracing::info!(

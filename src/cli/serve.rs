@@ -1,6 +1,7 @@
 //! `echoring serve`: its flags, and the life of the server's process.
 //!
-//! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
+//! `args` declares the options, `config` reads them from every source, `settings` resolves them into the server's
+//! settings.
 
 mod admin_tokens;
 mod allocator;
@@ -132,7 +133,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     finish(server, nats_clients, control)
 }
 
-/// Prints what the server would run with.
+/// Prints the settings of the server.
 fn check_only(
     sources: &Sources,
     settings: &Settings,
@@ -208,7 +209,7 @@ fn start_control(
     Ok(control)
 }
 
-/// Starts what publishes and subscribes for other clients of NATS. Returns its thread if there may be such clients.
+/// Starts publishing and subscribing for other clients of NATS. Returns its thread if there may be such clients.
 fn start_nats_clients(
     cluster: Option<&(ClusterIdentity, ClusterOptions)>,
     server: &mut Server,
@@ -221,7 +222,7 @@ fn start_nats_clients(
     Ok(Some(thread).filter(|_| options.has_clients))
 }
 
-/// Waits until the server has drained, and ends what runs beside it.
+/// Waits until the server has drained, and ends the parts beside it.
 fn finish(
     server: Server,
     nats_clients: Option<JoinHandle<()>>,
@@ -318,7 +319,7 @@ fn start_failure(origins: &Origins, error: &StartError, finds_nobody: bool) -> F
     origins.following(flag, &line)
 }
 
-/// The line of an error, behind what it means for a takeover that has found nobody at the address.
+/// The line of an error, after its meaning for a takeover that found no server at the address.
 fn in_a_takeover(line: String, is_of_another: bool) -> String {
     if is_of_another {
         // The hint of a start without --takeover.
@@ -329,7 +330,7 @@ fn in_a_takeover(line: String, is_of_another: bool) -> String {
     }
 }
 
-/// The admin listener before the shards start, so that an address in use is told before anything runs.
+/// The admin listener before the shards start, so that an address in use is reported before anything runs.
 fn take_or_bind_admin(
     settings: &Settings,
     user: u32,

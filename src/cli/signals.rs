@@ -22,8 +22,8 @@ use crate::{EXIT_INTERRUPTED, Failure, logging};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
-/// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for what was measured until then; the second
-/// ends the process at once. Returns whether a signal has come: `stop` may be set for other reasons.
+/// Lets SIGINT, SIGTERM and the end of the terminal set `stop`. The first signal asks for the results so far; the
+/// second ends the process at once. Returns whether a signal has come: `stop` may be set for other reasons.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
@@ -146,7 +146,7 @@ impl Signals {
     }
 }
 
-/// What a wait ended with.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
     /// The process that was waited for has ended. It is still to be reaped.

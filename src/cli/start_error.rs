@@ -57,7 +57,7 @@ pub(super) fn reword(text: &str) -> Cow<'_, str> {
     worded
 }
 
-/// The problem, and what to do.
+/// The problem, and the remedy.
 pub(super) fn problem_and_hint(error: &StartError) -> String {
     format!("{}; {}", reword(&error.problem), reword(&hint(error)))
 }

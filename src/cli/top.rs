@@ -1,4 +1,4 @@
-//! `echoring top`: watches a running server in the terminal, by what its admin address answers.
+//! `echoring top`: watches a running server in the terminal, through its admin address.
 //!
 //! `model` and `app` are pure; `poller` asks, `view` draws. Never: a terminal that is left in a changed mode.
 

@@ -63,7 +63,7 @@ pub fn duration(word: &str) -> Result<Duration, String> {
 /// A share of a whole: `5%` or `0.05`. 1 is all; more is allowed.
 ///
 /// # Errors
-/// When it is no number, or below zero.
+/// When it is not a number, or below zero.
 pub fn share(word: &str) -> Result<f64, String> {
     const EXPECTED: &str = "expected a share such as 5% or 0.05";
     let (number, whole) = match word.strip_suffix('%') {

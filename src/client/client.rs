@@ -165,7 +165,8 @@ impl Client {
     /// # Errors
     /// [`RequestError::Refused`] if the server did not accept it. [`RequestError::Uncertain`] if the connection was lost
     /// before the answer and the message has no [`idempotency_key`](Publication::idempotency_key).
-    /// [`RequestError::Unsupported`] for what the protocol cannot express: bytes in JSON; with Centrifuge's also keys.
+    /// [`RequestError::Unsupported`] for data that the protocol cannot express: bytes in JSON; with Centrifuge's also
+    /// keys.
     pub async fn publish_with(
         &self,
         topic: impl Into<String>,

@@ -1,4 +1,4 @@
-//! What the session says and hears, independent of the protocol.
+//! Requests and events of the session, independent of the protocol.
 //!
 //! Never: state between two messages.
 
@@ -73,7 +73,7 @@ pub(crate) enum Incoming {
     Ping,
     Answer(u32, Answer),
     Event(String, TopicEvent),
-    /// The session expires in so many seconds, or never.
+    /// The session expires after this number of seconds, or never.
     Lifetime(Option<u32>),
     /// A fresh token is needed now.
     TokenExpires,

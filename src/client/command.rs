@@ -1,4 +1,4 @@
-//! What handles ask of the task, and what the session asks of the server.
+//! Requests of handles to the task, and of the session to the server.
 
 use std::sync::Arc;
 

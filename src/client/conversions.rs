@@ -1,4 +1,4 @@
-//! Conversions between positions and reasons of gaps as a server of this process has them, and as its clients do.
+//! Conversions between a server's positions and reasons of gaps, and those of clients, in one process.
 //!
 //! The types differ because a client also knows other servers: their epochs are any text, and their reasons any words.
 

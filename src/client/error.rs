@@ -159,7 +159,7 @@ echoring_proto::error_debug!(
     }
 );
 
-/// Why a client has ended, that its program has not closed.
+/// Why a client ended although its program did not close it.
 ///
 /// ```
 /// use echoring::client::{Client, ClientError};

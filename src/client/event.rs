@@ -1,4 +1,4 @@
-//! What subscriptions yield, and what requests return.
+//! The events of subscriptions, and the results of requests.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -92,7 +92,7 @@ echoring_proto::error_debug!(struct PositionError(nothing));
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<T = Payload> {
-    /// The subscription has begun, for the first time or again. What was missed meanwhile follows, or a [`Gap`] does.
+    /// The subscription has begun, for the first time or again. The missed messages follow, or a [`Gap`] does.
     /// Joins and leaves from before are not repeated: ask for [`presence`](crate::Client::presence).
     Subscribed(Subscribed),
     /// A message.
@@ -103,7 +103,7 @@ pub enum Event<T = Payload> {
     Gap(Gap),
     /// A client subscribed to the topic.
     Join(Member),
-    /// A client does not subscribe to the topic any more.
+    /// A client no longer subscribes to the topic.
     Leave(Member),
     /// Joins and leaves were missed: ask for [`presence`](crate::Client::presence) again.
     PresenceStale,

@@ -19,8 +19,8 @@ pub struct SubscribeOptions {
     /// Asks for [`Event::Join`](crate::Event::Join) and [`Event::Leave`](crate::Event::Leave), where the protocol needs
     /// that: `echoring.v1.json` sends them wherever the topic has presence.
     pub presence: bool,
-    /// Asks for delta compression: the server sends what has changed since the message before. It has an effect in Centrifuge's
-    /// protocol, on topics that allow it. Messages have at most
+    /// Asks for delta compression: the server sends the changes since the previous message. It has an effect in
+    /// Centrifuge's protocol, on topics that allow it. Messages have at most
     /// [`DELTA_MESSAGE_BYTES_MAX`](crate::limits::DELTA_MESSAGE_BYTES_MAX) bytes then. The client keeps the latest message of the
     /// subscription. If a delta does not fit, the client subscribes again from its position; after three of them, without deltas.
     pub deltas: bool,

@@ -1,4 +1,4 @@
-//! What messages carry, and how it becomes a value of the program.
+//! The content of messages, and its conversion to values of the program.
 
 use std::fmt;
 
@@ -77,7 +77,7 @@ impl Payload {
     }
 }
 
-/// The text, the JSON value, or the bytes as UTF-8, with U+FFFD for what is not.
+/// The text, the JSON value, or the bytes as UTF-8, with U+FFFD for invalid sequences.
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(self.as_bytes()))

@@ -1,6 +1,6 @@
 //! The choice of a protocol.
 //!
-//! Never: the words of one, which are the codec's.
+//! Never: the messages of one, which are the codec's.
 
 /// The protocol that a client speaks.
 ///

@@ -18,7 +18,7 @@ pub(crate) struct Queue {
     capacity: usize,
     /// Wakes the subscription.
     arrived: Notify,
-    /// Wakes the task of the client: there is room again, or nobody reads any more.
+    /// Wakes the task of the client: there is room again, or the reader is gone.
     wanted: Arc<Notify>,
 }
 
@@ -101,7 +101,7 @@ impl Queue {
         self.lock().queued.len()
     }
 
-    /// Nobody reads any more.
+    /// The reader is gone.
     pub(crate) fn abandon(&self) {
         let mut events = self.lock();
         events.reader = Reader::Gone;

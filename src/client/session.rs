@@ -26,7 +26,7 @@ pub(crate) use server_side::{Offer, ServerSide};
 pub(crate) use token::Token;
 use topic::{Phase, Step, Topic};
 
-/// Why a session cannot go on.
+/// Why a session cannot continue.
 #[derive(Debug)]
 pub(crate) enum SessionError {
     /// A message is not of the protocol.
@@ -133,7 +133,7 @@ impl Session {
         }
     }
 
-    /// The client ends: everything that waits is told.
+    /// The client ends: notifies everything that waits.
     pub(crate) fn end(&mut self, why: &Ended) {
         for topic in std::mem::take(&mut self.topics).into_values() {
             topic.queue.end(why.clone());
@@ -201,7 +201,7 @@ impl Session {
         }
     }
 
-    /// A queue has room again, or nobody reads it any more.
+    /// A queue has room again, or its reader is gone.
     pub(crate) fn handle_wake(&mut self, now: Instant) {
         let topics: Vec<String> = self.topics.keys().cloned().collect();
         topics.iter().for_each(|topic| self.reconcile(topic, now));
@@ -451,7 +451,7 @@ impl Session {
         }
     }
 
-    /// The session has begun: subscribes again, and sends what waits.
+    /// The session has begun: subscribes again, and sends the waiting requests.
     fn begin(&mut self, now: Instant) {
         self.stage = Stage::Open;
         self.handle_wake(now);
@@ -459,8 +459,8 @@ impl Session {
         waiting.into_iter().for_each(|id| self.send_pending(id));
     }
 
-    /// Requests what brings the server's state of a subscription closer to the wanted one. There is at most one open
-    /// request for each topic.
+    /// Sends the request that brings the server's state of a subscription closer to the wanted one. There is at most
+    /// one open request for each topic.
     fn reconcile(&mut self, name: &str, now: Instant) {
         let id = self.id();
         let Some(topic) = self.topics.get_mut(name) else { return };

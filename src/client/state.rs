@@ -1,4 +1,4 @@
-//! What a client does at the moment, for programs that show it or wait for it.
+//! The current state of a client, for programs that show it or wait for it.
 
 use std::fmt;
 

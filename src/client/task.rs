@@ -1,6 +1,6 @@
 //! The task of a client: moves messages between its session and a connection that reconnects.
 //!
-//! Never: reading that waits for writing, or the other way round.
+//! Never: reading that waits for writing, or vice versa.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,14 +29,14 @@ pub(crate) struct Task {
     pub(crate) fetches: Fetches,
 }
 
-/// What follows for the client.
+/// The next step of the client.
 enum Next {
     Connection(Conn<ClientStream>),
     /// The program closed the client.
     Closed,
 }
 
-/// Why a connection is not used any more.
+/// Why a connection is no longer used.
 enum End {
     /// The program closed the client.
     Closed,
@@ -160,7 +160,7 @@ impl Task {
     }
 }
 
-/// Why a connection is of no use whose session cannot go on.
+/// Why the connection of a session that cannot continue is unusable.
 ///
 /// # Errors
 /// If no other one would be.
@@ -186,7 +186,7 @@ fn fetch(session: &mut Session, fetches: &mut Fetches) {
     }
 }
 
-/// Sends what the session wants to send, as far as there is room. Returns the message that has to wait.
+/// Sends the session's messages, as far as there is room. Returns the message that must wait.
 fn queue(session: &mut Session, sender: &Sender) -> Option<Message> {
     while let Some(message) = session.first_outgoing() {
         match sender.try_send(message) {

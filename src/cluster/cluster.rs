@@ -2,8 +2,8 @@
 //!
 //! A node *settles* in a view with every other: it announces the view on each link, and each member that has the same view answers
 //! once it orders no topic of another node. When all have answered, the node is *open*: it may begin topics that it owns in this view.
-//! An answer follows what was handed over in the order of the link, and comes after everything that was handed over has reached its
-//! owner by whatever nodes, so an open node has every topic that another had.
+//! An answer follows all handovers in the order of the link, and is given only once everything that was handed over has
+//! reached its owner, by whatever nodes, so an open node has every topic that another had.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ pub struct ClusterConfig {
     pub name: Box<str>,
     /// When it started, in milliseconds of the wall clock.
     pub started_ms: u64,
-    /// A node of the same name whose place it takes. That one stays until it has left.
+    /// A node of the same name whose place it takes. The other node stays until it has left.
     pub predecessor: Option<NodeId>,
     /// The secret of the cluster that places its topics.
     pub key: u64,
@@ -41,7 +41,7 @@ pub struct ClusterConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// It listens who is there, and owns no topics.
+    /// It listens for other nodes, and owns no topics.
     Joining = 0,
     /// It owns topics.
     Active = 1,
@@ -67,11 +67,11 @@ pub enum Destination {
     Node(NodeId),
 }
 
-/// What the owner tables of the shards must be told, in this order.
+/// The changes that the owner tables of the shards must apply, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Another node is there. Said before anything else about it, and again behind each [`Reset`](Event::Reset) of one that is still
-    /// there.
+    /// Another node has appeared. Sent before anything else about it, and again after each [`Reset`](Event::Reset) of a
+    /// node that is still present.
     Joined(NodeId),
     /// Other nodes own topics from now on: [`OwnerTable::handle_view`](crate::OwnerTable::handle_view).
     View(View),
@@ -94,7 +94,8 @@ pub enum Event {
         /// See [`Message::read`].
         bytes: Vec<u8>,
     },
-    /// The other node is dead, or has lost what it was sent: [`OwnerTable::handle_reset`](crate::OwnerTable::handle_reset).
+    /// The other node is dead, or has lost messages to it:
+    /// [`OwnerTable::handle_reset`](crate::OwnerTable::handle_reset).
     Reset(NodeId),
     /// Whether the backbone has been away for so long that the other nodes take this one for dead:
     /// [`OwnerTable::handle_away`](crate::OwnerTable::handle_away).
@@ -147,7 +148,7 @@ pub struct Cluster {
     active_at: Nanos,
     heartbeat_at: Nanos,
     sessions: u64,
-    /// Everything is handed over, and the others have been asked to say that they know.
+    /// Everything is handed over, and the others were asked to confirm.
     has_taken_leave: bool,
     events: VecDeque<Event>,
 }
@@ -228,7 +229,8 @@ impl Cluster {
         of_other.map_or((false, false), has_others)
     }
 
-    /// The connection to the backbone is there, or is lost. Without it nobody is taken for dead, as nobody can be heard.
+    /// The connection to the backbone is established, or lost. Without it no node is declared dead, because none can be
+    /// heard.
     pub fn handle_connected(&mut self, is_connected: bool, now: Nanos) {
         let was_connected = std::mem::replace(&mut self.is_connected, is_connected);
         if !is_connected {
@@ -423,7 +425,7 @@ impl Cluster {
         }
     }
 
-    /// Hands this node's topics over, as soon as the tables do. The node goes on as a follower.
+    /// Hands this node's topics over, as soon as the tables do. The node continues as a follower.
     pub fn leave(&mut self, now: Nanos) {
         if self.phase != Phase::Left {
             self.phase = Phase::Leaving;
@@ -432,8 +434,8 @@ impl Cluster {
         self.update();
     }
 
-    /// The node owns topics again, although it was told to [`leave`](Cluster::leave). Only before it has been told to
-    /// [finish](Cluster::try_finish).
+    /// The node owns topics again, after a call of [`leave`](Cluster::leave). Only before a call of
+    /// [`finish`](Cluster::try_finish).
     pub fn stay(&mut self, now: Nanos) {
         if self.phase == Phase::Leaving && !self.has_taken_leave {
             self.phase = Phase::Active;
@@ -442,8 +444,8 @@ impl Cluster {
         }
     }
 
-    /// Tells the others that this node has left, once nothing is on its way to it or from it. Called again and again when the tables
-    /// are settled.
+    /// Tells the others that this node has left, once nothing is on its way to it or from it. Called repeatedly when
+    /// the tables are settled.
     pub fn try_finish(&mut self, now: Nanos) -> bool {
         if self.phase != Phase::Leaving {
             return self.phase == Phase::Left;

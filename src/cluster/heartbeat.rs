@@ -1,4 +1,4 @@
-//! What a node tells all others about itself, again and again.
+//! The state that a node announces to all others, again and again.
 
 use bytes::BufMut as _;
 
@@ -19,7 +19,7 @@ pub struct Heartbeat<'a> {
     pub name: &'a str,
     /// When it started, in milliseconds of the wall clock. Of two nodes with one name, the later one stays.
     pub started_ms: u64,
-    /// A node of the same name whose place it takes, which stays until it has left.
+    /// A node of the same name that it replaces, and that stays until it has left.
     pub predecessor: Option<NodeId>,
     /// How far it is.
     pub phase: Phase,
@@ -27,12 +27,12 @@ pub struct Heartbeat<'a> {
     pub digests: Option<Digests>,
 }
 
-/// Digests of what all nodes of a cluster should have in common.
+/// Digests of the settings that all nodes of a cluster should share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
     /// Of the settings of topics; 0 if they are not known.
     pub settings: u64,
-    /// Of the secret that places topics, which it does not give away.
+    /// Of the secret that places topics; it does not reveal the secret.
     pub key: u64,
 }
 

@@ -1,7 +1,7 @@
 //! A cluster of nodes without I/O: which nodes are there, which of them owns a topic, and how the others follow it.
 //!
 //! Packets, heartbeats and the time are arguments; packets to be sent are results. Whatever carries them may lose them (a
-//! connection to the backbone that breaks) or deliver them again (a client that writes again what it had written to a broken
+//! connection to the backbone that breaks) or deliver them again (a client that repeats its writes to a broken
 //! connection), may deliver them late, and may cut the nodes in two. Otherwise it must not reorder packets of one node to another.
 //!
 //! ```text

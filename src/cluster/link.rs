@@ -5,20 +5,20 @@
 //! ```
 //!
 //! A *session* lasts from one loss of state to the next. Each side numbers its own, ascending; a packet that names an older
-//! session of either side is late, and ignored. When the other side begins a session anew, what was sent before may be lost: the link
-//! begins anew as well, and says so.
+//! session of either side is late, and ignored. When the other side begins a new session, earlier messages may be lost:
+//! the link begins anew as well, and says so.
 //!
 //! Within a session the packets with messages have a *sequence*, in which the other side takes them. Each *transmission* of one has
 //! a number of its own too, as packets of QUIC have (RFC 9002), and both sides repeat the latest number that they have *seen*. Packets do not
 //! overtake one another, so a packet was lost if a later transmission has been seen and the packet was not acknowledged. The link then
-//! goes back to it: a loss is repaired in a round trip, however busy the link is. It goes back once in a round trip, as what
-//! it sends again has later numbers.
+//! goes back to it: a loss is repaired in a round trip, however busy the link is. It goes back once per round trip,
+//! because retransmissions have later numbers.
 //!
 //! A packet with nothing behind it that could show its loss is sent again by a timer (RFC 6298). The timer starts when the first packet that is not
-//! acknowledged is sent, and again when an acknowledgement makes progress. **Sending more does not push it on.**
+//! acknowledged is sent, and again when an acknowledgement makes progress. **Further sends do not postpone it.**
 //!
-//! A node whose connection is new has lost what was on its way in either direction. It sends again at once, and so does the
-//! other side, as it sees [`EVERYTHING`].
+//! A node with a new connection has lost the packets in flight in either direction. It sends again at once, and so does
+//! the other side, as it sees [`EVERYTHING`].
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,7 @@ use crate::round_trip::RoundTrip;
 use crate::view::NodeId;
 use crate::wire::{append_entry, take_u8, take_u64};
 
-/// The number that a node with a new connection has seen: of what was sent before, nothing will arrive any more.
+/// The number that a node with a new connection has seen: nothing that was sent before will arrive.
 const EVERYTHING: u64 = u64::MAX;
 
 /// A packet as it was received.
@@ -79,14 +79,14 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// What a packet was.
+/// The kind of a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received<'a> {
     /// The next messages, as a list.
     Messages(&'a [u8]),
     /// Nothing new.
     Nothing,
-    /// The other side has lost its state, and this side begins anew. What was sent may be lost.
+    /// The other side has lost its state, and this side starts over. Messages sent before may be lost.
     Reset,
 }
 
@@ -97,9 +97,9 @@ pub struct LinkFigures {
     pub unacknowledged_bytes: u64,
     /// Time since the oldest of them was first sent; 0 if there are none.
     pub unacknowledged_age: Nanos,
-    /// Packets that were sent again since the node is there.
+    /// Packets retransmitted since the node appeared.
     pub retransmissions: u64,
-    /// Times that the link began anew since then.
+    /// Restarts of the link since then.
     pub resets: u64,
     /// The estimated round trip. `None` before the first acknowledgement.
     pub round_trip: Option<Nanos>,
@@ -121,7 +121,7 @@ pub(crate) struct Link {
     session: u64,
     /// The other side's session.
     theirs: Option<u64>,
-    /// Whether the other side knows this session. Only then are messages sent.
+    /// Whether the other side knows this session. Messages are sent only then.
     is_known: bool,
     /// Messages that are in no packet yet.
     staged: VecDeque<Vec<u8>>,
@@ -145,7 +145,7 @@ pub(crate) struct Link {
     expected: u64,
     /// The latest transmission of the other side that has arrived.
     seen: u64,
-    /// Nothing that the other side has sent is on its way any more, and it does not know.
+    /// Nothing that the other side has sent is still on its way, and it does not know that yet.
     has_new_connection: bool,
     owes_acknowledgement: bool,
     /// When the session is announced again.
@@ -187,8 +187,8 @@ impl Link {
         self.staged.push_back(message);
     }
 
-    /// Whether deliveries may be pushed. What must not be lost is pushed anyway, and is bounded by what the protocol allows to be
-    /// on its way.
+    /// Whether deliveries may be pushed. Messages that must not be lost are pushed anyway, bounded by what the protocol
+    /// allows to be in flight.
     pub(crate) fn has_room(&self) -> bool {
         self.staged_bytes + self.unacknowledged_bytes < LINK_BYTES_MAX
     }
@@ -209,7 +209,7 @@ impl Link {
         }
     }
 
-    /// The connection is new. What was on its way in either direction may be lost.
+    /// The connection is new. Packets in flight in either direction may be lost.
     pub(crate) fn send_again(&mut self, now: Nanos) {
         (self.sent, self.timeouts) = (0, 0);
         (self.has_new_connection, self.owes_acknowledgement) = (true, true);

@@ -9,7 +9,7 @@ use crate::wire::{
     append_entry, put_position, put_text, take_bytes, take_position, take_text, take_u8, take_u32, take_u64,
 };
 
-/// What became of a publication.
+/// The outcome of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The topic's owner gave it this position.
@@ -34,7 +34,7 @@ pub enum Message<'a> {
         /// Counts the sender's views.
         number: u64,
     },
-    /// The sender has the view that the receiver counts as `number`, too, and orders no topic that belongs to another node.
+    /// The sender also has the receiver's view `number`, and orders no topic that belongs to another node.
     Settled {
         /// The number in the receiver's [`Message::View`].
         number: u64,
@@ -85,9 +85,9 @@ pub enum Message<'a> {
         topic: &'a str,
         /// Where they start.
         start: Position,
-        /// Messages up to this offset are history for those who subscribe now.
+        /// Messages up to this offset are history for new subscribers.
         head: u64,
-        /// What else a follower keeps that has nothing of the topic's epoch yet.
+        /// Further data of a follower that has nothing of the topic's epoch yet.
         rest: &'a [u8],
     },
     /// Messages with offsets from `first` on. The follower has missed those between the last it got and `first`, if there are any.
@@ -120,7 +120,8 @@ pub enum Message<'a> {
         /// The topic.
         topic: &'a str,
     },
-    /// To the topic's owner: it has had messages in an epoch that the owner may not know. Its subscribers must be told.
+    /// To the topic's owner: it has had messages in an epoch that the owner may not know. Its subscribers must be
+    /// notified.
     Diverged {
         /// The topic.
         topic: &'a str,
@@ -154,7 +155,7 @@ pub struct Handover<'a> {
     pub first: u64,
     /// The messages as a list; see [`entries`](crate::entries).
     pub entries: &'a [u8],
-    /// What else the store keeps of a topic; in the last part.
+    /// Further data that the store keeps of a topic; in the last part.
     pub rest: &'a [u8],
 }
 
@@ -201,7 +202,7 @@ pub struct MemberChange<'a> {
     pub client: ClientId,
     /// The subject of one that joined, which is empty if it is not authenticated.
     pub joined: Option<&'a str>,
-    /// How many members there are then.
+    /// The number of members after it.
     pub count: u64,
 }
 
@@ -362,7 +363,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Nothing stands for the id that no client has.
+/// An absent id stands for the id that no client has.
 fn put_client(bytes: &mut Vec<u8>, client: Option<ClientId>) {
     bytes.extend_from_slice(&client.unwrap_or_default().to_bytes());
 }
@@ -397,7 +398,7 @@ fn begin(bytes: &mut Vec<u8>, kind: u8, topic: &str) {
     put_text(bytes, topic);
 }
 
-/// Appends an outcome that an owner may tell.
+/// Appends an outcome that an owner may report.
 pub(crate) fn append_outcome(bytes: &mut Vec<u8>, outcome: Outcome) {
     match outcome {
         Outcome::Accepted(position) => {

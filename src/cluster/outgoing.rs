@@ -1,7 +1,8 @@
 //! The publications of this node to one topic of another, in their order.
 //!
-//! One batch is on its way at a time; what is published meanwhile is the next. So batches grow with the load, and a batch that a node
-//! refuses because it does not own the topic is sent to the owner with nothing behind it that could overtake.
+//! One batch is on its way at a time; later publications form the next one. So batches grow with the load, and a batch
+//! that a node refuses because it does not own the topic is sent to the owner with nothing behind it that could
+//! overtake.
 
 use std::collections::VecDeque;
 
@@ -42,8 +43,8 @@ struct InFlight {
 pub(crate) struct Outgoing {
     waiting: VecDeque<Waiting>,
     in_flight: Option<InFlight>,
-    /// A batch that nobody waits for, but that the node may still get. What is sent to another node before it has answered could
-    /// overtake.
+    /// A batch without waiting publishers that the node may still receive. Messages sent to another node before it has
+    /// answered could overtake.
     abandoned: Option<(NodeId, u32)>,
 }
 
@@ -77,7 +78,7 @@ impl Outgoing {
         self.waiting.pop_front().map(|waiting| (waiting.ticket, waiting.entry))
     }
 
-    /// Puts the first publications on their way as a batch whose number the node has not used for long. Returns its entries.
+    /// Sends the first publications as a batch whose number the node has not used for long. Returns its entries.
     pub(crate) fn send(&mut self, to: NodeId, batch: u32) -> Vec<u8> {
         let mut entries = Vec::new();
         let mut publications = 0;
@@ -121,7 +122,7 @@ impl Outgoing {
         }
     }
 
-    /// Nobody waits for answers any more.
+    /// No publisher waits for answers any more.
     pub(crate) fn abandon(&mut self, done: impl FnMut(Ticket, usize, Outcome)) {
         if let Some(InFlight { to, batch, .. }) = self.in_flight {
             self.answer(to, batch, std::iter::empty(), done);

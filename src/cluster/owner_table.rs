@@ -1,5 +1,5 @@
-//! The topics that a shard shares with other nodes: which of them this node owns, who follows those, and whom it follows for
-//! the others.
+//! The topics that a shard shares with other nodes: which of them this node owns, the followers of those, and the
+//! owners that it follows for the others.
 //!
 //! ```text
 //!                    ┌──────── begin, when open ────────┐
@@ -37,17 +37,17 @@ use crate::view::{NodeId, View};
 
 /// The links to the other nodes.
 pub trait Peers {
-    /// Sends a message after all before it. It arrives once, in order, unless the link is reset.
+    /// Sends a message behind all earlier ones. It arrives once, in order, unless the link is reset.
     fn send(&mut self, to: NodeId, message: &Message<'_>);
 
-    /// Whether a node is there.
+    /// Whether a node is present.
     fn knows(&self, node: NodeId) -> bool;
 
     /// Whether further deliveries to a node should be sent now.
     fn has_room(&self, to: NodeId) -> bool;
 }
 
-/// What a call may use.
+/// The resources of a call.
 #[derive(Debug)]
 pub struct Shard<'a, S, P> {
     /// The shard's topics.
@@ -58,10 +58,10 @@ pub struct Shard<'a, S, P> {
     pub now: Nanos,
 }
 
-/// What this node is to a topic.
+/// This node's relation to a topic.
 #[derive(Debug, Default)]
 enum Role {
-    /// Nothing yet. The store may keep what it has followed.
+    /// Nothing yet. The store may keep a topic that it has followed.
     #[default]
     Idle,
     /// It owns a durable topic, and asks the stream for it.
@@ -84,7 +84,7 @@ struct Topic {
     outgoing: Outgoing,
     /// Of a durable topic that this node owns.
     durable: Option<Box<Durable>>,
-    /// The node that owns the topic, as another node said.
+    /// The topic's owner, according to another node.
     hint: Option<NodeId>,
     /// The owner has answered that the stream of the topic stores nothing, and has not been asked since.
     is_without_storage: bool,
@@ -115,27 +115,27 @@ pub struct OwnerTable {
     /// Topics that a node with another view has handed over, and that another node owns in this one. They stay until both have
     /// the same view; until then there may be no other place for them.
     visiting: BTreeSet<Box<str>>,
-    /// Topics that were handed to a node, with how often it has not yet said that they arrived.
+    /// Topics that were handed to a node, each with the number of handovers whose arrival is not confirmed.
     handed: BTreeMap<(NodeId, Box<str>), u32>,
-    /// Nodes that have handed over a topic that goes on from here to another, and are answered once that one has it. Until then they
-    /// must not tell its owner that they have settled: it would begin the topic before it gets it.
+    /// Nodes that handed over a topic that moves on to another node, and are answered once that node has it. Until then
+    /// they must not tell its owner that they have settled: it would begin the topic before it gets it.
     owed: BTreeMap<Box<str>, Vec<NodeId>>,
-    /// Topics that have had messages of which their owners may not know, and when that is forgotten. This node owns none of them.
+    /// Topics with messages that their owners may not know, and when that is forgotten. This node owns none of them.
     diverged: BTreeMap<Box<str>, Nanos>,
-    /// Whether other nodes may have to be told of them.
+    /// Whether other nodes may have to be notified of them.
     has_reports: bool,
     /// Whether positions of forgotten topics may have to move.
     has_remembered: bool,
     /// Followers that were not sent everything.
     lagging: BTreeSet<(Box<str>, NodeId)>,
-    /// Topics of which members are to be sent or removed.
+    /// Topics whose members must be sent or removed.
     members_due: BTreeSet<Box<str>>,
     /// The same, once links have room.
     members_lagging: BTreeSet<Box<str>>,
     /// Topics with a `retry_at`, with publications that expire, or with members that wait.
     timers: BTreeSet<(Nanos, Box<str>)>,
     outgoing_bytes: usize,
-    /// The number of the latest batch. Answers of a node that is not waited for any more may come late.
+    /// The number of the latest batch. Answers of a node that is no longer awaited may arrive late.
     batches: u32,
     /// Requests to streams that were made, and those that are not on their way yet.
     requests_made: u64,
@@ -184,7 +184,7 @@ impl OwnerTable {
         })
     }
 
-    /// Whether there is room for another publication of this size that has to wait. A single one above the bound may wait alone.
+    /// Whether there is room for another waiting publication of this size. A single one above the bound may wait alone.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.outgoing_bytes == 0 || self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
     }
@@ -198,8 +198,8 @@ impl OwnerTable {
         })
     }
 
-    /// Whether no topic has to be handed over, and all that were are with their owners. [`Cluster::settled`](crate::Cluster::settled)
-    /// may be called then.
+    /// Whether no topic is left to hand over, and all that were handed over have reached their owners.
+    /// [`Cluster::settled`](crate::Cluster::settled) may be called then.
     pub fn is_settled(&self) -> bool {
         !self.has_to_hand_over() && self.handed.is_empty()
     }
@@ -230,7 +230,7 @@ impl OwnerTable {
         self.drive(shard, name);
     }
 
-    /// This node has no subscribers of a topic any more, and no use for its history.
+    /// This node no longer has subscribers of a topic, and no use for its history.
     pub fn unsubscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.is_wanted = false;
@@ -276,7 +276,7 @@ impl OwnerTable {
         Ok(())
     }
 
-    /// The store has no use for a topic that this node owns. False if others have: then it must be kept.
+    /// The store has no use for a topic that this node owns. False if others use it: then it must be kept.
     pub fn forget(&mut self, name: &str) -> bool {
         let Some(topic) = self.topics.get(name) else { return true };
         match &topic.role {
@@ -317,7 +317,7 @@ impl OwnerTable {
         self.hand_over(shard);
     }
 
-    /// A node has the same view, and asks to be told once this one orders no topic of others: see
+    /// A node has the same view, and requests a notice once this one orders no topic of others: see
     /// [`is_settled`](OwnerTable::is_settled).
     pub fn handle_settle<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         self.moving.append(&mut self.visiting);
@@ -333,7 +333,7 @@ impl OwnerTable {
         idle.iter().for_each(|name| self.drive(shard, name));
     }
 
-    /// A node is dead, or has lost what it was sent.
+    /// A node is dead, or has lost messages to it.
     pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
         let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
@@ -451,7 +451,7 @@ impl OwnerTable {
         self.members_due.append(&mut self.members_lagging);
     }
 
-    /// Has a topic do what it can: begin, follow, publish what waits, or end.
+    /// Advances a topic as far as possible: begins, follows, publishes waiting messages, or ends.
     fn drive<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let is_due = topic.retry_at.is_none_or(|at| at <= shard.now);
@@ -535,7 +535,7 @@ fn next_batch(batches: &mut u32) -> u32 {
     *batches
 }
 
-/// Gives entries with offsets from `first` on to a store that follows the topic, except those that it has.
+/// Passes entries with offsets from `first` on to a store that follows the topic, except those that it has.
 fn deliver<S: TopicStore>(store: &mut S, name: &str, epoch: u64, first: u64, entries: &[u8]) {
     let Some(position) = store.position(name).filter(|position| position.epoch == epoch) else { return };
     let mut next = position.offset + 1;

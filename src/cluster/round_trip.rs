@@ -7,7 +7,7 @@ use crate::limits::{RETRANSMIT_AFTER_MAX, RETRANSMIT_AFTER_MIN};
 /// An estimate of the round trip to another node.
 ///
 /// Each transmission of a packet has a number of its own that the other node repeats, so every sample belongs to one transmission. That
-/// is what Karn's rule is for.
+/// satisfies Karn's rule.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoundTrip {
     smoothed: Option<Nanos>,

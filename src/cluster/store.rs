@@ -1,4 +1,4 @@
-//! What this crate needs of a shard's topics.
+//! The interface of this crate to a shard's topics.
 
 use echoring_topics::{ClientId, Position};
 
@@ -9,7 +9,7 @@ use crate::message::Outcome;
 pub struct History {
     /// The offset of the first.
     pub first: u64,
-    /// Their number. 0 if none of those that were asked for is kept.
+    /// Their number. 0 if none of the requested ones is kept.
     pub messages: u64,
 }
 
@@ -18,13 +18,13 @@ pub struct History {
 pub struct IdempotencyKey {
     /// Identifies the key.
     pub key: u64,
-    /// Identifies what is published with it.
+    /// Identifies the content that is published with it.
     pub digest: u64,
-    /// The number of the reason for which another publication with the key is refused.
+    /// The number of the reason why another publication with the key is refused.
     pub reused: u8,
 }
 
-/// What a store decides about a publication to a durable topic.
+/// A store's decision about a publication to a durable topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It is refused, for the store's reason of this number.
@@ -43,8 +43,8 @@ pub trait TopicStore {
     /// The position of a topic that this node owns or follows, or has followed and still keeps.
     fn position(&self, topic: &str) -> Option<Position>;
 
-    /// Begins a topic that this node owns: with the position that it remembers from owning it, or in a new epoch. Subscribers of
-    /// an epoch that was followed are told of the change.
+    /// Begins a topic that this node owns: with the position that it remembers from owning it, or in a new epoch.
+    /// Subscribers of a followed epoch are notified of the change.
     ///
     /// # Errors
     /// The number of the reason for which there can be no such topic.
@@ -53,10 +53,10 @@ pub trait TopicStore {
     /// Whether this node may order a topic of another in an epoch of its own while the backbone is away.
     fn has_local_epochs(&self, topic: &str) -> bool;
 
-    /// Begins such an epoch. Subscribers are told of the change. False if there can be no such topic.
+    /// Begins such an epoch. Subscribers are notified of the change. False if there can be no such topic.
     fn begin_local(&mut self, topic: &str) -> bool;
 
-    /// Gives an owned topic a new epoch without messages, because two nodes have owned it. Subscribers are told.
+    /// Gives an owned topic a new epoch without messages, because two nodes have owned it. Subscribers are notified.
     fn renew(&mut self, topic: &str) -> Position;
 
     /// Decides about a publication to an owned topic, and delivers it.
@@ -73,7 +73,7 @@ pub trait TopicStore {
     fn append_stored(&mut self, topic: &str, offset: u64, entry: &[u8]);
 
     /// Begins to follow a topic after `start`, in another epoch than before or for the first time. Messages up to `head` are
-    /// history: only later ones are delivered to present subscribers, who are told of the change of epochs.
+    /// history: only later ones are delivered to present subscribers, who are notified of the new epoch.
     fn follow(&mut self, topic: &str, start: Position, head: u64);
 
     /// Takes the next message of a followed topic.
@@ -82,30 +82,32 @@ pub trait TopicStore {
     /// The messages of a followed topic up to `offset` are missing.
     fn skip(&mut self, topic: &str, offset: u64);
 
-    /// The offset of the oldest message that is kept; the next one's if there is none.
+    /// The offset of the oldest stored message; the next offset if there is none.
     fn oldest(&self, topic: &str) -> u64;
 
-    /// Appends messages after the offset `after` to a list, at least one and about `bytes_max` bytes. Older ones than those that
-    /// are kept are left out.
+    /// Appends messages after the offset `after` to a list, at least one and about `bytes_max` bytes. Messages older
+    /// than the stored ones are left out.
     fn read(&mut self, topic: &str, after: u64, bytes_max: usize, list: &mut Vec<u8>) -> History;
 
-    /// Appends what a follower keeps besides a position and messages, such as the latest message of each key.
+    /// Appends further data that a follower keeps besides a position and messages, such as the latest message of each
+    /// key.
     fn export_latest(&mut self, topic: &str, bytes: &mut Vec<u8>);
 
-    /// The same, and what else must move with a topic to its next owner, such as idempotency keys.
+    /// The same, and the other data that move with a topic to its next owner, such as idempotency keys.
     fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>);
 
-    /// Takes what another node's store exported.
+    /// Imports the export of another node's store.
     fn import_rest(&mut self, topic: &str, bytes: &[u8]);
 
     /// Whether the topic has a member list.
     fn has_presence(&self, topic: &str) -> bool;
 
-    /// A client has joined the topic, at any node, with the subject of its credentials, or has left it; `count` are there then.
-    /// Subscribers of this node are told. False, and nothing done, if the list shows that already, or if it has no room.
+    /// A client has joined the topic, at any node, with the subject of its credentials, or has left it; `count` remain.
+    /// Subscribers of this node are notified. False, and nothing done, if the list shows that already, or if it has no
+    /// room.
     fn change_member(&mut self, topic: &str, client: ClientId, joined: Option<&str>, count: u64) -> bool;
 
-    /// So many members are there, at all nodes, whether they are listed or not.
+    /// The number of members at all nodes, whether they are listed or not.
     fn count_members(&mut self, topic: &str, count: u64);
 
     /// Appends the members after `after`, in their order, about `bytes_max` bytes of them. Returns the last one if there are more.

@@ -1,4 +1,4 @@
-//! What a node and the stream of a durable topic tell each other.
+//! The messages between a node and the stream of a durable topic.
 //!
 //! A stream keeps the batches of a durable topic in one order, and stores a batch only behind the one that its writer names. So two
 //! nodes that both believe to own the topic cannot give one position to two messages: one of them is told that it was late.
@@ -7,12 +7,12 @@ use echoring_topics::Position;
 
 use crate::view::NodeId;
 
-/// Identifies what a node stores together. If nobody knows whether it was stored, it is looked for.
+/// Identifies a batch that a node stores. If its outcome is unknown, it is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteId {
     /// The node.
     pub node: NodeId,
-    /// Counts what the node stores.
+    /// Counts the batches that the node stores.
     pub number: u64,
 }
 
@@ -53,7 +53,7 @@ pub enum StreamAnswer {
     Loaded(StreamHead, Vec<StoredBatch>),
     /// The batch is stored, with this sequence number.
     Stored(u64),
-    /// Nobody knows whether anything was stored.
+    /// It is unknown whether anything was stored.
     Failed,
     /// There is no such stream, and none can be made: the backbone stores nothing, or has no room. Nothing was sent to it.
     Unusable,

@@ -1,12 +1,12 @@
-//! What carries a cluster's packets, and what it needs of the node's owner tables.
+//! The carrier of a cluster's packets, and its interface to the node's owner tables.
 
 use echoring_proto::limits::Nanos;
 
 use crate::cluster::{Cluster, Event};
 
-/// The owner tables of a node, as whatever carries its cluster's packets sees them.
+/// The owner tables of a node, as the carrier of its cluster's packets sees them.
 pub trait Tables {
-    /// What other threads ask.
+    /// The requests of other threads.
     type Command;
 
     /// Takes an event, in order.
@@ -19,7 +19,7 @@ pub trait Tables {
     /// [`Cluster::handle_connected`](crate::Cluster::handle_connected).
     fn connected(&mut self, is_connected: bool);
 
-    /// Does what the time asks for. Called after each round.
+    /// Handles due timers. Called after each round.
     fn run(&mut self, cluster: &mut Cluster, traffic: &Traffic, now: Nanos);
 
     /// When [`run`](Tables::run) has something to do, if nothing happens before.
@@ -32,7 +32,7 @@ pub trait Tables {
     fn has_ended(&self, cluster: &Cluster) -> bool;
 }
 
-/// What a node has sent and received over the backbone.
+/// A node's traffic over the backbone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Packets and heartbeats sent.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use echoring_proto::random::mix;
 
-/// Tells whether two nodes have the same key, and not which one: of half of the bits of a hash it is not found out.
+/// Shows whether two nodes have the same key, but not which one: half of the bits of a hash do not reveal it.
 pub(crate) fn fingerprint(key: u64) -> u64 {
     const SALT: u64 = 0x6669_6e67_6572;
     mix(mix(key) ^ SALT) >> 32

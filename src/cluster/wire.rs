@@ -1,5 +1,5 @@
-//! Reading and writing what nodes send one another. Numbers are little-endian. Bytes come from other nodes of the cluster, which
-//! may be of another version: what is not well formed is `None`.
+//! Reads and writes the messages between nodes. Numbers are little-endian. Bytes come from other nodes of the cluster,
+//! which may be of another version: malformed bytes yield `None`.
 
 use bytes::{Buf as _, BufMut as _};
 

@@ -45,7 +45,7 @@ pub struct File {
     /// Comparisons of two targets, or the spread of repeated runs, load by load; omitted if nothing was repeated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<Comparison>,
-    /// The runs compared with results that were kept; omitted without `--baseline`.
+    /// The runs compared with stored results; omitted without `--baseline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<BaselineComparison>,
 }
@@ -105,11 +105,11 @@ pub struct Record {
     /// was checked. Records from older versions have none.
     #[serde(default)]
     pub unmatched: u64,
-    /// Messages over the whole run that answer nothing and are not the load, such as pushes beside requests; they are not among the
-    /// `messages`. Records from older versions have none.
+    /// Messages over the whole run that answer nothing and are no part of the load, such as pushes beside requests;
+    /// they are not among the `messages`. Records from older versions have none.
     #[serde(default)]
     pub unsolicited: u64,
-    /// What the calibration of this host says, if it has one. The command line adds it.
+    /// The statement of this host's calibration, if it has one. The command line adds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Quotation>,
     /// Only in broadcast mode.
@@ -117,7 +117,7 @@ pub struct Record {
     /// The conversations of a declared protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Pings beside the load, or as the load.
+    /// Pings in addition to the load, or as the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
     /// Only in push mode. Records from older versions have none.
@@ -164,7 +164,7 @@ pub struct Record {
     /// The generators that shared the run, if several did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<Agent>,
-    /// The share of a run that this is, for `echoring merge`.
+    /// The share of a run in this record, for `echoring merge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPart>,
     /// The measured time in slices, which are shorter. Records from older versions have none.
@@ -173,7 +173,7 @@ pub struct Record {
     /// The search whose best run this is.
     #[serde(default)]
     pub search: Option<SearchResult>,
-    /// The repetition that this run is.
+    /// The repetition in this record.
     #[serde(default)]
     pub repetition: Option<Repetition>,
     /// The results of the `fail_if` conditions.
@@ -240,12 +240,12 @@ pub struct Shares {
 pub struct QuantileShares {
     /// The quantile, which is the sum of its shares.
     pub total_ns: u64,
-    /// At most so much is the generator's: its lateness, its work, and the time that it was stopped.
+    /// The generator's share, at most: its lateness, its work, and the time that it was stopped.
     pub generator_ns: u64,
-    /// At most so much is the host's: the generator was runnable and had no CPU. `None` if the kernel does not count that,
-    /// so that it is among the other shares.
+    /// The host's share, at most: the generator was runnable and had no CPU. `None` if the kernel does not count that;
+    /// it is then in the other shares.
     pub host_ns: Option<u64>,
-    /// At least so much is the server's and the network's, the kernel included.
+    /// The share of the server and the network, at least, the kernel included.
     pub server_ns: u64,
     /// Number of messages with about that response time.
     pub messages: u64,
@@ -359,7 +359,7 @@ pub struct Request {
 /// Pings and their pongs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ping {
-    /// Pings that were sent over the whole run: beside the load, or in ping mode as the load.
+    /// Pings that were sent over the whole run: in addition to the load, or in ping mode as the load.
     pub sent: u64,
     /// Their pongs.
     pub answered: u64,
@@ -392,11 +392,11 @@ pub struct RateChange {
 /// A sample of single messages.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
-    /// The share of messages that was asked for: 0.001 is one of a thousand.
+    /// The share of messages that was asked for: 0.001 is one in a thousand.
     pub share: f64,
     /// Messages that were picked.
     pub picked: u64,
-    /// Those for which there was no room; the others are a random sample of all that were picked.
+    /// Picked messages without room; the others are a random sample of all picked ones.
     pub left_out: u64,
 }
 

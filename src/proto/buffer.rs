@@ -179,7 +179,7 @@ impl Pool {
         }
     }
 
-    /// A pool with a budget of its own, for programs with one shard and for tests.
+    /// A pool with its own budget, for programs with one shard and for tests.
     pub fn standalone() -> Pool {
         Pool::new(Budget::new(MEMORY_BUDGET_DEFAULT))
     }
@@ -408,7 +408,7 @@ impl Pool {
         self.free_bytes() < self.lease.budget.reserve() / 2
     }
 
-    /// Requests that all other shards release memory. The caller has to wake them.
+    /// Requests that all other shards release memory. The caller must wake them.
     pub fn request_reclaim(&mut self) {
         self.acknowledged = self.lease.budget.request_reclaim();
     }

@@ -49,11 +49,11 @@ impl CloseCode {
     pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
     /// The server is overloaded. The client may retry later.
     pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
-    /// A proxy has lost the server behind it, or received what is no WebSocket.
+    /// A proxy has lost the server behind it, or received bytes that are not WebSocket.
     pub const BAD_GATEWAY: CloseCode = CloseCode(1014);
     /// The credentials of the client have expired, or were withdrawn. The client may reconnect with new ones.
     pub const CREDENTIALS_ENDED: CloseCode = CloseCode(4001);
-    /// The client may no longer do what the connection is for.
+    /// The client has lost the right that the connection needs.
     pub const FORBIDDEN: CloseCode = CloseCode(4003);
     /// A subscriber lagged behind the oldest message in the log of its topic.
     pub const SLOW_CONSUMER: CloseCode = CloseCode(4008);

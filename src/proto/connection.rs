@@ -98,7 +98,7 @@ pub struct Env<'a> {
 enum Phase {
     /// Waits for a complete head.
     Head { nonce: Option<Box<[u8; 16]>>, until: Nanos },
-    /// The application was shown the request; what follows it is deferred. `key` is that of an upgrade.
+    /// The application has the request; later bytes are deferred. `key` is that of an upgrade.
     Deciding { key: Option<Box<[u8; 24]>>, until: Nanos },
     /// Messages are exchanged, or events are sent.
     Open,
@@ -470,7 +470,7 @@ impl Connection {
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
     }
 
-    /// Queues a ping behind what is queued, which may contain the response to the request.
+    /// Queues a ping behind earlier frames, among them perhaps the response to the request.
     ///
     /// # Errors
     /// When the node's memory is spent.

@@ -67,7 +67,7 @@ impl Direction {
     }
 }
 
-/// The most that this endpoint allows in each direction. A direction is named after the endpoint that compresses.
+/// The maximum that this endpoint allows in each direction. A direction is named after the endpoint that compresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Preferences {

@@ -11,7 +11,7 @@ use std::io::Write as _;
 
 use crate::CloseCode;
 
-/// A comment, which readers skip. It is a line and not an event, so that no reader takes it for an empty message.
+/// A comment, which readers skip. It is a line and not an event, so that no reader mistakes it for an empty message.
 pub const HEARTBEAT: &[u8] = b":\n";
 
 const DATA: &[u8] = b"data: ";
@@ -92,7 +92,7 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
-    /// What a reader makes of data fields (WHATWG HTML, 9.2.6).
+    /// A reader's view of data fields (WHATWG HTML, 9.2.6).
     fn read(fields: &str) -> String {
         let lines = fields.strip_suffix('\n').expect("a last line").split('\n');
         let values = lines.map(|line| {

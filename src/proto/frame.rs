@@ -288,7 +288,7 @@ pub const fn header_bytes(payload_bytes: u64, masked: bool) -> usize {
     if masked { length + 4 } else { length }
 }
 
-/// The header as two bytes, if it has no more: most headers of servers.
+/// The header as two bytes, if it has only two: most headers of servers.
 #[inline]
 pub(crate) fn encode_short(header: &Header) -> Option<[u8; SHORT_HEADER_BYTES]> {
     let is_short = header.mask.is_none() && header.payload_bytes < u64::from(LENGTH_16);

@@ -7,7 +7,7 @@ pub const MILLISECOND: Nanos = 1_000_000;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000 * MILLISECOND;
 
-/// Maximum errors of a chain of causes that are looked at or printed: a chain of another crate may be a ring.
+/// Maximum errors of a chain of causes that are inspected or printed: a chain of another crate may be a ring.
 pub const ERROR_CAUSES_MAX: usize = 16;
 
 // ---- handshake (RFC 6455, section 4) ----
@@ -87,8 +87,8 @@ pub const DISCARD_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 // ---- event streams (WHATWG HTML, section 9.2) ----
 
-/// Bytes that the client of an event stream may send behind its request. It has nothing to say; the bound covers requests that
-/// were pipelined, of which none is answered.
+/// Bytes that the client of an event stream may send behind its request. It has nothing to say; the bound covers
+/// pipelined requests, none of which is answered.
 pub const EVENT_STREAM_INPUT_BYTES_MAX: u32 = 64 * 1024;
 /// Shortest time in milliseconds after which the client of an event stream returns.
 pub const EVENT_STREAM_RETRY_MS_MIN: u64 = 2_000;

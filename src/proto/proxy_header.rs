@@ -139,7 +139,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     Ok(Some(ProxyHeader { bytes: length, client }))
 }
 
-/// The client in the address block. What follows the addresses (type-length-value fields) is not read.
+/// The client in the address block. The fields after the addresses (type-length-value) are not read.
 fn binary_client(family: u8, block: &[u8]) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     match family {
         0x11 => {

@@ -29,7 +29,7 @@ enum Exchange {
     Socks5(socks5::Request),
 }
 
-/// Not shown: it has the credentials.
+/// Not shown: it contains the credentials.
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
@@ -85,7 +85,7 @@ crate::error_debug!(
     }
 );
 
-/// What follows from the bytes of a proxy.
+/// The effect of a proxy's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelStep<'a> {
     /// More bytes are needed.

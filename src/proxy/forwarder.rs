@@ -30,7 +30,7 @@ const READ_BYTES: usize = 16 * 1024;
 pub(super) enum Format {
     /// Unchanged. `compression` says whether the two ends negotiated permessage-deflate.
     Passthrough { compression: bool },
-    /// Decompressed or compressed: the proxy is one end of permessage-deflate.
+    /// Decompressed or compressed, because the proxy is one end of permessage-deflate.
     Transcoded(Box<Transcoder>),
 }
 
@@ -89,7 +89,7 @@ impl MaskingKeys {
     }
 }
 
-/// What both directions of a relayed connection use.
+/// The parts that both directions of a relayed connection use.
 pub(super) struct Common {
     pub(super) tap: Option<Rc<ConnectionTap>>,
     pub(super) keys: MaskingKeys,

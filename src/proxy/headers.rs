@@ -15,7 +15,7 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Header fields that tell an upstream about its client.
+/// Header fields that describe the client to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forwarded {
     /// `X-Forwarded-For`, `-Proto` and `-Host` describe the connection to the proxy. A client's own fields of these
@@ -113,7 +113,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the body is in no other transfer coding than those that hyper undoes.
+/// Whether the body has only transfer codings that hyper decodes.
 pub(super) fn has_plain_body(headers: &HeaderMap) -> bool {
     handshake::is_only_chunked(headers.get_all(TRANSFER_ENCODING).into_iter().map(HeaderValue::as_bytes))
 }
@@ -124,7 +124,7 @@ pub(super) fn add_upgrade(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Sets `Host` and the forwarding fields as the policies say. `host` is the host that the client asked for.
+/// Sets `Host` and the forwarding fields by the policies. `host` is the host that the client asked for.
 pub(super) fn set_forwarding_fields(
     headers: &mut HeaderMap,
     client: Client,

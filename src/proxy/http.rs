@@ -127,7 +127,8 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     }
 }
 
-/// Passes the client's offers of extensions on, or accepts one where the proxy terminates compression, and returns what was agreed.
+/// Passes the client's offers of extensions on, or accepts one where the proxy terminates compression, and returns the
+/// agreement.
 fn take_offers(headers: &mut HeaderMap, compression: &Compression) -> Option<Agreement> {
     let offers: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().cloned().collect();
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);

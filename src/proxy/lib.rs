@@ -91,7 +91,7 @@ pub struct Settings {
     pub health_interval: Duration,
     /// The `Host` that upstreams see.
     pub host: HostPolicy,
-    /// Header fields that tell upstreams about the client.
+    /// Header fields that describe the client to upstreams.
     pub forwarded: Forwarded,
     /// How permessage-deflate is handled.
     pub compression: Compression,
@@ -195,7 +195,7 @@ impl Handle {
     }
 }
 
-/// Why a proxy did not start, or shut down by itself: one line that says what to do.
+/// Why a proxy did not start, or shut down by itself: one line with a remedy.
 #[derive(Debug)]
 pub struct Error(String);
 

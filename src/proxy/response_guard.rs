@@ -16,13 +16,13 @@ use tokio::time::timeout;
 
 use echoring_proto::limits::CLOSE_TIMEOUT;
 
-/// Says by its existence that somebody waits for the response.
+/// As long as it exists, somebody waits for the response.
 #[derive(Debug)]
 pub(super) struct ResponseGuard {
     _waiting: oneshot::Sender<Infallible>,
 }
 
-/// Drives `connection` to its end. Once the guard is dropped, the end has to come within [`CLOSE_TIMEOUT`]; otherwise the
+/// Drives `connection` to its end. Once the guard is dropped, the end must come within [`CLOSE_TIMEOUT`]; otherwise the
 /// connection is dropped and the result is `None`.
 pub(super) fn guarded<C: Future>(connection: C) -> (ResponseGuard, impl Future<Output = Option<C::Output>>) {
     let (waiting, released) = oneshot::channel();

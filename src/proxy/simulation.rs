@@ -93,7 +93,7 @@ enum Last {
     Close,
     /// Sends nothing, and closes when it receives a Close frame.
     Wait,
-    /// Sends the beginning of a frame, and then nothing.
+    /// Sends the beginning of a frame, then nothing.
     Cut,
     /// Sends bytes that are not a frame.
     Nonsense,
@@ -386,8 +386,8 @@ fn parsed(mut bytes: &[u8], role: Role) -> Parsed {
     parsed
 }
 
-/// Relays between a client and an upstream that behave in these ways, and checks the relay's guarantees. Returns for
-/// each what it received and what it sent.
+/// Relays between a client and an upstream that behave in these ways, and checks the relay's guarantees. Returns the
+/// received and sent bytes of each.
 async fn relayed(mut random: Random, behaviours: [Behaviour; 2]) -> [(Parsed, Vec<Message>); 2] {
     let (client, front) = duplex(STREAM_BYTES);
     let (back, upstream) = duplex(STREAM_BYTES);

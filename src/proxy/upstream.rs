@@ -147,7 +147,7 @@ impl fmt::Display for Upstream {
 /// Why connecting to an upstream failed.
 #[derive(Debug)]
 pub(super) enum ConnectError {
-    /// The connection was refused, the name is unknown, the certificate is not trusted, or the like.
+    /// The connection was refused, the name is unknown, the certificate is not trusted, or similar.
     Failed(io::Error),
     /// There was no connection within this time.
     Timeout(Duration),

@@ -1,4 +1,4 @@
-//! Who may connect, and how often: limits per address of clients and in all, and bans.
+//! Who may connect, and how often: limits per address and for all clients, and bans.
 //!
 //! The shards of a node share one [`Admission`], because the kernel distributes the connections of an address over all of
 //! them. It is asked once when a connection is accepted and told once when it ends, never for a message. Each call locks
@@ -53,7 +53,7 @@ pub struct BanPolicy {
 }
 
 impl BanPolicy {
-    /// A ban after so many times, with the default window and duration.
+    /// A ban after this many times, with the default window and duration.
     pub fn after(after: u32) -> BanPolicy {
         BanPolicy { after, window: BAN_WINDOW_DEFAULT, time: BAN_TIME_DEFAULT }
     }
@@ -70,18 +70,18 @@ impl AddressLimits {
     }
 }
 
-/// What a connection may send. `None` is no limit.
+/// The rates that a connection may send. `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficLimits {
     /// Messages per second.
     pub messages: Option<Rate>,
     /// Bytes per second, as received from the socket.
     pub bytes: Option<Rate>,
-    /// What happens to a connection that sends more.
+    /// What happens to a connection that exceeds them.
     pub action: RateAction,
 }
 
-/// What happens to a connection that sends too much.
+/// What happens to a connection that exceeds its rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateAction {
     /// It is not read until it may send again.
@@ -134,7 +134,7 @@ impl TrafficLimits {
 }
 
 impl PeerLimits {
-    /// Whether nobody asks for the address of a client.
+    /// Whether nothing needs the address of a client.
     pub fn is_none(&self) -> bool {
         self.addresses.is_none() && self.traffic.is_none() && self.topics.is_none() && self.proxies.is_none()
     }
@@ -241,7 +241,7 @@ impl Limit {
     }
 }
 
-/// What an address has just been found to be.
+/// The state of an address after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offence {
     /// The limit.
@@ -277,7 +277,7 @@ impl Admission {
     /// A connection of `address` arrives. If it is admitted, it counts until [`leave`](Admission::leave).
     ///
     /// # Errors
-    /// The limit that it is over. It does not count then.
+    /// The limit that it is over. It then does not count.
     pub fn enter(&self, address: IpAddr, limits: &AddressLimits, now: Nanos) -> Result<(), Offence> {
         let mut table = self.table(AddressKey::of(address));
         let entry = table.entry(AddressKey::of(address), now);
@@ -329,7 +329,7 @@ impl Admission {
         self.bans.load(Ordering::Relaxed)
     }
 
-    /// The addresses, of which at most `most` are named: those that are banned, then those that were refused most often.
+    /// The addresses, at most `most` of them by name: banned ones first, then those with the most refusals.
     pub fn report(&self, most: usize, now: Nanos) -> AdmissionReport {
         let mut report = AdmissionReport::default();
         for table in &self.tables {
@@ -346,7 +346,7 @@ impl Admission {
     }
 }
 
-/// A table is consistent between any two of its calls, whoever panicked.
+/// A table is consistent between any two of its calls, even after a panic.
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }

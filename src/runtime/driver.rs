@@ -25,7 +25,7 @@ use crate::stats::DriverWork;
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::limits::Nanos;
 
-/// Names one connection of one driver. Indexes are small and reused; generations tell reuses apart.
+/// Names one connection of one driver. Indexes are small and reused; generations distinguish reuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token {
     /// Position in the driver's table, below [`Options::connections`].
@@ -199,7 +199,7 @@ pub enum DriverChoice {
 /// Options of a driver.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Maximum concurrent connections, in all roles together.
+    /// Maximum concurrent connections, of both roles together.
     pub connections: u32,
     /// Features to leave unused even if the kernel has them. Tests use this for the degraded paths.
     pub without: Features,
@@ -284,7 +284,7 @@ pub struct Description {
 
 /// Completion-based I/O for one shard. See the module's head for the contract.
 ///
-/// Call order within a tick: [`tick`](Driver::tick), then for each event in order the shard looks at the
+/// Call order within a tick: [`tick`](Driver::tick), then for each event in order the shard reads the
 /// bytes ([`received`](Driver::received)) and stages work ([`send`](Driver::send),
 /// [`pause`](Driver::pause), [`close`](Driver::close) …); the next `tick` carries it to the kernel.
 pub trait Driver: Sized {
@@ -306,7 +306,7 @@ pub trait Driver: Sized {
     /// If `span` is not within the receive memory: a bug of the caller.
     fn received(&mut self, span: Span) -> &mut [u8];
 
-    /// Stages a send behind what is already staged for `token`.
+    /// Stages a send behind earlier ones of `token`.
     ///
     /// # Errors
     /// Returns the source if the connection is blocked, failed or closing, or if
@@ -400,7 +400,7 @@ pub trait Driver: Sized {
     /// The driver's name and features.
     fn describe(&self) -> Description;
 
-    /// What the driver has done so far.
+    /// Totals of the driver's work so far.
     fn work(&self) -> DriverWork {
         DriverWork::default()
     }

@@ -54,7 +54,7 @@ pub struct ShardSpec<S> {
 /// Options of all threads of one launch.
 #[derive(Clone, Copy, Debug)]
 pub struct LaunchOptions {
-    /// Prefix of the threads' names: `shard` gives `shard-0`, `shard-1` and so on.
+    /// Prefix of the threads' names: `shard` yields `shard-0`, `shard-1` and so on.
     pub thread_name: &'static str,
     /// The driver to run on.
     pub driver: DriverChoice,

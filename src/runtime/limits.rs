@@ -54,7 +54,7 @@ pub(crate) const ADMISSION_TABLES: usize = 64;
 pub(crate) const ADMISSION_ENTRIES_MAX: usize = 1_024;
 /// The same of all tables.
 pub const ADDRESSES_REMEMBERED_MAX: usize = ADMISSION_TABLES * ADMISSION_ENTRIES_MAX;
-/// Entries of which the one that is soonest at rest makes room for a new one.
+/// Entries among which the one that is soonest at rest makes room for a new one.
 pub(crate) const ADMISSION_PROBES: usize = 16;
 /// Interval between two log records about one address that is over a limit, or, where the addresses of clients are not kept,
 /// about one limit on one shard.
@@ -66,9 +66,9 @@ pub const BAN_TIME_DEFAULT: Nanos = 10 * 60 * SECOND;
 /// TLS handshakes that a tick continues: about two milliseconds of work. Further ones wait for the next tick, so that many
 /// at once do not delay messages.
 pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
-/// Bytes of a connection that are kept beside a request head of the maximum size, until its client is known or it is the turn of
-/// its handshake: a header of the PROXY protocol, or the first flight of TLS. A client that sends more has not waited for any
-/// answer, and is closed.
+/// Bytes of a connection that are kept in addition to a request head of the maximum size, until its client is known or
+/// it is the turn of its handshake: a header of the PROXY protocol, or the first flight of TLS. A client that sends
+/// more has not waited for any answer, and is closed.
 pub(crate) const ARRIVAL_BYTES_BESIDE_HEAD: usize = 48 * 1024;
 
 /// Connections over a limit, of a shard, whose requests are read to be refused unless they are checks of health. Further ones are refused
@@ -87,8 +87,9 @@ pub(crate) const DURATION_OCTAVE_MIN: i32 = -24;
 /// Durations above 2^6 seconds are not distinguished: a shard that takes one second is stalled already.
 pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
 
-/// A tick that takes longer, without its trip to the kernel, is a stall: it is counted and told. Far longer than the work of a
-/// busy shard or a turn of the kernel's scheduler, and shorter than a shard may take to answer the control plane.
+/// A tick that takes longer, without its trip to the kernel, is a stall: it is counted and reported. Far longer than
+/// the work of a busy shard or a turn of the kernel's scheduler, and shorter than a shard may take to answer the
+/// control plane.
 pub const STALL: Nanos = SECOND / 2;
 
 // ---- the log ----

@@ -23,7 +23,7 @@ pub fn retry_busy<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// What to do about an exhausted descriptor limit; `None` for other errors.
+/// The remedy for an exhausted descriptor limit; `None` for other errors.
 pub fn descriptors_hint(error: &io::Error) -> Option<&'static str> {
     let is_limit = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
     is_limit.then_some("raise the descriptor limit (ulimit -n, LimitNOFILE=)")

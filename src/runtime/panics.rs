@@ -1,4 +1,4 @@
-//! What panics say.
+//! The messages of panics.
 #![forbid(unsafe_code)]
 
 use std::any::Any;

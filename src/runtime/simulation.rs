@@ -31,12 +31,12 @@ pub struct Simulation<A: Application> {
 struct SimulatedShard<A: Application> {
     /// `None` when it was dropped.
     shard: RefCell<Option<Shard<Sim, A>>>,
-    /// Of 1,000 times that it could run, how often it does.
+    /// Probability that it runs when it can, in thousandths.
     eagerness: u32,
     has_ended: Cell<bool>,
 }
 
-/// What goes on around the shards of a simulation, and when it is over.
+/// The surroundings of the shards in a simulation, and its end.
 pub trait Surroundings {
     /// The application on the shards.
     type Application: Application;
@@ -53,7 +53,7 @@ pub trait Surroundings {
     /// A client acts.
     fn act(&self, client: usize);
 
-    /// Neither a shard nor a client can act: the clock is to be advanced, or the run is done.
+    /// Neither a shard nor a client can act: the clock must advance, or the run is done.
     fn wait(&self);
 
     /// Ticks a shard. False if it has ended.
@@ -66,8 +66,8 @@ pub trait Surroundings {
 }
 
 impl<A: Application> Simulation<A> {
-    /// Shards with their eagerness: of 1,000 times that one could run, how often it does. Each step takes up to `step_ns_max`
-    /// nanoseconds of the network's time.
+    /// Shards with their eagerness: the probability that one runs when it can, in thousandths. Each step takes up to
+    /// `step_ns_max` nanoseconds of the network's time.
     pub fn new(
         network: Network,
         random: Random,
@@ -128,7 +128,7 @@ impl<A: Application> Simulation<A> {
         self.network.retire(number);
     }
 
-    /// What can run, by number: shards between two ticks. And whether one that waits further out has been woken.
+    /// The runnable parts, by number: shards between two ticks. And whether one that waits further out has been woken.
     fn choices(&self, waiting: Option<usize>, choices: &mut Vec<usize>) -> bool {
         let mut must_give_way = false;
         for (number, simulated) in self.shards.iter().enumerate() {
@@ -162,7 +162,7 @@ pub fn connect<S: Surroundings + 'static>(surroundings: &Rc<S>) {
         .while_waiting(move |waiting| others.upgrade().is_some_and(|others| pump(&*others, Some(waiting))));
 }
 
-/// Lets others do something until driver `waiting` has something to report (true) or must give way (false).
+/// Lets others run until driver `waiting` has something to report (true) or must give way (false).
 fn pump<S: Surroundings>(surroundings: &S, waiting: Option<usize>) -> bool {
     let simulation = surroundings.simulation();
     let mut choices = Vec::new();
@@ -201,7 +201,7 @@ fn pump<S: Surroundings>(surroundings: &S, waiting: Option<usize>) -> bool {
     }
 }
 
-/// What was launched, and its shards by number.
+/// The launched parts, and the shards by number.
 pub type LaunchedShards<S> = (Launched<S>, Vec<Shard<Sim, <S as ShardSetup>::Application>>);
 
 /// Builds the shards of `specs` on drivers of `network`, in the place of [`launch`](crate::launch::launch). None runs before

@@ -111,7 +111,7 @@ pub struct End {
     pub cause: &'static str,
 }
 
-/// A shard's state at one moment between two ticks; `R` is what its application reports.
+/// A shard's state at one moment between two ticks; `R` is its application's report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot<R> {
@@ -131,7 +131,7 @@ pub struct Snapshot<R> {
     pub degraded: Vec<&'static str>,
     /// Bytes inflated and deflated.
     pub compressed: Compressed,
-    /// Connections whose peer does not take what is sent.
+    /// Connections whose peer does not accept sends.
     pub blocked: u64,
     /// TLS sessions.
     pub tls_sessions: u64,
@@ -248,7 +248,7 @@ impl BudgetFigures {
     }
 }
 
-/// What a driver has done since its start.
+/// Totals of a driver's work since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriverWork {

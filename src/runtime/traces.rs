@@ -1,7 +1,7 @@
 //! Spans of handshakes and publications, for a program that exports traces. Without the feature `traces`, everything here is
 //! empty and costs nothing.
 //!
-//! A thread decides for itself what it samples, and hands finished spans to the one function of the process. Never: a
+//! A thread makes its own sampling decisions, and hands finished spans to the one function of the process. Never: a
 //! header or a query in a span, because they have credentials; waiting.
 
 #[cfg(feature = "traces")]

@@ -1,6 +1,6 @@
 //! Authentication on one shard: who may open a connection, who its clients are, and until when.
 //!
-//! Without `[auth]` nothing of it is used. Clients are in a table beside the connections, so a connection that nobody
+//! Without `[auth]` none of this is used. Clients are in a table beside the connections, so a connection that nobody
 //! authenticates does not grow.
 
 mod counters;
@@ -64,7 +64,7 @@ pub struct AppAnswered {
     pub answer: AppAnswer,
 }
 
-/// What happens with a request.
+/// The result for a request.
 #[derive(Debug)]
 pub(crate) enum Admission {
     /// It is served.
@@ -144,7 +144,7 @@ impl Gate {
         });
     }
 
-    /// What the calls of a connection's client count for; `None` for a client without a name.
+    /// The account of the calls of a connection's client; `None` for a client without a name.
     pub(crate) fn identity_use(&self, token: Token, now: Nanos) -> Option<Arc<IdentityUse>> {
         self.client(token).map(|client| self.quotas.identity(client.subject(), now))
     }
@@ -160,8 +160,8 @@ impl Gate {
         self.known.client(token)
     }
 
-    /// What can be said at once about the client of a request. `certificate` is that of TLS, in DER. `None` if everybody is
-    /// let in.
+    /// The immediate verdict about the client of a request. `certificate` is that of TLS, in DER. `None` if everybody
+    /// is let in.
     pub(crate) fn judge<'a>(
         &self,
         request: &'a Request<'_>,
@@ -231,7 +231,7 @@ impl Gate {
         }
     }
 
-    /// A decision arrived. Returns what was decided, unless the connection has ended.
+    /// A decision arrived. Returns the decision, unless the connection has ended.
     pub(crate) fn decided(
         &mut self,
         token: Token,
@@ -246,7 +246,7 @@ impl Gate {
         Some(Decided { head, refusal, is_wrong_password })
     }
 
-    /// A decision, which other settings may have made, as far as the present ones agree.
+    /// A decision, possibly of other settings, as far as the present ones agree.
     fn as_of_now(&self, decision: Decision) -> Decision {
         let client = decision?;
         let Some(authenticator) = &self.authenticator else { return Ok(client) };
@@ -257,7 +257,7 @@ impl Gate {
         }
     }
 
-    /// A client for which there is no memory is not let in.
+    /// A client without room in memory is not admitted.
     fn let_in(
         &mut self,
         token: Token,
@@ -304,10 +304,10 @@ impl Gate {
         None
     }
 
-    /// What a token of a subscription allows; `None` if nobody verifies such tokens.
+    /// The rights of a subscription token; `None` if no method verifies such tokens.
     ///
     /// # Errors
-    /// Why it is refused. A key that is not known yet is being looked for.
+    /// Why it is refused. A key that is not known yet is being fetched.
     pub(crate) fn check_subscription(&self, token: &str) -> Option<Result<SubscriptionGrant, Denied>> {
         let authenticator = self.authenticator.as_ref()?;
         let denied = match authenticator.check_subscription(token, unix_now())? {
@@ -409,8 +409,8 @@ impl Gate {
         Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
     }
 
-    /// Uses other settings. Returns the connections whose clients' credentials they withdraw, or change to what there is no
-    /// memory for.
+    /// Uses other settings. Returns the connections whose clients lose their credentials, or have new ones without room
+    /// in memory.
     pub(crate) fn configure(
         &mut self,
         authenticator: Option<Arc<Authenticator>>,

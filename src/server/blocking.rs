@@ -96,7 +96,7 @@ mod own_shards {
         /// Runs them until nothing more happens without time passing.
         fn run_until_quiet(&self);
 
-        /// Lets the time pass after which a shard tries again what found no room in a mailbox.
+        /// Lets the time pass after which a shard retries mail that found no room in a mailbox.
         fn retry(&self);
     }
 
@@ -113,8 +113,8 @@ mod own_shards {
         });
     }
 
-    /// Runs the shards of this thread, unless it is one of them that asks, until they are quiet; and then, while somebody waits, until
-    /// they have tried again what found no room. False if there are none.
+    /// Runs the shards of this thread, unless one of them asks, until they are quiet; then, while somebody waits, until
+    /// they have retried mail that found no room. False if there are none.
     pub(super) fn run_own_shards(has_waited: impl Fn() -> bool) -> bool {
         if is_shard() {
             return false;
@@ -136,7 +136,7 @@ mod own_shards {
         run()
     }
 
-    /// Restores what the thread was, also when it unwinds.
+    /// Restores the previous state of the thread, also when it unwinds.
     struct Restored(bool);
 
     impl Drop for Restored {

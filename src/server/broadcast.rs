@@ -230,7 +230,7 @@ impl Broadcast {
         }
     }
 
-    /// Frees a part of the histories or, if memory is `owed`, of what only slow consumers need.
+    /// Frees a part of the histories or, if memory is `owed`, the messages that only slow consumers need.
     pub(crate) fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
         if owed { self.fan_out.topics.shed(pool) } else { self.sequencer.topics.shed(pool) }
     }

@@ -26,11 +26,11 @@ use echoring_topics::Pattern;
 ///
 /// There are no read and write buffer sizes per connection. A shard receives into regions that all its connections
 /// share, and an idle connection holds no buffer. Queued bytes are in buffers of fitting sizes, up to
-/// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget_bytes`](Builder::memory_budget_bytes) in
-/// all.
+/// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget_bytes`](Builder::memory_budget_bytes) for
+/// all connections.
 ///
-/// A server uses no signals and no other state of the process, so several can run side by side. The kernel schedules its
-/// threads beside the others of the program, unless they are [pinned](Builder::pin).
+/// A server uses no signals and no other process-wide state, so several can run side by side. The kernel schedules its
+/// threads like the others of the program, unless they are [pinned](Builder::pin).
 ///
 /// ```
 /// use std::time::Duration;
@@ -134,9 +134,9 @@ impl Builder {
         self
     }
 
-    /// Gives the server state of a type. The extractor [`State`](crate::State) clones it, in routes of every shard; so it shares
-    /// what its clones share, as an `Arc` does. A shard must not wait for a lock that is held for long. A second state of the
-    /// same type replaces the first one.
+    /// Adds a state of this type to the server. The extractor [`State`](crate::State) clones it, in routes of every
+    /// shard; so all clones share the content of an `Arc`. A shard must not wait for a lock that is held for long. A
+    /// second state of the same type replaces the first one.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -156,7 +156,7 @@ impl Builder {
         self
     }
 
-    /// Gives each shard state of a type, which `make` makes on the thread of the shard. The extractor
+    /// Adds a state of this type to each shard; `make` creates it on the thread of the shard. The extractor
     /// [`ShardState`](crate::ShardState) clones it. All handlers of a shard run on its thread, so it needs no locks and no atomics:
     /// an `Rc<RefCell<…>>` is enough. A panic of `make` is an error of [`start`](Builder::start).
     ///
@@ -191,9 +191,9 @@ impl Builder {
     /// they were added, those of [`Route::before`], the extractors of the route in the order of its arguments, the route's own
     /// function, and the functions of [`after`](Builder::after). The first that refuses ends it. A panic is answered with 500.
     ///
-    /// The function runs on the thread of the shard and must not block. Decisions that wait for others, such as for a database,
-    /// belong to [authentication](Builder::auth), whose HTTP hook a thread of its own asks; the client waits meanwhile, and
-    /// nobody else does.
+    /// The function runs on the thread of the shard and must not block. Decisions that wait, for example for a
+    /// database, belong in [authentication](Builder::auth): its HTTP hook runs on a separate thread, and only the
+    /// client itself waits.
     ///
     /// ```
     /// use echoring::server::{Cookies, Extension, Handler, Response, Server};
@@ -225,8 +225,8 @@ impl Builder {
 
     /// Calls `observe` with the outcome of each request of a WebSocket route of the program, to log or to count it: `Ok` for an
     /// upgrade, or the response of a function of [`before`](Builder::before), of an extractor or of the route that refuses it.
-    /// For built-in routes it is called with refusals of `before` only. What the policy of the server refuses is passed to
-    /// [`on_refusal`](Builder::on_refusal).
+    /// For built-in routes it is called with refusals of `before` only. Refusals by the server's own policy are passed
+    /// to [`on_refusal`](Builder::on_refusal).
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -373,8 +373,8 @@ impl Builder {
         self
     }
 
-    /// Authenticates clients; without it, everybody is let in. The extractor [`Identity`](crate::Identity) says who a client is. What
-    /// has to wait (an HTTP hook, key sets, slow hashes of passwords) is asked on a thread of its own.
+    /// Authenticates clients; without it, everybody is let in. The extractor [`Identity`](crate::Identity) has the
+    /// client. Checks that wait (an HTTP hook, key sets, slow hashes of passwords) run on a thread of their own.
     ///
     /// ```no_run
     /// use std::sync::Arc;
@@ -446,7 +446,7 @@ impl Builder {
     /// Starts the server; it accepts connections when this returns.
     ///
     /// # Errors
-    /// The problem and what to do, see [`StartError::kind`].
+    /// The problem and its remedy, see [`StartError::kind`].
     pub fn start(self) -> Result<Server, StartError> {
         Server::start(self.config)
     }

@@ -1,4 +1,4 @@
-//! A node of a cluster: what the shards and the thread that carries the cluster's packets tell each other.
+//! A node of a cluster: the messages between the shards and the thread that carries the cluster's packets.
 //!
 //! ```text
 //! cluster thread: Cluster ── ClusterEvent ──> shards: OwnerTable, topics
@@ -6,8 +6,8 @@
 //!                    └────── ClusterCommand ────┘
 //! ```
 //!
-//! The shards share no memory with the thread but two numbers for each link: the bytes that are on their way to it, and
-//! whether it is full.
+//! The shards share no memory with the thread except two numbers for each link: the bytes that are on their way to it,
+//! and whether it is full.
 
 mod disagreements;
 mod inbox;
@@ -47,20 +47,20 @@ pub struct ClusterIdentity {
     pub key: u64,
 }
 
-/// What the cluster thread tells a shard.
+/// Notices of the cluster thread to a shard.
 #[derive(Debug)]
 pub enum ClusterEvent {
-    /// Another node is there.
+    /// Another node has appeared.
     Joined(NodeId, Arc<LinkState>),
     /// Other nodes own topics from now on.
     View(View),
     /// Whether topics may be begun.
     Open(bool),
-    /// Say [`ClusterCommand::Settled`] with this number once no topic has to be handed over.
+    /// Send [`ClusterCommand::Settled`] with this number once no topic is left to hand over.
     Settle(u64),
     /// The node that has sent the message before this has the same view.
     Agreed,
-    /// Another node is dead, or has lost what it was sent.
+    /// Another node is dead, or has lost messages to it.
     Reset(NodeId),
     /// A message of another node about a topic of the shard.
     Message(NodeId, Vec<u8>),
@@ -86,14 +86,14 @@ pub enum ClusterEvent {
     },
 }
 
-/// What a shard, or whoever controls the server, tells the cluster thread.
+/// Messages of a shard, or of the server's controller, to the cluster thread.
 #[derive(Debug)]
 pub enum ClusterCommand {
     /// Messages for other nodes: for each the node, the number of the link, the length, and the message.
     Messages(Vec<u8>),
     /// A shard has settled, as [`ClusterEvent::Settle`] asked.
     Settled(u64),
-    /// Hand all topics over, and go on as a follower. The number is that of the attempt.
+    /// Hand all topics over, and continue as a follower. The number is that of the attempt.
     Leave(u64),
     /// Own topics again.
     Stay,
@@ -104,8 +104,8 @@ pub enum ClusterCommand {
 /// The load of the link to another node.
 #[derive(Debug, Default)]
 pub struct LinkState {
-    /// Which link it is. A link that was lost, and is there again, is another: what a shard has sent before it was told must not be
-    /// sent over it, as nobody would expect the answers any more.
+    /// Which link it is. A link that was lost and restored is another one: messages that a shard sent before it knew of
+    /// the loss must not use the new link, because no node would expect the answers.
     number: u64,
     /// Bytes on their way from the shards to the link.
     staged_bytes: AtomicU64,
@@ -164,7 +164,7 @@ impl Links {
         }
     }
 
-    /// Says that the shard has settled, after everything that it has sent before.
+    /// Reports that the shard has settled, after all its earlier messages.
     pub(crate) fn settled(&mut self, number: u64) {
         self.flush();
         self.tell(ClusterCommand::Settled(number));

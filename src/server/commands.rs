@@ -45,7 +45,7 @@ pub enum ShardCommand {
     Configure(Arc<ServerConfig>, mpsc::SyncSender<(usize, ())>),
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
-    /// Takeover: post no more requests. `done` is told once the shard's topics change no more.
+    /// Takeover: send no further requests. `done` is notified once the shard's topics no longer change.
     Freeze {
         /// The attempt.
         round: u32,
@@ -83,7 +83,7 @@ pub enum ShardCommand {
     Lead {
         /// The bridge to the predecessor's shards.
         bridge: Bridge<ShardMail>,
-        /// Told when the shard has it.
+        /// Notified when the shard has it.
         reply: mpsc::SyncSender<()>,
     },
     /// Takeover: the predecessor has ended, with these clients.
@@ -92,7 +92,7 @@ pub enum ShardCommand {
     LoseSuccessor,
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
-    /// Read what the shard keeps of a topic that it owns.
+    /// Read the stored data of a topic that the shard owns.
     ReadTopic(TopicRead),
     /// A command about authentication.
     Auth(AuthCommand),
@@ -102,7 +102,7 @@ pub enum ShardCommand {
     App(AppAnswered),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
-    /// What the cluster thread has for the shard.
+    /// The cluster thread's notices to the shard.
     Cluster(Vec<ClusterEvent>),
 }
 
@@ -181,7 +181,7 @@ impl Backlog {
         }
     }
 
-    /// Other nodes have decided. The requests go on with their next messages.
+    /// Other nodes have decided. The requests continue with their next messages.
     pub(super) fn decide(&mut self, decided: Vec<(Ticket, Result<Position, Refused>)>) {
         for (ticket, result) in decided {
             if let Some(mut request) = self.undecided.remove(&ticket) {
@@ -195,9 +195,9 @@ impl Backlog {
 /// How far a request is.
 #[derive(Clone, Copy, Debug)]
 enum Progress {
-    /// It goes on in the next tick.
+    /// It continues in the next tick.
     Paused,
-    /// It goes on when there is room for its next message.
+    /// It continues when there is room for its next message.
     Blocked,
     Finished,
     /// Another node decides about its next message.
@@ -360,8 +360,8 @@ impl CommandSender {
         CommandSender { remotes, placement, outside: Arc::default() }
     }
 
-    /// Publishes as soon as there is room for the messages, in the order in which others wait for it, and waits for the answer of
-    /// the topic's owner. Gives up at a time, if there is one and the owner has not begun.
+    /// Publishes as soon as there is room for the messages, in the order of requests, and waits for the answer of the
+    /// topic's owner. Gives up at a time, if there is one and the owner has not begun.
     pub(super) fn publish(
         &self,
         topic: &str,
@@ -378,7 +378,7 @@ impl CommandSender {
     }
 
     /// Publishes if there is room for the messages now, and waits for the answer of the topic's owner for `timeout` at most. For
-    /// requests of other programs, which are answered and not held: the owner refuses what it has no room for.
+    /// requests of other programs, which are answered and not held: the owner refuses messages without room.
     pub(super) fn publish_at_once(
         &self,
         topic: &str,
@@ -402,7 +402,7 @@ impl CommandSender {
         self.send(topic, messages, charge, WhenFull::Wait)
     }
 
-    /// Publishes as soon as there is room for the messages, in the order in which others wait for it.
+    /// Publishes as soon as there is room for the messages, in the order of requests.
     pub(super) async fn publish_when_room(
         &self,
         topic: &str,
@@ -483,7 +483,7 @@ impl CommandSender {
         }
     }
 
-    /// The answer of one shard. A shard that has ended, or is not there, gives none.
+    /// The answer of one shard. A shard that has ended, or does not exist, gives none.
     fn ask_one<T>(
         &self,
         shard: usize,
@@ -535,7 +535,7 @@ impl Claim {
     }
 }
 
-/// Whether messages may be published as far as they alone can tell.
+/// Whether messages may be published, by their own content alone.
 fn check_all(topic: &str, messages: &[OwnedPublication]) -> Result<(), PublishError> {
     if !is_topic_name(topic) {
         return Err(PublishError::BadTopic);

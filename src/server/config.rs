@@ -159,7 +159,7 @@ pub struct ServerConfig {
     pub origins: OriginPolicy,
     /// The host names that the server answers to. `/healthz` answers to all.
     pub hosts: HostPolicy,
-    /// Who may connect; `None` lets everybody in. Topics say what clients may do.
+    /// Who may connect; `None` lets everybody in. Topics decide about the rights of clients.
     pub auth: Option<Arc<Authenticator>>,
     /// The hooks of the application.
     pub app: Option<Arc<App>>,
@@ -286,7 +286,7 @@ pub enum StartErrorKind {
     Takeover,
 }
 
-/// Why a server did not start, and what to do. A `main` that returns it prints one line.
+/// Why a server did not start, and the remedy. A `main` that returns it prints one line.
 ///
 /// ```
 /// use echoring::server::Server;
@@ -305,7 +305,7 @@ pub struct StartError {
     setting: Option<&'static str>,
     /// The problem, in one line.
     pub problem: String,
-    /// What to do on this host, in one line.
+    /// The remedy on this host, in one line.
     pub hint: String,
 }
 

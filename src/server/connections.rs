@@ -98,7 +98,7 @@ pub(crate) struct OperatorClose {
     pub(crate) reason: Box<str>,
 }
 
-/// Maximum bytes of the reason in a Close frame: what its code leaves of the payload of a control frame.
+/// Maximum bytes of the reason in a Close frame: the payload of a control frame without the code.
 pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 
 impl Default for OperatorClose {
@@ -115,12 +115,12 @@ pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
     }
 }
 
-/// What a shard does with the connections that it finds.
+/// The action of a shard for the connections that it finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ScanAction {
-    /// Report at most so many.
+    /// Report at most this number.
     List(usize),
-    /// Find the so many that are first in this order.
+    /// Find the first ones in this order, at most this number.
     Rank(usize, RankBy),
     /// Close them.
     Close(OperatorClose),
@@ -136,7 +136,7 @@ impl ScanAction {
         if matches!(self, ScanAction::Rank(..)) { CONNECTION_RANK_TIME } else { CONNECTION_SCAN_TIME }
     }
 
-    /// Time in which whoever asks a shard for it has an answer, unless the shard is stuck.
+    /// Time within which a shard answers, unless it is stuck.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_nanos(self.time() + SNAPSHOT_TIMEOUT)
     }
@@ -181,7 +181,7 @@ pub(crate) struct ScanReport {
     pub(crate) changed: usize,
     /// Why a session was not subscribed.
     pub(crate) failed: Option<ErrorCode>,
-    /// The index at which the scan would go on; `None` if it has seen all.
+    /// The index at which the scan would continue; `None` if it has seen all.
     pub(crate) next: Option<u32>,
 }
 
@@ -226,7 +226,7 @@ pub(crate) struct ConnectionReport {
     /// Since it was accepted, if the access log records it.
     pub(crate) open_s: Option<f64>,
     pub(crate) queued_bytes: u32,
-    /// Of its topics' messages, those that it was not sent yet.
+    /// Unsent messages of its topics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lag_bytes: Option<u64>,
     pub(crate) is_tls: bool,

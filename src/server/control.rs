@@ -88,7 +88,8 @@ pub struct Control {
 
 impl Control {
     /// Serves `listener` on its own thread, for reports about `server` and for publishing to its topics. With tokens,
-    /// every request must present one. Without any, only this machine may publish, or who has access to the Unix socket.
+    /// every request must present one. Without any, only this machine may publish, or users with access to the Unix
+    /// socket.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be started.
@@ -141,8 +142,8 @@ impl Control {
     }
 }
 
-/// Controls a running control thread from any thread. A call returns when the thread has done what it says, after two seconds at
-/// the latest.
+/// Controls a running control thread from any thread. A call returns when the thread has done its work, after two
+/// seconds at the latest.
 #[derive(Clone, Debug)]
 pub struct Handle {
     access: Access,
@@ -166,8 +167,8 @@ impl Handle {
         *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
     }
 
-    /// Accepts no connections, until told otherwise. Requests on those that are there are answered; others wait for whoever accepts
-    /// from the listener next.
+    /// Accepts no connections, until resumed. Requests on existing connections are answered; others wait for the next
+    /// acceptor of the listener.
     pub fn pause(&self) {
         self.order(Phase::Paused);
     }
@@ -194,7 +195,7 @@ impl Handle {
         self.order(Phase::Stopped);
     }
 
-    /// Answers a request that came by another way than the admin address, as if somebody who may do everything had made it there.
+    /// Answers a request that did not come through the admin address, as if a client with all rights had made it there.
     /// Waits while [`ADMIN_PASSED_ON_MAX`] others are in progress. 503 if the thread has ended, or does not answer in time.
     pub async fn request(&self, request: Request<Bytes>) -> Response<Bytes> {
         let unanswered = || {
@@ -378,8 +379,8 @@ impl Answer for AdminService {
 }
 
 impl AdminService {
-    /// Answers a request of somebody with this scope. The scope has been compared with the path; only commands in a body can
-    /// need more.
+    /// Answers a request of a client with this scope. The scope has been compared with the path; only commands in a
+    /// body can need more.
     async fn answer_within(
         &self,
         scope: Scope,
@@ -450,7 +451,7 @@ impl AdminService {
         }
     }
 
-    /// `/cluster/REPORT`: what each node reports.
+    /// `/cluster/REPORT`: the report of each node.
     async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
         let Some(cluster) = self.plane.server.cluster() else { return no_cluster() };
         let question = match Question::new(method, report, query) {

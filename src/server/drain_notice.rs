@@ -34,12 +34,12 @@ impl DrainNotice {
     }
 
     /// When the server closes the connection of a handler that [waits](DrainAction::Wait), on the clock of
-    /// [`Remote::now`](crate::Remote::now). It may come earlier if the server is told to end earlier.
+    /// [`Remote::now`](crate::Remote::now). It may come earlier if the server is given less time.
     pub fn deadline(&self) -> Nanos {
         self.close_at
     }
 
-    /// The time until then, from the call on.
+    /// The time until then, counted from the call.
     pub fn time_left(&self) -> Duration {
         Duration::from_nanos(self.close_at - self.now)
     }
@@ -53,13 +53,13 @@ impl DrainNotice {
         self.goodbye
     }
 
-    /// The reason that the server will give.
+    /// The reason in the server's Close frame.
     pub fn reason(&self) -> &'static str {
         self.goodbye.reason
     }
 }
 
-/// What the server does after a [`DrainNotice`].
+/// The server's action after a [`DrainNotice`].
 ///
 /// ```
 /// use echoring::server::{DrainAction, DrainNotice, Handler, Remote, Result};
@@ -79,7 +79,7 @@ pub enum DrainAction {
     /// It closes the connection, behind the queued messages and those of its subscriptions.
     #[default]
     Close,
-    /// It leaves that to the handler until the deadline: the handler goes on to be called, and ends with
+    /// It leaves that to the handler until the deadline: the handler continues to be called, and ends with
     /// [`Remote::close`](crate::Remote::close).
     Wait,
 }

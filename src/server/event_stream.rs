@@ -1,4 +1,4 @@
-//! The codec of `/sse/TOPIC`: the messages of one topic, and what a subscriber is told about them, as events of an event
+//! The codec of `/sse/TOPIC`: the messages of one topic, and the notices about them, as events of an event
 //! stream. `docs/reference/event-streams.md` describes them.
 //!
 //! The id of an event is the position that a client has reached with it. A client that returns sends the id of the last event
@@ -10,14 +10,14 @@ use crate::v1::server_event;
 use echoring_proto::event_stream;
 use echoring_topics::{Content, Gap, Position, Publication};
 
-/// The position that an event's id is for. No topic has the epoch 0, so an id that is none of ours is a position that nobody
-/// knows, as one from before a restart.
+/// The position that an event's id is for. No topic has the epoch 0, so a foreign id is an unknown position, as one
+/// from before a restart.
 pub(crate) fn position(id: &str) -> Position {
     id.parse().unwrap_or_default()
 }
 
 /// Appends a message. One with a key has the message of `echoring.v1.json` as its data, because an event has no place for a
-/// key; `skipped` and `is_snapshot` are told there. `scratch` is overwritten.
+/// key; `skipped` and `is_snapshot` are in it. `scratch` is overwritten.
 pub(crate) fn message(
     out: &mut Vec<u8>,
     scratch: &mut Vec<u8>,
@@ -47,8 +47,8 @@ pub(crate) fn message(
     event_stream::complete(out);
 }
 
-/// Appends the event that the messages after `position` follow, with the fields of `subscribed` of `echoring.v1.json`. If the
-/// client asked for another position that nobody knows, the event is a `reset`.
+/// Appends the event that the messages after `position` follow, with the fields of `subscribed` of `echoring.v1.json`.
+/// If the client asked for another unknown position, the event is a `reset`.
 pub(crate) fn subscribed(
     out: &mut Vec<u8>,
     topic: &str,
@@ -71,7 +71,7 @@ pub(crate) fn gap(out: &mut Vec<u8>, topic: &str, epoch: u64, gap: Gap) {
     });
 }
 
-/// Appends a comment with the position of a silent topic, for people who look at the stream.
+/// Appends a comment with the position of a silent topic, for people who read the stream.
 pub(crate) fn heartbeat(out: &mut Vec<u8>, position: Position) {
     event_stream::comment(out, position);
 }

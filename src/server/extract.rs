@@ -1,7 +1,7 @@
 //! Extractors: typed values of a request, which the functions of routes have as arguments.
 //!
-//! A value that is malformed refuses the request with 400 and names what is wrong. One that the program forgot to provide refuses
-//! it with 500, and is logged.
+//! A value that is malformed refuses the request with 400 and names the problem. One that the program forgot to provide
+//! refuses it with 500, and is logged.
 
 mod cookies;
 mod values;
@@ -21,7 +21,7 @@ use values::{ValueError, from_path, from_query};
 
 pub use cookies::Cookies;
 
-/// A value that is made of a request: an argument of the function of a [`Route`](crate::Route), or of
+/// A value that is made from a request: an argument of the function of a [`Route`](crate::Route), or of
 /// [`Builder::get`](crate::Builder::get).
 ///
 /// | extractor | value | refuses |
@@ -34,7 +34,7 @@ pub use cookies::Cookies;
 /// | [`Identity`] | the authenticated client | one without credentials: 401 |
 /// | [`State<T>`] | the state of the server | a missing one is an error of [`Builder::start`](crate::Builder::start) |
 /// | [`ShardState<T>`] | the state of the shard | the same |
-/// | [`Extension<T>`] | what a function of [`Builder::before`](crate::Builder::before) attached | a missing one: 500, logged |
+/// | [`Extension<T>`] | a value that a function of [`Builder::before`](crate::Builder::before) attached | a missing one: 500, logged |
 /// | `Option<T>` | `None` if the value is absent, see [`OptionalFromRequest`] | a malformed one: 400 |
 /// | `Result<T, Response>` | the value, or the refusal | nothing |
 ///
@@ -107,7 +107,7 @@ pub trait OptionalFromRequest: Sized {
     /// Makes the value; `None` if it is absent.
     ///
     /// # Errors
-    /// The response that refuses the request, because the value is there and malformed.
+    /// The response that refuses the request, because the value is present but malformed.
     fn from_request_if_present(request: &RequestContext<'_>) -> Result<Option<Self>, Response>;
 }
 
@@ -302,7 +302,7 @@ impl FromRequest for Identity {
     }
 }
 
-/// A clone of the state of this type that [`Builder::state`](crate::Builder::state) gave the server.
+/// A clone of the state of this type from [`Builder::state`](crate::Builder::state).
 ///
 /// A server without it does not start, if a route has this extractor as an argument. For a request of
 /// [`RequestContext::extract`] it is a 500, and logged.
@@ -335,10 +335,10 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
     }
 }
 
-/// A clone of the state of this type that [`Builder::shard_state`](crate::Builder::shard_state) gave the shard of the connection.
-/// All handlers of a shard run on one thread, so it may be an `Rc<RefCell<…>>`.
+/// A clone of the state of this type from [`Builder::shard_state`](crate::Builder::shard_state), of the connection's
+/// shard. All handlers of a shard run on one thread, so it may be an `Rc<RefCell<…>>`.
 ///
-/// What holds for a [`State`] that is missing holds for it, too.
+/// The rules for a missing [`State`] apply to it, too.
 ///
 /// ```
 /// use std::cell::Cell;

@@ -7,7 +7,8 @@ use crate::request_context::{Opening, RequestContext};
 use crate::response::Response;
 use crate::states::Requirements;
 
-/// What a function that makes handlers returns: a [`Handler`], or `Result<H, Response>` with the response that refuses the request.
+/// The result of a function that makes handlers: a [`Handler`], or `Result<H, Response>` with the response that refuses
+/// the request.
 ///
 /// ```
 /// use echoring::server::{Handler, Path, Response, Route};
@@ -48,7 +49,8 @@ impl<H: Handler + 'static> IntoHandler for Result<H, Response> {
     }
 }
 
-/// What a function that answers plain requests returns: a [`Response`], or `Result<Response, Response>` so that `?` can be used.
+/// The result of a function that answers plain requests: a [`Response`], or `Result<Response, Response>` so that `?`
+/// can be used.
 ///
 /// ```
 /// use echoring::server::{Path, Response, Server};
@@ -85,7 +87,8 @@ impl IntoResponse for Result<Response, Response> {
 /// A function that makes the handler of a connection. Implemented for functions of up to eight [extractors](FromRequest), which
 /// may have `&mut Opening<'_>` before them, and that return [`IntoHandler`].
 ///
-/// `Arguments` tells the implementations apart; the compiler infers it. Closures must name the types of their arguments.
+/// `Arguments` distinguishes the implementations; the compiler infers it. Closures must name the types of their
+/// arguments.
 ///
 /// ```
 /// use echoring::server::{Handler, Opening, Path, Route};
@@ -109,7 +112,7 @@ impl IntoResponse for Result<Response, Response> {
     note = "a closure must name the types of its arguments"
 )]
 pub trait MakeHandler<Arguments> {
-    /// Runs the extractors in order, and then the function.
+    /// Runs the extractors in order, then the function.
     ///
     /// # Errors
     /// The response that refuses the request.
@@ -122,7 +125,8 @@ pub trait MakeHandler<Arguments> {
 /// A function that answers plain requests. Implemented for functions of up to eight [extractors](FromRequest), which may have
 /// `&RequestContext<'_>` before them, and that return [`IntoResponse`].
 ///
-/// `Arguments` tells the implementations apart; the compiler infers it. Closures must name the types of their arguments.
+/// `Arguments` distinguishes the implementations; the compiler infers it. Closures must name the types of their
+/// arguments.
 ///
 /// ```
 /// use echoring::server::{Path, RequestContext, Response, Server};
@@ -138,7 +142,7 @@ pub trait MakeHandler<Arguments> {
     note = "a closure must name the types of its arguments"
 )]
 pub trait AnswerRequest<Arguments> {
-    /// Runs the extractors in order, and then the function.
+    /// Runs the extractors in order, then the function.
     fn answer(&self, request: &RequestContext<'_>) -> Response;
 
     /// Names the states that the extractors need.

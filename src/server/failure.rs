@@ -14,9 +14,10 @@ use echoring_topics::Refused;
 /// An error that closes the connection of a handler, with its close code.
 ///
 /// `?` converts any error, boxed ones and those of `anyhow` included. The errors of this crate have close codes of their own:
-/// [`Busy`] and a full [`RemoteSender`](crate::RemoteSender) close with 4008, what a topic refuses with 1013 or 1008. What is refused
-/// because the server drains is no failure of the handler: the connection is closed as the drain closes all, behind the messages of its
-/// topics and with 1001. For any other error the peer gets 1011 without the error's text, which is logged.
+/// [`Busy`] and a full [`RemoteSender`](crate::RemoteSender) close with 4008, refusals by a topic with 1013 or 1008. A
+/// refusal because the server drains is no failure of the handler: the connection is closed as the drain closes all,
+/// behind the messages of its topics and with 1001. For any other error the peer gets 1011 without the error's text,
+/// which is logged.
 ///
 /// ```
 /// use echoring::CloseCode;
@@ -58,7 +59,7 @@ pub struct Failure(Box<Inner>);
 pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 enum Inner {
-    /// Closes at once, behind what is queued.
+    /// Closes at once, behind the queued messages.
     Close { code: CloseCode, reason: Cow<'static, str>, cause: Option<Box<dyn Error + Send + Sync>> },
     /// Leaves the connection to the drain, which has refused something.
     Draining,
@@ -87,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// What was refused was so because the server drains.
+    /// The refusals were caused by the server's drain.
     pub(crate) fn is_draining(&self) -> bool {
         matches!(*self.0, Inner::Draining)
     }

@@ -65,7 +65,7 @@ pub struct Handle {
     pub(crate) admission: Arc<Admission>,
     /// The limits on clients that hold.
     pub(crate) client_limits: Arc<Mutex<ClientLimits>>,
-    /// What `/readyz` answers.
+    /// The answer of `/readyz`.
     pub(crate) readiness: Readiness,
     /// Listeners that are kept for a successor, until this server drains.
     pub(crate) kept: KeptListeners,
@@ -125,7 +125,7 @@ impl KeptListeners {
 pub(crate) struct Readiness {
     draining: Arc<AtomicBool>,
     cluster: Option<ClusterNode>,
-    /// Who authenticates clients now. It ends with the shards.
+    /// The current authenticator of clients. It ends with the shards.
     auth: Arc<Mutex<Weak<Authenticator>>>,
 }
 
@@ -173,7 +173,7 @@ pub(crate) enum NotReady {
 }
 
 impl NotReady {
-    /// What `/readyz` answers.
+    /// The answer of `/readyz`.
     pub(crate) fn line(self) -> &'static str {
         match self {
             NotReady::Draining => "draining\n",
@@ -212,10 +212,10 @@ impl Handle {
         snapshots
     }
 
-    /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room for it, in the
-    /// order in which other threads and tasks wait, and until the topic's owner answers with its position. So a thread that publishes
-    /// what it reads goes at the pace of the server, and nothing is lost. A call is one round trip: for throughput, publish
-    /// [several messages](Handle::publish_all) at once.
+    /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room
+    /// for it, in turn with other threads and tasks, and until the topic's owner answers with its position. So a thread
+    /// that publishes its input runs at the pace of the server, and nothing is lost. A call is one round trip: for
+    /// throughput, publish [several messages](Handle::publish_all) at once.
     ///
     /// Blocks this thread, without a time limit while a shard is stuck: see [`publish_timeout`](Handle::publish_timeout).
     /// Asynchronous code uses [`publish_async`](Handle::publish_async).
@@ -249,7 +249,8 @@ impl Handle {
         self.commands.publish(topic, vec![message.into()], None).and_then(only)
     }
 
-    /// [`publish`](Handle::publish), for as long as `timeout`. A message that its topic's owner has taken by then is waited for.
+    /// [`publish`](Handle::publish), for as long as `timeout`. A message that its topic's owner has accepted by then is
+    /// awaited.
     ///
     /// # Errors
     /// As for `publish`; [`PublishError::Busy`] after the time, when nothing was or will be published.
@@ -321,7 +322,7 @@ impl Handle {
     }
 
     /// [`publish`](Handle::publish) in asynchronous code of any runtime: waits for room, in the same order, and then for the position.
-    /// Whoever waits keeps its own message.
+    /// A waiting publisher keeps its own message.
     ///
     /// Dropping the future while it waits for room publishes nothing; later, the message is on its way.
     ///
@@ -359,7 +360,7 @@ impl Handle {
         self.commands.publish_when_room(topic, owned(messages)).await?.await
     }
 
-    /// Publishes what another program has sent, which is answered within two seconds.
+    /// Publishes the messages of another program, which gets an answer within two seconds.
     pub(crate) fn publish_at_once(
         &self,
         topic: &str,
@@ -379,7 +380,7 @@ impl Handle {
         self.commands.topic(name)
     }
 
-    /// What the owner of a topic keeps of it; `None` if it does not answer within two seconds.
+    /// The stored data of a topic's owner; `None` if it does not answer within two seconds.
     pub(crate) fn read_topic(&self, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         self.commands.read_topic(name, question)
     }
@@ -396,8 +397,8 @@ impl Handle {
         self.client_limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, are
-    /// none of them. Blocks for a second at most.
+    /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, do
+    /// not count. Blocks for a second at most.
     pub fn stalled_shards(&self) -> Vec<usize> {
         self.watchdog.stalled(&self.remotes)
     }
@@ -427,8 +428,9 @@ impl Handle {
         self.order_drain(DRAIN_TIMEOUT);
     }
 
-    /// Whether clients are welcome: the server does not drain, was not told [`set_not_ready`](Handle::set_not_ready), is active in
-    /// its cluster, if it belongs to one, and has read the key set of its authentication, if that has one.
+    /// Whether the server is ready for clients: it does not drain, was not told
+    /// [`set_not_ready`](Handle::set_not_ready), is active in its cluster, if it belongs to one, and has read the key
+    /// set of its authentication, if that has one.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
@@ -444,7 +446,7 @@ impl Handle {
         self.cluster.as_ref()
     }
 
-    /// Gives a shard the answer of a stream.
+    /// Passes the answer of a stream to a shard.
     #[doc(hidden)]
     pub fn answer_stream(&self, command: StreamCommand, answer: StreamAnswer) {
         if let Some(node) = &self.cluster {
@@ -464,7 +466,8 @@ impl Handle {
         self.link.has_successor()
     }
 
-    /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else goes on.
+    /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else
+    /// continues.
     pub fn set_not_ready(&self) {
         self.readiness.draining.store(true, Ordering::Relaxed);
     }

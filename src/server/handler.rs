@@ -21,10 +21,10 @@ use echoring_runtime::shard::Disposition;
 ///
 /// An error of a call closes its connection only: with the code of a [`Failure`](crate::Failure), otherwise with 1011. A panic closes
 /// with 1011 too, and is logged and counted. After an error only [`close`](Handler::close) is still called; after a panic the
-/// handler is dropped, and nothing is. What it has left with [`Remote::publish_on_close`] is published in any case.
+/// handler is dropped, and nothing is. Its [`Remote::publish_on_close`] messages are published in any case.
 ///
-/// What a topic refuses because the server drains is no such error: [`draining`](Handler::draining) is called, unless it has been, and
-/// the connection is closed as the drain closes all, behind the messages of its topics.
+/// A refusal by a topic because the server drains is no such error: [`draining`](Handler::draining) is called, unless
+/// it has been, and the connection is closed as the drain closes all, behind the messages of its topics.
 ///
 /// ```
 /// use echoring::server::{Disposition, Handler, Message, Remote, Result};
@@ -90,9 +90,9 @@ pub trait Handler {
     /// back as a fragment.
     ///
     /// The echoed chunks of a message are one message, and nothing else is sent until it is complete (RFC 6455, 5.4): messages of
-    /// topics and of senders wait, and sends of the handler are refused with [`Busy`](crate::Busy). What waits goes before the peer's
-    /// next message. The first chunk has to be echoed if any is; otherwise the connection is closed with 1011. If the last chunk is
-    /// not echoed, an empty fragment ends the message.
+    /// topics and of senders wait, and sends of the handler are refused with [`Busy`](crate::Busy). Waiting messages go
+    /// before the peer's next message. The first chunk must be echoed if any is; otherwise the connection is closed
+    /// with 1011. If the last chunk is not echoed, an empty fragment ends the message.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -159,10 +159,10 @@ pub trait Handler {
     }
 
     /// The server is about to close the connection, because it drains: it ends, or a successor has taken over. Called once; in a
-    /// paced drain, when it is the connection's turn. A shard tells 64 handlers in each tick. The handler may send a last message,
-    /// such as where to connect instead.
+    /// paced drain, when it is the connection's turn. A shard notifies 64 handlers in each tick. The handler may send a
+    /// last message, such as where to connect instead.
     ///
-    /// With [`DrainAction::Close`], the default, the server closes the connection behind what is queued. With
+    /// With [`DrainAction::Close`], the default, the server closes the connection behind the queued messages. With
     /// [`DrainAction::Wait`] the handler closes it by itself, in later calls, until [`DrainNotice::deadline`]; a
     /// [timer](Remote::wake_at) may remind it. In a drain at once the deadline is two seconds, or a quarter of the time if that is
     /// less, before the connections that are left are cut; in a paced one it is at most six seconds away.
@@ -193,8 +193,8 @@ pub trait Handler {
     }
 
     /// The connection is closed, for any reason: also after a call returned an error, such as for a slow consumer. Not called
-    /// after a panic, nor if the server is stopped without a drain; the handler is dropped in any case. To tell others,
-    /// [`Remote::publish_on_close`] is set before.
+    /// after a panic, nor if the server is stopped without a drain; the handler is dropped in any case. To notify
+    /// others, set [`Remote::publish_on_close`] before.
     fn close(&mut self, closed: &Closed) {
         let _ = closed;
     }

@@ -7,8 +7,8 @@
 //!    └─ something is refused ─────> Due ── end of tick ─> told
 //! ```
 //!
-//! A handler that does not handle the refusal of a publication, because the shard drains, has not failed: it is told, and its connection
-//! gets what it is owed like the others.
+//! A handler that passes on the refusal of a publication during a drain has not failed: it is notified, and its
+//! connection is drained like the others.
 
 use std::collections::VecDeque;
 
@@ -18,12 +18,12 @@ use echoring_runtime::driver::Token;
 /// Where the connection of a handler is in a drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum DrainPhase {
-    /// Its handler has not been told.
+    /// Its handler has not been notified.
     #[default]
     Serving,
-    /// Its handler is to be told at the end of the tick: the drain has refused something before its turn.
+    /// Its handler must be notified at the end of the tick: the drain has refused something before its turn.
     Due,
-    /// Its handler is to be told once the message that it echoes in fragments is complete.
+    /// Its handler must be notified once the message that it echoes in fragments is complete.
     Delayed,
     /// Its handler closes it, until the deadline.
     Told,
@@ -31,7 +31,7 @@ pub(super) enum DrainPhase {
     Leaving,
 }
 
-/// Who is to be told, and who has time until when.
+/// The handlers to notify, and those with a deadline.
 #[derive(Debug, Default)]
 pub(super) struct HandlerDrain {
     notices: VecDeque<(Token, Nanos)>,
@@ -50,17 +50,17 @@ impl HandlerDrain {
         self.notices.is_empty() && self.waiting.is_empty() && !self.has_released
     }
 
-    /// A handler is to be told, and its connection closed by `close_at`.
+    /// A handler must be notified, and its connection closed by `close_at`.
     pub(super) fn add(&mut self, token: Token, close_at: Nanos) {
         self.notices.push_back((token, close_at));
     }
 
-    /// All are to be closed by then.
+    /// All must be closed by then.
     pub(super) fn close_all_at(&mut self, at: Nanos) {
         self.close_all_at = Some(self.close_all_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// The next handler to tell, with the deadline of its connection.
+    /// The next handler to notify, with the deadline of its connection.
     pub(super) fn pop_notice(&mut self) -> Option<(Token, Nanos)> {
         let (token, close_at) = self.notices.pop_front()?;
         Some((token, self.bounded(close_at)))
@@ -73,7 +73,7 @@ impl HandlerDrain {
         self.waiting.insert(behind, (token, close_at));
     }
 
-    /// The echo of a delayed handler is complete: it is told with the deadline that it has.
+    /// The echo of a delayed handler is complete: it is notified, with its deadline.
     #[cold]
     pub(super) fn end_delay(&mut self, token: Token) {
         let waiting = self.waiting.iter().find(|(waiting, _)| *waiting == token);
@@ -92,7 +92,7 @@ impl HandlerDrain {
         self.has_released = true;
     }
 
-    /// The drain of topics has looked at its connections.
+    /// The drain of topics has processed its connections.
     pub(super) fn forget_released(&mut self) {
         self.has_released = false;
     }

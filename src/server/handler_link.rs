@@ -1,4 +1,4 @@
-//! What a [`Remote`](crate::Remote) reaches: the connection of a handler, and the topics of its shard.
+//! The targets of a [`Remote`](crate::Remote): the connection of a handler, and the topics of its shard.
 
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;

@@ -33,7 +33,7 @@ use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Disposition, Goodbye, earlier};
 
-/// Delay before those who found no memory try again.
+/// Delay before connections without memory retry.
 const RETRY_DELAY: Nanos = MILLISECOND;
 
 /// A connection's handler and its state.
@@ -45,14 +45,14 @@ struct HandlerSlot {
     /// Bytes of the current message so far.
     message_bytes: u64,
     reserved_bytes: usize,
-    /// A call returned an error: only the end is told to the handler.
+    /// A call returned an error: the handler is only notified of the end.
     has_failed: bool,
     streaming: bool,
     /// Listed in `waiting`, or about to be when the message that is echoed in fragments is complete.
     waiting: bool,
     /// The handler waits for the peer's address.
     wants_address: bool,
-    /// What senders of other threads have for the connection, once there is one.
+    /// The messages of other threads' senders for the connection, once there is one.
     senders: Option<Box<SenderQueue>>,
     /// The messages that are published when the connection is closed, also if the handler has failed.
     on_close: OnClose,
@@ -72,12 +72,12 @@ pub(super) struct HandlerSlots {
     sending: VecDeque<u32>,
     /// Slots whose peers' next messages wait for others.
     yielding: Vec<u32>,
-    /// Some of them have not been looked at yet.
+    /// Some of them have not been processed yet.
     yields_anew: bool,
-    /// Those who wait for memory of the node, and when they try again.
+    /// Connections that wait for memory of the node, and the time of their retry.
     short_of_memory: Vec<Waiter>,
     retry_at: Nanos,
-    /// The way of senders to this shard.
+    /// The channel from senders to this shard.
     inlet: Option<Arc<dyn Inlet>>,
     spare_events: HandlerEvents,
     drain: HandlerDrain,
@@ -121,7 +121,7 @@ impl HandlerSlots {
         }
     }
 
-    /// Sets the way of senders to this shard.
+    /// Sets the channel from senders to this shard.
     pub(super) fn set_inlet(&mut self, inlet: Arc<dyn Inlet>) {
         self.inlet = Some(inlet);
     }
@@ -226,7 +226,7 @@ impl HandlerSlots {
         wants_address
     }
 
-    /// The address of the peer is known, or unavailable. Tells a handler that waits for it.
+    /// The address of the peer is known, or unavailable. Passes it to a handler that waits for it.
     pub(super) fn addressed(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -310,7 +310,7 @@ impl HandlerSlots {
         }
     }
 
-    /// The connection of a handler is to be closed by `close_at`: the handler is told first.
+    /// The connection of a handler must be closed by `close_at`: the handler is notified first.
     pub(super) fn farewell(&mut self, token: Token, close_at: Nanos) {
         self.drain.add(token, close_at);
     }
@@ -325,7 +325,8 @@ impl HandlerSlots {
         }
     }
 
-    /// Tells some of the handlers that are to be told, and closes some of the connections whose deadline has passed.
+    /// Notifies some of the waiting handlers of the drain, and closes some of the connections whose deadline has
+    /// passed.
     #[cold]
     fn advance_drain<D: Driver>(
         &mut self,
@@ -374,8 +375,8 @@ impl HandlerSlots {
         }
     }
 
-    /// The drain has refused something that the handler leaves to the server. It is told of the drain if it has not been. If it was to
-    /// close the connection, that is the server's now.
+    /// The drain has refused something that the handler leaves to the server. It is notified of the drain if that has
+    /// not happened yet. If it was to close the connection, that is the server's now.
     #[cold]
     fn refused_by_drain(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
         let (token, now) = (link.token, link.now());
@@ -412,7 +413,7 @@ impl HandlerSlots {
         }
     }
 
-    /// Tells handlers of their subscriptions and publications.
+    /// Passes the events of their subscriptions and publications to handlers.
     #[inline(never)]
     fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         let mut events = services.broadcast.take_handler_events(std::mem::take(&mut self.spare_events));
@@ -472,7 +473,7 @@ impl HandlerSlots {
     }
 
     /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
-    /// been passed to the driver since. If the kernel accepted them all, no event says so; otherwise the end of that
+    /// been passed to the driver since. If the kernel accepted them all, no event reports it; otherwise the end of that
     /// send does.
     fn notify_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         for _ in 0..self.waiting.len() {
@@ -558,7 +559,7 @@ impl HandlerSlots {
         None
     }
 
-    /// Keeps a handler that failed until its connection is closed, which is all that it is still told.
+    /// Keeps a handler that failed until its connection is closed, the only event that it still receives.
     #[cold]
     fn silence(&mut self, number: u32) {
         self.timers.clear(number);

@@ -15,12 +15,14 @@
 //!     <───────────────────────── Mail … Bye ──>
 //! ```
 //!
-//! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. It stops to accept
-//! before `Go`, because two processes must not wait for connections at one socket: the kernel wakes one of them. After it the
-//! predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in one epoch.
+//! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. It stops
+//! accepting before `Go`, because two processes must not wait for connections at one socket: the kernel wakes one of
+//! them. After it the predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in
+//! one epoch.
 //!
-//! In a cluster the topics take the way of the cluster. The successor is a node beside the predecessor before it says `Begin`; then the
-//! predecessor hands its topics over to all other nodes, as one that leaves, and says `Go`. Neither `State` nor `Mail` is sent.
+//! In a cluster the topics move by the cluster's own handover. The successor is a node beside the predecessor before it
+//! says `Begin`; then the predecessor hands its topics over to all other nodes, as one that leaves, and says `Go`.
+//! Neither `State` nor `Mail` is sent.
 //!
 //! While the predecessor drains, the successor asks it about its connections on a socket of their own, which comes with the listeners if
 //! the versions of both know of it: see `questions`.
@@ -61,18 +63,18 @@ use echoring_topics::ClientId;
 const REQUEST: &str = "echoring takeover 3";
 /// The first line of the answer, unless it is a refusal in words.
 const ACCEPTED: &str = "ok";
-/// The answer to whoever comes while another one takes over.
+/// The answer to a server that comes while another one takes over.
 const SUCCEEDED: &str = "another server took over first";
-/// Shards of both processes together: each client's number says which one it is on.
+/// Shards of both processes together: each client's number identifies its shard.
 const SHARDS_MAX: usize = 256;
 
-/// What a successor says of itself.
+/// A successor's data about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hello {
     shards: u16,
     message_bytes_max: u64,
     pid: u32,
-    /// It asks about connections if it is given the socket for that. Older versions do not say this.
+    /// It asks about connections if it is given the socket for that. Older versions do not send this.
     asks: bool,
 }
 
@@ -97,7 +99,8 @@ impl Hello {
     }
 }
 
-/// What a predecessor offers. The descriptors of its listeners follow, those of `listeners` first, and then the socket for questions.
+/// A predecessor's offer. The descriptors of its listeners follow, those of `listeners` first, and then the socket for
+/// questions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Offer {
     shards: u16,
@@ -114,7 +117,7 @@ struct Offer {
     listeners: Vec<(u16, bool)>,
     /// The same of the admin address.
     admin: Option<(u16, bool)>,
-    /// It answers questions about connections. Older versions do not say this.
+    /// It answers questions about connections. Older versions do not send this.
     answers: bool,
 }
 
@@ -193,7 +196,7 @@ pub fn reread_mail(mail: &[u8]) -> Option<Vec<u8>> {
     crate::broadcast::mail_codec::encode(&read, bytes, &mut written).then_some(written)
 }
 
-/// Reads what two processes say of themselves, and writes it again. For fuzzing.
+/// Reads the data of two processes about themselves, and writes them again. For fuzzing.
 #[doc(hidden)]
 pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     let mut written = Vec::new();
@@ -201,7 +204,7 @@ pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     Some(written)
 }
 
-/// Whether the shards are linked to those of another process, and who waits for that to end.
+/// Whether the shards are linked to those of another process, and the waiter for the end of that.
 #[derive(Debug, Default)]
 pub(crate) struct LinkState {
     is_linked: Mutex<bool>,
@@ -242,7 +245,7 @@ impl LinkState {
         *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
     }
 
-    /// The successor hears that no connections are left.
+    /// The successor learns that no connections are left.
     pub(crate) fn end_questions(&self) {
         if let Some(stream) = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Fails only if the successor has closed it.
@@ -258,7 +261,7 @@ impl LinkState {
     }
 }
 
-/// Puts what failed in front of an error.
+/// Puts the failed step in front of an error.
 fn failed(what: &str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }

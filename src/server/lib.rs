@@ -122,7 +122,7 @@ pub use subscription::{
 pub use topic_name::{TopicName, TopicNameError};
 pub use topic_options::TopicOptions;
 
-/// What the snapshots of shards and the reports of topics consist of.
+/// The parts of shards' snapshots and topics' reports.
 pub mod report {
     pub use echoring_proto::connection::Compressed;
     pub use echoring_runtime::stats::{

@@ -26,8 +26,8 @@ pub const PRESENCE_PAGE_MAX: usize = 256;
 pub const REQUESTS_WAITING_MAX: usize = 1_024;
 /// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// Publications of one session that owners of topics on other shards have not answered, as far as they are remembered: as many as a
-/// lane between two shards holds.
+/// Publications of one session whose answers from owners on other shards are pending, as far as they are remembered: as
+/// many as a lane between two shards holds.
 pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
 /// Time that the refusal of a publication waits for the answers before it: twice the time in which an owner on another node must
 /// be reached. They do not come if their shard has failed.
@@ -50,10 +50,10 @@ pub(crate) const CENTRIFUGE_APP_CALLS_MAX: usize = 16;
 /// Bytes of frames of such a session that wait: as many as may be on the way when reading pauses, on kernels that bound a receive less
 /// strictly. They are charged to the memory budget. More end the session.
 pub(crate) const CENTRIFUGE_HELD_BYTES_MAX: usize = 2 * echoring_proto::limits::RECEIVE_CREDIT_BYTES as usize;
-/// Calls of one identity that wait for the application, from all its connections: those of sixteen connections that are full, and a
-/// quarter of what may wait. Further ones are refused.
+/// Calls of one identity that wait for the application, from all its connections: those of sixteen connections that are
+/// full, and a quarter of all that may wait. Further ones are refused.
 pub(crate) const APP_CALLS_PER_IDENTITY_MAX: u32 = echoring_auth::limits::APP_CALLS_MAX as u32 / 4;
-/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
+/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Further ones get an error.
 pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
 /// Bytes of their numbers and subjects, each as long as it may be.
 pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize = CENTRIFUGE_PRESENCE_CLIENTS_MAX * (8 + 1 + 255);
@@ -88,13 +88,13 @@ pub const SENDER_BYTES_PER_TICK: usize = 1024 * 1024;
 
 /// Minimum bytes of each direction of a mailbox between two shards. A mailbox always holds two messages of the maximum size.
 pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
-/// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
-/// and a second for a busy peer. At most a quarter of the drain.
+/// The last part of a drain, in which subscribers that have not received everything are notified of their losses: a
+/// round trip, and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
-/// Handlers that a shard tells of a drain per tick, and connections that it closes then, so that its other connections get their
-/// share: some 20 µs.
+/// Handlers that a shard notifies of a drain per tick, and connections that it closes then, so that its other
+/// connections get their share: some 20 µs.
 pub const DRAIN_NOTICES_PER_TICK: usize = 64;
-/// Maximum time that a handler has for its connection's end in a paced drain: what an immediate one grants by default.
+/// Maximum time of a handler before its connection's end in a paced drain: the default of an immediate one.
 pub const PACED_DRAIN_NOTICE: Nanos = 6 * SECOND;
 
 // ---- authentication ----
@@ -105,7 +105,7 @@ pub(crate) const IDENTITIES_SWEPT_MIN: usize = 1_024;
 pub const AUTH_PENDING_MAX: usize = 1_024;
 /// Bytes of their heads: a quarter of them may be as large as a head may be.
 pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Time before the expiry of its credentials at which a session is told, or half of the time that is left.
+/// Time before the expiry of its credentials at which a session is notified, or half of the time that is left.
 pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
 
 /// Connections that a paced drain closes per second by default: their clients' handshakes arrive elsewhere at this rate, and
@@ -154,7 +154,7 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const ADMIN_REQUESTS_MAX: usize = 48;
 /// Time from accept to the end of the request's head.
 pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
-/// The part of it that every connection is granted, however many others arrive. A head is sent at once, so it takes
+/// The part of it that every connection is granted, even if many others arrive. A head is sent at once, so it takes
 /// less than a round trip.
 pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
 /// Bytes of a log level that the admin address takes: a few directives.
@@ -205,8 +205,8 @@ pub(crate) const ADMIN_ADDRESSES_MAX: usize = 100;
 pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 /// Maximum bytes of the admin token: it fits a request head.
 pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
-/// Time that a shard has to answer the control plane. A busy shard answers between two ticks, far sooner; a stuck shard must
-/// not block the operator.
+/// Time limit of a shard's answer to the control plane. A busy shard answers between two ticks, far sooner; a stuck
+/// shard must not block the operator.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 /// Time without an answer after which a shard counts as stalled and `/healthz` answers 503.
 pub const TURN_TIMEOUT: Nanos = SECOND;
@@ -222,13 +222,13 @@ pub(crate) const CONNECTIONS_PER_TICK: usize = 256;
 /// Addresses that a request waits for at once. With io_uring each needs a descriptor for a moment, of
 /// [`RESERVED_DESCRIPTORS`].
 pub(crate) const CONNECTION_LOOKUPS_MAX: usize = 32;
-/// Topics of a connection that are shown by name.
+/// Maximum topics of a connection that are listed by name.
 pub(crate) const CONNECTION_TOPICS_SHOWN_MAX: usize = 16;
-/// Time after which a shard ends a page with what it has found.
+/// Time after which a shard ends a page with its results so far.
 pub(crate) const CONNECTION_SCAN_TIME: Nanos = SECOND;
 /// Time after which no further shard is asked for a page. With one more shard, below [`ADMIN_TIMEOUT`].
 pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
-/// Time that a shard has to find the largest queues of all its connections.
+/// Time limit for a shard to find the largest queues of all its connections.
 pub(crate) const CONNECTION_RANK_TIME: Nanos = 4 * SECOND;
 
 // ---- takeover ----
@@ -237,7 +237,7 @@ pub(crate) const CONNECTION_RANK_TIME: Nanos = 4 * SECOND;
 pub const HANDOVER_TIME: Nanos = 60 * SECOND;
 /// Time for one step of a takeover, such as to read a line or to send a block of topics.
 pub const HANDOVER_STEP_TIMEOUT: Nanos = 10 * SECOND;
-/// Time that a successor has to start everything that can fail. Nothing has changed in the predecessor until then.
+/// Time limit for a successor to start everything that can fail. Nothing has changed in the predecessor until then.
 pub const HANDOVER_START_TIMEOUT: Nanos = 60 * SECOND;
 /// Time in which the shards of a predecessor must agree that nothing is ordered any more. Publications wait meanwhile.
 pub const HANDOVER_FREEZE_TIMEOUT: Nanos = 5 * SECOND;
@@ -249,7 +249,7 @@ pub const LOST_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
 pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 2 * SECOND;
 /// Bytes of a block of topics, and of mail that is written at once.
 pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
-/// Maximum bytes of a frame between the two: a message of the maximum size, and what surrounds it.
+/// Maximum bytes of a frame between the two: a message of the maximum size, and its envelope.
 pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
 /// Bytes after which a predecessor ends a list of connections: the successor asks for the rest.
 pub(crate) const HANDOVER_ANSWER_BYTES: usize = 1024 * 1024;
@@ -274,7 +274,7 @@ pub const CONNECTION_LEASE: u64 = 64;
 
 /// Bytes of an open connection that sends nothing.
 pub(crate) const PEAK_CONNECTION_BYTES: u64 = 256;
-/// Bytes of a session, beside those: of `echoring.v1.json` or Centrifuge's protocol.
+/// Bytes of a session, in addition to those: of `echoring.v1.json` or Centrifuge's protocol.
 pub(crate) const PEAK_SESSION_BYTES: u64 = 256;
 /// Bytes of a subscription: a cursor into its topic's log.
 pub(crate) const PEAK_SUBSCRIPTION_BYTES: u64 = 180;
@@ -284,8 +284,8 @@ pub(crate) const PEAK_ADDRESS_BYTES: u64 = 384;
 /// Bytes of a connection's credentials, without the identity itself, which is charged to the budget: the client, its timer, and
 /// its identity's place in a table that is half full.
 pub(crate) const PEAK_CLIENT_BYTES: u64 = 192;
-/// Bytes of what a connection, and an identity of its own with the longest subject, have used of limits on topics. Of
-/// identities without a connection, as many may be remembered.
+/// Bytes of the usage counters of a connection, and of an identity of its own with the longest subject, for limits on
+/// topics. Of identities without a connection, as many may be remembered.
 pub(crate) const PEAK_TOPIC_USE_BYTES: u64 = 896;
 /// Bytes of the decisions that the authentication thread remembers, without the identities in them.
 pub(crate) const PEAK_DECISIONS_BYTES: u64 = echoring_auth::limits::CACHE_ENTRIES_MAX as u64 * 256;
@@ -301,7 +301,7 @@ pub(crate) const PEAK_SHARD_BYTES: u64 = 3 << 20;
 pub(crate) const PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL: u64 = 9 << 20;
 /// Bytes of a shard's allocator pages that are not full: 512 KiB for each class of buffers.
 pub(crate) const PEAK_ALLOCATOR_BYTES: u64 = 4 << 20;
-/// Bytes of a mailbox beside its messages: their envelopes.
+/// Bytes of a mailbox in addition to its messages: their envelopes.
 pub(crate) const PEAK_MAILBOX_BYTES: u64 = 200 << 10;
 /// Bytes of the program, the control thread and the admin address.
 pub(crate) const PEAK_PROGRAM_BYTES: u64 = 12 << 20;
@@ -312,7 +312,7 @@ pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 
 /// Bytes of messages of other nodes that wait for the shards, past which none are taken from the backbone.
 pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Interval at which a node that leaves looks whether the others know it: many round trips.
+/// Interval at which a node that leaves checks whether the others know it: many round trips.
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Time that a client whose position its node has not reached waits for that: shorter than SDKs wait for an answer, which is 5 seconds.
 pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 3 * SECOND;
@@ -320,11 +320,12 @@ pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 3 * SECOND;
 pub(crate) const CLUSTER_BEHIND_MAX: usize = 1_024;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
-/// Time for which nodes may have different settings of topics before that is logged: a change that is rolled out reaches all of them.
+/// Time for which nodes may have different settings of topics before that is logged: a rolled-out change reaches all of
+/// them.
 pub(crate) const CLUSTER_SETTINGS_DIFFER_MAX: Nanos = 60 * SECOND;
 /// Bytes of messages that wait to be published for other clients of NATS, for all shards.
 pub(crate) const CLUSTER_RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Requests at a time that come to the control thread by other ways than the admin address.
+/// Concurrent requests to the control thread that do not come through the admin address.
 pub const ADMIN_PASSED_ON_MAX: usize = 64;
 /// Time in which a successor must own topics beside its predecessor, below [`HANDOVER_START_TIMEOUT`].
 pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
@@ -341,10 +342,11 @@ pub(crate) const CLUSTER_STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Steps of shards and clients without time passing, past which a test is thought to hang.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_STEPS_MAX: u64 = 1_000_000;
-/// Time that passes while a call of a test waits and nothing happens: a shard tries again what found no room in a mailbox.
+/// Time that passes while a call of a test waits and nothing happens: a shard retries mail that found no room.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRY_DELAY: Nanos = MILLISECOND;
-/// How often it passes: a mailbox has room for two messages, and what waits is at most [`OUTSIDE_BYTES_MAX`] or one message.
+/// How often it passes: a mailbox has room for two messages, and the waiting messages have at most
+/// [`OUTSIDE_BYTES_MAX`] or one message.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRIES_MAX: u32 = 32;
 /// Bytes on the way in each direction between a test client and the server, as in the buffers of sockets.

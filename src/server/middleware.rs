@@ -11,7 +11,7 @@ use crate::response::Response;
 type Check = dyn Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync;
 type Observe = dyn Fn(&RequestContext<'_>, Result<(), &Response>) + Send + Sync;
 
-/// Functions that may refuse a request, in the order in which they are called.
+/// Functions that may refuse a request, in the order of their calls.
 #[derive(Clone, Default)]
 pub(super) struct Before(Vec<Arc<Check>>);
 
@@ -48,7 +48,7 @@ impl Before {
     }
 }
 
-/// Functions that are told the outcomes, in the order in which they are called.
+/// Functions that receive the outcomes, in the order of their calls.
 #[derive(Clone, Default)]
 pub(super) struct After(Vec<Arc<Observe>>);
 
@@ -70,7 +70,7 @@ impl After {
         self.0.extend(others.0);
     }
 
-    /// Tells the functions an outcome. A panic of one is logged, and changes nothing.
+    /// Passes an outcome to the functions. A panic of one is logged, and changes nothing.
     pub(super) fn tell(&self, request: &RequestContext<'_>, outcome: Result<(), &Response>) {
         for observe in &self.0 {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| observe(request, outcome))) {

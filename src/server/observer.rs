@@ -1,4 +1,4 @@
-//! What a test sees of the shards that it runs on its own thread: publications, and the failures of handlers.
+//! A test's view of the shards that it runs on its own thread: publications, and the failures of handlers.
 //!
 //! Without the feature `testing` the calls do nothing.
 
@@ -30,7 +30,7 @@ mod observed {
     use echoring_proto::CloseCode;
     use echoring_topics::{Content, Position, Publication};
 
-    /// What happened while [`observe`] ran.
+    /// Events while [`observe`] ran.
     #[derive(Debug, Default)]
     pub(crate) struct Observed {
         pub(crate) publications: Vec<ObservedPublication>,
@@ -59,7 +59,7 @@ mod observed {
         static OBSERVED: RefCell<Option<Observed>> = const { RefCell::new(None) };
     }
 
-    /// Returns what happens on this thread during `run`, without what nested calls return.
+    /// Returns the events on this thread during `run`, without those that nested calls return.
     pub(crate) fn observe<R>(run: impl FnOnce() -> R) -> (R, Observed) {
         let before = OBSERVED.replace(Some(Observed::default()));
         let result = run();

@@ -1,8 +1,9 @@
-//! The bound on publications of other threads that wait for the owners of their topics, and those who wait for room.
+//! The bound on publications of other threads that wait for the owners of their topics, and the publishers that wait
+//! for room.
 //!
-//! Room is given in the order of asking: only the first in the queue is charged, and nobody is charged past the queue. Who waits
-//! keeps its own messages; the queue has its waker only. A shard that releases a charge never blocks: it wakes the first in the
-//! queue, and if somebody holds the queue's lock, leaves that to whoever holds it.
+//! Room is granted in the order of requests: only the first in the queue is charged, and nobody passes the queue. A
+//! waiting publisher keeps its own messages; the queue has only its waker. A shard that releases a charge never blocks:
+//! it wakes the first in the queue, and if somebody holds the queue's lock, leaves that to its holder.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use crate::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::publications::OwnedPublication;
 
-/// What is charged on the whole node.
+/// The total charge on the whole node.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
     messages: AtomicU64,
@@ -21,7 +22,7 @@ pub(crate) struct Outside {
     queue: Mutex<Queue>,
     /// Length of the queue.
     waiting: AtomicUsize,
-    /// Somebody was to be woken while the queue was locked.
+    /// A waiter was due to be woken while the queue was locked.
     wake_again: AtomicBool,
 }
 
@@ -32,8 +33,8 @@ struct Queue {
 }
 
 impl Outside {
-    /// Charges a request if there is room for it, and nobody waits for room. A single message above the bound fits when nothing else
-    /// is charged.
+    /// Charges a request if there is room for it, and no other waits for room. A single message above the bound fits
+    /// when nothing else is charged.
     pub(crate) fn try_charge(self: &Arc<Outside>, request: &[OwnedPublication]) -> Option<Charge> {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             return None;
@@ -74,7 +75,7 @@ impl Outside {
         }
     }
 
-    /// Wakes the first in the queue, or leaves that to whoever has locked it. Never blocks.
+    /// Wakes the first in the queue, or leaves that to the current holder of the lock. Never blocks.
     fn wake_first(&self) {
         self.wake_again.store(true, Ordering::SeqCst);
         while self.wake_again.load(Ordering::SeqCst) {
@@ -172,7 +173,7 @@ impl ChargeWhenRoom {
         queue.entries.front().is_some_and(|(first, _)| *first == id)
     }
 
-    /// Leaves the queue. Whoever is the first now may have room, too.
+    /// Leaves the queue. The new first one may have room, too.
     fn leave(&mut self, queue: &mut Queue) {
         let Some(id) = self.id.take() else { return };
         queue.entries.retain(|(known, _)| *known != id);

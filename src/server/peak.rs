@@ -13,7 +13,7 @@ use echoring_auth::limits::CACHE_IDENTITIES_BYTES_MAX;
 use echoring_runtime::limits::ADDRESSES_REMEMBERED_MAX;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 
-/// What the host adds to the formula.
+/// The host's additions to the formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {
     /// Whether receive buffers are provided incrementally (Linux 6.12); without, receive regions are larger.
@@ -38,7 +38,7 @@ impl Default for HostMemory {
 /// One summand of the formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPart {
-    /// What takes the memory.
+    /// The user of the memory.
     pub name: &'static str,
     /// Its maximum in bytes.
     pub bytes: u64,

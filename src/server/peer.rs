@@ -12,7 +12,7 @@ pub(crate) type Context<'a, D> = shard::Context<'a, D, ServerKinds>;
 /// A connection, as the server uses it.
 pub(crate) type ConnectionContext<'a> = shard::ConnectionContext<'a, ServerKinds>;
 
-/// What a shard of the server keeps.
+/// A shard's state of the server.
 #[derive(Debug)]
 pub struct ServerKinds;
 
@@ -77,7 +77,7 @@ impl HandlerPeer {
 }
 
 impl Peer {
-    /// What subscribes for the connection: a session, or that of a handler.
+    /// The subscriber of the connection: a session, or that of a handler.
     #[inline]
     pub(crate) fn session(&self) -> Option<&Session> {
         match self {

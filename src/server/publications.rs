@@ -45,7 +45,7 @@ impl OwnedPublication {
         OwnedPublication::new(Content::Text, text.into().into_bytes())
     }
 
-    /// A JSON value without keys. It is the caller's to guarantee that it is one.
+    /// A JSON value without keys. The caller guarantees that it is one.
     pub fn json(value: impl Into<String>) -> OwnedPublication {
         OwnedPublication::new(Content::Json, value.into().into_bytes())
     }
@@ -142,8 +142,9 @@ pub enum PublishError {
     /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, [on
     /// close](crate::Remote::publish_on_close).
     TooManyOnClose,
-    /// There is no room for the message: too many wait. [`Handle::try_publish`](crate::Handle::try_publish) says so at once,
-    /// [`Handle::publish_timeout`](crate::Handle::publish_timeout) after its time; [`Handle::publish`](crate::Handle::publish) waits.
+    /// There is no room for the message: too many wait. [`Handle::try_publish`](crate::Handle::try_publish) returns it
+    /// at once, [`Handle::publish_timeout`](crate::Handle::publish_timeout) after its time;
+    /// [`Handle::publish`](crate::Handle::publish) waits.
     Busy,
     /// The connection is closing, and publishes nothing more.
     Closing,
@@ -234,10 +235,10 @@ impl From<Refused> for PublishError {
 /// ```
 pub type Published = Vec<Result<Position, Refused>>;
 
-/// Whether a message, the one at `index` of its batch, may be published as far as it alone can tell.
+/// Whether a message, the one at `index` of its batch, may be published by its own content alone.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The problem with it.
 pub(crate) fn check(
     topic: &str,
     publication: &Publication<'_>,

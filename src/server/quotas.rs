@@ -1,4 +1,5 @@
-//! What a connection, and an identity, which may have connections on every shard, may publish and subscribe to.
+//! Quotas on publications and subscriptions of a connection, and of an identity, which may have connections on every
+//! shard.
 //!
 //! A connection of an identity holds what the identity uses, in atomics: a publication takes no lock.
 
@@ -23,7 +24,7 @@ struct Known {
     sweep_at: usize,
 }
 
-/// What the connections of an identity use together.
+/// The usage of all connections of an identity.
 #[derive(Debug, Default)]
 pub(crate) struct IdentityUse {
     /// By [`Use`].
@@ -52,7 +53,7 @@ impl Drop for CountedCall {
     }
 }
 
-/// What has a rate.
+/// The subject of a rate.
 #[derive(Clone, Copy, Debug)]
 enum Use {
     Publication,
@@ -60,7 +61,7 @@ enum Use {
 }
 
 impl Use {
-    /// The rates of a connection and of an identity, with the limits that say that they are used up.
+    /// The rates of a connection and of an identity, with the limits that name them once they are used up.
     fn rates(self, limits: &TopicUseLimits) -> [(Option<Rate>, Limit); 2] {
         match self {
             Use::Publication => [
@@ -144,7 +145,7 @@ impl Quotas {
         Quotas { limits: limits.clone(), identities, connections: HashMap::new() }
     }
 
-    /// What the connections of `subject` use together.
+    /// The usage of all connections of `subject`.
     pub(crate) fn identity(&self, subject: &str, now: Nanos) -> Arc<IdentityUse> {
         self.identities.of(subject, now)
     }
@@ -160,7 +161,7 @@ impl Quotas {
     /// A connection of `subject` publishes.
     ///
     /// # Errors
-    /// The limit that it is over.
+    /// The exceeded limit.
     #[inline]
     pub(crate) fn publish<'a>(
         &mut self,
@@ -174,7 +175,7 @@ impl Quotas {
     /// A connection of `subject` requests a subscription.
     ///
     /// # Errors
-    /// The limit that it is over.
+    /// The exceeded limit.
     pub(crate) fn request_subscription(
         &mut self,
         token: Token,
@@ -207,10 +208,10 @@ impl Quotas {
         Ok(())
     }
 
-    /// A connection of `subject` subscribes. Returns what counts the subscription, if it is counted.
+    /// A connection of `subject` subscribes. Returns the counter of the subscription, if it is counted.
     ///
     /// # Errors
-    /// The limit that it is over.
+    /// The exceeded limit.
     pub(crate) fn subscribe(
         &mut self,
         token: Token,

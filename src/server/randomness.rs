@@ -1,4 +1,4 @@
-//! Seeds of a server: those that peers cannot guess, or in tests those that follow from one.
+//! Seeds of a server: unpredictable for peers, or in tests derived from one seed.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -8,16 +8,16 @@ use crate::handle::{ClientLimits, Handle};
 use echoring_proto::buffer::Budget;
 use echoring_runtime::shard::{ControlMessage, LiveConfig};
 
-/// A setting that keeps its value because its new one is beyond what the server has reserved at its start.
+/// A setting that keeps its value because its new one exceeds the server's reservation at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeedsRestart {
     /// The name of the setting, which is that of its field in [`ServerConfig`], such as `message_bytes_max`.
     pub setting: &'static str,
-    /// The largest value that a running server can take over.
+    /// The largest value that a running server can apply.
     pub most: u64,
 }
 
-/// Limits of the node that change while it runs, and what its start has reserved for them.
+/// Limits of the node that change while it runs, and the reservations of its start for them.
 #[derive(Debug)]
 pub(crate) struct LiveLimits {
     /// Maximum message size in bytes.
@@ -31,20 +31,20 @@ pub(crate) struct LiveLimits {
 }
 
 impl Handle {
-    /// The settings of `config` that are beyond what the server has reserved at its start.
+    /// The settings of `config` that exceed the server's reservations at its start.
     #[doc(hidden)]
     pub fn needs_restart(&self, config: &ServerConfig) -> Vec<NeedsRestart> {
         self.limits.exceeded_by(config).collect()
     }
 
-    /// Takes over what a running server can change of `config`: limits on request heads, messages, queues, connections,
-    /// topics and subscriptions, timeouts, origins, hosts, subprotocols, settings of topics, and the certificate. Everything else of
-    /// `config` is ignored, and so are limits that [need a restart](Handle::needs_restart). Open connections stay open and
-    /// use the new limits; TLS sessions keep their certificate, and existing topics keep `slow`, `lag_bytes` and
-    /// `presence`.
+    /// Applies the part of `config` that a running server can change: limits on request heads, messages, queues,
+    /// connections, topics and subscriptions, timeouts, origins, hosts, subprotocols, settings of topics, and the
+    /// certificate. Everything else of `config` is ignored, and so are limits that [need a
+    /// restart](Handle::needs_restart). Open connections stay open and use the new limits; TLS sessions keep their
+    /// certificate, and existing topics keep `slow`, `lag_bytes` and `presence`.
     ///
-    /// Blocks until every shard uses the new settings, at most three seconds for each; a stalled shard takes them over
-    /// when it goes on.
+    /// Blocks until every shard uses the new settings, at most three seconds for each; a stalled shard applies them
+    /// when it continues.
     #[doc(hidden)]
     pub fn reconfigure(&self, config: &ServerConfig) {
         let mut config = config.clone();
@@ -86,8 +86,8 @@ impl LiveLimits {
         exceeded.map(|(setting, _, most)| NeedsRestart { setting, most })
     }
 
-    /// Takes over the limits of the node, as far as there is room for them. `config` then has the maximum message size that
-    /// holds.
+    /// Applies the limits of the node, as far as there is room for them. `config` then has the maximum message size in
+    /// effect.
     fn take_over(&self, config: &mut ServerConfig) {
         if config.message_bytes_max > self.message_bytes_most {
             config.message_bytes_max = self.message_bytes_max.load(Ordering::Relaxed);

@@ -95,9 +95,9 @@ pub struct Remote<'a> {
     pub(super) refused: &'a mut bool,
     /// Bytes that the handler has reserved.
     pub(super) reserved_bytes: &'a mut usize,
-    /// What waits from other threads, once there is a sender.
+    /// The messages of other threads that wait, once there is a sender.
     pub(super) senders: &'a mut Option<Box<SenderQueue>>,
-    /// The way of senders to this shard.
+    /// The channel from senders to this shard.
     pub(super) inlet: &'a Option<Arc<dyn Inlet>>,
     /// The messages that are published when the connection is closed.
     pub(super) on_close: &'a mut OnClose,
@@ -138,8 +138,8 @@ impl Remote<'_> {
     /// Queues a text message.
     ///
     /// # Errors
-    /// [`Busy`] when more than [`Builder::queue_bytes`](crate::Builder::queue_bytes) are queued, or the connection is closing; nothing
-    /// is queued then. One message always fits an empty queue.
+    /// [`Busy`] when more than [`Builder::queue_bytes`](crate::Builder::queue_bytes) are queued, or the connection is
+    /// closing; then nothing is queued. One message always fits an empty queue.
     pub fn send_text(&mut self, text: &str) -> Result<(), Busy> {
         let sent = self.link.send(MessageKind::Text, text.as_bytes());
         self.check(sent)
@@ -203,10 +203,11 @@ impl Remote<'_> {
     /// Subscribes the connection to a topic: the messages that are published from now on go to the peer as they were published,
     /// straight from the topic's log, as on the raw route. If the topic has a snapshot for new subscribers, it comes first.
     ///
-    /// [`Handler::subscription`](crate::Handler::subscription) is told when the subscription has begun, if messages are missing,
-    /// and when the server ends it. It ends with the connection otherwise. While a handler echoes a message [chunk by
-    /// chunk](crate::Handler::chunk), the messages of topics wait, and the subscriber counts as slow if that takes too long. Permissions of topics are for clients and do not
-    /// restrict handlers; the limits on topics and subscriptions hold.
+    /// [`Handler::subscription`](crate::Handler::subscription) is called when the subscription has begun, if messages
+    /// are missing, and when the server ends it. It ends with the connection otherwise. While a handler echoes a
+    /// message [chunk by chunk](crate::Handler::chunk), the messages of topics wait, and the subscriber counts as slow
+    /// if that takes too long. Permissions of topics are for clients and do not restrict handlers; the limits on topics
+    /// and subscriptions hold.
     ///
     /// # Errors
     /// Why there is no subscription. The topic's owner may refuse it later, see
@@ -223,7 +224,7 @@ impl Remote<'_> {
         self.link.subscribe(topic, options)
     }
 
-    /// Ends the subscription to a topic. What has not been sent is not sent any more, and the handler is told nothing. Returns
+    /// Ends the subscription to a topic. Unsent messages are dropped, and the handler is not notified. Returns
     /// false if there is no subscription.
     pub fn unsubscribe(&mut self, topic: &str) -> bool {
         self.link.unsubscribe(topic)
@@ -232,8 +233,8 @@ impl Remote<'_> {
     /// Publishes a message to a topic, in the name of this connection. Messages of one connection to one topic keep their order.
     /// While the topic's owner has no room, the message waits and the connection is not read.
     ///
-    /// Refusals by the topic's owner are told to [`Handler::published`](crate::Handler::published), which by default closes the
-    /// connection, so that none is lost silently.
+    /// Refusals by the topic's owner are passed to [`Handler::published`](crate::Handler::published), which by default
+    /// closes the connection, so that none is lost silently.
     ///
     /// # Errors
     /// Nothing was published: the message or the topic's name is malformed, the connection closes, the server drains (with `?` the
@@ -266,7 +267,8 @@ impl Remote<'_> {
         self.note_busy(published)
     }
 
-    /// The same with an id for [`Handler::published`](crate::Handler::published), which is told the message's position, too.
+    /// The same with an id for [`Handler::published`](crate::Handler::published), which also receives the message's
+    /// position.
     ///
     /// # Errors
     /// As for [`publish`](Remote::publish).
@@ -299,8 +301,8 @@ impl Remote<'_> {
 
     /// Sets a message that is published to a topic when the connection is over, for whatever reason: either side closes it, it
     /// breaks, the peer is too slow, the handler fails or panics. It is published exactly once, behind everything that the connection
-    /// has published before, and after [`Handler::close`](crate::Handler::close). For a notice that somebody has left, which no peer
-    /// can keep from being published; a will message in MQTT.
+    /// has published before, and after [`Handler::close`](crate::Handler::close). For a notice that a client has left,
+    /// which no peer can keep from being published; a will message in MQTT.
     ///
     /// There is one for each topic: another call replaces it, and [`cancel_on_close`](Remote::cancel_on_close) takes it away. It is
     /// copied, and charged to the node's memory budget until it is published. For the rates of the client it counts now, unless it
@@ -309,8 +311,8 @@ impl Remote<'_> {
     ///
     /// A connection is over once its closing handshake is, at the latest after the server's timeout for that (RFC 6455, 7.1.1). A drain
     /// refuses the messages, as it refuses all publications; they count as refused. A paced drain, and a takeover, publish those of the
-    /// connections that they close one by one. A server that is stopped without a drain publishes none. If the topic's owner refuses the
-    /// message, nobody is left to be told: it counts as refused, and the log says so.
+    /// connections that they close one by one. A server that is stopped without a drain publishes none. If the topic's
+    /// owner refuses the message, no handler is left to notify: it counts as refused, and the log reports it.
     ///
     /// # Errors
     /// Nothing has changed: the message or the topic's name is malformed, the server drains, the client publishes too fast, the
@@ -409,7 +411,7 @@ impl Remote<'_> {
         reserved
     }
 
-    /// Releases `bytes` of what [`reserve`](Remote::reserve) charged, at most all of it.
+    /// Releases `bytes` of the charge of [`reserve`](Remote::reserve), at most all of it.
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(*self.reserved_bytes);
         *self.reserved_bytes -= bytes;

@@ -1,4 +1,4 @@
-//! [`RequestContext`], the head of a request with what the server knows of it, and [`Opening`], that of an upgrade.
+//! [`RequestContext`], the head of a request with the server's data about it, and [`Opening`], that of an upgrade.
 
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -13,7 +13,7 @@ use echoring_proto::connection::MessageProgress;
 use echoring_proto::handshake::{BadField, Request, Upgrade, check_field};
 use echoring_runtime::shard::Extras;
 
-/// A request before it is answered: its head, and what the server knows of it. Dereferences to the [`Request`].
+/// A request before it is answered: its head, and the server's data about it. Dereferences to the [`Request`].
 ///
 /// [Extractors](FromRequest) read it; [`extract`](RequestContext::extract) runs one.
 pub struct RequestContext<'a> {
@@ -82,12 +82,12 @@ impl<'a> RequestContext<'a> {
         self.client
     }
 
-    /// The state of this type that [`Builder::state`](crate::Builder::state) gave the server.
+    /// The state of this type from [`Builder::state`](crate::Builder::state).
     pub fn state<T: 'static>(&self) -> Option<&'a T> {
         self.states.of_server()
     }
 
-    /// The state of this type that [`Builder::shard_state`](crate::Builder::shard_state) gave the shard.
+    /// The state of this type from [`Builder::shard_state`](crate::Builder::shard_state).
     pub fn shard_state<T: 'static>(&self) -> Option<&'a T> {
         self.states.of_shard()
     }
@@ -125,7 +125,7 @@ impl<'a> RequestContext<'a> {
     /// Adds a field to the 101 of a route with a handler. Refusals, plain requests and built-in routes do not have it.
     ///
     /// # Errors
-    /// If the field is malformed, or is one of the handshake itself.
+    /// If the field is malformed, or one of the handshake's own.
     pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
         check_field(name, value)?;
         self.fields.push((name.to_owned(), value.to_owned()));

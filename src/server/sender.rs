@@ -21,11 +21,12 @@ use crate::message::Message;
 /// Sends to one connection from any thread or task. Cheap to clone; made by [`Remote::sender`](crate::Remote::sender).
 ///
 /// Messages are sent in the order in which they are accepted. An accepted message is sent, unless the connection closes first:
-/// then [`is_closed`](RemoteSender::is_closed) says so, and [`unsent`](RemoteSender::unsent) counts what was lost. Accepted
-/// messages that wait for the peer are bounded by [`Builder::queue_bytes`](crate::Builder::queue_bytes) for each connection, each
-/// counted with 160 bytes besides its payload, and charged to the node's memory budget.
+/// then [`is_closed`](RemoteSender::is_closed) is true, and [`unsent`](RemoteSender::unsent) counts the lost messages.
+/// Accepted messages that wait for the peer are bounded by [`Builder::queue_bytes`](crate::Builder::queue_bytes) for
+/// each connection, each counted with 160 bytes besides its payload, and charged to the node's memory budget.
 ///
-/// A sender never blocks a shard, and never reaches another connection than its own, whatever happens to the connection.
+/// A sender never blocks a shard, and never reaches a connection other than its own, even after the connection has
+/// ended.
 ///
 /// ```
 /// use echoring::server::{Disposition, Handler, Message, Remote, RemoteSender, Result};
@@ -237,7 +238,7 @@ impl RemoteSender {
         inlet.put(SenderMail { to: Arc::clone(&self.shared), action })
     }
 
-    /// Takes a message, or gives it back.
+    /// Takes a message, or returns it.
     fn take(&self, message: OutgoingMessage) -> Result<(), (OutgoingMessage, SendError)> {
         if self.is_closed() {
             return Err((message, SendError::Closed));
@@ -298,7 +299,7 @@ pub(crate) trait Inlet: fmt::Debug + Send + Sync {
     fn put(&self, mail: SenderMail) -> bool;
 }
 
-/// What the senders of a connection and its shard share.
+/// The shared state of a connection's senders and its shard.
 #[derive(Debug)]
 pub(crate) struct Shared {
     inlet: Option<Arc<dyn Inlet>>,
@@ -357,7 +358,7 @@ pub(crate) enum SenderAction {
     Wait(Waiter),
 }
 
-/// Wakes who waits for room when it is dropped, so that nobody waits for a shard that has ended.
+/// Wakes the waiting senders when it is dropped, so that none waits for a shard that has ended.
 #[derive(Debug)]
 pub(crate) struct Waiter(Option<Waker>);
 
@@ -376,7 +377,7 @@ impl SenderMail {
     }
 }
 
-/// The shard's part: what waits for one connection.
+/// The shard's part: the messages that wait for one connection.
 #[derive(Debug)]
 pub(crate) struct SenderQueue {
     shared: Arc<Shared>,
@@ -408,7 +409,7 @@ impl SenderQueue {
         Arc::ptr_eq(&self.shared, &mail.to)
     }
 
-    /// Takes mail. Returns a waiter that has to try again later: its connection has room, so the node is short of memory.
+    /// Takes mail. Returns a waiter that must retry later: its connection has room, so the node is short of memory.
     pub(crate) fn put(&mut self, mail: SenderMail) -> Option<Waiter> {
         match mail.action {
             SenderAction::Wait(mut waiter) => {
@@ -444,7 +445,7 @@ impl SenderQueue {
         self.shared.messages.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Wakes those who wait, once half of the room is free.
+    /// Wakes the waiting senders, once half of the room is free.
     pub(crate) fn wake_for_room(&mut self) {
         if !self.waiters.is_empty() && self.shared.bytes.load(Ordering::Acquire) <= self.shared.bytes_max / 2
         {
@@ -454,7 +455,7 @@ impl SenderQueue {
 }
 
 impl Drop for SenderQueue {
-    /// The connection is closed: senders learn of it, and what waits is lost.
+    /// The connection is closed: senders learn of it, and waiting messages are lost.
     fn drop(&mut self) {
         self.shared.is_closed.store(true, Ordering::Release);
         self.queue.clear();

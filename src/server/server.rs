@@ -66,11 +66,11 @@ pub struct Server {
     node: NodeIdentity,
     cluster: Option<(ClusterTables, ClusterCommands)>,
     outlets: Option<ClusterOutlets>,
-    /// What is left to do to take a predecessor's place.
+    /// The remaining steps to replace a predecessor.
     replacement: Option<Replacement>,
 }
 
-/// A server whose place is to be taken, and what is done then.
+/// A server to be replaced, and the steps then.
 #[derive(Debug)]
 struct Replacement {
     predecessor: Predecessor,
@@ -82,10 +82,10 @@ struct Replacement {
     files: Vec<PathBuf>,
 }
 
-/// What the shards, and those who control the server, tell the cluster thread.
+/// The messages of the shards, and of the server's controllers, to the cluster thread.
 pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
 
-/// Messages and requests of a node for others, beside the packets of the cluster.
+/// Messages and requests of a node for others, in addition to the packets of the cluster.
 #[derive(Debug)]
 pub struct ClusterOutlets {
     /// Messages for other clients of NATS. Closed without [`ServerConfig::relays`], and when the shards have ended.
@@ -100,8 +100,8 @@ impl Server {
     /// Starts a server from a complete configuration.
     ///
     /// # Errors
-    /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors, io_uring
-    /// requested but denied.
+    /// One line with the problem and one with the remedy: an address in use, too few descriptors, io_uring requested
+    /// but denied.
     #[doc(hidden)]
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
         Server::bind(config, None)?.start_after(None)
@@ -130,11 +130,11 @@ impl Server {
         Ok(Bound { config, resolved, listeners })
     }
 
-    /// Takes the place of the predecessor, if the server was started with one, and accepts connections from then on. In a cluster, the
-    /// server must take part in it before: see [`take_cluster`](Server::take_cluster).
+    /// Replaces the predecessor, if the server was started with one, and accepts connections from then on. In a
+    /// cluster, the server must take part in it before: see [`take_cluster`](Server::take_cluster).
     ///
     /// # Errors
-    /// The predecessor does not hand over, and goes on. This server must end.
+    /// The predecessor does not hand over, and continues. This server must end.
     #[doc(hidden)]
     pub fn take_over(&mut self) -> Result<(), StartError> {
         let Some(Replacement { predecessor, sockets, later, files }) = self.replacement.take() else {
@@ -161,8 +161,8 @@ impl Server {
         listening.iter().try_for_each(|answer| answer).map_err(listeners::cannot_share)
     }
 
-    /// Waits for a successor, with threads that do not keep the process alive. `on` is called when one has taken over; this
-    /// server drains then, and [`join`](Server::join) returns when its last client has left.
+    /// Waits for a successor, with threads that do not keep the process alive. `on` is called when one has taken over;
+    /// this server then drains, and [`join`](Server::join) returns when its last client has left.
     ///
     /// # Errors
     /// If another process waits at one of the points, or a thread cannot be started.
@@ -176,14 +176,15 @@ impl Server {
         handover::wait_for_successor(self.handle(), (first_number, digest_seed), offering, on)
     }
 
-    /// The server's part in its cluster, once, for whatever carries the packets of the cluster. `None` without
+    /// The server's part in its cluster, once, for the carrier of the cluster's packets. `None` without
     /// [`ServerConfig::cluster`].
     #[doc(hidden)]
     pub fn take_cluster(&mut self) -> Option<(ClusterTables, ClusterCommands)> {
         self.cluster.take()
     }
 
-    /// The node's messages and requests for others beside those packets, once. `None` without [`ServerConfig::cluster`].
+    /// The node's messages and requests for others in addition to those packets, once. `None` without
+    /// [`ServerConfig::cluster`].
     #[doc(hidden)]
     pub fn take_outlets(&mut self) -> Option<ClusterOutlets> {
         self.outlets.take()
@@ -301,7 +302,7 @@ pub struct Bound {
     pub(crate) listeners: Listeners,
 }
 
-/// What the thread of a shard calls as its last act.
+/// The last call of a shard's thread.
 pub(crate) type OnEnd = Box<dyn Fn(usize, &Ended<ServiceSetup>) + Send + Sync>;
 
 impl Bound {
@@ -522,7 +523,7 @@ fn check_states(config: &ServerConfig) -> Result<(), StartError> {
     Err(StartError::new(StartErrorKind::State, problem, format!("give it with Builder::{function}")))
 }
 
-/// A server takes the place of one of the same cluster, or of one without.
+/// A server replaces one of the same cluster, or one without a cluster.
 fn check_cluster(config: &ServerConfig, predecessor: &Predecessor) -> io::Result<()> {
     let refused = match (&config.cluster, predecessor.node()) {
         (None, None) => return Ok(()),

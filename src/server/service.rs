@@ -73,7 +73,7 @@ const NO_SUBPROTOCOL: Refusal = Refusal {
 #[derive(Debug)]
 pub struct Service {
     routes: Routes,
-    /// What the routes' extractors reach.
+    /// The data for the routes' extractors.
     states: ShardStates,
     builtin_routes: bool,
     on_refusal: Option<RefusalHook>,
@@ -162,13 +162,13 @@ impl Service {
         self
     }
 
-    /// Limits what clients publish.
+    /// Limits the publications of clients.
     pub(crate) fn with_quotas(mut self, quotas: Quotas) -> Service {
         self.gate.set_quotas(quotas);
         self
     }
 
-    /// Sets the shard that the service runs on, so that decisions of other threads and what they send find it.
+    /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
     pub fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
         self.handlers.set_inlet(Arc::new(shard.clone()));
         self.gate.set_shard(shard);
@@ -212,7 +212,7 @@ impl Service {
         Service { on_refusal: hook, ..self }
     }
 
-    /// Uses the part of a configuration that a running server takes over.
+    /// Applies the part of a configuration that a running server can change.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
         self.gate.configure_quotas(&config.peers.topics);
         self.origins = config.origins.clone();
@@ -222,7 +222,7 @@ impl Service {
         self.broadcast.configure(config);
     }
 
-    /// A raw publisher cannot be told in another way.
+    /// A raw publisher cannot be notified in another way.
     #[cold]
     fn close_publisher(&mut self, link: &mut ConnectionContext<'_>, limit: Limit) {
         if link.is_open() {

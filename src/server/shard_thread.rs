@@ -60,7 +60,7 @@ pub(crate) fn service(
     if config.builtin_routes { service } else { service.without_builtin_routes() }
 }
 
-/// What all shards of a node have in common.
+/// The common parts of all shards of a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodeIdentity {
     /// Maps topics to owner shards.
@@ -123,7 +123,7 @@ impl ShardSetup for ServiceSetup {
     }
 }
 
-/// Says which limit to change.
+/// The hint names the limit to change.
 pub(crate) fn launch_error(error: LaunchError) -> StartError {
     let (kind, problem, hint) = match error {
         LaunchError::Thread(shard, error) => (

@@ -97,7 +97,7 @@ impl StoredPublication {
         self.memory.as_slice().len()
     }
 
-    /// Gives its memory back.
+    /// Returns its memory.
     pub(crate) fn release(self, pool: &mut Pool) {
         match self.memory {
             Memory::Pooled(buffer) => pool.put(buffer),

@@ -46,8 +46,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// Leaves out what the connection itself publishes. The history that is sent first, from a position or as the topic's snapshot, is
-    /// complete: it includes the connection's own messages.
+    /// Leaves out the connection's own publications. The history that is sent first, from a position or as the topic's
+    /// snapshot, is complete: it includes the connection's own messages.
     #[must_use]
     pub fn skip_own(mut self) -> SubscribeOptions {
         self.skips_own = true;
@@ -140,8 +140,8 @@ impl<'a> TopicMessage<'a> {
         TopicMessage { publication: Publication { content, key: "", payload }, idempotency_key: "" }
     }
 
-    /// A JSON value. Raw subscribers get it as text; sessions of `echoring.v1.json` get it as a value. It is the caller's to
-    /// guarantee that it is one JSON value.
+    /// A JSON value. Raw subscribers get it as text; sessions of `echoring.v1.json` get it as a value. The caller
+    /// guarantees that it is one JSON value.
     pub fn json(value: &'a str) -> TopicMessage<'a> {
         TopicMessage::new(Content::Json, value.as_bytes())
     }
@@ -190,7 +190,7 @@ impl<'a> From<Message<'a>> for TopicMessage<'a> {
     }
 }
 
-/// What a handler is told about a subscription of its connection, in the order of the topic. The messages themselves go
+/// An event of a subscription of a handler's connection, in the order of the topic. The messages themselves go
 /// straight to the peer.
 ///
 /// ```
@@ -264,7 +264,7 @@ pub enum SubscriptionEvent<'a> {
 pub enum SubscriptionEnd {
     /// The peer is too slow for the topic's bound, or its messages were lost for lack of memory.
     SlowConsumer,
-    /// The topic goes on in another epoch, or behind messages that are missing on this node.
+    /// The topic continues in another epoch, or behind messages that are missing on this node.
     Moved,
     /// An operator has ended it.
     Withdrawn,
@@ -317,7 +317,7 @@ impl SubscriptionEvent<'_> {
     }
 }
 
-/// What became of a message that a handler has published.
+/// The outcome of a message that a handler has published.
 ///
 /// ```
 /// use echoring::server::{Handler, PublishOutcome, Remote, Result};

@@ -32,16 +32,16 @@ impl TopicOptions {
         TopicOptions::default()
     }
 
-    /// A subscriber that lags past the bounds gets the latest message of each key instead of the older ones, and is told how many
-    /// those were. New subscribers get the latest message of each key first. Messages without a key are refused. Of subscribers
-    /// that cannot be told, those of raw routes and handlers, the slow ones lose their subscription as by default.
+    /// A subscriber that lags past the bounds gets the latest message of each key instead of the older ones, and the
+    /// number of those. New subscribers get the latest message of each key first. Messages without a key are refused.
+    /// Slow subscribers that cannot receive that, on raw routes and handlers, lose their subscription as by default.
     pub fn conflate(mut self) -> TopicOptions {
         self.settings.slow = SlowConsumerPolicy::Conflate;
         self
     }
 
-    /// A subscriber that lags past the bounds loses the oldest messages, and is told which. Those of raw routes and handlers lose
-    /// their subscription as by default.
+    /// A subscriber that lags past the bounds loses the oldest messages, and learns which. Those of raw routes and
+    /// handlers lose their subscription as by default.
     pub fn drop_oldest(mut self) -> TopicOptions {
         self.settings.slow = SlowConsumerPolicy::DropOldest;
         self
@@ -59,7 +59,8 @@ impl TopicOptions {
         self
     }
 
-    /// What is kept for clients that return: at most this many messages, bytes, and this age. Zero messages keep none.
+    /// The messages kept for clients that return: at most this many messages, bytes, and this age. Zero messages keep
+    /// none.
     pub fn history(mut self, messages: u32, bytes: usize, age: Duration) -> TopicOptions {
         self.settings.history = HistoryBounds { messages, bytes, age: nanos(age) };
         self
@@ -71,7 +72,7 @@ impl TopicOptions {
         self
     }
 
-    /// Subscribers whose protocol supports it are told who joins and leaves.
+    /// Subscribers whose protocol supports it are notified when clients join and leave.
     pub fn presence(mut self) -> TopicOptions {
         self.settings.access.presence = Permission::Everybody;
         self

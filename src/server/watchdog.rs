@@ -20,7 +20,7 @@ pub(super) struct Watchdog(Mutex<Vec<Option<PendingQuery>>>);
 struct PendingQuery {
     at: Instant,
     answer: Receiver<()>,
-    /// The log says that the shard does not answer.
+    /// The log has a record that the shard does not answer.
     is_told: bool,
 }
 
@@ -29,7 +29,7 @@ impl Watchdog {
         Watchdog(Mutex::new((0..shards).map(|_| None).collect()))
     }
 
-    /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`]. Shards that have ended are none of them: they
+    /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`]. Shards that have ended do not count: they
     /// have drained, or the server has failed. Blocks for that time at most.
     pub(super) fn stalled(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<usize> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,13 +1,13 @@
-//! Who may do what with a topic.
+//! Permissions on a topic.
 
-/// What a client may do with a topic.
+/// The rights of a client to a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {
     /// Receive its messages.
     Subscribe,
     /// Publish messages.
     Publish,
-    /// Learn who else subscribes.
+    /// Learn which other clients subscribe.
     Presence,
     /// Receive messages that were published before the subscription.
     History,
@@ -31,7 +31,7 @@ impl Right {
 /// Who has a right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Nobody, not even the operator.
+    /// No one, not even the operator.
     Nobody,
     /// All clients, and the operator.
     Everybody,
@@ -64,10 +64,10 @@ pub struct Access {
     pub subscribe: Permission,
     /// Who may publish.
     pub publish: Permission,
-    /// Who gets presence events and member lists, if their protocol supports them. The topic counts its subscribers
-    /// unless it is nobody.
+    /// The clients that get presence events and member lists, if their protocol supports them. The topic counts its
+    /// subscribers unless this is `Nobody`.
     pub presence: Permission,
-    /// Who is sent stored messages.
+    /// The clients that are sent stored messages.
     pub history: Permission,
 }
 

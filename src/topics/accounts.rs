@@ -145,7 +145,7 @@ pub struct TopicReport {
 }
 
 impl TopicReport {
-    /// The report of a topic that the shard owns, and of which it knows nothing else.
+    /// The report of a topic that the shard owns, and whose other figures it does not know.
     #[doc(hidden)]
     pub fn of_owner(name: &str, owner: OwnerReport) -> TopicReport {
         TopicReport { name: name.to_owned(), owner: Some(owner), ..TopicReport::default() }

@@ -62,7 +62,7 @@ pub(super) enum Audience {
     All,
     /// Those whose protocol has gap events and heartbeats.
     Events,
-    /// Those who are told who joins and leaves.
+    /// The members that are notified of joins and leaves.
     Presence,
 }
 
@@ -81,7 +81,7 @@ struct Member<K> {
     has: u64,
     /// Messages of the partial send, which counts as sent once it is complete.
     in_flight: u32,
-    /// Own messages behind the cursor, which are not owed.
+    /// Own messages behind the cursor, which are not delivered.
     own: u32,
     behind: bool,
 }
@@ -188,13 +188,13 @@ impl<K: Copy + Eq> Channel<K> {
         context.sums.subscriptions -= 1;
     }
 
-    /// Messages that are owed to a member and not sent, including those that are not readable yet.
+    /// Messages due to a member and not sent, including those that are not readable yet.
     fn queued(&self, member: &Member<K>, settings: &TopicSettings) -> u64 {
         let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(member, settings));
         owed.saturating_sub(u64::from(member.own))
     }
 
-    /// The offset up to which everything was counted for a member, if only as lost. On a conflated topic the latest
+    /// The offset up to which everything was counted for a member, possibly as lost. On a conflated topic the latest
     /// messages may still be sent, so there nothing counts as lost before it is reported.
     fn counted(&self, member: &Member<K>, settings: &TopicSettings) -> u64 {
         if self.policy(settings) == SlowConsumerPolicy::Conflate { member.has } else { self.lost_to(member) }
@@ -205,7 +205,7 @@ impl<K: Copy + Eq> Channel<K> {
         if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
     }
 
-    /// The offset up to which messages have left the log, for subscribers that can be told of a gap.
+    /// The offset up to which messages have left the log, for subscribers that can be notified of a gap.
     fn gone(&self, settings: &TopicSettings) -> u64 {
         match self.policy(settings) {
             SlowConsumerPolicy::DropOldest => self.log.offset_before(self.log.start()),
@@ -220,8 +220,8 @@ impl<K: Copy + Eq> Channel<K> {
         members.filter_map(|(index, member)| member.as_ref().map(|member| (index, member.key)))
     }
 
-    /// Completes `deliveries` with what follows from the cursors: the messages owed to all members, partial sends
-    /// included, and those that have left the log and will be reported when the members read on.
+    /// Completes `deliveries` with the figures that follow from the cursors: the messages due to all members, partial
+    /// sends included, and those that have left the log and will be reported when the members read on.
     pub(super) fn complete(&self, settings: &TopicSettings, deliveries: &mut Deliveries) {
         let gone = self.gone(settings);
         for member in self.members.iter().flatten() {
@@ -282,8 +282,8 @@ impl<K: Copy + Eq> Channel<K> {
         self.presence = self.log.appended().checked_sub(1);
     }
 
-    /// Drops a message for lack of memory, together with everything that members have not been sent. They are told or
-    /// disconnected at the next offer.
+    /// Drops a message for lack of memory, together with everything that members have not been sent. They are notified
+    /// or disconnected at the next offer.
     #[cold]
     pub(super) fn lose(&mut self, pool: &mut Pool, append: &Append, context: &mut ChannelContext<'_>) {
         let Append { offset, publisher, .. } = *append;
@@ -310,8 +310,8 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Makes the appended frames readable and offers them to every member; then evicts what exceeds the log's bound,
-    /// with the members who still need it and cannot be told.
+    /// Makes the appended frames readable and offers them to every member; then evicts the frames beyond the log's
+    /// bound, with the members that still need them and cannot be notified.
     pub(super) fn deliver(&mut self, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         self.log.publish(context.now);
         self.offer_all(context, sink);
@@ -390,7 +390,7 @@ impl<K: Copy + Eq> Channel<K> {
         self.settle(index, context, sink);
     }
 
-    /// The policy for members above their lag bound. Those that cannot be told of a gap are removed.
+    /// The policy for members above their lag bound. Members that cannot be notified of a gap are removed.
     fn policy(&self, settings: &TopicSettings) -> SlowConsumerPolicy {
         if self.format.dialect.has_gaps() { settings.slow } else { SlowConsumerPolicy::Disconnect }
     }
@@ -426,8 +426,9 @@ impl<K: Copy + Eq> Channel<K> {
         });
     }
 
-    /// Tells a member that it may miss presence events among the frames that it skips. False if that is not accepted
-    /// now. It may be told twice if the gap report is not accepted at once; what follows may repeat what it missed.
+    /// Notifies a member that it may miss presence events among the frames that it skips. False if that is not accepted
+    /// now. It may be notified twice if the gap report is not accepted at once; later events may repeat the missed
+    /// ones.
     fn tell_stale(
         &self,
         index: u32,
@@ -537,7 +538,7 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Checks a member's lag after an offer, and removes it if it exceeds its bound and cannot be told.
+    /// Checks a member's lag after an offer, and removes it if it exceeds its bound and cannot be notified.
     fn settle(&mut self, index: u32, context: &mut ChannelContext<'_>, sink: &mut impl Sink<K>) {
         let policy = self.policy(context.settings);
         let Some(Some(member)) = self.members.get(index as usize) else { return };
@@ -559,7 +560,7 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     /// Takes back whole frames from a member's last send, of which the kernel has not accepted the last `unsent` bytes;
-    /// `all` says that nothing before them is unsent either, so that one frame must stay. Returns the bytes and the
+    /// `all` tells that nothing before them is unsent either, so that one frame must stay. Returns the bytes and the
     /// number of messages taken back, which are behind the cursor again.
     pub(super) fn take_back(
         &mut self,
@@ -629,7 +630,8 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    /// Drops frames that only slow consumers still need, for lack of memory. They are told or disconnected at the next offer.
+    /// Drops frames that only slow consumers still need, for lack of memory. They are notified or disconnected at the
+    /// next offer.
     pub(super) fn shed(&mut self, pool: &mut Pool, context: &mut ChannelContext<'_>) {
         let evicted_to = self.gone(context.settings);
         self.log.forget_before(self.log.end(), pool);

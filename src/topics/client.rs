@@ -7,9 +7,9 @@ use std::fmt;
 /// The order is by node, so that the clients of one node are a range of a member list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId {
-    /// The run of the node, which no other node of a cluster has; 0 without a cluster.
+    /// The run of the node, unique in a cluster; 0 without a cluster.
     pub node: u64,
-    /// The number of the connection on its node, which no other has while it is open; never 0.
+    /// The number of the connection on its node, unique while it is open; never 0.
     pub number: u64,
 }
 

@@ -57,7 +57,7 @@ impl Creators {
     /// `creator` creates a topic.
     ///
     /// # Errors
-    /// The limit that it would be over.
+    /// The limit that would be exceeded.
     pub(crate) fn add(&self, creator: Creator, limits: CreationLimits) -> Result<(), Refused> {
         let Counts { connections, identities } = &*self.0;
         if !connections.add(creator.connection, limits.per_connection) {

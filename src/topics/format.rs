@@ -8,18 +8,18 @@ use super::message::Publication;
 pub enum Encoding {
     /// Raw: the messages as they were published, without gap events.
     Raw,
-    /// The same for subscribers whose program, and not whose peer, is told of gaps.
+    /// The same for subscribers whose program, not whose peer, is notified of gaps.
     RawWithGaps,
     /// By a protocol codec, which also encodes events.
     Adapter(u8),
-    /// By a protocol codec, for subscribers that are not told who else subscribes.
+    /// By a protocol codec, for subscribers without presence events.
     WithoutPresence(u8),
     /// By a protocol codec without gap events and heartbeats. A subscriber that misses messages is removed, and recovers
     /// when it subscribes again.
     Resuming {
         /// The codec.
         codec: u8,
-        /// Whether subscribers are told who else subscribes.
+        /// Whether subscribers are notified of joins and leaves.
         presence: bool,
         /// Whether messages may be deltas.
         deltas: Deltas,
@@ -32,8 +32,8 @@ pub enum Deltas {
     /// They are not.
     #[default]
     Off,
-    /// They are not yet: subscribers begin here, without the previous message. Who has been sent a message goes on in the format
-    /// with [`Following`](Deltas::Following).
+    /// They are not yet: subscribers begin here, without the previous message. A subscriber that has been sent a
+    /// message continues in the format with [`Following`](Deltas::Following).
     Beginning,
     /// They may be: every subscriber has been sent the previous message.
     Following,
@@ -50,7 +50,7 @@ impl Encoding {
         matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
     }
 
-    /// Whether subscribers can be told of a gap.
+    /// Whether subscribers can be notified of a gap.
     pub(super) fn has_gaps(self) -> bool {
         self.has_events() || self == Encoding::RawWithGaps
     }
@@ -60,7 +60,7 @@ impl Encoding {
         if let Encoding::Resuming { deltas, .. } = self { deltas } else { Deltas::Off }
     }
 
-    /// The encoding in which a subscriber goes on that has been sent a message; `None` if that is this one.
+    /// The encoding in which a subscriber continues that has been sent a message; `None` if that is this one.
     pub(super) fn following(self) -> Option<Encoding> {
         let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning } = self else { return None };
         Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following })

@@ -22,7 +22,7 @@ const SHARED_BYTES: usize = 2 * size_of::<usize>();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) offset: u64,
-    /// Of what was published.
+    /// Of the publication.
     pub(super) digest: u64,
     pub(super) at: Nanos,
 }

@@ -29,7 +29,7 @@ pub(crate) const HISTORY_MESSAGES_DEFAULT: u32 = 100;
 pub(crate) const HISTORY_BYTES_DEFAULT: usize = 64 * 1024;
 /// Default age of them: a page that reloads or changes networks reconnects within a minute.
 pub(crate) const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
-/// Default number of messages of a durable topic that its stream is read for.
+/// Default number of messages of a durable topic in its stream.
 pub(crate) const DURABLE_MESSAGES_DEFAULT: u32 = 1_000_000;
 /// Default bytes of a stream.
 pub(crate) const DURABLE_BYTES_DEFAULT: usize = 1024 * 1024 * 1024;

@@ -316,8 +316,8 @@ impl Log {
         }
     }
 
-    /// Shrinks the list of pieces. It is longest when a segment is full, so that a segment of many short pieces does
-    /// not make it grow again.
+    /// Shrinks the list of pieces. It is longest when a segment is full, so a segment of many short pieces does not
+    /// make it grow again.
     fn shrink_pieces(&mut self) {
         let (pieces, capacity) = (self.pieces.len(), self.pieces.capacity());
         if capacity > 16 && pieces < capacity / 4 {
@@ -348,12 +348,12 @@ impl Log {
         });
     }
 
-    /// Changes the bound; what exceeds it goes with the next eviction.
+    /// Changes the bound; the excess is removed with the next eviction.
     pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }
 
-    /// Evicts what exceeds the bound.
+    /// Evicts the excess over the bound.
     pub(crate) fn evict(&mut self, pool: &mut Pool) {
         self.forget_while(|log| log.bytes() > log.bytes_max, pool);
     }
@@ -406,7 +406,7 @@ impl Log {
     }
 
     /// Removes everything, including the tail: the topic has reached `offset`, and nothing before it can be read.
-    /// Readers of an earlier sequence have lost what they had not read.
+    /// Readers of an earlier sequence have lost their unread frames.
     pub(crate) fn forget_all(&mut self, offset: u64, pool: &mut Pool) {
         // Sequences lost in the tail are skipped too, so that no cursor equals the end by chance.
         self.end = self.appended() + 1;

@@ -1,7 +1,7 @@
 //! The member list of a topic with presence.
 //!
 //! In a cluster the list has the members of all nodes. Then it is charged to the memory budget, and a member for which there is
-//! no room is counted and not listed.
+//! no room is counted but not listed.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -27,7 +27,7 @@ impl MemberList {
         self.counted.unwrap_or(self.listed.len() as u64)
     }
 
-    /// The number of members is known from elsewhere.
+    /// The number of members has another source.
     pub(super) fn set_count(&mut self, count: u64) {
         self.counted = Some(count);
     }

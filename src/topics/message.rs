@@ -64,8 +64,8 @@ pub struct Publication<'a> {
 /// topic is lost; offsets of different epochs cannot be compared.
 ///
 /// As text it is `EPOCH-OFFSET`: the epoch in 1 to 16 hexadecimal digits, because JavaScript numbers cannot hold all its bits, and the
-/// offset in decimal ones, below 2^53. [`parse`](str::parse) reads what [`Display`](fmt::Display) writes. The `id` of an event stream
-/// has the same format, and a client's position, too.
+/// offset in decimal ones, below 2^53. [`parse`](str::parse) reads the output of [`Display`](fmt::Display). The `id` of
+/// an event stream has the same format, and a client's position, too.
 ///
 /// ```
 /// # mod echoring { pub use echoring_topics as server; }
@@ -175,7 +175,7 @@ pub enum Refused {
     /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
     /// can be sent again.
     Uncertain,
-    /// This node has not received what another has told the client already: try again, or another node.
+    /// This node has not received messages that another has sent the client already: try again, or another node.
     Behind,
     /// The topic is durable, and there is no stream that stores its messages. Nothing was published.
     NoStorage,

@@ -39,7 +39,7 @@ pub(super) struct OwnedTopic {
     pub(super) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
     pub(super) idle_since: Option<Nanos>,
-    /// Kept for others than the shards of this node.
+    /// Kept for other users than the shards of this node.
     pub(super) is_held: bool,
 }
 

@@ -94,7 +94,7 @@ pub struct OwnedTopics {
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
-    /// The topics that were forgotten lately, if somebody takes them.
+    /// The recently forgotten topics, if they are collected.
     names_forgotten: Option<Vec<Box<str>>>,
 }
 
@@ -134,7 +134,7 @@ impl OwnedTopics {
         OwnedTopics { seed, ..self }
     }
 
-    /// Limits who creates topics, together with the other shards that share `creators`.
+    /// Limits the creators of topics, together with the other shards that share `creators`.
     pub fn with_creators(self, creators: Creators, creation: CreationLimits) -> OwnedTopics {
         OwnedTopics { creators, creation, ..self }
     }
@@ -223,7 +223,7 @@ impl OwnedTopics {
         Ok(id)
     }
 
-    /// Decides about a message and assigns its offset. `by_client` says that it is not from the operator. Returns the
+    /// Decides about a message and assigns its offset. `by_client` tells that it is not from the operator. Returns the
     /// shards that it is forwarded to.
     ///
     /// # Errors
@@ -433,7 +433,7 @@ impl OwnedTopics {
         Some(told)
     }
 
-    /// What other programs at the backbone get of the topic's messages.
+    /// The form in which other programs at the backbone get the topic's messages.
     pub fn relay(&self, id: OwnedTopicId) -> Relay {
         self.table.get(id.key()).map_or(Relay::Off, |owned| owned.settings.relay)
     }

@@ -49,7 +49,7 @@ impl Previous {
         self.content = Some(content);
     }
 
-    /// Removes the message and returns its memory. None is wanted until that is said again.
+    /// Removes the message and returns its memory. None is wanted until that is requested again.
     pub(super) fn release(&mut self, pool: &mut Pool) {
         pool.discharge_history(self.charged_bytes);
         *self = Previous::default();

@@ -16,10 +16,9 @@ pub enum SlowConsumerPolicy {
     /// The connection is closed with 4008.
     #[default]
     Disconnect,
-    /// The subscriber loses the oldest messages, and is told which.
+    /// The subscriber loses the oldest messages, and is notified which.
     DropOldest,
-    /// Of the messages that it would lose, the subscriber gets the latest of each key, and is told how many it did not
-    /// get.
+    /// Of the messages that it would lose, the subscriber gets the latest of each key, and the number of the others.
     Conflate,
 }
 
@@ -113,11 +112,11 @@ pub struct TopicSettings {
     /// Number of stored messages that a new subscriber is sent first, if its protocol supports it. On a conflated
     /// topic, new subscribers always get the latest message of each key.
     pub snapshot: u32,
-    /// Who may do what.
+    /// The permissions.
     pub access: Access,
     /// Interval at which subscribers of an idle topic are sent its last offset, if their protocol supports it.
     pub heartbeat: Nanos,
-    /// What other programs at the backbone get.
+    /// The form for other programs at the backbone.
     pub relay: Relay,
     /// Whether a node of a cluster orders the topic for its own clients while it does not reach its owner.
     pub local_epochs: bool,
@@ -145,12 +144,12 @@ impl TopicSettings {
         TopicSettings { slow, lag_bytes, access, durable, ..*self }
     }
 
-    /// Whether the topic counts its subscribers, and tells some of them who joins and leaves.
+    /// Whether the topic counts its subscribers, and the subscribers that are notified of joins and leaves.
     pub fn has_presence(&self) -> bool {
         self.access.presence != Permission::Nobody
     }
 
-    /// Whether messages without a key, or from clients, are refused: raw routes cannot be told the reason.
+    /// Whether messages without a key, or from clients, are refused: raw routes cannot receive the reason.
     pub fn refuses_raw(&self) -> bool {
         self.slow == SlowConsumerPolicy::Conflate || !self.access.publish.includes_clients()
     }
@@ -200,8 +199,8 @@ impl Rules {
         Rules { rules: rules.into(), default, for_everybody }
     }
 
-    /// Identifies the rules, as far as all nodes of a cluster should have the same: whose topics they are, what is kept of them, and
-    /// who may do what. It is never 0.
+    /// Identifies the part of the rules that all nodes of a cluster should share: the patterns, the stored messages,
+    /// and the permissions. It is never 0.
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let rules = self.rules.iter().map(|(pattern, settings)| (pattern.text(), settings));

@@ -1,4 +1,4 @@
-//! [`Sink`]: what a topic sends to, and tells of gaps.
+//! [`Sink`]: the receiver of a topic's messages and gaps.
 
 use bytes::Bytes;
 
@@ -81,22 +81,22 @@ pub trait Sink<K> {
     /// # Errors
     /// The frames, if the connection does not accept them now.
     fn send(&mut self, key: K, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes>;
-    /// Reports a gap, in order with what is sent. False if it is not accepted now.
+    /// Reports a gap, in order with the messages. False if it is not accepted now.
     fn tell_gap(&mut self, key: K, topic: &str, gap: Gap) -> bool;
-    /// Reports that presence events were missed, in order with what is sent. False if it is not accepted now.
+    /// Reports that presence events were missed, in order with the messages. False if it is not accepted now.
     fn tell_stale(&mut self, key: K, member: MemberId, topic: &str) -> bool;
-    /// Sends the latest messages of some keys, which replace earlier ones, in order with what is sent. Returns the
+    /// Sends the latest messages of some keys, which replace earlier ones, in order with the messages. Returns the
     /// offset of the last one and their number; `None` if nothing is accepted now. It may send only a part of them.
     fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
     /// The subscriber exceeded its lag bound and is removed from the topic. It was sent everything up to the offset
-    /// `reached`, and was not told that there is more.
+    /// `reached`, and was not notified that there is more.
     fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
-    /// A subscriber goes on under another id.
+    /// A subscriber continues under another id.
     fn moved(&mut self, key: K, from: MemberId, to: MemberId);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
 
-    /// Messages of a topic are about to be sent, of which the oldest was received at `since`.
+    /// Messages of a topic are about to be sent, the oldest of which was received at `since`.
     fn delivered(&mut self, since: Nanos, messages: u32) {
         let _ = (since, messages);
     }

@@ -462,7 +462,7 @@ impl<K: Copy + Eq> Topics<K> {
         self.append_to(id, memory, &Append { offset, origin: 0, publisher: None, audience }, event);
     }
 
-    /// Appends a presence event. Subscribers that miss it are told so.
+    /// Appends a presence event. Subscribers that miss it are notified.
     pub fn append_presence(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
         self.append_event(id, memory, Audience::Presence, notice);
         let Some(topic) = self.table.get(id.key()) else { return };
@@ -501,7 +501,7 @@ impl<K: Copy + Eq> Topics<K> {
         }
     }
 
-    /// Appends to the channels that had no memory for a frame, evicting what it can.
+    /// Appends to the channels that had no memory for a frame, evicting as much as possible.
     #[cold]
     #[inline(never)]
     fn append_starved(
@@ -546,8 +546,8 @@ impl<K: Copy + Eq> Topics<K> {
         }
     }
 
-    /// Frees what only slow consumers still need, in one of the logs where that is most. False if there is nothing to
-    /// free.
+    /// Frees the frames that only slow consumers still need, in one of the logs where they are most. False if there is
+    /// nothing to free.
     pub fn shed(&mut self, pool: &mut Pool) -> bool {
         let Some(number) = self.backlogs.largest() else { return false };
         self.backlogs.set(number, 0);
@@ -655,7 +655,7 @@ impl<K: Copy + Eq> Topics<K> {
         self.due_at
     }
 
-    /// A subscriber's partial send is complete, or it may be writable again: it is offered what it lacks.
+    /// A subscriber's partial send is complete, or it may be writable again: it is offered the messages that it lacks.
     pub fn catch_up(&mut self, member: MemberId, now: Nanos, sink: &mut impl Sink<K>) {
         let Topics { channels, table, sums, .. } = self;
         let Some(channel) = channels.get_mut(member.channel) else { return };
@@ -683,7 +683,7 @@ impl<K: Copy + Eq> Topics<K> {
     }
 
     /// Takes back whole frames from the send to `key` with `tag`, of which the kernel has not accepted the last
-    /// `unsent` bytes; `all` says that nothing before them is unsent. Returns the bytes and the number of messages
+    /// `unsent` bytes; `all` tells that nothing before them is unsent. Returns the bytes and the number of messages
     /// taken back: they must not be sent, because they will be offered again.
     pub fn take_back(&mut self, tag: u64, key: K, unsent: usize, all: bool, now: Nanos) -> (usize, u32) {
         let MemberId { channel, index } = MemberId::from_tag(tag);
@@ -714,7 +714,7 @@ impl<K: Copy + Eq> Topics<K> {
     }
 
     /// Lists the topics whose subscribers must be sent a heartbeat, because nothing was sent for this long. They then
-    /// count as served.
+    /// count as delivered.
     pub fn silent(&mut self, now: Nanos, silent: &mut Vec<TopicId>) {
         for (key, topic) in self.table.iter_mut() {
             if topic.dirty || topic.spoke_at + topic.state.settings.heartbeat > now {
@@ -766,7 +766,7 @@ impl<K: Copy + Eq> Topics<K> {
     }
 }
 
-/// Logs that subscribers of a topic lose messages of so many bytes.
+/// Logs that subscribers of a topic lose messages of this size.
 fn warn_starved(topic: &str, bytes: usize) {
     tracing::warn!(topic, bytes, "the memory budget is exhausted; slow consumers of a topic lose messages");
 }

@@ -30,7 +30,7 @@ const HEAD_BYTES: usize = 1 + 4;
 /// A record that is not well formed, or that no topic can be made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ImportError {
-    /// The bytes are no record of this version.
+    /// The bytes are not a record of this version.
     Malformed,
     /// There are more topics with subscribers than this process allows.
     TooManyTopics,
@@ -154,7 +154,7 @@ fn position(body: &mut &[u8]) -> Option<Position> {
     ((1..1 << 48).contains(&epoch) && offset < 1 << 53).then_some(Position { epoch, offset })
 }
 
-/// What [`OwnedTopics::export_state`] exports.
+/// The output of [`OwnedTopics::export_state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exported {
     /// The latest message of each key.

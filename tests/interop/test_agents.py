@@ -427,8 +427,8 @@ class Shares(unittest.TestCase):
     def test_files_that_do_not_belong_together_are_refused(self):
         flags = ("-c", "9", "--rate", "300")
         files = self.shares(*flags)
-        self.assertIn("each once, and there are 1/3, 1/3, 2/3", self.merge(files[0], files[1], files[0], code=2))
-        self.assertIn("there are 1/3, 2/3", self.merge(files[0], files[1], code=2))
+        self.assertIn("each once; found 1/3, 1/3, 2/3", self.merge(files[0], files[1], files[0], code=2))
+        self.assertIn("found 1/3, 2/3", self.merge(files[0], files[1], code=2))
         with open(files[1]) as text:
             other = json.load(text)
         other["runs"][0]["config"]["rate"] = 301

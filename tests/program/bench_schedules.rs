@@ -183,7 +183,7 @@ fn contradictions_are_refused_before_the_first_connection() {
         (&["--burst", "2"], "such as --rate 10k --burst 20"),
         (&["--rate", "10", "--burst", "16385"], "--burst"),
         (&["--late-after", "0s"], "--late-after"),
-        (&["--arrivals", "poisson"], "such as --rate 5000 --arrivals poisson"),
+        (&["--arrivals", "poisson"], "e.g. --rate 5000 --arrivals poisson"),
     ] {
         let words = [&["bench", URL][..], words].concat();
         let run = Run::from(program::command(&words).output().expect("the binary runs"));

@@ -71,8 +71,8 @@ impl fmt::Debug for BufferPool {
 pub(super) struct BufferSet {
     pub(super) pool: Pool,
     pub(super) codecs: Codecs,
-    /// What was received and not parsed, with room behind it: empty in a spare set. Its memory may be shared with messages that
-    /// were received in it.
+    /// Received bytes that were not parsed, with room behind them: empty in a spare set. Its memory may be shared with
+    /// messages that were received in it.
     pub(super) input: BytesMut,
     /// Size of the memory that `input` is a part of.
     pub(super) region_bytes: usize,
@@ -88,8 +88,7 @@ pub(super) struct BufferSet {
 type Spare = Vec<Box<BufferSet>>;
 
 thread_local! {
-    /// The buffer set of this thread that was released last: of connections that have something to do one after the other, each
-    /// uses it.
+    /// The buffer set that this thread released last: connections that have work in succession all use it.
     static LAST: Cell<Option<Box<BufferSet>>> = const { Cell::new(None) };
     /// The other spare buffer sets of this thread.
     static SPARE: RefCell<Spare> = const { RefCell::new(Vec::new()) };
@@ -123,7 +122,7 @@ impl BufferSet {
         BytesMut::new()
     }
 
-    /// Takes the empty input, which lies behind an unfinished message, and uses again what was put aside.
+    /// Takes the empty input, which lies behind an unfinished message, and reuses the input that was put aside.
     pub(super) fn swap_input(&mut self) -> BytesMut {
         let (parked, region_bytes) = std::mem::take(&mut self.parked);
         self.region_bytes = region_bytes;
@@ -141,7 +140,7 @@ impl BufferSet {
         bytes
     }
 
-    /// Takes what lies at `at` out of the input, which is read up to `read`, without a copy.
+    /// Takes the bytes at `at` out of the input, which is read up to `read`, without a copy.
     #[inline(never)]
     pub(super) fn split_off(&mut self, at: Range<usize>, read: usize) -> BytesMut {
         let mut piece = self.input.split_to(read);
@@ -178,7 +177,7 @@ impl BufferSet {
     }
 
     /// Every so often, returns memory that was not needed since the last trim. Not at each release: a connection that
-    /// answers one long message after the other would allocate its buffers anew for each.
+    /// answers many long messages in a row would allocate its buffers anew for each.
     #[inline]
     fn trim(&mut self) {
         self.releases += 1;

@@ -68,8 +68,8 @@ impl<S> Shared<S> {
         Arc::new(Shared { core, common: OnceLock::new(), opened, head, write_buffer_bytes })
     }
 
-    /// Polls as the waiter `place`. If the result is pending, it waits, and `for_transport` says whether it waits for
-    /// the transport.
+    /// Polls as the waiter `place`. If the result is pending, the task waits, and `for_transport` says whether for the
+    /// transport.
     #[inline]
     pub(super) fn poll<R>(
         &self,
@@ -125,8 +125,8 @@ impl<S> Shared<S> {
         polled
     }
 
-    /// Unlocks after a poll as the waiter `place`. One that is ready waits no more; one that only yields to other tasks is woken
-    /// at once.
+    /// Unlocks after a poll as the waiter `place`. A task that is ready no longer waits; one that only yields to other
+    /// tasks is woken at once.
     #[inline(always)]
     fn end_poll(&self, mut core: MutexGuard<'_, Core<S>>, place: usize, is_ready: bool, waker: &Waker) {
         let yields = std::mem::take(&mut core.yields);
@@ -144,7 +144,7 @@ impl<S> Shared<S> {
         }
     }
 
-    /// The waiter `place`, which waits no more, is not woken by the common waker.
+    /// The waiter `place`, which no longer waits, is not woken by the common waker.
     #[cold]
     fn disarm(&self, place: usize) {
         if let Some((common, _)) = self.common.get() {
@@ -176,7 +176,7 @@ impl<S> Shared<S> {
         wakers.wake();
     }
 
-    /// The connection itself, if no other handle exists.
+    /// The connection itself, if there is no other handle.
     pub(super) fn into_core(self: Arc<Self>) -> Result<Core<S>, Arc<Shared<S>>> {
         Arc::try_unwrap(self).map(|shared| shared.core.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -257,7 +257,7 @@ pub(super) struct Core<S> {
     pub(super) compresses: bool,
     pub(super) write_deadline: Option<Instant>,
     pub(super) write_timeout: Option<Duration>,
-    /// When the transport began to accept no more, if it has accepted no frame since.
+    /// When the transport stopped accepting, if it has accepted no frame since.
     pub(super) blocked_since: Option<Instant>,
     pub(super) write_timer: Timer,
 
@@ -337,8 +337,8 @@ impl<S> Core<S> {
         core
     }
 
-    /// Calls `update` with the state machine and its environment. What depends on the time first
-    /// [updates](Core::update_clock) it.
+    /// Calls `update` with the state machine and its environment. Whatever depends on the time
+    /// [updates](Core::update_clock) it first.
     #[inline]
     pub(super) fn with<R>(
         &mut self,

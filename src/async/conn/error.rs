@@ -11,9 +11,9 @@ use echoring_proto::{CloseCode, ProtocolError};
 /// Errors that end the connection ([`Closed`](Error::Closed), [`Broken`](Error::Broken),
 /// [`ProtocolError`](Error::ProtocolError), [`PongTimeout`](Error::PongTimeout), [`SendTimeout`](Error::SendTimeout), most of
 /// [`Io`](Error::Io)) are returned by every later call too. [`ReadTimeout`](Error::ReadTimeout), [`WriteTimeout`](Error::WriteTimeout),
-/// [`Json`](Error::Json), [`NotText`](Error::NotText), and what is wrong with an argument leave the connection usable.
+/// [`Json`](Error::Json), [`NotText`](Error::NotText), and invalid arguments leave the connection usable.
 ///
-/// The text of an error includes that of the error that it wraps; `source` is what is below that one.
+/// The text of an error includes that of the error that it wraps; `source` is the cause of the wrapped error.
 ///
 /// ```
 /// use echoring::{CloseFrame, Error};

@@ -18,7 +18,7 @@ impl<S: Transport> Reader<S> {
     /// Passes each message on to `writer`, as `change` returns it: another message, the same, or `None` for none. Ends with either
     /// connection, and returns the error that ended it.
     ///
-    /// A proxy awaits both directions with `tokio::join!`. Then both connections are closed when one ends:
+    /// A proxy awaits both directions with `tokio::join!`. Then close both connections when one ends:
     ///
     /// - **The reader's end is passed on** by [`Writer::forward_close`], behind the messages before it. This waits for the closing
     ///   handshake, at most [`Settings::close_timeout`](super::Settings::close_timeout).

@@ -10,7 +10,7 @@ use super::receiving::ControlEvent;
 use echoring_proto::connection::{CloseFrame, Pings};
 use echoring_proto::{CloseCode, Opcode};
 
-/// What to do about a received control frame.
+/// The action for a received control frame.
 ///
 /// ```
 /// use echoring::{Conn, ControlReply};

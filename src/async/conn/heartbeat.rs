@@ -118,7 +118,7 @@ impl HeartbeatTimer {
         self.unanswered = None;
     }
 
-    /// The peer does not accept what was sent, so it cannot have received the heartbeat: the timeout restarts.
+    /// The peer does not accept our bytes, so it cannot have received the heartbeat: the timeout restarts.
     pub(super) fn restart_timeout(&mut self, now: Instant) {
         if let Some(unanswered) = &mut self.unanswered {
             *unanswered = now;

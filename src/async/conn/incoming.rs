@@ -20,7 +20,7 @@ pub(super) struct Incoming {
     region_bytes: usize,
     /// The whole message, once its last byte has arrived.
     whole: Option<Message>,
-    /// Number of bytes that a message reader has read of what is here.
+    /// Number of bytes that a message reader has read of the payload.
     taken: usize,
     /// The rest is discarded.
     skipped: bool,
@@ -164,7 +164,8 @@ impl Incoming {
         self.payload.join_room(room);
     }
 
-    /// Makes room for `additional` bytes right behind the payload, and returns it. `room` is what was there.
+    /// Makes room for `additional` bytes right behind the payload, and returns it. `room` is the memory behind the
+    /// payload.
     pub(super) fn grow_room(&mut self, room: BytesMut, additional: usize) -> BytesMut {
         self.payload.join_room(room);
         self.payload.reserve(additional);
@@ -180,7 +181,7 @@ impl Incoming {
     }
 }
 
-/// Whether a message of `bytes` may keep the region of `region_bytes` alive that it was received in.
+/// Whether a message of `bytes` may keep the region of `region_bytes` alive in which it was received.
 #[inline]
 pub(super) fn may_share(bytes: usize, region_bytes: usize) -> bool {
     bytes.saturating_mul(SHARED_REGION_FACTOR) >= region_bytes

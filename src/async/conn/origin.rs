@@ -1,4 +1,4 @@
-//! What a handshake leaves to its connection.
+//! The results of a handshake for its connection.
 
 use super::trace::Trace;
 
@@ -10,7 +10,7 @@ pub(crate) enum Head {
     Response(http::Response<bytes::Bytes>),
 }
 
-/// What a handshake leaves besides its result.
+/// Data of a handshake besides its result.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     /// Boxed, because most connections keep none.

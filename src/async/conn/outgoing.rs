@@ -10,8 +10,8 @@ use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
 /// Number of pieces, at most: a buffer, a header and a payload.
 const PIECES_MAX: usize = 3;
 
-/// Encoded frames, and behind them a header and a payload that are not copied. Of each, the rest that the transport has
-/// not accepted.
+/// Encoded frames, and behind them a header and a payload that are not copied. For each, the rest that the transport
+/// has not accepted.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     buffer: Option<Buffer>,

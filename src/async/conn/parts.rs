@@ -95,8 +95,8 @@ impl<S: Transport> Conn<S> {
         self.reader.get_ref()
     }
 
-    /// Takes the connection apart: the stream, and what was received and not parsed. Frames that wait to be sent, and the
-    /// beginning of a message that was received in part, are lost.
+    /// Takes the connection apart: the stream, and the received bytes that were not parsed. Frames that wait to be
+    /// sent, and the beginning of a message that was received in part, are lost.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

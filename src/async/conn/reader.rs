@@ -40,7 +40,7 @@ impl<S: Transport> Reader<S> {
         Reader { shared, handlers: Handlers::default(), told: false }
     }
 
-    /// The shared state, and what is the reader's own.
+    /// The shared state, and the reader's own state.
     pub(super) fn into_shared(self) -> (Arc<Shared<S>>, (Handlers, bool)) {
         (self.shared, (self.handlers, self.told))
     }

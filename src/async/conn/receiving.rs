@@ -1,7 +1,7 @@
 //! Reads from the transport and parses messages, one event at a time, so that a read may stop between any two events.
 //!
-//! Reading never waits for writing: two peers that both did would deadlock. What a peer can make this end queue is
-//! bounded nevertheless: to the pongs for one read, and behind an incomplete send to the latest few.
+//! Reading never waits for writing: two peers that both did would deadlock. A peer can make this end queue only the
+//! pongs for one read, and behind an incomplete send only the latest few.
 
 use std::future::Future as _;
 use std::io;
@@ -49,7 +49,7 @@ pub(super) enum Found<T> {
     ControlEvent(ControlEvent),
 }
 
-/// The payload of a control frame. Only handlers see it, so that it may cost an allocation.
+/// The payload of a control frame. Only handlers see it, so an allocation is acceptable.
 #[derive(Debug)]
 pub(super) struct Control(Box<[u8]>);
 
@@ -227,7 +227,7 @@ impl<S: Transport> Core<S> {
         Ok(None)
     }
 
-    /// Receives, and sends what is queued once there is nothing to receive.
+    /// Receives, and sends queued frames once there is nothing to receive.
     #[inline(always)]
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.reads_since_flush >= READS_BEFORE_FLUSH_MAX {
@@ -462,7 +462,7 @@ impl<S: Transport> Core<S> {
         buffers.input.capacity()
     }
 
-    /// Adapts the size of reads to what the peer sends.
+    /// Adapts the size of reads to the peer's traffic.
     fn adapt_reads(&mut self, received: usize, bytes_max: usize) {
         if received >= self.read_bytes {
             self.short_reads = 0;
@@ -489,7 +489,7 @@ impl<S: Transport> Core<S> {
         self.connection.ended(until);
     }
 
-    /// Nothing more is read: sends what is queued, shuts the transport down, and then ends.
+    /// Reading has ended: sends queued frames, shuts the transport down, and then ends.
     fn poll_end(&mut self, flushed: Poll<()>, cx: &mut Context<'_>) -> Poll<()> {
         if self.fate != Some(TransportAction::Abort) {
             ready!(flushed);

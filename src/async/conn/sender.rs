@@ -50,10 +50,11 @@ impl Queued {
     }
 }
 
-/// What the senders of a connection and their task share.
+/// The state that the senders of a connection and their task share.
 #[derive(Debug, Default)]
 struct QueueState {
-    /// Nothing more is accepted: a close is queued, or the task has ended. Locked while an entry is put, so that none gets behind it.
+    /// Nothing more is accepted: a close is queued, or the task has ended. Locked while an entry is queued, so that
+    /// none gets behind it.
     is_closing: Mutex<bool>,
     /// Is notified of that.
     closing: Notify,
@@ -166,8 +167,8 @@ impl Sender {
         self.try_put(Queued::Message(message.into()))
     }
 
-    /// Closes the connection behind the queued messages. Once this is ready, no sender of the connection queues any more. Code and reason
-    /// are sent as by [`Writer::close`](super::Writer::close).
+    /// Closes the connection behind the queued messages. Once this is ready, no sender of the connection can queue
+    /// anything. Code and reason are sent as by [`Writer::close`](super::Writer::close).
     ///
     /// # Errors
     /// As [`send`](Sender::send).
@@ -288,11 +289,12 @@ pub struct SendTask<S> {
     written: Written,
 }
 
-/// Which messages the transport has accepted, of those that the connection has.
+/// Which of the connection's messages the transport has accepted.
 #[derive(Debug)]
 struct Written {
     state: Arc<QueueState>,
-    /// The bytes of each message and of the Close frame, of which some may not be accepted; and whether it is a message.
+    /// The bytes of each message and of the Close frame, some of which may not be accepted yet; and whether it is a
+    /// message.
     frames: VecDeque<(u32, bool)>,
     /// Their sum.
     bytes: u64,

@@ -42,7 +42,7 @@ impl<S: Transport> Core<S> {
         flushed
     }
 
-    /// The transport accepts no more.
+    /// The transport has stopped accepting.
     #[cold]
     fn note_blocked(&mut self) {
         if self.write_timeout.is_some() && self.blocked_since.is_none() {
@@ -56,7 +56,7 @@ impl<S: Transport> Core<S> {
         self.blocked_since?.checked_add(self.write_timeout?)
     }
 
-    /// The transport has accepted no frame for as long as it may. What the peer got of a frame cannot be continued.
+    /// The transport has accepted no frame for as long as it may. The peer's incomplete frame cannot be continued.
     #[cold]
     pub(super) fn end_blocked(&mut self) {
         self.connection.abort(Cause::SendTimeout);
@@ -102,7 +102,7 @@ impl<S: Transport> Core<S> {
         Poll::Ready(())
     }
 
-    /// Writes what the transport has not accepted of a send, which has more than one piece or was begun.
+    /// Writes the rest of a send that the transport has not accepted, which has more than one piece or was begun.
     fn poll_write_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(outgoing) = &self.sending else { return Poll::Ready(Ok(0)) };
         let stream = Pin::new(&mut self.stream);
@@ -227,8 +227,8 @@ impl<S: Transport> Core<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Called when the transport accepts no more. Ready with the error at the deadline, or without an error if the deadline has moved
-    /// or the connection has ended.
+    /// Called when the transport stops accepting. Ready with the error at the deadline, or without an error if the
+    /// deadline has moved or the connection has ended.
     fn poll_write_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let ends_at = self.write_ends_at();
         let Some(at) = self.write_deadline.into_iter().chain(ends_at).min() else { return Poll::Pending };

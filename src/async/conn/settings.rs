@@ -33,8 +33,8 @@ const NEVER: Nanos = Nanos::MAX / 4;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Number of bytes per read of the transport at first. It grows with what the peer sends, up to 68 KiB, and shrinks again.
-    /// 0 means the default of 4,096.
+    /// Number of bytes per read of the transport at first. It grows with the peer's traffic, up to 68 KiB, and shrinks
+    /// again. 0 means the default of 4,096.
     pub read_buffer_bytes: usize,
     /// Size in bytes of the fragments that a [`MessageWriter`](super::MessageWriter) sends, and of the buffer of a
     /// sink. After 64 KiB of a streamed message its fragments are larger. Messages that are written whole are sent as
@@ -44,7 +44,8 @@ pub struct Settings {
     pub buffers: Option<BufferPool>,
     /// Maximum size of a received message in bytes; a longer one closes the connection with 1009.
     pub message_bytes_max: u64,
-    /// Bytes queued to the peer above which writing waits. Reading never waits: what it queues is bounded separately.
+    /// Bytes queued to the peer above which writing waits. Reading never waits: the frames that it queues are bounded
+    /// separately.
     pub queue_bytes: u32,
     /// Bytes of a message that has begun that must arrive within [`message_progress_time`](Settings::message_progress_time), unless
     /// it ends: 1 KiB by default. Of a compressed message, compressed ones. If it is more than a message may have, this is a limit
@@ -53,10 +54,11 @@ pub struct Settings {
     /// The time for these bytes, including time in which nobody reads; a slower message closes the connection with 1008. There is no
     /// limit of a message's whole time. `None` for no limit at all.
     pub message_progress_time: Option<Duration>,
-    /// Time limit for the transport to accept a frame, or several that leave together, since it accepted no more; `None` for no limit.
-    /// So no write, flush, ping or close waits longer for a peer that does not read, and no pong or heartbeat stays queued while the
-    /// connection is read. The peer may have got a frame in part, so the connection has ended then: that call and all later ones,
-    /// reads too, return [`Error::SendTimeout`](super::Error::SendTimeout). A long message takes its time: 64 MB at 1 MB/s more than a
+    /// Time limit for a transport that has stopped accepting to accept a frame, or several that leave together; `None`
+    /// for no limit. So no write, flush, ping or close waits longer for a peer that does not read, and no pong or
+    /// heartbeat stays queued while the connection is read. The peer may have received part of a frame, so the
+    /// connection has ended: that call and all later ones, also reads, return
+    /// [`Error::SendTimeout`](super::Error::SendTimeout). A long message takes its time: 64 MB at 1 MB/s more than a
     /// minute.
     ///
     /// A [deadline](super::Writer::set_write_deadline) leaves the connection as it is instead, and the message queued.
@@ -190,7 +192,7 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER).min(NEVER)
 }
 
-/// The result of a handshake, whoever performed it.
+/// The result of a handshake, by any implementation.
 ///
 /// ```
 /// use echoring::{Conn, Opened, Role, Settings};

@@ -1,6 +1,6 @@
-//! What a connection does at some time: deadlines of reads and of the state machine, and the heartbeat.
+//! Timed events of a connection: deadlines of reads and of the state machine, and the heartbeat.
 //!
-//! Never: a clock that is read where nothing depends on it.
+//! Never: a clock read on which nothing depends.
 
 use std::task::{Context, Poll};
 
@@ -11,7 +11,7 @@ use super::sending::Writing;
 use echoring_proto::connection::{Cause, MessageKind};
 
 impl<S: Transport> Core<S> {
-    /// Whether anything is to be done at some time.
+    /// Whether anything is scheduled.
     #[inline(always)]
     pub(super) fn has_timers(&self) -> bool {
         self.read_deadline.is_some()

@@ -30,7 +30,7 @@ struct Waiter {
     for_transport: bool,
     /// Its waker is in the common one.
     is_shared: bool,
-    /// Kept when the wait is over without it, because the same task will most likely wait again.
+    /// Kept when the wait ends without it, because the same task will most likely wait again.
     waker: Option<Waker>,
 }
 
@@ -90,7 +90,7 @@ impl Waiters {
         GUESTS + at
     }
 
-    /// Removes such a waiter. Returns what is dropped.
+    /// Removes such a waiter. Returns the dropped wakers.
     pub(super) fn leave(&mut self, index: usize) -> Option<Waker> {
         std::mem::take(&mut self.guests[index - GUESTS]).waiter.waker
     }
@@ -103,7 +103,7 @@ impl Waiters {
             || self.guests.iter().any(|guest| guest.waiter.competes_with(waker))
     }
 
-    /// Waits from now on. Returns what is dropped.
+    /// Waits from now on. Returns the dropped wakers.
     #[inline]
     pub(super) fn wait(&mut self, index: usize, waker: &Waker, for_transport: bool) -> Option<Waker> {
         let waiter = self.get_mut(index);
@@ -191,7 +191,7 @@ pub(super) struct CommonWaker {
 #[derive(Debug, Default)]
 struct Slot {
     armed: bool,
-    /// Kept when the wait is over without it.
+    /// Kept when the wait ends without it.
     waker: Option<Waker>,
 }
 
@@ -218,7 +218,7 @@ impl CommonWaker {
         }
     }
 
-    /// Forgets the waiter `index`. Returns what is dropped.
+    /// Forgets the waiter `index`. Returns the dropped wakers.
     pub(super) fn forget(&self, index: usize) -> Option<Waker> {
         let mut slots = self.lock();
         slots.get_mut(index).and_then(|slot| std::mem::take(slot).waker)

@@ -65,8 +65,8 @@ impl<S: Transport> Writer<S> {
 
     /// Queues a message without sending it, once there is room in the write buffer. Queued messages leave together: when the
     /// write buffer is full, when the reader of the connection has nothing more to read, or with the next
-    /// [`flush`](Writer::flush) or `write`. So a program that answers what it reads feeds its answers, and need not flush:
-    /// those to messages that arrived together leave together.
+    /// [`flush`](Writer::flush) or `write`. So a program that answers messages feeds its answers, and need not flush:
+    /// answers to messages that arrived together leave together.
     ///
     /// If the future is dropped, the message either was not queued, or is queued whole.
     ///
@@ -99,7 +99,7 @@ impl<S: Transport> Writer<S> {
         })
     }
 
-    /// Sends what is queued, and returns once the transport has accepted it.
+    /// Sends the queued frames, and returns once the transport has accepted them.
     ///
     /// # Errors
     /// As [`write`](Writer::write).
@@ -423,7 +423,7 @@ impl<S: Transport> AsyncWrite for MessageWriter<'_, S> {
         Poll::Ready(Ok(taken))
     }
 
-    /// Sends what was written so far as a fragment.
+    /// Sends the bytes written so far as a fragment.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.buffer.is_empty() {

@@ -62,7 +62,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a dial failed, by step. The text includes that of the wrapped error; `source` is what is below that.
+/// Why a dial failed, by step. The text includes that of the wrapped error; `source` is its cause.
 ///
 /// ```
 /// use echoring::{DialError, dial};
@@ -84,7 +84,7 @@ pub enum DialError {
     BadField {
         /// The name of the field.
         name: String,
-        /// What is wrong with the field.
+        /// The problem with the field.
         why: BadField,
     },
     /// The name of the host or the proxy has no address.
@@ -114,7 +114,7 @@ pub enum DialError {
     },
     /// The server's response does not accept the WebSocket.
     BadHandshake {
-        /// What is wrong with the response.
+        /// The problem with the response.
         why: BadHandshake,
         /// The response, if it is HTTP.
         response: Option<Box<Response>>,
@@ -127,7 +127,8 @@ impl DialError {
     /// balancer before it (RFC 6585, section 4; RFC 9110, section 15.6).
     ///
     /// Not for an invalid URL, request or configuration, for TLS parameters or certificates that are not accepted, or for
-    /// any other response, such as 401, 403 and 404. Nor for 501 and 505, by which a server says that it has no WebSockets.
+    /// any other response, such as 401, 403 and 404. Nor for 501 and 505, by which a server says that it does not
+    /// support WebSockets.
     pub fn is_temporary(&self) -> bool {
         match self {
             DialError::BadHandshake { why: BadHandshake::Status(status), .. } => is_overload(*status),

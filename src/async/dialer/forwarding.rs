@@ -1,6 +1,6 @@
 //! Requests that a proxy passes on to a server, and refusals that it passes back (RFC 9110, section 7.6).
 //!
-//! Never: trust in what a client says of itself or of the proxies before this one.
+//! Never: trust in a client's statements about itself or about earlier proxies.
 
 #![forbid(unsafe_code)]
 

@@ -159,7 +159,7 @@ fn body(response: &Response, rest: BytesMut) -> Bytes {
     body
 }
 
-/// The data of a chunked body (RFC 9112, 7.1) as far as it was received, and whether the last chunk was.
+/// The received data of a chunked body (RFC 9112, 7.1), and whether the last chunk has arrived.
 fn dechunked(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     while let Ok(httparse::Status::Complete((line_bytes, chunk_bytes))) = httparse::parse_chunk_size(rest) {

@@ -41,7 +41,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub enum Failure {
     /// The connection could not be opened.
     Dial(DialError),
-    /// The function of [`Reconnecting::new`](super::Reconnecting::new) failed with an error of its own.
+    /// The function of [`Reconnecting::new`](super::Reconnecting::new) failed with its own error.
     Connect(BoxError),
     /// The callback of [`on_open`](super::Reconnecting::on_open) failed.
     OnOpen(BoxError),
@@ -55,7 +55,7 @@ pub enum Failure {
 
 impl Failure {
     /// Whether a retry may succeed. A dial may if [its error says so](DialError::is_temporary): after 429 and 5xx, not
-    /// after 401, 403 and 404. An end may unless the server's Close frame says that this client is not welcome: codes 1002,
+    /// after 401, 403 and 404. An end may unless the server's Close frame rejects this client: codes 1002,
     /// 1003 and 1007 to 1010, and 4000 to 4999 except 4008, by which echoring's servers tell a slow consumer to return.
     pub fn is_temporary(&self) -> bool {
         match self {
@@ -225,7 +225,7 @@ impl StdError for GaveUp {
 
 echoring_proto::error_debug!(struct GaveUp(details));
 
-/// Why a reconnecting client did not do what it was asked.
+/// Why a call of a reconnecting client failed.
 ///
 /// ```
 /// use echoring::Reconnecting;
@@ -247,7 +247,7 @@ pub enum ReconnectError {
     /// There is no connection and no further attempt. Every later call returns this too, until
     /// [`restart`](super::Reconnecting::restart).
     GaveUp(GaveUp),
-    /// The call failed, and the connection goes on: a deadline passed, a message is too long, or JSON is invalid.
+    /// The call failed, and the connection continues: a deadline passed, a message is too long, or JSON is invalid.
     Conn(Error),
 }
 

@@ -41,7 +41,7 @@ impl<S> Reconnecting<S> {
 
     /// Maximum time without a stable connection: attempts and delays since the first attempt, or since the last
     /// [stable](Reconnecting::settled_after) connection ended. Time with a connection does not count. A pending attempt is
-    /// cancelled at the limit, and a delay that would end behind it is not begun: the client gives up, which may be a
+    /// cancelled at the limit, and a delay that would end after it does not begin: the client gives up, which may be a
     /// [`max_delay`](Reconnecting::max_delay) before the limit. `None`, the default, for no limit.
     #[must_use]
     pub fn give_up_after(mut self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {

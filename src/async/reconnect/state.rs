@@ -66,7 +66,7 @@ pub enum State {
         /// The number of the attempt, from 1, again after a stable connection.
         attempt: u32,
     },
-    /// The connection is open, as far as the last read or write could tell.
+    /// The connection is open, as of the last read or write.
     Open,
     /// The next attempt begins at `until`, or with the next call after it.
     Waiting {

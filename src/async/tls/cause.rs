@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// What the TLS library says about a failure.
+/// What the TLS library reports about a failure.
 ///
 /// ```no_run
 /// use echoring::{DialError, dial};
@@ -22,12 +22,13 @@ use rustls::{AlertDescription, CertificateError, Error};
 pub struct Cause(Error);
 
 impl Cause {
-    /// Whether the peer's certificate is not accepted: issued by nobody who is trusted, for another name, or expired.
+    /// Whether the peer's certificate is not accepted: not issued by a trusted authority, for another name, or expired.
     pub fn is_untrusted(&self) -> bool {
         matches!(self.0, Error::InvalidCertificate(_))
     }
 
-    /// Whether the peer's certificate was issued by nobody who is trusted. Its CA certificate helps, if you trust that.
+    /// Whether the peer's certificate was not issued by a trusted authority. Its CA certificate helps, if you trust
+    /// that.
     pub fn is_unknown_issuer(&self) -> bool {
         matches!(self.0, Error::InvalidCertificate(CertificateError::UnknownIssuer))
     }
@@ -54,14 +55,14 @@ impl Cause {
         )
     }
 
-    /// What to do, to be appended to the text.
+    /// The remedy, to be appended to the text.
     #[cfg(feature = "client")]
     pub(crate) fn hint(&self) -> &'static str {
         use rustls::InvalidMessage;
 
         match &self.0 {
             _ if self.is_authority() => {
-                "; make one that is no authority's, such as by openssl req -x509 with -addext \
+                "; make a certificate that is not a CA certificate, such as with openssl req -x509 with -addext \
                  basicConstraints=critical,CA:FALSE"
             }
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
@@ -110,7 +111,7 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {
-    /// The source of the library's error, whose text is also that of this one.
+    /// The source of the library's error; this error has the library's text.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source()
     }

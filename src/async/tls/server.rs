@@ -73,7 +73,7 @@ pub enum ClientAuth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// The certificates. A client gets the first one for the name that it asks for (SNI; RFC 6066, 3) with a key that it
-    /// supports, and the first of all if there is none.
+    /// supports, or else the first of all.
     pub certificates: Vec<CertificateFiles>,
     /// The certificates under which those of clients are issued, as a PEM file; `None` asks clients for none.
     pub clients: Option<(PathBuf, ClientAuth)>,
@@ -129,7 +129,8 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 /// `config` with the ticket keys of `used`, which it replaces: clients resume sessions that they began before. A session
-/// keeps the certificate that its client had, so a configuration that asks clients for one must not be given them.
+/// keeps the certificate that its client had, so a configuration that asks clients for certificates must not be given
+/// these secrets.
 ///
 /// ```
 /// use std::sync::Arc;

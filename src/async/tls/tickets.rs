@@ -1,4 +1,4 @@
-//! The secrets of session tickets, which a successor can be given: sessions of a server are resumed at the one that takes over.
+//! The secrets of session tickets. A successor can be given them, so that it resumes the sessions of its predecessor.
 //!
 //! A ticket is encrypted with the current secret and can be decrypted with that or the one before (RFC 5077, 4; RFC 8446, 4.6.1).
 //! Secrets change twice in a ticket's lifetime, so every valid ticket is known.
@@ -40,7 +40,7 @@ impl fmt::Debug for Tickets {
 }
 
 struct Secrets {
-    /// The current one, then the one before.
+    /// The current secret, then the previous one.
     known: Vec<Secret>,
     changes_at: Instant,
 }
@@ -85,7 +85,7 @@ impl Tickets {
         Arc::new(Tickets { secrets: Mutex::new(Secrets { known, changes_at }) })
     }
 
-    /// The secrets. Whoever has them can decrypt recorded resumptions.
+    /// The secrets. Anyone who has them can decrypt recorded resumptions.
     pub fn export(&self) -> Vec<u8> {
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         secrets.known.iter().flat_map(|secret| secret.bytes).collect()

@@ -45,7 +45,7 @@ pub struct PendingUpgrade<S> {
 }
 
 impl Upgrader {
-    /// Reads a request from `stream` and leaves the decision to the caller, who may ask a database or another server
+    /// Reads a request from `stream` and leaves the decision to the caller, which may ask a database or another server
     /// first. An invalid request or a foreign origin is refused at once.
     ///
     /// ```

@@ -240,8 +240,7 @@ impl std::error::Error for Refused {}
 
 echoring_proto::error_debug!(struct Refused(response));
 
-/// An accepted upgrade: what is left to do is to send the response, and to [open](Negotiated::open) the connection on the
-/// stream behind it.
+/// An accepted upgrade: send the response, then [open](Negotiated::open) the connection on the stream behind it.
 ///
 /// ```
 /// use echoring::{Error, Refused, Upgrader};
@@ -270,7 +269,7 @@ impl Negotiated {
         self
     }
 
-    /// The connection, on the stream of the request. Call it once the response was sent, or as soon as what is written to
+    /// The connection, on the stream of the request. Call it once the response was sent, or once data written to
     /// `stream` follows the response.
     pub fn open<S: Transport>(self, stream: S) -> Conn<S> {
         let Negotiated { settings, opened, origin } = self;

@@ -23,7 +23,7 @@ use echoring_proto::handshake::{Refusal, Request, with_request};
 
 impl Upgrader {
     /// Reads a request from `stream` and opens the connection. A request that is not an upgrade gets 426, an invalid
-    /// one a response that says what is wrong.
+    /// one a response that names the problem.
     ///
     /// # Errors
     /// Why no connection was opened. The stream has ended then.

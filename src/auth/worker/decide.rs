@@ -36,7 +36,7 @@ pub(super) struct Decider {
     hook_shares: Shares,
 }
 
-/// A bound on what waits, and on what runs at the same time.
+/// A bound on waiting and on running requests.
 struct Queue {
     waiting: Cell<usize>,
     waiting_max: usize,
@@ -166,7 +166,8 @@ impl Decider {
         Err(Denied::Unavailable)
     }
 
-    /// Decisions are the same for the same question: the file of users looks at the credentials only, the hook is told the rest.
+    /// Equal questions have equal decisions: the file of users depends on the credentials only, the hook gets the rest
+    /// too.
     fn cache_key(&self, question: &Question) -> Digest {
         let (kind, name, secret): (&[u8], &[u8], &[u8]) = match &question.credentials {
             Credentials::Token(token) => (b"token", b"", token.as_bytes()),
@@ -196,7 +197,7 @@ impl Decider {
     }
 }
 
-/// Whether a remembered decision is not about credentials that have expired meanwhile.
+/// Whether the credentials of a remembered decision are still valid.
 fn is_current(decision: &Decision) -> bool {
     !decision.as_ref().is_ok_and(|known| has_expired(known, unix_now()))
 }

@@ -64,7 +64,7 @@ fn answer_if_known(jwt: &JwtMethod, question: Question) -> Option<Question> {
     None
 }
 
-/// Answers a question by the present keys. Which others there are is not known.
+/// Answers a question by the present keys. The other keys are unknown.
 fn answer(jwt: &JwtMethod, question: Question) {
     give(question, |token| match jwt.check(token, unix_now()) {
         Verdict::Known(known) => Ok(known),
@@ -163,7 +163,7 @@ mod tests {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, message.as_bytes())))
     }
 
-    /// What becomes of a client with a token.
+    /// The outcome for a client with a token.
     fn decision(authenticator: &Authenticator, token: &str) -> Result<String, Denied> {
         let presented = Presented::Credentials(Credentials::Token(token.into()));
         let decision = match authenticator.check(&presented, unix_now()) {

@@ -1,7 +1,7 @@
-//! Shares of one address and one name in the places of waiting decisions, and the delay of answers to wrong passwords.
+//! The number of waiting decisions of one address and one name, and the delay of answers to wrong passwords.
 //!
-//! A wrong password is answered later from failure to failure of its address or its name, and takes a place of its address until then.
-//! A right one is answered at once, whatever others have tried under its name.
+//! The answer to a wrong password is delayed longer with each failure of its address or name, and takes a place of its
+//! address until then. A right one is answered at once, whatever others have tried under its name.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::limits::{
 /// Where questions come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
-    /// An address of IPv4, or the /64 of one of IPv6, which is what a single host usually has at its disposal.
+    /// An address of IPv4, or the /64 of one of IPv6, the usual allocation of a single host.
     Address(IpAddr),
     /// The name of a user, whether there is such a user or not.
     Name(Box<str>),
@@ -30,7 +30,7 @@ impl Source {
     }
 }
 
-/// What the sources take.
+/// The shares of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Shares(RefCell<BTreeMap<Source, Share>>);
 

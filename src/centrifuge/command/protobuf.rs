@@ -1,5 +1,5 @@
-//! Reads a command from protobuf. A field that occurs twice counts as protobuf says: the last number or string, and all
-//! fields of both messages.
+//! Reads a command from protobuf. A field that occurs twice is read as protobuf specifies: the last number or string,
+//! and all fields of both messages.
 
 use std::borrow::Cow;
 

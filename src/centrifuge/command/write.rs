@@ -8,7 +8,7 @@ use crate::{Encoding, Payload};
 /// Appends a command to `out`, which holds the content of one frame. The data of a command is one JSON value in JSON, where
 /// line feeds between its tokens are left out, and any bytes in protobuf.
 ///
-/// [`decode`](crate::decode) reads what this writes. [`Request::Unknown`] is written as a command without a request.
+/// [`decode`](crate::decode) reads the output of this. [`Request::Unknown`] is written as a command without a request.
 ///
 /// ```
 /// use echoring_centrifuge::{Command, Encoding, Request, decode, encode};

@@ -22,7 +22,7 @@ pub(super) struct Tables {
     shift: u32,
 }
 
-/// The blocks of a base, and the place in the target where the search goes on.
+/// The blocks of a base, and the place in the target where the search continues.
 pub(super) struct Index<'a> {
     base: &'a [u8],
     target: &'a [u8],

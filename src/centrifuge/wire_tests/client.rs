@@ -1,4 +1,4 @@
-//! What a client writes, the server reads, and the other way round, in both encodings.
+//! The server reads what a client writes, and vice versa, in both encodings.
 
 use std::borrow::Cow;
 

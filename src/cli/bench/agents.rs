@@ -10,8 +10,8 @@
 //!                  <─finished(results)── each
 //! ```
 //!
-//! An agent that is silent, or whose part of the run has failed, is lost: the run goes on without it, and says so. An agent whose
-//! coordinator is silent stops.
+//! An agent that is silent, or whose part of the run has failed, is lost: the run continues without it, and reports
+//! that. An agent whose coordinator is silent stops.
 
 mod clock;
 mod coordinator;

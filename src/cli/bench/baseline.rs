@@ -20,7 +20,7 @@ use echoring_load::analyse::compare::{self, CompareOptions, PlannedLoad};
 use echoring_load::analyse::objective::Metric;
 use echoring_load::record::comparison::BaselineComparison;
 
-/// Bytes of a name, which is a file's.
+/// Maximum bytes of a name, which becomes a file name.
 const NAME_BYTES_MAX: usize = 100;
 
 /// The flags of baselines.
@@ -64,7 +64,7 @@ pub(super) struct Args {
     pub(super) trust_single: bool,
 }
 
-/// A name that is a file's name everywhere.
+/// A name that is a valid file name everywhere.
 fn name(word: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let fits = (1..=NAME_BYTES_MAX).contains(&word.len()) && !word.starts_with(['.', '-']);
@@ -90,7 +90,7 @@ impl Kept {
 }
 
 impl Args {
-    /// Refuses flags that say nothing, before anything runs. `has_rival`: whether two servers are measured.
+    /// Refuses flags without an effect, before anything runs. `has_rival`: whether two servers are measured.
     pub(super) fn check(&self, typed: &ArgMatches, has_rival: bool) -> Result<(), Failure> {
         let of_comparison = ["baseline_threshold", "baseline_metric", "trust_single"];
         if let Some(flag) = of_comparison.iter().find(|flag| is_given(typed, flag))
@@ -196,7 +196,7 @@ impl Args {
     }
 }
 
-/// In what the results are worse, a line each.
+/// The metrics in which the results are worse, a line each.
 pub(super) fn worse(compared: &BaselineComparison) -> impl Iterator<Item = String> {
     compared.findings().filter_map(|(mode, finding)| {
         let by = finding.worse_by()?;

@@ -25,7 +25,7 @@ use echoring_load::{Outcome, Plan, Progress, Workload};
 
 /// Measured time of all steps together, by default.
 const TIME_DEFAULT: Duration = Duration::from_secs(45);
-/// The longest: more would say little more.
+/// Maximum: a longer calibration would hardly be more exact.
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// The largest file that is read as a calibration: one has a few kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -63,7 +63,7 @@ impl Args {
         self.calibration.clone().or_else(|| environment::state_file("calibration.json"))
     }
 
-    /// Quotes the stored calibration in the records of its own host. Returns a line if the file is of no use.
+    /// Quotes the stored calibration in the records of its own host. Returns a warning if the file is unusable.
     pub(super) fn quote(&self, outcomes: &mut [Outcome]) -> Option<String> {
         let file = self.file()?;
         let calibration = match read(&file) {

@@ -22,9 +22,9 @@ use echoring_load::RateControl;
 
 /// Maximum size of the body of a request in bytes.
 const BODY_BYTES_MAX: usize = 64;
-/// What a key changes the rate by.
+/// Change of the rate by one key.
 const STEP: f64 = 1.1;
-/// How often it is looked whether the run is over.
+/// Interval of checks whether the run is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A change of a rate: `8000`, `10k`, `+500`, `-10%`.

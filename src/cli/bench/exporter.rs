@@ -20,11 +20,11 @@ use super::push::Pusher;
 use echoring_load::render::{self, CONTENT_TYPE as EXPOSITION, Figures, MessageRate};
 use echoring_load::{RunProgress, RunStage};
 
-/// How long the last figures stay to be scraped where only one scrape was seen: a usual interval.
+/// Time for which the last figures can be scraped if only one scrape was seen: a usual interval.
 const LINGER_TIME: Duration = Duration::from_secs(15);
 /// The same at most, where the interval of scrapes is known: Prometheus' own default and some more.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(75);
-/// How often it is looked whether the user waits no longer.
+/// Interval of checks whether the user has stopped waiting.
 const LINGER_STEP: Duration = Duration::from_millis(50);
 
 /// The exporter of one `bench`, which ends with it.
@@ -34,7 +34,7 @@ pub(super) struct Exporter {
     shown: Arc<Mutex<Shown>>,
 }
 
-/// Everything that shows the figures of the runs while they go on.
+/// Everything that shows the figures of the runs in progress.
 #[derive(Debug)]
 pub(super) struct Monitoring {
     exporter: Option<Exporter>,
@@ -73,7 +73,7 @@ impl Monitoring {
         }
     }
 
-    /// Sends the last figures, and leaves them to be scraped. `stop` ends the wait. Says in a line each what was lost.
+    /// Sends the last figures, and leaves them to be scraped. `stop` ends the wait. Reports each loss in a line.
     pub(super) fn finish(self, stop: &AtomicBool) -> Vec<String> {
         let lost = self.pushers.into_iter().filter_map(Pusher::finish).collect();
         if let Some(exporter) = self.exporter {
@@ -83,7 +83,7 @@ impl Monitoring {
     }
 }
 
-/// What is to be scraped, and who did.
+/// The text to be scraped, and the scrapes so far.
 #[derive(Debug, Default)]
 struct Shown {
     text: Bytes,
@@ -109,7 +109,7 @@ impl Shown {
         self.text.clone()
     }
 
-    /// How much longer the text may be asked for at `now`; nothing where it was, or nobody asks.
+    /// Time that is left for a scrape at `now`; zero after the last one, or if nobody scrapes.
     fn wanted_for(&self, now: Instant) -> Duration {
         let Some(latest) = self.latest.filter(|_| self.scraped < self.version) else { return Duration::ZERO };
         let patience = self.interval.map_or(LINGER_TIME, |interval| interval + interval / 4 + LINGER_STEP);

@@ -1,4 +1,4 @@
-//! The flags of `bench` as a job: a plan, an experiment, and who makes the load.
+//! The flags of `bench` as a job: a plan, an experiment, and the generators of the load.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ const SEARCH_SAMPLES_MAX: usize = 3;
 /// Pings of each connection in --mode ping.
 const PINGS_PER_S_DEFAULT: u64 = 10;
 
-/// What the flags come to.
+/// The result of the flags.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) plan: Plan,
@@ -85,8 +85,8 @@ struct Parts {
 }
 
 impl Args {
-    /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
-    /// starts.
+    /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is reported
+    /// before anything starts.
     pub(super) fn validate(
         self,
         typed: &ArgMatches,
@@ -248,7 +248,7 @@ impl Args {
         Ok(is_changeable)
     }
 
-    /// Refuses what cannot be shared out.
+    /// Refuses loads that cannot be shared.
     fn check_shares(
         &self,
         typed: &ArgMatches,
@@ -442,7 +442,7 @@ impl Args {
         })
     }
 
-    /// Refuses what a storm cannot have.
+    /// Refuses options that a storm cannot have.
     fn check_storm(&self, typed: &ArgMatches) -> Result<(), Failure> {
         if self.verdicts.find_max.is_some() {
             return Err(usage("--find-max", "not in --mode storm, which has one load"));
@@ -453,11 +453,11 @@ impl Args {
         if self.pace.depth.is_some() {
             return Err(usage(
                 "--depth",
-                "not in --mode storm, where publishers have a rate: such as --rate 500",
+                "not in --mode storm, where publishers have a rate, e.g. --rate 500",
             ));
         }
         match messages::of_senders(typed).iter().find(|(_, typed)| *typed && !self.pace.has_rate()) {
-            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm: such as --rate 500")),
+            Some((flag, _)) => Err(usage(flag, "only publishers send in --mode storm, e.g. --rate 500")),
             None => Ok(()),
         }
     }

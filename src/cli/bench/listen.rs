@@ -27,7 +27,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// What connections that listen are to do.
+    /// The behaviour of listening connections.
     pub(super) fn listening(&self) -> Listening {
         let unit = match self.time_unit {
             Unit::Ns => TimeUnit::Nanoseconds,
@@ -40,7 +40,7 @@ impl Args {
     }
 }
 
-/// Refuses what says when or what to send, to those who only listen.
+/// Refuses flags about what to send and when, for connections that only listen.
 pub(super) fn check(
     pace: &pace::Args,
     has_url: bool,
@@ -60,7 +60,7 @@ pub(super) fn check(
     ];
     match of_pace.iter().chain(of_messages).find(|(_, typed)| *typed) {
         Some((flag, _)) => {
-            Err(usage(flag, "in --mode push the server decides what and when it sends: leave it out"))
+            Err(usage(flag, "in --mode push the server decides what to send and when: leave it out"))
         }
         None => Ok(()),
     }

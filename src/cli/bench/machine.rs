@@ -1,4 +1,4 @@
-//! What a generator takes from its machine: CPUs, threads, and the kind of address that it connects to.
+//! The resources that a generator takes from its machine: CPUs, threads, and the kind of address that it connects to.
 
 use std::net::IpAddr;
 
@@ -69,7 +69,7 @@ pub(super) fn enough_address_space(plan: &Plan) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Environment(format!(
-        "this process may have {} of address space, and a run with {threads} threads takes about {}: raise the limit \
+        "this process may use {} of address space, but a run with {threads} threads takes about {}: raise the limit \
          (ulimit -v), or lower --threads or --connections",
         echoring_load::plan::bytes(limit as f64),
         echoring_load::plan::bytes(needed as f64),

@@ -108,7 +108,7 @@ pub(super) struct Described {
 }
 
 impl Args {
-    /// What messages are in `mode`. Reads the file that is named.
+    /// The meaning of messages in `mode`. Reads the file that is named.
     pub(super) fn describe(
         &self,
         typed: &ArgMatches,
@@ -117,7 +117,7 @@ impl Args {
         let style = self.style(typed)?;
         if let Some(file) = &self.payload_file {
             if self.message_bytes.is_some() {
-                let why = "the lines of --payload-file have their own sizes: such as --payload-file messages.ndjson \
+                let why = "the lines of --payload-file have their own sizes, e.g. --payload-file messages.ndjson \
                            --kind json";
                 return Err(usage("--message-bytes", why));
             }
@@ -143,7 +143,7 @@ impl Args {
     fn style(&self, typed: &ArgMatches) -> Result<Style, Failure> {
         let has_text = is_given(typed, "text");
         if has_text && self.payload_file.is_some() {
-            let why = "the lines of --payload-file are sent unchanged: such as --payload-file lines.txt";
+            let why = "the lines of --payload-file are sent unchanged, e.g. --payload-file lines.txt";
             return Err(usage("--text", why));
         }
         match (self.kind, self.text) {
@@ -151,19 +151,19 @@ impl Args {
             (Kind::Text, Text::Mixed) => Ok(Style::Mixed),
             (Kind::Text, Text::Emoji) => Ok(Style::Emoji),
             (Kind::Binary | Kind::Json, _) if has_text => {
-                Err(usage("--text", "only for --kind text: such as --kind text --text mixed"))
+                Err(usage("--text", "only for --kind text, e.g. --kind text --text mixed"))
             }
             (Kind::Binary, _) => Ok(Style::Binary),
             (Kind::Json, _) => Ok(Style::Json),
         }
     }
 
-    /// How many of so many subscribers are slow, and what they read, in bytes a second.
+    /// The number of slow subscribers, and their reading rate in bytes a second.
     pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
         let Some(slow) = self.slow else {
             let of_slow = [("--slow-how", "slow_how"), ("--trickle", "trickle")];
             return match of_slow.into_iter().find(|(_, id)| is_given(typed, id)) {
-                Some((flag, _)) => Err(usage(flag, "only with --slow: such as --slow 1% --slow-how trickle")),
+                Some((flag, _)) => Err(usage(flag, "only with --slow, e.g. --slow 1% --slow-how trickle")),
                 None => Ok((0, None)),
             };
         };
@@ -171,7 +171,8 @@ impl Args {
             SlowHow::Trickle => Some(self.trickle),
             SlowHow::Stop if !is_given(typed, "trickle") => None,
             SlowHow::Stop => {
-                let why = "subscribers that stop read nothing: such as --slow 1% --slow-how trickle --trickle 64KiB/s";
+                let why =
+                    "subscribers that stop read nothing, e.g. --slow 1% --slow-how trickle --trickle 64KiB/s";
                 return Err(usage("--trickle", why));
             }
         };
@@ -194,7 +195,7 @@ pub(super) fn of_broadcasts(typed: &ArgMatches) -> [(&'static str, bool); 5] {
     ]
 }
 
-/// The flags that say what is sent, and whether each was typed.
+/// The flags about the content of messages, and whether each was typed.
 pub(super) fn of_senders(typed: &ArgMatches) -> [(&'static str, bool); 3] {
     [
         ("--message-bytes", is_given(typed, "message_bytes")),

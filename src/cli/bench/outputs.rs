@@ -1,6 +1,6 @@
 //! Where the results of `bench` go: stdout first, then files.
 //!
-//! A file that cannot be written is told in a line, after everything was printed; the others are written all the same.
+//! A file that cannot be written is reported in a line after all results are printed; the others are still written.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -109,7 +109,7 @@ const SAMPLE_EXTENSIONS: &str = if cfg!(feature = "parquet") { ".parquet or .csv
 type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
 
 impl Args {
-    /// Finds out before the run that a file cannot be written after it.
+    /// Detects before the run that a file cannot be written after it.
     pub(super) fn check(&self) -> Result<(), Failure> {
         self.check_samples()?;
         let json = match &self.json {
@@ -164,7 +164,7 @@ impl Args {
         ]
     }
 
-    /// Everything that shows figures while the runs go on.
+    /// Everything that shows figures of the runs in progress.
     ///
     /// # Errors
     /// When an address cannot be had, or no thread can be started.
@@ -182,7 +182,7 @@ impl Args {
         Ok(Monitoring::new(self.exporter()?, pushers))
     }
 
-    /// The address to be scraped, if one was asked for, told on stderr.
+    /// The address to be scraped, if one was asked for, printed on stderr.
     fn exporter(&self) -> Result<Option<Exporter>, Failure> {
         let Some(address) = self.prometheus else { return Ok(None) };
         let exporter =
@@ -192,13 +192,14 @@ impl Args {
         Ok(Some(exporter))
     }
 
-    /// The outcome with what its run is called.
+    /// The outcome with the name of its run.
     pub(super) fn labelled(&self, mut outcome: Outcome) -> Outcome {
         outcome.record.label.clone_from(&self.label);
         outcome
     }
 
-    /// Prints the results (of repeated runs what is said of them together), then writes the files. Gives what could not be written, a line for each.
+    /// Prints the results (of repeated runs their summary), then writes the files. Returns a line for each file that
+    /// could not be written.
     ///
     /// # Errors
     /// When stdout cannot be written.
@@ -232,7 +233,7 @@ impl Args {
     }
 }
 
-/// Prints the results, or writes them as JSON to stdout; then writes the file of JSON. Gives what could not be written.
+/// Prints the results, or writes them as JSON to stdout; then writes the file of JSON. Returns a line for each failure.
 pub(super) fn write_results(
     to: Option<&FileOrStream>,
     written: &Written<'_>,
@@ -276,7 +277,7 @@ impl SampleFormat {
     }
 }
 
-/// What is printed and written.
+/// The printed and written parts.
 pub(super) struct Written<'a> {
     pub(super) results: &'a Results,
     /// The comparison with kept results.
@@ -327,7 +328,7 @@ fn try_to_write(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What tells the files of several runs apart: their modes, or their numbers where modes do not.
+/// The distinguishing part of file names of several runs: their modes, or their numbers where modes repeat.
 fn names<'a>(modes: impl Iterator<Item = &'a str>) -> Vec<Option<String>> {
     let modes: Vec<&str> = modes.collect();
     let distinct = (1..modes.len()).all(|at| !modes[..at].contains(&modes[at]));

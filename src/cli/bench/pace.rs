@@ -108,7 +108,7 @@ pub(super) struct Args {
     pub(super) allow_saturated: bool,
 }
 
-/// What stages take the place of, by the names of flags.
+/// The flags that stages replace.
 pub(super) const IN_PLACE_OF: [&str; 4] = ["duration", "rate", "depth", "find_max"];
 
 /// Whether two flags, by their names, cannot be typed together although the parser takes them.
@@ -121,13 +121,13 @@ impl Args {
     /// Refuses flags that contradict one another. `duration` and `searches`: whether --duration and --find-max were typed.
     pub(super) fn check(&self, typed: &ArgMatches, duration: bool, searches: bool) -> Result<(), Failure> {
         let in_place_of = [
-            ("--duration", duration, "the stages set the measured time: such as --stage 30s@10k"),
+            ("--duration", duration, "the stages set the measured time, e.g. --stage 30s@10k"),
             (
                 "--rate",
                 self.rate.is_some(),
-                "each stage has its own rate: such as --stage 30s@10k --stage 30s@20k",
+                "each stage has its own rate, e.g. --stage 30s@10k --stage 30s@20k",
             ),
-            ("--depth", self.depth.is_some(), "stages need a rate: such as --stage 30s@10k"),
+            ("--depth", self.depth.is_some(), "stages need a rate, e.g. --stage 30s@10k"),
             (
                 "--find-max",
                 searches,
@@ -142,7 +142,7 @@ impl Args {
         if is_given(typed, "arrivals") && self.is_closed(searches) {
             return Err(usage(
                 "--arrivals",
-                "only a rate is spread over time: such as --rate 5000 --arrivals poisson",
+                "only a rate is spread over time, e.g. --rate 5000 --arrivals poisson",
             ));
         }
         Ok(())

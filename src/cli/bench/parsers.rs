@@ -117,7 +117,7 @@ impl FromStr for Stage {
     }
 }
 
-/// `--samples`: one of so many messages, or a share as elsewhere.
+/// `--samples`: one in a number of messages, or a share as elsewhere.
 pub(super) fn sample_share(word: &str) -> Result<f64, String> {
     const EXPECTED: &str = "expected a share above 0 and up to 1, such as 1/1000 or 0.1%";
     let share = match word.split_once('/') {

@@ -54,10 +54,9 @@ impl Args {
         }
         let Some(name) = &self.protocol else {
             return match self.r#try {
-                true => Err(usage(
-                    "--try",
-                    "only with --protocol or --message: such as --protocol json-rpc --try",
-                )),
+                true => {
+                    Err(usage("--try", "only with --protocol or --message, e.g. --protocol json-rpc --try"))
+                }
                 false => Ok(None),
             };
         };

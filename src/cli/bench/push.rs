@@ -1,8 +1,8 @@
 //! Sends the figures of a run to a monitoring system every few seconds, and once more at its end.
 //!
-//! A thread of its own sends. The run only leaves its latest figures there: a receiver that is slow or fails costs figures,
-//! which are counted, and nothing else. A request that fails for a reason of the server's (5xx) is sent again after a pause that
-//! doubles, until the next one is due.
+//! A separate thread sends them. The run only leaves its latest figures there: a receiver that is slow or fails costs
+//! figures, which are counted, and nothing else. A request that fails for a reason of the server's (5xx) is sent again
+//! after a pause that doubles, until the next one is due.
 
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -36,7 +36,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Time for one request, its answer included. The end of `bench` waits for the last figures, sent again for [`INTERVAL`] at most,
 /// and for the ends of series.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether there are figures, before the first.
+/// Interval of checks for figures, before the first.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Runs that are over and whose last figures wait to be sent: more than short runs in a row that pass within a request.
 const FINISHED_MAX: usize = 64;
@@ -133,7 +133,7 @@ struct Moment {
     began: SystemTime,
 }
 
-/// What the run leaves for the thread.
+/// The figures that the run leaves for the thread.
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,

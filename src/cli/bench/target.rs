@@ -163,7 +163,7 @@ impl Lookup {
         proxy.map(Some).map_err(|why| usage("--proxy", &why.to_string()))
     }
 
-    /// Where connections lead, and what is asked of the proxy there.
+    /// The target of connections, and the request to a proxy there.
     fn address(&self, url: &Url) -> Result<(RemoteAddress, Option<Arc<Tunnel>>), Failure> {
         if let Some(path) = &self.unix_socket {
             return Ok((RemoteAddress::Unix(path.clone()), None));
@@ -179,7 +179,7 @@ impl Lookup {
         Ok((self.resolved(&url.host, url.port)?.into(), None))
     }
 
-    /// The address of a host that answers first, as those that none answers on are no use. Without an answer, the first.
+    /// The address of a host that answers first; addresses without an answer are skipped. Without an answer, the first.
     fn resolved(&self, host: &str, port: u16) -> Result<SocketAddr, Failure> {
         let addresses = self.addresses(host, port)?;
         let first = addresses[0];
@@ -212,7 +212,7 @@ impl Lookup {
         let name = self.sni.as_deref().unwrap_or(host).to_owned();
         let flag = if self.sni.is_some() { "--sni" } else { "URL" };
         let name = ServerName::try_from(name)
-            .map_err(|_| usage(flag, "no certificate can be for that host: give a name or an address"))?;
+            .map_err(|_| usage(flag, "no certificate can name that host: give a name or an address"))?;
         let trust = match (&self.ca_file, self.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
@@ -322,7 +322,7 @@ pub(super) fn start_server(
     let stop = move || {
         server.handle().stop();
         if let Err(error) = server.join() {
-            tracing::warn!(%error, "the embedded server ended badly");
+            tracing::warn!(%error, "the embedded server failed");
         }
     };
     Ok(Embedded { address, stop: Box::new(stop) })

@@ -144,7 +144,7 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--rate", "0"], "--rate"),
         (&[URL, "--depth", "2", "--rate", "5"], "--rate"),
         (&[URL, "--stage", "5s@10", "-d", "5s"], "--duration: not with --stage"),
-        (&[URL, "--stage", "5s@10", "--rate", "10"], "such as --stage 30s@10k"),
+        (&[URL, "--stage", "5s@10", "--rate", "10"], "e.g. --stage 30s@10k"),
         (&[URL, "--stage", "5s@10", "--depth", "1"], "--depth: not with --stage"),
         (&[URL, "--stage", "5s@10", "--find-max", "p99<2ms"], "--find-max"),
         (&[URL, "--stage", "5s"], "30s@1k..10k"),

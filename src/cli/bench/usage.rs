@@ -1,4 +1,4 @@
-//! How wrong flags are told.
+//! How errors in flags are reported.
 
 use crate::Failure;
 

@@ -94,7 +94,7 @@ impl Args {
                 return Err(usage("--find-max", &format!("{objective} {why}")));
             }
             if has_depth {
-                let why = "the search is over rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
+                let why = "the search sets the rates: leave it out, as in --find-max 'p99<2ms' --rate 1000";
                 return Err(usage("--depth", why));
             }
             if !self.abort_if.is_empty() {
@@ -104,7 +104,7 @@ impl Args {
                 ));
             }
             if self.repeat.is_some() {
-                let why = "not with --find-max, which repeats what fails; such as --repeat 10 --rate 5000";
+                let why = "not with --find-max, which repeats failed runs; e.g. --repeat 10 --rate 5000";
                 return Err(usage("--repeat", why));
             }
         } else if is_given(typed, "precision") {
@@ -132,7 +132,7 @@ impl Args {
         Ok(())
     }
 
-    /// Refuses to ask for what no run of these loads can tell. `server_known`: whether the server's CPU time is.
+    /// Refuses metrics that no run of these loads has. `server_known`: whether the server's CPU time is.
     pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
         let conditions = self.fail_if.iter().map(|expression| (Purpose::FailIf, expression));
         let objective = self.find_max.iter().map(|expression| (Purpose::FindMax, expression));
@@ -234,7 +234,7 @@ pub(super) enum FailOn {
 }
 
 impl FailOn {
-    /// In what the second server is worse, a line each.
+    /// The metrics in which the second server is worse, a line each.
     pub(super) fn lines(self, comparison: &[Comparison]) -> impl Iterator<Item = String> {
         let FailOn::Worse = self;
         let of_two = comparison.iter().filter_map(|load| Some((load, load.b.as_ref()?)));
@@ -313,8 +313,8 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
     lines
 }
 
-/// Says what is wrong with the results, and gives the exit code: what went wrong weighs more than what could not be
-/// measured, and that more than a late generator.
+/// Reports the problems of the results, and returns the exit code: failures take precedence over missing measurements,
+/// and those over a late generator.
 pub(super) fn conclude(
     results: &Results,
     baseline: Option<&BaselineComparison>,

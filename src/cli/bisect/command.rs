@@ -1,5 +1,5 @@
 //! Runs the commands that build and measure a commit, and reads the figure that was printed. A command has a process group of its
-//! own, which is ended with it: nothing that it started goes on.
+//! own, which ends with it: no process that it started survives.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(super) struct Commands {
     pub metric: Option<Metric>,
 }
 
-/// What a measurement gave.
+/// The result of a measurement.
 pub(super) enum Measured {
     Value(f64),
     /// The command failed, by this reason.
@@ -49,7 +49,7 @@ pub(super) enum Measured {
     NoFigure(String),
 }
 
-/// A command that has ended, and what it printed.
+/// A command that has ended, and its output.
 struct Ended {
     end: End,
     stdout: File,
@@ -107,7 +107,7 @@ impl Commands {
             move |error: io::Error| Stop::Failed(Failure::Environment(format!("{what}: {error}")))
         };
         // Files, because whoever keeps a pipe open would be waited for.
-        let file = || tempfile::tempfile().map_err(cannot("a temporary file cannot be made".to_owned()));
+        let file = || tempfile::tempfile().map_err(cannot("cannot create a temporary file".to_owned()));
         let (stdout, stderr) = (file()?, file()?);
         let copy =
             |file: &File| file.try_clone().map_err(cannot("a temporary file cannot be used".to_owned()));
@@ -127,7 +127,7 @@ impl Commands {
             (Ok(Woken::Ended), _) => {
                 // Before it is waited for, while its id is still its own.
                 end_group(&child, Signal::KILL);
-                End::Exited(child.wait().map_err(cannot(format!("{name} cannot be waited for")))?)
+                End::Exited(child.wait().map_err(cannot(format!("cannot wait for {name}")))?)
             }
             (Ok(Woken::TimeUp), Some(timeout)) => {
                 end_group(&child, Signal::KILL);
@@ -140,7 +140,7 @@ impl Commands {
             }
             (Err(error), _) => {
                 end_gently(&mut child);
-                return Err(cannot(format!("{name} cannot be waited for"))(error));
+                return Err(cannot(format!("cannot wait for {name}"))(error));
             }
         };
         Ok(Ended { end, stdout, stderr })

@@ -110,7 +110,7 @@ impl<'a> Worktrees<'a> {
     pub(super) fn new(repository: &'a Repository) -> Result<Worktrees<'a>, Failure> {
         let folder = tempfile::Builder::new().prefix("echoring-bisect-").tempdir();
         let folder = folder.map_err(|error| {
-            Failure::Environment(format!("a temporary folder cannot be made: {error}; set TMPDIR"))
+            Failure::Environment(format!("cannot create a temporary folder: {error}; set TMPDIR"))
         })?;
         Ok(Worktrees { repository, folder, added: Vec::new() })
     }

@@ -1,4 +1,4 @@
-//! What a search says: a line for each step, the result in words, and as JSON.
+//! The output of a search: a line for each step, the result in words, and as JSON.
 
 use std::fmt::Write as _;
 
@@ -14,14 +14,14 @@ const SCHEMA: &str = "echoring.bisection/1";
 /// Commits that are listed in words if several may be the first bad one.
 const LISTED_MAX: usize = 10;
 
-/// What is known of a search besides its steps.
+/// The data about a search besides its steps.
 pub(super) struct Report {
     pub good: Commit,
     /// The commits after GOOD, up to BAD.
     pub commits: Vec<Commit>,
     pub metric: Option<Metric>,
     pub options: BisectOptions,
-    /// Of the order within the pairs.
+    /// Seed of the order within the pairs.
     pub seed: u64,
     /// Commits that could not be measured, with the reasons.
     pub skipped: Vec<(usize, String)>,

@@ -1,4 +1,5 @@
-//! Limits of the control groups of this process, of both versions. The smallest of a group and those around it holds.
+//! Limits of the control groups of this process, of both versions. The smallest limit of a group and its ancestors
+//! applies.
 
 use super::check::Check;
 use super::host::Host;

@@ -32,9 +32,9 @@ pub(super) struct Check {
     /// A stable name for scripts.
     pub(super) id: &'static str,
     pub(super) verdict: Verdict,
-    /// What was found, and what it costs.
+    /// The finding, and its cost.
     pub(super) finding: String,
-    /// What to do; every check that is not green has one.
+    /// The remedy; every check that is not green has one.
     pub(super) cure: Option<String>,
 }
 

@@ -109,7 +109,7 @@ fn autotuned(host: &Host, id: &'static str, plan: &Plan) -> Option<Check> {
         Check::yellow(
             id,
             format!("the kernel chooses up to {shown} per connection: a slow peer may hold that much"),
-            "leave profile = \"benchmark\" to measurements",
+            "use profile = \"benchmark\" for measurements only",
         )
     } else {
         Check::green(id, format!("up to {shown}, not used: sockets have a fixed size"))

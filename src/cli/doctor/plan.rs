@@ -1,4 +1,4 @@
-//! What a server with a configuration needs of a host, before anything is started.
+//! The needs of a server with a configuration on a host, before anything is started.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use echoring_async::limits::CONNECTIONS_DEFAULT;
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 use echoring_server::{HostMemory, MemoryPeak, Resolved, ServerConfig};
 
-/// A configuration, and what it comes to on a host.
+/// A configuration, and its results on a host.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) config: ServerConfig,
@@ -62,7 +62,8 @@ fn host_memory(host: &Host, probes: &Probes) -> HostMemory {
     }
 }
 
-/// As a start chooses: the default, or what the descriptors allow after the soft limit was raised to the hard one.
+/// As a start chooses: the default, or the number that the descriptors allow after the soft limit was raised to the
+/// hard one.
 fn default_connections(host: &Host) -> u32 {
     let hard = host.limit("Max open files").map_or(u64::MAX, |limit| limit.hard);
     let allowed = hard.saturating_sub(RESERVED_DESCRIPTORS.into()).max(1);

@@ -1,11 +1,11 @@
-//! What no file tells about a host, found by trial.
+//! Facts about a host that no file contains, found by trial.
 
 use std::io;
 
 use crate::sandbox::landlock_version;
 use echoring_runtime::driver::{Description, uring};
 
-/// What no file tells about a host.
+/// Facts about a host that no file contains.
 #[derive(Debug)]
 pub(super) struct Probes {
     /// The features of io_uring, found by trial.

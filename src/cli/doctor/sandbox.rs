@@ -1,4 +1,4 @@
-//! What the server's sandbox finds on this host, and the filter that this process already has.
+//! Support for the server's sandbox on this host, and the filter that this process already has.
 
 use super::check::Check;
 use super::host::Host;

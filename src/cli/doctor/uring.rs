@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::probes::Probes;
 use echoring_runtime::driver::{DriverChoice, uring};
 
-/// A feature of the driver: its name, its check, the Linux that has it, and what it costs to lack it.
+/// A feature of the driver: its name, its check, the Linux version that has it, and the cost of lacking it.
 pub(super) type Feature = (&'static str, &'static str, &'static str, &'static str);
 
 pub(super) const FEATURES: [Feature; 10] = [
@@ -30,7 +30,7 @@ pub(super) const FEATURES: [Feature; 10] = [
         "a connection that is closed for an error needs a worker thread of the kernel",
     ),
     ("no-iowait", "io_uring.no-iowait", "6.15", "an idle shard shows as 100 % iowait in top and vmstat"),
-    ("registered-ring", "io_uring.registered-ring", "5.18", "each tick looks the ring's descriptor up"),
+    ("registered-ring", "io_uring.registered-ring", "5.18", "each tick looks up the ring's descriptor"),
     (
         "direct-descriptors",
         "io_uring.direct-descriptors",

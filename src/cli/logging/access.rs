@@ -1,7 +1,7 @@
 //! The access log: a line for each ended connection, written by a thread of its own.
 //!
-//! A shard formats a record and appends it to a bounded queue. What does not fit, or cannot be written, is dropped,
-//! counted ([`ACCESS_LOG`]), and told in the log.
+//! A shard formats a record and appends it to a bounded queue. A record that does not fit, or cannot be written, is
+//! dropped, counted ([`ACCESS_LOG`]), and reported in the log.
 
 use std::fmt::Write as _;
 use std::io;
@@ -34,7 +34,7 @@ enum Entry {
     Flush(SyncSender<()>),
 }
 
-/// Starts the thread that writes to `target`, and returns what appends records.
+/// Starts the thread that writes to `target`, and returns the appender of records.
 ///
 /// # Errors
 /// If the thread cannot be started, or the process has an access log already.
@@ -75,7 +75,7 @@ pub(super) fn reopen() {
     }
 }
 
-/// Has `done` told once everything that is queued now has been written. False if there is no room for that, or no log.
+/// Notifies `done` once everything that is queued now has been written. False if there is no room for that, or no log.
 pub(super) fn flush(done: SyncSender<()>) -> bool {
     ENTRANCE.get().is_some_and(|entrance| entrance.try_send(Entry::Flush(done)).is_ok())
 }

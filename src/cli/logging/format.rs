@@ -1,6 +1,6 @@
 //! The forms of a record: a line of text, a JSON object in a line, or the fields of the journal.
 //!
-//! All of them cut and escape what peers choose, as [`Fields`](super::fields::Fields) does.
+//! All of them truncate and escape values that peers choose, as [`Fields`](super::fields::Fields) does.
 
 use std::fmt::{self, Write as _};
 

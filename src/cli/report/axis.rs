@@ -1,9 +1,9 @@
-//! Axes of charts: from where to where, and which places have a name.
+//! Axes of charts: their ranges, and the names of their ticks.
 
-/// An axis with a linear scale. Whoever wants another draws logarithms.
+/// An axis with a linear scale. Callers that want another scale pass logarithms.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Axis {
-    /// What it shows, with the unit where its ticks have none.
+    /// Its title, with the unit where its ticks have none.
     pub(super) label: String,
     pub(super) from: f64,
     pub(super) until: f64,
@@ -101,7 +101,7 @@ impl Axis {
         value.clamp(self.from, self.until)
     }
 
-    /// What the place `at` is called, if it has a name.
+    /// The name of the place `at`, if it has one.
     pub(super) fn name(&self, at: f64) -> String {
         let named = self.ticks.iter().find(|(tick, _)| (tick - at).abs() < 1e-9);
         named.map(|(_, name)| name.clone()).unwrap_or_default()

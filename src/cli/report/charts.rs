@@ -87,7 +87,7 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     })
 }
 
-/// What is drawn of the percentiles of a run, or of all runs of a target.
+/// The drawing of the percentiles of a run, or of all runs of a target.
 struct Curves<'a> {
     name: String,
     response: Option<&'a Histogram<u64>>,
@@ -120,8 +120,8 @@ impl Side {
     }
 }
 
-/// The two sides of a comparison of several runs of one load, if all have whole distributions: these are added up, because of many
-/// curves nobody tells those of one side from those of the other.
+/// The two sides of a comparison of several runs of one load, if all have whole distributions: these are added up,
+/// because the sides of many curves could not be told apart.
 fn sides(runs: &[Run]) -> Option<[Side; 2]> {
     let is_b = comparison::side_of(runs)?;
     let mode = &runs.first()?.record.config.mode;

@@ -1,5 +1,5 @@
-//! The page: HTML with inline style and charts, without external resources. Its only script is its own and inline, shows values
-//! that are pointed at, and is allowed by its hash. Without it the page lacks nothing else.
+//! The page: HTML with inline style and charts, without external resources. Its only script is inline, shows the values
+//! under the pointer, and is allowed by its hash. The rest of the page works without it.
 //!
 //! Everything from a file is escaped, because targets and labels are user input.
 

@@ -1,4 +1,4 @@
-//! The slices of a run, put together to columns that are as wide for all runs of a page.
+//! The slices of a run, merged into columns of the same width for all runs of a page.
 
 use hdrhistogram::Histogram;
 
@@ -12,7 +12,7 @@ use echoring_load::record::time_series::{ServerSamples, TimeSeries};
 /// Slices of a record at most: ten times as many as `bench` writes.
 const SLICES_MAX: usize = 12_000;
 
-/// What is shown of a column: its name, and its value if it is known.
+/// The display of a column: its name, and its value if it is known.
 pub(super) type Field = (&'static str, fn(&Column) -> Option<String>);
 
 /// The figures of a column, in the order in which they are read.

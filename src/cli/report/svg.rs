@@ -1,6 +1,6 @@
 //! A chart as SVG, drawn by plotters: axes with names and units, lines that are told apart by colour and by dashes.
 //!
-//! plotters writes colours only. Each that is used here stands for a class, which the page's style gives the colours of
+//! plotters writes colours only. Each colour here stands for a class, which the page's style gives the colours of
 //! the light or the dark scheme; without style the light ones hold. Text is escaped by plotters, or here.
 
 use std::fmt::Write as _;
@@ -44,13 +44,13 @@ const CHARACTER: i32 = 7;
 const MARKED_MAX: usize = 80;
 
 type Rgb = (u8, u8, u8);
-/// Text, lines of axes, lines of the grid, and what is behind all: in the light and in the dark scheme.
+/// Text, lines of axes, lines of the grid, and the background: in the light and in the dark scheme.
 const INK: (Rgb, Rgb) = ((0x1F, 0x23, 0x28), (0xE6, 0xED, 0xF3));
 const AXIS: (Rgb, Rgb) = ((0x6E, 0x77, 0x81), (0x8B, 0x94, 0x9E));
 const GRID: (Rgb, Rgb) = ((0xDD, 0xE2, 0xE8), (0x2B, 0x32, 0x3B));
 const BACK: (Rgb, Rgb) = ((0xFF, 0xFF, 0xFF), (0x0F, 0x14, 0x1A));
 /// Colours of runs, after Okabe and Ito, whose hues people of all kinds of colour vision tell apart; with a contrast of
-/// three to one at least against what is behind. The last one is of lines that belong to no run.
+/// three to one at least against the background. The last one is of lines that belong to no run.
 const RUNS: [(Rgb, Rgb); 8] = [
     ((0x00, 0x72, 0xB2), (0x4D, 0xA8, 0xE8)),
     ((0xD5, 0x5E, 0x00), (0xFF, 0x8F, 0x4D)),
@@ -101,7 +101,7 @@ impl Stroke {
         }
     }
 
-    /// What SVG takes for the stroke of a run in this round of the colours.
+    /// The SVG stroke of a run in this round of the colours.
     fn attributes(self, round: usize) -> String {
         let dots = " 2 3".repeat(round);
         match self {
@@ -152,7 +152,7 @@ pub(super) struct Chart {
     pub(super) panel: Option<Panel>,
 }
 
-/// What a chart of a timeline has besides: it shares its horizontal axis with others, above and below it.
+/// The additions to a chart of a timeline: it shares its horizontal axis with others, above and below it.
 #[derive(Clone, Debug)]
 pub(super) struct Panel {
     /// Which run a heat map is of.
@@ -178,7 +178,7 @@ pub(super) struct Plot {
     pub(super) bottom: f64,
 }
 
-/// For what a chart is drawn.
+/// The destination of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Page,
@@ -237,7 +237,7 @@ impl Chart {
         )
     }
 
-    /// The drawing of plotters, without the element around it, and what is drawn over it.
+    /// The drawing of plotters, without the element around it, and the overlay.
     fn body(&self, size: Size, place: Place) -> (String, Plot) {
         let mut drawn = String::new();
         let plot = {
@@ -308,9 +308,9 @@ impl Chart {
         Ok(Plot { left, right, top, bottom })
     }
 
-    /// Draws what colours and strokes mean, in rows from `top` on. Gives where they end.
+    /// Draws the meaning of colours and strokes, in rows from `top` on. Returns their end.
     fn draw_legend(&self, root: &Area<'_>, size: Size, top: i32) -> Result<i32, Failed> {
-        /// A piece of the line, and what is between entries.
+        /// A piece of the line, and the space between entries.
         const SAMPLE: i32 = 36;
         const GAP: i32 = 18;
         if let Some(heat) = self.panel.as_ref().and_then(|panel| panel.heat.as_ref()) {

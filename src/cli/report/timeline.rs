@@ -1,7 +1,7 @@
-//! What happened over time: a heat map of latency, rates, connections and the server, one below the other on one time
+//! A run over time: a heat map of latency, rates, connections and the server, one below the other on one time
 //! axis.
 //!
-//! A script of the page shows the values at the time that is pointed at. They are formatted here, so that the script has
+//! A script of the page shows the values at the time under the pointer. They are formatted here, so that the script has
 //! no figures to compute.
 
 use serde_json::{Value, json};

@@ -42,7 +42,8 @@ pub(crate) fn landlock_version() -> u32 {
     versions.into_iter().find(|(_, abi)| has(*abi)).map_or(0, |(version, _)| version)
 }
 
-/// Restricts this thread, and those that it starts, to the folders of these files and to what a program needs of the system.
+/// Restricts this thread, and those that it starts, to the folders of these files and to the parts of the system that a
+/// program needs.
 ///
 /// # Errors
 /// Why it is not restricted.
@@ -73,7 +74,7 @@ fn enforce(reads: &[PathBuf], writes: &[PathBuf]) -> Result<RulesetStatus, landl
     Ok(rules.restrict_self()?.ruleset)
 }
 
-/// What is read: folders of the system, and those of these files.
+/// The readable folders: those of the system, and those of these files.
 fn readable(reads: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     let resolver = RESOLVER.iter().map(Path::new);
     let files = resolver.chain(reads.iter().map(PathBuf::as_path));
@@ -94,7 +95,7 @@ pub(super) fn tls_roots(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Path
     named.filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// What is missing now is not reached later.
+/// Files that are missing now stay unreachable.
 fn allow(
     rules: RulesetCreated,
     path: &Path,

@@ -252,8 +252,8 @@ mod tests {
         assert!(never.iter().all(|call| !all.contains(call)));
     }
 
-    /// What a container's start needs besides, until the server's own filter is in force: the container runtime enters the
-    /// namespace's user and starts the program, which loads itself and gives up what it has.
+    /// The further calls of a container's start, until the server's own filter is in force: the container runtime
+    /// enters the namespace's user and starts the program, which loads itself and gives up its privileges.
     const START: &[Call] = calls![
         SYS_execve,
         SYS_set_tid_address,

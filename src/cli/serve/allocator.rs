@@ -1,4 +1,4 @@
-//! What mimalloc, the program's allocator, tells about itself.
+//! Statistics of mimalloc, the program's allocator.
 
 use echoring_server::control::AllocatorFigures;
 use mimalloc::MiMalloc;

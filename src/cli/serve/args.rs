@@ -60,11 +60,11 @@ const IO: &str = "I/O";
 const LIMITS: &str = "Limits";
 const PROTOCOL: &str = "Protocol and pages";
 
-/// From the kernel's own smallest send buffer to what can be counted in 31 bits.
+/// From the smallest send buffer of the kernel to the largest power of two in 31 bits.
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
-/// From a second, for the slowest clients, to what an orchestrator may grant.
+/// From a second, for the slowest clients, to the longest time of an orchestrator.
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
-/// From a second, a round trip of the slowest network and a retransmission, to what no link survives.
+/// From a second, a round trip of the slowest network and a retransmission, to a time that no link survives.
 const MESSAGE_PROGRESS_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -458,9 +458,9 @@ pub(crate) struct Args {
     )]
     pub(super) subprotocol_preference: Preference,
 
-    /// Also answer to this host name while all TCP listeners are on loopback; repeatable
+    /// Also accept this host name while all TCP listeners are on loopback; repeatable
     ///
-    /// localhost, addresses and the hosts of --allow-origin are always answered. * allows all hosts.
+    /// localhost, addresses and the hosts of --allow-origin are always accepted. * allows all hosts.
     #[arg(long, add = Reload::Live, value_name = "HOST", value_parser = values::host, help_heading = PROTOCOL)]
     pub(super) allow_host: Vec<String>,
 
@@ -596,7 +596,7 @@ impl FromStr for Admin {
     }
 }
 
-/// An address with its port. Names are not looked up: what a server listens on should not depend on a
+/// An address with its port. Names are not looked up: the address of a listener should not depend on a
 /// resolver; `localhost` is understood because everybody types it.
 pub(crate) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     if let Some(port) = word.strip_prefix("localhost:")
@@ -702,7 +702,7 @@ pub(super) enum Watch {
     All,
 }
 
-/// Whether there is what is for trying the server out.
+/// Whether the pages and the test endpoints are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Demo {
     Auto,

@@ -18,7 +18,7 @@ pub(super) const TABLE: &str = "auth";
 
 const HEADING: &str = "Authentication";
 
-/// The key in the table for the option `id`; `None` for an option of elsewhere.
+/// The key in the table for the option `id`; `None` for an option of another table.
 pub(super) fn key_of(id: &str) -> Option<&str> {
     id.strip_prefix("auth_")
 }
@@ -266,7 +266,7 @@ impl AuthArgs {
         settings
     }
 
-    /// What an operator should know about these options. `is_open` says that others than this machine reach the server.
+    /// Warnings about these options. `is_open` says that others than this machine reach the server.
     pub(super) fn warnings(&self, is_open: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if is_open && !self.settings().is_on() && !self.auth_anonymous {

@@ -1,4 +1,4 @@
-//! What differs between two sets of settings, by the keys of the configuration file.
+//! The differences between two sets of settings, by the keys of the configuration file.
 
 use std::collections::BTreeMap;
 

@@ -27,7 +27,7 @@ use crate::sandbox::UserName;
 use crate::values::{shown_bytes, shown_duration};
 use echoring_server::{ListenAddress, Resolved};
 
-/// The settings, below what they come to on this host and the environment variables that are not used.
+/// The settings, below their results on this host and the environment variables that are not used.
 pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) -> String {
     let Resolved { shards, cpus, connections_max } = resolved;
     let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
@@ -122,7 +122,7 @@ impl fmt::Display for Settings {
     }
 }
 
-/// A comment in place of a key without a value, with what holds then, as its help says.
+/// A comment in place of a key without a value, with the value in effect, as its help says.
 fn write_unset(f: &mut fmt::Formatter<'_>, key: &str, arg: &Arg) -> fmt::Result {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     match help.split_once("[default: ").and_then(|(_, rest)| rest.split_once(']')) {

@@ -26,7 +26,7 @@ pub(super) const TABLE: &str = "cluster";
 
 const HEADING: &str = "Cluster";
 
-/// The key in the table for the option `id`; `None` for an option of elsewhere.
+/// The key in the table for the option `id`; `None` for an option of another table.
 pub(super) fn key_of(id: &str) -> Option<&str> {
     match id {
         "cluster" => Some("servers"),
@@ -271,9 +271,8 @@ impl ClusterArgs {
             ["--cluster-user", "--cluster-token-file", "--cluster-credentials-file", "--cluster-nkey-file"];
         let mut kinds = self.given().filter(|flag| KINDS.contains(flag));
         if let (Some(one), Some(other)) = (kinds.next(), kinds.next()) {
-            return Err(
-                origins.wrong(other, &format!("is another way to authenticate than {one}: leave one out"))
-            );
+            return Err(origins
+                .wrong(other, &format!("conflicts with {one}, another way to authenticate: leave one out")));
         }
         match (&self.cluster_user, &self.cluster_password_file) {
             (Some(name), Some(file)) => {

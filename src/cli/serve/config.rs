@@ -84,7 +84,7 @@ impl Sources {
         Some(origins.unusable(&values::flag_of(&id), &line))
     }
 
-    /// The configuration file, and what named it.
+    /// The configuration file, and the option that named it.
     fn named_file(&self) -> Option<(&str, &Path)> {
         let variable = || self.variables.value("config").map(|(name, path)| (name, Path::new(path)));
         self.config.as_deref().map(|path| ("--config", path)).or_else(variable)

@@ -1,4 +1,4 @@
-//! What becomes of the files that the settings name while the server runs.
+//! The files that the settings name, while the server runs.
 
 use std::collections::BTreeMap;
 use std::fs::File;

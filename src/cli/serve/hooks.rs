@@ -17,7 +17,7 @@ pub(super) const TABLE: &str = "hooks";
 
 const HEADING: &str = "Hooks of the application";
 
-/// The key in the table for the option `id`; `None` for an option of elsewhere.
+/// The key in the table for the option `id`; `None` for an option of another table.
 pub(super) fn key_of(id: &str) -> Option<&str> {
     id.strip_prefix("hooks_")
 }
@@ -97,7 +97,7 @@ impl HookArgs {
         all.into_iter().filter_map(|(key, url)| Some((key, url.as_deref()?)))
     }
 
-    /// What an operator should know about these options.
+    /// Warnings about these options.
     pub(super) fn warnings(&self) -> Vec<String> {
         let open = self.urls().filter(|(_, url)| url.starts_with("http://") && !is_local_url(url));
         open.map(|(key, _)| format!("{key}: what clients send leaves this machine without TLS; use https://"))

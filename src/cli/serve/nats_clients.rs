@@ -33,7 +33,7 @@ use crate::limits::{
     NATS_CLIENT_UNREADY_MAX, STREAM_READERS_MAX, STREAM_REQUESTS_MAX,
 };
 
-/// What nodes ask of each other: each answers for itself.
+/// Requests of nodes to each other: each answers for itself.
 const OF_NODES: [&str; 9] = [
     "/topics",
     "/connections",
@@ -179,8 +179,9 @@ struct NodeState {
 /// How long publications are taken.
 ///
 /// A subscription that ends loses the requests that are on their way to it: their clients get no answer. So a node that takes
-/// publications goes on for a time when its cluster is not ready, as after a restart of NATS. It answers that it cannot publish, or
-/// publishes when the cluster is ready again. A node that leaves ends its subscription at once, and others take the publications.
+/// publications continues for a time when its cluster is not ready, as after a restart of NATS. It answers that it
+/// cannot publish, or publishes when the cluster is ready again. A node that leaves ends its subscription at once, and
+/// others take the publications.
 #[derive(Debug, Default)]
 struct Keeping {
     until: Option<Instant>,
@@ -315,7 +316,7 @@ fn request(publication: &ClientPublication) -> Result<Request<Bytes>, &'static s
 
 /// The answer to a publication with a header field that HTTP cannot have.
 fn bad_field(field: &str) -> Bytes {
-    let message = "must have visible ASCII characters only, and as many as a request of HTTP can have";
+    let message = "must have only visible ASCII characters, and no more than an HTTP request can have";
     let error = serde_json::json!({"code": "bad-field", "field": field, "message": message});
     serde_json::json!({ "error": error }).to_string().into()
 }

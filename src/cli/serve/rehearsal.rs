@@ -1,6 +1,6 @@
-//! The part of `serve --check` that tries what a start would open for writing: logs, and the folders of Unix sockets.
+//! The part of `serve --check` that tries to open what a start would write to: logs, and the folders of Unix sockets.
 //!
-//! Never: a file that exists afterwards and did not before.
+//! Never: a file that is left behind.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::logging::Destination;
 use echoring_server::ListenAddress;
 
-/// Tries what a start with these settings would create or append to.
+/// Tries to open the files that a start with these settings would create or append to.
 ///
 /// # Errors
 /// [`Failure::Environment`] for a log that cannot be written, and for a socket whose folder is missing or not writable.
@@ -51,7 +51,7 @@ fn try_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a file can be created beside this one: a file without a name tells.
+/// Whether a file can be created beside this one, tried with an unnamed file.
 fn try_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder) {

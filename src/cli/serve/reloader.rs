@@ -1,4 +1,4 @@
-//! Reads the configuration of a running server again, and has the server take over what it can change.
+//! Reads the configuration of a running server again, and applies the changes that the server can make.
 //!
 //! One thread does it, for every cause: SIGHUP, `POST /reload`, and files that have changed. A configuration that is wrong
 //! changes nothing.
@@ -81,7 +81,7 @@ impl Reloader {
         let (reply, result) = mpsc::sync_channel(1);
         // A thread that has ended drops the request, and with it the only sender of a result.
         let _ = self.0.send(Request { cause, reply });
-        let unknown = |_| Reloaded::Refused("the reload does not end; see the log".to_owned());
+        let unknown = |_| Reloaded::Refused("the reload has not ended in time; see the log".to_owned());
         result.recv_timeout(RELOAD_TIMEOUT).unwrap_or_else(unknown)
     }
 }
@@ -104,7 +104,7 @@ impl Pending {
 #[derive(Debug)]
 struct ReloadThread {
     running: Running,
-    /// What the files with certificates, keys and tokens had in them.
+    /// The contents of the files with certificates, keys and tokens.
     files: Contents,
     watched: Watched,
 }
@@ -130,7 +130,7 @@ impl ReloadThread {
         }
     }
 
-    /// Takes over what can be changed of `settings`, and logs it.
+    /// Applies the changeable part of `settings`, and logs it.
     fn reload(&mut self, cause: &str, settings: Result<Settings, Failure>) -> Reloaded {
         let taken_over = settings.and_then(|settings| {
             let files = Contents::of(&settings);
@@ -161,8 +161,7 @@ impl ReloadThread {
 }
 
 impl Running {
-    /// The settings that hold, with what the files that they name have in them now; with `--watch all`, those of all
-    /// sources.
+    /// The settings in effect, with the current contents of their files; with `--watch all`, those of all sources.
     fn reread(&self) -> Result<Settings, Failure> {
         if self.settings.watch == Watch::All { self.sources.settings() } else { self.settings.reread() }
     }
@@ -176,7 +175,7 @@ impl Running {
         }
     }
 
-    /// Takes over what a running server can change of `wanted`.
+    /// Applies the settings of `wanted` that a running server can change.
     ///
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
@@ -234,7 +233,7 @@ impl Report {
     }
 }
 
-/// Hashes of what files have in them; `None` for one that cannot be read.
+/// Hashes of the contents of files; `None` for one that cannot be read.
 #[derive(Debug, Default)]
 struct Contents(BTreeMap<PathBuf, Option<u64>>);
 

@@ -41,17 +41,17 @@ use echoring_topics::limits::TOPICS_PER_CONNECTION_DEFAULT;
 /// The settings that `serve` runs with.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// All that the server is told.
+    /// The configuration of the server.
     pub(crate) server: ServerConfig,
     /// Where the control plane listens.
     pub(super) admin: Admin,
     /// The permissions of its socket file.
     pub(super) admin_socket_mode: AdminSocketMode,
-    /// Where the secrets are that it asks for.
+    /// The files of the tokens that it requires.
     pub(super) admin_tokens: TokenFiles,
     /// The logs.
     pub(super) logs: Logs,
-    /// What the process gives up once all addresses are bound.
+    /// The privileges that the process gives up once all addresses are bound.
     pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
@@ -211,8 +211,8 @@ impl Settings {
         Ok(Settings { config_file: self.config_file.clone(), ..next })
     }
 
-    /// Takes over the ticket keys of `running`, so that its clients resume their sessions; not where clients have
-    /// certificates, which a resumed session does not show again.
+    /// Takes over the ticket keys of `running`, so that its clients resume their sessions, except where clients have
+    /// certificates, which a resumed session does not present again.
     pub(super) fn keep_ticket_keys_of(&mut self, running: &Settings) {
         let ask = |settings: &Settings| settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
         if ask(self) || ask(running) {
@@ -240,7 +240,7 @@ impl Settings {
         }
     }
 
-    /// The same settings with what their files have in them now.
+    /// The same settings with the current contents of their files.
     pub(super) fn reread(&self) -> Result<Settings, Failure> {
         let settings =
             Settings::new(config::parse(self.flags.clone())?, self.tables.clone(), &self.activated)?;
@@ -250,7 +250,7 @@ impl Settings {
     /// The settings as they are on this host.
     ///
     /// # Errors
-    /// [`Failure::Environment`] for what this host does not have, told with where it was asked for.
+    /// [`Failure::Environment`] for a feature that this host lacks, with the place of its option.
     pub(super) fn resolve(&self) -> Result<Resolved, Failure> {
         Resolved::of(&self.server).map_err(|error| {
             let line = start_error::problem_and_hint(&error);
@@ -387,7 +387,7 @@ fn server_config(
     Ok(with_protocol(with_limits(with_io(server, args), args), args))
 }
 
-/// What authentication, hooks and the cluster warn about.
+/// The warnings of authentication, hooks and the cluster.
 fn security_warnings(args: &Args) -> Vec<String> {
     let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
     let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
@@ -421,7 +421,7 @@ fn topics(args: &Args, tables: &Tables) -> Result<Topics, Failure> {
     tables.over(base, args.memory_budget)
 }
 
-/// `server` with what `args` say of addresses, shards and sockets.
+/// `server` with the addresses, shards and sockets of `args`.
 fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
     ServerConfig {
         listen: args.listen.clone(),
@@ -466,7 +466,7 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
     }
 }
 
-/// `server` with what `args` say of handshakes and compression.
+/// `server` with the settings of `args` for handshakes and compression.
 fn with_protocol(server: ServerConfig, args: &Args) -> ServerConfig {
     ServerConfig {
         compression: args.compress.compression,
@@ -560,7 +560,7 @@ fn demo(args: &Args, origins: &Origins) -> Result<bool, Failure> {
     }
 }
 
-/// Which names the server answers to: on loopback only such as no page of elsewhere has.
+/// The host names that the server accepts: on loopback only names that no foreign page has.
 fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAddress]) -> HostPolicy {
     let mut tcp = listen.iter().filter(|address| matches!(address, ListenAddress::Tcp(_))).peekable();
     if tcp.peek().is_none() || !tcp.all(is_local) || allowed.iter().any(|host| host == "*") {

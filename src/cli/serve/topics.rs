@@ -102,11 +102,11 @@ pub(super) struct Beside {
     /// The hook that is asked about subscriptions, and the one about publications.
     pub(super) subscribe_hook: bool,
     pub(super) publish_hook: bool,
-    /// Something that says who clients are, if only that nobody is somebody.
+    /// A source of client identities, even if it identifies nobody.
     pub(super) identities: bool,
 }
 
-/// `settings` with a history that is bounded to nothing by any of its bounds bounded so by the count of its messages:
+/// `settings` with a history of 0 messages if any of its bounds is 0:
 /// the hub's logs keep their latest message whatever their bound in bytes.
 fn kept(mut settings: TopicSettings) -> TopicSettings {
     if settings.history.bytes == 0 || settings.history.age == 0 {
@@ -115,7 +115,8 @@ fn kept(mut settings: TopicSettings) -> TopicSettings {
     settings
 }
 
-/// `settings` with the stream of this pattern, on any node and of any version, if its topics are durable: a hash of it by FNV-1a.
+/// `settings` with the stream of this pattern, if its topics are durable: the pattern's FNV-1a hash, the same on any
+/// node and in any version.
 fn stored(pattern: &str, mut settings: TopicSettings) -> TopicSettings {
     if !settings.durable.is_on {
         return settings;
@@ -171,7 +172,7 @@ impl Tables {
             // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
             if let Some((_, earlier, line)) = before.iter().find(|(earlier, ..)| earlier.fits(pattern)) {
                 return Err(entry.wrong(&format!(
-                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} fits all its topics; put it first"
+                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} matches all its topics; put it first"
                 )));
             }
             before.push((Pattern::new(pattern), pattern, entry.source.place(entry.at).0));
@@ -180,11 +181,11 @@ impl Tables {
         Ok(())
     }
 
-    /// What holds for topics where `base` holds for those that no table says anything about. Logs and histories have
+    /// The settings of topics, with `base` for those that no table covers. Logs and histories have
     /// to fit in `memory_budget_bytes`.
     ///
     /// # Errors
-    /// When what a table says makes no sense beside what else holds.
+    /// If a table contradicts other settings.
     pub(super) fn over(&self, base: TopicSettings, memory_budget_bytes: u64) -> Result<Topics, Failure> {
         let resolve = |table: &Table, base: &Topic| {
             let topic = table.over(base);
@@ -209,7 +210,7 @@ fn read_pattern<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
     Ok(pattern)
 }
 
-/// One table: what it says, and where.
+/// One table: its settings and their places.
 #[derive(Clone, Debug)]
 struct Table {
     source: Arc<Source>,
@@ -247,7 +248,7 @@ impl Table {
         topic
     }
 
-    /// Refuses what contradicts itself: `settings` is what comes of this table.
+    /// Refuses contradictions: `settings` is the result of this table.
     fn check(&self, settings: &TopicSettings, memory_budget_bytes: u64) -> Result<(), Failure> {
         if settings.coalesce >= settings.lag {
             return Err(self.wrong(
@@ -277,7 +278,7 @@ impl Table {
         self.check_history(settings)
     }
 
-    /// Refuses a history that is asked for and bounded to nothing, and more of it for newcomers than is kept.
+    /// Refuses a history that is requested but bounded to 0, and a snapshot larger than the history.
     fn check_history(&self, settings: &TopicSettings) -> Result<(), Failure> {
         if settings.snapshot > settings.history.messages {
             let explanation =
@@ -300,7 +301,7 @@ impl Table {
         Ok(())
     }
 
-    /// What is wrong with the first of `keys` that the table has.
+    /// An error in the first of `keys` that the table has.
     fn wrong(&self, keys: [&str; 2], explanation: &str) -> Failure {
         match keys.into_iter().find_map(|key| self.places.get(key)) {
             Some(place) => place.wrong(explanation),

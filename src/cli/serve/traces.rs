@@ -1,8 +1,8 @@
 //! Traces of handshakes and publications, exported by OTLP over HTTP (feature `otel`).
 //!
-//! Spans wait in a bounded queue for one thread, which sends them in batches. What does not fit, or cannot be sent, is
-//! counted and dropped. Endpoint, header fields, timeouts and the name of the service come from the variables that
-//! OpenTelemetry specifies (`OTEL_*`).
+//! Spans wait in a bounded queue for one thread, which sends them in batches. A span that does not fit, or cannot be
+//! sent, is counted and dropped. Endpoint, header fields, timeouts and the name of the service come from the variables
+//! that OpenTelemetry specifies (`OTEL_*`).
 
 use std::io;
 use std::str::FromStr;
@@ -44,7 +44,7 @@ pub(crate) struct TraceArgs {
 /// A message to the exporting thread.
 enum Message {
     Span(Box<Span>),
-    /// Send what there is, then answer.
+    /// Send the spans so far, then answer.
     Flush(SyncSender<()>),
 }
 
@@ -80,7 +80,7 @@ pub(super) fn start(sample: f64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends what waits, before the process ends. Waits for a while only.
+/// Sends the waiting spans before the process ends. Waits for a while only.
 pub(super) fn finish() {
     let (answer, answered) = mpsc::sync_channel(1);
     if let Some(queue) = QUEUE.get()

@@ -1,4 +1,5 @@
-//! The options of `serve` as environment variables: `ECHORING_` and the key in capitals. Commands that ask a server read some too.
+//! The options of `serve` as environment variables: `ECHORING_` and the key in capitals. Commands that query a server
+//! read some of them too.
 //!
 //! An empty variable counts as unset. Others with the prefix are not refused: Kubernetes sets `ECHORING_SERVICE_HOST` and
 //! `ECHORING_PORT` for a service called echoring. This module never decides what a value means, and never asks the process for

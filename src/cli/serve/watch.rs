@@ -41,7 +41,7 @@ impl Watched {
         self.0 = files.into_iter().map(state).collect();
     }
 
-    /// Looks at all files. Returns whether one has changed and was left alone since the look before; its version then
+    /// Looks at all files. Returns whether one has changed and not again since the previous look; its version then
     /// counts as read.
     pub(super) fn look(&mut self) -> bool {
         let mut changed = false;

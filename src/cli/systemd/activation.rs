@@ -58,7 +58,7 @@ fn add(data: &mut Vec<(InheritedListener, Vec<OwnedFd>)>, socket: OwnedFd) -> io
     Ok(())
 }
 
-/// Takes the descriptor at `index`, whatever it is; what kind of socket it is shows later.
+/// Takes the descriptor at `index`, of any kind; its kind is checked later.
 fn take(passed: &mut ListenFd, index: usize) -> io::Result<Option<OwnedFd>> {
     let unix = passed.take_unix_listener(index);
     match unix {

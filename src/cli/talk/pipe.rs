@@ -18,7 +18,7 @@ use super::{Options, Outcome, Wait, close, command};
 use echoring_async::{Conn, Message, Writer};
 use echoring_proto::CloseCode;
 
-/// Maximum lines that are read ahead of what the server accepts.
+/// Maximum lines that are read ahead of the server.
 const LINES_AHEAD: usize = 16;
 
 /// See [`by_pipe`](super::by_pipe).

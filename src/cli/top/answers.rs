@@ -73,7 +73,7 @@ pub(super) struct Deliveries {
     pub(super) dropped: Counts,
 }
 
-/// Durations since the start. Bucket `n` holds what is above 2^((n - 1) / 8) seconds and at most 2^(n / 8).
+/// Durations since the start. Bucket `n` holds durations above 2^((n - 1) / 8) seconds and at most 2^(n / 8).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Histogram {
@@ -171,7 +171,7 @@ pub(super) struct Answers {
     pub(super) stats: Stats,
     /// The line of `/healthz` if it is not healthy.
     pub(super) unhealthy: Option<String>,
-    /// `None` if there was no answer: a stalled shard cannot list what it has.
+    /// `None` if there was no answer: a stalled shard cannot list its topics and connections.
     pub(super) lists: Option<Lists>,
 }
 

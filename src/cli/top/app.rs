@@ -1,4 +1,4 @@
-//! The state of `top` between two frames: what was answered, what is shown, and what keys do. Never: I/O or clocks.
+//! The state of `top` between two frames: the answers, the view, and the effect of keys. Never: I/O or clocks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl ConsumerOrder {
     }
 }
 
-/// What follows from a key.
+/// The effect of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     None,

@@ -1,4 +1,4 @@
-//! What two answers of `/stats` say about the time between them. Never: I/O, clocks, a terminal.
+//! The figures for the time between two answers of `/stats`. Never: I/O, clocks, a terminal.
 
 use std::collections::{BTreeMap, VecDeque};
 

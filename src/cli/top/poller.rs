@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::admin_client::{AdminClient, message};
 use crate::limits::TOP_ROWS_MAX;
 
-/// What is asked for.
+/// The questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Questions {
     pub(super) interval: Duration,
@@ -98,7 +98,7 @@ fn get<T: DeserializeOwned>(admin: &AdminClient, path: &str) -> Result<Option<T>
             .map_err(|error| Failure::Environment(format!("the answer to {path} cannot be read: {error}"))),
         StatusCode::NOT_FOUND => Ok(None),
         StatusCode::BAD_REQUEST => Err(Failure::Usage(message(&body))),
-        _ => Err(Failure::Environment(format!("the server answers {path} by {status}: {}", message(&body)))),
+        _ => Err(Failure::Environment(format!("the server answers {status} to {path}: {}", message(&body)))),
     }
 }
 

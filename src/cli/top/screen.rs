@@ -69,7 +69,7 @@ fn run(terminal: &mut DefaultTerminal, app: &mut App, poller: &Poller, ended: &A
 }
 
 /// Ends the process when the terminal is gone: only its own session is sent SIGHUP. The thread that reads from it would not
-/// be told, because crossterm takes the end of the input for no input. Nothing is left to restore.
+/// be told, because crossterm treats the end of the input as no input. Nothing is left to restore.
 fn end_with_terminal() {
     let stdin = io::stdin();
     // Without events, the kernel reports only that the terminal is gone.

@@ -115,7 +115,7 @@ fn payload(encoding: Encoding, data: &[u8]) -> Payload {
     }
 }
 
-/// Turns what was received into what the session hears.
+/// Turns received messages into inputs of the session.
 #[derive(Clone, Copy)]
 struct Reader(Encoding);
 

@@ -30,7 +30,7 @@ impl Token {
         Token { credentials, ..Token::default() }
     }
 
-    /// What to present; empty for none.
+    /// The token to present; empty for none.
     pub(super) fn value(&self) -> String {
         self.credentials.token().unwrap_or_default()
     }
@@ -81,7 +81,7 @@ impl Token {
         self.credentials.set(Some(value));
     }
 
-    /// The server has accepted it, for so many seconds.
+    /// The server has accepted it, for this number of seconds.
     pub(super) fn accept(&mut self, now: Instant, expires_in_s: Option<u32>) {
         (self.was_expired, self.refusals) = (false, 0);
         // Never at once again, whatever the server says.

@@ -1,4 +1,4 @@
-//! One subscription: its position, its phase at the server, and what its reader is told.
+//! One subscription: its position, its phase at the server, and the events for its reader.
 //!
 //! Never: delivering a message at or before the position; advancing the position without an event that says so.
 
@@ -46,10 +46,10 @@ enum Origin {
     Server,
 }
 
-/// What a server-side subscription received while its queue was full. The position is before it.
+/// The messages of a server-side subscription while its queue was full. The position is before it.
 #[derive(Debug, Default)]
 struct Unread {
-    /// It began again; without what was recovered.
+    /// It began again, without recovered messages.
     start: Option<Start>,
     /// The offset of the last message; 0 if there is none.
     offset: u64,
@@ -66,11 +66,11 @@ pub(super) enum Phase {
     /// The request with this number is open.
     Subscribing(u32),
     Live,
-    /// The request with this number is open. What arrives meanwhile is not delivered.
+    /// The request with this number is open. Messages that arrive meanwhile are not delivered.
     Leaving(u32),
 }
 
-/// What follows for the subscription.
+/// The next step of the subscription.
 #[derive(Debug)]
 pub(super) enum Step {
     Continue,
@@ -110,7 +110,7 @@ impl Topic {
         self.origin == Origin::Server
     }
 
-    /// Nobody reads the subscription any more.
+    /// The subscription has lost its reader.
     pub(super) fn is_over(&self) -> bool {
         self.queue.is_abandoned()
     }
@@ -405,7 +405,7 @@ impl Topic {
         is_restored
     }
 
-    /// The message that was sent. If it cannot be restored, the subscription begins anew at its position, where the first
+    /// The message that was sent. If it cannot be restored, the subscription restarts at its position, where the first
     /// message is whole.
     fn restore(&mut self, sent: Sent) -> Option<Message<Payload>> {
         let restored = match &mut self.deltas {

@@ -38,7 +38,7 @@ impl OwnerTable {
         self.timers.insert((until, name.into()));
     }
 
-    /// Forgets topics that nobody has used for so long that their positions are forgotten as well.
+    /// Forgets topics that were unused for so long that their positions are forgotten as well.
     pub(super) fn expire_diverged<S, P>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
         if self.diverged.get(name).is_some_and(|until| *until <= shard.now) {
             self.diverged.remove(name);
@@ -77,8 +77,8 @@ impl OwnerTable {
         }
     }
 
-    /// Two nodes have owned this node's topic. Nobody knows what the subscribers of one have missed of the other: all are told so, by
-    /// a new epoch.
+    /// Two nodes have owned this node's topic. Nobody knows which messages of one the subscribers of the other have
+    /// missed: a new epoch notifies all of them.
     pub(super) fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         if self.topics.get(name).is_some_and(|topic| topic.durable.is_some()) {
             return self.reload(shard, name);
@@ -89,7 +89,7 @@ impl OwnerTable {
         }
     }
 
-    /// Sends all followers of a topic that has begun anew what it has.
+    /// Sends the state of a topic that begins a new epoch to all its followers.
     pub(super) fn serve_again<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
         let followers: Vec<NodeId> = followers.keys().copied().collect();
@@ -101,8 +101,8 @@ impl OwnerTable {
     }
 }
 
-/// Forgets what a store remembers of a topic that another node goes on with. Whether that was another epoch: its messages are not
-/// known to the subscribers of this one.
+/// Deletes what a store remembers of a topic that another node continues. Whether that was another epoch: the
+/// subscribers of this one do not know its messages.
 pub(super) fn takes_other_epoch<S: TopicStore>(store: &mut S, name: &str, epoch: u64) -> bool {
     let remembered = store.take_remembered(&mut |remembered| remembered == name);
     remembered.is_some_and(|(_, position)| position.epoch != epoch)

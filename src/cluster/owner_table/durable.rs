@@ -1,8 +1,8 @@
 //! Durable topics at the node that owns them: a publication is accepted once the topic's stream has stored it.
 //!
-//! One batch is on its way to the stream at a time, and what is published meanwhile is the next. The batches of this node and of
-//! others wait in one order. Only what is stored gets a position, so whoever owns the topic next finds all accepted publications in
-//! the stream, in the same epoch.
+//! One batch is on its way to the stream at a time, and later publications form the next one. The batches of this node
+//! and of others wait in one order. Only what is stored gets a position, so whoever owns the topic next finds all
+//! accepted publications in the stream, in the same epoch.
 //!
 //! ```text
 //!   begin ──> Loading ── Loaded ──> Owner: Append ── Stored ──> positions, followers, answers
@@ -26,7 +26,7 @@ use crate::stream::{StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteI
 use crate::view::NodeId;
 use crate::wire::{append_entry, entries};
 
-/// What the owner of a durable topic knows of its stream.
+/// The owner's knowledge of a durable topic's stream.
 #[derive(Debug, Default)]
 pub(super) struct Durable {
     /// The sequence number of the topic's last batch, if it is known; 0 for none.
@@ -35,7 +35,7 @@ pub(super) struct Durable {
     request: Option<u64>,
     /// When the stream is asked again.
     retry_at: Option<Nanos>,
-    /// The stream may have what this node has not.
+    /// The stream may have messages that this node lacks.
     is_behind: bool,
     /// Since when there has been no stream, and none could be made.
     unusable_since: Option<Nanos>,
@@ -43,7 +43,7 @@ pub(super) struct Durable {
     waiting: VecDeque<Batch>,
     /// When this topic's timer goes off.
     timer_at: Option<Nanos>,
-    /// The store was told to keep the topic, because publications wait.
+    /// The store must keep the topic, because publications wait.
     is_held: bool,
 }
 
@@ -63,18 +63,18 @@ struct Part {
     batch: u32,
 }
 
-/// What is being stored.
+/// The batch that is being stored.
 #[derive(Debug)]
 struct Storing {
     batch: StoredBatch,
     /// The sequence number behind which it is stored, if it is.
     behind: u64,
-    /// What it consists of, with what becomes of each publication.
+    /// Its publications, with their outcomes.
     parts: Vec<(Batch, Vec<Fate>)>,
     until: Nanos,
 }
 
-/// What becomes of a publication.
+/// The outcome of a publication.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Decided(Outcome),
@@ -88,28 +88,28 @@ impl Durable {
         self.storing.is_some()
     }
 
-    /// Whether nobody waits for the stream.
+    /// Whether no request to the stream is pending.
     pub(super) fn is_idle(&self) -> bool {
         self.storing.is_none() && self.waiting.is_empty()
     }
 
-    /// Whether the stream has been unusable for so long that nobody should wait for it.
+    /// Whether the stream has been unusable for so long that publications should no longer wait for it.
     fn stores_nothing(&self, now: Nanos) -> bool {
         self.unusable_since.is_some_and(|since| since + STREAM_UNUSABLE_AFTER <= now)
     }
 
-    /// Whether the stream has been unusable for so long that this node need not ask it for a topic that nobody uses.
+    /// Whether the stream has been unusable for so long that this node need not query it for an unused topic.
     fn is_unused(&self, now: Nanos) -> bool {
         let is_over = self.unusable_since.is_some_and(|since| since + STREAM_UNUSED_AFTER <= now);
         is_over && self.request.is_none() && self.is_idle()
     }
 
-    /// A node's link is lost: it has given up what it waits for.
+    /// A node's link is lost: it has abandoned its waiting publications.
     pub(super) fn reset(&mut self, node: NodeId) {
         self.waiting.retain(|batch| batch.part.from != node);
     }
 
-    /// Returns when the timer is to go off, if none goes off before.
+    /// Returns when the timer is due, if it is due earlier than before.
     fn set_timer(&mut self, now: Nanos) -> Option<Nanos> {
         self.timer_at = self.timer_at.filter(|at| *at > now);
         let until = self.storing.iter().map(|storing| storing.until);
@@ -126,7 +126,7 @@ impl Durable {
 }
 
 impl OwnerTable {
-    /// Begins a durable topic: where it goes on, its stream knows.
+    /// Begins a durable topic: its stream knows where it continues.
     pub(super) fn begin_durable<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         (topic.role, topic.is_without_storage) = (Role::Loading, false);
@@ -150,7 +150,7 @@ impl OwnerTable {
         self.advance_durable(shard, name);
     }
 
-    /// Whether a durable topic has no stream, and none can be made: of this node, or of one that has said so.
+    /// Whether a durable topic has no stream, and none can be created: by this node, or by one that reported so.
     pub fn stores_nothing(&self, name: &str, now: Nanos) -> bool {
         self.topics.get(name).is_some_and(|topic| topic.is_without_storage) || self.has_no_stream(name, now)
     }
@@ -161,7 +161,7 @@ impl OwnerTable {
         durable.is_some_and(|durable| durable.stores_nothing(now))
     }
 
-    /// Whether the stream of a topic is read because it may have what this node, which owns the topic, has not.
+    /// Whether the stream of a topic is read because it may have messages that this node, the owner, lacks.
     pub fn reads_stream(&self, name: &str) -> bool {
         self.topics
             .get(name)
@@ -227,7 +227,7 @@ impl OwnerTable {
         self.drive(shard, name);
     }
 
-    /// Asks the stream for what there is to do, if it is not asked already.
+    /// Sends the stream the next request, if none is open.
     pub(super) fn advance_durable<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -296,7 +296,7 @@ impl OwnerTable {
         }
     }
 
-    /// Sends the stream the batch that it may not have stored, or the next one.
+    /// Sends the stream the batch whose outcome is unknown, or the next one.
     fn store_next<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -327,7 +327,7 @@ impl OwnerTable {
         }
     }
 
-    /// Tells the publishers what became of a batch. What was to be stored is.
+    /// Reports the outcome of a batch to its publishers. The batch has been stored.
     fn finish<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str, storing: Storing) {
         let first = storing.batch.first;
         for (batch, fates) in storing.parts {
@@ -364,7 +364,7 @@ impl OwnerTable {
         });
     }
 
-    /// Gives up what the stream has not taken in time, or cannot take.
+    /// Gives up publications that the stream has not stored in time, or cannot store.
     fn give_up_late<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let now = shard.now;
         let stores_nothing = self.has_no_stream(name, now);
@@ -386,7 +386,7 @@ impl OwnerTable {
         }
     }
 
-    /// The topic goes on where its stream has it.
+    /// The topic continues at the position of its stream.
     fn begin_loaded<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -422,7 +422,7 @@ impl OwnerTable {
         self.reach(shard, name, head);
     }
 
-    /// Takes what the stream has and this node has not, and finds out what became of the batch that was on its way.
+    /// Takes messages that only the stream has, and determines the outcome of the pending batch.
     fn take_loaded<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -518,7 +518,7 @@ impl OwnerTable {
         }
     }
 
-    /// Tells the store that it misses the publications up to this position.
+    /// Informs the store that it lacks the publications up to this position.
     fn skip_to<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -532,7 +532,7 @@ impl OwnerTable {
         }
     }
 
-    /// Has all followers be sent what they lack.
+    /// Sends all followers the messages that they lack.
     fn all_lag(&mut self, name: &str) {
         let OwnerTable { topics, lagging, .. } = self;
         if let Some(Role::Owner(followers)) = topics.get(name).map(|topic| &topic.role) {
@@ -568,7 +568,7 @@ pub(super) fn all(list: &[u8], outcome: Outcome) -> Vec<u8> {
     outcomes
 }
 
-/// Takes from what waits as much as is stored together. What the store refuses is not stored.
+/// Takes as many waiting publications as are stored together. Publications that the store refuses are not stored.
 fn gather<S: TopicStore, P>(
     shard: &mut Shard<'_, S, P>,
     name: &str,

@@ -58,7 +58,7 @@ impl OwnerTable {
         }
     }
 
-    /// The owner has no stream for a topic that this node wants to follow.
+    /// The owner has no stream for a topic that this node tries to follow.
     pub(super) fn told_of_no_storage(&mut self, from: NodeId, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         if matches!(topic.role, Role::Asked(owner) if owner == from) {

@@ -74,8 +74,8 @@ impl OwnerTable {
         durable.is_some_and(|durable| durable.is_storing())
     }
 
-    /// The next owner must know the positions that this one has given, also those of topics that nobody uses now: otherwise a
-    /// subscriber that returns to this node could be told that it missed nothing.
+    /// The next owner must know the positions that this one has given, also for unused topics: otherwise a subscriber
+    /// that returns to this node could be told that it missed nothing.
     fn hand_over_remembered<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         let OwnerTable { view, node, .. } = self;
         let mut is_full = false;
@@ -130,7 +130,7 @@ impl OwnerTable {
         }
     }
 
-    /// The same for all topics that do not go on in a new view.
+    /// The same for all topics that have another owner in a new view.
     pub(super) fn answer_owed<S, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         let is_on_its_way = |name: &str| self.handed.keys().any(|(_, handed)| &**handed == name);
         let is_done = |name: &str| match self.is_owner(name) {

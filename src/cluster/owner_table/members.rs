@@ -4,9 +4,9 @@
 //!   a follower ── its own members ──> the owner: the list of all nodes, in one order ── the list ──> every follower
 //! ```
 //!
-//! Both directions are the same: pages of what the sender has, once and in order of ids, and changes as they happen. A page says
-//! everything about a range of ids, so a receiver that has a list already is told what differs and nothing else. Changes that a link
-//! has no room for are not kept: the pages begin anew.
+//! Both directions are the same: pages of the sender's members, once and in order of ids, and changes as they happen. A
+//! page says everything about a range of ids, so a receiver with a list reports only the differences. Changes that a
+//! link has no room for are not kept: the pages begin anew.
 //!
 //! A list survives a change of owners, because the list moves with the topic, and every follower sends its own members to the next
 //! owner. Members of a node that does not follow that one in time have left.
@@ -24,7 +24,7 @@ use crate::message::{MemberChange, MembersPage, Message, append_change, changes}
 use crate::store::TopicStore;
 use crate::view::NodeId;
 
-/// What a node knows of a topic's members besides the store's list.
+/// A node's knowledge of a topic's members besides the store's list.
 #[derive(Debug, Default)]
 pub(super) struct TopicMembers {
     /// The members of this node.
@@ -33,7 +33,7 @@ pub(super) struct TopicMembers {
     nodes: BTreeMap<NodeId, NodeMembers>,
     /// Nodes that lack pages, and the last member of the page before.
     behind: BTreeMap<NodeId, Option<ClientId>>,
-    /// Changes that are to be sent.
+    /// Changes to be sent.
     changes: Vec<u8>,
     /// The number of members that was sent last.
     count_sent: u64,
@@ -46,7 +46,7 @@ pub(super) struct TopicMembers {
 /// The members of another node, at the owner.
 #[derive(Debug, Default)]
 struct NodeMembers {
-    /// How many there are, as the node says.
+    /// The number of its members, by its own count.
     count: u64,
     stay: Stay,
 }
@@ -57,11 +57,11 @@ enum Stay {
     /// While the node follows the topic.
     #[default]
     Follows,
-    /// Until this time, if there is no link to the node then.
+    /// Deadline if there is no link to the node by then.
     UntilLinked(Nanos),
-    /// Until this time, if the node does not follow the topic then.
+    /// Deadline if the node does not follow the topic by then.
     UntilFollows(Nanos),
-    /// They have left. Subscribers are told of some in each turn.
+    /// They have left. Subscribers are notified of some in each turn.
     Gone,
 }
 
@@ -86,7 +86,7 @@ impl TopicMembers {
         self.nodes.get(&node).is_some_and(|of| matches!(of.stay, Stay::Follows))
     }
 
-    /// Nothing is sent or received any more.
+    /// Nothing more is sent or received.
     pub(super) fn stop(&mut self) {
         self.nodes.clear();
         self.behind.clear();
@@ -214,7 +214,7 @@ impl OwnerTable {
         }
     }
 
-    /// So many members are at another node.
+    /// Another node has this number of members.
     fn count_of(&mut self, node: NodeId, name: &str, count: u64) {
         if let Some(topic) = self.topics.get_mut(name) {
             topic.members.nodes.entry(node).or_default().count = count;
@@ -254,7 +254,7 @@ impl OwnerTable {
         }
     }
 
-    /// The owner lists what differs in a page of one node's own members.
+    /// The owner lists the differences in a page of one node's own members.
     fn list_page<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -267,7 +267,7 @@ impl OwnerTable {
         }
     }
 
-    /// This node owns the topic from now on, with the list that it has followed, or that it was given.
+    /// This node becomes the topic's owner, with the list that it has followed or received.
     pub(super) fn own_members<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.members.stop();
@@ -332,7 +332,7 @@ impl OwnerTable {
         }
     }
 
-    /// A node does not follow the topic any more, as far as this one knows. It may do so again.
+    /// A node no longer follows the topic, as far as this one knows. It may do so again.
     pub(super) fn stop_following(&mut self, now: Nanos, name: &str, node: NodeId) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.members.behind.remove(&node);
@@ -343,7 +343,7 @@ impl OwnerTable {
         }
     }
 
-    /// A node has no subscribers of the topic any more.
+    /// A node no longer has subscribers of the topic.
     pub(super) fn dismiss(&mut self, name: &str, node: NodeId) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.members.behind.remove(&node);
@@ -353,7 +353,7 @@ impl OwnerTable {
         }
     }
 
-    /// Ends what waits for other nodes.
+    /// Ends all waiting for other nodes.
     pub(super) fn expire_members<S, P: Peers>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
         let OwnerTable { topics, timers, members_due, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
@@ -379,7 +379,7 @@ impl OwnerTable {
         !self.members_due.is_empty()
     }
 
-    /// Sends what has changed in this turn, and what other nodes lack, as far as the links have room.
+    /// Sends this turn's changes, and the members that other nodes lack, as far as the links have room.
     pub fn flush_members<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         for name in std::mem::take(&mut self.members_due) {
             self.remove_gone(shard, &name);
@@ -493,7 +493,7 @@ pub(super) fn send_list<S: TopicStore, P: Peers>(
     }
 }
 
-/// What must change in the store's list so that it has what a page has, of one node or of all: first who has left.
+/// The changes that make the store's list equal to a page, of one node or of all: first the members that have left.
 fn differences<'a, S: TopicStore>(
     store: &S,
     page: &MembersPage<'a>,

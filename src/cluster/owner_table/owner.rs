@@ -62,7 +62,7 @@ impl OwnerTable {
         }
     }
 
-    /// Has this node own the topic for another that asks, if it may. Otherwise the node that may own it, as far as is known.
+    /// Has this node own the topic for another that asks, if it may. Otherwise the presumed owner.
     fn own_for<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -189,7 +189,7 @@ impl OwnerTable {
         self.serve(shard, from, name, range, lacks_latest);
     }
 
-    /// Sends a follower what is behind `start`, and before that the latest message of each key, if it lacks some.
+    /// Sends a follower the messages after `start`, and before that the latest message of each key, if it lacks some.
     pub(super) fn serve<S: TopicStore, P: Peers>(
         &mut self,
         shard: &mut Shard<'_, S, P>,
@@ -227,7 +227,7 @@ impl OwnerTable {
         self.hold(shard, name);
     }
 
-    /// Sends followers that lag what they lack, as far as their links have room.
+    /// Sends lagging followers the messages that they lack, as far as their links have room.
     pub(super) fn catch_up<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
         let lagging: Vec<_> = self.lagging.iter().cloned().collect();
         for (name, follower) in lagging {

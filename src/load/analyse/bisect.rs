@@ -13,8 +13,8 @@ use super::statistics::{CONFIDENCE, Estimate, pseudo_median};
 
 /// Default maximum number of pairs of a step.
 pub const PAIRS_MAX_DEFAULT: usize = 200;
-/// The pairs of GOOD and BAD go on until the regression is at least this share of what it seems to be. With a larger share
-/// they are more, and those of the steps fewer; near one half their sum hardly changes.
+/// The pairs of GOOD and BAD continue until the regression is at least this share of what it seems to be. With a larger
+/// share they are more, and those of the steps fewer; near one half their sum hardly changes.
 const SHARE_OF_REGRESSION: f64 = 0.5;
 
 /// The options of a search.
@@ -30,7 +30,7 @@ pub struct BisectOptions {
     pub more_is_worse: bool,
 }
 
-/// The next thing to do.
+/// The next action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextPair {
     /// Measure this commit and GOOD once each, in random order.
@@ -54,7 +54,7 @@ pub enum Ending {
     },
     /// BAD is not worse than GOOD by the threshold.
     NoDifference,
-    /// So many pairs did not decide on this commit.
+    /// This many pairs did not decide on this commit.
     Undecided {
         /// Index of the commit.
         commit: usize,
@@ -94,11 +94,11 @@ pub struct Bisection {
     options: BisectOptions,
     /// Logarithm of the threshold.
     threshold: f64,
-    /// What the error rate of the next tests is taken from.
+    /// The remaining error rate for the next tests.
     error_left: f64,
     /// Number of commits that are known to be good, all at the beginning.
     good: usize,
-    /// The first commit known to be bad; the last one before anything is known.
+    /// The first commit known to be bad; initially the last one.
     bad: usize,
     skipped: Vec<bool>,
     /// By how much bad commits are worse at least, as a logarithm; `None` until GOOD and BAD have been compared.
@@ -226,12 +226,12 @@ impl Bisection {
         &self.steps
     }
 
-    /// The commits of which one is the first bad one, as far as is known.
+    /// The commits among which the first bad one is.
     pub fn candidates(&self) -> std::ops::RangeInclusive<usize> {
         self.good..=self.bad
     }
 
-    /// Number of steps that are left at most if every commit can be measured.
+    /// Maximum number of remaining steps, if every commit can be measured.
     pub fn steps_left(&self) -> usize {
         steps_for(self.bad - self.good + 1)
     }

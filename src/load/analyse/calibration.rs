@@ -1,4 +1,4 @@
-//! What a calibration comes to: from which latency on, and up to which rate, quantiles can be believed.
+//! The result of a calibration: the latency above which, and the rate up to which, quantiles are credible.
 //!
 //! The server of a calibration keeps each message for a known time. What the generator measures beyond that is the error: the
 //! work and the waits of both processes, of the kernel, and of the host. It is added to the delay, whatever the delay is.
@@ -14,13 +14,13 @@ const BELIEVED_PART: u64 = 10;
 /// A rate counts only if its error is at most this many times the smallest one of all rates. Beyond that, the generator or the
 /// server is close to its limit.
 const ERROR_GROWTH_MAX: u64 = 4;
-/// Messages beyond a quantile that it needs, so that a single slow one does not decide it.
+/// Messages beyond a quantile that are needed, so that a single slow one does not decide it.
 pub(crate) const MESSAGES_BEYOND: u64 = 10;
 
 /// One of the quantiles of a step.
 type Quantile = fn(&CalibrationStep) -> Option<QuantilePair>;
 
-/// What these steps come to.
+/// The result of these steps.
 pub fn believed(steps: &[CalibrationStep]) -> Believed {
     let Some(rate_max) = rate_max(steps) else { return Believed::default() };
     let above = |quantile: Quantile| {

@@ -33,7 +33,7 @@ const RATE_DELAY: Duration = Duration::from_millis(1);
 const RATE_STEPS: u32 = 8;
 /// Relative distance of the two rates at which the search ends.
 const PRECISION: f64 = 0.1;
-/// Each so many-th message of a connection has a fault.
+/// Interval of faults on a connection: one message in this many has a fault.
 const FAULT_INTERVAL: u64 = 20;
 /// How long lost messages are awaited: longer than a busy host stops one of the two sides.
 const FAULT_DRAIN: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ const MIXED: [(f64, Duration); 5] = [
 /// Delays that all messages of a step have.
 const LEVELS: [Duration; 3] =
     [Duration::from_micros(100), Duration::from_millis(1), Duration::from_millis(10)];
-/// Steps in all, which share the time.
+/// Total number of steps, which share the time.
 const STEPS: u32 = 1 + LEVELS.len() as u32 + 1 + RATE_STEPS;
 
 /// Calibrates the generator: `load` is an echo load, whose duration all steps share. `None` if it was interrupted.
@@ -170,7 +170,7 @@ impl Calibrator<'_> {
     }
 }
 
-/// A step: what the server did, and what the generator found.
+/// A step: the server's actions, and the generator's findings.
 fn compared(
     rate: u64,
     delays: &str,

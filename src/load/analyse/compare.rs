@@ -4,8 +4,8 @@
 //! Each interval names its basis, because the basis decides what the interval proves. *Pairs* are runs of both targets next to
 //! each other in time: changes of the machine are in both and cancel out. *Runs* are repetitions that were not paired: a
 //! machine that changed between them looks like a difference. *Intervals* are the seconds of a single run each, whose
-//! slow changes give the scatter because neighbours resemble one another. They show how steady these two runs were, and nothing of how another run would
-//! differ.
+//! slow changes give the scatter because neighbours resemble one another. They show how steady these two runs were, not
+//! how another run would differ.
 //!
 //! Records are read as JSON, so those of older and newer versions can be compared.
 //!
@@ -51,7 +51,7 @@ const VARIABLE_OPTIONS: [&str; 12] = [
 const REPORTED_OPTIONS: [&str; 4] = ["threads", "duration_s", "warmup_s", "verify"];
 /// Members of an environment whose difference is reported.
 const REPORTED_ENVIRONMENT: [&str; 5] = ["cpu", "cpus", "kernel", "driver", "optimized"];
-/// Members of an environment that say which machine it was.
+/// Members of an environment that identify the machine.
 const MACHINE: [&str; 2] = ["cpu", "cpus"];
 
 /// Options of a comparison.
@@ -88,7 +88,7 @@ pub fn compare(a: &[Value], b: &[Value], options: &CompareOptions) -> Result<Vec
 /// Whether runs of these loads can be compared with runs that were made before.
 ///
 /// # Errors
-/// What differs, in one line.
+/// The difference, in one line.
 pub fn is_comparable(before: &[Value], loads: &[PlannedLoad<'_>]) -> Result<(), String> {
     let run = |PlannedLoad { load, objective }: &PlannedLoad<'_>| {
         let objective = objective.map(ToString::to_string);
@@ -107,7 +107,7 @@ pub fn is_comparable(before: &[Value], loads: &[PlannedLoad<'_>]) -> Result<(), 
 pub struct PlannedLoad<'a> {
     /// The load.
     pub load: &'a Workload,
-    /// What a search demands.
+    /// The demands of a search.
     pub objective: Option<&'a Objective>,
 }
 
@@ -336,7 +336,7 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, options: &CompareOptions) -> Com
     }
 }
 
-/// What limits the comparison of two groups.
+/// The factors that limit the comparison of two groups.
 fn warnings(a: &Group<'_>, b: &Group<'_>, basis: Basis, is_decided: bool, trust_single: bool) -> Vec<String> {
     let mut warnings = a.warnings("runs of the first");
     warnings.extend(b.warnings("runs of the second"));

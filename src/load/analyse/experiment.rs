@@ -45,7 +45,7 @@ pub struct Baseline {
     pub server_pid: Option<u32>,
 }
 
-/// What can be put under a load: a target, by this process or by others.
+/// A target that can be put under a load, by this process or by others.
 pub trait Measures {
     /// Puts it under one load. `show` is called a few times per second.
     ///

@@ -132,7 +132,7 @@ impl Objective {
         }
     }
 
-    /// Whether the expression holds for what is known so far, with enough messages for its quantiles.
+    /// Whether the expression holds for the results so far, with enough messages for its quantiles.
     pub fn holds_so_far(&self, live: &LiveResults) -> bool {
         let record = live.record();
         let timed = record.pointer("/response_ns/count").and_then(Value::as_f64).unwrap_or(0.0);

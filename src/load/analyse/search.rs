@@ -59,7 +59,7 @@ pub struct SearchOptions {
 }
 
 impl SearchOptions {
-    /// The lowest rate to try: a 32nd of the first, unless a step of half a minute then has too few messages for the
+    /// The lowest rate to try: a 32nd of the first, unless a step of half a minute would have too few messages for the
     /// objective.
     pub(crate) fn least_rate(&self) -> u64 {
         let needed = self.objective.messages_needed().div_ceil(LOWER_STEP_TIME_MAX.as_secs());

@@ -22,7 +22,7 @@ const STAKES: [(f64, f64); 5] = [(0.1, 0.1), (0.2, 0.1), (0.4, 0.15), (0.7, 0.25
 /// Halvings after which the search for the end of a confidence interval stops: the interval is too wide by less than the
 /// 400th part of the spread of the values.
 const HALVINGS: u32 = 12;
-/// Smallest spread of logarithms that an interval is searched in, so that equal values have one: a tenth of a percent.
+/// Smallest range of logarithms that is searched for an interval, so that equal values have one: a tenth of a percent.
 const SPREAD_MIN: f64 = 0.001;
 
 /// The side of a bound on which a martingale bets.

@@ -27,8 +27,8 @@ const CORRELATED_RUNS_MIN: usize = 20;
 /// approximation is accurate enough.
 const EXACT_PAIRS_MAX: usize = 128;
 const EXACT_RUNS_MAX: usize = 4_096;
-/// Minimum number of intervals of a run. Fewer may all lie in one mode of a target that changes between two, and do not show
-/// how long a disturbance lasts.
+/// Minimum number of intervals of a run. Fewer may all lie in one mode of a target that alternates between two, and do
+/// not show how long a disturbance lasts.
 pub(crate) const INTERVALS_MIN: usize = 24;
 /// Intervals of a run for each slow wave. More waves make the interval narrower, and miss more of a correlation.
 const INTERVALS_PER_WAVE: usize = 8;

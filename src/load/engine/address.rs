@@ -78,7 +78,7 @@ impl UpgradeRequests {
         self.turns[connection as usize % self.turns.len()].into()
     }
 
-    /// Writes the request of a connection over that of the one before.
+    /// Writes the request of a connection over the previous one's.
     pub(super) fn write(&self, dial: &mut Dial, scope: &Scope<'_>, scratch: &mut Vec<u8>) {
         if self.is_constant && !dial.path.is_empty() {
             return;
@@ -110,8 +110,8 @@ impl UpgradeRequests {
         }
     }
 
-    /// Puts what a recorded connection asked for into its request: the path, unless the URL has one, and the subprotocol,
-    /// unless others are offered.
+    /// Puts the properties of a recorded connection into its request: the path, unless the URL has one, and the
+    /// subprotocol, unless others are offered.
     pub(super) fn write_recorded(&self, dial: &mut Dial, connection: u32, recorded: &Dialogue) {
         if self.endpoints[self.endpoint(connection)].path.is_none() {
             dial.path.clone_from(&recorded.path);

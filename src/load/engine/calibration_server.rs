@@ -33,14 +33,14 @@ use echoring_runtime::stats::Snapshot;
 
 /// Connections that wait to be accepted at most: all of a calibration.
 const BACKLOG: i32 = 1_024;
-/// Bytes of a mailbox between shards, which have nothing to tell each other.
+/// Bytes of a mailbox between shards, which exchange nothing.
 const MAILBOX_BYTES: usize = 64;
 /// How long the shards may take to answer a command: they wait for nothing.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Kinds of faults; each connection has one of them.
 const FAULTS: u32 = 4;
 
-/// What the server does with messages.
+/// How the server treats messages.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Behaviour {
     /// It answers each after one of these delays, which has this share of all messages.
@@ -50,13 +50,13 @@ pub(crate) enum Behaviour {
         /// Decides which message has which delay.
         seed: u64,
     },
-    /// It answers at once, and plants a fault in each so many-th message of a connection. Of four connections the first
-    /// loses it, the second gets two answers, the third gets the answer behind the next one, and the fourth gets one with a
-    /// flipped bit.
+    /// It answers at once, and plants a fault in one message of this many. Of four connections the
+    /// first loses it, the second gets two answers, the third gets the answer behind the next one, and the fourth gets
+    /// one with a flipped bit.
     Faults(u64),
 }
 
-/// What the server did.
+/// The server's actions.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerLog {
     /// From the arrival of a message until its answer was sent.
@@ -86,7 +86,7 @@ pub(crate) struct CalibrationServer {
 }
 
 impl CalibrationServer {
-    /// Starts one shard for each of `cpus`, or one that is not pinned, with room for so many connections.
+    /// Starts one shard for each of `cpus`, or one that is not pinned, with room for this many connections.
     ///
     /// # Errors
     /// If the environment denies its threads, its driver or its socket.
@@ -120,7 +120,7 @@ impl CalibrationServer {
         self.ask(|answer| Command::Behave(behaviour.clone(), answer));
     }
 
-    /// What it did since then.
+    /// Its actions since then.
     pub(crate) fn log(&self) -> ServerLog {
         let mut sum = ServerLog::default();
         for log in self.ask(Command::Tell) {
@@ -147,7 +147,7 @@ impl Drop for CalibrationServer {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                tracing::warn!(?error, "the calibration server ended badly");
+                tracing::warn!(?error, "the calibration server failed");
             }
         }
     }
@@ -292,7 +292,7 @@ impl Planter {
         }
     }
 
-    /// Sends an answer, and what is to follow it.
+    /// Sends an answer, and the data that follow it.
     fn answer<D: Driver>(&mut self, cx: &mut Context<'_, D, Planter>, mut answer: Waiting) {
         let lane = answer.lane as usize;
         let (_, fault) = self.plan(answer.lane, answer.number);

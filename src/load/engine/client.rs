@@ -70,7 +70,8 @@ use timers::Timers;
 const CLOSING_TIME: Nanos = SECOND;
 /// The same with slow readers, whose Close frames follow the data in the kernel's buffers.
 const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
-/// Time for messages in flight where the user stopped the load: most answers are there by then, and nobody waits for long.
+/// Time for messages in flight where the user stopped the load: most answers are there by then, and the user need not
+/// wait long.
 const STOPPED_DRAIN_TIME: Nanos = SECOND;
 /// Poll interval while a phase change is expected.
 const POLL_INTERVAL: Nanos = 2 * MILLISECOND;

@@ -9,7 +9,7 @@ use echoring_proto::handshake::Dial;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, Nanos, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::shard::{Security, ShardConfig};
 
-/// Maximum queue size of a connection in bytes, whatever the depth.
+/// Maximum queue size of a connection in bytes, independent of the depth.
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Maximum size of a pushed message in bytes.
 const PUSHED_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -1,6 +1,6 @@
-//! A run that several generators share: what each of them tells, and what it is told.
+//! A run that several generators share: the messages from and to each of them.
 //!
-//! All times between generators are those of a *common clock*, that of the one that coordinates them. A generator knows how far the
+//! All times between generators are those of a *common clock*, that of the coordinator. A generator knows how far the
 //! common clock is ahead of its own; messages carry times of the common clock, so that a subscriber of one generator can time what a
 //! publisher of another sent.
 //!
@@ -16,9 +16,9 @@ use echoring_proto::limits::Nanos;
 /// The part of one generator in a run that several share.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The connections that it has.
+    /// Its connections.
     pub segment: Segment,
-    /// What it tells, and is told; `None` if the generators know nothing of each other.
+    /// The messages from and to it; `None` if the generators are independent.
     pub coordination: Option<Arc<Coordination>>,
 }
 
@@ -29,7 +29,8 @@ impl Part {
     }
 }
 
-/// What one generator tells the others, and is told by them. Each of its values is told once, but for the clock and the rate.
+/// The messages of one generator to the others, and back. Each of its values is sent once, except for the clock and the
+/// rate.
 #[derive(Debug, Default)]
 pub struct Coordination {
     ahead: AtomicI64,
@@ -40,7 +41,7 @@ pub struct Coordination {
     pub(super) rate_changes: Arc<RateChanges>,
     settled: OnceLock<Vec<u32>>,
     own_published: OnceLock<Vec<u64>>,
-    /// When the load begins, by this generator's clock; 0 before it is known.
+    /// Start of the load, by this generator's clock; 0 before it is known.
     start_at: AtomicU64,
 }
 
@@ -52,7 +53,7 @@ impl Coordination {
         self.settled.get().map(Vec::as_slice)
     }
 
-    /// The messages of each publisher, 0 of those of other generators, once it sends nothing any more.
+    /// The messages of each publisher, 0 for those of other generators, once it sends nothing more.
     pub fn own_published(&self) -> Option<&[u64]> {
         self.own_published.get().map(Vec::as_slice)
     }
@@ -67,7 +68,7 @@ impl Coordination {
 
     // ---- what it is told ----
 
-    /// The common clock is this many nanoseconds ahead of the generator's. It is told again as clocks drift.
+    /// The common clock is this many nanoseconds ahead of the generator's. It is sent again as clocks drift.
     pub fn set_ahead(&self, ahead: i64) {
         self.ahead.store(ahead, Ordering::Relaxed);
     }
@@ -79,7 +80,7 @@ impl Coordination {
         }
     }
 
-    /// The messages of each publisher, of all generators, once none of them sends any more.
+    /// The messages of each publisher, of all generators, once none of them sends anything more.
     pub fn conclude(&self, published: Vec<u64>) {
         let _ = self.published.set(published);
     }
@@ -90,8 +91,8 @@ impl Coordination {
         self.rate_changes.add(RateChange { at, rate });
     }
 
-    /// Nobody coordinates the run any more: what has not begun begins at `now` of the generator's own clock, and no other generator
-    /// sends. The caller ends the run.
+    /// The run has lost its coordinator: anything that has not begun begins at `now` of the generator's own clock, and
+    /// no other generator sends. The caller ends the run.
     pub fn abandon(&self, now: Nanos) {
         if self.audiences.set(Vec::new()).is_ok() {
             self.start_at.store(now.max(1), Ordering::Release);
@@ -113,8 +114,8 @@ impl Coordination {
         self.audiences.get()?.get(topic as usize).copied()
     }
 
-    /// Whether no generator sends any more. `conclude` is called before that with the messages of each publisher; by two threads at once,
-    /// perhaps twice.
+    /// Whether all generators have stopped sending. `conclude` is called before that with the messages of each
+    /// publisher; by two threads at once, perhaps twice.
     pub(super) fn is_concluded(&self, conclude: impl FnOnce(&[u64])) -> bool {
         if self.is_concluded.load(Ordering::Acquire) {
             return true;

@@ -45,6 +45,6 @@ pub struct RunProgress<'a> {
     pub live: &'a LiveResults,
     /// The generators that the others, or the end of this stage, wait for; a run of one generator has none.
     pub awaited: &'a [&'a str],
-    /// What happened since the last progress, if the load [traces](Workload::traces).
+    /// The events since the last progress, if the load [traces](Workload::traces).
     pub traced: &'a [Traced],
 }

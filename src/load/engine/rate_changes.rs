@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
-/// From the decision to change the rate to the change, so that every thread has noticed by then: twice the time that a
-/// thread sleeps at most.
+/// From the decision to change the rate to the change, so that every thread knows of it in time: twice the maximum
+/// sleep of a thread.
 pub(super) const NOTICE: Nanos = 100 * MILLISECOND;
 
 /// A change of the rate.

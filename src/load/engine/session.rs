@@ -86,7 +86,7 @@ impl TargetSession {
         Ok(Outcome::of(&load, &self.target.text(), result))
     }
 
-    /// Puts the target under the part of a load that this generator has.
+    /// Puts the target under this generator's part of the load.
     ///
     /// # Errors
     /// As [`run`](crate::run).
@@ -195,7 +195,7 @@ fn show_done(
 }
 
 impl SegmentResult {
-    /// Shows the last progress of a run of which these are the results. So many connections `failed`.
+    /// Shows the last progress of a run, from its results. This number of connections `failed`.
     pub fn show_done(
         &self,
         load: &Workload,
@@ -207,7 +207,7 @@ impl SegmentResult {
     }
 }
 
-/// What a session sees of a run beside its threads: figures that do not depend on the exact moment.
+/// A session's view of a run beside its threads: figures that do not depend on the exact moment.
 #[derive(Debug, Default)]
 struct Seen {
     /// The server's memory at the end of the measured time.
@@ -273,7 +273,7 @@ struct Display<'a> {
     stage: RunStage,
     /// When the stage began.
     since: Instant,
-    /// When the progress was last shown.
+    /// Time of the last progress display.
     shown: Instant,
     live: LiveThreads,
     traced: Vec<Traced>,
@@ -296,7 +296,7 @@ impl<'a> Display<'a> {
         }
     }
 
-    /// Takes what a thread tells for the next progress update.
+    /// Takes a thread's contribution to the next progress update.
     fn take(&mut self, event: RunEvent) {
         match event {
             RunEvent::Snapshot(part) => self.live.take(*part),

@@ -122,7 +122,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What picks the samples of a thread.
+    /// The picker of a thread's samples.
     pub(super) fn sampler(&self, thread: usize) -> Sampler {
         let (index, of) = (self.segment.index(), self.segment.of() as usize);
         let picker = Picker {
@@ -252,7 +252,7 @@ impl Shared {
         self.coordination.as_ref().map_or(0, |coordination| coordination.ahead())
     }
 
-    /// When the load begins, once it is known.
+    /// Start of the load, once known.
     pub fn start(&self) -> Option<Nanos> {
         if let Some(coordination) = &self.coordination {
             return coordination.start();
@@ -304,7 +304,7 @@ impl Shared {
         }
     }
 
-    /// Whether the run is to end early.
+    /// Whether the run must end early.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed)
     }
@@ -334,7 +334,7 @@ impl Shared {
         positions.map(move |position| segment.number(position))
     }
 
-    /// The thread that sends what a connection publishes.
+    /// The thread that sends a connection's publications.
     #[inline]
     pub(crate) fn sender(&self, connection: u32) -> Sender {
         if !self.segment.has(connection) {

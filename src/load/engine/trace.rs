@@ -32,7 +32,7 @@ pub enum TraceEvent {
         entry: String,
         /// Its bytes.
         message: Vec<u8>,
-        /// Names and values of what was captured.
+        /// Names and values of captures.
         captured: Vec<(String, Vec<u8>)>,
     },
     /// A message arrived that a rule knows.

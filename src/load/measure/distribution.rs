@@ -68,7 +68,7 @@ const HEAD_BYTES: usize = 40;
 /// Decodes a histogram.
 ///
 /// # Errors
-/// If the text is not a histogram, or exceeds 1 MiB inflated. No more than that is inflated, whatever its header says.
+/// If the text is not a histogram, or exceeds 1 MiB inflated. No more than that is inflated, regardless of its header.
 pub fn decode(text: &str) -> Result<Histogram<u64>, Undecodable> {
     let bytes = STANDARD.decode(text).map_err(|error| Undecodable(error.to_string()))?;
     let inflated = match word(&bytes, 0) {
@@ -98,7 +98,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The serialised form of the histograms of a tally. What is read has the bounds of [`histogram`], so that it can be added to others.
+/// The serialised form of the histograms of a tally. The result has the bounds of [`histogram`], so that it can be
+/// added to others.
 pub(crate) mod packed {
     use hdrhistogram::Histogram;
     use serde::de::Error as _;

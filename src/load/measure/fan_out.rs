@@ -141,7 +141,7 @@ impl FanOutTracker {
         publisher.published.fetch_max(sequence + 1, Ordering::AcqRel);
     }
 
-    /// So many messages were published in all, by each publisher of any generator.
+    /// Number of all published messages, by each publisher of any generator.
     pub fn conclude(&self, published: &[u64]) {
         for (publisher, published) in self.publishers.iter().zip(published) {
             publisher.published.fetch_max(*published, Ordering::AcqRel);
@@ -172,8 +172,8 @@ impl FanOutTracker {
     }
 
     /// Calls `tell` with the times of a publisher's messages from `from` on, each with the number of messages it stands
-    /// for. Messages that are no longer tracked get the times of the oldest tracked one. While somebody publishes, those that
-    /// are about to be no longer tracked may get later times.
+    /// for. Messages that are no longer tracked get the times of the oldest tracked one. While somebody publishes,
+    /// messages that are about to leave the tracker may get later times.
     pub fn behind(&self, publisher: u32, from: u64, mut tell: impl FnMut(Times, u64)) {
         let publisher = &self.publishers[publisher as usize];
         let published = publisher.published.load(Ordering::Acquire);

@@ -112,7 +112,7 @@ impl HandshakeTally {
         self.first_message.saturating_record(now.saturating_sub(times.opened));
     }
 
-    /// A connection is due and must wait for a slot. `counts` says whether it is due in the measured time.
+    /// A connection is due and must wait for a slot. `counts` tells whether it is due in the measured time.
     pub fn waits(&mut self, counts: bool) {
         self.waited += u64::from(counts);
     }

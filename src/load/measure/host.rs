@@ -72,7 +72,7 @@ pub fn run_delay_ns() -> Option<u64> {
 }
 
 /// How long the hypervisor ran something else on these CPUs since the host was started (steal time), all together, in
-/// nanoseconds: a multiple of 10 ms. `None` if the kernel does not say.
+/// nanoseconds: a multiple of 10 ms. `None` if the kernel does not report it.
 pub(crate) fn stolen_ns(cpus: &[usize]) -> Option<u64> {
     stolen_ns_in(&fs::read_to_string("/proc/stat").ok()?, cpus)
 }

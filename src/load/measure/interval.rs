@@ -122,7 +122,7 @@ pub struct Recorder {
     ends: Nanos,
     /// Intervals of the window.
     stretches: usize,
-    /// What had arrived when the current interval began.
+    /// The number of arrivals when the current interval began.
     before: Arrived,
     /// The distributions of the current interval.
     response: Histogram<u32>,
@@ -160,7 +160,7 @@ impl Recorder {
         self.service.saturating_record(service);
     }
 
-    /// Packs the intervals that are over at `now`, when so much had `arrived`.
+    /// Packs the intervals that are over at `now`, with `arrived` messages so far.
     #[cold]
     pub(crate) fn roll(&mut self, now: Nanos, arrived: Arrived) {
         while now >= self.ends && self.series.len() < self.stretches {

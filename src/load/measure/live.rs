@@ -72,7 +72,7 @@ pub(crate) struct Ages {
 }
 
 impl Ages {
-    /// So many messages that were due at `intended` are outstanding.
+    /// This number of messages that were due at `intended` are outstanding.
     #[inline]
     pub(crate) fn add(&mut self, intended: Nanos, messages: u64) {
         if self.window.contains(intended) {
@@ -92,7 +92,7 @@ impl Ages {
     }
 }
 
-/// When a thread takes its next snapshot, and what it has sent.
+/// When a thread takes its next snapshot, and the part that it has sent.
 #[derive(Debug)]
 pub(crate) struct SnapshotTaker {
     due_at: Nanos,
@@ -125,8 +125,8 @@ impl SnapshotTaker {
         &mut self.ages
     }
 
-    /// A snapshot of everything that was not sent yet. What is outstanding are the [ages](SnapshotTaker::ages) that were
-    /// taken since the last one.
+    /// A snapshot of everything that was not sent yet. The outstanding messages are the [ages](SnapshotTaker::ages)
+    /// that were taken since the last one.
     #[cold]
     pub(crate) fn part(&mut self, thread: usize, tally: &Tally, now: Nanos) -> ThreadSnapshot {
         let from = tally.window.from;

@@ -1,4 +1,4 @@
-//! What delays messages on this side: the generator's own loop, and the host that gives it no CPU.
+//! Causes of delays on this side: the generator's own loop, and the host that gives it no CPU.
 //!
 //! Between two looks at its connections (a *span*), a thread was on a CPU, runnable without one, stopped, or asleep. Only
 //! the sleep delays no message: an arrival ends it. So a message that was handed over or that arrived in a span waited
@@ -20,8 +20,8 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// What a thread was doing during a span: `cpu` of it on a CPU, and `run_delay` runnable without one. It was due to
-    /// wake up `overdue` before the end: what was neither of the two since then, it was stopped.
+    /// A thread's states during a span: `cpu` of it on a CPU, and `run_delay` runnable without one. It was due to
+    /// wake up `overdue` before the end: the rest since then, it was stopped.
     pub(crate) fn of_span(span: Nanos, cpu: Nanos, run_delay: Nanos, overdue: Nanos) -> Delays {
         let cpu = cpu.min(span);
         let host = run_delay.min(span - cpu);
@@ -93,14 +93,14 @@ impl DelayLog {
         self.until.store(until, Relaxed);
     }
 
-    /// A tick has staged what it sends: it was at work from `from` to `until`.
+    /// A tick has staged its sends: it was at work from `from` to `until`.
     pub(crate) fn work(&self, from: Nanos, until: Nanos) {
         for (number, slot) in self.slots_of(from, until) {
             raise(&slot.work, number, until.saturating_sub(from));
         }
     }
 
-    /// A message was sent so much later than it was due.
+    /// A message was sent with this delay.
     #[inline]
     pub(crate) fn sent_late(&self, lateness: Nanos) {
         if lateness > self.latest_send.load(Relaxed) {

@@ -11,14 +11,14 @@ use crate::plan::replay::comparison::{ComparisonRule, Digest};
 use crate::plan::replay::script::{Answer, Dialogue, Script};
 use echoring_proto::connection::MessageKind;
 
-/// An answer is searched among so many before the next one, and so many after it. Of answers with the same id, so many
-/// are compared.
+/// An answer is searched among this many before the next one, and this many after it. Number of answers with the same
+/// id that are compared.
 const CANDIDATES: usize = 1_024;
 
 /// The answers of a connection that arrived.
 #[derive(Debug, Default)]
 pub(crate) struct AnswerChecker {
-    /// What happened to each recorded answer.
+    /// The fate of each recorded answer.
     fates: Vec<Fate>,
     /// The next answer: one past the latest that arrived in order. None from here on has arrived, except for those with an id.
     expected: usize,
@@ -50,7 +50,7 @@ pub(crate) enum Arrived {
     Restored(usize),
     /// One that had arrived before, or one more than recorded.
     Unexpected,
-    /// One behind the last answer of a connection that was open when the recording ended: nothing is known of it.
+    /// An answer after the last one of a connection that was open when the recording ended: it cannot be judged.
     Beyond,
 }
 

@@ -17,7 +17,7 @@ use echoring_proto::random::{SplitMix64, mix};
 /// Memory of the rows of a run.
 pub const SAMPLES_BYTES_MAX: usize = SAMPLES_MAX * size_of::<Sample>();
 
-/// Which message it is, as far as the generator knows.
+/// The identity of the message, as far as the generator knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, Option<u32>, Option<u64>)", into = "(u32, Option<u32>, Option<u64>)")]
 pub struct MessageName {
@@ -105,11 +105,11 @@ pub struct Sample {
     pub sent: Option<Nanos>,
     /// When it arrived, or when the wait for it ended; unknown until the end of the run for some lost messages.
     pub ended: Option<Nanos>,
-    /// Payload bytes of what arrived.
+    /// Payload bytes of the arrival.
     pub bytes: Option<u32>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: SampleOutcome,
-    /// Deliveries that it stands for: several for a broadcast message that did not reach its subscribers.
+    /// Number of deliveries in the row: several for a broadcast message that did not reach its subscribers.
     pub copies: u32,
 }
 
@@ -130,7 +130,8 @@ impl Sample {
     }
 }
 
-/// A sample without the names of its fields, as there are many: what is told of it, its times, the bytes, the outcome and the copies.
+/// A sample without the names of its fields, because there are many: its identity, its times, the bytes, the outcome
+/// and the copies.
 type WrittenSample =
     (u16, MessageName, Option<Nanos>, Option<Nanos>, Option<Nanos>, Option<u32>, SampleOutcome, u32);
 
@@ -179,7 +180,7 @@ impl TryFrom<WrittenSampler> for Sampler {
 
     fn try_from(WrittenSampler { share, picked, rows }: WrittenSampler) -> Result<Sampler, &'static str> {
         if (rows.len() as u64) > picked || rows.len() > SAMPLES_MAX {
-            return Err("a sample has more rows than messages were picked, or than it may have");
+            return Err("a sample has more rows than picked messages, or than the maximum");
         }
         let random = SplitMix64::new(mix(picked));
         Ok(Sampler { share, picked, rows, random, ..Sampler::default() })
@@ -279,7 +280,7 @@ impl Sampler {
         }
     }
 
-    /// Moves all times by so many nanoseconds, to another clock.
+    /// Moves all times by this number of nanoseconds, to another clock.
     pub(crate) fn shift(&mut self, by: i64) {
         for row in &mut self.rows {
             for time in [&mut row.intended, &mut row.sent, &mut row.ended].into_iter().flatten() {
@@ -378,7 +379,7 @@ impl Samples {
         self.picked
     }
 
-    /// Picked messages for which there was no room.
+    /// Picked messages without room.
     pub fn left_out(&self) -> u64 {
         self.picked - self.rows.len() as u64
     }
@@ -430,11 +431,11 @@ pub struct SampleRow<'a> {
     pub response_ns: Option<u64>,
     /// The same from when it was sent.
     pub service_ns: Option<u64>,
-    /// Payload bytes of what arrived.
+    /// Payload bytes of the arrival.
     pub bytes: Option<u32>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: SampleOutcome,
-    /// How many messages the row stands for.
+    /// Number of messages in the row.
     pub weight: f64,
     /// The agent that measured it, if there are several.
     pub agent: Option<&'a str>,

@@ -44,16 +44,16 @@ struct Bucket {
 pub struct Shares {
     /// The quantile.
     pub total_ns: u64,
-    /// At most so much of it is the generator's.
+    /// The generator's share, at most.
     pub generator_ns: u64,
-    /// At most so much of it is the host's.
+    /// The host's share, at most.
     pub host_ns: u64,
     /// Messages that these are the mean of.
     pub messages: u64,
 }
 
 impl Shares {
-    /// At least so much is the server's, the network's, and the kernel's between them.
+    /// The share of the server, the network, and the kernel between them, at least.
     pub fn server_ns(&self) -> u64 {
         self.total_ns - self.generator_ns - self.host_ns
     }
@@ -70,13 +70,13 @@ impl ShareTally {
         self.recorder = Some(Recorder { logs, thread, since: now, now, current: Delays::default() });
     }
 
-    /// What records delays, once it has begun.
+    /// The recorder of delays, once it has begun.
     #[inline]
     pub(crate) fn recorder(&mut self) -> Option<&mut Recorder> {
         self.recorder.as_mut()
     }
 
-    /// A message was sent so much later than it was due.
+    /// A message was sent with this delay.
     #[inline]
     pub(super) fn sent_late(&self, lateness: Nanos) {
         if let Some(Recorder { logs, thread, .. }) = &self.recorder {
@@ -136,7 +136,7 @@ impl ShareTally {
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
-    /// The thread that it arrived at.
+    /// The thread where it arrived.
     Own,
     /// A thread of the generator.
     Thread(usize),
@@ -172,7 +172,7 @@ impl Recorder {
         (self.since, self.now, self.current) = (self.now, now, delays);
     }
 
-    /// The tick has staged at `ended` what it sends.
+    /// The tick has staged its sends at `ended`.
     pub(crate) fn tick_ended(&self, ended: Nanos) {
         self.logs[self.thread].work(self.now, ended);
     }
@@ -224,7 +224,7 @@ mod tests {
     use crate::measure::distribution::histogram;
     use echoring_proto::limits::{MILLISECOND, SECOND};
 
-    /// One thread whose ticks are a millisecond apart, and what it records.
+    /// One thread whose ticks are a millisecond apart, and its records.
     struct Thread {
         tally: ShareTally,
         response: Histogram<u64>,

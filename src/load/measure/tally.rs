@@ -104,7 +104,7 @@ pub(crate) struct ReceivedMessage {
     pub name: MessageName,
     pub times: Times,
     pub payload_bytes: usize,
-    /// What a sample says of it.
+    /// A sample's data about it.
     pub outcome: SampleOutcome,
 }
 
@@ -141,7 +141,7 @@ impl Tally {
         }
     }
 
-    /// The same, for a protocol with so many requests.
+    /// The same, for a protocol with this number of requests.
     pub(crate) fn for_requests(mut self, requests: usize) -> Tally {
         self.protocol = ProtocolTally::new(requests);
         self
@@ -175,7 +175,7 @@ impl Tally {
         self.arrived_as(now, name, times, payload_bytes, SampleOutcome::Ok);
     }
 
-    /// The same, with what a sample says of it.
+    /// The same, with a sample's data about it.
     #[inline]
     pub(crate) fn arrived_as(
         &mut self,
@@ -223,8 +223,8 @@ impl Tally {
         }
     }
 
-    /// A damaged message arrived instead of a message, or a connection that was due failed, as `outcome` says: nothing arrived, and the
-    /// message is recorded with its age at `now`.
+    /// A damaged message arrived in the place of another, or a due connection failed, as `outcome` tells: nothing
+    /// arrived, and the message is recorded with its age at `now`.
     #[cold]
     pub fn damaged(&mut self, now: Nanos, name: MessageName, times: Times, outcome: SampleOutcome) {
         if self.window.contains(times.intended) {
@@ -245,8 +245,8 @@ impl Tally {
         }
     }
 
-    /// Finishes the intervals and slices that are over at `now`. Whatever happens next is in the current ones. `now` must
-    /// not decrease.
+    /// Finishes the intervals and slices that are over at `now`. Everything after that belongs to the current ones.
+    /// `now` must not decrease.
     #[inline]
     pub(crate) fn roll_if_due(&mut self, now: Nanos) {
         if now >= self.rolls_at {
@@ -261,7 +261,7 @@ impl Tally {
         self.rolls_at = self.intervals.ends().min(self.slices.ends());
     }
 
-    /// Finishes all intervals and slices: nothing is recorded any more.
+    /// Finishes all intervals and slices: nothing is recorded after that.
     pub(crate) fn close(&mut self) {
         self.intervals.close(self.arrived_so_far());
         self.slices.close(self.window, self.totals());
@@ -328,7 +328,7 @@ impl Tally {
         self.arrived_from(Sender::Server, now, ReceivedMessage { name, times, payload_bytes, outcome });
     }
 
-    /// Counts what a connection did at `now` in its interval of the measured time.
+    /// Counts an event of a connection at `now` in its interval of the measured time.
     pub(crate) fn count_herd(&mut self, now: Nanos, count: fn(&mut HerdInterval) -> &mut u32) {
         if self.window.contains(now) {
             *count(self.reconnects.herd_at(now - self.window.from)) += 1;
@@ -414,7 +414,7 @@ impl Tally {
         self.window != Window::default() && at >= self.window.until
     }
 
-    /// Moves all times by so many nanoseconds, to another clock.
+    /// Moves all times by this number of nanoseconds, to another clock.
     pub(crate) fn shift(&mut self, by: i64) {
         self.window = self.window.shifted(by);
         for stage in &mut self.latency.stages {
@@ -429,7 +429,8 @@ impl Tally {
         }
     }
 
-    /// The run is over on this generator. What only its own threads can tell about the order of messages is decided.
+    /// The run is over on this generator. The parts of the order of messages that only its own threads know are
+    /// decided.
     pub(crate) fn conclude(&mut self) {
         self.fan_out.order.decide();
     }

@@ -20,7 +20,7 @@ const GAPS_MAX: usize = 4 * 1024;
 /// Maximum number of messages of a connection whose replies may be others that could not be identified.
 pub(crate) const REPLACED_MAX: usize = 64;
 
-/// A message whose place was taken by a reply that could not be identified: damaged, or one that nobody asked for. Its own
+/// A message whose place a reply took that could not be identified: damaged, or unrequested. Its own
 /// reply may still arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replaced {
@@ -57,7 +57,7 @@ pub struct Awaited {
     given_up_below: u64,
     /// Unanswered messages that are not given up.
     in_flight: u64,
-    /// All unanswered messages that are kept.
+    /// All unanswered messages in memory.
     unanswered: u64,
     /// Unanswered ones that were forgotten.
     forgotten: u64,
@@ -202,7 +202,7 @@ impl Awaited {
         (true, (self.replaced.len() > REPLACED_MAX).then(|| self.replaced.remove(0)))
     }
 
-    /// No replies are awaited any more: the messages that were answered by something else.
+    /// No replies are awaited after this: the messages that were answered by something else.
     pub(crate) fn take_replaced(&mut self) -> Vec<Replaced> {
         std::mem::take(&mut self.replaced)
     }
@@ -241,8 +241,8 @@ impl Awaited {
         count
     }
 
-    /// The connection ended: nothing is awaited any more. Calls `tell` with the sequences and times of the messages that were, and
-    /// returns their number.
+    /// The connection ended: no reply is awaited after this. Calls `tell` with the sequences and times of the messages
+    /// that were, and returns their number.
     pub(crate) fn abandon(&mut self, mut tell: impl FnMut(u64, Times)) -> u64 {
         let missing = self.missing();
         // If some replies could not be matched, it is unknown which messages are missing.
@@ -275,8 +275,8 @@ impl Awaited {
         overtaken.chain(recent.filter(|(_, times)| times.sent != 0))
     }
 
-    /// Calls `tell` about `most` times with the times of unanswered messages that are stored, oldest first, and how many messages each
-    /// of them stands for.
+    /// Calls `tell` about `most` times with the times of stored unanswered messages, oldest first, and the number of
+    /// messages that each represents.
     pub(crate) fn outstanding(&self, most: u64, mut tell: impl FnMut(Times, u64)) {
         let step = self.unanswered.div_ceil(most).max(1);
         // All from here on are unanswered; before it, some are.
@@ -419,8 +419,7 @@ impl Stream {
         if in_order { StreamArrival::Recovered } else { StreamArrival::Late }
     }
 
-    /// The subscriber takes part from now on, or again: the messages up to `published` that it has not received are not
-    /// owed to it.
+    /// The subscriber joins now, or again: it is not expected to receive the messages up to `published` that it lacks.
     pub(crate) fn returned(&mut self, published: u64) {
         let Some(away) = published.checked_sub(self.expected).filter(|away| *away > 0) else { return };
         let gap = Gap { end: published, times: Times::default(), is_away: true };

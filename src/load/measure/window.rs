@@ -27,7 +27,7 @@ impl Window {
         (self.from..self.until).contains(&at)
     }
 
-    /// The same by a clock that is so many nanoseconds ahead.
+    /// The same by a clock that is ahead by this number of nanoseconds.
     pub(crate) fn shifted(self, ahead: i64) -> Window {
         Window { from: self.from.wrapping_add_signed(ahead), until: self.until.wrapping_add_signed(ahead) }
     }

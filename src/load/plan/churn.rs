@@ -29,7 +29,7 @@ pub struct Churn {
     pub reconnect: Option<Backoff>,
     /// The time over which connections open, evenly, while the load runs; zero opens all before.
     pub ramp: Duration,
-    /// Who cuts the connections; [`Mode::Storm`] only.
+    /// The side that cuts the connections; [`Mode::Storm`] only.
     pub cut: Cut,
 }
 
@@ -43,7 +43,7 @@ pub struct Backoff {
     pub most: Duration,
 }
 
-/// Who cuts all connections of a storm.
+/// The side that cuts all connections of a storm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cut {
@@ -102,11 +102,11 @@ impl Churn {
     pub(super) fn check(&self, load: &Workload) -> Result<(), Contradiction> {
         let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
         if load.mode == Mode::Storm && self.reconnect.is_none() {
-            return wrong("--reconnect", "connections of a storm come back: such as --reconnect 500ms..20s");
+            return wrong("--reconnect", "connections of a storm come back, e.g. --reconnect 500ms..20s");
         }
         let Some(flag) = self.first_flag() else { return Ok(()) };
         if load.mode == Mode::Connect {
-            return wrong(flag, "in --mode connect, connections are the load: such as --rate 500 --hold 10s");
+            return wrong(flag, "in --mode connect, connections are the load, e.g. --rate 500 --hold 10s");
         }
         if self.lifetime.is_some_and(RandomTime::is_zero) {
             return wrong("--lifetime", "expected a time above 0, such as --lifetime exp:60s");
@@ -115,7 +115,7 @@ impl Churn {
             return wrong("--connect-ramp", "expected at most 24h, such as --connect-ramp 30s");
         }
         if load.has_topics() && load.pace.depth().is_some() {
-            return wrong(flag, "publishers of a closed loop wait for all subscribers: such as --rate 500");
+            return wrong(flag, "publishers of a closed loop wait for all subscribers, e.g. --rate 500");
         }
         if load.stalled > 0 {
             return wrong(flag, "not with --slow, whose subscribers stay for the whole run");

@@ -99,7 +99,7 @@ impl ConnectOptions {
                     return Ok(());
                 }
                 let why = format!(
-                    "{rate} a second, each held for {:?}, are {held} at once, and there is room for {slots}: such \
+                    "{rate} a second, each held for {:?}, make {held} at once, but there is room for {slots}: such \
                      as --connections {}",
                     self.hold,
                     (held as u64).saturating_mul(11).div_ceil(10)

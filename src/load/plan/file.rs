@@ -7,7 +7,7 @@ use std::path::Path;
 /// The byte order mark of UTF-8, which spreadsheets and editors write.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Reads a text file of at most so many bytes, which are whole MiB, without a byte order mark at its beginning.
+/// Reads a text file up to this size, in whole MiB, without a byte order mark at its beginning.
 ///
 /// # Errors
 /// If the file cannot be read, or is longer; in one line with its name.

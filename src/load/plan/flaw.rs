@@ -20,7 +20,7 @@ pub enum Flaw {
     Corrupted,
     /// A message arrived later than the configured bound.
     Late,
-    /// A message was due and never sent: its connection had ended or took no more.
+    /// A message was due and never sent: its connection had ended or accepted nothing more.
     Unsent,
     /// A Close frame of the server ended a connection before the run was over.
     Closed,

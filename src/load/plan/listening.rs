@@ -19,7 +19,7 @@ const HELLO_BYTES_MAX: usize = MESSAGE_BYTES_DEFAULT as usize;
 pub struct Listening {
     /// Text message that each connection sends once it is open.
     pub hello: Option<String>,
-    /// The field that says when a message was made; `None` leaves messages untimed.
+    /// The field with a message's creation time; `None` leaves messages untimed.
     pub time: Option<TimeField>,
 }
 
@@ -62,7 +62,7 @@ impl TimeUnit {
             .find(|unit| unit.name() == name)
     }
 
-    /// The time of so many units since 1970, written as an integer or a fraction.
+    /// The time of this number of units since 1970, written as an integer or a fraction.
     pub(crate) fn time(self, digits: &[u8]) -> Option<Duration> {
         let digits = str::from_utf8(digits).ok()?;
         let unit_ns = self.ns();

@@ -20,7 +20,7 @@ pub enum Mode {
     Ping,
     /// Connections are open until all are cut at once, and come back. With a rate, publishers send to the others.
     Storm,
-    /// Connections send what a recording has, at its times.
+    /// Connections send the messages of a recording, at its times.
     Replay,
 }
 

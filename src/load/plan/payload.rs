@@ -46,8 +46,8 @@ const HEADER_BYTES_MAX: usize = 80;
 const CONNECTION_DIGITS: usize = 4;
 const SEQUENCE_DIGITS: usize = 8;
 const SEQUENCE_MASK: u64 = (1 << (5 * SEQUENCE_DIGITS)) - 1;
-/// A sequence is written as its product with this, modulo 2^40. Found by search: no other digit in one place names a
-/// sequence that is closer than 1.9 · 10^10 to the sent one.
+/// A sequence is written as its product with this, modulo 2^40. Found by search: no other digit in one place yields a
+/// sequence closer than 1.9 · 10^10 to the sent one.
 const SPREAD: u64 = 0x20_911a_cc7b;
 /// The inverse of [`SPREAD`] modulo 2^40.
 const SPREAD_INVERSE: u64 = 0x26_fa09_32b3;
@@ -74,7 +74,7 @@ pub struct Id {
     pub sent: Nanos,
 }
 
-/// A time as a message carries it: of a clock that is so far ahead of this one.
+/// A time as messages carry it: by a clock that is ahead of this one by the offset.
 #[inline]
 pub(crate) fn written_time(at: Nanos, ahead: i64) -> Nanos {
     at.wrapping_add_signed(ahead) & TIME_MASK
@@ -116,7 +116,7 @@ enum Content {
     Lines(Lines),
 }
 
-/// What follows the header of a message.
+/// The part of a message after its header.
 struct Parts<'a> {
     body: &'a [u8],
     /// The separator of body and records, or the padding of the body.

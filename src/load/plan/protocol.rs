@@ -133,7 +133,7 @@ impl Protocol {
     /// Looks up names and checks expressions.
     ///
     /// # Errors
-    /// What is wrong, in one line that names the entry.
+    /// The problem, in one line that names the entry.
     pub fn compile(&self, columns: &[String]) -> Result<CompiledProtocol, String> {
         compile::compile(&self.definition, columns).map_err(|why| format!("{}: {why}", self.name))
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::units::{parse_time, parse_times};
 use echoring_proto::limits::Nanos;
 
-/// A time that is drawn anew for each use: `10ms`, `10ms..50ms` or `exp:20ms`.
+/// A random time, drawn for each use: `10ms`, `10ms..50ms` or `exp:20ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RandomTime {
     /// Evenly distributed; equal bounds are a constant.

@@ -21,13 +21,13 @@ use speed::Speed;
 pub const REPLAY_MESSAGES_MAX: u64 = 1 << 26;
 /// The copies of a connection are spread evenly over this time, so that they do not send in step.
 const COPY_SPREAD: Nanos = SECOND;
-/// The measured time goes on for so long behind the last recorded event.
+/// The measured time continues for this long after the last recorded event.
 const TAIL: Nanos = MILLISECOND;
 
 /// A recording as a load. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// What was recorded.
+    /// The recording.
     pub script: Arc<Script>,
     /// How much faster than recorded it is replayed.
     pub speed: Speed,

@@ -56,7 +56,7 @@ pub struct Embedded {
     pub stop: Box<dyn FnOnce()>,
 }
 
-/// Why the environment prevents the run, in one line that says what to do.
+/// Why the environment prevents the run, in one line with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(pub String);
 

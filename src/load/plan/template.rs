@@ -71,8 +71,8 @@ enum Value {
     RandomUuid,
 }
 
-/// The values that a template may use, beside those that are known everywhere: the connection, its row, the clock and random
-/// numbers.
+/// The values that a template may use, besides those that are always known: the connection, its row, the clock and
+/// random numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'a> {
     /// Columns of the data.
@@ -110,7 +110,7 @@ impl Template {
         expand::bind(&self.parts, names)
     }
 
-    /// Percent-encodes values that have no other format: for URLs.
+    /// Percent-encodes values without another format: for URLs.
     #[must_use]
     pub fn for_url(mut self) -> Template {
         for part in &mut self.parts {

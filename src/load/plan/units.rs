@@ -12,7 +12,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     if time > TIME_MAX { Err("expected at most 24h".to_owned()) } else { Ok(time) }
 }
 
-/// Two ascending times such as `500ms..20s`, or one that stands for both.
+/// Two ascending times such as `500ms..20s`, or one time for both.
 pub(crate) fn parse_times(text: &str) -> Result<(Duration, Duration), String> {
     let (least, most) = text.split_once("..").unwrap_or((text, text));
     match (parse_time(least)?, parse_time(most)?) {
@@ -51,7 +51,7 @@ fn significant(value: f64) -> String {
     }
 }
 
-/// A message in one line, cut to so many bytes: text with escapes, or bytes in hexadecimal.
+/// A message in one line, cut to this size: text with escapes, or bytes in hexadecimal.
 pub fn message(message: &[u8], bytes_max: usize) -> String {
     let mut part = &message[..message.len().min(bytes_max)];
     let is_shown = |byte: u8| byte >= b' ' || b"\n\r\t\0\x1e".contains(&byte);

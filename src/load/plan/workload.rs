@@ -1,4 +1,4 @@
-//! One load, as data: what is sent, by how many connections, at which pace, and its validation.
+//! One load, as data: its messages, its connections, its pace, and its validation.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub struct Workload {
     pub protocol: Option<Protocol>,
     /// Data for templates, a row for each connection.
     pub rows: Option<Rows>,
-    /// Whether every message is told to the caller; for runs of one connection.
+    /// Whether every message is shown to the caller; for runs of one connection.
     pub traces: bool,
     /// Content of payloads.
     pub style: Style,
@@ -119,7 +119,7 @@ pub struct Workload {
     pub max_lateness: Duration,
     /// Whether and how messages are compressed.
     pub compress: Compress,
-    /// Interval of the pings that each connection sends beside the load.
+    /// Interval of the pings that each connection sends in addition to the load.
     pub ping_every: Option<Duration>,
     /// How connections are opened.
     #[serde(rename = "dialling")]
@@ -227,7 +227,7 @@ impl Workload {
         }
         if self.lines.is_some() {
             if self.mode.form() == Form::Broadcast {
-                let why = "a line has no publisher and no time, which broadcasts need: such as --mode echo \
+                let why = "a line has no publisher and no time, which broadcasts need, e.g. --mode echo \
                            --payload-file messages.ndjson";
                 return wrong("--payload-file", why);
             }
@@ -258,7 +258,7 @@ impl Workload {
             (Some(replay), _) => {
                 replay.check()?;
                 if self.connections != replay.connections() {
-                    return wrong("--connections", "the recording says how many: leave it out");
+                    return wrong("--connections", "the recording sets the number: leave it out");
                 }
                 if self.churn.is_some() {
                     return wrong(
@@ -277,7 +277,7 @@ impl Workload {
         }
     }
 
-    /// Validates what templates of the upgrade request and the rows of the data are used for.
+    /// Validates the use of templates in the upgrade request and of the rows of the data.
     fn check_data(&self) -> Result<(), Contradiction> {
         for (name, value) in &self.connecting.headers {
             self.bind(value)
@@ -293,7 +293,7 @@ impl Workload {
                     && rows.count() < self.connections =>
             {
                 let why = format!(
-                    "{} connections need as many rows, and {} has {}: such as --data-order in-order",
+                    "{} connections need as many rows, and {} has {}, e.g. --data-order in-order",
                     self.connections,
                     rows.name(),
                     rows.count()
@@ -476,7 +476,8 @@ impl Workload {
         self.pace.rate().filter(|_| self.rate_period_s == 1)
     }
 
-    /// The load without what may be secret, and without the contents of files: enough to say what a run of it measured.
+    /// The load without possible secrets, and without the contents of files: enough to describe the measurements of a
+    /// run.
     pub fn without_secrets(&self) -> Workload {
         let mut load = self.clone();
         load.connecting.headers.iter_mut().for_each(|(_, value)| *value = Template::default());
@@ -499,7 +500,7 @@ impl Workload {
         self.topics > 0
     }
 
-    /// Whether connections only receive what the server sends by itself.
+    /// Whether connections only receive messages that the server sends by itself.
     pub(crate) fn only_listens(&self) -> bool {
         self.mode == Mode::Push || self.mode == Mode::Storm && !self.has_topics()
     }

@@ -43,7 +43,7 @@ pub struct Believed {
     pub p99_above_ns: Option<u64>,
     /// 99.9 %.
     pub p999_above_ns: Option<u64>,
-    /// At up to so many messages per second; `None` if no rate was held.
+    /// Up to this number of messages per second; `None` if no rate was held.
     pub rate_max: Option<u64>,
 }
 
@@ -85,7 +85,7 @@ pub struct CalibrationStep {
 /// A quantile, planted and measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantilePair {
-    /// By the server's log of how long it kept each message.
+    /// By the server's log of the time for which it kept each message.
     pub planted_ns: u64,
     /// By the generator.
     pub measured_ns: u64,
@@ -98,7 +98,7 @@ impl QuantilePair {
     }
 }
 
-/// What a record quotes of the calibration of its host.
+/// A record's quotation of the calibration of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quotation {
     /// When it was measured.
@@ -109,7 +109,8 @@ pub struct Quotation {
 }
 
 impl Calibration {
-    /// What the record of a run quotes; `None` if the calibration is of another host, program or number of threads.
+    /// The quotation in the record of a run; `None` if the calibration is of another host, program or number of
+    /// threads.
     pub fn quoted_in(&self, record: &Record) -> Option<Quotation> {
         let (own, other) = (&self.environment, &record.environment);
         let is_same = (&own.cpu, own.cpus, &own.kernel, &own.version, &own.driver, own.optimized)

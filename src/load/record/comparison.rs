@@ -118,14 +118,14 @@ pub struct Comparison {
     pub warnings: Vec<String>,
 }
 
-/// Runs compared with results that were kept under a name.
+/// Runs compared with results that are stored under a name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BaselineComparison {
     /// The name.
     pub name: String,
     /// Metrics that must not be worse.
     pub judged: Vec<String>,
-    /// Load by load: the first side is the kept one, the second the runs of this file.
+    /// Load by load: the first side is the stored one, the second the runs of this file.
     pub loads: Vec<Comparison>,
 }
 

@@ -95,7 +95,7 @@ pub struct Config {
     /// Name of the declared protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
-    /// Interval of the pings beside the load, in seconds.
+    /// Interval of the pings in addition to the load, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping_every_s: Option<f64>,
     /// How long connections are open, as given: `1m`, `30s..90s` or `exp:1m`.
@@ -110,7 +110,7 @@ pub struct Config {
     /// The message that each connection sent once it was open; push mode only.
     #[serde(default)]
     pub hello: Option<String>,
-    /// The member of messages that says when they were made; push mode only.
+    /// The member of messages with their creation time; push mode only.
     #[serde(default)]
     pub time_field: Option<String>,
     /// Unit of `time_field`: `ns`, `us`, `ms` or `s`.

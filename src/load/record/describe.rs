@@ -93,7 +93,7 @@ pub(crate) fn write(load: &Workload, target: &str, result: &SegmentResult) -> Re
     }
 }
 
-/// The options of a load, with who made it.
+/// The options of a load, with its generators.
 fn describe_config(load: &Workload, result: &SegmentResult) -> record::Config {
     record::Config {
         threads: result.threads.len(),
@@ -177,7 +177,7 @@ fn describe_shares(tally: &Tally) -> Option<record::Shares> {
     Some(record::Shares { p50: of(0.5)?, p99: of(0.99)?, p999: of(0.999)? })
 }
 
-/// Pings as the load, or beside it.
+/// Pings as the load, or in addition to it.
 fn describe_pings(load: &Workload, tally: &Tally) -> Option<record::Ping> {
     let (sent, answered, round_trip) = match load.mode {
         Mode::Ping => (tally.counts.sent, tally.counts.received, &tally.latency.whole.service),
@@ -312,7 +312,7 @@ fn describe_compression(tally: &Tally) -> record::Compression {
     }
 }
 
-/// The options of a load, before it is known who makes it.
+/// The options of a load, before its generators are known.
 pub(crate) fn planned_config(load: &Workload) -> record::Config {
     let broadcast = load.has_topics();
     let is_generated = load.lines.is_none() && load.replay.is_none();

@@ -30,11 +30,11 @@ pub struct Environment {
 pub struct Agent {
     /// Its name.
     pub name: String,
-    /// Connections that it had to open.
+    /// Connections assigned to it.
     pub connections: u32,
     /// Those that opened.
     pub opened: u64,
-    /// Messages that arrived at it in the measured time; those that it had told of, if it was lost.
+    /// Messages that arrived at it in the measured time; the reported ones, if it was lost.
     pub messages: u64,
     /// How far its clock was behind the common clock in the end, in nanoseconds; `None` if they were not compared.
     pub clock_behind_ns: Option<i64>,

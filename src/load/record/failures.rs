@@ -8,7 +8,7 @@ use crate::record::Record;
 
 /// The error of a closed-loop sender that got no reply for too long and continued.
 pub(crate) const NO_REPLY: &str = "no reply";
-/// An answer says that the request failed; the name of the request follows.
+/// An answer reports that the request failed; the name of the request follows.
 pub(crate) const ERROR_ANSWER: &str = "error answer";
 /// Each row of the data was taken once, and a connection needs another.
 pub(crate) const NO_ROW_LEFT: &str = "no row of --data left";

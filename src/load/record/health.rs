@@ -1,4 +1,4 @@
-//! The health of the generator during a run, and what the server took, in its record.
+//! The health of the generator during a run, and the server's use of resources, in its record.
 
 use serde::{Deserialize, Serialize};
 

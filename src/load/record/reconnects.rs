@@ -39,11 +39,11 @@ pub struct Storm {
     pub back: u64,
     /// The time from the cut until a part of them was back.
     pub back_ns: StormTimes,
-    /// What connections did in each [`HERD_INTERVAL`] of the measured time.
+    /// Events of connections in each [`HERD_INTERVAL`] of the measured time.
     pub over_time: Vec<HerdInterval>,
 }
 
-/// The times from the cut of all connections until a part of them was back; `null` if so many never were.
+/// The times from the cut of all connections until a part of them was back; `null` if that part never was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StormTimes {
     /// Half of them.

@@ -79,7 +79,7 @@ pub struct Difference {
     pub seen: Option<String>,
 }
 
-/// The replay as it was planned, and what came of it.
+/// The replay as planned, and its result.
 pub(super) fn describe(plan: &Plan, tally: &Tally) -> Replay {
     let script = &plan.script;
     Replay {

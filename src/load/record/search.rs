@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::units::count;
 
-/// What limits a rate.
+/// The limit of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
@@ -22,7 +22,7 @@ pub enum Limit {
     Steps,
     /// A signal.
     Interrupted,
-    /// The server could not be measured any more.
+    /// The server could no longer be measured.
     Target,
 }
 
@@ -53,7 +53,7 @@ pub struct SearchResult {
     pub max_rate: Option<u64>,
     /// The rate above which p99 grows, in messages per second; `null` if it does not within the curve.
     pub knee: Option<u64>,
-    /// What limits higher rates. With `generator` the server may handle more than `max_rate`.
+    /// The limit of higher rates. With `generator` the server may handle more than `max_rate`.
     pub limited_by: Limit,
     /// All steps in the order of the runs.
     pub steps: Vec<SearchStep>,

@@ -1,4 +1,4 @@
-//! What one generator measured of a run, so that the results of several can be merged without loss.
+//! The measurements of one generator in a run, so that the results of several can be merged without loss.
 
 use std::fmt;
 use std::io::{BufReader, Read as _};
@@ -57,19 +57,19 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// A segment of a run, with what is needed to merge it with the others.
+/// A segment of a run, with the data for merging it with the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SegmentRun {
-    /// The load, without what may be secret.
+    /// The load, without possible secrets.
     pub load: Workload,
     /// The URLs.
     pub target: String,
-    /// What was measured.
+    /// The measurements.
     pub result: SegmentResult,
 }
 
 impl SegmentRun {
-    /// A segment that was measured, without its sample of single messages, which has a file of its own.
+    /// A measured segment, without its sample of single messages, which has a file of its own.
     pub fn new(load: &Workload, target: String, result: &SegmentResult) -> SegmentRun {
         let result = SegmentResult { samples: None, ..result.clone() };
         SegmentRun { load: load.without_secrets(), target, result }
@@ -83,7 +83,7 @@ impl SegmentRun {
     /// Reads text.
     ///
     /// # Errors
-    /// If it is no segment of this version, or more than 256 MiB inflated.
+    /// If it is not a segment of this version, or more than 256 MiB inflated.
     pub fn from_text(text: &str) -> Result<SegmentRun, Unreadable> {
         inflate(&STANDARD.decode(text).map_err(|error| Unreadable(error.to_string()))?)
     }
@@ -130,7 +130,7 @@ impl SegmentResult {
         self.tally.connections.opened
     }
 
-    /// Counts a failure that is none of a connection.
+    /// Counts a failure that belongs to no connection.
     pub fn fail(&mut self, cause: &str) {
         self.tally.connections.error(cause);
     }
@@ -222,7 +222,7 @@ mod tests {
     const AHEAD: u64 = 77 * SECOND;
     const NAME: MessageName = MessageName { connection: 0, publisher: None, sequence: None };
 
-    /// What a generator measured whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
+    /// The measurements of a generator whose clock is `ahead`: of 2,000 messages each `of`-th, from number `first` on.
     fn result(ahead: Nanos, first: u64, of: usize) -> SegmentResult {
         let picker = Picker { generator: first as u16, thread: first as usize, threads: of };
         let mut tally = Tally::new().with_samples(Sampler::new(1.0, 7, 10_000, picker));

@@ -1,4 +1,4 @@
-//! A run over time: what messages, connections and the server did in each slice of the measured time.
+//! A run over time: messages, connections and the server in each slice of the measured time.
 
 use serde::{Deserialize, Serialize};
 

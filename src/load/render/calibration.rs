@@ -1,4 +1,5 @@
-//! Calibrations as text: the table of their steps, the sentence that they come to, and notes in the results of later runs.
+//! Calibrations as text: the table of their steps, the sentence that sums them up, and notes in the results of later
+//! runs.
 
 use std::io::{self, Write};
 
@@ -62,7 +63,7 @@ pub fn planted_faults(found: &Calibration) -> String {
     format!("planted faults: {}: {verdict}", shown.join(", "))
 }
 
-/// What can be believed, such as `here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second`.
+/// The credible range, such as `here p99.9 can be believed above 3.00 ms, up to 210,000 messages a second`.
 pub fn sentence(believed: &Believed) -> String {
     let Some(rate_max) = believed.rate_max else {
         return "no result can be believed here: no rate was held; give the generator its own CPUs, or a quiet host".to_owned();
@@ -77,7 +78,7 @@ pub fn sentence(believed: &Believed) -> String {
     format!("here {}, up to {} messages a second", known.join(", "), count(rate_max))
 }
 
-/// What the calibration of a run's host says about its results, one line each.
+/// Statements of the calibration of a run's host about its results, one line each.
 pub(super) fn notes(record: &Record) -> Vec<String> {
     let Some(quoted) = &record.calibration else { return Vec::new() };
     let date = quoted.measured_at.split('T').next().unwrap_or_default();

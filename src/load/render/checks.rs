@@ -12,7 +12,7 @@ pub(super) const PASSED: &str = "passed";
 /// One check of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Check {
-    /// What was checked.
+    /// The subject of the check.
     pub(super) name: String,
     /// Why it failed, in one line.
     pub(super) failure: Option<String>,
@@ -36,7 +36,7 @@ pub(super) fn checks(outcome: &Outcome) -> Vec<Check> {
     checks
 }
 
-/// The judged metrics of a comparison with kept results, each of which must not be worse.
+/// The judged metrics of a comparison with stored results, none of which may be worse.
 pub(super) fn baseline_checks(baseline: &BaselineComparison) -> Vec<Check> {
     let check = |(mode, finding): (&str, &MetricComparison)| Check {
         name: format!("{mode}: {}", finding.metric),
@@ -63,7 +63,7 @@ fn seen(judged: &FailIf) -> String {
     judged.seen.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
-/// The label of a run, or what it did.
+/// The label of a run, or its mode.
 pub(super) fn title(record: &Record) -> String {
     record.label.clone().unwrap_or_else(|| summary::headline(record))
 }

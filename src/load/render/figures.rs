@@ -55,7 +55,7 @@ pub struct Figures {
 pub struct Family {
     /// The name in Prometheus without its prefix.
     pub name: &'static str,
-    /// What it is, in a sentence.
+    /// Its meaning, in a sentence.
     pub help: &'static str,
     /// The values.
     pub values: Values,

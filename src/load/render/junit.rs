@@ -13,8 +13,8 @@ use crate::record::comparison::BaselineComparison;
 /// Spaces of a level.
 const INDENT: usize = 2;
 
-/// Writes a test suite for each run, with its checks as test cases and its table as output, and one for the comparison with
-/// kept results.
+/// Writes a test suite for each run, with its checks as test cases and its table as output, and one for the comparison
+/// with stored results.
 ///
 /// # Errors
 /// The writer's error.
@@ -42,7 +42,7 @@ pub fn junit(
 struct Suite<'a> {
     name: String,
     class: String,
-    /// When it began, and how many seconds it took, where that is known.
+    /// Its start, and its duration in seconds, where known.
     time: Option<(&'a str, f64)>,
     checks: Vec<Check>,
     output: Vec<u8>,

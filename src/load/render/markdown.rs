@@ -8,8 +8,8 @@ use super::tables::shown;
 use crate::engine::Outcome;
 use crate::record::comparison::{BaselineComparison, ComparisonVerdict, Spread};
 
-/// Writes a section for each run: whether it passed, its throughput and latencies, and its checks. A last section compares
-/// them with kept results.
+/// Writes a section for each run: whether it passed, its throughput and latencies, and its checks. A last section
+/// compares them with stored results.
 ///
 /// # Errors
 /// The writer's error.
@@ -39,7 +39,7 @@ pub fn markdown(
     baseline.map_or(Ok(()), |baseline| compared(baseline, out))
 }
 
-/// Writes the comparison with kept results.
+/// Writes the comparison with stored results.
 fn compared(baseline: &BaselineComparison, out: &mut dyn Write) -> io::Result<()> {
     let (judged, undecided) = baseline.findings().fold((0, 0), |(judged, undecided), (_, finding)| {
         (judged + 1, undecided + usize::from(finding.verdict == Some(ComparisonVerdict::Undecided)))

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use crate::plan::units::{count, duration};
 use crate::record::replay::{Difference, Replay};
 
-/// Writes what was replayed, and examples of what was different.
+/// Writes the replayed messages, and examples of differences.
 ///
 /// # Errors
 /// The writer's error.

@@ -60,7 +60,7 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes lines, the first of which has a name.
+/// Writes lines, the first of which has a label.
 fn row(out: &mut dyn Write, name: &str, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     for (at, line) in lines.into_iter().enumerate() {
         writeln!(out, "{:<10} {line}", if at == 0 { name } else { "" })?;
@@ -68,7 +68,7 @@ fn row(out: &mut dyn Write, name: &str, lines: impl IntoIterator<Item = String>)
     Ok(())
 }
 
-/// The messages that arrived, and what is wrong with them.
+/// The messages that arrived, and their problems.
 fn messages(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     let unmatched = (record.unmatched > 0).then(|| {
         format!(
@@ -94,7 +94,7 @@ fn messages(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     row(out, "pings", record.ping.as_ref().map(pings))
 }
 
-/// What was negotiated on the connections, and how they ended.
+/// The negotiated parameters of the connections, and how they ended.
 fn connections(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     let opened = record.connections.opened;
     row(out, "compressed", record.compression.as_ref().map(|done| compression(done, opened)))?;
@@ -137,7 +137,7 @@ fn all_shares(found: &record::Shares) -> [String; 3] {
     [("p50", &found.p50), ("p99", &found.p99), ("p99.9", &found.p999)].map(|(name, of)| shares(name, of))
 }
 
-/// How much of a quantile is whose, such as `p99 442 ms: at most 9.00 ms generator, 0 host; at least 433 ms server and
+/// The shares of a quantile, such as `p99 442 ms: at most 9.00 ms generator, 0 host; at least 433 ms server and
 /// network`.
 pub(super) fn shares(name: &str, shares: &record::QuantileShares) -> String {
     let time = |ns: u64| if ns == 0 { "0".to_owned() } else { duration(ns) };
@@ -153,7 +153,7 @@ pub(super) fn shares(name: &str, shares: &record::QuantileShares) -> String {
     )
 }
 
-/// What arrived, and how much a second.
+/// The arrivals, and their rate.
 pub(super) fn throughput(record: &Record) -> String {
     let config = &record.config;
     let per_s = count(record.messages_per_s as u64);
@@ -223,7 +223,7 @@ fn integrity(record: &Record) -> String {
     )
 }
 
-/// Pings beside the load, and those that were skipped.
+/// Pings in addition to the load, and those that were skipped.
 fn pings(found: &Ping) -> String {
     let mut parts = Vec::new();
     if found.sent > 0 {
@@ -535,7 +535,7 @@ pub fn failure_text(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// How late the generator was, and what helps.
+/// The lateness of the generator, and remedies.
 pub(super) fn saturated(record: &Record) -> String {
     format!(
         "the generator was {} late at p99{}: lower {}, raise --threads, add CPUs, or allow it with --max-lateness",
@@ -545,7 +545,7 @@ pub(super) fn saturated(record: &Record) -> String {
     )
 }
 
-/// What failed.
+/// The failures.
 pub(super) fn broken(record: &Record) -> String {
     let integrity = &record.integrity;
     if record.is_empty() {

@@ -190,7 +190,7 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{table}")
 }
 
-/// Who is compared with whom, and what matters: two lines.
+/// The compared sides, and the difference that matters: two lines.
 pub fn sides(found: &Comparison, b: &Side) -> [String; 2] {
     let how = match found.basis {
         Basis::Pairs => "alternating runs, compared in pairs",

@@ -15,12 +15,12 @@ const BLOCKS_MIN: u64 = 16;
 /// [`Lease`].
 ///
 /// A budget of bytes has a reserve. While less than the reserve is free, the node is *short of memory*: histories get
-/// no more memory, and shards release what they can, see [`Pool::is_short`](super::Pool::is_short). The last part of
+/// no more memory, and shards release memory, see [`Pool::is_short`](super::Pool::is_short). The last part of
 /// the reserve is for handshakes only.
 #[derive(Debug)]
 pub struct Budget {
     units: AtomicU64,
-    /// Units that no shard leases; negative after a [`resize`](Budget::resize) below what is leased.
+    /// Units that no shard leases; negative after a [`resize`](Budget::resize) below the leased units.
     free: AtomicI64,
     /// The least that was ever free.
     free_min: AtomicI64,
@@ -162,7 +162,7 @@ impl Budget {
         Some(taken)
     }
 
-    /// Takes bytes for what other threads hold, all or none, without a lease. The reserve stays free.
+    /// Charges bytes held by other threads, all or none, without a lease. The reserve stays free.
     pub fn take_outside(&self, bytes: u64) -> bool {
         self.take(bytes, bytes, self.reserve()).is_some()
     }
@@ -234,7 +234,7 @@ impl Lease {
         true
     }
 
-    /// A block, or less of a small budget, so that one shard does not lease what others need.
+    /// A block, or less of a small budget, so that one shard does not lease the units that others need.
     fn small_block(&self) -> u64 {
         self.block.min(self.budget.units() / BLOCKS_MIN).max(1)
     }
@@ -255,7 +255,7 @@ impl Lease {
     }
 
     /// As [`give`](Lease::give), for a budget that may be small or [resized](Budget::resize): unused units do not stay
-    /// leased where others need them.
+    /// leased while others need them.
     pub fn give_back(&mut self, units: u64) {
         self.used -= units;
         if self.budget.is_overdrawn() {

@@ -21,7 +21,7 @@ use crate::tunnel::TunnelError;
 pub enum Cause {
     /// The peer closed, by a Close frame; or by FIN, which is all that the client of an event stream can do.
     Peer,
-    /// We closed, for a reason that the code tells.
+    /// We closed, for the reason in the code.
     Local,
     /// The peer broke a rule.
     ProtocolError(ProtocolError),
@@ -41,7 +41,7 @@ pub enum Cause {
     Failed(io::ErrorKind),
     /// The proxy opened no connection to the server (client role).
     Tunnel(TunnelError),
-    /// TLS below failed, in the words of who noticed.
+    /// TLS failed, in the words of the side that noticed.
     Tls(TlsFault, String),
     /// A send made no progress for as long as it may: the peer does not read.
     SendTimeout,
@@ -49,7 +49,7 @@ pub enum Cause {
     OverShare,
     /// The node's memory was spent.
     OutOfMemory,
-    /// A limit or a rule about addresses, with this name, does not admit the client. It was told nothing.
+    /// A limit or a rule about addresses, with this name, does not admit the client. The peer was not notified.
     NotAdmitted(&'static str),
 }
 
@@ -81,7 +81,7 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFault {
-    /// The two did not agree, one is not who it should be, or what came is not TLS.
+    /// The two did not agree, one is not the expected peer, or the received bytes were not TLS.
     Handshake,
     /// The peer gave up, with an alert.
     Alert,

@@ -33,7 +33,7 @@ pub enum TransportAction {
     Shutdown,
     /// Close.
     Close,
-    /// Close now; what has not left is dropped.
+    /// Close now; unsent data is dropped.
     Abort,
 }
 
@@ -58,7 +58,7 @@ struct End {
     closed: Closed,
     /// It was a WebSocket, or an event stream, before.
     was_open: bool,
-    /// Bytes of messages that gave way to the Close frame for a broken rule.
+    /// Bytes of messages that were dropped for the Close frame of a protocol error.
     displaced_bytes: u32,
 }
 
@@ -66,17 +66,18 @@ struct End {
 enum State {
     /// Our Close frame is queued, and frames are read up to the peer's (RFC 6455, 7.1.2).
     AwaitingClose,
-    /// FIN is to be sent behind what is queued. Received bytes are discarded, so that no reset overtakes what we sent.
+    /// FIN must be sent after the queued bytes. Received bytes are discarded, so that no reset overtakes our sent
+    /// bytes.
     ShuttingDown { discard_left: u32 },
     /// FIN was sent, and the peer's is awaited. Received bytes are discarded.
     Discarding { discard_left: u32 },
     /// Both Close frames were sent, and the server closes the TCP connection first (RFC 6455, 7.1.1).
     AwaitingFin,
-    /// The transport is to be closed behind what is queued.
+    /// The transport must be closed after the queued bytes.
     Flushing,
-    /// The transport is to be closed at once.
+    /// The transport must be closed at once.
     Aborting,
-    /// The transport was told to close.
+    /// The transport has been closed.
     Done,
 }
 
@@ -120,8 +121,8 @@ impl Closing {
 
 impl Connection {
     /// Closes the connection by a Close frame, or by the last event of an event stream; does nothing when it is closing already.
-    /// Without either, the transport is closed behind what is queued, by [`CloseMode::Graceful`] only. Returns the queued
-    /// bytes that were dropped.
+    /// Without either, the transport is closed after the queued bytes, by [`CloseMode::Graceful`] only. Returns the
+    /// queued bytes that were dropped.
     pub fn close(&mut self, code: CloseCode, reason: &str, mode: CloseMode, env: &mut Env<'_>) -> u32 {
         if !self.is_open() {
             if mode == CloseMode::Graceful {
@@ -148,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Ends the stream behind what is queued, without a Close frame: for tests of what peers make of that. The peer sees
+    /// Ends the stream after the queued bytes, without a Close frame: for tests of peers. The peer sees
     /// 1006. Does nothing when the connection is closing already.
     pub fn end_stream(&mut self, env: &Env<'_>) {
         self.end_stream_as(CloseCode::ABNORMAL, env);
@@ -202,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Bytes of messages that were queued and gave way to the Close frame when the peer broke a rule.
+    /// Bytes of queued messages that were dropped for the Close frame when the peer broke a rule.
     pub fn displaced_bytes(&self) -> u32 {
         match &self.phase {
             Phase::Closing(closing) => closing.end.displaced_bytes,
@@ -277,7 +278,7 @@ impl Connection {
         self.deadline_moved = true;
     }
 
-    /// TLS failed. What is queued cannot be sent; an alert of the transport may be.
+    /// TLS failed. Queued bytes cannot be sent; an alert of the transport may be.
     #[cold]
     pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
         self.outbox.clear(env.pool);
@@ -326,12 +327,12 @@ impl Connection {
         !matches!(&self.phase, Phase::Closing(closing) if !closing.reads_frames())
     }
 
-    /// Whether the transport is to be closed without waiting for what is queued.
+    /// Whether the transport must be closed without waiting for queued bytes.
     pub fn is_aborting(&self) -> bool {
         matches!(&self.phase, Phase::Closing(Closing { state: State::Aborting, .. }))
     }
 
-    /// The peer sent FIN. It may still read what is queued to it, but no longer than `until`: a peer that does not read
+    /// The peer sent FIN. It may still read the queued bytes, but no longer than `until`: a peer that does not read
     /// would keep an unfinished send, and this connection, for ever.
     pub fn ended(&mut self, until: Nanos) {
         let Phase::Closing(closing) = &mut self.phase else {
@@ -426,9 +427,9 @@ impl Connection {
         }
     }
 
-    /// When [`handle_timeout`](Connection::handle_timeout) is to be called; [`Nanos::MAX`] for never. The deadline may move to
-    /// a later time without notice; [`take_deadline_moved`](Connection::take_deadline_moved) tells whether it may have moved
-    /// to an earlier one.
+    /// When [`handle_timeout`](Connection::handle_timeout) must be called; [`Nanos::MAX`] for never. The deadline may
+    /// move to a later time without notice; [`take_deadline_moved`](Connection::take_deadline_moved) tells whether it
+    /// may have moved to an earlier one.
     pub fn deadline(&self, config: &ConnectionConfig) -> Nanos {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => *until,
@@ -437,9 +438,9 @@ impl Connection {
         }
     }
 
-    /// While a send is unfinished, the peer's silence proves nothing, because it may be busy reading. A peer that is not
-    /// read from is pinged all the same: if it has closed, it answers with a reset, although its FIN is stuck behind what
-    /// is not read.
+    /// While a send is unfinished, the peer's silence proves nothing, because it may be busy reading. A peer whose
+    /// reading is paused is pinged all the same: if it has closed, it answers with a reset, although its FIN is stuck
+    /// behind unread bytes.
     fn liveness_deadline(&self, config: &ConnectionConfig) -> Nanos {
         if self.liveness.is_half_closed() && self.is_reading_paused() {
             self.liveness.half_closed_deadline(config)
@@ -456,7 +457,7 @@ impl Connection {
         std::mem::take(&mut self.deadline_moved)
     }
 
-    /// A deadline has passed. The next one is to be armed, whichever it is.
+    /// A deadline has passed. The next deadline must be armed, whichever it is.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         self.deadline_moved = true;
         if self.deadline(env.config) > env.now {

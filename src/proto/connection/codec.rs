@@ -12,7 +12,7 @@ use crate::frame::HEADER_BYTES_MAX;
 pub(super) struct MessageCodec {
     agreement: Agreement,
     role: Role,
-    /// The window of received messages, where it is kept from message to message. It grows with the first messages.
+    /// The window of received messages, if it is kept from message to message. It grows with the first messages.
     window: Option<Window>,
     outbound: Outbound,
 }
@@ -20,7 +20,7 @@ pub(super) struct MessageCodec {
 /// Who deflates.
 #[derive(Debug)]
 enum Outbound {
-    /// Nobody: no deflater has a window of 8 bits.
+    /// None: no deflater has a window of 8 bits.
     Plain,
     /// The shard's deflaters, each message from an empty window.
     Shared,
@@ -44,8 +44,8 @@ impl MessageCodec {
         }
     }
 
-    /// A codec for an agreement that is still to be told to the peer. A server does not keep windows when the budget for
-    /// them is spent; a client has to, for the server relies on it.
+    /// A codec for an agreement that the peer does not know yet. A server does not keep windows when the budget for
+    /// them is spent; a client must, because the server relies on it.
     ///
     /// # Errors
     /// In the client role, when that budget is spent.
@@ -146,7 +146,7 @@ impl MessageCodec {
         Ok(buffer)
     }
 
-    /// Gives its contexts back.
+    /// Returns its contexts.
     pub(super) fn release(self, codecs: &mut Codecs) {
         if self.window.is_some() {
             codecs.release_window(self.agreement.inbound(self.role));

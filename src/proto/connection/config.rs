@@ -27,13 +27,13 @@ pub enum Delivery {
     /// A frame that spans several received spans is one chunk unless it is long, so that its echo is one frame; see
     /// [`ASSEMBLED_FRAME_BYTES_MAX`](limits::ASSEMBLED_FRAME_BYTES_MAX).
     Frames,
-    /// Chunks are as long as what was received: nothing is collected. The application validates text as it collects it,
-    /// and reports a fault by [`Connection::fail_protocol`](super::Connection::fail_protocol).
+    /// Chunks are as long as the received parts: nothing is collected. The application validates text as it collects
+    /// it, and reports a fault by [`Connection::fail_protocol`](super::Connection::fail_protocol).
     Chunks,
 }
 
 impl Delivery {
-    /// Whole messages, or what suits an echo.
+    /// Whole messages, or chunks that suit an echo.
     pub(super) fn of(whole: bool) -> Delivery {
         if whole { Delivery::Whole } else { Delivery::Frames }
     }
@@ -82,8 +82,9 @@ pub struct ConnectionConfig {
     pub message_bytes_max: u64,
     /// Bytes queued to a peer above which reading from it pauses.
     pub queue_bytes: u32,
-    /// Whether reading continues above that. A load generator wants this, because what it queues does not depend on what it
-    /// reads: if the peer answers each message before it reads the next one, both ends would otherwise wait for ever.
+    /// Whether reading continues above that. A load generator wants this, because the messages that it queues do not
+    /// depend on those that it reads: if the peer answers each message before it reads the next one, both ends would
+    /// otherwise wait for ever.
     pub reads_when_full: bool,
     /// From accept or connect to the 101.
     pub handshake_timeout: Nanos,

@@ -7,7 +7,7 @@ use crate::frame::{Header, Opcode};
 use crate::limits::QUEUED_PONGS_MAX;
 
 impl Connection {
-    /// Acts on a control frame; returns what the application is shown of it.
+    /// Acts on a control frame; returns the part that the application sees.
     pub(super) fn handle_control(
         &mut self,
         opcode: Opcode,

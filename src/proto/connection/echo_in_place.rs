@@ -14,7 +14,7 @@ pub const SINGLE_FRAME_BYTES_MAX: usize = mask::INLINE_BYTES_MAX;
 pub const SINGLE_REPLY_START: usize = frame::SHORT_MASKED_HEADER_BYTES - frame::SHORT_HEADER_BYTES;
 
 /// Answers a span that is one message of at most [`SINGLE_FRAME_BYTES_MAX`] bytes with that message, where it lies: from
-/// [`SINGLE_REPLY_START`] to the span's end. False when it is anything else; nothing was done then. Called only where
+/// [`SINGLE_REPLY_START`] to the span's end. False for any other span; nothing was done then. Called only where
 /// [`may_echo_in_place`](Connection::may_echo_in_place) allows it, and messages of that length are allowed.
 #[inline(always)]
 pub fn echo_single(bytes: &mut [u8]) -> bool {
@@ -88,7 +88,7 @@ pub fn echo_short(cursor: &mut SpanCursor, bytes: &mut [u8], bytes_max: u64) -> 
 }
 
 /// Restores the text frame that lay between `at` and the end of `bytes`, and whose payload was moved to `to`: `poll` reads it
-/// again and reports the error. (What it was moved over has been answered.)
+/// again and reports the error. (The bytes that it was moved over have been answered.)
 #[cold]
 #[inline(never)]
 fn put_back(bytes: &mut [u8], at: usize, to: usize, key: [u8; 4]) {
@@ -101,7 +101,7 @@ fn put_back(bytes: &mut [u8], at: usize, to: usize, key: [u8; 4]) {
 
 impl Connection {
     /// Whether [`echo_single`] and [`echo_short`] may answer: this is a server, a message is to begin, replies may leave from
-    /// where they lie, and nothing else is to be done.
+    /// where they lie, and nothing else is pending.
     pub fn may_echo_in_place(&self) -> bool {
         self.role() == Role::Server
             && self.is_between_messages()

@@ -6,16 +6,16 @@ use super::{Connection, ConnectionConfig, SpanCursor};
 use crate::buffer::Buffer;
 use crate::limits::{DEFERRED_BYTES_MAX, INFLATED_BYTES_PER_TICK, Nanos, RECEIVE_CREDIT_BYTES};
 
-/// Who keeps the peer from sending: a bit for each, because every idle connection pays for it.
+/// The causes that keep the peer from sending: a bit for each, because every idle connection pays for it.
 #[derive(Debug, Default)]
 pub(super) struct Flow(u8);
 
 impl Flow {
-    /// The driver was told to pause receiving.
+    /// The driver was asked to pause receiving.
     const READS_PAUSED: u8 = 1;
     /// The application wants no messages for now.
     const BACKPRESSURED: u8 = 2;
-    /// The peer was too fast, and has to wait.
+    /// The peer exceeded its rate, and must wait.
     const THROTTLED: u8 = 4;
     /// Messages wait that are sent before the peer's next one is read.
     const YIELDS: u8 = 8;
@@ -29,7 +29,7 @@ impl Flow {
         self.0 = if is_set { self.0 | bit } else { self.0 & !bit };
     }
 
-    /// Whether we want no messages, however much room there is.
+    /// Whether we want no messages, even if there is room.
     pub(super) fn is_held(&self) -> bool {
         self.has(Flow::BACKPRESSURED | Flow::THROTTLED | Flow::YIELDS)
     }
@@ -43,7 +43,7 @@ impl Flow {
         self.has(Flow::READS_PAUSED)
     }
 
-    /// From now on the peer is read from for the sake of its Close frame.
+    /// From now on reads go on, because the Close frame of the peer must arrive.
     pub(super) fn end_backpressure(&mut self) {
         self.0 &= Flow::READS_PAUSED;
     }
@@ -86,19 +86,19 @@ impl Connection {
         may
     }
 
-    /// Asks for no more messages, or for more again. Those on the way still arrive, see `Driver::pause`. Does nothing while
+    /// Stops or resumes asking for messages. Those on the way still arrive, see `Driver::pause`. Does nothing while
     /// the connection is closing, since the peer's Close frame must be read.
     pub fn set_backpressured(&mut self, backpressured: bool, now: Nanos) {
         self.hold(Flow::BACKPRESSURED, backpressured, now);
     }
 
-    /// The same for a peer that was faster than it may be, beside what the application asks for.
+    /// The same for a peer that exceeded its rate, in addition to the application's own requests.
     pub fn set_throttled(&mut self, throttled: bool, now: Nanos) {
         self.hold(Flow::THROTTLED, throttled, now);
     }
 
     /// The peer's next message waits, unless all of it has arrived, until this is called with `false`: other messages go before it.
-    /// What arrives meanwhile is kept, at most the receive credit.
+    /// Bytes that arrive meanwhile are kept, at most the receive credit.
     pub fn set_yields(&mut self, yields: bool, now: Nanos) {
         self.hold(Flow::YIELDS, yields, now);
     }
@@ -112,7 +112,7 @@ impl Connection {
         self.flow.set(bit, is_held && !self.is_closing());
     }
 
-    /// The driver was told to receive again: what arrives of an unfinished message is waited for from now on.
+    /// The driver was asked to receive again: from now on, the rest of an unfinished message is awaited.
     pub fn note_resumed(&mut self, now: Nanos) {
         self.reader.restart_clock(now);
     }
@@ -129,7 +129,7 @@ impl Connection {
     }
 
     /// Whether frames that begin now have to wait. Compressed messages multiply: few bytes can become much to answer. The
-    /// rest of a span waits when its messages have become enough for one turn, or more than the peer takes. A span that
+    /// rest of a span waits once its messages fill one turn, or exceed what the peer accepts. A span that
     /// arrives on a stalled connection waits whole: bytes that were on the way when reading paused arrive a few at a
     /// time, and each of them could complete another message.
     pub(super) fn must_defer(&self, cursor: &SpanCursor, config: &ConnectionConfig) -> bool {

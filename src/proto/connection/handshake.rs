@@ -138,7 +138,7 @@ impl Connection {
         }
     }
 
-    /// The request has to be there by `at`, if that is before the deadline of the handshake.
+    /// The request must arrive by `at`, if that is before the deadline of the handshake.
     pub fn await_head_until(&mut self, at: Nanos) {
         if let Phase::Head { until, .. } = &mut self.phase {
             *until = at.min(*until);

@@ -8,7 +8,7 @@ use super::ConnectionConfig;
 /// The signs of life of the peer.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// When the state began: when the peer was last heard, or pinged, or sent FIN.
+    /// Start of the state: when the peer was last heard or pinged, or sent FIN.
     since: Nanos,
     /// The second in which these pings of the peer arrived.
     ping_second: u32,
@@ -71,7 +71,7 @@ impl Liveness {
         self.state == State::HalfClosed
     }
 
-    /// When the peer is to be pinged, or the pong is overdue; [`Nanos::MAX`] for never.
+    /// When the peer must be pinged, or the pong is overdue; [`Nanos::MAX`] for never.
     pub(super) fn ping_deadline(&self, config: &ConnectionConfig) -> Nanos {
         match self.state {
             _ if config.ping_interval == 0 => Nanos::MAX,
@@ -80,7 +80,7 @@ impl Liveness {
         }
     }
 
-    /// When a peer that has sent FIN, and is not read from, is to be pinged.
+    /// When a peer that has sent FIN, and whose reading is paused, must be pinged.
     pub(super) fn half_closed_deadline(&self, config: &ConnectionConfig) -> Nanos {
         self.since + config.close_timeout
     }

@@ -95,7 +95,7 @@ impl Outbox {
         self.behind_replies == 0
     }
 
-    /// Replies in the span begin: what is queued so far goes before them, what is queued later behind.
+    /// Replies in the span begin: earlier queued frames go before them, later ones after them.
     pub(super) fn begin_replies(&mut self) {
         self.at_replies = true;
     }
@@ -116,7 +116,7 @@ impl Outbox {
         self.frame_inline(pool, header, payload)
     }
 
-    /// The same, as a part of the caller: for those that send most messages.
+    /// The same, inlined into the caller: for callers that send most of the messages.
     #[inline(always)]
     pub(super) fn frame_inline(
         &mut self,
@@ -307,8 +307,8 @@ impl Outbox {
         }
     }
 
-    /// Drops the messages that are queued, and keeps what nothing may overtake: the rest of a frame whose header was sent, or the
-    /// response to the request. Returns how many bytes were dropped.
+    /// Drops the queued messages, except for data that nothing may overtake: the rest of a frame whose header was sent,
+    /// or the response to the request. Returns how many bytes were dropped.
     pub(super) fn drop_messages(&mut self, pool: &mut Pool) -> u32 {
         if !self.pinned {
             return self.clear(pool);

@@ -1,6 +1,6 @@
 //! Reads frames: headers, payloads of data and control frames, and messages that consist of several frames.
 //!
-//! Never: an answer to what was read. Control frames are passed on, and the connection replies.
+//! Never: an answer to the peer. Control frames are passed on, and the connection replies.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub(super) struct Reader {
     message: Message,
     /// Collects a request's head, a frame that spans several received spans, or a whole message where that was asked for.
     assembly: Option<Buffer>,
-    /// Since when more of the unfinished message, or frame between messages, is waited for; 0 when there is none.
+    /// When the wait for more of the unfinished message, or frame between messages, began; 0 without a wait.
     waits_since: Nanos,
     role: Role,
     delivery: Delivery,
@@ -39,7 +39,7 @@ enum State {
     Control(ControlFrame),
     /// A frame's first byte; this and all that follows waits here until it may be read.
     Deferred(Buffer),
-    /// There are no frames: what the client of an event stream sends is discarded. It may send `left` more bytes.
+    /// There are no frames: bytes from the client of an event stream are discarded. It may send `left` more bytes.
     Ignored { left: u32 },
 }
 
@@ -78,7 +78,7 @@ struct Message {
     kind: MessageKind,
     /// The header of its first frame was read, and the end of its last frame was not.
     open: bool,
-    /// The application has seen its first chunk.
+    /// The application has received its first chunk.
     shown: bool,
     /// It is collected to its end and then decompressed.
     compressed: bool,
@@ -200,7 +200,7 @@ impl Reader {
         self.delivery != Delivery::Chunks || cursor.inflated_bytes > 0
     }
 
-    /// When more of the unfinished message or frame has to be there.
+    /// When more of the unfinished message or frame must arrive.
     pub(super) fn deadline(&self, progress: MessageProgress) -> Nanos {
         if self.waits_since == 0 { Nanos::MAX } else { progress.deadline(self.waits_since) }
     }
@@ -212,8 +212,8 @@ impl Reader {
         if self.message.open { self.message.bytes.saturating_sub(self.frame_bytes_left() as u32) } else { 0 }
     }
 
-    /// Starts or stops the clock of a message that spans several received spans, or starts it anew because `bytes` have arrived
-    /// beyond `counted`. True when it was started for the first time.
+    /// Starts or stops the clock of a message that spans several received spans, or restarts it because `bytes` have
+    /// arrived beyond `counted`. True when it was started for the first time.
     pub(super) fn note_unfinished(&mut self, now: Nanos, bytes: u32, counted: &mut u32) -> bool {
         if !self.is_in_message() {
             self.waits_since = 0;
@@ -228,7 +228,7 @@ impl Reader {
         starts
     }
 
-    /// Starts the clock of an unfinished message anew.
+    /// Restarts the clock of an unfinished message.
     pub(super) fn restart_clock(&mut self, now: Nanos) {
         if self.waits_since != 0 {
             self.waits_since = if self.is_in_message() { now } else { 0 };
@@ -286,7 +286,7 @@ impl Reader {
         self.assembly = Some(head);
     }
 
-    /// Keeps the rest of a span until it may be read. At most the receive credit can be added to it, for reading is
+    /// Keeps the rest of a span until it may be read. At most the receive credit can be added to it, because reading is
     /// paused meanwhile.
     pub(super) fn defer(
         &mut self,
@@ -411,8 +411,8 @@ impl Reader {
         }
     }
 
-    /// Reads a whole header, or keeps what there is of it. An error that its first bytes show is one before the masking key
-    /// has arrived.
+    /// Reads a whole header, or keeps the part that has arrived. An error that its first bytes show is reported before
+    /// the masking key has arrived.
     fn read_header(
         &mut self,
         cursor: &mut SpanCursor,
@@ -496,7 +496,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Begins a control frame. One that lies entirely in the span is shown where a reply to it would begin.
+    /// Begins a control frame. A frame that lies entirely in the span appears where a reply to it would begin.
     fn begin_control(
         &mut self,
         header: &Header,
@@ -653,7 +653,7 @@ impl Reader {
         Ok(self.assembly.take().map(|buffer| Found::Chunk(flags, Piece::Buffered(buffer))))
     }
 
-    /// Appends `part` to what was assembled so far; the copy unmasks it. The buffer grows with what arrives, not with what
+    /// Appends `part` to the assembled payload; the copy unmasks it. The buffer grows with what arrives, not with what
     /// was announced: the `left` bytes that may still come are only an upper bound. It grows by a factor, so that a message
     /// of many small fragments takes linear time.
     fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, pool: &mut Pool) -> Result<(), ReadError> {

@@ -101,8 +101,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a span. Returns the part of it that is to be sent from where it lies: after what
-    /// [`pop`](Connection::pop) and then [`SpanCursor::detached_header`] give, and before what `pop` gives once
+    /// Ends a span. Returns the part of it that is to be sent from where it lies: after the output of
+    /// [`pop`](Connection::pop) and then [`SpanCursor::detached_header`], and before the output of `pop` once
     /// [`replies_sent`](Connection::replies_sent) was called. While a send is unfinished, the replies are copied behind it.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::frame::{self, HEADER_BYTES_MAX};
 use crate::mask;
 
-/// How far a received span has been read, and where the replies lie that were written into it. It holds positions
-/// only: each call is given the bytes anew.
+/// The position up to which a received span has been read, and the replies written into it. It holds positions only:
+/// the bytes are an argument of each call.
 #[derive(Clone, Debug, Default)]
 pub struct SpanCursor {
     pub(super) read: usize,

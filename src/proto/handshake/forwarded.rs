@@ -1,7 +1,8 @@
 //! The client of a proxied request, by `Forwarded` (RFC 7239) and `X-Forwarded-For`.
 //!
 //! Each proxy appends the address that it was reached from, so only the end of the list is written by proxies that are
-//! trusted. The client is the rightmost address that is not of a trusted proxy; whatever is left of it may be invented.
+//! trusted. The client is the rightmost address that belongs to no trusted proxy; those to the left of it may be
+//! forged.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +12,7 @@ use super::{Refusal, is_token, list};
 /// The client of a request that arrived from `proxy`, which is trusted. A port is 0 unless the field has it.
 ///
 /// # Errors
-/// [`Refusal::FORWARDED`] if `Forwarded` violates RFC 7239, so that its end cannot be told, or if the two fields name
+/// [`Refusal::FORWARDED`] if `Forwarded` violates RFC 7239, so that its end is unknown, or if the two fields name
 /// different clients: a proxy writes one of them, and anybody may have written the other.
 pub fn forwarded_client(
     request: &Request<'_>,
@@ -42,8 +43,8 @@ pub fn forwarded_client(
     }
 }
 
-/// A walk over the addresses of a list, from the left. What it has found is what a walk from the right would find if all
-/// that follows were trusted proxies.
+/// A walk over the addresses of a list, from the left. The result equals that of a walk from the right, if all
+/// following addresses were trusted proxies.
 struct Walk<'a, F> {
     is_trusted: &'a F,
     client: Option<SocketAddr>,
@@ -54,7 +55,7 @@ impl<'a, F: Fn(IpAddr) -> bool> Walk<'a, F> {
         Walk { is_trusted, client: None }
     }
 
-    /// The next address; `None` for one that is hidden or cannot be read, behind which nothing is known.
+    /// The next address; `None` for a hidden or unreadable one, behind which nothing is known.
     fn pass(&mut self, address: Option<SocketAddr>) {
         let is_proxy = address.is_some_and(|address| (self.is_trusted)(address.ip()));
         self.client = if is_proxy { self.client.or(address) } else { address };

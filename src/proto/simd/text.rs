@@ -159,8 +159,8 @@ impl fmt::Debug for Text {
 /// Collects the payload of a message that arrives in pieces. A piece that lies right behind the one before it is not
 /// copied, and each byte of a text is validated once.
 ///
-/// [`push_text`](PayloadBuffer::push_text) or [`push`](PayloadBuffer::push) each piece of a message, then
-/// [`into_text`](PayloadBuffer::into_text) or [`into_bytes`](PayloadBuffer::into_bytes).
+/// Push each piece of a message with [`push_text`](PayloadBuffer::push_text) or [`push`](PayloadBuffer::push), then
+/// call [`into_text`](PayloadBuffer::into_text) or [`into_bytes`](PayloadBuffer::into_bytes).
 #[derive(Debug, Default)]
 pub struct PayloadBuffer {
     bytes: BytesMut,
@@ -218,7 +218,7 @@ impl PayloadBuffer {
         self.bytes.reserve(additional);
     }
 
-    /// Takes the room behind the last byte. What is written there and pushed is not copied.
+    /// Takes the room behind the last byte. Bytes that are written there and pushed are not copied.
     pub fn split_room(&mut self) -> BytesMut {
         self.bytes.split_off(self.bytes.len())
     }

@@ -33,7 +33,7 @@ pub(super) struct Credentials {
     pub(super) password: String,
 }
 
-/// What is wrong with a proxy's URL. The text does not repeat the URL, because it may contain a password.
+/// The problem with a proxy's URL. The text does not repeat the URL, because it may contain a password.
 ///
 /// ```
 /// use echoring_proto::tunnel::{BadProxy, ProxyKind, ProxyServer};
@@ -82,7 +82,7 @@ impl ProxyServer {
     /// Parses a URL of this kind, with or without a scheme.
     ///
     /// # Errors
-    /// What is wrong with the URL.
+    /// The problem with the URL.
     pub fn parse(url: &str, kind: ProxyKind) -> Result<ProxyServer, BadProxy> {
         match ProxyServer::parse_any(url, kind)? {
             server if server.kind == kind => Ok(server),
@@ -93,7 +93,7 @@ impl ProxyServer {
     /// Parses a URL of any kind; without a scheme it is of kind `default`.
     ///
     /// # Errors
-    /// What is wrong with the URL.
+    /// The problem with the URL.
     pub fn parse_any(url: &str, default: ProxyKind) -> Result<ProxyServer, BadProxy> {
         let (kind, rest) = match url.split_once("://") {
             None => (default, url),

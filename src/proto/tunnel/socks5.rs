@@ -163,7 +163,7 @@ impl Request {
     }
 }
 
-/// The length of an answer, once its first bytes tell.
+/// The length of an answer, once its first bytes reveal it.
 fn answer_bytes(step: Step, head: &[u8]) -> Result<Option<usize>, SocksRefusal> {
     let version = if step == Step::Password { PASSWORD_VERSION } else { VERSION };
     if head.first().is_some_and(|first| *first != version) {

@@ -132,7 +132,7 @@ impl Line {
         }
     }
 
-    /// The record, or what is missing or wrong in the line.
+    /// The record, or the problem in the line.
     pub(super) fn into_record(self) -> Result<Record, &'static str> {
         let Line { t_ns, conn, dir, .. } = self;
         let event = match self.kind {

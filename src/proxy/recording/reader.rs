@@ -75,7 +75,7 @@ impl<R: BufRead> Reader<R> {
             .read_until(b'\n', &mut self.text)
             .map_err(|error| ReaderError::at(self.line, Cause::Io(error)))?;
         if bytes == RECORDING_LINE_BYTES_MAX && !self.ends() {
-            let why = format!("longer than {RECORDING_LINE_BYTES_MAX} bytes, as no line of a recording is");
+            let why = format!("longer than {RECORDING_LINE_BYTES_MAX} bytes, the maximum of a recorded line");
             return Err(ReaderError::at(self.line, Cause::Line(why)));
         }
         Ok(bytes > 0)

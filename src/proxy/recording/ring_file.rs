@@ -29,7 +29,7 @@ pub struct RingFile {
     /// `None` once it is dropped.
     file: Option<File>,
     position: u64,
-    /// Reused between writes; the operation owns it meanwhile.
+    /// Reused between writes; meanwhile the operation owns it.
     buffer: Vec<u8>,
 }
 

@@ -93,7 +93,7 @@ impl SimulatedProxy {
     }
 }
 
-/// Does nothing until the client is gone, and then checks that the proxy has disconnected too.
+/// Does nothing until the client disconnects, and then checks that the proxy has disconnected too.
 async fn stall(mut stream: DuplexStream, mut over: watch::Receiver<bool>) {
     over.wait_for(|over| *over).await.expect("the world");
     assert!(stream.write(b"x").await.is_err(), "the proxy keeps a connection without a client");

@@ -45,7 +45,7 @@ impl AddressBlock {
     /// The block around the address in `text`, which may have bits behind the prefix.
     ///
     /// # Errors
-    /// If it is no address or block.
+    /// If it is neither an address nor a block.
     pub fn around(text: &str) -> Result<AddressBlock, BadBlock> {
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(address.into()),

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What counts as one address: an address of IPv4, or the /64 of one of IPv6, which is what a single host usually has at
-/// its disposal.
+/// What counts as one address: an address of IPv4, or the /64 of one of IPv6, the usual allocation of a single host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AddressKey {
     /// An address of IPv4, also in the form of IPv6 (`::ffff:192.0.2.7`).

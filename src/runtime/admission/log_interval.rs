@@ -19,7 +19,7 @@ impl LogInterval {
         Some(self.begin(now))
     }
 
-    /// A record is due whatever was logged before. Returns the number of those that were left out.
+    /// A record is due, even if another was logged recently. Returns the number of those that were left out.
     pub(crate) fn begin(&mut self, now: Nanos) -> u64 {
         self.logged_at = Some(now);
         std::mem::take(&mut self.left_out)

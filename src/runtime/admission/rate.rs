@@ -10,7 +10,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 pub struct Rate(NonZeroU64);
 
 impl Rate {
-    /// So many tokens per second; `None` for none, which would let nothing through.
+    /// This number of tokens per second; `None` for none, which would let nothing through.
     pub fn per_second(tokens: u64) -> Option<Rate> {
         NonZeroU64::new(tokens).map(Rate)
     }
@@ -20,7 +20,7 @@ impl Rate {
         self.0.get()
     }
 
-    /// The time in which so many tokens flow in, rounded down: a second has all of its tokens.
+    /// The time in which this number of tokens flows in, rounded down: a second has all of its tokens.
     fn time_of(self, tokens: u64) -> Nanos {
         let time = (u128::from(tokens) * u128::from(SECOND)) / u128::from(self.get());
         Nanos::try_from(time).unwrap_or(Nanos::MAX / 4)

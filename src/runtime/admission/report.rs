@@ -1,4 +1,4 @@
-//! What operators are told about addresses.
+//! Reports about addresses, for operators.
 
 use std::cmp::Reverse;
 
@@ -17,7 +17,7 @@ pub struct AdmissionReport {
     pub banned: u64,
     /// Bans so far.
     pub bans: u64,
-    /// Those that are banned, then those that were refused most often.
+    /// Banned ones first, then those with the most refusals.
     pub worst: Vec<AddressReport>,
 }
 
@@ -28,14 +28,14 @@ pub struct AddressReport {
     pub key: AddressKey,
     /// Connections now.
     pub connections: u32,
-    /// Times that it was over a limit, as far as the table remembers.
+    /// Number of times that it was over a limit, as far as the table remembers.
     pub refused: u64,
     /// Seconds until its ban ends, rounded up; 0 without a ban.
     pub banned_s: u64,
 }
 
 impl AdmissionReport {
-    /// Adds a table, of which at most `most` addresses in all are named.
+    /// Adds a table; at most `most` addresses in all are named.
     pub(super) fn add(&mut self, table: &Table, most: usize, now: Nanos) {
         for entry in table.entries() {
             let banned_s = entry.banned_until.saturating_sub(now).div_ceil(SECOND);

@@ -20,7 +20,7 @@ pub(super) struct Entry {
     /// Connections now.
     pub(super) open: u32,
     pub(super) handshakes: Bucket,
-    /// Times that it was over a limit, since it is in the table.
+    /// Number of times that it was over a limit, since it is in the table.
     pub(super) refused: u64,
     offences: u32,
     offences_since: Nanos,
@@ -63,12 +63,13 @@ impl Entry {
         is_over
     }
 
-    /// The number of records that were left out, if one is due: a ban is always told, anything else once per interval.
+    /// The number of records that were left out, if one is due: a ban is always reported, anything else once per
+    /// interval.
     pub(super) fn log_due(&mut self, is_ban: bool, now: Nanos) -> Option<u64> {
         if is_ban { Some(self.log.begin(now)) } else { self.log.due(now, LIMIT_LOG_INTERVAL) }
     }
 
-    /// When nothing of it is worth keeping any more.
+    /// When nothing in it is worth keeping.
     fn rest_at(&self) -> Nanos {
         let offences_end = if self.offences == 0 { 0 } else { self.offences_since };
         self.handshakes.as_nanos().max(self.banned_until).max(offences_end).max(self.log.logged_at())
@@ -105,7 +106,7 @@ impl Table {
         at
     }
 
-    /// Removes one entry. There is one without a connection.
+    /// Removes one entry. There is an entry without a connection.
     fn evict(&mut self, now: Nanos) {
         let mut victim: Option<usize> = None;
         let mut probes = 0;

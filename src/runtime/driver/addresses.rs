@@ -16,7 +16,7 @@ pub(super) enum PeerAddress {
     Ip(SocketAddr),
     /// A Unix socket.
     Unix,
-    /// The kernel did not tell, or the peer has disconnected.
+    /// The kernel did not report it, or the peer has disconnected.
     Unknown,
 }
 

@@ -34,7 +34,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 /// Bytes per receive. A masked message of the default limit, 64 KiB and its header, fits into one; a connection that
 /// sends in bulk gets this much per tick, before the others have their turn.
 const RECEIVE_BYTES: usize = 68 * 1024;
-/// Default receive memory: four full receives. Together with what is sent from it and the kernel's own copies it stays
+/// Default receive memory: four full receives. Together with the sends from it and the kernel's own copies it stays
 /// in a second-level cache of 1 MiB.
 const REGION_BYTES: usize = 4 * RECEIVE_BYTES;
 /// Minimum of [`Options::receive_bytes`].
@@ -147,7 +147,7 @@ impl Epoll {
         })
     }
 
-    /// Carries out what was staged, for every connection.
+    /// Carries out the staged work of every connection.
     fn settle_staged(&mut self, pool: &mut Pool, events: &mut Vec<Event>) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for &index in &dirty {
@@ -206,8 +206,8 @@ impl Epoll {
         }
     }
 
-    /// Resumes the sends that were short in the previous tick, if the kernel has become writable meanwhile: their
-    /// owners have had the time to take some bytes back.
+    /// Resumes the sends that were short in the previous tick, if the kernel has become writable meanwhile: until then,
+    /// their owners could take some bytes back.
     fn resume_short(&mut self, count: usize, pool: &mut Pool, events: &mut Vec<Event>) {
         for at in 0..count {
             let token = self.short[at];
@@ -434,7 +434,7 @@ impl Epoll {
         }
     }
 
-    /// Puts parked listeners back when the reason is gone.
+    /// Restores parked listeners when the reason is gone.
     fn unpark_listeners(&mut self) {
         self.accepting = match self.accepting {
             Accepting::Full if self.slots.has_room() => Accepting::Yes,

@@ -146,7 +146,7 @@ impl Sim {
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
-    /// The slot of a connection of whose short send the latest tick told.
+    /// The slot of a connection whose short send the latest tick reported.
     fn fresh(&self, token: Token) -> Option<&Slot> {
         self.slots
             .get(token.index as usize)

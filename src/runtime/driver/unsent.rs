@@ -2,7 +2,6 @@
 //!
 //! Bytes of receive memory are copied, because the next tick overwrites that. Taking back never empties a rest: drivers
 //! report its end only once the kernel has accepted the last byte.
-//! report its end when the kernel has taken the last byte, and only then.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -227,7 +226,7 @@ mod tests {
         Source::Pooled(buffer)
     }
 
-    /// What `sources` leave after `sent` bytes.
+    /// The rest of `sources` after `sent` bytes.
     fn unsent(sources: Vec<Source>, mut sent: usize, pool: &mut Pool) -> Unsent {
         let mut unsent = Unsent::default();
         for source in sources {

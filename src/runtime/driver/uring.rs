@@ -74,7 +74,7 @@ pub struct Uring {
     not_send: PhantomData<*mut ()>,
 }
 
-/// What to do when a ring cannot be set up, as the beginning of a sentence.
+/// The remedy when a ring cannot be set up, as the beginning of a sentence.
 pub fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         // Before Linux 5.12 the ring itself, and on every kernel what is registered with it, counts as locked memory.
@@ -88,10 +88,10 @@ pub fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What the running kernel's io_uring offers to this driver, without setting up a shard.
+/// The features of the running kernel's io_uring for this driver, without setting up a shard.
 ///
 /// # Errors
-/// As for [`Uring::new`]; [`hint`] tells what to do.
+/// As for [`Uring::new`]; [`hint`] has the remedy.
 pub fn probe() -> io::Result<Description> {
     let features = features::probe()?;
     Ok(Description { name: "uring", features, degraded: features::KNOWN.less(features) })

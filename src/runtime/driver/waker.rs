@@ -15,8 +15,7 @@ pub struct Waker(Way);
 enum Way {
     /// An eventfd that the driver reads or polls; for a ring also the ring's descriptor, so that another
     /// ring can send it a message instead of making a system call of its own. The ring's descriptor is a
-    /// duplicate that this waker keeps open: a number alone could name somebody else's ring by the time the
-    /// message is sent.
+    /// duplicate that this waker keeps open: a number alone could name another ring by the time the message is sent.
     Descriptor { eventfd: Arc<OwnedFd>, ring: Option<Arc<OwnedFd>> },
     /// A flag that a simulated driver looks at.
     #[cfg(any(test, feature = "sim"))]

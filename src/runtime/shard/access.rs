@@ -31,7 +31,7 @@ pub struct AccessRecord<'a> {
 /// Writes the record of a connection. It must not block.
 pub type WriteAccess = dyn Fn(&AccessRecord<'_>) + Send + Sync;
 
-/// What is done with the records of connections, and with how many of them.
+/// The receiver of connections' records, and the fraction of connections that have one.
 #[derive(Clone)]
 pub struct AccessLog {
     /// The part of all connections that have a record, from 0 to 1.

@@ -1,4 +1,4 @@
-//! What an application decides about requests and messages.
+//! The decisions of an application about requests and messages.
 
 use bytes::Bytes;
 
@@ -54,8 +54,10 @@ pub enum Answer<P> {
         /// Further header lines, each ended by CRLF.
         headers: Box<str>,
     },
-    /// The answer follows through [`Context::accept`](super::Context::accept), [`Context::begin_event_stream`](super::Context::begin_event_stream) or [`Context::refuse`](super::Context::refuse); until then
-    /// nothing of the connection is read. `peer` is its state from now on.
+    /// The answer follows through [`Context::accept`](super::Context::accept),
+    /// [`Context::begin_event_stream`](super::Context::begin_event_stream) or
+    /// [`Context::refuse`](super::Context::refuse); until then nothing is read from the connection. `peer` is its state
+    /// from now on.
     Later {
         /// State kept with the connection.
         peer: P,

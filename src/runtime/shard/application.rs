@@ -27,7 +27,8 @@ pub trait Application: Sized {
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
     type Report: Send + std::fmt::Debug + 'static;
 
-    /// A tick of this shard took longer than [`STALL`](crate::limits::STALL). It is counted; the application may tell somebody.
+    /// A tick of this shard took longer than [`STALL`](crate::limits::STALL). It is counted; the application may report
+    /// it.
     fn stalled(&self, shard: usize, taken: Nanos) {
         let _ = (shard, taken);
     }
@@ -119,7 +120,7 @@ pub trait Application: Sized {
         None
     }
 
-    /// A connection is closing: [`Context::closed`] tells how. Its transport may take some time, after which
+    /// A connection is closing: [`Context::closed`] has the cause. Its transport may take some time, after which
     /// [`closed`](Application::closed) is called. May be called several times.
     fn ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
@@ -146,7 +147,7 @@ pub trait Application: Sized {
         let _ = (cx, from, message, payload);
     }
 
-    /// A command of another thread, between two ticks. That thread waits for the answer as its command says.
+    /// A command of another thread, between two ticks. That thread waits for the answer as specified in its command.
     fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, command: Self::Command) {
         let _ = (cx, command);
     }
@@ -158,18 +159,18 @@ pub trait Application: Sized {
         true
     }
 
-    /// All events of the tick have been handled; what is staged now leaves with this tick's batch.
+    /// All events of the tick have been handled; work staged now leaves with this tick's batch.
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>) {
         let _ = cx;
     }
 
-    /// When [`tick_ended`](Application::tick_ended) wants to be called at the latest, if at all.
+    /// When [`tick_ended`](Application::tick_ended) must be called at the latest, if at all.
     fn deadline(&self) -> Option<Nanos> {
         None
     }
 
     /// The node is short of memory: frees a part of the histories or, if `owed`, of the backlogs of slow consumers,
-    /// which are told of the gap. False if there is nothing to free.
+    /// which are notified of the gap. False if there is nothing to free.
     fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
         let _ = (pool, owed);
         false
@@ -178,8 +179,8 @@ pub trait Application: Sized {
     /// The application's part of a snapshot.
     fn report(&self) -> Self::Report;
 
-    /// A paced drain has come to a connection that [outlives](Kinds::outlives_drain) the beginning of a drain: it
-    /// is to be closed once everything queued for it was sent.
+    /// A paced drain has come to a connection that [outlives](Kinds::outlives_drain) the beginning of a drain: it must
+    /// be closed once everything queued for it was sent.
     fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self::Kinds>, token: Token) {
         let _ = (cx, token);
     }

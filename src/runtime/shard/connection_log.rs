@@ -41,7 +41,7 @@ struct Note {
     access: Option<Access>,
 }
 
-/// What the log knows about a connection.
+/// The log's knowledge of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known<'a> {
     /// `None`: it was not looked up, or not found yet.
@@ -50,14 +50,14 @@ pub(super) struct Known<'a> {
     pub(super) path: Option<&'a str>,
 }
 
-/// What only the access log wants to know.
+/// The data that only the access log needs.
 #[derive(Clone, Copy, Debug)]
 struct Access {
     accepted_at: Nanos,
     status: Option<u16>,
 }
 
-/// What to do about an accepted connection.
+/// The next step with an accepted connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Accepted {
     /// Its address must be looked up now.
@@ -139,7 +139,7 @@ impl ConnectionLog {
         }
     }
 
-    /// What is known about a connection: nothing of most.
+    /// The data about a connection: none for most.
     pub(super) fn known(&self, token: Token) -> Known<'_> {
         let Some(note) = self.connections.get(&token) else { return Known::default() };
         let address = match note.address {
@@ -163,8 +163,8 @@ impl ConnectionLog {
     }
 
     /// A connection was over a limit, and `left_out` records about that were left out before. Returns whether its address must
-    /// be looked up first. Such records are rare, so the bound on lookups does not apply. A connection that is not here any
-    /// more has no address.
+    /// be looked up first. Such records are rare, so the bound on lookups does not apply. A connection that has ended
+    /// has no address.
     pub(super) fn over_limit(
         &mut self,
         token: Token,
@@ -189,7 +189,7 @@ impl ConnectionLog {
         }
     }
 
-    /// Something is to be logged about a connection. Returns whether its address must be looked up first.
+    /// A record about a connection is due. Returns whether its address must be looked up first.
     pub(super) fn wants_address(&mut self, token: Token, now: Nanos) -> bool {
         if !enabled!(Level::INFO) || self.connections.contains_key(&token) {
             return false;

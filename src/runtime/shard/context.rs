@@ -112,7 +112,7 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         self.connection.sends_fragments()
     }
 
-    /// A message whose chunks are echoed begins, or is about to end. Until then the application sends no other, and
+    /// A message whose chunks are echoed begins, or is about to end. Until then the application sends nothing else, and
     /// [`Context::share`] is not accepted.
     pub fn set_sends_fragments(&mut self, sends_fragments: bool) {
         self.connection.set_sends_fragments(sends_fragments);
@@ -137,7 +137,7 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         self.connection.queued_bytes()
     }
 
-    /// Silence after which a peer is pinged, or 0 for never, and the time that it has to answer.
+    /// Silence after which a peer is pinged, or 0 for never, and the time limit of its answer.
     pub fn ping_times(&self) -> (Nanos, Nanos) {
         (self.env.config.ping_interval, self.env.config.pong_timeout)
     }
@@ -261,7 +261,7 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         self.connection.close(code, reason, CloseMode::DropPeer, &mut self.env)
     }
 
-    /// Ends the connection without a closing handshake; what has not left is dropped. The peer sees 1006.
+    /// Ends the connection without a closing handshake; unsent data is dropped. The peer sees 1006.
     pub fn abort(&mut self) {
         self.connection.abort(Cause::Local);
     }
@@ -284,7 +284,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.note_excess(token, limit, counts);
     }
 
-    /// Somebody who is no connection of this shard was over a limit: it is counted.
+    /// A client that is no connection of this shard was over a limit: it is counted.
     pub fn count_limited(&mut self, limit: Limit) {
         self.core.count_limited(limit);
     }
@@ -398,7 +398,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         slot.peer.as_mut()
     }
 
-    /// Makes a connection another peer. Its traffic counts for that one's class from now on.
+    /// Makes a connection another peer. Its traffic counts for the new class from now on.
     pub fn set_peer(&mut self, token: Token, peer: K::Peer) {
         if let Some(slot) = self.core.slots.get_mut(token) {
             slot.plain_echo = false;
@@ -461,8 +461,8 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         Err(frames)
     }
 
-    /// The last [shared](Context::share) piece of a short send: its tag, and its unsent bytes. Known from
-    /// [`Application::blocked`](super::Application::blocked) until the tick's end only. `None` at any other time, if
+    /// The last [shared](Context::share) piece of a short send: its tag, and its unsent bytes. Known only from
+    /// [`Application::blocked`](super::Application::blocked) until the tick's end. `None` at any other time, if
     /// something else is behind it (a pong), and with TLS, where nothing is shared.
     pub fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
         self.core.driver.unsent_shared(token)
@@ -475,8 +475,8 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
     }
 
     /// Takes back the last `bytes` of [`unsent_shared`](Context::unsent_shared), which are `messages` whole messages:
-    /// they are not sent, and not counted as sent. The shared piece before them is then the last. At least one of the
-    /// [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`](super::Application::writable)
+    /// they are not sent, and not counted as sent. The shared piece before them then becomes the last. At least one of
+    /// the [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`](super::Application::writable)
     /// follows once those are sent.
     ///
     /// False, with nothing done, if there is no such piece.

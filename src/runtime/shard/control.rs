@@ -24,7 +24,7 @@ pub struct Goodbye {
 /// How a shard drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainPlan {
-    /// What clients are told.
+    /// The message to clients.
     pub goodbye: Goodbye,
     /// Time after which the remaining connections are cut.
     pub timeout: Nanos,
@@ -35,7 +35,7 @@ pub struct DrainPlan {
 }
 
 impl DrainPlan {
-    /// Closes everyone with 1001 at once, and cuts the rest after `timeout`.
+    /// Closes all connections with 1001 at once, and cuts the rest after `timeout`.
     pub fn at_once(timeout: Nanos) -> DrainPlan {
         DrainPlan { goodbye: Goodbye::GOING_AWAY, timeout, paced: 0, spacing: 0 }
     }
@@ -55,7 +55,7 @@ pub struct LiveConfig {
     /// The configuration of every connection, existing ones included. Compression stays as it is: connections have
     /// negotiated it.
     pub connection: ConnectionConfig,
-    /// The certificate, and whatever else TLS handshakes from now on use. A shard that was started without TLS has none.
+    /// The certificate, and the other settings of future TLS handshakes. A shard that was started without TLS has none.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The limits on peers. Those on open connections hold for existing ones too.
     pub limits: Arc<PeerLimits>,
@@ -75,8 +75,8 @@ pub enum ControlMessage<Q, R> {
     /// Accept nothing more, close everyone once they have got everything queued, and end when all are closed, or after
     /// the plan's time.
     Drain(DrainPlan),
-    /// Accept nothing more, and close the listeners. The answer comes once nothing waits at them: connections that come from then on are
-    /// for whoever else has the sockets.
+    /// Accept nothing more, and close the listeners. The answer comes once nothing waits at them: later connections are
+    /// for the other holder of the sockets.
     StopListening(mpsc::SyncSender<()>),
     /// Accept connections from these sockets. The answer is the first error.
     Listen(Vec<OwnedFd>, mpsc::SyncSender<io::Result<()>>),

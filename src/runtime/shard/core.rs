@@ -81,7 +81,7 @@ pub struct Core<D: Driver, K: Kinds> {
     pub(super) echoed: Echoed,
     /// The account of connections whose messages are echoed.
     pub(super) echo_account: Account,
-    /// What that account had at the last measurement.
+    /// The account's figures at the last measurement.
     echoed_before: u64,
     /// Broadcast messages of this tick: when they were received, and how many.
     pub(super) sent: Vec<(Nanos, u32)>,
@@ -89,7 +89,7 @@ pub struct Core<D: Driver, K: Kinds> {
     pub(super) dirty: Vec<Token>,
     /// Connections whose partial send is complete.
     pub(super) unblocked: Vec<Token>,
-    /// Connections that are closing and were looked at in this flush.
+    /// Closing connections that were processed in this flush.
     pub(super) ending: Vec<Token>,
     /// Connections with deferred input, to be read now.
     pub(super) deferred: Vec<(Token, Buffer)>,
@@ -317,7 +317,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         due
     }
 
-    /// Tells connections that their deadlines have passed.
+    /// Notifies connections whose deadlines have passed.
     pub(super) fn pass_deadlines(&mut self, mut due: Vec<(Token, u32)>) {
         for (token, tick) in due.drain(..) {
             let Some(slot) = self.slots.get_mut(token) else { continue };
@@ -444,7 +444,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Removes a connection that has ended, and returns what it held.
+    /// Removes a connection that has ended, and returns its resources.
     pub(super) fn remove(&mut self, token: Token) -> Option<Slot<K::Peer>> {
         let mut slot = self.slots.remove(token)?;
         self.ended_behind.remove(&token);
@@ -548,7 +548,8 @@ fn waits_for_address<D: Driver>(
     action == Some(TransportAction::Close) && notes.awaits_address(token)
 }
 
-/// Has the driver do what a connection wants of its transport. Returns whether only the end of the connection is awaited then.
+/// Makes the driver carry out a connection's requests for its transport. Returns whether only the end of the connection
+/// is still awaited.
 fn end_transport<D: Driver>(driver: &mut D, token: Token, action: TransportAction) -> bool {
     match action {
         TransportAction::Shutdown => {

@@ -1,4 +1,4 @@
-//! One connection as operators see it, from what the shard has anyway: nothing here is kept for it.
+//! One connection as operators see it, from existing state: nothing is kept for it.
 
 use std::net::SocketAddr;
 

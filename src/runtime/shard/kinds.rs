@@ -1,10 +1,10 @@
-//! What an application keeps with each connection, and what its shards send one another.
+//! The application's state of each connection, and the mail between its shards.
 
-/// The types of an application that a shard stores, and what depends on a connection's peer alone.
+/// The types of an application that a shard stores, and the properties that depend on a connection's peer alone.
 pub trait Kinds: Sized {
     /// State kept inline with each connection. Small: an idle connection pays for it.
     type Peer: Default + std::fmt::Debug;
-    /// Messages between shards. Bytes travel beside them, see [`Context::post`](super::Context::post).
+    /// Messages between shards. Bytes travel with them, see [`Context::post`](super::Context::post).
     type Message: Send + std::fmt::Debug + 'static;
 
     /// The [class](Kinds::class) of the connections whose messages are [echoed](Kinds::echoes).

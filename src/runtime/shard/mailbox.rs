@@ -5,7 +5,7 @@
 //!
 //! Two lanes keep shards that flood each other from a deadlock. A shard always takes messages of [`Lane::Forward`], because
 //! taking them needs no room elsewhere. It may leave messages of [`Lane::Request`] until there is room for their
-//! consequences. Every chain of waiting therefore ends at a forward, which moves.
+//! consequences. Every chain of waiting therefore ends at a forward, which makes progress.
 
 mod bridge;
 

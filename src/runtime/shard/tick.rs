@@ -52,7 +52,7 @@ pub struct Shard<D: Driver, A: Application> {
     /// Control messages wait. They are handled after the events: by then the rest of a short send is not counted as
     /// sent.
     woken: bool,
-    /// The senders that wait until nothing is accepted any more.
+    /// The senders that wait for the end of accepting.
     quiet: Option<mpsc::SyncSender<()>>,
     payload: Vec<u8>,
 }
@@ -247,7 +247,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         had_events
     }
 
-    /// Measures the tick, and tells the application if it took too long.
+    /// Measures the tick, and notifies the application if it took too long.
     #[inline]
     fn measure(&mut self) {
         if let Some(taken) = self.core.measure_tick() {

@@ -41,7 +41,7 @@ pub struct Security {
     pub server: Option<Arc<ServerConfig>>,
 }
 
-/// What stands between a connection and its transport.
+/// The layer between a connection and its transport.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "it is boxed, and tunnels are few and short-lived")]
 pub(super) enum Layer {
@@ -365,7 +365,7 @@ impl Session {
         Ok(driven.read)
     }
 
-    /// Encrypts what is to be sent, behind what is encrypted already. No effect unless the session is
+    /// Encrypts the data to be sent, behind earlier encrypted data. No effect unless the session is
     /// [open](Session::is_open).
     pub(super) fn seal(&mut self, plain: &[u8], pool: &mut Pool) -> Result<(), SessionError> {
         self.write(pool, |traffic, sink| {
@@ -419,7 +419,7 @@ impl Session {
         self.sealed.pop_front()
     }
 
-    /// Returns what [`pop`](Session::pop) gave and the driver did not accept.
+    /// Returns the output of [`pop`](Session::pop) that the driver did not accept.
     pub(super) fn unpop(&mut self, buffer: Buffer) {
         self.sealed.push_front(buffer);
     }

@@ -17,7 +17,7 @@ pub(super) struct ProxyTunnel {
     state: TunnelState,
     /// Bytes that the driver has not accepted yet.
     unsent: Vec<u8>,
-    /// The TLS configuration of the server, for what follows.
+    /// The TLS configuration of the server, for the connection behind the proxy.
     pub(super) security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -46,7 +46,7 @@ impl ProxyTunnel {
         }
     }
 
-    /// Passes what is unsent to the driver. Returns whether it accepted all of it.
+    /// Passes the unsent bytes to the driver. Returns whether it accepted all of it.
     pub(super) fn flush<D: Driver>(
         &mut self,
         token: Token,

@@ -30,7 +30,7 @@ impl Default for Durations {
 }
 
 impl Durations {
-    /// Counts `times` durations of `ns`. What is longer than the last bucket counts there.
+    /// Counts `times` durations of `ns`. Durations beyond the last bucket count there.
     #[doc(hidden)]
     #[inline]
     pub fn record(&mut self, ns: Nanos, times: u64) {
@@ -73,8 +73,8 @@ impl Durations {
         self.zero
     }
 
-    /// The buckets that are not empty, with their numbers: bucket `n` holds what is above 2^((n - 1) / 8) seconds and at
-    /// most 2^(n / 8).
+    /// The buckets that are not empty, with their numbers: bucket `n` holds durations above 2^((n - 1) / 8) seconds and
+    /// at most 2^(n / 8).
     pub fn buckets(&self) -> impl Iterator<Item = (i32, u64)> {
         let counted = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
         counted.map(|(index, count)| (index as i32 + FIRST + 1, *count))
@@ -107,7 +107,7 @@ impl BucketIndex {
     }
 }
 
-/// Durations of at most so many seconds are not distinguished.
+/// Durations up to this number of seconds are not distinguished.
 pub fn zero_threshold_s() -> f64 {
     f64::from(DURATION_OCTAVE_MIN).exp2()
 }

@@ -1,4 +1,4 @@
-//! Messages and bytes by class of connection, and by single connection where somebody asked for that.
+//! Messages and bytes by class of connection, and by single connection on request.
 
 use std::ops::{AddAssign, Sub};
 
@@ -52,13 +52,13 @@ impl Account {
     /// Before the request is answered.
     pub const HANDSHAKE: Account = Account(HANDSHAKE_CLASS as u16);
 
-    /// The account of all connections of a class that have none of their own.
+    /// The account of all connections of a class without their own.
     pub fn of_class(class: u8) -> Account {
         debug_assert!(usize::from(class) < TRAFFIC_CLASSES);
         Account(u16::from(class.min(HANDSHAKE_CLASS)))
     }
 
-    /// Whether a connection has it to itself.
+    /// Whether only one connection uses it.
     pub fn is_own(self) -> bool {
         usize::from(self.0) >= TRAFFIC_CLASSES
     }
@@ -109,7 +109,7 @@ impl Ledger {
         Some(account)
     }
 
-    /// The account of a connection whose class is now known. What was counted before stays where it is.
+    /// The account of a connection whose class is now known. Earlier counts stay where they are.
     #[doc(hidden)]
     pub fn classify(&mut self, account: Account, class: u8) -> Account {
         if !account.is_own() {

@@ -10,8 +10,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads a `traceparent`, and whether its sender samples the trace. `None` if it is malformed; the trace then begins
-    /// anew.
+    /// Reads a `traceparent`, and whether its sender samples the trace. `None` if it is malformed; a new trace then
+    /// begins.
     pub fn parse(field: &str) -> Option<(TraceContext, bool)> {
         let mut parts = field.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -27,7 +27,7 @@ impl TraceContext {
     }
 }
 
-/// A number of so many lower-case hexadecimal digits.
+/// A number of this many lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let is_hex = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten()

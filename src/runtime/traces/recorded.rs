@@ -69,8 +69,8 @@ impl From<&str> for Value {
 
 /// Where spans go.
 pub struct Sink {
-    /// The part of all handshakes and publications that are traced, from 0 to 1. One whose client sends a `traceparent` is
-    /// traced if that says so.
+    /// The part of all handshakes and publications that are traced, from 0 to 1. A request with a `traceparent` is
+    /// traced if its sampled flag says so.
     pub sample: f64,
     /// Names of the classes of connections.
     pub classes: &'static [(u8, &'static str)],
@@ -375,7 +375,7 @@ pub fn post(traceparent: Option<&str>) -> Option<PostSpan> {
 }
 
 impl PostSpan {
-    /// Ends the span of a request to publish so many messages to `topic`.
+    /// Ends the span of a request to publish this number of messages to `topic`.
     pub fn end(self, topic: &str, status: u16, messages: usize) {
         let PostSpan { context, parent_id, began } = self;
         let count = i64::try_from(messages).unwrap_or(i64::MAX);

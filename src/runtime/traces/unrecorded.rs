@@ -1,4 +1,4 @@
-//! What is called where spans would be recorded, in programs that record none.
+//! Empty functions in the place of recording, in programs that record no spans.
 
 use crate::driver::Token;
 use echoring_proto::handshake::Request;

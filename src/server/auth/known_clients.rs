@@ -11,7 +11,7 @@ use super::shared_identities::SharedIdentities;
 use crate::limits::EXPIRY_NOTICE;
 use crate::timers::Timers;
 
-/// What is due for a connection.
+/// The due action for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     /// Its credentials expire soon.
@@ -94,7 +94,7 @@ impl KnownClients {
         clients.map(|client| (client.token, Arc::clone(&client.identity))).collect()
     }
 
-    /// The next client for which something is due. `wall` reads the clock in seconds since 1970: a clock that was set back, or
+    /// The next client with a due action. `wall` reads the clock in seconds since 1970: a clock that was set back, or
     /// did not run while the host slept, is no reason to end a connection early.
     pub(super) fn pop_due(&mut self, now: Nanos, wall: impl Fn() -> u64) -> Option<(Token, Due)> {
         while let Some(index) = self.timers.pop_due(now) {

@@ -1,6 +1,7 @@
 //! The identities of one shard's clients, each once, however many connections have it.
 //!
-//! What they hold is charged to the node's memory budget: tokens decide how long they are, and clients how many there are.
+//! Their content is charged to the node's memory budget: tokens decide how long they are, and clients how many there
+//! are.
 //!
 //! Never: an identity without a connection.
 
@@ -30,7 +31,7 @@ impl SharedIdentities {
         Some(Arc::clone(identity))
     }
 
-    /// A connection has it no more.
+    /// A connection no longer has it.
     pub(super) fn give(&mut self, identity: &Arc<Identity>, pool: &mut Pool) {
         let Some(connections) = self.0.get_mut(identity) else { return };
         *connections -= 1;

@@ -15,7 +15,7 @@ use super::subscription_tokens::expires_at;
 use crate::auth::{AppAnswered, Gate};
 use crate::peer::ConnectionContext;
 
-/// A question to the application, without the client that it is about.
+/// A question to the application, without its client.
 pub(super) struct Question<'a> {
     pub(super) event: AppEvent,
     /// The method, or the topic.
@@ -25,7 +25,7 @@ pub(super) struct Question<'a> {
     pub(super) program: Option<ClientProgram>,
 }
 
-/// What the application has agreed to.
+/// The application's agreement.
 struct Agreed {
     encoding: Encoding,
     id: u32,
@@ -51,7 +51,7 @@ impl Broadcast {
         self.ask_app(link, gate, id, Asked::Rpc, question);
     }
 
-    /// A session sends a message to the application. Without a hook there is nobody that it could be for.
+    /// A session sends a message to the application. Without a hook, no one could answer it.
     pub(super) fn take_send(&mut self, link: &mut ConnectionContext<'_>, gate: &Gate, data: &[u8]) {
         let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
         if gate.asks_app(AppEvent::Rpc) {
@@ -304,7 +304,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// What a client sends; `None` for nothing.
+/// The payload of a client; `None` for nothing.
 pub(super) fn data_of(encoding: Encoding, data: &[u8]) -> Option<AppData> {
     match content_of(encoding, data) {
         Some(Content::Json) => Some(AppData::Json(data.to_vec())),

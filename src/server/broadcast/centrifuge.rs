@@ -60,7 +60,7 @@ impl Broadcast {
         }
     }
 
-    /// Does what the commands of a frame ask for, but for the first `done`. Those that find too many requests open wait.
+    /// Carries out the commands of a frame, except for the first `done`. Those that find too many requests open wait.
     pub(super) fn take_commands(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -79,7 +79,8 @@ impl Broadcast {
         }
     }
 
-    /// Takes the commands that wait, as far as there is room for their requests. A session of which none is left is read again.
+    /// Takes the waiting commands, as far as there is room for their requests. A session without any left is read
+    /// again.
     pub(super) fn take_held(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
         while link.is_open()
             && let Some(centrifuge) = centrifuge(link)
@@ -321,7 +322,7 @@ impl Broadcast {
     }
 }
 
-/// The position that a client names; `None` if it is none. Without an epoch, it is of any.
+/// The position that a client names; `None` if it is invalid. Without an epoch, it is of any.
 pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
     let epoch = match &*subscribe.epoch {
         "" => ANY_EPOCH,
@@ -363,13 +364,13 @@ pub(super) fn disconnect(link: &mut ConnectionContext<'_>, disconnect: Disconnec
     link.close(code, reason);
 }
 
-/// What a connection's session has if it speaks Centrifuge's protocol.
+/// The state of a session that speaks Centrifuge's protocol.
 pub(super) fn centrifuge<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut CentrifugeSession> {
     let session = link.peer.session_mut()?;
     session.centrifuge_mut()
 }
 
-/// The connect command that is not answered yet, with what waits behind it.
+/// The connect command without an answer yet, with the commands behind it.
 pub(super) fn backlog<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut ConnectBacklog> {
     match &mut centrifuge(link)?.stage {
         Stage::Connecting(backlog) => Some(backlog),
@@ -377,7 +378,7 @@ pub(super) fn backlog<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut
     }
 }
 
-/// Whether so much is queued to a peer that no long answer is added: the queue's bound would end a session that reads.
+/// Whether too much is queued to a peer for another long answer: the queue's bound would end a session that reads.
 pub(super) fn has_long_queue(link: &ConnectionContext<'_>) -> bool {
     link.queued_bytes() > link.queue_bytes()
 }

@@ -94,8 +94,8 @@ pub(super) fn number(id: Option<u64>) -> u32 {
     id.and_then(|id| u32::try_from(id).ok()).unwrap_or_default()
 }
 
-/// Seconds after which a client presents a fresh token, if its credentials expire in so many: the protocol's clients do not
-/// return before they are told to.
+/// Seconds after which a client presents a fresh token, for credentials with this lifetime: the protocol's clients do
+/// not return before they are told to.
 pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
     let notice_s = (EXPIRY_NOTICE / SECOND).min(expires_in_s / 2);
     u32::try_from(expires_in_s - notice_s).unwrap_or(u32::MAX).max(1)

@@ -1,5 +1,5 @@
-//! What a session of Centrifuge's client protocol has besides subscriptions: its stage, its pings, and its requests that
-//! other shards answer.
+//! The state of a session of Centrifuge's client protocol besides subscriptions: its stage, its pings, and its requests
+//! that other shards answer.
 //!
 //! No I/O, and no clock: the time is an argument.
 
@@ -16,7 +16,7 @@ use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;
 use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
 
-/// Interval at which a session is looked at whose connect command is being decided. The authentication has deadlines.
+/// Interval of checks of a session whose connect command is being decided. The authentication has deadlines.
 const DECISION_CHECK_INTERVAL: Nanos = SECOND;
 
 /// The time of a session that is not due.
@@ -54,16 +54,16 @@ pub(super) enum Stage {
     Connected(Pings),
 }
 
-/// A connect command that is not answered yet, and what came behind it.
+/// A connect command without an answer yet, and the commands behind it.
 #[derive(Debug)]
 pub(super) struct ConnectBacklog {
     /// The id of the command.
     pub(super) id: u32,
-    /// Whether the command has the token that says who the client is.
+    /// Whether the command has the token that identifies the client.
     pub(super) has_token: bool,
     /// Positions from which the client wants to recover server-side subscriptions, by topic.
     pub(super) positions: Vec<(Box<str>, Position)>,
-    /// The client is known and let in: the answer waits for its subscriptions only.
+    /// The client is known and admitted: the answer waits only for its subscriptions.
     pub(super) is_admitted: bool,
     /// Data of the application for the answer.
     pub(super) data: Option<AppData>,
@@ -101,12 +101,12 @@ pub(super) enum Pings {
     Answered,
 }
 
-/// What is due for a session.
+/// The due action of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// It has not connected in time.
     Stale,
-    /// A ping is to be sent.
+    /// A ping is due.
     Ping,
     /// It has not answered the ping.
     NoPong,
@@ -193,8 +193,8 @@ impl CentrifugeSession {
         }
     }
 
-    /// Takes what is due, and sets the next time. `is_excused` says that the client cannot be expected to have answered:
-    /// it is not read, or was not sent everything.
+    /// Takes the due action, and sets the next time. `is_excused` tells that the client cannot be expected to have
+    /// answered: it is not read, or was not sent everything.
     pub(super) fn take_due(&mut self, now: Nanos, times: PingTimes, is_excused: bool) -> Due {
         let PingTimes { interval, timeout } = times;
         if now < self.stage_at {
@@ -258,7 +258,7 @@ impl ConnectBacklog {
         self.pages.push(page);
     }
 
-    /// Whether a frame of so many bytes may be kept besides.
+    /// Whether another frame of this size may be kept.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.frame_bytes + bytes <= CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX
     }
@@ -283,7 +283,7 @@ impl FirstPage {
         Position { offset, ..self.page.head }
     }
 
-    /// Where the replay goes on behind it.
+    /// The position behind it at which the replay continues.
     pub(super) fn next(&self) -> Replay {
         if self.page.conflated { Replay::Latest(self.reached) } else { Replay::After(self.reached) }
     }
@@ -294,7 +294,7 @@ impl FirstPage {
     }
 }
 
-/// Bytes of a frame that is kept: an entry costs memory besides its bytes.
+/// Bytes of a kept frame: an entry costs memory besides its bytes.
 pub(super) fn frame_bytes(frame: &[u8]) -> usize {
     frame.len() + size_of::<Box<[u8]>>()
 }

@@ -1,12 +1,12 @@
 //! One shard's part in a cluster of nodes: its topics are shared with the same topics of other nodes.
 //!
 //! Of a topic that this node owns, the shard orders publications as it does without a cluster, and sends each message once to
-//! every node that follows the topic. Of other topics it keeps a copy that follows the owner; what is published here goes to the
-//! owner, and is delivered when it comes back in its place.
+//! every node that follows the topic. Of other topics it keeps a copy that follows the owner; local publications go to
+//! the owner, and is delivered when it comes back in its place.
 //!
-//! What other parts of a tick leave for the cluster is queued, and taken at its end, because the owner table may call back
-//! into all of them. Publications come before the events of other nodes, so that a change of owners never lets a later
-//! publication overtake an earlier one.
+//! Work that other parts of a tick leave for the cluster is queued, and done at its end, because the owner table may
+//! call back into all of them. Publications come before the events of other nodes, so that a change of owners never
+//! lets a later publication overtake an earlier one.
 
 mod behind;
 mod durable;
@@ -40,7 +40,7 @@ pub(super) use durable::{ConnectionReader, PageReader, PageRequest, StreamRange}
 use entry::{Entry, Origin};
 use store::Store;
 
-/// What a shard of a node in a cluster is given.
+/// The arguments of a shard of a node in a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterSettings {
     /// The node.
@@ -67,25 +67,25 @@ pub(super) struct ClusterShard {
     undecided: BTreeMap<Ticket, Undecided>,
     /// Followed topics that lack messages up to this offset, which are history.
     heads: BTreeMap<Box<str>, u64>,
-    /// Those who wait for topics whose position is not known.
+    /// The readers that wait for topics with an unknown position.
     waiting: BTreeMap<Box<str>, Vec<Waits>>,
     /// Topics that operators read, until when they are followed for that.
     reads: BTreeMap<Box<str>, Nanos>,
     /// The ends of all reads. Each takes equally long.
     read_ends: VecDeque<(Nanos, Box<str>)>,
-    /// Who wants to know when the topics of others are handed over.
+    /// The waiter for the handover of the topics of others.
     settles: Vec<u64>,
     streams: Streams,
 }
 
-/// Somebody who waits for the outcome of a publication.
+/// The waiter for the outcome of a publication.
 #[derive(Debug)]
 enum Undecided {
     Client(Publisher, Box<str>),
     Operator,
 }
 
-/// Somebody who waits for a topic's position.
+/// The waiter for a topic's position.
 #[derive(Debug)]
 enum Waits {
     /// A shard that subscribes.
@@ -94,7 +94,7 @@ enum Waits {
     Operator(TopicRead, Nanos),
 }
 
-/// What a tick leaves for the cluster.
+/// The work that a tick leaves for the cluster.
 #[derive(Debug, Default)]
 pub(super) struct ClusterQueue {
     /// Topics with new or fewer subscribers.
@@ -221,7 +221,7 @@ impl ClusterShard {
         self.table.is_live(name) && !self.heads.contains_key(name)
     }
 
-    /// A shard subscribes to a topic whose position is not known. It is answered later.
+    /// A shard subscribes to a topic with an unknown position. It is answered later.
     pub(super) fn wait(
         &mut self,
         queue: &mut ClusterQueue,
@@ -235,7 +235,7 @@ impl ClusterShard {
     }
 
     /// An operator reads a topic, which is followed for that. Returns the question if it can be answered now; otherwise it is
-    /// answered later, or nobody waits any more.
+    /// answered later, or nobody waits for it.
     pub(super) fn begin_read(
         &mut self,
         queue: &mut ClusterQueue,
@@ -291,7 +291,7 @@ impl ClusterQueue {
         self.touched.push(name.into());
     }
 
-    /// The stream of a durable topic that this node owns is to be read again.
+    /// The stream of a durable topic that this node owns must be read again.
     pub(super) fn reread(&mut self, name: &str) {
         self.rereads.insert(name.into());
     }
@@ -335,7 +335,7 @@ impl Broadcast {
         ahead.into_iter().chain(cluster.deadline()).min()
     }
 
-    /// Does what the tick has left for the cluster, and what other nodes have said.
+    /// Does the work that the tick has left for the cluster, and handles the events of other nodes.
     pub(super) fn advance_cluster<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.sequencer.tell_forgotten();
         let Some(mut cluster) = self.sequencer.cluster.take() else { return };
@@ -496,7 +496,7 @@ impl Broadcast {
         }
     }
 
-    /// Tells a publisher what became of its publication.
+    /// Reports the outcome of its publication to a publisher.
     fn decide<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -540,8 +540,8 @@ impl Broadcast {
         }
     }
 
-    /// The topic goes on in another epoch, or behind messages that are missing, at `position`: present subscribers are told, and
-    /// come back for what they lack.
+    /// The topic continues in another epoch, or behind missing messages, at `position`: present subscribers are
+    /// notified, and return for the messages that they lack.
     pub(super) fn interrupted<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -605,7 +605,7 @@ impl Broadcast {
         }
     }
 
-    /// Tells a session that a subscription has ended at this position. An event stream has no other, so it ends.
+    /// Notifies a session that a subscription has ended at this position. An event stream has no other, so it ends.
     pub(super) fn tell_moved(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -621,7 +621,7 @@ impl Broadcast {
         }
     }
 
-    /// Says that subscribers of these shards are [`interrupted`](Broadcast::interrupted).
+    /// Marks subscribers of these shards as [`interrupted`](Broadcast::interrupted).
     fn interrupt<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,

@@ -30,7 +30,7 @@ use super::subscriptions::Waiting;
 use crate::auth::Gate;
 use crate::peer::{ConnectionContext, Context};
 
-/// What the answer says of a subscription.
+/// The part of the answer about a subscription.
 struct Begins {
     topic: TopicId,
     name: String,
@@ -44,7 +44,8 @@ struct Begins {
 }
 
 impl Broadcast {
-    /// The connect command. Without a token, the application decides if it has a hook, and otherwise what the handshake presented.
+    /// The connect command. Without a token, the application decides if it has a hook, otherwise the credentials of the
+    /// handshake.
     pub(super) fn connect(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -221,7 +222,7 @@ impl Broadcast {
         true
     }
 
-    /// A subscription whose beginning was answered goes on.
+    /// A subscription whose beginning was answered continues.
     fn go_on(&mut self, link: &mut ConnectionContext<'_>, begins: &Begins) {
         let Begins { topic, name, page, .. } = begins;
         let Some(first) = page else { return self.go_live(link, *topic) };

@@ -77,7 +77,7 @@ mod tests {
     use echoring_centrifuge::delta::apply;
     use proptest::prelude::*;
 
-    /// What a client has after each message.
+    /// A client's data after each message.
     fn restored(encoding: Encoding, messages: &[Publication<'_>]) -> Vec<Vec<u8>> {
         let mut writer = DeltaWriter::default();
         let mut restored: Vec<Vec<u8>> = Vec::new();

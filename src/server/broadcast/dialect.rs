@@ -17,7 +17,7 @@ pub(crate) enum Dialect {
     Centrifuge(Encoding),
     /// Events of an event stream. There are no requests.
     EventStream,
-    /// Raw messages. The requests are those of the connection's handler, which is told the events.
+    /// Raw messages. The requests are those of the connection's handler, which receives the events.
     Handler,
 }
 
@@ -42,7 +42,7 @@ impl Dialect {
         }
     }
 
-    /// Whether a subscriber can be told which messages it missed. Otherwise it recovers when it subscribes again.
+    /// Whether a subscriber can be notified of missed messages. Otherwise it recovers when it subscribes again.
     pub(super) fn has_gaps(self) -> bool {
         matches!(self, Dialect::V1 | Dialect::EventStream | Dialect::Handler)
     }

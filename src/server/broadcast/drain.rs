@@ -21,9 +21,9 @@ use echoring_runtime::shard::{Lane, Mailboxes};
 /// The progress of one stage, in both directions.
 #[derive(Debug, Default)]
 pub(super) struct StageProgress {
-    /// The next shard to tell.
+    /// The next shard to notify.
     next: usize,
-    /// Shards that have told this one.
+    /// Shards that have notified this one.
     heard: usize,
 }
 
@@ -39,14 +39,15 @@ pub(super) struct Drain {
     pub(super) waits_for_room: bool,
     /// When subscribers that have not got everything are closed.
     pub(super) goodbye_at: Nanos,
-    /// Connections that are to be closed once they have got everything.
+    /// Connections that must be closed once they have received everything.
     pub(super) remaining: Vec<Token>,
     /// No connection is left, and no other shard needs this one.
     pub(super) is_over: bool,
 }
 
 impl StageProgress {
-    /// Tells the other shards that the stage is over here, as far as there is room. Returns whether all have been told.
+    /// Notifies the other shards that the stage is over here, as far as there is room. Returns whether all have been
+    /// notified.
     pub(super) fn tell(&mut self, mailboxes: &mut Mailboxes<ShardMail>, stage: DrainStage) -> bool {
         let lane = match stage {
             DrainStage::Publications | DrainStage::Everything => Lane::Request,

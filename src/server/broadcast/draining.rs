@@ -14,8 +14,8 @@ use echoring_runtime::shard::Goodbye;
 use echoring_topics::{GapReason, TopicId};
 
 impl Broadcast {
-    /// Begins the drain, or changes its deadline. Publications are refused from now on. Raw publishers cannot be told
-    /// that, so they are not read.
+    /// Begins the drain, or changes its deadline. Publications are refused from now on. Raw publishers cannot be
+    /// notified, so they are not read.
     pub(crate) fn drain<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         if self.drain.begin(cx.now()) {
             self.fan_out.topics.hurry();
@@ -32,7 +32,7 @@ impl Broadcast {
         self.drain.remaining.push(token);
     }
 
-    /// The same for a connection whose handler has been told. A drain of all has it already.
+    /// The same for a connection whose handler has been notified. A drain of all connections includes it already.
     pub(crate) fn farewell_of_handler(&mut self, token: Token) {
         if !self.drain.is_on() {
             self.farewell(token);
@@ -89,7 +89,7 @@ impl Broadcast {
         drain.waits_for_room = !told;
     }
 
-    /// The same when a successor orders the messages: no other shard of this process is waited for.
+    /// The same when a successor orders the messages: it waits for no other shard of this process.
     fn advance_drain_of_predecessor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let is_over = self.drain.goodbye_at <= cx.now() || self.handover.is_lost;
         if self.handover.is_lost || !self.fan_out.topics.is_dirty() {
@@ -103,8 +103,8 @@ impl Broadcast {
         self.drain.waits_for_room = !has_posted;
     }
 
-    /// Closes the connections that have got everything, without those whose handlers are to be told first or close them
-    /// themselves, unless their time `is_over`.
+    /// Closes the connections that have received everything, without those whose handlers must be notified first or
+    /// close them themselves, unless their time `is_over`.
     pub(super) fn close_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, is_over: bool) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, sessions, .. } = self;
@@ -130,8 +130,8 @@ impl Broadcast {
         });
     }
 
-    /// Closes the connections that have not got everything, because the time of the drain is over. `has_all` says that the
-    /// logs are complete, so that a session can be told what it misses.
+    /// Closes the connections that have not got everything, because the time of the drain is over. `has_all` tells that
+    /// the logs are complete, so that a session can be notified of missed messages.
     fn close_remaining<D: Driver>(&mut self, cx: &mut Context<'_, D>, has_all: bool) {
         let subscribers = self.drain.remaining.len();
         if subscribers > 0 {

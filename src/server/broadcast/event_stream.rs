@@ -1,8 +1,8 @@
 //! Event streams: a session of one topic whose client only listens. The request names the topic and the position, and is
 //! answered once the topic's owner is known, like that of a raw route.
 //!
-//! A session has everything that a stream needs: recovery, gaps, and a drain that tells what was sent. It differs in the codec,
-//! and where a session loses a subscription, a stream ends.
+//! A session has everything that a stream needs: recovery, gaps, and a drain that reports what was sent. It differs in
+//! the codec, and where a session loses a subscription, a stream ends.
 
 use super::Broadcast;
 use super::session::{AllowedBy, Granted, Protocol, Session, SessionSubscription, SubscriptionState};

@@ -20,8 +20,9 @@ pub(super) enum SessionEvent<'a> {
     /// The server ended a subscription, because the client may no longer have it as it is. `may_return` says that it may
     /// subscribe again.
     Withdrawn { topic: &'a str, position: Position, may_return: bool },
-    /// The server ended a subscription, because the topic goes on in another epoch, or behind messages that are missing here. The
-    /// client has everything up to `position`, and is told what it lacks when it subscribes again.
+    /// The server ended a subscription, because the topic continues in another epoch, or behind messages that are
+    /// missing here. The client has everything up to `position`, and learns of missed messages when it subscribes
+    /// again.
     Moved { topic: &'a str, position: Position },
     /// A publication was accepted.
     Published { id: u64, topic: &'a str, position: Position },
@@ -31,7 +32,7 @@ pub(super) enum SessionEvent<'a> {
     Members(MembersEvent<'a>),
     /// The session has fresh credentials.
     Authenticated { id: Option<u64>, client: ClientId, subject: &'a str, expires_in_s: Option<u64> },
-    /// The credentials of the session expire in so many seconds.
+    /// The lifetime of the session's credentials, in seconds.
     TokenExpires(u64),
     /// A request failed.
     Error(&'a ProtocolError),
@@ -47,7 +48,7 @@ pub(super) struct SubscribedEvent<'a> {
     pub(super) recovered: Option<bool>,
     /// Messages up to this offset are parts of a snapshot.
     pub(super) snapshot: Option<u64>,
-    /// Whether nobody knows what is missing after the position that the client asked for.
+    /// Whether it is unknown which messages are missing after the position that the client asked for.
     pub(super) is_reset: bool,
     /// On a topic with presence, the number of subscribers, and the client's own number.
     pub(super) presence: Option<(u64, ClientId)>,
@@ -72,7 +73,7 @@ pub(super) struct MembersEvent<'a> {
     pub(super) topic: &'a str,
     /// The page begins behind this member.
     pub(super) after: Option<ClientId>,
-    /// What the page has.
+    /// The content of the page.
     pub(super) members: Members,
     /// The members of the page, see [`members`](echoring_topics::members).
     pub(super) clients: &'a [u8],

@@ -6,8 +6,8 @@ use echoring_runtime::shard::{Lane, Mailboxes};
 
 use super::shard_mail::ShardMail;
 
-/// Posts mail in order. Callers check the room of the lanes before they do what causes it. A message of another node may cause
-/// more mail than a lane has room for: the rest waits here, and nothing that causes more is taken meanwhile.
+/// Posts mail in order. Callers check the room of the lanes before they cause mail. A message of another node may cause
+/// more mail than a lane has room for: the rest waits here, and no further message is taken meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     waiting: VecDeque<(usize, ShardMail, Vec<u8>)>,
@@ -37,7 +37,7 @@ impl Forwards {
         }
     }
 
-    /// Posts what waits, as far as there is room.
+    /// Posts waiting mail, as far as there is room.
     pub(super) fn post_waiting(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
         while let Some((to, mail, bytes)) = self.waiting.front()
             && mailboxes.post(*to, Lane::Forward, mail.clone(), &[bytes]).is_ok()

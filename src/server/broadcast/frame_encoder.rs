@@ -139,8 +139,8 @@ pub(super) fn event_frame(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`], in the dialect of one
-/// subscriber. `epoch` is that of the topic of an event stream. Where the dialect can say so, each message has the number of
-/// messages skipped before it. Returns the frames, the offset of the last one, and their number.
+/// subscriber. `epoch` is that of the topic of an event stream. If the dialect can express it, each message has the
+/// number of messages skipped before it. Returns the frames, the offset of the last one, and their number.
 pub(super) fn conflated_frames(
     topic: &str,
     keyed: &Keyed,

@@ -1,5 +1,5 @@
-//! What handlers are to be told about their subscriptions and publications. They are called at the end of the tick, because
-//! an event may come about while a handler runs.
+//! Events that handlers are told about their subscriptions and publications. Handlers are called at the end of the
+//! tick, because an event may occur while a handler runs.
 
 use echoring_runtime::driver::Token;
 use echoring_topics::{Gap, Position, Refused};
@@ -130,7 +130,7 @@ impl HandlerEvents {
     }
 }
 
-/// Events for which memory is kept from tick to tick.
+/// Events whose memory is kept from tick to tick.
 const KEPT_ENTRIES_MAX: usize = 1_024;
 /// The same for their names, in bytes.
 const KEPT_NAMES_BYTES_MAX: usize = 32 * 1024;

@@ -92,8 +92,8 @@ impl Broadcast {
         link.peer.session_mut()?.take(topic)
     }
 
-    /// A handler publishes in the name of its connection. Its outcome is an event for the handler: a refusal or, with an `id`,
-    /// whatever it is.
+    /// A handler publishes in the name of its connection. Its outcome is an event for the handler: a refusal or, with
+    /// an `id`, any result.
     ///
     /// # Errors
     /// Nothing is published, and no event follows.
@@ -175,12 +175,12 @@ impl Broadcast {
         sessions.handler_events.refused(link.token, fan_out.name(topic), refused);
     }
 
-    /// What handlers are to be told. `spare` is used for what comes next.
+    /// The events for handlers. `spare` is used for the next ones.
     pub(crate) fn take_handler_events(&mut self, spare: HandlerEvents) -> HandlerEvents {
         std::mem::replace(&mut self.sessions.handler_events, spare)
     }
 
-    /// Whether handlers are to be told something.
+    /// Whether there are events for handlers.
     #[inline]
     pub(crate) fn has_handler_events(&self) -> bool {
         !self.sessions.handler_events.is_empty()
@@ -200,7 +200,7 @@ impl Broadcast {
     }
 }
 
-/// Whether the connection of a handler may publish at this moment. It counts for the rates then.
+/// Whether the connection of a handler may publish at this moment. It then counts for the rates.
 fn may_publish_now(link: &mut ConnectionContext<'_>, gate: &mut Gate) -> Result<(), PublishError> {
     if !link.is_open() {
         return Err(PublishError::Closing);

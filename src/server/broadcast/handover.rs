@@ -7,9 +7,10 @@
 //! ```
 //!
 //! While it is frozen, a shard posts no requests: publications are held and their publishers not read, and the others are
-//! queued. A shard that has said so in its request lanes is followed by nothing there, so an owner shard that has heard it from
-//! all others orders nothing more. Then the requests go to the successor's owner shards, over a bridge, or after a failure to
-//! where they would have gone. So every publication is ordered by one of the two, in the order in which it was posted.
+//! queued. Once a shard has said so in its request lanes, nothing follows there, so an owner shard that has heard it
+//! from all others orders nothing more. Then the requests go to the successor's owner shards, over a bridge, or after a
+//! failure to where they would have gone. So every publication is ordered by one of the two, in the order in which it
+//! was posted.
 
 use std::sync::mpsc::SyncSender;
 
@@ -22,13 +23,13 @@ use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, Lane, Mailboxes};
 use echoring_topics::{ExportCursor, ImportError, Importer, OwnedTopicId, Record};
 
-/// Who orders the messages of the topics that this shard owned when the process started.
+/// The process that orders the messages of the topics that this shard owned when the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ordering {
     /// This shard.
     #[default]
     Own,
-    /// Nobody, until the successor has everything.
+    /// None, until the successor has everything.
     Frozen,
     /// The successor's owner shards.
     Theirs,
@@ -38,7 +39,7 @@ pub(crate) enum Ordering {
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     pub(super) ordering: Ordering,
-    /// The current attempt, and how many shards have said that they are frozen in it.
+    /// The current attempt, and the number of shards that have reported being frozen in it.
     heard: (u32, usize),
     freeze: Option<Freeze>,
     /// A mailbox had no room for the notice that this shard is frozen.
@@ -51,9 +52,9 @@ pub(super) struct Handover {
 #[derive(Debug)]
 struct Freeze {
     round: u32,
-    /// The next shard to tell.
+    /// The next shard to notify.
     next: usize,
-    /// Told once the topics of this shard change no more.
+    /// Notified once the topics of this shard no longer change.
     done: Option<SyncSender<usize>>,
 }
 
@@ -64,7 +65,7 @@ impl Handover {
         self.heard = (round, heard + 1);
     }
 
-    /// Tells the other shards, as far as there is room, and the control thread, once all have said so.
+    /// Notifies the other shards, as far as there is room, and the control thread, once all have reported.
     fn advance(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
         self.waits_for_room = false;
         let Some(freeze) = &mut self.freeze else { return };
@@ -88,7 +89,7 @@ impl Handover {
 }
 
 impl Broadcast {
-    /// Posts no more requests. `done` is told once the topics of this shard change no more.
+    /// Posts no more requests. `done` is notified once the topics of this shard no longer change.
     pub(crate) fn freeze<D: Driver>(&mut self, cx: &mut Context<'_, D>, round: u32, done: SyncSender<usize>) {
         self.set_ordering(Ordering::Frozen);
         self.handover.freeze = Some(Freeze { round, next: 0, done: Some(done) });
@@ -198,7 +199,7 @@ impl Broadcast {
         }
     }
 
-    /// Tells subscribers of the clients that ended with the predecessor, as far as there is room.
+    /// Notifies subscribers of the clients that ended with the predecessor, as far as there is room.
     pub(super) fn report_departed<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut resources = cx.resources();
         while resources.mailboxes.all_have_room(Lane::Forward, 0)
@@ -208,7 +209,8 @@ impl Broadcast {
         }
     }
 
-    /// The link to the successor is broken. Nothing is ordered any more; the drain that follows closes everyone.
+    /// The link to the successor is broken. Nothing is ordered after this; the drain that follows closes all
+    /// connections.
     pub(crate) fn lose_successor<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         cx.detach();
         self.handover.is_lost = true;

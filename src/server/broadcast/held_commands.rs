@@ -1,5 +1,5 @@
-//! Commands of a session that wait until fewer of its requests are open: what is left of the frame that filled it, and the frames
-//! that were on the way when reading paused.
+//! Commands of a session that wait until fewer of its requests are open: the rest of the frame that filled it, and the
+//! frames that were on the way when reading paused.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ pub(super) struct HeldCommands {
     frame_bytes: usize,
 }
 
-/// What is left of a frame.
+/// The remaining part of a frame.
 #[derive(Debug)]
 pub(super) struct HeldFrame {
     frame: Box<[u8]>,
@@ -28,7 +28,7 @@ impl HeldCommands {
         self.frames.is_empty()
     }
 
-    /// Whether a frame of so many bytes may be held besides. One frame always may.
+    /// Whether another frame of this size may be held. One frame always may.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.frames.is_empty() || self.frame_bytes + bytes <= CENTRIFUGE_HELD_BYTES_MAX
     }
@@ -46,7 +46,7 @@ impl HeldCommands {
         Some(held)
     }
 
-    /// Puts the first frame back, with what is left of it.
+    /// Puts the first frame back, with its remaining part.
     pub(super) fn put_back(&mut self, held: HeldFrame) {
         self.frame_bytes += held.frame.len();
         self.frames.push_front(held);
@@ -74,7 +74,7 @@ impl HeldFrame {
     }
 }
 
-/// What a frame of so many bytes is charged: an entry costs memory besides.
+/// The charge for a frame of this size: an entry costs memory besides its bytes.
 pub(super) fn charge_of(bytes: usize) -> usize {
     bytes + size_of::<HeldFrame>()
 }

@@ -65,7 +65,8 @@ impl HeldPublications {
         self.queue.push_back(HeldPublication { publisher, stored, closed_bytes });
     }
 
-    /// The next publication; `None` if there is none, or if it is of a closed connection and this tick has had enough of those.
+    /// The next publication; `None` if there is none, or if it is of a closed connection and this tick has published
+    /// enough of those.
     pub(super) fn pop(&mut self) -> Option<HeldPublication> {
         let next = self.queue.front()?;
         if next.closed_bytes > 0 && self.closed_bytes >= ON_CLOSE_BYTES_PER_TICK {
@@ -86,7 +87,7 @@ impl HeldPublications {
         self.closed_bytes = 0;
     }
 
-    /// Takes all, which nobody can order any more.
+    /// Takes all publications, because no process can order them any more.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = StoredPublication> {
         std::mem::take(&mut self.queue).into_iter().map(|held| held.stored)
     }
@@ -107,7 +108,7 @@ pub(super) fn release_one(peer: &mut Peer) -> bool {
     *held == 0
 }
 
-/// Whether a connection of which nothing is held is not read for another reason.
+/// Whether a connection without held publications is not read for another reason.
 pub(super) fn is_paused(peer: &Peer) -> bool {
     match peer {
         Peer::Handler(handler) => handler.is_paused,

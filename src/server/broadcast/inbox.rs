@@ -160,7 +160,8 @@ impl Broadcast {
         self.sequencer.forwards.post(cx.resources().mailboxes, to, mail, bytes);
     }
 
-    /// Whether the successor has ordered a message twice, or left one out. Nothing that it sends can be relied on then.
+    /// Whether the successor has ordered a message twice, or left one out. Nothing else that it sends can then be
+    /// relied on.
     fn breaks_order(&self, here: usize, from: usize, mail: &ShardMail) -> bool {
         match *mail {
             ShardMail::Deliver { local, offset, .. } => from >= here && !self.is_next(local, offset),

@@ -11,7 +11,7 @@ use crate::peer::Context;
 use echoring_runtime::driver::{Driver, Token};
 
 impl Broadcast {
-    /// A connection is gone, with its subscriptions: publishes its messages, behind everything that it has published before.
+    /// A connection has ended, with its subscriptions: publishes its messages, behind all its earlier publications.
     /// `identity` is the number of its client.
     pub(crate) fn publish_on_close<D: Driver>(
         &mut self,
@@ -44,8 +44,8 @@ impl Broadcast {
         }
     }
 
-    /// A drain refuses publications. Those who hear a predecessor's are the clients of its successor, so it publishes until its last
-    /// seconds.
+    /// A drain refuses publications. The subscribers of a predecessor's messages are the clients of its successor, so
+    /// it publishes until its last seconds.
     fn refuses_last_messages<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
         let is_predecessor = self.sequencer.ordering == Ordering::Theirs;
         match self.drain.is_on() && is_predecessor {

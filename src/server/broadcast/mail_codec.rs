@@ -1,7 +1,7 @@
 //! The wire format of mail between the shards of two processes, see [`handover`](crate::handover).
 //!
-//! Numbers are little-endian. The mail is followed by its bytes. What arrives is checked as far as a shard relies on it:
-//! lengths, numbers that are counted with, text, and the order of a page.
+//! Numbers are little-endian. The mail is followed by its bytes. The parts that a shard relies on are checked on
+//! arrival: lengths, numbers that are counted with, text, and the order of a page.
 
 use bytes::{Buf as _, BufMut as _};
 
@@ -169,7 +169,7 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
     has_its_bytes(&mail, bytes).then_some((mail, bytes))
 }
 
-/// Whether the bytes are what the mail says.
+/// Whether the bytes match the mail.
 fn has_its_bytes(mail: &ShardMail, bytes: &[u8]) -> bool {
     match *mail {
         ShardMail::Subscribe { .. } => is_name(bytes),
@@ -216,7 +216,7 @@ fn is_subject(bytes: &[u8]) -> bool {
     bytes.len() <= SUBJECT_BYTES_MAX && is_text(bytes)
 }
 
-/// Whether the messages are in order, and within what the page covers.
+/// Whether the messages are in order, and within the range of the page.
 fn is_page(page: &Page, bytes: &[u8]) -> bool {
     let (mut reached, mut messages) = (page.after, 0);
     for (offset, publication) in entries(bytes) {

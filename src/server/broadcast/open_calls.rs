@@ -1,7 +1,7 @@
 //! The open requests of a session about which the application is asked.
 //!
 //! A request that is asked about does not hold up others, but publications stay in their order. A session with many open requests
-//! is not read, and what it has sent already waits.
+//! is not read, and its earlier input waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) struct AppCalls {
     open: VecDeque<OpenCall>,
     /// Commands that wait until fewer requests are open.
     pub(super) held: HeldCommands,
-    /// What the calls of the session's client count for.
+    /// The account of the calls of the session's client.
     pub(super) identity: Option<Arc<IdentityUse>>,
 }
 
@@ -33,7 +33,7 @@ struct OpenCall {
     answered: Option<(Box<Call>, AppAnswer)>,
 }
 
-/// What to do when the application agrees.
+/// The action when the application agrees.
 #[derive(Debug)]
 pub(super) enum Asked {
     /// Answer the call.
@@ -75,7 +75,7 @@ impl AppCalls {
         if self.have_room() { self.held.pop() } else { None }
     }
 
-    /// Whether so many are open, or wait to be, that the session is not to be read.
+    /// Whether so many calls are open, or wait, that the session must not be read.
     pub(super) fn are_many(&self) -> bool {
         !self.have_room() || !self.held.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What is kept of a topic, for operators: its history, and the members of a topic with presence.
+//! The stored data of a topic, for operators: its history, and the members of a topic with presence.
 //!
 //! In a cluster, a shard without the topic follows it for a while, and history that is no longer in memory is read from the stream
 //! of a durable topic.
@@ -39,7 +39,7 @@ impl Broadcast {
         }
     }
 
-    /// Answers a question about a topic, of which this shard has all that there is.
+    /// Answers a question about a topic of which this shard has everything.
     pub(super) fn answer_read<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
         let topics = &self.sequencer.topics;
         let known = topics.find(&read.topic).zip(topics.position(&read.topic));

@@ -6,7 +6,7 @@ use echoring_runtime::shard::{Lane, Mailboxes};
 
 use super::shard_mail::ShardMail;
 
-/// Requests in the order in which they were made. Callers check the bound before they add one.
+/// Requests in order. Callers check the bound before they add one.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
     queue: VecDeque<PendingRequest>,
@@ -108,7 +108,7 @@ impl PendingRequests {
         here.into_iter().map(|request| (request.mail, request.text)).collect()
     }
 
-    /// Nobody can answer any more.
+    /// No process can answer any more.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
     }

@@ -18,7 +18,7 @@ pub(super) struct PresenceChange<'a> {
     pub(super) count: u64,
 }
 
-/// What has become of the members of the topics that this shard owns, and is not told yet.
+/// Changes of the members of the topics that this shard owns, to be reported.
 #[derive(Debug, Default)]
 pub(super) struct PresenceChanges(BTreeMap<(OwnedTopicId, ClientId), Membership>);
 
@@ -39,7 +39,7 @@ impl PresenceChanges {
         self.0.entry(member).or_insert(Membership { before, now: None }).now = now;
     }
 
-    /// The next client that is not what it was before.
+    /// The next client whose membership has changed.
     fn take(&mut self) -> Option<((OwnedTopicId, ClientId), Membership)> {
         loop {
             let (member, change) = self.0.pop_first()?;
@@ -51,7 +51,8 @@ impl PresenceChanges {
 }
 
 impl Broadcast {
-    /// Tells the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic has presence.
+    /// Informs the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic
+    /// has presence.
     pub(super) fn report_presence(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
@@ -91,7 +92,7 @@ impl Broadcast {
     }
 
     /// The owner's part: counts the subscriber. The event follows at the end of the tick, unless the subscriber is then what it was
-    /// before: who leaves and returns costs the others nothing. In a cluster, the owner node counts.
+    /// before: a client that leaves and returns costs the others nothing. In a cluster, the owner node counts.
     pub(super) fn change_presence(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
@@ -118,7 +119,7 @@ impl Broadcast {
         presence_changes.note((owned, client), before, joined.map(Box::from));
     }
 
-    /// Tells what has become of members since the last tick, as far as there is room.
+    /// Reports the changes of members since the last tick, as far as there is room.
     pub(super) fn tell_presence_changes(&mut self, resources: &mut ShardResources<'_, ShardMail>) {
         let is_shared = self.sequencer.topics.lists_forgotten();
         while is_shared
@@ -203,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever clients do in a tick, what is told leads from what was known to what is.
+        /// Whatever clients do in a tick, the notices lead from the known state to the present one.
         #[test]
         fn what_is_told_of_a_tick_is_what_has_changed(
             before in prop::collection::vec(prop::option::of("[ab]"), 3),

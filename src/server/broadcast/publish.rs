@@ -17,7 +17,7 @@ use echoring_runtime::shard::{Full, ShardResources};
 use echoring_runtime::traces;
 use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
 
-/// What became of a publication of the operator.
+/// The outcome of a publication of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OperatorPublished {
     /// It got this position.
@@ -106,7 +106,7 @@ impl Broadcast {
         self.publish_allowed(link, client, id, name, publication, idempotency_key);
     }
 
-    /// A session publishes what it may.
+    /// A session publishes if its permissions allow it.
     pub(super) fn publish_allowed(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -311,13 +311,13 @@ pub(super) fn route_or_hold(
     None
 }
 
-/// The publisher of a refused publication is closed and cannot be told. The topic counts the refusal.
+/// The publisher of a refused publication is closed and cannot be notified. The topic counts the refusal.
 #[cold]
 pub(super) fn refused_of_closed(topic: &str, refused: Refused) {
     tracing::info!(topic, reason = refused.code(), "a message from a closed connection was refused");
 }
 
-/// What became of a publication, for its span.
+/// The outcome of a publication, for its span.
 fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> {
     match routed {
         Ok(Routed::Here(Ok(_))) => Ok("ordered"),

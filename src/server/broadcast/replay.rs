@@ -101,8 +101,8 @@ impl Broadcast {
         }
     }
 
-    /// The owner no longer knows the topic, or cannot tell what is behind a position, so the subscription is refused. An event stream
-    /// ends, and its client returns.
+    /// The owner no longer knows the topic, or does not know the messages behind a position, so the subscription is
+    /// refused. An event stream ends, and its client returns.
     pub(super) fn abandon_replay(
         &mut self,
         link: &mut ConnectionContext<'_>,
@@ -135,8 +135,8 @@ impl Broadcast {
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
-    /// The requested position has the epoch of the topic but was never reached. It is invalid, so the session gets what
-    /// a new subscriber gets.
+    /// The requested position has the epoch of the topic but was never reached. It is invalid, so the session is
+    /// treated as a new subscriber.
     fn replay_unknown(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, page: &Page) {
         let has_snapshot = self.has_snapshot(topic);
         let Some(session) = link.peer.session_mut() else { return };
@@ -245,7 +245,7 @@ impl Broadcast {
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
-    /// An answered replay ends, and its client comes back for the rest.
+    /// An answered replay ends, and its client returns for the rest.
     fn interrupt_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId, position: Position) {
         let Some(allowed_by) = self.stop_replay(link, topic) else { return };
         self.tell_moved(link, topic, allowed_by, position);
@@ -260,7 +260,7 @@ impl Broadcast {
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
-    /// Takes a subscription whose replay ends from its session. Says what had allowed it.
+    /// Takes a subscription whose replay ends from its session. Reports its former permission.
     fn stop_replay(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) -> Option<AllowedBy> {
         let SessionSubscription { allowed_by, .. } = link.peer.session_mut()?.take(topic)?;
         self.subscriptions.stop_waiting(topic, link.token);

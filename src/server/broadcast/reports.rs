@@ -12,7 +12,7 @@ pub(crate) struct Subscribed {
     pub(crate) topics: Vec<Box<str>>,
     /// All topics.
     pub(crate) count: usize,
-    /// Bytes of their messages that it was not sent yet; `None` if it never subscribes.
+    /// Bytes of their unsent messages; `None` if it never subscribes.
     pub(crate) lag_bytes: Option<u64>,
 }
 

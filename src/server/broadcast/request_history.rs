@@ -6,7 +6,7 @@
 
 use crate::limits::PROTOCOL_ERRORS_MAX;
 
-/// Number of latest requests whose errors are known one by one.
+/// Number of latest requests whose errors are recorded individually.
 const KNOWN: u32 = u64::BITS;
 
 /// The latest requests of a session.

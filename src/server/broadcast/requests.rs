@@ -38,7 +38,7 @@ pub(super) struct WantedSubscription<'a> {
     pub(super) deltas: bool,
     /// Whether messages of the connection itself are not wanted.
     pub(super) skips_own: bool,
-    /// What has been asked besides the permissions of the topic, and has allowed it.
+    /// The permission besides those of the topic that has allowed it.
     pub(super) allowed_by: AllowedBy,
     /// Data of the application for the answer.
     pub(super) data: Option<Box<AppData>>,
@@ -412,7 +412,7 @@ impl Broadcast {
 /// Counts a subscription for the limits of its client.
 ///
 /// # Errors
-/// The limit that it is over.
+/// The exceeded limit.
 fn count_subscription(
     link: &mut ConnectionContext<'_>,
     gate: &mut Gate,
@@ -450,7 +450,7 @@ pub(super) fn has_deltas(link: &mut ConnectionContext<'_>, topic: TopicId) -> bo
     session.find(topic).is_some_and(|subscription| subscription.deltas)
 }
 
-/// What the client of a subscription may do besides; nothing without the subscription.
+/// The additional rights of a subscription's client; none without the subscription.
 fn granted(link: &mut ConnectionContext<'_>, topic: TopicId) -> Granted {
     let nothing = Granted { members: false, presence: false, history: false };
     let Some(session) = link.peer.session_mut() else { return nothing };

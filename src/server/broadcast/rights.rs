@@ -1,4 +1,5 @@
-//! What clients may do with topics: checks of requests, and of present subscriptions when credentials or settings change.
+//! The rights of clients to topics: checks of requests, and of present subscriptions when credentials or settings
+//! change.
 
 use super::Broadcast;
 use super::dialect::Dialect;
@@ -23,7 +24,7 @@ impl Broadcast {
         topics.is_for_everybody(right) || may(client, right, &topics.settings_of(name).access, name)
     }
 
-    /// Whether a client may subscribe, as its permissions, a hook or a token of the subscription say. A token is as good as
+    /// Whether a client may subscribe, by its permissions, a hook or a token of the subscription. A token is as good as
     /// credentials that name the topic, and the application need not be asked about it. Nothing restricts an
     /// operator, or a handler, which is the program's own code.
     pub(super) fn may_subscribe(&self, client: Option<&Identity>, name: &str, allowed_by: AllowedBy) -> bool {

@@ -31,7 +31,7 @@ pub(crate) const MAIL_OVERHEAD_BYTES: usize =
 /// Bytes of a page of history, unless a single message is longer.
 pub(super) const PAGE_BYTES: usize = 32 * 1024;
 
-/// A page of history, or why there is none, and its messages.
+/// A page of history, or the reason why there is none, and its messages.
 pub(super) type PageAnswer = (Result<Page, Refused>, Vec<u8>);
 
 /// The owned topics of a shard.
@@ -45,7 +45,7 @@ pub(super) struct Sequencer {
     pub(super) forwards: Forwards,
     /// The shard's part in a cluster of nodes. It is taken away while it is at work.
     pub(super) cluster: Option<Box<ClusterShard>>,
-    /// What waits for it.
+    /// The request that waits for it.
     pub(super) queue: ClusterQueue,
     /// Messages for other clients of NATS.
     pub(super) relay: Option<RelayOutbox>,
@@ -121,8 +121,8 @@ impl Sequencer {
         Some(cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key))
     }
 
-    /// Tells the cluster which topics this shard has forgotten. Until it knows, it takes them for topics that this node owns; those
-    /// that are created again meanwhile would begin another epoch then.
+    /// Informs the cluster which topics this shard has forgotten. Until it knows, it assumes that this node owns them;
+    /// topics that are created again meanwhile would then begin another epoch.
     pub(super) fn tell_forgotten(&mut self) {
         if let Some(cluster) = &mut self.cluster {
             self.topics.take_names_forgotten().iter().for_each(|name| cluster.forget(name));
@@ -394,8 +394,8 @@ impl Sequencer {
         None
     }
 
-    /// Has the stream of a durable topic be read again if a page begins behind everything that the topic has here: another node may
-    /// have stored more, while this one did not hear of it.
+    /// Causes the stream of a durable topic to be read again if a page begins behind everything that the topic has
+    /// here: another node may have stored more without this one's knowledge.
     fn ask_stream(&mut self, owned: OwnedTopicId, from: Replay) {
         let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else { return };
         let Some(name) = self.topics.name(owned) else { return };
@@ -411,8 +411,8 @@ impl Sequencer {
         head.is_some_and(|head| head.offset < after)
     }
 
-    /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner, or its stream, may
-    /// have: another node has told a client of it.
+    /// Whether a page begins behind a position that this node's copy of a topic has not reached. The topic's owner, or
+    /// its stream, may have: another node has sent a client a later position.
     pub(super) fn is_behind(&self, owned: OwnedTopicId, from: Replay) -> bool {
         let Some(cluster) = self.cluster.as_deref().filter(|_| self.is_ahead(owned, from)) else {
             return false;
@@ -461,8 +461,8 @@ impl Sequencer {
         (members, bytes)
     }
 
-    /// Tells the subscribing shards that a subscriber has joined or left. Returns the number of subscribers, and the topic on this
-    /// shard, if this shard subscribes.
+    /// Notifies the subscribing shards that a subscriber has joined or left. Returns the number of subscribers, and the
+    /// topic on this shard, if this shard subscribes.
     pub(super) fn tell_presence(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,

@@ -97,7 +97,7 @@ impl Broadcast {
         true
     }
 
-    /// Tells a session that a subscription has ended from which messages are missing, or which its client may have otherwise.
+    /// Notifies a session that a subscription has ended that lacks messages, or that its client may have otherwise.
     pub(super) fn tell_ended(
         &mut self,
         link: &mut ConnectionContext<'_>,

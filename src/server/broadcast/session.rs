@@ -1,7 +1,7 @@
 //! The state of a connection that subscribes: a raw subscriber of one topic, a session with many topics, or an event stream,
 //! which is a session with one subscription.
 //!
-//! No I/O: a session records what was requested and how far each subscription is. Its wire format is its
+//! No I/O: a session records its requests and the progress of each subscription. Its wire format is its
 //! [dialect](Dialect).
 
 use echoring_auth::AppData;
@@ -35,7 +35,7 @@ pub struct Session {
     /// Topics whose presence events the session missed.
     pub(super) member_lists: Vec<MemberList>,
     pub(super) requests: RequestHistory,
-    /// The subject of its credentials, shown to other subscribers; empty for none.
+    /// The subject of its credentials, visible to other subscribers; empty for none.
     pub(super) subject: Box<str>,
     /// The number of the request whose token is being checked.
     pub(super) refreshing: Option<u32>,
@@ -47,7 +47,7 @@ pub struct Session {
     pub(super) protocol: Protocol,
 }
 
-/// How a session speaks, with what it has besides.
+/// The dialect of a session, with its further state.
 #[derive(Debug, Default)]
 pub(super) enum Protocol {
     /// By messages of `echoring.v1.json`.
@@ -57,7 +57,7 @@ pub(super) enum Protocol {
     EventStream,
     /// By Centrifuge's client protocol.
     Centrifuge(Box<CentrifugeSession>),
-    /// By raw messages. Its handler makes the requests and is told the events.
+    /// By raw messages. Its handler makes the requests and receives the events.
     Handler,
 }
 
@@ -96,14 +96,14 @@ pub(super) enum AllowedBy {
     Credentials,
     /// The server makes it: the answer of the connect hook lists it.
     ConnectHook,
-    /// The server makes it: an operator has asked for it.
+    /// The server makes it: an operator has requested it.
     Operator,
     /// The connection's handler has made it.
     Handler,
 }
 
 impl AllowedBy {
-    /// Whether its client has asked for it, and nobody else was asked: that counts for rates.
+    /// Whether only its client has requested it: that counts for rates.
     pub(super) fn is_requested(self) -> bool {
         matches!(self, AllowedBy::Permission | AllowedBy::Token)
     }
@@ -114,12 +114,12 @@ impl AllowedBy {
     }
 }
 
-/// What the client of a subscription may do besides.
+/// The additional rights of a subscription's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
     /// See who else subscribes.
     pub(super) members: bool,
-    /// The same, and wants to be told of changes.
+    /// The same, and to be notified of changes.
     pub(super) presence: bool,
     /// Receive stored messages.
     pub(super) history: bool,
@@ -168,10 +168,10 @@ pub(super) struct MemberList {
     pub(super) restart: bool,
 }
 
-/// What to do with a page of a member list that the server sends by itself.
+/// The action for a page of a member list that the server sends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushedPage {
-    /// Send it; `more` says whether further pages are due.
+    /// Send it; `more` tells whether further pages are due.
     Sent { more: bool },
     /// Discard it, and start the list again.
     Stale,
@@ -244,7 +244,7 @@ impl Session {
         }
     }
 
-    /// What the session has besides if it speaks Centrifuge's protocol.
+    /// The further state of a session that speaks Centrifuge's protocol.
     pub(super) fn centrifuge(&self) -> Option<&CentrifugeSession> {
         if let Protocol::Centrifuge(session) = &self.protocol { Some(session) } else { None }
     }
@@ -301,7 +301,7 @@ impl Session {
         self.subscriptions.iter().filter_map(|subscription| subscription.expires_at).min()
     }
 
-    /// A live subscription goes on under another id.
+    /// A live subscription continues under another id.
     pub(super) fn replace_member(&mut self, from: MemberId, to: MemberId) {
         for subscription in &mut self.subscriptions {
             if let SubscriptionState::Live(member) = &mut subscription.state
@@ -348,7 +348,7 @@ impl Session {
         index.map(|index| session.stats.swap_remove(index)).is_some()
     }
 
-    /// Whether a page of a member list is to be requested, and none is on its way.
+    /// Whether a page of a member list must be requested, and none is on its way.
     pub(super) fn wants_members(&self) -> bool {
         !self.member_lists.is_empty() && !self.member_lists.iter().any(|list| list.requested)
     }

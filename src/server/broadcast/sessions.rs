@@ -1,4 +1,4 @@
-//! The sessions of a shard: what they are sent, and which of them wait for a page of history or of a member list.
+//! The sessions of a shard: the events for them, and which of them wait for a page of history or of a member list.
 
 use std::collections::VecDeque;
 
@@ -47,9 +47,9 @@ pub(super) struct Sessions {
     refusals_waiting: VecDeque<(Nanos, Token)>,
     /// When sessions of Centrifuge's protocol are due.
     pub(super) alarms: Alarms,
-    /// What they keep for requests that are not answered yet.
+    /// The memory that they keep for unanswered requests.
     pub(super) kept: KeptBytes,
-    /// What handlers are to be told.
+    /// The events for handlers.
     pub(super) handler_events: HandlerEvents,
     event: Vec<u8>,
     message_head: Vec<u8>,
@@ -76,8 +76,8 @@ impl Sessions {
     }
 
     /// Sends an event to one session in its dialect. Most events are answers, and the answers to a burst of requests may arrive
-    /// together from other shards. More than the queue's bound is therefore no fault of a peer that reads. A peer that does
-    /// not read is not read beyond that bound
+    /// together from other shards. More than the queue's bound is therefore no fault of a peer that reads.
+    /// Past that bound, a peer that does not read is read no further
     /// ([`Connection::pause_wanted`](echoring_proto::connection::Connection::pause_wanted)), so only earlier requests can
     /// add answers.
     pub(super) fn send(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
@@ -88,7 +88,7 @@ impl Sessions {
         self.send_with(link, |out| event.write(dialect, out));
     }
 
-    /// Sends what `write` appends, unless that is nothing.
+    /// Sends the output of `write`, unless it is empty.
     pub(super) fn send_with(&mut self, link: &mut ConnectionContext<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         self.event.clear();
         write(&mut self.event);
@@ -103,8 +103,9 @@ impl Sessions {
         self.send_written(link, full);
     }
 
-    /// Tells the end of a subscription. There is one at most for each subscription of the session, so that it needs no bound: the rest of
-    /// a large send may be queued in front of it, and without it the client would have to be disconnected.
+    /// Notifies a session of the end of a subscription. There is at most one for each subscription of the session, so
+    /// it needs no bound: the rest of a large send may be queued in front of it, and without it the client would have
+    /// to be disconnected.
     pub(super) fn send_end(&mut self, link: &mut ConnectionContext<'_>, event: &SessionEvent<'_>) {
         let dialect = dialect_of(link);
         if dialect == Dialect::Handler {
@@ -211,7 +212,8 @@ impl Sessions {
         if since + REFUSAL_WAIT_MAX > now { None } else { self.refusals_waiting.pop_front() }
     }
 
-    /// Sends the refusals of a session that have waited since then. If those were sent and others wait, it is listed again.
+    /// Sends the refusals of a session that have waited for that. If those were sent and others wait, it is listed
+    /// again.
     pub(super) fn send_overdue_refusals(&mut self, link: &mut ConnectionContext<'_>, since: Nanos) {
         let token = link.token;
         let unanswered = link.peer.session_mut().and_then(|session| session.unanswered.as_deref_mut());
@@ -374,13 +376,13 @@ pub(crate) fn end(link: &mut ConnectionContext<'_>, code: CloseCode, reason: &st
     link.close(code, reason);
 }
 
-/// Ends the session of a peer that does not read what it is sent.
+/// Ends the session of a peer that does not read its messages.
 pub(super) fn close_slow(link: &mut ConnectionContext<'_>) {
     let (code, reason) = dialect_of(link).ending(CloseCode::SLOW_CONSUMER, "slow consumer");
     link.close_at_once(code, reason);
 }
 
-/// Ends a connection that is for one topic, which goes on in another epoch, or behind messages that are missing.
+/// Ends a connection for one topic, which continues in another epoch, or behind missing messages.
 pub(super) fn close_moved(link: &mut ConnectionContext<'_>) {
     end(link, CloseCode::SERVICE_RESTART, "the topic has moved: connect again");
 }

@@ -10,7 +10,7 @@ use echoring_topics::{
 /// A publication's position, or why the topic's owner refused it.
 pub(super) type PublishResult = Result<Position, Refused>;
 
-/// A message between shards. The bytes that travel beside it are described with each kind.
+/// A message between shards. Bytes travel with it, as described for each kind.
 ///
 /// `local` is the name of a topic on the shard that subscribes, `owned` its name on the owner shard.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ pub enum ShardMail {
         token: Token,
         /// The `from` of the request.
         from: Replay,
-        /// A description of the bytes. [`Refused::Behind`] if the node has not got what the page has to begin with,
+        /// A description of the bytes. [`Refused::Behind`] if the node lacks the beginning of the page,
         /// [`Refused::Busy`] if the owner no longer knows the topic.
         page: Result<Page, Refused>,
     },
@@ -137,11 +137,12 @@ pub enum ShardMail {
         /// Subscribers after the change.
         count: u64,
     },
-    /// To a subscribing shard: the topic goes on at this position, in another epoch or behind messages that are missing here.
+    /// To a subscribing shard: the topic continues at this position, in another epoch or behind messages that are
+    /// missing here.
     Interrupted {
         /// The topic on the receiving shard.
         local: TopicId,
-        /// Where it goes on.
+        /// The position at which it continues.
         position: Position,
     },
     /// The sending shard drains and will post no more mail of this stage.
@@ -228,7 +229,7 @@ impl Publisher {
         Publisher { shard: u16::MAX - 1, ..Publisher::operator(received_at) }
     }
 
-    /// Whether the publisher is told a result that did not come with the message.
+    /// Whether the publisher is notified of a result that did not come with the message.
     pub(super) fn wants(&self, result: PublishResult) -> bool {
         match self.ack_mode {
             // A raw publisher is closed.
@@ -261,7 +262,8 @@ impl Publisher {
         Creator { connection: self.origin(), identity: self.identity }
     }
 
-    /// Gives the publisher the shard that `find` returns for its own; the operator and clients of other nodes have none. `None` if `find` returns none.
+    /// Replaces the publisher's shard by the one that `find` returns; the operator and clients of other nodes have
+    /// none. `None` if `find` returns none.
     pub(crate) fn move_to(&mut self, find: impl FnOnce(usize) -> Option<usize>) -> Option<()> {
         if self.is_client_of_this_node() {
             self.shard = u16::try_from(find(self.shard.into())?).ok()?;

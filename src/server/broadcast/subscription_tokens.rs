@@ -69,7 +69,7 @@ impl Broadcast {
         }
     }
 
-    /// What a token allows: it must be for the topic and for the client of the connection.
+    /// The rights of a token: it must be for the topic and for the client of the connection.
     fn check_token(
         &self,
         link: &ConnectionContext<'_>,
@@ -93,7 +93,7 @@ impl Broadcast {
         if is_right { Ok(granted) } else { Err(ErrorCode::PermissionDenied) }
     }
 
-    /// A session is to be attended to at a time at the latest.
+    /// Latest time at which a session must be checked.
     pub(super) fn wake_by(&mut self, link: &mut ConnectionContext<'_>, at: Nanos) {
         let token = link.token;
         let Some(session) = link.peer.session_mut() else { return };

@@ -179,7 +179,7 @@ impl Broadcast {
         self.request_replay(&mut link);
     }
 
-    /// When to try again what found no room in the last tick.
+    /// When to retry mail that found no room in the last tick.
     pub(crate) fn retry_at(&self) -> Nanos {
         self.now + RETRY_DELAY
     }

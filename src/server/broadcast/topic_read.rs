@@ -31,7 +31,7 @@ pub(crate) enum TopicAnswer {
     Busy,
 }
 
-/// A question, and who waits for the answer.
+/// A question, and the recipient of the answer.
 #[derive(Debug)]
 pub struct TopicRead {
     pub(crate) topic: Box<str>,

@@ -12,7 +12,7 @@ use echoring_topics::Refused;
 
 use crate::limits::PUBLICATIONS_UNANSWERED_MAX;
 
-/// Stands for the topic of a publication that was answered.
+/// Takes the place of the topic of an answered publication.
 const ANSWERED: u32 = 0;
 
 /// The publications of a session.
@@ -65,8 +65,8 @@ impl Unanswered {
         self.last(topic).is_some()
     }
 
-    /// Keeps a refusal until the publications to the topic before it are answered. Returns whether the session is to be listed among
-    /// those with refusals that wait: it is not listed yet.
+    /// Keeps a refusal until the publications to the topic before it are answered. Returns whether the session must be
+    /// listed among those with waiting refusals: it is not listed yet.
     pub(super) fn keep(&mut self, topic: &str, publication: RefusedPublication, now: Nanos) -> bool {
         let Some(behind) = self.last(topic) else { return false };
         if self.refusals.is_empty() {
@@ -81,7 +81,7 @@ impl Unanswered {
         self.is_listed = true;
     }
 
-    /// The session is not listed any more. Returns since when refusals wait, if any do.
+    /// The session is no longer listed. Returns since when refusals wait, if any do.
     pub(super) fn unlist(&mut self) -> Option<Nanos> {
         self.is_listed = false;
         self.waits_since()

@@ -1,6 +1,6 @@
-//! Requests of a session of Centrifuge's protocol that wait for the answer to an earlier one about the same topic: who unsubscribes right
-//! behind `subscribe` is told of the subscription first, also where another shard has to be asked about it. Clients take the answers of one
-//! topic in their order.
+//! Requests of a session of Centrifuge's protocol that wait for the answer to an earlier one about the same topic: a
+//! client that unsubscribes right after `subscribe` is told of the subscription first, even if another shard must be
+//! asked. Clients expect the answers about one topic in order.
 
 use echoring_centrifuge::{Encoding, ErrorCode};
 use echoring_runtime::driver::Driver;

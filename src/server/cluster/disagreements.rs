@@ -19,12 +19,12 @@ struct Disagreement {
     has_told_key: bool,
 }
 
-/// What the log says of a member.
+/// The log's state of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     /// Its settings have been others for longer than they may be while a change is rolled out.
     Settings,
-    /// They were, and are not any more.
+    /// They differed earlier, and no longer do.
     SameSettings,
     /// Its key is another.
     Key,
@@ -48,7 +48,7 @@ impl Disagreements {
         (is_late && !std::mem::replace(&mut known.has_told_settings, true)).then_some(Notice::Settings)
     }
 
-    /// A node is not a member any more.
+    /// A node is no longer a member.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.0.remove(&node);
     }

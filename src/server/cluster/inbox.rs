@@ -1,4 +1,4 @@
-//! What other nodes have sent and the shards have not handled.
+//! Messages of other nodes that the shards have not handled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! A node's part in its cluster, for those who control the server.
+//! A node's part in its cluster, for controllers of the server.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::handle::NotReady;
 
 use super::{ClusterCommand, ClusterStatus, MemberStatus, PeerAnswer, QuerySender, RelayLoad};
 
-/// A node's part in its cluster, for those who control the server.
+/// A node's part in its cluster, for controllers of the server.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
     id: NodeId,
@@ -105,7 +105,7 @@ impl ClusterNode {
         self.id
     }
 
-    /// What the node knows of its cluster.
+    /// The node's view of its cluster.
     pub fn status(&self) -> ClusterStatus {
         let Shared { relay, stream_requests, stream_failures, stream_foreign, replies_refused, .. } =
             &*self.shared;
@@ -125,12 +125,12 @@ impl ClusterNode {
         self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
     }
 
-    /// Tells the other nodes that this one uses these settings of topics.
+    /// Informs the other nodes that this one uses these settings of topics.
     pub(crate) fn set_topics(&self, rules: &Rules) {
         self.shared.settings.store(rules.digest(), Ordering::Relaxed);
     }
 
-    /// The streams have so many messages that no node has written.
+    /// This number of messages in the streams were not written by a node.
     pub fn set_foreign_in_streams(&self, messages: u64) {
         self.shared.stream_foreign.store(messages, Ordering::Relaxed);
     }
@@ -144,12 +144,12 @@ impl ClusterNode {
         Arc::clone(&self.shared.relay)
     }
 
-    /// Whether the node owns topics, is connected, and the others acknowledge what it sends them.
+    /// Whether the node owns topics, is connected, and the others acknowledge its messages.
     pub fn is_ready(&self) -> bool {
         self.unready().is_none()
     }
 
-    /// Whether the node is a member of its cluster, and is connected. Other nodes may not acknowledge what it sends them.
+    /// Whether the node is a member of its cluster, and is connected. Other nodes may not acknowledge its messages.
     pub fn is_active(&self) -> bool {
         self.shared.is_active.load(Ordering::Relaxed)
     }

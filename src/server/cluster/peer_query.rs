@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-/// The answer of a node: the status, and the body; or in words why there is none.
+/// The answer of a node: the status, and the body; or the reason why there is none.
 pub type PeerAnswer = Result<(u16, Vec<u8>), &'static str>;
 
 /// A request to another node.
@@ -19,7 +19,7 @@ pub struct PeerQuery {
     pub reply: oneshot::Sender<PeerAnswer>,
 }
 
-/// To whatever carries requests to other nodes.
+/// To the carrier of requests to other nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct QuerySender(pub(crate) mpsc::UnboundedSender<PeerQuery>);
 

@@ -1,7 +1,8 @@
 //! Messages for other clients of NATS, on their way from the shards to the thread that publishes them.
 //!
-//! A shard gathers those of a tick. What waits is bounded for all shards together: beyond that, messages are dropped and counted, as
-//! they are for a subscriber of core NATS that is too slow. Whoever receives the others sees that by their offsets.
+//! A shard gathers those of a tick. Waiting messages are bounded for all shards together: beyond that, messages are
+//! dropped and counted, as they are for a subscriber of core NATS that is too slow. Receivers of the others detect the
+//! loss by offsets.
 //!
 //! ```text
 //! message: length u32 │ format │ content │ epoch u64 │ offset u64 │ topic bytes │ key bytes │ topic │ key │ payload
@@ -26,7 +27,7 @@ pub struct RelayedMessage<'a> {
     pub topic: &'a str,
     /// Its position.
     pub position: Position,
-    /// What is published: never [`Relay::Off`].
+    /// The published form: never [`Relay::Off`].
     pub format: Relay,
     /// The type of the payload.
     pub content: Content,
@@ -43,7 +44,7 @@ pub struct RelayBatch {
     load: Arc<RelayLoad>,
 }
 
-/// What waits, and what was dropped.
+/// The waiting and the dropped messages.
 #[derive(Debug, Default)]
 pub(crate) struct RelayLoad {
     waiting_bytes: AtomicU64,

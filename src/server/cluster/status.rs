@@ -1,11 +1,11 @@
-//! What a node knows of its cluster, for operators.
+//! The cluster as a node sees it, for operators.
 
 use echoring_cluster::limits::LINK_BEHIND_AFTER;
 use echoring_cluster::{LinkFigures, NodeId, Phase, Traffic};
 use echoring_proto::limits::MILLISECOND;
 use serde::Serialize;
 
-/// What a node knows of its cluster.
+/// A node's view of its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ClusterStatus {
     /// The name of this node.
@@ -14,7 +14,7 @@ pub struct ClusterStatus {
     pub id: String,
     /// How far it is: `joining`, `active`, `leaving` or `left`.
     pub phase: &'static str,
-    /// Whether the connection to the backbone is there.
+    /// Whether the connection to the backbone is established.
     pub connected: bool,
     /// Whether the node may begin topics that it owns.
     pub open: bool,
@@ -61,17 +61,17 @@ pub struct MemberStatus {
     pub unacknowledged_bytes: u64,
     /// Milliseconds since the oldest of them was first sent; 0 if there are none.
     pub unacknowledged_ms: u64,
-    /// Whether that is so long ago that this node is not ready.
+    /// Whether that is long enough that this node is not ready.
     pub behind: bool,
-    /// Packets that were sent again since the node is there.
+    /// Packets retransmitted since the node appeared.
     pub retransmissions: u64,
-    /// Times that the link began anew since then.
+    /// Restarts of the link since then.
     pub resets: u64,
     /// The estimated round trip in microseconds; `null` before the first acknowledgement.
     pub round_trip_us: Option<u64>,
-    /// Whether its settings of topics are others than those of this node.
+    /// Whether its settings of topics differ from this node's.
     pub settings_differ: bool,
-    /// Whether the key that places its topics is another than that of this node.
+    /// Whether the key that places its topics differs from this node's.
     pub key_differs: bool,
 }
 

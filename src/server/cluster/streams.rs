@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::ClusterEvent;
 
-/// What is asked of a stream.
+/// A request to a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamQuery {
     /// By the owner of the topic.
@@ -25,7 +25,7 @@ pub struct StreamCommand {
     pub topic: Box<str>,
     /// Its stream.
     pub durable: Durable,
-    /// What is asked.
+    /// The request.
     pub query: StreamQuery,
     pub(crate) shard: usize,
     pub(crate) number: u64,
@@ -43,7 +43,7 @@ impl StreamSender {
 }
 
 impl StreamCommand {
-    /// The shard that has asked, and what it is told.
+    /// The requesting shard, and its answer.
     pub(crate) fn answer(self, answer: StreamAnswer) -> (usize, ClusterEvent) {
         let StreamCommand { topic, query, shard, number, .. } = self;
         let event = match query {

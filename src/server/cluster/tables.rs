@@ -50,9 +50,9 @@ pub struct ClusterTables {
     /// The node hands its topics over, and the shards have not been asked yet whether they have done so.
     leaves: Option<u64>,
     is_connected: bool,
-    /// A link that had no room for what was staged has room.
+    /// A link that had no room for staged messages has room.
     has_new_room: bool,
-    /// What each shard is told at the end of the round.
+    /// The notices to each shard at the end of the round.
     staged: Vec<Vec<ClusterEvent>>,
     report_at: Nanos,
     reported: (Option<Phase>, bool, bool),
@@ -149,7 +149,7 @@ impl ClusterTables {
         self.shared.set_ended();
     }
 
-    /// Tells the shards when a link that was full has room.
+    /// Notifies the shards when a link that was full has room.
     fn look_at_links(&mut self, cluster: &Cluster) {
         let mut has_room = std::mem::take(&mut self.has_new_room);
         let links = &self.links;

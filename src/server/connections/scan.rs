@@ -16,7 +16,7 @@ use crate::limits::CONNECTION_LOOKUPS_MAX;
 #[derive(Debug, Default)]
 pub(crate) struct Scans(Vec<Scan>);
 
-/// A scan: where it is, and what it has found.
+/// A scan: its place, and its results.
 #[derive(Debug)]
 pub(crate) struct Scan {
     question: ConnectionScan,
@@ -31,7 +31,7 @@ pub(crate) struct Scan {
     ranked: BinaryHeap<Reverse<(u64, Token)>>,
     changed: usize,
     failed: Option<ErrorCode>,
-    /// When it ends with what it has.
+    /// When it ends with its results so far.
     until: Nanos,
 }
 
@@ -44,7 +44,7 @@ impl Scans {
         self.0.is_empty()
     }
 
-    /// All of them, to be worked on and [put back](Scans::put_back).
+    /// All of them, to be processed and [put back](Scans::put_back).
     pub(crate) fn take(&mut self) -> Vec<Scan> {
         mem::take(&mut self.0)
     }
@@ -97,7 +97,7 @@ impl Scan {
         self.until <= now
     }
 
-    /// Whether another connection may be looked at. A list is full with those whose address is awaited.
+    /// Whether another connection may be checked. A list is full with those whose address is awaited.
     pub(crate) fn has_room(&self) -> bool {
         let is_full = match self.action() {
             ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
@@ -151,7 +151,7 @@ impl Scan {
         !self.waiting.is_empty()
     }
 
-    /// Whether a connection with this address is one of those that are asked for.
+    /// Whether a connection with this address is among the requested ones.
     pub(crate) fn takes(&self, address: Option<SocketAddr>) -> bool {
         let Some(block) = &self.filter().address else { return true };
         address.is_some_and(|address| block.contains(address.ip().to_canonical()))
@@ -179,7 +179,7 @@ impl Scan {
         self.failed = Some(code);
     }
 
-    /// Answers. Nobody may wait for it any more.
+    /// Answers. Perhaps no client waits for it any more.
     pub(crate) fn finish(mut self, shard: usize, indexes: u32) {
         self.connections.sort_unstable_by_key(|(token, _)| *token);
         let report = ScanReport {

@@ -35,14 +35,15 @@ pub(super) struct Refused {
     pub(super) attempt: Option<NoAccess>,
 }
 
-/// What a client may do.
+/// The rights of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     Read,
     Write,
 }
 
-/// Whether a request to Centrifugo's API may change nothing. What several commands do is in their body, which the API checks.
+/// Whether a request to Centrifugo's API may change nothing. The rights that several commands need follow from their
+/// body, which the API checks.
 fn api_may_read(method: &Method, path: &str) -> bool {
     let is_read = |path: &str| {
         matches!(path, "/api" | "/api/batch") || path.strip_prefix("/api/").is_some_and(api_method_reads)
@@ -70,8 +71,8 @@ impl Access {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Decides on a request, and says what its client may do. Health checks are always allowed, and so is the operator's page,
-    /// which has no data.
+    /// Decides on a request, and returns the rights of its client. Health checks are always allowed, and so is the
+    /// operator's page, which has no data.
     pub(super) fn judge(
         &self,
         peer: AdminPeer,
@@ -134,7 +135,7 @@ impl Access {
     }
 }
 
-/// What the token of a request allows; `None` without a valid one.
+/// The rights of a request's token; `None` without a valid one.
 fn presented(tokens: &AdminTokens, headers: &HeaderMap) -> Option<Scope> {
     let given = presented_secret(headers)?;
     // Both are compared, whatever the first one says.

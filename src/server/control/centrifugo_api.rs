@@ -36,7 +36,7 @@ use command::{Command, Form};
 use error::ApiError;
 use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};
 
-/// What the commands of a request use.
+/// The resources of a request's commands.
 pub(super) struct CentrifugoApi<'a> {
     pub(super) server: &'a Handle,
     pub(super) started: Instant,
@@ -51,7 +51,7 @@ pub(super) struct CentrifugoApi<'a> {
 pub(super) enum Nodes {
     /// Those of the cluster, if there is one.
     All,
-    /// This one, which another asks.
+    /// This node only, at the request of another.
     This,
 }
 
@@ -95,7 +95,7 @@ impl CentrifugoApi<'_> {
         for Command { id, method, call, shared } in commands {
             let result = match call {
                 Ok(_) if replies.bytes() >= ADMIN_ANSWERS_BYTES_MAX => {
-                    Err(ApiError::new(ErrorCode::LimitExceeded, "the answers before are too long"))
+                    Err(ApiError::new(ErrorCode::LimitExceeded, "the earlier answers are too long"))
                 }
                 Ok(action) => match (cluster, shared) {
                     (Some(cluster), Some(parameters)) => {

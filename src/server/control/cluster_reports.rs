@@ -1,4 +1,5 @@
-//! `/cluster/topics`, `/cluster/connections`, `/cluster/stats` and `/cluster/limits`: what each node of the cluster answers.
+//! `/cluster/topics`, `/cluster/connections`, `/cluster/stats` and `/cluster/limits`: the answer of each node of the
+//! cluster.
 //!
 //! The nodes are asked at once, and each answers as it does at its own admin address. A node that does not answer is named.
 
@@ -17,7 +18,7 @@ use crate::cluster::{ClusterNode, PeerAnswer};
 
 const SCHEMA: &str = "echoring.cluster.reports/1";
 
-/// Who is asked for what.
+/// The asked nodes, and the request.
 #[derive(Debug)]
 pub(super) struct Question<'a> {
     pub(super) method: &'a Method,
@@ -40,7 +41,7 @@ impl<'a> Question<'a> {
     }
 
     /// # Errors
-    /// If the name of the node is no text.
+    /// If the name of the node is not UTF-8.
     pub(super) fn new(method: &'a Method, report: &'a str, query: &str) -> Result<Question<'a>, InvalidBody> {
         let mut node = None;
         let mut passed_on = Vec::new();
@@ -63,7 +64,7 @@ impl<'a> Question<'a> {
         format!("/{report}{separator}{query}")
     }
 
-    /// Asks other nodes, and puts their answers beside that of this node, `own`, if it is asked too.
+    /// Asks other nodes, and adds the answer of this node, `own`, if it is asked too.
     pub(super) async fn answers(self, cluster: &ClusterNode, own: impl Future<Output = Reply>) -> Reply {
         let status = cluster.status();
         let is_asked = |name: &str| self.node.as_ref().is_none_or(|wanted| wanted == name);

@@ -1,7 +1,7 @@
-//! Gathers what the shards know about connections, on a thread that may wait.
+//! Gathers the shards' data about connections, on a thread that may wait.
 //!
 //! While a predecessor drains, its shards are asked, too, and before those of this process: in the order of their numbers, so that a
-//! page that began before a takeover goes on behind it.
+//! page that began before a takeover continues after it.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -57,7 +57,7 @@ pub(super) enum ScanError {
     UnknownPlace,
 }
 
-/// Connections, or what was done with them, up to a place.
+/// Connections, or the results of actions on them, up to a place.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub(super) connections: Vec<ConnectionReport>,
@@ -67,7 +67,7 @@ pub(super) struct Gathered {
     pub(super) failed: Option<ErrorCode>,
     /// Why those of the predecessor are not among them.
     pub(super) missing: Option<Missing>,
-    /// Where to go on; `None` at the end.
+    /// The place to continue at; `None` at the end.
     pub(super) next: Option<Place>,
 }
 
@@ -99,7 +99,7 @@ impl Walk {
         self.first.wrapping_add(step as u8)
     }
 
-    /// The shard of a step, and the predecessor if it is one of that.
+    /// The shard of a step, and the predecessor if the shard is one of its own.
     fn shard(&self, step: usize) -> (Option<&DrainingPredecessor>, usize) {
         match (&self.predecessor, step.checked_sub(self.own())) {
             (Some(predecessor), None) => (Some(predecessor), step),
@@ -138,7 +138,7 @@ impl Handle {
         self.gather(filter, from, |_| Some(change.clone()))
     }
 
-    /// Asks the shards one after another. `action` says what is done next, by the number of listed connections.
+    /// Asks the shards one after another. `action` determines the next action, by the number of listed connections.
     fn gather(
         &self,
         filter: &ConnectionFilter,

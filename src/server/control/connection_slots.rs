@@ -122,21 +122,22 @@ impl ConnectionSlots {
         }
     }
 
-    /// Resolves when no slot is taken. Only while nobody else waits for a slot.
+    /// Resolves when no slot is taken. Only while no other connection waits for a slot.
     pub(super) async fn emptied(&self) {
         while !self.0.taken.borrow().is_empty() {
             self.0.left.notified().await;
         }
     }
 
-    /// Resolves when no request is being answered, and none is discarded. Only while nobody else waits for a slot.
+    /// Resolves when no request is being answered, and none is discarded. Only while no other connection waits for a
+    /// slot.
     pub(super) async fn answered(&self) {
         while self.0.taken.borrow().iter().any(|slot| slot.state.get().is_answering()) {
             self.0.left.notified().await;
         }
     }
 
-    /// From now on connections end behind their next answer, and soon without one; or are kept again.
+    /// From now on connections end after their next answer, and soon without one; or are kept again.
     pub(super) fn set_closing(&self, is_closing: bool) {
         self.0.is_closing.set(is_closing);
         self.0.taken.borrow().iter().for_each(|slot| slot.changed.notify_one());
@@ -177,7 +178,7 @@ impl ConnectionSlot {
         self.table.left.notify_one();
     }
 
-    /// The answer is there, and is sent now. Returns whether the connection is kept for further requests.
+    /// The answer is ready, and is sent now. Returns whether the connection is kept for further requests.
     pub(super) fn sending(&self) -> bool {
         let counts = matches!(self.slot.state.get(), State::Answering { counts: true });
         self.enter(State::Sending { counts });
@@ -195,7 +196,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// What the peer still sends is discarded. No further request comes.
+    /// Further bytes of the peer are discarded. No further request comes.
     pub(super) fn discarding(&self) {
         self.end_request();
         self.slot.since.set(Instant::now());
@@ -227,7 +228,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// The time that its state may take, or its request, and what has happened then.
+    /// The maximum time in its state, or for its request, and the result when it is over.
     fn time_left(&self) -> (Nanos, &'static str) {
         match self.slot.state.get() {
             State::New => (ADMIN_HEAD_TIMEOUT, "the request head timed out"),

@@ -10,7 +10,7 @@ pub(super) struct DurationFigures {
     sum_ns: u64,
     /// Durations that are too short for the buckets.
     zero: u64,
-    /// `[n, count]` of each bucket that is not empty: it holds what is above 2^((n - 1) / 8) seconds and at most
+    /// `[n, count]` of each bucket that is not empty: it holds durations above 2^((n - 1) / 8) seconds and at most
     /// 2^(n / 8).
     buckets: Vec<(i32, u64)>,
 }

@@ -1,6 +1,6 @@
 //! Failed attempts to use the admin address: counted, logged with the address, and answered late.
 //!
-//! Each address is answered later from attempt to attempt. The log gets one line per address and interval. The table is
+//! The delay grows with each attempt of an address. The log gets one line per address and interval. The table is
 //! bounded; nothing here waits.
 
 use std::cell::{Cell, RefCell};
@@ -20,7 +20,7 @@ use echoring_runtime::admission::AddressKey;
 pub(super) enum NoAccess {
     /// No token, or a wrong one.
     Unauthorized,
-    /// What it presents, or its user, does not suffice for this.
+    /// Its token, or its user, lacks this permission.
     Forbidden,
 }
 
@@ -95,7 +95,7 @@ impl FailedAttempts {
         self.figures.get()
     }
 
-    /// Counts and logs an attempt. Returns the time after which it is to be answered.
+    /// Counts and logs an attempt. Returns the delay of the answer.
     pub(super) fn note(&self, peer: AdminPeer, why: NoAccess, now: Instant) -> Duration {
         let mut figures = self.figures.get();
         match why {
@@ -146,7 +146,7 @@ fn delay(failures: u32) -> Duration {
     ADMIN_DELAY_MIN.saturating_mul(factor).min(ADMIN_DELAY_MAX)
 }
 
-/// Logs what an interval has left, and forgets addresses that have stopped.
+/// Logs the attempts of an ended interval, and forgets addresses that have stopped.
 fn sweep(table: &mut BTreeMap<Offender, Attempts>, now: Instant, lines: &mut Vec<LogLine>) {
     table.retain(|offender, attempts| {
         if now.duration_since(attempts.logged) >= ADMIN_ATTEMPTS_LOG_INTERVAL {

@@ -40,7 +40,7 @@ use echoring_async::TokioStream;
 use echoring_proto::handshake::is_only_chunked;
 use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
-/// The body of a request, by whatever way it came.
+/// The body of a request, from any source.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// A response.
@@ -51,7 +51,7 @@ pub(super) struct Reply {
     /// Header fields besides those of every response.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Vec<u8>,
-    /// Time that it is held back.
+    /// Time that its answer is delayed.
     pub(super) delay: Duration,
 }
 
@@ -108,10 +108,10 @@ pub(super) trait Answer: 'static {
     /// Whether a request is answered however many others are in progress. Its answer must be immediate.
     fn is_urgent(&self, request: &Request<RequestBody>) -> bool;
 
-    /// Answers a request of the peer in its extensions, if that may make it.
+    /// Answers a request of the peer in its extensions, if the peer has the rights.
     async fn answer(&self, request: &mut Request<RequestBody>) -> Reply;
 
-    /// Answers a request that came by another way than the admin address, from somebody who may make it.
+    /// Answers a request that did not come through the admin address, from a client with the rights.
     async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply;
 }
 
@@ -215,7 +215,7 @@ impl Bodies {
 pub(super) enum Phase {
     /// Accept them.
     Serving,
-    /// Answer those that are there, once each. Others wait in the listener's queue.
+    /// Answer the existing ones, once each. Others wait in the listener's queue.
     Paused,
     /// The same, with the listener closed, and end with the last of them.
     Left,
@@ -352,7 +352,7 @@ where
     served
 }
 
-/// The stream of a connection. It tells the connection's slot when all was sent.
+/// The stream of a connection. It notifies the connection's slot when everything was sent.
 struct WatchedStream<S> {
     stream: S,
     slot: Rc<ConnectionSlot>,
@@ -385,7 +385,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes once it has written all that it has.
+    /// hyper flushes once it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_ready() {

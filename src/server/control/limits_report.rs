@@ -1,5 +1,5 @@
-//! The response of `GET /limits`: the limits on clients that hold, how often clients were over them, and the addresses that
-//! were refused most.
+//! The response of `GET /limits`: the limits on clients in effect, how often clients were over them, and the addresses
+//! that were refused most.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;

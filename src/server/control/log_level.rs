@@ -13,7 +13,7 @@ use crate::limits::ADMIN_LOG_LEVEL_BYTES_MAX;
 pub struct LogLevel {
     /// The filter now, such as `info` or `warn,echoring_runtime=debug`.
     pub get: fn() -> String,
-    /// Changes the filter. The error says what was expected.
+    /// Changes the filter. The error has the expected value.
     pub set: fn(&str) -> Result<(), String>,
 }
 

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the shards, the log, the allocator and the process count, for Prometheus.
+//! `GET /metrics`: the counts of the shards, the log, the allocator and the process, for Prometheus.
 //!
 //! It reports the same snapshots as `/stats` and counts nothing itself. `collect` names the metrics, `family` is their
 //! form, `formats` renders them.

@@ -1,4 +1,4 @@
-//! `GET /`: the operator's page. It shows what the other paths answer, and has no data of its own.
+//! `GET /`: the operator's page. It shows the answers of the other paths, and has no data of its own.
 //!
 //! The page is one file with inline style and script, so that it needs no further path that is served without the token.
 //! Its content security policy names both by their hashes, and allows requests to its own origin only.

@@ -10,7 +10,7 @@ use super::http::Reply;
 
 /// Reads the configuration of the program again.
 pub trait Reload: Send + Sync {
-    /// Reads it again and takes over what a running server can change. May block for seconds.
+    /// Reads it again and applies the changes that a running server can make. May block for seconds.
     fn reload(&self) -> Reloaded;
 }
 
@@ -19,11 +19,11 @@ pub trait Reload: Send + Sync {
 pub enum Reloaded {
     /// The new configuration holds. The JSON document lists the changes.
     Accepted(String),
-    /// The configuration is wrong, and the old one still holds. The line says why.
+    /// The configuration is wrong, and the old one still holds. The line has the reason.
     Refused(String),
 }
 
-/// Counts the reloads of a program, whatever caused them.
+/// Counts the reloads of a program, from any cause.
 #[derive(Debug, Default)]
 pub struct ReloadCounters {
     accepted: AtomicU64,

@@ -61,7 +61,7 @@ struct BudgetReport {
     connections: BudgetUse,
 }
 
-/// What shards have leased of a budget, in blocks.
+/// The part of a budget that shards have leased, in blocks.
 #[derive(Debug, Default, Serialize)]
 struct BudgetUse {
     used: u64,
@@ -361,7 +361,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
     serde_json::to_vec_pretty(&report)
 }
 
-/// All shards run on the same kernel with the same flags, so the first one stands for the node.
+/// All shards run on the same kernel with the same flags, so the first one represents the node.
 fn driver(snapshot: Option<&Snapshot>) -> DriverReport<'_> {
     match snapshot {
         Some(snapshot) => {

@@ -15,8 +15,8 @@ use crate::listeners::{InheritedListener, open_admin_tcp, remove_stale};
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_runtime::listening::retry_busy;
 
-/// Opens the admin address. The file of a Unix socket gets the permissions `mode`, belongs to `user`, who the process will be,
-/// and is removed when the server ends.
+/// Opens the admin address. The file of a Unix socket gets the permissions `mode`, belongs to `user`, the later user of
+/// the process, and is removed when the server ends.
 ///
 /// # Errors
 /// If another process listens there, or the file cannot be made.
@@ -42,12 +42,12 @@ fn open_unix(path: &Path, mode: u32, user: u32) -> io::Result<InheritedListener>
     Ok(InheritedListener::new(vec![socket.into()])?.remove_file())
 }
 
-/// Who may connect to an admin address, without a token.
+/// The users that may connect to an admin address, without a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Processes of this machine.
     Local,
-    /// Whoever reaches the address.
+    /// Everyone who reaches the address.
     Network,
     /// A Unix socket, by its permissions.
     File {

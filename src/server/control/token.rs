@@ -97,7 +97,7 @@ impl Token {
         Token::parse(&line)
     }
 
-    /// Why the file is not kept as secret as it should be.
+    /// The reason why the file is not secret enough.
     #[doc(hidden)]
     pub fn warning(path: &Path) -> Option<String> {
         let mode = fs::metadata(path).ok()?.permissions().mode();

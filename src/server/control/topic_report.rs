@@ -106,7 +106,7 @@ impl Sum {
         self.owner.is_some() || self.subscribers > 0
     }
 
-    /// Compares by what an order sorts by.
+    /// Compares by the criterion of an order.
     fn compare(&self, other: &Sum, order: TopicOrder) -> Ordering {
         let bytes = |sum: &Sum| sum.log_bytes + sum.owner.as_ref().map_or(0, |owner| owner.history_bytes);
         let rate = |sum: &Sum| sum.owner.as_ref().map_or(0.0, |owner| owner.rate);

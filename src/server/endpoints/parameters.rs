@@ -16,7 +16,7 @@ pub(super) struct Parameters<'a> {
 
 impl<'a> Parameters<'a> {
     /// # Errors
-    /// 400 for a parameter that is not in `known` or is given twice.
+    /// 400 for a parameter that is not in `known` or appears twice.
     pub(super) fn of(request: &'a Request<'a>, known: &[&str]) -> Result<Parameters<'a>, Response> {
         let mut seen: Vec<&str> = Vec::new();
         for pair in request.query.split('&').filter(|pair| !pair.is_empty()) {

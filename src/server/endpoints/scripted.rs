@@ -49,7 +49,7 @@ pub(super) struct PingStorm {
     interval: Nanos,
     number: u64,
     payload: Vec<u8>,
-    /// The peer does not read; [`Handler::writable`] goes on.
+    /// The peer does not read; [`Handler::writable`] continues.
     stalled: bool,
 }
 
@@ -145,7 +145,7 @@ impl Handler for Abort {
 #[derive(Debug)]
 pub(super) struct Push {
     interval: Nanos,
-    /// The peer does not read; [`Handler::writable`] goes on.
+    /// The peer does not read; [`Handler::writable`] continues.
     stalled: bool,
 }
 
@@ -296,8 +296,8 @@ fn is_credential(name: &str) -> bool {
     TELLING.iter().any(|word| joined.contains(word)) || parts.any(|part| TELLING_ALONE.contains(&part))
 }
 
-/// The names of a list of subprotocols. Clients that cannot set other fields put tokens among them: after a name that
-/// says so, such as `bearer`, in a name with such a prefix, or as a name that is too long. Those are omitted, as is the
+/// The names of a list of subprotocols. Clients that cannot set other fields put tokens among them: after a revealing
+/// name such as `bearer`, in a name with such a prefix, or as a name that is too long. Those are omitted, as is the
 /// name after one that indicates a credential.
 fn without_credentials(list: &str) -> String {
     let mut shown: Vec<&str> = Vec::new();

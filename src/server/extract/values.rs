@@ -16,7 +16,7 @@ use echoring_proto::url::percent_decode;
 /// Why parameters are refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
-    /// The name of the parameter, once it is known.
+    /// The name of the parameter, once known.
     name: Option<String>,
     problem: String,
     kind: Kind,
@@ -24,11 +24,11 @@ pub(super) struct ValueError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A value is not what the type accepts.
+    /// The type does not accept the value.
     Malformed,
     /// There is no parameter for a field.
     Missing,
-    /// The type and the route do not fit, whatever the peer sends.
+    /// The type and the route do not fit, for any request.
     Mistake,
 }
 
@@ -148,7 +148,7 @@ impl<'de> PathDeserializer<'de> {
         match &self.0[..] {
             [(name, values)] => Ok(ValueDeserializer { name, values }),
             all => Err(ValueError::mistake(format!(
-                "the type is for 1 parameter, and the pattern has {}",
+                "the type has 1 parameter, but the pattern has {}",
                 all.len()
             ))),
         }
@@ -158,7 +158,7 @@ impl<'de> PathDeserializer<'de> {
         if wanted.is_some_and(|wanted| wanted != self.0.len()) {
             let count = self.0.len();
             return Err(ValueError::mistake(format!(
-                "the type is for {} parameters, and the pattern has {count}",
+                "the type has {} parameters, but the pattern has {count}",
                 wanted.unwrap_or(count)
             )));
         }
@@ -166,7 +166,7 @@ impl<'de> PathDeserializer<'de> {
     }
 }
 
-/// Passes what is for a single value to the deserializer of that value.
+/// Passes a single value to the deserializer of that value.
 macro_rules! forward_to_single {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
@@ -287,7 +287,7 @@ impl<'de> Deserializer<'de> for QueryDeserializer<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ValueError> {
-        Err(ValueError::mistake("the parameters of a query are a struct or a map"))
+        Err(ValueError::mistake("the type for query parameters must be a struct or a map"))
     }
 
     forward_to_deserialize_any! {

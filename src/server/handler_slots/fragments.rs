@@ -15,8 +15,8 @@ use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::Disposition;
 
 impl HandlerSlots {
-    /// A handler of chunks has decided what becomes of one. The echoed chunks of a message are one message, whichever they are: its
-    /// first has to be among them, and if its last is not, an empty fragment ends it.
+    /// A handler of chunks has decided about one. The echoed chunks of a message are one message, whichever they are:
+    /// the first one must be among them, and if the last is not, an empty fragment ends it.
     pub(super) fn note_fragment(
         &mut self,
         link: &mut ConnectionContext<'_>,

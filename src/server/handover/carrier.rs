@@ -19,7 +19,7 @@ use crate::broadcast::shard_mail::ShardMail;
 use crate::limits::{HANDOVER_BATCH_BYTES, HANDOVER_STALL_TIMEOUT};
 use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
 
-/// Translates mail that arrives: the shard that it is for here, and its sender's number.
+/// Translates mail that arrives: its receiving shard, and its sender's number.
 pub(crate) trait Translate: Send + 'static {
     /// # Errors
     /// If no such mail can come from the other process.
@@ -50,7 +50,7 @@ pub(crate) struct Carrier {
     ended: mpsc::Receiver<LinkEnd>,
 }
 
-/// What the thread that writes is started with.
+/// The arguments of the writing thread.
 type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<LinkEnd>);
 
 /// The thread that writes, before there are bridges to it.

@@ -62,7 +62,7 @@ impl MeetingPoint {
         }
     }
 
-    /// Connects to the server that waits here. `None` if there is none of `user` or of root.
+    /// Connects to the server that waits here. `None` without a server of `user` or of root.
     pub(super) fn connect(&self, user: u32) -> io::Result<Option<UnixStream>> {
         match UnixStream::connect_addr(&self.address()?) {
             Ok(stream) => Ok(is_trusted(&stream, user)?.then_some(stream)),
@@ -110,7 +110,7 @@ pub(super) fn send_line(mut stream: &UnixStream, line: &str) -> io::Result<()> {
     stream.write_all(format!("{line}\n").as_bytes())
 }
 
-/// Reads a line and nothing behind it. What has no end in time is no line.
+/// Reads a line and nothing behind it. Data without an end in time is not a line.
 pub(super) fn line(mut stream: &UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') && line.len() < LINE_BYTES_MAX {

@@ -28,7 +28,7 @@ use echoring_async::tls::Tickets;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
 use echoring_topics::{ExportCursor, HubReport};
 
-/// What a server offers its successor, and how it drains then.
+/// A server's offer to its successor, and the settings of its drain then.
 #[derive(Debug)]
 pub struct Offering {
     /// Where successors meet it.
@@ -44,9 +44,10 @@ pub struct Offering {
 /// The events of a server that waits for a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A successor is about to take over. This server must accept nothing when the call returns: what comes now is the successor's.
+    /// A successor is about to take over. This server must accept nothing when the call returns: later connections are
+    /// the successor's.
     Leaving,
-    /// It did not take over; this server goes on.
+    /// It did not take over; this server continues.
     Staying,
     /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
     TakenOver,
@@ -154,7 +155,7 @@ impl Waiting {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a successor did not take over; this server goes on");
+                    tracing::warn!(%error, "a successor did not take over; this server continues");
                     // Descriptors may be exhausted: pause before the next attempt.
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -162,7 +163,7 @@ impl Waiting {
         }
     }
 
-    /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
+    /// Serves one successor. `None` if the peer was no successor, or gave up before anything had changed.
     fn serve(&self, stream: UnixStream, round: u32, on: &dyn Fn(Event<'_>)) -> io::Result<Option<Successor>> {
         let user = rustix::process::geteuid().as_raw();
         if !is_trusted(&stream, user)? {
@@ -292,9 +293,9 @@ impl Waiting {
         })
     }
 
-    /// Tells the successor to go, which accepts connections from then on. This server accepts none meanwhile, as `has_stopped` says. The
-    /// kernel wakes one of those that wait for a connection at a socket: if that one is about to stop, nobody takes the connection
-    /// until another comes.
+    /// Sends the successor `Go`, after which it accepts connections. This server accepts none meanwhile, as
+    /// `has_stopped` tells. The kernel wakes one of the acceptors of a socket: if that one is about to stop, no other
+    /// takes the connection until the next one arrives.
     fn let_go(
         &self,
         stream: &UnixStream,
@@ -308,7 +309,8 @@ impl Waiting {
         expect(stream, &mut Vec::new(), FrameKind::Started)
     }
 
-    /// Accepts connections again after a successor that has failed. Not before that one was told so: it may accept them already.
+    /// Accepts connections again after a successor that has failed. Not before the successor has been told to go: it
+    /// may accept them already.
     fn resume_listening(&self) {
         if let Err(error) = self.accept_again() {
             self.server
@@ -429,7 +431,7 @@ impl Waiting {
         match end {
             LinkEnd::Bye => tracing::debug!("the last mail has left"),
             LinkEnd::Broken(error) => {
-                tracing::warn!(%error, "the successor is lost; closing everyone");
+                tracing::warn!(%error, "the successor is lost; closing all connections");
                 self.command_all(|| ShardCommand::LoseSuccessor);
                 let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
                 self.server.order_plan(plan);
@@ -455,7 +457,7 @@ impl Waiting {
         Carrier::start(writer, stream, ends, translator)
     }
 
-    /// Listens nowhere any more, so that the successor can.
+    /// Stops listening everywhere, so that the successor can listen.
     fn leave(&self) {
         self.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -465,13 +467,13 @@ impl Waiting {
     }
 }
 
-/// Tells somebody who wants to take over that another one was first.
+/// Informs another server that wants to take over that one was first.
 fn refuse(stream: &UnixStream) {
     // Who does not wait any more finds out otherwise.
     let _ = meeting::send_line(stream, SUCCEEDED);
 }
 
-/// Tells it to all who wait.
+/// Informs all that wait.
 fn refuse_waiting(listener: &UnixListener) {
     if listener.set_nonblocking(true).is_ok() {
         while let Ok((stream, _)) = listener.accept() {
@@ -480,7 +482,7 @@ fn refuse_waiting(listener: &UnixListener) {
     }
 }
 
-/// A failure before the successor was told to go is its end, and no silence that might hide a start.
+/// A failure before the successor was told to go is its end, not a silence that might hide a start.
 fn before_go<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -496,7 +498,7 @@ fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> i
     }
 }
 
-/// What a link needs, made before the successor is told to go.
+/// The parts of a link, made before the successor is told to go.
 struct Link {
     stream: UnixStream,
     hello: Hello,

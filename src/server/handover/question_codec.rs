@@ -1,7 +1,7 @@
 //! Questions of a successor about open connections, and the answers, as JSON.
 //!
 //! A question with anything that this version does not know is not understood, and nothing is done: a filter that is ignored would
-//! close too many. In an answer, what is unknown is skipped.
+//! close too many. Unknown parts of an answer are skipped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -222,8 +222,8 @@ fn token((index, generation): TokenForm) -> Token {
 }
 
 impl QuestionAnswer {
-    /// Writes the answer to the question `number`. A list ends before it has more than [`HANDOVER_ANSWER_BYTES`], and says where to go
-    /// on.
+    /// Writes the answer to the question `number`. A list ends before it has more than [`HANDOVER_ANSWER_BYTES`], and
+    /// tells where to continue.
     pub(crate) fn write(self, number: u32) -> Vec<u8> {
         let outcome = match self {
             QuestionAnswer::Report(report) => OutcomeForm::Report(ReportForm::of(report)),

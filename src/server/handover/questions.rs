@@ -30,7 +30,7 @@ pub(crate) struct DrainingPredecessor {
     channel: Mutex<Option<Channel>>,
 }
 
-/// Why the connections of a predecessor that drains are not told.
+/// Why the connections of a draining predecessor are not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Missing {
@@ -43,9 +43,9 @@ pub(crate) enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Missing::Silent => "the server before this one, which drains, did not answer in time",
+            Missing::Silent => "the previous server, which is draining, did not answer in time",
             Missing::Unsupported => {
-                "the server before this one, which drains, is of a version that cannot be asked"
+                "the previous server, which is draining, has a version that does not answer this question"
             }
         })
     }
@@ -72,7 +72,7 @@ impl DrainingPredecessor {
         self.clients.shards.into()
     }
 
-    /// It has ended, and has no connections any more.
+    /// It has ended, and has no connections left.
     pub(crate) fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Release);
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -103,12 +103,12 @@ impl DrainingPredecessor {
             Ok(QuestionAnswer::NotUnderstood) => Err(Missing::Unsupported),
             Err(error) if is_timeout(&error) => Err(Missing::Silent),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::warn!(%error, "the server before this one is asked no more about its connections");
+                tracing::warn!(%error, "no longer asking the previous server about its connections");
                 *channel = None;
                 Err(Missing::Unsupported)
             }
             Err(error) => {
-                tracing::debug!(%error, "the server before this one has ended");
+                tracing::debug!(%error, "the previous server has ended");
                 *channel = None;
                 self.is_gone.store(true, Ordering::Release);
                 Ok(ScanReport::default())
@@ -155,8 +155,7 @@ impl Channel {
     fn answer(&mut self, until: Instant) -> io::Result<QuestionAnswer> {
         self.send(until)?;
         let body = self.body(until)?;
-        let (number, answer) =
-            QuestionAnswer::read(&body).ok_or_else(|| invalid("an answer that is malformed"))?;
+        let (number, answer) = QuestionAnswer::read(&body).ok_or_else(|| invalid("a malformed answer"))?;
         self.answered = self.answered.wrapping_add(1);
         if number != self.answered {
             return Err(invalid("an answer to something else"));
@@ -177,7 +176,7 @@ impl Channel {
         Ok(())
     }
 
-    /// The body of the next answer. What has arrived of it is kept if the rest does not come in time.
+    /// The body of the next answer. The received part of it is kept if the rest does not arrive in time.
     fn body(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         const BLOCK_BYTES: usize = 64 * 1024;
         loop {
@@ -206,7 +205,7 @@ impl Channel {
     }
 }
 
-/// The time that is left. No time at all would be no limit for a socket.
+/// The time that is left. A zero time-out would be no limit for a socket.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -224,7 +223,7 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
             report.map_or(QuestionAnswer::Silent, QuestionAnswer::Report)
         });
         if error.kind() == io::ErrorKind::InvalidData {
-            tracing::warn!(%error, "the successor is told no more about connections");
+            tracing::warn!(%error, "no longer answering questions of the successor about connections");
             let _ = io::copy(&mut &stream, &mut io::sink());
         }
     };
@@ -232,7 +231,7 @@ pub(super) fn answer_on_thread(server: Handle, stream: UnixStream) -> io::Result
     Ok(())
 }
 
-/// Answers until the successor asks no more, as the error says.
+/// Answers until the successor stops asking, as the error tells.
 fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnswer) -> io::Error {
     let mut body = Vec::new();
     loop {
@@ -244,7 +243,7 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
         let (number, answer) = match Question::read(&body) {
             Ok(question) => (question.number, answer(question)),
             Err(Some(number)) => (number, QuestionAnswer::NotUnderstood),
-            Err(None) => return invalid("a question that is malformed"),
+            Err(None) => return invalid("a malformed question"),
         };
         if let Err(error) = send(stream, FrameKind::Answer, &answer.write(number)) {
             return error;

@@ -100,7 +100,7 @@ impl Rehearsal {
         true
     }
 
-    /// Does what the shards' answers allow, and carries up to `mail` messages in each direction.
+    /// Takes the steps that the shards' answers allow, and carries up to `mail` messages in each direction.
     ///
     /// # Panics
     /// If a shard's answer is an error.

@@ -29,7 +29,7 @@ use echoring_cluster::NodeId;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
 
-/// The running server, whose place is to be taken. If it is dropped before `Server::take_over`, that server goes on.
+/// The running server, which this one replaces. If it is dropped before `Server::take_over`, that server continues.
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
@@ -41,13 +41,13 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
-    /// Asks the server that waits at one of these points for its place. `None` if there is no server of `user` or of root; that
-    /// user must be the one that this process has once it serves. A server that still drains its own predecessor lets the
+    /// Asks the server at one of these points to hand over. `None` if there is no server of `user` or of root; that
+    /// user must be the later user of this process. A server that still drains its own predecessor lets the
     /// caller wait for that.
     ///
     /// # Errors
-    /// If it refuses, or does not answer. It goes on then. [`io::ErrorKind::ConnectionAborted`] if another server takes its place:
-    /// that one can be asked next.
+    /// If it refuses, or does not answer. It then continues. [`io::ErrorKind::ConnectionAborted`] if another server
+    /// replaces it: that one can be asked next.
     pub fn find(
         points: &[MeetingPoint],
         user: u32,
@@ -145,7 +145,7 @@ impl Predecessor {
     /// Takes its place in the cluster. When this returns, it owns no topics, and drains.
     ///
     /// # Errors
-    /// It goes on, and other nodes have the topics of this one.
+    /// It continues, and other nodes have the topics of this one.
     pub(crate) fn take_place(self, server: &Handle, cluster: &ClusterNode) -> io::Result<()> {
         let Predecessor { stream, offer, questions, .. } = self;
         let joined = Duration::from_nanos(CLUSTER_JOIN_TIMEOUT);
@@ -175,7 +175,7 @@ impl Predecessor {
     /// that ends with the last of them.
     ///
     /// # Errors
-    /// The predecessor goes on. The shards of `server` may have some of its topics, and must end.
+    /// The predecessor continues. The shards of `server` may have some of its topics, and must end.
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
         let Predecessor { stream, offer, questions, .. } = self;
         let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
@@ -213,7 +213,7 @@ impl Predecessor {
     }
 }
 
-/// What a predecessor passes.
+/// A predecessor's offer.
 struct Passed {
     listeners: Vec<InheritedListener>,
     admin: Option<InheritedListener>,

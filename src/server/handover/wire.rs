@@ -1,7 +1,8 @@
 //! Frames between a successor and its predecessor, on a stream socket of the Unix domain.
 //!
-//! A frame is its length, its kind, and its body. The peer is the same user or root, and yet nothing is believed: lengths have
-//! a bound, memory grows with what arrives, and descriptors are taken only where they are expected.
+//! A frame is its length, its kind, and its body. The peer is the same user or root, but nothing that it sends is
+//! trusted: lengths have a bound, memory grows with what arrives, and descriptors are taken only where they are
+//! expected.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -15,7 +16,7 @@ use rustix::net::{
 
 use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_SOCKETS_MAX};
 
-/// What a frame is for.
+/// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum FrameKind {
@@ -23,7 +24,7 @@ pub(crate) enum FrameKind {
     Hello = 1,
     /// Predecessor: the request waits for something, in words.
     Wait = 2,
-    /// Predecessor: what it is, and its listeners, whose descriptors follow.
+    /// Predecessor: its data, and its listeners, whose descriptors follow.
     Offer = 3,
     /// Successor: everything that can fail has succeeded; send the topics.
     Begin = 4,
@@ -92,7 +93,7 @@ pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io:
 /// Reads one frame's body into `body`.
 ///
 /// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] at the end of the stream, [`io::ErrorKind::InvalidData`] for what is no frame.
+/// [`io::ErrorKind::UnexpectedEof`] at the end of the stream, [`io::ErrorKind::InvalidData`] for a malformed frame.
 pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<FrameKind> {
     let mut head = [0; FRAME_HEAD_BYTES];
     stream.read_exact(&mut head)?;

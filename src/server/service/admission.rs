@@ -18,7 +18,7 @@ use crate::route::Route;
 use crate::v1;
 
 impl Service {
-    /// Why the origin of a request, or its path, is refused before anybody asks who the client is.
+    /// The reason for refusing the origin of a request, or its path, before its client is authenticated.
     pub(super) fn check_origin(&self, route: Option<&Route>, upgrade: &Upgrade<'_>) -> Option<Refusal> {
         let is_allowed = match route {
             Some(route) => route.allows(upgrade, &self.origins),
@@ -28,7 +28,8 @@ impl Service {
         (!is_allowed).then_some(Refusal::ORIGIN)
     }
 
-    /// Decides who the client of a request is, or begins to. The first message of a client that `presents_later` may decide.
+    /// Decides about the client of a request, or begins to. The first message of a client that `presents_later` may
+    /// decide.
     pub(super) fn admit<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,

@@ -37,7 +37,7 @@ impl Service {
         self.builtin_routes && request.path.starts_with(PREFIX) && !self.routes.has(request.path)
     }
 
-    /// Answers a request for an event stream, or finds out first who the client is.
+    /// Answers a request for an event stream, or first authenticates the client.
     pub(super) fn event_stream<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -87,8 +87,8 @@ impl Service {
     }
 }
 
-/// The position from which a client continues. The field is what a browser sends when it returns; the parameter is for
-/// clients that cannot set fields, and stays in their URL, so the field comes first.
+/// The position from which a client continues. A browser sends the field when it returns; the parameter is for clients
+/// that cannot set fields, and stays in their URL, so the field takes precedence.
 fn requested_position(request: &Request<'_>) -> Option<Position> {
     let field = request.header("last-event-id").filter(|id| !id.is_empty());
     let id = field.or_else(|| request.query_value("last_event_id").filter(|id| !id.is_empty()));

@@ -17,7 +17,7 @@ impl Service {
         cx.inspect(token)?.address
     }
 
-    /// Goes on with the scans.
+    /// Continues the scans.
     #[cold]
     #[inline(never)]
     pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
@@ -95,7 +95,7 @@ impl Service {
         self.scans.put_back(scans);
     }
 
-    /// Does what the scan is for with a connection that passes its filter but for the address.
+    /// Carries out the action of the scan for a connection that passes its filter, the address aside.
     fn take<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,

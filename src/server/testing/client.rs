@@ -13,9 +13,9 @@ use echoring_proto::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 /// A client of a [`TestServer`](super::TestServer): the real protocol in its client role, on a simulated network.
 ///
-/// What it sends is on its way until the server runs. Everything that looks at what the client has received, such as
-/// [`take_texts`](TestClient::take_texts), first has the server run until nothing more happens without time passing. A client
-/// answers pings by itself, and has no time-outs. Dropping it closes the connection without a Close frame.
+/// Its sent bytes are in flight until the server runs. Everything that reads the client's received messages, such as
+/// [`take_texts`](TestClient::take_texts), first runs the server until nothing more happens without time passing. A
+/// client answers pings by itself, and has no time-outs. Dropping it closes the connection without a Close frame.
 ///
 /// ```
 /// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
@@ -120,7 +120,7 @@ impl TestClient {
         self.after_run(|peer| peer.take(as_message))
     }
 
-    /// Takes the messages that were received and not taken yet, all of which are text.
+    /// Takes the received messages that were not taken yet, all of which are text.
     ///
     /// # Panics
     /// If one is binary.
@@ -157,7 +157,7 @@ impl TestClient {
         })
     }
 
-    /// Stops reading, as a peer that is too slow or has vanished. What the server sends fills the
+    /// Stops reading, as a peer that is too slow or has vanished. Sends of the server fill the
     /// [buffers](super::TestRequest::buffer_bytes), and then its queue. Pings are not answered.
     pub fn stall(&self) {
         self.with(|peer| peer.set_reading(false));
@@ -180,13 +180,13 @@ impl TestClient {
         self.with(|peer| peer.response().header(name).map(str::to_owned))
     }
 
-    /// Starts the closing handshake, behind what was sent. [`CloseCode::NO_STATUS`] sends an empty Close frame.
+    /// Starts the closing handshake, behind all sent messages. [`CloseCode::NO_STATUS`] sends an empty Close frame.
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.simulated.with_client(self.number, |peer, network| peer.close(network, code, reason));
     }
 
     /// Closes the connection without a Close frame, as the kernel does for a program that is killed: with FIN, or with a reset if
-    /// something was received and not read. What is on its way is not sent.
+    /// something was received and not read. Bytes in flight are dropped.
     pub fn disconnect(&self) {
         self.simulated.with_client(self.number, |peer, network| peer.disconnect(network));
     }

@@ -1,4 +1,4 @@
-//! The messages that handlers leave for when their connection is over: published once, behind everything else, whatever has
+//! The messages that are published when a handler's connection is over: once, behind everything else, whatever has
 //! ended it; refused and counted by a drain.
 
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ use echoring_topics::{Publications, Refused};
 
 const ROOM: &str = "room";
 
-/// A member of the room, which does as its client says.
+/// A member of the room, which follows its client's commands.
 struct Member(String);
 
 impl Handler for Member {
@@ -250,7 +250,7 @@ fn a_paced_drain_publishes_the_last_messages_of_those_that_it_closes_one_by_one(
     assert!(server.has_ended());
 }
 
-/// Those who stay are sent everything, because a shard spreads the messages over ticks.
+/// The remaining members receive everything, because a shard spreads the messages over ticks.
 #[test]
 fn thousands_that_leave_at_once_do_not_make_the_others_lag() {
     for shards in [1, 2] {

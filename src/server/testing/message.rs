@@ -118,8 +118,8 @@ impl From<ObservedPublication> for TestPublication {
     }
 }
 
-/// An error or a panic of a handler, which has closed its connection. `Display` has the error with its code, or what the panic
-/// said.
+/// An error or a panic of a handler, which has closed its connection. `Display` has the error with its code, or the
+/// text of the panic.
 ///
 /// ```
 /// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
@@ -148,7 +148,8 @@ pub struct HandlerFailure {
     pub code: CloseCode,
     /// Whether it is a panic.
     pub is_panic: bool,
-    /// The error's text, which the peer does not get unless it is a [`Failure`](crate::Failure) of its own; or what the panic said.
+    /// The error's text, which the peer does not get unless it is a [`Failure`](crate::Failure) of its own; or the text
+    /// of the panic.
     pub text: String,
 }
 

@@ -22,7 +22,7 @@ const MEMORY_BYTES: u64 = 1 << 40;
 /// A time that no test reaches: clients have no time-outs of their own.
 const NEVER: Nanos = Nanos::MAX / 4;
 
-/// What a client is told, and what it received.
+/// The notices and the received data of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Message(TestMessage),
@@ -54,10 +54,10 @@ pub(super) struct Peer {
     /// Stops reading once it is open.
     stalls_when_open: bool,
     has_ended: bool,
-    /// Neither reads nor writes any more.
+    /// It has stopped reading and writing.
     is_over: bool,
     is_open: bool,
-    /// The response to the request, and what followed it in the same read.
+    /// The response to the request, and the bytes after it in the same read.
     response: Vec<u8>,
     subprotocol: Option<String>,
     received: VecDeque<Received>,
@@ -117,7 +117,7 @@ impl Peer {
         Env { pool, codecs, config, now, entropy }
     }
 
-    /// Calls `update` with the state machine, and keeps what it queues.
+    /// Calls `update` with the state machine, and keeps the output that it queues.
     fn with<R>(
         &mut self,
         network: &Network,
@@ -212,7 +212,7 @@ impl Peer {
         self.subprotocol.as_deref()
     }
 
-    /// Takes what `take` returns something for, in order.
+    /// Takes the items for which `take` returns a value, in order.
     pub(super) fn take<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Vec<R> {
         let mut taken = Vec::new();
         self.received.retain(|received| match take(received) {
@@ -225,7 +225,7 @@ impl Peer {
         taken
     }
 
-    /// Takes the first for which `take` returns something.
+    /// Takes the first item for which `take` returns a value.
     pub(super) fn take_first<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Option<R> {
         let (at, wanted) =
             self.received.iter().enumerate().find_map(|(at, received)| Some((at, take(received)?)))?;
@@ -263,7 +263,7 @@ impl Peer {
         (self.unwritten.is_empty() || action == TransportAction::Abort).then_some(action)
     }
 
-    /// Writes what the network takes, and reads what there is. Returns how much was received before.
+    /// Writes as much as the network accepts, and reads everything available. Returns how much was received before.
     pub(super) fn act(&mut self, network: &Network) -> usize {
         let before = self.received.len();
         if self.can_write(network) {
@@ -292,7 +292,7 @@ impl Peer {
         before
     }
 
-    /// What was received since `before`, a number of received items.
+    /// The items received since `before`, a number of received items.
     pub(super) fn received_since(&self, before: usize) -> impl Iterator<Item = &Received> {
         self.received.iter().skip(before)
     }

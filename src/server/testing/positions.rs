@@ -12,7 +12,7 @@ use crate::subscription::{SubscribeOptions, SubscriptionEvent};
 use crate::topic_options::TopicOptions;
 use echoring_topics::Position;
 
-/// Subscribes from a position, and says whether that was possible.
+/// Subscribes from a position, and reports whether that was possible.
 struct Resumed(Position);
 
 impl Handler for Resumed {

@@ -52,7 +52,7 @@ impl TestResponse {
         &self.body
     }
 
-    /// The body as text; what is not UTF-8 is replaced by U+FFFD.
+    /// The body as text; bytes that are not UTF-8 are replaced by U+FFFD.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

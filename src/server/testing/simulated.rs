@@ -99,8 +99,8 @@ impl Simulated {
         self.go();
     }
 
-    /// Runs until nothing more happens; then from deadline to deadline until something has happened. Returns whether it has: it
-    /// has not if nobody waits for a time any more.
+    /// Runs until nothing more happens; then from deadline to deadline until something has happened. Returns whether it
+    /// has: it has not if nothing is scheduled any more.
     pub(super) fn run_until(&self, has_happened: impl Fn() -> bool) -> bool {
         loop {
             self.run();

@@ -29,15 +29,15 @@ const EAGER: u32 = 1000;
 
 /// A server without sockets, threads and waiting: a test runs its shards, in virtual time.
 ///
-/// It takes the [`Builder`] that the program would start, with its routes, policies, limits and topics. The same seed gives the same
-/// run, whatever the machine does.
+/// It takes the [`Builder`] that the program would start, with its routes, policies, limits and topics. The same seed
+/// gives the same run, on any machine.
 ///
-/// Nothing happens between two calls. [`run`](TestServer::run), [`advance`](TestServer::advance) and the calls that look at what
-/// happened run the server until nothing more happens; time passes with `advance` only. Calls that block, such as
+/// Nothing happens between two calls. [`run`](TestServer::run), [`advance`](TestServer::advance) and the calls that
+/// read results run the server until nothing more happens; time passes only with `advance`. Calls that block, such as
 /// [`Handle::publish`] and [`RemoteSender::send`](crate::RemoteSender::send), work from the test: the server runs while they wait.
 ///
 /// When a `TestServer` is dropped, it fails the test if a handler has panicked and
-/// [`take_failures`](TestServer::take_failures) has not shown that.
+/// [`take_failures`](TestServer::take_failures) has not returned that.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +45,7 @@ const EAGER: u32 = 1000;
 /// use echoring::server::{Disposition, Handler, Message, Remote, Result, Server};
 /// use echoring::testing::TestServer;
 ///
-/// /// Publishes what its client says, and closes who says nothing for a minute.
+/// /// Publishes its client's messages, and closes clients that are silent for a minute.
 /// struct Member;
 ///
 /// impl Handler for Member {
@@ -91,8 +91,9 @@ impl fmt::Debug for TestServer {
 impl TestServer {
     /// A server of this configuration, with the seed 0 and one shard unless the program sets their number.
     ///
-    /// It binds no address, and speaks no TLS: the shards see what TLS would decrypt. It has no threads, so credentials that are
-    /// checked on one (passwords, hooks, key sets of a URL) are refused with 503; their expiry is that of the real time of day.
+    /// It binds no address, and speaks no TLS: the shards see decrypted data. It has no threads, so credentials that
+    /// are checked on one (passwords, hooks, key sets of a URL) are refused with 503; their expiry is that of the real
+    /// time of day.
     ///
     /// # Panics
     /// If the configuration is for a cluster.
@@ -199,7 +200,7 @@ impl TestServer {
     }
 
     /// Drains the server, see [`Handle::drain`], and runs it until it has ended, with time passing only if it needs that. Its
-    /// clients can still be looked at.
+    /// clients remain readable.
     pub fn drain(&self) {
         self.server.handle().drain();
         let ended = self.simulated.run_until(|| self.simulated.has_ended());
@@ -228,8 +229,8 @@ impl TestServer {
         self.simulated.take_failures()
     }
 
-    /// What happened so far, a line for each message, publication, failure and end, with its time: for the output of a test that
-    /// fails. It has the latest 10,000 lines. Its form may change.
+    /// The events so far, a line for each message, publication, failure and end, with its time: for the output of a
+    /// failing test. It has the latest 10,000 lines. Its form may change.
     pub fn transcript(&self) -> String {
         self.simulated.transcript()
     }

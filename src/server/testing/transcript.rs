@@ -1,4 +1,4 @@
-//! What happened in a test, line by line, for people.
+//! The events of a test, line by line, for people.
 
 use std::collections::VecDeque;
 use std::fmt;

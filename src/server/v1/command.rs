@@ -81,7 +81,7 @@ pub fn parse(text: &[u8]) -> Result<Command<'_>, ProtocolError> {
     let fields: Fields<'_> = serde_json::from_slice(text).map_err(|error| ProtocolError::bad_json(&error))?;
     let id = fields.id()?;
     if let Some(field) = fields.duplicate {
-        return Err(ProtocolError::bad(id, field, format!("the field `{field}` is there twice")));
+        return Err(ProtocolError::bad(id, field, format!("the field `{field}` appears twice")));
     }
     let kind = fields.kind.ok_or_else(|| ProtocolError::missing(id, "type"))?;
     let kind = string(kind).ok_or_else(|| ProtocolError::bad(id, "type", "the type is a string"))?;

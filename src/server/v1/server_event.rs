@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::protocol_error::ProtocolError;
 use echoring_topics::{ClientId, Content, GapReason, Members, Position};
 
-/// A subscription has begun: messages after `position` follow, those up to `snapshot` from the history. If the client asked
-/// for an earlier position, `recovered` says whether all messages after it follow. On a topic with presence, `presence` has
-/// the number of subscribers, including this one, and the client's own id.
+/// A subscription has begun: messages after `position` follow, those up to `snapshot` from the history. If the client
+/// asked for an earlier position, `recovered` tells whether all messages after it follow. On a topic with presence,
+/// `presence` has the number of subscribers, including this one, and the client's own id.
 pub fn subscribed(
     out: &mut Vec<u8>,
     id: Option<u64>,
@@ -54,14 +54,14 @@ pub fn withdrawn(out: &mut Vec<u8>, topic: &str, position: Position) {
     out.extend_from_slice(br#","reason":"forbidden"}"#);
 }
 
-/// The server ended a subscription, because the topic goes on in another epoch, or behind messages that are missing: the client has
-/// everything up to `position`.
+/// The server ended a subscription, because the topic continues in another epoch, or behind missing messages: the
+/// client has everything up to `position`.
 pub fn moved(out: &mut Vec<u8>, topic: &str, position: Position) {
     placed(out, "unsubscribed", None, topic, position);
     out.extend_from_slice(br#","reason":"moved"}"#);
 }
 
-/// The session has new credentials of its client, which expire in so many seconds, if they do.
+/// The session has new credentials of its client, with their lifetime in seconds, if they expire.
 pub fn authenticated(out: &mut Vec<u8>, id: Option<u64>, subject: &str, expires_in_s: Option<u64>) {
     begin(out, "authenticated", id);
     out.extend_from_slice(br#","subject":"#);
@@ -72,7 +72,8 @@ pub fn authenticated(out: &mut Vec<u8>, id: Option<u64>, subject: &str, expires_
     out.push(b'}');
 }
 
-/// The credentials of the session expire in so many seconds. The connection is closed then, unless fresh ones come before.
+/// The credentials of the session expire after this number of seconds. The connection is then closed, unless fresh ones
+/// come before.
 pub fn token_expires(out: &mut Vec<u8>, seconds: u64) {
     begin(out, "token_expires", None);
     put(out, format_args!(r#","expires_in":{seconds}}}"#));

@@ -1,4 +1,4 @@
-//! Durable topics: what is decided about a publication before a stream stores it, and what is done once it has.
+//! Durable topics: the decision about a publication before a stream stores it, and the steps after that.
 
 use super::{OwnedTopicId, OwnedTopics, Shards, digest};
 use crate::accounts::Publications;
@@ -42,7 +42,7 @@ impl OwnedTopics {
         }
     }
 
-    /// Digests of an idempotency key and of what is published with it.
+    /// Digests of an idempotency key and of its publication.
     pub fn digests(
         &self,
         publication: &Publication<'_>,
@@ -105,7 +105,8 @@ impl OwnedTopics {
         self.list_key(id, by_client, now, pool);
     }
 
-    /// The position behind which the stream of a durable topic must be read for a replay, if that begins before what is kept in memory.
+    /// The position behind which the stream of a durable topic must be read for a replay, if that begins before the
+    /// messages in memory.
     pub fn stream_position(
         &mut self,
         id: OwnedTopicId,

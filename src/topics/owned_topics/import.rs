@@ -1,4 +1,4 @@
-//! Topics that another process owned before: their import, and what ends with that process.
+//! Topics that another process owned before: their import, and the state that ends with that process.
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
 use crate::accounts::Publications;
@@ -217,7 +217,7 @@ impl OwnedTopics {
         self.forgotten.clear(pool);
     }
 
-    /// The shards from `first_shard` on have ended: nothing is forwarded to them any more.
+    /// The shards from `first_shard` on have ended: nothing more is forwarded to them.
     pub fn forget_shards(&mut self, first_shard: usize, now: Nanos) {
         for index in 0..self.slots() {
             let Some(id) = self.id_at(index) else { continue };

@@ -1,8 +1,8 @@
-//! Topics that nodes share: what a node keeps of a topic that another node orders, and what moves with a topic from one node
-//! to the next.
+//! Topics that nodes share: the data that a node keeps of a topic that another node orders, and those that move with a
+//! topic from one node to the next.
 //!
-//! A topic that is followed has the same position, history and subscribers as one that is owned. It differs in who gives its
-//! messages their offsets.
+//! A topic that is followed has the same position, history and subscribers as one that is owned. It differs in the node
+//! that gives its messages their offsets.
 
 use super::{OwnedTopicId, OwnedTopics, Shards, epoch};
 use crate::client::ClientId;
@@ -49,8 +49,8 @@ impl OwnedTopics {
         self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| !owned.shards.is_empty())
     }
 
-    /// The offset of the oldest message of the topic `name` that is kept; the next one's if there is none. 1 if there is no such
-    /// topic.
+    /// The offset of the oldest stored message of the topic `name`; the next offset if there is none. 1 if there is no
+    /// such topic.
     pub fn oldest(&self, name: &str) -> u64 {
         self.find(name).and_then(|id| self.owned(id)).map_or(1, |owned| owned.oldest_kept())
     }
@@ -60,8 +60,8 @@ impl OwnedTopics {
         self.find(name).and_then(|id| self.owned(id)).is_some_and(|owned| !owned.keyed.is_empty())
     }
 
-    /// Begins the topic `name` anew at a position, or in a new epoch, without messages. It is created if it does not exist.
-    /// Returns the position, and the shards that subscribe.
+    /// Restarts the topic `name` at a position, or in a new epoch, without messages. It is created if it does not
+    /// exist. Returns the position, and the shards that subscribe.
     ///
     /// # Errors
     /// As for [`find_or_create`](OwnedTopics::find_or_create).
@@ -122,8 +122,8 @@ impl OwnedTopics {
         Some((owned.position(), &owned.shards))
     }
 
-    /// Charges a change of the member list, which [`presence`](OwnedTopics::presence) must make then: `count` are members after it.
-    /// False, and nothing done, if it changes nothing.
+    /// Charges a change of the member list, which [`presence`](OwnedTopics::presence) must then make: `count` are
+    /// members after it. False, and nothing done, if it changes nothing.
     ///
     /// # Errors
     /// [`Refused::OutOfMemory`] if there is no memory for the member, even after histories were evicted.

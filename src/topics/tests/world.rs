@@ -230,7 +230,7 @@ impl World {
         message.asked
     }
 
-    /// Appends a frame that is no message.
+    /// Appends a frame that is not a message.
     pub(super) fn append_notice(&mut self, frame: &[u8]) {
         let World { topics, owned, peers, id, .. } = self;
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };

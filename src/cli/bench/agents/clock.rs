@@ -1,4 +1,4 @@
-//! How far another machine's clock is ahead, by the times of messages to it and back.
+//! The offset of another machine's clock, by the times of messages to it and back.
 
 use std::collections::VecDeque;
 

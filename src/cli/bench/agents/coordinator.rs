@@ -23,7 +23,7 @@ use echoring_runtime::driver::monotonic_now;
 /// A message for this coordinator, and when it arrived.
 type Incoming = (ToCoordinator, Nanos);
 
-/// What is measured, and by how many agents.
+/// The measured load, and the number of agents.
 #[derive(Debug)]
 pub(in super::super) struct Job {
     pub(in super::super) nats: NatsOptions,
@@ -38,7 +38,7 @@ pub(in super::super) struct Job {
     pub(in super::super) rate_control: Arc<RateControl>,
 }
 
-/// Agents that were found, which measure what it says.
+/// Agents that were found, which follow its orders.
 #[derive(Debug)]
 pub(in super::super) struct Coordinator {
     job: Job,

@@ -88,10 +88,7 @@ fn merged(mut shares: Vec<(&Path, &Record)>) -> Result<Outcome, String> {
                 .filter_map(|(_, record)| record.segment.as_ref())
                 .map(|segment| format!("{}/{}", segment.number, segment.of))
                 .collect();
-            return Err(format!(
-                "all shares of one run are needed, each once, and there are {}",
-                found.join(", ")
-            ));
+            return Err(format!("expected all shares of one run, each once; found {}", found.join(", ")));
         }
         if plan(record) != plan(first) || record.target != first.target {
             return Err(format!(

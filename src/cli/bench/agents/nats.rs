@@ -1,4 +1,4 @@
-//! The options of the NATS that agents and their coordinator meet at.
+//! The options for the NATS server that connects agents and their coordinator.
 
 use std::fs;
 use std::path::PathBuf;

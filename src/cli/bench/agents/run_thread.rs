@@ -1,11 +1,11 @@
-//! The thread of a run at an agent, whose end the agent hears of however it comes.
+//! The thread of an agent's run, whose end is always reported to the agent.
 
 use std::io;
 use std::thread::{self, JoinHandle};
 
 use echoring_runtime::panics::panic_message;
 
-/// A thread that gives a value in the end.
+/// A thread that returns a value.
 #[derive(Debug)]
 pub(super) struct RunThread<T>(JoinHandle<T>);
 
@@ -13,7 +13,7 @@ impl<T: Send + 'static> RunThread<T> {
     /// Starts it. `on_end` is called on it after `body`, even if `body` panics.
     ///
     /// # Errors
-    /// If there is no room for a thread.
+    /// If no thread can be started.
     pub(super) fn start(
         body: impl FnOnce() -> T + Send + 'static,
         on_end: impl FnOnce() + Send + 'static,
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// The order in which a listener hears of a thread, and what the thread gives.
+    /// The order of a listener's notices about a thread, and the thread's result.
     fn ended(
         body: impl FnOnce(&mpsc::Sender<&'static str>) -> u32 + Send + 'static,
     ) -> (Vec<&'static str>, Result<u32, String>) {

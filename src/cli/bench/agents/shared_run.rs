@@ -1,4 +1,5 @@
-//! One run of several agents as their coordinator sees it: whom it waits for, what it tells them, and what became of each.
+//! One run of several agents as their coordinator sees it: the awaited agents, the messages to them, and the outcome of
+//! each.
 //!
 //! Messages and the time go in, messages for agents come out; nothing is sent here.
 
@@ -37,7 +38,7 @@ enum Step {
 struct Member {
     agent: ChosenAgent,
     segment: Segment,
-    /// When it was last heard of.
+    /// When it last sent something.
     heard_at: Nanos,
     /// How far it is, and since when.
     reached: (Step, Nanos),
@@ -77,7 +78,7 @@ pub(super) enum Outgoing {
 /// How a run ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// With the results of all agents that were not lost, merged, and what became of each agent.
+    /// With the results of all agents that were not lost, merged, and the outcome of each agent.
     Finished(Box<SegmentResult>, Vec<record::Agent>),
     /// The run could not be made.
     Refused(String),
@@ -101,7 +102,7 @@ pub(super) struct SharedRun {
 }
 
 impl SharedRun {
-    /// A run of `load` by these agents, and what they are told first.
+    /// A run of `load` by these agents, and the first orders to them.
     pub(super) fn new(
         agents: &[ChosenAgent],
         assignment: &Assignment,
@@ -153,7 +154,7 @@ impl SharedRun {
         Some((from, from + self.duration))
     }
 
-    /// An agent told something. Returns whether a signal asks it to end, which ends the run.
+    /// Handles a message of an agent. Returns whether a signal asks it to end, which ends the run.
     pub(super) fn handle(&mut self, agent: Id, report: Report, now: Nanos) -> bool {
         let Some(member) = self.members.iter_mut().find(|member| member.agent.id == agent) else {
             return false;
@@ -229,7 +230,7 @@ impl SharedRun {
         outgoing
     }
 
-    /// Whether an agent is waited for no more.
+    /// Whether an agent is no longer awaited.
     pub(super) fn is_lost(&self, agent: Id) -> bool {
         self.members.iter().any(|member| member.agent.id == agent && member.lost.is_some())
     }

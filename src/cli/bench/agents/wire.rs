@@ -1,8 +1,8 @@
-//! What a coordinator and its agents tell each other: JSON, in messages of an exchange over NATS.
+//! The messages between a coordinator and its agents: JSON, in messages of an exchange over NATS.
 //!
 //! | subject | carries |
 //! |---|---|
-//! | `PREFIX.find` | the question of a coordinator which agents there are |
+//! | `PREFIX.find` | a coordinator asks which agents exist |
 //! | `PREFIX.agent.ID` | messages for one agent |
 //! | `PREFIX.coordinator.ID` | messages for one coordinator |
 
@@ -29,7 +29,7 @@ pub(super) struct ToAgent {
 /// An order of a coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// Tell that it is there.
+    /// Report that it exists.
     Find,
     /// Open the connections of a segment.
     Open(Box<Assignment>),
@@ -37,7 +37,7 @@ pub(super) enum Order {
     Begin { start: Nanos, audiences: Vec<u32> },
     /// Change the rate, likewise.
     ChangeRate { at: Nanos, rate: u64 },
-    /// No agent sends any more; so many messages were published, by publisher.
+    /// All agents have stopped sending, after this number of messages by publisher.
     Conclude { published: Vec<u64> },
     /// End early, with results.
     Stop,
@@ -58,7 +58,7 @@ pub(super) struct Assignment {
     pub(super) lookup: Lookup,
 }
 
-/// What coordinators may name of an agent's machine only where it says so.
+/// Resources of an agent's machine that coordinators may use only with its permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Allowed {
     /// Files of certificates and keys: --ca-file, --tls-cert and --tls-key
@@ -80,7 +80,7 @@ impl Allowed {
 }
 
 impl Assignment {
-    /// Checks that an agent opens nothing of its machine for this share besides what it allows.
+    /// Checks that a share uses no resources of the agent's machine except those that it allows.
     pub(super) fn check(&self, allowed: &[Allowed]) -> Result<(), String> {
         let Lookup { ca_file, identity, proxy, unix_socket, .. } = &self.lookup;
         let named = [
@@ -108,7 +108,7 @@ pub(super) struct ToCoordinator {
     pub(super) body: Report,
 }
 
-/// What an agent tells.
+/// The messages of an agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Report {
     /// It is there.
@@ -119,9 +119,9 @@ pub(super) enum Report {
     Failed { why: String },
     /// All connections are open or have failed. These are the open subscribers of each topic.
     Settled { subscribers: Vec<u32> },
-    /// It sends no more; so many messages were published, 0 by publishers of others.
+    /// It has stopped sending, after this number of messages by publisher, 0 for publishers of others.
     StoppedSending { published: Vec<u64> },
-    /// How the run goes; also a sign of life.
+    /// Progress of the run; also a sign of life.
     Progress(Box<AgentProgress>),
     /// The results: [`SegmentResult`](echoring_load::record::segment::SegmentResult) as bytes, in Base64.
     Finished { result: String },
@@ -131,7 +131,7 @@ pub(super) enum Report {
     Clock { sent: Nanos },
 }
 
-/// How the run of an agent goes.
+/// Progress of an agent's run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct AgentProgress {
     pub(super) stage: RunStage,

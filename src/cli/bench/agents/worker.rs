@@ -1,6 +1,6 @@
 //! `echoring agent`: opens the connections of a coordinator's run, and measures its share.
 //!
-//! The main thread hears the coordinator and the run; the run is on threads of its own.
+//! The main thread takes messages of the coordinator and the run; the run has threads of its own.
 
 use std::process::ExitCode;
 use std::str::FromStr as _;
@@ -80,7 +80,7 @@ pub struct AgentArgs {
     nats: nats::Args,
 }
 
-/// What the main thread hears.
+/// The inputs of the main thread.
 enum Happening {
     /// An order, and when it arrived.
     Order(ToAgent, Nanos),
@@ -100,13 +100,13 @@ struct Running {
     thread: RunThread<Report>,
     clock: Arc<Mutex<ClockComparison>>,
     compare_at: Nanos,
-    /// When the coordinator was last heard of.
+    /// When the coordinator last sent something.
     heard_at: Nanos,
     is_interrupted: bool,
 }
 
 impl Running {
-    /// There is no coordinator any more: the run ends, whatever it waits for.
+    /// The coordinator is gone: the run ends, whatever it waits for.
     fn abandon(&self, now: Nanos) {
         self.stop.store(true, Ordering::Relaxed);
         self.coordination.abandon(now);
@@ -130,7 +130,7 @@ struct Agent {
     running: Option<Running>,
 }
 
-/// Waits for coordinators and does what they say, until a signal.
+/// Waits for coordinators and follows their orders, until a signal.
 pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let options = arguments.nats.options()?;
     let cpus = arguments.cpus.map(|Cpus(cpus)| cpus).unwrap_or_default();
@@ -289,14 +289,15 @@ impl Agent {
         }
     }
 
-    /// The run has something to tell.
+    /// The run has something to report.
     fn tell_of(&self, run: u64, report: Report) {
         if let Some(running) = self.running.as_ref().filter(|running| running.run == run) {
             self.send(running.coordinator, run, report);
         }
     }
 
-    /// The thread of a run has ended: tells its last report, and is ready for another run. Returns whether it was the current run.
+    /// The thread of a run has ended: sends its last report, and is ready for another run. Returns whether it was the
+    /// current run.
     fn end(&mut self, run: u64) -> bool {
         let Some(running) = self.running.take_if(|running| running.run == run) else { return false };
         // Threads of the run may be left after a panic.
@@ -359,7 +360,7 @@ impl Share {
     }
 }
 
-/// Tells the coordinator how a run goes, and remembers what it has told.
+/// Reports the progress of a run to the coordinator, and remembers what was reported.
 #[derive(Default)]
 struct Teller {
     told_at: Option<Instant>,
@@ -387,7 +388,7 @@ impl Teller {
         })));
     }
 
-    /// Tells each thing that is told once, as soon as it is known.
+    /// Reports each single event once, as soon as it is known.
     fn tell_rest(&mut self, share: &Share) {
         let compared = || locked(&share.clock).count();
         if !self.has_settled

@@ -1,7 +1,7 @@
 //! OpenTelemetry's metrics (OTLP 1.0 over HTTP, in Protocol Buffers).
 //!
-//! Names are those of Prometheus in OpenTelemetry's way: `echoring_bench_response_seconds` is `echoring.bench.response` in
-//! `s`. Response times are an exponential histogram.
+//! Names are Prometheus' names in OpenTelemetry's form: `echoring_bench_response_seconds` is `echoring.bench.response`
+//! in `s`. Response times are an exponential histogram.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

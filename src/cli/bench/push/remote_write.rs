@@ -51,7 +51,7 @@ struct Sample {
 /// The value that ends a series (Prometheus' remote write 1.0, "Stale Markers").
 const STALE: u64 = 0x7ff0_0000_0000_0002;
 
-/// The series that the receiver has, and what is sent to it.
+/// The series that the receiver has, and the data for it.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Labels of the series that were sent last and have not ended.

@@ -1,6 +1,6 @@
 //! Makes a script of a recording: whole messages, decompressed, with the ends of their connections.
 //!
-//! Never: more memory than the bound of a script for messages that are not whole, or than [`INFLATER_BYTES_MAX`] for the
+//! Never: more memory than the bound of a script for incomplete messages, or than [`INFLATER_BYTES_MAX`] for the
 //! windows of compressed connections.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ const INFLATER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Bytes that are read from the file at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Reads a recording. What is behind a line that is cut off is missing, and the script says so.
+/// Reads a recording. Lines after a truncated one are missing, and the script says so.
 ///
 /// # Errors
 /// If it cannot be read, is not a recording, or is too large; with the line.
@@ -212,7 +212,7 @@ fn agreement(extensions: &str) -> Result<Agreement, String> {
 
 /// How a connection ended that had no Close frame of either side.
 fn end_without_close(by: Side, code: CloseCode) -> RecordedEnd {
-    /// What the proxy tells a client whose upstream failed.
+    /// The close code for a client whose upstream failed.
     const BAD_GATEWAY: CloseCode = CloseCode(1014);
     match by {
         _ if code != CloseCode::ABNORMAL && code != BAD_GATEWAY => {

@@ -34,7 +34,7 @@ pub(crate) const KEYS: [Key; 21] = [
         // As of `--queue-bytes`, and for the same reasons.
         value: Value::Bytes(4 * 1024..=1 << 30, |settings| &mut settings.lag_bytes),
         reload: Reload::Live,
-        help: "Maximum encoded bytes that a subscriber may lag, by default queue_bytes; the size of a topic's log, for \
+        help: "Maximum lag of a subscriber in encoded bytes, by default queue_bytes; also the size of a topic's log, for \
                each shard and format in use. At most memory_budget",
     },
     Key {

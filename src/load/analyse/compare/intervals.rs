@@ -36,7 +36,7 @@ impl<'a> Intervals<'a> {
         self.count
     }
 
-    /// The parts that a metric is computed from, or one line that says why it cannot be.
+    /// The data that a metric is computed from, or one line with the reason why it cannot be computed.
     pub(super) fn figure(&self, metric: &Metric) -> Result<WeightedMetric, String> {
         let text = metric.of_intervals().ok_or("available for whole runs only")?;
         let made = match text {

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use echoring_proto::limits::Nanos;
 
-/// What is due on a connection.
+/// The due action of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// The message that an opening step awaits is overdue.
@@ -17,7 +17,7 @@ pub(super) enum Due {
     Request,
     /// A heartbeat of the protocol.
     Heartbeat,
-    /// A ping beside the load.
+    /// A ping in addition to the load.
     Ping,
     /// The connection is dialled again.
     Dial,

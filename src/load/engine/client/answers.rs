@@ -1,4 +1,4 @@
-//! Messages of a declared protocol: answers, deliveries, pushes and heartbeats, as its rules tell them.
+//! Messages of a declared protocol: answers, deliveries, pushes and heartbeats, as its rules distinguish them.
 
 use super::Client;
 use super::agenda::Due;
@@ -23,7 +23,7 @@ use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::shard::ConnectionContext;
 
-/// Bytes of a value that are shown to people.
+/// Maximum bytes of a value that people see.
 const SHOWN_BYTES_MAX: usize = 100;
 /// Maximum bytes of a message that spans WebSocket messages: as much as one of these may have.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -65,7 +65,7 @@ struct Matched {
     contents: Contents,
 }
 
-/// The fault of an answer: the value that was compared, where it was looked for, and what it should be. Its request may have
+/// The fault of an answer: the compared value, its place, and the expected value. Its request may have
 /// a payload.
 fn wrong(
     rule: &AnswerRule,
@@ -160,7 +160,7 @@ impl Client {
         }
     }
 
-    /// The next bytes of the stream of messages arrived. What is not complete is kept until the rest comes.
+    /// The next bytes of the stream of messages arrived. An incomplete message is kept until the rest arrives.
     fn stream_arrived(
         &mut self,
         protocol: &CompiledProtocol,
@@ -319,7 +319,7 @@ impl Client {
         self.request_answered(link, position, answer, matched);
     }
 
-    /// A publication was answered: deliveries are what is measured.
+    /// The answer to a publication, which is not measured: deliveries are.
     fn publication_answered(&mut self, position: usize, answer: &Answer<'_>) {
         let Answer { entry, rule, message, .. } = answer;
         if !rule.error.is_empty() && rule.error.hold(message, &Scope::default()) {
@@ -328,8 +328,8 @@ impl Client {
         self.trace_arrived(position, entry, message.bytes, "an answer");
     }
 
-    /// An answer without an id is not that of the request `sequence`: such answers are recognised by their contents. If it is that of no
-    /// request, it takes the place of one that is unanswered, if there is one.
+    /// An answer without an id is not that of the request `sequence`: such answers are recognised by their contents. If
+    /// it answers no request, it takes the place of an unanswered one, if there is one.
     fn match_by_contents(
         &mut self,
         answer: &Answer<'_>,
@@ -409,7 +409,7 @@ impl Client {
         }
     }
 
-    /// An answer without an id is none that was expected: it takes the place of the request `sequence`, unless the answer to that one
+    /// An unexpected answer without an id takes the place of the request `sequence`, unless the answer to that one
     /// arrives.
     #[cold]
     fn unidentified(

@@ -327,7 +327,7 @@ impl Client {
         self.free_slot(peer.position, failed, cx.now());
     }
 
-    /// The message that came instead of the echo was the damaged echo, as no other has come.
+    /// The message in the place of the echo was the damaged echo, since no other has arrived.
     fn settle_replaced_attempt(&mut self, position: usize) {
         let name = self.attempt_name(position);
         if let Some((times, at)) = self.attempt_at(position).and_then(|attempt| attempt.replaced.take()) {

@@ -13,7 +13,7 @@ use echoring_proto::connection::Chunk;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{ConnectionContext, Lane};
 
-/// The delivery of a message was damaged, as nothing else has come: it is as old as it was then.
+/// The delivery of a message was damaged, since nothing else has arrived: it has its age from then.
 fn settle_replaced(tally: &mut Tally, connection: u32, Replaced { times, at, .. }: Replaced) {
     tally.damaged(at, MessageName::unnumbered(connection), times, SampleOutcome::Corrupted);
 }
@@ -41,8 +41,8 @@ impl Broadcast {
         })
     }
 
-    /// Whether there is such a message: one that was never published has a damaged name. How many another generator has published is
-    /// not known exactly.
+    /// Whether there is such a message: one that was never published has a damaged name. The progress of another
+    /// generator's publishers is not known exactly.
     #[inline]
     fn is_published(&self, shared: &Shared, claimed: &Id) -> bool {
         let own = shared.segment.has(claimed.connection);
@@ -73,7 +73,7 @@ impl Broadcast {
         self.order.unidentified();
     }
 
-    /// Records a message. Tells whether it has now reached all subscribers.
+    /// Records a message. Reports whether it has now reached all subscribers.
     #[inline]
     fn delivered(&mut self, shared: &Shared, tally: &mut Tally, delivery: &Delivery) -> bool {
         let &Delivery { id, subscriber, payload_bytes, now } = delivery;

@@ -1,8 +1,8 @@
 //! Connections that come and go while the load runs: a ramp, lifetimes, reconnects with back-off, and the cut of a storm.
 //!
 //! A connection that ends keeps its number, its messages and its place in the schedule. Messages that are due while it is
-//! away wait for its return, and are measured from when they were due: so do users who lost their connection. Where the
-//! user left by will, or has not come yet, there is nobody whose message would wait, and these are left out.
+//! away wait for its return, and are measured from when they were due, as for users who lost their connection. Where
+//! the user left on purpose, or has not arrived yet, nobody waits, and these messages are left out.
 //!
 //! Never: a message that was in flight when its connection ended and is neither answered nor lost.
 
@@ -20,7 +20,7 @@ use echoring_proto::random::{SplitMix64, mix};
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
 
-/// How often it is looked whether a connection at the end of its lifetime has its answers.
+/// Interval of checks whether a connection at the end of its lifetime has its answers.
 const RETIRE_INTERVAL: Nanos = 5 * MILLISECOND;
 
 /// How a connection comes and goes.
@@ -42,7 +42,7 @@ pub(super) struct Life {
     retire_by: Nanos,
     /// Attempts in a row that failed.
     failures: u32,
-    /// Random numbers that it has drawn.
+    /// Number of random values that it has drawn.
     drawn: u32,
 }
 
@@ -60,12 +60,12 @@ enum Departure {
 }
 
 impl Life {
-    /// Whether it was open, and is to be so again.
+    /// Whether it was open, and must reopen.
     fn is_away(&self) -> bool {
         self.departure != Departure::None
     }
 
-    /// Whether its user is not there, so that messages that are due wait for nobody.
+    /// Whether its user is absent, so that due messages have no sender.
     fn has_no_user(&self) -> bool {
         !self.was_open || self.departure == Departure::Retired
     }
@@ -258,7 +258,7 @@ impl Client {
         }
     }
 
-    /// Publishers stay, so that what subscribers miss is known.
+    /// Publishers stay, so that missed messages can be counted.
     fn ends_by_lifetime(&self, position: usize) -> bool {
         !matches!(&self.connections[position].flow, Flow::Broadcast(broadcast) if !broadcast.receives())
     }
@@ -370,7 +370,7 @@ impl Client {
         }
     }
 
-    /// Counts what subscribers missed while they were away.
+    /// Counts the messages that subscribers missed while they were away.
     pub(super) fn settle_recovery(&mut self, position: usize) {
         let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];

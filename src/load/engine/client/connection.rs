@@ -46,9 +46,9 @@ pub(super) struct Connection {
     /// Since when a message has waited for room in the connection's queue.
     pub(super) held_since: Option<Nanos>,
     pub(super) flow: Flow,
-    /// When the next ping beside the load is due.
+    /// When the next ping in addition to the load is due.
     pub(super) ping_at: Nanos,
-    /// The row of the data that it has.
+    /// Its row of the data.
     pub(super) row: Option<u32>,
     /// The conversation of its protocol, if it has one.
     pub(super) session: Option<Box<Session>>,

@@ -1,8 +1,8 @@
-//! Measures at the beginning of each tick what delayed its messages on this side: reads the thread's CPU clock, and how
+//! Measures the causes of delays on this side at the beginning of each tick: the thread's CPU time, and how
 //! long it was runnable without a CPU.
 //!
-//! Both cost a system call, so short spans are not measured: those below [`CPU_SPAN_MIN`] count as work, and a wait for a
-//! CPU is looked for once so much time without one has passed.
+//! Both cost a system call, so short spans are not measured: those below [`CPU_SPAN_MIN`] count as work, and a wait for
+//! a CPU is checked once that much time without one has passed.
 
 use super::Client;
 use crate::measure::host::{self, RunDelay};

@@ -180,8 +180,8 @@ impl Client {
         self.connections.get(peer.position as usize).is_some_and(|connection| connection.token == Some(token))
     }
 
-    /// A connection is closing. If that was not our will, it is over as far as the run is concerned, however long the server
-    /// keeps the transport. One that opens again does so when its transport is gone.
+    /// A connection is closing. If the end was not intended, the connection is over for the run, however long the
+    /// server keeps the transport. One that opens again does so when its transport is gone.
     pub(super) fn connection_ending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
         let Some(closed) = cx.closed(token).filter(|closed| closed.cause != Cause::Local).cloned() else {
             return;

@@ -1,8 +1,9 @@
 //! The ages of outstanding messages, for live results: of messages that are due and wait to be sent, and of those that were
-//! sent and are awaited. What is still outstanding at the end is recorded with its age then.
+//! sent and are awaited. Messages that are still outstanding at the end are recorded with their age then.
 //!
 //! A thread looks at no more than about [`CONNECTIONS_LOOKED_AT_MAX`] connections and [`LOOKED_AT_MAX`] messages. Beyond that,
-//! a connection stands for its neighbours, other connections each second, and a message for several that were due next to it.
+//! it samples: a connection, another one each second, represents its neighbours, and a message those that were due next
+//! to it.
 
 use super::Client;
 use super::connection::{Connection, Flow, State};
@@ -76,13 +77,13 @@ impl Client {
     }
 }
 
-/// One connection in so many is looked at, of a thread with so many `connections` of so many `streams`.
+/// One connection in this many is looked at, in a thread with `connections` connections of `streams` streams each.
 fn sampled_every(connections: usize, streams: usize) -> usize {
     connections.saturating_mul(streams).div_ceil(CONNECTIONS_LOOKED_AT_MAX).min(connections).max(1)
 }
 
 impl Connection {
-    /// Whether messages that are due on it are owed to somebody.
+    /// Whether its due messages have a sender.
     pub(super) fn has_user(&self, shared: &Shared) -> bool {
         let has_none = !self.life.was_open && !shared.load.churn.ramp.is_zero();
         let is_slot = matches!(self.flow, Flow::Attempt(_));
@@ -129,7 +130,7 @@ fn replayed(shared: &Shared, number: u32, player: &Player, ages: &mut Ages) {
     }
 }
 
-/// Deliveries to a subscriber that others overtook; and in `behind`, by publisher, the first of those that it has not got at all.
+/// Deliveries to a subscriber that others overtook; and in `behind`, by publisher, the first of those that it lacks.
 fn awaited_deliveries(
     shared: &Shared,
     connection: &Connection,

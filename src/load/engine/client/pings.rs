@@ -11,7 +11,7 @@ use echoring_runtime::shard::ConnectionContext;
 
 /// Payload of a ping that is the load: its sequence.
 const LOAD_BYTES: usize = size_of::<u64>();
-/// Payload of a ping beside the load: when it was sent, and the seed of the run, by which it is recognised.
+/// Payload of a ping in addition to the load: its send time, and the seed of the run, by which it is recognised.
 const BESIDE_BYTES: usize = 2 * size_of::<u64>();
 
 impl Client {
@@ -32,7 +32,7 @@ impl Client {
         self.enter(at, position, Due::Ping);
     }
 
-    /// Sends the ping beside the load that is due.
+    /// Sends the due ping in addition to the load.
     pub(super) fn ping_beside(
         &mut self,
         link: &mut ConnectionContext<'_, Client>,

@@ -1,4 +1,4 @@
-//! The replay of one connection: what was due and sent, and the answers so far.
+//! The replay of one connection: its due and sent messages, and the answers so far.
 
 use crate::measure::replay::AnswerChecker;
 use crate::measure::times::Times;
@@ -7,7 +7,8 @@ use crate::plan::replay::comparison::ComparisonRule;
 use crate::plan::replay::script::{Action, ActionKind, Answer, RecordedEnd};
 use echoring_proto::limits::{Nanos, SECOND};
 
-/// A connection that the server ended in the recording is closed so much later, if the server has not ended it by then.
+/// Time after which a connection that the server ended in the recording is closed, if the server has not ended it by
+/// then.
 const END_GRACE: Nanos = SECOND;
 
 /// The replay of one connection.

@@ -47,8 +47,8 @@ impl Client {
         self.push_timed(link, position, bytes, time);
     }
 
-    /// A pushed message of so many bytes arrived. `time` is the time at which it was made, if pushes are timed; `None`
-    /// within if it has none.
+    /// A pushed message with this number of bytes arrived. `time` is the time at which it was made, if pushes are
+    /// timed; `None` within if it has none.
     pub(super) fn push_timed(
         &mut self,
         link: &mut ConnectionContext<'_, Client>,

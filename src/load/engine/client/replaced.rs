@@ -5,7 +5,7 @@ use crate::measure::tally::Tally;
 use crate::measure::track::Replaced;
 use crate::plan::protocol::CompiledProtocol;
 
-/// The answer to a message was damaged, as nothing else has come: it is as old as it was then.
+/// The answer to a message was damaged, since nothing else has arrived: it has its age from then.
 /// A protocol, which has the seed of the run, counts the request as answered.
 pub(super) fn settle_replaced(
     tally: &mut Tally,

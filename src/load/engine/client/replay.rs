@@ -44,7 +44,7 @@ impl Client {
         }
     }
 
-    /// Does what is due on a connection.
+    /// Carries out the due action of a connection.
     pub(super) fn replay_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) {
         let Phase::Running { stop_at, .. } = self.phase else { return };
         let now = cx.clock();
@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// Sends what was due, and closes the connection when that is due.
+    /// Sends due messages, and closes the connection when that is due.
     pub(super) fn replay_sends(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, backlog, .. } = self;
@@ -112,7 +112,7 @@ impl Client {
         self.replay_leaves(link, position);
     }
 
-    /// Ends the connection as recorded, if that is due and nothing is awaited any more.
+    /// Ends the connection as recorded, if that is due and nothing is awaited.
     fn replay_leaves(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
@@ -298,7 +298,7 @@ impl Judged<'_> {
         }
     }
 
-    /// It is the recorded answer with this index, so that the one that had its place was unexpected. The age of that one
+    /// It is the recorded answer with this index, so the answer that took its place was unexpected. The age of that one
     /// stays recorded, and this one is not timed.
     #[cold]
     fn restored(&mut self, at: usize, payload: &[u8]) {

@@ -24,11 +24,11 @@ pub(super) struct Session {
     pub(super) captures: Vec<Vec<u8>>,
     /// When the next heartbeat is due.
     heartbeat_at: Nanos,
-    /// Until when the next request waits; 0 for not at all.
+    /// End of the pause before the next request; 0 for no pause.
     pub(super) pause_until: Nanos,
     /// Why the opening failed, until the connection has ended.
     failure: Option<String>,
-    /// The beginning of a message that is not complete, of a protocol whose messages are those of a stream.
+    /// The beginning of an incomplete message, in protocols whose messages form a stream.
     pub(super) stream: Vec<u8>,
 }
 
@@ -102,7 +102,7 @@ impl Client {
         self.open_from(link, position, 0);
     }
 
-    /// Whether the subscriber goes on from where it was.
+    /// Whether the subscriber resumes from its position.
     fn resumes(&self, position: usize) -> bool {
         let has_steps = self.protocol.as_ref().is_some_and(|protocol| !protocol.resume.is_empty());
         has_steps && self.connections[position].life.was_open
@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    /// Puts what is due on a connection on the agenda.
+    /// Puts the next action of a connection on the agenda.
     pub(super) fn enter(&mut self, at: Nanos, position: usize, due: Due) {
         self.agenda.push(at, position, due);
         self.timers.wake_by(at);
@@ -193,7 +193,7 @@ impl Client {
         let _ = self.shared.events.send(RunEvent::Trace(traced));
     }
 
-    /// Whether the message is what an opening or closing step awaits; goes on with the next step then.
+    /// Whether the message is the one that an opening or closing step awaits; if so, continues with the next step.
     pub(super) fn step_arrived(
         &mut self,
         protocol: &CompiledProtocol,
@@ -249,7 +249,7 @@ impl Client {
         self.tally.protocol.heartbeats_answered += 1;
     }
 
-    /// Does what is due on connections until now.
+    /// Carries out the actions that are due by now.
     pub(super) fn run_agenda<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.now();
         while let Some(at) = self.agenda.next_at() {
@@ -267,7 +267,7 @@ impl Client {
         }
     }
 
-    /// Does what was due at `at`, unless the connection has another time for it since.
+    /// Carries out the action that was due at `at`, unless the connection has another time for it since.
     fn do_due(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, (at, due): (Nanos, Due)) {
         let now = link.now();
         let connection = &mut self.connections[position];
@@ -341,7 +341,7 @@ impl Client {
         Some(cause)
     }
 
-    /// Says goodbye as the protocol does, then closes.
+    /// Sends the protocol's goodbye, then closes.
     pub(super) fn leave(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
         if let Some(session) = &mut self.connections[position].session {
             session.heartbeat_at = Nanos::MAX;
@@ -364,7 +364,7 @@ impl Client {
         link.close(CloseCode::NORMAL, "");
     }
 
-    /// The opening steps are done, or there are none: the connection takes part in the load.
+    /// The opening steps are done, or there are none: the connection joins the load.
     pub(super) fn connection_ready(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize) {
         let now = link.now();
         let connection = &mut self.connections[position];

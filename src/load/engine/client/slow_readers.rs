@@ -1,6 +1,6 @@
 //! Broadcast mode: deliberately slow subscribers, which read nothing or at a low rate during the measured time.
 //!
-//! Backpressure on their reads limits the rate. A read takes what the kernel has, up to
+//! Backpressure on their reads limits the rate. A read takes everything that the kernel has, up to
 //! [`RECEIVE_CREDIT_BYTES`](echoring_proto::limits::RECEIVE_CREDIT_BYTES); the next one waits until the rate allows it.
 //! So the rate holds on average, in steps of one read.
 //!

@@ -1,4 +1,4 @@
-//! When a thread must wake up, and what is due then.
+//! When a thread must wake up, and for which work.
 
 use crate::measure::track::REPLY_TIME;
 use echoring_proto::limits::{MILLISECOND, Nanos};

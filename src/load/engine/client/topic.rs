@@ -40,7 +40,7 @@ pub(super) enum Part {
     Publishes(Publishing),
     /// It receives.
     Subscribes,
-    /// It receives until the measured time begins, and then reads nothing, or little, until the end.
+    /// It receives until the measured time begins, and then reads little or nothing until the end.
     Slow {
         /// When it may read again; only with a rate.
         on_at: Nanos,
@@ -155,7 +155,7 @@ impl Broadcast {
         (self.replaced.len() > REPLACED_MAX).then(|| self.replaced.remove(0).1)
     }
 
-    /// A message arrived whose place another had taken, if that is so: whether it is behind a later one of its publisher.
+    /// If another message had taken this one's place: whether it arrived after a later one of its publisher.
     #[cold]
     pub(super) fn restored(&mut self, position: usize, sequence: u64) -> Option<StreamArrival> {
         let is = |(from, replaced): &(usize, Replaced)| (*from, replaced.sequence) == (position, sequence);

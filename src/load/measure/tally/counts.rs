@@ -15,7 +15,7 @@ pub struct MessageCounts {
     pub sent: u64,
     /// Replies that do not identify their message, over the whole run; only if nothing is checked.
     pub unmatched: u64,
-    /// Messages that answer nothing and are not the load, over the whole run; they are in no other count.
+    /// Messages that answer nothing and are no part of the load, over the whole run; they are in no other count.
     pub unsolicited: u64,
     /// Messages that were due and not sent because their connection was full or gone; open loop only.
     pub unsent: u64,

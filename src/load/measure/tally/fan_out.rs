@@ -57,7 +57,7 @@ impl FanOutTally {
         }
     }
 
-    /// Adds what another thread saw.
+    /// Adds another thread's counts.
     pub(super) fn merge(&mut self, other: &FanOutTally) {
         for (mine, theirs) in [
             (&mut self.first, &other.first),

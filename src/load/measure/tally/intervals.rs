@@ -47,14 +47,14 @@ impl IntervalTally {
         self.interval_ns
     }
 
-    /// Packs the intervals that are over at `now`, when so much had `arrived`.
+    /// Packs the intervals that are over at `now`, with `arrived` messages so far.
     pub(super) fn roll(&mut self, now: Nanos, arrived: Arrived) {
         if let Some(recorder) = &mut self.recorder {
             recorder.roll(now, arrived);
         }
     }
 
-    /// Packs all intervals: the window is over, and so much has `arrived`.
+    /// Packs all intervals: the window is over, with `arrived` messages so far.
     pub(super) fn close(&mut self, arrived: Arrived) {
         self.series.extend(self.recorder.take().map(|recorder| recorder.finish(arrived)));
     }

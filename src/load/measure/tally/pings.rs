@@ -8,7 +8,7 @@ use crate::measure::distribution::{histogram, packed};
 /// The pings of one thread, or of a whole run once merged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PingTally {
-    /// Pings beside the load that were sent, over the whole run.
+    /// Pings in addition to the load, over the whole run.
     pub sent: u64,
     /// Their pongs.
     pub answered: u64,

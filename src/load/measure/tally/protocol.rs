@@ -38,7 +38,7 @@ pub struct RequestTally {
 }
 
 impl ProtocolTally {
-    /// For so many requests.
+    /// For this number of requests.
     pub(super) fn new(requests: usize) -> ProtocolTally {
         ProtocolTally {
             requests: vec![RequestTally::default(); requests],

@@ -11,10 +11,10 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Length of an interval of the herd.
 pub const HERD_INTERVAL: Nanos = 100 * MILLISECOND;
-/// Maximum number of intervals; what comes later is in the last.
+/// Maximum number of intervals; later events are in the last.
 const HERD_INTERVALS_MAX: usize = 6_000;
 
-/// What connections did in 100 ms.
+/// Events of connections in 100 ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HerdInterval {
     /// Ended, or were closed at the end of their lifetime.
@@ -50,7 +50,7 @@ pub struct ReconnectTally {
     pub since_cut: Histogram<u64>,
     /// Messages that were published while a subscriber was away.
     pub published_away: u64,
-    /// Of those, messages that it received after its return.
+    /// Of those, messages received after its return.
     pub recovered: u64,
     /// The measured time in intervals.
     pub herd: Vec<HerdInterval>,

@@ -1,4 +1,4 @@
-//! A replay: what was answered, and examples of differences.
+//! A replay: the answers, and examples of differences.
 
 use serde::{Deserialize, Serialize};
 

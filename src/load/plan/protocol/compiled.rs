@@ -41,7 +41,7 @@ pub struct CompiledProtocol {
     pub(crate) time: Option<(Extractor, TimeUnit)>,
 }
 
-/// A message that is sent, and what is awaited.
+/// A message to send, and the awaited message.
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledStep {
     /// `open step 1`, for people.

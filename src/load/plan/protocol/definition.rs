@@ -64,7 +64,7 @@ pub(crate) enum AnswerOrder {
 pub(crate) struct Ids {
     /// The id of the first request.
     pub(crate) first: u64,
-    /// After so many they repeat, for ids of a fixed width.
+    /// After this many they repeat, for ids of a fixed width.
     pub(crate) count: Option<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Default for Ids {
     }
 }
 
-/// A message, and what is awaited before the next step.
+/// A message, and the condition for the next step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Step {
@@ -187,7 +187,7 @@ impl<'de> Deserialize<'de> for Conditions {
     }
 }
 
-/// An untagged enum would not tell which key is unknown.
+/// An untagged enum would not report which key is unknown.
 struct ConditionsVisitor;
 
 impl<'de> Visitor<'de> for ConditionsVisitor {
@@ -238,7 +238,7 @@ pub(crate) struct Extract {
     pub(crate) json: Option<String>,
     pub(crate) regex: Option<String>,
     pub(crate) at: Option<usize>,
-    /// So many bytes at `at`; without it all from there on.
+    /// This number of bytes at `at`; without it all from there on.
     pub(crate) bytes: Option<usize>,
     /// A big-endian number at `at`: `u8`, `u16`, `u32` or `u64`.
     pub(crate) number: Option<String>,

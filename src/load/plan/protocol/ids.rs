@@ -38,7 +38,7 @@ impl IdSequence {
         Some(latest - (latest - offset) % self.count)
     }
 
-    /// Whether `in_flight` requests can be told apart.
+    /// Whether `in_flight` requests are distinguishable.
     #[inline]
     pub(crate) fn distinguish(&self, in_flight: u64) -> bool {
         in_flight <= self.count

@@ -14,7 +14,7 @@ pub(super) const POINTERS_MAX: usize = 24;
 /// The values that were found, in the order of the pointers.
 pub(crate) type Found<'a> = [Option<JsonText<'a>>; POINTERS_MAX];
 
-/// A value as it stands in the message.
+/// A value as written in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct JsonText<'a>(&'a str);
 
@@ -209,7 +209,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
     }
 }
 
-/// Reads a key: the child that has it.
+/// Reads a key: the child with that key.
 struct KeyOf<'t>(&'t Node);
 
 impl<'de, 't> DeserializeSeed<'de> for KeyOf<'t> {

@@ -27,7 +27,7 @@ pub(crate) enum Extractor {
     Json(usize),
     /// The first group, or all of it without groups.
     Regex(Pattern),
-    /// These many bytes from this offset on; `None` for the rest.
+    /// This number of bytes from this offset on; `None` for the rest.
     Bytes(usize, Option<usize>),
     /// A big-endian number of these many bytes at this offset.
     Number(usize, usize),
@@ -83,7 +83,7 @@ pub(crate) enum Test {
 pub(crate) struct Condition {
     pub(super) value: Extractor,
     pub(super) test: Test,
-    /// As it is shown to people.
+    /// Its form for people.
     pub(super) shown: String,
 }
 
@@ -125,14 +125,14 @@ impl ConditionList {
         Some((&failing.shown, failing.value.value(message)))
     }
 
-    /// As it is shown to people.
+    /// Its form for people.
     pub(crate) fn shown(&self) -> String {
         let shown: Vec<&str> = self.0.iter().map(|condition| condition.shown.as_str()).collect();
         shown.join(" and ")
     }
 }
 
-/// What a message means.
+/// The meaning of a message.
 #[derive(Clone, Debug)]
 pub(crate) enum Meaning {
     /// A heartbeat of the application, and its answer.

@@ -42,12 +42,12 @@ impl Split {
         }
     }
 
-    /// Whether messages are those of a stream, which the WebSocket messages of a connection make together.
+    /// Whether messages are parts of a stream, to which the WebSocket messages of a connection add up.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self, Split::Mqtt | Split::Stomp)
     }
 
-    /// The first message of a stream, and what is behind it; `None` if it is not complete.
+    /// The first message of a stream, and the bytes after it; `None` if it is not complete.
     pub(crate) fn first<'a>(&self, stream: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         match self {
             Split::None | Split::At(_) => None,
@@ -82,7 +82,7 @@ fn packet_bytes(bytes: &[u8]) -> Option<usize> {
     (bytes.len() > 4).then_some(bytes.len())
 }
 
-/// The size of the frame at the beginning up to the NUL at its end, if that is there.
+/// The size of the frame at the beginning up to the NUL at its end, if that has arrived.
 fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     let nul = bytes.iter().position(|byte| *byte == 0)?;
     let mut body = 0;

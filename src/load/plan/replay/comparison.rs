@@ -69,7 +69,7 @@ impl FromStr for ComparisonRule {
     }
 }
 
-/// A rule, and what it leaves out of JSON.
+/// A rule, and the parts of JSON that it ignores.
 #[derive(Clone, Debug, Default)]
 pub struct AnswerComparison {
     rule: ComparisonRule,
@@ -85,7 +85,7 @@ impl PartialEq for AnswerComparison {
 
 impl Eq for AnswerComparison {}
 
-/// What is compared of a message.
+/// The compared part of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Digest {
     /// Equal messages have equal ones.
@@ -125,7 +125,7 @@ impl AnswerComparison {
         &self.ignored
     }
 
-    /// What is compared of a message.
+    /// The compared part of a message.
     pub(crate) fn digest(&self, kind: MessageKind, message: &[u8]) -> Digest {
         let of_json = match &self.rule {
             ComparisonRule::Json | ComparisonRule::JsonById(_) => self.digest_of_json(message),
@@ -166,7 +166,7 @@ fn number(value: f64) -> u64 {
 
 const NULL: u64 = 0x6e75_6c6c;
 
-/// Digests the value at a node; without one, a value in which no pointer leads.
+/// Digests the value at a node; without one, a value that no pointer reaches.
 struct Walk<'t, 'i> {
     node: Option<&'t Node>,
     id: &'i mut Option<u64>,
@@ -249,7 +249,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     }
 }
 
-/// Reads a key: its digest, and the child that has it.
+/// Reads a key: its digest, and the child with that key.
 struct KeyOf<'t>(Option<&'t Node>);
 
 impl<'de, 't> DeserializeSeed<'de> for KeyOf<'t> {

@@ -1,4 +1,4 @@
-//! The connections of a recording, with what their clients sent and what they were answered.
+//! The connections of a recording, with the messages of their clients and the answers.
 //!
 //! A [`ScriptBuilder`] takes the events of a recording in its order and makes a [`Script`]. It relates each answer to the
 //! message that it is timed from.
@@ -16,7 +16,7 @@ use echoring_proto::limits::Nanos;
 /// Maximum size of a script in bytes: the payloads of its messages, and `ENTRY_BYTES` for each of them and each
 /// connection. It is kept in memory.
 pub const REPLAY_BYTES_MAX: u64 = 1 << 30;
-/// What a message or a connection takes beside its payload, rounded up.
+/// Memory of a message or a connection besides its payload, rounded up.
 const ENTRY_BYTES: u64 = 96;
 
 /// The connections of a recording.
@@ -48,9 +48,9 @@ pub struct Dialogue {
     /// Path and query.
     pub(crate) path: String,
     pub(crate) subprotocol: Option<String>,
-    /// What the client sent, in its order.
+    /// The client's messages, in order.
     pub(crate) actions: Vec<Action>,
-    /// What the server sent, in its order.
+    /// The server's messages, in order.
     pub(crate) answers: Vec<Answer>,
     /// Answers that came before the client closed; the others need not come.
     pub(crate) owed: u32,
@@ -62,7 +62,7 @@ pub struct Dialogue {
     pub(crate) members: Vec<u32>,
 }
 
-/// What a client sent.
+/// A client's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Action {
     pub(crate) at: Nanos,
@@ -72,14 +72,14 @@ pub(crate) struct Action {
     pub(crate) is_timed: bool,
 }
 
-/// The kind of what a client sent.
+/// The kind of a client's action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActionKind {
     Message(MessageKind),
     Ping,
 }
 
-/// What a server sent.
+/// A server's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) at: Nanos,
@@ -158,7 +158,7 @@ impl Script {
         self.truncated.as_deref()
     }
 
-    /// The payload of what a client sent.
+    /// The payload of a client's message.
     #[inline]
     pub(crate) fn sent(&self, action: &Action) -> &[u8] {
         &self.bytes[action.payload.clone()]
@@ -317,7 +317,7 @@ impl ScriptBuilder {
         Ok(())
     }
 
-    /// The script. `truncated` says why the recording is not complete, if it is not.
+    /// The script. `truncated` is the reason why the recording is incomplete, if it is.
     ///
     /// # Errors
     /// If the recording has no connection.
@@ -362,7 +362,7 @@ impl ScriptBuilder {
         Ok(from..self.bytes.len())
     }
 
-    /// Takes the room of an entry with so many bytes.
+    /// Reserves an entry with this number of bytes.
     fn take(&mut self, bytes: u64) -> Result<(), String> {
         self.size += bytes + ENTRY_BYTES;
         if self.size > REPLAY_BYTES_MAX {
@@ -480,7 +480,7 @@ pub(crate) mod tests {
         ScriptBuilder::new("recording.jsonl".to_owned(), comparison)
     }
 
-    /// So many connections with so many echoes each.
+    /// This number of connections with this number of echoes each.
     pub(crate) fn echoes(connections: u64, messages: u64) -> Script {
         let mut builder = builder("exact");
         for number in 1..=connections {

@@ -25,7 +25,7 @@ impl Default for Speed {
 }
 
 impl Speed {
-    /// The time at this speed of what was recorded at `at`.
+    /// The time of an event recorded at `at`, at this speed.
     #[inline]
     pub(crate) fn scaled(self, at: Nanos) -> Nanos {
         let scaled = u128::from(at) * u128::from(THOUSAND) / u128::from(self.thousandths);

@@ -62,7 +62,7 @@ impl Profile {
         Profile::Constant(rate.clamp(1, RATE_MAX))
     }
 
-    /// One stage after the other, and after them `then` messages per second for ever, or nothing. Stages longer than
+    /// One stage after the other, then `then` messages per second for ever, or nothing. Stages longer than
     /// [`STAGE_TIME_MAX`] are cut.
     pub fn new(stages: impl IntoIterator<Item = RateStage>, then: Option<u64>) -> Profile {
         let (mut begins, mut before) = (0, 0);

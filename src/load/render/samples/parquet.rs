@@ -19,7 +19,7 @@ use crate::measure::{SampleRow, Samples};
 const GROUP_ROWS: usize = 128 * 1024;
 
 /// Writes the sample of a run as a Parquet file. Unknown values are null. The file's metadata has the share, the number of
-/// picked messages and of those that were left out, and what was run.
+/// picked messages and of those that were left out, and the load.
 ///
 /// # Errors
 /// The writer's error.

@@ -26,7 +26,7 @@ struct Piece {
 }
 
 impl Staged {
-    /// Appends `source` to what is staged for `slot`. Adjacent spans are joined. Returns the source if the connection
+    /// Appends `source` to the staged pieces of `slot`. Adjacent spans are joined. Returns the source if the connection
     /// has [`SEND_PIECES_MAX`] pieces.
     pub(super) fn push(&mut self, slot: &mut Slot, source: Source) -> Result<(), Source> {
         if slot.staged_count > 0
@@ -106,7 +106,7 @@ impl Staged {
         piece.source.take()
     }
 
-    /// Drops what is staged for `slot`; pooled buffers are returned.
+    /// Drops the staged pieces of `slot`; pooled buffers are returned.
     pub(super) fn discard(&mut self, slot: &mut Slot, pool: &mut Pool) {
         while let Some(source) = self.pop(slot) {
             source.give_back(pool);

@@ -54,7 +54,7 @@ impl SlotFlags {
     pub(super) const FRESH: SlotFlags = SlotFlags(1 << 8);
     /// The kernel has become writable meanwhile, which it does not report twice.
     pub(super) const WRITABLE: SlotFlags = SlotFlags(1 << 9);
-    /// The owner was told that FIN came behind unread bytes.
+    /// The owner knows that FIN came behind unread bytes.
     pub(super) const HALF_CLOSED: SlotFlags = SlotFlags(1 << 10);
 
     pub(super) fn has(self, mark: SlotFlags) -> bool {
@@ -100,7 +100,7 @@ impl Slot {
     }
 }
 
-/// All slots. Memory is reserved at once and touched only as far as connections were ever open.
+/// All slots. Memory is reserved at once and touched only up to the maximum of open connections so far.
 #[derive(Debug)]
 pub(super) struct Slots {
     slots: Vec<Slot>,

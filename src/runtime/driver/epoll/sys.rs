@@ -124,7 +124,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<usize
     }
 }
 
-/// Sends what the kernel accepts at once, without a signal if the peer has disconnected. If the end of the stream
+/// Sends as much as the kernel accepts at once, without a signal if the peer has disconnected. If the end of the stream
 /// follows at once, as `last` says, both may share one segment.
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], last: bool) -> io::Result<usize> {
     let flags = sending(last);

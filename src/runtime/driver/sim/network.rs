@@ -67,13 +67,13 @@ pub(super) struct Node {
     pub(super) deadline: Option<Nanos>,
 }
 
-/// A connection: what each side has yet to read. Side 0 dialled.
+/// A connection: the unread bytes of each side. Side 0 dialled.
 struct Wire {
     sides: [Side; 2],
 }
 
 struct Side {
-    /// The driver that is told of changes; `None` for a client.
+    /// The driver that is notified of changes; `None` for a client.
     node: Option<usize>,
     /// Sent by the other side and not yet read.
     inbox: VecDeque<u8>,
@@ -85,7 +85,7 @@ struct Side {
     gone: bool,
 }
 
-/// Bytes that a side has to read.
+/// Unread bytes of a side.
 pub(super) struct Inbound {
     pub(super) bytes: usize,
     pub(super) ended: bool,
@@ -197,12 +197,12 @@ impl Network {
         if state.is_broken(client.0, 0) { 0 } else { state.room(client.0, 0) }
     }
 
-    /// Whether the other end is gone, or the connection is reset: what is written is answered by a reset.
+    /// Whether the other end is gone, or the connection is reset: writes are answered by a reset.
     pub fn is_broken(&self, client: ClientId) -> bool {
         self.state().is_broken(client.0, 0)
     }
 
-    /// What [`client_read`](Network::client_read) would return now.
+    /// The result of [`client_read`](Network::client_read) at this moment.
     pub fn client_news(&self, client: ClientId) -> Heard {
         self.state().inbound(client.0, 0).heard()
     }
@@ -249,7 +249,7 @@ impl fmt::Debug for Network {
 }
 
 impl State {
-    /// A new wire from `node` (none for a client) to a listening driver; broken when there is none.
+    /// A new wire from `node` (none for a client) to a listening driver; broken without one.
     pub(super) fn dial(&mut self, node: Option<usize>, buffer_bytes: Option<usize>) -> usize {
         let listening: Vec<usize> = (0..self.nodes.len()).filter(|&at| self.nodes[at].listening).collect();
         let sides = [node, listening.get(self.random.below(listening.len())).copied()].map(|node| Side {
@@ -285,7 +285,7 @@ impl State {
         other.inbox_bytes_max.saturating_sub(other.inbox.len())
     }
 
-    /// Whether what `side` sends is answered by a reset.
+    /// Whether sends of `side` are answered by a reset.
     pub(super) fn is_broken(&self, wire: usize, side: usize) -> bool {
         self.wires[wire].sides[side].reset || self.wires[wire].sides[1 - side].gone
     }

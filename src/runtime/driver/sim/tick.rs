@@ -1,5 +1,5 @@
-//! A tick of the simulated driver: it submits what was staged, recycles memory, and reports completions as a real kernel
-//! might.
+//! A tick of the simulated driver: it submits the staged work, recycles memory, and reports completions as a real
+//! kernel might.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -37,7 +37,7 @@ impl Sim {
         self.dirty = dirty;
     }
 
-    /// Does what was staged for one connection. False when that is put off to the next tick.
+    /// Carries out the staged work of one connection. False when it is postponed to the next tick.
     fn settle_one(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
         let faults = state.faults;
         let slot = &mut self.slots[index as usize];
@@ -61,7 +61,7 @@ impl Sim {
         self.settle_end(index, state, pool)
     }
 
-    /// Sends the FIN or closes, once every byte is with the kernel. False when that is put off.
+    /// Sends the FIN or closes, once every byte is with the kernel. False when it is postponed.
     fn settle_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
         let slot = &mut self.slots[index as usize];
         if slot.rest.bytes() > 0 {
@@ -80,7 +80,7 @@ impl Sim {
         true
     }
 
-    /// Gives the pieces staged for a connection to the kernel as one send.
+    /// Passes the staged pieces of a connection to the kernel as one send.
     fn submit(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let slot = &mut self.slots[index as usize];
         if state.is_broken(slot.wire, slot.side) {
@@ -358,8 +358,8 @@ impl Sim {
         }
     }
 
-    /// A reset is noticed whatever is left to be read. FIN is, too; behind the last byte it may be told as the end, by a
-    /// receive that was armed before the pause.
+    /// A reset is noticed even before unread bytes. FIN is, too; behind the last byte it may be reported as the end, by
+    /// a receive that was armed before the pause.
     fn look_for_end_while_paused(
         &mut self,
         index: u32,
@@ -384,7 +384,7 @@ impl Sim {
         }
     }
 
-    /// Appends what was found to `events`: each connection's in order, the connections mixed.
+    /// Appends the findings to `events`: each connection's in order, the connections mixed.
     pub(super) fn hand_over(&mut self, state: &mut State, events: &mut Vec<Event>) {
         if !state.random.chance(state.faults.reorder) {
             events.extend(self.found.drain(..).map(|(_, event)| event));

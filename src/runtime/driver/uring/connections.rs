@@ -1,7 +1,7 @@
-//! The connections of a ring: what their completions mean, and what they submit next.
+//! The connections of a ring: the meaning of their completions, and their next submissions.
 //!
 //! All changes of a connection's phase are here and in the two parts. Calls of the owner (here) and [`completions`] only
-//! note facts in the slot and *list* the connection. [`submissions`] looks at the facts and submits what follows from them:
+//! note facts in the slot and *list* the connection. [`submissions`] reads the facts and submits the next operations:
 //!
 //! ```text
 //! Connecting ─ connected ─▶ Open ─ error ─▶ Failed
@@ -46,7 +46,7 @@ pub(super) struct Connections {
     pub(super) in_flight: u32,
     /// Connections to look at, each once.
     listed: Vec<u32>,
-    /// The memory of `listed` while that is gone through, and the other way round.
+    /// The memory of `listed` while that list is processed, and vice versa.
     spare_list: Vec<u32>,
     /// Connections whose next step waits for this tick's sends.
     late: Vec<u32>,
@@ -56,7 +56,7 @@ pub(super) struct Connections {
     pub(super) buffer_stalls: u64,
     /// `Blocked` events; they go in front of the tick's others, so that no reply is staged in vain.
     blocked: Vec<Event>,
-    /// `Failed` events; they go behind the tick's others, so that what was received before still counts. And
+    /// `Failed` events; they follow the tick's other events, so that earlier received bytes still count. And
     /// `Addressed` and `HalfClosed` ones, which come as well.
     last: Vec<Event>,
     pub(super) addresses: Addresses,
@@ -209,7 +209,7 @@ impl Connections {
         self.list(token.index);
     }
 
-    /// Has the connection at `index` looked at before the next trip to the kernel.
+    /// Lists the connection at `index`, to be processed before the next trip to the kernel.
     pub(super) fn list(&mut self, index: u32) {
         let slot = self.slots.at(index);
         if !slot.flags.has(SlotFlags::LISTED) {
@@ -228,8 +228,8 @@ impl Connections {
         self.addresses.begin();
     }
 
-    /// The kernel has consumed the batch and its failures have been reaped: forgets it, and gives the
-    /// `finished` oldest buffers back, which nothing points into any more.
+    /// The kernel has consumed the batch and its failures have been reaped: forgets it, and returns the `finished`
+    /// oldest buffers, which no operation references.
     #[inline]
     pub(super) fn settle(&mut self, pool: &mut Pool, finished: usize) {
         self.batch.clear(pool);

@@ -15,8 +15,8 @@ use super::ring::{Ring, set_direct};
 use super::slots::{Phase, SlotFlags, Slots};
 use crate::driver::{RemoteAddress, Token};
 
-/// Places taken from the kernel's part of the table at a time while a listener runs, since each taking is a
-/// system call and a look at all connections.
+/// Places taken from the kernel's part of the table at a time while a listener runs, because each is a system call and
+/// a scan of all connections.
 const STRIDE: u32 = 64;
 
 /// Connects that are staged, and the places for their sockets.

@@ -78,7 +78,7 @@ impl Kind {
         Kind::Ignored,
     ];
 
-    /// The kind in `user_data`. Another ring may send anything: what is no kind is ignored.
+    /// The kind in `user_data`. Another ring may send anything: unknown kinds are ignored.
     #[inline]
     pub(super) fn of(user_data: u64) -> Kind {
         Self::ALL.get(((user_data >> 56) as usize).wrapping_sub(1)).copied().unwrap_or(Kind::Ignored)
@@ -144,8 +144,8 @@ impl File {
         unsafe { BorrowedFd::borrow_raw(self.number as RawFd) }
     }
 
-    /// Receives up to `cap` bytes at a time into provided buffers of `group`, until told otherwise or,
-    /// where given, until `total` bytes have come.
+    /// Receives up to `cap` bytes at a time into provided buffers of `group`, until cancelled or, if given, until
+    /// `total` bytes have arrived.
     pub(super) fn receive(self, group: u16, cap: u32, total: Option<u32>) -> Entry {
         /// Place of `optlen` in the kernel's `io_uring_sqe`; the crate has no setter for it.
         const OPTLEN_OFFSET: usize = 44;
@@ -159,13 +159,13 @@ impl File {
         entry
     }
 
-    /// Sends the pieces that `header` names, with the flags `more` beside those of all fast sends.
+    /// Sends the pieces that `header` names, with the flags `more` in addition to those of all fast sends.
     pub(super) fn send_message(self, header: *const libc::msghdr, more: i32, silent: Flags) -> Entry {
         let flags = (AT_ONCE | more) as u32;
         on!(self, |target| opcode::SendMsg::new(target, header).flags(flags).build().flags(silent))
     }
 
-    /// Sends some of what is `next` of a rest, waiting for room. It must stay until the completion.
+    /// Sends a part of a rest's `next` piece, waiting for room. It must stay until the completion.
     pub(super) fn send_when_possible(self, next: Next) -> Entry {
         match next {
             Next::Piece(start, bytes) => {
@@ -196,7 +196,7 @@ impl File {
         on!(self, |target| opcode::Shutdown::new(target, libc::SHUT_WR).build())
     }
 
-    /// Reports the peer's FIN, errors and resets, now and whenever there is another, whatever is left to be read.
+    /// Reports the peer's FIN, errors and resets, now and whenever there is another, even with unread bytes.
     pub(super) fn poll_end(self) -> Entry {
         on!(self, |target| opcode::PollAdd::new(target, libc::POLLRDHUP as u32).multi(true).build())
     }
@@ -228,16 +228,16 @@ impl PlainSend {
         PlainSend { head: words(entry)[0] }
     }
 
-    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry
+    /// Sends all of `bytes` bytes or completes with the number that was sent. The memory must stay until the entry
     /// has been consumed.
     ///
-    /// The entry is put together by words: it is written once for every message.
+    /// The entry is assembled by words: it is written once for every message.
     #[inline(always)]
     pub(super) fn entry(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
         self.entry_with(file, address, bytes, user_data, 0)
     }
 
-    /// The same with flags beside those of all fast sends.
+    /// The same with flags in addition to those of all fast sends.
     #[inline(always)]
     pub(super) fn entry_with(
         self,
@@ -266,8 +266,8 @@ fn words(entry: Entry) -> [u64; 8] {
     unsafe { std::mem::transmute::<Entry, [u64; 8]>(entry) }
 }
 
-/// All of it now or not at all: with both flags a send never leaves anything behind in the kernel that still
-/// points at its memory.
+/// All of it now or not at all: with both flags a send never leaves anything in the kernel that still points to its
+/// memory.
 const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
 /// Takes connections from `listener`, one or all that come, as direct descriptors or ordinary ones.
@@ -291,7 +291,7 @@ pub(super) fn poll(fd: BorrowedFd<'_>) -> Entry {
     opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32).multi(true).build()
 }
 
-/// Posts a completion with `user_data` into another ring; heard of only if that fails.
+/// Posts a completion with `user_data` into another ring; a completion comes only if that fails.
 pub(super) fn message(ring: BorrowedFd<'_>, user_data: u64) -> Entry {
     opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, user_data, None)
         .build()

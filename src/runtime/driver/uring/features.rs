@@ -14,7 +14,7 @@ use crate::driver::regions::Regions;
 use crate::driver::{Features, Span, clock};
 use echoring_proto::limits::{MILLISECOND, RING_REFUSAL_MAX};
 
-/// Everything that this driver knows how to use.
+/// All features that this driver can use.
 pub(super) const KNOWN: Features = Features::INCREMENTAL
     .with(Features::RECEIVE_TOTAL)
     .with(Features::NO_SQARRAY)
@@ -123,7 +123,8 @@ fn probe_receive(mut ring: IoUring, mut found: Features) -> io::Result<Features>
     Ok(found)
 }
 
-/// Whether a receive that may bring `2 * cap` bytes in all ends after as many. When this returns `Ok`, the receive is over.
+/// Whether a receive that may take `2 * cap` bytes in all ends after that number. When this returns `Ok`, the receive
+/// is over.
 fn takes_total(ring: &mut IoUring, cap: u32) -> io::Result<bool> {
     let (mut near, far) = UnixStream::pair()?;
     near.write_all(&vec![0; 3 * cap as usize])?;
@@ -142,7 +143,7 @@ fn takes_total(ring: &mut IoUring, cap: u32) -> io::Result<bool> {
     Ok(completions[..] == [(cap as i32, true), (cap as i32, false)])
 }
 
-/// Submits, and waits for a completion. Being short of memory for the moment is no answer to what the kernel can do.
+/// Submits, and waits for a completion. A temporary lack of memory says nothing about the kernel's features.
 fn wait_for_one(ring: &IoUring) -> io::Result<()> {
     let asked = clock::now();
     loop {

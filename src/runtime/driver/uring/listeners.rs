@@ -1,7 +1,7 @@
 //! Listening sockets and the accepts armed on them.
 //!
-//! While there is plenty of room one multishot accept takes all that come. It has no brake, and a kernel whose
-//! table of direct descriptors is full closes the client; so when room gets scarce it is replaced by single
+//! While there is plenty of room one multishot accept takes all connections. It cannot be slowed down, and a kernel
+//! whose table of direct descriptors is full closes the client; so when room gets scarce it is replaced by single
 //! accepts, never more of them than there are free slots.
 
 use std::io;
@@ -30,12 +30,12 @@ struct Listener {
     single: u32,
     cancelling: bool,
     retry_at: Option<Nanos>,
-    /// The latest accept failed, and the owner was told.
+    /// The latest accept failed, and the owner knows.
     failing: bool,
 }
 
 impl Listener {
-    /// It is closed, and no completion names it any more.
+    /// It is closed, and no later completion names it.
     fn is_over(&self) -> bool {
         self.fd.is_none() && !self.many && self.single == 0 && !self.cancelling
     }
@@ -96,7 +96,7 @@ impl Listeners {
         self.listed |= !self.list.is_empty();
     }
 
-    /// When a failed accept is to be tried again.
+    /// When a failed accept must be retried.
     #[inline]
     pub(super) fn retry_at(&self) -> Option<Nanos> {
         if self.may_retry { self.first_retry() } else { None }
@@ -113,7 +113,7 @@ impl Listeners {
         self.listed || self.retry_at().is_some_and(|at| at <= clock::now())
     }
 
-    /// Queues what follows from the present room and wishes.
+    /// Queues the operations that follow from the present room and requests.
     pub(super) fn fill(&mut self, connections: &mut Connections, ring: &mut Ring) -> io::Result<()> {
         if !self.is_due() {
             return Ok(());

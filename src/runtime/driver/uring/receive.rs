@@ -29,8 +29,8 @@ const CLASSIC_BUFFER_BYTES: usize = 4096;
 /// Memory of a classic ring where nothing else is asked for: more buffers than connections that are active
 /// at once, since running out costs a fifth.
 const CLASSIC_BYTES: usize = 2048 * CLASSIC_BUFFER_BYTES;
-/// Memory of an incremental ring where nothing else is asked for. Measured: half and double are no better. What
-/// lands in a tick stays until the next trip to the kernel is over, so it is several ticks' worth.
+/// Memory of an incremental ring where nothing else is asked for. Measured: half and double are no better. Bytes that
+/// arrive in a tick stay until the next trip to the kernel is over, so it is several ticks' worth.
 const INCREMENTAL_BYTES: usize = 4 * 512 * 1024;
 /// Buffers of an incremental ring: one being filled, and others meanwhile being sent from. Not more, since the
 /// message at a buffer's end comes in two parts: one in 32 of 16 KiB.
@@ -143,7 +143,7 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Accounts for a completion that brought `bytes` into buffer `id`, which the kernel goes on filling. `None`
+    /// Accounts for a completion with `bytes` in buffer `id`, which the kernel continues to fill. `None`
     /// for a buffer that the kernel cannot have named.
     #[inline]
     pub(super) fn take_more(&mut self, id: u16, bytes: u32) -> Option<Span> {
@@ -153,8 +153,8 @@ impl Receiver {
         Some(span)
     }
 
-    /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
-    /// filling it. `None` for a buffer that the kernel cannot have named.
+    /// Accounts for a completion that brought `bytes` into buffer `id`. `more` tells that the kernel continues to fill
+    /// it. `None` for a buffer that the kernel cannot have named.
     pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
         let span = self.take_more(id, bytes)?;
         // A classic buffer takes one receive. Kernels before 6.17 report the end of a stream, which takes
@@ -170,7 +170,7 @@ impl Receiver {
         self.finished.len()
     }
 
-    /// Gives the `count` buffers that were finished first to the kernel again.
+    /// Returns the `count` buffers that were finished first to the kernel.
     pub(super) fn give_back(&mut self, count: usize) {
         if count == 0 {
             return;
@@ -198,7 +198,7 @@ impl Receiver {
         u32::from(id) * self.buffer_bytes
     }
 
-    /// The bytes of a span that [`take`](Self::take) gave out, to read.
+    /// The bytes of a span that [`take`](Self::take) returned, to read.
     pub(super) fn slice(&self, span: Span) -> &[u8] {
         self.memory.slice(span)
     }

@@ -54,14 +54,14 @@ pub(super) struct Ring {
     enter_fd: i32,
     enter_flags: EnterFlags,
     absolute_timeout: bool,
-    /// What it has done.
+    /// Its totals.
     pub(super) work: DriverWork,
     /// Submissions offered to the kernel at a time. Tests lower it to see partial submission.
     pub(super) offer_max: u32,
 }
 
 impl Ring {
-    /// Sets up a ring that is not enabled yet, so that it can be given its tables and restrictions.
+    /// Sets up a ring that is not enabled yet, so that its tables and restrictions can be registered.
     ///
     /// # Errors
     /// The kernel's error.
@@ -86,7 +86,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Lets the ring run, with nothing but what the driver uses where it can be restricted.
+    /// Enables the ring, restricted to the driver's own operations where possible.
     ///
     /// # Errors
     /// The kernel's error.
@@ -127,7 +127,7 @@ impl Ring {
     /// Calls `io_uring_register`.
     ///
     /// # Safety
-    /// `argument` must point to what `operation` asks for, `count` times, and the kernel must not keep it.
+    /// `argument` must point to the data that `operation` requires, `count` times, and the kernel must not keep it.
     unsafe fn register(
         &self,
         operation: libc::c_uint,
@@ -150,7 +150,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Has the kernel put accepted connections only into the first `slots` of the table.
+    /// Makes the kernel put accepted connections only into the first `slots` of the table.
     ///
     /// # Errors
     /// The kernel's error.
@@ -166,8 +166,8 @@ impl Ring {
     /// When the ring is broken.
     ///
     /// # Safety
-    /// Memory that `entry` names must stay valid and unmoved until the kernel is done with it: until the
-    /// entry has been consumed for what it copies then, else until the last completion. A descriptor that it names must be
+    /// Memory that `entry` names must stay valid and unmoved as long as the kernel uses it: until the entry has been
+    /// consumed for data that are copied then, else until the last completion. A descriptor that it names must be
     /// open until it has been consumed; one that it closes must be the driver's own.
     #[inline]
     pub(super) unsafe fn push(&mut self, entry: &Entry) -> io::Result<()> {
@@ -180,7 +180,7 @@ impl Ring {
         }
     }
 
-    /// Has `fill` push entries until none is left, which it tells by `true`, or the queue is full; the kernel sees them
+    /// Has `fill` push entries until none is left, when it returns `true`, or the queue is full; the kernel sees them
     /// when all are written. When this is false, [`submit`](Ring::submit), and call again.
     #[inline]
     pub(super) fn fill_queue(&mut self, fill: &mut impl FnMut(&mut SubmissionQueue<'_>) -> bool) -> bool {
@@ -281,8 +281,8 @@ impl Ring {
         self.ring.completion()
     }
 
-    /// Whether the kernel holds completions that did not fit. If so it is made to hand them over, which the
-    /// caller has to make room for first.
+    /// Whether the kernel holds completions that did not fit. If so, the kernel is asked to hand them over; the caller
+    /// must make room first.
     ///
     /// # Errors
     /// When the ring is broken.
@@ -303,7 +303,7 @@ impl Ring {
         let _ = self.ring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
     }
 
-    /// Runs what the kernel has deferred, and does not wait.
+    /// Runs the kernel's deferred work, without waiting.
     pub(super) fn look(&mut self) {
         let _ = self.enter(0, 0, None);
     }

@@ -19,13 +19,13 @@ pub(super) struct Staged {
     pub(super) user_data: u64,
     /// Number of its socket.
     pub(super) file: u32,
-    /// Pieces; 0 when nothing is to be sent.
+    /// Pieces; 0 without any.
     count: u16,
-    /// Flags of its send beside those of all. A segment that the end of the stream follows at once waits for it.
+    /// Flags of its send in addition to the common ones. A segment that the end of the stream follows at once waits for
+    /// it.
     flags: u16,
     span: Span,
-    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is, `DROPPED` when
-    /// nothing is to be sent.
+    /// First and last piece of the chain, counted from 1; `NONE` with only `span`, `DROPPED` when nothing must be sent.
     first: u32,
     last: u32,
 }
@@ -55,7 +55,7 @@ impl Staged {
         }
     }
 
-    /// Flags of its send beside those of all.
+    /// Flags of its send in addition to the common ones.
     pub(super) fn flags(&self) -> i32 {
         i32::from(self.flags)
     }
@@ -83,8 +83,8 @@ struct Piece {
 
 /// The sends of one tick, in the order in which their connections came.
 ///
-/// Entries are numbered through from 1 over all batches, so that a connection's note of its entry is out of
-/// date by itself when the batch is over: nothing has to go and clear it.
+/// Entries are numbered through from 1 over all batches, so that a connection's note of its entry expires by itself
+/// with the batch, without being cleared.
 #[derive(Debug)]
 pub(super) struct Batch {
     staged: Vec<Staged>,
@@ -119,7 +119,7 @@ impl Batch {
         self.staged.len()
     }
 
-    /// Where the entry of this number is, if it is one of this batch.
+    /// The entry with this number, if it belongs to this batch.
     #[inline]
     pub(super) fn position(&self, number: u64) -> Option<usize> {
         (number >= self.start).then(|| (number - self.start) as usize)
@@ -158,8 +158,8 @@ impl Batch {
         self.staged.push(Staged::of_one(file, user_data, span, piece));
     }
 
-    /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
-    /// that meet become one. Gives it back when the entry is full.
+    /// Appends `source` to the entry at `position`. Stretches of receive memory
+    /// that meet become one. Returns it when the entry is full.
     pub(super) fn extend(&mut self, position: usize, source: Source) -> Result<(), Source> {
         let entry = &mut self.staged[position];
         if let Source::Received(span) = source {
@@ -205,7 +205,7 @@ impl Batch {
         (entry.first, entry.count) = (DROPPED, 0);
     }
 
-    /// The entries, and what makes messages of those that are chains. There is room for the vectors of all, so
+    /// The entries, and the message headers of those that are chains. There is room for the vectors of all, so
     /// that none of them moves.
     pub(super) fn entries(&mut self) -> (std::slice::Iter<'_, Staged>, Messages<'_>) {
         self.headers.clear();
@@ -398,7 +398,7 @@ impl PartialSends {
         self.place(position).as_mut().expect(KEPT)
     }
 
-    /// Takes the rest at `position` out.
+    /// Removes the rest at `position`.
     pub(super) fn take(&mut self, position: u32) -> PartialSend {
         self.free.push(position);
         self.place(position).take().expect(KEPT)

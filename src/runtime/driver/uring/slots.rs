@@ -1,4 +1,4 @@
-//! The table of connections: what the driver remembers about each, in as few bytes as it can.
+//! The table of connections: the driver's state of each, in as few bytes as possible.
 
 use super::entries::{File, Kind};
 use crate::driver::Token;
@@ -8,15 +8,14 @@ pub(super) const GENERATION_MASK: u32 = (1 << 24) - 1;
 /// No entry of a list that counts from 1.
 pub(super) const NONE: u32 = 0;
 
-/// Where a connection is in its life. The order matters: from `Draining` on its owner is done with it and
-/// hears only of its end.
+/// Where a connection is in its life. The order matters: from `Draining` on its owner hears only of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Phase {
     /// A connect is staged or under way.
     Connecting,
     Open,
-    /// Failed; its owner has been told and will close it.
+    /// Failed; its owner knows and will close it.
     Failed,
     /// Closing when everything staged and under way has been copied to the kernel.
     Draining,
@@ -56,7 +55,7 @@ impl SlotFlags {
     pub(super) const SHUTDOWN: SlotFlags = SlotFlags(1 << 2);
     /// The half-close was started.
     pub(super) const SHUT: SlotFlags = SlotFlags(1 << 3);
-    /// The rest of a short send is with the kernel.
+    /// The kernel has the rest of a short send.
     pub(super) const PARTIAL_SEND_ARMED: SlotFlags = SlotFlags(1 << 4);
     /// A connect is with the kernel.
     pub(super) const CONNECT_ARMED: SlotFlags = SlotFlags(1 << 5);
@@ -76,9 +75,9 @@ impl SlotFlags {
     pub(super) const FRESH: SlotFlags = SlotFlags(1 << 12);
     /// A poll for the peer's end is with the kernel.
     pub(super) const END_POLLED: SlotFlags = SlotFlags(1 << 13);
-    /// Its owner was told that FIN came behind bytes that are not read.
+    /// Its owner knows that FIN came behind unread bytes.
     pub(super) const HALF_CLOSED: SlotFlags = SlotFlags(1 << 14);
-    /// The poll found that it had failed, while an armed receive was about to find that, too.
+    /// The poll found that it had failed, while an armed receive was about to find the same.
     pub(super) const BROKEN: SlotFlags = SlotFlags(1 << 15);
 
     #[inline]
@@ -131,7 +130,7 @@ impl Slot {
         (self.partial_send != NONE && self.flags.has(SlotFlags::FRESH)).then_some(self.partial_send)
     }
 
-    /// Whether its owner hears what is received.
+    /// Whether its owner is told of received bytes.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
         self.phase <= Phase::Failed
@@ -236,7 +235,7 @@ impl Slots {
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
-    /// Whether the owner of a connection hears what is received. Every message asks.
+    /// Whether the owner of a connection is told of received bytes. Every message asks.
     #[inline]
     pub(super) fn hears(&self, token: Token) -> bool {
         // A free slot is past the phases that are heard.

@@ -1,4 +1,4 @@
-//! What is known of the clients of a shard: those of connections that have just arrived, and the addresses of all others.
+//! The known clients of a shard: those of connections that have just arrived, and the addresses of all others.
 //!
 //! Empty, and never asked, without limits on peers and trusted proxies.
 
@@ -19,13 +19,13 @@ pub(in crate::shard) struct Arrivals {
     pub(in crate::shard) admission: Arc<Admission>,
     pub(in crate::shard) limits: Arc<PeerLimits>,
     is_on: bool,
-    /// Connections whose client is not known yet, so that nothing of them is read.
+    /// Connections whose client is not known yet, so that nothing is read from them.
     arriving: BTreeMap<Token, Arrival>,
     /// Connections of trusted proxies, until their request names the client.
     proxied: BTreeMap<Token, Option<SocketAddr>>,
     /// Of connections whose client is known.
     clients: ByIndex<Option<Client>>,
-    /// Records about clients that are not known, or about no single client.
+    /// Records about unknown clients, or about no single client.
     logged: BTreeMap<Limit, LogInterval>,
     /// Records about addresses that were not found.
     unknown_logged: LogInterval,
@@ -35,7 +35,7 @@ pub(in crate::shard) struct Arrivals {
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Arrival {
     pub(in crate::shard) input: HeldInput,
-    /// The address of its other end, once that is known and a header has to follow.
+    /// The address of its other end, once that is known and a header must follow.
     pub(in crate::shard) proxy: Option<Option<SocketAddr>>,
 }
 
@@ -69,7 +69,7 @@ impl Arrivals {
         self.arriving.remove(&token)
     }
 
-    /// A connection has sent FIN. True if that waits until its client is known; a header that is incomplete stays so.
+    /// A connection has sent FIN. True if that waits until its client is known; an incomplete header remains.
     pub(in crate::shard) fn note_ended(&mut self, token: Token) -> bool {
         if self.arriving.is_empty() {
             return false;
@@ -83,12 +83,12 @@ impl Arrivals {
         self.proxied.insert(token, proxy);
     }
 
-    /// The proxy of a connection whose request is there.
+    /// The proxy of a connection whose request has arrived.
     pub(in crate::shard) fn take_proxy(&mut self, token: Token) -> Option<Option<SocketAddr>> {
         if self.proxied.is_empty() { None } else { self.proxied.remove(&token) }
     }
 
-    /// Keeps a client. `entered` says that it counts among the connections of its address.
+    /// Keeps a client. `entered` tells that it counts among the connections of its address.
     pub(in crate::shard) fn know(&mut self, token: Token, client: SocketAddr, entered: bool) {
         *self.clients.get_or_default(token.index) = Some(Client::new(client, entered));
     }
@@ -109,7 +109,7 @@ impl Arrivals {
         if self.arriving.is_empty() { None } else { self.finish(token) }
     }
 
-    /// Whether a record about a limit is due, of a client that is not known, with the number of those that were left out.
+    /// Whether a record about a limit is due, for an unknown client, with the number of suppressed ones.
     pub(in crate::shard) fn log_due(&mut self, limit: Limit, now: Nanos) -> Option<u64> {
         self.logged.entry(limit).or_default().due(now, LIMIT_LOG_INTERVAL)
     }
@@ -120,7 +120,7 @@ impl Arrivals {
     }
 }
 
-/// The address of a client in few bytes: there is one for each connection.
+/// The address of a client in few bytes, because there is one for each connection.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     octets: [u8; 16],

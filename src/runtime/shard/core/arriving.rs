@@ -1,4 +1,5 @@
-//! Connections that arrive, with limits on peers or behind trusted proxies: who the client is, and whether it is admitted.
+//! Connections that arrive, with limits on peers or behind trusted proxies: their clients, and whether these are
+//! admitted.
 //!
 //! ```text
 //! accepted ─► address ─┬─► client ─────────────────────────────► admitted, or refused ─► TLS, request
@@ -6,7 +7,7 @@
 //!                                         └─► TLS, request ─► client by Forwarded ─► admitted, or refused
 //! ```
 //!
-//! Nothing is read before, and no TLS handshake begins. What arrives meanwhile is kept, up to a bound.
+//! Nothing is read before, and no TLS handshake begins. Bytes that arrive meanwhile are kept, up to a bound.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use echoring_proto::proxy_header::ProxyHeaderError;
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl<D: Driver, K: Kinds> Core<D, K> {
-    /// Uses other limits, for connections that exist as well as far as they are limits on open ones.
+    /// Applies other limits, also to existing connections if the limits are on open ones.
     pub(in crate::shard) fn set_limits(
         &mut self,
         admission: Option<Arc<Admission>>,
@@ -39,7 +40,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.arrivals.configure(limits);
     }
 
-    /// A connection was accepted. Nothing happens with it until the address of its other end is known.
+    /// A connection was accepted. Nothing is done with it until the address of its other end is known.
     #[cold]
     pub(super) fn begin_arrival(&mut self, token: Token) {
         self.arrivals.begin(token);
@@ -47,7 +48,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.touch(token);
     }
 
-    /// Counts and logs that a trusted proxy has sent no header, and drops what arrived. Returns the proxy's address.
+    /// Counts and logs that a trusted proxy has sent no header, and drops the received bytes. Returns the proxy's
+    /// address.
     pub(in crate::shard) fn refuse_header(
         &mut self,
         token: Token,
@@ -66,7 +68,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         proxy
     }
 
-    /// A client's address was not found. Each is one that had gone, unless the kernel cannot look up any.
+    /// A client's address was not found. Each such connection had ended, unless the kernel cannot look up any.
     #[cold]
     pub(in crate::shard) fn warn_of_unknown_address(&mut self) {
         if !self.arrivals.limits.addresses.is_none()
@@ -77,7 +79,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// A client that is known enters. It counts among the connections of its address until it leaves.
+    /// A client whose address is known enters. It counts among the connections of its address until it leaves.
     pub(in crate::shard) fn enter(&mut self, token: Token, client: SocketAddr) -> Result<(), Limit> {
         let arrivals = &mut self.arrivals;
         let limits = &arrivals.limits.addresses;
@@ -102,7 +104,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         Err(Limit::Handshakes)
     }
 
-    /// Refuses a connection that has sent no request yet: a banned one is told nothing, and TLS is not begun for it.
+    /// Refuses a connection that has sent no request yet: a banned one gets no answer, and no TLS handshake begins for
+    /// it.
     pub(in crate::shard) fn refuse_arrival(&mut self, token: Token, limit: Limit) {
         if limit == Limit::Banned {
             let cause = Cause::NotAdmitted(limit.name());
@@ -165,7 +168,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.note_offence(client, offence);
     }
 
-    /// Counts and logs that a client was over a limit whose address is not kept: it is looked up for the log.
+    /// Counts and logs that a client without a stored address was over a limit: the address is looked up for the log.
     #[cold]
     fn note_unknown(&mut self, token: Token, limit: Limit) {
         self.count_limited(limit);

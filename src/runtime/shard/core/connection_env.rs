@@ -4,7 +4,7 @@ use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Codecs, ConnectionConfig, Entropy, Env};
 use echoring_proto::limits::Nanos;
 
-/// Owns what an [`Env`] borrows, so that the rest of the shard can be borrowed beside it.
+/// Owns the parts that an [`Env`] borrows, so that the rest of the shard can be borrowed beside it.
 #[derive(Debug)]
 pub(in crate::shard) struct ConnectionEnv {
     pub(in crate::shard) pool: Pool,

@@ -23,7 +23,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         Some(self.farewells.take().map_or(until, |farewells| farewells.until.min(until)))
     }
 
-    /// Stops accepting, and puts all connections in a random order.
+    /// Stops accepting, and arranges all connections in a random order.
     fn pace_drain(&mut self, plan: &DrainPlan) {
         if self.farewells.is_some() {
             return;
@@ -78,8 +78,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             let connections = queue.len();
             tracing::warn!(
                 connections,
-                "the drain time is over before all connections could be closed at its rate; closing \
-                 the rest"
+                "the drain time ended before all connections were closed at the drain rate; closing the rest"
             );
         }
         Some(until)

@@ -24,7 +24,7 @@ impl Handshakes {
         self.turns.is_empty()
     }
 
-    /// Whether a connection has to wait, because the tick has answered enough or its earlier input waits. Otherwise its
+    /// Whether a connection must wait, because the tick has answered enough or its earlier input waits. Otherwise its
     /// input counts as answered.
     pub(super) fn must_wait(&mut self, token: Token) -> bool {
         if self.answered >= TLS_HANDSHAKES_PER_TICK || self.waiting.contains_key(&token) {

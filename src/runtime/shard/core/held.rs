@@ -2,7 +2,7 @@
 
 use echoring_proto::buffer::Buffer;
 
-/// What a connection has sent meanwhile.
+/// The input of a connection in the meantime.
 #[derive(Debug, Default)]
 pub(in crate::shard) struct HeldInput {
     pub(in crate::shard) bytes: Option<Buffer>,

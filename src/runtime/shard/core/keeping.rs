@@ -9,13 +9,13 @@ use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::Cause;
 
 impl<D: Driver, K: Kinds> Core<D, K> {
-    /// Maximum bytes that are kept of a connection whose handshake has not begun.
+    /// Maximum input that is kept of a connection whose handshake has not begun.
     pub(in crate::shard) fn arrival_bytes_max(&self) -> usize {
         self.env.config.head_bytes_max.saturating_add(ARRIVAL_BYTES_BESIDE_HEAD)
     }
 
-    /// Adds a span to what is kept of a connection. `None` if that would be more than `bytes_max`, or there is no memory: the
-    /// connection is aborted then.
+    /// Adds a span to the kept input of a connection. `None` if that would be more than `bytes_max`, or there is no
+    /// memory: the connection is aborted then.
     pub(in crate::shard) fn keep(
         &mut self,
         token: Token,

@@ -11,7 +11,7 @@ use crate::shard::kinds::Kinds;
 use echoring_proto::connection::Cause;
 
 impl<D: Driver, K: Kinds> Core<D, K> {
-    /// A connection's send was short: from now on it has to make progress.
+    /// A connection's send was short: it must make progress from now on.
     pub(in crate::shard) fn watch(&mut self, token: Token) {
         let timeout = self.env.config.send_timeout;
         let Some(slot) = self.slots.get_mut(token).filter(|_| timeout > 0) else { return };
@@ -27,7 +27,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Has all partial sends checked in this tick: the times of their checks are those of another timeout.
+    /// Makes this tick check all partial sends, because their check times follow from another timeout.
     pub(super) fn look_at_sends_now(&mut self) {
         let now = self.env.now;
         self.unfinished_sends.queue.iter_mut().for_each(|watch| watch.look_at = now);
@@ -89,7 +89,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         called
     }
 
-    /// Whether connections are to be closed for their memory.
+    /// Whether connections must be closed for their memory.
     pub(in crate::shard) fn is_relief_due(&self) -> bool {
         let MemoryRelief { look_at, look_below_bytes, .. } = self.relief;
         self.is_short() && (look_at <= self.env.now || self.env.pool.free_bytes() < look_below_bytes)
@@ -111,7 +111,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         std::mem::replace(&mut self.relief.found_none, found_none) && found_none
     }
 
-    /// Returns what was freed.
+    /// Returns the freed bytes.
     pub(in crate::shard) fn end_relief(&mut self) {
         self.env.pool.free_all();
         self.env.pool.set_under_pressure(false);

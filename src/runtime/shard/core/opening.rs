@@ -41,7 +41,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Uses the least progress of messages that a connection has of its own.
+    /// Applies the lowest minimum progress among routes with their own.
     pub(in crate::shard) fn set_progress(&mut self, token: Token, extras: &Extras) {
         let (Some(own), Some(slot)) = (extras.message_progress, self.slots.get_mut(token)) else { return };
         let known = &mut self.env.config.own_progress;

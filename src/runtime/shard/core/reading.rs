@@ -28,8 +28,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));
     }
 
-    /// A connection has begun to close because of what it has sent, or has not: counts and logs a message that is too big or too
-    /// slow.
+    /// A connection has begun to close because of the peer's messages, or their absence: counts and logs a message that
+    /// is too big or too slow.
     #[cold]
     pub(in crate::shard) fn note_message(&mut self, token: Token) {
         let Some(connection) = self.slots.get(token).map(|slot| &slot.connection) else { return };
@@ -65,8 +65,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Sends the replies that lie in a span behind what is queued before them. What the driver does not take
-    /// is copied; a frame whose header it has taken goes on first.
+    /// Sends the replies that lie in a span, behind the queued data. Bytes that the driver does not accept
+    /// are copied; a frame whose header it has accepted continues first.
     fn send_replies(
         &mut self,
         token: Token,

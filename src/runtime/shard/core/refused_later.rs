@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::driver::Token;
 use echoring_proto::handshake::Refusal;
 
-/// The connections that wait for that. Empty, and never asked, while nobody is over a limit.
+/// The connections that wait for that. Empty, and never queried, while nobody is over a limit.
 #[derive(Debug, Default)]
 pub(super) struct RefusedLater(pub(super) BTreeMap<Token, RefusedConnection>);
 

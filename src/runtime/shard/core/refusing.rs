@@ -1,7 +1,7 @@
 //! Connections over a limit, and those that came while the shard drains: each is refused once its request is there, unless it only asks
 //! whether the server lives.
 //!
-//! With TLS they are refused at once: a handshake costs as much as the limits are to save.
+//! With TLS they are refused at once: a handshake costs what the limits are meant to save.
 
 use super::Core;
 use super::refused_later::RefusedConnection;
@@ -20,7 +20,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Refuses a connection of which nothing has been read. `is_logged` says that the log has a record of its cause.
+    /// Refuses a connection from which nothing has been read. `is_logged` tells that the log has a record of its cause.
     #[cold]
     pub(super) fn refuse_later(&mut self, token: Token, refusal: Refusal, is_logged: bool) {
         let refused = RefusedConnection { refusal, is_logged };
@@ -63,7 +63,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         !self.refused_later.0.is_empty() || self.draining_until.is_some()
     }
 
-    /// Why a request is refused. `identified` is the reason that its client gives.
+    /// Why a request is refused. `identified` is the reason that its client causes.
     pub(in crate::shard) fn take_refusal(
         &mut self,
         token: Token,

@@ -30,7 +30,7 @@ pub(super) struct MemoryRelief {
     pub(super) coming_bytes: u64,
     /// Their total number.
     pub(super) count: u64,
-    /// When connections are scanned next for those that hold more than their share, unless less memory is free by then.
+    /// When connections are next scanned for those that hold more than their share, unless less memory is free earlier.
     pub(super) look_at: Nanos,
     pub(super) look_below_bytes: u64,
     /// The last scan found none on this shard.

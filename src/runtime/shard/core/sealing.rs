@@ -13,8 +13,8 @@ pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env
     }
 }
 
-/// Passes the messages to a proxy to the driver. What is queued waits until the connection to the server is open. True if not all of it was
-/// accepted.
+/// Passes the messages to a proxy to the driver. Queued data waits until the connection to the server is open. True if
+/// not all of it was accepted.
 #[cold]
 pub(super) fn flush_tunnel<D: Driver>(
     tunnel: &mut ProxyTunnel,
@@ -40,7 +40,7 @@ pub(super) fn flush_tunnel<D: Driver>(
     }
 }
 
-/// Encrypts what is queued and passes it to the driver. True if not all of it was accepted.
+/// Encrypts queued data and passes it to the driver. True if not all of it was accepted.
 pub(super) fn flush_sealed<D: Driver>(
     session: &mut Session,
     connection: &mut Connection,

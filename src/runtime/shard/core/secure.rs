@@ -107,7 +107,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.touch(token);
     }
 
-    /// Whether the input of a connection has to wait for the turn of its TLS handshake.
+    /// Whether the input of a connection must wait for the turn of its TLS handshake.
     pub(in crate::shard) fn handshake_must_wait(&mut self, token: Token) -> bool {
         let is_open = self.sessions.get(token.index).is_none_or(|session| session.is_open());
         !is_open && self.handshakes.must_wait(token)
@@ -132,7 +132,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         !self.handshakes.is_empty()
     }
 
-    /// The next handshake that this tick continues, with the input that was kept.
+    /// The next handshake that this tick continues, with its kept input.
     pub(in crate::shard) fn next_handshake(&mut self) -> Option<(Token, HeldInput)> {
         self.handshakes.next()
     }

@@ -13,13 +13,13 @@ use echoring_proto::limits::Nanos;
 pub(in crate::shard) struct Throttle {
     pub(super) limits: TrafficLimits,
     pub(super) is_on: bool,
-    /// Those that are full and not paused need not be kept.
+    /// Full buckets without a pause need not be kept.
     pub(super) buckets: ByIndex<Buckets>,
-    /// Counts what was charged, for sweeping [`buckets`](Throttle::buckets).
+    /// Counts the charges, for sweeping [`buckets`](Throttle::buckets).
     charges: usize,
     /// Connections that are not read, by the time at which they are again.
     pub(super) paused: BTreeSet<(Nanos, Token)>,
-    /// What they have sent meanwhile: bytes that were on the way when they were paused.
+    /// Their input in the meantime: bytes that were in flight when they were paused.
     pub(super) held: BTreeMap<Token, HeldInput>,
     /// When the timer wheel looks at them next.
     pub(super) wakes_at: Nanos,
@@ -33,11 +33,11 @@ pub(super) struct Buckets {
     pub(super) paused_until: Nanos,
 }
 
-/// Charges for which one block of buckets is looked at: so many that it costs each of them nothing, and so few that the
-/// buckets of a flood of connections are forgotten while it goes on.
+/// Charges after which one block of buckets is checked: so many that the check costs each of them nothing, and so few
+/// that the buckets of a flood of connections are forgotten while it lasts.
 const CHARGES_PER_SWEEP: usize = 32;
 
-/// What a connection had sent before a span.
+/// A connection's traffic before a span.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::shard) struct Meter {
     pub(super) messages: u64,
@@ -51,7 +51,7 @@ impl Throttle {
         self.is_on
     }
 
-    /// A connection has sent FIN. True if that waits until what it sent before is read.
+    /// A connection has sent FIN. True if that waits until its earlier input is read.
     #[inline]
     pub(super) fn note_ended(&mut self, token: Token) -> bool {
         let held = if self.held.is_empty() { None } else { self.held.get_mut(&token) };
@@ -64,7 +64,7 @@ impl Throttle {
         input.and_then(|input| input.bytes.as_ref()).map_or(0, |bytes| bytes.accounted_bytes() as u64)
     }
 
-    /// Takes what was kept of a connection.
+    /// Takes the kept input of a connection.
     pub(in crate::shard) fn take_held(&mut self, token: Token) -> Option<HeldInput> {
         self.held.remove(&token)
     }

@@ -1,7 +1,7 @@
 //! Limits on the messages and bytes that a connection sends per second.
 //!
 //! They are counted per received span, after it was read: a connection that has sent too much waits for as long as it would
-//! have taken, or is closed. Without limits none of it is reached.
+//! have taken, or is closed. Without limits this code is never reached.
 
 use super::Core;
 use super::by_index::ByIndex;
@@ -59,7 +59,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         }
     }
 
-    /// Counts and logs what the application has found.
+    /// Counts and logs a finding of the application.
     #[inline]
     pub(in crate::shard) fn note_excesses(&mut self) {
         while let Some((token, limit, counts)) = self.excesses.pop() {

@@ -13,7 +13,7 @@ use crate::driver::Waker;
 
 #[derive(Debug)]
 struct Bridged<M> {
-    /// The far shard that it is for, or from.
+    /// The far shard, as receiver or sender.
     shard: usize,
     message: M,
     bytes: usize,
@@ -135,7 +135,7 @@ impl<M> FarEnd<M> {
 }
 
 impl<M> FarInlet<M> {
-    /// Takes the next message of the shard: the far shard that it is for, and the message. Its bytes are appended to
+    /// Takes the next message of the shard, with the far shard that receives it. Its bytes are appended to
     /// `payload`.
     pub fn take(&mut self, payload: &mut Vec<u8>) -> Option<(usize, M)> {
         let Bridged { shard, message, bytes } = self.inlet.pop().ok()?;

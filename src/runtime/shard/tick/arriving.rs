@@ -1,4 +1,4 @@
-//! Admits connections once their client is known, and tells who asked for an address.
+//! Admits connections once their client is known, and reports addresses to those who asked for them.
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Tells who asked for an address.
+    /// Reports an address to those who asked for it.
     fn tell_address(&mut self, token: Token, address: Option<SocketAddr>) {
         let asked = self.core.log.addressed(token, address);
         // It may have to be closed, which waited for the address.
@@ -60,7 +60,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Reads the header of a trusted proxy, if it is there.
+    /// Reads the header of a trusted proxy, if it has arrived.
     fn read_header(&mut self, token: Token) {
         let Some(arrival) = self.core.arrivals.get_mut(token) else { return };
         let Some(proxy) = arrival.proxy else { return };

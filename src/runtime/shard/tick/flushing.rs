@@ -1,4 +1,4 @@
-//! Sends what was queued in a tick, and tells the application how connections go on.
+//! Sends what was queued in a tick, and reports the state of connections to the application.
 
 use super::Shard;
 use crate::driver::Driver;
@@ -6,7 +6,7 @@ use crate::shard::application::Application;
 use crate::shard::context::Context;
 
 impl<D: Driver, A: Application> Shard<D, A> {
-    /// Sends what was queued and carries out what connections decided, until nothing is left.
+    /// Sends queued data and carries out the decisions of connections, until nothing is left.
     #[inline]
     pub(super) fn flush_dirty(&mut self) {
         if !self.core.dirty.is_empty() || !self.core.unblocked.is_empty() {

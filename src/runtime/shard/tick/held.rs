@@ -22,14 +22,14 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Reads what was held of a connection.
+    /// Reads the held input of a connection.
     fn release(&mut self, token: Token) {
         if let Some(input) = self.core.throttle.take_held(token) {
             self.read_held(token, input);
         }
     }
 
-    /// Keeps bytes of a connection that is paused. False if they are to be read.
+    /// Keeps bytes of a connection that is paused. False if they must be read.
     #[inline]
     pub(super) fn holds_back(&mut self, token: Token, span: Span) -> bool {
         self.core.has_throttled() && self.hold_back(token, span)
@@ -71,7 +71,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Reads what was kept of a connection.
+    /// Reads the kept input of a connection.
     pub(super) fn read_held(&mut self, token: Token, input: HeldInput) {
         if let Some(bytes) = input.bytes {
             self.read_kept(token, bytes);

@@ -102,8 +102,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Keeps the input of a connection whose client is not known yet, or whose TLS handshake has to wait. It is metered when
-    /// it is read. False if it can be read now.
+    /// Keeps the input of a connection whose client is not known yet, or whose TLS handshake must wait. It is metered
+    /// when it is read. False if it can be read now.
     fn must_wait(&mut self, token: Token, span: Span) -> bool {
         if self.core.arrivals.holds(token) {
             self.hold(token, span);

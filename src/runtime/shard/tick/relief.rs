@@ -6,7 +6,7 @@ use crate::shard::application::Application;
 
 impl<D: Driver, A: Application> Shard<D, A> {
     /// Frees memory when the node is short of it: free buffers first, then histories, then the connections that hold
-    /// most beyond their share, and the backlogs of slow consumers last.
+    /// most beyond their share, and finally the backlogs of slow consumers.
     #[cold]
     #[inline(never)]
     pub(super) fn relieve(&mut self) {

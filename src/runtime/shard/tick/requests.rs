@@ -87,7 +87,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Refuses a connection whose request is there, if that has to be. Returns whether it was refused.
+    /// Refuses a connection whose request has arrived, if necessary. Returns whether it was refused.
     #[inline]
     fn is_refused_now(&mut self, token: Token, request: &Request<'_>) -> bool {
         let waits = self.core.may_refuse_requests();

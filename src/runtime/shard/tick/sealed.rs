@@ -12,8 +12,8 @@ use crate::shard::tls::{Layer, Opened};
 use crate::traces;
 
 impl<D: Driver, A: Application> Shard<D, A> {
-    /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
-    /// encrypted.
+    /// Input of a connection with a session. False if it must be read as plaintext: no session reads it, or it was
+    /// never encrypted.
     #[inline(never)]
     pub(super) fn received_sealed(&mut self, token: Token, source: &mut impl ReadSource<D>) -> bool {
         let Some(slot) = self.core.slots.get_mut(token) else { return true };

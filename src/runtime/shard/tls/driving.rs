@@ -22,7 +22,8 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Has `write` fill room for `bytes`, and more when it asks for it. `left` is what will be written altogether.
+    /// Has `write` fill room for `bytes`, and more when it asks for it. `left` is the number of bytes that are still to
+    /// be written in all.
     pub(super) fn write<E: Into<Short>>(
         &mut self,
         bytes: usize,
@@ -67,7 +68,7 @@ impl Sink<'_> {
 
 /// Why rustls did not write.
 pub(super) enum Short {
-    /// It needs so much room.
+    /// The room that it needs.
     By(usize),
     /// The keys have sealed all that they may.
     Exhausted,
@@ -215,10 +216,10 @@ impl<Data> Traffic for WriteTraffic<'_, Data> {
     }
 }
 
-/// Takes what is inside of a record.
+/// Takes the content of a record.
 pub(super) type Take<'a> = dyn FnMut(&[u8], &mut Pool) -> Result<(), OutOfMemory> + 'a;
 
-/// Has `side` read records from the front of `bytes`; what is inside goes to `plain`, what it answers to `sink`.
+/// Makes `side` read records from the front of `bytes`; their content goes to `plain`, its answers to `sink`.
 pub(super) fn drive<P: Peer>(
     side: &mut P,
     bytes: &mut [u8],
@@ -265,7 +266,7 @@ pub(super) fn drive<P: Peer>(
     }
 }
 
-/// The alert that says what was wrong, where rustls has one to send. It is asked for no longer than there is one: it
+/// The alert that names the problem, if rustls has one to send. It is requested only while there is one: otherwise it
 /// would read on.
 fn tell_alert<P: Peer>(side: &mut P, bytes: &mut [u8], sink: &mut Sink<'_>) -> Result<(), Stop> {
     while side.wants_write() {

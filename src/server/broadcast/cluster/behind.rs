@@ -1,8 +1,8 @@
 //! Clients whose position this node has not reached: they have received messages from another node that are still on their way to this
-//! one. They wait for those, because nothing is lost. If they wait for too long, they are told to try again, or another node: a lower
-//! position in the same epoch would let them receive twice what they have.
+//! one. They wait for these messages, because nothing is lost. If they wait for too long, they are told to try again,
+//! or another node: a lower position in the same epoch would let them receive twice what they have.
 //!
-//! Pages of a stream that could not be read wait here, too, until they are read again: a gap would not be true.
+//! Pages of a stream that could not be read wait here, too, until they are read again: a reported gap would be wrong.
 
 use echoring_cluster::limits::STREAM_RETRY_DELAY;
 use echoring_proto::limits::Nanos;
@@ -20,14 +20,14 @@ pub(in crate::broadcast) struct PageAhead {
     pub(in crate::broadcast) reader: ConnectionReader,
     pub(in crate::broadcast) owned: OwnedTopicId,
     pub(in crate::broadcast) from: Replay,
-    /// When it is looked at, if the position is not reached before.
+    /// When it is checked, if the position is not reached earlier.
     pub(in crate::broadcast) look_at: Nanos,
     /// When its reader has waited long enough.
     pub(in crate::broadcast) until: Nanos,
 }
 
 impl Broadcast {
-    /// Answers the readers whose position this node has reached, and those who have waited long enough.
+    /// Answers the readers whose position this node has reached, and those that have waited long enough.
     pub(super) fn answer_reached<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let now = self.now;
         for page in std::mem::take(&mut self.sequencer.queue.ahead) {

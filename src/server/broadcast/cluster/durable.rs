@@ -1,4 +1,5 @@
-//! The streams of durable topics: what the owner tables ask of them, and pages of history that are no longer in memory.
+//! The streams of durable topics: the requests of the owner tables to them, and pages of history that are no longer in
+//! memory.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ pub(super) struct Streams {
     pages_asked: u64,
 }
 
-/// Who reads a page of history.
+/// The reader of a page of history.
 #[derive(Debug)]
 pub(in crate::broadcast) enum PageReader {
     /// A connection, which waits until this time.
@@ -50,7 +51,7 @@ pub(in crate::broadcast) struct PageRequest {
     pub(in crate::broadcast) stream: StreamRange,
 }
 
-/// What is read from a stream.
+/// The request to read from a stream.
 #[derive(Clone, Debug)]
 pub(in crate::broadcast) struct StreamRange {
     pub(in crate::broadcast) topic: Box<str>,
@@ -71,7 +72,7 @@ impl Streams {
 }
 
 impl Broadcast {
-    /// Asks the streams what the tick has left for them.
+    /// Sends the streams the requests that the tick has left for them.
     pub(super) fn ask_streams(&mut self, shard: usize, cluster: &mut ClusterShard) {
         let ClusterShard { table, streams, .. } = cluster;
         while let Some((topic, number, request)) = table.poll_stream_request() {
@@ -89,7 +90,8 @@ impl Broadcast {
         }
     }
 
-    /// Answers the reader of a page. What the stream does not have is missing; if it cannot be read, nobody knows.
+    /// Answers the reader of a page. Messages that the stream does not have are missing; if it cannot be read, that is
+    /// unknown.
     pub(super) fn answer_page<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,

@@ -12,7 +12,7 @@ const CONTENT: u8 = 3;
 const BY_CLIENT: u8 = 1 << 2;
 const HAS_MEMBER: u8 = 1 << 3;
 
-/// A publication with what its topic's owner and its publisher's node must know.
+/// A publication with the data for its topic's owner and its publisher's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     /// The publisher's node.

@@ -24,7 +24,7 @@ pub(super) struct Store<'a, 'c, D: Driver> {
 }
 
 impl<D: Driver> Store<'_, '_, D> {
-    /// Begins a topic at a position, or in a new epoch. Subscribers are told.
+    /// Begins a topic at a position, or in a new epoch. Subscribers are notified.
     fn restart(&mut self, topic: &str, position: Option<Position>) -> Option<Position> {
         self.heads.remove(topic);
         let now = self.broadcast.now;
@@ -246,7 +246,7 @@ impl<D: Driver> TopicStore for Store<'_, '_, D> {
             Ok(true) => {}
             Ok(false) => return false,
             Err(refused) => {
-                tracing::warn!(topic, %refused, "a member is counted and not listed");
+                tracing::warn!(topic, %refused, "a member is counted but not listed");
                 return false;
             }
         }

@@ -1,4 +1,5 @@
-//! What a command does, from its parameters. Parameters that are invalid or not available make an error of the command.
+//! The action of a command, from its parameters. Parameters that are invalid or not available are an error of the
+//! command.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use crate::publications::OwnedPublication;
 use crate::validation::is_topic_name;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 
-/// What is to be done, or why it cannot be done.
+/// The action, or the reason why it is impossible.
 pub(super) type Call = Result<Action, ApiError>;
 
 /// A valid command.
@@ -34,7 +35,7 @@ pub(super) enum Action {
     Presence(String),
     PresenceStats(String),
     Channels(Pattern),
-    /// What is done with connections.
+    /// The action for connections.
     Change(ConnectionFilter, ScanAction),
     Info,
 }
@@ -61,7 +62,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Invali
 /// The call of a method.
 ///
 /// # Errors
-/// If the parameters are not those of the method at all.
+/// If the parameters do not match the method at all.
 pub(super) fn call(method: &str, parameters: &[u8]) -> Result<Call, InvalidBody> {
     Ok(match method {
         "publish" => publish(object(parameters)?),

@@ -18,7 +18,7 @@ struct NodeReply<'a> {
     error: Option<ApiError>,
 }
 
-/// Has the other nodes run a command that this one runs as `own`.
+/// Asks the other nodes to run a command that this one runs as `own`.
 ///
 /// # Errors
 /// The first error of a node, and if one does not answer.

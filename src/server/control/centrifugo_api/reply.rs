@@ -43,7 +43,7 @@ pub(super) enum Outcome {
     },
     Channels(ChannelList),
     Info(NodeList),
-    /// The command was carried out, and has no other result.
+    /// The command succeeded, without another result.
     Done {},
 }
 

@@ -1,4 +1,4 @@
-//! What the program's allocator reports.
+//! The report of the program's allocator.
 
 use std::sync::OnceLock;
 

@@ -43,7 +43,7 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
         ("driver", driver.to_owned()),
         ("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
     ];
-    out.info("echoring_build_info", "The program and the driver that it runs on.", build.to_vec());
+    out.info("echoring_build_info", "The program and its I/O driver.", build.to_vec());
     let degraded = snapshots.first().map_or(&[][..], |snapshot| &snapshot.degraded);
     out.gauges(
         "echoring_degraded_features",

@@ -11,7 +11,7 @@ pub(super) enum Kind {
     Counter,
     Gauge,
     Histogram,
-    /// Its value is 1; the labels tell something.
+    /// Its value is 1; the labels have the information.
     Info,
 }
 

@@ -15,7 +15,7 @@ const STAT_START: usize = 19;
 const STAT_VSIZE: usize = 20;
 const STAT_RSS: usize = 21;
 
-/// Adds what `/proc` tells; nothing if it is not mounted.
+/// Adds the data of `/proc`; nothing if it is not mounted.
 pub(super) fn collect(out: &mut Families) {
     if let Some(stat) = stat() {
         let ticks = clock_ticks_per_second() as f64;

@@ -21,7 +21,7 @@ pub(in crate::driver::uring) struct Completion {
 }
 
 impl Completion {
-    /// Whether the operation goes on.
+    /// Whether the operation continues.
     #[inline]
     pub(in crate::driver::uring) fn more(self) -> bool {
         cqueue::more(self.flags)
@@ -38,7 +38,7 @@ impl Completion {
 }
 
 /// Flags of a completion that brought bytes into a buffer (`IORING_CQE_F_BUFFER`), of an operation
-/// (`IORING_CQE_F_MORE`) and with a buffer (`IORING_CQE_F_BUF_MORE`) that go on.
+/// (`IORING_CQE_F_MORE`) and with a buffer (`IORING_CQE_F_BUF_MORE`) that continue.
 const GOES_ON: u32 = 1 | 1 << 1 | 1 << 4;
 /// Place of the buffer's number in a completion's flags.
 const BUFFER_SHIFT: u32 = 16;
@@ -56,8 +56,8 @@ impl Connections {
         self.in_flight = self.in_flight.checked_sub(1).expect("an operation has one last completion");
     }
 
-    /// A receive brought something. The usual case, which is on the path of every message: it goes on, and so
-    /// does its buffer; everything else is [`received_any`](Connections::received_any).
+    /// A receive brought something. The usual case, which is on the path of every message: the operation continues, and
+    /// so does its buffer; everything else is [`received_any`](Connections::received_any).
     #[inline(always)]
     pub(in crate::driver::uring) fn received(
         &mut self,
@@ -170,7 +170,7 @@ impl Connections {
         self.list(token.index);
     }
 
-    /// The kernel took some of what a partial send had left, or refused it.
+    /// The kernel accepted a part of a partial send's rest, or refused it.
     pub(in crate::driver::uring) fn partial_send_ended(
         &mut self,
         completion: Completion,
@@ -316,7 +316,7 @@ impl Connections {
         self.step_ended(completion);
     }
 
-    /// A connection is gone while the driver is dropped: nobody closes its descriptor again.
+    /// A connection ended while the driver is dropped: its descriptor is not closed again.
     pub(in crate::driver::uring) fn forget_closed(&mut self, completion: Completion) {
         let token = token_of(completion.user_data);
         if self.slots.get(token).is_some() {

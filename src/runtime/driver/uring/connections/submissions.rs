@@ -1,4 +1,5 @@
-//! The submissions of connections: sends that are staged, and what follows from the facts noted since the last trip to the kernel.
+//! The submissions of connections: staged sends, and the operations that follow from the facts noted since the last
+//! trip to the kernel.
 
 use std::io;
 
@@ -84,7 +85,7 @@ impl Connections {
         !self.listed.is_empty() || !self.parked.is_empty()
     }
 
-    /// Queues what follows from the facts noted since the last time.
+    /// Queues the work that follows from the facts noted since the last time.
     pub(in crate::driver::uring) fn fill_others(
         &mut self,
         ring: &mut Ring,
@@ -264,7 +265,7 @@ impl Connections {
         self.push(ring, &entry)
     }
 
-    /// Ends what the kernel has of a connection, one operation after the other, then the connection.
+    /// Ends the kernel's operations on a connection one after the other, then the connection.
     ///
     /// An operation is named by its user data, which the kernel looks up in a table; by descriptor it would go
     /// through all operations of the ring, and many closes at once would take seconds. While an operation is
@@ -289,7 +290,7 @@ impl Connections {
         self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
     }
 
-    /// Lists as many of those that found no memory as there may be memory for now, the longest waiting first.
+    /// Lists as many connections without memory as can now have some, the longest waiting first.
     fn unpark(&mut self) {
         if self.parked.is_empty() {
             return;

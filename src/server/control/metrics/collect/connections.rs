@@ -99,13 +99,13 @@ fn ends(out: &mut Families, counters: &Counters) {
         |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
     out.counters(
         "echoring_closes_total",
-        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Codes of applications are \
-         counted by their thousands.",
+        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Application \
+         codes count as 3xxx and 4xxx.",
         closes.into_iter().map(|(end, count)| (labels(end), count)),
     );
 }
 
-/// The code of Centrifuge's protocol for what is [`CloseCode::SLOW_CONSUMER`] in others.
+/// The code in Centrifuge's protocol for [`CloseCode::SLOW_CONSUMER`] in others.
 const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
@@ -152,7 +152,7 @@ const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 
 const OWN: [u16; 4] =
     [CENTRIFUGE_SLOW, CloseCode::CREDENTIALS_ENDED.0, CloseCode::FORBIDDEN.0, CloseCode::SLOW_CONSUMER.0];
 
-/// Peers choose codes from 3000 on, so those are not told apart, but for our own.
+/// Peers choose codes from 3000 on, so those are not distinguished, except for our own.
 fn code_label(code: u16) -> String {
     match code {
         ..3000 => code.to_string(),
@@ -169,7 +169,7 @@ fn traffic(out: &mut Families, counters: &Counters) {
     };
     out.counters(
         "echoring_messages_total",
-        "Messages by route and direction: received to their last byte, or handed to the kernel or its queue. Each copy \
+        "Messages by route and direction: received completely, or passed to the kernel or queued for it. Each copy \
          of a broadcast message counts.",
         by_class().flat_map(|(route, traffic)| both(route, traffic.messages_in, traffic.messages_out)),
     );

@@ -31,7 +31,7 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
     out.counters(
         "echoring_forwarded_messages_total",
         "Messages between shards: publications on their way to the topic's owner, and messages to shards with \
-         subscribers. The difference between out and in is on its way.",
+         subscribers. Out minus in is the number in transit.",
         [
             (vec![("kind", "publication".to_owned()), ("direction", "out".to_owned())], passed.publications_out),
             (vec![("kind", "publication".to_owned()), ("direction", "in".to_owned())], passed.publications_in),
