@@ -125,22 +125,6 @@ def bench(program, *arguments, codes=(0,), timeout=120):
     return json.loads(done.stdout), done.returncode
 
 
-def started_bench(command):
-    """The process of a run with `--json -`, once it measures."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if not any("measuring" in line for line in process.stderr):
-        fail(f"{bare(' '.join(command))}: it never measured")
-    return process
-
-
-def ended_bench(process, timeout):
-    """The run of such a process."""
-    out, err = process.communicate(timeout=timeout)
-    if process.returncode != 0:
-        fail(f"bench ended with {process.returncode}: {err.strip()}")
-    return json.loads(out)["runs"][0]
-
-
 def take_turns(name, commands, measure_side, options, random_source):
     """All pairs of one workload, of the servers that `commands` start by side; the ratio is of the first side to the
     second. More sides than two take their turns in the same rounds."""
