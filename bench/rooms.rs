@@ -1,4 +1,4 @@
-//! Rooms as a program serves them, beside the built-in route of the same server: what `scripts/bench-broadcast --workload rooms`
+//! Rooms as a program serves them, beside the built-in route of the same server: what `scripts/bench-broadcast --rows rooms`
 //! compares.
 //!
 //! `/rooms/{topic}` is `examples/rooms.rs` without nicknames and without greetings, of which many members would hear many;

@@ -12,8 +12,8 @@ import idle
 import pairs
 import process
 import witness
-from catalogue import HEAR_THEMSELVES
-from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
+from catalogue import AGAIN, HEAR_THEMSELVES, OURS
+from workloads import COST, HANDSHAKE_COST, IDLE, KEPT, LOST, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -21,18 +21,19 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def scaled(options, row):
     """The options of a row's stretches."""
     changed = argparse.Namespace(**vars(options))
-    changed.seconds, changed.warmup = options.seconds * row.scale, options.warmup * row.scale
+    changed.seconds, changed.warmup = row.seconds(options), options.warmup * row.scale
     return changed
 
 
 def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options)
-    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
+    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), row.path(server.side), row.clean)
     charged = Accounts(server.pid, options).since(before)
     together = charged.pop("together_by_process")
     found = values(run, saturated)
-    return {**found, TOGETHER_COST: together and found[COST] * together, **charged, "lost": run["integrity"]["lost"]}
+    found |= {TOGETHER_COST: together and found[COST] * together, **charged, LOST: run["integrity"]["lost"]}
+    return {**found, KEPT: run["stalled"]["closed_by_code"].get("1000", 0)} if run.get("stalled") else found
 
 
 def values(run, saturated, cost=COST):
@@ -51,11 +52,8 @@ def values(run, saturated, cost=COST):
 
 def load_for(server, row):
     """The row's flags of the generator, and those that this server needs."""
-    return row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
-
-
-def path_for(row):
-    return "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
+    ours = row.ours_load.split() if server.side in (OURS, AGAIN) else []
+    return row.load.split() + ours + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
 
 
 class Accounts:
@@ -111,7 +109,7 @@ def sustained(server, row, options):
 
     def measured(rate):
         load = [*load_for(server, row), "--rate", str(rate)]
-        return pairs.measure_once(server, load, scaled(options, row), path_for(row), row.clean)[0]
+        return pairs.measure_once(server, load, scaled(options, row), row.path(server.side), row.clean)[0]
 
     steps = climbed(row.rates, flag(row, "--connections") - 1, measured)
     return {
