@@ -36,7 +36,7 @@ PARTS = {
     "test_cluster_api": "cluster backbone src/server/cluster src/server/commands",
     "test_cluster_faults": "cluster backbone src/server/cluster",
     "test_cluster_presence": "cluster src/server/cluster",
-    "test_cluster_steps": "cluster scripts/cluster",
+    "test_cluster_steps": "cluster backbone src/server/cluster",
     "test_compare_peers": "scripts/compare-peers scripts/compare_peers",
     "test_compare_tools": "scripts/compare-tools scripts/compare_tools",
     "test_compression": "proto runtime server",
