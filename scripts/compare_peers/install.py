@@ -91,8 +91,8 @@ def compiler():
     return machine.first_line("g++", "--version")
 
 
-def npm_version(package):
-    with open(os.path.join(node_modules(), package, "package.json")) as file:
+def npm_version(package, modules=None):
+    with open(os.path.join(modules or node_modules(), package, "package.json")) as file:
         return json.load(file)["version"]
 
 
@@ -122,12 +122,12 @@ def node():
 
 
 @functools.cache
-def node_modules():
-    """The folder with the npm packages of bench/peers/package.json. Installing runs no scripts of packages."""
-    folder, package = os.path.join(FOLDER, "npm"), os.path.join(PROGRAMS, "package.json")
+def node_modules(folder="npm", package="package.json"):
+    """The folder with the npm packages of a file of bench/peers. Installing runs no scripts of packages."""
+    folder, package = os.path.join(FOLDER, folder), os.path.join(PROGRAMS, package)
     stamp = os.path.join(folder, "installed.json")
     if not current(stamp, package):
-        print("installing the npm packages of the peers", flush=True)
+        print(f"installing the npm packages of {os.path.relpath(package, machine.ROOT)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         shutil.copyfile(package, os.path.join(folder, "package.json"))
@@ -151,14 +151,14 @@ def bun():
 
 
 @functools.cache
-def cargo():
-    """Builds the programs of bench/peers/rust with the versions of its lock file. Returns their folder."""
+def cargo(*flags):
+    """Builds programs of bench/peers/rust with the versions of its lock file. Returns their folder."""
     target, project = os.path.join(FOLDER, "rust"), os.path.join(PROGRAMS, "rust")
     if not os.path.isdir(target):
         print("building the Rust peers, which takes some minutes", flush=True)
     run(
         "cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", os.path.join(project, "Cargo.toml"),
-        "--target-dir", target, cwd=project,
+        "--target-dir", target, *flags, cwd=project,
     )
     return os.path.join(target, "release")
 

@@ -106,7 +106,7 @@ def broken_by(paths):
 
 
 def changed():
-    """The files that differ from where this branch left main, as `scripts/test --quick` takes them."""
+    """The files that differ from where this branch left main. `scripts/test --quick` takes them from this program's output."""
 
     def git(*words):
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
@@ -114,3 +114,7 @@ def changed():
     base = git("merge-base", "HEAD", "main").stdout.strip() or "HEAD"
     told = git("diff", "--name-only", base).stdout + git("ls-files", "--others", "--exclude-standard").stdout
     return sorted(set(told.split("\n")) - {""})
+
+
+if __name__ == "__main__":
+    print("\n".join(changed()))
