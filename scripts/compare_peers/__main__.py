@@ -15,10 +15,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 import machine  # noqa: E402
 import pairs  # noqa: E402
-import peers as sources  # noqa: E402
 import process  # noqa: E402
 
 import catalogue  # noqa: E402
+import install  # noqa: E402
 import readme  # noqa: E402
 import records  # noqa: E402
 import rounds  # noqa: E402
@@ -145,7 +145,7 @@ def measure_all(record, options):
         had, skipped = catalogue.prepare(chosen_peers)
         built.result()
     if any(row.kind == "witness" for row in chosen):
-        options.load_test = sources.load_test()
+        options.load_test = install.load_test()
     record.content["peers"].update(catalogue.versions(had, chosen_peers))
     record.content["skipped"] = {
         name: why for name, why in {**record.content["skipped"], **skipped}.items() if name not in had

@@ -13,7 +13,6 @@ from typing import Callable
 import install
 import machine
 import pairs
-import peers as sources
 import records
 
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
@@ -153,7 +152,7 @@ PEERS = [
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
     Peer(AIO, "echoring's Conn", rust("conn", compresses=True), conn_version),
     Peer(AIO_WRITE, "echoring's Conn, one write each", rust("conn", "--write"), conn_version),
-    Peer("uws", "uWebSockets", uws, sources.describe),
+    Peer("uws", "uWebSockets", uws, install.uws_version),
     Peer("bun", "Bun", bun, lambda: f"Bun {machine.first_line(install.bun(), '--version')}"),
     Peer("beast", "Boost.Beast", beast, lambda: f"Boost {install.version_of('libboost-dev')}, {install.compiler()}"),
     Peer("fastwebsockets", "fastwebsockets", rust("fastwebsockets"), locked("fastwebsockets")),

@@ -17,7 +17,7 @@ DIGITS = 6
 DATE = len("2000-01-01")
 # Paths that affect a measurement: the servers, the generator, and the code that runs both. Tables and documents do not.
 MEASURED = (
-    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py", "scripts/peers.py",
+    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py",
     "scripts/compare_peers/samples.py", "scripts/compare_peers/rounds.py",
 )
 

@@ -144,8 +144,8 @@ SETS = {one.name: one for one in (
         [
             Peer(OURS, "echoring", topics, ours_version), Peer(AGAIN, "echoring again", topics, ours_version),
             Peer(WINDOW, "echoring, window of 2 ms", lambda: {OVERLOAD: with_window()[BROADCAST]}, ours_version),
-            *named(FLOOR), Peer("uws", "uWebSockets", uws(), install.sources.describe),
-            Peer(DEFERRED, "uWebSockets, behind its handler", uws("--deferred", roles=(OVERLOAD,)), install.sources.describe),
+            *named(FLOOR), Peer("uws", "uWebSockets", uws(), install.uws_version),
+            Peer(DEFERRED, "uWebSockets, behind its handler", uws("--deferred", roles=(OVERLOAD,)), install.uws_version),
             Peer("all-read", "echoring, all read", lambda: {STALLED: topics()[STALLED]}, ours_version),
             Peer("builtin", "built-in route", lambda: {ROOMS: "{rooms}"}, ours_version),
         ],
