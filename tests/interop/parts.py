@@ -38,7 +38,7 @@ PARTS = {
     "test_cluster_presence": "cluster src/server/cluster",
     "test_cluster_steps": "cluster backbone src/server/cluster",
     "test_compare_peers": "scripts/compare-peers scripts/compare_peers",
-    "test_compare_tools": "scripts/compare-tools scripts/compare_tools",
+    "test_compare_tools": "scripts/compare-tools scripts/compare_tools scripts/compare_peers/install.py bench/peers/quote.toml",
     "test_compression": "proto runtime server",
     "test_connect": "client src/cli/connect.rs src/cli/talk",
     "test_control": "server runtime src/cli/serve src/cli/start_error.rs",
