@@ -40,8 +40,10 @@ def arguments():
     parser.add_argument("--into", metavar="DIR", help="add to the record in DIR instead")
     parser.add_argument("--again", action="store_true", help="discard rows that the record has, and measure them again")
     parser.add_argument("--list", action="store_true", help="print rows and peers")
-    parser.add_argument("--readme", action="store_true", help="generate the documents of compare-peers; with --record, after the run")
-    parser.add_argument("--check", action="store_true", help="fail if one of them does not match the records")
+    if which.name == "peers":
+        parser.add_argument("--readme", action="store_true", help="generate README's chart and table, results/peers.md, the records' pages; with --record, after the run")
+        parser.add_argument("--check", action="store_true", help="fail if one of these documents does not match the records")
+    parser.set_defaults(readme=False, check=False)
     parser.add_argument("--rows", default="", help="run only these rows, or groups such as echo, separated by commas")
     parser.add_argument("--peers", default="", help="run only these peers, separated by commas, and echoring")
     parser.add_argument("--rounds", type=int, help="number of rounds per row (default 30)")
