@@ -1,6 +1,6 @@
 //! The cost of one delivery of a large frame, by the kind of send: the same bytes go to all subscribers, with plain
 //! sends, with vectored sends of a frame in four pieces, and with zero-copy sends with and without a registered buffer.
-//! `scripts/bench-broadcast --sends` runs it and records the output.
+//! `results/2026-11-20-amd-epyc/fanout-sends.md` has its output of that day.
 //!
 //! One thread sends, on one ring, one send per subscriber and frame; another thread reads, on another CPU. A block is a
 //! few frames with one kind of send, each awaited until everyone has it; blocks of all kinds alternate in random order.

@@ -1,5 +1,5 @@
-//! Rooms as a program serves them, beside the built-in route of the same server: what `scripts/bench-broadcast --workload rooms`
-//! and `scripts/subscriber-memory` compare.
+//! Rooms as a program serves them, beside the built-in route of the same server: what `scripts/bench-broadcast --rows rooms`
+//! compares.
 //!
 //! `/rooms/{topic}` is `examples/rooms.rs` without nicknames and without greetings, of which many members would hear many;
 //! `/broadcast/{topic}` is the built-in route. Neither sends a member its own messages.

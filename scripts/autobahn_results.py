@@ -114,13 +114,11 @@ def table():
     columns = [key for key in order_of_columns if key in latest]
     if not columns:
         return "No run has been recorded yet."
-    titles = [f"{role}, {driver}" for role, driver in columns]
-    lines = ["| cases | | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(columns)]
-    for category, title in CATEGORIES.items():
-        cases = [case for case in expected if case.split(".")[0] == category]
-        lines.append(f"| {category}.* | {title} | " + " | ".join(cell(latest[key][0], cases) for key in columns) + " |")
-    lines.append("| all | | " + " | ".join(cell(latest[key][0], list(expected)) for key in columns) + " |")
-    lines.append("")
+    rows = []
+    for category, title in [*CATEGORIES.items(), ("", "")]:
+        cases = [case for case in expected if category in ("", case.split(".")[0])]
+        rows.append([f"{category}.*" if category else "all", title, *(cell(latest[key][0], cases) for key in columns)])
+    lines = [machine.table(["cases", "", *(f"{role}, {driver}" for role, driver in columns)], rows), ""]
     for key in columns:
         record, path = latest[key]
         about = record["environment"]
@@ -138,9 +136,6 @@ def cell(record, cases):
     return f"{passed} of {len(cases)}"
 
 
-def page_is_current():
-    return generated.is_current(PAGE, BEGIN, END, f"\n{table()}\n")
-
-
-def write_page():
-    generated.write(PAGE, BEGIN, END, f"\n{table()}\n")
+def update_page(check=False):
+    """Returns whether the page had another table."""
+    return generated.update(PAGE, BEGIN, END, f"\n{table()}\n", check)

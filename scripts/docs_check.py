@@ -83,15 +83,21 @@ def source_links():
     for path in sources():
         text = without_code(read(path))
         targets = LINK.findall(text) + re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", text)
-        for target in targets:
-            if is_external(target):
-                continue
-            name, _, anchor = urllib.parse.unquote(target).partition("#")
-            to = os.path.normpath(os.path.join(os.path.dirname(path), name)) if name else path
-            if not os.path.exists(to):
-                yield f"{shown(path)}: {target}: there is no {shown(to)}"
-            elif anchor and to.endswith(".md") and anchor not in anchors(to):
-                yield f"{shown(path)}: {target}: {shown(to)} has no heading with this anchor"
+        yield from dead(path, targets, "/", ".md", anchors, "heading with this anchor")
+
+
+def dead(path, targets, root, ending, ids, missing):
+    """Problems: links of a page to files that do not exist, or to pages without such an anchor."""
+    for target in targets:
+        if is_external(target):
+            continue
+        name, _, anchor = urllib.parse.unquote(target.partition("?")[0]).partition("#")
+        base = root if name.startswith("/") else os.path.dirname(path)
+        to = os.path.normpath(os.path.join(base, name.lstrip("/"))) if name else path
+        if not os.path.exists(to):
+            yield f"{shown(path)}: {target}: there is no {shown(to)}"
+        elif anchor and to.endswith(ending) and anchor not in ids(to):
+            yield f"{shown(path)}: {target}: {shown(to)} has no {missing}"
 
 
 def chapters():
@@ -135,17 +141,8 @@ def book_links():
     if not built():
         yield f"{shown(BOOK)}: no page is built"
     for path in built():
-        for target in page(path).links:
-            if is_external(target):
-                continue
-            # The links of the 404 page begin at the root.
-            name, _, anchor = urllib.parse.unquote(target.partition("?")[0]).partition("#")
-            base = BOOK if name.startswith("/") else os.path.dirname(path)
-            to = os.path.normpath(os.path.join(base, name.lstrip("/"))) if name else path
-            if not os.path.exists(to):
-                yield f"{shown(path)}: {target}: there is no {shown(to)}"
-            elif anchor and to.endswith(".html") and anchor not in page(to).ids:
-                yield f"{shown(path)}: {target}: {shown(to)} has no such id"
+        # The links of the 404 page begin at the root.
+        yield from dead(path, page(path).links, BOOK, ".html", lambda to: page(to).ids, "such id")
 
 
 def adopt():

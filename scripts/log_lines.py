@@ -69,10 +69,8 @@ def table():
 
 
 def main():
-    part = f"\n\n{table()}\n\n"
-    if "--check" not in sys.argv:
-        generated.write(PAGE, BEGIN, END, part)
-    elif not generated.is_current(PAGE, BEGIN, END, part):
+    check = "--check" in sys.argv
+    if generated.update(PAGE, BEGIN, END, f"\n\n{table()}\n\n", check) and check:
         sys.exit("log_lines: docs/contributing/metrics-to-code.md does not match src; run scripts/docs --update")
 
 

@@ -106,9 +106,9 @@ def bias(known_bias):
 def table(heads, rows, align="---"):
     """A table in Markdown, without the end of its last line. Each cell is a text or a number. `align` is that of each column, or of all
     but the first."""
-    head = "|" + "".join(f" {head} |" if head else " |" for head in heads)
+    line = lambda cells: "|" + "".join(f" {cell} |" if cell != "" else " |" for cell in cells)  # noqa: E731
     aligns = ["---", *[align] * (len(heads) - 1)] if isinstance(align, str) else align
-    return "\n".join([head, f"|{'|'.join(aligns)}|", *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+    return "\n".join([line(heads), f"|{'|'.join(aligns)}|", *map(line, rows)])
 
 
 def keep_json(name, figures, indent=2):

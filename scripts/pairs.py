@@ -1,8 +1,7 @@
-"""Two servers measured in turns: what the scripts that compare servers share.
+"""Servers measured in turns: what the scripts that compare programs share.
 
-Both run pinned to one CPU, the load generator to another. Each pair is one measured stretch against one and one against
-the other, in random order. What counts is the ratio within a pair, since the machine may change its speed between
-pairs. Only the standard library is needed.
+Servers run pinned to one CPU, the load generator to another. Each round is one measured stretch against each of them, in random order.
+What counts is the ratio within a round, since the machine may change its speed between rounds. Only the standard library is needed.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import random
 import re
 import select
 import shlex
-import statistics
 import subprocess
 import sys
 
@@ -23,10 +21,6 @@ import machine
 ROOT = machine.ROOT
 # The server of most comparisons, on one CPU.
 SERVE = "{echoring} serve --listen 127.0.0.1:0 --admin off --shards 1 --cpus {cpu} --profile benchmark --log error"
-LOOPBACK_BIAS = (
-    "On loopback the server's CPU time contains the generator's receive path: a send runs it in soft-interrupt "
-    "context. This applies to both servers and pulls every ratio towards 1."
-)
 # From starting a server to its first line.
 START_S_MAX = 30
 
@@ -101,70 +95,19 @@ def measure(server, load, options, path="/echo", clean=True):
 
 
 def measure_once(server, load, options, path, clean):
+    times = ["--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms"]
+    command = [
+        options.echoring, "bench", server.origin + path, *load, *times, "--cpus", str(options.generator_cpu),
+        "--server-pid", str(server.pid), "--threads", "1", "--json", "-",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     # 4 says that the generator was the bottleneck, which a server that does next to nothing makes it.
-    record, code = bench(
-        options.echoring, server.origin + path, *load, *times(options), "--cpus", str(options.generator_cpu),
-        "--server-pid", str(server.pid), codes=(0, 4) if clean else (0, 1, 4),
-    )  # fmt: skip
-    run = record["runs"][0]
+    if done.returncode not in ((0, 4) if clean else (0, 1, 4)):
+        fail(f"the generator failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    run = json.loads(done.stdout)["runs"][0]
     if clean and (run["errors"] or run["integrity"]["lost"]):
         fail(f"the run was not clean: {run['errors']} {run['integrity']}")
-    return run, code == 4
-
-
-def times(options):
-    return ["--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms"]
-
-
-def bench(program, *arguments, codes=(0,), timeout=120):
-    """Runs `echoring bench` with one thread. Returns its record, and its exit code, which is one of these."""
-    command = [program, "bench", *arguments, "--threads", "1", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    if done.returncode not in codes:
-        fail(f"the generator failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout), done.returncode
-
-
-def started_bench(command):
-    """The process of a run with `--json -`, once it measures."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if not any("measuring" in line for line in process.stderr):
-        fail(f"{bare(' '.join(command))}: it never measured")
-    return process
-
-
-def ended_bench(process, timeout):
-    """The run of such a process."""
-    out, err = process.communicate(timeout=timeout)
-    if process.returncode != 0:
-        fail(f"bench ended with {process.returncode}: {err.strip()}")
-    return json.loads(out)["runs"][0]
-
-
-def take_turns(name, commands, measure_side, options, random_source):
-    """All pairs of one workload, of the servers that `commands` start by side; the ratio is of the first side to the
-    second. More sides than two take their turns in the same rounds."""
-    pairs, servers = [], {}
-    try:
-        for number in range(options.pairs):
-            # New processes now and then: where a process's memory happens to lie is part of the noise.
-            if number % options.restart == 0:
-                for server in servers.values():
-                    server.stop()
-                servers = {}
-                for side, command in commands.items():
-                    servers[side] = Server(command, options.server_cpu, side)
-            ours, theirs, *_ = commands
-            pair = one_round(commands, lambda side: measure_side(servers[side]), random_source)
-            pair["first"] = next(iter(pair))
-            pair["ratio"] = pair[ours]["cpu_ns_per_message"] / pair[theirs]["cpu_ns_per_message"]
-            pairs.append(pair)
-            progress(f"{name}: pair {number + 1} of {options.pairs}, ratio {pair['ratio']:.3f}")
-    finally:
-        for server in servers.values():
-            server.stop()
-        progress("")
-    return pairs
+    return run, done.returncode == 4
 
 
 def one_round(sides, measure, random_source):
@@ -172,53 +115,6 @@ def one_round(sides, measure, random_source):
     order = list(sides)
     random_source.shuffle(order)
     return {side: measure(side) for side in order}
-
-
-def summary(pairs, sides, target, echoring=None):
-    """What the pairs come to."""
-    ratios = [pair["ratio"] for pair in pairs]
-    low, high = interval(ratios, echoring)
-    found = {
-        "target": target,
-        "ratio_median": statistics.median(ratios),
-        "ratio_low": low,
-        "ratio_high": high,
-        "verdict": verdict(low, high, target),
-    }
-    for side in sides:
-        costs = [pair[side]["cpu_ns_per_message"] for pair in pairs]
-        found[f"{side}_ns_median"], found[f"{side}_ns_best"] = statistics.median(costs), min(costs)
-    return found
-
-
-def compare(workload, commands, flags, options, random_source, target, figures):
-    """All pairs of one workload of echoes: its name, connections, payload bytes and messages in flight. `flags` are further ones of the
-    load, and `figures` makes a side's figures of a run and its server."""
-    name, connections, message_bytes, depth = workload
-    load = ["--connections", str(connections), "--message-bytes", str(message_bytes), "--depth", str(depth), *flags]
-
-    def measure_side(server):
-        run, saturated = measure(server, load, options)
-        return {"cpu_ns_per_message": run["server"]["cpu_ns_per_message"], **figures(run, server), "generator_saturated": saturated}
-
-    found = take_turns(name, commands, measure_side, options, random_source)
-    return {
-        "workload": name,
-        "connections": connections,
-        "message_bytes": message_bytes,
-        "depth": depth,
-        **summary(found, commands, target, options.echoring),
-        "commands": {side: bare(command) for side, command in commands.items()},
-        "pairs": found,
-    }
-
-
-def cost_cell(result, side):
-    return f"{result[f'{side}_ns_median'] / 1000:.3f} (best {result[f'{side}_ns_best'] / 1000:.3f})"
-
-
-def ratio_cells(result):
-    return [f"{result['ratio_median']:.3f}", f"{result['ratio_low']:.3f} – {result['ratio_high']:.3f}"]
 
 
 def interval(ratios, echoring=None):
@@ -306,35 +202,12 @@ def parser(doc):
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def add_arguments(parser, recording=True, workloads=()):
-    """The flags that all comparisons take. Unless `recording`, the caller has its own that say what is written."""
-    parser.add_argument("--quick", action="store_true", help="5 pairs of half a second, nothing written")
-    parser.add_argument("--pairs", type=int, default=30, help="pairs for each workload (default 30)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each half (default 1)")
-    parser.add_argument("--warmup", type=float, default=0.3, help="time before that (default 0.3)")
-    parser.add_argument("--restart", type=int, default=5, help="pairs after which the servers are started anew")
-    parser.add_argument("--seed", type=int, default=1, help="of the order")
-    add_machine_arguments(parser, recording)
-    if workloads:
-        names = [workload[0] for workload in workloads]
-        parser.add_argument("--workload", action="append", choices=names, help="run only this workload; repeatable")
-
-
 def add_machine_arguments(parser, recording=True):
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--echoring", help="the binary (default: build it)")
     if recording:
         parser.add_argument("--no-record", action="store_true", help="write nothing")
-
-
-def check_arguments(options):
-    if options.quick:
-        options.pairs, options.seconds, options.no_record = 5, 0.5, True
-    allowed = os.sched_getaffinity(0)
-    for cpu in (options.server_cpu, options.generator_cpu):
-        if cpu not in allowed:
-            fail(f"CPU {cpu} is not among those allowed here: {sorted(allowed)}")
 
 
 def dist_folder(targets):
@@ -366,19 +239,8 @@ def build(options, **examples):
 def record_of(schema, options, compare_all, known_bias):
     """Runs `compare_all` with a source of randomness; its results and all that belongs to them."""
     settings = {"pairs": options.pairs, "seconds": options.seconds, "warmup_s": options.warmup, "seed": options.seed}
-    return measured(schema, options, lambda: compare_all(random.Random(options.seed)), known_bias, **settings)
-
-
-def record_of_workloads(schema, options, workloads, compare, known_bias):
-    """The same of the chosen workloads, each with `compare`."""
-    chosen = [workload for workload in workloads if not options.workload or workload[0] in options.workload]
-    return record_of(schema, options, lambda source: [compare(workload, options, source) for workload in chosen], known_bias)
-
-
-def measured(schema, options, measure, known_bias, **settings):
-    """What `measure` returns, and all that belongs to it."""
     about, started_at = environment(options), machine.now()
-    results = measure()
+    results = compare_all(random.Random(options.seed))
     about["load_average_after"] = os.getloadavg()[0]
     return {
         "schema": schema, "started_at": started_at, **settings, "environment": about, "known_bias": known_bias, "results": results,
@@ -390,15 +252,3 @@ def keep(record, options, name, heading, text, notes=""):
     if not options.no_record:
         end = f"{provenance(record['environment'])}{notes}{machine.bias(record['known_bias'])}"
         machine.keep(name, record, lambda _: f"# {heading}\n\n{text}{end}")
-
-
-def conclude(record, options, name, heading, lines, note=""):
-    """Prints the table of a comparison and writes its record. Returns the exit code: 1 if a target is missed."""
-    print(lines)
-    how = (
-        f"{record['pairs']} pairs of {record['seconds']} s for each workload, in random order; CPU is the median, the ratio the median "
-        "of the ratios within pairs, with the interval of the sign test."
-    )
-    commands = "".join(f"- {side}: `{command}`\n" for side, command in record["results"][0]["commands"].items())
-    keep(record, options, name, heading, f"{lines}\n\n{note and note + chr(10) * 2}{how}\n\n", commands + "\n")
-    return 1 if any(result.get("verdict") == "missed" for result in record["results"]) else 0

@@ -13,10 +13,11 @@ from typing import Callable
 import install
 import machine
 import pairs
-import peers as sources
 import records
 
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
+# Roles of scripts/bench-broadcast: more messages than a send can carry, subscribers that stop reading, and rooms of handlers.
+OVERLOAD, STALLED, ROOMS = "overload", "stalled", "rooms"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
 # Both are the asynchronous connection over tokio.
@@ -151,7 +152,7 @@ PEERS = [
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
     Peer(AIO, "echoring's Conn", rust("conn", compresses=True), conn_version),
     Peer(AIO_WRITE, "echoring's Conn, one write each", rust("conn", "--write"), conn_version),
-    Peer("uws", "uWebSockets", uws, sources.describe),
+    Peer("uws", "uWebSockets", uws, install.uws_version),
     Peer("bun", "Bun", bun, lambda: f"Bun {machine.first_line(install.bun(), '--version')}"),
     Peer("beast", "Boost.Beast", beast, lambda: f"Boost {install.version_of('libboost-dev')}, {install.compiler()}"),
     Peer("fastwebsockets", "fastwebsockets", rust("fastwebsockets"), locked("fastwebsockets")),
@@ -188,16 +189,16 @@ RAWS = frozenset(peer.name for peer in PEERS if peer.raw)
 HEAR_THEMSELVES = frozenset(peer.name for peer in PEERS if peer.hears_itself)
 
 
-def of_names(names):
-    """The named peers, in the order of this list; all if no name is given. Always includes echoring and its noise."""
-    known = {peer.name for peer in PEERS}
+def of_names(names, peers):
+    """The named peers, in their order; all if no name is given. Always includes echoring and its noise."""
+    known = {peer.name for peer in peers}
     if unknown := [name for name in names if name not in known]:
         pairs.fail(f"--peers: no peer {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return [peer for peer in PEERS if not names or peer.name in names or peer.name in (OURS, AGAIN)]
+    return [peer for peer in peers if not names or peer.name in names or peer.name in (OURS, AGAIN)]
 
 
 def prepare(chosen):
-    """Builds and installs the peers. Returns the commands of the available ones, and the reasons for the others."""
+    """Builds and installs peers. Returns the commands of the available ones, and the reasons for the others."""
     had, skipped = {}, {}
     for peer in chosen:
         try:
@@ -208,11 +209,12 @@ def prepare(chosen):
     return had, skipped
 
 
-def versions(names):
+def versions(names, peers):
     """Titles and versions of these peers."""
-    return {peer.name: {"title": peer.title, "version": peer.version()} for peer in PEERS if peer.name in names}
+    return {peer.name: {"title": peer.title, "version": peer.version()} for peer in peers if peer.name in names}
 
 
-def binaries(options):
-    """Builds the programs of this repository that no flag names."""
-    pairs.build(options, raw_echo="raw_echo", raw_fanout="raw_fanout")
+def binaries(options, chosen, rows):
+    """Builds the programs of this repository that the chosen peers need in these rows and no flag names."""
+    examples = {"raw_echo": "raw_echo", "raw_fanout": "raw_fanout"} if any(peer.raw for peer in chosen) else {}
+    pairs.build(options, **examples, **({"rooms": "bench_rooms"} if any(row.role == ROOMS for row in rows) else {}))

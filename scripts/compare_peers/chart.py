@@ -13,27 +13,29 @@ SCHEMES = {
 }
 
 
-def bars(title, subtitle, note, values, number, scheme):
-    """`values` are name, value, and whether the bar is echoring's. The longest bar takes the full width."""
+def bars(title, subtitle, note, values, number, scheme, left=LEFT, at=0):
+    """`values` are name, value, and whether the bar is echoring's. The longest bar takes the full width. `left` is the room for names, and
+    `at` the distance from the top of an image that has several charts."""
     background, text, faint, ours, others = SCHEMES[scheme]
     height = TOP + len(values) * (BAR + GAP) + BOTTOM
     most = max(value for _, value, _ in values)
+    place = f' y="{at}"' if at else ""
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg"{place} width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" rx="6" fill="{background}"/>',
         f'<g {FONT} font-size="16" fill="{text}">',
         f'<text x="16" y="30" font-size="18" font-weight="600">{escape(title)}</text>',
         f'<text x="16" y="54">{escape(subtitle)}</text>',
     ]
-    for at, (name, value, is_ours) in enumerate(values):
-        y = TOP + at * (BAR + GAP)
-        length = round((WIDTH - LEFT - RIGHT) * value / most, 1)
+    for row, (name, value, is_ours) in enumerate(values):
+        y = TOP + row * (BAR + GAP)
+        length = round((WIDTH - left - RIGHT) * value / most, 1)
         weight = ' font-weight="600"' if is_ours else ""
         lines += [
-            f'<text x="{LEFT - 10}" y="{y + 18}" text-anchor="end"{weight}>{escape(name)}</text>',
-            f'<rect x="{LEFT}" y="{y}" width="{length}" height="{BAR}" rx="2" fill="{ours if is_ours else others}"/>',
-            f'<text x="{LEFT + length + 8}" y="{y + 18}"{weight}>{number(value)}</text>',
+            f'<text x="{left - 10}" y="{y + 18}" text-anchor="end"{weight}>{escape(name)}</text>',
+            f'<rect x="{left}" y="{y}" width="{length}" height="{BAR}" rx="2" fill="{ours if is_ours else others}"/>',
+            f'<text x="{left + length + 8}" y="{y + 18}"{weight}>{number(value)}</text>',
         ]
     lines += [
         f'<text x="16" y="{height - 12}" font-size="13" fill="{faint}">{escape(note)}</text>',
@@ -41,3 +43,12 @@ def bars(title, subtitle, note, values, number, scheme):
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def stacked(charts):
+    """One image of several charts below each other, each given as the arguments of `bars`."""
+    parts, height = [], 0
+    for title, subtitle, note, values, *more in charts:
+        parts.append(bars(title, subtitle, note, values, *more, at=height))
+        height += TOP + len(values) * (BAR + GAP) + BOTTOM
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}">\n{"".join(parts)}</svg>\n'

@@ -9,7 +9,7 @@ import zlib
 
 import pairs
 import websocket
-from catalogue import BROADCAST, COMPRESSED
+from catalogue import COMPRESSED, ECHO, SECURED
 from websocket import BINARY, TEXT
 
 SIZES = (16, 125, 126, 1_024, 16_384, 65_535, 65_536)
@@ -29,8 +29,8 @@ def text_of(size):
 
 def check(server, role, row, raw):
     """Fails if the server does not work."""
-    if role == BROADCAST:
-        check_broadcast(server.origin)
+    if role not in (ECHO, COMPRESSED, SECURED):
+        check_broadcast(server.origin, row.path(server.side, role).format(topic="conformance"))
     elif raw:
         check_lengths(server.origin, row.message_bytes)
     elif role == COMPRESSED:
@@ -81,10 +81,9 @@ def check_compressed(origin):
     client.close()
 
 
-def check_broadcast(origin):
+def check_broadcast(origin, path):
     """A publisher's messages must reach all others. A server may also send them to the publisher."""
-    subscribers = [websocket.connect(origin, "/broadcast/conformance") for _ in range(SUBSCRIBERS)]
-    publisher = websocket.connect(origin, "/broadcast/conformance")
+    publisher, *subscribers = [websocket.connect(origin, path) for _ in range(1 + SUBSCRIBERS)]
     source = random.Random(2)
     for number in range(MESSAGES):
         payload = b"%05d" % number + source.randbytes(SIZES[number % 5] - 5)

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 
 import machine
-import peers as sources
 import process
 
-FOLDER = sources.FOLDER
+FOLDER = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(machine.ROOT, "target")), "peers")
 PROGRAMS = os.path.join(machine.ROOT, "bench", "peers")
 GO_PATH = "/usr/share/gocode"
+UWS, UWS_VERSION = "libuwebsockets-sys", "0.0.10"
+# Those of uWebSockets' makefile, without TLS, which no script measures.
+C_FLAGS, CPP_FLAGS = ["-O3", "-flto", "-std=c11", "-DLIBUS_NO_SSL"], ["-O3", "-flto", "-std=c++20"]
 # A build of all Rust peers on two cores takes five minutes.
 STEP_S_MAX = 1_800
 
@@ -91,8 +93,8 @@ def compiler():
     return machine.first_line("g++", "--version")
 
 
-def npm_version(package):
-    with open(os.path.join(node_modules(), package, "package.json")) as file:
+def npm_version(package, modules=None):
+    with open(os.path.join(modules or node_modules(), package, "package.json")) as file:
         return json.load(file)["version"]
 
 
@@ -122,12 +124,12 @@ def node():
 
 
 @functools.cache
-def node_modules():
-    """The folder with the npm packages of bench/peers/package.json. Installing runs no scripts of packages."""
-    folder, package = os.path.join(FOLDER, "npm"), os.path.join(PROGRAMS, "package.json")
+def node_modules(folder="npm", package="package.json"):
+    """The folder with the npm packages of a file of bench/peers. Installing runs no scripts of packages."""
+    folder, package = os.path.join(FOLDER, folder), os.path.join(PROGRAMS, package)
     stamp = os.path.join(folder, "installed.json")
     if not current(stamp, package):
-        print("installing the npm packages of the peers", flush=True)
+        print(f"installing the npm packages of {os.path.relpath(package, machine.ROOT)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         shutil.copyfile(package, os.path.join(folder, "package.json"))
@@ -151,14 +153,14 @@ def bun():
 
 
 @functools.cache
-def cargo():
-    """Builds the programs of bench/peers/rust with the versions of its lock file. Returns their folder."""
+def cargo(*flags):
+    """Builds programs of bench/peers/rust with the versions of its lock file. Returns their folder."""
     target, project = os.path.join(FOLDER, "rust"), os.path.join(PROGRAMS, "rust")
     if not os.path.isdir(target):
         print("building the Rust peers, which takes some minutes", flush=True)
     run(
         "cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", os.path.join(project, "Cargo.toml"),
-        "--target-dir", target, cwd=project,
+        "--target-dir", target, *flags, cwd=project,
     )
     return os.path.join(target, "release")
 
@@ -192,15 +194,62 @@ def cpp(name, *flags, packages=()):
     if not os.path.exists(binary) or os.path.getmtime(binary) < os.path.getmtime(program):
         os.makedirs(FOLDER, exist_ok=True)
         print(f"building {name}", flush=True)
-        run("g++", *sources.OPTIMISATION, "-std=c++20", program, *flags, "-o", binary)
+        run("g++", *CPP_FLAGS, program, *flags, "-o", binary)
     return binary
+
+
+# ---- uWebSockets, whose sources come with a crate ----
+
+
+@functools.cache
+def uws_sources():
+    """The folder of the sources: cargo fetches them and checks their digest."""
+    vendor, scratch = os.path.join(FOLDER, "vendor"), os.path.join(FOLDER, "fetch")
+    found = os.path.join(vendor, UWS, "uWebSockets")
+    if not os.path.isdir(found):
+        os.makedirs(os.path.join(scratch, "src"), exist_ok=True)
+        with open(os.path.join(scratch, "Cargo.toml"), "w") as manifest:
+            # A workspace of its own, because it is inside another package.
+            manifest.write(
+                '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n\n[workspace]\n\n'
+                f'[dependencies]\n{UWS} = "={UWS_VERSION}"\n'
+            )
+        open(os.path.join(scratch, "src", "lib.rs"), "w").close()
+        run("cargo", "vendor", "--quiet", vendor, cwd=scratch)
+    return found
+
+
+@functools.cache
+def uws_objects():
+    """Compiles uSockets, the event loop. Returns its object files."""
+    debian("gcc", "g++")
+    folder, objects = os.path.join(uws_sources(), "uSockets", "src"), os.path.join(FOLDER, "objects")
+    os.makedirs(objects, exist_ok=True)
+    files = glob.glob(os.path.join(folder, "*.c")) + [os.path.join(folder, "eventing", "epoll_kqueue.c")]
+    run("gcc", *C_FLAGS, f"-I{folder}", "-c", *sorted(files), cwd=objects)
+    return sorted(glob.glob(os.path.join(objects, "*.o")))
 
 
 @functools.cache
 def uwebsockets(name, compression=False):
-    """Builds a program against uWebSockets' sources, which come with a crate."""
-    debian("gcc", "g++", *(["zlib1g-dev"] if compression else []))
-    try:
-        return sources.uwebsockets(name, compression)
-    except SystemExit as error:
-        raise Unavailable(str(error)) from error
+    """Builds bench/peers/NAME.cpp, with zlib if `compression`. Returns the path of the program."""
+    program, binary = os.path.join(PROGRAMS, f"{name}.cpp"), os.path.join(FOLDER, f"{name}_deflate" if compression else name)
+    if not os.path.exists(binary) or os.path.getmtime(binary) <= os.path.getmtime(program):
+        debian("g++", *(["zlib1g-dev"] if compression else []))
+        headers = [f"-I{os.path.join(uws_sources(), *path)}" for path in (("src",), ("uSockets", "src"))]
+        zlib = ["-lz"] if compression else ["-DUWS_NO_ZLIB"]
+        run("g++", *CPP_FLAGS, "-DLIBUS_NO_SSL", *headers, program, *uws_objects(), *zlib, "-o", binary)
+    return binary
+
+
+def load_test():
+    """Builds uWebSockets' load generator, unchanged. Returns the path of the program."""
+    binary = os.path.join(FOLDER, "load_test")
+    if not os.path.exists(binary):
+        headers = f"-I{os.path.join(uws_sources(), 'uSockets', 'src')}"
+        run("gcc", *C_FLAGS, headers, os.path.join(uws_sources(), "benchmarks", "load_test.c"), *uws_objects(), "-o", binary)
+    return binary
+
+
+def uws_version():
+    return f"uWebSockets of the crate {UWS} {UWS_VERSION}, {compiler()}"

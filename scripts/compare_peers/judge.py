@@ -21,11 +21,11 @@ def values(rounds, side, name):
 
 
 def spread(numbers):
-    """Median, quartiles and minimum; None without numbers."""
+    """Median, quartiles and extremes; None without numbers."""
     if not numbers:
         return None
     low, _, high = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else [numbers[0]] * 3
-    return {"median": statistics.median(numbers), "low": low, "high": high, "least": min(numbers)}
+    return {"median": statistics.median(numbers), "low": low, "high": high, "least": min(numbers), "most": max(numbers)}
 
 
 def ratio(rounds, ours, theirs, name):
@@ -44,10 +44,11 @@ def ratio(rounds, ours, theirs, name):
     return {"rounds": len(both), "median": statistics.median(both), "low": low, "high": high}
 
 
-def target_of(row, side, raws):
-    """The target of a side. None for a raw server without a target in the row: its ratio gets no verdict."""
+def target_of(row, side, raws, name):
+    """The target of a side, which may differ by value. None for a raw server without a target in the row: its ratio gets no verdict."""
     if side in row.targets:
-        return row.targets[side]
+        target = row.targets[side]
+        return target[name] if isinstance(target, dict) else target
     return None if side in raws or side.startswith(OURS) else row.targets.get(ANYONE)
 
 
@@ -64,12 +65,10 @@ def summary(row, rounds, raws):
         for side in names:
             if side == ours or targets is not None and side not in targets:
                 continue
-            target = targets[side] if targets is not None else target_of(row, side, raws)
-            result["ratios"] += [
-                {"of": ours, "to": side, "value": name, **judged}
-                for name in row.shown
-                if (judged := judge_ratio(row, rounds, ours, side, name, target if name in row.values else None))
-            ]
+            for name in row.shown:
+                target = targets[side] if targets is not None else target_of(row, side, raws, name)
+                if judged := judge_ratio(row, rounds, ours, side, name, target if name in row.values else None):
+                    result["ratios"].append({"of": ours, "to": side, "value": name, **judged})
     result["bounds"] = [bound(spread(values(rounds, OURS, name)), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
     samples = [sample for found in rounds for sample in found.values()]
@@ -117,8 +116,8 @@ def joined(row, days):
 
 
 def bound(told, name, most):
-    """The verdict on a bound of one of echoring's values, by its quartiles."""
-    verdict = pairs.verdict(told["low"], told["high"], most) if told else "missed"
+    """The verdict on a bound of one of echoring's values, by its quartiles. What may not happen may not happen once."""
+    verdict = pairs.verdict(told["low"] if most else told["most"], told["high"] if most else told["most"], most) if told else "missed"
     return {"value": name, "at_most": most, "median": told and told["median"], "verdict": verdict}
 
 

@@ -8,8 +8,9 @@ import generated
 import judge
 import machine
 import records
+import sets
 import tables
-from catalogue import AIO, AIO_WRITE, FLOOR, OURS, RAWS
+from catalogue import AGAIN, AIO, AIO_WRITE, FLOOR, OURS, RAWS
 from workloads import ROWS
 
 README = os.path.join(machine.ROOT, "README.md")
@@ -111,14 +112,7 @@ def picture(every):
     if CHART_ROW not in rows:
         return NONE, {}
     row, result = rows[CHART_ROW]
-    name = row.values[0]
-    _, unit, scale = tables.VALUES[name]
-    ours = result["sides"][OURS][name]["median"] / scale
-    bars = [
-        (tables.TITLES[side], ours / ratio["median"], side == OURS) for side in CHART_SIDES
-        if (ratio := {"median": 1.0} if side == OURS else tables.of_ours(result, side, name))
-    ]
-    bars.sort(key=lambda bar: bar[1])
+    bars, unit = bars_of(row, result, CHART_SIDES), tables.VALUES[row.values[0]][1]
     last = records.newest_row(newest[0])
     title, subtitle = f"Server CPU per message in {unit}, lower is better", f"{row.title} connections"
     note = f"{last['started_at'][:10]}, {last['environment']['cpu']}, one CPU, Linux {kernel(last)}"
@@ -134,6 +128,29 @@ def picture(every):
         "</picture>",
     ])
     return text, images
+
+
+def bars_of(row, result, sides):
+    """Title, value and whether it is echoring's, the smallest first. The value of a server comes from its ratio to echoring within rounds,
+    because not all servers took part in the same rounds, and rounds differ by more than servers do."""
+    name = row.values[0]
+    ours = result["sides"][OURS][name]["median"] / tables.VALUES[name][2]
+    found = [
+        (tables.TITLES[side], ours / ratio["median"], side == OURS) for side in sides
+        if (ratio := {"median": 1.0} if side == OURS else tables.of_ours(result, side, name))
+    ]
+    return sorted(found, key=lambda bar: bar[1])
+
+
+def panels(found):
+    """A chart of each row of --quick with all servers, as one image; None if the record has no such row."""
+    charts = []
+    for row, result in found:
+        if row.quick:
+            what, unit, _ = tables.VALUES[row.values[0]]
+            bars = bars_of(row, result, [side for side in result["sides"] if side != AGAIN])
+            charts.append((row.title, f"{what}, {unit}", "lower is better", bars, tables.number, "light", 250))
+    return chart.stacked(charts) if charts else None
 
 
 def short(value):
@@ -245,7 +262,7 @@ def documents():
     for path, image in images.items():
         yield path, read(path), image
     for record, summaries in every:
-        yield record.page, read(record.page), tables.page(record, summaries)
+        yield record.page, read(record.page), tables.page(record, summaries, sets.SETS["peers"].heading)
 
 
 def write():

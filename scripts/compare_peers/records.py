@@ -17,7 +17,7 @@ DIGITS = 6
 DATE = len("2000-01-01")
 # Paths that affect a measurement: the servers, the generator, and the code that runs both. Tables and documents do not.
 MEASURED = (
-    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py", "scripts/peers.py",
+    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py",
     "scripts/compare_peers/samples.py", "scripts/compare_peers/rounds.py",
 )
 
@@ -25,10 +25,9 @@ MEASURED = (
 class Record:
     """`rows` by name, each with `columns`, `rounds`, `commands`, `environment` and other facts."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name="peers"):
         self.day = os.path.basename(folder)[:DATE]
-        self.path = os.path.join(folder, "peers.json")
-        self.page = os.path.join(folder, "peers.md")
+        self.path, self.page = (os.path.join(folder, f"{name}.{ending}") for ending in ("json", "md"))
         self.content = {"schema": SCHEMA, "peers": {}, "skipped": {}, "rows": {}, "known_bias": []}
         if os.path.exists(self.path):
             with open(self.path) as file:
@@ -112,22 +111,23 @@ def lines(value, indent=""):
     return "[\n" + ",\n".join(deeper + lines(item, deeper) for item in value) + f"\n{indent}]"
 
 
-def all_folders():
+def all_folders(name="peers"):
     """Folders in results/ that have a record, by date."""
-    return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
+    return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", f"{name}.json")))
 
 
 def newest_row(record):
     return max(record.rows.values(), key=lambda row: row["started_at"])
 
 
-def folder_to_go_on_in():
+def folder_to_go_on_in(name):
     """The folder of this machine's newest record if it has a row of this commit, so that a run may pass midnight; else today's."""
     today = machine.results_folder()
-    name = os.path.basename(today)[DATE:]
-    last = max(all_folders(), default="")
-    if last.endswith(name) and commit() in {row["commit"] for row in Record(last).rows.values()}:
-        return last
+    last = max(all_folders(name), default="")
+    if last.endswith(os.path.basename(today)[DATE:]):
+        record = Record(last, name)
+        if record.content["schema"] == SCHEMA and commit() in {row["commit"] for row in record.rows.values()}:
+            return last
     return today
 
 

@@ -6,33 +6,37 @@ included, by the kernel's ticks. `soft_share` is the share of the server CPU's b
 
 import argparse
 import os
+import re
+import subprocess
 import time
 
 import idle
 import pairs
 import process
-import witness
-from catalogue import HEAR_THEMSELVES
-from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
+from catalogue import AGAIN, HEAR_THEMSELVES, OURS
+from workloads import COST, HANDSHAKE_COST, IDLE, KEPT, LOST, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
 
+# Interval of load_test's counts, and the time for connecting and two intervals, with a margin for a busy machine.
+WITNESS_S, WITNESS_S_MAX = 4, 60
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def scaled(options, row):
     """The options of a row's stretches."""
     changed = argparse.Namespace(**vars(options))
-    changed.seconds, changed.warmup = options.seconds * row.scale, options.warmup * row.scale
+    changed.seconds, changed.warmup = row.seconds(options), options.warmup * row.scale
     return changed
 
 
 def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options)
-    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
+    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), row.path(server.side), row.clean)
     charged = Accounts(server.pid, options).since(before)
     together = charged.pop("together_by_process")
     found = values(run, saturated)
-    return {**found, TOGETHER_COST: together and found[COST] * together, **charged, "lost": run["integrity"]["lost"]}
+    found |= {TOGETHER_COST: together and found[COST] * together, **charged, LOST: run["integrity"]["lost"]}
+    return {**found, KEPT: run["stalled"]["closed_by_code"].get("1000", 0)} if run.get("stalled") else found
 
 
 def values(run, saturated, cost=COST):
@@ -51,11 +55,8 @@ def values(run, saturated, cost=COST):
 
 def load_for(server, row):
     """The row's flags of the generator, and those that this server needs."""
-    return row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
-
-
-def path_for(row):
-    return "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
+    ours = row.ours_load.split() if server.side in (OURS, AGAIN) else []
+    return row.load.split() + ours + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
 
 
 class Accounts:
@@ -111,7 +112,7 @@ def sustained(server, row, options):
 
     def measured(rate):
         load = [*load_for(server, row), "--rate", str(rate)]
-        return pairs.measure_once(server, load, scaled(options, row), path_for(row), row.clean)[0]
+        return pairs.measure_once(server, load, scaled(options, row), row.path(server.side), row.clean)[0]
 
     steps = climbed(row.rates, flag(row, "--connections") - 1, measured)
     return {
@@ -152,16 +153,25 @@ def memory(server, row, options):
 
 
 def both_generators(server, row, options):
-    """One stretch with `echoring bench`, and one with uWebSockets' `load_test`."""
+    """One stretch with `echoring bench`, and one with uWebSockets' `load_test`: a closed loop with one message in flight per connection,
+    which checks only the number of bytes that come back, and prints its count every four seconds. In the first interval it also connects."""
     ours = stretch(server, row, options)
-    theirs = witness.stretch(
-        options.load_test, server, options.generator_cpu, flag(row, "--connections"), row.message_bytes
-    )
-    return {
-        **ours,
-        WITNESSED_COST: theirs["server_cpu_ns_per_message"],
-        "witness_messages_per_s": theirs["messages_per_s"],
-    }
+    command = ["timeout", str(WITNESS_S_MAX), "stdbuf", "-oL", "taskset", "-c", str(options.generator_cpu), options.load_test]
+    command += [str(flag(row, "--connections")), "127.0.0.1", str(server.address[1]), "0", "0", str(row.message_bytes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+        told = []
+        for line in load.stdout:
+            if "Closed" in line:
+                pairs.fail("the server closed a connection of load_test")
+            if found := re.match(r"Msg/sec: ([\d.]+)", line):
+                told.append((float(found[1]), process.cpu_ns(server.pid)))
+                if len(told) == 2:
+                    break
+        load.terminate()
+    if len(told) < 2:
+        pairs.fail("load_test ended early")
+    (_, before), (rate, after) = told
+    return {**ours, WITNESSED_COST: (after - before) / (rate * WITNESS_S), "witness_messages_per_s": rate}
 
 
 def flag(row, name):

@@ -4,7 +4,7 @@ import judge
 import machine
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
-from workloads import COST, HANDSHAKE_COST, ROWS, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
+from workloads import COST, HANDSHAKE_COST, KEPT, LOST, ROWS, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
 
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
@@ -13,15 +13,16 @@ VALUES = {
     HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000),
     **{name: (f"time per message with p99 ≤ {p99_max // 1_000_000} ms", "ns", 1) for name, p99_max in SUSTAINED_TIMES.items()},
     WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
+    LOST: ("losses", "messages", 1), KEPT: ("those that stopped reading and stayed connected", "subscribers", 1),
     "p50_ns": ("p50", "µs", 1_000), "p99_ns": ("p99", "µs", 1_000), "p999_ns": ("p99.9", "µs", 1_000),
 }
 WORDS = {"met": "met", "missed": "**missed**", "undecided": "undecided"}
 
 
-def summaries(record):
+def summaries(record, rows=tuple(ROWS)):
     """Each row of the record with its summary, in the order of the workloads."""
     found = []
-    for row in ROWS:
+    for row in rows:
         if (kept := record.rows.get(row.name)) and kept["rounds"]:
             found.append((row, judge.summary(row, records.rounds_of(kept), RAWS)))
     return found
@@ -29,8 +30,8 @@ def summaries(record):
 
 def number(value, scale=1.0):
     """Formats a value with three significant digits."""
-    if value is None:
-        return "–"
+    if not value:
+        return "–" if value is None else "0"
     value /= scale
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"
 
@@ -45,7 +46,7 @@ def ratio(found):
 
 def matrix(found):
     """Ratios of echoring to each peer, one line per row and value."""
-    sides = [peer.name for peer in PEERS if any(peer.name in result["sides"] for _, result in found)]
+    sides = [name for name in TITLES if any(name in result["sides"] for _, result in found)]
     sides.remove(OURS)
     rows = []
     for row, result in found:
@@ -193,10 +194,10 @@ def remarks(row, result, kept):
         yield f"{row.title}: {same}" + (f"; these differ: {', '.join(apart)}." if apart else ".")
 
 
-def page(record, found):
+def page(record, found, heading):
     """The whole record as a page. `found` are its summaries."""
     content = record.content
-    parts = ["# echoring and its peers", overview(record, found)]
+    parts = [f"# {heading}", overview(record, found)]
     for row, result in found:
         kept = record.rows[row.name]
         about = kept["environment"]

@@ -6,7 +6,7 @@ echoring's value to a peer's.
 
 from dataclasses import dataclass, field, replace
 
-from catalogue import AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
+from catalogue import AGAIN, AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, SECURED, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 HANDSHAKE_COST = "cpu_ns_per_handshake"
@@ -16,6 +16,8 @@ TOGETHER_COST = "both_cpus_ns_per_message"
 # In a row with several rates: for each bound of p99, the time per message at the highest rate that kept it.
 SUSTAINED_TIMES = {"ns_per_message_p99_10ms": 10_000_000, "ns_per_message_p99_50ms": 50_000_000}
 USER_BYTES = "user_bytes_per_connection"
+# Messages lost, and subscribers that do not read and stayed connected.
+LOST, KEPT = "lost", "stalled_kept"
 # Connections of the row that measures idle memory.
 IDLE = 10_000
 # Key of the target for peers without a target of their own. Raw servers are baselines, not peers.
@@ -55,10 +57,25 @@ class Row:
     rates: tuple = ()
     # Included in the geometric mean of the ratios to uWebSockets.
     echo_mean: bool = False
+    # Path and further flags of the generator for echoring alone, in a row that compares it with another use of itself.
+    ours_path: str = ""
+    ours_load: str = ""
+    # Minimum seconds of a stretch.
+    seconds_min: float = 0.0
 
     @property
     def shown(self):
         return self.values + self.told
+
+    def path(self, side, role=None):
+        """The path at a server. `role` is another one than the row's, for the check before measuring."""
+        if (role or self.role) in (ECHO, COMPRESSED, SECURED):
+            return "/echo"
+        return self.ours_path if self.ours_path and side in (OURS, AGAIN) else "/broadcast/{topic}"
+
+    def seconds(self, options):
+        """Measured time of a stretch."""
+        return max(options.seconds * self.scale, self.seconds_min)
 
 
 def sized(message_bytes):
@@ -221,11 +238,12 @@ ROWS += [
 ]
 
 
-def of_names(names, quick):
-    """The named rows, or all rows, or those of --quick."""
-    unknown = [name for name in names if name not in {row.name for row in ROWS}]
-    if unknown:
+def of_names(names, quick, rows=tuple(ROWS)):
+    """The named rows, or all rows, or those of --quick. What is no row's name may be the first part of several: `tls` of `tls-16x100`."""
+    all_names = [row.name for row in rows]
+    found = {name: [name] if name in all_names else [full for full in all_names if full.startswith(f"{name}-")] for name in names}
+    if unknown := [name for name in names if not found[name]]:
         raise KeyError(", ".join(unknown))
     if names:
-        return [row for row in ROWS if row.name in names]
-    return [row for row in ROWS if row.quick or not quick]
+        return [row for row in rows if any(row.name in some for some in found.values())]
+    return [row for row in rows if row.quick or not quick] or list(rows)

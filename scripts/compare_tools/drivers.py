@@ -8,9 +8,9 @@ import tempfile
 
 import pairs
 import tools
+from install import PROGRAMS
 from truth import PERCENTILES
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 TEXT_BYTES = 40
 # Beyond the load: the start of a tool, its users' arrival, and its report.
 EXTRA_S_MAX = 90
@@ -85,7 +85,7 @@ class Bench(Driver):
 
     def command(self, origin):
         protocol = os.path.join(self.folder, "protocol.toml")
-        with open(os.path.join(HERE, "protocol.toml")) as source, open(protocol, "w") as file:
+        with open(os.path.join(PROGRAMS, "quote.toml")) as source, open(protocol, "w") as file:
             file.write(source.read().replace('"ANSWER"', json.dumps(self.load.answer)))
         pace = ["--rate", str(self.load.rate)] if self.load.rate else ["--depth", str(self.load.depth)]
         return [
@@ -114,7 +114,7 @@ class K6(Driver):
         return [
             tools.k6(), "run", "--quiet", "--no-usage-report", "--summary-export", self.report,
             *(part for name, value in variables.items() for part in ("-e", f"{name}={value}")),
-            os.path.join(HERE, "k6.js"),
+            os.path.join(PROGRAMS, "k6.js"),
         ], {}
 
     def read(self, report):
@@ -135,7 +135,7 @@ class Artillery(Driver):
         script = {
             "config": {
                 "target": origin,
-                "processor": os.path.join(HERE, "artillery.cjs"),
+                "processor": os.path.join(PROGRAMS, "artillery.cjs"),
                 # For `match`, in seconds: each send leaves a timer of this length.
                 "timeout": 2,
                 "phases": [{"duration": 1, "arrivalCount": self.load.users}],

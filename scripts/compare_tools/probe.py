@@ -6,23 +6,16 @@ import socket
 import statistics
 import time
 
+import websocket
+
 REQUESTS = 2_000
-UPGRADE = (
-    "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer user-0\r\n\r\n"
-)
 
 
 def ask(origin, text_bytes):
     """Sends requests one after the other. Returns when each answer had arrived, by id."""
-    host = origin.removeprefix("ws://").rstrip("/")
-    address, port = host.rsplit(":", 1)
     arrived = {}
-    with socket.create_connection((address, int(port)), timeout=10) as connection:
+    with websocket.connect(origin, "/", Authorization="Bearer user-0").socket as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(UPGRADE.format(host=host).encode())
-        if b" 101 " not in connection.recv(4096):
-            raise ConnectionError("the application refused the probe")
         for number in range(1, REQUESTS + 1):
             params = {"sent_us": time.time_ns() // 1000, "text": "x" * text_bytes}
             body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "quote", "params": params}).encode()

@@ -4,12 +4,13 @@ import contextlib
 import http.client
 import json
 import os
-import signal
+import shlex
 import socket
 import statistics
 import subprocess
 
 import machine
+import pairs
 import process
 
 BINARY = os.environ.get("ECHORING") or os.path.join(machine.ROOT, "target", "dist", "echoring")
@@ -74,46 +75,43 @@ class Server:
         self.flags = ["--shards", "1", "--cpus", SERVER_CPU, *flags]
         self.environment = {**os.environ, **(environment or {})}
         self.listen, self.admin = listen, admin or addresses()["admin"]
-        self.process = self._start([])
+        self.running = self._start()
 
-    def _start(self, flags):
+    def _start(self, *flags):
         command = [BINARY, "serve", "--listen", self.listen, "--admin", self.admin, *self.flags, *flags]
-        started = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        line = started.stdout.readline()
-        if not line.startswith("listening "):
-            raise RuntimeError(f"the server does not start: {' '.join(command)}")
-        self.url = line.split()[1]
-        return started
+        return pairs.Server(shlex.join(command), env=self.environment, stderr=subprocess.DEVNULL)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        self.running.process.kill()
+        self.running.stop()
 
     @property
     def pid(self):
-        return self.process.pid
+        return self.running.pid
+
+    @property
+    def url(self):
+        return self.running.origin
 
     @property
     def port(self):
-        return int(self.url.rsplit(":", 1)[1])
+        return self.running.address[1]
 
     def signal(self, number):
-        self.process.send_signal(number)
+        self.running.process.send_signal(number)
 
     def kill_and_start(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.process = self._start([])
+        self.__exit__()
+        self.running = self._start()
 
     def take_over(self, *flags):
         """Starts the next server in this one's place, and waits until this one has ended."""
-        before, self.process = self.process, self._start(["--takeover", *flags])
-        before.wait(PATIENCE_S)
+        before, self.running = self.running, self._start("--takeover", *flags)
+        before.process.wait(PATIENCE_S)
+        before.stop()
 
     def get(self, path):
         connection = http.client.HTTPConnection(self.admin, timeout=PATIENCE_S)

@@ -36,10 +36,9 @@ PARTS = {
     "test_cluster_api": "cluster backbone src/server/cluster src/server/commands",
     "test_cluster_faults": "cluster backbone src/server/cluster",
     "test_cluster_presence": "cluster src/server/cluster",
-    "test_cluster_scale": "scripts/cluster-scale",
-    "test_cluster_steps": "cluster scripts/cluster",
+    "test_cluster_steps": "cluster backbone src/server/cluster",
     "test_compare_peers": "scripts/compare-peers scripts/compare_peers",
-    "test_compare_tools": "scripts/compare-tools scripts/compare_tools",
+    "test_compare_tools": "scripts/compare-tools scripts/compare_tools scripts/compare_peers/install.py bench/peers/quote.toml",
     "test_compression": "proto runtime server",
     "test_connect": "client src/cli/connect.rs src/cli/talk",
     "test_control": "server runtime src/cli/serve src/cli/start_error.rs",
@@ -107,7 +106,7 @@ def broken_by(paths):
 
 
 def changed():
-    """The files that differ from where this branch left main, as `scripts/test --quick` takes them."""
+    """The files that differ from where this branch left main. `scripts/test --quick` takes them from this program's output."""
 
     def git(*words):
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
@@ -115,3 +114,7 @@ def changed():
     base = git("merge-base", "HEAD", "main").stdout.strip() or "HEAD"
     told = git("diff", "--name-only", base).stdout + git("ls-files", "--others", "--exclude-standard").stdout
     return sorted(set(told.split("\n")) - {""})
+
+
+if __name__ == "__main__":
+    print("\n".join(changed()))

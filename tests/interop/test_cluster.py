@@ -84,7 +84,7 @@ class Node(Server):
     def successor(self):
         """A node that has taken over from this one, which drains."""
         flags = [*(flag for flag in self.flags if flag != "--takeover"), "--takeover"]
-        return Node(self.nats, self.name, *flags, **self.addresses())
+        return type(self)(self.nats, self.name, *flags, **self.addresses())
 
     def status(self):
         code, _, body = self.get("/cluster")

@@ -62,7 +62,7 @@ class Damaging:
 class Fitness(unittest.TestCase):
     def test_the_server_is_fit_in_every_role(self):
         with Server("--compress", "on", "--max-message", "1MiB") as server:
-            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}")
+            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}", side=OURS)
             for role in (ECHO, BROADCAST, COMPRESSED):
                 conformance.check(target, role, ROW, False)
 
@@ -72,7 +72,7 @@ class Fitness(unittest.TestCase):
 
     def test_one_that_does_not_compress_is_not_measured_compressed(self):
         with Server() as server, self.assertRaisesRegex(pairs.Failed, "not negotiated"):
-            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}")
+            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}", side=OURS)
             conformance.check(target, COMPRESSED, ROW, False)
 
 

@@ -11,7 +11,7 @@ import unittest
 from harness import BINARY
 
 SCRIPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
-sys.path += [SCRIPTS, os.path.join(SCRIPTS, "compare_tools")]
+sys.path += [SCRIPTS, *(os.path.join(SCRIPTS, folder) for folder in ("compare_tools", "compare_peers"))]
 
 import drivers  # noqa: E402
 import probe  # noqa: E402

@@ -2,7 +2,7 @@
 //! under random delays; and the accounts match the deliveries exactly.
 //!
 //! `ECHORING_ORDER_DELIVERIES` makes it a campaign: seeds are run until this many messages were delivered and compared,
-//! and the result is written to the file in `ECHORING_ORDER_RECORD`. See `scripts/order`.
+//! and the result is written to the file in `ECHORING_ORDER_RECORD`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

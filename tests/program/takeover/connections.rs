@@ -1,6 +1,6 @@
 //! Connections that are made at the moment of a takeover are answered, by whichever process has them.
 //!
-//! The sizes come from the environment (`TAKEOVERS`, `TAKEOVER_CLIENTS`); without it they suit a test. `scripts/takeovers` runs very many.
+//! The sizes come from the environment (`TAKEOVERS`, `TAKEOVER_CLIENTS`); without it they suit a test. `TAKEOVERS=1000` runs very many.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::process::Stdio;
