@@ -134,6 +134,8 @@ pub(crate) const LAME_DUCK_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) const LAME_DUCK_PARTS: u32 = 10;
 /// Time from the deadline of a drain to the end of the process: the shards end, and the last log lines are written.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);
+/// After this time a server that listens has done what belongs to its start.
+pub(crate) const START_DURATION_MAX: Duration = Duration::from_secs(2);
 /// Time that a node of a cluster has to hand its topics over before it drains, and to tell the others that it has left: many round
 /// trips between nodes.
 pub(crate) const CLUSTER_LEAVE_TIMEOUT: Duration = Duration::from_secs(3);

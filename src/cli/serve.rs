@@ -42,7 +42,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
@@ -58,7 +58,7 @@ pub(super) use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use crate::file::flags::{self, Origins};
-use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
+use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, START_DURATION_MAX};
 use crate::logging;
 use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, environment, print, start_error};
@@ -128,9 +128,19 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     wait_for_successor(&server, control_handle(), offering);
     print_listening(&server, scheme);
     notifier.ready(&status(&server));
-    echoring_runtime::driver::unmap_code_pages();
+    unmap_start_code();
     kick_watchdog(&notifier, server.handle());
     finish(server, nats_clients, control)
+}
+
+/// Frees the memory that only the start needed, once it is over.
+fn unmap_start_code() {
+    let later = || {
+        thread::sleep(START_DURATION_MAX);
+        echoring_runtime::driver::unmap_code_pages();
+    };
+    // Without the thread the memory stays in use.
+    let _ = thread::Builder::new().name("start".to_owned()).spawn(later);
 }
 
 /// Prints the settings of the server.
