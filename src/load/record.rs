@@ -17,6 +17,7 @@ pub mod time_series;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use crate::measure::integrity::Integrity;
 pub use crate::measure::quantiles::Quantiles;
@@ -54,6 +55,21 @@ impl File {
     /// A file of these runs.
     pub fn new(runs: Vec<Record>) -> File {
         File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new(), baseline: None }
+    }
+
+    /// Reads a file of JSON.
+    ///
+    /// # Errors
+    /// What is not JSON of this schema.
+    pub fn read(json: &str) -> serde_json::Result<File> {
+        serde_json::from_str(json)
+    }
+
+    /// The file as JSON, with a newline at its end.
+    pub fn json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a record has only names as keys");
+        text.push('\n');
+        text
     }
 }
 
@@ -188,6 +204,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record as a value, for conditions that name its fields.
+    pub fn value(&self) -> Value {
+        serde_json::to_value(self).expect("a record has only names as keys")
+    }
+
+    /// Reads a record of one of the files that this program or an earlier one wrote.
+    ///
+    /// # Errors
+    /// What lacks a field, or has one of another type.
+    pub fn read(value: Value) -> serde_json::Result<Record> {
+        serde_json::from_value(value)
+    }
+
     /// Whether a failure occurred that was not allowed. Failed connections are never allowed, nor are those that ended
     /// without a Close frame: both are among the `errors`. `no reply` is allowed if lost messages are.
     pub fn is_broken(&self) -> bool {

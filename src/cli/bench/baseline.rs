@@ -157,7 +157,7 @@ impl Args {
     /// # Errors
     /// If they are of other loads, or none of them has a metric that was asked for.
     pub(super) fn compare(&self, kept: &Kept, outcomes: &[Outcome]) -> Result<BaselineComparison, Failure> {
-        let runs = outcomes.iter().filter_map(|outcome| serde_json::to_value(&outcome.record).ok());
+        let runs = outcomes.iter().map(|outcome| outcome.record.value());
         let (shown, judged) = comparing::chosen(&self.baseline_metric)?;
         let options = CompareOptions {
             metrics: shown,

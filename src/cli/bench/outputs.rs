@@ -291,9 +291,7 @@ impl Written<'_> {
         let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
         file.comparison.clone_from(comparison);
         file.baseline = self.baseline.cloned();
-        let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
-        text.push('\n');
-        text
+        file.json()
     }
 
     fn printed(&self) -> Vec<u8> {

@@ -280,7 +280,7 @@ impl Watch {
     /// Notes in the last run which condition ended it, and says so in a line.
     pub(super) fn note(&self, outcomes: &mut [Outcome]) -> Option<String> {
         let (condition, outcome) = (self.held.as_ref()?, outcomes.last_mut()?);
-        let record = serde_json::to_value(&outcome.record).unwrap_or_default();
+        let record = outcome.record.value();
         outcome.record.aborted_by = Some(condition.to_string());
         let (mode, seen) = (&outcome.record.config.mode, condition.describe_seen(&record));
         Some(format!("{mode}: ended by --abort-if {condition}: {seen}"))
@@ -296,7 +296,7 @@ impl Watch {
 pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<String> {
     let mut lines = Vec::new();
     for outcome in outcomes {
-        let Ok(record) = serde_json::to_value(&outcome.record) else { continue };
+        let record = outcome.record.value();
         let mode = outcome.record.config.mode.clone();
         for expression in fail_if.iter().filter(|expression| expression.is_of_mode(&mode)) {
             let judged = expression.fail_if(&record);

@@ -33,7 +33,7 @@ pub(super) fn side_of(runs: &[Run]) -> Option<fn(&Run) -> bool> {
 
 /// The record of a run with the search that it is the result of.
 fn value(run: &Run) -> Value {
-    let mut record = serde_json::to_value(&run.record).unwrap_or_default();
+    let mut record = run.record.value();
     if let Some(search) = &run.search {
         record["search"] = json!({ "objective": search.objective, "max_rate": search.max_rate });
     }

@@ -478,7 +478,7 @@ fn environment(runs: &[Run]) -> String {
 /// Every field of the configurations, so that new ones are included.
 fn configuration(runs: &[Run]) -> String {
     let configs: Vec<serde_json::Value> =
-        runs.iter().map(|run| serde_json::to_value(&run.record.config).unwrap_or_default()).collect();
+        runs.iter().map(|run| run.record.value()["config"].take()).collect();
     let mut fields: Vec<&String> = Vec::new();
     for field in configs.iter().filter_map(|config| config.as_object()).flat_map(|config| config.keys()) {
         if !fields.contains(&field) {

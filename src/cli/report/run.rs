@@ -119,7 +119,7 @@ fn of(mut value: Value) -> Result<Run, String> {
         None | Some(Value::Null) => None,
         Some(search) => Some(Search::deserialize(search).map_err(|error| format!("search: {error}"))?),
     };
-    let mut record: Record = Record::deserialize(value).map_err(|error| error.to_string())?;
+    let mut record = Record::read(value).map_err(|error| error.to_string())?;
     let whole = |text: &Option<String>| {
         text.as_deref().map(measure::decode).transpose().map_err(|error| error.to_string())
     };

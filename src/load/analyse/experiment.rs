@@ -230,7 +230,7 @@ impl Order {
 fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
     let side = |wanted: &str| -> Vec<Value> {
         let own = |outcome: &&Outcome| outcome.record.repetition.as_ref().is_some_and(|r| r.side == wanted);
-        outcomes.iter().filter(own).filter_map(|outcome| serde_json::to_value(&outcome.record).ok()).collect()
+        outcomes.iter().filter(own).map(|outcome| outcome.record.value()).collect()
     };
     let metrics = compare::metrics(&compare::METRICS).unwrap_or_default();
     let (a, b) = (side("a"), side("b"));

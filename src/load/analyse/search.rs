@@ -190,7 +190,7 @@ fn failure_of(
         return Some((Limit::Integrity, integrity_failures(record)));
     }
     let late = units::duration(record.generator.lateness_ns.p99);
-    let value = serde_json::to_value(record).unwrap_or(Value::Null);
+    let value = record.value();
     if objective.evaluate(&value) != Evaluation::Holds {
         let seen = objective.describe_seen(&value);
         let is_late = record.generator.saturated && holds_without_lateness(outcome, value, objective);

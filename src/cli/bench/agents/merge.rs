@@ -65,7 +65,7 @@ fn read(path: &Path) -> Result<(&Path, Vec<Record>), Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
     read.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))?;
-    let file: record::File = serde_json::from_str(&text).map_err(|error| {
+    let file = record::File::read(&text).map_err(|error| {
         Failure::Usage(format!("{}: not what bench --json writes: {error}", path.display()))
     })?;
     Ok((path, file.runs))
