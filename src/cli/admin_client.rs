@@ -20,8 +20,8 @@ use crate::Failure;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use crate::values::shown_duration;
+use echoring_admin::Token;
 use echoring_async::TokioStream;
-use echoring_server::control::Token;
 
 /// Where servers listen for operators unless they are told otherwise.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";

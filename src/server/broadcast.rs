@@ -81,22 +81,23 @@ use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTop
 use crate::cluster::RelayOutbox;
 use crate::config::ServerConfig;
 use crate::peer::{Context, HandlerPeer, Peer};
-pub(crate) use centrifuge::content_of;
+pub use centrifuge::content_of;
 use cluster::{ClusterSettings, ClusterShard};
-pub(crate) use deltas::payload;
+pub use deltas::payload;
 use drain::Drain;
 use fan_out::FanOut;
 pub(crate) use handler_events::{HandlerEvent, HandlerEvents};
 use handover::Handover;
 use held_publications::HeldPublications;
-pub(crate) use history_range::HistoryRange;
+pub use history_range::HistoryRange;
 use pending_requests::PendingRequests;
 use presence::PresenceChanges;
 pub(crate) use sequencer::MAIL_OVERHEAD_BYTES;
 use sequencer::Sequencer;
 use sessions::Sessions;
 use subscriptions::Subscriptions;
-pub(crate) use topic_read::{TopicAnswer, TopicQuestion, TopicRead};
+pub(crate) use topic_read::TopicRead;
+pub use topic_read::{TopicAnswer, TopicQuestion};
 
 /// Interval of the checks for slow consumers, heartbeats and expiry.
 const CHECK_INTERVAL: Nanos = SECOND;

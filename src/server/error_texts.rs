@@ -6,7 +6,6 @@ use echoring_auth::{Authenticator, Settings};
 use echoring_proto::CloseCode;
 use echoring_topics::{Position, Refused};
 
-use crate::control::{Token, TokenError};
 use crate::failure::{Busy, Failure};
 use crate::join_error::JoinError;
 use crate::publications::PublishError;
@@ -19,13 +18,12 @@ use crate::topic_name::TopicName;
 #[test]
 fn debug_of_an_error_is_its_text_and_with_a_sharp_its_fields() {
     let start = Server::builder().start().expect_err("no listen address");
-    let token = Token::read("/nonexistent/token".as_ref()).expect_err("no file");
     let auth = Settings::default().tokens("/nonexistent/tokens.toml");
     let auth = Authenticator::load(&auth).expect_err("no file");
     let name = "".parse::<TopicName>().expect_err("empty");
     let position = "42".parse::<Position>().expect_err("no epoch");
     let response = TestServer::new(Server::builder()).connect("/").expect_err("no route");
-    let errors: [(&dyn Error, &str); 14] = [
+    let errors: [(&dyn Error, &str); 12] = [
         (&start, "StartError {"),
         (&JoinError::new("shard 0 panicked: why"), "JoinError {"),
         (&Busy, "Busy"),
@@ -34,8 +32,6 @@ fn debug_of_an_error_is_its_text_and_with_a_sharp_its_fields() {
         (&SubscribeError::Refused(Refused::Busy), "Refused("),
         (&PublishError::BadKey(3), "BadKey("),
         (&Refused::TooLarge, "TooLarge"),
-        (&token, "Unreadable("),
-        (&TokenError::NotAToken, "NotAToken"),
         (&auth, "LoadError {"),
         (&name, "TopicNameError("),
         (&position, "PositionError("),

@@ -79,12 +79,17 @@ pub struct Handle {
 
 /// The limits on clients that can change while the server runs.
 #[derive(Clone, Debug)]
-pub(crate) struct ClientLimits {
-    pub(crate) peers: Arc<PeerLimits>,
-    pub(crate) head_bytes_max: usize,
-    pub(crate) message_progress: MessageProgress,
-    pub(crate) subscriptions_max: u32,
-    pub(crate) creation: CreationLimits,
+pub struct ClientLimits {
+    /// Those for each address, connection and identity.
+    pub peers: Arc<PeerLimits>,
+    /// Maximum bytes of a request's head.
+    pub head_bytes_max: usize,
+    /// The rate at which a long message must arrive.
+    pub message_progress: MessageProgress,
+    /// Maximum topics of one connection.
+    pub subscriptions_max: u32,
+    /// How many topics a connection or an identity may create.
+    pub creation: CreationLimits,
 }
 
 impl ClientLimits {
@@ -162,7 +167,8 @@ impl Readiness {
 
 /// Why load balancers should send no clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotReady {
+pub enum NotReady {
+    /// The server drains, or was told to be not ready.
     Draining,
     /// The key set was never read, so that no token can be checked.
     NoKeySet,
@@ -174,7 +180,7 @@ pub(crate) enum NotReady {
 
 impl NotReady {
     /// What `/readyz` answers.
-    pub(crate) fn line(self) -> &'static str {
+    pub fn line(self) -> &'static str {
         match self {
             NotReady::Draining => "draining\n",
             NotReady::NoKeySet => "the key set of [auth] has not been read yet\n",

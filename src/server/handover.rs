@@ -43,7 +43,7 @@ pub(crate) mod wire;
 pub use meeting::MeetingPoint;
 pub(crate) use predecessor::wait_for_successor;
 pub use predecessor::{Event, Offering};
-pub(crate) use questions::{DrainingPredecessor, Missing};
+pub use questions::{DrainingPredecessor, Missing};
 pub use successor::Predecessor;
 
 use std::io;

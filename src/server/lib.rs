@@ -15,7 +15,6 @@ mod cluster;
 mod commands;
 mod config;
 mod connections;
-pub mod control;
 mod drain_notice;
 mod endpoints;
 #[cfg(test)]
@@ -34,6 +33,8 @@ mod host;
 mod join_error;
 pub mod limits;
 mod listeners;
+#[doc(hidden)]
+pub mod machinery;
 mod message;
 mod middleware;
 mod observer;

@@ -149,7 +149,7 @@ fn clones(sockets: &[Socket]) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// The admin address on TCP.
-pub(crate) fn open_admin_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn open_admin_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     retry_busy(|| {
         let socket = bind_tcp(address, false, false)?;
         socket.listen(LISTEN_BACKLOG)?;
@@ -198,7 +198,7 @@ fn open_unix(config: &ServerConfig, path: &Path, listeners: &mut Listeners) -> i
 }
 
 /// A socket that nothing listens on is left over from a process that has ended.
-pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
+pub fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() || std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());

@@ -19,15 +19,17 @@ pub struct NeedsRestart {
 
 /// Limits of the node that change while it runs, and what its start has reserved for them.
 #[derive(Debug)]
-pub(crate) struct LiveLimits {
+pub struct LiveLimits {
     /// Maximum message size in bytes.
-    pub(crate) message_bytes_max: AtomicU64,
+    pub message_bytes_max: AtomicU64,
     /// The same, as far as the mailboxes between shards have room.
-    pub(crate) message_bytes_most: u64,
-    pub(crate) connections: Arc<Budget>,
+    pub message_bytes_most: u64,
+    /// Connections that are open, and their maximum.
+    pub connections: Arc<Budget>,
     /// Maximum connections that the drivers have room for.
-    pub(crate) connections_most: u64,
-    pub(crate) topics: Arc<Budget>,
+    pub connections_most: u64,
+    /// Topics that exist, and their maximum.
+    pub topics: Arc<Budget>,
 }
 
 impl Handle {

@@ -215,7 +215,7 @@ fn every_source_file_says_what_it_is_for_and_none_is_called_mod() {
 /// A program whose `main` returns an error prints its `Debug`: `error_debug!` makes that the text and its causes.
 #[test]
 fn public_errors_of_the_libraries_derive_no_debug() {
-    let libraries = ["async", "auth", "client", "proto", "server", "topics"];
+    let libraries = ["admin", "async", "auth", "client", "proto", "server", "topics"];
     let (mut errors, mut offences) = (0, Vec::new());
     for part in crates().iter().filter(|part| libraries.contains(&part.name.as_str())) {
         for file in part.files() {

@@ -1,6 +1,6 @@
 //! What mimalloc, the program's allocator, tells about itself.
 
-use echoring_server::control::AllocatorFigures;
+use echoring_admin::AllocatorFigures;
 use mimalloc::MiMalloc;
 use serde::Deserialize;
 

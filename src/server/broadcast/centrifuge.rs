@@ -389,7 +389,7 @@ pub(super) fn is_token(token: &str) -> bool {
 
 /// The type of published data; `None` if it may not be published. Protobuf carries any bytes, also none: those that are JSON are
 /// JSON for clients that speak JSON too. In JSON, no data are no value.
-pub(crate) fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
+pub fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
     let content = match encoding {
         Encoding::Json if data.is_empty() => return None,
         Encoding::Json => Content::Json,

@@ -6,7 +6,7 @@ use echoring_centrifuge::{Body, Encoding, Payload};
 use echoring_topics::{Content, Publication, entries};
 
 /// The data of a message.
-pub(crate) fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
+pub fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
     let Publication { content, payload, .. } = *message;
     match content {
         Content::Json => Payload::Json(payload),

@@ -6,18 +6,18 @@ use crate::limits::CENTRIFUGE_HISTORY_BYTES_MAX;
 
 /// A range of a topic's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HistoryRange {
+pub struct HistoryRange {
     /// Maximum number of messages; `None` without a bound of the client's.
-    pub(crate) limit: Option<usize>,
+    pub limit: Option<usize>,
     /// Messages after this offset are wanted, or those before it if the latest come first.
-    pub(crate) since: Option<u64>,
+    pub since: Option<u64>,
     /// The latest first.
-    pub(crate) reverse: bool,
+    pub reverse: bool,
 }
 
 impl HistoryRange {
     /// The offset after which the wanted messages begin, in a topic that has reached `head`.
-    pub(crate) fn after(&self, head: u64) -> u64 {
+    pub fn after(&self, head: u64) -> u64 {
         if !self.reverse {
             return self.since.unwrap_or(0);
         }
@@ -26,12 +26,12 @@ impl HistoryRange {
     }
 
     /// Messages from this offset on are not wanted.
-    pub(crate) fn before(&self) -> u64 {
+    pub fn before(&self) -> u64 {
         if self.reverse { self.since.unwrap_or(u64::MAX) } else { u64::MAX }
     }
 
     /// The wanted messages of these pages, in the order in which they are wanted.
-    pub(crate) fn messages<'a>(&self, pages: &'a [u8]) -> Vec<(u64, Publication<'a>)> {
+    pub fn messages<'a>(&self, pages: &'a [u8]) -> Vec<(u64, Publication<'a>)> {
         let before = self.before();
         let mut messages: Vec<_> = entries(pages).filter(|(offset, _)| *offset < before).collect();
         if self.reverse {
@@ -44,17 +44,17 @@ impl HistoryRange {
 
 /// The pages of a range that have been read so far.
 #[derive(Debug)]
-pub(crate) struct HistoryPages {
+pub struct HistoryPages {
     range: HistoryRange,
     /// Where the next page begins.
-    pub(crate) from: Replay,
+    pub from: Replay,
     bytes: Vec<u8>,
     messages: usize,
 }
 
 /// How far a range is after another page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// Another page is wanted.
     More,
     /// There is an answer.
@@ -65,27 +65,27 @@ pub(crate) enum Progress {
 
 impl HistoryPages {
     /// Nothing of the range, in a topic that has reached `head`.
-    pub(crate) fn new(range: HistoryRange, head: u64) -> HistoryPages {
+    pub fn new(range: HistoryRange, head: u64) -> HistoryPages {
         HistoryPages { range, from: Replay::After(range.after(head)), bytes: Vec::new(), messages: 0 }
     }
 
     /// The bytes of the pages.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// The wanted messages, in the order in which they are wanted.
-    pub(crate) fn wanted(&self) -> Vec<(u64, Publication<'_>)> {
+    pub fn wanted(&self) -> Vec<(u64, Publication<'_>)> {
         self.range.messages(&self.bytes)
     }
 
     /// The pages.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
     /// Adds the page that begins at [`from`](HistoryPages::from).
-    pub(crate) fn add(&mut self, page: &Page, messages: &[u8]) -> Progress {
+    pub fn add(&mut self, page: &Page, messages: &[u8]) -> Progress {
         let last = entries(messages).last().map(|(offset, _)| offset);
         self.bytes.extend_from_slice(messages);
         self.messages += page.messages as usize;

@@ -8,7 +8,7 @@ use super::history_range::{HistoryPages, HistoryRange, Progress};
 
 /// A question about a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TopicQuestion {
+pub enum TopicQuestion {
     /// Messages of this range.
     History(HistoryRange),
     /// The subscribers with presence.
@@ -17,7 +17,7 @@ pub(crate) enum TopicQuestion {
 
 /// The answer of a shard that has the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TopicAnswer {
+pub enum TopicAnswer {
     /// The position of the topic, none if there is no such topic; and messages, see [`entries`](echoring_topics::entries), that
     /// contain those of the range.
     History(Option<Position>, Vec<u8>),

@@ -83,7 +83,7 @@ impl ClusterNode {
     }
 
     /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
-    pub(crate) async fn ask_others(
+    pub async fn ask_others(
         &self,
         is_asked: impl Fn(&MemberStatus) -> bool,
         line: &str,
