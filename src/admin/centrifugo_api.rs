@@ -28,9 +28,8 @@ use crate::http::socket::AdminPeer;
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use action::Action;
 use command::{Command, Form};
-use echoring_server::machinery::{
-    self, ConnectionFilter, HistoryRange, Missing, ScanAction, TopicAnswer, TopicQuestion, payload,
-};
+use echoring_broker::broadcast::{HistoryRange, TopicAnswer, TopicQuestion, payload};
+use echoring_server::machinery::{self, ConnectionFilter, Missing, ScanAction};
 use echoring_server::{Handle, OwnedPublication, Snapshot};
 use error::ApiError;
 use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};

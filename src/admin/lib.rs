@@ -41,7 +41,7 @@ use access::{Access, Refused, Scope};
 use centrifugo_api::{CentrifugoApi, Nodes};
 use cluster_reports::Question;
 use connections::Connections;
-use echoring_server::limits::SNAPSHOT_TIMEOUT;
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_server::machinery;
 use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot};
 pub use http::socket::open_admin;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use echoring_broker::limits::OUTSIDE_BYTES_MAX;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_server::limits::OUTSIDE_BYTES_MAX;
 
 /// Concurrent connections to the admin address. A further one replaces the one that has waited longest for a request.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -34,7 +34,7 @@ pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
 pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
 /// Time for discarding them, and for a further request while no connection is kept.
 pub const ADMIN_LINGER: Nanos = SECOND;
-/// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`](echoring_server::limits::SNAPSHOT_TIMEOUT).
+/// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`](echoring_broker::limits::SNAPSHOT_TIMEOUT).
 pub const ADMIN_STOP_TIMEOUT: Nanos = SECOND;
 /// Default length of a list of topics.
 pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;

@@ -10,9 +10,9 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
+use echoring_broker::validation::is_too_deep;
 use echoring_server::OwnedPublication;
-use echoring_server::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
-use echoring_server::validation::is_too_deep;
 use echoring_topics::Content;
 use echoring_topics::limits::KEY_BYTES_MAX;
 

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cluster::ClusterIdentity;
 use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
 use echoring_auth::{App, Authenticator};
+use echoring_broker::cluster_mail::ClusterIdentity;
 use echoring_proto::connection::{self, MessageProgress, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
@@ -210,7 +210,7 @@ impl Default for ServerConfig {
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             topics: Rules::default(),
             topics_max: crate::limits::TOPICS_DEFAULT,
-            subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
+            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
             creation: CreationLimits::default(),
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,

@@ -1,7 +1,8 @@
 //! The open connections of a node, for operators: questions about them, and the answers.
 //!
 //! Nothing is kept for this. A shard answers by looking at its connections in turn, some in each tick, and asks the kernel
-//! for addresses. See `service::inspection` for the shard's part and `control::connection_pages` for that of the asking thread.
+//! for addresses. See `service::inspection` for the shard's part and `connections::pages` of the admin address for that of the asking
+//! thread.
 
 mod scan;
 
@@ -21,7 +22,8 @@ use echoring_runtime::driver::Token;
 use echoring_topics::ClientId;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
+use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 
 pub(crate) use scan::{Scan, Scans};
 

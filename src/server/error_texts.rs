@@ -8,12 +8,12 @@ use echoring_topics::{Position, Refused};
 
 use crate::failure::{Busy, Failure};
 use crate::join_error::JoinError;
-use crate::publications::PublishError;
 use crate::sender::SendError;
 use crate::server::Server;
-use crate::subscription::SubscribeError;
 use crate::testing::TestServer;
 use crate::topic_name::TopicName;
+use echoring_broker::publications::PublishError;
+use echoring_broker::subscription::SubscribeError;
 
 #[test]
 fn debug_of_an_error_is_its_text_and_with_a_sharp_its_fields() {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
-use crate::publications::PublishError;
 use crate::sender::SendError;
-use crate::subscription::{SubscribeError, close_code};
+use crate::subscription::close_code;
+use echoring_broker::publications::PublishError;
+use echoring_broker::subscription::SubscribeError;
 use echoring_proto::{CloseCode, error_debug};
 use echoring_runtime::shard::Goodbye;
 use echoring_topics::Refused;
@@ -120,7 +121,10 @@ fn known_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
         if let Some(error) = error.downcast_ref::<SubscribeError>() {
             return Some(match error {
                 SubscribeError::Refused(Refused::Draining) => Failure(Box::new(Inner::Draining)),
-                error => Failure::new(error.close_code(), error.to_string()),
+                SubscribeError::Refused(refused) => {
+                    Failure::new(close_code(refused.is_passing()), error.to_string())
+                }
+                _ => Failure::new(close_code(false), error.to_string()),
             });
         }
         Some(match error.downcast_ref::<PublishError>()? {

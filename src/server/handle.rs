@@ -4,20 +4,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::auth::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
 use crate::blocking;
-use crate::broadcast::{TopicAnswer, TopicQuestion};
-use crate::cluster::{ClusterNode, StreamCommand};
+use crate::cluster::ClusterNode;
 use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, only};
 use crate::config::ServerConfig;
 use crate::handover::LinkState;
-use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
+use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::listeners::InheritedListener;
-use crate::publications::{OwnedPublication, PublishError, Published};
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_auth::{Authenticator, KeySetState};
+use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
+use echoring_broker::cluster_mail::StreamCommand;
+use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
+use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -276,7 +278,7 @@ impl Handle {
     ///
     /// # Errors
     /// As for `publish`, with nothing published; a refused message is a result. [`PublishError::TooMany`] for more than
-    /// [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages.
+    /// [`OUTSIDE_MESSAGES_MAX`](echoring_broker::limits::OUTSIDE_MESSAGES_MAX) messages.
     ///
     /// ```
     /// use echoring::server::{Handle, OwnedPublication, PublishError};
@@ -303,8 +305,8 @@ impl Handle {
     ///
     /// # Errors
     /// As for [`publish`](Handle::publish), but never [`PublishError::OnShard`]. [`PublishError::Busy`] is back-pressure: others wait
-    /// for room, or more than [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages or
-    /// [`OUTSIDE_BYTES_MAX`](crate::limits::OUTSIDE_BYTES_MAX) bytes would be on their way. A refusal is the result later, and so is
+    /// for room, or more than [`OUTSIDE_MESSAGES_MAX`](echoring_broker::limits::OUTSIDE_MESSAGES_MAX) messages or
+    /// [`OUTSIDE_BYTES_MAX`](echoring_broker::limits::OUTSIDE_BYTES_MAX) bytes would be on their way. A refusal is the result later, and so is
     /// [`PublishError::Ended`] if the server ends first.
     pub fn try_publish(
         &self,

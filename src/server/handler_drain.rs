@@ -15,22 +15,6 @@ use std::collections::VecDeque;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
-/// Where the connection of a handler is in a drain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum DrainPhase {
-    /// Its handler has not been told.
-    #[default]
-    Serving,
-    /// Its handler is to be told at the end of the tick: the drain has refused something before its turn.
-    Due,
-    /// Its handler is to be told once the message that it echoes in fragments is complete.
-    Delayed,
-    /// Its handler closes it, until the deadline.
-    Told,
-    /// The server closes it.
-    Leaving,
-}
-
 /// Who is to be told, and who has time until when.
 #[derive(Debug, Default)]
 pub(super) struct HandlerDrain {

@@ -5,12 +5,12 @@ use echoring_proto::buffer::Pool;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 
-use crate::auth::Gate;
-use crate::broadcast::Broadcast;
-use crate::peer::ConnectionContext;
-use crate::publications::PublishError;
 use crate::remote::Link;
-use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
+use echoring_broker::broadcast::Broadcast;
+use echoring_broker::gate::Gate;
+use echoring_broker::peer::ConnectionContext;
+use echoring_broker::publications::PublishError;
+use echoring_broker::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 
 /// The parts of a shard's service that handlers use.
 pub(super) struct HandlerServices<'a> {

@@ -8,23 +8,24 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
 use crate::drain_notice::{DrainAction, DrainNotice};
 use crate::failure::Result;
 use crate::handler::Handler;
-use crate::handler_drain::{DrainPhase, HandlerDrain};
+use crate::handler_drain::HandlerDrain;
 use crate::handler_link::{HandlerLink, HandlerServices};
 use crate::limits::{
     DRAIN_NOTICES_PER_TICK, PACED_DRAIN_NOTICE, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES,
 };
 use crate::message::{Message, MessageFilter};
-use crate::observer;
-use crate::on_close::OnClose;
 use crate::panics::log_panic;
-use crate::peer::{ConnectionContext, Context, Peer};
 use crate::remote::Remote;
 use crate::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
-use crate::timers::Timers;
+use crate::subscription::Told;
+use echoring_broker::broadcast::{Broadcast, HandlerEvents};
+use echoring_broker::observer;
+use echoring_broker::peer::{ConnectionContext, Context, DrainPhase, Peer};
+use echoring_broker::publications::on_close::OnClose;
+use echoring_broker::timers::Timers;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, MessageKind};
@@ -416,12 +417,12 @@ impl HandlerSlots {
     #[inline(never)]
     fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
         let mut events = services.broadcast.take_handler_events(std::mem::take(&mut self.spare_events));
-        for (token, event) in events.iter() {
+        for (token, topic, event) in events.iter() {
             let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
             let Some(number) = link.peer.handler_slot() else { continue };
-            self.call(&mut link, services, number, |handler, remote| match event {
-                HandlerEvent::Subscription(event) => handler.subscription(remote, &event),
-                HandlerEvent::Published(outcome) => handler.published(remote, &outcome),
+            self.call(&mut link, services, number, |handler, remote| match Told::of(topic, event) {
+                Told::Subscription(event) => handler.subscription(remote, &event),
+                Told::Published(outcome) => handler.published(remote, &outcome),
             });
         }
         events.clear();
@@ -543,7 +544,7 @@ impl HandlerSlots {
             Ok(Err(failure)) if failure.is_draining() => self.refused_by_drain(link, number),
             Ok(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
-                observer::failed(&failure);
+                observer::failed(failure.code(), &failure);
                 self.silence(number);
                 link.note_handler_failure(false);
                 link.close(failure.code(), failure.reason());

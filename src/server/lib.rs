@@ -9,7 +9,6 @@
 
 mod auth;
 mod blocking;
-pub(crate) mod broadcast;
 mod builder;
 mod cluster;
 mod commands;
@@ -19,7 +18,6 @@ mod drain_notice;
 mod endpoints;
 #[cfg(test)]
 mod error_texts;
-mod event_stream;
 mod extract;
 mod factory;
 mod failure;
@@ -37,16 +35,11 @@ mod listeners;
 pub mod machinery;
 mod message;
 mod middleware;
-mod observer;
-mod on_close;
 mod outside;
 mod pages;
 mod panics;
 mod pattern;
 mod peak;
-mod peer;
-mod publications;
-mod quotas;
 mod randomness;
 mod reconfigure;
 mod remote;
@@ -58,25 +51,15 @@ mod server;
 mod service;
 mod shard_thread;
 mod states;
-mod stored_publication;
 mod subscription;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod timers;
 mod topic_name;
 mod topic_options;
-pub mod v1;
-pub mod validation;
 mod watchdog;
 
-pub use auth::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};
-pub use broadcast::BroadcastSettings;
-pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
-pub use cluster::{
-    ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
-    MemberStatus, PeerAnswer, PeerQuery, RelayBatch, RelayedMessage, StreamCommand, StreamQuery,
-};
+pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, MemberStatus, PeerAnswer, PeerQuery};
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
@@ -88,6 +71,16 @@ pub use echoring_auth::{
     Authenticator, CertificateSubject, Hook as AuthHook, Identity, Jwks, JwksSource,
     LoadError as AuthLoadError, Method as AuthMethod, Right, Rights, Settings as AuthSettings,
 };
+pub use echoring_broker::broadcast::BroadcastSettings;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+pub use echoring_broker::cluster_mail::{
+    ClusterCommand, ClusterEvent, ClusterIdentity, LinkState, RelayBatch, RelayedMessage, StreamCommand,
+    StreamQuery,
+};
+pub use echoring_broker::gate::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};
+pub use echoring_broker::peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
+pub use echoring_broker::publications::{OwnedPublication, PublishError, Published};
+pub use echoring_broker::subscription::{SubscribeError, SubscribeOptions, SubscriptionEnd, TopicMessage};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::driver::{Description as DriverDescription, Features as DriverFeatures};
 pub use echoring_runtime::shard::Disposition;
@@ -106,8 +99,6 @@ pub use join_error::JoinError;
 pub use listeners::InheritedListener;
 pub use message::Message;
 pub use peak::{HostMemory, MemoryPart, MemoryPeak};
-pub use peer::{HandlerPeer, Peer, class::NAMES as CLASS_NAMES};
-pub use publications::{OwnedPublication, PublishError, Published};
 pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use request_context::{Opening, RequestContext};
@@ -117,9 +108,7 @@ pub use sender::{OutgoingMessage, RemoteSender, SendError, SendUntilRoom, Sender
 pub use server::{Bound, ClusterCommands, ClusterOutlets, Server};
 pub use service::Service;
 pub use states::Requirements;
-pub use subscription::{
-    PublishOutcome, SubscribeError, SubscribeOptions, SubscriptionEnd, SubscriptionEvent, TopicMessage,
-};
+pub use subscription::{PublishOutcome, SubscriptionEvent};
 pub use topic_name::{TopicName, TopicNameError};
 pub use topic_options::TopicOptions;
 

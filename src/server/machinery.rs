@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-pub use crate::broadcast::{HistoryRange, TopicAnswer, TopicQuestion, content_of, payload};
 pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
     OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
@@ -17,7 +16,8 @@ use echoring_runtime::admission::Admission;
 
 use crate::handle::Handle;
 use crate::listeners::InheritedListener;
-use crate::publications::{OwnedPublication, PublishError, Published};
+use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
+use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 
 /// Whether the file of a listener's Unix socket is removed at the end.
 pub fn removes_file(listener: &InheritedListener) -> bool {

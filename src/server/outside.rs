@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker};
 
-use crate::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
-use crate::publications::OwnedPublication;
+use echoring_broker::limits::{OUTSIDE_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use echoring_broker::publications::OwnedPublication;
 
 /// What is charged on the whole node.
 #[derive(Debug, Default)]
@@ -211,7 +211,7 @@ impl Drop for ChargeWhenRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::OUTSIDE_MESSAGES_MAX;
+    use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
     use std::sync::atomic::AtomicU32;
     use std::task::Wake;
     use std::thread;

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::observer;
+use echoring_broker::observer;
 use echoring_runtime::panics::panic_message;
 
 /// Logs the panic of a handler. The panic hook has reported its place.

@@ -1,6 +1,5 @@
 //! [`MemoryPeak`]: the most memory that a node takes, computed from its configuration. docs/memory.md explains the formula.
 
-use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::config::ServerConfig;
 use crate::host::Resolved;
 use crate::limits::{
@@ -10,6 +9,7 @@ use crate::limits::{
     PEAK_TOPIC_BYTES, PEAK_TOPIC_SHARD_BYTES, PEAK_TOPIC_USE_BYTES, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES,
 };
 use echoring_auth::limits::CACHE_IDENTITIES_BYTES_MAX;
+use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_runtime::limits::ADDRESSES_REMEMBERED_MAX;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 

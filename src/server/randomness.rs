@@ -9,7 +9,7 @@ use echoring_proto::random::SplitMix64;
 
 /// Where the seeds of a server come from.
 #[derive(Debug)]
-pub(crate) enum Randomness {
+pub enum Randomness {
     /// The random source of the system.
     System,
     /// A number, for tests.

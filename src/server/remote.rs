@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::failure::Busy;
 use crate::message::Message;
-use crate::on_close::OnClose;
-use crate::publications::PublishError;
 use crate::sender::{Inlet, RemoteSender, SenderQueue};
-use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
-use crate::timers::Timers;
+use echoring_broker::publications::PublishError;
+use echoring_broker::publications::on_close::OnClose;
+use echoring_broker::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
+use echoring_broker::timers::Timers;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::MessageKind;
@@ -237,7 +237,7 @@ impl Remote<'_> {
     ///
     /// # Errors
     /// Nothing was published: the message or the topic's name is malformed, the connection closes, the server drains (with `?` the
-    /// connection still gets what its topics have, and 1001), the client publishes too fast, or ([`PublishError::Busy`]) [`HANDLER_HELD_MAX`](crate::limits::HANDLER_HELD_MAX) messages of the connection wait.
+    /// connection still gets what its topics have, and 1001), the client publishes too fast, or ([`PublishError::Busy`]) [`HANDLER_HELD_MAX`](echoring_broker::limits::HANDLER_HELD_MAX) messages of the connection wait.
     /// [`Handler::writable`](crate::Handler::writable) is called once none waits.
     ///
     /// ```
@@ -305,7 +305,7 @@ impl Remote<'_> {
     /// There is one for each topic: another call replaces it, and [`cancel_on_close`](Remote::cancel_on_close) takes it away. It is
     /// copied, and charged to the node's memory budget until it is published. For the rates of the client it counts now, unless it
     /// replaces another. When many connections are closed at once, a shard publishes
-    /// [`ON_CLOSE_BYTES_PER_TICK`](crate::limits::ON_CLOSE_BYTES_PER_TICK) of them in a tick.
+    /// [`ON_CLOSE_BYTES_PER_TICK`](echoring_broker::limits::ON_CLOSE_BYTES_PER_TICK) of them in a tick.
     ///
     /// A connection is over once its closing handshake is, at the latest after the server's timeout for that (RFC 6455, 7.1.1). A drain
     /// refuses the messages, as it refuses all publications; they count as refused. A paced drain, and a takeover, publish those of the

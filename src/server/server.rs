@@ -6,13 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::auth::AuthCounters;
-use crate::broadcast::MAIL_OVERHEAD_BYTES;
-use crate::broadcast::cluster::ClusterSettings;
-use crate::cluster::{
-    ClusterCommand, ClusterNode, ClusterTables, Inbox, PeerQuery, QuerySender, RelayBatch, RelaySender,
-    StreamCommand, StreamSender,
-};
+use crate::cluster::{ClusterNode, ClusterTables, PeerQuery, QuerySender};
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
@@ -24,13 +18,19 @@ use crate::limits::{
     REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
 use crate::listeners::{self, InheritedListener, Listeners};
-use crate::publications::{OwnedPublication, PublishError};
-use crate::quotas::Identities;
 use crate::randomness::Randomness;
 use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error};
 use crate::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
+use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
+use echoring_broker::broadcast::cluster::ClusterSettings;
+use echoring_broker::cluster_mail::{
+    ClusterCommand, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
+};
+use echoring_broker::gate::AuthCounters;
+use echoring_broker::gate::quotas::Identities;
+use echoring_broker::publications::{OwnedPublication, PublishError};
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
 use echoring_runtime::admission::Admission;
@@ -332,7 +332,7 @@ impl Bound {
     }
 
     /// Starts the shards where `launch` runs them.
-    pub(crate) fn start_on(
+    pub fn start_on(
         self,
         predecessor: Option<Predecessor>,
         mut randomness: Randomness,

@@ -4,16 +4,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::auth::AuthCounters;
 use crate::blocking;
-use crate::broadcast::BroadcastSettings;
-use crate::broadcast::cluster::ClusterSettings;
-use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
 use crate::handle::{Readiness, Snapshot};
 use crate::limits::REFUSING_CONNECTIONS_MAX;
-use crate::quotas::{Identities, Quotas};
 use crate::service::Service;
+use echoring_broker::broadcast::BroadcastSettings;
+use echoring_broker::broadcast::cluster::ClusterSettings;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_broker::gate::AuthCounters;
+use echoring_broker::gate::quotas::{Identities, Quotas};
 use echoring_proto::buffer::Lease;
 use echoring_proto::connection::Seed;
 use echoring_runtime::admission::Admission;
@@ -72,7 +72,7 @@ pub(crate) struct NodeIdentity {
 }
 
 /// Builds the shard of one thread.
-pub(crate) struct ServiceSetup {
+pub struct ServiceSetup {
     pub(crate) config: ServerConfig,
     pub(crate) connections: u32,
     pub(crate) sockets: Vec<OwnedFd>,

@@ -16,12 +16,11 @@ use serde_json::value::RawValue;
 use super::super::publications::{InvalidBody, owned, present};
 use super::error::ApiError;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use echoring_broker::broadcast::{HistoryRange, content_of};
+use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use echoring_broker::validation::is_topic_name;
 use echoring_server::OwnedPublication;
-use echoring_server::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
-use echoring_server::machinery::{
-    CLOSE_REASON_BYTES_MAX, ConnectionFilter, HistoryRange, OperatorClose, ScanAction, content_of,
-};
-use echoring_server::validation::is_topic_name;
+use echoring_server::machinery::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
 
 /// What is to be done, or why it cannot be done.
 pub(super) type Call = Result<Action, ApiError>;

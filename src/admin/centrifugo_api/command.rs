@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::super::publications::InvalidBody;
 use super::action::{Action, Call, call, object};
-use echoring_server::limits::OUTSIDE_MESSAGES_MAX;
+use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
 
 /// How a request has its commands, and its answer the replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::handle::NotReady;
 
-use super::{ClusterCommand, ClusterStatus, MemberStatus, PeerAnswer, QuerySender, RelayLoad};
+use super::{ClusterStatus, MemberStatus, PeerAnswer, QuerySender};
+use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for those who control the server.
 #[derive(Clone, Debug)]

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::config::ServerConfig;
-use crate::limits::{JSON_DEPTH_MAX, MAILBOX_BYTES_MIN};
+use crate::limits::MAILBOX_BYTES_MIN;
 use crate::service::Service;
+use echoring_broker::limits::JSON_DEPTH_MAX;
 use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::epoll::Epoll;
@@ -41,8 +42,9 @@ fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
 }
 
 fn owned(content: Content, key: &str, payload: &[u8]) -> OwnedPublication {
-    let idempotency_key = "".into();
-    OwnedPublication { content, key: key.into(), idempotency_key, payload: payload.to_vec() }
+    let mut publication = OwnedPublication::binary(payload).key(key);
+    publication.content = content;
+    publication
 }
 
 fn texts(count: usize) -> Vec<OwnedPublication> {

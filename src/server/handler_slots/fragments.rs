@@ -6,9 +6,9 @@
 //! ```
 
 use super::HandlerSlots;
-use crate::broadcast::Broadcast;
 use crate::handler_link::HandlerServices;
-use crate::peer::{ConnectionContext, Context};
+use echoring_broker::broadcast::Broadcast;
+use echoring_broker::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::Chunk;
 use echoring_runtime::driver::Driver;

@@ -15,7 +15,6 @@ use super::questions::answer_on_thread;
 use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
-use crate::broadcast::shard_mail::ShardMail;
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
 use crate::handle::{Handle, PacedDrain};
@@ -25,6 +24,7 @@ use crate::limits::{
 };
 use crate::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
 use echoring_topics::{ExportCursor, HubReport};
 

@@ -8,8 +8,9 @@ use crate::failure::Result;
 use crate::handler::Handler;
 use crate::remote::Remote;
 use crate::server::Server;
-use crate::subscription::{SubscribeOptions, SubscriptionEvent};
+use crate::subscription::SubscriptionEvent;
 use crate::topic_options::TopicOptions;
+use echoring_broker::subscription::SubscribeOptions;
 use echoring_topics::Position;
 
 /// Subscribes from a position, and says whether that was possible.
