@@ -2,6 +2,8 @@
 
 use echoring_proto::limits::{Nanos, SECOND};
 
+// ---- sessions ----
+
 /// Default maximum of topics that one connection subscribes to.
 pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
 /// Subscriptions of a shard that wait for the owner of their topic: as many as a lane between two shards holds. They may
@@ -46,6 +48,9 @@ pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
 pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize = CENTRIFUGE_PRESENCE_CLIENTS_MAX * (8 + 1 + 255);
 /// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
 pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
+
+// ---- messages from other threads and handlers ----
+
 /// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of these messages.
@@ -55,8 +60,8 @@ pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub const OUTSIDE_BYTES_PER_TICK: usize = 64 * 1024;
 /// Publications of a handler's connection that wait for room in a mailbox. Further ones are refused as busy.
 pub const HANDLER_HELD_MAX: u16 = 1_024;
-/// Messages that a connection of a handler publishes when it is over: one for each topic that it
-/// subscribes to by default.
+/// Messages that a connection of a handler publishes when it is over: one for each topic that it subscribes
+/// to by default.
 pub const ON_CLOSE_MESSAGES_MAX: usize = SUBSCRIPTIONS_DEFAULT as usize;
 /// Bytes of these messages of one connection, with their topics' names and keys.
 pub const ON_CLOSE_BYTES_MAX: usize = 64 * 1024;
@@ -65,16 +70,25 @@ pub const ON_CLOSE_BYTES_MAX: usize = 64 * 1024;
 pub const ON_CLOSE_BYTES_PER_TICK: usize = 64 * 1024;
 /// Bytes that each counts there besides its own: its frame's header, and its entry in the logs.
 pub(crate) const ON_CLOSE_MESSAGE_BYTES: usize = 64;
-/// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
-/// and a second for a busy peer. At most a quarter of the drain.
-pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
+
+// ---- clients ----
+
 /// Identities at which those that need not be remembered are dropped for the first time.
 pub(crate) const IDENTITIES_SWEPT_MIN: usize = 1_024;
 /// Time before the expiry of its credentials at which a session is told, or half of the time that is left.
 pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
+
+// ---- shards ----
+
+/// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
+/// and a second for a busy peer. At most a quarter of the drain.
+pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
 /// Time that a shard has to answer the control plane. A busy shard answers between two ticks, far sooner; a stuck shard must
 /// not block the operator.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+
+// ---- cluster ----
+
 /// Bytes of messages of other nodes that wait for the shards, past which none are taken from the backbone.
 pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Time that a client whose position its node has not reached waits for that: shorter than SDKs wait for an answer, which is 5 seconds.

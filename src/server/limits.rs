@@ -197,7 +197,8 @@ pub(crate) const TEST_STEPS_MAX: u64 = 1_000_000;
 /// Time that passes while a call of a test waits and nothing happens: a shard tries again what found no room in a mailbox.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRY_DELAY: Nanos = MILLISECOND;
-/// How often it passes: a mailbox has room for two messages, and what waits is at most [`OUTSIDE_BYTES_MAX`] or one message.
+/// How often it passes: a mailbox has room for two messages, and what waits is at most
+/// [`OUTSIDE_BYTES_MAX`](echoring_broker::limits::OUTSIDE_BYTES_MAX) or one message.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRIES_MAX: u32 = 32;
 /// Bytes on the way in each direction between a test client and the server, as in the buffers of sockets.
