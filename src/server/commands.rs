@@ -3,6 +3,9 @@
 //! A command goes straight to the shards that it concerns, which answer within their ticks. A shard never waits for the
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
+pub(crate) mod blocking;
+pub(crate) mod outside;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +24,10 @@ use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 use echoring_topics::{Placement, Position, Refused};
 
-use crate::blocking;
-use crate::config::ServerConfig;
+use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
-use crate::outside::{Charge, Outside};
-use crate::sender::{Inlet, SenderMail};
+use crate::handlers::sender::{Inlet, SenderMail};
+use crate::node::config::ServerConfig;
 pub use echoring_broker::broadcast::publish::OperatorPublished;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{Broadcast, ClientNumbers, TopicAnswer, TopicQuestion, TopicRead};

@@ -7,15 +7,15 @@ pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
     OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
 };
-pub use crate::handle::{ClientLimits, NotReady};
 pub use crate::handover::{DrainingPredecessor, Missing};
-pub use crate::listeners::{open_admin_tcp, remove_stale};
-pub use crate::reconfigure::LiveLimits;
+pub use crate::node::handle::{ClientLimits, NotReady};
+pub use crate::node::listeners::{open_admin_tcp, remove_stale};
+pub use crate::node::reconfigure::LiveLimits;
 
 use echoring_runtime::admission::Admission;
 
-use crate::handle::Handle;
-use crate::listeners::InheritedListener;
+use crate::node::handle::Handle;
+use crate::node::listeners::InheritedListener;
 use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
 use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 

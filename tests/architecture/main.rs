@@ -56,7 +56,7 @@ const LONG_FUNCTIONS: &[&str] = &[
     "src/broker/broadcast/inbox.rs Broadcast::mail",
     "src/broker/broadcast/mail_codec.rs encode",
     "src/runtime/shard/core.rs Core::flush",
-    "src/server/server.rs Bound::start_on",
+    "src/server/node/server.rs Bound::start_on",
 ];
 
 /// Functions that still have more than `PARAMETERS_MAX`. The list only shrinks.

@@ -10,7 +10,7 @@ use echoring_topics::Rules;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::handle::NotReady;
+use crate::node::handle::NotReady;
 
 use super::{ClusterStatus, MemberStatus, PeerAnswer, QuerySender};
 use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};

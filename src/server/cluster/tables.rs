@@ -14,8 +14,8 @@ use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
 use super::status::{id, word};
 use crate::commands::ShardCommand;
-use crate::handle::Handle;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
+use crate::node::handle::Handle;
 use echoring_broker::cluster_mail::{ClusterCommand, ClusterEvent, Inbox, LinkState, messages};
 
 /// The origin of a question whether the shards have settled.

@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::question_codec::{Question, QuestionAnswer};
 use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
 use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
-use crate::handle::Handle;
 use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
+use crate::node::handle::Handle;
 use echoring_broker::broadcast::ClientNumbers;
 
 /// The predecessor of a server, for questions about its connections.

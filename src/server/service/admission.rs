@@ -13,7 +13,7 @@ use echoring_runtime::shard::{Answer, Application as _};
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
 use crate::auth::{self, Admission, Decided, refusal};
-use crate::route::Route;
+use crate::routes::route::Route;
 use echoring_broker::broadcast::sessions::end;
 use echoring_broker::gate::{AppAnswered, AuthCommand, Due};
 use echoring_broker::peer::{Context, Peer};

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::message::{HandlerFailure, TestPublication};
 use super::peer::{Opening, Peer, Received};
 use super::transcript::Transcript;
-use crate::blocking::{self, OwnShards};
+use crate::commands::blocking::{self, OwnShards};
 use crate::limits::{TEST_RETRY_DELAY, TEST_STEPS_MAX};
 use crate::service::Service;
 use echoring_broker::observer;
