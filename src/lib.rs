@@ -187,15 +187,13 @@ pub mod client {
 pub mod server {
     // What is in fields and signatures of the items below, so that a program can name it.
     #[doc(no_inline)]
+    pub use echoring_admin::{AdminTokens, Reload, ReloadCounters, Reloaded, Reloading, open_admin};
+    #[doc(no_inline)]
     pub use echoring_proto::connection::TlsFault;
     #[doc(no_inline)]
     pub use echoring_proto::handshake::{Refusal, Request, SubprotocolPreference, Upgrade};
     #[doc(no_inline)]
     pub use echoring_proto::limits::Nanos;
-    #[doc(no_inline)]
-    pub use echoring_server::control::{
-        AdminTokens, Reload, ReloadCounters, Reloaded, Reloading, open_admin,
-    };
     #[doc(no_inline)]
     pub use echoring_server::{
         DriverDescription, DriverFeatures, Extractors, HubReport, InheritedListener, PacedDrain, RequestAnd,
@@ -203,7 +201,7 @@ pub mod server {
     };
 
     #[doc(inline)]
-    pub use echoring_server::control::{Control, Token, TokenError};
+    pub use echoring_admin::{Control, Token, TokenError};
     #[doc(inline)]
     pub use echoring_server::{
         AnswerRequest, AuthHook, AuthLoadError, AuthMethod, AuthSettings, Authenticator, Builder, Busy,

@@ -20,8 +20,8 @@ use crate::Failure;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
 use crate::values::shown_duration;
+use echoring_admin::Token;
 use echoring_async::TokioStream;
-use echoring_server::control::Token;
 
 /// The default admin address of servers.
 const ADMIN_DEFAULT: &str = "127.0.0.1:9002";

@@ -62,9 +62,9 @@ use crate::limits::{CLUSTER_CONNECT_INTERVAL, CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE,
 use crate::logging;
 use crate::sandbox::{Entered, SandboxError};
 use crate::{Failure, environment, print, start_error};
+use echoring_admin::{AdminTokens, Control, Reloading};
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
-use echoring_server::control::{self, AdminTokens, Control, Reloading};
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{
     self, ClusterIdentity, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError,
@@ -188,8 +188,8 @@ fn start(
     sandbox.log();
     settings.unreadable().iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    control::set_allocator(allocator::figures);
-    control::set_log_level(log_level::LOG_LEVEL);
+    echoring_admin::set_allocator(allocator::figures);
+    echoring_admin::set_log_level(log_level::LOG_LEVEL);
     if takeover && pid.is_none() {
         tracing::info!("no server of this user accepts a takeover");
     }
@@ -223,7 +223,7 @@ fn start_control(
 fn start_nats_clients(
     cluster: Option<&(ClusterIdentity, ClusterOptions)>,
     server: &mut Server,
-    control: Option<control::Handle>,
+    control: Option<echoring_admin::Handle>,
 ) -> Result<Option<JoinHandle<()>>, Failure> {
     let outlets = server.take_outlets();
     let (Some((identity, options)), Some(outlets)) = (cluster, outlets) else { return Ok(None) };
@@ -352,7 +352,7 @@ fn take_or_bind_admin(
         return Ok(Some(listener));
     }
     let mode = settings.admin_socket_mode.bits();
-    control::open_admin(address, mode, user).map(Some).map_err(|error| {
+    echoring_admin::open_admin(address, mode, user).map(Some).map_err(|error| {
         let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
         let line = format!("cannot listen on {address} for the control plane: {error}; {hint}");
@@ -372,15 +372,15 @@ fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecesso
 }
 
 /// Ends this server in favour of one that is started with `--takeover`.
-fn wait_for_successor(server: &Server, control: Option<control::Handle>, offering: Offering) {
+fn wait_for_successor(server: &Server, control: Option<echoring_admin::Handle>, offering: Offering) {
     let exit_timeout = offering.drain.time + EXIT_GRACE + leave_timeout(&server.handle());
     let handle = server.handle();
-    let control_plane = move |order: fn(&control::Handle)| control.iter().for_each(order);
+    let control_plane = move |order: fn(&echoring_admin::Handle)| control.iter().for_each(order);
     let on = move |event: handover::Event<'_>| match event {
-        handover::Event::Leaving => control_plane(control::Handle::pause),
-        handover::Event::Staying => control_plane(control::Handle::resume),
+        handover::Event::Leaving => control_plane(echoring_admin::Handle::pause),
+        handover::Event::Staying => control_plane(echoring_admin::Handle::resume),
         handover::Event::TakenOver => {
-            control_plane(control::Handle::leave);
+            control_plane(echoring_admin::Handle::leave);
             tracing::info!("another server has taken over; draining");
             exit_after(exit_timeout);
         }

@@ -3,6 +3,9 @@
 //! A command goes straight to the shards that it concerns, which answer within their ticks. A shard never waits for the
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
+pub(crate) mod blocking;
+pub(crate) mod outside;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
+use echoring_broker::limits::{OUTSIDE_BYTES_PER_TICK, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
@@ -21,20 +24,18 @@ use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
 use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 use echoring_topics::{Placement, Position, Refused};
 
-use crate::auth::{AppAnswered, AuthCommand};
-use crate::blocking;
-use crate::broadcast::publish::OperatorPublished;
-use crate::broadcast::shard_mail::ShardMail;
-use crate::broadcast::{Broadcast, TopicAnswer, TopicQuestion, TopicRead};
-use crate::cluster::ClusterEvent;
-use crate::config::ServerConfig;
+use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
-use crate::handover::ClientNumbers;
-use crate::outside::{Charge, Outside};
-use crate::peer::Context;
-use crate::publications::{self, OwnedPublication, PublishError, Published};
-use crate::sender::{Inlet, SenderMail};
-use crate::validation::is_topic_name;
+use crate::handlers::sender::{Inlet, SenderMail};
+use crate::node::config::ServerConfig;
+pub use echoring_broker::broadcast::publish::OperatorPublished;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_broker::broadcast::{Broadcast, ClientNumbers, TopicAnswer, TopicQuestion, TopicRead};
+use echoring_broker::cluster_mail::ClusterEvent;
+use echoring_broker::gate::{AppAnswered, AuthCommand};
+use echoring_broker::peer::Context;
+use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
+use echoring_broker::validation::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! The open connections of a node, for operators: questions about them, and the answers.
 //!
 //! Nothing is kept for this. A shard answers by looking at its connections in turn, some in each tick, and asks the kernel
-//! for addresses. See `service::inspection` for the shard's part and `control::connection_pages` for that of the asking thread.
+//! for addresses. See `service::inspection` for the shard's part and `connections::pages` of the admin address for that of the asking
+//! thread.
 
 mod scan;
 
@@ -21,16 +22,18 @@ use echoring_runtime::driver::Token;
 use echoring_topics::ClientId;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME, SNAPSHOT_TIMEOUT};
+use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 
 pub(crate) use scan::{Scan, Scans};
 
 /// Names an open connection of a node. A shard's indexes are reused, with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConnectionId {
+pub struct ConnectionId {
     /// The number of its shard, as in the numbers of clients: no shard of a predecessor has the same.
-    pub(crate) number: u8,
-    pub(crate) token: Token,
+    pub number: u8,
+    /// The connection, in its shard.
+    pub token: Token,
 }
 
 impl fmt::Display for ConnectionId {
@@ -53,29 +56,29 @@ impl FromStr for ConnectionId {
 }
 
 /// A number in its only form: no sign, no leading zeros.
-pub(crate) fn decimal(text: &str) -> Option<u32> {
+pub fn decimal(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
 /// Which connections are asked for. Without any field, all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ConnectionFilter {
+pub struct ConnectionFilter {
     /// The addresses of this block. Connections without an address, as on a Unix socket, are in none.
-    pub(crate) address: Option<AddressBlock>,
+    pub address: Option<AddressBlock>,
     /// Those of this subject.
-    pub(crate) identity: Option<Box<str>>,
+    pub identity: Option<Box<str>>,
     /// The subscribers of this topic.
-    pub(crate) topic: Option<Box<str>>,
+    pub topic: Option<Box<str>>,
     /// The connection of the client with this id.
-    pub(crate) client: Option<ClientId>,
+    pub client: Option<ClientId>,
     /// Not those of the clients with these ids.
-    pub(crate) kept_clients: Box<[ClientId]>,
+    pub kept_clients: Box<[ClientId]>,
 }
 
 impl ConnectionFilter {
     /// Whether it lets everything pass.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         let ConnectionFilter { address, identity, topic, client, kept_clients } = self;
         address.is_none()
             && identity.is_none()
@@ -85,21 +88,22 @@ impl ConnectionFilter {
     }
 
     /// Whether the client with this id passes.
-    pub(crate) fn has_client(&self, id: ClientId) -> bool {
+    pub fn has_client(&self, id: ClientId) -> bool {
         self.client.is_none_or(|client| client == id) && !self.kept_clients.contains(&id)
     }
 }
 
 /// The Close frame of connections that an operator closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OperatorClose {
-    pub(crate) code: CloseCode,
+pub struct OperatorClose {
+    /// The close code.
+    pub code: CloseCode,
     /// At most [`CLOSE_REASON_BYTES_MAX`].
-    pub(crate) reason: Box<str>,
+    pub reason: Box<str>,
 }
 
 /// Maximum bytes of the reason in a Close frame: the payload of a control frame without the code.
-pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
+pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 
 impl Default for OperatorClose {
     fn default() -> OperatorClose {
@@ -108,7 +112,7 @@ impl Default for OperatorClose {
 }
 
 /// The block of a filter: one address, or a prefix as `10.0.0.0/8`. An IPv4 address that is mapped into IPv6 is IPv4.
-pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
+pub fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
     match text.parse::<IpAddr>() {
         Ok(address) => Ok(address.to_canonical().into()),
         Err(_) => AddressBlock::around(text),
@@ -117,7 +121,7 @@ pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
 
 /// The action of a shard for the connections that it finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ScanAction {
+pub enum ScanAction {
     /// Report at most this number.
     List(usize),
     /// Find the first ones in this order, at most this number.
@@ -132,19 +136,19 @@ pub(crate) enum ScanAction {
 
 impl ScanAction {
     /// Time that a shard has for it.
-    pub(crate) fn time(&self) -> Nanos {
+    pub fn time(&self) -> Nanos {
         if matches!(self, ScanAction::Rank(..)) { CONNECTION_RANK_TIME } else { CONNECTION_SCAN_TIME }
     }
 
     /// Time within which a shard answers, unless it is stuck.
-    pub(crate) fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         Duration::from_nanos(self.time() + SNAPSHOT_TIMEOUT)
     }
 }
 
 /// An order of connections, the largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RankBy {
+pub enum RankBy {
     /// Bytes that the kernel has not accepted.
     Queued,
     /// Bytes of messages that they were not sent; of those with as many, the queued bytes.
@@ -153,7 +157,7 @@ pub(crate) enum RankBy {
 
 /// Where a shard looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Candidates {
+pub enum Candidates {
     /// At all connections from this index on.
     From(u32),
     /// At these connections.
@@ -172,29 +176,29 @@ pub struct ConnectionScan {
 
 /// The answer to a [`ConnectionScan`].
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct ScanReport {
+pub struct ScanReport {
     /// In the order of their indexes.
-    pub(crate) connections: Vec<ConnectionReport>,
+    pub connections: Vec<ConnectionReport>,
     /// The ranks of those that are first, in any order.
-    pub(crate) ranked: Vec<(u64, Token)>,
+    pub ranked: Vec<(u64, Token)>,
     /// How many were closed, subscribed or unsubscribed.
-    pub(crate) changed: usize,
+    pub changed: usize,
     /// Why a session was not subscribed.
-    pub(crate) failed: Option<ErrorCode>,
+    pub failed: Option<ErrorCode>,
     /// The index at which the scan would continue; `None` if it has seen all.
-    pub(crate) next: Option<u32>,
+    pub next: Option<u32>,
 }
 
 impl ConnectionReport {
     /// Its rank in an order.
-    pub(crate) fn rank(&self, by: RankBy) -> u64 {
+    pub fn rank(&self, by: RankBy) -> u64 {
         by.rank(self.queued_bytes, self.lag_bytes)
     }
 }
 
 impl RankBy {
     /// The rank of a connection with these bytes.
-    pub(crate) fn rank(self, queued: u32, lag: Option<u64>) -> u64 {
+    pub fn rank(self, queued: u32, lag: Option<u64>) -> u64 {
         match self {
             RankBy::Queued => queued.into(),
             RankBy::Lag => lag.unwrap_or(0).min(u32::MAX.into()) << 32 | u64::from(queued),
@@ -204,38 +208,44 @@ impl RankBy {
 
 /// An open connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ConnectionReport {
-    pub(crate) id: String,
+pub struct ConnectionReport {
+    /// Its [`ConnectionId`].
+    pub id: String,
     /// The shard of its process.
-    pub(crate) shard: usize,
+    pub shard: usize,
     /// None for the process that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) process: Option<OtherProcess>,
+    pub process: Option<OtherProcess>,
     /// `IP:PORT`; none on a Unix socket, or if the kernel cannot tell.
-    pub(crate) address: Option<String>,
+    pub address: Option<String>,
     /// The subject of its credentials.
-    pub(crate) identity: Option<Box<str>>,
-    pub(crate) route: Cow<'static, str>,
+    pub identity: Option<Box<str>>,
+    /// The name of its route.
+    pub route: Cow<'static, str>,
+    /// The path of its request, if the access log keeps it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) path: Option<String>,
+    pub path: Option<String>,
     /// Of sessions; that of other routes is not kept.
-    pub(crate) subprotocol: Option<Cow<'static, str>>,
+    pub subprotocol: Option<Cow<'static, str>>,
     /// The first topics that it subscribes to.
-    pub(crate) topics: Vec<Box<str>>,
-    pub(crate) topic_count: usize,
+    pub topics: Vec<Box<str>>,
+    /// How many topics it subscribes to.
+    pub topic_count: usize,
     /// Since it was accepted, if the access log records it.
-    pub(crate) open_s: Option<f64>,
-    pub(crate) queued_bytes: u32,
+    pub open_s: Option<f64>,
+    /// Bytes that the kernel has not accepted.
+    pub queued_bytes: u32,
     /// Unsent messages of its topics.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lag_bytes: Option<u64>,
-    pub(crate) is_tls: bool,
+    pub lag_bytes: Option<u64>,
+    /// Whether it uses TLS.
+    pub is_tls: bool,
 }
 
 /// A process whose connections another one shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum OtherProcess {
+pub enum OtherProcess {
     /// The one before it, which drains.
     Predecessor,
 }

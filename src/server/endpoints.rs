@@ -8,10 +8,10 @@ mod flow;
 mod parameters;
 mod scripted;
 
-use crate::handler::Handler;
-use crate::request_context::{Opening, RequestContext};
-use crate::response::Response;
-use crate::route::{Route, Routes};
+use crate::handlers::handler::Handler;
+use crate::routes::request_context::{Opening, RequestContext};
+use crate::routes::response::Response;
+use crate::routes::route::{Route, Routes};
 use echoring_proto::handshake::Request;
 use parameters::{Parameters, not};
 

@@ -45,7 +45,7 @@ pub(crate) mod wire;
 pub use meeting::MeetingPoint;
 pub(crate) use predecessor::wait_for_successor;
 pub use predecessor::{Event, Offering};
-pub(crate) use questions::{DrainingPredecessor, Missing};
+pub use questions::{DrainingPredecessor, Missing};
 pub use successor::Predecessor;
 
 use std::io;
@@ -56,8 +56,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
+use echoring_broker::broadcast::ClientNumbers;
 use echoring_cluster::NodeId;
-use echoring_topics::ClientId;
 
 /// The first line of a successor.
 const REQUEST: &str = "echoring takeover 3";
@@ -174,26 +174,12 @@ impl Offer {
     }
 }
 
-/// The numbers of the clients of one process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientNumbers {
-    /// The number of its first shard.
-    first: u8,
-    shards: u16,
-}
-
-impl ClientNumbers {
-    pub(crate) fn contains(&self, client: ClientId) -> bool {
-        u16::from(((client.number >> 56) as u8).wrapping_sub(self.first)) < self.shards
-    }
-}
-
 /// Reads mail as a link does, and writes it again. For fuzzing.
 #[doc(hidden)]
 pub fn reread_mail(mail: &[u8]) -> Option<Vec<u8>> {
-    let (read, bytes) = crate::broadcast::mail_codec::decode(mail)?;
+    let (read, bytes) = echoring_broker::broadcast::mail_codec::decode(mail)?;
     let mut written = Vec::new();
-    crate::broadcast::mail_codec::encode(&read, bytes, &mut written).then_some(written)
+    echoring_broker::broadcast::mail_codec::encode(&read, bytes, &mut written).then_some(written)
 }
 
 /// Reads the data of two processes about themselves, and writes them again. For fuzzing.
@@ -268,6 +254,8 @@ fn failed(what: &str) -> impl Fn(io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use echoring_topics::ClientId;
+
     use super::*;
 
     #[test]

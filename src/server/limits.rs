@@ -1,7 +1,5 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
-use std::time::Duration;
-
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 // ---- queues and memory ----
@@ -15,70 +13,7 @@ pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
 pub const TOPICS_DEFAULT: u32 = 65_536;
 /// Topics that a shard leases from the node's maximum at a time.
 pub const TOPIC_LEASE: u64 = 64;
-/// Default maximum of topics that one connection subscribes to.
-pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
-/// Subscriptions of a shard that wait for the owner of their topic: as many as a lane between two shards holds. They may
-/// wait behind the publications of a busy topic, for the handshake timeout at most. Further subscribers are refused as busy.
-pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
-/// Members in one page of a member list: about 5 KB of JSON.
-pub const PRESENCE_PAGE_MAX: usize = 256;
-/// Requests of sessions that wait for room in a mailbox. Further ones are refused as busy.
-pub const REQUESTS_WAITING_MAX: usize = 1_024;
-/// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// Publications of one session whose answers from owners on other shards are pending, as far as they are remembered: as
-/// many as a lane between two shards holds.
-pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
-/// Time that the refusal of a publication waits for the answers before it: twice the time in which an owner on another node must
-/// be reached. They do not come if their shard has failed.
-pub(crate) const REFUSAL_WAIT_MAX: Nanos = 10 * SECOND;
-/// Protocol errors in a row before a session is closed with 1008.
-pub const PROTOCOL_ERRORS_MAX: u8 = 20;
-/// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
-pub const JSON_DEPTH_MAX: usize = 128;
-/// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
-/// reconnects sends its subscriptions with it. More end the session.
-pub(crate) const CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of these frames, and of pages of history that wait for others, of all sessions of a shard. Further requests are
-/// refused.
-pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
-/// ones are refused.
-pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
-/// Requests of one session about which the application is asked. Beyond it the session is not read, and its further commands wait.
-pub(crate) const CENTRIFUGE_APP_CALLS_MAX: usize = 16;
-/// Bytes of frames of such a session that wait: as many as may be on the way when reading pauses, on kernels that bound a receive less
-/// strictly. They are charged to the memory budget. More end the session.
-pub(crate) const CENTRIFUGE_HELD_BYTES_MAX: usize = 2 * echoring_proto::limits::RECEIVE_CREDIT_BYTES as usize;
-/// Calls of one identity that wait for the application, from all its connections: those of sixteen connections that are
-/// full, and a quarter of all that may wait. Further ones are refused.
-pub(crate) const APP_CALLS_PER_IDENTITY_MAX: u32 = echoring_auth::limits::APP_CALLS_MAX as u32 / 4;
-/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Further ones get an error.
-pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
-/// Bytes of their numbers and subjects, each as long as it may be.
-pub(crate) const CENTRIFUGE_PRESENCE_BYTES_MAX: usize = CENTRIFUGE_PRESENCE_CLIENTS_MAX * (8 + 1 + 255);
-/// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
-pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
-/// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
-pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
-/// Bytes of these messages.
-pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Bytes of these messages that a shard publishes per tick. A batch may be longer than the lag that a subscriber may have
-/// ([`QUEUE_BYTES_DEFAULT`](echoring_proto::limits::QUEUE_BYTES_DEFAULT)), and must not make subscribers lag by itself.
-pub const OUTSIDE_BYTES_PER_TICK: usize = 64 * 1024;
 
-/// Publications of a handler's connection that wait for room in a mailbox. Further ones are refused as busy.
-pub const HANDLER_HELD_MAX: u16 = 1_024;
-/// Messages that a connection of a handler publishes [on close](crate::Remote::publish_on_close): one for each topic that it
-/// subscribes to by default.
-pub const ON_CLOSE_MESSAGES_MAX: usize = SUBSCRIPTIONS_DEFAULT as usize;
-/// Bytes of these messages of one connection, with their topics' names and keys.
-pub const ON_CLOSE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of these messages that a shard publishes per tick. Thousands of connections may be cut in one tick, which must not make
-/// those that stay lag by itself; see [`OUTSIDE_BYTES_PER_TICK`].
-pub const ON_CLOSE_BYTES_PER_TICK: usize = 64 * 1024;
-/// Bytes that each counts there besides its own: its frame's header, and its entry in the logs.
-pub(crate) const ON_CLOSE_MESSAGE_BYTES: usize = 64;
 /// Bytes that a message of a [`RemoteSender`](crate::RemoteSender) is charged besides its payload: its entry in two queues.
 pub const SENDER_MESSAGE_BYTES: usize = 160;
 /// Bytes of the messages of senders that a shard hands to connections per tick, so that its other connections get their share.
@@ -88,9 +23,6 @@ pub const SENDER_BYTES_PER_TICK: usize = 1024 * 1024;
 
 /// Minimum bytes of each direction of a mailbox between two shards. A mailbox always holds two messages of the maximum size.
 pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
-/// The last part of a drain, in which subscribers that have not received everything are notified of their losses: a
-/// round trip, and a second for a busy peer. At most a quarter of the drain.
-pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
 /// Handlers that a shard notifies of a drain per tick, and connections that it closes then, so that its other
 /// connections get their share: some 20 µs.
 pub const DRAIN_NOTICES_PER_TICK: usize = 64;
@@ -99,14 +31,10 @@ pub const PACED_DRAIN_NOTICE: Nanos = 6 * SECOND;
 
 // ---- authentication ----
 
-/// Identities at which those that need not be remembered are dropped for the first time.
-pub(crate) const IDENTITIES_SWEPT_MIN: usize = 1_024;
 /// Requests of one shard that wait for the authentication thread. Further clients are answered 503.
 pub const AUTH_PENDING_MAX: usize = 1_024;
 /// Bytes of their heads: a quarter of them may be as large as a head may be.
 pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Time before the expiry of its credentials at which a session is notified, or half of the time that is left.
-pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
 
 /// Connections that a paced drain closes per second by default: their clients' handshakes arrive elsewhere at this rate, and
 /// a core does some 5,000 of TLS.
@@ -148,66 +76,8 @@ pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 
 // ---- control plane ----
 
-/// Concurrent connections to the admin address. A further one replaces the one that has waited longest for a request.
-pub const ADMIN_CONNECTIONS_MAX: usize = 64;
-/// Concurrent requests, except for `/healthz`, which has connections reserved. Further ones are answered 429.
-pub const ADMIN_REQUESTS_MAX: usize = 48;
-/// Time from accept to the end of the request's head.
-pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
-/// The part of it that every connection is granted, even if many others arrive. A head is sent at once, so it takes
-/// less than a round trip.
-pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
-/// Bytes of a log level that the admin address takes: a few directives.
-pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
-/// Time for a request behind its head, with its response.
-pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
-/// Time that an admin connection waits for another request: longer than clients keep theirs, such as Go's 90 s, so that they do not
-/// send a request while the connection is closed.
-pub const ADMIN_KEPT_TIMEOUT: Nanos = 120 * SECOND;
-/// The part of [`ADMIN_TIMEOUT`] for the body of a request.
-pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
-/// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
-pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of the answers to the commands of one request of Centrifugo's API after which no further one is run: a batch of
-/// publications has some 60 KiB of answers. The last answer may be longer.
-pub(crate) const ADMIN_ANSWERS_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of the bodies of all requests; a single body may be longer. Further publishers are answered 429.
-pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
-/// Bytes of an unwanted body that are read and discarded, so that its sender sees the response.
-pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
-/// Time for discarding them, and for a further request while no connection is kept.
-pub const ADMIN_LINGER: Nanos = SECOND;
-/// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`].
-pub const ADMIN_STOP_TIMEOUT: Nanos = SECOND;
-/// Default length of a list of topics.
-pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
-/// Maximum length of a list of topics: about 6 MB of JSON.
-pub const ADMIN_TOPICS_MAX: usize = 10_000;
-/// Default length of a page of connections.
-pub const ADMIN_CONNECTIONS_LISTED_DEFAULT: usize = 100;
 /// Maximum length of a page of connections: 300 KB of JSON, or 5 MB if each subscribes to many topics with long names.
 pub const ADMIN_CONNECTIONS_LISTED_MAX: usize = 1_000;
-/// Concurrent requests about connections. Each may hold a page; further ones are answered 429.
-pub const ADMIN_CONNECTION_REQUESTS_MAX: usize = 4;
-/// Delay of the first answer to an address without access; it doubles with each further attempt.
-pub const ADMIN_DELAY_MIN: Duration = Duration::from_millis(100);
-/// Maximum of this delay, below [`ADMIN_TIMEOUT`]. A guess every five seconds finds no token.
-pub const ADMIN_DELAY_MAX: Duration = Duration::from_secs(5);
-/// Time without an attempt after which an address is forgotten.
-pub const ADMIN_ATTEMPTS_FORGOTTEN: Duration = Duration::from_secs(60);
-/// Interval of the log lines about the attempts of one address.
-pub const ADMIN_ATTEMPTS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Addresses that are remembered for it: 100 KB.
-pub const ADMIN_OFFENDERS_MAX: usize = 1_024;
-/// Addresses that `GET /limits` names: about 10 KB of JSON.
-pub(crate) const ADMIN_ADDRESSES_MAX: usize = 100;
-/// Minimum bytes of the admin token: a shorter one may be guessed.
-pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
-/// Maximum bytes of the admin token: it fits a request head.
-pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
-/// Time limit of a shard's answer to the control plane. A busy shard answers between two ticks, far sooner; a stuck
-/// shard must not block the operator.
-pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 /// Time without an answer after which a shard counts as stalled and `/healthz` answers 503.
 pub const TURN_TIMEOUT: Nanos = SECOND;
 /// Duration of the drain after a thread of the server has failed.
@@ -226,8 +96,6 @@ pub(crate) const CONNECTION_LOOKUPS_MAX: usize = 32;
 pub(crate) const CONNECTION_TOPICS_SHOWN_MAX: usize = 16;
 /// Time after which a shard ends a page with its results so far.
 pub(crate) const CONNECTION_SCAN_TIME: Nanos = SECOND;
-/// Time after which no further shard is asked for a page. With one more shard, below [`ADMIN_TIMEOUT`].
-pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
 /// Time limit for a shard to find the largest queues of all its connections.
 pub(crate) const CONNECTION_RANK_TIME: Nanos = 4 * SECOND;
 
@@ -310,32 +178,17 @@ pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 
 // ---- cluster ----
 
-/// Bytes of messages of other nodes that wait for the shards, past which none are taken from the backbone.
-pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Interval at which a node that leaves checks whether the others know it: many round trips.
 pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
-/// Time that a client whose position its node has not reached waits for that: shorter than SDKs wait for an answer, which is 5 seconds.
-pub(crate) const CLUSTER_BEHIND_TIMEOUT: Nanos = 3 * SECOND;
-/// Maximum number of pages of a shard's topics that wait for that. Any others are answered at once.
-pub(crate) const CLUSTER_BEHIND_MAX: usize = 1_024;
 /// Interval at which a node's view of its cluster is put together for operators, unless it changes.
 pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
 /// Time for which nodes may have different settings of topics before that is logged: a rolled-out change reaches all of
 /// them.
 pub(crate) const CLUSTER_SETTINGS_DIFFER_MAX: Nanos = 60 * SECOND;
-/// Bytes of messages that wait to be published for other clients of NATS, for all shards.
-pub(crate) const CLUSTER_RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Concurrent requests to the control thread that do not come through the admin address.
-pub const ADMIN_PASSED_ON_MAX: usize = 64;
 /// Time in which a successor must own topics beside its predecessor, below [`HANDOVER_START_TIMEOUT`].
 pub(crate) const CLUSTER_JOIN_TIMEOUT: Nanos = 30 * SECOND;
 /// Time in which other nodes must have the topics of one that is taken over, below [`HANDOVER_STEP_TIMEOUT`].
 pub(crate) const CLUSTER_HANDOVER_TIMEOUT: Nanos = 8 * SECOND;
-/// Bytes of the idempotency keys, and of the latest messages of keys, that move with a topic to another node, together in one
-/// packet.
-pub(crate) const CLUSTER_STATE_BYTES_MAX: usize = 512 * 1024;
-/// Bytes of publications of a shard that wait for the end of its tick, when they are sent to other nodes.
-pub(crate) const CLUSTER_STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // ---- tests of programs ----
 
@@ -345,8 +198,8 @@ pub(crate) const TEST_STEPS_MAX: u64 = 1_000_000;
 /// Time that passes while a call of a test waits and nothing happens: a shard retries mail that found no room.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRY_DELAY: Nanos = MILLISECOND;
-/// How often it passes: a mailbox has room for two messages, and the waiting messages have at most
-/// [`OUTSIDE_BYTES_MAX`] or one message.
+/// How often it passes: a mailbox has room for two messages, and what waits is at most
+/// [`OUTSIDE_BYTES_MAX`](echoring_broker::limits::OUTSIDE_BYTES_MAX) or one message.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) const TEST_RETRIES_MAX: u32 = 32;
 /// Bytes on the way in each direction between a test client and the server, as in the buffers of sockets.

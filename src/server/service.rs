@@ -15,33 +15,36 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, Disposition, OwnedReply, Remote, earlier};
+use echoring_runtime::shard::{
+    Answer, Application, ControlMessage, Disposition, OwnedReply, Remote, earlier,
+};
 use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
 mod event_stream;
 mod inspection;
 
-use crate::auth::{Admission, AuthCounters, Gate};
-use crate::broadcast::cluster::ClusterSettings;
-use crate::broadcast::shard_mail::ShardMail;
-use crate::broadcast::{Broadcast, BroadcastSettings};
+use crate::auth::{Admission, Handshakes};
 use crate::commands::{Backlog, ShardCommand};
-use crate::config::{RefusalHook, ServerConfig};
 use crate::connections::Scans;
-use crate::endpoints;
-use crate::handle::Readiness;
-use crate::handler_link::HandlerServices;
-use crate::handler_slots::HandlerSlots;
-use crate::limits::{DRAIN_GOODBYE, PACED_DRAIN_NOTICE};
-use crate::pages;
-use crate::panics::log_panic;
-use crate::peer::{ConnectionContext, Context, HandlerPeer, Peer, ServerKinds};
-use crate::quotas::Quotas;
-use crate::request_context::RequestContext;
-use crate::response::{Response, to_reply};
-use crate::route::{Route, Routes, Subprotocols};
-use crate::states::ShardStates;
+use crate::handlers::handler_link::HandlerServices;
+use crate::handlers::handler_slots::HandlerSlots;
+use crate::handlers::panics::log_panic;
+use crate::limits::PACED_DRAIN_NOTICE;
+use crate::node::config::{RefusalHook, ServerConfig};
+use crate::node::handle::Readiness;
+use crate::routes::request_context::RequestContext;
+use crate::routes::response::{Response, to_reply};
+use crate::routes::route::{Route, Routes, Subprotocols};
+use crate::routes::states::ShardStates;
+use crate::{endpoints, pages};
+use echoring_broker::broadcast::cluster::ClusterSettings;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_broker::broadcast::{Broadcast, BroadcastSettings};
+use echoring_broker::gate::quotas::Quotas;
+use echoring_broker::gate::{AnswerSender, AuthCounters, Gate, GateAnswer};
+use echoring_broker::limits::DRAIN_GOODBYE;
+use echoring_broker::peer::{ConnectionContext, Context, HandlerPeer, Peer, ServerKinds};
 
 /// The path of sessions that speak Centrifuge's client protocol, as its SDKs expect it.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -86,6 +89,7 @@ pub struct Service {
     preference: SubprotocolPreference,
     broadcast: Broadcast,
     gate: Gate,
+    handshakes: Handshakes,
     /// Publications of other threads.
     backlog: Backlog,
     /// Questions about connections.
@@ -100,7 +104,7 @@ impl Service {
         let broadcast = BroadcastSettings {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(Budget::new(topics_max), topics_max),
-            subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
+            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
             creators: Creators::default(),
             creation: CreationLimits::default(),
             message_bytes_max,
@@ -123,6 +127,7 @@ impl Service {
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
             gate: Gate::default(),
+            handshakes: Handshakes::default(),
             backlog: Backlog::default(),
             scans: Scans::default(),
         }
@@ -171,7 +176,14 @@ impl Service {
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
     pub fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
         self.handlers.set_inlet(Arc::new(shard.clone()));
-        self.gate.set_shard(shard);
+        self.gate.set_answers(AnswerSender::new(move |answer| {
+            let command = match answer {
+                GateAnswer::Auth(command) => ShardCommand::Auth(command),
+                GateAnswer::App(answered) => ShardCommand::App(answered),
+            };
+            // A shard that has ended needs no answer.
+            shard.send(ControlMessage::Command(command));
+        }));
     }
 
     /// Adds routes of the program, before the built-in ones. Makes the state of the shard, so it must run on its thread.
@@ -219,7 +231,8 @@ impl Service {
         self.hosts = config.hosts.clone();
         self.subprotocols = config.subprotocols.clone();
         self.preference = config.subprotocol_preference;
-        self.broadcast.configure(config);
+        let ServerConfig { topics, creation, subscriptions_max, message_bytes_max, .. } = config;
+        self.broadcast.configure(topics, *creation, *subscriptions_max, *message_bytes_max);
     }
 
     /// A raw publisher cannot be notified in another way.
@@ -447,7 +460,7 @@ impl Application for Service {
     }
 
     fn addressed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, address: Option<SocketAddr>) {
-        self.gate.addressed(token, address);
+        self.handshakes.addressed(&self.gate, token, address);
         if !self.scans.is_empty() {
             self.found_address(cx, token, address);
         }
@@ -480,7 +493,7 @@ impl Application for Service {
 
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer, closed: &Closed) {
         let identity = self.gate.client(token).map_or(0, Identity::number);
-        self.gate.forget(token, cx.pool());
+        self.forget_client(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),

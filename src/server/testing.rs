@@ -8,6 +8,8 @@
 
 mod client;
 #[cfg(test)]
+mod error_texts;
+#[cfg(test)]
 mod last_messages;
 mod message;
 mod peer;

@@ -22,7 +22,7 @@ class Endpoints(AsyncTest):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--log", "warn,echoring_server::control=info", denied=cls.denied)
+        cls.server = Server("--log", "warn,echoring_admin=info", denied=cls.denied)
         cls.addClassCleanup(cls.server.__exit__)
 
     def connect(self, path, **options):

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::counting::held_bytes;
 use crate::support::{broadcast, reports};
+use echoring_broker::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;
 use echoring_proto::handshake::OriginPolicy;
@@ -15,7 +16,6 @@ use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEF
 use echoring_runtime::driver::sim::{ClientId, Faults, Heard, Network, Sim};
 use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};
-use echoring_server::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_server::{
     Disposition, Handler, Message, Position, PublishOutcome, Remote, Result, Route, Routes, Service,
     SubscribeOptions, SubscriptionEvent,

@@ -19,9 +19,9 @@ use hyper::{Request, Response, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::Failure;
+use echoring_admin::limits::ADMIN_TIMEOUT;
 use echoring_async::TokioStream;
 use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
-use echoring_server::limits::ADMIN_TIMEOUT;
 
 /// Connections at once: a program makes one, a person another.
 const CONNECTIONS_MAX: usize = 8;

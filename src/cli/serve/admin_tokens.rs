@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::Failure;
 use crate::admin_client::read_token;
 use crate::file::flags::Origins;
-use echoring_server::control::AdminTokens;
+use echoring_admin::AdminTokens;
 
 /// The files of `--admin-token-file` and `--admin-read-token-file`.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! Statistics of mimalloc, the program's allocator.
 
-use echoring_server::control::AllocatorFigures;
+use echoring_admin::AllocatorFigures;
 use mimalloc::MiMalloc;
 use serde::Deserialize;
 

@@ -23,9 +23,10 @@ use crate::logging::Form;
 use crate::sandbox::{Mode, UserName};
 use crate::values;
 use echoring_async::tls::ClientAuth;
+use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
-use echoring_server::limits::{DRAIN_RATE_DEFAULT, SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 
 const EXAMPLES: &str = "\

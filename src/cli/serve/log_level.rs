@@ -2,7 +2,7 @@
 
 use crate::environment;
 use crate::logging;
-use echoring_server::control::LogLevel;
+use echoring_admin::LogLevel;
 
 /// Reads and changes the level.
 pub(super) const LOG_LEVEL: LogLevel = LogLevel { get: logging::level, set };

@@ -18,7 +18,7 @@ use echoring_backbone::{
 use echoring_cluster::NodeId;
 use echoring_server::{
     ClusterNode, ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand,
-    StreamQuery, control,
+    StreamQuery,
 };
 use echoring_topics::Durable;
 use hyper::Request;
@@ -61,7 +61,7 @@ pub(super) fn start(
     options: &ClusterOptions,
     node: NodeId,
     server: Handle,
-    control: Option<control::Handle>,
+    control: Option<echoring_admin::Handle>,
     outlets: ClusterOutlets,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = echoring_async::local_runtime()?;
@@ -78,7 +78,7 @@ async fn run(
     options: &ClusterOptions,
     node: NodeId,
     server: &Handle,
-    control: Option<control::Handle>,
+    control: Option<echoring_admin::Handle>,
     outlets: ClusterOutlets,
 ) -> Result<(), BackboneError> {
     let ClusterOutlets { mut relays, mut queries, streams } = outlets;
@@ -204,7 +204,7 @@ async fn take_requests(
     mut clients: NatsClients,
     has_clients: bool,
     server: &Handle,
-    control: control::Handle,
+    control: echoring_admin::Handle,
 ) {
     let hasher = RandomState::new();
     let lane = |_| {
@@ -267,7 +267,7 @@ fn note_refused_reply(server: &Handle, topic: &str, reply: &str) {
 }
 
 /// Answers another node.
-async fn report(sender: ClientSender, control: control::Handle, request: ControlRequest) {
+async fn report(sender: ClientSender, control: echoring_admin::Handle, request: ControlRequest) {
     let asked = request.line.split_once(' ').and_then(|(method, uri)| {
         // Reports of the cluster would go round.
         let is_of_node = OF_NODES

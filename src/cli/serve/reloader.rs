@@ -23,8 +23,8 @@ use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::sandbox::Sandbox;
 use crate::start_error::key_of;
 use crate::{Failure, environment, logging};
+use echoring_admin::{Reload, ReloadCounters, Reloaded};
 use echoring_server::Handle;
-use echoring_server::control::{self, Reload, ReloadCounters, Reloaded};
 
 /// The schema of [`Report`].
 const SCHEMA: &str = "echoring.reload/1";
@@ -52,7 +52,7 @@ pub(super) struct Running {
     /// The settings that hold.
     pub(super) settings: Settings,
     pub(super) server: Handle,
-    pub(super) control: Option<control::Handle>,
+    pub(super) control: Option<echoring_admin::Handle>,
     pub(super) counters: Arc<ReloadCounters>,
     /// The sandbox, if it puts files out of reach.
     pub(super) sandbox: Option<Sandbox>,

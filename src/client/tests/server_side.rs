@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use echoring_admin::{AdminTokens, Control, Reloading};
 use echoring_auth::{App, AppSettings};
-use echoring_server::control::{AdminTokens, Control, Reloading};
 use echoring_server::{InheritedListener, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

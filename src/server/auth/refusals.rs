@@ -3,14 +3,6 @@
 use echoring_auth::{Denied, Sources};
 use echoring_proto::handshake::Refusal;
 
-/// A client that may not subscribe to the topic of a raw route.
-pub(crate) const NOT_ALLOWED: Refusal = Refusal {
-    status: 403,
-    reason: "not allowed to subscribe to this topic",
-    headers: "",
-    hint: "the topic's permissions and the client's credentials decide; see docs/guide/authenticate.md",
-};
-
 /// The response for a client that is not let in, with the schemes (RFC 9110, 11.6.1) that `sources` accept.
 pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
     let (reason, hint) = match denied {

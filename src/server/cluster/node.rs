@@ -10,9 +10,10 @@ use echoring_topics::Rules;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::handle::NotReady;
+use crate::node::handle::NotReady;
 
-use super::{ClusterCommand, ClusterStatus, MemberStatus, PeerAnswer, QuerySender, RelayLoad};
+use super::{ClusterStatus, MemberStatus, PeerAnswer, QuerySender};
+use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for controllers of the server.
 #[derive(Clone, Debug)]
@@ -83,7 +84,7 @@ impl ClusterNode {
     }
 
     /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
-    pub(crate) async fn ask_others(
+    pub async fn ask_others(
         &self,
         is_asked: impl Fn(&MemberStatus) -> bool,
         line: &str,

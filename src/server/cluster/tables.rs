@@ -9,13 +9,14 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
 
+use super::MemberStatus;
 use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
 use super::status::{id, word};
-use super::{ClusterCommand, ClusterEvent, Inbox, LinkState, MemberStatus, messages};
 use crate::commands::ShardCommand;
-use crate::handle::Handle;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
+use crate::node::handle::Handle;
+use echoring_broker::cluster_mail::{ClusterCommand, ClusterEvent, Inbox, LinkState, messages};
 
 /// The origin of a question whether the shards have settled.
 #[derive(Clone, Copy, Debug)]

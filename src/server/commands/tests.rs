@@ -1,9 +1,10 @@
 //! Publishing from threads of a program, with a shard whose ticks the test runs.
 
 use super::*;
-use crate::config::ServerConfig;
-use crate::limits::{JSON_DEPTH_MAX, MAILBOX_BYTES_MIN};
+use crate::limits::MAILBOX_BYTES_MIN;
+use crate::node::config::ServerConfig;
 use crate::service::Service;
+use echoring_broker::limits::JSON_DEPTH_MAX;
 use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::epoll::Epoll;
@@ -35,14 +36,16 @@ fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
     let driver = Epoll::new(&options).expect("epoll");
     let topics = Lease::new(Budget::new(64), 64);
     let placement = Placement::new(1);
-    let node = crate::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
-    let service = crate::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
+    let node = crate::node::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+    let service =
+        crate::node::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
     Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes)
 }
 
 fn owned(content: Content, key: &str, payload: &[u8]) -> OwnedPublication {
-    let idempotency_key = "".into();
-    OwnedPublication { content, key: key.into(), idempotency_key, payload: payload.to_vec() }
+    let mut publication = OwnedPublication::binary(payload).key(key);
+    publication.content = content;
+    publication
 }
 
 fn texts(count: usize) -> Vec<OwnedPublication> {

@@ -5,17 +5,17 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::parameters::Parameters;
-use crate::failure::{Busy, Failure, Result};
-use crate::handler::Handler;
+use crate::handlers::failure::{Busy, Failure, Result};
+use crate::handlers::handler::Handler;
+use crate::handlers::message::Message;
+use crate::handlers::remote::Remote;
 use crate::limits::{
     DELAYED_BYTES_MAX, DELAYED_MESSAGES_MAX, ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, FRAGMENTS_MAX,
     SLOW_READ_BYTES_PER_S_MAX, SLOW_READ_BYTES_PER_S_MIN, SOURCE_BYTES_MAX, SOURCE_MESSAGES_PER_TICK,
     SOURCE_RATE_MAX, SOURCE_TICK,
 };
-use crate::message::Message;
-use crate::remote::Remote;
-use crate::request_context::Opening;
-use crate::response::Response;
+use crate::routes::request_context::Opening;
+use crate::routes::response::Response;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Chunk, MessageKind};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::limits::SHOWN_PARAMETER_BYTES_MAX;
-use crate::response::Response;
+use crate::routes::response::Response;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::handshake::{Request, percent_decode_path};
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BufMut as _};
 
 use super::wire::{FrameKind, append_frame, invalid, receive};
-use crate::broadcast::mail_codec;
-use crate::broadcast::shard_mail::ShardMail;
 use crate::limits::{HANDOVER_BATCH_BYTES, HANDOVER_STALL_TIMEOUT};
+use echoring_broker::broadcast::mail_codec;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
 
 /// Translates mail that arrives: its receiving shard, and its sender's number.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use rustix::net::sockopt::socket_peercred;
 
-use crate::config::ListenAddress;
+use crate::node::config::ListenAddress;
 use echoring_runtime::listening::retry_busy;
 
 /// Maximum bytes of a line.

@@ -15,16 +15,16 @@ use super::questions::answer_on_thread;
 use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
-use crate::broadcast::shard_mail::ShardMail;
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
-use crate::handle::{Handle, PacedDrain};
 use crate::limits::{
     CLUSTER_HANDOVER_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT,
     HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
-use crate::listeners::InheritedListener;
+use crate::node::handle::{Handle, PacedDrain};
+use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
 use echoring_topics::{ExportCursor, HubReport};
 

@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::ClientNumbers;
 use super::question_codec::{Question, QuestionAnswer};
 use super::wire::{FRAME_HEAD_BYTES, FrameKind, append_frame, invalid, read_head, receive, send};
 use crate::connections::{Candidates, ConnectionFilter, ScanAction, ScanReport};
-use crate::handle::Handle;
 use crate::limits::HANDOVER_ANSWER_BYTES_MAX;
+use crate::node::handle::Handle;
+use echoring_broker::broadcast::ClientNumbers;
 
 /// The predecessor of a server, for questions about its connections.
 #[derive(Debug)]
-pub(crate) struct DrainingPredecessor {
+pub struct DrainingPredecessor {
     clients: ClientNumbers,
     is_gone: AtomicBool,
     /// `None` if its version answers no questions, or once it is gone or has broken the protocol.
@@ -33,7 +33,7 @@ pub(crate) struct DrainingPredecessor {
 /// Why the connections of a draining predecessor are not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Missing {
+pub enum Missing {
     /// It did not answer in time.
     Silent,
     /// Its version does not know the question.
@@ -58,22 +58,24 @@ impl DrainingPredecessor {
         DrainingPredecessor { clients, is_gone: AtomicBool::new(false), channel: Mutex::new(channel) }
     }
 
-    #[cfg(test)]
-    pub(crate) fn numbered(first: u8, shards: u16) -> DrainingPredecessor {
+    /// One that answers no questions, for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn numbered(first: u8, shards: u16) -> DrainingPredecessor {
         DrainingPredecessor::new(ClientNumbers { first, shards }, None)
     }
 
     /// The number of its first shard.
-    pub(crate) fn first_number(&self) -> u8 {
+    pub fn first_number(&self) -> u8 {
         self.clients.first
     }
 
-    pub(crate) fn shards(&self) -> usize {
+    /// The number of its shards.
+    pub fn shards(&self) -> usize {
         self.clients.shards.into()
     }
 
     /// It has ended, and has no connections left.
-    pub(crate) fn set_gone(&self) {
+    pub fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Release);
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -82,7 +84,7 @@ impl DrainingPredecessor {
     ///
     /// # Errors
     /// If it does not answer. One that has ended does.
-    pub(crate) fn ask(
+    pub fn ask(
         &self,
         shard: usize,
         filter: &ConnectionFilter,

@@ -7,9 +7,9 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use super::carrier::{Route, Translate};
 use super::predecessor::FromSuccessor;
 use super::successor::{FromPredecessor, Imported, Moved, split};
-use crate::broadcast::shard_mail::ShardMail;
-use crate::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
 use crate::commands::ShardCommand;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_broker::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
 use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
 use echoring_topics::{ExportCursor, HubReport, Placement};
 

@@ -13,18 +13,18 @@ use super::meeting::{self, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
-use crate::broadcast::MAIL_OVERHEAD_BYTES;
-use crate::broadcast::shard_mail::ShardMail;
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
-use crate::config::ListenAddress;
-use crate::handle::Handle;
 use crate::limits::{
     CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN,
-    SNAPSHOT_TIMEOUT,
 };
-use crate::listeners::InheritedListener;
+use crate::node::config::ListenAddress;
+use crate::node::handle::Handle;
+use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
+use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
+pub use echoring_broker::broadcast::shard_mail::ShardMail;
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_cluster::NodeId;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
 use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use echoring_auth::{Authenticator, Denied, Forwarded};
+use echoring_auth::{Authenticator, Denied, Forwarded, Verdict};
 use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
+use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _};
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{Admission, AppAnswered, AuthCommand, Decided, Due, refusal};
-use crate::broadcast::sessions::end;
-use crate::peer::{Context, Peer};
-use crate::route::Route;
-use crate::v1;
+use crate::auth::{self, Admission, Decided, refusal};
+use crate::routes::route::Route;
+use echoring_broker::broadcast::sessions::end;
+use echoring_broker::gate::{AppAnswered, AuthCommand, Due};
+use echoring_broker::peer::{Context, Peer};
+use echoring_broker::v1;
 
 impl Service {
     /// The reason for refusing the origin of a request, or its path, before its client is authenticated.
@@ -38,14 +40,25 @@ impl Service {
         upgrade: Option<&Upgrade<'_>>,
         presents_later: bool,
     ) -> Admission {
-        let judged = self.gate.judge(request, upgrade, cx.peer_certificate(token));
+        let judged = auth::judge(&self.gate, request, upgrade, cx.peer_certificate(token));
+        if presents_later
+            && matches!(judged, Some((_, Verdict::Anonymous | Verdict::Denied(Denied::Missing))))
+        {
+            return Admission::Open;
+        }
         let now = cx.now();
         let (admission, needs_address) =
-            self.gate.admit(token, request, judged, presents_later, cx.pool(), now);
+            self.handshakes.admit(&mut self.gate, token, request, judged, cx.pool(), now);
         if needs_address {
             cx.find_address(token);
         }
         admission
+    }
+
+    /// A connection is gone, or was not opened.
+    pub(super) fn forget_client(&mut self, token: Token, pool: &mut Pool) {
+        self.gate.forget(token, pool);
+        self.handshakes.forget(token);
     }
 
     /// Serves an upgrade of a client that was let in.
@@ -65,7 +78,7 @@ impl Service {
             },
         };
         if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
-            self.gate.forget(token, cx.pool());
+            self.forget_client(token, cx.pool());
         }
         answer
     }
@@ -91,7 +104,7 @@ impl Service {
                     None => Encoding::from_query(request.query),
                 };
                 let connect_by = cx.now() + cx.handshake_timeout();
-                let forwarded = self.gate.forwarded(request);
+                let forwarded = auth::forwarded(&self.gate, request);
                 let (subprotocol, client) = (own.or(subprotocol), self.gate.client(token));
                 if !cx.pool().charge(forwarded.as_ref().map_or(0, Forwarded::held_bytes)) {
                     return Answer::Refuse(NO_MEMORY);
@@ -121,7 +134,8 @@ impl Service {
         match command {
             AuthCommand::Decided(token, decision) => {
                 let now = cx.now();
-                let Some(decided) = self.gate.decided(token, decision, cx.pool(), now) else { return };
+                let decided = self.handshakes.decided(&mut self.gate, token, decision, cx.pool(), now);
+                let Some(decided) = decided else { return };
                 let Decided { head, refusal, is_wrong_password } = decided;
                 if is_wrong_password {
                     cx.note_excess(token, Limit::Passwords, true);

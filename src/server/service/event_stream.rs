@@ -10,8 +10,8 @@ use echoring_topics::Position;
 
 use super::{BAD_TOPIC, Service, topic_of};
 use crate::auth::Admission;
-use crate::event_stream::position;
-use crate::peer::{Context, Peer};
+use echoring_broker::event_stream::position;
+use echoring_broker::peer::{Context, Peer};
 
 /// The paths of event streams, before the name of the topic.
 const PREFIX: &str = "/sse/";
@@ -68,7 +68,7 @@ impl Service {
         request: &Request<'_>,
     ) -> Answer<Peer> {
         if let Some(refused) = self.refused_before(token, request) {
-            self.gate.forget(token, cx.pool());
+            self.forget_client(token, cx.pool());
             return refused;
         }
         let topic = request.path.strip_prefix(PREFIX).and_then(topic_of).ok_or(BAD_TOPIC);
@@ -81,7 +81,7 @@ impl Service {
             Err(refusal) => Answer::Refuse(refusal),
         };
         if matches!(answer, Answer::Refuse(_)) {
-            self.gate.forget(token, cx.pool());
+            self.forget_client(token, cx.pool());
         }
         answer
     }

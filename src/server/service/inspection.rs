@@ -9,7 +9,7 @@ use echoring_runtime::shard::Kinds as _;
 use super::Service;
 use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
-use crate::peer::{Context, Peer, ServerKinds, class};
+use echoring_broker::peer::{Context, Peer, ServerKinds, class};
 
 impl Service {
     /// The address of a connection's client, if it is known without asking the kernel; `Some(None)` if there is none.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::observer::{ObservedFailure, ObservedPublication};
+use echoring_broker::observer::{ObservedFailure, ObservedPublication};
 use echoring_proto::CloseCode;
 use echoring_topics::{Content, Position};
 

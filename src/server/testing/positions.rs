@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::TestServer;
-use crate::extract::Path;
-use crate::failure::Result;
-use crate::handler::Handler;
-use crate::remote::Remote;
-use crate::server::Server;
-use crate::subscription::{SubscribeOptions, SubscriptionEvent};
-use crate::topic_options::TopicOptions;
+use crate::handlers::failure::Result;
+use crate::handlers::handler::Handler;
+use crate::handlers::remote::Remote;
+use crate::handlers::subscription::SubscriptionEvent;
+use crate::node::server::Server;
+use crate::node::topic_options::TopicOptions;
+use crate::routes::extract::Path;
+use echoring_broker::subscription::SubscribeOptions;
 use echoring_topics::Position;
 
 /// Subscribes from a position, and reports whether that was possible.

@@ -4,18 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{TestClient, TestMessage, TestServer};
-use crate::builder::Builder;
-use crate::drain_notice::{DrainAction, DrainNotice};
-use crate::failure::{Busy, Failure, Result};
-use crate::handler::Handler;
-use crate::message::Message;
-use crate::publications::{OwnedPublication, PublishError};
-use crate::remote::Remote;
-use crate::request_context::{Opening, RequestContext};
-use crate::response::Response;
-use crate::route::Route;
-use crate::sender::{RemoteSender, SendError};
-use crate::server::Server;
+use crate::handlers::drain_notice::{DrainAction, DrainNotice};
+use crate::handlers::failure::{Busy, Failure, Result};
+use crate::handlers::handler::Handler;
+use crate::handlers::message::Message;
+use crate::handlers::remote::Remote;
+use crate::handlers::sender::{RemoteSender, SendError};
+use crate::node::builder::Builder;
+use crate::node::server::Server;
+use crate::routes::request_context::{Opening, RequestContext};
+use crate::routes::response::Response;
+use crate::routes::route::Route;
+use echoring_broker::publications::{OwnedPublication, PublishError};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Chunk, Closed, Compression, MessageKind};
 use echoring_proto::handshake::OriginPolicy;
@@ -686,7 +686,7 @@ fn a_batch_that_is_longer_than_the_mailboxes_waits_for_all_shards() {
 
 #[test]
 fn a_handler_must_not_block() {
-    let handle = Arc::<Mutex<Option<crate::handle::Handle>>>::default();
+    let handle = Arc::<Mutex<Option<crate::node::handle::Handle>>>::default();
     let own = Arc::clone(&handle);
     let server = TestServer::new(scripted(move |remote, message| {
         let handle = own.lock().expect("no panic").clone().expect("it is set");

@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
-use echoring_server::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
-use echoring_server::v1::{Command, ProtocolError, parse, server_event};
+use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
+use echoring_broker::v1::{Command, ProtocolError, parse, server_event};
 use echoring_topics::limits::KEY_BYTES_MAX;
 use echoring_topics::{Content, is_topic_name};
 use serde_json::{Map, Value};

@@ -19,7 +19,7 @@ use super::peer::{Peer, TEXT, frame, upgrade};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Warnings, and the line with the admin address.
-const LOG: &str = "warn,echoring_server::control=info";
+const LOG: &str = "warn,echoring_admin=info";
 
 pub struct Server {
     child: Child,

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use echoring_admin::{AdminTokens, Control, Reloading};
 use echoring_runtime::driver::Features;
-use echoring_server::control::{AdminTokens, Control, Reloading};
 use echoring_server::{
     Builder, Disposition, DriverChoice, Handler, InheritedListener, ListenAddress, Message, Remote, Result,
     Server, ServerConfig,

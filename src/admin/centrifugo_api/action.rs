@@ -1,0 +1,405 @@
+//! The action of a command, from its parameters. Parameters that are invalid or not available are an error of the
+//! command.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use echoring_auth::{AppData, ServerSubscription};
+use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
+use echoring_proto::CloseCode;
+use echoring_topics::limits::INTEGER_END;
+use echoring_topics::{ClientId, Content, Pattern};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::super::publications::{InvalidBody, owned, present};
+use super::error::ApiError;
+use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use echoring_broker::broadcast::{HistoryRange, content_of};
+use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use echoring_broker::validation::is_topic_name;
+use echoring_server::OwnedPublication;
+use echoring_server::machinery::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
+
+/// The action, or the reason why it is impossible.
+pub(super) type Call = Result<Action, ApiError>;
+
+/// A valid command.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    Publish(String, OwnedPublication),
+    Broadcast(Vec<String>, OwnedPublication),
+    History(String, HistoryRange, Epoch),
+    Presence(String),
+    PresenceStats(String),
+    Channels(Pattern),
+    /// The action for connections.
+    Change(ConnectionFilter, ScanAction),
+    Info,
+}
+
+impl Action {
+    /// Whether each node of a cluster runs it for itself. Topics and their messages are the same at all nodes.
+    pub(super) fn is_about_all_nodes(&self) -> bool {
+        matches!(self, Action::Channels(_) | Action::Change(..) | Action::Info)
+    }
+}
+
+/// The epoch of a position; empty if the client knows none.
+pub(super) type Epoch = String;
+
+/// A JSON object.
+pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, InvalidBody> {
+    // Serde would take the fields from an array as well.
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(InvalidBody::bad_json("expected a JSON object"));
+    }
+    serde_json::from_slice(json).map_err(|error| InvalidBody::bad_json(error.to_string()))
+}
+
+/// The call of a method.
+///
+/// # Errors
+/// If the parameters do not match the method at all.
+pub(super) fn call(method: &str, parameters: &[u8]) -> Result<Call, InvalidBody> {
+    Ok(match method {
+        "publish" => publish(object(parameters)?),
+        "broadcast" => broadcast(object(parameters)?),
+        "history" => history(object(parameters)?),
+        "presence" => channel(object::<ChannelParameters>(parameters)?.channel).map(Action::Presence),
+        "presence_stats" => {
+            channel(object::<ChannelParameters>(parameters)?.channel).map(Action::PresenceStats)
+        }
+        "channels" => channels(object(parameters)?),
+        "disconnect" => disconnect(object(parameters)?),
+        "subscribe" => subscribe(object(parameters)?),
+        "unsubscribe" => unsubscribe(object(parameters)?),
+        "info" => object::<IgnoredAny>(parameters).map(|_| Ok(Action::Info))?,
+        "history_remove" | "refresh" => Err(ErrorCode::NotAvailable.into()),
+        _ => Err(ErrorCode::MethodNotFound.into()),
+    })
+}
+
+/// The parameters of `publish` and `broadcast`.
+#[derive(Debug, Deserialize)]
+struct PublishParameters<'a> {
+    channel: Option<String>,
+    channels: Option<Vec<String>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    b64data: Option<String>,
+    idempotency_key: Option<String>,
+    skip_history: Option<bool>,
+    tags: Option<BTreeMap<String, IgnoredAny>>,
+    version: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HistoryParameters {
+    channel: Option<String>,
+    limit: Option<i64>,
+    since: Option<Since>,
+    reverse: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Since {
+    offset: Option<u64>,
+    epoch: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChannelParameters {
+    channel: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChannelsParameters {
+    pattern: Option<String>,
+}
+
+/// Whose connections are meant.
+#[derive(Debug, Deserialize)]
+struct Whose {
+    user: Option<String>,
+    client: Option<String>,
+    session: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SubscribeParameters<'a> {
+    #[serde(flatten)]
+    whose: Whose,
+    channel: Option<String>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    b64data: Option<String>,
+    expire_at: Option<u64>,
+    info: Option<IgnoredAny>,
+    b64info: Option<String>,
+    recover_since: Option<IgnoredAny>,
+    r#override: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct UnsubscribeParameters {
+    #[serde(flatten)]
+    whose: Whose,
+    channel: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DisconnectParameters {
+    #[serde(flatten)]
+    whose: Whose,
+    whitelist: Option<Vec<String>>,
+    disconnect: Option<CloseParameters>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CloseParameters {
+    code: Option<u16>,
+    reason: Option<String>,
+}
+
+fn bad(detail: &str) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, detail)
+}
+
+/// The name of a channel, which is that of a topic.
+fn channel(name: Option<String>) -> Result<String, ApiError> {
+    let name = name.filter(|name| is_topic_name(name));
+    name.ok_or_else(|| bad("a channel has 1 to 255 bytes without control characters"))
+}
+
+fn publish(mut parameters: PublishParameters<'_>) -> Call {
+    let channel = channel(parameters.channel.take())?;
+    Ok(Action::Publish(channel, publication(parameters)?))
+}
+
+fn broadcast(mut parameters: PublishParameters<'_>) -> Call {
+    let channels = parameters.channels.take().filter(|channels| !channels.is_empty());
+    let channels = channels.ok_or_else(|| bad("channels are missing"))?;
+    Ok(Action::Broadcast(channels, publication(parameters)?))
+}
+
+fn publication(parameters: PublishParameters<'_>) -> Result<OwnedPublication, ApiError> {
+    let PublishParameters { data, b64data, idempotency_key, skip_history, tags, version, .. } = parameters;
+    let unavailable = |detail| Err(ApiError::new(ErrorCode::NotAvailable, detail));
+    if skip_history == Some(true) {
+        return unavailable("skip_history: the settings of the topic decide");
+    }
+    if tags.is_some_and(|tags| !tags.is_empty()) {
+        return unavailable("tags");
+    }
+    if version.is_some_and(|version| version != 0) {
+        return unavailable("version");
+    }
+    // An empty `b64data` counts only without `data`: client libraries send both.
+    let (content, payload) = match (b64data, data) {
+        (Some(text), data) if !text.is_empty() || data.is_none() => {
+            let bytes = BASE64.decode(text).map_err(|_| bad("b64data is not base64"))?;
+            let content = content_of(Encoding::Protobuf, &bytes);
+            (content.ok_or_else(|| bad("b64data is nested too deep"))?, bytes)
+        }
+        (_, Some(data)) => (Content::Json, data.get().as_bytes().to_vec()),
+        (_, None) => return Err(bad("data is missing")),
+    };
+    let idempotency_key = idempotency_key.unwrap_or_default();
+    if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX || idempotency_key.chars().any(char::is_control) {
+        return Err(bad("an idempotency_key has at most 255 bytes without control characters"));
+    }
+    Ok(owned(content, "", idempotency_key, payload))
+}
+
+fn history(parameters: HistoryParameters) -> Call {
+    let HistoryParameters { channel: name, limit, since, reverse } = parameters;
+    let (offset, epoch) = since.map_or((None, None), |since| (Some(since.offset.unwrap_or(0)), since.epoch));
+    if offset.is_some_and(|offset| offset >= INTEGER_END) {
+        return Err(bad("the offset is too large"));
+    }
+    let range = HistoryRange {
+        limit: usize::try_from(limit.unwrap_or(0)).ok(),
+        since: offset,
+        reverse: reverse == Some(true),
+    };
+    Ok(Action::History(channel(name)?, range, epoch.unwrap_or_default()))
+}
+
+fn channels(parameters: ChannelsParameters) -> Call {
+    let pattern = parameters.pattern.filter(|pattern| !pattern.is_empty()).unwrap_or_else(|| "*".to_owned());
+    if pattern.contains(['?', '[', ']', '{', '}', '\\']) {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "a pattern has no special characters but *"));
+    }
+    Ok(Action::Channels(Pattern::new(&pattern)))
+}
+
+fn disconnect(parameters: DisconnectParameters) -> Call {
+    let DisconnectParameters { whose, whitelist, disconnect } = parameters;
+    let filter = whose.filter()?;
+    let whitelist = whitelist.unwrap_or_default();
+    if whitelist.len() as u64 > OUTSIDE_MESSAGES_MAX {
+        return Err(bad("the whitelist is too long"));
+    }
+    let kept_clients = whitelist.iter().filter_map(|id| ClientId::parse(id)).collect();
+    let filter = ConnectionFilter { kept_clients, ..filter };
+    Ok(Action::Change(filter, ScanAction::Close(close(disconnect)?)))
+}
+
+fn subscribe(parameters: SubscribeParameters<'_>) -> Call {
+    let SubscribeParameters {
+        whose,
+        channel: name,
+        data,
+        b64data,
+        expire_at,
+        info,
+        b64info,
+        recover_since,
+        r#override,
+    } = parameters;
+    if recover_since.is_some() {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "recover_since"));
+    }
+    if info.is_some() || b64info.is_some_and(|text| !text.is_empty()) {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "info"));
+    }
+    if r#override.is_some_and(|options| !options.is_empty()) {
+        return Err(ApiError::new(ErrorCode::NotAvailable, "override: the settings of the topic decide"));
+    }
+    let data = AppData::read(data, b64data).map_err(|_| bad("b64data is not base64"))?;
+    let expire_at = expire_at.filter(|at| *at > 0);
+    let subscription = ServerSubscription { channel: channel(name)?.into(), data, expire_at };
+    Ok(Action::Change(whose.filter()?, ScanAction::Subscribe(subscription)))
+}
+
+fn unsubscribe(parameters: UnsubscribeParameters) -> Call {
+    let UnsubscribeParameters { whose, channel: name } = parameters;
+    Ok(Action::Change(whose.filter()?, ScanAction::Unsubscribe(channel(name)?.into())))
+}
+
+impl Whose {
+    fn filter(self) -> Result<ConnectionFilter, ApiError> {
+        let Whose { user, client, session } = self;
+        let user = user.filter(|user| (1..=SUBJECT_BYTES_MAX).contains(&user.len()));
+        let user = user.ok_or_else(|| bad("a user has 1 to 255 bytes"))?;
+        if session.is_some_and(|session| !session.is_empty()) {
+            return Err(ApiError::new(ErrorCode::NotAvailable, "session"));
+        }
+        Ok(ConnectionFilter {
+            identity: Some(user.into()),
+            // No client has the number 0.
+            client: client.filter(|id| !id.is_empty()).map(|id| ClientId::parse(&id).unwrap_or_default()),
+            ..ConnectionFilter::default()
+        })
+    }
+}
+
+/// The Close frame, by default the one after which SDKs do not return.
+fn close(parameters: Option<CloseParameters>) -> Result<OperatorClose, ApiError> {
+    let default = Disconnect::ForceNoReconnect;
+    let CloseParameters { code, reason } = parameters.unwrap_or(CloseParameters { code: None, reason: None });
+    let reason = reason.unwrap_or_else(|| default.reason().to_owned());
+    let code = code.filter(|code| *code != 0).unwrap_or(default.code());
+    if !(3_000..=4_999).contains(&code) || reason.len() > CLOSE_REASON_BYTES_MAX {
+        return Err(bad("disconnect has a code from 3000 to 4999, and a reason of at most 123 bytes"));
+    }
+    Ok(OperatorClose { code: CloseCode(code), reason: reason.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn single(method: &str, body: &str) -> Call {
+        call(method, body.as_bytes()).expect("an object")
+    }
+
+    fn code(call: Call) -> u32 {
+        call.err().map_or(0, |error| error.code)
+    }
+
+    #[test]
+    fn data_is_published_byte_for_byte() {
+        for (data, content, payload) in [
+            (r#""data": {"a" : [1e400, "\u00e4"]} "#, Content::Json, &br#"{"a" : [1e400, "\u00e4"]}"#[..]),
+            (r#""data":null"#, Content::Json, b"null"),
+            (r#""data":"","b64data":"eyJhIjoxfQ==""#, Content::Json, b"{\"a\":1}"),
+            (r#""b64data":"aGVsbG8=""#, Content::Text, b"hello"),
+            (r#""b64data":"""#, Content::Text, b""),
+            (r#""b64data":"","data":"""#, Content::Json, b"\"\""),
+            (r#""b64data":"/w==","tags":{},"skip_history":false"#, Content::Binary, b"\xff"),
+        ] {
+            let body = format!(r#"{{"channel":"a",{data},"other":[]}}"#);
+            let Ok(Action::Publish(channel, message)) = single("publish", &body) else { panic!("{body}") };
+            assert_eq!((&*channel, message.content, &message.payload[..]), ("a", content, payload));
+        }
+    }
+
+    #[test]
+    fn invalid_parameters_are_errors_of_their_command() {
+        let long = "c".repeat(256);
+        for (method, body, expected) in [
+            ("publish", r#"{"channel":"a"}"#.to_owned(), 107),
+            ("publish", r#"{"channel":"","data":1}"#.to_owned(), 107),
+            ("publish", format!(r#"{{"channel":"{long}","data":1}}"#), 107),
+            ("publish", r#"{"channel":"a","b64data":"?"}"#.to_owned(), 107),
+            ("publish", format!(r#"{{"channel":"a","data":1,"idempotency_key":"{long}"}}"#), 107),
+            ("publish", r#"{"channel":"a","data":1,"skip_history":true}"#.to_owned(), 108),
+            ("publish", r#"{"channel":"a","data":1,"tags":{"a":"b"}}"#.to_owned(), 108),
+            ("publish", r#"{"channel":"a","data":1,"version":3}"#.to_owned(), 108),
+            ("broadcast", r#"{"channels":[],"data":1}"#.to_owned(), 107),
+            ("history", r#"{"channel":"a","since":{"offset":9007199254740992}}"#.to_owned(), 107),
+            ("presence", "{}".to_owned(), 107),
+            ("channels", r#"{"pattern":"a[bc]"}"#.to_owned(), 108),
+            ("disconnect", r#"{"user":""}"#.to_owned(), 107),
+            ("disconnect", r#"{"user":"a","session":"b"}"#.to_owned(), 108),
+            ("disconnect", r#"{"user":"a","disconnect":{"code":1000,"reason":""}}"#.to_owned(), 107),
+            ("subscribe", "{}".to_owned(), 107),
+            ("subscribe", r#"{"user":"a"}"#.to_owned(), 107),
+            ("subscribe", r#"{"user":"a","channel":"b","b64data":"?"}"#.to_owned(), 107),
+            ("subscribe", r#"{"user":"a","channel":"b","recover_since":{"offset":1}}"#.to_owned(), 108),
+            (
+                "subscribe",
+                r#"{"user":"a","channel":"b","override":{"presence":{"value":true}}}"#.to_owned(),
+                108,
+            ),
+            ("subscribe", r#"{"user":"a","channel":"b","data":{"x":[1]},"expire_at":0}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","info":null,"b64info":""}"#.to_owned(), 0),
+            ("subscribe", r#"{"user":"a","channel":"b","info":{"name":"Ann"}}"#.to_owned(), 108),
+            ("subscribe", r#"{"user":"a","channel":"b","b64info":"AA=="}"#.to_owned(), 108),
+            ("unsubscribe", r#"{"user":"a"}"#.to_owned(), 107),
+            ("unsubscribe", r#"{"user":"a","channel":"b","client":"7f"}"#.to_owned(), 0),
+            ("refresh", "{}".to_owned(), 108),
+            ("rpc", "{}".to_owned(), 104),
+            ("PUBLISH", "{}".to_owned(), 104),
+            ("info", "{}".to_owned(), 0),
+        ] {
+            assert_eq!(code(single(method, &body)), expected, "{method} {body}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_disconnected_for_good_unless_the_command_says_otherwise() {
+        let closed = |body: &str| match single("disconnect", body) {
+            Ok(Action::Change(filter, ScanAction::Close(close))) => (filter, close.code.0, close.reason),
+            other => panic!("{other:?}"),
+        };
+        let (filter, code, reason) = closed(r#"{"user":"alice"}"#);
+        assert_eq!(
+            (filter.identity.as_deref(), filter.client, code, &*reason),
+            (Some("alice"), None, 3503, "force disconnect")
+        );
+        let (filter, code, reason) = closed(
+            r#"{"user":"a","client":"ff","whitelist":["1f","?"],"disconnect":{"code":4400,"reason":"x"}}"#,
+        );
+        let id = ClientId::local;
+        assert_eq!(
+            (filter.client, &*filter.kept_clients, code, &*reason),
+            (Some(id(255)), &[id(31)][..], 4400, "x")
+        );
+        assert_eq!(closed(r#"{"user":"a","client":"not one"}"#).0.client, Some(id(0)));
+    }
+}

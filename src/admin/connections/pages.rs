@@ -1,0 +1,345 @@
+//! Gathers the shards' data about connections, on a thread that may wait.
+//!
+//! While a predecessor drains, its shards are asked, too, and before those of this process: in the order of their numbers, so that a
+//! page that began before a takeover continues after it.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use echoring_centrifuge::ErrorCode;
+use echoring_runtime::driver::Token;
+
+use crate::limits::CONNECTION_GATHER_TIME;
+use echoring_server::Handle;
+use echoring_server::machinery::{
+    self, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, DrainingPredecessor, Missing,
+    OperatorClose, OtherProcess, RankBy, ScanAction, ScanReport, decimal,
+};
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The number of the shard, as in the ids of connections.
+    pub(crate) number: u8,
+    pub(crate) index: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.number, self.index)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Place, ()> {
+        let (number, index) = text.split_once('-').ok_or(())?;
+        let number = decimal(number).and_then(|number| u8::try_from(number).ok()).ok_or(())?;
+        Ok(Place { number, index: decimal(index).ok_or(())? })
+    }
+}
+
+/// Why connections could not be gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScanError {
+    /// A shard did not answer.
+    Silent(usize),
+    /// A shard has not seen all its connections in time.
+    TooLong(usize),
+    /// The connection is one of a predecessor, which did not answer.
+    Predecessor(Missing),
+    /// The place is of no shard, of this process or of its predecessor.
+    UnknownPlace,
+}
+
+/// Connections, or the results of actions on them, up to a place.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) connections: Vec<ConnectionReport>,
+    /// How many were closed, subscribed or unsubscribed.
+    pub(crate) changed: usize,
+    /// Why a session was not subscribed.
+    pub(crate) failed: Option<ErrorCode>,
+    /// Why those of the predecessor are not among them.
+    pub(crate) missing: Option<Missing>,
+    /// The place to continue at; `None` at the end.
+    pub(crate) next: Option<Place>,
+}
+
+/// The shards that are asked, in this order: those of a predecessor, and those of this process, whose numbers follow.
+#[derive(Debug)]
+struct Walk {
+    /// The number of the first.
+    first: u8,
+    predecessor: Option<Arc<DrainingPredecessor>>,
+    shards: usize,
+}
+
+impl Walk {
+    /// The first step at a shard of this process.
+    fn own(&self) -> usize {
+        self.predecessor.as_ref().map_or(0, |predecessor| predecessor.shards())
+    }
+
+    fn steps(&self) -> usize {
+        self.own() + self.shards
+    }
+
+    /// The step at the shard with this number.
+    fn step(&self, number: u8) -> Option<usize> {
+        Some(usize::from(number.wrapping_sub(self.first))).filter(|step| *step < self.steps())
+    }
+
+    fn number(&self, step: usize) -> u8 {
+        self.first.wrapping_add(step as u8)
+    }
+
+    /// The shard of a step, and the predecessor if the shard is one of its own.
+    fn shard(&self, step: usize) -> (Option<&DrainingPredecessor>, usize) {
+        match (&self.predecessor, step.checked_sub(self.own())) {
+            (Some(predecessor), None) => (Some(predecessor), step),
+            (_, own) => (None, own.unwrap_or(step)),
+        }
+    }
+}
+
+/// Asks the shards of a server about their connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionPages<'a>(pub(crate) &'a Handle);
+
+impl ConnectionPages<'_> {
+    fn walk(&self) -> Walk {
+        let predecessor = machinery::predecessor(self.0);
+        let own = machinery::first_number(self.0);
+        let first = predecessor.as_ref().map_or(own, |predecessor| predecessor.first_number());
+        Walk { first, predecessor, shards: machinery::shards(self.0) }
+    }
+
+    /// Open connections from `from` on, or all, `most` at most and perhaps fewer. Blocks for seconds.
+    pub(crate) fn list(
+        &self,
+        filter: &ConnectionFilter,
+        from: Option<Place>,
+        most: usize,
+    ) -> Result<Gathered, ScanError> {
+        self.gather(filter, from, |listed| match most - listed {
+            0 => None,
+            room => Some(ScanAction::List(room)),
+        })
+    }
+
+    /// Closes, subscribes or unsubscribes the connections from `from` on, or all. Blocks for seconds, and may stop before the end.
+    pub(crate) fn change(
+        &self,
+        filter: &ConnectionFilter,
+        from: Option<Place>,
+        change: &ScanAction,
+    ) -> Result<Gathered, ScanError> {
+        self.gather(filter, from, |_| Some(change.clone()))
+    }
+
+    /// Asks the shards one after another. `action` determines the next action, by the number of listed connections.
+    fn gather(
+        &self,
+        filter: &ConnectionFilter,
+        from: Option<Place>,
+        action: impl Fn(usize) -> Option<ScanAction>,
+    ) -> Result<Gathered, ScanError> {
+        let begun = Instant::now();
+        let walk = self.walk();
+        let from = from.unwrap_or(Place { number: walk.first, index: 0 });
+        let mut step = walk.step(from.number).ok_or(ScanError::UnknownPlace)?;
+        let mut index = from.index;
+        let mut gathered = Gathered::default();
+        while step < walk.steps() {
+            gathered.next = Some(Place { number: walk.number(step), index });
+            let Some(action) = action(gathered.connections.len()) else { return Ok(gathered) };
+            if begun.elapsed() >= Duration::from_nanos(CONNECTION_GATHER_TIME) {
+                return Ok(gathered);
+            }
+            let mut report = match self.ask(&walk, step, filter, action, Candidates::From(index)) {
+                Err(ScanError::Predecessor(missing)) => {
+                    gathered.missing = Some(missing);
+                    (step, index) = (walk.own(), 0);
+                    continue;
+                }
+                report => report?,
+            };
+            gathered.connections.append(&mut report.connections);
+            gathered.changed += report.changed;
+            gathered.failed = gathered.failed.or(report.failed);
+            (step, index) = report.next.map_or((step + 1, 0), |next| (step, next));
+        }
+        gathered.next = None;
+        Ok(gathered)
+    }
+
+    /// The `most` connections that are first in an order. Blocks for seconds.
+    pub(crate) fn largest(
+        &self,
+        filter: &ConnectionFilter,
+        by: RankBy,
+        most: usize,
+    ) -> Result<Gathered, ScanError> {
+        let walk = self.walk();
+        let mut gathered = Gathered::default();
+        let mut ranked: Vec<(u64, usize, Token)> = Vec::new();
+        let mut step = 0;
+        while step < walk.steps() {
+            let report = self.ask(&walk, step, filter, ScanAction::Rank(most, by), Candidates::From(0));
+            match (report, walk.shard(step)) {
+                (Err(ScanError::Predecessor(missing)), _) => {
+                    gathered.missing = Some(missing);
+                    step = walk.own();
+                    continue;
+                }
+                (Ok(ScanReport { next: Some(_), .. }), (Some(_), _)) => {
+                    gathered.missing = Some(Missing::Silent);
+                }
+                (Ok(ScanReport { next: Some(_), .. }), (None, shard)) => {
+                    return Err(ScanError::TooLong(shard));
+                }
+                (report, _) => {
+                    ranked.extend(report?.ranked.into_iter().map(|(rank, token)| (rank, step, token)));
+                    ranked.sort_unstable_by_key(|(rank, step, token)| (Reverse(*rank), *step, *token));
+                    ranked.truncate(most);
+                }
+            }
+            step += 1;
+        }
+        for step in 0..walk.steps() {
+            let of_shard = ranked.iter().filter(|(_, at, _)| *at == step);
+            match self.describe(&walk, step, of_shard.map(|(_, _, token)| *token).collect()) {
+                Err(ScanError::Predecessor(missing)) => gathered.missing = Some(missing),
+                described => gathered.connections.append(&mut described?),
+            }
+        }
+        gathered.connections.sort_by_key(|connection| Reverse(connection.rank(by)));
+        Ok(gathered)
+    }
+
+    /// The reports of those of these connections that are still open.
+    fn describe(
+        &self,
+        walk: &Walk,
+        step: usize,
+        mut tokens: Vec<Token>,
+    ) -> Result<Vec<ConnectionReport>, ScanError> {
+        let mut connections = Vec::new();
+        let all = &ConnectionFilter::default();
+        tokens.sort_unstable();
+        while !tokens.is_empty() {
+            let list = ScanAction::List(tokens.len());
+            let mut report = self.ask(walk, step, all, list, Candidates::These(tokens.clone()))?;
+            connections.append(&mut report.connections);
+            // A predecessor cuts a long answer.
+            let Some(next) = report.next else { break };
+            let before = tokens.len();
+            tokens.retain(|token| token.index >= next);
+            if tokens.len() == before {
+                break;
+            }
+        }
+        Ok(connections)
+    }
+
+    /// Closes one connection. False if it is not open.
+    pub(crate) fn close(&self, id: ConnectionId) -> Result<bool, ScanError> {
+        let walk = self.walk();
+        let Some(step) = walk.step(id.number) else { return Ok(false) };
+        let all = &ConnectionFilter::default();
+        let close = ScanAction::Close(OperatorClose::default());
+        Ok(self.ask(&walk, step, all, close, Candidates::These(vec![id.token]))?.changed > 0)
+    }
+
+    /// Asks the shard of a step.
+    fn ask(
+        &self,
+        walk: &Walk,
+        step: usize,
+        filter: &ConnectionFilter,
+        action: ScanAction,
+        candidates: Candidates,
+    ) -> Result<ScanReport, ScanError> {
+        let (predecessor, shard) = walk.shard(step);
+        let Some(predecessor) = predecessor else {
+            let answer = machinery::scan(self.0, shard, filter, action, candidates);
+            return answer.ok_or(ScanError::Silent(shard));
+        };
+        let answer = predecessor.ask(shard, filter, action, candidates);
+        let mut report = answer.map_err(ScanError::Predecessor)?;
+        for connection in &mut report.connections {
+            connection.process = Some(OtherProcess::Predecessor);
+        }
+        Ok(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use echoring_server::Server;
+
+    #[test]
+    fn a_place_has_one_form() {
+        let place: Place = "2-4096".parse().expect("a place");
+        assert_eq!((place, &*place.to_string()), (Place { number: 2, index: 4096 }, "2-4096"));
+        for wrong in ["", "1", "1-", "-1", "1-2-3", "01-2", "256-0", "1-4294967296"] {
+            assert_eq!(wrong.parse::<Place>(), Err(()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_shards_of_a_predecessor_come_first() {
+        let alone = Walk { first: 254, predecessor: None, shards: 3 };
+        let steps = |walk: &Walk| [253, 254, 255, 0, 1].map(|number| walk.step(number));
+        assert_eq!(steps(&alone), [None, Some(0), Some(1), Some(2), None]);
+        assert!(alone.shard(2).0.is_none());
+        assert_eq!((alone.shard(2).1, alone.number(2)), (2, 0));
+        let predecessor = Some(Arc::new(DrainingPredecessor::numbered(254, 2)));
+        let both = Walk { first: 254, predecessor, shards: 2 };
+        assert_eq!(steps(&both), [None, Some(0), Some(1), Some(2), Some(3)]);
+        let shards = (0..both.steps()).map(|step| both.shard(step));
+        let shards: Vec<_> = shards.map(|(predecessor, shard)| (predecessor.is_some(), shard)).collect();
+        assert_eq!(shards, [(true, 0), (true, 1), (false, 0), (false, 1)]);
+        let most = Walk { first: 7, predecessor: None, shards: 256 };
+        assert_eq!((most.step(7), most.step(6)), (Some(0), Some(255)));
+    }
+
+    /// As one of a version without questions, which does not say in its offer that it answers them.
+    #[test]
+    fn a_predecessor_that_cannot_be_asked_is_named_until_it_is_gone() {
+        let server = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).start().expect("a server");
+        let handle = server.handle();
+        let pages = ConnectionPages(&handle);
+        let all = &ConnectionFilter::default();
+        let close = &ScanAction::Close(OperatorClose::default());
+        let old = Arc::new(DrainingPredecessor::numbered(254, 2));
+        machinery::set_predecessor(&handle, &old);
+        let id = |text: &str| text.parse::<ConnectionId>().expect("an id");
+        let (of_old, own) = (id("254-0-1"), id("0-0-1"));
+        let missing = |gathered: Result<Gathered, ScanError>| {
+            let gathered = gathered.expect("the shards of this process answer");
+            assert_eq!((gathered.connections.len(), gathered.changed, gathered.next), (0, 0, None));
+            gathered.missing
+        };
+        let page = |number| pages.list(all, Some(Place { number, index: 0 }), 10);
+        for expected in [Some(Missing::Unsupported), None] {
+            assert_eq!(missing(pages.list(all, None, 10)), expected);
+            assert_eq!(missing(page(255)), expected, "from a place of the old one");
+            assert_eq!(missing(page(0)), None, "behind it");
+            assert_eq!(missing(pages.change(all, None, close)), expected);
+            assert_eq!(missing(pages.largest(all, RankBy::Lag, 10)), expected);
+            let closed = expected.map_or(Ok(false), |missing| Err(ScanError::Predecessor(missing)));
+            assert_eq!(pages.close(of_old), closed);
+            assert_eq!(pages.close(own), Ok(false));
+            assert_eq!(page(1).expect_err("a place of nobody"), ScanError::UnknownPlace);
+            old.set_gone();
+        }
+        server.shutdown(Duration::from_secs(1)).expect("it ends");
+    }
+}

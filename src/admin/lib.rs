@@ -1,0 +1,474 @@
+//! The control thread: it serves the admin address, which answers operators and publishes for other programs.
+//!
+//! It runs on plain tokio, whatever driver the shards use: tokio-uring loses submissions that the kernel refuses
+//! temporarily. It queries and controls shards by messages only; a shard never waits for it.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod centrifugo_api;
+mod cluster_reports;
+mod connections;
+mod http;
+pub mod limits;
+mod limits_report;
+mod log_level;
+mod metrics;
+mod page;
+mod publications;
+mod reload;
+mod report;
+mod topics;
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body as _, Bytes};
+use hyper::header::{ALLOW, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::limits::ADMIN_PASSED_ON_MAX;
+use access::failed_attempts::{AttemptFigures, FailedAttempts};
+pub use access::token::{AdminTokens, Token, TokenError};
+use access::{Access, Refused, Scope};
+use centrifugo_api::{CentrifugoApi, Nodes};
+use cluster_reports::Question;
+use connections::Connections;
+use echoring_broker::limits::SNAPSHOT_TIMEOUT;
+use echoring_server::machinery;
+use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot};
+pub use http::socket::open_admin;
+use http::socket::{AdminPeer, Reach};
+use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
+pub use log_level::{LogLevel, set_log_level};
+pub use metrics::{AllocatorFigures, set_allocator};
+use publications::InvalidBody;
+pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
+use report::Node;
+use topics::Topics;
+
+/// Files with certificates and the seconds since the epoch of Unix when their first certificate expires, for `/metrics`.
+type CertificateExpiries = Arc<Mutex<Vec<(PathBuf, u64)>>>;
+
+/// A running control thread.
+///
+/// ```
+/// use std::error::Error;
+///
+/// use echoring_admin::{AdminTokens, Control, Reloading, Token, open_admin};
+/// use echoring_server::{ListenAddress, Server};
+///
+/// fn serve_admin(server: &Server) -> Result<Control, Box<dyn Error>> {
+///     let listener = open_admin(&ListenAddress::Tcp(([127, 0, 0, 1], 9002).into()), 0o600, 0)?;
+///     let tokens = AdminTokens { write: Some(Token::read("admin.token".as_ref())?), read: None };
+///     Ok(Control::start(listener, server, tokens, Reloading::default())?)
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Control {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    /// Serves `listener` on its own thread, for reports about `server` and for publishing to its topics. With tokens,
+    /// every request must present one. Without any, only this machine may publish, or users with access to the Unix
+    /// socket.
+    ///
+    /// # Errors
+    /// If the thread or its runtime cannot be started.
+    pub fn start(
+        listener: InheritedListener,
+        server: &Server,
+        tokens: AdminTokens,
+        reloading: Reloading,
+    ) -> io::Result<Control> {
+        let address = listener.address().clone();
+        let (orders, received) = mpsc::unbounded_channel();
+        let (requests, passed_on) = mpsc::unbounded_channel();
+        let listening = AdminListener::new(&listener)?;
+        let file = match &address {
+            ListenAddress::Unix(path) if machinery::removes_file(&listener) => Some(path.clone()),
+            ListenAddress::Unix(_) | ListenAddress::Tcp(_) => None,
+        };
+        drop(listener);
+        let reach = Reach::of(&address);
+        announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
+        let access = Access::new(tokens, reach);
+        let certificates = CertificateExpiries::default();
+        let plane = ControlThread {
+            server: server.handle(),
+            shards: server.shards(),
+            started: Instant::now(),
+            access: access.clone(),
+            reloading,
+            certificates: Arc::clone(&certificates),
+        };
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+            plane.run(listening, ControlInlet { orders: received, passed_on });
+        })?;
+        let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
+        let file = Arc::new(Mutex::new(file));
+        Ok(Control { handle: Handle { access, certificates, orders, requests, room, file }, thread })
+    }
+
+    /// A handle for other threads.
+    #[doc(hidden)]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Ends the thread as [`Handle::stop`] does, and waits for that.
+    pub fn stop(self) {
+        self.handle.stop();
+        // The panic has been logged.
+        let _ = self.thread.join();
+    }
+}
+
+/// Controls a running control thread from any thread. A call returns when the thread has done its work, after two
+/// seconds at the latest.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    access: Access,
+    certificates: CertificateExpiries,
+    orders: mpsc::UnboundedSender<Order>,
+    requests: mpsc::UnboundedSender<PassedOn>,
+    /// Further requests at a time.
+    room: Arc<Semaphore>,
+    /// The socket file to remove.
+    file: Arc<Mutex<Option<PathBuf>>>,
+}
+
+impl Handle {
+    /// Requires other tokens from now on.
+    pub fn set_tokens(&self, tokens: AdminTokens) {
+        self.access.set_tokens(tokens);
+    }
+
+    /// Reports from now on when these files' certificates expire, in seconds since the epoch of Unix.
+    pub fn set_certificates(&self, expiries: Vec<(PathBuf, u64)>) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = expiries;
+    }
+
+    /// Accepts no connections, until resumed. Requests on existing connections are answered; others wait for the next
+    /// acceptor of the listener.
+    pub fn pause(&self) {
+        self.order(Phase::Paused);
+    }
+
+    /// Accepts connections again.
+    pub fn resume(&self) {
+        self.order(Phase::Serving);
+    }
+
+    /// The listener is a successor's from now on: closes it, leaves the socket file, and answers the requests of the connections
+    /// that were accepted before.
+    pub fn leave(&self) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.order(Phase::Left);
+    }
+
+    /// Stops listening. Requests in progress are answered, for a second at most. The file of a Unix socket is removed.
+    pub fn stop(&self) {
+        // Before the socket is closed: later, the file may be that of the next server.
+        if let Some(file) = self.file.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A leftover socket is harmless: the next server replaces it.
+            let _ = fs::remove_file(file);
+        }
+        self.order(Phase::Stopped);
+    }
+
+    /// Answers a request that did not come through the admin address, as if a client with all rights had made it there.
+    /// Waits while [`ADMIN_PASSED_ON_MAX`] others are in progress. 503 if the thread has ended, or does not answer in time.
+    pub async fn request(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let unanswered = || {
+            let mut response = Response::new(Bytes::from_static(UNANSWERED));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        };
+        let Ok(_room) = self.room.acquire().await else { return unanswered() };
+        let (reply, answer) = oneshot::channel();
+        // Fails only if the thread has ended; then the answer fails too.
+        let _ = self.requests.send(PassedOn { request, reply });
+        answer.await.unwrap_or_else(|_| unanswered())
+    }
+
+    fn order(&self, phase: Phase) {
+        let (done, carried_out) = std::sync::mpsc::channel();
+        // Fails only if the thread has ended.
+        let _ = self.orders.send(Order { phase, done });
+        // Nothing is ever sent on this channel.
+        let _ = carried_out.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
+    }
+}
+
+/// The answer to a request without one.
+const UNANSWERED: &[u8] = b"{\"error\":{\"code\":\"ended\",\"message\":\"the server does not answer\"}}\n";
+
+fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
+    match address {
+        ListenAddress::Tcp(address) => {
+            tracing::info!(
+                "control plane on http://{address}/stats and http://{address}/healthz, for browsers http://{address}/"
+            );
+        }
+        ListenAddress::Unix(_) => tracing::info!("control plane on {address}"),
+    }
+    if reach == Reach::Network && !guarded {
+        tracing::warn!(
+            "the control plane on {address} can be reached from other machines without authentication; \
+             give it a loopback address or a Unix socket, require a token, or block the port in a firewall"
+        );
+    }
+}
+
+/// The runtime of the control thread, as reported by `/stats`.
+const RUNTIME: &str = "tokio";
+
+/// The state of the thread.
+#[derive(Clone)]
+struct ControlThread {
+    server: echoring_server::Handle,
+    shards: usize,
+    started: Instant,
+    access: Access,
+    reloading: Reloading,
+    certificates: CertificateExpiries,
+}
+
+impl ControlThread {
+    /// Serves until it is stopped. If it ends otherwise, it shuts the server down, because nobody could observe it any
+    /// more.
+    fn run(self, listening: AdminListener, inlet: ControlInlet) {
+        let server = self.server.clone();
+        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), inlet))).is_err() {
+            server.fail("the control plane panicked");
+        }
+    }
+
+    fn desk(self) -> Rc<AdminService> {
+        let topics = Topics::new(self.server.clone(), self.shards);
+        let connections = Connections::new(self.server.clone());
+        let attempts = FailedAttempts::default();
+        Rc::new(AdminService { plane: self, topics, connections, attempts })
+    }
+
+    async fn health(&self) -> Reply {
+        let unhealthy = |line: &str| Reply::text(StatusCode::SERVICE_UNAVAILABLE, line);
+        if self.server.has_failed() {
+            return unhealthy("failed");
+        }
+        let server = self.server.clone();
+        // The call waits for the shards, so it must not block this thread.
+        match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
+            Ok(stalled) if stalled.is_empty() => Reply::text(StatusCode::OK, "ok"),
+            Ok(stalled) => unhealthy(&format!("stalled shards: {stalled:?}")),
+            Err(_) => unhealthy("unknown"),
+        }
+    }
+
+    /// Whether new clients are welcome.
+    fn readiness(&self) -> Reply {
+        match machinery::unready(&self.server) {
+            None => Reply::text(StatusCode::OK, "ok"),
+            Some(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason.line().trim_end()),
+        }
+    }
+
+    fn node(&self, admin: AttemptFigures) -> Node {
+        Node {
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            draining: self.server.is_leaving(),
+            control: RUNTIME,
+            shards: self.shards,
+            reloads: self.reloading.counters.figures(),
+            auth: self.server.auth(),
+            admin,
+            bans: machinery::admission(&self.server).bans(),
+            certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            cluster: self.server.cluster().map(ClusterNode::status),
+        }
+    }
+
+    async fn snapshots(&self) -> Vec<Snapshot> {
+        let server = self.server.clone();
+        // The call waits for the shards, so it must not block this thread.
+        tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
+    }
+
+    async fn stats(&self, admin: AttemptFigures) -> Reply {
+        Reply::json(StatusCode::OK, report::to_json(self.node(admin), &self.snapshots().await))
+    }
+
+    fn cluster(&self) -> Reply {
+        match self.server.cluster() {
+            Some(node) => Reply::json(StatusCode::OK, serde_json::to_vec(&node.status())),
+            None => no_cluster(),
+        }
+    }
+
+    async fn limits(&self) -> Reply {
+        limits_report::reply(&self.server, &self.snapshots().await)
+    }
+
+    async fn metrics(&self, headers: &HeaderMap, admin: AttemptFigures) -> Reply {
+        metrics::reply(headers, self.node(admin), &self.snapshots().await)
+    }
+}
+
+/// Answers requests, on the thread itself.
+struct AdminService {
+    plane: ControlThread,
+    topics: Topics,
+    connections: Connections,
+    attempts: FailedAttempts,
+}
+
+impl AdminService {
+    /// The answer to a request without access. That to an attempt is held back.
+    fn refuse(&self, peer: AdminPeer, refused: Refused) -> Reply {
+        let Refused { reply, attempt } = refused;
+        let delay = attempt.map(|why| self.attempts.note(peer, why, Instant::now()));
+        Reply { delay: delay.unwrap_or_default(), ..reply }
+    }
+}
+
+const READS: &[Method] = &[Method::GET, Method::HEAD];
+const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
+const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const READS_AND_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
+
+impl Answer for AdminService {
+    fn is_urgent(&self, request: &Request<RequestBody>) -> bool {
+        READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
+    }
+
+    async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
+        let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
+        let (method, path) = (request.method(), request.uri().path());
+        let answered = match self.plane.access.judge(peer, method, path, request.headers()) {
+            Ok(scope) => self.answer_within(scope, Nodes::All, request).await,
+            Err(refused) => Err(refused),
+        };
+        answered.unwrap_or_else(|refused| self.refuse(peer, refused))
+    }
+
+    async fn answer_passed_on(&self, request: &mut Request<RequestBody>) -> Reply {
+        let answered = self.answer_within(Scope::Write, Nodes::This, request).await;
+        answered.unwrap_or_else(|refused| refused.reply)
+    }
+}
+
+impl AdminService {
+    /// Answers a request of a client with this scope. The scope has been compared with the path; only commands in a
+    /// body can need more.
+    async fn answer_within(
+        &self,
+        scope: Scope,
+        nodes: Nodes,
+        request: &mut Request<RequestBody>,
+    ) -> Result<Reply, Refused> {
+        if !centrifugo_api::has(request.uri().path()) {
+            return Ok(self.answer_path(request).await);
+        }
+        if *request.method() != Method::POST {
+            return Ok(wrong_method(POST));
+        }
+        let ControlThread { server, started, .. } = &self.plane;
+        let AdminService { topics, connections, .. } = self;
+        let api = CentrifugoApi { server, started: *started, topics, connections, scope, nodes };
+        api.answer(request).await
+    }
+
+    async fn answer_path(&self, request: &mut Request<RequestBody>) -> Reply {
+        let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
+        let topic = path.strip_prefix("/topics/");
+        let of_cluster = path.strip_prefix("/cluster/");
+        let cluster_methods = of_cluster.and_then(Question::methods);
+        let connection = path.strip_prefix("/connections/");
+        let methods = match &*path {
+            "/" | "/cluster" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => {
+                READS
+            }
+            "/log-level" => READS_AND_PUT,
+            "/connections" => READS_AND_DELETE,
+            "/reload" => POST,
+            _ if connection.is_some() => DELETE,
+            _ if topic.is_some() => READS_AND_POST,
+            _ if cluster_methods.is_some() => cluster_methods.unwrap_or_default(),
+            _ => {
+                return Reply::text(
+                    StatusCode::NOT_FOUND,
+                    "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
+                     /healthz or /readyz",
+                );
+            }
+        };
+        if !methods.contains(request.method()) {
+            return wrong_method(methods);
+        }
+        if READS.contains(request.method()) && !request.body().is_end_stream() {
+            return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
+        }
+        match (&*path, topic) {
+            (_, Some(topic)) => self.topics.one(topic, request).await,
+            _ if of_cluster.is_some() => {
+                self.of_cluster(request.method(), of_cluster.unwrap_or_default(), query).await
+            }
+            ("/connections", _) => self.connections.all(request.method(), query).await,
+            (_, None) if connection.is_some() => {
+                self.connections.close_one(connection.unwrap_or_default()).await
+            }
+            ("/log-level", _) => log_level::answer(request, &self.topics.bodies).await,
+            ("/topics", _) => self.topics.list(query).await,
+            ("/", _) => page::reply(),
+            ("/stats", _) => self.plane.stats(self.attempts.figures()).await,
+            ("/cluster", _) => self.plane.cluster(),
+            ("/limits", _) => self.plane.limits().await,
+            ("/metrics", _) => self.plane.metrics(request.headers(), self.attempts.figures()).await,
+            ("/reload", _) => self.plane.reloading.answer().await,
+            ("/readyz", _) => self.plane.readiness(),
+            _ => self.plane.health().await,
+        }
+    }
+
+    /// `/cluster/REPORT`: the report of each node.
+    async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
+        let Some(cluster) = self.plane.server.cluster() else { return no_cluster() };
+        let question = match Question::new(method, report, query) {
+            Ok(question) => question,
+            Err(fault) => return topics::refuse(&fault),
+        };
+        let mut request = Request::new(RequestBody::default());
+        *request.method_mut() = method.clone();
+        match question.uri().parse() {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(_) => return topics::refuse(&InvalidBody::bad("query", "is not a valid HTTP query")),
+        }
+        // It asks no other node, as its path is another.
+        let own = async { Box::pin(self.answer_passed_on(&mut request)).await };
+        question.answers(cluster, own).await
+    }
+}
+
+fn no_cluster() -> Reply {
+    Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster")
+}
+
+fn wrong_method(methods: &[Method]) -> Reply {
+    let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+    let mut reply =
+        Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
+    reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));
+    reply
+}

@@ -1,0 +1,66 @@
+//! The bounds, deadlines and defaults of the admin address, with their units and reasons. No logic.
+
+use std::time::Duration;
+
+use echoring_broker::limits::OUTSIDE_BYTES_MAX;
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+/// Concurrent connections to the admin address. A further one replaces the one that has waited longest for a request.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Concurrent requests, except for `/healthz`, which has connections reserved. Further ones are answered 429.
+pub const ADMIN_REQUESTS_MAX: usize = 48;
+/// Time from accept to the end of the request's head.
+pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
+/// The part of it that every connection is granted, even if many others arrive. A head is sent at once, so it takes
+/// less than a round trip.
+pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
+/// Bytes of a log level that the admin address takes: a few directives.
+pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
+/// Time for a request behind its head, with its response.
+pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
+/// Time that an admin connection waits for another request: longer than clients keep theirs, such as Go's 90 s, so that they do not
+/// send a request while the connection is closed.
+pub const ADMIN_KEPT_TIMEOUT: Nanos = 120 * SECOND;
+/// The part of [`ADMIN_TIMEOUT`] for the body of a request.
+pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
+/// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
+pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of the answers to the commands of one request of Centrifugo's API after which no further one is run: a batch of
+/// publications has some 60 KiB of answers. The last answer may be longer.
+pub(crate) const ADMIN_ANSWERS_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the bodies of all requests; a single body may be longer. Further publishers are answered 429.
+pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
+/// Bytes of an unwanted body that are read and discarded, so that its sender sees the response.
+pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
+/// Time for discarding them, and for a further request while no connection is kept.
+pub const ADMIN_LINGER: Nanos = SECOND;
+/// Time for requests in progress when the control thread stops, below [`SNAPSHOT_TIMEOUT`](echoring_broker::limits::SNAPSHOT_TIMEOUT).
+pub const ADMIN_STOP_TIMEOUT: Nanos = SECOND;
+/// Default length of a list of topics.
+pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
+/// Maximum length of a list of topics: about 6 MB of JSON.
+pub const ADMIN_TOPICS_MAX: usize = 10_000;
+/// Default length of a page of connections.
+pub const ADMIN_CONNECTIONS_LISTED_DEFAULT: usize = 100;
+/// Concurrent requests about connections. Each may hold a page; further ones are answered 429.
+pub const ADMIN_CONNECTION_REQUESTS_MAX: usize = 4;
+/// Delay of the first answer to an address without access; it doubles with each further attempt.
+pub const ADMIN_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Maximum of this delay, below [`ADMIN_TIMEOUT`]. A guess every five seconds finds no token.
+pub const ADMIN_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Time without an attempt after which an address is forgotten.
+pub const ADMIN_ATTEMPTS_FORGOTTEN: Duration = Duration::from_secs(60);
+/// Interval of the log lines about the attempts of one address.
+pub const ADMIN_ATTEMPTS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Addresses that are remembered for it: 100 KB.
+pub const ADMIN_OFFENDERS_MAX: usize = 1_024;
+/// Addresses that `GET /limits` names: about 10 KB of JSON.
+pub(crate) const ADMIN_ADDRESSES_MAX: usize = 100;
+/// Minimum bytes of the admin token: a shorter one may be guessed.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+/// Maximum bytes of the admin token: it fits a request head.
+pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
+/// Time after which no further shard is asked for a page. With one more shard, below [`ADMIN_TIMEOUT`].
+pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
+/// Concurrent requests to the control thread that do not come through the admin address.
+pub const ADMIN_PASSED_ON_MAX: usize = 64;

@@ -1,0 +1,116 @@
+//! The response of `GET /limits`: the limits on clients in effect, how often clients were over them, and the addresses
+//! that were refused most.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::http::Reply;
+use crate::limits::ADMIN_ADDRESSES_MAX;
+use echoring_proto::limits::SECOND;
+use echoring_runtime::admission::{AdmissionReport, Limit, PeerLimits, Rate, RateAction};
+use echoring_runtime::driver::monotonic_now;
+use echoring_runtime::stats::Counters;
+use echoring_server::machinery::{self, ClientLimits};
+use echoring_server::{Handle, Snapshot};
+
+const SCHEMA: &str = "echoring.limits/1";
+
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: &'static str,
+    /// The limits; null where there is none.
+    limits: Value,
+    /// Times that clients were over them.
+    limited: BTreeMap<&'static str, u64>,
+    bans: u64,
+    addresses: Addresses,
+    /// Banned addresses first, then by the number of refusals.
+    most_refused: Vec<Address>,
+}
+
+/// Addresses that the server remembers.
+#[derive(Debug, Serialize)]
+struct Addresses {
+    known: u64,
+    connected: u64,
+    banned: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Address {
+    address: String,
+    connections: u32,
+    refused: u64,
+    banned_s: u64,
+}
+
+/// The response.
+pub(super) fn reply(server: &Handle, snapshots: &[Snapshot]) -> Reply {
+    let AdmissionReport { addresses: known, connected, banned, bans, worst } =
+        machinery::admission(server).report(ADMIN_ADDRESSES_MAX, monotonic_now());
+    let mut counters = Counters::default();
+    snapshots.iter().for_each(|snapshot| counters.add(&snapshot.counters));
+    let most_refused = worst.into_iter().map(|report| Address {
+        address: report.key.to_string(),
+        connections: report.connections,
+        refused: report.refused,
+        banned_s: report.banned_s,
+    });
+    let report = Report {
+        schema: SCHEMA,
+        limits: limits(server),
+        limited: limited(&counters),
+        bans,
+        addresses: Addresses { known, connected, banned },
+        most_refused: most_refused.collect(),
+    };
+    Reply::json(StatusCode::OK, serde_json::to_vec(&report))
+}
+
+/// How often clients were over each limit.
+pub(super) fn limited(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    let count = |name| counters.limited.get(name).copied().unwrap_or(0);
+    Limit::ALL.map(|limit| (limit.name(), count(limit.name()))).into()
+}
+
+/// The limits by the keys of the configuration.
+fn limits(server: &Handle) -> Value {
+    let ClientLimits { peers, head_bytes_max, message_progress, subscriptions_max, creation } =
+        machinery::client_limits(server);
+    let live = machinery::live_limits(server);
+    let PeerLimits { addresses, traffic, topics, proxies } = &*peers;
+    let rate = |rate: Option<Rate>| rate.map(Rate::get);
+    let trusted = proxies.blocks.iter().map(ToString::to_string);
+    let trusted: Vec<String> = trusted.chain(proxies.unix.then(|| "unix".to_owned())).collect();
+    json!({
+        "trusted_proxy": trusted,
+        "proxy_protocol": proxies.proxy_protocol,
+        "max_connections": live.connections.units(),
+        "max_connections_per_address": addresses.connections_max,
+        "handshake_rate": rate(addresses.handshakes_in_all),
+        "handshake_rate_per_address": rate(addresses.handshakes),
+        "message_rate": rate(traffic.messages),
+        "byte_rate": rate(traffic.bytes),
+        "rate_action": if traffic.action == RateAction::Pause { "pause" } else { "close" },
+        "publish_rate": rate(topics.publications_per_connection),
+        "publish_rate_per_identity": rate(topics.publications_per_identity),
+        "subscribe_rate": rate(topics.subscribe_rate_per_connection),
+        "subscribe_rate_per_identity": rate(topics.subscribe_rate_per_identity),
+        "max_subscriptions": subscriptions_max,
+        "max_subscriptions_per_identity": topics.subscriptions_per_identity,
+        "ban_after": addresses.bans.map(|policy| policy.after),
+        "ban_window_s": addresses.bans.map(|policy| policy.window / SECOND),
+        "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),
+        "max_header": head_bytes_max,
+        "max_message": live.message_bytes_max.load(Relaxed),
+        "message_progress": message_progress.bytes,
+        "message_progress_time_s": message_progress.time / SECOND,
+        "max_topics": live.topics.units(),
+        "max_topics_per_connection": creation.per_connection,
+        "max_topics_per_identity": creation.per_identity,
+    })
+}

@@ -1,0 +1,91 @@
+//! The metrics by name. `docs/reference/metrics.md` is generated from here.
+
+mod cluster;
+mod connections;
+mod memory;
+mod operation;
+mod shards;
+mod sum;
+mod topics;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::family::{Families, label};
+use super::process;
+use crate::report::Node;
+use echoring_runtime::stats::{ACCESS_LOG, Counters, LOG, TRACES};
+use echoring_server::Snapshot;
+
+/// All metrics, of all shards together unless they have the label `shard`.
+pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
+    let mut counters = Counters::default();
+    snapshots.iter().for_each(|snapshot| counters.add(&snapshot.counters));
+    let mut out = Families::default();
+    about(&mut out, &node, snapshots);
+    operation::reloads(&mut out, node.reloads);
+    operation::auth(&mut out, &node.auth, node.uptime_s);
+    operation::admin(&mut out, node.admin);
+    operation::certificates(&mut out, &node.certificates);
+    cluster::collect(&mut out, node.cluster.as_ref());
+    connections::collect(&mut out, node.bans, snapshots, &counters);
+    topics::collect(&mut out, snapshots);
+    memory::collect(&mut out, snapshots);
+    shards::collect(&mut out, snapshots, &counters);
+    log(&mut out);
+    process::collect(&mut out);
+    out
+}
+
+fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
+    let driver = snapshots.first().map_or("", |snapshot| snapshot.driver);
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("driver", driver.to_owned()),
+        ("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
+    ];
+    out.info("echoring_build_info", "The program and its I/O driver.", build.to_vec());
+    let degraded = snapshots.first().map_or(&[][..], |snapshot| &snapshot.degraded);
+    out.gauges(
+        "echoring_degraded_features",
+        "1 for each kernel feature that the driver would use but the kernel lacks.",
+        degraded.iter().map(|feature| (label("feature", feature), 1u64)),
+    );
+    out.gauge("echoring_uptime_seconds", "Time since the control thread was started.", node.uptime_s);
+    out.gauge("echoring_draining", "1 while the server drains.", u64::from(node.draining));
+    let silent = node.shards.saturating_sub(snapshots.len()) as u64;
+    out.gauge(
+        "echoring_silent_shards",
+        "Shards that did not answer within two seconds; their counts are missing from this response.",
+        silent,
+    );
+}
+
+fn log(out: &mut Families) {
+    out.counters(
+        "echoring_log_records_lost_total",
+        "Log records not written: dropped (the log could not be written fast enough), rate_limited (too \
+         many from one cause in the same second).",
+        [
+            (label("reason", "dropped"), LOG.dropped.load(Relaxed)),
+            (label("reason", "rate_limited"), LOG.rate_limited.load(Relaxed)),
+        ],
+    );
+    out.counters(
+        "echoring_access_log_records_total",
+        "Records of the access log, by result. Records are dropped if the queue is full or the file cannot \
+         be written.",
+        [
+            (label("result", "written"), ACCESS_LOG.written.load(Relaxed)),
+            (label("result", "dropped"), ACCESS_LOG.dropped.load(Relaxed)),
+        ],
+    );
+    out.counters(
+        "echoring_trace_spans_total",
+        "Spans of handshakes and publications, by result, in programs that trace. Spans are dropped if the \
+         queue is full or the collector does not accept them.",
+        [
+            (label("result", "exported"), TRACES.exported.load(Relaxed)),
+            (label("result", "dropped"), TRACES.dropped.load(Relaxed)),
+        ],
+    );
+}

@@ -1,0 +1,265 @@
+//! Connections, handshakes and traffic.
+
+use std::collections::BTreeMap;
+
+use super::sum::sum;
+use crate::limits_report::limited;
+use crate::metrics::family::{Families, Labels, label};
+use echoring_centrifuge::Disconnect;
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Compressed, TlsFault};
+use echoring_runtime::stats::Counters;
+use echoring_server::{CLASS_NAMES, Snapshot};
+
+pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], counters: &Counters) {
+    out.gauges(
+        "echoring_connections",
+        "Current connections in any state, by shard.",
+        snapshots.iter().map(|snapshot| (label("shard", snapshot.shard), snapshot.connections)),
+    );
+    out.counter("echoring_connections_accepted_total", "Connections accepted.", counters.accepted);
+    out.counter(
+        "echoring_accept_failures_total",
+        "Failures to accept, for lack of descriptors or memory.",
+        counters.accept_failures,
+    );
+    limits(out, bans, counters);
+    handshakes(out, counters);
+    ends(out, counters);
+    out.counter(
+        "echoring_handler_failures_total",
+        "Connections closed by an error or panic of their handler.",
+        counters.handler_failures,
+    );
+    traffic(out, counters);
+    compression(out, snapshots);
+    tls(out, snapshots, counters);
+}
+
+fn limits(out: &mut Families, bans: u64, counters: &Counters) {
+    out.counters(
+        "echoring_limited_total",
+        "Refusals, slowdowns and closes of clients that exceeded a limit, by limit. See \
+         docs/reference/limits.md.",
+        limited(counters).into_iter().map(|(limit, count)| (label("limit", limit), count)),
+    );
+    out.counter("echoring_bans_total", "Bans of addresses; an address banned twice counts twice.", bans);
+    out.counter(
+        "echoring_proxy_headers_total",
+        "Connections that began with a header of the PROXY protocol.",
+        counters.proxy_headers,
+    );
+}
+
+fn handshakes(out: &mut Families, counters: &Counters) {
+    let mut outcomes: BTreeMap<&str, u64> =
+        ["abandoned", "failed", "not_admitted", "timeout", "tls_failed"].map(|outcome| (outcome, 0)).into();
+    outcomes.insert("opened", counters.opened);
+    outcomes.insert("refused", counters.refusals.values().sum());
+    outcomes.insert("answered", counters.answers.values().sum());
+    for (end, count) in counters.ends.iter().filter(|(end, _)| end.code.is_none()) {
+        let outcome = match end.cause {
+            "refused" | "answered" => continue,
+            "handshake-timeout" => "timeout",
+            "gone" | "failed" | "peer" => "abandoned",
+            "banned" | "proxy_header" => "not_admitted",
+            cause if cause.starts_with("tls-") => "tls_failed",
+            _ => "failed",
+        };
+        *outcomes.entry(outcome).or_default() += count;
+    }
+    out.counters(
+        "echoring_handshakes_total",
+        "Connections by the outcome of their request: opened (101, or an event stream), answered (plain HTTP), refused (an HTTP error), \
+         timeout, abandoned by the client, not_admitted (closed without an answer: banned, or no PROXY header), tls_failed, \
+         failed.",
+        outcomes.into_iter().map(|(outcome, count)| (label("outcome", outcome), count)),
+    );
+    let mut statuses: BTreeMap<u16, u64> = KNOWN_STATUSES.map(|status| (status, 0)).into();
+    for (status, count) in counters.answers.iter().chain(&counters.refusals) {
+        *statuses.entry(*status).or_default() += count;
+    }
+    out.counters(
+        "echoring_http_responses_total",
+        "Responses other than 101 and event streams, by HTTP status.",
+        statuses.into_iter().map(|(status, count)| (label("code", status), count)),
+    );
+}
+
+fn ends(out: &mut Families, counters: &Counters) {
+    let known = KNOWN_ENDS.iter().map(|(code, cause)| ((code_label(*code), *cause), 0));
+    let mut closes: BTreeMap<(String, &str), u64> = known.collect();
+    for (end, count) in &counters.ends {
+        if let Some(code) = end.code {
+            *closes.entry((code_label(code), end.cause)).or_default() += count;
+        }
+    }
+    let labels =
+        |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
+    out.counters(
+        "echoring_closes_total",
+        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Application \
+         codes count as 3xxx and 4xxx.",
+        closes.into_iter().map(|(end, count)| (labels(end), count)),
+    );
+}
+
+/// The code in Centrifuge's protocol for [`CloseCode::SLOW_CONSUMER`] in others.
+const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
+
+/// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
+/// `increase`. All ends that the server decides on by itself are here.
+const KNOWN_ENDS: [(u16, &str); 32] = [
+    (1000, "peer"),
+    (1001, "peer"),
+    (1005, "peer"),
+    (3000, "peer"),
+    (4000, "peer"),
+    (1000, "local"),
+    (1001, "local"),
+    (1003, "local"),
+    (1008, "local"),
+    (1009, "local"),
+    (1011, "local"),
+    (1012, "local"),
+    (1013, "local"),
+    (3000, "local"),
+    (CENTRIFUGE_SLOW, "local"),
+    (4000, "local"),
+    (4001, "local"),
+    (4003, "local"),
+    (4008, "local"),
+    (1002, "offence"),
+    (1007, "offence"),
+    (1008, "offence"),
+    (1009, "offence"),
+    (1006, "failed"),
+    (1006, "gone"),
+    (1006, "local"),
+    (1006, "out-of-memory"),
+    (1006, "over-share"),
+    (1006, "pong-timeout"),
+    (1006, "send-timeout"),
+    (1006, "tls-alert"),
+    (1006, "tls-record"),
+];
+
+/// The statuses that the server answers with by itself. They exist from the start too.
+const KNOWN_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 426, 429, 431, 500, 503];
+
+/// Our own codes among those of applications.
+const OWN: [u16; 4] =
+    [CENTRIFUGE_SLOW, CloseCode::CREDENTIALS_ENDED.0, CloseCode::FORBIDDEN.0, CloseCode::SLOW_CONSUMER.0];
+
+/// Peers choose codes from 3000 on, so those are not distinguished, except for our own.
+fn code_label(code: u16) -> String {
+    match code {
+        ..3000 => code.to_string(),
+        code if OWN.contains(&code) => code.to_string(),
+        _ => format!("{}xxx", code / 1000),
+    }
+}
+
+fn traffic(out: &mut Families, counters: &Counters) {
+    let by_class = || CLASS_NAMES.into_iter().map(|(class, name)| (name, counters.traffic.of(class)));
+    let both = |route: &str, received: u64, sent: u64| {
+        let labels = |direction: &str| vec![("route", route.to_owned()), ("direction", direction.to_owned())];
+        [(labels("in"), received), (labels("out"), sent)]
+    };
+    out.counters(
+        "echoring_messages_total",
+        "Messages by route and direction: received completely, or passed to the kernel or queued for it. Each copy \
+         of a broadcast message counts.",
+        by_class().flat_map(|(route, traffic)| both(route, traffic.messages_in, traffic.messages_out)),
+    );
+    out.counters(
+        "echoring_bytes_total",
+        "Bytes on connections by route and direction. The route none counts requests, and responses that \
+         end the connection.",
+        by_class().flat_map(|(route, traffic)| both(route, traffic.bytes_in, traffic.bytes_out)),
+    );
+}
+
+fn compression(out: &mut Families, snapshots: &[Snapshot]) {
+    let figure = |figure: fn(&Compressed) -> u64| sum(snapshots, |snapshot| figure(&snapshot.compressed));
+    let labels = |direction: &str, form: &str| -> Labels {
+        vec![("direction", direction.to_owned()), ("form", form.to_owned())]
+    };
+    out.counters(
+        "echoring_compression_bytes_total",
+        "Bytes of compressed messages by direction, before and after compression.",
+        [
+            (labels("in", "compressed"), figure(|done| done.bytes_in)),
+            (labels("in", "plain"), figure(|done| done.bytes_in_inflated)),
+            (labels("out", "compressed"), figure(|done| done.bytes_out)),
+            (labels("out", "plain"), figure(|done| done.bytes_out_plain)),
+        ],
+    );
+    out.counters(
+        "echoring_compression_messages_total",
+        "Messages compressed or decompressed. A broadcast message is compressed once per shard and format.",
+        [
+            (label("direction", "in"), figure(|done| done.messages_in)),
+            (label("direction", "out"), figure(|done| done.messages_out)),
+        ],
+    );
+    out.counter(
+        "echoring_compression_declined_total",
+        "Compression contexts declined because their memory budget was used up.",
+        figure(|done| done.declined),
+    );
+}
+
+fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
+    out.gauge(
+        "echoring_tls_sessions",
+        "Current TLS sessions.",
+        sum(snapshots, |snapshot| snapshot.tls_sessions),
+    );
+    out.counters(
+        "echoring_tls_handshakes_total",
+        "Completed TLS handshakes, full or resumed.",
+        [
+            (label("kind", "full"), counters.tls_handshakes - counters.tls_resumed),
+            (label("kind", "resumed"), counters.tls_resumed),
+        ],
+    );
+    let causes = counters.causes();
+    let faults = [TlsFault::Handshake, TlsFault::Alert, TlsFault::Record].map(TlsFault::name);
+    out.counters(
+        "echoring_tls_failures_total",
+        "Connections ended by a TLS failure: in the handshake, by an alert from the client, or by a bad \
+         record.",
+        faults.map(|fault| (label("fault", fault), causes.get(fault).copied().unwrap_or(0))),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list has no end that becomes the same series as another.
+    #[test]
+    fn known_ends_are_series_of_their_own() {
+        let mut families = Families::default();
+        ends(&mut families, &Counters::default());
+        let samples = &families.0[0].samples;
+        assert_eq!(samples.len(), KNOWN_ENDS.len());
+    }
+
+    #[test]
+    fn codes_of_peers_make_no_series_of_their_own() {
+        for (code, expected) in [
+            (1000, "1000"),
+            (1015, "1015"),
+            (3000, "3xxx"),
+            (3008, "3008"),
+            (3999, "3xxx"),
+            (4008, "4008"),
+            (4009, "4xxx"),
+            (4999, "4xxx"),
+        ] {
+            assert_eq!(code_label(code), expected);
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The response of `GET /stats`: the shards' snapshots as JSON, individually and summed.
+//!
+//! Scripts rely on its form: fields are added, never renamed. Maps have close codes, HTTP statuses or causes as keys
+//! and counts as values.
+
+mod duration_figures;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::Serialize;
+
+use echoring_proto::connection::Compressed;
+use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
+use echoring_topics::{Deliveries, Passed, Publications};
+
+use super::limits_report::limited;
+use super::reload::ReloadFigures;
+use crate::access::failed_attempts::AttemptFigures;
+use duration_figures::DurationFigures;
+use echoring_server::{AuthFigures, ClusterStatus, Snapshot};
+
+/// The schema of the report.
+const SCHEMA: &str = "echoring.stats/1";
+
+/// The report.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    schema: &'static str,
+    version: &'static str,
+    pid: u32,
+    uptime_s: f64,
+    state: &'static str,
+    driver: DriverReport<'a>,
+    /// The runtime of the control plane.
+    control: &'static str,
+    /// Shards that did not answer in time; their counters are missing from `node`.
+    silent_shards: usize,
+    budgets: BudgetReport,
+    log: LogFigures,
+    reloads: ReloadFigures,
+    auth: AuthFigures,
+    admin: AdminFigures,
+    node: Figures<'a>,
+    shards: Vec<ShardReport<'a>>,
+}
+
+/// The admin address itself.
+#[derive(Debug, Serialize)]
+struct AdminFigures {
+    /// Requests without access.
+    refused: AttemptFigures,
+}
+
+/// The node's budgets.
+#[derive(Debug, Default, Serialize)]
+struct BudgetReport {
+    memory_bytes: BudgetUse,
+    compression_bytes: BudgetUse,
+    connections: BudgetUse,
+}
+
+/// The part of a budget that shards have leased, in blocks.
+#[derive(Debug, Default, Serialize)]
+struct BudgetUse {
+    used: u64,
+    peak: u64,
+    limit: u64,
+}
+
+impl BudgetReport {
+    /// The budgets are the node's, so every shard reports the same.
+    fn of(snapshot: &Snapshot) -> BudgetReport {
+        let of =
+            |budget: BudgetFigures| BudgetUse { used: budget.leased, peak: budget.peak, limit: budget.limit };
+        BudgetReport {
+            memory_bytes: of(snapshot.memory),
+            compression_bytes: of(snapshot.contexts),
+            connections: of(snapshot.seats),
+        }
+    }
+}
+
+/// Log records of this process that were lost.
+#[derive(Debug, Serialize)]
+struct LogFigures {
+    dropped: u64,
+    rate_limited: u64,
+}
+
+impl LogFigures {
+    fn now() -> LogFigures {
+        LogFigures { dropped: LOG.dropped.load(Relaxed), rate_limited: LOG.rate_limited.load(Relaxed) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct DriverReport<'a> {
+    name: &'static str,
+    features: &'a [&'static str],
+    degraded: &'a [&'static str],
+}
+
+#[derive(Debug, Serialize)]
+struct ShardReport<'a> {
+    shard: usize,
+    driver: DriverReport<'a>,
+    #[serde(flatten)]
+    figures: Figures<'a>,
+}
+
+/// Gauges and counters of one shard, or of all.
+#[derive(Debug, Serialize)]
+struct Figures<'a> {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+    /// Connections with a partial send.
+    blocked: u64,
+    compression: CompressionFigures,
+    publications: PublicationFigures,
+    deliveries: DeliveryFigures,
+    passed: PassedFigures,
+    accepted: u64,
+    opened: u64,
+    tls_handshakes: u64,
+    tls_resumed: u64,
+    messages_in: u64,
+    messages_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    short_sends: u64,
+    pauses: u64,
+    mailbox_full: u64,
+    turns: u64,
+    stalls: u64,
+    tick_time: DurationFigures,
+    receive_to_send: DurationFigures,
+    limited: BTreeMap<&'static str, u64>,
+    proxy_headers: u64,
+    accept_failures: u64,
+    handler_failures: u64,
+    handler_panics: u64,
+    closes: BTreeMap<u16, u64>,
+    causes: BTreeMap<&'static str, u64>,
+    refusals: &'a BTreeMap<u16, u64>,
+    answers: &'a BTreeMap<u16, u64>,
+}
+
+/// permessage-deflate: messages, and their bytes compressed and uncompressed.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct CompressionFigures {
+    messages_in: u64,
+    bytes_in: u64,
+    bytes_in_inflated: u64,
+    messages_out: u64,
+    bytes_out: u64,
+    bytes_out_plain: u64,
+    context_bytes: u64,
+    declined: u64,
+}
+
+impl CompressionFigures {
+    fn add(&mut self, done: &Compressed) {
+        self.messages_in += done.messages_in;
+        self.bytes_in += done.bytes_in;
+        self.bytes_in_inflated += done.bytes_in_inflated;
+        self.messages_out += done.messages_out;
+        self.bytes_out += done.bytes_out;
+        self.bytes_out_plain += done.bytes_out_plain;
+        self.context_bytes += done.context_bytes;
+        self.declined += done.declined;
+    }
+}
+
+/// Publications: `published = accepted + refused`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct PublicationFigures {
+    published: u64,
+    accepted: u64,
+    refused: u64,
+}
+
+impl PublicationFigures {
+    pub(super) fn new(counted: &Publications) -> PublicationFigures {
+        let Publications { published, accepted, refused } = *counted;
+        PublicationFigures { published, accepted, refused }
+    }
+}
+
+/// Deliveries: `offered = sent + queued +` the sum of `dropped`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct DeliveryFigures {
+    offered: u64,
+    sent: u64,
+    queued: u64,
+    dropped: DropFigures,
+}
+
+/// Deliveries that were dropped, by cause.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct DropFigures {
+    disconnect: u64,
+    oldest: u64,
+    conflated: u64,
+    memory: u64,
+}
+
+impl DeliveryFigures {
+    pub(super) fn new(counted: &Deliveries) -> DeliveryFigures {
+        DeliveryFigures {
+            offered: counted.offered,
+            sent: counted.sent,
+            queued: counted.queued,
+            dropped: DropFigures {
+                disconnect: counted.dropped_disconnect,
+                oldest: counted.dropped_oldest,
+                conflated: counted.dropped_conflated,
+                memory: counted.dropped_memory,
+            },
+        }
+    }
+}
+
+/// Mail between shards. The difference between out and in is in mailboxes.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PassedFigures {
+    publications_out: u64,
+    publications_in: u64,
+    messages_out: u64,
+    messages_in: u64,
+}
+
+impl PassedFigures {
+    fn new(counted: &Passed) -> PassedFigures {
+        let Passed { publications_out, publications_in, messages_out, messages_in } = *counted;
+        PassedFigures { publications_out, publications_in, messages_out, messages_in }
+    }
+}
+
+impl<'a> Figures<'a> {
+    fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+        let traffic = counters.traffic.total();
+        Figures {
+            connections: gauges.connections,
+            topics: gauges.topics,
+            subscriptions: gauges.subscriptions,
+            pool_bytes: gauges.pool_bytes,
+            pool_bytes_peak: gauges.pool_bytes_peak,
+            blocked: gauges.blocked,
+            compression: gauges.compression,
+            publications: PublicationFigures::new(&gauges.publications),
+            deliveries: DeliveryFigures::new(&gauges.deliveries),
+            passed: PassedFigures::new(&gauges.passed),
+            accepted: counters.accepted,
+            opened: counters.opened,
+            tls_handshakes: counters.tls_handshakes,
+            tls_resumed: counters.tls_resumed,
+            messages_in: traffic.messages_in,
+            messages_out: traffic.messages_out,
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            short_sends: counters.short_sends,
+            pauses: counters.pauses,
+            mailbox_full: counters.mailbox_full,
+            turns: counters.ticks,
+            stalls: counters.stalls,
+            tick_time: DurationFigures::new(&counters.tick_time),
+            receive_to_send: DurationFigures::new(&counters.receive_to_send),
+            limited: limited(counters),
+            proxy_headers: counters.proxy_headers,
+            accept_failures: counters.accept_failures,
+            handler_failures: counters.handler_failures,
+            handler_panics: counters.handler_panics,
+            closes: counters.closes(),
+            causes: counters.causes(),
+            refusals: &counters.refusals,
+            answers: &counters.answers,
+        }
+    }
+}
+
+/// Gauges, as opposed to counters.
+#[derive(Default)]
+struct Gauges {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+    blocked: u64,
+    compression: CompressionFigures,
+    publications: Publications,
+    deliveries: Deliveries,
+    passed: Passed,
+}
+
+impl Gauges {
+    fn add(&mut self, snapshot: &Snapshot) {
+        let hub = &snapshot.application;
+        self.connections += snapshot.connections;
+        self.topics += hub.topics;
+        self.subscriptions += hub.subscriptions;
+        self.pool_bytes += snapshot.pool_bytes;
+        self.pool_bytes_peak += snapshot.pool_bytes_peak;
+        self.blocked += snapshot.blocked;
+        self.compression.add(&snapshot.compressed);
+        self.publications.add(&hub.publications);
+        self.deliveries.add(&hub.deliveries);
+        self.passed.add(&hub.passed);
+    }
+}
+
+/// The state of the control plane itself.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) uptime_s: f64,
+    pub(super) draining: bool,
+    pub(super) control: &'static str,
+    pub(super) shards: usize,
+    pub(super) reloads: ReloadFigures,
+    pub(super) auth: AuthFigures,
+    pub(super) admin: AttemptFigures,
+    /// Addresses that were banned.
+    pub(super) bans: u64,
+    /// Files with certificates, and when their first one expires, in seconds since the epoch of Unix.
+    pub(super) certificates: Vec<(PathBuf, u64)>,
+    /// The node's part in its cluster.
+    pub(super) cluster: Option<ClusterStatus>,
+}
+
+/// The report as JSON.
+pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
+    let mut gauges = Gauges::default();
+    let mut counters = Counters::default();
+    for snapshot in snapshots {
+        gauges.add(snapshot);
+        counters.add(&snapshot.counters);
+    }
+    let first = snapshots.first();
+    let report = Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_s: node.uptime_s,
+        state: if node.draining { "draining" } else { "serving" },
+        driver: driver(first),
+        control: node.control,
+        silent_shards: node.shards.saturating_sub(snapshots.len()),
+        budgets: first.map(BudgetReport::of).unwrap_or_default(),
+        log: LogFigures::now(),
+        reloads: node.reloads,
+        auth: node.auth,
+        admin: AdminFigures { refused: node.admin },
+        node: Figures::new(&gauges, &counters),
+        shards: snapshots.iter().map(shard).collect(),
+    };
+    serde_json::to_vec_pretty(&report)
+}
+
+/// All shards run on the same kernel with the same flags, so the first one represents the node.
+fn driver(snapshot: Option<&Snapshot>) -> DriverReport<'_> {
+    match snapshot {
+        Some(snapshot) => {
+            DriverReport { name: snapshot.driver, features: &snapshot.features, degraded: &snapshot.degraded }
+        }
+        None => DriverReport { name: "", features: &[], degraded: &[] },
+    }
+}
+
+fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
+    let mut gauges = Gauges::default();
+    gauges.add(snapshot);
+    ShardReport {
+        shard: snapshot.shard,
+        driver: driver(Some(snapshot)),
+        figures: Figures::new(&gauges, &snapshot.counters),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_proto::limits::SECOND;
+    use echoring_runtime::stats::{Account, End};
+    use echoring_topics::HubReport;
+
+    use super::*;
+    use crate::ReloadCounters;
+
+    fn counters(messages_in: u64) -> Counters {
+        let mut counters = Counters::default();
+        counters.traffic.at(Account::HANDSHAKE).messages_in = messages_in;
+        counters.tick_time.record(SECOND, messages_in);
+        counters.ends.insert(End { code: Some(1000), cause: "peer" }, 2);
+        counters.ends.insert(End { code: Some(1006), cause: "gone" }, messages_in);
+        counters
+    }
+
+    #[test]
+    fn the_node_is_the_sum_of_its_shards() {
+        let snapshot = |shard: usize, messages_in: u64| {
+            let mut rooms = HubReport::default();
+            rooms.publications = Publications { published: 5, accepted: 4, refused: 1 };
+            let Deliveries { offered, sent, dropped_disconnect, .. } = &mut rooms.deliveries;
+            (*offered, *sent, *dropped_disconnect) = (9, 6, 3);
+            rooms.passed = Passed { messages_out: 2, ..Passed::default() };
+            let mut snapshot = Snapshot::default();
+            (snapshot.shard, snapshot.connections) = (shard, 10);
+            (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
+            snapshot.seats = BudgetFigures { leased: 64, peak: 128, limit: 1_000 };
+            (snapshot.application, snapshot.counters) = (rooms, counters(messages_in));
+            snapshot
+        };
+        let reloads = ReloadCounters::default().figures();
+        let auth = AuthFigures::default();
+        let admin = AttemptFigures::default();
+        let node = Node {
+            uptime_s: 1.5,
+            draining: false,
+            control: "tokio",
+            shards: 3,
+            reloads,
+            auth,
+            admin,
+            bans: 2,
+            certificates: Vec::new(),
+            cluster: None,
+        };
+        let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
+        let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(report["schema"], "echoring.stats/1");
+        assert_eq!(report["state"], "serving");
+        assert_eq!(report["driver"]["name"], "uring");
+        assert_eq!(report["driver"]["degraded"][0], "receive-total");
+        assert_eq!(report["silent_shards"], 1);
+        assert_eq!(report["node"]["connections"], 20);
+        assert_eq!(report["node"]["messages_in"], 12);
+        assert_eq!(report["node"]["tick_time"]["buckets"], serde_json::json!([[0, 12]]));
+        assert_eq!(report["shards"][0]["tick_time"]["count"], 5);
+        let seats = serde_json::json!({"used": 64, "peak": 128, "limit": 1_000});
+        assert_eq!(report["budgets"]["connections"], seats);
+        assert_eq!(report["node"]["closes"]["1000"], 4);
+        assert_eq!(report["node"]["publications"]["accepted"], 8);
+        assert_eq!(report["node"]["deliveries"]["sent"], 12);
+        assert_eq!(report["node"]["passed"]["messages_out"], 4);
+        assert_eq!(report["shards"][0]["deliveries"]["dropped"]["disconnect"], 3);
+        assert_eq!(report["shards"][1]["shard"], 1);
+        assert_eq!(report["shards"][1]["closes"]["1006"], 7);
+    }
+}

@@ -1,0 +1,243 @@
+//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, and sessions, which
+//! speak `echoring.v1.json` or Centrifuge's client protocol, or only listen to an event stream. On all shards, messages are in
+//! the order that the topic's owner gives.
+//!
+//! ```text
+//! publisher's shard ──Publish──> owner shard ──Deliver──> each subscribing shard ──> its log ──> sockets
+//!       (request lane: may wait)        (forward lane: always taken)
+//! ```
+//!
+//! Shards exchange the published bytes; each encodes them for its own subscribers, once per encoding and window size.
+//!
+//! The parts: `sequencer` (topics that this shard owns), `fan_out` (logs and local subscribers), `subscriptions` (the shard's
+//! subscriptions at owners), `sessions` (what they are sent, through `events` in their `dialect`), `pending_requests` and
+//! `held_publications` (mail that waits for room), `cluster` (topics that are shared with other nodes), and `drain`. The other files are operations that need several parts.
+//! `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
+//!
+//! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
+//! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
+//! flood each other therefore both make progress.
+
+mod app_calls;
+mod centrifuge;
+mod centrifuge_events;
+mod centrifuge_session;
+pub mod cluster;
+mod connecting;
+pub(crate) mod connection_sink;
+mod deltas;
+pub(crate) mod dialect;
+mod drain;
+mod draining;
+mod event_stream;
+mod events;
+mod fan_out;
+mod forwards;
+mod frame_encoder;
+mod handler_events;
+mod handler_topics;
+mod handover;
+mod held_commands;
+mod held_publications;
+mod history;
+mod history_range;
+mod inbox;
+mod last_messages;
+pub mod mail_codec;
+mod members;
+mod open_calls;
+mod own_messages;
+mod owner_reads;
+mod pending_requests;
+mod presence;
+pub mod publish;
+mod replay;
+mod reports;
+mod request_history;
+mod requests;
+mod rights;
+mod sequencer;
+mod server_subscriptions;
+pub(crate) mod session;
+pub mod sessions;
+pub mod shard_mail;
+mod subscribe;
+mod subscription_tokens;
+mod subscriptions;
+mod tick;
+mod topic_read;
+mod unanswered;
+mod v1_events;
+mod waiting_requests;
+
+use std::collections::VecDeque;
+
+use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Lane;
+use echoring_topics::{ClientId, CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
+
+use crate::cluster_mail::RelayOutbox;
+use crate::peer::{Context, HandlerPeer, Peer};
+pub use centrifuge::content_of;
+use cluster::{ClusterSettings, ClusterShard};
+pub use deltas::payload;
+use drain::Drain;
+use fan_out::FanOut;
+pub use handler_events::{HandlerEvent, HandlerEvents};
+pub use handover::ClientNumbers;
+use handover::Handover;
+use held_publications::HeldPublications;
+pub use history_range::HistoryRange;
+use pending_requests::PendingRequests;
+use presence::PresenceChanges;
+pub use sequencer::MAIL_OVERHEAD_BYTES;
+use sequencer::Sequencer;
+use sessions::Sessions;
+use subscriptions::Subscriptions;
+pub use topic_read::{TopicAnswer, TopicQuestion, TopicRead};
+
+/// Interval of the checks for slow consumers, heartbeats and expiry.
+const CHECK_INTERVAL: Nanos = SECOND;
+/// Delay before mail that found no room is tried again.
+const RETRY_DELAY: Nanos = MILLISECOND;
+
+/// The settings of a shard's broadcast.
+#[derive(Debug)]
+pub struct BroadcastSettings {
+    /// The settings of topics, by name.
+    pub rules: Rules,
+    /// The shard's lease of the node's topics.
+    pub topics: Lease,
+    /// Maximum topics of one session.
+    pub subscriptions_max: u32,
+    /// The node's creators of topics.
+    pub creators: Creators,
+    /// How many topics they may create.
+    pub creation: CreationLimits,
+    /// Maximum message size in bytes.
+    pub message_bytes_max: u64,
+    /// Makes the epochs of this run differ from those of others.
+    pub seed: u64,
+    /// Maps topics to owner shards; equal on all shards.
+    pub placement: Placement,
+    /// The number of the node's first shard, in the numbers of clients. A successor's shards have other numbers.
+    pub first_number: u8,
+    /// Of the digests of publications with idempotency keys; the same in a successor.
+    pub digest_seed: u64,
+}
+
+/// Broadcast on one shard.
+#[derive(Debug)]
+pub struct Broadcast {
+    sequencer: Sequencer,
+    fan_out: FanOut,
+    subscriptions: Subscriptions,
+    sessions: Sessions,
+    held: HeldPublications,
+    pending: PendingRequests,
+    drain: Drain,
+    handover: Handover,
+    /// Joins and leaves of this tick.
+    presence_changes: PresenceChanges,
+    /// Clients that ended with a predecessor, whose departure is not reported yet.
+    departed: VecDeque<(OwnedTopicId, ClientId)>,
+    first_number: u8,
+    /// The run of the node in its cluster, in the ids of clients; 0 without one.
+    node: u64,
+    check_at: Nanos,
+    now: Nanos,
+}
+
+impl Broadcast {
+    /// The broadcast of one shard.
+    pub fn new(settings: BroadcastSettings) -> Broadcast {
+        let BroadcastSettings {
+            rules,
+            topics,
+            subscriptions_max,
+            creators,
+            creation,
+            message_bytes_max,
+            seed,
+            placement,
+            first_number,
+            digest_seed,
+        } = settings;
+        let owned = OwnedTopics::new(rules.clone(), topics, seed)
+            .with_digest_seed(digest_seed)
+            .with_creators(creators, creation);
+        Broadcast {
+            sequencer: Sequencer::new(owned, placement, message_bytes_max as usize),
+            fan_out: FanOut::new(rules),
+            subscriptions: Subscriptions::default(),
+            sessions: Sessions::new(subscriptions_max),
+            held: HeldPublications::default(),
+            pending: PendingRequests::default(),
+            drain: Drain::default(),
+            handover: Handover::default(),
+            presence_changes: PresenceChanges::default(),
+            departed: VecDeque::new(),
+            first_number,
+            node: 0,
+            check_at: 0,
+            now: 0,
+        }
+    }
+
+    /// Shares the topics with other nodes.
+    pub fn join(&mut self, mut cluster: ClusterSettings) {
+        self.node = cluster.identity.node.0;
+        self.sequencer.relay = cluster.relay.take().map(RelayOutbox::new);
+        self.sequencer.join(ClusterShard::new(cluster));
+    }
+
+    /// Uses other settings from now on. Connections keep the topics that they subscribe to.
+    pub fn configure(
+        &mut self,
+        rules: &Rules,
+        creation: CreationLimits,
+        subscriptions_max: u32,
+        message_bytes_max: u64,
+    ) {
+        self.sequencer.configure(rules.clone(), creation, message_bytes_max as usize);
+        self.fan_out.topics.configure(rules.clone());
+        self.sessions.subscriptions_max = subscriptions_max;
+    }
+
+    /// Whether the owner may take a request, which may post one message to every other shard.
+    pub fn takes_requests<D: Driver>(&self, cx: &Context<'_, D>) -> bool {
+        cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())
+            && self.sequencer.has_room_for_others()
+    }
+
+    /// A send to a connection was partial.
+    pub fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        // A connection that the drain has closed was sent everything queued, and gets nothing more.
+        if !self.drain.is_on() || cx.is_open(token) {
+            self.fan_out.take_back(cx, token);
+        }
+    }
+
+    /// The number of this shard, in the numbers of clients.
+    pub fn number(&self, shard: usize) -> u8 {
+        self.first_number.wrapping_add(shard as u8)
+    }
+
+    /// A connection is gone.
+    pub fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, peer: Peer) {
+        match peer {
+            Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
+            Peer::Session(session) | Peer::Handler(HandlerPeer { session: Some(session), .. }) => {
+                self.session_closed(&mut cx.resources(), token, &session);
+            }
+            Peer::Echo | Peer::Handler(_) => {}
+        }
+    }
+
+    /// Frees a part of the histories or, if memory is `owed`, the messages that only slow consumers need.
+    pub fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        if owed { self.fan_out.topics.shed(pool) } else { self.sequencer.topics.shed(pool) }
+    }
+}

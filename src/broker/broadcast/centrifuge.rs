@@ -1,0 +1,430 @@
+//! The commands of Centrifuge's client protocol, as the requests of a session.
+//!
+//! Topics, permissions, limits and history are those of every other session: nothing here touches a log or a cursor.
+
+use echoring_auth::Denied;
+use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
+use echoring_centrifuge::{
+    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push,
+    reply,
+};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Driver;
+use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
+use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
+use serde::de::IgnoredAny;
+
+use super::Broadcast;
+use super::centrifuge_events::number;
+use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
+use super::dialect::{Dialect, close};
+use super::held_commands::{HeldFrame, charge_of};
+use super::members::MembersPage;
+use super::requests::{ANY_EPOCH, WantedSubscription};
+use super::sessions::{dialect_of, end, latest_request};
+use crate::gate::{Gate, RefreshError};
+use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
+use crate::peer::{ConnectionContext, Context};
+use crate::validation::is_too_deep;
+
+impl Broadcast {
+    /// A session sent a frame.
+    pub(super) fn centrifuge_frame(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        kind: MessageKind,
+        frame: &[u8],
+    ) {
+        if kind != Dialect::Centrifuge(encoding).kind() {
+            return disconnect(link, Disconnect::BadRequest);
+        }
+        if backlog(link).is_some() {
+            return self.keep_frame(link, frame);
+        }
+        self.take_commands(link, gate, encoding, frame, 0);
+    }
+
+    /// Keeps a frame until the connect command is decided.
+    fn keep_frame(&mut self, link: &mut ConnectionContext<'_>, frame: &[u8]) {
+        let bytes = frame_bytes(frame);
+        let has_room = backlog(link).is_some_and(|backlog| backlog.has_room(bytes));
+        if !has_room || !self.sessions.kept.add(bytes, link.pool()) {
+            return disconnect(link, Disconnect::TooManyRequests);
+        }
+        if let Some(backlog) = backlog(link) {
+            backlog.keep(frame);
+        }
+    }
+
+    /// Carries out the commands of a frame, except for the first `done`. Those that find too many requests open wait.
+    pub(super) fn take_commands(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        frame: &[u8],
+        done: usize,
+    ) {
+        let mut commands = decode(encoding, frame);
+        commands.by_ref().take(done).for_each(drop);
+        let others_wait = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.are_many());
+        if (others_wait || self.take_some(link, gate, encoding, frame, &mut commands))
+            && let Some((rest, left)) = commands.unread()
+        {
+            hold(link, rest, left);
+        }
+    }
+
+    /// Takes the waiting commands, as far as there is room for their requests. A session without any left is read
+    /// again.
+    pub(super) fn take_held(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
+        while link.is_open()
+            && let Some(centrifuge) = centrifuge(link)
+            && let Some(mut held) = centrifuge.calls.pop_held()
+        {
+            let (encoding, (frame, left)) = (centrifuge.encoding, held.unread());
+            let mut commands = Commands::resume(encoding, frame, left);
+            let waits = self.take_some(link, gate, encoding, frame, &mut commands);
+            match commands.unread().filter(|_| waits).map(|(rest, left)| (rest.len(), left)) {
+                Some((bytes, left)) => {
+                    held.advance(bytes, left);
+                    put_back(link, held);
+                }
+                None => link.pool().discharge(held.charged_bytes()),
+            }
+        }
+        self.read_again(link);
+    }
+
+    /// Takes commands of a frame until all are read, too many requests are open, or the connection ends. Returns whether those
+    /// that are left have to wait.
+    fn take_some(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        frame: &[u8],
+        commands: &mut Commands<'_>,
+    ) -> bool {
+        while let Some(command) = commands.next() {
+            match command {
+                Ok(command) => self.take_command(link, gate, encoding, &command),
+                Err(_) => disconnect(link, Disconnect::BadRequest),
+            }
+            if !link.is_open() {
+                return false;
+            }
+            if let Some(backlog) = backlog(link) {
+                backlog.has_first = commands.next().is_some();
+                if backlog.has_first {
+                    self.keep_frame(link, frame);
+                }
+                return false;
+            }
+            if !centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.have_room()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take_command(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        command: &Command<'_>,
+    ) {
+        let (id, token) = (command.id, link.token);
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let is_connected = matches!(centrifuge.stage, Stage::Connected(_));
+        if is_connected == matches!(command.request, Request::Connect(_)) {
+            return disconnect(link, Disconnect::BadRequest);
+        }
+        match &command.request {
+            Request::Pong => return centrifuge.note_pong(),
+            Request::Send { data } => return self.take_send(link, gate, data),
+            _ => {}
+        }
+        session.requests.begin();
+        match &command.request {
+            Request::Connect(connect) => self.connect(link, gate, encoding, id, connect),
+            Request::Subscribe(subscribe) => self.take_subscribe(link, gate, encoding, id, subscribe),
+            Request::Unsubscribe { channel } => {
+                self.cancel_asked_subscribe(link, channel);
+                self.unsubscribe_in_turn(link, encoding, id, channel);
+            }
+            Request::Publish(publish) => self.take_publish(link, gate, encoding, id, publish),
+            Request::Presence { channel } => self.take_presence(link, gate, encoding, id, channel, false),
+            Request::PresenceStats { channel } => self.take_presence(link, gate, encoding, id, channel, true),
+            Request::History(history) => {
+                self.read_history(link, gate.client(token), encoding, id, history);
+            }
+            Request::Ping => self.sessions.send_with(link, |out| reply::ping(encoding, out, id)),
+            Request::Refresh { token } if is_token(token) => {
+                self.authenticate(link, gate, Some(id.into()), token);
+            }
+            Request::Refresh { .. } => disconnect(link, Disconnect::InvalidToken),
+            Request::SubRefresh(refresh) => self.take_sub_refresh(link, gate, encoding, id, refresh),
+            Request::Rpc(rpc) => self.take_rpc(link, gate, encoding, id, rpc),
+            Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
+            Request::Pong | Request::Send { .. } => {}
+        }
+    }
+
+    /// Answers a command with an error. Too many errors in a row end the session.
+    pub(super) fn fail(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        encoding: Encoding,
+        id: u32,
+        error: ErrorCode,
+    ) {
+        let request = latest_request(link);
+        let Some(session) = link.peer.session_mut() else { return };
+        if !error.is_temporary() && session.requests.is_too_much(request) {
+            return end(link, CloseCode::POLICY, "too many errors");
+        }
+        self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
+    }
+
+    /// A token of the session was not accepted.
+    pub(super) fn refuse_token(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        id: Option<u64>,
+        error: RefreshError,
+    ) {
+        let Dialect::Centrifuge(encoding) = dialect_of(link) else { return };
+        let code = match error {
+            RefreshError::Denied(Denied::Expired) => ErrorCode::TokenExpired,
+            RefreshError::Denied(Denied::Busy | Denied::Unavailable) => ErrorCode::Internal,
+            RefreshError::Denied(Denied::Forbidden) => ErrorCode::PermissionDenied,
+            _ => return disconnect(link, Disconnect::InvalidToken),
+        };
+        self.fail(link, encoding, number(id), code);
+    }
+
+    fn take_subscribe(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        subscribe: &Subscribe<'_>,
+    ) {
+        // Subscriptions of other types, and filters, cannot be served as if they were ordinary.
+        if subscribe.kind != 0 || subscribe.has_tags_filter {
+            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+        }
+        let Some(position) = position_of(subscribe).filter(|_| is_topic_name(&subscribe.channel)) else {
+            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+        };
+        let wanted = WantedSubscription {
+            from: subscribe.recover.then_some(position),
+            presence: subscribe.join_leave,
+            must_recover: subscribe.rejects_unrecovered(),
+            deltas: subscribe.delta == delta::NAME,
+            ..WantedSubscription::plain(Some(id.into()), &subscribe.channel)
+        };
+        if !subscribe.token.is_empty() && gate.is_on() {
+            return self.subscribe_with_token(link, gate, encoding, wanted, &subscribe.token);
+        }
+        if self.fan_out.topics.settings_of(wanted.name).access.subscribe == Permission::Hook {
+            return self.ask_subscribe(link, gate, encoding, &wanted, subscribe.data);
+        }
+        self.subscribe_in_turn(link, gate, encoding, id, wanted);
+    }
+
+    fn take_publish(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        publish: &Publish<'_>,
+    ) {
+        let Publish { channel, data, key, removed, kind } = publish;
+        if *removed || *kind != 0 {
+            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+        }
+        let content = content_of(encoding, data);
+        let Some(content) = content.filter(|_| is_topic_name(channel) && key.len() <= KEY_BYTES_MAX) else {
+            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+        };
+        let publication = Publication { content, key, payload: data };
+        if self.fan_out.topics.settings_of(channel).access.publish == Permission::Hook {
+            return self.ask_publish(link, gate, encoding, id, channel, &publication);
+        }
+        self.publish_within_rate(link, gate, Some(id.into()), channel, publication, "");
+    }
+
+    fn take_presence(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &Gate,
+        encoding: Encoding,
+        id: u32,
+        name: &str,
+        stats: bool,
+    ) {
+        let is_full = has_long_queue(link);
+        let Some(centrifuge) = centrifuge(link) else { return };
+        if is_full || centrifuge.stats.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
+            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+        }
+        if stats {
+            centrifuge.stats.push(id.into());
+        }
+        let (id, limit) = (Some(u64::from(id)), CENTRIFUGE_PRESENCE_CLIENTS_MAX);
+        let (page, client) = (MembersPage { id, name, after: None, limit }, gate.client(link.token));
+        if !self.list_members(link, client, &page)
+            && let Some(session) = link.peer.session_mut()
+        {
+            session.take_stats(id);
+        }
+    }
+
+    /// Attends to the sessions that are due: pings, and clients that do not answer or do not connect.
+    pub(super) fn attend_alarms<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        while let Some(token) = self.sessions.alarms.pop_due(self.now) {
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.attend_alarm(&mut link, self.now);
+            }
+        }
+    }
+
+    fn attend_alarm(&mut self, link: &mut ConnectionContext<'_>, now: Nanos) {
+        self.end_expired(link, now);
+        let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
+        let Some(session) = link.peer.session_mut() else { return };
+        let expires_at = session.next_expiry();
+        // A client whose publications are held is not read.
+        let is_held = queued_bytes > 0 || session.held > 0;
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let is_excused = is_held || centrifuge.calls.are_many();
+        let (due, encoding) = (centrifuge.take_due(now, times, is_excused), centrifuge.encoding);
+        if let Some(at) = expires_at {
+            centrifuge.wake_by(at);
+        }
+        self.sessions.alarms.add(token, centrifuge);
+        match due {
+            Due::Stale => disconnect(link, Disconnect::Stale),
+            Due::NoPong => disconnect(link, Disconnect::NoPong),
+            Due::Ping => self.sessions.send_with(link, |out| push::ping(encoding, out)),
+            Due::Nothing => {}
+        }
+    }
+}
+
+/// The position that a client names; `None` if it is invalid. Without an epoch, it is of any.
+pub(super) fn position_of(subscribe: &Subscribe<'_>) -> Option<Position> {
+    let epoch = match &*subscribe.epoch {
+        "" => ANY_EPOCH,
+        text => parse_epoch(text).filter(|epoch| *epoch != ANY_EPOCH).unwrap_or(u64::MAX),
+    };
+    (subscribe.offset < INTEGER_END).then_some(Position { epoch, offset: subscribe.offset })
+}
+
+/// Holds the rest of a frame, with up to `left` commands, until fewer requests are open.
+fn hold(link: &mut ConnectionContext<'_>, rest: &[u8], left: usize) {
+    let has_room = centrifuge(link).is_some_and(|centrifuge| centrifuge.calls.held.has_room(rest.len()));
+    if !has_room {
+        return disconnect(link, Disconnect::TooManyRequests);
+    }
+    if !link.pool().charge(charge_of(rest.len())) {
+        return disconnect(link, Disconnect::ServerError);
+    }
+    if let Some(centrifuge) = centrifuge(link) {
+        centrifuge.calls.held.hold(rest, left);
+    }
+}
+
+/// Holds the first frame longer.
+fn put_back(link: &mut ConnectionContext<'_>, held: HeldFrame) {
+    if let Some(centrifuge) = centrifuge(link) {
+        centrifuge.calls.held.put_back(held);
+    }
+}
+
+/// The times of pings are those of the server's own.
+pub(super) fn ping_times(link: &ConnectionContext<'_>) -> PingTimes {
+    let (interval, timeout) = link.ping_times();
+    PingTimes { interval, timeout }
+}
+
+/// Ends a session.
+pub(super) fn disconnect(link: &mut ConnectionContext<'_>, disconnect: Disconnect) {
+    let (code, reason) = close(disconnect);
+    link.close(code, reason);
+}
+
+/// The state of a session that speaks Centrifuge's protocol.
+pub(super) fn centrifuge<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut CentrifugeSession> {
+    let session = link.peer.session_mut()?;
+    session.centrifuge_mut()
+}
+
+/// The connect command without an answer yet, with the commands behind it.
+pub(super) fn backlog<'a>(link: &'a mut ConnectionContext<'_>) -> Option<&'a mut ConnectBacklog> {
+    match &mut centrifuge(link)?.stage {
+        Stage::Connecting(backlog) => Some(backlog),
+        Stage::AwaitingConnect | Stage::Connected(_) => None,
+    }
+}
+
+/// Whether too much is queued to a peer for another long answer: the queue's bound would end a session that reads.
+pub(super) fn has_long_queue(link: &ConnectionContext<'_>) -> bool {
+    link.queued_bytes() > link.queue_bytes()
+}
+
+/// Whether a token may be one: other bytes are in no credentials.
+pub(super) fn is_token(token: &str) -> bool {
+    (1..=CREDENTIAL_BYTES_MAX).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The type of published data; `None` if it may not be published. Protobuf carries any bytes, also none: those that are JSON are
+/// JSON for clients that speak JSON too. In JSON, no data are no value.
+pub fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
+    let content = match encoding {
+        Encoding::Json if data.is_empty() => return None,
+        Encoding::Json => Content::Json,
+        Encoding::Protobuf if serde_json::from_slice::<IgnoredAny>(data).is_ok() => Content::Json,
+        Encoding::Protobuf if simdutf8::basic::from_utf8(data).is_ok() => Content::Text,
+        Encoding::Protobuf => Content::Binary,
+    };
+    (content != Content::Json || !is_too_deep(data)).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protobuf_data_is_json_where_it_can_be_read_as_json() {
+        let deep = "[".repeat(1_000) + &"]".repeat(1_000);
+        for (data, json, protobuf) in [
+            (&b"{\"a\":1}"[..], Some(Content::Json), Some(Content::Json)),
+            (b"hello", Some(Content::Json), Some(Content::Text)),
+            (b"\xff\x00", Some(Content::Json), Some(Content::Binary)),
+            (b"", None, Some(Content::Text)),
+            (deep.as_bytes(), None, None),
+        ] {
+            assert_eq!(content_of(Encoding::Json, data), json, "the codec has read it as JSON");
+            assert_eq!(content_of(Encoding::Protobuf, data), protobuf);
+        }
+    }
+
+    #[test]
+    fn a_token_is_short_and_visible() {
+        assert!(is_token("a.b-c_~"));
+        for bad in ["", "a b", "ä", "a\n", &"x".repeat(CREDENTIAL_BYTES_MAX + 1)] {
+            assert!(!is_token(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! The connect command of Centrifuge's protocol: who the client is, the subscriptions that the server makes for it, and one answer
+//! for all of that.
+//!
+//! ```text
+//! connect ──> token checked, or application asked ──> subscriptions begin ──> owners and first pages are known ──> answer
+//! ```
+//!
+//! Nothing of a topic is sent before the answer, which has the positions: with it, a subscription goes live or continues its replay.
+//! Commands that come meanwhile are kept in the [`ConnectBacklog`].
+
+use echoring_auth::{
+    AppConnected, AppData, AppEvent, ClientProgram, Credentials, Decision, Identity, ServerSubscriptions,
+};
+use echoring_centrifuge::{
+    Connect, ConnectResult, Disconnect, Encoding, ErrorCode, Publication, SubscribeResult, reply,
+};
+use echoring_proto::limits::SECOND;
+use echoring_runtime::driver::Driver;
+use echoring_topics::{Position, Replay, TopicId, entries};
+
+use super::Broadcast;
+use super::app_calls::{Question, data_of};
+use super::centrifuge::{backlog, centrifuge, disconnect, is_token, ping_times, position_of};
+use super::centrifuge_events::{VERSION, app_payload, publication, refresh_in_s};
+use super::centrifuge_session::{ConnectBacklog, FirstPage, Stage};
+use super::open_calls::Asked;
+use super::session::{AllowedBy, ReplayState, SubscriptionState};
+use super::sessions::latest_request;
+use super::subscriptions::Waiting;
+use crate::gate::Gate;
+use crate::peer::{ConnectionContext, Context};
+
+/// The part of the answer about a subscription.
+struct Begins {
+    topic: TopicId,
+    name: String,
+    epoch: String,
+    position: Position,
+    recovered: Option<bool>,
+    recoverable: bool,
+    data: Option<Box<AppData>>,
+    /// The first page of its history.
+    page: Option<FirstPage>,
+}
+
+impl Broadcast {
+    /// The connect command. Without a token, the application decides if it has a hook, otherwise the credentials of the
+    /// handshake.
+    pub(super) fn connect(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        connect: &Connect<'_>,
+    ) {
+        let asks_app = connect.token.is_empty() && gate.asks_app(AppEvent::Connect);
+        let is_checked = !connect.token.is_empty() && gate.is_on();
+        if is_checked && !is_token(&connect.token) {
+            return disconnect(link, Disconnect::InvalidToken);
+        }
+        let recovered = connect.subscriptions.iter().filter(|wanted| wanted.recover);
+        let positions = recovered.map(|wanted| Some((wanted.channel.as_ref().into(), position_of(wanted)?)));
+        let Some(positions) = positions.collect() else {
+            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+        };
+        if !is_checked && !asks_app && !gate.admits_without_token(link.token) {
+            return self.fail(link, encoding, id, ErrorCode::Unauthorized);
+        }
+        let backlog = ConnectBacklog::new(id, is_checked, positions);
+        if !self.sessions.kept.add(backlog.bytes(), link.pool()) {
+            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+        }
+        let request = latest_request(link);
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        centrifuge.stage = Stage::Connecting(Box::new(backlog));
+        if asks_app {
+            link.set_backpressured(true);
+            let program = ClientProgram {
+                name: connect.name.as_ref().into(),
+                version: connect.version.as_ref().into(),
+            };
+            let question = Question {
+                event: AppEvent::Connect,
+                target: None,
+                data: data_of(encoding, connect.data),
+                program: Some(program),
+            };
+            return self.ask_app(link, gate, id, Asked::Connect, question);
+        }
+        if !is_checked {
+            return self.let_known_in(link, gate);
+        }
+        session.refreshing = Some(request);
+        let id = Some(id.into());
+        match gate.refresh(link.token, id, Credentials::Token(connect.token.as_ref().into())) {
+            Some(decision) => self.refreshed(link, gate, id, decision),
+            // Commands behind it wait.
+            None => link.set_backpressured(true),
+        }
+    }
+
+    /// The token of the connect command was checked.
+    pub(super) fn connect_decided(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        decision: Decision,
+    ) {
+        if self.adopt(link, gate, decision) {
+            self.let_known_in(link, gate);
+        }
+    }
+
+    /// The application has let the client of the connect command in.
+    pub(super) fn app_connected(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        connected: AppConnected,
+    ) {
+        let AppConnected { identity, subscriptions, data } = connected;
+        let is_adopted = match identity {
+            Some(identity) => self.adopt(link, gate, Ok(identity)),
+            None => {
+                gate.note_anonymous();
+                true
+            }
+        };
+        if is_adopted {
+            self.let_in(link, gate, &subscriptions, data, AllowedBy::ConnectHook);
+        }
+    }
+
+    /// The client of a session is known. False if it is refused.
+    fn adopt(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate, decision: Decision) -> bool {
+        let (token, now) = (link.token, link.now());
+        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
+            let id = backlog(link).map(|backlog| backlog.id);
+            self.abandon_connect(link);
+            self.refuse_token(link, id.map(u64::from), error);
+            return false;
+        }
+        let subject = gate.client(token).map(Identity::subject).unwrap_or_default();
+        if let Some(session) = link.peer.session_mut() {
+            session.subject = subject.into();
+        }
+        true
+    }
+
+    /// Lets the client in, with the subscriptions that its credentials list.
+    fn let_known_in(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
+        let listed = gate.client(link.token).map(Identity::subscriptions);
+        let subscriptions = listed.cloned().unwrap_or_default();
+        self.let_in(link, gate, &subscriptions, None, AllowedBy::Credentials);
+    }
+
+    fn let_in(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        subscriptions: &ServerSubscriptions,
+        data: Option<AppData>,
+        allowed_by: AllowedBy,
+    ) {
+        for subscription in subscriptions.as_slice() {
+            let Some(from) = backlog(link).map(|backlog| backlog.position(&subscription.channel)) else {
+                return;
+            };
+            if let Err(code) = self.subscribe_for_server(link, gate, subscription, from, allowed_by) {
+                return self.fail_connect(link, code);
+            }
+        }
+        if let Some(backlog) = backlog(link) {
+            (backlog.is_admitted, backlog.data) = (true, data);
+        }
+        if !self.complete_connect(link, gate) {
+            link.set_backpressured(true);
+        }
+    }
+
+    /// Answers the connect commands whose subscriptions may all have begun, and takes requests that have waited for an answer.
+    pub fn complete_connects<D: Driver>(&mut self, cx: &mut Context<'_, D>, gate: &mut Gate) {
+        for _ in 0..self.sessions.connects_due.len() {
+            let token = self.sessions.connects_due.pop_front();
+            if let Some(mut link) = token.and_then(|token| cx.link(token)).filter(|link| link.is_open()) {
+                self.complete_connect(&mut link, gate);
+            }
+        }
+        self.take_waiting_requests(cx, gate);
+    }
+
+    /// Whether [`complete_connects`](Broadcast::complete_connects) has something to do.
+    #[inline]
+    pub fn has_connects_due(&self) -> bool {
+        !self.sessions.connects_due.is_empty() || !self.sessions.requests_waiting.is_empty()
+    }
+
+    /// Answers the connect command, if all subscriptions have begun, and takes the commands behind it. False if some have not.
+    fn complete_connect(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) -> bool {
+        if !backlog(link).is_some_and(|backlog| backlog.is_admitted) || !self.have_begun(link) {
+            return false;
+        }
+        let Some(begins) = self.beginnings(link) else {
+            // The topic has moved since. SDKs try again.
+            self.fail_connect(link, ErrorCode::Internal);
+            return true;
+        };
+        let Some(backlog) = self.take_backlog(link) else { return true };
+        let encoding = self.answer_connect(link, gate, &backlog, &begins);
+        for begins in &begins {
+            self.go_on(link, begins);
+        }
+        let mut done = usize::from(backlog.has_first);
+        for frame in &backlog.frames {
+            if !link.is_open() {
+                break;
+            }
+            self.take_commands(link, gate, encoding, frame, std::mem::take(&mut done));
+        }
+        true
+    }
+
+    /// A subscription whose beginning was answered continues.
+    fn go_on(&mut self, link: &mut ConnectionContext<'_>, begins: &Begins) {
+        let Begins { topic, name, page, .. } = begins;
+        let Some(first) = page else { return self.go_live(link, *topic) };
+        if first.recovered != Some(true) {
+            self.sessions.send_history(link, name, &first.page, &first.messages, 0, false);
+        }
+        if first.reached == self.fan_out.topics.offset(*topic) {
+            return self.go_live(link, *topic);
+        }
+        let replay = ReplayState { answered: true, ..ReplayState::new(None, first.next(), false) };
+        self.begin_replay(link, *topic, replay);
+    }
+
+    /// Whether each subscription of a session that is connecting has begun. Those that have missed messages since their owner
+    /// answered begin again, with a replay.
+    fn have_begun(&mut self, link: &mut ConnectionContext<'_>) -> bool {
+        let Some(session) = link.peer.session_mut() else { return true };
+        let mut all = true;
+        let mut missed = Vec::new();
+        for subscription in &mut session.subscriptions {
+            let topic = subscription.topic;
+            let SubscriptionState::AwaitingConnect { position, recovered, has_page } =
+                &mut subscription.state
+            else {
+                all = false;
+                continue;
+            };
+            let known = self.subscriptions.get(topic).filter(|known| known.owned.is_some());
+            let Some(epoch) = known.map(|known| known.epoch) else {
+                all = false;
+                continue;
+            };
+            if *recovered != Some(true) || *has_page {
+                continue;
+            }
+            let is_at_head = position.offset == self.fan_out.topics.offset(topic);
+            if position.epoch != epoch || !(is_at_head || subscription.granted.history) {
+                *recovered = Some(false);
+            } else if !is_at_head {
+                missed.push((topic, position.offset));
+            }
+        }
+        all &= missed.is_empty();
+        for (topic, offset) in missed {
+            self.begin_replay(link, topic, ReplayState::new(None, Replay::After(offset), false));
+        }
+        all
+    }
+
+    /// The answer's entries for each subscription; `None` if a page belongs to an epoch that its topic has left.
+    fn beginnings(&mut self, link: &mut ConnectionContext<'_>) -> Option<Vec<Begins>> {
+        let session = link.peer.session_mut()?;
+        let mut pages = match &mut session.centrifuge_mut()?.stage {
+            Stage::Connecting(backlog) => std::mem::take(&mut backlog.pages),
+            Stage::AwaitingConnect | Stage::Connected(_) => return None,
+        };
+        let mut all = Vec::with_capacity(session.subscriptions.len());
+        for subscription in &mut session.subscriptions {
+            let topic = subscription.topic;
+            let epoch = self.subscriptions.epoch(topic)?;
+            let SubscriptionState::AwaitingConnect { recovered, .. } = subscription.state else {
+                return None;
+            };
+            let page = pages.iter().position(|page| page.topic == topic).map(|at| pages.swap_remove(at));
+            let (position, recovered, page) = match page {
+                Some(page) => (page.position(), page.recovered, Some(page)),
+                None => (Position { epoch, offset: self.fan_out.topics.offset(topic) }, recovered, None),
+            };
+            if position.epoch != epoch {
+                return None;
+            }
+            all.push(Begins {
+                topic,
+                name: self.fan_out.name(topic).to_owned(),
+                epoch: format!("{epoch:x}"),
+                position,
+                recovered,
+                recoverable: subscription.granted.history,
+                data: subscription.data.take(),
+                page,
+            });
+        }
+        Some(all)
+    }
+
+    /// Sends the answer. The session is connected.
+    fn answer_connect(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &Gate,
+        backlog: &ConnectBacklog,
+        begins: &[Begins],
+    ) -> Encoding {
+        let (token, now, times) = (link.token, link.now(), ping_times(link));
+        let mut encoding = Encoding::Json;
+        if let Some(centrifuge) = centrifuge(link) {
+            encoding = centrifuge.encoding;
+            self.sessions.alarms.connect(token, centrifuge, now, times);
+        }
+        let client = format!("{:x}", self.client_id(link));
+        let publications: Vec<Vec<Publication<'_>>> = begins.iter().map(Begins::publications).collect();
+        let subscriptions: Vec<(&str, SubscribeResult<'_>)> = begins
+            .iter()
+            .zip(&publications)
+            .map(|(begins, publications)| (&*begins.name, begins.result(publications)))
+            .collect();
+        // A client without a token has none to refresh: told of an expiry, SDKs would give up.
+        let expires_in_s = gate.expires_in_s(token).filter(|_| backlog.has_token);
+        let result = ConnectResult {
+            client: &client,
+            version: VERSION,
+            expires_in_s: expires_in_s.map(refresh_in_s),
+            data: backlog.data.as_ref().map(app_payload),
+            subscriptions: &subscriptions,
+            ping_s: u32::try_from(times.interval.div_ceil(SECOND)).unwrap_or(u32::MAX),
+            pong: times.interval > 0,
+            ..ConnectResult::default()
+        };
+        self.sessions.send_with(link, |out| reply::connect(encoding, out, backlog.id, &result));
+        encoding
+    }
+
+    /// Whether a subscription waits for the answer to the connect command of its session.
+    pub(super) fn awaits_connect(&self, link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+        let Some(session) = link.peer.session_mut() else { return false };
+        session.is_connecting() && session.find(topic).is_some()
+    }
+
+    /// A subscription has begun at the head of its topic, and waits for the answer to the connect command.
+    pub(super) fn await_connect(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        position: Position,
+        recovered: Option<bool>,
+    ) {
+        self.set_awaiting_connect(link, topic, position, recovered, false);
+    }
+
+    /// The same of one that has begun with a page of history.
+    pub(super) fn await_connect_with_page(&mut self, link: &mut ConnectionContext<'_>, page: FirstPage) {
+        if !self.sessions.kept.add(page.bytes(), link.pool()) {
+            return self.fail_connect(link, ErrorCode::TooManyRequests);
+        }
+        let (topic, position, recovered) = (page.topic, page.position(), page.recovered);
+        if let Some(backlog) = backlog(link) {
+            backlog.keep_page(page);
+        }
+        self.set_awaiting_connect(link, topic, position, recovered, true);
+    }
+
+    fn set_awaiting_connect(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        position: Position,
+        recovered: Option<bool>,
+        has_page: bool,
+    ) {
+        let (token, now) = (link.token, link.now());
+        let Some(session) = link.peer.session_mut() else { return };
+        if let Some(subscription) = session.find(topic) {
+            subscription.state = SubscriptionState::AwaitingConnect { position, recovered, has_page };
+        }
+        if let Some(subscription) = self.subscriptions.get_mut(topic) {
+            // The entry keeps the shard from leaving the topic.
+            subscription.waiting.push(Waiting::Session(token, now));
+        }
+        self.sessions.connects_due.push_back(token);
+    }
+
+    /// The connect command fails, and its subscriptions end.
+    pub(super) fn fail_connect(&mut self, link: &mut ConnectionContext<'_>, code: ErrorCode) {
+        let Some(encoding) = centrifuge(link).map(|centrifuge| centrifuge.encoding) else { return };
+        if let Some(id) = self.abandon_connect(link) {
+            self.fail(link, encoding, id, code);
+        }
+    }
+
+    /// Forgets a connect command that is not answered, and ends its subscriptions. Returns its id.
+    pub(super) fn abandon_connect(&mut self, link: &mut ConnectionContext<'_>) -> Option<u32> {
+        let backlog = self.take_backlog(link)?;
+        let session = link.peer.session_mut()?;
+        let token = link.token;
+        for subscription in std::mem::take(&mut session.subscriptions) {
+            self.leave(&mut link.resources(), token, &subscription);
+        }
+        Some(backlog.id)
+    }
+
+    /// Takes the connect command that is not answered. The session is read again.
+    fn take_backlog(&mut self, link: &mut ConnectionContext<'_>) -> Option<Box<ConnectBacklog>> {
+        let stage = &mut centrifuge(link)?.stage;
+        let Stage::Connecting(backlog) = std::mem::replace(stage, Stage::AwaitingConnect) else {
+            return None;
+        };
+        self.sessions.kept.remove(backlog.bytes(), link.pool());
+        link.set_backpressured(false);
+        Some(backlog)
+    }
+}
+
+impl Begins {
+    fn publications(&self) -> Vec<Publication<'_>> {
+        let page = self.page.as_ref().filter(|page| page.recovered == Some(true));
+        entries(page.map_or(&[][..], |page| &page.messages))
+            .map(|(offset, message)| publication(offset, &message))
+            .collect()
+    }
+
+    fn result<'a>(&'a self, publications: &'a [Publication<'a>]) -> SubscribeResult<'a> {
+        SubscribeResult {
+            recoverable: self.recoverable,
+            epoch: &self.epoch,
+            publications,
+            recovered: self.recovered == Some(true),
+            offset: self.position.offset,
+            positioned: true,
+            was_recovering: self.recovered.is_some(),
+            data: self.data.as_deref().map(app_payload),
+            ..SubscribeResult::default()
+        }
+    }
+}

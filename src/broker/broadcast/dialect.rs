@@ -1,0 +1,145 @@
+//! The dialects of sessions: the wire formats of the same requests and events.
+
+use echoring_centrifuge::{Disconnect, Encoding};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::MessageKind;
+use echoring_topics::Deltas;
+
+use crate::v1;
+
+/// How a session speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// `echoring.v1.json`.
+    #[default]
+    V1,
+    /// Centrifuge's client protocol.
+    Centrifuge(Encoding),
+    /// Events of an event stream. There are no requests.
+    EventStream,
+    /// Raw messages. The requests are those of the connection's handler, which receives the events.
+    Handler,
+}
+
+impl Dialect {
+    /// The name of its subprotocol, if it has one.
+    pub fn subprotocol(self) -> Option<&'static str> {
+        match self {
+            Dialect::V1 => Some(v1::SUBPROTOCOL),
+            Dialect::Centrifuge(encoding) => Some(encoding.subprotocol()),
+            Dialect::EventStream | Dialect::Handler => None,
+        }
+    }
+
+    /// The type of the messages that carry its events.
+    #[inline]
+    pub(super) fn kind(self) -> MessageKind {
+        match self {
+            Dialect::Centrifuge(encoding) if encoding.is_binary() => MessageKind::Binary,
+            Dialect::V1 | Dialect::Centrifuge(_) | Dialect::EventStream | Dialect::Handler => {
+                MessageKind::Text
+            }
+        }
+    }
+
+    /// Whether a subscriber can be notified of missed messages. Otherwise it recovers when it subscribes again.
+    pub(super) fn has_gaps(self) -> bool {
+        matches!(self, Dialect::V1 | Dialect::EventStream | Dialect::Handler)
+    }
+
+    /// The encoding of a topic's log for sessions of this dialect, with or without presence events and deltas.
+    pub(super) fn of_log(self, sees_presence: bool, deltas: bool) -> echoring_topics::Encoding {
+        match self {
+            Dialect::V1 if sees_presence => echoring_topics::Encoding::Adapter(0),
+            Dialect::V1 => echoring_topics::Encoding::WithoutPresence(0),
+            // Its client is not told who else subscribes.
+            Dialect::EventStream => echoring_topics::Encoding::WithoutPresence(1),
+            Dialect::Handler => echoring_topics::Encoding::RawWithGaps,
+            Dialect::Centrifuge(encoding) => {
+                let codec = u8::from(encoding.is_binary());
+                let deltas = if deltas { Deltas::Beginning } else { Deltas::Off };
+                echoring_topics::Encoding::Resuming { codec, presence: sees_presence, deltas }
+            }
+        }
+    }
+
+    /// The dialect of a log; `None` for the log of raw subscribers.
+    #[inline]
+    pub(super) fn of(log: echoring_topics::Encoding) -> Option<Dialect> {
+        match log {
+            echoring_topics::Encoding::Raw => None,
+            echoring_topics::Encoding::RawWithGaps => Some(Dialect::Handler),
+            echoring_topics::Encoding::WithoutPresence(1) => Some(Dialect::EventStream),
+            echoring_topics::Encoding::Adapter(_) | echoring_topics::Encoding::WithoutPresence(_) => {
+                Some(Dialect::V1)
+            }
+            echoring_topics::Encoding::Resuming { codec: 0, .. } => Some(Dialect::Centrifuge(Encoding::Json)),
+            echoring_topics::Encoding::Resuming { .. } => Some(Dialect::Centrifuge(Encoding::Protobuf)),
+        }
+    }
+
+    /// The code and the reason that end a session in this dialect, from those of `echoring.v1.json`.
+    pub(crate) fn ending(self, code: CloseCode, reason: &str) -> (CloseCode, &str) {
+        if !matches!(self, Dialect::Centrifuge(_)) {
+            return (code, reason);
+        }
+        let disconnect = match code {
+            CloseCode::GOING_AWAY | CloseCode::SERVICE_RESTART => Disconnect::Shutdown,
+            CloseCode::SLOW_CONSUMER => Disconnect::Slow,
+            CloseCode::CREDENTIALS_ENDED => Disconnect::Expired,
+            CloseCode::POLICY => Disconnect::TooManyErrors,
+            CloseCode::TRY_AGAIN_LATER => Disconnect::ServerError,
+            _ => return (code, reason),
+        };
+        close(disconnect)
+    }
+}
+
+/// The close frame of a disconnection.
+pub(super) fn close(disconnect: Disconnect) -> (CloseCode, &'static str) {
+    (CloseCode(disconnect.code()), disconnect.reason())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Dialect; 5] = [
+        Dialect::V1,
+        Dialect::EventStream,
+        Dialect::Handler,
+        Dialect::Centrifuge(Encoding::Json),
+        Dialect::Centrifuge(Encoding::Protobuf),
+    ];
+
+    #[test]
+    fn each_dialect_has_logs_of_its_own() {
+        for dialect in ALL {
+            for (sees_presence, deltas) in [(false, false), (true, false), (false, true), (true, true)] {
+                assert_eq!(Dialect::of(dialect.of_log(sees_presence, deltas)), Some(dialect));
+            }
+        }
+        assert_eq!(Dialect::of(echoring_topics::Encoding::Raw), None);
+    }
+
+    #[test]
+    fn every_end_of_a_session_has_a_code_of_its_dialect() {
+        let ends = [
+            (CloseCode::GOING_AWAY, 3001),
+            (CloseCode::SERVICE_RESTART, 3001),
+            (CloseCode::SLOW_CONSUMER, 3008),
+            (CloseCode::CREDENTIALS_ENDED, 3005),
+            (CloseCode::POLICY, 3509),
+            (CloseCode::TRY_AGAIN_LATER, 3004),
+            (CloseCode::INTERNAL, 1011),
+        ];
+        for (code, expected) in ends {
+            for dialect in &ALL[..3] {
+                assert_eq!(dialect.ending(code, "why"), (code, "why"));
+            }
+            for dialect in &ALL[3..] {
+                assert_eq!(dialect.ending(code, "why").0, CloseCode(expected));
+            }
+        }
+    }
+}

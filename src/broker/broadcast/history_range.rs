@@ -1,0 +1,157 @@
+//! The messages that a request of history wants, and the pages that have them.
+
+use echoring_topics::{Page, Publication, Replay, entries};
+
+use crate::limits::CENTRIFUGE_HISTORY_BYTES_MAX;
+
+/// A range of a topic's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRange {
+    /// Maximum number of messages; `None` without a bound of the client's.
+    pub limit: Option<usize>,
+    /// Messages after this offset are wanted, or those before it if the latest come first.
+    pub since: Option<u64>,
+    /// The latest first.
+    pub reverse: bool,
+}
+
+impl HistoryRange {
+    /// The offset after which the wanted messages begin, in a topic that has reached `head`.
+    pub fn after(&self, head: u64) -> u64 {
+        if !self.reverse {
+            return self.since.unwrap_or(0);
+        }
+        let last = head.min(self.before().saturating_sub(1));
+        self.limit.map_or(0, |limit| last.saturating_sub(limit as u64))
+    }
+
+    /// Messages from this offset on are not wanted.
+    pub fn before(&self) -> u64 {
+        if self.reverse { self.since.unwrap_or(u64::MAX) } else { u64::MAX }
+    }
+
+    /// The wanted messages of these pages, in the order in which they are wanted.
+    pub fn messages<'a>(&self, pages: &'a [u8]) -> Vec<(u64, Publication<'a>)> {
+        let before = self.before();
+        let mut messages: Vec<_> = entries(pages).filter(|(offset, _)| *offset < before).collect();
+        if self.reverse {
+            messages.reverse();
+        }
+        messages.truncate(self.limit.unwrap_or(usize::MAX));
+        messages
+    }
+}
+
+/// The pages of a range that have been read so far.
+#[derive(Debug)]
+pub struct HistoryPages {
+    range: HistoryRange,
+    /// Where the next page begins.
+    pub from: Replay,
+    bytes: Vec<u8>,
+    messages: usize,
+}
+
+/// How far a range is after another page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Another page is wanted.
+    More,
+    /// There is an answer.
+    Complete,
+    /// The latest messages, which would come first, are beyond the bound of an answer.
+    TooLong,
+}
+
+impl HistoryPages {
+    /// Nothing of the range, in a topic that has reached `head`.
+    pub fn new(range: HistoryRange, head: u64) -> HistoryPages {
+        HistoryPages { range, from: Replay::After(range.after(head)), bytes: Vec::new(), messages: 0 }
+    }
+
+    /// The bytes of the pages.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The wanted messages, in the order in which they are wanted.
+    pub fn wanted(&self) -> Vec<(u64, Publication<'_>)> {
+        self.range.messages(&self.bytes)
+    }
+
+    /// The pages.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Adds the page that begins at [`from`](HistoryPages::from).
+    pub fn add(&mut self, page: &Page, messages: &[u8]) -> Progress {
+        let last = entries(messages).last().map(|(offset, _)| offset);
+        self.bytes.extend_from_slice(messages);
+        self.messages += page.messages as usize;
+        let has_all = page.complete
+            || last.is_none_or(|last| last + 1 >= self.range.before())
+            || (!self.range.reverse && self.range.limit.is_some_and(|limit| self.messages >= limit));
+        if has_all {
+            return Progress::Complete;
+        }
+        if self.bytes.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
+            return if self.range.reverse { Progress::TooLong } else { Progress::Complete };
+        }
+        let reached = last.unwrap_or(page.after);
+        self.from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
+        Progress::More
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_begins_where_its_first_message_is() {
+        for (limit, since, reverse, expected) in [
+            (Some(10), None, false, (0, u64::MAX)),
+            (Some(10), Some(40), false, (40, u64::MAX)),
+            (Some(10), None, true, (90, u64::MAX)),
+            (Some(10), Some(40), true, (29, 40)),
+            (Some(10), Some(5), true, (0, 5)),
+            (Some(10), Some(0), true, (0, 0)),
+            (None, Some(40), true, (0, 40)),
+            (None, None, false, (0, u64::MAX)),
+        ] {
+            let range = HistoryRange { limit, since, reverse };
+            assert_eq!((range.after(100), range.before()), expected, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn pages_are_read_until_the_range_or_the_bound_is_reached() {
+        let bytes = vec![b'x'; CENTRIFUGE_HISTORY_BYTES_MAX / 4];
+        let publication = Publication { content: echoring_topics::Content::Text, key: "", payload: &bytes };
+        // The offset after which the pages end, and the progress there.
+        for (limit, reverse, last, expected) in [
+            (None, false, 4, Progress::Complete),
+            (Some(2), false, 2, Progress::Complete),
+            (Some(3), true, 10, Progress::Complete),
+            (None, true, 4, Progress::TooLong),
+        ] {
+            let mut pages = HistoryPages::new(HistoryRange { limit, since: None, reverse }, 10);
+            loop {
+                let Replay::After(after) = pages.from else { panic!("{:?}", pages.from) };
+                let (first, complete) = (after + 1, after + 1 == 10);
+                let head = echoring_topics::Position { epoch: 1, offset: 10 };
+                let page = Page { head, after, conflated: false, first, messages: 1, complete };
+                let mut messages = Vec::new();
+                echoring_topics::append_message(&mut messages, first, &publication);
+                match pages.add(&page, &messages) {
+                    Progress::More => {}
+                    progress => {
+                        assert_eq!((first, progress), (last, expected), "{limit:?} {reverse}");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

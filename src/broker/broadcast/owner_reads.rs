@@ -1,0 +1,106 @@
+//! The stored data of a topic, for operators: its history, and the members of a topic with presence.
+//!
+//! In a cluster, a shard without the topic follows it for a while, and history that is no longer in memory is read from the stream
+//! of a durable topic.
+
+use echoring_runtime::driver::Driver;
+use echoring_topics::{OwnedTopicId, Page, SlowConsumerPolicy};
+
+use super::Broadcast;
+use super::cluster::{PageReader, PageRequest};
+use super::handover::Ordering;
+use super::topic_read::{HistoryRead, TopicAnswer, TopicQuestion, TopicRead};
+use crate::limits::{CENTRIFUGE_PRESENCE_BYTES_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX, SNAPSHOT_TIMEOUT};
+use crate::peer::Context;
+
+impl Broadcast {
+    /// Answers a question about a topic of this shard, now or later.
+    pub fn read_topic<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
+        if self.sequencer.ordering != Ordering::Own {
+            return read.answer(cx.shard(), TopicAnswer::Busy);
+        }
+        let settings = self.fan_out.topics.settings_of(&read.topic);
+        let is_kept = match read.question {
+            TopicQuestion::History(_) => {
+                settings.history.messages > 0 || settings.slow == SlowConsumerPolicy::Conflate
+            }
+            TopicQuestion::Members => settings.has_presence(),
+        };
+        if !is_kept {
+            return read.answer(cx.shard(), TopicAnswer::NotKept);
+        }
+        let until = cx.now() + SNAPSHOT_TIMEOUT;
+        let read = match &mut self.sequencer.cluster {
+            Some(cluster) => cluster.begin_read(&mut self.sequencer.queue, read, until),
+            None => Some(read),
+        };
+        if let Some(read) = read {
+            self.answer_read(cx, read);
+        }
+    }
+
+    /// Answers a question about a topic of which this shard has everything.
+    pub(super) fn answer_read<D: Driver>(&mut self, cx: &mut Context<'_, D>, read: TopicRead) {
+        let topics = &self.sequencer.topics;
+        let known = topics.find(&read.topic).zip(topics.position(&read.topic));
+        match (read.question, known) {
+            (TopicQuestion::Members, owned) => {
+                let answer = self.members_of(owned.map(|(owned, _)| owned));
+                read.answer(cx.shard(), answer);
+            }
+            (TopicQuestion::History(range), Some((owned, head))) if range.limit != Some(0) => {
+                self.read_pages(cx, owned, HistoryRead::new(read, range, head));
+            }
+            (TopicQuestion::History(_), known) => {
+                let head = known.map(|(_, head)| head);
+                read.answer(cx.shard(), TopicAnswer::History(head, Vec::new()));
+            }
+        }
+    }
+
+    fn members_of(&self, owned: Option<OwnedTopicId>) -> TopicAnswer {
+        let mut page = Vec::new();
+        let (most, bytes_max) = (CENTRIFUGE_PRESENCE_CLIENTS_MAX, CENTRIFUGE_PRESENCE_BYTES_MAX);
+        let topics = &self.sequencer.topics;
+        let members = owned.and_then(|owned| topics.members(owned, None, most, bytes_max, &mut page));
+        match members.is_some_and(|members| members.next.is_some() || members.unlisted > 0) {
+            true => TopicAnswer::TooMuch,
+            false => TopicAnswer::Members(page),
+        }
+    }
+
+    /// Reads pages until the range is complete, or one must come from a stream.
+    fn read_pages<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        owned: OwnedTopicId,
+        mut history: HistoryRead,
+    ) {
+        loop {
+            let (from, now) = (history.from(), cx.now());
+            if let Some(stream) = self.sequencer.stream_range(owned, from, now, cx.pool()) {
+                let reader = PageReader::Operator(Box::new(history));
+                return self.sequencer.queue.pages.push(PageRequest { reader, owned, from, stream });
+            }
+            let (page, messages) = self.sequencer.history(owned, from, now, cx.pool());
+            match history.add(cx.shard(), page.ok(), &messages) {
+                Some(more) => history = more,
+                None => return,
+            }
+        }
+    }
+
+    /// A page that a question waits for was read from a stream.
+    pub(super) fn operator_page<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        owned: OwnedTopicId,
+        history: HistoryRead,
+        page: Option<Page>,
+        messages: &[u8],
+    ) {
+        if let Some(more) = history.add(cx.shard(), page, messages) {
+            self.read_pages(cx, owned, more);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Reports about topics, for the admin address.
+
+use super::Broadcast;
+use crate::peer::Peer;
+use echoring_proto::limits::Nanos;
+use echoring_topics::{HubReport, TopicReport};
+
+/// The subscriptions of one connection.
+#[derive(Debug, Default)]
+pub struct Subscribed {
+    /// The first topics.
+    pub topics: Vec<Box<str>>,
+    /// All topics.
+    pub count: usize,
+    /// Bytes of their unsent messages; `None` if it never subscribes.
+    pub lag_bytes: Option<u64>,
+}
+
+impl Broadcast {
+    /// Whether a connection subscribes to a topic.
+    pub fn subscribes(&self, peer: &Peer, topic: &str) -> bool {
+        let Some(topic) = self.fan_out.topics.find(topic) else { return false };
+        match peer {
+            Peer::Subscriber(subscriber) => subscriber.topic == topic,
+            peer => peer.session().is_some_and(|own| own.subscriptions.iter().any(|own| own.topic == topic)),
+        }
+    }
+
+    /// The subscriptions of a connection, with the names of the first `most`.
+    pub fn subscriptions_of(&self, peer: &Peer, most: usize) -> Subscribed {
+        let name = |topic| self.fan_out.name(topic).into();
+        if let Peer::Subscriber(subscriber) = peer {
+            return Subscribed {
+                topics: vec![name(subscriber.topic)],
+                count: 1,
+                lag_bytes: self.lag_bytes_of(peer),
+            };
+        }
+        let Some(session) = peer.session() else { return Subscribed::default() };
+        Subscribed {
+            topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
+            count: session.subscriptions.len(),
+            lag_bytes: self.lag_bytes_of(peer),
+        }
+    }
+
+    /// Bytes of the messages of its topics that a connection was not sent yet; `None` if it never subscribes.
+    pub fn lag_bytes_of(&self, peer: &Peer) -> Option<u64> {
+        let lag = |member| self.fan_out.topics.lag_bytes(member).unwrap_or(0);
+        if let Peer::Subscriber(subscriber) = peer {
+            return Some(subscriber.member.map_or(0, lag));
+        }
+        let session = peer.session()?;
+        Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum())
+    }
+
+    /// The totals of the shard.
+    pub fn report(&self) -> HubReport {
+        let (local, owned) = (&self.fan_out.topics, &self.sequencer.topics);
+        let mut report = HubReport::default();
+        report.topics = local.len() as u64;
+        report.subscriptions = local.subscriptions() as u64;
+        report.publications = owned.publications();
+        report.deliveries = local.deliveries();
+        report.passed = self.sequencer.passed;
+        report.owned_topics = owned.len() as u64;
+        report.topics_peak = owned.budget().peak();
+        report.topics_limit = owned.budget().units();
+        report.held_publications = self.held.len() as u64;
+        report
+    }
+
+    /// Reports about all topics that this shard owns or subscribes to, or subscribed to a while ago.
+    pub fn topic_reports(&self, now: Nanos) -> Vec<TopicReport> {
+        let (local, owned) = (&self.fan_out.topics, &self.sequencer.topics);
+        let mut reports: Vec<TopicReport> = local.reports().chain(local.all_left()).collect();
+        for report in &mut reports {
+            report.owner = owned.report(&report.name, now);
+        }
+        let is_local = |name: &str| local.find(name).is_some() || local.left(name).is_some();
+        let owned_only = owned.reports(now).filter(|(name, _)| !is_local(name));
+        reports.extend(owned_only.map(|(name, owner)| TopicReport::of_owner(name, owner)));
+        reports
+    }
+
+    /// A report about one topic.
+    pub fn topic_report(&self, now: Nanos, name: &str) -> Option<TopicReport> {
+        let (local, owner) = (&self.fan_out.topics, self.sequencer.topics.report(name, now));
+        let report = local.find(name).and_then(|topic| local.report(topic)).or_else(|| local.left(name));
+        match report {
+            Some(mut report) => {
+                report.owner = owner;
+                Some(report)
+            }
+            None => owner.map(|owner| TopicReport::of_owner(name, owner)),
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! The requests of a session: publish, subscribe, unsubscribe, and list the members.
+
+use super::Broadcast;
+use super::dialect::Dialect;
+use super::events::{SessionEvent, SubscribedEvent};
+use super::members::MembersPage;
+use super::session::{AllowedBy, Granted, ReplayState, SessionSubscription, SubscriptionState};
+use super::sessions::dialect_of;
+use super::shard_mail::origin;
+use super::subscriptions::Waiting;
+use crate::gate::Gate;
+use crate::gate::quotas::CountedSubscription;
+use crate::peer::ConnectionContext;
+use crate::v1::{Command, ProtocolError, parse};
+use echoring_auth::AppData;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_runtime::admission::Limit;
+use echoring_runtime::driver::Token;
+use echoring_topics::{
+    AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
+};
+
+/// Stands for the epoch of the topic in the position of a client that does not name one. No topic has it.
+pub(super) const ANY_EPOCH: u64 = 0;
+
+/// A subscription that a client requests.
+pub(super) struct WantedSubscription<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) name: &'a str,
+    /// The position after which messages are wanted first.
+    pub(super) from: Option<Position>,
+    /// Whether presence events are wanted.
+    pub(super) presence: bool,
+    /// Whether a subscription from which messages are missing is unwanted.
+    pub(super) must_recover: bool,
+    /// Whether messages may be deltas, where the topic has them.
+    pub(super) deltas: bool,
+    /// Whether messages of the connection itself are not wanted.
+    pub(super) skips_own: bool,
+    /// The permission besides those of the topic that has allowed it.
+    pub(super) allowed_by: AllowedBy,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
+    /// When the subscription expires.
+    pub(super) expires_at: Option<Nanos>,
+}
+
+impl<'a> WantedSubscription<'a> {
+    /// A subscription from now on, as the permissions of the topic allow it.
+    pub(super) fn plain(id: Option<u64>, name: &'a str) -> WantedSubscription<'a> {
+        WantedSubscription {
+            id,
+            name,
+            from: None,
+            presence: false,
+            must_recover: false,
+            deltas: false,
+            skips_own: false,
+            allowed_by: AllowedBy::Permission,
+            data: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// Why a session does not get a subscription.
+pub(super) enum Rejected {
+    /// The request is wrong, or forbidden.
+    Error(ProtocolError),
+    /// The client subscribes faster than it may. That will pass, so it does not count as a protocol error.
+    TooFast(ProtocolError),
+    /// The topic cannot take it.
+    Refused(Refused),
+}
+
+impl Rejected {
+    /// The error for the client.
+    pub(super) fn into_error(self, id: Option<u64>) -> ProtocolError {
+        match self {
+            Rejected::Error(error) | Rejected::TooFast(error) => error,
+            Rejected::Refused(refused) => ProtocolError::refused(id, refused),
+        }
+    }
+}
+
+/// The answer to a subscription, see [`SubscribedEvent`].
+pub(super) struct Begun<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) position: Position,
+    pub(super) recovered: Option<bool>,
+    pub(super) snapshot: Option<u64>,
+    pub(super) messages: &'a [u8],
+}
+
+impl Broadcast {
+    /// A session sent a message.
+    pub fn request(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        kind: MessageKind,
+        payload: &[u8],
+    ) {
+        let Some(session) = link.peer.session_mut() else { return };
+        if let Some(session) = session.centrifuge() {
+            let encoding = session.encoding;
+            return self.centrifuge_frame(link, gate, encoding, kind, payload);
+        }
+        session.requests.begin();
+        let command = if kind == MessageKind::Text { parse(payload) } else { Err(ProtocolError::not_text()) };
+        match command {
+            Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
+                let publication = Publication { content, key: &key, payload: &payload };
+                self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
+            }
+            Ok(Command::Subscribe { id, topic, position }) => {
+                let plain = WantedSubscription::plain(id, &topic);
+                let wanted = WantedSubscription { from: position, presence: true, ..plain };
+                self.subscribe_session(link, gate, wanted);
+            }
+            Ok(Command::Presence { id, topic, after, limit }) => {
+                let client = gate.client(link.token);
+                let page = MembersPage { id, name: &topic, after, limit };
+                let _ = self.list_members(link, client, &page);
+            }
+            Ok(Command::Authenticate { id, token }) => self.authenticate(link, gate, id, &token),
+            Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
+            Err(error) => self.sessions.reject(link, &error),
+        }
+    }
+
+    /// A session publishes, unless it is faster than it may be.
+    pub(super) fn publish_within_rate(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        id: Option<u64>,
+        name: &str,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) {
+        if let Err(limit) = gate.publish(link.token, link.now()) {
+            link.note_excess(limit, false);
+            self.sequencer.topics.note_refused();
+            return self.sessions.refuse_publication(link, name, id, Refused::RateLimited);
+        }
+        let client = gate.client(link.token);
+        self.publish_for_session(link, client, id, name, publication, idempotency_key);
+    }
+
+    /// A session subscribes.
+    pub(super) fn subscribe_session(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        wanted: WantedSubscription<'_>,
+    ) {
+        let id = wanted.id;
+        match self.try_subscribe(link, gate, wanted) {
+            Ok(()) => {}
+            Err(Rejected::Error(error)) => self.sessions.reject(link, &error),
+            Err(Rejected::TooFast(error)) => self.sessions.send(link, &SessionEvent::Error(&error)),
+            Err(Rejected::Refused(refused)) => self.sessions.refuse(link, id, refused),
+        }
+    }
+
+    /// The same, with nothing sent if it fails.
+    ///
+    /// # Errors
+    /// Why the session does not subscribe.
+    pub(super) fn try_subscribe(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        wanted: WantedSubscription<'_>,
+    ) -> Result<(), Rejected> {
+        let WantedSubscription {
+            id, name, from, presence, must_recover, deltas, skips_own, allowed_by, ..
+        } = wanted;
+        let client = gate.client(link.token);
+        if self.drain.is_on() {
+            return Err(Rejected::Refused(Refused::Draining));
+        }
+        if !self.may_subscribe(client, name, allowed_by) {
+            return Err(Rejected::Error(ProtocolError::forbidden(id, Right::Subscribe)));
+        }
+        let mut granted = self.granted(client, name, allowed_by);
+        granted.presence &= presence;
+        let deltas = deltas && self.fan_out.topics.settings_of(name).delta == AllowedDelta::Fossil;
+        if let Some(error) = self.subscribe_error(link, id, name) {
+            return Err(Rejected::Error(error));
+        }
+        let creator = self.creator(link.mailboxes.shard(), link.token, client);
+        let now = link.now();
+        let counted = count_subscription(link, gate, id, allowed_by)?;
+        let found = self.find_or_subscribe(&mut link.resources(), name, creator, now);
+        let topic = found.map_err(Rejected::Refused)?;
+        let Some(session) = link.peer.session_mut() else { return Ok(()) };
+        let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
+        if session.subscriptions.is_empty() {
+            // Members of a room have one: room for four would be most of what they take.
+            session.subscriptions.reserve_exact(1);
+        }
+        session.subscriptions.push(SessionSubscription {
+            topic,
+            state,
+            granted,
+            must_recover,
+            deltas,
+            skips_own,
+            allowed_by,
+            expires_at: wanted.expires_at,
+            data: wanted.data,
+            counted,
+        });
+        match self.subscriptions.get_mut(topic) {
+            Some(subscription) if subscription.owned.is_none() => {
+                subscription.waiting.push(Waiting::Session(link.token, now));
+            }
+            Some(_) => self.begin_subscription(link, topic),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Why a session may not subscribe to a topic.
+    pub(super) fn subscribe_error(
+        &self,
+        link: &mut ConnectionContext<'_>,
+        id: Option<u64>,
+        name: &str,
+    ) -> Option<ProtocolError> {
+        let subscriptions_max = self.sessions.subscriptions_max;
+        let session = link.peer.session_mut()?;
+        if self.fan_out.topics.find(name).is_some_and(|topic| session.find(topic).is_some()) {
+            return Some(ProtocolError::already_subscribed(id));
+        }
+        (session.subscriptions.len() >= subscriptions_max as usize).then(|| {
+            link.note_excess(Limit::Subscriptions, false);
+            ProtocolError::too_many_subscriptions(id, Limit::Subscriptions)
+        })
+    }
+
+    /// The owner is known: a subscription goes live, or replays history first.
+    pub(super) fn begin_subscription(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        let Some(epoch) = self.subscriptions.epoch(topic) else { return };
+        let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
+        let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
+        let may_omit_epoch = matches!(dialect_of(link), Dialect::Centrifuge(_));
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(subscription) = session.find(topic) else { return };
+        let may_replay = subscription.granted.history;
+        let has_snapshot = has_snapshot && may_replay;
+        let SubscriptionState::AwaitingOwner { id, from, .. } = subscription.state else { return };
+        let is_of_any = |from: &Position| from.epoch == ANY_EPOCH && may_omit_epoch;
+        let from = from.map(|from| if is_of_any(&from) { Position { epoch, ..from } } else { from });
+        match from {
+            // The messages after a position of another epoch are unknown.
+            Some(from) if from.epoch != epoch && has_snapshot => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, true));
+            }
+            Some(from) if from.epoch != epoch => self.begin_live(link, topic, id, head, Some(false)),
+            // Another node has told the client of more than this one has.
+            Some(from) if from.offset > head.offset && !may_replay && self.node != 0 => {
+                let replay = ReplayState::new(id, Replay::After(from.offset), false);
+                self.abandon_replay(link, topic, &replay, Refused::Behind);
+            }
+            Some(from) if from.offset != head.offset && !may_replay => {
+                self.begin_live(link, topic, id, head, Some(false));
+            }
+            Some(from) if from.offset != head.offset => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::After(from.offset), false));
+            }
+            None if has_snapshot => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, false));
+            }
+            _ => self.begin_live(link, topic, id, head, from.map(|_| true)),
+        }
+    }
+
+    /// Whether new subscribers of a topic are sent a part of its history.
+    pub(super) fn has_snapshot(&self, topic: TopicId) -> bool {
+        self.fan_out.has(topic, |settings| settings.has_snapshot())
+    }
+
+    /// Answers a subscription and makes it live at the head of the topic.
+    pub(super) fn begin_live(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        id: Option<u64>,
+        head: Position,
+        recovered: Option<bool>,
+    ) {
+        if recovered == Some(false) && must_recover(link, topic) {
+            return self.refuse_unrecovered(link, topic, id);
+        }
+        if self.awaits_connect(link, topic) {
+            return self.await_connect(link, topic, head, recovered);
+        }
+        let begun = Begun { id, position: head, recovered, snapshot: None, messages: &[] };
+        self.send_subscribed(link, topic, &begun);
+        self.go_live(link, topic);
+    }
+
+    /// Answers a subscription.
+    pub(super) fn send_subscribed(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        begun: &Begun<'_>,
+    ) {
+        let client = self.client_id(link);
+        let (granted, deltas) = (granted(link, topic), has_deltas(link, topic));
+        let Begun { id, position, recovered, snapshot, messages } = *begun;
+        // A replay from the client's position says what is missing.
+        let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
+        let is_replayed =
+            link.peer.session_mut().and_then(|session| session.replay(topic)).is_some_and(replays);
+        let is_reset = recovered == Some(false) && !is_replayed;
+        let now = link.now();
+        let subscription = link.peer.session_mut().and_then(|session| session.find(topic));
+        let (expires_at, has_token, data) = subscription
+            .map(|own| (own.expires_at, own.allowed_by == AllowedBy::Token, own.data.take()))
+            .unwrap_or_default();
+        // Without a token there is none to refresh.
+        let refresh_by = expires_at.filter(|_| has_token);
+        let Broadcast { fan_out, subscriptions, sessions, .. } = self;
+        let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
+        let known = subscriptions.get(topic).filter(|_| has_presence);
+        let event = SubscribedEvent {
+            id,
+            topic: fan_out.name(topic),
+            position,
+            recovered,
+            snapshot,
+            is_reset,
+            presence: known.map(|subscription| (subscription.present + 1, client)),
+            recoverable: granted.history,
+            is_server_side: is_server_side(link, topic),
+            deltas,
+            expires_in_s: refresh_by.map(|at| at.saturating_sub(now) / SECOND),
+            data: data.as_deref(),
+            messages,
+        };
+        sessions.send(link, &SessionEvent::Subscribed(event));
+        if let Some(at) = expires_at {
+            self.wake_by(link, at);
+        }
+    }
+
+    /// The id of a connection's client.
+    pub(super) fn client_id(&self, link: &ConnectionContext<'_>) -> ClientId {
+        self.client_at(link.mailboxes.shard(), link.token)
+    }
+
+    /// The id of the client of a connection of this shard.
+    pub fn client_at(&self, shard: usize, token: Token) -> ClientId {
+        ClientId { node: self.node, number: origin(self.number(shard), token) }
+    }
+
+    pub(super) fn go_live(&mut self, link: &mut ConnectionContext<'_>, topic: TopicId) {
+        self.subscriptions.stop_waiting(topic, link.token);
+        let window_bits = link.share_window();
+        let (token, dialect) = (link.token, dialect_of(link));
+        let (sees_presence, deltas) = (granted(link, topic).presence, has_deltas(link, topic));
+        let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+        let log = dialect.of_log(sees_presence, deltas);
+        let own = self.client_id(link).number;
+        let Some(session) = link.peer.session_mut() else { return };
+        let skip = if session.find(topic).is_some_and(|known| known.skips_own) { own } else { 0 };
+        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, log, skip);
+        let Some(member) = member else { return };
+        if let Some(subscription) = session.find(topic) {
+            subscription.state = SubscriptionState::Live(member);
+        }
+        let subject = session.subject.clone();
+        let client = self.client_id(link);
+        self.report_presence(&mut link.resources(), topic, client, Some(&subject));
+    }
+
+    /// A session unsubscribes.
+    pub(super) fn unsubscribe_session(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        id: Option<u64>,
+        name: &str,
+    ) {
+        let topic = self.fan_out.topics.find(name);
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(subscription) = topic.and_then(|topic| session.take(topic)) else {
+            return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
+        };
+        self.cancel_subscribe(link, &subscription.state);
+        let token = link.token;
+        self.leave(&mut link.resources(), token, &subscription);
+        self.sessions.send(link, &SessionEvent::Unsubscribed { id, topic: name });
+    }
+
+    /// Answers a subscribe request that was not answered yet, so that its client does not wait for ever.
+    pub(super) fn cancel_subscribe(&mut self, link: &mut ConnectionContext<'_>, state: &SubscriptionState) {
+        if let SubscriptionState::AwaitingOwner { id: id @ Some(_), .. }
+        | SubscriptionState::Replaying(ReplayState { id, answered: false, .. }) = *state
+        {
+            let error = ProtocolError::not_subscribed(id);
+            self.sessions.send(link, &SessionEvent::Error(&error));
+        }
+    }
+}
+
+/// Counts a subscription for the limits of its client.
+///
+/// # Errors
+/// The exceeded limit.
+fn count_subscription(
+    link: &mut ConnectionContext<'_>,
+    gate: &mut Gate,
+    id: Option<u64>,
+    allowed_by: AllowedBy,
+) -> Result<Option<CountedSubscription>, Rejected> {
+    let (token, now) = (link.token, link.now());
+    if allowed_by.is_requested()
+        && let Err(limit) = gate.request_subscription(token, now)
+    {
+        link.note_excess(limit, false);
+        return Err(Rejected::TooFast(ProtocolError::subscribes_too_fast(id)));
+    }
+    gate.subscribe(token, now).map_err(|limit| {
+        link.note_excess(limit, false);
+        Rejected::Error(ProtocolError::too_many_subscriptions(id, limit))
+    })
+}
+
+/// Whether the client of a subscription wants none from which it missed messages.
+pub(super) fn must_recover(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+    let Some(session) = link.peer.session_mut() else { return false };
+    session.find(topic).is_some_and(|subscription| subscription.must_recover)
+}
+
+/// Whether the server has made a subscription.
+pub(super) fn is_server_side(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+    let Some(session) = link.peer.session_mut() else { return false };
+    session.is_server_side(topic)
+}
+
+/// Whether messages of a subscription may be deltas.
+pub(super) fn has_deltas(link: &mut ConnectionContext<'_>, topic: TopicId) -> bool {
+    let Some(session) = link.peer.session_mut() else { return false };
+    session.find(topic).is_some_and(|subscription| subscription.deltas)
+}
+
+/// The additional rights of a subscription's client; none without the subscription.
+fn granted(link: &mut ConnectionContext<'_>, topic: TopicId) -> Granted {
+    let nothing = Granted { members: false, presence: false, history: false };
+    let Some(session) = link.peer.session_mut() else { return nothing };
+    session.find(topic).map_or(nothing, |subscription| subscription.granted)
+}

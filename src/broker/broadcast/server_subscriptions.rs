@@ -1,0 +1,127 @@
+//! Subscriptions that the server makes for sessions of Centrifuge's protocol: by the answer to the connect command, or later because
+//! the back end says so.
+//!
+//! Their clients cannot subscribe again by themselves. Where another subscription would end so that its client returns to it, the
+//! connection ends, and its client recovers everything when it connects again.
+
+use echoring_auth::{Identity, ServerSubscription};
+use echoring_centrifuge::{Disconnect, ErrorCode};
+use echoring_topics::{Position, Refused, TopicId};
+
+use super::Broadcast;
+use super::centrifuge::disconnect;
+use super::centrifuge_events::code_of;
+use super::events::SessionEvent;
+use super::requests::WantedSubscription;
+use super::session::AllowedBy;
+use super::subscription_tokens::expires_at;
+use crate::gate::Gate;
+use crate::peer::ConnectionContext;
+use crate::v1::ProtocolError;
+use crate::validation::is_topic_name;
+
+impl Broadcast {
+    /// Makes a subscription, which the client learns of by the answer to its connect command or by a push.
+    ///
+    /// # Errors
+    /// The error of the command.
+    pub(super) fn subscribe_for_server(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        subscription: &ServerSubscription,
+        from: Option<Position>,
+        allowed_by: AllowedBy,
+    ) -> Result<(), ErrorCode> {
+        let ServerSubscription { channel, data, expire_at } = subscription;
+        if !is_topic_name(channel) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let wanted = WantedSubscription {
+            from,
+            allowed_by,
+            data: data.clone().map(Box::new),
+            expires_at: expires_at(gate, link.now(), *expire_at)?,
+            ..WantedSubscription::plain(None, channel)
+        };
+        self.try_subscribe(link, gate, wanted).map_err(|error| code_of(&error.into_error(None)))
+    }
+
+    /// A session has fresh credentials: the subscriptions that they list are made, and those that only the earlier ones have listed end.
+    pub(super) fn renew_listed(&mut self, link: &mut ConnectionContext<'_>, gate: &mut Gate) {
+        let listed = gate.client(link.token).map(Identity::subscriptions).cloned().unwrap_or_default();
+        let lists = |name: &str| listed.as_slice().iter().any(|one| *one.channel == *name);
+        let Some(session) = link.peer.session().filter(|session| session.is_connected()) else { return };
+        let credentials = session.subscriptions.iter().filter(|own| own.allowed_by == AllowedBy::Credentials);
+        let topics = credentials.map(|own| own.topic);
+        let gone: Vec<TopicId> = topics.filter(|topic| !lists(self.fan_out.name(*topic))).collect();
+        for topic in gone {
+            self.withdraw(link, topic, false);
+        }
+        for subscription in listed.as_slice() {
+            match self.subscribe_for_server(link, gate, subscription, None, AllowedBy::Credentials) {
+                Ok(()) | Err(ErrorCode::AlreadySubscribed) => {}
+                Err(code) => {
+                    let topic = &*subscription.channel;
+                    tracing::warn!(topic, reason = code.message(), "a client was not subscribed");
+                }
+            }
+        }
+    }
+
+    /// The back end subscribes the session of a connection, if it speaks Centrifuge's protocol. Returns whether the session
+    /// subscribes now; a session that does already stays as it is.
+    pub fn subscribe_for_operator(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        gate: &mut Gate,
+        subscription: &ServerSubscription,
+    ) -> Option<Result<(), ErrorCode>> {
+        let session = link.peer.session_mut()?;
+        if !session.is_connected() {
+            return None;
+        }
+        let made = self.subscribe_for_server(link, gate, subscription, None, AllowedBy::Operator);
+        Some(if made == Err(ErrorCode::AlreadySubscribed) { Ok(()) } else { made })
+    }
+
+    /// The back end ends the subscription of a session to a topic. False if it has none.
+    pub fn unsubscribe_for_operator(&mut self, link: &mut ConnectionContext<'_>, name: &str) -> bool {
+        self.cancel_asked_subscribe(link, name);
+        let Some(topic) = self.fan_out.topics.find(name) else { return false };
+        let Some(session) = link.peer.session_mut() else { return false };
+        if session.find(topic).is_none() || session.is_connecting() || session.is_event_stream() {
+            return false;
+        }
+        self.withdraw(link, topic, false);
+        true
+    }
+
+    /// Notifies a session that a subscription has ended that lacks messages, or that its client may have otherwise.
+    pub(super) fn tell_ended(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        allowed_by: AllowedBy,
+        event: &SessionEvent<'_>,
+    ) {
+        if allowed_by.is_server_side() {
+            return disconnect(link, Disconnect::InsufficientState);
+        }
+        self.sessions.send_end(link, event);
+    }
+
+    /// A subscription that the server makes is refused by the topic's owner, or the owner has lost it.
+    pub(super) fn server_subscription_refused(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        refused: Refused,
+    ) {
+        let Some(session) = link.peer.session_mut() else { return };
+        if session.is_connecting() {
+            return self.fail_connect(link, code_of(&ProtocolError::refused(None, refused)));
+        }
+        let topic = self.fan_out.name(topic);
+        tracing::warn!(topic, %refused, "a client was not subscribed");
+    }
+}

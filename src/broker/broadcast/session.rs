@@ -1,0 +1,386 @@
+//! The state of a connection that subscribes: a raw subscriber of one topic, a session with many topics, or an event stream,
+//! which is a session with one subscription.
+//!
+//! No I/O: a session records its requests and the progress of each subscription. Its wire format is its
+//! [dialect](Dialect).
+
+use echoring_auth::AppData;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Token;
+use echoring_topics::{ClientId, MemberId, Position, Replay, TopicId, Topics};
+
+use super::centrifuge_session::{CentrifugeSession, Stage};
+use super::dialect::Dialect;
+use super::request_history::RequestHistory;
+use super::unanswered::Unanswered;
+use crate::gate::quotas::CountedSubscription;
+
+/// A connection on a raw route.
+#[derive(Debug)]
+pub struct Subscriber {
+    pub(super) topic: TopicId,
+    /// `None` until the owner has answered, and after the subscriber fell behind.
+    pub(super) member: Option<MemberId>,
+    pub(super) echo_own: bool,
+    /// Whether the client may publish to the topic.
+    pub(super) may_publish: bool,
+    /// Its publications that wait for room in a mailbox.
+    pub(super) held: u16,
+}
+
+/// A connection that subscribes to many topics, or an event stream.
+#[derive(Debug, Default)]
+pub struct Session {
+    pub(super) subscriptions: Vec<SessionSubscription>,
+    /// Topics whose presence events the session missed.
+    pub(super) member_lists: Vec<MemberList>,
+    pub(super) requests: RequestHistory,
+    /// The subject of its credentials, visible to other subscribers; empty for none.
+    pub(super) subject: Box<str>,
+    /// The number of the request whose token is being checked.
+    pub(super) refreshing: Option<u32>,
+    /// Its publications that wait for room in a mailbox, and refusals that wait for answers.
+    pub(super) held: u16,
+    /// Its publications that owners of topics have not answered; `None` before the first.
+    pub(super) unanswered: Option<Box<Unanswered>>,
+    /// How it speaks.
+    pub(super) protocol: Protocol,
+}
+
+/// The dialect of a session, with its further state.
+#[derive(Debug, Default)]
+pub(super) enum Protocol {
+    /// By messages of `echoring.v1.json`.
+    #[default]
+    V1,
+    /// By an event stream. Its client makes no requests.
+    EventStream,
+    /// By Centrifuge's client protocol.
+    Centrifuge(Box<CentrifugeSession>),
+    /// By raw messages. Its handler makes the requests and receives the events.
+    Handler,
+}
+
+/// A topic of a session.
+#[derive(Debug)]
+pub(super) struct SessionSubscription {
+    pub(super) topic: TopicId,
+    pub(super) state: SubscriptionState,
+    pub(super) granted: Granted,
+    /// Whether the client wants no subscription from which it missed messages.
+    pub(super) must_recover: bool,
+    /// Whether messages may be deltas.
+    pub(super) deltas: bool,
+    /// Whether messages that the connection has published are not sent back to it.
+    pub(super) skips_own: bool,
+    pub(super) allowed_by: AllowedBy,
+    /// When it expires.
+    pub(super) expires_at: Option<Nanos>,
+    /// Data of the application for the answer.
+    pub(super) data: Option<Box<AppData>>,
+    /// Counts it for its identity.
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    pub(super) counted: Option<CountedSubscription>,
+}
+
+/// Why a client may have a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AllowedBy {
+    /// The permissions of the topic include it.
+    Permission,
+    /// The application's hook has allowed it.
+    Hook,
+    /// Its token of the subscription allows it.
+    Token,
+    /// The server makes it: the client's credentials list it.
+    Credentials,
+    /// The server makes it: the answer of the connect hook lists it.
+    ConnectHook,
+    /// The server makes it: an operator has requested it.
+    Operator,
+    /// The connection's handler has made it.
+    Handler,
+}
+
+impl AllowedBy {
+    /// Whether only its client has requested it: that counts for rates.
+    pub(super) fn is_requested(self) -> bool {
+        matches!(self, AllowedBy::Permission | AllowedBy::Token)
+    }
+
+    /// Whether the server makes the subscription, and its client has not asked for it.
+    pub(super) fn is_server_side(self) -> bool {
+        matches!(self, AllowedBy::Credentials | AllowedBy::ConnectHook | AllowedBy::Operator)
+    }
+}
+
+/// The additional rights of a subscription's client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// See who else subscribes.
+    pub(super) members: bool,
+    /// The same, and to be notified of changes.
+    pub(super) presence: bool,
+    /// Receive stored messages.
+    pub(super) history: bool,
+}
+
+/// How far a subscription is.
+#[derive(Debug)]
+pub(super) enum SubscriptionState {
+    /// The topic's owner has not answered. `request` is the number of the request in its session.
+    AwaitingOwner { id: Option<u64>, request: u32, from: Option<Position> },
+    /// The topic's owner has answered, and the answer to the session's connect command is not complete. Its first page, if it has
+    /// one, is kept there.
+    AwaitingConnect { position: Position, recovered: Option<bool>, has_page: bool },
+    /// Messages of the history are sent first.
+    Replaying(ReplayState),
+    /// New messages are sent as they are published.
+    Live(MemberId),
+}
+
+/// A replay, which is sent page by page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplayState {
+    /// The id of the request.
+    pub(super) id: Option<u64>,
+    /// The request has been answered.
+    pub(super) answered: bool,
+    /// Where the next page starts.
+    pub(super) from: Replay,
+    /// The next page has been requested.
+    pub(super) requested: bool,
+    /// Messages up to this offset are marked as parts of a snapshot.
+    pub(super) snapshot: u64,
+    /// The position that the client asked for is of another epoch, or not of this topic.
+    pub(super) lost: bool,
+}
+
+/// A member list that the server sends by itself, page by page, because the session missed presence events.
+#[derive(Debug)]
+pub(super) struct MemberList {
+    pub(super) topic: TopicId,
+    /// The last member that was sent.
+    pub(super) after: Option<ClientId>,
+    /// The next page has been requested.
+    pub(super) requested: bool,
+    /// More events were missed since: the requested page is stale, and the list starts again.
+    pub(super) restart: bool,
+}
+
+/// The action for a page of a member list that the server sends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PushedPage {
+    /// Send it; `more` tells whether further pages are due.
+    Sent { more: bool },
+    /// Discard it, and start the list again.
+    Stale,
+    /// Discard it.
+    Unwanted,
+}
+
+impl MemberList {
+    pub(super) fn new(topic: TopicId) -> MemberList {
+        MemberList { topic, after: None, requested: false, restart: false }
+    }
+}
+
+impl ReplayState {
+    pub(super) fn new(id: Option<u64>, from: Replay, lost: bool) -> ReplayState {
+        ReplayState { id, answered: false, from, requested: false, snapshot: 0, lost }
+    }
+}
+
+impl SubscriptionState {
+    /// Whether a request of the client is not answered.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            SubscriptionState::AwaitingOwner { id: Some(_), .. }
+                | SubscriptionState::Replaying(ReplayState { id: Some(_), answered: false, .. })
+        )
+    }
+}
+
+impl SessionSubscription {
+    pub(super) fn member(&self) -> Option<MemberId> {
+        match self.state {
+            SubscriptionState::Live(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    /// The offset up to which everything was sent or reported as lost, and whether that is everything published.
+    /// `None` until the subscription was answered.
+    fn reached(&self, topics: &Topics<Token>) -> Option<(u64, bool)> {
+        match self.state {
+            SubscriptionState::Live(member) => topics.reached(member),
+            SubscriptionState::Replaying(ReplayState {
+                answered: true,
+                from: Replay::After(after) | Replay::Latest(after),
+                ..
+            }) => Some((after, false)),
+            SubscriptionState::AwaitingOwner { .. }
+            | SubscriptionState::AwaitingConnect { .. }
+            | SubscriptionState::Replaying(_) => None,
+        }
+    }
+}
+
+impl Session {
+    /// Whether the client is sent an event stream.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.dialect() == Dialect::EventStream
+    }
+
+    /// How the session speaks.
+    #[inline]
+    pub fn dialect(&self) -> Dialect {
+        match &self.protocol {
+            Protocol::V1 => Dialect::V1,
+            Protocol::EventStream => Dialect::EventStream,
+            Protocol::Centrifuge(session) => Dialect::Centrifuge(session.encoding),
+            Protocol::Handler => Dialect::Handler,
+        }
+    }
+
+    /// The further state of a session that speaks Centrifuge's protocol.
+    pub(super) fn centrifuge(&self) -> Option<&CentrifugeSession> {
+        if let Protocol::Centrifuge(session) = &self.protocol { Some(session) } else { None }
+    }
+
+    /// The same, to change it.
+    pub(super) fn centrifuge_mut(&mut self) -> Option<&mut CentrifugeSession> {
+        if let Protocol::Centrifuge(session) = &mut self.protocol { Some(session) } else { None }
+    }
+
+    /// Whether its connect command is not answered yet.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connecting(_)))
+    }
+
+    /// Whether it speaks Centrifuge's protocol, and its connect command was answered.
+    pub(super) fn is_connected(&self) -> bool {
+        self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connected(_)))
+    }
+
+    pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic)
+    }
+
+    pub(super) fn is_live(&mut self, topic: TopicId) -> bool {
+        self.find(topic).is_some_and(|subscription| subscription.member().is_some())
+    }
+
+    /// Whether the server makes the subscription to a topic.
+    pub(super) fn is_server_side(&mut self, topic: TopicId) -> bool {
+        self.find(topic).is_some_and(|subscription| subscription.allowed_by.is_server_side())
+    }
+
+    /// The topic of an event stream.
+    pub(super) fn event_stream_topic(&self) -> Option<TopicId> {
+        let subscription = self.subscriptions.first().filter(|_| self.is_event_stream());
+        subscription.map(|subscription| subscription.topic)
+    }
+
+    /// Removes the subscription of a topic.
+    pub(super) fn take(&mut self, topic: TopicId) -> Option<SessionSubscription> {
+        let index = self.subscriptions.iter().position(|subscription| subscription.topic == topic)?;
+        self.member_lists.retain(|list| list.topic != topic);
+        Some(self.subscriptions.swap_remove(index))
+    }
+
+    /// The topic of a live subscription.
+    pub(super) fn topic_of(&self, member: MemberId) -> Option<TopicId> {
+        let live = self.subscriptions.iter().find(|subscription| subscription.member() == Some(member));
+        live.map(|subscription| subscription.topic)
+    }
+
+    /// When the next subscription expires, if one does.
+    pub(super) fn next_expiry(&self) -> Option<Nanos> {
+        self.subscriptions.iter().filter_map(|subscription| subscription.expires_at).min()
+    }
+
+    /// A live subscription continues under another id.
+    pub(super) fn replace_member(&mut self, from: MemberId, to: MemberId) {
+        for subscription in &mut self.subscriptions {
+            if let SubscriptionState::Live(member) = &mut subscription.state
+                && *member == from
+            {
+                *member = to;
+            }
+        }
+    }
+
+    /// How far each answered subscription is: its topic, the offset up to which everything was sent or reported as lost,
+    /// and whether that is everything published.
+    pub(super) fn reached(&self, topics: &Topics<Token>) -> impl Iterator<Item = (TopicId, u64, bool)> {
+        self.subscriptions.iter().filter_map(|subscription| {
+            subscription.reached(topics).map(|(offset, all)| (subscription.topic, offset, all))
+        })
+    }
+
+    /// The replay of a topic, if it has one.
+    pub(super) fn replay(&mut self, topic: TopicId) -> Option<&mut ReplayState> {
+        match &mut self.find(topic)?.state {
+            SubscriptionState::Replaying(replay) => Some(replay),
+            _ => None,
+        }
+    }
+
+    /// The next page to request. One page at a time, so that at most one waits for the peer.
+    pub(super) fn next_replay(&self) -> Option<(TopicId, Replay)> {
+        let mut next = None;
+        for SessionSubscription { topic, state, .. } in &self.subscriptions {
+            match state {
+                SubscriptionState::Replaying(ReplayState { requested: true, .. }) => return None,
+                SubscriptionState::Replaying(replay) if next.is_none() => next = Some((*topic, replay.from)),
+                _ => {}
+            }
+        }
+        next
+    }
+
+    /// Whether a request of members wants only their number, if it is `id`, which is answered now.
+    pub(super) fn take_stats(&mut self, id: Option<u64>) -> bool {
+        let Some(session) = self.centrifuge_mut() else { return false };
+        let index = session.stats.iter().position(|own| Some(*own) == id);
+        index.map(|index| session.stats.swap_remove(index)).is_some()
+    }
+
+    /// Whether a page of a member list must be requested, and none is on its way.
+    pub(super) fn wants_members(&self) -> bool {
+        !self.member_lists.is_empty() && !self.member_lists.iter().any(|list| list.requested)
+    }
+
+    /// Accepts the page behind `after` of a member list that the server sends by itself.
+    pub(super) fn accept_members_page(
+        &mut self,
+        topic: TopicId,
+        after: Option<ClientId>,
+        next: Option<ClientId>,
+    ) -> PushedPage {
+        let is_this = |list: &MemberList| list.topic == topic && list.requested && list.after == after;
+        let Some(index) = self.member_lists.iter().position(is_this) else { return PushedPage::Unwanted };
+        let list = &mut self.member_lists[index];
+        list.requested = false;
+        if std::mem::take(&mut list.restart) {
+            list.after = None;
+            return PushedPage::Stale;
+        }
+        match next {
+            Some(next) => list.after = Some(next),
+            None => drop(self.member_lists.swap_remove(index)),
+        }
+        PushedPage::Sent { more: !self.member_lists.is_empty() }
+    }
+
+    /// Starts the member list of a topic, or starts it again.
+    pub(super) fn restart_members(&mut self, topic: TopicId) {
+        match self.member_lists.iter_mut().find(|list| list.topic == topic) {
+            Some(list) if list.requested => list.restart = true,
+            Some(list) => list.after = None,
+            None => self.member_lists.push(MemberList::new(topic)),
+        }
+    }
+}

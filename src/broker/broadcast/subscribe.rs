@@ -1,0 +1,422 @@
+//! Subscribing: the shard to a topic at its owner, and connections to the shard's part of the topic; and unsubscribing.
+
+use super::Broadcast;
+use super::centrifuge_session::CentrifugeSession;
+use super::session::{AllowedBy, Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::sessions::limit_of;
+use super::shard_mail::{ShardMail, origin};
+use super::subscriptions::{Subscription, Waiting};
+use crate::gate::Gate;
+use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
+use crate::peer::{ConnectionContext, Context, Peer};
+use echoring_auth::{Forwarded, Identity};
+use echoring_centrifuge::Encoding;
+use echoring_proto::handshake::Refusal;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::Limit;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, ShardResources};
+use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
+
+/// A client that may not subscribe to the topic of a raw route.
+const NOT_ALLOWED: Refusal = Refusal {
+    status: 403,
+    reason: "not allowed to subscribe to this topic",
+    headers: "",
+    hint: "the topic's permissions and the client's credentials decide; see docs/guide/authenticate.md",
+};
+
+const TOO_MANY_TOPICS: Refusal = Refusal {
+    status: 503,
+    reason: "too many topics",
+    headers: "Retry-After: 5\r\n",
+    hint: "use fewer topics, raise `topics_max`, or add a node",
+};
+const TOO_MANY_CREATED: Refusal = Refusal {
+    status: 429,
+    reason: "too many topics created",
+    headers: "Retry-After: 5\r\n",
+    hint: "use fewer topics, or raise `topics_per_connection` or `topics_per_identity`",
+};
+const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
+    status: 429,
+    reason: "too many subscriptions",
+    headers: "Retry-After: 5\r\n",
+    hint: "end other subscriptions of this identity, or raise `subscriptions_per_identity`",
+};
+const SUBSCRIBES_TOO_FAST: Refusal = Refusal {
+    status: 429,
+    reason: "too many new subscriptions per second",
+    headers: "Retry-After: 1\r\n",
+    hint: "subscribe less often, or raise `subscribe_rate_per_connection` or `subscribe_rate_per_identity`",
+};
+pub(super) const BUSY: Refusal = Refusal {
+    status: 503,
+    reason: "the topic's owner is busy",
+    headers: "Retry-After: 1\r\n",
+    hint: "try again; if it persists, add shards or publish less",
+};
+
+impl Broadcast {
+    /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
+    pub fn subscribe_raw<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        name: &str,
+        echo_own: bool,
+        subprotocol: Option<&'static str>,
+        gate: &mut Gate,
+    ) -> Answer<Peer> {
+        let topic = match self.enter_topic(cx, token, name, gate) {
+            Ok(topic) => topic,
+            Err(refusal) => return Answer::Refuse(refusal),
+        };
+        let may_publish = self.may(gate.client(token), Right::Publish, name);
+        let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
+        let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
+        if subscription.owned.is_none() {
+            subscription.waiting.push(Waiting::Raw(token, subprotocol));
+            return Answer::Later { peer: Peer::Subscriber(subscriber) };
+        }
+        subscriber.member = self.join_raw(cx, token, topic, echo_own);
+        Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
+    }
+
+    /// The topic `name` for a connection that subscribes to nothing else and whose request is not answered yet.
+    ///
+    /// # Errors
+    /// The refusal of the request: the client may not subscribe, or a limit is reached.
+    pub(super) fn enter_topic<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        name: &str,
+        gate: &mut Gate,
+    ) -> Result<TopicId, Refusal> {
+        let client = gate.client(token);
+        if !self.may(client, Right::Subscribe, name) {
+            gate.note_forbidden();
+            return Err(NOT_ALLOWED);
+        }
+        let creator = self.creator(cx.shard(), token, client);
+        let now = cx.now();
+        if let Err(limit) = gate.request_subscription(token, now) {
+            cx.note_excess(token, limit, true);
+            return Err(SUBSCRIBES_TOO_FAST);
+        }
+        match gate.subscribe(token, now) {
+            Ok(counted) => gate.keep_subscription(token, counted),
+            Err(limit) => {
+                cx.note_excess(token, limit, true);
+                return Err(TOO_MANY_SUBSCRIPTIONS);
+            }
+        }
+        let found = self.find_or_subscribe(&mut cx.resources(), name, creator, now);
+        found.map_err(|refused| refuse(cx, token, refused))
+    }
+
+    /// Opens a session.
+    pub fn open_session(&mut self, subprotocol: &'static str, client: Option<&Identity>) -> Answer<Peer> {
+        self.sessions.count += 1;
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
+        Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
+    }
+
+    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`. The bytes of `forwarded` are
+    /// charged.
+    pub fn open_centrifuge(
+        &mut self,
+        encoding: Encoding,
+        subprotocol: Option<&'static str>,
+        token: Token,
+        client: Option<&Identity>,
+        connect_by: Nanos,
+        forwarded: Option<Forwarded>,
+    ) -> Answer<Peer> {
+        self.sessions.count += 1;
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by, forwarded));
+        self.sessions.alarms.add(token, &centrifuge);
+        let protocol = Protocol::Centrifuge(centrifuge);
+        let session = Session { subject, protocol, ..Session::default() };
+        Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
+    }
+
+    /// A client, as the creator of a topic.
+    pub(super) fn creator(&self, shard: usize, token: Token, client: Option<&Identity>) -> Creator {
+        let identity = client.map_or(0, Identity::number);
+        Creator { connection: origin(self.number(shard), token), identity }
+    }
+
+    /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
+    pub(super) fn find_or_subscribe(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        name: &str,
+        creator: Creator,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
+        if let Some(topic) = self.fan_out.topics.find(name) {
+            return Ok(topic);
+        }
+        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
+        let owner = self.sequencer.owner_of(name, shards);
+        if self.orders(owner, shard) {
+            return self.subscribe_owned(resources, name, creator, now);
+        }
+        if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+            return Err(Refused::Busy);
+        }
+        let topic = self.fan_out.topics.create(name, now, resources.pool);
+        self.subscriptions.insert(Subscription::new(topic, owner));
+        let mail = ShardMail::Subscribe { local: topic, creator };
+        self.pending.add(resources.mailboxes, owner, mail, name);
+        Ok(topic)
+    }
+
+    /// Subscribes this shard to a topic of its own.
+    fn subscribe_owned(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        name: &str,
+        creator: Creator,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
+        let shard = resources.mailboxes.shard();
+        let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
+        if subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+            return Err(Refused::Busy);
+        }
+        let topic = fan_out.topics.create(name, now, resources.pool);
+        let mut subscription = Subscription::new(topic, shard);
+        let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) else {
+            subscriptions.insert(subscription);
+            return Ok(topic);
+        };
+        let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
+        subscription.confirm(answer);
+        subscriptions.insert(subscription);
+        fan_out.topics.begin_at(topic, answer.position.offset);
+        Ok(topic)
+    }
+
+    fn join_raw<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        token: Token,
+        topic: TopicId,
+        echo_own: bool,
+    ) -> Option<MemberId> {
+        let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
+        let window_bits = cx.share_window(token);
+        self.fan_out.subscribe_raw(topic, token, window_bits, skip)
+    }
+
+    /// The owner has answered the subscription of this shard.
+    pub(super) fn subscribed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        owner: usize,
+        local: TopicId,
+        answer: Result<Subscribed, Refused>,
+    ) {
+        self.subscriptions.note_answer();
+        let Some(subscription) = self.subscriptions.get_mut(local) else { return };
+        // Each stays in the list until it is admitted, so that the topic is not left when an earlier one fails.
+        let waiting = subscription.waiting.clone();
+        match answer {
+            Ok(answer) => {
+                subscription.confirm(answer);
+                // Not the one that was asked if the topic has moved meanwhile.
+                subscription.owner = owner;
+                self.fan_out.topics.begin_at(local, answer.position.offset);
+                waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
+                self.leave_if_deserted(&mut cx.resources(), local);
+            }
+            Err(refused) => {
+                waiting.into_iter().for_each(|waiting| self.turn_away(cx, local, &waiting, refused));
+                self.subscriptions.remove(local);
+                self.fan_out.topics.remove(local, cx.now(), cx.pool());
+            }
+        }
+    }
+
+    /// Subscribes a connection that waited for the owner.
+    fn admit<D: Driver>(&mut self, cx: &mut Context<'_, D>, topic: TopicId, waiting: &Waiting) {
+        match *waiting {
+            Waiting::EventStream(token, ref headers) => {
+                self.subscriptions.stop_waiting(topic, token);
+                cx.begin_event_stream(token, headers);
+                if let Some(mut link) = cx.link(token) {
+                    self.begin_event_stream(&mut link);
+                }
+            }
+            Waiting::Raw(token, subprotocol) => {
+                self.subscriptions.stop_waiting(topic, token);
+                let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
+                let echo_own = subscriber.echo_own;
+                let member = self.join_raw(cx, token, topic, echo_own);
+                if let Some(Peer::Subscriber(subscriber)) = cx.peer(token) {
+                    subscriber.member = member;
+                }
+                cx.accept(token, subprotocol, true);
+            }
+            Waiting::Session(token, _) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.begin_subscription(&mut link, topic);
+                }
+            }
+        }
+    }
+
+    /// Refuses a connection that waited for the owner.
+    fn turn_away<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        topic: TopicId,
+        waiting: &Waiting,
+        refused: Refused,
+    ) {
+        match *waiting {
+            Waiting::Raw(token, _) | Waiting::EventStream(token, _) => {
+                let refusal = refuse(cx, token, refused);
+                cx.refuse(token, &refusal);
+            }
+            Waiting::Session(token, _) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.refuse_waiting(&mut link, topic, refused);
+                }
+            }
+        }
+    }
+
+    /// Refuses the subscription of a session that waits for the owner.
+    pub(super) fn refuse_waiting(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        topic: TopicId,
+        refused: Refused,
+    ) {
+        let Some(session) = link.peer.session_mut() else { return };
+        let Some(&mut SessionSubscription {
+            state: SubscriptionState::AwaitingOwner { id, request, .. },
+            ..
+        }) = session.find(topic)
+        else {
+            return;
+        };
+        let allowed_by = session.take(topic).map(|taken| taken.allowed_by);
+        if allowed_by.is_some_and(AllowedBy::is_server_side) {
+            return self.server_subscription_refused(link, topic, refused);
+        }
+        if allowed_by == Some(AllowedBy::Handler) {
+            return self.handler_refused(link, topic, refused);
+        }
+        self.sessions.refuse_request(link, request, id, refused);
+    }
+
+    /// A raw subscriber is gone.
+    pub(super) fn subscriber_closed(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        subscriber: &Subscriber,
+    ) {
+        match subscriber.member {
+            Some(member) => self.fan_out.topics.unsubscribe(member, resources.pool),
+            None => self.subscriptions.stop_waiting(subscriber.topic, token),
+        }
+        self.leave_if_deserted(resources, subscriber.topic);
+    }
+
+    /// A session is gone.
+    pub(super) fn session_closed(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        session: &Session,
+    ) {
+        self.sessions.count -= 1;
+        if let Some(centrifuge) = session.centrifuge() {
+            self.sessions.alarms.remove(token, centrifuge);
+            self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
+            resources.pool.discharge(centrifuge.charged_bytes());
+        }
+        for subscription in &session.subscriptions {
+            self.leave(resources, token, subscription);
+        }
+    }
+
+    /// Ends a subscription of a session.
+    pub(super) fn leave(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        subscription: &SessionSubscription,
+    ) {
+        let topic = subscription.topic;
+        match subscription.member() {
+            Some(member) => {
+                self.fan_out.topics.unsubscribe(member, resources.pool);
+                self.left_live(resources, token, topic);
+            }
+            None => {
+                self.subscriptions.stop_waiting(topic, token);
+                self.leave_if_deserted(resources, topic);
+            }
+        }
+    }
+
+    /// A live subscription of a session has ended.
+    pub(super) fn left_live(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        topic: TopicId,
+    ) {
+        let client = self.client_at(resources.mailboxes.shard(), token);
+        self.report_presence(resources, topic, client, None);
+        self.leave_if_deserted(resources, topic);
+    }
+
+    /// Unsubscribes the shard from a topic without local subscribers.
+    pub(super) fn leave_if_deserted(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        topic: TopicId,
+    ) {
+        let is_deserted = self.fan_out.topics.is_deserted(topic);
+        let has_waiting = |subscription: &Subscription| !subscription.waiting.is_empty();
+        if !is_deserted || self.subscriptions.get(topic).is_none_or(has_waiting) {
+            return;
+        }
+        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+        self.subscriptions.remove(topic);
+        if self.orders(owner, resources.mailboxes.shard()) {
+            self.fan_out.topics.remove(topic, self.now, resources.pool);
+            self.sequencer.unsubscribe(owned, owner, topic, self.now, resources.pool);
+        } else {
+            self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
+            self.fan_out.topics.remove(topic, self.now, resources.pool);
+            self.pending.add(resources.mailboxes, owner, ShardMail::Unsubscribe { owned, local: topic }, "");
+        }
+    }
+}
+
+/// The answer to a request whose topic was refused.
+fn refuse<D: Driver>(cx: &mut Context<'_, D>, token: Token, refused: Refused) -> Refusal {
+    let limit = limit_of(refused);
+    // A full node is no offence of one client.
+    let is_own = limit.is_some_and(|limit| limit != Limit::Topics);
+    if let Some(limit) = limit {
+        cx.note_excess(token, limit, is_own);
+    }
+    match refused {
+        _ if is_own => TOO_MANY_CREATED,
+        _ if refused.is_passing() => BUSY,
+        _ => TOO_MANY_TOPICS,
+    }
+}

@@ -1,0 +1,218 @@
+//! The end of each tick: deliveries, and mail and pages that wait for room, for time, or for a writable peer.
+
+use super::connection_sink::SlowConsumer;
+use super::events::SessionEvent;
+use super::handover::Ordering;
+use super::session::{Session, SessionSubscription};
+use super::sessions::Sessions;
+use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
+use crate::peer::{Context, Peer};
+use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::earlier;
+use echoring_topics::{Position, Refused};
+
+impl Broadcast {
+    /// The tick is over: sends what subscribers are owed, and tries again what found no room.
+    pub fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.now = cx.now();
+        if !self.sequencer.forwards.is_empty() {
+            self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
+        }
+        if !self.presence_changes.is_empty() {
+            self.tell_presence_changes(&mut cx.resources());
+        }
+        if self.sequencer.cluster.is_some() {
+            self.advance_cluster(cx);
+        }
+        if self.sequencer.ordering == Ordering::Frozen {
+            self.advance_freeze(cx);
+        }
+        if !self.departed.is_empty() {
+            self.report_departed(cx);
+        }
+        if !self.pending.is_empty() {
+            self.post_pending(&mut cx.resources());
+        }
+        let checks = self.check_at <= self.now;
+        if checks {
+            self.check_before_delivery(cx);
+        }
+        if self.sessions.alarms.next().is_some_and(|at| at <= self.now) {
+            self.attend_alarms(cx);
+        }
+        if self.fan_out.topics.is_dirty() {
+            self.fan_out.deliver(cx, self.now);
+        }
+        if checks {
+            self.check_after_delivery(cx);
+        }
+        self.follow_up(cx);
+        // Acknowledgements leave with this tick. Sent before the deliveries, they would make the connections unwritable for
+        // the topics' messages, and no event would say when they are writable again.
+        if !self.held.is_empty() {
+            self.publish_held(cx);
+        }
+        self.held.end_tick();
+        self.send_due_pages(cx);
+        if self.drain.is_on() {
+            self.advance_drain(cx);
+        } else if !self.drain.remaining.is_empty() && !self.fan_out.topics.is_dirty() {
+            self.close_served(cx, false);
+        }
+    }
+
+    /// Refuses overdue subscriptions and appends heartbeats.
+    fn check_before_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        for (topic, token) in self.subscriptions.take_overdue(cx.handshake_timeout(), self.now) {
+            if let Some(mut link) = cx.link(token) {
+                self.refuse_waiting(&mut link, topic, Refused::Busy);
+            }
+        }
+        while let Some((since, token)) = self.sessions.pop_overdue_refusals(self.now) {
+            if let Some(mut link) = cx.link(token) {
+                self.sessions.send_overdue_refusals(&mut link, since);
+            }
+        }
+        if self.sessions.count > 0 {
+            let Broadcast { fan_out, sequencer, now, .. } = self;
+            fan_out.append_heartbeats(&mut sequencer.topics, &mut cx.resources(), *now);
+        }
+    }
+
+    /// Finds slow consumers and expires histories.
+    fn check_after_delivery<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.check_at = self.now + CHECK_INTERVAL;
+        self.fan_out.drop_laggards(cx, self.now);
+        if self.sequencer.ordering != Ordering::Frozen {
+            self.sequencer.topics.expire(self.now, cx.pool());
+            self.sequencer.tell_forgotten();
+        }
+        self.fan_out.topics.expire(self.now, cx.pool());
+    }
+
+    /// Attends to the subscribers that a delivery reported.
+    fn follow_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.restart_missed_members(cx);
+        while let Some((token, topic, gap)) = self.fan_out.next_gap() {
+            self.sessions.handler_events.gap(token, &topic, gap);
+        }
+        while let Some(slow) = self.fan_out.next_slow_consumer() {
+            self.drop_slow_consumer(cx, slow);
+        }
+    }
+
+    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription. An event stream
+    /// has no other, so it ends.
+    fn drop_slow_consumer<D: Driver>(&mut self, cx: &mut Context<'_, D>, slow: SlowConsumer) {
+        let SlowConsumer { token, member, reached, reason } = slow;
+        let Some(mut link) = cx.link(token) else { return };
+        let topic = match &mut *link.peer {
+            Peer::Subscriber(subscriber) => {
+                subscriber.member = None;
+                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                return;
+            }
+            peer => {
+                let topic_of = |session: &mut Session| session.take(session.topic_of(member)?);
+                peer.session_mut().and_then(topic_of)
+            }
+        };
+        let Some(SessionSubscription { topic, allowed_by, .. }) = topic else { return };
+        if link.peer.is_event_stream() {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        } else {
+            let position =
+                Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
+            let name = self.fan_out.name(topic).to_owned();
+            self.tell_ended(&mut link, allowed_by, &SessionEvent::Dropped { topic: &name, position, reason });
+        }
+        self.left_live(&mut link.resources(), token, topic);
+    }
+
+    /// Sends the pages that are due. Sessions that become due meanwhile wait for the next tick.
+    fn send_due_pages<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        for _ in 0..self.sessions.replay_due.len() {
+            let token = self.sessions.replay_due.pop_front();
+            if let Some(mut link) = token.and_then(|token| cx.link(token)) {
+                self.request_replay(&mut link);
+            }
+        }
+        for _ in 0..self.sessions.members_due.len() {
+            let token = self.sessions.members_due.pop_front();
+            if let Some(mut link) = token.and_then(|token| cx.link(token)) {
+                self.request_due_members(&mut link);
+            }
+        }
+    }
+
+    /// A subscriber's connection is writable again.
+    pub fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token) {
+        let now = cx.now();
+        match cx.peer(token) {
+            Some(Peer::Subscriber(subscriber)) => {
+                let Some(member) = subscriber.member else { return };
+                self.fan_out.catch_up(cx, member, now);
+            }
+            Some(peer) if peer.session().is_some() => self.session_writable(cx, token, now),
+            _ => return,
+        }
+        self.follow_up(cx);
+    }
+
+    fn session_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, token: Token, now: Nanos) {
+        let mut index = 0;
+        while let Some(session) = cx.peer(token).and_then(Peer::session_mut)
+            && let Some(subscription) = session.subscriptions.get(index)
+        {
+            if let Some(member) = subscription.member() {
+                self.fan_out.catch_up(cx, member, now);
+            }
+            index += 1;
+        }
+        let Some(mut link) = cx.link(token) else { return };
+        if let Some(session) = link.peer.session()
+            && session.wants_members()
+        {
+            self.sessions.members_due.push_back(token);
+        }
+        self.request_replay(&mut link);
+    }
+
+    /// When to retry mail that found no room in the last tick.
+    pub fn retry_at(&self) -> Nanos {
+        self.now + RETRY_DELAY
+    }
+
+    /// When [`tick_ended`](Broadcast::tick_ended) has work without an event.
+    pub fn deadline(&self) -> Option<Nanos> {
+        let Sessions { replay_due, members_due, connects_due, handler_events, count, .. } = &self.sessions;
+        let has_sessions_due = !replay_due.is_empty()
+            || !members_due.is_empty()
+            || !connects_due.is_empty()
+            || !handler_events.is_empty();
+        if has_sessions_due || self.fan_out.topics.has_fresh() {
+            return Some(0);
+        }
+        let waits =
+            !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
+        if !self.held.is_empty()
+            || !self.pending.is_empty()
+            || !self.presence_changes.is_empty()
+            || !self.sessions.requests_waiting.is_empty()
+            || waits
+        {
+            return Some(self.retry_at());
+        }
+        let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;
+        let deadlines = [
+            checks.then_some(self.check_at),
+            self.drain.deadline(),
+            self.fan_out.topics.due_at(),
+            self.sessions.alarms.next(),
+            self.cluster_deadline(),
+        ];
+        deadlines.into_iter().fold(None, earlier)
+    }
+}

@@ -1,0 +1,454 @@
+//! [`Gate`]: who the clients of one shard are, until when, and how much of topics they may use.
+//!
+//! Without authentication nothing of it is used. Clients are in a table beside the connections, so a connection that nobody
+//! authenticates does not grow.
+
+mod counters;
+mod known_clients;
+pub mod quotas;
+mod shared_identities;
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use echoring_auth::{
+    App, AppAnswer, AppEvent, Authenticator, Call, Credentials, Decision, Denied, Failed, Identity,
+    Presented, Question, Renewal, SubscriptionGrant, Verdict,
+};
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::{Limit, TopicUseLimits};
+use echoring_runtime::driver::Token;
+
+pub use counters::{AuthCounters, AuthFigures, KeySetFigures};
+pub use known_clients::Due;
+use known_clients::KnownClients;
+use quotas::{CountedCall, CountedSubscription, IdentityUse, Quotas};
+
+/// A command about authentication.
+#[derive(Debug)]
+pub enum AuthCommand {
+    /// The decision about a request that waits for it.
+    Decided(Token, Decision),
+    /// The decision about new credentials of a session.
+    Refreshed {
+        /// The session's connection.
+        token: Token,
+        /// The id of its request.
+        id: Option<u64>,
+        /// The decision.
+        decision: Decision,
+    },
+}
+
+/// The application's answer about a request of a session.
+#[derive(Debug)]
+pub struct AppAnswered {
+    /// The session's connection.
+    pub token: Token,
+    /// The number of the call in its session.
+    pub number: u32,
+    /// The call.
+    pub call: Box<Call>,
+    /// The answer.
+    pub answer: AppAnswer,
+}
+
+/// What other threads have decided, for the shard.
+#[derive(Debug)]
+pub enum GateAnswer {
+    /// About credentials.
+    Auth(AuthCommand),
+    /// The application's answer.
+    App(AppAnswered),
+}
+
+/// Sends answers to a shard, from any thread.
+#[derive(Clone)]
+pub struct AnswerSender(Arc<dyn Fn(GateAnswer) + Send + Sync>);
+
+impl AnswerSender {
+    /// Sends with this function. A shard that has ended needs no answer.
+    pub fn new(send: impl Fn(GateAnswer) + Send + Sync + 'static) -> AnswerSender {
+        AnswerSender(Arc::new(send))
+    }
+
+    /// Sends an answer.
+    pub fn send(&self, answer: GateAnswer) {
+        (self.0)(answer);
+    }
+}
+
+impl fmt::Debug for AnswerSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnswerSender")
+    }
+}
+
+/// The gate of one shard.
+#[derive(Debug, Default)]
+pub struct Gate {
+    authenticator: Option<Arc<Authenticator>>,
+    app: Option<Arc<App>>,
+    counters: Arc<AuthCounters>,
+    known: KnownClients,
+    /// To the shard itself.
+    answers: Option<AnswerSender>,
+    /// How clients may use topics.
+    quotas: Quotas,
+}
+
+impl Gate {
+    /// A gate with these settings; without any, everybody is let in.
+    pub fn new(authenticator: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Gate {
+        Gate { authenticator, counters, ..Gate::default() }
+    }
+
+    /// Sets where decisions are sent to.
+    pub fn set_answers(&mut self, answers: AnswerSender) {
+        self.answers = Some(answers);
+    }
+
+    /// Where decisions are sent to; `None` until it is set.
+    pub fn answers(&self) -> Option<&AnswerSender> {
+        self.answers.as_ref()
+    }
+
+    /// Who authenticates clients; `None` if everybody is let in.
+    pub fn authenticator(&self) -> Option<&Arc<Authenticator>> {
+        self.authenticator.as_ref()
+    }
+
+    /// The hooks of the application.
+    pub fn app(&self) -> Option<&Arc<App>> {
+        self.app.as_ref()
+    }
+
+    /// Sets the hooks of the application.
+    pub fn set_app(&mut self, app: Option<Arc<App>>) {
+        self.app = app;
+    }
+
+    /// Whether the application is asked about an event.
+    pub(crate) fn asks_app(&self, event: AppEvent) -> bool {
+        self.app.as_ref().is_some_and(|app| app.has(event))
+    }
+
+    /// Asks the application about a request of a client, which counts for its `identity`. The answer follows through
+    /// [`AppAnswered`].
+    pub(crate) fn ask_app(&self, token: Token, number: u32, call: Call, identity: Option<&Arc<IdentityUse>>) {
+        let (Some(app), Some(answers)) = (&self.app, self.answers.clone()) else { return };
+        let answered = move |call, answer| {
+            answers.send(GateAnswer::App(AppAnswered { token, number, call: Box::new(call), answer }));
+        };
+        let counted = identity.map(CountedCall::of);
+        if let Some(None) = counted {
+            return answered(call, AppAnswer::Failed(Failed::Busy));
+        }
+        app.ask(call, move |call, answer| {
+            drop(counted);
+            answered(call, answer);
+        });
+    }
+
+    /// The account of the calls of a connection's client; `None` for a client without a name.
+    pub(crate) fn identity_use(&self, token: Token, now: Nanos) -> Option<Arc<IdentityUse>> {
+        self.client(token).map(|client| self.quotas.identity(client.subject(), now))
+    }
+
+    /// Whether clients are authenticated.
+    pub fn is_on(&self) -> bool {
+        self.authenticator.is_some()
+    }
+
+    /// The client of a connection; `None` for one without credentials.
+    #[inline]
+    pub fn client(&self, token: Token) -> Option<&Identity> {
+        self.known.client(token)
+    }
+
+    /// A decision, possibly of other settings, as far as the present ones agree.
+    ///
+    /// # Errors
+    /// If they do not let the client in.
+    pub fn as_of_now(&self, decision: Decision) -> Decision {
+        let client = decision?;
+        let Some(authenticator) = &self.authenticator else { return Ok(client) };
+        match authenticator.renew(&client, unix_now()) {
+            Renewal::Same => Ok(client),
+            Renewal::Changed(client) => Ok(client),
+            Renewal::Withdrawn => Err(Denied::Invalid),
+        }
+    }
+
+    /// Makes a client that of a connection.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn let_in(
+        &mut self,
+        token: Token,
+        client: &Arc<Identity>,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), Denied> {
+        if !self.known.insert(token, client, pool, now, unix_now()) {
+            return Err(Denied::Busy);
+        }
+        self.counters.note_known(client.method());
+        Ok(())
+    }
+
+    /// A session presents a new token. Returns the decision, unless it follows through [`AuthCommand::Refreshed`].
+    pub(crate) fn refresh(
+        &self,
+        token: Token,
+        id: Option<u64>,
+        credentials: Credentials<'_>,
+    ) -> Option<Decision> {
+        let Some(authenticator) = &self.authenticator else { return Some(Err(Denied::Invalid)) };
+        let presented = Presented::Credentials(credentials);
+        match authenticator.check(&presented, unix_now()) {
+            Verdict::Known(client) => return Some(Ok(client)),
+            Verdict::Denied(denied) => return Some(Err(denied)),
+            Verdict::Anonymous => return Some(Err(Denied::Invalid)),
+            Verdict::Ask => {}
+        }
+        let Some(answers) = self.answers.clone() else { return Some(Err(Denied::Unavailable)) };
+        let reply = move |decision| {
+            answers.send(GateAnswer::Auth(AuthCommand::Refreshed { token, id, decision }));
+        };
+        let question = Question::new(presented, reply)?;
+        let subject = self.client(token).map(|client| client.subject().into());
+        authenticator.ask(Question { subject, ..question });
+        None
+    }
+
+    /// The rights of a subscription token; `None` if no method verifies such tokens.
+    ///
+    /// # Errors
+    /// Why it is refused. A key that is not known yet is being fetched.
+    pub(crate) fn check_subscription(&self, token: &str) -> Option<Result<SubscriptionGrant, Denied>> {
+        let authenticator = self.authenticator.as_ref()?;
+        let denied = match authenticator.check_subscription(token, unix_now())? {
+            Ok(granted) => return Some(Ok(granted)),
+            Err(Verdict::Denied(denied)) => denied,
+            Err(_) => {
+                // The question makes the key set be read again. The client tries again.
+                let presented = Presented::Credentials(Credentials::Token(token.into()));
+                if let Some(question) = Question::new(presented, |_| {}) {
+                    authenticator.ask(question);
+                }
+                Denied::Unavailable
+            }
+        };
+        self.counters.note_denied(denied);
+        Some(Err(denied))
+    }
+
+    /// Seconds until a time in seconds since 1970; 0 if it has passed.
+    pub(crate) fn seconds_until(&self, at: u64) -> u64 {
+        at.saturating_sub(unix_now())
+    }
+
+    /// A session has new credentials. Refuses those of another client.
+    pub(crate) fn refreshed(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        self.replace_client(token, decision, pool, now)?;
+        self.counters.note_refreshed();
+        Ok(())
+    }
+
+    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
+    pub(crate) fn connected(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        let client = self.replace_client(token, decision, pool, now)?;
+        self.counters.note_known(client.method());
+        Ok(())
+    }
+
+    /// Makes the client of a decision that of the connection, unless the connection has another one or there is no memory.
+    fn replace_client(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<Arc<Identity>, RefreshError> {
+        let client = self.as_of_now(decision).map_err(|denied| self.refuse_refresh(denied))?;
+        if self.client(token).is_some_and(|known| known.subject() != client.subject()) {
+            self.counters.note_denied(Denied::Foreign);
+            return Err(RefreshError::OtherSubject);
+        }
+        if !self.known.insert(token, &client, pool, now, unix_now()) {
+            return Err(self.refuse_refresh(Denied::Busy));
+        }
+        Ok(client)
+    }
+
+    fn refuse_refresh(&self, denied: Denied) -> RefreshError {
+        self.counters.note_denied(denied);
+        RefreshError::Denied(denied)
+    }
+
+    /// The first message of a session that presents its credentials later has none. Whether the session is let in.
+    pub(crate) fn admits_without_token(&self, token: Token) -> bool {
+        let Some(authenticator) = &self.authenticator else { return true };
+        if self.client(token).is_some() {
+            return true;
+        }
+        match authenticator.check(&Presented::Nothing, unix_now()) {
+            Verdict::Anonymous => {
+                self.counters.note_anonymous();
+                true
+            }
+            _ => {
+                self.counters.note_denied(Denied::Missing);
+                false
+            }
+        }
+    }
+
+    /// The application has let a client without a name in.
+    pub fn note_anonymous(&self) {
+        self.counters.note_anonymous();
+    }
+
+    /// Seconds until the credentials of a client expire.
+    pub fn expires_in_s(&self, token: Token) -> Option<u64> {
+        Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
+    }
+
+    /// Uses other settings. Returns the connections whose clients lose their credentials, or have new ones without room
+    /// in memory.
+    pub fn configure(
+        &mut self,
+        authenticator: Option<Arc<Authenticator>>,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Vec<Token> {
+        let wall = unix_now();
+        let mut withdrawn = Vec::new();
+        let old = mem::replace(&mut self.authenticator, authenticator);
+        let Some(authenticator) = &self.authenticator else { return withdrawn };
+        if old.is_some_and(|old| Arc::ptr_eq(&old, authenticator)) {
+            return withdrawn;
+        }
+        for (token, client) in self.known.all() {
+            match authenticator.renew(&client, wall) {
+                Renewal::Same => {}
+                Renewal::Withdrawn => withdrawn.push(token),
+                Renewal::Changed(client) => {
+                    if !self.known.insert(token, &client, pool, now, wall) {
+                        withdrawn.push(token);
+                    }
+                }
+            }
+        }
+        withdrawn
+    }
+
+    /// A connection that expired or was withdrawn is closed.
+    pub fn note_ended(&self, due: Due) {
+        self.counters.note_ended(due);
+    }
+
+    /// A client is not let in, or not allowed to do something.
+    pub fn note_denied(&self, denied: Denied) {
+        self.counters.note_denied(denied);
+    }
+
+    /// A client that may not do something tried to.
+    pub(crate) fn note_forbidden(&self) {
+        self.counters.note_denied(Denied::Forbidden);
+    }
+
+    /// Limits how clients use topics.
+    pub fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
+    /// Uses other limits from now on.
+    pub fn configure_quotas(&mut self, limits: &TopicUseLimits) {
+        self.quotas.configure(limits);
+    }
+
+    /// A connection publishes.
+    ///
+    /// # Errors
+    /// The limit that it, or its client, is over.
+    #[inline]
+    pub fn publish(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.publish(token, || known.client(token).map(Identity::subject), now)
+    }
+
+    /// A connection requests a subscription.
+    ///
+    /// # Errors
+    /// The limit that it, or its client, is over.
+    pub(crate) fn request_subscription(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.request_subscription(token, known.client(token).map(Identity::subject), now)
+    }
+
+    /// A connection subscribes.
+    ///
+    /// # Errors
+    /// The limit that its client is over.
+    pub(crate) fn subscribe(
+        &mut self,
+        token: Token,
+        now: Nanos,
+    ) -> Result<Option<CountedSubscription>, Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.subscribe(token, known.client(token).map(Identity::subject), now)
+    }
+
+    /// Keeps the subscription of a raw connection until the connection ends.
+    pub(crate) fn keep_subscription(&mut self, token: Token, subscription: Option<CountedSubscription>) {
+        self.quotas.keep(token, subscription);
+    }
+
+    /// A connection is gone, or was not opened.
+    pub fn forget(&mut self, token: Token, pool: &mut Pool) {
+        self.quotas.forget(token);
+        self.known.remove(token, pool);
+    }
+
+    /// The next connection whose credentials expire or are about to.
+    pub fn pop_due(&mut self, now: Nanos) -> Option<(Token, Due)> {
+        self.known.pop_due(now, unix_now)
+    }
+
+    /// When [`pop_due`](Gate::pop_due) has something.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.known.deadline()
+    }
+}
+
+/// Why a session keeps its old credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshError {
+    /// The new ones are not accepted.
+    Denied(Denied),
+    /// They are those of another client.
+    OtherSubject,
+}
+
+/// The time in seconds since 1970. Read when a client is authenticated, never for a message.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,377 @@
+//! Quotas on publications and subscriptions of a connection, and of an identity, which may have connections on every
+//! shard.
+//!
+//! A connection of an identity holds what the identity uses, in atomics: a publication takes no lock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::limits::{APP_CALLS_PER_IDENTITY_MAX, IDENTITIES_SWEPT_MIN};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::{Bucket, Limit, Rate, SharedBucket, TopicUseLimits};
+use echoring_runtime::driver::Token;
+
+/// The identities of a node. An identity without a connection is remembered until its buckets are full again, so that to
+/// connect again gains nothing. Those without a limit are not in it.
+#[derive(Debug, Default)]
+pub struct Identities(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_subject: HashMap<Box<str>, Arc<IdentityUse>>,
+    /// Number of identities at which those that need not be remembered are dropped.
+    sweep_at: usize,
+}
+
+/// The usage of all connections of an identity.
+#[derive(Debug, Default)]
+pub struct IdentityUse {
+    /// By [`Use`].
+    rates: [SharedBucket; 2],
+    subscriptions: AtomicU32,
+    /// Calls that wait for the application.
+    calls: AtomicU32,
+}
+
+/// A call that counts for its identity, until it is dropped.
+#[derive(Debug)]
+pub struct CountedCall(Arc<IdentityUse>);
+
+impl CountedCall {
+    /// `None` if as many of the identity wait as may.
+    pub(crate) fn of(identity: &Arc<IdentityUse>) -> Option<CountedCall> {
+        let add = |count| (count < APP_CALLS_PER_IDENTITY_MAX).then_some(count + 1);
+        identity.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(CountedCall(Arc::clone(identity)))
+    }
+}
+
+impl Drop for CountedCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The subject of a rate.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Publication,
+    Subscription,
+}
+
+impl Use {
+    /// The rates of a connection and of an identity, with the limits that name them once they are used up.
+    fn rates(self, limits: &TopicUseLimits) -> [(Option<Rate>, Limit); 2] {
+        match self {
+            Use::Publication => [
+                (limits.publications_per_connection, Limit::Publications),
+                (limits.publications_per_identity, Limit::PublicationsPerIdentity),
+            ],
+            Use::Subscription => [
+                (limits.subscribe_rate_per_connection, Limit::SubscribeRate),
+                (limits.subscribe_rate_per_identity, Limit::SubscribeRatePerIdentity),
+            ],
+        }
+    }
+}
+
+impl IdentityUse {
+    /// Whether nothing of its rates is used.
+    fn is_rested(&self, now: Nanos) -> bool {
+        self.rates.iter().all(|rate| rate.is_full(now))
+    }
+}
+
+/// A subscription that counts for its identity, until it is dropped.
+#[derive(Debug)]
+pub struct CountedSubscription(Arc<IdentityUse>);
+
+impl CountedSubscription {
+    /// `None` if the identity has `most` of them.
+    fn of(identity: &Arc<IdentityUse>, most: u32) -> Option<CountedSubscription> {
+        let add = |count| (count < most).then_some(count + 1);
+        identity.subscriptions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(CountedSubscription(Arc::clone(identity)))
+    }
+}
+
+impl Drop for CountedSubscription {
+    fn drop(&mut self) {
+        self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Identities {
+    fn of(&self, subject: &str, now: Nanos) -> Arc<IdentityUse> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = known.by_subject.get(subject) {
+            return Arc::clone(identity);
+        }
+        if known.by_subject.len() >= known.sweep_at {
+            known
+                .by_subject
+                .retain(|_, identity| Arc::strong_count(identity) > 1 || !identity.is_rested(now));
+            known.sweep_at = IDENTITIES_SWEPT_MIN.max(2 * known.by_subject.len());
+        }
+        let identity = Arc::<IdentityUse>::default();
+        known.by_subject.insert(subject.into(), Arc::clone(&identity));
+        identity
+    }
+}
+
+/// How one shard's connections use topics.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    limits: TopicUseLimits,
+    identities: Arc<Identities>,
+    /// By the index of the connection. Empty without limits.
+    connections: HashMap<u32, ConnectionUse>,
+}
+
+#[derive(Debug)]
+struct ConnectionUse {
+    token: Token,
+    /// By [`Use`].
+    rates: [Bucket; 2],
+    identity: Option<Arc<IdentityUse>>,
+    /// The subscription of a raw connection.
+    subscription: Option<CountedSubscription>,
+}
+
+impl Quotas {
+    /// Quotas with the identities of the node.
+    pub fn new(identities: Arc<Identities>, limits: &TopicUseLimits) -> Quotas {
+        Quotas { limits: limits.clone(), identities, connections: HashMap::new() }
+    }
+
+    /// The usage of all connections of `subject`.
+    pub(crate) fn identity(&self, subject: &str, now: Nanos) -> Arc<IdentityUse> {
+        self.identities.of(subject, now)
+    }
+
+    /// Uses other limits from now on.
+    pub(crate) fn configure(&mut self, limits: &TopicUseLimits) {
+        self.limits = limits.clone();
+        if self.limits.is_none() {
+            self.connections = HashMap::new();
+        }
+    }
+
+    /// A connection of `subject` publishes.
+    ///
+    /// # Errors
+    /// The exceeded limit.
+    #[inline]
+    pub(crate) fn publish<'a>(
+        &mut self,
+        token: Token,
+        subject: impl FnOnce() -> Option<&'a str>,
+        now: Nanos,
+    ) -> Result<(), Limit> {
+        if self.limits.is_none() { Ok(()) } else { self.take(Use::Publication, token, subject(), now) }
+    }
+
+    /// A connection of `subject` requests a subscription.
+    ///
+    /// # Errors
+    /// The exceeded limit.
+    pub(crate) fn request_subscription(
+        &mut self,
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Result<(), Limit> {
+        self.take(Use::Subscription, token, subject, now)
+    }
+
+    /// Takes one of the rates of a connection and of its identity.
+    fn take(&mut self, what: Use, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
+        let Quotas { limits, identities, connections } = self;
+        let [(rate, connection_limit), (of_identity, identity_limit)] = what.rates(limits);
+        let of_identity = of_identity.zip(subject);
+        if rate.is_none() && of_identity.is_none() {
+            return Ok(());
+        }
+        let known = of_connection(connections, token);
+        if let Some(rate) = rate
+            && !known.rates[what as usize].take(rate, 1, now)
+        {
+            return Err(connection_limit);
+        }
+        if let Some((rate, subject)) = of_identity {
+            let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+            if !identity.rates[what as usize].take(rate, 1, now) {
+                return Err(identity_limit);
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection of `subject` subscribes. Returns the counter of the subscription, if it is counted.
+    ///
+    /// # Errors
+    /// The exceeded limit.
+    pub(crate) fn subscribe(
+        &mut self,
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Result<Option<CountedSubscription>, Limit> {
+        let Quotas { limits, identities, connections } = self;
+        let (Some(most), Some(subject)) = (limits.subscriptions_per_identity, subject) else {
+            return Ok(None);
+        };
+        let known = of_connection(connections, token);
+        let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+        CountedSubscription::of(identity, most).map(Some).ok_or(Limit::SubscriptionsPerIdentity)
+    }
+
+    /// Keeps the subscription of a raw connection until the connection ends.
+    pub(crate) fn keep(&mut self, token: Token, subscription: Option<CountedSubscription>) {
+        if let Some(subscription) = subscription {
+            of_connection(&mut self.connections, token).subscription = Some(subscription);
+        }
+    }
+
+    /// A connection has ended.
+    pub(crate) fn forget(&mut self, token: Token) {
+        if !self.connections.is_empty() {
+            self.connections.remove(&token.index);
+        }
+    }
+}
+
+fn of_connection(connections: &mut HashMap<u32, ConnectionUse>, token: Token) -> &mut ConnectionUse {
+    let known = connections.entry(token.index).or_insert_with(|| ConnectionUse::new(token));
+    if known.token != token {
+        *known = ConnectionUse::new(token);
+    }
+    known
+}
+
+impl ConnectionUse {
+    fn new(token: Token) -> ConnectionUse {
+        ConnectionUse { token, rates: Default::default(), identity: None, subscription: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use echoring_proto::limits::SECOND;
+
+    fn token(index: u32) -> Token {
+        Token { index, generation: 1 }
+    }
+
+    fn taken(quotas: &mut Quotas, index: u32, subject: Option<&str>, now: Nanos) -> usize {
+        (0..100).filter(|_| quotas.publish(token(index), || subject, now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_connection_and_an_identity_have_their_rates_on_all_shards_together() {
+        let limits = TopicUseLimits {
+            publications_per_connection: Rate::per_second(20),
+            publications_per_identity: Rate::per_second(30),
+            ..TopicUseLimits::default()
+        };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let now = 5 * SECOND;
+        assert_eq!(taken(&mut one, 1, Some("a"), now), 20);
+        assert_eq!(taken(&mut other, 1, Some("a"), now), 10);
+        assert_eq!(other.publish(token(2), || Some("a"), now), Err(Limit::PublicationsPerIdentity));
+        assert_eq!(one.publish(token(1), || Some("a"), now), Err(Limit::Publications));
+        assert_eq!(taken(&mut other, 3, Some("b"), now), 20);
+        assert_eq!(taken(&mut other, 4, None, now), 20);
+        // Connecting again gains nothing.
+        one.forget(token(1));
+        other.forget(token(1));
+        assert_eq!(taken(&mut one, 5, Some("a"), now), 0);
+        assert_eq!(taken(&mut one, 6, Some("a"), now + SECOND), 20);
+        one.configure(&TopicUseLimits::default());
+        assert_eq!(taken(&mut one, 6, Some("a"), now), 100);
+    }
+
+    #[test]
+    fn an_identity_has_its_subscriptions_on_all_shards_together() {
+        let limits = TopicUseLimits { subscriptions_per_identity: Some(3), ..TopicUseLimits::default() };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let subscribe = |quotas: &mut Quotas, index, subject| quotas.subscribe(token(index), subject, SECOND);
+        let session = [0; 2].map(|_| subscribe(&mut one, 1, Some("a")).expect("room"));
+        let raw = subscribe(&mut other, 1, Some("a")).expect("room");
+        other.keep(token(1), raw);
+        for quotas in [&mut one, &mut other] {
+            assert!(
+                subscribe(quotas, 2, Some("a")).is_err_and(|limit| limit == Limit::SubscriptionsPerIdentity)
+            );
+        }
+        assert!(subscribe(&mut other, 4, Some("b")).expect("room of its own").is_some());
+        assert!(subscribe(&mut other, 3, None).expect("no identity").is_none());
+        // The raw one ends with its connection, those of a session by themselves.
+        other.forget(token(1));
+        let again = subscribe(&mut one, 2, Some("a")).expect("room");
+        drop(session);
+        one.forget(token(1));
+        assert!(again.is_some_and(|again| again.0.subscriptions.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn calls_of_an_identity_have_their_bound_on_all_shards_together() {
+        let identities = Arc::<Identities>::default();
+        let [one, other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &TopicUseLimits::default()));
+        let (here, there) = (one.identity("a", SECOND), other.identity("a", SECOND));
+        let calls: Vec<_> = (0..APP_CALLS_PER_IDENTITY_MAX / 2)
+            .flat_map(|_| [&here, &there])
+            .map(|identity| CountedCall::of(identity).expect("room"))
+            .collect();
+        assert!(CountedCall::of(&here).is_none() && CountedCall::of(&there).is_none());
+        assert!(CountedCall::of(&one.identity("b", SECOND)).is_some());
+        drop(calls);
+        assert!(CountedCall::of(&there).is_some());
+    }
+
+    #[test]
+    fn a_connection_and_an_identity_request_so_many_subscriptions_per_second() {
+        let limits = TopicUseLimits {
+            subscribe_rate_per_connection: Rate::per_second(20),
+            subscribe_rate_per_identity: Rate::per_second(30),
+            ..TopicUseLimits::default()
+        };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let requested = |quotas: &mut Quotas, index, subject, now| {
+            let request = |_: &i32| quotas.request_subscription(token(index), subject, now).is_ok();
+            (0..100).take_while(request).count()
+        };
+        let now = 5 * SECOND;
+        assert_eq!(requested(&mut one, 1, Some("a"), now), 20);
+        assert_eq!(requested(&mut other, 1, Some("a"), now), 10);
+        let over = other.request_subscription(token(1), Some("a"), now);
+        assert_eq!(over, Err(Limit::SubscribeRatePerIdentity));
+        assert_eq!(one.request_subscription(token(1), Some("a"), now), Err(Limit::SubscribeRate));
+        assert_eq!(one.publish(token(1), || Some("a"), now), Ok(()), "it may publish");
+        assert_eq!(requested(&mut other, 4, None, now), 20);
+        one.forget(token(1));
+        other.forget(token(1));
+        assert_eq!(requested(&mut one, 5, Some("a"), now), 0, "to connect again gains nothing");
+        assert_eq!(requested(&mut one, 6, Some("a"), now + SECOND), 20);
+    }
+
+    #[test]
+    fn identities_that_are_gone_are_forgotten() {
+        let limits =
+            TopicUseLimits { publications_per_identity: Rate::per_second(30), ..TopicUseLimits::default() };
+        let identities = Arc::<Identities>::default();
+        let mut quotas = Quotas::new(Arc::clone(&identities), &limits);
+        for number in 0..10 * IDENTITIES_SWEPT_MIN as u64 {
+            let (now, subject) = ((5 + number) * SECOND, number.to_string());
+            assert_eq!(quotas.publish(token(1), || Some(&subject), now), Ok(()));
+            quotas.forget(token(1));
+        }
+        let known = identities.0.lock().expect("no panic").by_subject.len();
+        assert!(known <= IDENTITIES_SWEPT_MIN, "{known} identities");
+    }
+}

@@ -1,0 +1,266 @@
+//! Messages that programs publish, and why they are not published. No logic besides the checks.
+
+pub mod on_close;
+pub mod stored;
+
+use std::fmt;
+
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
+    OUTSIDE_MESSAGES_MAX,
+};
+use crate::validation::{is_too_deep, is_topic_name};
+use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::{Content, Position, Publication, Refused};
+
+/// A message to publish from another thread. A string converts to a text message, and bytes to a binary one.
+///
+/// ```
+/// use echoring::server::OwnedPublication;
+///
+/// let price = OwnedPublication::json(r#"{"bid":101.5}"#).key("EURUSD").idempotency_key("feed-7041");
+/// assert_eq!(&*price.key, "EURUSD");
+/// assert_eq!(OwnedPublication::from("hello"), OwnedPublication::text("hello"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnedPublication {
+    /// The type of the payload. The caller guarantees that JSON is one JSON value and text is UTF-8; it is not checked
+    /// again.
+    pub content: Content,
+    /// The key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes; empty for none.
+    pub key: Box<str>,
+    /// The idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; empty for none. A message with the key of one
+    /// that was accepted in the last five minutes ([`IDEMPOTENCY_WINDOW`](echoring_topics::limits::IDEMPOTENCY_WINDOW))
+    /// is a duplicate of it.
+    pub idempotency_key: Box<str>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl OwnedPublication {
+    fn new(content: Content, payload: Vec<u8>) -> OwnedPublication {
+        OwnedPublication { content, key: "".into(), idempotency_key: "".into(), payload }
+    }
+
+    /// A text message without keys.
+    pub fn text(text: impl Into<String>) -> OwnedPublication {
+        OwnedPublication::new(Content::Text, text.into().into_bytes())
+    }
+
+    /// A JSON value without keys. The caller guarantees that it is one.
+    pub fn json(value: impl Into<String>) -> OwnedPublication {
+        OwnedPublication::new(Content::Json, value.into().into_bytes())
+    }
+
+    /// A binary message without keys.
+    pub fn binary(payload: impl Into<Vec<u8>>) -> OwnedPublication {
+        OwnedPublication::new(Content::Binary, payload.into())
+    }
+
+    /// Sets the key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn key(self, key: impl Into<Box<str>>) -> OwnedPublication {
+        OwnedPublication { key: key.into(), ..self }
+    }
+
+    /// Sets the idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn idempotency_key(self, key: impl Into<Box<str>>) -> OwnedPublication {
+        OwnedPublication { idempotency_key: key.into(), ..self }
+    }
+
+    /// The publication, borrowed.
+    #[doc(hidden)]
+    pub fn as_publication(&self) -> Publication<'_> {
+        Publication { content: self.content, key: &self.key, payload: &self.payload }
+    }
+
+    /// Bytes that the message is charged while it waits.
+    #[doc(hidden)]
+    pub fn bytes(&self) -> u64 {
+        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
+            as u64
+    }
+}
+
+impl From<String> for OwnedPublication {
+    fn from(text: String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&String> for OwnedPublication {
+    fn from(text: &String) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<&str> for OwnedPublication {
+    fn from(text: &str) -> OwnedPublication {
+        OwnedPublication::text(text)
+    }
+}
+
+impl From<Vec<u8>> for OwnedPublication {
+    fn from(payload: Vec<u8>) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
+impl From<&[u8]> for OwnedPublication {
+    fn from(payload: &[u8]) -> OwnedPublication {
+        OwnedPublication::binary(payload)
+    }
+}
+
+/// Why a message was not published, or several together.
+///
+/// ```
+/// use echoring::server::{Handle, PublishError, Refused};
+///
+/// /// Whether there will be more to publish.
+/// fn tell(server: &Handle, text: &str) -> bool {
+///     match server.publish("news", text) {
+///         Ok(_) => true,
+///         // An operator shuts the server down.
+///         Err(PublishError::Ended | PublishError::Refused(Refused::Draining)) => false,
+///         Err(error) => {
+///             eprintln!("not published: {error}");
+///             true
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
+    BadTopic,
+    /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
+    BadKey(usize),
+    /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    BadIdempotencyKey(usize),
+    /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
+    TooDeep(usize),
+    /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
+    TooMany,
+    /// The connection would publish more than [`ON_CLOSE_MESSAGES_MAX`] messages, or [`ON_CLOSE_BYTES_MAX`] bytes, on
+    /// close, with `Remote::publish_on_close`.
+    TooManyOnClose,
+    /// There is no room for the message: too many wait. `Handle::try_publish` says so at once,
+    /// `Handle::publish_timeout` after its time; `Handle::publish` waits.
+    Busy,
+    /// The connection is closing, and publishes nothing more.
+    Closing,
+    /// The topic, or the node, does not take the message. Messages that were published together have a [result](Published) each
+    /// instead.
+    Refused(Refused),
+    /// A call that waits was made on the thread of a shard, and would have blocked it. Handlers use
+    /// `Remote::publish` or `Handle::try_publish`.
+    OnShard,
+    /// The server has ended.
+    Ended,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::BadTopic => {
+                write!(
+                    f,
+                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
+                )
+            }
+            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
+            PublishError::BadIdempotencyKey(_) => {
+                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+            }
+            PublishError::TooDeep(_) => {
+                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
+            }
+            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::TooManyOnClose => write!(
+                f,
+                "a connection publishes at most {ON_CLOSE_MESSAGES_MAX} messages and {ON_CLOSE_BYTES_MAX} bytes on close"
+            ),
+            PublishError::Busy => f.write_str("too many pending messages"),
+            PublishError::Closing => f.write_str("the connection is closing"),
+            PublishError::Refused(refused) => refused.fmt(f),
+            PublishError::OnShard => f.write_str("blocking calls are not allowed on the thread of a shard"),
+            PublishError::Ended => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl PublishError {
+    /// Whether a retry may succeed.
+    pub fn is_passing(self) -> bool {
+        match self {
+            PublishError::Busy => true,
+            PublishError::Refused(refused) => refused.is_passing(),
+            _ => false,
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+echoring_proto::error_debug!(
+    enum PublishError {
+        BadTopic,
+        BadKey(index),
+        BadIdempotencyKey(index),
+        TooDeep(index),
+        TooMany,
+        TooManyOnClose,
+        Busy,
+        Closing,
+        Refused(refused),
+        OnShard,
+        Ended,
+    }
+);
+
+/// For the results of messages that were published together.
+impl From<Refused> for PublishError {
+    fn from(refused: Refused) -> PublishError {
+        PublishError::Refused(refused)
+    }
+}
+
+/// The result of each of several messages: its position, or why it was refused.
+///
+/// ```
+/// use echoring::server::Published;
+///
+/// fn last_offset(published: &Published) -> Option<u64> {
+///     published.iter().flatten().map(|position| position.offset).max()
+/// }
+/// ```
+pub type Published = Vec<Result<Position, Refused>>;
+
+/// Whether a message, the one at `index` of its batch, may be published by its own content alone.
+///
+/// # Errors
+/// The problem with it.
+pub fn check(
+    topic: &str,
+    publication: &Publication<'_>,
+    idempotency_key: &str,
+    index: usize,
+) -> Result<(), PublishError> {
+    if !is_topic_name(topic) {
+        return Err(PublishError::BadTopic);
+    }
+    if publication.key.len() > KEY_BYTES_MAX {
+        return Err(PublishError::BadKey(index));
+    }
+    if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(PublishError::BadIdempotencyKey(index));
+    }
+    if publication.content == Content::Json && is_too_deep(publication.payload) {
+        return Err(PublishError::TooDeep(index));
+    }
+    Ok(())
+}

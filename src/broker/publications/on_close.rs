@@ -1,0 +1,127 @@
+//! [`OnClose`]: the messages that are published when the connection of a handler is over. They are charged when they are set, so
+//! that their publication needs no memory later.
+
+use echoring_proto::buffer::Pool;
+use echoring_topics::Refused;
+
+use crate::limits::{ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX};
+use crate::publications::PublishError;
+use crate::publications::stored::{Storage, StoredPublication};
+use crate::subscription::TopicMessage;
+
+/// The messages of one connection, at most one for each topic.
+#[derive(Debug, Default)]
+pub struct OnClose(Vec<StoredPublication>);
+
+impl OnClose {
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether there is a message for this topic.
+    pub fn has(&self, topic: &str) -> bool {
+        self.find(topic).is_some()
+    }
+
+    fn find(&self, topic: &str) -> Option<usize> {
+        self.0.iter().position(|stored| stored.is_for(topic))
+    }
+
+    /// Sets the message for a topic, in the place of the one before.
+    ///
+    /// # Errors
+    /// There are too many, or no memory is left. Nothing has changed.
+    pub fn set(
+        &mut self,
+        pool: &mut Pool,
+        topic: &str,
+        message: &TopicMessage<'_>,
+    ) -> Result<(), PublishError> {
+        let TopicMessage { publication, idempotency_key } = *message;
+        let before = self.find(topic);
+        let others = self.0.iter().filter(|stored| !stored.is_for(topic));
+        let (count, bytes) = others.fold((0, 0), |(count, bytes), stored| (count + 1, bytes + stored.len()));
+        let more = topic.len() + publication.key.len() + idempotency_key.len() + publication.payload.len();
+        if count == ON_CLOSE_MESSAGES_MAX || bytes + more > ON_CLOSE_BYTES_MAX {
+            return Err(PublishError::TooManyOnClose);
+        }
+        let stored = StoredPublication::new(pool, Storage::Own, topic, publication, idempotency_key)
+            .ok_or(PublishError::Refused(Refused::OutOfMemory))?;
+        match before {
+            Some(at) => std::mem::replace(&mut self.0[at], stored).release(pool),
+            None => {
+                // Most connections have one.
+                self.0.reserve_exact(1);
+                self.0.push(stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the message for a topic away. False if there is none.
+    pub fn cancel(&mut self, pool: &mut Pool, topic: &str) -> bool {
+        let Some(at) = self.find(topic) else { return false };
+        self.0.remove(at).release(pool);
+        true
+    }
+}
+
+/// In the order in which their topics were first set.
+impl IntoIterator for OnClose {
+    type Item = StoredPublication;
+    type IntoIter = std::vec::IntoIter<StoredPublication>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(on_close: &OnClose) -> Vec<(&str, &[u8])> {
+        let parts = on_close.0.iter().map(|stored| stored.parts().expect("it was stored whole"));
+        parts.map(|(topic, publication, _)| (topic, publication.payload)).collect()
+    }
+
+    #[test]
+    fn a_topic_has_one_message_and_each_is_charged_once() {
+        let (mut pool, mut on_close) = (Pool::standalone(), OnClose::default());
+        on_close.set(&mut pool, "a", &"one".into()).expect("room");
+        let one = pool.used_bytes();
+        on_close.set(&mut pool, "b", &"two".into()).expect("room");
+        assert_eq!(pool.used_bytes(), 2 * one);
+        on_close.set(&mut pool, "a", &"six".into()).expect("room");
+        assert_eq!((pool.used_bytes(), texts(&on_close)), (2 * one, vec![("a", &b"six"[..]), ("b", b"two")]));
+        assert!(on_close.has("a") && !on_close.has("c"));
+        assert!(on_close.cancel(&mut pool, "a") && !on_close.cancel(&mut pool, "a"));
+        assert_eq!((pool.used_bytes(), texts(&on_close)), (one, vec![("b", &b"two"[..])]));
+        on_close.into_iter().for_each(|stored| stored.release(&mut pool));
+        assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn messages_and_bytes_are_bounded_and_a_refusal_changes_nothing() {
+        let (mut pool, mut on_close) = (Pool::standalone(), OnClose::default());
+        for number in 0..ON_CLOSE_MESSAGES_MAX {
+            on_close.set(&mut pool, &number.to_string(), &"x".into()).expect("room");
+        }
+        let full = pool.used_bytes();
+        assert_eq!(on_close.set(&mut pool, "more", &"x".into()), Err(PublishError::TooManyOnClose));
+        on_close.set(&mut pool, "0", &"y".into()).expect("in the place of another");
+        assert_eq!(pool.used_bytes(), full);
+
+        let mut on_close = OnClose::default();
+        let longest = vec![0; ON_CLOSE_BYTES_MAX - 1];
+        on_close.set(&mut pool, "a", &longest[..].into()).expect("room");
+        let full = pool.used_bytes();
+        assert_eq!(on_close.set(&mut pool, "b", &"".into()), Err(PublishError::TooManyOnClose));
+        let longer = vec![0; ON_CLOSE_BYTES_MAX];
+        assert_eq!(on_close.set(&mut pool, "a", &longer[..].into()), Err(PublishError::TooManyOnClose));
+        assert_eq!((pool.used_bytes(), texts(&on_close)), (full, vec![("a", &longest[..])]));
+        on_close.set(&mut pool, "a", &"".into()).expect("a shorter one");
+        on_close.set(&mut pool, "b", &"".into()).expect("room");
+    }
+}

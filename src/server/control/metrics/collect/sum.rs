@@ -1,8 +1,0 @@
-//! Sums over shards.
-
-use crate::handle::Snapshot;
-
-/// The sum of a figure over all shards.
-pub(super) fn sum(snapshots: &[Snapshot], figure: impl Fn(&Snapshot) -> u64) -> u64 {
-    snapshots.iter().map(figure).sum()
-}

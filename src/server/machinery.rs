@@ -1,0 +1,104 @@
+//! What the admin address uses of a server beside the interface for programs.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+pub use crate::connections::{
+    CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
+    OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
+};
+pub use crate::handover::{DrainingPredecessor, Missing};
+pub use crate::node::handle::{ClientLimits, NotReady};
+pub use crate::node::listeners::{open_admin_tcp, remove_stale};
+pub use crate::node::reconfigure::LiveLimits;
+
+use echoring_runtime::admission::Admission;
+
+use crate::node::handle::Handle;
+use crate::node::listeners::InheritedListener;
+use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
+use echoring_broker::publications::{OwnedPublication, PublishError, Published};
+
+/// Whether the file of a listener's Unix socket is removed at the end.
+pub fn removes_file(listener: &InheritedListener) -> bool {
+    listener.removes_file()
+}
+
+/// The listener, whose socket file is removed at the end.
+pub fn remove_file(listener: InheritedListener) -> InheritedListener {
+    listener.remove_file()
+}
+
+/// The sockets of a listener.
+pub fn sockets(listener: &InheritedListener) -> &[OwnedFd] {
+    listener.sockets()
+}
+
+/// The number of shards.
+pub fn shards(server: &Handle) -> usize {
+    server.remotes.len()
+}
+
+/// The number of the first shard, as in the ids of connections.
+pub fn first_number(server: &Handle) -> u8 {
+    server.first_number
+}
+
+/// The server before this one, while it drains.
+pub fn predecessor(server: &Handle) -> Option<Arc<DrainingPredecessor>> {
+    server.link.predecessor()
+}
+
+/// Lets a server have taken over from another, for tests.
+#[cfg(any(test, feature = "testing"))]
+pub fn set_predecessor(server: &Handle, predecessor: &Arc<DrainingPredecessor>) {
+    server.link.set_predecessor(predecessor);
+}
+
+/// Asks a shard about its connections. Blocks; `None` if the shard does not answer.
+pub fn scan(
+    server: &Handle,
+    shard: usize,
+    filter: &ConnectionFilter,
+    action: ScanAction,
+    candidates: Candidates,
+) -> Option<ScanReport> {
+    server.commands.scan(shard, filter, action, candidates)
+}
+
+/// Publishes what another program has sent, which is answered within two seconds.
+///
+/// # Errors
+/// As for [`Handle::publish_all`]; [`PublishError::Busy`] if there is no room.
+pub fn publish_at_once(
+    server: &Handle,
+    topic: &str,
+    messages: Vec<OwnedPublication>,
+) -> Result<Published, PublishError> {
+    server.publish_at_once(topic, messages)
+}
+
+/// What the owner of a topic keeps of it; `None` if it does not answer within two seconds.
+pub fn read_topic(server: &Handle, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+    server.read_topic(name, question)
+}
+
+/// The addresses of clients.
+pub fn admission(server: &Handle) -> &Admission {
+    &server.admission
+}
+
+/// The limits on clients that hold.
+pub fn client_limits(server: &Handle) -> ClientLimits {
+    server.client_limits()
+}
+
+/// The limits of the node that hold.
+pub fn live_limits(server: &Handle) -> &LiveLimits {
+    &server.limits
+}
+
+/// Why load balancers should send no clients; `None` if they may.
+pub fn unready(server: &Handle) -> Option<NotReady> {
+    server.readiness.unready()
+}

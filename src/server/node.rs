@@ -1,0 +1,15 @@
+//! A node: its configuration, its start with one thread per shard, its handle, and its end.
+
+pub(crate) mod builder;
+pub(crate) mod config;
+pub(crate) mod handle;
+pub(crate) mod host;
+pub(crate) mod join_error;
+pub(crate) mod listeners;
+pub(crate) mod peak;
+pub(crate) mod randomness;
+pub(crate) mod reconfigure;
+pub(crate) mod server;
+pub(crate) mod shard_thread;
+pub(crate) mod topic_options;
+pub(crate) mod watchdog;

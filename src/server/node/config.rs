@@ -1,0 +1,351 @@
+//! The configuration of a server, and the errors of its start.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::node::listeners::InheritedListener;
+use crate::routes::response::Response;
+use crate::routes::route::Routes;
+use echoring_auth::{App, Authenticator};
+use echoring_broker::cluster_mail::ClusterIdentity;
+use echoring_proto::connection::{self, MessageProgress, Pings};
+use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
+use echoring_proto::limits;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Features;
+use echoring_topics::{CreationLimits, Rules};
+
+/// An address to accept connections on.
+///
+/// ```
+/// use echoring::server::{ListenAddress, Server};
+///
+/// fn port(server: &Server) -> Option<u16> {
+///     server.addresses().iter().find_map(|address| match address {
+///         ListenAddress::Tcp(address) => Some(address.port()),
+///         _ => None,
+///     })
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and port; port 0 selects a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket. A socket at the path that nothing listens on is replaced.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => write!(f, "{address}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+pub use echoring_proto::connection::Compression;
+use echoring_runtime::admission::PeerLimits;
+pub use echoring_runtime::driver::DriverChoice;
+use echoring_runtime::shard::AccessLog;
+
+/// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
+/// HTTP, or that a route refused with its own response.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use echoring_server::{RefusalHook, Response, ServerConfig};
+///
+/// let hook = RefusalHook(Arc::new(|refusal, _request| Some(Response::text(refusal.status, "see /help\n"))));
+/// let config = ServerConfig { on_refusal: Some(hook), ..ServerConfig::default() };
+/// # drop(config);
+/// ```
+#[derive(Clone)]
+pub struct RefusalHook(pub Arc<RefusalFn>);
+
+/// The function of a [`RefusalHook`].
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use echoring_server::{RefusalFn, RefusalHook, Response};
+///
+/// let answer: Arc<RefusalFn> = Arc::new(|refusal, request| {
+///     (request.path == "/chat").then(|| Response::text(refusal.status, "the chat is for members\n"))
+/// });
+/// let hook = RefusalHook(answer);
+/// # drop(hook);
+/// ```
+pub type RefusalFn = dyn Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync;
+
+impl fmt::Debug for RefusalHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefusalHook")
+    }
+}
+
+/// The configuration of a server. [`ServerConfig::default`] is that of `echoring serve`. Programs use a
+/// [`Builder`](crate::Builder), which fills in one of these.
+///
+/// ```
+/// use echoring_server::{ListenAddress, Server, ServerConfig};
+///
+/// let listen = vec![ListenAddress::Tcp(([127, 0, 0, 1], 0).into())];
+/// let config = ServerConfig { listen, shards: Some(1), test_endpoints: false, ..ServerConfig::default() };
+/// let server = Server::start(config)?;
+/// # drop(server);
+/// # Ok::<(), echoring_server::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Addresses to accept connections on.
+    pub listen: Vec<ListenAddress>,
+    /// Sockets that listen already. An address of `listen` that is among theirs is not opened again.
+    pub inherited: Vec<InheritedListener>,
+    /// The cluster that the server joins. Then [`Server::take_cluster`](crate::Server::take_cluster) must be used.
+    pub cluster: Option<ClusterIdentity>,
+    /// In a cluster, pass the messages of topics whose settings say so to [`Server::take_outlets`](crate::Server::take_outlets).
+    pub relays: bool,
+    /// The program's own routes, matched before all others.
+    pub routes: Routes,
+    /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}`, `/sse/{topic}` and `/healthz`.
+    pub builtin_routes: bool,
+    /// Serve the endpoints for test harnesses.
+    pub test_endpoints: bool,
+    /// Serve the demo pages, of `/` and `/broadcast`.
+    pub demo_pages: bool,
+    /// Replaces the responses of refusals.
+    pub on_refusal: Option<RefusalHook>,
+    /// Number of event loops; `None` for one per CPU of `cpus`, or per allowed CPU.
+    pub shards: Option<usize>,
+    /// CPUs to pin the shards to, round-robin; empty for all allowed CPUs.
+    pub cpus: Vec<usize>,
+    /// Whether shards are pinned: each to one CPU. Otherwise the kernel schedules them like other threads.
+    pub pinned: bool,
+    /// The I/O driver.
+    pub driver: DriverChoice,
+    /// Kernel features that are not used, for tests of the degraded paths.
+    pub without: Features,
+    /// Maximum size of a request head in bytes.
+    pub head_bytes_max: usize,
+    /// Maximum message size in bytes.
+    pub message_bytes_max: u64,
+    /// Maximum connections of the node; `None` for the descriptor limit, up to
+    /// [`CONNECTIONS_DEFAULT`](echoring_async::limits::CONNECTIONS_DEFAULT).
+    pub connections_max: Option<u32>,
+    /// Bytes queued to a connection above which it is not read.
+    pub queue_bytes: u32,
+    /// The settings of topics, by name. They limit the lag of subscribers, not `queue_bytes`.
+    pub topics: Rules,
+    /// Maximum topics of the node.
+    pub topics_max: u32,
+    /// Maximum topics that one connection subscribes to.
+    pub subscriptions_max: u32,
+    /// Maximum topics that exist because one connection, or one identity, created them.
+    pub creation: CreationLimits,
+    /// Bytes of the buffers and logs of the node.
+    pub memory_budget_bytes: u64,
+    /// Compression for clients that offer it; `None` declines all offers.
+    pub compression: Option<Compression>,
+    /// Bytes of the compression windows of all connections of the node.
+    pub compression_bytes: u64,
+    /// TLS for all connections, from [`server_config`](echoring_async::tls::server_config); `None` for plain TCP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The origins that may connect.
+    pub origins: OriginPolicy,
+    /// The host names that the server answers to. `/healthz` answers to all.
+    pub hosts: HostPolicy,
+    /// Who may connect; `None` lets everybody in. Topics decide about the rights of clients.
+    pub auth: Option<Arc<Authenticator>>,
+    /// The hooks of the application.
+    pub app: Option<Arc<App>>,
+    /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
+    pub subprotocols: Vec<&'static str>,
+    /// Whether the order of the server or of the client selects among several.
+    pub subprotocol_preference: SubprotocolPreference,
+    /// Limits on addresses and connections of clients, and the proxies that are trusted.
+    pub peers: Arc<PeerLimits>,
+    /// Time from accept to the 101.
+    pub handshake_timeout: Nanos,
+    /// Time that a send may be without progress; 0 for no limit. Checked once a second.
+    pub send_timeout: Nanos,
+    /// The least progress of a message that has begun.
+    pub message_progress: MessageProgress,
+    /// Pings per second of a peer before it is closed with 1008.
+    pub pings_per_second_max: u32,
+    /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
+    pub autotune_sockets: bool,
+    /// TCP congestion control of accepted connections; `None` for the kernel's default.
+    pub congestion: Option<String>,
+    /// Records of ended connections.
+    pub access_log: Option<AccessLog>,
+    /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
+    pub has_successors: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9001)))],
+            inherited: Vec::new(),
+            cluster: None,
+            relays: false,
+            routes: Routes::default(),
+            builtin_routes: true,
+            test_endpoints: true,
+            demo_pages: true,
+            on_refusal: None,
+            shards: None,
+            cpus: Vec::new(),
+            pinned: true,
+            driver: DriverChoice::Auto,
+            without: Features::NONE,
+            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
+            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            connections_max: None,
+            queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            topics: Rules::default(),
+            topics_max: crate::limits::TOPICS_DEFAULT,
+            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
+            creation: CreationLimits::default(),
+            memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
+            compression: None,
+            compression_bytes: echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT,
+            tls: None,
+            origins: OriginPolicy::SameHost,
+            hosts: HostPolicy::Any,
+            auth: None,
+            app: None,
+            subprotocols: Vec::new(),
+            subprotocol_preference: SubprotocolPreference::Server,
+            peers: Arc::default(),
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            send_timeout: limits::SEND_TIMEOUT,
+            message_progress: MessageProgress::default(),
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
+            autotune_sockets: false,
+            congestion: None,
+            access_log: None,
+            has_successors: false,
+        }
+    }
+}
+
+impl ServerConfig {
+    pub(crate) fn connection(&self) -> connection::ConnectionConfig {
+        connection::ConnectionConfig {
+            head_bytes_max: self.head_bytes_max,
+            message_bytes_max: self.message_bytes_max,
+            queue_bytes: self.queue_bytes,
+            handshake_timeout: self.handshake_timeout,
+            send_timeout: self.send_timeout,
+            message_progress: self.message_progress,
+            pings_per_second_max: self.pings_per_second_max,
+            compression: self.compression,
+            // Only handlers of the program see pings.
+            pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
+            ..connection::ConnectionConfig::default()
+        }
+    }
+}
+
+/// The kind of a [`StartError`].
+///
+/// ```
+/// use echoring::server::{Server, StartErrorKind};
+///
+/// let error = Server::builder().start().unwrap_err();
+/// assert_eq!(error.kind(), StartErrorKind::NoListener);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartErrorKind {
+    /// The requested congestion control is unavailable.
+    Congestion(io::ErrorKind),
+    /// The server cannot listen on an address.
+    Listen(io::ErrorKind),
+    /// A listener that was passed to the server, as by [`Builder::listener`](crate::Builder::listener), is unusable.
+    Inherited(io::ErrorKind),
+    /// There is no listener.
+    NoListener,
+    /// The descriptor limit is too low.
+    Descriptors,
+    /// [`DriverChoice::Uring`] was requested, and io_uring is unavailable.
+    Driver,
+    /// The thread of a shard could not be started, or ended at once.
+    Thread,
+    /// The process may not use a requested CPU.
+    Cpu,
+    /// A route needs state that the server was not given.
+    State,
+    /// The running server does not hand over.
+    Takeover,
+}
+
+/// Why a server did not start, and the remedy. A `main` that returns it prints one line.
+///
+/// ```
+/// use echoring::server::Server;
+///
+/// let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let address = taken.local_addr()?;
+/// let error = Server::builder().listen(address).start().unwrap_err();
+/// assert_eq!(error.problem, format!("cannot listen on {address}: Address already in use (os error 98)"));
+/// assert_eq!(error.hint, "stop the process that listens there, or choose another address");
+/// assert_eq!(format!("{error:?}"), format!("{}; {}", error.problem, error.hint));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct StartError {
+    kind: StartErrorKind,
+    setting: Option<&'static str>,
+    /// The problem, in one line.
+    pub problem: String,
+    /// The remedy on this host, in one line.
+    pub hint: String,
+}
+
+/// In the words of [`Builder`](crate::Builder): the setting, the problem, the hint.
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(setting) = self.setting {
+            write!(f, "{setting}: ")?;
+        }
+        write!(f, "{}; {}", self.problem, self.hint)?;
+        match self.kind {
+            StartErrorKind::Driver => f.write_str(", or choose another driver"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+echoring_proto::error_debug!(struct StartError { kind, setting, problem, hint });
+
+impl StartError {
+    /// An error of [`Server::take_over`](crate::Server::take_over).
+    #[doc(hidden)]
+    pub fn new(kind: StartErrorKind, problem: impl Into<String>, hint: impl Into<String>) -> StartError {
+        StartError { kind, setting: None, problem: problem.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn of_setting(self, setting: &'static str) -> StartError {
+        StartError { setting: Some(setting), ..self }
+    }
+
+    /// The name of the wrong setting, which is that of the method of [`Builder`](crate::Builder), such as `cpus`; `None` if the
+    /// problem is the host or an address.
+    pub fn setting(&self) -> Option<&'static str> {
+        self.setting
+    }
+
+    /// The kind of error, for programs.
+    pub fn kind(&self) -> StartErrorKind {
+        self.kind
+    }
+}

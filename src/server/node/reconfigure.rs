@@ -1,0 +1,104 @@
+//! Changes the configuration of a running server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use crate::node::config::ServerConfig;
+use crate::node::handle::{ClientLimits, Handle};
+use echoring_proto::buffer::Budget;
+use echoring_runtime::shard::{ControlMessage, LiveConfig};
+
+/// A setting that keeps its value because its new one exceeds the server's reservation at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeedsRestart {
+    /// The name of the setting, which is that of its field in [`ServerConfig`], such as `message_bytes_max`.
+    pub setting: &'static str,
+    /// The largest value that a running server can apply.
+    pub most: u64,
+}
+
+/// Limits of the node that change while it runs, and the reservations of its start for them.
+#[derive(Debug)]
+pub struct LiveLimits {
+    /// Maximum message size in bytes.
+    pub message_bytes_max: AtomicU64,
+    /// The same, as far as the mailboxes between shards have room.
+    pub message_bytes_most: u64,
+    /// Connections that are open, and their maximum.
+    pub connections: Arc<Budget>,
+    /// Maximum connections that the drivers have room for.
+    pub connections_most: u64,
+    /// Topics that exist, and their maximum.
+    pub topics: Arc<Budget>,
+}
+
+impl Handle {
+    /// The settings of `config` that exceed the server's reservations at its start.
+    #[doc(hidden)]
+    pub fn needs_restart(&self, config: &ServerConfig) -> Vec<NeedsRestart> {
+        self.limits.exceeded_by(config).collect()
+    }
+
+    /// Applies the part of `config` that a running server can change: limits on request heads, messages, queues,
+    /// connections, topics and subscriptions, timeouts, origins, hosts, subprotocols, settings of topics, and the
+    /// certificate. Everything else of `config` is ignored, and so are limits that [need a
+    /// restart](Handle::needs_restart). Open connections stay open and use the new limits; TLS sessions keep their
+    /// certificate, and existing topics keep `slow`, `lag_bytes` and `presence`.
+    ///
+    /// Blocks until every shard uses the new settings, at most three seconds for each; a stalled shard applies them
+    /// when it continues.
+    #[doc(hidden)]
+    pub fn reconfigure(&self, config: &ServerConfig) {
+        let mut config = config.clone();
+        self.limits.take_over(&mut config);
+        let config = Arc::new(config);
+        // First all shards expect messages of the new size, and then connections accept them.
+        self.commands.configure(&config);
+        let live = LiveConfig {
+            connection: config.connection(),
+            tls: config.tls.clone(),
+            limits: Arc::clone(&config.peers),
+        };
+        *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
+        self.readiness.set_auth(config.auth.as_ref());
+        for remote in &*self.remotes {
+            remote.send(ControlMessage::Configure(Box::new(live.clone())));
+        }
+        // Control messages are taken in order.
+        drop(self.stalled_shards());
+        if let Some(node) = self.cluster() {
+            node.set_topics(&config.topics);
+        }
+    }
+
+    /// Maximum message size in bytes.
+    pub fn message_bytes_max(&self) -> u64 {
+        self.limits.message_bytes_max.load(Ordering::Relaxed)
+    }
+}
+
+impl LiveLimits {
+    fn exceeded_by(&self, config: &ServerConfig) -> impl Iterator<Item = NeedsRestart> {
+        let connections = config.connections_max.map_or(0, u64::from);
+        let limits = [
+            ("message_bytes_max", config.message_bytes_max, self.message_bytes_most),
+            ("connections_max", connections, self.connections_most),
+        ];
+        let exceeded = limits.into_iter().filter(|(_, value, most)| value > most);
+        exceeded.map(|(setting, _, most)| NeedsRestart { setting, most })
+    }
+
+    /// Applies the limits of the node, as far as there is room for them. `config` then has the maximum message size in
+    /// effect.
+    fn take_over(&self, config: &mut ServerConfig) {
+        if config.message_bytes_max > self.message_bytes_most {
+            config.message_bytes_max = self.message_bytes_max.load(Ordering::Relaxed);
+        }
+        self.message_bytes_max.store(config.message_bytes_max, Ordering::Relaxed);
+        let connections = config.connections_max.map_or(self.connections_most, u64::from);
+        if connections <= self.connections_most {
+            self.connections.resize(connections);
+        }
+        self.topics.resize(u64::from(config.topics_max));
+    }
+}

@@ -1,0 +1,419 @@
+//! The routes of a program: paths with a [`Handler`](crate::Handler) and their policy, and answers to plain requests.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::handlers::handler::Handler;
+use crate::handlers::message::MessageFilter;
+use crate::handlers::panics::log_panic;
+use crate::routes::factory::{AnswerRequest, MakeHandler};
+use crate::routes::middleware::{After, Before};
+use crate::routes::pattern::Pattern;
+use crate::routes::request_context::{Opening, RequestContext};
+use crate::routes::response::Response;
+use crate::routes::states::{MissingState, Requirements, ShardStates, States};
+use echoring_proto::connection::{MessageKind, MessageProgress};
+use echoring_proto::handshake::{OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field};
+
+/// Makes the handler of a connection, or refuses the request.
+type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Send + Sync;
+
+/// A path for WebSockets, with its handlers and its policy.
+///
+/// ```
+/// use echoring::OriginPolicy;
+/// use echoring::server::{Disposition, Handler, Message, Path, Remote, Response, Result, Route};
+///
+/// struct Room {
+///     name: String,
+/// }
+///
+/// impl Handler for Room {
+///     fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition> {
+///         remote.send_text(&format!("{} bytes in {}", message.len(), self.name))?;
+///         Ok(Disposition::Done)
+///     }
+/// }
+///
+/// let route = Route::new("/rooms/{name}", |Path(name): Path<String>| {
+///     if name == "attic" { Err(Response::text(404, "no such room\n")) } else { Ok(Room { name }) }
+/// })
+/// .origins(OriginPolicy::List(vec!["https://app.example".to_owned()]))
+/// .text_only();
+/// ```
+#[derive(Clone)]
+pub struct Route {
+    pattern: Pattern,
+    make: Arc<Make>,
+    requirements: Requirements,
+    before: Before,
+    subprotocols: Vec<String>,
+    subprotocol_required: bool,
+    origins: Option<OriginPolicy>,
+    fields: Vec<(String, String)>,
+    kind: Option<MessageKind>,
+    message_bytes_max: u64,
+    progress: Option<MessageProgress>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("pattern", &self.pattern)
+            .field("subprotocols", &self.subprotocols)
+            .field("origins", &self.origins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Route {
+    /// A route for the paths of `pattern`. `make` is called for each upgrade request that the policy of the route allows. It
+    /// returns the handler, or `Result<H, Response>` with a response that refuses the request.
+    ///
+    /// Its arguments are [extractors](crate::FromRequest): typed values of the request. The first one may be
+    /// `opening: &mut Opening<'_>`, which has the whole request, selects the subprotocol and adds fields to the 101. A closure
+    /// must name the types of its arguments.
+    ///
+    /// A pattern is matched against the path as it was sent. `{name}` matches one segment that is not empty, and `{*name}` at
+    /// the end matches the rest of the path; [`Path`](crate::Path) and [`RequestContext::param`] return their values.
+    ///
+    /// ```
+    /// use echoring::server::{Handler, Opening, Path, Query, Response, Route};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Who {
+    ///     nickname: String,
+    /// }
+    ///
+    /// # #[allow(dead_code)]
+    /// struct Member(u32, String);
+    ///
+    /// impl Handler for Member {}
+    ///
+    /// let rooms = Route::new("/rooms/{room}", |Path(room): Path<u32>, Query(who): Query<Who>| Member(room, who.nickname));
+    ///
+    /// let versions = Route::new("/chat", |opening: &mut Opening<'_>, Query(who): Query<Who>| {
+    ///     if !opening.choose_subprotocol(Some("chat.v2")) {
+    ///         return Err(Response::text(400, "offer chat.v2\n"));
+    ///     }
+    ///     Ok(Member(0, who.nickname))
+    /// });
+    /// ```
+    pub fn new<A, F>(pattern: &str, make: F) -> Route
+    where
+        F: MakeHandler<A> + Send + Sync + 'static,
+    {
+        let mut requirements = Requirements::default();
+        make.requires(&mut requirements);
+        Route {
+            pattern: Pattern::new(pattern),
+            make: Arc::new(move |opening: &mut Opening<'_>| make.make_handler(opening)),
+            requirements,
+            before: Before::default(),
+            subprotocols: Vec::new(),
+            subprotocol_required: false,
+            origins: None,
+            fields: Vec::new(),
+            kind: None,
+            message_bytes_max: u64::MAX,
+            progress: None,
+        }
+    }
+
+    /// Calls `check` before the handler is made, behind the functions of [`Builder::before`](crate::Builder::before) and the
+    /// previous ones of this route. It may refuse the request, add fields to the 101, and attach values for the extractor
+    /// [`Extension`](crate::Extension).
+    #[must_use]
+    pub fn before(
+        mut self,
+        check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
+    ) -> Route {
+        self.before.push(check);
+        self
+    }
+
+    /// The subprotocols of the route, preferred first (RFC 6455, 1.9). A client that offers none of them is accepted without
+    /// one. By default the route has the subprotocols of the server.
+    #[must_use]
+    pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Route {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Restricts the route to clients that offer one of these subprotocols. Other clients get the next route of the same path,
+    /// so the subprotocol selects the handler.
+    #[must_use]
+    pub fn only_subprotocols<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Route {
+        Route { subprotocol_required: true, ..self.subprotocols(names) }
+    }
+
+    /// The origins that may connect, instead of those of the server.
+    #[must_use]
+    pub fn origins(mut self, origins: OriginPolicy) -> Route {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Adds a field to the 101. A malformed field, or one of the handshake itself, is omitted and logged.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Route {
+        match check_field(name, value) {
+            Ok(()) => self.fields.push((name.to_owned(), value.to_owned())),
+            Err(why) => tracing::error!(name, %why, "malformed header field of a route; omitted"),
+        }
+        self
+    }
+
+    /// Binary messages close the connection with 1003.
+    #[must_use]
+    pub fn text_only(mut self) -> Route {
+        self.kind = Some(MessageKind::Text);
+        self
+    }
+
+    /// Text messages close the connection with 1003.
+    #[must_use]
+    pub fn binary_only(mut self) -> Route {
+        self.kind = Some(MessageKind::Binary);
+        self
+    }
+
+    /// Maximum message size in bytes; a longer message closes the connection with 1009. Only a value below the limit of the
+    /// server has an effect.
+    #[must_use]
+    pub fn message_bytes_max(mut self, bytes: u64) -> Route {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// The least progress of a message that has begun, instead of that of the server, see
+    /// [`Builder::message_progress`](crate::Builder::message_progress). All routes have at most 255 different values.
+    #[must_use]
+    pub fn message_progress(mut self, bytes: u32, time: Duration) -> Route {
+        self.progress = Some(MessageProgress::new(bytes, time));
+        self
+    }
+
+    pub(crate) fn filter(&self) -> MessageFilter {
+        MessageFilter { kind: self.kind, message_bytes_max: self.message_bytes_max }
+    }
+
+    /// Whether the origin of a request may connect; `default` is the policy of the server.
+    pub(crate) fn allows(&self, upgrade: &Upgrade<'_>, default: &OriginPolicy) -> bool {
+        self.origins.as_ref().unwrap_or(default).allows(upgrade.host, upgrade.origin)
+    }
+
+    /// Makes a handler, behind the checks of the server and of the route. A panic is answered with 500.
+    pub(crate) fn make(
+        &self,
+        opening: &mut Opening<'_>,
+        before: &Before,
+    ) -> Result<Box<dyn Handler>, Response> {
+        before.check(opening)?;
+        self.before.check(opening)?;
+        catch_unwind(AssertUnwindSafe(|| (self.make)(opening))).unwrap_or_else(|panic| {
+            log_panic(panic);
+            Err(Response::internal_error())
+        })
+    }
+
+    /// The request for this route, with the fields of the route.
+    pub(crate) fn opening<'a>(
+        &'a self,
+        context: RequestContext<'a>,
+        upgrade: &'a Upgrade<'a>,
+        defaults: Subprotocols<'_>,
+    ) -> Opening<'a> {
+        let subprotocol = if self.subprotocols.is_empty() {
+            upgrade.subprotocol(defaults.names, defaults.preference).map(str::to_owned)
+        } else {
+            self.chosen(upgrade, defaults.preference)
+        };
+        let context = context.with_pattern(&self.pattern).with_fields(self.fields.clone());
+        Opening::new(context, upgrade, subprotocol).with_progress(self.progress)
+    }
+
+    fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
+        let names: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
+        upgrade.subprotocol(&names, preference).map(str::to_owned)
+    }
+
+    /// The position of the route's subprotocol in the client's offer; `None` if the route is not for this client.
+    fn rank(&self, upgrade: &Upgrade<'_>) -> Option<usize> {
+        if !self.subprotocol_required {
+            return Some(usize::MAX);
+        }
+        upgrade.subprotocols().position(|offered| self.subprotocols.iter().any(|own| own == offered))
+    }
+}
+
+/// The subprotocols of routes without their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subprotocols<'a> {
+    pub(crate) names: &'a [&'static str],
+    pub(crate) preference: SubprotocolPreference,
+}
+
+/// Answers a plain request.
+type Answer = dyn Fn(&RequestContext<'_>) -> Response + Send + Sync;
+
+#[derive(Clone)]
+struct Plain {
+    pattern: Pattern,
+    answer: Arc<Answer>,
+    requirements: Requirements,
+}
+
+/// All routes of a server, with the state that they share and the functions that are called before and after them. Cloning
+/// shares them.
+///
+/// ```
+/// use echoring_server::{Handler, Response, Route, Routes, ServerConfig};
+///
+/// struct Chat;
+///
+/// impl Handler for Chat {}
+///
+/// let mut routes = Routes::default();
+/// routes.add(Route::new("/chat", || Chat));
+/// routes.add_get("/hello", || Response::text(200, "hello\n"));
+/// let config = ServerConfig { routes, ..ServerConfig::default() };
+/// # drop(config);
+/// ```
+#[derive(Clone, Default)]
+pub struct Routes {
+    upgrades: Vec<Arc<Route>>,
+    plain: Vec<Plain>,
+    states: States,
+    before: Before,
+    after: After,
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.upgrades.iter().map(|route| &route.pattern))
+            .entries(self.plain.iter().map(|plain| &plain.pattern))
+            .finish()
+    }
+}
+
+impl Routes {
+    /// Adds a route. The first route whose pattern and subprotocols match is used.
+    pub fn add(&mut self, route: Route) {
+        self.upgrades.push(Arc::new(route));
+    }
+
+    /// Answers plain GET and HEAD requests, see [`Builder::get`](crate::Builder::get).
+    pub fn add_get<A>(&mut self, pattern: &str, answer: impl AnswerRequest<A> + Send + Sync + 'static) {
+        let mut requirements = Requirements::default();
+        answer.requires(&mut requirements);
+        self.plain.push(Plain {
+            pattern: Pattern::new(pattern),
+            answer: Arc::new(move |request: &RequestContext<'_>| answer.answer(request)),
+            requirements,
+        });
+    }
+
+    /// Sets the state of a type, see [`Builder::state`](crate::Builder::state).
+    pub fn add_state<T: Clone + Send + Sync + 'static>(&mut self, state: T) {
+        self.states.insert(state);
+    }
+
+    /// Sets how shards make their state of a type, see [`Builder::shard_state`](crate::Builder::shard_state).
+    pub fn add_shard_state<T: Clone + 'static>(&mut self, make: impl Fn() -> T + Send + Sync + 'static) {
+        self.states.insert_for_shards(make);
+    }
+
+    /// Calls a function before all routes, see [`Builder::before`](crate::Builder::before).
+    pub fn add_before(
+        &mut self,
+        check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
+    ) {
+        self.before.push(check);
+    }
+
+    /// Calls a function with each outcome, see [`Builder::after`](crate::Builder::after).
+    pub fn add_after(
+        &mut self,
+        observe: impl Fn(&RequestContext<'_>, Result<(), &Response>) + Send + Sync + 'static,
+    ) {
+        self.after.push(observe);
+    }
+
+    /// Adds all routes and functions of `others` behind the present ones, and their state.
+    pub fn extend(&mut self, others: Routes) {
+        self.upgrades.extend(others.upgrades);
+        self.plain.extend(others.plain);
+        self.states.extend(others.states);
+        self.before.extend(others.before);
+        self.after.extend(others.after);
+    }
+
+    pub(crate) fn before(&self) -> &Before {
+        &self.before
+    }
+
+    pub(crate) fn after(&self) -> &After {
+        &self.after
+    }
+
+    /// The states for the shard that runs on this thread.
+    pub(crate) fn states_for_shard(&self) -> ShardStates {
+        self.states.for_shard()
+    }
+
+    /// A state that a route needs and that is missing, with the path of the route.
+    pub(crate) fn missing_state(&self) -> Option<(String, MissingState)> {
+        let upgrades = self.upgrades.iter().map(|route| (&route.pattern, &route.requirements));
+        let plain = self.plain.iter().map(|plain| (&plain.pattern, &plain.requirements));
+        upgrades
+            .chain(plain)
+            .find_map(|(pattern, required)| Some((pattern.to_string(), self.states.missing(required)?)))
+    }
+
+    /// The route for an upgrade. If several match by their subprotocols, `preference` selects by the order of the routes or
+    /// of the client's offer.
+    pub(crate) fn find(
+        &self,
+        path: &str,
+        upgrade: &Upgrade<'_>,
+        preference: SubprotocolPreference,
+    ) -> Option<Arc<Route>> {
+        let fitting = self.upgrades.iter().filter(|route| route.pattern.matches(path));
+        let mut ranked = fitting.filter_map(|route| Some((route.rank(upgrade)?, route)));
+        let (_, route) = match preference {
+            SubprotocolPreference::Server => ranked.next(),
+            SubprotocolPreference::Client => ranked.min_by_key(|(rank, _)| *rank),
+        }?;
+        Some(Arc::clone(route))
+    }
+
+    /// Whether there is no route for WebSockets.
+    pub(crate) fn has_no_upgrades(&self) -> bool {
+        self.upgrades.is_empty()
+    }
+
+    /// Whether a path is for WebSockets.
+    pub(crate) fn has_upgrade(&self, path: &str) -> bool {
+        self.upgrades.iter().any(|route| route.pattern.matches(path))
+    }
+
+    /// Whether there is a route for a path, of either sort.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.has_upgrade(path) || self.plain.iter().any(|plain| plain.pattern.matches(path))
+    }
+
+    /// Answers a plain request, if there is a route for it. A panic is answered with 500.
+    pub(crate) fn answer(&self, request: &Request<'_>, states: &ShardStates) -> Option<Response> {
+        let plain = self.plain.iter().find(|plain| plain.pattern.matches(request.path))?;
+        let context = RequestContext::new(request, states).with_pattern(&plain.pattern);
+        let answered = catch_unwind(AssertUnwindSafe(|| (plain.answer)(&context)));
+        Some(answered.unwrap_or_else(|panic| {
+            log_panic(panic);
+            Response::internal_error()
+        }))
+    }
+}
