@@ -34,7 +34,7 @@ use crate::outside::{Charge, Outside};
 use crate::peer::Context;
 use crate::publications::{self, OwnedPublication, PublishError, Published};
 use crate::sender::{Inlet, SenderMail};
-use crate::validation::is_topic_name;
+use echoring_topics::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]

@@ -20,7 +20,6 @@ mod drain_notice;
 mod endpoints;
 #[cfg(test)]
 mod error_texts;
-mod event_stream;
 mod extract;
 mod factory;
 mod failure;
@@ -65,7 +64,6 @@ mod timers;
 mod topic_name;
 mod topic_options;
 pub mod v1;
-pub mod validation;
 mod watchdog;
 
 pub use auth::{AppAnswered, AuthCommand, AuthCounters, AuthFigures, KeySetFigures};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+pub use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 // ---- queues and memory ----
 
@@ -20,12 +21,8 @@ pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
 /// Subscriptions of a shard that wait for the owner of their topic: as many as a lane between two shards holds. They may
 /// wait behind the publications of a busy topic, for the handshake timeout at most. Further subscribers are refused as busy.
 pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
-/// Members in one page of a member list: about 5 KB of JSON.
-pub const PRESENCE_PAGE_MAX: usize = 256;
 /// Requests of sessions that wait for room in a mailbox. Further ones are refused as busy.
 pub const REQUESTS_WAITING_MAX: usize = 1_024;
-/// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Publications of one session that owners of topics on other shards have not answered, as far as they are remembered: as many as a
 /// lane between two shards holds.
 pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
@@ -34,8 +31,6 @@ pub(crate) const PUBLICATIONS_UNANSWERED_MAX: usize = 4_096;
 pub(crate) const REFUSAL_WAIT_MAX: Nanos = 10 * SECOND;
 /// Protocol errors in a row before a session is closed with 1008.
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
-/// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
-pub const JSON_DEPTH_MAX: usize = 128;
 /// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
 /// reconnects sends its subscriptions with it. More end the session.
 pub(crate) const CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX: usize = 64 * 1024;

@@ -10,13 +10,13 @@ use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::{Forwarded, Identity};
-use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ShardResources};
 use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
+use echoring_wire::centrifuge::Encoding;
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,

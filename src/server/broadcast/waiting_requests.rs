@@ -2,8 +2,8 @@
 //! behind `subscribe` is told of the subscription first, also where another shard has to be asked about it. Clients take the answers of one
 //! topic in their order.
 
-use echoring_centrifuge::{Encoding, ErrorCode};
 use echoring_runtime::driver::Driver;
+use echoring_wire::centrifuge::{Encoding, ErrorCode};
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;

@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::publications::OwnedPublication;
-use crate::validation::is_too_deep;
 use echoring_topics::Content;
 use echoring_topics::limits::KEY_BYTES_MAX;
+use echoring_wire::is_too_deep;
 
 /// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,12 +19,12 @@ use super::topic_report;
 use crate::handle::Handle;
 use crate::limits::{ADMIN_BATCH_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::publications::{OwnedPublication, PublishError, Published};
-use crate::validation::is_topic_name;
 use echoring_proto::handshake::percent_decode_path;
 use echoring_runtime::admission::{Limit, LogInterval};
 use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
 use echoring_runtime::traces;
+use echoring_topics::is_topic_name;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Position, Refused};
 

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use echoring_auth::{Authenticator, Denied, Forwarded};
-use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _};
+use echoring_wire::centrifuge::Encoding;
+use echoring_wire::v1;
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
 use crate::auth::{Admission, AppAnswered, AuthCommand, Decided, Due, refusal};
 use crate::broadcast::sessions::end;
 use crate::peer::{Context, Peer};
 use crate::route::Route;
-use crate::v1;
 
 impl Service {
     /// Why the origin of a request, or its path, is refused before anybody asks who the client is.

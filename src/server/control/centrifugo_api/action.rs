@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_auth::{AppData, ServerSubscription};
-use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
 use echoring_proto::CloseCode;
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{ClientId, Content, Pattern};
+use echoring_wire::centrifuge::{Disconnect, Encoding, ErrorCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -19,8 +19,8 @@ use crate::broadcast::{HistoryRange, content_of};
 use crate::connections::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::publications::OwnedPublication;
-use crate::validation::is_topic_name;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
+use echoring_topics::is_topic_name;
 
 /// What is to be done, or why it cannot be done.
 pub(super) type Call = Result<Action, ApiError>;

@@ -7,10 +7,10 @@ use crate::control::limits_report::limited;
 use crate::control::metrics::family::{Families, Labels, label};
 use crate::handle::Snapshot;
 use crate::peer::class;
-use echoring_centrifuge::Disconnect;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
+use echoring_wire::centrifuge::Disconnect;
 
 pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], counters: &Counters) {
     out.gauges(
