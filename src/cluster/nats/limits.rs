@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use echoring_cluster::limits::{HISTORY_PART_BYTES, PACKET_BYTES_MAX};
+use crate::limits::{HISTORY_PART_BYTES, PACKET_BYTES_MAX};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 // ---- options ----

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use echoring_backbone::{StreamSettings, Streams};
+use echoring_cluster::nats::{StreamSettings, Streams};
 use echoring_cluster::{
     NodeId, Position, StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId, append_entry,
 };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::limits::{INBOX_BYTES_MAX, INBOX_PACKET_OVERHEAD};
+use crate::nats::limits::{INBOX_BYTES_MAX, INBOX_PACKET_OVERHEAD};
 
 /// A queue of packets.
 #[derive(Debug, Default)]

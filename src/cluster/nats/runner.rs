@@ -7,22 +7,22 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::{Cluster, ClusterConfig, Phase, Tables, Traffic};
 use bytes::Bytes;
-use echoring_cluster::{Cluster, ClusterConfig, Phase, Tables, Traffic};
 use echoring_proto::limits::Nanos;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::connection::{Connection, Happening};
-use crate::error::BackboneError;
-use crate::inbox::Inbox;
-use crate::limits::{
+use crate::nats::connection::{Connection, Happening};
+use crate::nats::error::BackboneError;
+use crate::nats::inbox::Inbox;
+use crate::nats::limits::{
     BLOCKING_THREADS, COMMANDS_PER_ROUND, PACKETS_PER_ROUND, RECONNECT_DELAY, ROOM_INTERVAL,
     STALLED_INTERVAL, STATE_INTERVAL,
 };
-use crate::options::NatsOptions;
+use crate::nats::options::NatsOptions;
 
 /// Starts a thread that runs a node: see [`run`].
 ///

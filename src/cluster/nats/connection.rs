@@ -2,19 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::{Destination, NodeId, Traffic};
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::{Client, Event, Message, ServerError, Subject, Subscriber};
 use bytes::Bytes;
-use echoring_cluster::{Destination, NodeId, Traffic};
 use echoring_proto::limits::Nanos;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::error::BackboneError;
-use crate::limits::{CLOSE_TIMEOUT, EVENTS_WAITING_MAX, REFUSED_RETRY_DELAY, SEND_TIMEOUT, STALLED_INTERVAL};
-use crate::options::NatsOptions;
+use crate::nats::error::BackboneError;
+use crate::nats::limits::{
+    CLOSE_TIMEOUT, EVENTS_WAITING_MAX, REFUSED_RETRY_DELAY, SEND_TIMEOUT, STALLED_INTERVAL,
+};
+use crate::nats::options::NatsOptions;
 
 /// What has happened.
 #[derive(Debug)]

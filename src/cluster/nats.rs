@@ -1,5 +1,5 @@
-//! A node of a cluster on NATS: it carries the packets and heartbeats of a [`Cluster`](echoring_cluster::Cluster) over core NATS, and
-//! tells it when the connection breaks. It knows nothing of topics: those are the [`Tables`](echoring_cluster::Tables).
+//! A node of a cluster on NATS: it carries the packets and heartbeats of a [`Cluster`](crate::Cluster) over core NATS, and
+//! tells it when the connection breaks. It knows nothing of topics: those are the [`Tables`](crate::Tables).
 //!
 //! ```text
 //!            ┌─────────── a thread with one tokio runtime ──────────┐
@@ -21,7 +21,6 @@
 //!
 //! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
 //! because a bound is reached.
-#![forbid(unsafe_code)]
 
 mod clients;
 mod connection;

@@ -4,7 +4,7 @@
 //! at any other subject an answer would be a request to JetStream, a message of a stream, a publication, or a packet of a node, which
 //! the client itself may not be allowed to send.
 
-use crate::options::{INBOX, NatsOptions, is_within};
+use crate::nats::options::{INBOX, NatsOptions, is_within};
 
 /// Where answers may go.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use echoring_backbone::{BackboneError, Credentials, NatsOptions, Tls};
+use echoring_cluster::nats::{BackboneError, Credentials, NatsOptions, Tls};
 
 use super::node::{Node, Report, options};
 use super::server::{NatsServer, file, folder};

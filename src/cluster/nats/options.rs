@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use async_nats::{Client, ConnectOptions, ServerAddr};
 
-use crate::error::{BackboneError, OptionsError};
-use crate::limits::{
+use crate::nats::error::{BackboneError, OptionsError};
+use crate::nats::limits::{
     CONNECT_TIMEOUT, FILE_BYTES_MAX, PACKET_BYTES, PACKET_OVERHEAD, PING_INTERVAL, PREFIX_BYTES_MAX,
     RECONNECT_DELAY, SENDER_CAPACITY, SUBSCRIPTION_CAPACITY,
 };
-use crate::tls::{check_authorities, check_certificate};
+use crate::nats::tls::{check_authorities, check_certificate};
 
 /// The first token of the subjects at which clients of NATS wait for answers, unless they are told otherwise.
 pub(crate) const INBOX: &str = "_INBOX";

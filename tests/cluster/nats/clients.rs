@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use echoring_backbone::{ClientRequest, NatsClients, NatsOptions};
 use echoring_cluster::NodeId;
+use echoring_cluster::nats::{ClientRequest, NatsClients, NatsOptions};
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use echoring_backbone::{BackboneError, Credentials, NatsOptions, spawn};
+use echoring_cluster::nats::{BackboneError, Credentials, NatsOptions, spawn};
 use echoring_cluster::{
     Cluster, ClusterConfig, Event, Message, NodeId, Outcome, OwnerTable, Phase, Shard, Tables,
 };

@@ -1,6 +1,6 @@
 //! A NATS that comes, goes and comes back.
 
-use echoring_backbone::BackboneError;
+use echoring_cluster::nats::BackboneError;
 
 use super::node::{Command, Node, Report, options};
 use super::server::NatsServer;

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::error::OptionsError;
+use crate::nats::error::OptionsError;
 
 /// Checks a file of authorities.
 pub(crate) fn check_authorities(path: &Path) -> Result<(), OptionsError> {

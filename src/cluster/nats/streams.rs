@@ -18,6 +18,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::{NodeId, Position, StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId, entries};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
@@ -27,21 +28,18 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, Message};
 use bytes::{Buf as _, BufMut as _, Bytes};
-use echoring_cluster::{
-    NodeId, Position, StoredBatch, StreamAnswer, StreamHead, StreamRequest, WriteId, entries,
-};
 use futures_util::StreamExt as _;
 
 use tokio::time::timeout;
 
-use crate::clients::{log, subject_of};
-use crate::error::BackboneError;
-use crate::limits::{
+use crate::nats::clients::{log, subject_of};
+use crate::nats::error::BackboneError;
+use crate::nats::limits::{
     CLIENT_SENDER_CAPACITY, STREAM_ANSWER_TIMEOUT, STREAM_CONSUMER_AGE, STREAM_FOREIGN_TOLD_MAX,
     STREAM_LOAD_AGE, STREAM_LOAD_BYTES, STREAM_LOAD_PUBLICATIONS, STREAM_PAGE_BYTES, STREAM_PLACES_MAX,
     STREAM_READ_MESSAGES, STREAM_TIMEOUT, SUBSCRIPTION_CAPACITY,
 };
-use crate::options::NatsOptions;
+use crate::nats::options::NatsOptions;
 
 const VERSION: u8 = 1;
 /// First bytes of batches of nodes that are newer than this one. Text does not begin with them.
@@ -556,7 +554,7 @@ fn is_of_later_version(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use echoring_cluster::append_entry;
+    use crate::append_entry;
 
     use super::*;
 

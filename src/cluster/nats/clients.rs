@@ -13,22 +13,22 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::NodeId;
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Client, Event, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
-use echoring_cluster::NodeId;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use crate::error::BackboneError;
-use crate::limits::{
+use crate::nats::error::BackboneError;
+use crate::nats::limits::{
     CLIENT_PUBLICATIONS_WAITING_MAX, CLIENT_SENDER_CAPACITY, CONTROL_ANSWER_BYTES_MAX, CONTROL_PART_BYTES,
     CONTROL_TIMEOUT,
 };
-use crate::options::NatsOptions;
-use crate::replies::{self, ReplySubjects};
+use crate::nats::options::NatsOptions;
+use crate::nats::replies::{self, ReplySubjects};
 
 /// The nodes among which publications are shared out.
 const GROUP: &str = "nodes";
