@@ -296,7 +296,7 @@ UNITS = {
 def constants():
     """The expressions of all constants in `limits.rs`, by name. Crates may have the same name."""
     found = {}
-    for path in glob.glob(os.path.join(ROOT, "src", "*", "limits.rs")):
+    for path in glob.glob(os.path.join(ROOT, "src", "**", "limits.rs"), recursive=True):
         for name, expression in CONSTANT.findall(read(path)):
             found.setdefault(name, set()).add(expression)
     return found
@@ -331,7 +331,7 @@ def stated():
                 number, _, unit = value.partition(" ")
                 exact = round(float(number.replace(",", "")) * UNITS[unit])
                 if not constants().get(name):
-                    yield f"{shown(path)}: there is no limit {name} in src/*/limits.rs"
+                    yield f"{shown(path)}: there is no limit {name} in a limits.rs of src"
                 elif exact not in values(name):
                     yield f"{shown(path)}: {name} is not {value}: {sorted(values(name))}"
                 elif value not in section:

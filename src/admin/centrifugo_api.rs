@@ -12,8 +12,8 @@ mod reply;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use echoring_centrifuge::{Encoding, ErrorCode};
 use echoring_topics::{Pattern, TopicReport, members, parse_epoch};
+use echoring_wire::centrifuge::{Encoding, ErrorCode};
 use hyper::header::CONTENT_ENCODING;
 use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;

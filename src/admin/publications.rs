@@ -11,10 +11,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_MESSAGES_MAX};
-use echoring_broker::validation::is_too_deep;
 use echoring_server::OwnedPublication;
 use echoring_topics::Content;
 use echoring_topics::limits::KEY_BYTES_MAX;
+use echoring_wire::is_too_deep;
+
+
 
 /// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

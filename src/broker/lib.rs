@@ -9,7 +9,6 @@
 
 pub mod broadcast;
 pub mod cluster_mail;
-pub mod event_stream;
 pub mod gate;
 pub mod limits;
 pub mod observer;
@@ -18,4 +17,3 @@ pub mod publications;
 pub mod subscription;
 pub mod timers;
 pub mod v1;
-pub mod validation;

@@ -9,9 +9,10 @@ use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX,
     OUTSIDE_MESSAGES_MAX,
 };
-use crate::validation::{is_too_deep, is_topic_name};
+use echoring_topics::is_topic_name;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Position, Publication, Refused};
+use echoring_wire::is_too_deep;
 
 /// A message to publish from another thread. A string converts to a text message, and bytes to a binary one.
 ///

@@ -75,31 +75,31 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
 /// Whether there are records of a module, or of some span or field in it.
 fn is_logged(module: &str) -> bool {
     /// The crates of the program that log, without their prefix.
-    const OWN: [&str; 13] = [
-        "async",
-        "auth",
-        "backbone",
-        "centrifuge",
-        "cli",
-        "client",
-        "cluster",
-        "load",
-        "proto",
-        "proxy",
-        "runtime",
-        "server",
-        "topics",
+    const OWN: [&str; 14] = [
+        "admin", "async", "auth", "broker", "cli", "client", "cluster", "load", "proto", "proxy", "runtime",
+        "server", "topics", "wire",
     ];
     let name = module.split(['[', '{']).next().unwrap_or_default();
     let name = name.split("::").next().unwrap_or_default();
     let is_own = |name: &str| OWN.contains(&name);
-    matches!(name, "" | "async_nats" | "echoring") || name.strip_prefix("echoring_").is_some_and(is_own)
+    matches!(name, "" | "async_nats" | "echoring")
+        || MOVED.iter().any(|(before, _)| *before == name)
+        || name.strip_prefix("echoring_").is_some_and(is_own)
 }
+
+/// Modules that were elsewhere. Directives with their former names still select their records.
+const MOVED: [(&str, &str); 4] = [
+    ("echoring_backbone", "echoring_cluster::nats"),
+    ("echoring_centrifuge", "echoring_wire::centrifuge"),
+    ("echoring_server::broadcast", "echoring_broker::broadcast"),
+    ("echoring_server::control", "echoring_admin"),
+];
 
 /// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as
 /// an error, and important errors are logged once elsewhere.
 pub(super) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
     const CLIENT: &str = "async_nats";
+    let word = MOVED.iter().fold(word.to_owned(), |word, (before, now)| word.replace(before, now));
     if word.contains(CLIENT) {
         return EnvFilter::try_new(word);
     }
@@ -140,9 +140,13 @@ mod tests {
     #[test]
     fn a_log_level_is_known_or_refused() {
         let modules = "warn,echoring_runtime::shard=debug,async_nats=info,echoring_server[span]=trace";
-        for right in ["error", "warn", "info", "debug", "trace", "off", modules] {
+        let moved = "warn,echoring_backbone::connection=debug,echoring_server::control=info";
+        for right in ["error", "warn", "info", "debug", "trace", "off", modules, moved] {
             assert_eq!(log_filter(right).as_deref(), Ok(right));
         }
+        assert!(
+            filter(moved).expect("right").to_string().contains("echoring_cluster::nats::connection=debug")
+        );
         for wrong in [
             "",
             "loud",

@@ -6,8 +6,8 @@ pub(crate) mod centrifuge;
 pub(crate) mod v1;
 
 use echoring_async::Message as Frame;
-use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
+use echoring_wire::centrifuge::Encoding;
 
 use crate::protocol::Protocol;
 use crate::{Gap, History, HistoryQuery, Member, Members, Message, Payload, Position, Publication, Refusal};
@@ -152,7 +152,7 @@ pub(crate) enum TopicEvent {
 #[derive(Debug)]
 pub(crate) enum Malformed {
     Json(serde_json::Error),
-    Frame(echoring_centrifuge::Malformed),
+    Frame(echoring_wire::centrifuge::Malformed),
 }
 
 impl Protocol {
@@ -167,7 +167,7 @@ impl Protocol {
 
     /// The subprotocol to offer.
     pub(crate) fn subprotocol(self) -> &'static str {
-        self.encoding().map_or(v1::SUBPROTOCOL, Encoding::subprotocol)
+        self.encoding().map_or(echoring_wire::v1::SUBPROTOCOL, Encoding::subprotocol)
     }
 
     /// Whether the session begins with a request of its own.
@@ -177,12 +177,12 @@ impl Protocol {
 
     /// Whether a client returns after the server closed with this code; `None` where the code's own rule holds.
     pub(crate) fn reconnects_after(self, code: u16) -> Option<bool> {
-        self.encoding().map(|_| echoring_centrifuge::Disconnect::reconnects_after(code))
+        self.encoding().map(|_| echoring_wire::centrifuge::Disconnect::reconnects_after(code))
     }
 
     /// Whether the server closes with this code because the token has expired, or is no longer valid.
     pub(crate) fn expires_by(self, code: u16) -> bool {
-        use echoring_centrifuge::Disconnect::{Expired, StateInvalidated};
+        use echoring_wire::centrifuge::Disconnect::{Expired, StateInvalidated};
         match self.encoding() {
             None => code == CloseCode::CREDENTIALS_ENDED.0,
             Some(_) => [Expired, StateInvalidated].iter().any(|close| close.code() == code),

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The content of a message, as it was published.
@@ -70,10 +68,6 @@ impl Payload {
             Payload::Text(text) => text.as_bytes(),
             Payload::Bytes(bytes) => bytes,
         }
-    }
-
-    pub(crate) fn from_base64(text: &str) -> Option<Payload> {
-        STANDARD.decode(text).ok().map(|bytes| Payload::Bytes(bytes.into()))
     }
 }
 
@@ -178,11 +172,6 @@ impl Publication {
     }
 }
 
-/// A JSON value that is there even if it is `null`.
-pub(crate) fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(from).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,9 +186,8 @@ mod tests {
         assert!(text("seven").parse::<u8>().is_err());
         let json = Payload::json(&[1, 2]).expect("JSON");
         assert_eq!(json.parse::<Vec<u8>>().expect("a list"), [1, 2]);
-        assert_eq!(Payload::from_base64("WzFd").expect("base64").parse::<[u8; 1]>().expect("a list"), [1]);
-        assert_eq!(Payload::from_base64("*"), None);
         let bytes = |bytes: &'static [u8]| Payload::Bytes(Bytes::from_static(bytes));
+        assert_eq!(bytes(b"[1]").parse::<[u8; 1]>().expect("a list"), [1]);
         assert_eq!(bytes(b"hello").parse::<String>().expect("a text"), "hello");
         assert_eq!(bytes(b"\"hello\"").parse::<String>().expect("a JSON string"), "hello");
         assert!(bytes(b"\xff").parse::<String>().is_err());

@@ -1,4 +1,5 @@
-//! A cluster of nodes without I/O: which nodes are there, which of them owns a topic, and how the others follow it.
+//! A cluster of nodes: which nodes are there, which of them owns a topic, and how the others follow it. Only the module `nats`, which a
+//! feature of this name enables, has I/O.
 //!
 //! Packets, heartbeats and the time are arguments; packets to be sent are results. Whatever carries them may lose them (a
 //! connection to the backbone that breaks) or deliver them again (a client that repeats its writes to a broken
@@ -23,6 +24,8 @@ mod heartbeat;
 pub mod limits;
 mod link;
 mod message;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod outgoing;
 mod owner_table;
 mod round_trip;

@@ -11,6 +11,7 @@ pub(crate) mod integrity;
 pub(crate) mod interval;
 pub(crate) mod live;
 pub(crate) mod lost_messages;
+pub(crate) mod merge;
 pub(crate) mod meter;
 pub(crate) mod order;
 pub(crate) mod own_delays;
@@ -25,7 +26,7 @@ pub(crate) mod times;
 pub(crate) mod track;
 pub(crate) mod window;
 
-pub use distribution::{Undecodable, decode, encode, histogram};
+pub use distribution::{Distribution, Undecodable, decode, encode, histogram};
 pub use host::allowed_cpus;
 pub use integrity::Integrity;
 pub use live::LiveResults;

@@ -35,7 +35,7 @@ use echoring_broker::cluster_mail::ClusterEvent;
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::peer::Context;
 use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
-use echoring_broker::validation::is_topic_name;
+use echoring_topics::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]

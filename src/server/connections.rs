@@ -14,12 +14,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use echoring_auth::ServerSubscription;
-use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
 use echoring_runtime::admission::{AddressBlock, BadBlock};
 use echoring_runtime::driver::Token;
 use echoring_topics::ClientId;
+use echoring_wire::centrifuge::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};

@@ -1,6 +1,7 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+pub use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 // ---- queues and memory ----
 

@@ -28,7 +28,17 @@ impl ClientId {
         let is_good =
             (1..=2 * DIGITS).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
         let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_good)?;
-        Some(ClientId { node: (bits >> 64) as u64, number: bits as u64 })
+        Some(ClientId::from_bits(bits))
+    }
+
+    /// The id as a number: the digits of its text.
+    pub fn bits(self) -> u128 {
+        u128::from(self.node) << 64 | u128::from(self.number)
+    }
+
+    /// The id whose [`bits`](ClientId::bits) these are.
+    pub fn from_bits(bits: u128) -> ClientId {
+        ClientId { node: (bits >> 64) as u64, number: bits as u64 }
     }
 
     /// The id as bytes.
@@ -45,7 +55,7 @@ impl ClientId {
 
 impl fmt::LowerHex for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", u128::from(self.node) << 64 | u128::from(self.number))
+        write!(f, "{:x}", self.bits())
     }
 }
 

@@ -83,8 +83,6 @@ const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
     "src/broker/broadcast/subscribe.rs Broadcast::open_centrifuge",
     "src/broker/broadcast/subscribe.rs Broadcast::subscribe_raw",
     "src/broker/event_stream.rs message",
-    "src/broker/v1/server_event.rs message_parts",
-    "src/broker/v1/server_event.rs subscribed",
     "src/server/auth.rs Handshakes::admit",
     "src/topics/owned_topics.rs OwnedTopics::history",
     "src/topics/owned_topics.rs OwnedTopics::publish_once",

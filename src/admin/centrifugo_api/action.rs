@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_auth::{AppData, ServerSubscription};
-use echoring_centrifuge::{Disconnect, Encoding, ErrorCode};
 use echoring_proto::CloseCode;
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{ClientId, Content, Pattern};
+use echoring_wire::centrifuge::{Disconnect, Encoding, ErrorCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -18,10 +18,11 @@ use super::super::publications::{InvalidBody, owned, present};
 use super::error::ApiError;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_broker::broadcast::{HistoryRange, content_of};
-use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
-use echoring_broker::validation::is_topic_name;
+use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
 use echoring_server::OwnedPublication;
 use echoring_server::machinery::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
+use echoring_topics::is_topic_name;
+use echoring_wire::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 /// The action, or the reason why it is impossible.
 pub(super) type Call = Result<Action, ApiError>;

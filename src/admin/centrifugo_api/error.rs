@@ -1,6 +1,6 @@
 //! The errors of commands: codes of the client protocol.
 
-use echoring_centrifuge::ErrorCode;
+use echoring_wire::centrifuge::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use echoring_server::PublishError;

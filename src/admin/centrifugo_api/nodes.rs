@@ -1,7 +1,7 @@
 //! Commands about all nodes of a cluster: each node runs them for itself, and their results are put together.
 
 use bytes::Bytes;
-use echoring_centrifuge::ErrorCode;
+use echoring_wire::centrifuge::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

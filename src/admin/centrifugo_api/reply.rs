@@ -182,7 +182,7 @@ impl Serialize for BatchReply<'_> {
 
 #[cfg(test)]
 mod tests {
-    use echoring_centrifuge::ErrorCode;
+    use echoring_wire::centrifuge::ErrorCode;
 
     use super::*;
 

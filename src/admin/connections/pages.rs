@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use echoring_centrifuge::ErrorCode;
 use echoring_runtime::driver::Token;
+use echoring_wire::centrifuge::ErrorCode;
 
 use crate::limits::CONNECTION_GATHER_TIME;
 use echoring_server::Handle;

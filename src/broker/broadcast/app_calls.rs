@@ -1,9 +1,9 @@
 //! Requests of sessions about which the application is asked by its hooks.
 
 use echoring_auth::{AppAnswer, AppData, AppEvent, Call, ClientProgram, Failed};
-use echoring_centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 use echoring_proto::CloseCode;
 use echoring_topics::{Content, Publication, Refused};
+use echoring_wire::centrifuge::{Disconnect, Encoding, Error, ErrorCode, Rpc, reply};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, content_of, disconnect};

@@ -4,16 +4,16 @@
 
 use echoring_auth::Denied;
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
-use echoring_centrifuge::{
-    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push,
-    reply,
-};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_topics::limits::{INTEGER_END, KEY_BYTES_MAX};
 use echoring_topics::{Content, Permission, Position, Publication, is_topic_name, parse_epoch};
+use echoring_wire::centrifuge::{
+    Command, Commands, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, delta, push,
+    reply,
+};
 use serde::de::IgnoredAny;
 
 use super::Broadcast;
@@ -27,7 +27,7 @@ use super::sessions::{dialect_of, end, latest_request};
 use crate::gate::{Gate, RefreshError};
 use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
 use crate::peer::{ConnectionContext, Context};
-use crate::validation::is_too_deep;
+use echoring_wire::is_too_deep;
 
 impl Broadcast {
     /// A session sent a frame.

@@ -1,17 +1,17 @@
 //! Events in Centrifuge's client protocol.
 
 use echoring_auth::AppData;
-use echoring_centrifuge::{
+use echoring_topics::{Publication, entries, members};
+use echoring_wire::centrifuge::{
     Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
     Subscribed, UnsubscribeCode, push, reply,
 };
-use echoring_topics::{Publication, entries, members};
+use echoring_wire::v1::ProtocolError;
 
 use super::deltas::{Written, payload};
 use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
 use super::presence::PresenceChange;
 use crate::limits::EXPIRY_NOTICE;
-use crate::v1::ProtocolError;
 use echoring_proto::limits::SECOND;
 
 /// The version that connect and refresh replies name.
@@ -63,7 +63,7 @@ pub(super) fn message_parts<'a>(
     body: Body<'_>,
 ) -> [&'a [u8]; 3] {
     out.clear();
-    let publication = echoring_centrifuge::Publication { body, offset, info: None, key };
+    let publication = echoring_wire::centrifuge::Publication { body, offset, info: None, key };
     push::publication(encoding, out, topic, &publication);
     [out, &[], &[]]
 }
@@ -72,8 +72,8 @@ pub(super) fn message_parts<'a>(
 pub(super) fn publication<'a>(
     offset: u64,
     message: &Publication<'a>,
-) -> echoring_centrifuge::Publication<'a> {
-    echoring_centrifuge::Publication { body: plain(message), offset, info: None, key: message.key }
+) -> echoring_wire::centrifuge::Publication<'a> {
+    echoring_wire::centrifuge::Publication { body: plain(message), offset, info: None, key: message.key }
 }
 
 /// Data of the application.
@@ -127,7 +127,7 @@ fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut V
         .enumerate()
         .map(|(index, (offset, message))| {
             let body = written.body(index).unwrap_or(plain(&message));
-            echoring_centrifuge::Publication { body, ..publication(offset, &message) }
+            echoring_wire::centrifuge::Publication { body, ..publication(offset, &message) }
         })
         .collect();
     let result = SubscribeResult {
@@ -172,7 +172,7 @@ fn write_error(encoding: Encoding, error: &ProtocolError, out: &mut Vec<u8>) {
 
 /// The protocol's code for an error.
 pub(super) fn code_of(error: &ProtocolError) -> ErrorCode {
-    match error.code {
+    match &*error.code {
         "forbidden" | "not-subscribed" => ErrorCode::PermissionDenied,
         "already-subscribed" => ErrorCode::AlreadySubscribed,
         "no-presence" => ErrorCode::NotAvailable,

@@ -6,11 +6,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use echoring_auth::{AppData, Forwarded};
-use echoring_centrifuge::Encoding;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 use echoring_topics::{Page, Position, Replay, TopicId};
+use echoring_wire::centrifuge::Encoding;
 
 use super::history_range::HistoryPages;
 use super::open_calls::AppCalls;

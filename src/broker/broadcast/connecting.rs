@@ -11,12 +11,12 @@
 use echoring_auth::{
     AppConnected, AppData, AppEvent, ClientProgram, Credentials, Decision, Identity, ServerSubscriptions,
 };
-use echoring_centrifuge::{
-    Connect, ConnectResult, Disconnect, Encoding, ErrorCode, Publication, SubscribeResult, reply,
-};
 use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::Driver;
 use echoring_topics::{Position, Replay, TopicId, entries};
+use echoring_wire::centrifuge::{
+    Connect, ConnectResult, Disconnect, Encoding, ErrorCode, Publication, SubscribeResult, reply,
+};
 
 use super::Broadcast;
 use super::app_calls::{Question, data_of};

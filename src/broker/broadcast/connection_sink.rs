@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::dialect::Dialect;
 use super::frame_encoder::{Epochs, conflated_frames, event_frame};
-use crate::event_stream;
+use super::v1_events;
 use crate::peer::{Context, Peer};
-use crate::v1::server_event;
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_topics::{Gap, GapReason, Keyed, MemberId, Sink};
+use echoring_wire::event_stream;
+use echoring_wire::v1::Event;
 
 /// The tag of frames that are not part of a log and so cannot be taken back.
 const NO_TAG: u64 = u64::MAX;
@@ -82,7 +83,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
         let (dialect, epoch) = self.dialect(token);
         let frame = match dialect {
             Dialect::V1 | Dialect::Centrifuge(_) => {
-                event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason))
+                event_frame(|text| Event::Gap(v1_events::gap(topic, gap)).write(text))
             }
             Dialect::Handler => {
                 self.follow_ups.gaps.push_back((token, topic.into(), gap));
@@ -90,7 +91,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
             }
             Dialect::EventStream => {
                 let mut event = Vec::new();
-                event_stream::gap(&mut event, topic, epoch, gap);
+                event_stream::gap(&mut event, epoch, v1_events::gap(topic, gap));
                 event
             }
         };
@@ -98,7 +99,7 @@ impl<D: Driver> Sink<Token> for ConnectionSink<'_, '_, D> {
     }
 
     fn tell_stale(&mut self, token: Token, member: MemberId, topic: &str) -> bool {
-        let frame = event_frame(|text| server_event::presence_stale(text, topic));
+        let frame = event_frame(|text| v1_events::write_presence_stale(topic, text));
         let taken = self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok();
         if taken {
             self.follow_ups.missed_presence.push((token, member));

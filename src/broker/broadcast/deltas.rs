@@ -1,9 +1,9 @@
 //! The data of publications for subscriptions with delta compression.
 
-use echoring_centrifuge::delta::Creator;
-use echoring_centrifuge::limits::DELTA_MARK_BYTES_MAX;
-use echoring_centrifuge::{Body, Encoding, Payload};
 use echoring_topics::{Content, Publication, entries};
+use echoring_wire::centrifuge::delta::Creator;
+use echoring_wire::centrifuge::{Body, Encoding, Payload};
+use echoring_wire::limits::DELTA_MARK_BYTES_MAX;
 
 /// The data of a message.
 pub fn payload<'a>(message: &Publication<'a>) -> Payload<'a> {
@@ -74,7 +74,7 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use echoring_centrifuge::delta::apply;
+    use echoring_wire::centrifuge::delta::apply;
     use proptest::prelude::*;
 
     /// A client's data after each message.

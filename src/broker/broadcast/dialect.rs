@@ -1,11 +1,10 @@
 //! The dialects of sessions: the wire formats of the same requests and events.
 
-use echoring_centrifuge::{Disconnect, Encoding};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_topics::Deltas;
-
-use crate::v1;
+use echoring_wire::centrifuge::{Disconnect, Encoding};
+use echoring_wire::v1;
 
 /// How a session speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use super::dialect::Dialect;
 use super::presence::PresenceChange;
 use super::{centrifuge_events, v1_events};
-use crate::event_stream;
-use crate::v1::ProtocolError;
 use echoring_auth::AppData;
 use echoring_topics::{ClientId, Gap, GapReason, Members, Position};
+use echoring_wire::v1::ProtocolError;
+use echoring_wire::{event_stream, v1};
 
 /// An event for one session. `id` is that of the client's request, if it has one.
 #[derive(Clone, Debug)]
@@ -95,16 +95,13 @@ impl SessionEvent<'_> {
     /// Everything else ends an event stream, or has no meaning for a client without requests.
     fn write_to_stream(&self, out: &mut Vec<u8>) {
         match *self {
-            SessionEvent::Subscribed(SubscribedEvent {
-                topic,
-                position,
-                recovered,
-                snapshot,
-                is_reset,
-                ..
-            }) => event_stream::subscribed(out, topic, position, recovered, snapshot, is_reset),
+            SessionEvent::Subscribed(ref event) => {
+                let subscribed =
+                    v1::Subscribed { id: None, count: None, client: None, ..v1_events::subscribed(event) };
+                event_stream::subscribed(out, subscribed, event.is_reset);
+            }
             SessionEvent::Gap { topic, epoch, from, to, reason } => {
-                event_stream::gap(out, topic, epoch, Gap { from, to, reason });
+                event_stream::gap(out, epoch, v1_events::gap(topic, Gap { from, to, reason }));
             }
             _ => {}
         }
@@ -130,7 +127,7 @@ impl TopicEvent<'_> {
             }
             Dialect::EventStream => {
                 if let TopicEvent::Heartbeat(offset) = *self {
-                    event_stream::heartbeat(out, Position { epoch, offset });
+                    event_stream::heartbeat(out, v1::Position { epoch: epoch.into(), offset });
                 }
             }
             Dialect::Handler => {}

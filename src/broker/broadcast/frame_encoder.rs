@@ -4,11 +4,12 @@ use super::centrifuge_events;
 use super::deltas::DeltaWriter;
 use super::dialect::Dialect;
 use super::events::TopicEvent;
-use crate::event_stream;
-use crate::v1::server_event;
+use crate::v1::message;
 use echoring_proto::connection::{Codecs, MessageKind};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
-use echoring_topics::{Content, Deltas, Encode, Format, Keyed, Parts, Position, Publication, TopicId};
+use echoring_topics::{Content, Deltas, Encode, Format, Keyed, Parts, Publication, TopicId};
+use echoring_wire::event_stream;
+use echoring_wire::v1::Message;
 
 /// Maximum bytes of conflated messages that one subscriber is sent at once.
 const KEYED_BYTES_MAX: usize = 64 * 1024;
@@ -69,15 +70,15 @@ impl Encode for Frames<'_> {
         let (kind, body) = match Dialect::of(format.dialect) {
             None | Some(Dialect::Handler) => (raw_kind(content), [payload, &[], &[]]),
             Some(Dialect::EventStream) => {
-                let position = Position { epoch: epochs.of(*id), offset };
+                let (message, payload) = message(topic, offset, &publication);
                 text.clear();
-                event_stream::message(text, joined, topic, position, &publication, 0, false);
+                event_stream::message(text, joined, epochs.of(*id), message, payload);
                 // It is no WebSocket, so there is no frame.
                 return [text, &[], &[], &[]];
             }
             Some(dialect @ Dialect::V1) => {
-                let parts = server_event::message_parts(text, topic, offset, key, 0, content, payload);
-                (dialect.kind(), parts)
+                let (message, payload) = message(topic, offset, &publication);
+                (dialect.kind(), message.parts(text, payload))
             }
             Some(dialect @ Dialect::Centrifuge(encoding)) => {
                 let body = match format.dialect.deltas() {
@@ -157,7 +158,12 @@ pub(super) fn conflated_frames(
         let skipped = offset - reached - 1;
         match dialect {
             Dialect::V1 | Dialect::Centrifuge(_) => {
-                append_message_frame(&mut frames, &mut text, topic, offset, skipped, &publication);
+                let (message, payload) = message(topic, offset, &publication);
+                let parts = Message { skipped, ..message }.parts(&mut text, payload);
+                let mut head = [0; HEADER_BYTES_MAX];
+                let bytes = parts.iter().map(|part| part.len()).sum();
+                frames.extend_from_slice(encode_header(&mut head, MessageKind::Text, false, bytes));
+                parts.iter().for_each(|part| frames.extend_from_slice(part));
             }
             Dialect::Handler => {
                 let mut head = [0; HEADER_BYTES_MAX];
@@ -166,29 +172,14 @@ pub(super) fn conflated_frames(
                 frames.extend_from_slice(payload);
             }
             Dialect::EventStream => {
-                let position = Position { epoch, offset };
-                event_stream::message(&mut frames, &mut text, topic, position, &publication, skipped, false);
+                let (message, payload) = message(topic, offset, &publication);
+                let message = Message { skipped, ..message };
+                event_stream::message(&mut frames, &mut text, epoch, message, payload);
             }
         }
         (reached, count) = (offset, count + 1);
     }
     (frames, reached, count)
-}
-
-fn append_message_frame(
-    frames: &mut Vec<u8>,
-    text: &mut Vec<u8>,
-    topic: &str,
-    offset: u64,
-    skipped: u64,
-    publication: &Publication<'_>,
-) {
-    let Publication { content, key, payload } = *publication;
-    let parts = server_event::message_parts(text, topic, offset, key, skipped, content, payload);
-    let mut head = [0; HEADER_BYTES_MAX];
-    let bytes = parts.iter().map(|part| part.len()).sum();
-    frames.extend_from_slice(encode_header(&mut head, MessageKind::Text, false, bytes));
-    parts.iter().for_each(|part| frames.extend_from_slice(part));
 }
 
 fn encode_header(

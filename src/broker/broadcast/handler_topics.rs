@@ -16,8 +16,8 @@ use crate::limits::HANDLER_HELD_MAX;
 use crate::peer::{ConnectionContext, Peer};
 use crate::publications::PublishError;
 use crate::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
-use crate::validation::is_topic_name;
 use echoring_auth::Identity;
+use echoring_topics::is_topic_name;
 use echoring_topics::{Refused, TopicId};
 
 impl Broadcast {

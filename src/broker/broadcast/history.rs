@@ -1,9 +1,9 @@
 //! Requests of history: pages come from the owner of the topic, as those of a replay do, and are answered together.
 
 use echoring_auth::Identity;
-use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
 use echoring_topics::limits::INTEGER_END;
 use echoring_topics::{Page, Position, Refused, Replay, Right, TopicId, parse_epoch};
+use echoring_wire::centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
 
 use super::Broadcast;
 use super::centrifuge::{centrifuge, has_long_queue};
@@ -124,7 +124,7 @@ impl Broadcast {
         encoding: Encoding,
         id: u32,
         head: Position,
-        publications: &[echoring_centrifuge::Publication<'_>],
+        publications: &[echoring_wire::centrifuge::Publication<'_>],
     ) {
         let epoch = format!("{:x}", head.epoch);
         let result = HistoryResult { publications, epoch: &epoch, offset: head.offset };

@@ -6,13 +6,13 @@
 use bytes::{Buf as _, BufMut as _};
 
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
-use crate::validation::is_too_deep;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
     ClientId, Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
     TopicId, entries, is_members, is_topic_name,
 };
+use echoring_wire::is_too_deep;
 
 /// Offsets and counts that other numbers may be added to.
 const NUMBER_MAX: u64 = 1 << 53;

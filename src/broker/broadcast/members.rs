@@ -10,10 +10,11 @@ use super::session::PushedPage;
 use super::shard_mail::{MembersQuery, ShardMail};
 use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{ConnectionContext, Context, Peer};
-use crate::v1::ProtocolError;
+use crate::v1::forbidden;
 use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
 use echoring_topics::{ClientId, Members, Refused, Right, TopicId, TopicSettings};
+use echoring_wire::v1::ProtocolError;
 
 /// A page of a member list that a session requests.
 pub(super) struct MembersPage<'a> {
@@ -43,7 +44,7 @@ impl Broadcast {
                 ProtocolError::no_presence(id)
             }
             Some(_) if granted != Some(true) && !self.may(client, Right::Presence, name) => {
-                ProtocolError::forbidden(id, Right::Presence)
+                forbidden(id, Right::Presence)
             }
             Some(_) if self.pending.len() >= REQUESTS_WAITING_MAX => {
                 self.sessions.refuse(link, id, Refused::Busy);

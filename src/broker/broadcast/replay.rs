@@ -12,9 +12,9 @@ use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
 use crate::peer::ConnectionContext;
-use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
 use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
+use echoring_wire::centrifuge::ErrorCode;
 
 impl Broadcast {
     /// Begins the replay of a subscription.

@@ -11,7 +11,7 @@ use super::subscriptions::Waiting;
 use crate::gate::Gate;
 use crate::gate::quotas::CountedSubscription;
 use crate::peer::ConnectionContext;
-use crate::v1::{Command, ProtocolError, parse};
+use crate::v1;
 use echoring_auth::AppData;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -20,6 +20,7 @@ use echoring_runtime::driver::Token;
 use echoring_topics::{
     AllowedDelta, ClientId, Position, Publication, Refused, Replay, Right, TopicId, TopicSettings,
 };
+use echoring_wire::v1::{Command, ProtocolError};
 
 /// Stands for the epoch of the topic in the position of a client that does not name one. No topic has it.
 pub(super) const ANY_EPOCH: u64 = 0;
@@ -79,7 +80,7 @@ impl Rejected {
     pub(super) fn into_error(self, id: Option<u64>) -> ProtocolError {
         match self {
             Rejected::Error(error) | Rejected::TooFast(error) => error,
-            Rejected::Refused(refused) => ProtocolError::refused(id, refused),
+            Rejected::Refused(refused) => v1::refused(id, refused),
         }
     }
 }
@@ -108,19 +109,27 @@ impl Broadcast {
             return self.centrifuge_frame(link, gate, encoding, kind, payload);
         }
         session.requests.begin();
-        let command = if kind == MessageKind::Text { parse(payload) } else { Err(ProtocolError::not_text()) };
+        let command = match kind {
+            MessageKind::Text => Command::parse(payload, &v1::RULES),
+            MessageKind::Binary => Err(ProtocolError::not_text()),
+        };
         match command {
-            Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
-                let publication = Publication { content, key: &key, payload: &payload };
+            Ok(Command::Publish { id, topic, key, idempotency_key, value }) => {
+                let publication = v1::publication(key.as_deref(), &value);
+                let idempotency_key = idempotency_key.unwrap_or_default();
                 self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
                 let plain = WantedSubscription::plain(id, &topic);
-                let wanted = WantedSubscription { from: position, presence: true, ..plain };
+                let wanted = WantedSubscription {
+                    from: position.as_ref().map(v1::position_of),
+                    presence: true,
+                    ..plain
+                };
                 self.subscribe_session(link, gate, wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
-                let client = gate.client(link.token);
+                let (client, after) = (gate.client(link.token), after.as_ref().map(v1::client_of));
                 let page = MembersPage { id, name: &topic, after, limit };
                 let _ = self.list_members(link, client, &page);
             }
@@ -183,7 +192,7 @@ impl Broadcast {
             return Err(Rejected::Refused(Refused::Draining));
         }
         if !self.may_subscribe(client, name, allowed_by) {
-            return Err(Rejected::Error(ProtocolError::forbidden(id, Right::Subscribe)));
+            return Err(Rejected::Error(v1::forbidden(id, Right::Subscribe)));
         }
         let mut granted = self.granted(client, name, allowed_by);
         granted.presence &= presence;
@@ -238,7 +247,7 @@ impl Broadcast {
         }
         (session.subscriptions.len() >= subscriptions_max as usize).then(|| {
             link.note_excess(Limit::Subscriptions, false);
-            ProtocolError::too_many_subscriptions(id, Limit::Subscriptions)
+            v1::too_many_subscriptions(id, Limit::Subscriptions)
         })
     }
 
@@ -428,7 +437,7 @@ fn count_subscription(
     }
     gate.subscribe(token, now).map_err(|limit| {
         link.note_excess(limit, false);
-        Rejected::Error(ProtocolError::too_many_subscriptions(id, limit))
+        Rejected::Error(v1::too_many_subscriptions(id, limit))
     })
 }
 

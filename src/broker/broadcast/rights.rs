@@ -8,10 +8,10 @@ use super::session::{AllowedBy, Granted};
 use super::sessions::{dialect_of, latest_request};
 use crate::gate::{Gate, RefreshError};
 use crate::peer::{ConnectionContext, Peer};
-use crate::v1::ProtocolError;
 use echoring_auth::{Credentials, Decision, Denied, Identity, may};
 use echoring_proto::CloseCode;
 use echoring_topics::{Permission, Position, Right, TopicId};
+use echoring_wire::v1::ProtocolError;
 
 /// The reason to close a connection that is for one topic.
 const MAY_NOT_SUBSCRIBE: &str = "no longer allowed to subscribe to this topic";

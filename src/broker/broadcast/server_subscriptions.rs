@@ -5,8 +5,8 @@
 //! connection ends, and its client recovers everything when it connects again.
 
 use echoring_auth::{Identity, ServerSubscription};
-use echoring_centrifuge::{Disconnect, ErrorCode};
 use echoring_topics::{Position, Refused, TopicId};
+use echoring_wire::centrifuge::{Disconnect, ErrorCode};
 
 use super::Broadcast;
 use super::centrifuge::disconnect;
@@ -17,8 +17,8 @@ use super::session::AllowedBy;
 use super::subscription_tokens::expires_at;
 use crate::gate::Gate;
 use crate::peer::ConnectionContext;
-use crate::v1::ProtocolError;
-use crate::validation::is_topic_name;
+use crate::v1;
+use echoring_topics::is_topic_name;
 
 impl Broadcast {
     /// Makes a subscription, which the client learns of by the answer to its connect command or by a push.
@@ -119,7 +119,7 @@ impl Broadcast {
     ) {
         let Some(session) = link.peer.session_mut() else { return };
         if session.is_connecting() {
-            return self.fail_connect(link, code_of(&ProtocolError::refused(None, refused)));
+            return self.fail_connect(link, code_of(&v1::refused(None, refused)));
         }
         let topic = self.fan_out.name(topic);
         tracing::warn!(topic, %refused, "a client was not subscribed");

@@ -7,6 +7,8 @@ use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
+use echoring_wire::event_stream;
+use echoring_wire::v1::{Message, ProtocolError};
 
 use super::centrifuge_events;
 use super::centrifuge_session::{Alarms, KeptBytes};
@@ -19,10 +21,9 @@ use super::held_publications::{hold_one, is_paused, release_one};
 use super::session::Session;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
 use super::unanswered::{RefusedPublication, Unanswered};
-use crate::event_stream;
 use crate::limits::REFUSAL_WAIT_MAX;
 use crate::peer::{ConnectionContext, Peer};
-use crate::v1::{ProtocolError, server_event};
+use crate::v1::{message, refused as refused_error};
 
 /// Bytes of answers that may be queued beyond the bound of the queue: the requests of one receive, with answers that are up
 /// to four times as long as their requests.
@@ -158,7 +159,7 @@ impl Sessions {
         refused: Refused,
     ) {
         note_limit(link, refused);
-        let error = ProtocolError::refused(id, refused);
+        let error = refused_error(id, refused);
         if refused.is_passing() {
             self.send(link, &SessionEvent::Error(&error));
         } else {
@@ -311,15 +312,9 @@ impl Sessions {
         let offset = position.offset;
         match dialect {
             Dialect::EventStream => {
-                event_stream::message(
-                    event,
-                    message_head,
-                    topic,
-                    position,
-                    publication,
-                    skipped,
-                    is_snapshot,
-                );
+                let (message, payload) = message(topic, offset, publication);
+                let message = Message { skipped, snapshot: is_snapshot, ..message };
+                event_stream::message(event, message_head, position.epoch, message, payload);
                 // It is a part of a page, so it needs no bound.
                 return link.send_event(event);
             }
@@ -330,12 +325,10 @@ impl Sessions {
                 return;
             }
             Dialect::V1 => {
-                let parts =
-                    server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
+                let (message, payload) = message(topic, offset, publication);
+                let message = Message { skipped, snapshot: is_snapshot, ..message };
+                let parts = message.parts(message_head, payload);
                 parts.iter().for_each(|part| event.extend_from_slice(part));
-                if is_snapshot {
-                    server_event::mark_snapshot(event);
-                }
             }
             Dialect::Centrifuge(encoding) => {
                 // The client needs no previous message for one that is whole.

@@ -10,13 +10,13 @@ use crate::gate::Gate;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{ConnectionContext, Context, Peer};
 use echoring_auth::{Forwarded, Identity};
-use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ShardResources};
 use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
+use echoring_wire::centrifuge::Encoding;
 
 /// A client that may not subscribe to the topic of a raw route.
 const NOT_ALLOWED: Refusal = Refusal {

@@ -1,8 +1,8 @@
 //! Subscriptions with tokens of their own, and their expiry.
 
 use echoring_auth::{AppData, Denied, SubscriptionGrant};
-use echoring_centrifuge::{Encoding, ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
 use echoring_proto::limits::{Nanos, SECOND};
+use echoring_wire::centrifuge::{Encoding, ErrorCode, SubRefresh, UnsubscribeCode, push, reply};
 
 use super::Broadcast;
 use super::centrifuge::is_token;

@@ -2,50 +2,112 @@
 
 use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
 use super::presence::PresenceChange;
-use crate::v1::server_event;
-use echoring_topics::members;
+use crate::v1::digits;
+use echoring_topics::{Gap, Position, members};
+use echoring_wire::v1::{self, Event};
 
 /// Appends an event.
 pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
-    match *event {
-        SessionEvent::Subscribed(SubscribedEvent {
-            id,
-            topic,
-            position,
-            recovered,
-            snapshot,
-            presence,
-            ..
-        }) => {
-            server_event::subscribed(out, id, topic, position, recovered, snapshot, presence);
+    let event = match event {
+        SessionEvent::Subscribed(event) => Event::Subscribed(subscribed(event)),
+        SessionEvent::Unsubscribed { id, topic } => Event::Unsubscribed(v1::Unsubscribed {
+            id: *id,
+            topic: (*topic).into(),
+            ..v1::Unsubscribed::default()
+        }),
+        SessionEvent::Dropped { topic, position, reason } => ended(topic, *position, reason.word()),
+        SessionEvent::Withdrawn { topic, position, .. } => {
+            ended(topic, *position, v1::Unsubscribed::FORBIDDEN)
         }
-        SessionEvent::Unsubscribed { id, topic } => server_event::unsubscribed(out, id, topic),
-        SessionEvent::Dropped { topic, position, reason } => {
-            server_event::dropped(out, topic, position, reason);
+        SessionEvent::Moved { topic, position } => ended(topic, *position, v1::Unsubscribed::MOVED),
+        SessionEvent::Published { id, topic, position } => Event::Published(v1::Published {
+            id: Some(*id),
+            topic: (*topic).into(),
+            epoch: Some(position.epoch.into()),
+            offset: Some(position.offset),
+        }),
+        SessionEvent::Gap { topic, from, to, reason, .. } => {
+            Event::Gap(gap(topic, Gap { from: *from, to: *to, reason: *reason }))
         }
-        SessionEvent::Withdrawn { topic, position, .. } => server_event::withdrawn(out, topic, position),
-        SessionEvent::Moved { topic, position } => server_event::moved(out, topic, position),
-        SessionEvent::Published { id, topic, position } => {
-            server_event::published(out, Some(id), topic, position);
-        }
-        SessionEvent::Gap { topic, from, to, reason, .. } => server_event::gap(out, topic, from, to, reason),
-        SessionEvent::Members(MembersEvent { id, topic, after, members: page, clients, .. }) => {
-            server_event::members(out, id, topic, after, page, members(clients));
-        }
+        SessionEvent::Members(event) => Event::Members(members_page(event)),
         SessionEvent::Authenticated { id, subject, expires_in_s, .. } => {
-            server_event::authenticated(out, id, subject, expires_in_s);
+            Event::Authenticated(v1::Authenticated {
+                id: *id,
+                subject: (*subject).into(),
+                expires_in: *expires_in_s,
+            })
         }
-        SessionEvent::TokenExpires(seconds) => server_event::token_expires(out, seconds),
-        SessionEvent::Error(error) => server_event::error(out, error),
-    }
+        SessionEvent::TokenExpires(seconds) => Event::TokenExpires(v1::TokenExpires { expires_in: *seconds }),
+        SessionEvent::Error(error) => Event::Error((*error).clone()),
+    };
+    event.write(out);
 }
 
 /// Appends an event for all sessions of a topic.
 pub(super) fn write_topic_event(event: &TopicEvent<'_>, topic: &str, out: &mut Vec<u8>) {
-    match *event {
+    let topic = topic.into();
+    let event = match *event {
         TopicEvent::Presence(&PresenceChange { client, subject, joined, count }) => {
-            server_event::presence(out, topic, joined, client, subject, count);
+            Event::Presence(v1::Presence {
+                topic,
+                event: if joined { v1::PresenceChange::Join } else { v1::PresenceChange::Leave },
+                client: Some(digits(client)),
+                subject: (!subject.is_empty()).then(|| subject.into()),
+                count: Some(count),
+            })
         }
-        TopicEvent::Heartbeat(offset) => server_event::heartbeat(out, topic, offset),
+        TopicEvent::Heartbeat(offset) => Event::Heartbeat(v1::Heartbeat { topic, offset }),
+    };
+    event.write(out);
+}
+
+/// Appends the event that a subscriber missed presence events.
+pub(super) fn write_presence_stale(topic: &str, out: &mut Vec<u8>) {
+    let event = v1::PresenceChange::Stale;
+    let stale = v1::Presence { topic: topic.into(), event, client: None, subject: None, count: None };
+    Event::Presence(stale).write(out);
+}
+
+/// The beginning of a subscription.
+pub(super) fn subscribed<'a>(event: &SubscribedEvent<'a>) -> v1::Subscribed<'a> {
+    v1::Subscribed {
+        id: event.id,
+        topic: event.topic.into(),
+        epoch: event.position.epoch.into(),
+        offset: event.position.offset,
+        recovered: event.recovered,
+        snapshot: event.snapshot,
+        count: event.presence.map(|(count, _)| count),
+        client: event.presence.map(|(_, client)| digits(client)),
+    }
+}
+
+/// Messages that a subscriber lost.
+pub(super) fn gap(topic: &str, Gap { from, to, reason }: Gap) -> v1::Gap<'_> {
+    v1::Gap { topic: topic.into(), from, to, reason: reason.word().into() }
+}
+
+/// The server has ended a subscription.
+fn ended<'a>(topic: &'a str, Position { epoch, offset }: Position, reason: &'static str) -> Event<'a> {
+    Event::Unsubscribed(v1::Unsubscribed {
+        id: None,
+        topic: topic.into(),
+        epoch: Some(epoch.into()),
+        offset: Some(offset),
+        reason: Some(reason.into()),
+    })
+}
+
+fn members_page<'a>(event: &MembersEvent<'a>) -> v1::MembersPage<'a> {
+    let known = members(event.clients).filter(|(_, subject)| !subject.is_empty());
+    v1::MembersPage {
+        id: event.id,
+        topic: event.topic.into(),
+        after: event.after.map(digits),
+        count: event.members.count,
+        clients: members(event.clients).map(|(client, _)| digits(client)).collect(),
+        subjects: v1::Subjects(known.map(|(client, subject)| (digits(client), subject.into())).collect()),
+        next: event.members.next.map(digits),
+        unlisted: event.members.unlisted,
     }
 }

@@ -2,8 +2,8 @@
 //! client that unsubscribes right after `subscribe` is told of the subscription first, even if another shard must be
 //! asked. Clients expect the answers about one topic in order.
 
-use echoring_centrifuge::{Encoding, ErrorCode};
 use echoring_runtime::driver::Driver;
+use echoring_wire::centrifuge::{Encoding, ErrorCode};
 
 use super::Broadcast;
 use super::centrifuge::centrifuge;

@@ -32,7 +32,7 @@ pub use worker::{AgentArgs, run as run_agent};
 
 use super::usage::usage;
 use crate::{Failure, values};
-use echoring_backbone::NatsOptions;
+use echoring_cluster::nats::NatsOptions;
 use echoring_load::{SEGMENTS_MAX, Segment};
 
 const HEADING: &str = "Agents";

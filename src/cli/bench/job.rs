@@ -15,7 +15,7 @@ use super::usage::usage;
 use super::{Args, agents, baseline, calibrate, listen, messages, outputs, parsers, replay, verdicts};
 use crate::values::flag_of;
 use crate::{Failure, environment};
-use echoring_backbone::NatsOptions;
+use echoring_cluster::nats::NatsOptions;
 use echoring_load::analyse::compare::PlannedLoad;
 use echoring_load::analyse::objective::Objective;
 use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};

@@ -4,7 +4,7 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use echoring_backbone::BackboneError;
+use echoring_cluster::nats::BackboneError;
 use echoring_cluster::{ClusterConfig, NodeId, Traffic};
 use echoring_server::{ClusterIdentity, ClusterTables, Handle, Server};
 
@@ -44,7 +44,7 @@ pub(super) fn start(
         member_timeout: options.member_timeout,
     };
     let handle = server.handle();
-    let started = echoring_backbone::spawn(options.nats.clone(), config, tables, commands);
+    let started = echoring_cluster::nats::spawn(options.nats.clone(), config, tables, commands);
     let carrier = started.map_err(|error| no_thread(&error))?;
     while !options.nats.waits && !handle.cluster().is_some_and(|node| node.status().connected) {
         if carrier.is_finished() {

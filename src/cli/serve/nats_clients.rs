@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use echoring_backbone::{
+use echoring_cluster::NodeId;
+use echoring_cluster::nats::{
     BackboneError, ClientPublication, ClientRequest, ClientSender, ControlRequest, NatsClients,
     StreamSettings, Streams,
 };
-use echoring_cluster::NodeId;
 use echoring_server::{
     ClusterNode, ClusterOutlets, Content, Handle, PeerQuery, Relay, RelayedMessage, StreamCommand,
     StreamQuery,

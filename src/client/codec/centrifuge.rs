@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use echoring_async::{Message as Frame, Text};
-use echoring_centrifuge::received::{self, PushEvent, Received, Reply};
-use echoring_centrifuge::{self as wire, Command, Encoding, Malformed};
+use echoring_wire::centrifuge::received::{self, PushEvent, Received, Reply};
+use echoring_wire::centrifuge::{self as wire, Command, Encoding, Malformed};
 use serde_json::value::RawValue;
 
 use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};

@@ -1,62 +1,32 @@
-//! `echoring.v1.json`: one JSON object per message.
+//! `echoring.v1.json`: the requests and the events of the session as the protocol has them.
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use echoring_wire::v1::{self as wire, Command, Digits, Event, PresenceChange, Subjects, Value};
+use serde::de::Error as _;
 
 use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::limits::MEMBERS_PER_PAGE;
-use crate::payload::present;
-use crate::{Gap, GapReason, Member, Members, Message, Missed, Payload, Position, Refusal};
-
-pub(crate) const SUBPROTOCOL: &str = "echoring.v1.json";
-
-#[derive(Serialize)]
-struct Line<'a> {
-    r#type: &'a str,
-    id: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    topic: Option<&'a str>,
-    #[serde(flatten)]
-    fields: Fields<'a>,
-}
-
-#[derive(Default, Serialize)]
-struct Fields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<&'a Position>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    after: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-}
+use crate::{Gap, GapReason, Member, Members, Message, Missed, Payload, Position, Publication, Refusal};
 
 pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
-    let none = Fields::default();
-    let (name, topic, fields) = match *request {
-        Request::Subscribe { topic, position, .. } => ("subscribe", Some(topic), Fields { position, ..none }),
-        Request::Unsubscribe { topic } => ("unsubscribe", Some(topic), none),
+    let id = Some(id.into());
+    let command = match *request {
+        Request::Subscribe { topic, position, .. } => {
+            let position = position.map(|Position { epoch, offset }| wire::Position {
+                epoch: epoch.as_str().into(),
+                offset: *offset,
+            });
+            Command::Subscribe { id, topic: topic.into(), position }
+        }
+        Request::Unsubscribe { topic } => Command::Unsubscribe { id, topic: topic.into() },
         Request::Presence { topic, after } => {
-            ("presence", Some(topic), Fields { after, limit: Some(MEMBERS_PER_PAGE), ..none })
+            let (topic, after) = (topic.into(), after.map(Digits::from));
+            Command::Presence { id, topic, after, limit: MEMBERS_PER_PAGE as usize }
         }
-        Request::Authenticate { token } => ("authenticate", None, Fields { token: Some(token), ..none }),
-        Request::Publish { topic, publication } => {
-            let key = publication.key.as_deref();
-            let idempotency_key = publication.idempotency_key.as_deref();
-            let text = match &publication.payload {
-                Payload::Text(text) => Some(text.as_str()),
-                _ => None,
-            };
-            ("publish", Some(topic), Fields { key, idempotency_key, text, ..none })
-        }
+        Request::Authenticate { token } => Command::Authenticate { id, token: token.into() },
+        Request::Publish { topic, publication } => publish(id, topic, publication),
         // `Protocol::supports` and `Protocol::connects` leave these out.
         Request::Connect { .. }
         | Request::History { .. }
@@ -65,160 +35,123 @@ pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
         | Request::Send { .. }
         | Request::Pong => return String::new(),
     };
-    // Strings and numbers can always be serialised.
-    let mut line = serde_json::to_string(&Line { r#type: name, id, topic, fields }).unwrap_or_default();
-    if let Request::Publish { publication, .. } = request
-        && let Payload::Json(value) = &publication.payload
-    {
-        line.truncate(line.len().saturating_sub(1));
-        line.push_str(r#","data":"#);
-        line.push_str(value.get());
-        line.push('}');
-    }
-    line
+    command.encode()
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Event {
-    r#type: String,
-    id: Option<u32>,
-    topic: String,
-    epoch: Option<String>,
-    offset: Option<u64>,
-    recovered: Option<bool>,
-    count: Option<u64>,
-    client: Option<String>,
-    key: Option<String>,
-    skipped: u64,
-    /// A number in `subscribed`, a flag in `message`.
-    snapshot: Option<Snapshot>,
-    #[serde(deserialize_with = "present")]
-    data: Option<Box<RawValue>>,
-    text: Option<String>,
-    base64: Option<String>,
-    from: Option<u64>,
-    to: Option<u64>,
-    reason: Option<String>,
-    event: String,
-    subject: Option<String>,
-    clients: Vec<String>,
-    subjects: BTreeMap<String, String>,
-    next: Option<String>,
-    code: String,
-    message: String,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Snapshot {
-    Flag(bool),
-    #[expect(dead_code, reason = "messages up to it carry the flag")]
-    Offset(u64),
-}
-
-impl Event {
-    fn position(&mut self) -> Option<Position> {
-        Some(Position { epoch: self.epoch.take()?, offset: self.offset? })
-    }
-
-    fn refusal(&mut self) -> Refusal {
-        let temporary = matches!(
-            &*self.code,
-            "behind" | "busy" | "draining" | "no-storage" | "out-of-memory" | "rate-limited" | "unreachable"
-        );
-        Refusal {
-            code: std::mem::take(&mut self.code),
-            message: std::mem::take(&mut self.message),
-            temporary,
-        }
-    }
-
-    fn payload(&mut self) -> Option<Payload> {
-        let value = self.data.take().map(Payload::Json);
-        let text = self.text.take().map(Payload::Text);
-        value.or(text).or_else(|| Payload::from_base64(self.base64.as_deref()?))
-    }
-
-    fn member(&mut self) -> Member {
-        Member {
-            client: self.client.take().unwrap_or_default(),
-            user: self.subject.take().unwrap_or_default(),
-        }
-    }
-
-    fn into_event(mut self) -> Option<TopicEvent> {
-        Some(match (&*self.r#type, &*self.event) {
-            ("message", _) => {
-                let message = Message {
-                    offset: self.offset?,
-                    data: self.payload()?,
-                    key: self.key,
-                    skipped: self.skipped,
-                    snapshot: matches!(self.snapshot, Some(Snapshot::Flag(true))),
-                };
-                TopicEvent::Message(Sent { message, is_delta: false })
-            }
-            ("gap", _) => TopicEvent::Gap(Gap {
-                missed: Missed::Range { from: self.from?, to: self.to? },
-                reason: GapReason::from(&*self.reason?),
-            }),
-            ("heartbeat", _) => TopicEvent::Heartbeat(self.offset?),
-            ("presence", "join") => TopicEvent::Join(self.member()),
-            ("presence", "leave") => TopicEvent::Leave(self.member()),
-            ("presence", "stale") => TopicEvent::PresenceStale,
-            ("unsubscribed", _) => {
-                let reason = self.reason.take().unwrap_or_default();
-                TopicEvent::Unsubscribed {
-                    resubscribes: reason != "forbidden",
-                    refusal: Refusal { code: reason, message: String::new(), temporary: false },
-                }
-            }
-            _ => return None,
-        })
-    }
-
-    fn into_answer(mut self) -> Option<Answer> {
-        Some(match &*self.r#type {
-            "subscribed" => Answer::Subscribed(Start {
-                position: self.position()?,
-                recovered: self.recovered,
-                replayed: None,
-                count: self.count,
-                client: self.client,
-                expires_in_s: None,
-                deltas: false,
-            }),
-            "unsubscribed" => Answer::Unsubscribed,
-            "published" => Answer::Published(self.position()),
-            // `token_expires` says when a fresh one is needed.
-            "authenticated" => Answer::Authenticated(None),
-            "members" => {
-                let member = |client: String| Member {
-                    user: self.subjects.remove(&client).unwrap_or_default(),
-                    client,
-                };
-                let members = std::mem::take(&mut self.clients).into_iter().map(member).collect();
-                Answer::Members(Members { count: self.count.unwrap_or_default(), members, next: self.next })
-            }
-            "error" if self.code == "uncertain" => Answer::Uncertain,
-            "error" => Answer::Refused(self.refusal()),
-            _ => return None,
-        })
-    }
+fn publish<'a>(id: Option<u64>, topic: &'a str, publication: &'a Publication) -> Command<'a> {
+    let Publication { payload, key, idempotency_key } = publication;
+    let value = match payload {
+        Payload::Json(value) => Value::Json(value),
+        Payload::Text(text) => Value::Text(text.into()),
+        // `Protocol::supports` leaves bytes out.
+        Payload::Bytes(_) => Value::Text(Cow::default()),
+    };
+    let (key, idempotency_key) = (key.as_deref().map(Cow::from), idempotency_key.as_deref().map(Cow::from));
+    Command::Publish { id, topic: topic.into(), key, idempotency_key, value }
 }
 
 pub(super) fn decode(text: &str) -> Result<Option<Incoming>, serde_json::Error> {
-    let mut event: Event = serde_json::from_str(text)?;
-    if let Some(id) = event.id {
-        return Ok(event.into_answer().map(|answer| Incoming::Answer(id, answer)));
+    let Some(event) = Event::read(text)? else { return Ok(None) };
+    let (id, answer) = match event {
+        Event::Error(error) if error.id.is_none() => return Ok(Some(Incoming::Complaint(refusal(error)))),
+        Event::Error(error) if error.code == "uncertain" => (error.id, Answer::Uncertain),
+        Event::Error(error) => (error.id, Answer::Refused(refusal(error))),
+        Event::Subscribed(begun) => (begun.id, Answer::Subscribed(start(begun))),
+        Event::Unsubscribed(ended) if ended.id.is_some() => (ended.id, Answer::Unsubscribed),
+        Event::Published(published) => {
+            let position = published.epoch.zip(published.offset);
+            (published.id, Answer::Published(position.map(|(epoch, offset)| position_of(epoch, offset))))
+        }
+        // `token_expires` says when a fresh one is needed.
+        Event::Authenticated(authenticated) => (authenticated.id, Answer::Authenticated(None)),
+        Event::Members(page) => (page.id, Answer::Members(members(page))),
+        Event::TokenExpires(_) => return Ok(Some(Incoming::TokenExpires)),
+        event => return Ok(topic_event(event)),
+    };
+    // Without an id, it answers nothing.
+    let id = id.map(u32::try_from).transpose().map_err(serde_json::Error::custom)?;
+    Ok(id.map(|id| Incoming::Answer(id, answer)))
+}
+
+fn topic_event(event: Event<'_>) -> Option<Incoming> {
+    let (topic, event) = match event {
+        Event::Message(message) => {
+            let payload = if let Some(value) = message.data {
+                Payload::Json(value.to_owned())
+            } else if let Some(text) = message.text {
+                Payload::Text(text.into_owned())
+            } else {
+                Payload::Bytes(message.base64?.into_owned().into())
+            };
+            let sent = Message {
+                offset: message.offset,
+                data: payload,
+                key: message.key.map(Cow::into_owned),
+                skipped: message.skipped,
+                snapshot: message.snapshot,
+            };
+            (message.topic, TopicEvent::Message(Sent { message: sent, is_delta: false }))
+        }
+        Event::Gap(wire::Gap { topic, from, to, reason }) => {
+            let reason = GapReason::from(&*reason);
+            (topic, TopicEvent::Gap(Gap { missed: Missed::Range { from, to }, reason }))
+        }
+        Event::Heartbeat(heartbeat) => (heartbeat.topic, TopicEvent::Heartbeat(heartbeat.offset)),
+        Event::Presence(presence) => {
+            let member = Member {
+                client: presence.client.as_ref().map(Digits::to_string).unwrap_or_default(),
+                user: presence.subject.unwrap_or_default().into_owned(),
+            };
+            let event = match presence.event {
+                PresenceChange::Join => TopicEvent::Join(member),
+                PresenceChange::Leave => TopicEvent::Leave(member),
+                PresenceChange::Stale => TopicEvent::PresenceStale,
+            };
+            (presence.topic, event)
+        }
+        Event::Unsubscribed(ended) => {
+            let code = ended.reason.unwrap_or_default().into_owned();
+            let resubscribes = code != wire::Unsubscribed::FORBIDDEN;
+            let refusal = Refusal { code, message: String::new(), temporary: false };
+            (ended.topic, TopicEvent::Unsubscribed { resubscribes, refusal })
+        }
+        _ => return None,
+    };
+    Some(Incoming::Event(topic.into_owned(), event))
+}
+
+fn position_of(epoch: Digits<'_>, offset: u64) -> Position {
+    Position { epoch: epoch.to_string(), offset }
+}
+
+fn start(begun: wire::Subscribed<'_>) -> Start {
+    Start {
+        position: position_of(begun.epoch, begun.offset),
+        recovered: begun.recovered,
+        replayed: None,
+        count: begun.count,
+        client: begun.client.as_ref().map(Digits::to_string),
+        expires_in_s: None,
+        deltas: false,
     }
-    if event.r#type == "error" {
-        return Ok(Some(Incoming::Complaint(event.refusal())));
+}
+
+fn members(page: wire::MembersPage<'_>) -> Members {
+    let Subjects(subjects) = page.subjects;
+    let mut subjects: BTreeMap<String, Cow<'_, str>> =
+        subjects.into_iter().map(|(client, subject)| (client.to_string(), subject)).collect();
+    let member = |client: Digits<'_>| {
+        let client = client.to_string();
+        Member { user: subjects.remove(&client).unwrap_or_default().into_owned(), client }
+    };
+    Members {
+        members: page.clients.into_iter().map(member).collect(),
+        count: page.count,
+        next: page.next.as_ref().map(Digits::to_string),
     }
-    if event.r#type == "token_expires" {
-        return Ok(Some(Incoming::TokenExpires));
-    }
-    let topic = std::mem::take(&mut event.topic);
-    Ok(event.into_event().map(|event| Incoming::Event(topic, event)))
+}
+
+fn refusal(error: wire::ErrorEvent<'_>) -> Refusal {
+    let temporary = wire::is_temporary(&error.code);
+    Refusal { code: error.code.into_owned(), message: error.message.into_owned(), temporary }
 }

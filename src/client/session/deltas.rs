@@ -3,7 +3,7 @@
 //! Never: a message that its checksum does not confirm; more bytes than a message may have.
 
 use bytes::Bytes;
-use echoring_centrifuge::delta::apply;
+use echoring_wire::centrifuge::delta::apply;
 use serde_json::value::RawValue;
 
 use crate::codec::Sent;

@@ -52,6 +52,6 @@ impl fmt::Debug for ServerSide {
 
 /// Why a subscription ends that the server has not made again on a new connection.
 pub(super) fn not_made_again() -> Refusal {
-    let code = echoring_centrifuge::UnsubscribeCode::Server;
+    let code = echoring_wire::centrifuge::UnsubscribeCode::Server;
     Refusal { code: code.code().to_string(), message: code.reason().to_owned(), temporary: false }
 }

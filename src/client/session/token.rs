@@ -10,7 +10,7 @@ use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
 use crate::token::{Credentials, TokenSource};
 
 /// The error of the protocol that says that a token has expired.
-const TOKEN_EXPIRED: u32 = echoring_centrifuge::ErrorCode::TokenExpired as u32;
+const TOKEN_EXPIRED: u32 = echoring_wire::centrifuge::ErrorCode::TokenExpired as u32;
 
 #[derive(Default)]
 pub(crate) struct Token {

@@ -456,6 +456,6 @@ impl Topic {
 
 /// Whether the subscription ended because its token has expired, or is no longer valid.
 fn is_expiry(refusal: &Refusal) -> bool {
-    use echoring_centrifuge::UnsubscribeCode::{Expired, StateInvalidated};
+    use echoring_wire::centrifuge::UnsubscribeCode::{Expired, StateInvalidated};
     [Expired, StateInvalidated].iter().any(|code| code.code().to_string() == refusal.code)
 }

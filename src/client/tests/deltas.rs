@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use echoring_centrifuge::delta;
+use echoring_wire::centrifuge::delta;
 use serde_json::{Value, json};
 
 use super::server::{Forwarder, PATIENCE, connect, next, run, start};

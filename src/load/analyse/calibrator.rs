@@ -11,6 +11,7 @@ use crate::engine::calibration_server::{Behaviour, CalibrationServer, ServerLog}
 use crate::engine::outcome::{Outcome, RunVerdict};
 use crate::engine::session::TargetSession;
 use crate::measure::integrity::Integrity;
+use crate::measure::merge::Merge;
 use crate::plan::Resources;
 use crate::plan::flaw::Flaw;
 use crate::plan::pace::Pace;

@@ -17,6 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::workers::launch_error;
 use crate::measure::distribution::histogram;
 use crate::measure::integrity::Integrity;
+use crate::measure::merge::Merge;
 use crate::plan::DriverChoice;
 use crate::plan::target::Refused;
 use echoring_proto::connection::{Chunk, Closed, ConnectionConfig, MessageKind, Seed};

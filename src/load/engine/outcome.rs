@@ -40,7 +40,7 @@ impl Outcome {
         let mut record = describe::write(load, target, &result);
         record.intervals = describe::describe_intervals(&timeline);
         record.samples = samples.as_ref().map(describe::describe_samples);
-        Outcome { record, timeline, response: result.tally.latency.whole.response, samples }
+        Outcome { record, timeline, response: result.tally.latency.whole.response.into(), samples }
     }
 
     /// The same, by these agents in the order of their segments.

@@ -5,13 +5,17 @@
 
 use std::fmt;
 use std::io::Read as _;
+use std::ops::{Deref, DerefMut};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::ZlibDecoder;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use hdrhistogram::{Counter, Histogram};
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 
+use super::merge::Merge;
 use echoring_proto::limits::SECOND;
 
 /// The highest recorded latency: one hour.
@@ -98,26 +102,56 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The serialised form of the histograms of a tally. The result has the bounds of [`histogram`], so that it can be
-/// added to others.
-pub(crate) mod packed {
-    use hdrhistogram::Histogram;
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+/// A [`histogram`] of a tally. Its serialised form is the text of one that is not empty. What is read has the bounds of
+/// [`histogram`], so that it can be added to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution(Histogram<u64>);
 
-    pub(crate) fn serialize<S: Serializer>(
-        values: &Histogram<u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        (!values.is_empty()).then(|| super::encode(values)).serialize(serializer)
+impl Default for Distribution {
+    fn default() -> Distribution {
+        Distribution(histogram())
     }
+}
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Histogram<u64>, D::Error> {
-        let mut values = super::histogram();
+impl From<Distribution> for Histogram<u64> {
+    fn from(Distribution(values): Distribution) -> Histogram<u64> {
+        values
+    }
+}
+
+impl Deref for Distribution {
+    type Target = Histogram<u64>;
+
+    #[inline]
+    fn deref(&self) -> &Histogram<u64> {
+        &self.0
+    }
+}
+
+impl DerefMut for Distribution {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Histogram<u64> {
+        &mut self.0
+    }
+}
+
+impl Merge for Distribution {
+    fn merge(&mut self, other: &Distribution) {
+        self.add(&other.0).expect("all histograms have the same bounds");
+    }
+}
+
+impl Serialize for Distribution {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (!self.is_empty()).then(|| encode(self)).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Distribution {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Distribution, D::Error> {
+        let mut values = Distribution::default();
         if let Some(text) = Option::<String>::deserialize(deserializer)? {
-            let decoded = super::decode(&text).map_err(D::Error::custom)?;
+            let decoded = decode(&text).map_err(D::Error::custom)?;
             values.add(decoded).map_err(D::Error::custom)?;
         }
         Ok(values)

@@ -3,11 +3,11 @@
 //! Times have the resolution of ticks: events within one tick have the same time. Each thread records separately; the
 //! parts are merged at the end.
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::{histogram, packed};
 use super::window::Window;
+use crate::measure::distribution::Distribution;
+use crate::measure::merge::merge_fields;
 use echoring_proto::limits::Nanos;
 
 /// The times of a handshake's steps, 0 for a step that has not happened.
@@ -36,23 +36,17 @@ impl HandshakeTimes {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HandshakeTally {
     /// From dialling to TCP.
-    #[serde(with = "packed")]
-    pub(crate) connect: Histogram<u64>,
+    pub(crate) connect: Distribution,
     /// From TCP to TLS; empty without it.
-    #[serde(with = "packed")]
-    pub(crate) tls: Histogram<u64>,
+    pub(crate) tls: Distribution,
     /// From TCP, or TLS where there is any, to the 101.
-    #[serde(with = "packed")]
-    pub(crate) upgrade: Histogram<u64>,
+    pub(crate) upgrade: Distribution,
     /// From the 101 to the first message; empty where the mode has none.
-    #[serde(with = "packed")]
-    pub(crate) first_message: Histogram<u64>,
+    pub(crate) first_message: Distribution,
     /// From dialling to the 101.
-    #[serde(with = "packed")]
-    pub(crate) total: Histogram<u64>,
+    pub(crate) total: Distribution,
     /// From the dial to the failure of connections that did not open.
-    #[serde(with = "packed")]
-    pub(crate) failed: Histogram<u64>,
+    pub(crate) failed: Distribution,
     pub(crate) resumed: u64,
     pub(crate) dialled: u64,
     pub(crate) waited: u64,
@@ -63,12 +57,12 @@ pub struct HandshakeTally {
 impl Default for HandshakeTally {
     fn default() -> HandshakeTally {
         HandshakeTally {
-            connect: histogram(),
-            tls: histogram(),
-            upgrade: histogram(),
-            first_message: histogram(),
-            total: histogram(),
-            failed: histogram(),
+            connect: Distribution::default(),
+            tls: Distribution::default(),
+            upgrade: Distribution::default(),
+            first_message: Distribution::default(),
+            total: Distribution::default(),
+            failed: Distribution::default(),
             resumed: 0,
             dialled: 0,
             waited: 0,
@@ -116,23 +110,8 @@ impl HandshakeTally {
     pub fn waits(&mut self, counts: bool) {
         self.waited += u64::from(counts);
     }
-
-    /// Adds the handshakes of another thread.
-    pub fn merge(&mut self, other: &HandshakeTally) {
-        for (mine, theirs) in [
-            (&mut self.connect, &other.connect),
-            (&mut self.tls, &other.tls),
-            (&mut self.upgrade, &other.upgrade),
-            (&mut self.first_message, &other.first_message),
-            (&mut self.total, &other.total),
-            (&mut self.failed, &other.failed),
-        ] {
-            mine.add(theirs).expect("all histograms have the same bounds");
-        }
-        self.resumed += other.resumed;
-        self.waited += other.waited;
-        self.dialled += other.dialled;
-        self.span.from = self.span.from.min(other.span.from);
-        self.span.until = self.span.until.max(other.span.until);
-    }
 }
+
+merge_fields!(
+    HandshakeTally: connect, tls, upgrade, first_message, total, failed, resumed, dialled, waited, span,
+);

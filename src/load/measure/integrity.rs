@@ -1,5 +1,6 @@
 //! Integrity failures of messages.
 
+use crate::measure::merge::merge_fields;
 use crate::plan::flaw::Flaw;
 
 /// Counts of integrity failures.
@@ -24,15 +25,6 @@ impl Integrity {
         *self == Integrity::default()
     }
 
-    /// Adds the counts of another part of the run.
-    pub fn merge(&mut self, other: &Integrity) {
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.reordered += other.reordered;
-        self.corrupted += other.corrupted;
-        self.late += other.late;
-    }
-
     /// Clears the count of a flaw that is allowed.
     pub(crate) fn allow(&mut self, flaw: Flaw) {
         match flaw {
@@ -46,3 +38,5 @@ impl Integrity {
         }
     }
 }
+
+merge_fields!(Integrity: lost, duplicated, reordered, corrupted, late);

@@ -12,9 +12,10 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::measure::distribution::{self, histogram, packed};
+use crate::measure::distribution::{self, Distribution, histogram};
 use crate::measure::integrity::Integrity;
 use crate::measure::interval;
+use crate::measure::merge::{Merge, merge_each};
 use crate::measure::quantiles::Quantiles;
 use crate::measure::tally::Tally;
 use crate::measure::window::Window;
@@ -50,13 +51,11 @@ impl Counts {
             lateness_ns_max: tally.latency.all().map(|times| times.lateness.max()).max().unwrap_or(0),
         }
     }
+}
 
+impl Merge for Counts {
     fn merge(&mut self, other: &Counts) {
-        for (cause, count) in &other.errors {
-            *self.errors.entry(cause.clone()).or_default() += count;
-        }
-        self.integrity.merge(&other.integrity);
-        self.unsent += other.unsent;
+        merge_each!(self, other: errors, integrity, unsent);
         self.lateness_ns_max = self.lateness_ns_max.max(other.lateness_ns_max);
     }
 }
@@ -186,38 +185,29 @@ impl LiveThreads {
 }
 
 /// The results of a run so far.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LiveResults {
     /// Response times of the messages that are over.
-    #[serde(with = "packed")]
-    settled: Histogram<u64>,
+    settled: Distribution,
     /// Ages of those that are not.
-    #[serde(with = "packed")]
-    outstanding: Histogram<u64>,
+    outstanding: Distribution,
     counts: Counts,
-}
-
-impl Default for LiveResults {
-    fn default() -> LiveResults {
-        LiveResults { settled: histogram(), outstanding: histogram(), counts: Counts::default() }
-    }
 }
 
 impl LiveResults {
     /// The results of a run that is over: nothing is outstanding.
     pub(crate) fn of(tally: &Tally) -> LiveResults {
         let settled = tally.latency.whole.response.clone();
-        LiveResults { settled, outstanding: histogram(), counts: Counts::of(tally, tally.integrity()) }
+        LiveResults {
+            settled,
+            outstanding: Distribution::default(),
+            counts: Counts::of(tally, tally.integrity()),
+        }
     }
 
     /// Adds the results of another generator of the same run.
     pub fn merge(&mut self, other: &LiveResults) {
-        for (mine, theirs) in
-            [(&mut self.settled, &other.settled), (&mut self.outstanding, &other.outstanding)]
-        {
-            mine.add(theirs).expect("all histograms have the same bounds");
-        }
-        self.counts.merge(&other.counts);
+        merge_each!(self, other: settled, outstanding, counts);
     }
 
     /// Response times in nanoseconds of the messages that were due in the measured time and are over, up to a second ago:
@@ -237,9 +227,9 @@ impl LiveResults {
     /// without any.
     pub fn response(&self) -> Option<Histogram<u64>> {
         let mut sum = self.settled.clone();
-        sum.add(&self.outstanding).expect("all histograms have the same bounds");
+        sum.merge(&self.outstanding);
         // Untimed messages have no response times.
-        Some(sum).filter(|sum| !sum.is_empty())
+        Some(sum.into()).filter(|sum: &Histogram<u64>| !sum.is_empty())
     }
 
     /// The quantiles of [`LiveResults::response`].
@@ -326,7 +316,7 @@ mod tests {
         assert!((11..=15).contains(&taken), "about once a second, not {taken} times");
         let quantiles = live.sum().quantiles().expect("told");
         assert!((quantiles.p99 as f64 / 1e6 - 1.0).abs() < 0.02, "{quantiles:?}");
-        assert_eq!(live.sum().settled(), &tally.latency.whole.response);
+        assert_eq!(live.sum().settled(), &*tally.latency.whole.response);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::fan_out::FanOutTracker;
+use crate::measure::merge::Merge;
 use crate::measure::track::Stream;
 
 /// Maximum number of inversions that one thread stores until the end. Those beyond are counted as reorderings.
@@ -119,19 +120,6 @@ impl OrderFindings {
         }
     }
 
-    /// Adds the findings of another thread.
-    pub fn merge(&mut self, other: &OrderFindings) {
-        for &(topic, place) in &other.turns {
-            self.record_inversion(topic, place);
-        }
-        for (&topic, doubtful) in &other.doubtful {
-            for doubt in doubtful {
-                self.doubt(topic, doubt.after, doubt.up_to);
-            }
-        }
-        self.unjudged += other.unjudged;
-    }
-
     /// Counts the reorderings. Positions of one generator are unknown to others, so this comes before their findings are added.
     pub(crate) fn decide(&mut self) {
         *self = OrderFindings { unjudged: self.reordered(), ..OrderFindings::default() };
@@ -146,6 +134,20 @@ impl OrderFindings {
             })
         };
         self.unjudged + self.turns.iter().filter(|turn| !explained(turn)).count() as u64
+    }
+}
+
+impl Merge for OrderFindings {
+    fn merge(&mut self, other: &OrderFindings) {
+        for &(topic, place) in &other.turns {
+            self.record_inversion(topic, place);
+        }
+        for (&topic, doubtful) in &other.doubtful {
+            for doubt in doubtful {
+                self.doubt(topic, doubt.after, doubt.up_to);
+            }
+        }
+        self.unjudged += other.unjudged;
     }
 }
 

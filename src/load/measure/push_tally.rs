@@ -1,27 +1,20 @@
 //! Push mode: inter-arrival times of a connection's messages, and messages without a usable time.
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::{histogram, packed};
+use crate::measure::distribution::Distribution;
+use crate::measure::merge::merge_fields;
 use echoring_proto::limits::Nanos;
 
 /// Push messages of one thread's listeners within the measured time, or of a whole run once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PushTally {
     /// Inter-arrival times of a connection's messages, if they ended within the measured time.
-    #[serde(with = "packed")]
-    pub(crate) gap: Histogram<u64>,
+    pub(crate) gap: Distribution,
     /// Messages without the configured time field.
     pub(crate) untimed: u64,
     /// Messages whose time is later than their arrival, according to the two clocks.
     pub(crate) ahead: u64,
-}
-
-impl Default for PushTally {
-    fn default() -> PushTally {
-        PushTally { gap: histogram(), untimed: 0, ahead: 0 }
-    }
 }
 
 impl PushTally {
@@ -40,11 +33,6 @@ impl PushTally {
     pub fn ahead(&mut self) {
         self.ahead += 1;
     }
-
-    /// Adds the counts of another thread.
-    pub fn merge(&mut self, other: &PushTally) {
-        self.gap.add(&other.gap).expect("all histograms have the same bounds");
-        self.untimed += other.untimed;
-        self.ahead += other.ahead;
-    }
 }
+
+merge_fields!(PushTally: gap, untimed, ahead);

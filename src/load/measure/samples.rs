@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::times::Times;
+use crate::measure::merge::Merge;
 use crate::plan::workload::SAMPLES_MAX;
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::{SplitMix64, mix};
@@ -289,24 +290,6 @@ impl Sampler {
         }
     }
 
-    /// Adds the rows of another thread, so that a message of either has the same chance to be among the rows.
-    pub(crate) fn merge(&mut self, other: &Sampler) {
-        if other.picked == 0 {
-            self.share = self.share.max(other.share);
-            return;
-        }
-        if self.picked == 0 {
-            *self = other.clone();
-            return;
-        }
-        let mut theirs = other.clone();
-        let kept = self.kept().min(theirs.kept());
-        self.thin(kept);
-        theirs.thin(kept);
-        self.picked = self.picked.saturating_add(theirs.picked);
-        self.rows.append(&mut theirs.rows);
-    }
-
     /// The share of the picked messages that are among the rows.
     fn kept(&self) -> f64 {
         self.rows.len() as f64 / self.picked as f64
@@ -334,6 +317,26 @@ impl Sampler {
             request_of: Vec::new(),
             agents: Vec::new(),
         }
+    }
+}
+
+/// Of the rows of both, a message of either has the same chance to be among them.
+impl Merge for Sampler {
+    fn merge(&mut self, other: &Sampler) {
+        if other.picked == 0 {
+            self.share = self.share.max(other.share);
+            return;
+        }
+        if self.picked == 0 {
+            *self = other.clone();
+            return;
+        }
+        let mut theirs = other.clone();
+        let kept = self.kept().min(theirs.kept());
+        self.thin(kept);
+        theirs.thin(kept);
+        self.picked = self.picked.saturating_add(theirs.picked);
+        self.rows.append(&mut theirs.rows);
     }
 }
 

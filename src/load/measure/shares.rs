@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::LATENCY_NS_MAX;
+use crate::measure::merge::Merge;
 use crate::measure::own_delays::{DelayLog, Delays};
 use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
@@ -37,6 +38,14 @@ struct Bucket {
     messages: u64,
     generator_ns: u64,
     host_ns: u64,
+}
+
+impl Merge for Bucket {
+    fn merge(&mut self, other: &Bucket) {
+        self.messages += other.messages;
+        self.generator_ns = self.generator_ns.saturating_add(other.generator_ns);
+        self.host_ns = self.host_ns.saturating_add(other.host_ns);
+    }
 }
 
 /// The shares of a quantile. They add up to it.
@@ -118,18 +127,11 @@ impl ShareTally {
         let generator_ns = mean(generator_ns)?.min(total_ns - host_ns);
         Some(Shares { total_ns, generator_ns, host_ns, messages })
     }
+}
 
-    /// Adds the messages of another thread.
-    pub(super) fn merge(&mut self, other: &ShareTally) {
-        if self.buckets.is_empty() {
-            self.buckets.clone_from(&other.buckets);
-            return;
-        }
-        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            mine.messages += theirs.messages;
-            mine.generator_ns = mine.generator_ns.saturating_add(theirs.generator_ns);
-            mine.host_ns = mine.host_ns.saturating_add(theirs.host_ns);
-        }
+impl Merge for ShareTally {
+    fn merge(&mut self, other: &ShareTally) {
+        self.buckets.merge(&other.buckets);
     }
 }
 

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::measure::integrity::Integrity;
 use crate::measure::interval::Arrived;
 use crate::measure::lost_messages::LostMessages;
+use crate::measure::merge::merge_each;
 use crate::measure::meter::CpuSpan;
 use crate::measure::push_tally::PushTally;
 use crate::measure::samples::{MessageName, Sample, SampleOutcome, Sampler};
@@ -445,22 +446,10 @@ impl Tally {
         self.began_at = self.began_at.or(other.began_at);
         self.cpu_span.first = self.cpu_span.first.or(other.cpu_span.first);
         self.cpu_span.last = self.cpu_span.last.or(other.cpu_span.last);
-        self.latency.merge(&other.latency);
-        self.shares.merge(&other.shares);
-        self.counts.merge(&other.counts);
-        self.integrity.merge(&other.integrity);
-        self.connections.merge(&other.connections);
-        self.intervals.merge(&other.intervals);
-        self.slices.merge(&other.slices);
-        self.health.merge(&other.health);
-        self.fan_out.merge(&other.fan_out);
-        self.slow.merge(&other.slow);
-        self.pushes.merge(&other.pushes);
-        self.pings.merge(&other.pings);
-        self.protocol.merge(&other.protocol);
-        self.reconnects.merge(&other.reconnects);
-        self.replay.merge(&other.replay);
-        self.samples.merge(&other.samples);
+        merge_each!(
+            self, other: latency, shares, counts, integrity, connections, intervals, slices, health, fan_out,
+            slow, pushes, pings, protocol, reconnects, replay, samples,
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::merge::Merge;
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 /// Maximum number of intervals of a run. Longer runs have longer intervals.
@@ -18,6 +19,14 @@ pub struct Window {
     pub from: Nanos,
     /// One past the last.
     pub until: Nanos,
+}
+
+/// The span of both.
+impl Merge for Window {
+    fn merge(&mut self, other: &Window) {
+        self.from = self.from.min(other.from);
+        self.until = self.until.max(other.until);
+    }
 }
 
 impl Window {

@@ -523,6 +523,7 @@ fn seconds(ns: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::measure::handshakes::HandshakeTimes;
+    use crate::measure::merge::Merge as _;
 
     #[test]
     fn steps_add_up_to_the_whole_with_and_without_tls() {

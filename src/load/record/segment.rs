@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, GeneratorThread};
+use crate::measure::merge::Merge as _;
 use crate::measure::meter::{CpuSpan, Sample, ServerSamples};
 use crate::measure::samples::Sampler;
 use crate::measure::tally::Tally;
@@ -183,11 +184,7 @@ impl SegmentResult {
             (first.messages, last.messages) = (0, self.tally.counts.messages);
         }
         self.stolen_ns = self.stolen_ns.zip(other.stolen_ns).map(|(mine, theirs)| mine + theirs);
-        match (&mut self.samples, other.samples) {
-            (Some(mine), Some(theirs)) => mine.merge(&theirs),
-            (Some(_), None) => {}
-            (None, theirs) => self.samples = theirs,
-        }
+        self.samples.merge(&other.samples);
     }
 
     /// Moves all times so that the measured time begins at `from`.

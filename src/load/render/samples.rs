@@ -126,7 +126,7 @@ mod tests {
             for row in &rows {
                 values.saturating_record(row[column].parse().expect("a number"));
             }
-            assert_eq!(&values, recorded);
+            assert_eq!(values, **recorded);
         }
         let lost = rows.iter().filter(|row| &row[10] == "lost");
         assert!(lost.clone().all(|row| row[6].is_empty() && row[9].is_empty()));

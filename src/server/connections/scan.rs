@@ -5,9 +5,9 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
 
-use echoring_centrifuge::ErrorCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
+use echoring_wire::centrifuge::ErrorCode;
 
 use super::{Candidates, ConnectionFilter, ConnectionReport, ConnectionScan, ScanAction, ScanReport};
 use crate::limits::CONNECTION_LOOKUPS_MAX;

@@ -6,11 +6,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_auth::{AppData, ServerSubscription};
-use echoring_centrifuge::ErrorCode;
 use echoring_proto::CloseCode;
 use echoring_runtime::admission::AddressBlock;
 use echoring_runtime::driver::Token;
 use echoring_topics::ClientId;
+use echoring_wire::centrifuge::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-use echoring_broker::validation::is_topic_name;
+use echoring_topics::is_topic_name;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 
 /// The name of a topic: 1 to 255 bytes of UTF-8 without control characters.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use echoring_auth::{Authenticator, Denied, Forwarded, Verdict};
-use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _};
+use echoring_wire::centrifuge::Encoding;
+use echoring_wire::v1;
 
 use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_MEMORY, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
 use crate::auth::{self, Admission, Decided, refusal};
@@ -17,7 +18,6 @@ use crate::routes::route::Route;
 use echoring_broker::broadcast::sessions::end;
 use echoring_broker::gate::{AppAnswered, AuthCommand, Due};
 use echoring_broker::peer::{Context, Peer};
-use echoring_broker::v1;
 
 impl Service {
     /// The reason for refusing the origin of a request, or its path, before its client is authenticated.

@@ -10,7 +10,6 @@ use echoring_topics::Position;
 
 use super::{BAD_TOPIC, Service, topic_of};
 use crate::auth::Admission;
-use echoring_broker::event_stream::position;
 use echoring_broker::peer::{Context, Peer};
 
 /// The paths of event streams, before the name of the topic.
@@ -88,11 +87,12 @@ impl Service {
 }
 
 /// The position from which a client continues. A browser sends the field when it returns; the parameter is for clients
-/// that cannot set fields, and stays in their URL, so the field takes precedence.
+/// that cannot set fields, and stays in their URL, so the field takes precedence. No topic has the epoch 0, so an id that is not one of
+/// ours is an unknown position, like one from before a restart.
 fn requested_position(request: &Request<'_>) -> Option<Position> {
     let field = request.header("last-event-id").filter(|id| !id.is_empty());
     let id = field.or_else(|| request.query_value("last_event_id").filter(|id| !id.is_empty()));
-    id.map(position)
+    id.map(|id| id.parse().unwrap_or_default())
 }
 
 /// The header lines that allow a page of another origin to read the stream (Fetch, 3.3: the CORS protocol). A page of any

@@ -4,11 +4,11 @@
 //! Input: a byte that chooses what follows: a frame in JSON, a frame in protobuf, or a byte for the length of a base, the
 //! base, and a target or a delta.
 
-use echoring_centrifuge::limits::{
-    COMMANDS_PER_FRAME_MAX, DELTA_OVERHEAD_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX,
-};
-use echoring_centrifuge::{
+use echoring_wire::centrifuge::{
     Body, Command, Encoding, Payload, Publication, Request, decode, delta, push, reply,
+};
+use echoring_wire::limits::{
+    COMMANDS_PER_FRAME_MAX, DELTA_OVERHEAD_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX,
 };
 use serde_json::Value;
 

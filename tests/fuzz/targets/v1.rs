@@ -3,13 +3,12 @@
 //!
 //! Input: a client's message.
 
-use std::borrow::Cow;
-
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
-use echoring_broker::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
-use echoring_broker::v1::{Command, ProtocolError, parse, server_event};
+use echoring_broker::v1::RULES;
+use echoring_topics::is_topic_name;
 use echoring_topics::limits::KEY_BYTES_MAX;
-use echoring_topics::{Content, is_topic_name};
+use echoring_wire::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
+use echoring_wire::v1::{Command, Event, Message, Payload, ProtocolError, Value as Published};
 use serde_json::{Map, Value};
 
 const INTEGER_END: u64 = 1 << 53;
@@ -23,7 +22,7 @@ pub fn run(data: &[u8]) {
         Ok(Value::Object(read)) => Some(read),
         _ => None,
     };
-    match parse(data) {
+    match Command::parse(data, &RULES) {
         Ok(command) => {
             check_command(data, &command);
             if let Some(read) = &read {
@@ -41,7 +40,7 @@ fn check_command(data: &[u8], command: &Command<'_>) {
             return assert!(id.is_none_or(|id| id < INTEGER_END));
         }
         Command::Subscribe { id, topic, position } => {
-            assert!(position.is_none_or(|position| position.offset < INTEGER_END));
+            assert!(position.as_ref().is_none_or(|position| position.offset < INTEGER_END));
             (id, topic)
         }
         Command::Unsubscribe { id, topic } => (id, topic),
@@ -49,13 +48,13 @@ fn check_command(data: &[u8], command: &Command<'_>) {
             assert!(*limit <= PRESENCE_PAGE_MAX);
             (id, topic)
         }
-        Command::Publish { id, topic, content, key, idempotency_key, payload } => {
+        Command::Publish { id, topic, key, idempotency_key, value } => {
+            let key = key.as_deref().unwrap_or_default();
             assert!(key.len() <= KEY_BYTES_MAX);
-            assert!(idempotency_key.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
-            check_message(topic, key, *content, payload);
-            if *content == Content::Json {
-                let Cow::Borrowed(payload) = payload else { panic!("a value was copied") };
-                assert!(data.as_ptr_range().contains(&payload.as_ptr()));
+            assert!(idempotency_key.as_ref().is_none_or(|key| key.len() <= IDEMPOTENCY_KEY_BYTES_MAX));
+            check_message(topic, key, value);
+            if let Published::Json(json) = value {
+                assert!(data.as_ptr_range().contains(&json.get().as_ptr()));
             }
             (id, topic)
         }
@@ -65,21 +64,25 @@ fn check_command(data: &[u8], command: &Command<'_>) {
 }
 
 /// Subscribers get one JSON object with the topic, the key and the value.
-fn check_message(topic: &str, key: &str, content: Content, payload: &[u8]) {
+fn check_message(topic: &str, key: &str, value: &Published<'_>) {
+    let payload = match value {
+        Published::Json(json) => Payload::Json(json.get().as_bytes()),
+        Published::Text(text) => Payload::Text(text.as_bytes()),
+    };
     let mut head = Vec::new();
-    let message = server_event::message_parts(&mut head, topic, 7, key, 0, content, payload).concat();
+    let message = Message::new(topic, 7, key).parts(&mut head, payload).concat();
     let Ok(read) = serde_json::from_slice::<Value>(&message) else {
         // It is valid JSON if the value is.
-        assert!(content == Content::Json && serde_json::from_slice::<Value>(payload).is_err());
-        return;
+        let Published::Json(json) = value else { panic!("a text is not JSON") };
+        return assert!(serde_json::from_str::<Value>(json.get()).is_err());
     };
     assert_eq!((read["type"].as_str(), read["topic"].as_str()), (Some("message"), Some(topic)));
     assert_eq!((read["offset"].as_u64(), read["key"].as_str()), (Some(7), (!key.is_empty()).then_some(key)));
-    match content {
-        Content::Json => {
-            assert_eq!(read["data"], serde_json::from_slice::<Value>(payload).expect("JSON within JSON"))
+    match value {
+        Published::Json(json) => {
+            assert_eq!(read["data"], serde_json::from_str::<Value>(json.get()).expect("JSON within JSON"))
         }
-        _ => assert_eq!(read["text"].as_str().map(str::as_bytes), Some(payload)),
+        Published::Text(text) => assert_eq!(read["text"].as_str(), Some(&**text)),
     }
 }
 
@@ -97,7 +100,7 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
             if let (Some(position), Some(place)) = (position, place) {
                 assert_eq!(place["offset"], position.offset);
                 let epoch = place["epoch"].as_str().expect("a string");
-                assert_eq!(u64::from_str_radix(epoch, 16), Ok(position.epoch));
+                assert_eq!(u128::from_str_radix(epoch, 16), Ok(position.epoch.number()));
             }
             ("subscribe", id, topic)
         }
@@ -105,19 +108,19 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
         Command::Presence { id, topic, after, limit } => {
             assert_eq!(read.contains_key("after"), after.is_some());
             if let Some(after) = after {
-                let bits = u128::from(after.node) << 64 | u128::from(after.number);
-                assert_eq!(u128::from_str_radix(field("after"), 16), Ok(bits));
+                assert_eq!(u128::from_str_radix(field("after"), 16), Ok(after.number()));
             }
             assert!(read.get("limit").is_none_or(|read| read.as_u64() == Some(*limit as u64)));
             ("presence", id, topic)
         }
-        Command::Publish { id, topic, content, key, idempotency_key, payload } => {
-            assert_eq!((field("key"), field("idempotency_key")), (&**key, &**idempotency_key));
-            match content {
-                Content::Json => {
-                    assert_eq!(serde_json::from_slice::<Value>(payload).ok().as_ref(), read.get("data"))
+        Command::Publish { id, topic, key, idempotency_key, value } => {
+            assert_eq!(field("key"), key.as_deref().unwrap_or_default());
+            assert_eq!(field("idempotency_key"), idempotency_key.as_deref().unwrap_or_default());
+            match value {
+                Published::Json(json) => {
+                    assert_eq!(serde_json::from_str::<Value>(json.get()).ok().as_ref(), read.get("data"))
                 }
-                _ => assert_eq!(field("text").as_bytes(), &payload[..]),
+                Published::Text(text) => assert_eq!(field("text"), &**text),
             }
             ("publish", id, topic)
         }
@@ -128,17 +131,17 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
 
 fn check_protocol_error(error: &ProtocolError, read: Option<&Map<String, Value>>) {
     let mut out = Vec::new();
-    server_event::error(&mut out, error);
+    Event::Error(error.clone()).write(&mut out);
     let event: Value = serde_json::from_slice(&out).expect("an error is JSON");
-    assert_eq!((&event["type"], &event["code"]), (&"error".into(), &error.code.into()));
+    assert_eq!((&event["type"], &event["code"]), (&"error".into(), &Value::from(&*error.code)));
     assert_eq!(event["id"].as_u64(), error.id);
     assert!(event["message"].as_str().is_some_and(|message| !message.is_empty()));
-    match error.code {
+    match &*error.code {
         "bad-json" => assert_eq!(read, None, "an object that can be read"),
         "missing-field" | "bad-field" | "unknown-type" => {
             let first = error.field.split('.').next().expect("a part");
             assert!(KNOWN.contains(&first), "{error:?}");
-            if let (Some(read), "missing-field", true) = (read, error.code, first == error.field) {
+            if let (Some(read), "missing-field", true) = (read, &*error.code, first == error.field) {
                 assert!(!read.contains_key(first), "{error:?}");
             }
         }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::sum::sum;
 use crate::limits_report::limited;
 use crate::metrics::family::{Families, Labels, label};
-use echoring_centrifuge::Disconnect;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
 use echoring_server::{CLASS_NAMES, Snapshot};
+use echoring_wire::centrifuge::Disconnect;
 
 pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], counters: &Counters) {
     out.gauges(

@@ -13,7 +13,7 @@ use super::wire::{
 use crate::Failure;
 use crate::environment::random_seed;
 use crate::limits::{AGENT_FIND_INTERVAL, AGENT_POLL_INTERVAL};
-use echoring_backbone::{ExchangeSender, NatsOptions, exchange};
+use echoring_cluster::nats::{ExchangeSender, NatsOptions, exchange};
 use echoring_load::{
     Measures, Outcome, RateControl, Refused, RunProgress, RunStage, Segment, ServerProcess, Workload,
 };
@@ -66,7 +66,7 @@ impl Coordinator {
         let id = random_seed();
         let (heard, incoming) = mpsc::channel();
         let subject = coordinator_subject(&job.nats.prefix, id);
-        let deliver = move |message: echoring_backbone::Received| {
+        let deliver = move |message: echoring_cluster::nats::Received| {
             if let Ok(read) = serde_json::from_slice::<ToCoordinator>(&message.content) {
                 // One that has ended needs no messages.
                 let _ = heard.send((read, message.at));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::super::usage::usage;
 use crate::Failure;
-use echoring_backbone::{Credentials, NatsOptions, OptionsError, Tls};
+use echoring_cluster::nats::{Credentials, NatsOptions, OptionsError, Tls};
 
 const HEADING: &str = "Agents";
 

@@ -26,7 +26,7 @@ use crate::limits::{
     AGENT_PROGRESS_INTERVAL, AGENT_TIMEOUT,
 };
 use crate::{EXIT_INTERRUPTED, Failure, environment, logging, signals, values};
-use echoring_backbone::{ExchangeSender, exchange};
+use echoring_cluster::nats::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{
     Coordination, Part, RateControl, Resources, RunProgress, RunStage, Target, TargetSession,
@@ -153,7 +153,7 @@ pub fn run(arguments: AgentArgs) -> Result<ExitCode, Failure> {
     let name = arguments.name.unwrap_or_else(default_name);
     let (to_self, heard) = mpsc::channel();
     let orders = to_self.clone();
-    let deliver = move |message: echoring_backbone::Received| {
+    let deliver = move |message: echoring_cluster::nats::Received| {
         if let Ok(order) = serde_json::from_slice::<ToAgent>(&message.content) {
             let _ = orders.send(Happening::Order(order, message.at));
         }

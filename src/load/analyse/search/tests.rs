@@ -212,7 +212,7 @@ fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
     record.response_histogram = Some(encode(&tally.latency.whole.response));
     record.service_histogram = Some(encode(&tally.latency.whole.service));
     record.generator = describe::describe_generator(&tally, max_lateness);
-    Outcome { response: tally.latency.whole.response, ..outcome(record) }
+    Outcome { response: tally.latency.whole.response.into(), ..outcome(record) }
 }
 
 fn evaluated(outcome: &Outcome, objective: &str) -> SearchStep {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::handshakes::HandshakeTally;
+use crate::measure::merge::merge_fields;
 use echoring_proto::connection::Compressed;
 
 /// Counts by close code.
@@ -17,18 +18,6 @@ pub(super) fn count_cause(counts: &mut BTreeMap<String, u64>, cause: &str) {
         None => {
             counts.insert(cause.to_owned(), 1);
         }
-    }
-}
-
-pub(super) fn merge_causes(mine: &mut BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
-    for (cause, count) in theirs {
-        *mine.entry(cause.clone()).or_default() += count;
-    }
-}
-
-fn merge_closes(mine: &mut CloseCounts, theirs: &CloseCounts) {
-    for (code, count) in theirs {
-        *mine.entry(*code).or_default() += count;
     }
 }
 
@@ -65,30 +54,12 @@ impl ConnectionTally {
     pub fn closed(&mut self, code: u16) {
         *self.closes.entry(code).or_default() += 1;
     }
-
-    /// Adds the connections of another thread.
-    pub(super) fn merge(&mut self, other: &ConnectionTally) {
-        self.opened += other.opened;
-        self.ended_early += other.ended_early;
-        self.agreed += other.agreed;
-        merge_causes(&mut self.errors, &other.errors);
-        merge_closes(&mut self.closes, &other.closes);
-        self.handshakes.merge(&other.handshakes);
-        self.tls_handshakes += other.tls_handshakes;
-        self.tls_resumed += other.tls_resumed;
-        self.merge_compressed(&other.compressed);
-    }
-
-    fn merge_compressed(&mut self, other: &Compressed) {
-        let mine = &mut self.compressed;
-        mine.messages_in += other.messages_in;
-        mine.bytes_in += other.bytes_in;
-        mine.bytes_in_inflated += other.bytes_in_inflated;
-        mine.messages_out += other.messages_out;
-        mine.bytes_out_plain += other.bytes_out_plain;
-        mine.bytes_out += other.bytes_out;
-    }
 }
+
+merge_fields!(
+    ConnectionTally: opened, ended_early, agreed, errors, closes, handshakes, compressed, tls_handshakes,
+    tls_resumed,
+);
 
 /// Deliberately slow subscribers. They are counted nowhere else.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -108,12 +79,6 @@ impl SlowTally {
     pub fn closed(&mut self, code: u16, count: u64) {
         *self.closes.entry(code).or_default() += count;
     }
-
-    /// Adds those of another thread.
-    pub(super) fn merge(&mut self, other: &SlowTally) {
-        self.opened += other.opened;
-        merge_closes(&mut self.closes, &other.closes);
-        self.messages += other.messages;
-        self.bytes += other.bytes;
-    }
 }
+
+merge_fields!(SlowTally: opened, closes, messages, bytes);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::merge::merge_fields;
+
 /// The message counts of one thread, or of a whole run once merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageCounts {
@@ -23,16 +25,4 @@ pub struct MessageCounts {
     pub unsent_gone: u64,
 }
 
-impl MessageCounts {
-    /// Adds the counts of another thread.
-    pub(super) fn merge(&mut self, other: &MessageCounts) {
-        self.received += other.received;
-        self.messages += other.messages;
-        self.bytes += other.bytes;
-        self.sent += other.sent;
-        self.unmatched += other.unmatched;
-        self.unsolicited += other.unsolicited;
-        self.unsent += other.unsent;
-        self.unsent_gone += other.unsent_gone;
-    }
-}
+merge_fields!(MessageCounts: received, messages, bytes, sent, unmatched, unsolicited, unsent, unsent_gone);

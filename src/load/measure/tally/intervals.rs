@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::measure::interval::{Arrived, Recorder, Series};
+use crate::measure::merge::Merge;
 use crate::measure::window::Window;
 use echoring_proto::limits::{Nanos, SECOND};
 
@@ -63,9 +64,10 @@ impl IntervalTally {
     pub(crate) fn take(&mut self) -> Vec<Series> {
         std::mem::take(&mut self.series)
     }
+}
 
-    /// Adds the intervals of another thread, which are packed.
-    pub(super) fn merge(&mut self, other: &IntervalTally) {
+impl Merge for IntervalTally {
+    fn merge(&mut self, other: &IntervalTally) {
         debug_assert!(other.recorder.is_none(), "its intervals are not packed yet");
         if self.series.is_empty() {
             self.interval_ns = other.interval_ns;

@@ -1,46 +1,27 @@
 //! The times of messages: response, service and lateness, of the whole run and of each stage of its rate.
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::distribution::{histogram, packed};
+use crate::measure::distribution::Distribution;
 use crate::measure::lost_messages::LostMessages;
+use crate::measure::merge::{Merge, merge_each, merge_fields};
 use crate::measure::times::Times;
 use crate::measure::window::Window;
 use crate::plan::schedule::profile::RateStage;
 use echoring_proto::limits::Nanos;
 
 /// The three distributions that are kept for the whole run and for each stage.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Distributions {
     /// From the intended send time to the arrival, of messages that were intended within the window.
-    #[serde(with = "packed")]
-    pub response: Histogram<u64>,
+    pub response: Distribution,
     /// From the actual send to the arrival, of the same messages.
-    #[serde(with = "packed")]
-    pub service: Histogram<u64>,
+    pub service: Distribution,
     /// How late the generator sent a message; open loop only.
-    #[serde(with = "packed")]
-    pub lateness: Histogram<u64>,
+    pub lateness: Distribution,
 }
 
-impl Default for Distributions {
-    fn default() -> Distributions {
-        Distributions { response: histogram(), service: histogram(), lateness: histogram() }
-    }
-}
-
-impl Distributions {
-    pub(super) fn merge(&mut self, other: &Distributions) {
-        for (mine, theirs) in [
-            (&mut self.response, &other.response),
-            (&mut self.service, &other.service),
-            (&mut self.lateness, &other.lateness),
-        ] {
-            mine.add(theirs).expect("all histograms have the same bounds");
-        }
-    }
-}
+merge_fields!(Distributions: response, service, lateness);
 
 /// The messages of one stage of the rate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +45,8 @@ pub struct LatencyTally {
     #[serde(skip)]
     pub missing: LostMessages,
 }
+
+merge_fields!(StageTally: window, messages, times);
 
 impl LatencyTally {
     /// Records messages separately by the stage in which they are due. The stages fill the window.
@@ -140,17 +123,10 @@ impl LatencyTally {
             self.whole.merge(&stage.times);
         }
     }
+}
 
-    /// Adds the times of another thread.
-    pub(super) fn merge(&mut self, other: &LatencyTally) {
-        self.whole.merge(&other.whole);
-        if self.stages.is_empty() {
-            self.stages.clone_from(&other.stages);
-            return;
-        }
-        for (mine, theirs) in self.stages.iter_mut().zip(&other.stages) {
-            mine.messages += theirs.messages;
-            mine.times.merge(&theirs.times);
-        }
+impl Merge for LatencyTally {
+    fn merge(&mut self, other: &LatencyTally) {
+        merge_each!(self, other: whole, stages);
     }
 }

@@ -1,10 +1,10 @@
 //! Conversations of declared protocols: requests by name, openings and heartbeats.
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::latency::Distributions;
-use crate::measure::distribution::{histogram, packed};
+use crate::measure::distribution::Distribution;
+use crate::measure::merge::merge_fields;
 use crate::measure::times::Times;
 use echoring_proto::limits::Nanos;
 
@@ -14,8 +14,7 @@ pub struct ProtocolTally {
     /// In the order of the protocol.
     pub requests: Vec<RequestTally>,
     /// From the upgrade to the end of the opening steps.
-    #[serde(with = "packed")]
-    pub opening: Histogram<u64>,
+    pub opening: Distribution,
     /// Heartbeats of the application that were answered.
     pub heartbeats_answered: u64,
     /// Heartbeats that were sent.
@@ -37,12 +36,14 @@ pub struct RequestTally {
     pub times: Distributions,
 }
 
+merge_fields!(RequestTally: sent, answered, errors, times);
+
 impl ProtocolTally {
     /// For this number of requests.
     pub(super) fn new(requests: usize) -> ProtocolTally {
         ProtocolTally {
             requests: vec![RequestTally::default(); requests],
-            opening: histogram(),
+            opening: Distribution::default(),
             heartbeats_answered: 0,
             heartbeats_sent: 0,
             unexpected: 0,
@@ -77,20 +78,6 @@ impl ProtocolTally {
     pub(crate) fn failed(&mut self, request: usize) {
         self.requests[request].errors += 1;
     }
-
-    pub(super) fn merge(&mut self, other: &ProtocolTally) {
-        if self.requests.is_empty() {
-            self.requests = vec![RequestTally::default(); other.requests.len()];
-        }
-        for (mine, theirs) in self.requests.iter_mut().zip(&other.requests) {
-            mine.sent += theirs.sent;
-            mine.answered += theirs.answered;
-            mine.errors += theirs.errors;
-            mine.times.merge(&theirs.times);
-        }
-        self.opening.add(&other.opening).expect("all histograms have the same bounds");
-        self.heartbeats_answered += other.heartbeats_answered;
-        self.heartbeats_sent += other.heartbeats_sent;
-        self.unexpected += other.unexpected;
-    }
 }
+
+merge_fields!(ProtocolTally: requests, opening, heartbeats_answered, heartbeats_sent, unexpected);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::connections::{count_cause, merge_causes};
-use crate::measure::distribution::{histogram, packed};
+use super::connections::count_cause;
+use crate::measure::distribution::Distribution;
+use crate::measure::merge::merge_fields;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 /// Length of an interval of the herd.
@@ -28,7 +28,7 @@ pub struct HerdInterval {
 }
 
 /// The reconnects of one thread, or of a whole run once merged.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReconnectTally {
     /// Connections that ended by themselves and were to open again.
     pub ended: u64,
@@ -41,13 +41,11 @@ pub struct ReconnectTally {
     /// Connections that never came back.
     pub away: u64,
     /// From the end of a connection until it takes part again.
-    #[serde(with = "packed")]
-    pub back: Histogram<u64>,
+    pub back: Distribution,
     /// Storm: connections that were cut.
     pub cut: u64,
     /// Storm: from the cut of all until a connection takes part again.
-    #[serde(with = "packed")]
-    pub since_cut: Histogram<u64>,
+    pub since_cut: Distribution,
     /// Messages that were published while a subscriber was away.
     pub published_away: u64,
     /// Of those, messages received after its return.
@@ -56,23 +54,7 @@ pub struct ReconnectTally {
     pub herd: Vec<HerdInterval>,
 }
 
-impl Default for ReconnectTally {
-    fn default() -> ReconnectTally {
-        ReconnectTally {
-            ended: 0,
-            retired: 0,
-            attempts: 0,
-            refused: BTreeMap::new(),
-            away: 0,
-            back: histogram(),
-            cut: 0,
-            since_cut: histogram(),
-            published_away: 0,
-            recovered: 0,
-            herd: Vec::new(),
-        }
-    }
-}
+merge_fields!(HerdInterval: ended, attempts, refused, back);
 
 impl ReconnectTally {
     /// An attempt failed.
@@ -88,34 +70,17 @@ impl ReconnectTally {
         }
         &mut self.herd[at]
     }
-
-    /// Adds the reconnects of another thread.
-    pub(super) fn merge(&mut self, other: &ReconnectTally) {
-        self.ended += other.ended;
-        self.retired += other.retired;
-        self.attempts += other.attempts;
-        merge_causes(&mut self.refused, &other.refused);
-        self.away += other.away;
-        self.back.add(&other.back).expect("all histograms have the same bounds");
-        self.cut += other.cut;
-        self.since_cut.add(&other.since_cut).expect("all histograms have the same bounds");
-        self.published_away += other.published_away;
-        self.recovered += other.recovered;
-        if self.herd.len() < other.herd.len() {
-            self.herd.resize(other.herd.len(), HerdInterval::default());
-        }
-        for (mine, theirs) in self.herd.iter_mut().zip(&other.herd) {
-            mine.ended += theirs.ended;
-            mine.attempts += theirs.attempts;
-            mine.refused += theirs.refused;
-            mine.back += theirs.back;
-        }
-    }
 }
+
+merge_fields!(
+    ReconnectTally: ended, retired, attempts, refused, away, back, cut, since_cut, published_away,
+    recovered, herd,
+);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::merge::Merge as _;
 
     #[test]
     fn merged_threads_have_the_sum_of_each_interval() {

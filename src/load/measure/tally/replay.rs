@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::merge::{Merge, merge_each};
 use crate::plan::units::message;
 
 /// Examples of each kind that are kept.
@@ -92,11 +93,11 @@ impl ReplayTally {
     fn has_room(&self, kind: Difference) -> bool {
         self.examples.iter().filter(|example| example.kind == kind).count() < EXAMPLES_MAX
     }
+}
 
-    pub(super) fn merge(&mut self, other: &ReplayTally) {
-        self.equal += other.equal;
-        self.untimed += other.untimed;
-        self.not_ended += other.not_ended;
+impl Merge for ReplayTally {
+    fn merge(&mut self, other: &ReplayTally) {
+        merge_each!(self, other: equal, untimed, not_ended);
         for example in &other.examples {
             self.example(example.kind, || example.clone());
         }

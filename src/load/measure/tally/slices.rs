@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::distribution::LATENCY_NS_MAX;
+use crate::measure::merge::{Merge, merge_each};
 use crate::measure::window::Window;
 use echoring_proto::limits::Nanos;
 
@@ -70,15 +71,11 @@ impl Slice {
         }
         histogram
     }
+}
 
-    /// Adds the same slice of another thread.
+impl Merge for Slice {
     fn merge(&mut self, other: &Slice) {
-        self.sent += other.sent;
-        self.arrived += other.arrived;
-        self.open += other.open;
-        self.opened += other.opened;
-        self.errors += other.errors;
-        self.closed += other.closed;
+        merge_each!(self, other: sent, arrived, open, opened, errors, closed);
         for &(bucket, count) in &other.response {
             match self.response.binary_search_by_key(&bucket, |(mine, _)| *mine) {
                 Ok(at) => self.response[at].1 += count,
@@ -173,19 +170,15 @@ impl SliceTally {
     pub(crate) fn all(&self) -> &[Slice] {
         &self.slices
     }
+}
 
-    /// Adds the slices of another thread, which are closed.
-    pub(super) fn merge(&mut self, other: &SliceTally) {
+impl Merge for SliceTally {
+    fn merge(&mut self, other: &SliceTally) {
         debug_assert!(other.recorder.is_none(), "its slices are not packed yet");
         if self.slices.is_empty() {
             self.slice_ns = other.slice_ns;
         }
-        if self.slices.len() < other.slices.len() {
-            self.slices.resize(other.slices.len(), Slice::default());
-        }
-        for (mine, theirs) in self.slices.iter_mut().zip(&other.slices) {
-            mine.merge(theirs);
-        }
+        self.slices.merge(&other.slices);
     }
 }
 

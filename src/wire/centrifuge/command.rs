@@ -1,0 +1,345 @@
+//! Commands, and how they are read from a frame.
+//!
+//! Never: copies a payload; allocates more than the frame is long.
+
+mod json;
+mod protobuf;
+mod write;
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use crate::centrifuge::{Encoding, Malformed};
+use crate::limits::{COMMANDS_PER_FRAME_MAX, SUBSCRIPTIONS_PER_CONNECT_MAX};
+
+pub(crate) use json::{data, object, or_default, text};
+pub use write::encode;
+
+/// A command of a client. Its strings and payloads borrow from the frame; only JSON strings with escapes are copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command<'a> {
+    /// The number that the reply repeats. It is 0 only for [`Request::Send`], which may have one, and [`Request::Pong`].
+    pub id: u32,
+    /// The client's request.
+    pub request: Request<'a>,
+}
+
+/// A client's request. Strings are not validated, and empty if they are absent. `data` is one JSON value in JSON, any
+/// bytes in protobuf, and empty if it is absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Begin the session; the first command of a connection.
+    Connect(Connect<'a>),
+    /// Subscribe to a channel.
+    Subscribe(Subscribe<'a>),
+    /// Unsubscribe from a channel.
+    Unsubscribe {
+        /// The channel.
+        channel: Cow<'a, str>,
+    },
+    /// Publish to a channel.
+    Publish(Publish<'a>),
+    /// List who is subscribed to a channel.
+    Presence {
+        /// The channel.
+        channel: Cow<'a, str>,
+    },
+    /// Count who is subscribed to a channel.
+    PresenceStats {
+        /// The channel.
+        channel: Cow<'a, str>,
+    },
+    /// Read the history of a channel, or its position.
+    History(History<'a>),
+    /// Request an empty reply.
+    Ping,
+    /// A message to the server's application, without a reply.
+    Send {
+        /// The message.
+        data: &'a [u8],
+    },
+    /// A call of the server's application.
+    Rpc(Rpc<'a>),
+    /// Present a new token of the connection.
+    Refresh {
+        /// The token.
+        token: Cow<'a, str>,
+    },
+    /// Present a new token of a subscription.
+    SubRefresh(SubRefresh<'a>),
+    /// The empty command: the answer to the server's ping. It has no reply.
+    Pong,
+    /// A command with an unknown request.
+    Unknown,
+}
+
+/// A connect command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Connect<'a> {
+    /// The token; empty for none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub token: Cow<'a, str>,
+    /// Data for the server's application.
+    #[serde(borrow, deserialize_with = "json::data")]
+    pub data: &'a [u8],
+    /// Server-side subscriptions to recover, by their channels.
+    #[serde(rename = "subs", borrow, deserialize_with = "json::subscriptions")]
+    pub subscriptions: Vec<Subscribe<'a>>,
+    /// The name of the client program.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub name: Cow<'a, str>,
+    /// The version of the client program.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub version: Cow<'a, str>,
+}
+
+/// A subscribe command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Subscribe<'a> {
+    /// The channel.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub channel: Cow<'a, str>,
+    /// The token; empty for none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub token: Cow<'a, str>,
+    /// Recover the publications after `epoch` and `offset`.
+    #[serde(deserialize_with = "json::or_default")]
+    pub recover: bool,
+    /// The epoch of the client's position; empty if it has none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub epoch: Cow<'a, str>,
+    /// The offset of the client's position.
+    #[serde(deserialize_with = "json::or_default")]
+    pub offset: u64,
+    /// Data for the server's application.
+    #[serde(borrow, deserialize_with = "json::data")]
+    pub data: &'a [u8],
+    /// The client asks that the server checks its position.
+    #[serde(deserialize_with = "json::or_default")]
+    pub positioned: bool,
+    /// The client asks for a position to recover from.
+    #[serde(deserialize_with = "json::or_default")]
+    pub recoverable: bool,
+    /// The client asks for join and leave pushes.
+    #[serde(deserialize_with = "json::or_default")]
+    pub join_leave: bool,
+    /// The delta compression that the client offers: [`NAME`](crate::centrifuge::delta::NAME), or empty for none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub delta: Cow<'a, str>,
+    /// The client asks for publications with certain tags only. The filter itself is not read.
+    #[serde(rename = "tf", deserialize_with = "json::is_present")]
+    pub has_tags_filter: bool,
+    /// The features that the client offers or asks for, as bits.
+    #[serde(rename = "flag", deserialize_with = "json::or_default")]
+    pub flags: i64,
+    /// The type of the subscription; 0 is the ordinary one.
+    #[serde(rename = "type", deserialize_with = "json::or_default")]
+    pub kind: i32,
+}
+
+impl Subscribe<'_> {
+    /// The client asks for the error [`UnrecoverablePosition`](crate::centrifuge::ErrorCode::UnrecoverablePosition) instead of a
+    /// subscription that is not recovered.
+    pub fn rejects_unrecovered(&self) -> bool {
+        self.flags & 2 != 0
+    }
+}
+
+/// A publish command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Publish<'a> {
+    /// The channel.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub channel: Cow<'a, str>,
+    /// The data.
+    #[serde(borrow, deserialize_with = "json::data")]
+    pub data: &'a [u8],
+    /// The key of the entry that it sets, in a channel with keys; empty for none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub key: Cow<'a, str>,
+    /// Remove the entry with this key instead.
+    #[serde(deserialize_with = "json::or_default")]
+    pub removed: bool,
+    /// The type of the publication; 0 is the ordinary one.
+    #[serde(rename = "type", deserialize_with = "json::or_default")]
+    pub kind: i32,
+}
+
+/// A position in a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Position<'a> {
+    /// The offset.
+    #[serde(deserialize_with = "json::or_default")]
+    pub offset: u64,
+    /// The epoch; empty if the client knows none.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub epoch: Cow<'a, str>,
+}
+
+/// A history command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct History<'a> {
+    /// The channel.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub channel: Cow<'a, str>,
+    /// Maximum number of publications: 0 asks for the channel's position only, a negative one for all that the server
+    /// returns at once.
+    #[serde(deserialize_with = "json::or_default")]
+    pub limit: i32,
+    /// Only publications behind this position; with `reverse`, before it.
+    #[serde(borrow, deserialize_with = "json::object")]
+    pub since: Option<Position<'a>>,
+    /// The latest first.
+    #[serde(deserialize_with = "json::or_default")]
+    pub reverse: bool,
+}
+
+/// A call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Rpc<'a> {
+    /// The name of the called method; may be empty.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub method: Cow<'a, str>,
+    /// The argument.
+    #[serde(borrow, deserialize_with = "json::data")]
+    pub data: &'a [u8],
+}
+
+/// A command with a new token of a subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SubRefresh<'a> {
+    /// The channel.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub channel: Cow<'a, str>,
+    /// The token.
+    #[serde(borrow, deserialize_with = "json::text")]
+    pub token: Cow<'a, str>,
+    /// The type of the command; 0 is the ordinary one.
+    #[serde(rename = "type", deserialize_with = "json::or_default")]
+    pub kind: i32,
+}
+
+/// The commands of a frame, in its order. Ends with the first error.
+pub fn decode(encoding: Encoding, frame: &[u8]) -> Commands<'_> {
+    // One line feed may end a JSON frame.
+    let rest = match encoding {
+        Encoding::Json => frame.strip_suffix(b"\n").unwrap_or(frame),
+        Encoding::Protobuf => frame,
+    };
+    Commands { encoding, rest: Some(rest), left: COMMANDS_PER_FRAME_MAX }
+}
+
+/// Yields the commands of a frame.
+#[derive(Clone, Debug)]
+pub struct Commands<'a> {
+    encoding: Encoding,
+    /// The unread rest; `None` at the end, and after an error.
+    rest: Option<&'a [u8]>,
+    left: usize,
+}
+
+impl<'a> Iterator for Commands<'a> {
+    type Item = Result<Command<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest.take()?;
+        Some(self.command(rest))
+    }
+}
+
+impl std::iter::FusedIterator for Commands<'_> {}
+
+impl<'a> Commands<'a> {
+    /// The bytes that are not read yet, and how many commands may be in them; `None` at the end.
+    pub fn unread(&self) -> Option<(&'a [u8], usize)> {
+        self.rest.map(|rest| (rest, self.left))
+    }
+
+    /// Continues behind the commands of a frame that were read before, with its [`unread`](Commands::unread) part.
+    pub fn resume(encoding: Encoding, rest: &'a [u8], left: usize) -> Commands<'a> {
+        Commands { encoding, rest: Some(rest), left }
+    }
+
+    /// Reads the first command of `frame`, and keeps the rest if there is no error.
+    fn command(&mut self, frame: &'a [u8]) -> Result<Command<'a>, Malformed> {
+        if frame.is_empty() {
+            return Err(Malformed::Empty);
+        }
+        self.left = self.left.checked_sub(1).ok_or(Malformed::TooManyCommands)?;
+        let (command, rest) = match self.encoding {
+            Encoding::Json => {
+                let (line, rest) = first_line(frame);
+                (json::command(line)?, rest)
+            }
+            Encoding::Protobuf => {
+                let (message, rest) = crate::centrifuge::protobuf::delimited(frame)?;
+                (protobuf::command(message)?, Some(rest).filter(|rest| !rest.is_empty()))
+            }
+        };
+        match &command.request {
+            Request::Send { .. } | Request::Pong => {}
+            _ if command.id == 0 => return Err(Malformed::NoId),
+            Request::Connect(connect) if connect.subscriptions.len() > SUBSCRIPTIONS_PER_CONNECT_MAX => {
+                return Err(Malformed::TooManySubscriptions);
+            }
+            _ => {}
+        }
+        self.rest = rest;
+        Ok(command)
+    }
+}
+
+/// The first line, and the rest after its line feed.
+fn first_line(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match frame.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (&frame[..end], Some(&frame[end + 1..])),
+        None => (frame, None),
+    }
+}
+
+/// The parts of a command as both encodings have them: at most one request is expected, and the first counts.
+#[derive(Debug, Default)]
+struct Parts<'a> {
+    id: u32,
+    connect: Option<Connect<'a>>,
+    subscribe: Option<Subscribe<'a>>,
+    unsubscribe: Option<Cow<'a, str>>,
+    publish: Option<Publish<'a>>,
+    presence: Option<Cow<'a, str>>,
+    presence_stats: Option<Cow<'a, str>>,
+    history: Option<History<'a>>,
+    ping: bool,
+    send: Option<&'a [u8]>,
+    rpc: Option<Rpc<'a>>,
+    refresh: Option<Cow<'a, str>>,
+    sub_refresh: Option<SubRefresh<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn command(self) -> Command<'a> {
+        let Parts { id, .. } = self;
+        let request = None
+            .or(self.connect.map(Request::Connect))
+            .or(self.subscribe.map(Request::Subscribe))
+            .or(self.unsubscribe.map(|channel| Request::Unsubscribe { channel }))
+            .or(self.publish.map(Request::Publish))
+            .or(self.presence.map(|channel| Request::Presence { channel }))
+            .or(self.presence_stats.map(|channel| Request::PresenceStats { channel }))
+            .or(self.history.map(Request::History))
+            .or(self.ping.then_some(Request::Ping))
+            .or(self.send.map(|data| Request::Send { data }))
+            .or(self.rpc.map(Request::Rpc))
+            .or(self.refresh.map(|token| Request::Refresh { token }))
+            .or(self.sub_refresh.map(Request::SubRefresh))
+            .unwrap_or(if id == 0 { Request::Pong } else { Request::Unknown });
+        Command { id, request }
+    }
+}

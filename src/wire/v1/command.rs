@@ -1,0 +1,375 @@
+//! Commands: each is one JSON object in a text message, which a client writes and a server parses.
+//!
+//! Time and memory of the parser are linear in the length of the message. The parser never guesses: a wrong field is named, and the
+//! command is rejected.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::value::{CowStrDeserializer, Error as ValueError};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::error::ProtocolError;
+use super::{Digits, Position, Value};
+use crate::is_too_deep;
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, INTEGER_END, PRESENCE_PAGE_MAX};
+
+/// A client's request. Its `id` is chosen by the client, is below 2^53, and is repeated in the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command<'a> {
+    /// Subscribe to a topic.
+    Subscribe {
+        /// The id of the command.
+        id: Option<u64>,
+        /// A [valid name](Rules::is_topic_name).
+        topic: Cow<'a, str>,
+        /// Replay the messages after this position first; without it, start with new messages.
+        position: Option<Position<'a>>,
+    },
+    /// Unsubscribe from a topic.
+    Unsubscribe {
+        /// The id of the command.
+        id: Option<u64>,
+        /// A [valid name](Rules::is_topic_name).
+        topic: Cow<'a, str>,
+    },
+    /// List the members of a topic.
+    Presence {
+        /// The id of the command.
+        id: Option<u64>,
+        /// A [valid name](Rules::is_topic_name).
+        topic: Cow<'a, str>,
+        /// List the members after this one; without it, the first ones.
+        after: Option<Digits<'a>>,
+        /// Maximum number of members, at most [`PRESENCE_PAGE_MAX`].
+        limit: usize,
+    },
+    /// Present fresh credentials of the same client.
+    Authenticate {
+        /// The id of the command.
+        id: Option<u64>,
+        /// 1 to [`Rules::token_bytes_max`] visible ASCII characters.
+        token: Cow<'a, str>,
+    },
+    /// Publish a message to a topic.
+    Publish {
+        /// The id of the command.
+        id: Option<u64>,
+        /// A [valid name](Rules::is_topic_name).
+        topic: Cow<'a, str>,
+        /// 1 to [`Rules::key_bytes_max`] bytes.
+        key: Option<Cow<'a, str>>,
+        /// 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes.
+        idempotency_key: Option<Cow<'a, str>>,
+        /// The content.
+        value: Value<'a>,
+    },
+}
+
+/// What a server accepts in a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Whether a topic may have a name.
+    pub is_topic_name: fn(&str) -> bool,
+    /// Maximum bytes of such a name.
+    pub topic_bytes_max: usize,
+    /// Maximum bytes of a message's key.
+    pub key_bytes_max: usize,
+    /// Maximum bytes of a token.
+    pub token_bytes_max: usize,
+}
+
+/// The types of commands.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CommandType {
+    Subscribe,
+    Unsubscribe,
+    Presence,
+    Authenticate,
+    Publish,
+}
+
+impl Command<'_> {
+    /// Parses a client's message by the rules of the server. Only strings with escapes are copied; memory is allocated only for those,
+    /// and for nested arrays and objects.
+    ///
+    /// # Errors
+    /// The error for the client: the message is not a JSON object, or a field is missing or invalid. It has the command's
+    /// `id` if the message is JSON and the `id` is valid.
+    pub fn parse<'a>(text: &'a [u8], rules: &Rules) -> Result<Command<'a>, ProtocolError> {
+        let fields: Fields<'a> =
+            serde_json::from_slice(text).map_err(|error| ProtocolError::bad_json(&error))?;
+        let id = fields.id()?;
+        if let Some(field) = fields.duplicate {
+            let field = field.name();
+            return Err(ProtocolError::bad(id, field, format!("the field `{field}` is there twice")));
+        }
+        let name = fields.get(Field::Type).ok_or_else(|| ProtocolError::missing(id, "type"))?;
+        let name = string(name).ok_or_else(|| ProtocolError::bad(id, "type", "the type is a string"))?;
+        let Ok(command_type) = CommandType::deserialize(CowStrDeserializer::<ValueError>::new(name)) else {
+            return Err(ProtocolError::unknown_type(id));
+        };
+        Ok(match command_type {
+            CommandType::Subscribe => {
+                let topic = fields.topic(id, rules)?;
+                Command::Subscribe { id, topic, position: fields.position(id)? }
+            }
+            CommandType::Presence => {
+                let (topic, after) = (fields.topic(id, rules)?, fields.after(id)?);
+                Command::Presence { id, topic, after, limit: fields.limit(id)? }
+            }
+            CommandType::Authenticate => Command::Authenticate { id, token: fields.token(id, rules)? },
+            CommandType::Unsubscribe => Command::Unsubscribe { id, topic: fields.topic(id, rules)? },
+            CommandType::Publish => {
+                let (topic, key) = (fields.topic(id, rules)?, fields.key(id, rules)?);
+                let idempotency_key = fields.idempotency_key(id)?;
+                Command::Publish { id, topic, key, idempotency_key, value: fields.value(id)? }
+            }
+        })
+    }
+
+    /// The message of the command.
+    pub fn encode(&self) -> String {
+        // Strings, numbers and values can always be serialised.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Command<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (command_type, id, topic) = match self {
+            Command::Subscribe { id, topic, .. } => (CommandType::Subscribe, id, Some(topic)),
+            Command::Unsubscribe { id, topic } => (CommandType::Unsubscribe, id, Some(topic)),
+            Command::Presence { id, topic, .. } => (CommandType::Presence, id, Some(topic)),
+            Command::Authenticate { id, .. } => (CommandType::Authenticate, id, None),
+            Command::Publish { id, topic, .. } => (CommandType::Publish, id, Some(topic)),
+        };
+        let mut object = ObjectWriter(serializer.serialize_map(None)?);
+        object.put(Field::Type, Some(&command_type))?;
+        object.put(Field::Id, id.as_ref())?;
+        object.put(Field::Topic, topic)?;
+        match self {
+            Command::Subscribe { position, .. } => object.put(Field::Position, position.as_ref())?,
+            Command::Unsubscribe { .. } => {}
+            Command::Presence { after, limit, .. } => {
+                object.put(Field::After, after.as_ref())?;
+                object.put(Field::Limit, Some(limit))?;
+            }
+            Command::Authenticate { token, .. } => object.put(Field::Token, Some(token))?,
+            Command::Publish { key, idempotency_key, value, .. } => {
+                object.put(Field::Key, key.as_ref())?;
+                object.put(Field::IdempotencyKey, idempotency_key.as_ref())?;
+                match value {
+                    Value::Json(value) => object.put(Field::Data, Some(value))?,
+                    Value::Text(text) => object.put(Field::Text, Some(text))?,
+                }
+            }
+        }
+        object.0.end()
+    }
+}
+
+/// Writes the fields that are there.
+struct ObjectWriter<M>(M);
+
+impl<M: serde::ser::SerializeMap> ObjectWriter<M> {
+    fn put(&mut self, field: Field, value: Option<&impl Serialize>) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| self.0.serialize_entry(field.name(), value))
+    }
+}
+
+/// The fields and their names.
+macro_rules! fields {
+    ($($name:literal $field:ident),* $(,)?) => {
+        #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+        #[serde(field_identifier)]
+        enum Field {
+            $(#[serde(rename = $name)] $field,)*
+            #[serde(other)]
+            Other,
+        }
+
+        impl Field {
+            const COUNT: usize = Field::Other as usize;
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(Field::$field => $name,)*
+                    Field::Other => "",
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    "id" Id,
+    "type" Type,
+    "topic" Topic,
+    "position" Position,
+    "key" Key,
+    "idempotency_key" IdempotencyKey,
+    "after" After,
+    "limit" Limit,
+    "token" Token,
+    "data" Data,
+    "text" Text,
+}
+
+/// The known fields of a command, each as raw JSON.
+#[derive(Default)]
+struct Fields<'a> {
+    values: [Option<&'a RawValue>; Field::COUNT],
+    /// The first duplicate field.
+    duplicate: Option<Field>,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, field: Field) -> Option<&'a RawValue> {
+        self.values[field as usize]
+    }
+
+    /// With two values of `id`, neither is the request's.
+    fn id(&self) -> Result<Option<u64>, ProtocolError> {
+        let Some(raw) = self.get(Field::Id).filter(|_| self.duplicate != Some(Field::Id)) else {
+            return Ok(None);
+        };
+        match integer(raw) {
+            Some(id) => Ok(Some(id)),
+            None => Err(ProtocolError::bad(None, "id", "an id is an integer from 0 to 2^53 - 1")),
+        }
+    }
+
+    fn topic(&self, id: Option<u64>, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
+        let raw = self.get(Field::Topic).ok_or_else(|| ProtocolError::missing(id, "topic"))?;
+        string(raw)
+            .filter(|name| (rules.is_topic_name)(name))
+            .ok_or_else(|| ProtocolError::bad_topic(id, rules))
+    }
+
+    fn key(&self, id: Option<u64>, rules: &Rules) -> Result<Option<Cow<'a, str>>, ProtocolError> {
+        let Some(raw) = self.get(Field::Key) else { return Ok(None) };
+        string(raw)
+            .filter(|key| (1..=rules.key_bytes_max).contains(&key.len()))
+            .ok_or_else(|| ProtocolError::bad_key(id, rules))
+            .map(Some)
+    }
+
+    fn idempotency_key(&self, id: Option<u64>) -> Result<Option<Cow<'a, str>>, ProtocolError> {
+        let Some(raw) = self.get(Field::IdempotencyKey) else { return Ok(None) };
+        string(raw)
+            .filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
+            .ok_or_else(|| ProtocolError::bad_idempotency_key(id))
+            .map(Some)
+    }
+
+    fn token(&self, id: Option<u64>, rules: &Rules) -> Result<Cow<'a, str>, ProtocolError> {
+        let raw = self.get(Field::Token).ok_or_else(|| ProtocolError::missing(id, "token"))?;
+        let is_good = |token: &str| {
+            (1..=rules.token_bytes_max).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        string(raw)
+            .filter(|token| is_good(token))
+            .ok_or_else(|| ProtocolError::bad(id, "token", "a token is a string of visible ASCII characters"))
+    }
+
+    fn after(&self, id: Option<u64>) -> Result<Option<Digits<'a>>, ProtocolError> {
+        let Some(raw) = self.get(Field::After) else { return Ok(None) };
+        let client = string(raw).and_then(|client| Digits::parse(&client, 32));
+        let error = || ProtocolError::bad(id, "after", "a client is a string of 1 to 32 hexadecimal digits");
+        client.ok_or_else(error).map(Some)
+    }
+
+    fn limit(&self, id: Option<u64>) -> Result<usize, ProtocolError> {
+        let Some(raw) = self.get(Field::Limit) else { return Ok(PRESENCE_PAGE_MAX) };
+        let limit = integer(raw).map(|limit| limit as usize).filter(|limit| *limit <= PRESENCE_PAGE_MAX);
+        limit.ok_or_else(|| {
+            ProtocolError::bad(id, "limit", format!("a limit is an integer from 0 to {PRESENCE_PAGE_MAX}"))
+        })
+    }
+
+    fn position(&self, id: Option<u64>) -> Result<Option<Position<'a>>, ProtocolError> {
+        let Some(raw) = self.get(Field::Position) else { return Ok(None) };
+        let position: PositionFields<'a> = serde_json::from_str(raw.get()).map_err(|_| {
+            ProtocolError::bad(id, "position", "a position is an object with an epoch and an offset")
+        })?;
+        let epoch = position.epoch.ok_or_else(|| ProtocolError::missing(id, "position.epoch"))?;
+        let offset = position.offset.ok_or_else(|| ProtocolError::missing(id, "position.offset"))?;
+        let epoch = string(epoch).and_then(|epoch| Digits::parse(&epoch, 16)).ok_or_else(|| {
+            ProtocolError::bad(id, "position.epoch", "an epoch is a string of 1 to 32 hexadecimal digits")
+        })?;
+        let offset = integer(offset).ok_or_else(|| {
+            ProtocolError::bad(id, "position.offset", "an offset is an integer from 0 to 2^53 - 1")
+        })?;
+        Ok(Some(Position { epoch, offset }))
+    }
+
+    fn value(&self, id: Option<u64>) -> Result<Value<'a>, ProtocolError> {
+        match (self.get(Field::Data), self.get(Field::Text)) {
+            (Some(data), None) if is_too_deep(data.get().as_bytes()) => Err(ProtocolError::too_deep(id)),
+            (Some(data), None) => Ok(Value::Json(data)),
+            (None, Some(text)) => string(text)
+                .map(Value::Text)
+                .ok_or_else(|| ProtocolError::bad(id, "text", "a text is a string")),
+            (None, None) => Err(ProtocolError::missing(id, "data")),
+            (Some(_), Some(_)) => Err(ProtocolError::bad(id, "text", "expected either data or text")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields<'de>, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(field) = map.next_key()? {
+            if field == Field::Other {
+                map.next_value::<IgnoredAny>()?;
+            } else if fields.values[field as usize].replace(map.next_value()?).is_some() {
+                fields.duplicate.get_or_insert(field);
+            }
+        }
+        Ok(fields)
+    }
+}
+
+#[derive(Deserialize)]
+struct PositionFields<'a> {
+    #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
+}
+
+/// The value of a JSON string.
+fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let written = raw.get();
+    match written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) if !inner.contains('\\') => Some(Cow::Borrowed(inner)),
+        // Fails for an escape of a lone surrogate.
+        Some(_) => serde_json::from_str(written).ok().map(Cow::Owned),
+        None => None,
+    }
+}
+
+/// An unsigned integer that JavaScript can represent, without fraction and exponent.
+fn integer(raw: &RawValue) -> Option<u64> {
+    raw.get().parse().ok().filter(|&number| number < INTEGER_END)
+}
