@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::identity::patterns::Patterns;
+use crate::identity::server_subscriptions::{Listed, ServerSubscriptions};
 use crate::identity::{Identity, Method, Right, Rights};
-use crate::patterns::Patterns;
-use crate::server_subscriptions::{Listed, ServerSubscriptions};
 
 /// The names of the claims, and which are required.
 #[derive(Clone, Debug, PartialEq, Eq)]

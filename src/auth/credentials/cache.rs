@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::secret::Digest;
+use crate::credentials::secret::Digest;
 
 /// A bounded map whose entries expire. When it is full, the oldest entry goes.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use echoring_topics::limits::TOPIC_BYTES_MAX;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::app_data::AppData;
+use crate::identity::app_data::AppData;
+use crate::identity::memory::allocated;
 use crate::limits::SERVER_SUBSCRIPTIONS_MAX;
-use crate::memory::allocated;
 
 /// A subscription that the application makes for a client.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
-use crate::key::{Algorithm, Key};
 use crate::limits::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
+use crate::tokens::key::{Algorithm, Key};
 
 #[derive(Deserialize)]
 struct Set {

@@ -4,8 +4,8 @@ use echoring_topics::Pattern;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use serde_json::Value;
 
+use crate::identity::memory::allocated;
 use crate::limits::PATTERNS_MAX;
-use crate::memory::allocated;
 
 /// A bounded list of patterns; the empty list fits no topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::claims;
-use crate::credentials::Credentials;
-use crate::head::OwnedHead;
+use crate::credentials::presented::Credentials;
+use crate::http::head::OwnedHead;
 use crate::identity::{Identity, Method, Right};
+use crate::tokens::claims;
 
 /// The body of a request to the hook. Its form is documented and only grows.
 #[derive(Serialize)]

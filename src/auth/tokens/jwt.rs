@@ -8,9 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::claims::{BadClaim, ClaimRules, SubscriptionGrant};
 use crate::identity::Identity;
-use crate::key::{Algorithm, Key};
+use crate::tokens::claims::{BadClaim, ClaimRules, SubscriptionGrant};
+use crate::tokens::key::{Algorithm, Key};
 
 /// Keys that are tried for one token. A token without a key id is tried with all keys of its algorithm; a set of more keys than
 /// this has ids.

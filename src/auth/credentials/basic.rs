@@ -19,11 +19,11 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params};
 use serde::Deserialize;
 
+use crate::credentials::secret::{Digest, sha256};
 use crate::error::LoadError;
+use crate::identity::patterns::Patterns;
 use crate::identity::{Identity, Method, Rights};
 use crate::limits::{ARGON2_LANES_MAX, ARGON2_MEMORY_KIB_MAX, ARGON2_PASSES_MAX};
-use crate::patterns::Patterns;
-use crate::secret::{Digest, sha256};
 
 const SETTING: &str = "auth_basic";
 
