@@ -54,7 +54,6 @@ const ROOT_FILES_MAX: usize = 15;
 const WIDE_ROOTS: &[(&str, usize)] = &[
     ("async", 19),
     ("centrifuge", 18),
-    ("cli", 30),
     ("client", 20),
     ("cluster", 16),
     ("proto", 18),

@@ -15,7 +15,8 @@ use clap::{Arg, ArgAction};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::{Failure, values};
+use crate::Failure;
+use crate::common::values;
 use echoring_proto::limits::Nanos;
 
 /// Maximum size of a file in bytes, enough for ten thousand patterns.

@@ -11,18 +11,18 @@ use echoring_server::Compression;
 
 /// The value of the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Compress {
+pub(crate) struct Compress {
     /// How to compress, if at all.
-    pub(super) compression: Option<Compression>,
+    pub(crate) compression: Option<Compression>,
     /// Bytes of windows kept from message to message, on the whole node.
-    pub(super) memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
 }
 
 impl Compress {
-    pub(super) const OFF: Compress = Compress { compression: None, memory_bytes: COMPRESSION_BYTES_DEFAULT };
+    pub(crate) const OFF: Compress = Compress { compression: None, memory_bytes: COMPRESSION_BYTES_DEFAULT };
 
     /// All that the extension can do: windows of full size, kept from message to message.
-    pub(super) fn full() -> Compress {
+    pub(crate) fn full() -> Compress {
         let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
         let preferences = Preferences { server: direction, client: direction };
         Compress { compression: Some(Compression::default().preferences(preferences)), ..Compress::OFF }

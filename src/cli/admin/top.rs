@@ -16,9 +16,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use crate::admin_client::AdminArgs;
+use crate::admin::admin_client::AdminArgs;
+use crate::common::values::duration_in;
 use crate::limits::TOP_INTERVAL_RANGE;
-use crate::values::duration_in;
 use crate::{Failure, print};
 use app::App;
 
@@ -35,7 +35,7 @@ Exit codes: 0 done, 2 wrong arguments, 3 no answer.";
 /// The flags of `top`, as typed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
@@ -48,7 +48,7 @@ pub(super) struct Args {
     once: bool,
 }
 
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let admin = arguments.admin.client()?;
     let mut app = App::new(admin.target(), arguments.interval);
     // A server that cannot be asked at all is an error; one that is lost later is shown as such.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::answers::{Answers, Connections, Lists};
 use crate::Failure;
-use crate::admin_client::{AdminClient, message};
+use crate::admin::admin_client::{AdminClient, message};
 use crate::limits::TOP_ROWS_MAX;
 
 /// The questions.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::admin_client::{AdminArgs, message};
+use crate::admin::admin_client::{AdminArgs, message};
 use crate::{Failure, print};
 
 const EXAMPLES: &str = "\
@@ -23,7 +23,7 @@ Exit codes: 0 the new configuration is in effect, 2 it is wrong and the old one 
 /// The flags of `reload`, as typed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
@@ -32,7 +32,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let (status, body) = arguments.admin.client()?.request(Method::POST, "/reload")?;
     match status {
         StatusCode::OK if arguments.json => Ok(print(&body)),

@@ -11,7 +11,7 @@ use crate::logging::{self, Destination, Form};
 
 /// Raises the soft limit on descriptors to the hard one and gives it back. Every connection may need one,
 /// and the usual soft limit of 1,024 exists for programs that use `select`.
-pub(super) fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
@@ -22,7 +22,7 @@ pub(super) fn raise_descriptor_limit() -> u64 {
 
 /// Raises the limit on locked memory as far as this process may. Recent kernels count rings as locked memory, unless the process
 /// has the capability that the sandbox gives up.
-pub(super) fn raise_locked_memory_limit() {
+pub(crate) fn raise_locked_memory_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Memlock);
     let raise = |limit| setrlimit(Resource::Memlock, Rlimit { current: limit, maximum: limit });
     // Only a privileged process raises the hard limit. One that cannot raise either runs on what it has, or on epoll.
@@ -32,19 +32,19 @@ pub(super) fn raise_locked_memory_limit() {
 }
 
 /// A file of echoring in the folder for persistent state that needs no backup (XDG Base Directory Specification).
-pub(super) fn state_file(name: &str) -> Option<PathBuf> {
+pub(crate) fn state_file(name: &str) -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
     Some(state.join("echoring").join(name))
 }
 
 /// A remedy for this error, after a semicolon, if one is known.
-pub(super) fn hint(error: &io::Error) -> String {
+pub(crate) fn hint(error: &io::Error) -> String {
     echoring_runtime::listening::descriptors_hint(error).map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 
 /// The limit on this process's address space and its use, in bytes; `None` without a limit.
-pub(super) fn address_space() -> Option<(u64, u64)> {
+pub(crate) fn address_space() -> Option<(u64, u64)> {
     let limit = getrlimit(Resource::As).current?;
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
@@ -53,7 +53,7 @@ pub(super) fn address_space() -> Option<(u64, u64)> {
 }
 
 /// Checks the value of `--log`: a level, or directives such as `warn,echoring_runtime::shard=debug`.
-pub(super) fn log_filter(word: &str) -> Result<String, String> {
+pub(crate) fn log_filter(word: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or module=level pairs";
     for directive in word.split(',') {
         let level = directive.split_once('=').map_or(directive, |(_, level)| level);
@@ -98,7 +98,7 @@ fn is_logged(module: &str) -> bool {
 
 /// The filter of these directives. The NATS client is silent unless they name it: it logs every attempt to connect as
 /// an error, and important errors are logged once elsewhere.
-pub(super) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
+pub(crate) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
     const CLIENT: &str = "async_nats";
     if word.contains(CLIENT) {
         return EnvFilter::try_new(word);
@@ -107,12 +107,12 @@ pub(super) fn filter(word: &str) -> Result<EnvFilter, ParseError> {
 }
 
 /// Starts the log on stderr.
-pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
+pub(crate) fn start_log(filter: &str) -> Result<(), Failure> {
     start_log_on(filter, &Destination::Stderr, Form::Text)
 }
 
 /// Starts the log.
-pub(super) fn start_log_on(filter: &str, destination: &Destination, form: Form) -> Result<(), Failure> {
+pub(crate) fn start_log_on(filter: &str, destination: &Destination, form: Form) -> Result<(), Failure> {
     logging::start(checked_filter(filter)?, filter, destination, form).map_err(|error| {
         let place = match destination {
             Destination::File(path) => format!(" in {}", path.display()),
@@ -123,7 +123,7 @@ pub(super) fn start_log_on(filter: &str, destination: &Destination, form: Form) 
 }
 
 /// The filter that `--log` describes.
-pub(super) fn checked_filter(word: &str) -> Result<EnvFilter, Failure> {
+pub(crate) fn checked_filter(word: &str) -> Result<EnvFilter, Failure> {
     filter(word).map_err(|error| Failure::Usage(format!("--log: {error}")))
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::answers::{Budget, Connection, Limits};
+use crate::connect::talk::escaped;
 use crate::limits::TOP_NAME_CHARS_MAX;
-use crate::talk::escaped;
 use echoring_load::plan;
 
 /// A rate: three digits below 100, then thousands separators.

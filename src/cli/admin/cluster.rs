@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::admin_client::{AdminArgs, message};
+use crate::admin::admin_client::{AdminArgs, message};
 use crate::{Failure, print};
 
 const EXAMPLES: &str = "\
@@ -19,7 +19,7 @@ Exit codes: 0 the node is active and connected, and the others acknowledge its m
 
 /// The commands about a cluster.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +42,7 @@ struct StatusArgs {
     json: bool,
 }
 
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let Command::Status(StatusArgs { admin, json }) = arguments.command;
     let (status, body) = admin.client()?.request(Method::GET, "/cluster")?;
     if status != StatusCode::OK {

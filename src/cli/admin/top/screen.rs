@@ -16,7 +16,7 @@ use super::app::{Action, App};
 use super::poller::Poller;
 use super::view;
 use crate::Failure;
-use crate::admin_client::AdminClient;
+use crate::admin::admin_client::AdminClient;
 use crate::limits::TOP_TICK;
 
 /// Watches until a key or a signal ends it. The terminal is restored on every way out, a panic included.

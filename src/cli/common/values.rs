@@ -105,28 +105,28 @@ pub fn rate(word: &str) -> Result<u64, String> {
 }
 
 /// A parser of bytes within `range`.
-pub(super) fn bytes_in(range: impl RangeBounds<u64> + 'static) -> impl Parser<u64> {
+pub(crate) fn bytes_in(range: impl RangeBounds<u64> + 'static) -> impl Parser<u64> {
     within(bytes, |bytes| shown_bytes(*bytes), bounds(&range))
 }
 
 /// A parser of durations within `range`.
-pub(super) fn duration_in(range: impl RangeBounds<Duration> + 'static) -> impl Parser<Duration> {
+pub(crate) fn duration_in(range: impl RangeBounds<Duration> + 'static) -> impl Parser<Duration> {
     within(duration, |time| shown_duration(*time), bounds(&range))
 }
 
 /// A parser of shares within `range`.
-pub(super) fn share_in(range: impl RangeBounds<f64> + 'static) -> impl Parser<f64> {
+pub(crate) fn share_in(range: impl RangeBounds<f64> + 'static) -> impl Parser<f64> {
     within(share, |share| format!("{}%", share * 100.0), bounds(&range))
 }
 
 /// A parser of whole numbers within `range`.
-pub(super) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u32> {
+pub(crate) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u32> {
     let number = |word: &str| word.parse().map_err(|_| "expected a number".to_owned());
     within(number, ToString::to_string, bounds(&range))
 }
 
 /// A parser of an option's value.
-pub(super) trait Parser<T>: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {}
+pub(crate) trait Parser<T>: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {}
 impl<T, F: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static> Parser<T> for F {}
 
 fn bounds<T: Clone>(range: &impl RangeBounds<T>) -> (Bound<T>, Bound<T>) {
@@ -150,7 +150,7 @@ fn within<T: Clone + PartialOrd + Send + Sync + 'static>(
 }
 
 /// A range as errors and documents show it.
-pub(super) fn shown_range<T>(range: &impl RangeBounds<T>, show: fn(&T) -> String) -> String {
+pub(crate) fn shown_range<T>(range: &impl RangeBounds<T>, show: fn(&T) -> String) -> String {
     match (range.start_bound(), range.end_bound()) {
         (Bound::Included(least), Bound::Included(most)) => format!("from {} to {}", show(least), show(most)),
         (Bound::Included(least), _) => format!("at least {}", show(least)),
@@ -187,7 +187,7 @@ pub(crate) fn shown_time(time: Nanos) -> String {
 }
 
 /// A duration of at most 1,000 hours as [`duration`] reads it.
-pub(super) fn shown_duration(time: Duration) -> String {
+pub(crate) fn shown_duration(time: Duration) -> String {
     // Below 2^62 ns.
     shown_time(time.as_nanos() as Nanos)
 }
@@ -238,7 +238,7 @@ pub(crate) fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
 
 /// A file, or `-` for stdin or stdout.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FileOrStream {
+pub(crate) enum FileOrStream {
     Stream,
     File(PathBuf),
 }
@@ -250,7 +250,7 @@ impl From<OsString> for FileOrStream {
 }
 
 /// A subprotocol's name (RFC 6455, 4.1).
-pub(super) fn subprotocol(word: &str) -> Result<String, String> {
+pub(crate) fn subprotocol(word: &str) -> Result<String, String> {
     if is_subprotocol(word) {
         Ok(word.to_owned())
     } else {

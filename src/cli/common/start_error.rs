@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 
 use echoring_server::{StartError, StartErrorKind};
 
-use crate::values::flag_of;
+use crate::common::values::flag_of;
 
 /// The error in one line.
-pub(super) fn line(error: &StartError) -> String {
+pub(crate) fn line(error: &StartError) -> String {
     let line = problem_and_hint(error);
     match flag(error) {
         Some(flag) => format!("{flag}: {line}"),
@@ -17,12 +17,12 @@ pub(super) fn line(error: &StartError) -> String {
 }
 
 /// The flag of the wrong setting, if there is one.
-pub(super) fn flag(error: &StartError) -> Option<String> {
+pub(crate) fn flag(error: &StartError) -> Option<String> {
     error.setting().and_then(key_of).map(flag_of)
 }
 
 /// The key in a configuration file of a setting that the library names.
-pub(super) fn key_of(setting: &str) -> Option<&'static str> {
+pub(crate) fn key_of(setting: &str) -> Option<&'static str> {
     match setting {
         "congestion" => Some("congestion"),
         "connections_max" => Some("max_connections"),
@@ -43,7 +43,7 @@ pub(super) fn key_of(setting: &str) -> Option<&'static str> {
 }
 
 /// A text of the library, with the flags of the settings that it names in backticks.
-pub(super) fn reword(text: &str) -> Cow<'_, str> {
+pub(crate) fn reword(text: &str) -> Cow<'_, str> {
     let mut parts = text.split('`');
     let mut worded = Cow::Borrowed(parts.next().unwrap_or_default());
     while let Some(name) = parts.next() {
@@ -58,7 +58,7 @@ pub(super) fn reword(text: &str) -> Cow<'_, str> {
 }
 
 /// The problem, and the remedy.
-pub(super) fn problem_and_hint(error: &StartError) -> String {
+pub(crate) fn problem_and_hint(error: &StartError) -> String {
     format!("{}; {}", reword(&error.problem), reword(&hint(error)))
 }
 
@@ -88,7 +88,7 @@ mod tests {
     fn settings_of_the_library_become_flags_that_there_are() {
         use echoring_proto::handshake::Refusal;
 
-        let flags = crate::file::flags::command::<crate::serve::Args>();
+        let flags = crate::common::file::flags::command::<crate::serve::Args>();
         let known = |flag: &str| flags.get_arguments().any(|arg| arg.get_long() == flag.strip_prefix("--"));
         for hint in Refusal::ALL.iter().map(|refusal| refusal.hint) {
             let worded = reword(hint);

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::failure::Failure;
-use crate::values::FileOrStream;
+use crate::common::failure::Failure;
+use crate::common::values::FileOrStream;
 
 /// Prints, and tells by the exit code whether that was possible.
 pub(crate) fn print(bytes: &[u8]) -> ExitCode {

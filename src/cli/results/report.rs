@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use self::run::{Run, read_all};
 use crate::Failure;
-use crate::values::FileOrStream;
+use crate::common::values::FileOrStream;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +55,7 @@ pub struct Args {
 }
 
 /// Draws the runs.
-pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let runs = read_all(&arguments.runs)?;
     let (charts, timeline) = (charts::all(&runs), timeline::timeline(&runs));
     let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));

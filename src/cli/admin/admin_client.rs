@@ -17,9 +17,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::LocalSet;
 
 use crate::Failure;
+use crate::common::values::shown_duration;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::{Variables, socket_address};
-use crate::values::shown_duration;
 use echoring_async::TokioStream;
 use echoring_server::control::Token;
 

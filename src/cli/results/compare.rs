@@ -8,7 +8,7 @@ use std::str::FromStr as _;
 
 use serde_json::Value;
 
-use super::values::{self, FileOrStream};
+use crate::common::values::{self, FileOrStream};
 use crate::{Failure, to_stdout};
 use echoring_load::analyse::compare;
 use echoring_load::analyse::objective::Metric;
@@ -36,14 +36,14 @@ const SCHEMA: &str = "echoring.comparison/1";
 /// Maximum file size.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Maximum threshold: ten times as bad.
-pub(super) const THRESHOLD_MAX: f64 = 10.0;
+pub(crate) const THRESHOLD_MAX: f64 = 10.0;
 /// Exit code if something is worse.
 const EXIT_WORSE: u8 = 1;
 
 /// The flags of `compare`, as typed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Results of bench --json; a single file needs runs of --repeat with --against
     #[arg(value_name = "A.json", required_unless_present = "pairs")]
     a: Option<PathBuf>,
@@ -84,7 +84,7 @@ pub(super) struct Args {
 }
 
 /// Compares, and returns the exit code that says whether the second target is worse.
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     if let Some(path) = &arguments.pairs {
         return compare_pairs(path);
     }
@@ -164,7 +164,7 @@ fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), F
 }
 
 /// Metrics to show, and those of them that must not be worse.
-pub(super) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
+pub(crate) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
     let mut shown = compare::metrics(&compare::METRICS).map_err(Failure::Usage)?;
     let new: Vec<Metric> = asked
         .iter()
@@ -197,7 +197,7 @@ fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
 }
 
 /// A metric that was asked for and that neither side knows.
-pub(super) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> Option<&'a str> {
+pub(crate) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> Option<&'a str> {
     let is_known = |metric: &&Metric| {
         found.iter().flat_map(|comparison| &comparison.metrics).any(|finding| finding.metric == metric.name())
     };
@@ -215,7 +215,7 @@ fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
 }
 
 /// The runs of a file.
-pub(super) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     let shown = path.display();
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(

@@ -18,8 +18,9 @@ use std::time::Duration;
 use self::command::{Commands, Measured};
 use self::history::{Commit, Repository, Worktrees};
 use self::report::Report;
-use super::values::{self, FileOrStream};
-use crate::{EXIT_INTERRUPTED, Failure, environment, signals::Signals};
+use crate::common::environment;
+use crate::common::values::{self, FileOrStream};
+use crate::{EXIT_INTERRUPTED, Failure, signals::Signals};
 use echoring_load::analyse::bisect::{BisectOptions, Bisection, Ending, NextPair, PAIRS_MAX_DEFAULT};
 use echoring_load::analyse::objective::Metric;
 use echoring_proto::random::SplitMix64;
@@ -57,7 +58,7 @@ const GOOD_REPEATS_MAX: usize = 1;
 /// The flags of `bisect`, as typed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Revision that is known to be good; an ancestor of BAD
     #[arg(value_name = "GOOD")]
     good: String,
@@ -135,7 +136,7 @@ impl From<Failure> for Stop {
 }
 
 /// Searches, and returns the exit code that tells the result.
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let metric_is_worse_if_higher = arguments.metric.as_ref().is_none_or(|metric| !metric.more_is_better());
     let more_is_worse = arguments.worse.map_or(metric_is_worse_if_higher, |worse| worse == Direction::Higher);
     let options = BisectOptions {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
-use crate::admin_client::{AdminArgs, message};
+use crate::admin::admin_client::{AdminArgs, message};
+use crate::common::values::duration_in;
 use crate::limits::HEALTH_TIMEOUT_RANGE;
-use crate::values::duration_in;
 use crate::{Failure, logging, print};
 
 const EXAMPLES: &str = "\
@@ -28,7 +28,7 @@ const EXIT_UNHEALTHY: u8 = 1;
 /// The flags of `health`, as typed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
@@ -41,7 +41,7 @@ pub(super) struct Args {
     timeout: Duration,
 }
 
-pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let (path, state) = if arguments.ready { ("/readyz", "ready") } else { ("/healthz", "healthy") };
     let admin = arguments.admin.client()?.with_timeout(arguments.timeout);
     let (status, body) = admin.request(Method::GET, path)?;
