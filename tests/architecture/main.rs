@@ -59,7 +59,6 @@ const WIDE_ROOTS: &[(&str, usize)] = &[
     ("proto", 18),
     ("proxy", 16),
     ("server", 59),
-    ("topics", 26),
 ];
 
 #[test]
@@ -119,13 +118,13 @@ const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
     "src/server/event_stream.rs message",
     "src/server/v1/server_event.rs message_parts",
     "src/server/v1/server_event.rs subscribed",
-    "src/topics/owned_topics.rs OwnedTopics::history",
-    "src/topics/owned_topics.rs OwnedTopics::publish_once",
-    "src/topics/owned_topics/durable.rs OwnedTopics::accept_stored",
-    "src/topics/owned_topics/durable.rs OwnedTopics::decide",
-    "src/topics/owned_topics/durable.rs OwnedTopics::note_key",
-    "src/topics/transfer.rs Importer::import",
-    "src/topics/transfer.rs OwnedTopics::export_state",
+    "src/topics/owner/owned_topics.rs OwnedTopics::history",
+    "src/topics/owner/owned_topics.rs OwnedTopics::publish_once",
+    "src/topics/owner/owned_topics/durable.rs OwnedTopics::accept_stored",
+    "src/topics/owner/owned_topics/durable.rs OwnedTopics::decide",
+    "src/topics/owner/owned_topics/durable.rs OwnedTopics::note_key",
+    "src/topics/owner/transfer.rs Importer::import",
+    "src/topics/owner/transfer.rs OwnedTopics::export_state",
 ];
 
 #[test]

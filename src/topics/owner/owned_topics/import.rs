@@ -2,17 +2,17 @@
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
 use crate::accounts::Publications;
+use crate::channel::log::Log;
 use crate::client::ClientId;
-use crate::creators::Creator;
-use crate::idempotency::Known;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
-use crate::log::Log;
 use crate::message::{Position, Publication};
-use crate::owned_topic::OwnedTopic;
-use crate::replay::KEPT_BYTES;
+use crate::owner::creators::Creator;
+use crate::owner::idempotency::Known;
+use crate::owner::owned_topic::OwnedTopic;
+use crate::owner::replay::KEPT_BYTES;
+use crate::owner::transfer::ImportError;
 use crate::settings::SlowConsumerPolicy;
 use crate::topic::TopicId;
-use crate::transfer::ImportError;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 

@@ -6,13 +6,13 @@
 
 use bytes::{Buf as _, BufMut as _};
 
-use super::client::ClientId;
 use super::idempotency::Known;
-use super::message::{Position, is_topic_name};
 use super::owned_topics::{ImportedTopic, OwnedTopicId, OwnedTopics};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Replay, entries, is_members, members};
-use super::topic::TopicId;
+use crate::client::ClientId;
 use crate::limits::{IDEMPOTENCY_WINDOW, KEY_BYTES_MAX, TRANSFER_PARTS_MAX};
+use crate::message::{Position, is_topic_name};
+use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 
@@ -474,7 +474,7 @@ fn key(mut body: &[u8], now: Nanos) -> Option<(bool, &str, Known)> {
 mod tests {
     use super::*;
     use crate::limits::IDEMPOTENCY_KEYS_PER_TOPIC_MAX;
-    use crate::owned_topics::Accepted;
+    use crate::owner::owned_topics::Accepted;
     use crate::{Content, Creator, Publication, Refused, Rules, SlowConsumerPolicy, TopicSettings};
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;

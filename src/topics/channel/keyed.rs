@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::message::{Content, Publication};
+use crate::message::{Content, Publication};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 
 /// No entry.

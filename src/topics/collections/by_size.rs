@@ -8,7 +8,7 @@ const CLASSES: usize = usize::BITS as usize + 1;
 /// Lists of indices by the power of two of their sizes. Changing a size, and finding one of the largest class, take
 /// constant time.
 #[derive(Debug)]
-pub(super) struct BySize {
+pub(crate) struct BySize {
     heads: [u32; CLASSES],
     /// Bit set of the classes that have an entry, except for class 0.
     used: u64,
@@ -39,7 +39,7 @@ fn class(bytes: usize) -> u8 {
 impl BySize {
     /// Sets the size of `index`.
     #[inline]
-    pub(super) fn set(&mut self, index: u32, bytes: usize) {
+    pub(crate) fn set(&mut self, index: u32, bytes: usize) {
         let class = class(bytes);
         let known = self.entries.get(index as usize).map_or(0, |entry| entry.class);
         if known != class {
@@ -48,7 +48,7 @@ impl BySize {
     }
 
     /// One of the largest entries, within a factor of two. `None` if all are empty.
-    pub(super) fn largest(&self) -> Option<u32> {
+    pub(crate) fn largest(&self) -> Option<u32> {
         let class = u64::BITS.checked_sub(self.used.leading_zeros()).filter(|class| *class > 0)?;
         Some(self.heads[class as usize])
     }

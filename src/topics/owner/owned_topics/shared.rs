@@ -5,11 +5,11 @@
 //! that gives its messages their offsets.
 
 use super::{OwnedTopicId, OwnedTopics, Shards, epoch};
+use crate::channel::keyed::Keyed;
+use crate::channel::log::Log;
 use crate::client::ClientId;
-use crate::creators::Creator;
-use crate::keyed::Keyed;
-use crate::log::Log;
 use crate::message::{Position, Publication, Refused};
+use crate::owner::creators::Creator;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 

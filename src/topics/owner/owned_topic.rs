@@ -1,56 +1,56 @@
 //! A topic on its owner shard: its position, its history, and the permission to publish.
 
-use super::accounts::{OwnerReport, Publications};
 use super::creators::Creator;
 use super::idempotency::Keys;
-use super::keyed::Keyed;
-use super::log::Log;
 use super::member_list::MemberList;
-use super::message::{Position, Publication, Refused};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
-use super::settings::{SlowConsumerPolicy, TopicSettings};
-use super::topic::TopicId;
+use crate::accounts::{OwnerReport, Publications};
+use crate::channel::keyed::Keyed;
+use crate::channel::log::Log;
 use crate::limits::KEYS_MAX;
+use crate::message::{Position, Publication, Refused};
+use crate::settings::{SlowConsumerPolicy, TopicSettings};
+use crate::topic::TopicId;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 
 #[derive(Debug)]
-pub(super) struct OwnedTopic {
-    pub(super) name: Box<str>,
-    pub(super) settings: TopicSettings,
-    pub(super) epoch: u64,
+pub(crate) struct OwnedTopic {
+    pub(crate) name: Box<str>,
+    pub(crate) settings: TopicSettings,
+    pub(crate) epoch: u64,
     /// Messages published so far; the next one gets the next offset.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// The shards with subscribers, and their ids of the topic.
-    pub(super) shards: Vec<(usize, TopicId)>,
-    pub(super) publications: Publications,
-    pub(super) payload_bytes: u64,
-    pub(super) rate: Rate,
-    pub(super) history: Log,
+    pub(crate) shards: Vec<(usize, TopicId)>,
+    pub(crate) publications: Publications,
+    pub(crate) payload_bytes: u64,
+    pub(crate) rate: Rate,
+    pub(crate) history: Log,
     /// The latest message of each key, if the topic conflates.
-    pub(super) keyed: Keyed,
+    pub(crate) keyed: Keyed,
     /// Messages up to this offset, including those of keys, were forgotten with the topic.
-    pub(super) keyed_since: u64,
+    pub(crate) keyed_since: u64,
     /// Idempotency keys: the operator's, and the clients', which must not interfere with the operator's. Few topics
     /// have any.
-    pub(super) idempotent: Option<Box<[Keys; 2]>>,
+    pub(crate) idempotent: Option<Box<[Keys; 2]>>,
     /// Subscribers with presence.
-    pub(super) members: MemberList,
-    pub(super) creator: Creator,
+    pub(crate) members: MemberList,
+    pub(crate) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
-    pub(super) idle_since: Option<Nanos>,
+    pub(crate) idle_since: Option<Nanos>,
     /// Kept for other users than the shards of this node.
-    pub(super) is_held: bool,
+    pub(crate) is_held: bool,
 }
 
 impl OwnedTopic {
     /// The current position.
-    pub(super) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         Position { epoch: self.epoch, offset: self.offset }
     }
 
     /// Returns the memory.
-    pub(super) fn release(&mut self, pool: &mut Pool) {
+    pub(crate) fn release(&mut self, pool: &mut Pool) {
         self.history.release(pool);
         self.keyed.release(pool);
         for keys in self.idempotent.iter_mut().flat_map(|keys| keys.iter_mut()) {
@@ -58,7 +58,7 @@ impl OwnedTopic {
         }
     }
 
-    pub(super) fn refusal(
+    pub(crate) fn refusal(
         &mut self,
         publication: &Publication<'_>,
         by_client: bool,
@@ -84,7 +84,7 @@ impl OwnedTopic {
     }
 
     /// Stores a message for replay. False if there is no memory for it.
-    pub(super) fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
+    pub(crate) fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
         if self.settings.history.messages == 0 {
             return true;
         }
@@ -105,21 +105,21 @@ impl OwnedTopic {
     }
 
     /// Whether nothing is stored for replay or for new subscribers.
-    pub(super) fn keeps_nothing(&self) -> bool {
+    pub(crate) fn keeps_nothing(&self) -> bool {
         self.history.bytes() == 0 && self.keyed.is_empty() && !self.is_idempotent()
     }
 
     /// Whether a publication may still be retried.
-    pub(super) fn is_idempotent(&self) -> bool {
+    pub(crate) fn is_idempotent(&self) -> bool {
         self.idempotent.as_ref().is_some_and(|keys| keys.iter().any(|keys| !keys.is_empty()))
     }
 
-    pub(super) fn keys(&mut self, by_client: bool) -> &mut Keys {
+    pub(crate) fn keys(&mut self, by_client: bool) -> &mut Keys {
         &mut self.idempotent.get_or_insert_default()[usize::from(by_client)]
     }
 
     /// The latest messages of their keys after `after`.
-    pub(super) fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
+    pub(crate) fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
         let head = self.position();
         let first = after.max(self.keyed_since) + 1;
         let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
@@ -136,12 +136,12 @@ impl OwnedTopic {
     }
 
     /// The offset of the oldest stored message.
-    pub(super) fn oldest_kept(&self) -> u64 {
+    pub(crate) fn oldest_kept(&self) -> u64 {
         let kept = self.history.offset_before(self.history.start()) + 1;
         kept.max((self.offset + 1).saturating_sub(u64::from(self.settings.history.messages)))
     }
 
-    pub(super) fn forget_old(&mut self, now: Nanos, pool: &mut Pool) {
+    pub(crate) fn forget_old(&mut self, now: Nanos, pool: &mut Pool) {
         let since = self.history.first_since(now.saturating_sub(self.settings.history.age));
         if since >= self.history.end() {
             self.history.forget_all(self.offset, pool);
@@ -150,7 +150,7 @@ impl OwnedTopic {
         }
     }
 
-    pub(super) fn report(&self, now: Nanos) -> OwnerReport {
+    pub(crate) fn report(&self, now: Nanos) -> OwnerReport {
         OwnerReport {
             epoch: self.epoch,
             offset: self.offset,
@@ -166,18 +166,18 @@ impl OwnedTopic {
 
 /// Messages per second, over the current and the previous period.
 #[derive(Debug, Default)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     period: Nanos,
     now: u64,
     before: u64,
     /// When the latest message came.
-    pub(super) latest: Nanos,
+    pub(crate) latest: Nanos,
 }
 
 const PERIOD: Nanos = 10 * SECOND;
 
 impl Rate {
-    pub(super) fn count(&mut self, now: Nanos) {
+    pub(crate) fn count(&mut self, now: Nanos) {
         self.latest = now;
         let period = now / PERIOD;
         if period != self.period {
@@ -188,7 +188,7 @@ impl Rate {
         self.now += 1;
     }
 
-    pub(super) fn per_second(&self, now: Nanos) -> f64 {
+    pub(crate) fn per_second(&self, now: Nanos) -> f64 {
         let (current, before) = match (now / PERIOD).saturating_sub(self.period) {
             0 => (self.now, self.before),
             1 => (0, self.now),

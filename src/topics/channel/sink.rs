@@ -10,9 +10,9 @@ use echoring_proto::limits::Nanos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberId {
     /// The channel, on its shard.
-    pub(super) channel: u32,
+    pub(crate) channel: u32,
     /// The index in the channel.
-    pub(super) index: u32,
+    pub(crate) index: u32,
 }
 
 impl MemberId {
@@ -76,7 +76,7 @@ pub trait Sink<K> {
     /// Whether a send would be accepted now.
     fn is_writable(&self, key: K) -> bool;
     /// Sends encoded frames with `messages` messages. `tag` is passed back with the part that could not be sent, see
-    /// [`Topics::take_back`](super::Topics::take_back).
+    /// [`Topics::take_back`](crate::Topics::take_back).
     ///
     /// # Errors
     /// The frames, if the connection does not accept them now.

@@ -1,12 +1,12 @@
 //! Replays of a topic's history: their start, and the pages that the owner shard sends.
 
-use super::client::ClientId;
-use super::message::{Content, Position, Publication};
+use crate::client::ClientId;
+use crate::message::{Content, Position, Publication};
 
 /// Bytes before each entry of a page: its length and its offset.
-pub(super) const ENTRY_BYTES: usize = 4 + 8;
+pub(crate) const ENTRY_BYTES: usize = 4 + 8;
 /// Bytes in front of key and payload of a stored message: its content type and the length of its key.
-pub(super) const KEPT_BYTES: usize = 2;
+pub(crate) const KEPT_BYTES: usize = 2;
 
 /// The messages that a subscriber receives before live ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Page {
     pub complete: bool,
 }
 
-pub(super) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
+pub(crate) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     page.extend_from_slice(&(bytes as u32).to_le_bytes());
     page.extend_from_slice(&offset.to_le_bytes());
@@ -63,7 +63,7 @@ pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication
 }
 
 /// Bytes of a subscriber in a page of members.
-pub(super) fn member_bytes(subject: &str) -> usize {
+pub(crate) fn member_bytes(subject: &str) -> usize {
     size_of::<ClientId>() + 1 + subject.len()
 }
 
@@ -75,7 +75,7 @@ pub fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
     page.extend_from_slice(subject.as_bytes());
 }
 
-/// The subscribers of a page of [`super::OwnedTopics::members`], each with its subject, which is empty for none.
+/// The subscribers of a page of [`crate::OwnedTopics::members`], each with its subject, which is empty for none.
 pub fn members(mut page: &[u8]) -> impl Iterator<Item = (ClientId, &str)> + Clone {
     std::iter::from_fn(move || {
         let (client, rest) = page.split_first_chunk::<16>()?;

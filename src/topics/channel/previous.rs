@@ -1,11 +1,11 @@
 //! The latest message of a topic, while a format may have deltas from it.
 
-use super::message::{Content, Publication};
+use crate::message::{Content, Publication};
 use echoring_proto::buffer::{Pool, allocated_bytes};
 
 /// The latest message of a topic, without its key. It takes memory only where it is wanted.
 #[derive(Debug, Default)]
-pub(super) struct Previous {
+pub(crate) struct Previous {
     is_wanted: bool,
     /// Its type; `None` if there is no message, or there was no memory for it.
     content: Option<Content>,
@@ -16,22 +16,22 @@ pub(super) struct Previous {
 impl Previous {
     /// Whether messages are to be kept.
     #[inline]
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.is_wanted
     }
 
     /// Messages are to be kept from now on.
-    pub(super) fn want(&mut self) {
+    pub(crate) fn want(&mut self) {
         self.is_wanted = true;
     }
 
     /// The message, if there is one.
-    pub(super) fn get(&self) -> Option<Publication<'_>> {
+    pub(crate) fn get(&self) -> Option<Publication<'_>> {
         self.content.map(|content| Publication { content, key: "", payload: &self.payload })
     }
 
     /// Keeps a message in place of the one before it. Without memory there is none: the next message is sent whole.
-    pub(super) fn keep(&mut self, pool: &mut Pool, message: &Publication<'_>) {
+    pub(crate) fn keep(&mut self, pool: &mut Pool, message: &Publication<'_>) {
         let Publication { content, payload, .. } = *message;
         self.content = None;
         if payload.len() > self.payload.capacity() {
@@ -50,7 +50,7 @@ impl Previous {
     }
 
     /// Removes the message and returns its memory. None is wanted until that is requested again.
-    pub(super) fn release(&mut self, pool: &mut Pool) {
+    pub(crate) fn release(&mut self, pool: &mut Pool) {
         pool.discharge_history(self.charged_bytes);
         *self = Previous::default();
     }

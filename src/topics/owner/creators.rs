@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::channel::log::Origin;
 use crate::limits::{CREATOR_TABLES, TOPICS_PER_CONNECTION_DEFAULT};
-use crate::log::Origin;
 use crate::message::Refused;
 
 /// The client that creates a topic.

@@ -8,22 +8,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 pub(crate) use self::import::ImportedTopic;
-use super::accounts::{OwnerReport, Publications};
-use super::by_size::BySize;
-use super::client::ClientId;
 use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::digest;
-use super::keyed::Keyed;
-use super::log::Log;
 use super::member_list::MemberList;
-use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
-use super::retained::Retained;
-use super::settings::{Relay, Rules, SlowConsumerPolicy};
-use super::slot_map::SlotMap;
-use super::topic::TopicId;
+use crate::accounts::{OwnerReport, Publications};
+use crate::channel::keyed::Keyed;
+use crate::channel::log::Log;
+use crate::client::ClientId;
+use crate::collections::by_size::BySize;
+use crate::collections::retained::Retained;
+use crate::collections::slot_map::SlotMap;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW};
+use crate::message::{Position, Publication, Refused};
+use crate::settings::{Relay, Rules, SlowConsumerPolicy};
+use crate::topic::TopicId;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
@@ -524,7 +524,7 @@ impl OwnedTopics {
 
     /// Number of topics without subscribers.
     #[cfg(test)]
-    pub(super) fn idle_len(&self) -> usize {
+    pub(crate) fn idle_len(&self) -> usize {
         self.idle.len()
     }
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
-use super::message::Publication;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_TOPIC_MAX, IDEMPOTENCY_WINDOW};
+use crate::message::Publication;
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
 
@@ -20,15 +20,15 @@ const SHARED_BYTES: usize = 2 * size_of::<usize>();
 
 /// The publication of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) offset: u64,
+pub(crate) struct Known {
+    pub(crate) offset: u64,
     /// Of the publication.
-    pub(super) digest: u64,
-    pub(super) at: Nanos,
+    pub(crate) digest: u64,
+    pub(crate) at: Nanos,
 }
 
 /// A hash of the publication: the same key with another message is an error, not a retry.
-pub(super) fn digest(seed: u64, publication: &Publication<'_>) -> u64 {
+pub(crate) fn digest(seed: u64, publication: &Publication<'_>) -> u64 {
     let Publication { content, key, payload } = publication;
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(seed);
@@ -41,7 +41,7 @@ pub(super) fn digest(seed: u64, publication: &Publication<'_>) -> u64 {
 
 /// Keys in the order of their arrival.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     known: BTreeMap<Arc<str>, Known>,
     order: VecDeque<(Nanos, Arc<str>)>,
 }
@@ -51,24 +51,24 @@ fn bytes_of(key: &str) -> usize {
 }
 
 impl Keys {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
     /// The publication of the key, unless its window has ended.
-    pub(super) fn find(&self, key: &str, now: Nanos) -> Option<Known> {
+    pub(crate) fn find(&self, key: &str, now: Nanos) -> Option<Known> {
         self.known.get(key).copied().filter(|known| now < known.at + IDEMPOTENCY_WINDOW)
     }
 
     /// The keys in the order of their arrival, without the first `skipped`.
-    pub(super) fn from(&self, skipped: usize) -> impl Iterator<Item = (&str, Known)> {
+    pub(crate) fn from(&self, skipped: usize) -> impl Iterator<Item = (&str, Known)> {
         let order = self.order.iter().skip(skipped);
         order.filter_map(|(_, key)| Some((&**key, *self.known.get(key)?)))
     }
 
     /// Stores a key, evicting the oldest if there are too many. False, with nothing stored, if there is no memory for
     /// it.
-    pub(super) fn keep(&mut self, key: &str, offset: u64, digest: u64, now: Nanos, pool: &mut Pool) -> bool {
+    pub(crate) fn keep(&mut self, key: &str, offset: u64, digest: u64, now: Nanos, pool: &mut Pool) -> bool {
         // A key that has expired and was not looked up since.
         if self.known.contains_key(key) {
             self.forget_until(now.saturating_sub(IDEMPOTENCY_WINDOW), pool);
@@ -86,21 +86,21 @@ impl Keys {
     }
 
     /// Removes the key that was stored last.
-    pub(super) fn forget_latest(&mut self, pool: &mut Pool) {
+    pub(crate) fn forget_latest(&mut self, pool: &mut Pool) {
         if let Some((_, key)) = self.order.pop_back() {
             self.forget(&key, pool);
         }
     }
 
     /// Removes keys that arrived at `until` or earlier.
-    pub(super) fn forget_until(&mut self, until: Nanos, pool: &mut Pool) {
+    pub(crate) fn forget_until(&mut self, until: Nanos, pool: &mut Pool) {
         while self.order.front().is_some_and(|(at, _)| *at <= until) {
             self.forget_oldest(pool);
         }
     }
 
     /// Removes the oldest key if it arrived at `until` or earlier.
-    pub(super) fn forget_one_until(&mut self, until: Nanos, pool: &mut Pool) {
+    pub(crate) fn forget_one_until(&mut self, until: Nanos, pool: &mut Pool) {
         if self.order.front().is_some_and(|(at, _)| *at <= until) {
             self.forget_oldest(pool);
         }
@@ -118,7 +118,7 @@ impl Keys {
     }
 
     /// Removes everything and returns the memory.
-    pub(super) fn release(&mut self, pool: &mut Pool) {
+    pub(crate) fn release(&mut self, pool: &mut Pool) {
         self.forget_until(Nanos::MAX, pool);
     }
 }

@@ -349,7 +349,7 @@ impl Log {
     }
 
     /// Changes the bound; the excess is removed with the next eviction.
-    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+    pub(crate) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }
 

@@ -2,7 +2,7 @@
 
 /// Values by index and generation.
 #[derive(Debug)]
-pub(super) struct SlotMap<T> {
+pub(crate) struct SlotMap<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
@@ -22,12 +22,12 @@ impl<T> Default for SlotMap<T> {
 
 impl<T> SlotMap<T> {
     /// Number of slots, used and free: every index is below this.
-    pub(super) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.slots.len() as u32
     }
 
     /// Adds a value. Returns its index and generation.
-    pub(super) fn insert(&mut self, value: T) -> (u32, u32) {
+    pub(crate) fn insert(&mut self, value: T) -> (u32, u32) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, value: None });
             self.len() - 1
@@ -38,7 +38,7 @@ impl<T> SlotMap<T> {
     }
 
     /// Removes a value; its generation ends.
-    pub(super) fn remove(&mut self, (index, generation): (u32, u32)) -> Option<T> {
+    pub(crate) fn remove(&mut self, (index, generation): (u32, u32)) -> Option<T> {
         let slot = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?;
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
@@ -48,39 +48,39 @@ impl<T> SlotMap<T> {
 
     /// The value of this index and generation.
     #[inline]
-    pub(super) fn get(&self, (index, generation): (u32, u32)) -> Option<&T> {
+    pub(crate) fn get(&self, (index, generation): (u32, u32)) -> Option<&T> {
         let slot = self.slots.get(index as usize)?;
         slot.value.as_ref().filter(|_| slot.generation == generation)
     }
 
     /// The same, mutable.
     #[inline]
-    pub(super) fn get_mut(&mut self, (index, generation): (u32, u32)) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, (index, generation): (u32, u32)) -> Option<&mut T> {
         let slot = self.slots.get_mut(index as usize)?;
         slot.value.as_mut().filter(|_| slot.generation == generation)
     }
 
     /// The value at an index, whatever its generation, with that generation.
     #[inline]
-    pub(super) fn at(&self, index: u32) -> Option<(u32, &T)> {
+    pub(crate) fn at(&self, index: u32) -> Option<(u32, &T)> {
         let slot = self.slots.get(index as usize)?;
         Some((slot.generation, slot.value.as_ref()?))
     }
 
     /// The same, mutable.
     #[inline]
-    pub(super) fn at_mut(&mut self, index: u32) -> Option<(u32, &mut T)> {
+    pub(crate) fn at_mut(&mut self, index: u32) -> Option<(u32, &mut T)> {
         let slot = self.slots.get_mut(index as usize)?;
         Some((slot.generation, slot.value.as_mut()?))
     }
 
     /// All values by index.
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
     /// All values with index and generation.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = ((u32, u32), &mut T)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = ((u32, u32), &mut T)> {
         let values = (0..).zip(&mut self.slots);
         values.filter_map(|(index, slot)| Some(((index, slot.generation), slot.value.as_mut()?)))
     }

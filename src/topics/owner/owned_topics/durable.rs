@@ -3,8 +3,8 @@
 use super::{OwnedTopicId, OwnedTopics, Shards, digest};
 use crate::accounts::Publications;
 use crate::message::{Content, Position, Publication, Refused};
-use crate::owned_topic::OwnedTopic;
-use crate::replay::Replay;
+use crate::owner::owned_topic::OwnedTopic;
+use crate::owner::replay::Replay;
 use crate::settings::Durable;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;

@@ -9,7 +9,7 @@ use echoring_proto::limits::Nanos;
 
 /// Values by name. Each is charged to the budget of the node.
 #[derive(Debug)]
-pub(super) struct Retained<T> {
+pub(crate) struct Retained<T> {
     by_name: BTreeMap<Arc<str>, (u64, T)>,
     /// Names in the order of their arrival.
     in_order: BTreeMap<u64, (Arc<str>, Nanos)>,
@@ -33,7 +33,7 @@ impl<T> Retained<T> {
     }
 
     /// Stores `value` under `name`, replacing the previous value. Older entries are evicted to make room.
-    pub(super) fn put(&mut self, name: &str, value: T, now: Nanos, pool: &mut Pool) {
+    pub(crate) fn put(&mut self, name: &str, value: T, now: Nanos, pool: &mut Pool) {
         self.take(name, pool);
         let bytes = Self::bytes_of(name);
         while self.bytes + bytes > REMEMBERED_BYTES_MAX || !pool.charge(bytes) {
@@ -49,12 +49,12 @@ impl<T> Retained<T> {
     }
 
     /// The value of `name`.
-    pub(super) fn get(&self, name: &str) -> Option<&T> {
+    pub(crate) fn get(&self, name: &str) -> Option<&T> {
         self.by_name.get(name).map(|(_, value)| value)
     }
 
     /// Removes and returns the value of `name`.
-    pub(super) fn take(&mut self, name: &str, pool: &mut Pool) -> Option<T> {
+    pub(crate) fn take(&mut self, name: &str, pool: &mut Pool) -> Option<T> {
         let (number, value) = self.by_name.remove(name)?;
         self.in_order.remove(&number);
         let bytes = Self::bytes_of(name);
@@ -64,7 +64,7 @@ impl<T> Retained<T> {
     }
 
     /// Removes expired entries.
-    pub(super) fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+    pub(crate) fn expire(&mut self, now: Nanos, pool: &mut Pool) {
         while let Some((_, (oldest, since))) = self.in_order.first_key_value()
             && since.saturating_add(REMEMBERED_AGE) <= now
         {
@@ -74,7 +74,7 @@ impl<T> Retained<T> {
     }
 
     /// Removes all entries.
-    pub(super) fn clear(&mut self, pool: &mut Pool) {
+    pub(crate) fn clear(&mut self, pool: &mut Pool) {
         while let Some((_, (oldest, _))) = self.in_order.first_key_value() {
             let oldest = Arc::clone(oldest);
             self.take(&oldest, pool);
@@ -82,11 +82,11 @@ impl<T> Retained<T> {
     }
 
     /// All values with their names.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.by_name.iter().map(|(name, (_, value))| (&**name, value))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
 }

@@ -8,13 +8,13 @@ use std::ops::Bound;
 
 use echoring_proto::buffer::Pool;
 
-use super::client::ClientId;
 use super::replay::{Members, append_member, member_bytes};
+use crate::client::ClientId;
 use crate::limits::MEMBER_BYTES;
 
 /// The members of a topic, with the subjects of those that are authenticated.
 #[derive(Debug, Default)]
-pub(super) struct MemberList {
+pub(crate) struct MemberList {
     listed: BTreeMap<ClientId, Box<str>>,
     /// How many there are, if that is not the number of those that are listed.
     counted: Option<u64>,
@@ -23,17 +23,17 @@ pub(super) struct MemberList {
 
 impl MemberList {
     /// Number of members.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.counted.unwrap_or(self.listed.len() as u64)
     }
 
     /// The number of members has another source.
-    pub(super) fn set_count(&mut self, count: u64) {
+    pub(crate) fn set_count(&mut self, count: u64) {
         self.counted = Some(count);
     }
 
     /// A member has joined, with its subject, or left. Returns the subject.
-    pub(super) fn change(&mut self, client: ClientId, joined: Option<&str>) -> Box<str> {
+    pub(crate) fn change(&mut self, client: ClientId, joined: Option<&str>) -> Box<str> {
         match joined {
             Some(subject) => {
                 self.listed.insert(client, subject.into());
@@ -44,7 +44,7 @@ impl MemberList {
     }
 
     /// Charges or discharges a change. False if it changes nothing, or if there is no memory for it.
-    pub(super) fn charge(&mut self, client: ClientId, joined: Option<&str>, pool: &mut Pool) -> bool {
+    pub(crate) fn charge(&mut self, client: ClientId, joined: Option<&str>, pool: &mut Pool) -> bool {
         match (self.listed.get(&client), joined) {
             (None, Some(subject)) => {
                 let bytes = MEMBER_BYTES + subject.len();
@@ -63,17 +63,17 @@ impl MemberList {
     }
 
     /// The subject of a client that is listed.
-    pub(super) fn subject(&self, client: ClientId) -> Option<&str> {
+    pub(crate) fn subject(&self, client: ClientId) -> Option<&str> {
         self.listed.get(&client).map(|subject| &**subject)
     }
 
     /// Whether a client is listed.
-    pub(super) fn lists(&self, client: ClientId) -> bool {
+    pub(crate) fn lists(&self, client: ClientId) -> bool {
         self.listed.contains_key(&client)
     }
 
-    /// See [`members`](super::OwnedTopics::members).
-    pub(super) fn read(
+    /// See [`members`](crate::OwnedTopics::members).
+    pub(crate) fn read(
         &self,
         after: Option<ClientId>,
         most: usize,
@@ -98,12 +98,12 @@ impl MemberList {
     }
 
     /// The clients that are listed.
-    pub(super) fn clients(&self) -> impl Iterator<Item = ClientId> {
+    pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> {
         self.listed.keys().copied()
     }
 
     /// Forgets everyone, and returns the memory.
-    pub(super) fn release(&mut self, pool: &mut Pool) {
+    pub(crate) fn release(&mut self, pool: &mut Pool) {
         pool.discharge_history(self.charged_bytes);
         *self = MemberList::default();
     }

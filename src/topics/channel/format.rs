@@ -1,7 +1,7 @@
 //! The formats of a topic's messages, and what encodes a message in one of them.
 
 use super::log::Parts;
-use super::message::Publication;
+use crate::message::Publication;
 
 /// How messages are encoded for subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,17 +41,17 @@ pub enum Deltas {
 
 impl Encoding {
     /// Whether subscribers get presence events, where their topic has them.
-    pub(super) fn has_presence(self) -> bool {
+    pub(crate) fn has_presence(self) -> bool {
         matches!(self, Encoding::Adapter(_) | Encoding::Resuming { presence: true, .. })
     }
 
     /// Whether subscribers get gap events and heartbeats as frames.
-    pub(super) fn has_events(self) -> bool {
+    pub(crate) fn has_events(self) -> bool {
         matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
     }
 
     /// Whether subscribers can be notified of a gap.
-    pub(super) fn has_gaps(self) -> bool {
+    pub(crate) fn has_gaps(self) -> bool {
         self.has_events() || self == Encoding::RawWithGaps
     }
 
@@ -61,7 +61,7 @@ impl Encoding {
     }
 
     /// The encoding in which a subscriber continues that has been sent a message; `None` if that is this one.
-    pub(super) fn following(self) -> Option<Encoding> {
+    pub(crate) fn following(self) -> Option<Encoding> {
         let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning } = self else { return None };
         Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following })
     }
