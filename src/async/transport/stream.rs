@@ -34,7 +34,7 @@ enum Kind<S> {
     Tls(Box<TlsStream<S>>),
 }
 
-/// The stream of [`Dialer::dial`](super::Dialer::dial): TCP to the server or to a proxy.
+/// The stream of [`Dialer::dial`](crate::Dialer::dial): TCP to the server or to a proxy.
 ///
 /// ```
 /// use echoring::{ClientStream, Conn, DialError, dial};

@@ -16,8 +16,8 @@ use tokio_uring::net::TcpStream;
 
 use crate::limits::{URING_BUFFER_BYTES_KEPT, URING_BUFFER_BYTES_MAX};
 
-/// A TCP stream on the tokio-uring runtime, as a transport of a [`Conn`](super::Conn), or for hyper inside a
-/// [`TokioStream`](super::TokioStream).
+/// A TCP stream on the tokio-uring runtime, as a transport of a [`Conn`](crate::Conn), or for hyper inside a
+/// [`TokioStream`](crate::TokioStream).
 ///
 /// tokio-uring 0.5 ignores an `io_uring_enter` that the kernel refuses temporarily (EAGAIN, ENOMEM): the operation then
 /// waits until something else makes the runtime enter its ring. On hosts that may run short of memory, run a task that
@@ -222,7 +222,7 @@ mod tests {
 
     /// Runs `test` with an accepted stream and its peer, unless io_uring is denied.
     fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(UringStream, std::net::TcpStream) -> F) {
-        if let Err(error) = super::super::ring_allowed() {
+        if let Err(error) = crate::ring_allowed() {
             assert!(std::env::var_os("CI").is_none(), "io_uring is denied here: {error}");
             eprintln!("io_uring is denied here ({error}): nothing to test");
             return;
