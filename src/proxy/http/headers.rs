@@ -41,14 +41,14 @@ pub enum HostPolicy {
 
 /// The client of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    pub(super) address: IpAddr,
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
     /// The client uses TLS.
-    pub(super) secure: bool,
+    pub(crate) secure: bool,
 }
 
 /// Whether `request` asks for a WebSocket (RFC 6455, 4.2.1). The upstream validates the rest of the handshake.
-pub(super) fn is_websocket_upgrade<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_websocket_upgrade<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && lists(request.headers(), &CONNECTION, "upgrade")
@@ -56,7 +56,7 @@ pub(super) fn is_websocket_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 /// Whether a 101 response accepts a WebSocket upgrade.
-pub(super) fn accepts_websocket(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_websocket(headers: &HeaderMap) -> bool {
     lists(headers, &CONNECTION, "upgrade") && lists(headers, &UPGRADE, "websocket")
 }
 
@@ -71,7 +71,7 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// The host of a request that may pass, or the reason for its refusal. Upstreams append the path to their own and
 /// compare hosts with origins, so both must be well formed.
-pub(super) fn validate_host_and_path<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
+pub(crate) fn validate_host_and_path<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
     const BAD_HOST: &str = "Host header missing, repeated or malformed";
     let mut hosts = request.headers().get_all(HOST).into_iter();
     let host = hosts.next();
@@ -104,7 +104,7 @@ fn has_dot_dot_segment(path: &str) -> bool {
 }
 
 /// Removes the hop-by-hop fields.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let connection = headers.get_all(CONNECTION).into_iter().map(HeaderValue::as_bytes);
     let names: Vec<HeaderName> =
         handshake::hop_by_hop_fields(connection).filter_map(|name| name.parse().ok()).collect();
@@ -114,18 +114,18 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Whether the body has only transfer codings that hyper decodes.
-pub(super) fn has_plain_body(headers: &HeaderMap) -> bool {
+pub(crate) fn has_plain_body(headers: &HeaderMap) -> bool {
     handshake::is_only_chunked(headers.get_all(TRANSFER_ENCODING).into_iter().map(HeaderValue::as_bytes))
 }
 
 /// Adds the two fields that request or accept a WebSocket.
-pub(super) fn add_upgrade(headers: &mut HeaderMap) {
+pub(crate) fn add_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// Sets `Host` and the forwarding fields by the policies. `host` is the host that the client asked for.
-pub(super) fn set_forwarding_fields(
+pub(crate) fn set_forwarding_fields(
     headers: &mut HeaderMap,
     client: Client,
     host: &HeaderValue,
@@ -188,7 +188,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 /// The permessage-deflate offers in the values of `Sec-WebSocket-Extensions`, as they were sent; `None` if there are
 /// none. The proxy does not understand other extensions, and so must not pass them (RFC 6455, 5.4).
-pub(super) fn deflate_offers<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
+pub(crate) fn deflate_offers<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
     let mut offers: Vec<u8> = Vec::new();
     for element in values.flat_map(elements) {
         let name = element.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();

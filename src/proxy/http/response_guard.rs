@@ -18,13 +18,13 @@ use echoring_proto::limits::CLOSE_TIMEOUT;
 
 /// As long as it exists, somebody waits for the response.
 #[derive(Debug)]
-pub(super) struct ResponseGuard {
+pub(crate) struct ResponseGuard {
     _waiting: oneshot::Sender<Infallible>,
 }
 
 /// Drives `connection` to its end. Once the guard is dropped, the end must come within [`CLOSE_TIMEOUT`]; otherwise the
 /// connection is dropped and the result is `None`.
-pub(super) fn guarded<C: Future>(connection: C) -> (ResponseGuard, impl Future<Output = Option<C::Output>>) {
+pub(crate) fn guarded<C: Future>(connection: C) -> (ResponseGuard, impl Future<Output = Option<C::Output>>) {
     let (waiting, released) = oneshot::channel();
     let driven = async move {
         let mut connection = pin!(connection);
@@ -38,13 +38,13 @@ pub(super) fn guarded<C: Future>(connection: C) -> (ResponseGuard, impl Future<O
 
 /// The body of a response, with the guard of its connection.
 #[derive(Debug)]
-pub(super) struct GuardedBody {
+pub(crate) struct GuardedBody {
     body: Incoming,
     _guard: ResponseGuard,
 }
 
 impl GuardedBody {
-    pub(super) fn new(body: Incoming, guard: ResponseGuard) -> GuardedBody {
+    pub(crate) fn new(body: Incoming, guard: ResponseGuard) -> GuardedBody {
         GuardedBody { body, _guard: guard }
     }
 }

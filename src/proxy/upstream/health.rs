@@ -15,8 +15,8 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use tokio::task::spawn_local;
 
-use super::Context;
-use super::upstream::Upstream;
+use crate::Context;
+use crate::upstream::Upstream;
 use echoring_async::TokioStream;
 
 /// How upstreams are checked.
@@ -30,7 +30,7 @@ pub struct HealthCheck {
 }
 
 /// Checks all upstreams, each in its own task, until the runtime ends.
-pub(super) fn start(context: &Rc<Context>, check: &HealthCheck) {
+pub(crate) fn start(context: &Rc<Context>, check: &HealthCheck) {
     for upstream in context.upstreams.all() {
         let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
         spawn_local(async move {

@@ -15,7 +15,7 @@ use echoring_proto::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// Tracks the framing of one client's requests.
 #[derive(Debug)]
-pub(super) struct RequestFraming {
+pub(crate) struct RequestFraming {
     state: State,
     /// The bytes of the head so far.
     head: Vec<u8>,
@@ -26,10 +26,10 @@ pub(super) struct RequestFraming {
 
 /// Set when a chunked body is malformed, so that the client is blamed and not the upstream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct MalformedBody(Rc<Cell<bool>>);
+pub(crate) struct MalformedBody(Rc<Cell<bool>>);
 
 impl MalformedBody {
-    pub(super) fn get(&self) -> bool {
+    pub(crate) fn get(&self) -> bool {
         self.0.get()
     }
 }
@@ -70,7 +70,7 @@ enum Chunk {
 }
 
 impl RequestFraming {
-    pub(super) fn new(malformed_body: &MalformedBody) -> RequestFraming {
+    pub(crate) fn new(malformed_body: &MalformedBody) -> RequestFraming {
         RequestFraming {
             state: State::Head,
             head: Vec::new(),
@@ -80,7 +80,7 @@ impl RequestFraming {
     }
 
     /// Inspects `bytes`, which were just read, and corrupts violations.
-    pub(super) fn inspect(&mut self, bytes: &mut [u8]) {
+    pub(crate) fn inspect(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             match &mut self.state {

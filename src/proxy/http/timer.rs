@@ -12,7 +12,7 @@ use hyper::rt::{Sleep, Timer};
 
 /// The timer of the runtime that polls it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokioTimer;
+pub(crate) struct TokioTimer;
 
 struct TokioSleep(Pin<Box<tokio::time::Sleep>>);
 

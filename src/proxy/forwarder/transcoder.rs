@@ -14,7 +14,7 @@ use echoring_proto::limits::COMPRESSION_THRESHOLD_BYTES;
 use echoring_proto::{Opcode, ProtocolError, Role, mask};
 
 /// Converts the messages of one direction.
-pub(super) enum Transcoder {
+pub(crate) enum Transcoder {
     /// From the client: compressed messages are decompressed.
     Inflate(Box<InflateTranscoder>),
     /// To the client: messages are compressed if that is worthwhile.
@@ -22,7 +22,7 @@ pub(super) enum Transcoder {
 }
 
 /// A direction in which messages are decompressed.
-pub(super) struct InflateTranscoder {
+pub(crate) struct InflateTranscoder {
     inflater: Inflater,
     message_bytes_max: u64,
     /// Opcode of the compressed message that is being collected.
@@ -33,7 +33,7 @@ pub(super) struct InflateTranscoder {
 }
 
 /// A direction in which messages are compressed.
-pub(super) struct DeflateTranscoder {
+pub(crate) struct DeflateTranscoder {
     /// `None` if the negotiated window is too small to deflate with.
     deflater: Option<Deflater>,
     deflated: Vec<u8>,
@@ -42,7 +42,7 @@ pub(super) struct DeflateTranscoder {
 
 impl Transcoder {
     /// The direction from the client.
-    pub(super) fn from_client(agreement: &Agreement, message_bytes_max: u64) -> Transcoder {
+    pub(crate) fn from_client(agreement: &Agreement, message_bytes_max: u64) -> Transcoder {
         Transcoder::Inflate(Box::new(InflateTranscoder {
             inflater: Inflater::new(agreement.inbound(Role::Server)),
             message_bytes_max,
@@ -53,7 +53,7 @@ impl Transcoder {
     }
 
     /// The direction to the client.
-    pub(super) fn to_client(agreement: &Agreement, level: u8) -> Transcoder {
+    pub(crate) fn to_client(agreement: &Agreement, level: u8) -> Transcoder {
         let direction = agreement.outbound(Role::Server);
         Transcoder::Deflate(Box::new(DeflateTranscoder {
             deflater: direction.deflates().then(|| Deflater::new(direction, level)),
@@ -63,7 +63,7 @@ impl Transcoder {
     }
 
     /// Whether compressed frames may arrive.
-    pub(super) fn accepts_compressed(&self) -> bool {
+    pub(crate) fn accepts_compressed(&self) -> bool {
         matches!(self, Transcoder::Inflate(_))
     }
 
@@ -72,7 +72,7 @@ impl Transcoder {
     ///
     /// # Errors
     /// [`ProtocolError::MessageTooBig`] and [`ProtocolError::BadCompression`] for compressed messages.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         header: &Header,
         payload: &[u8],

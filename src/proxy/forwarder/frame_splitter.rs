@@ -15,7 +15,7 @@ use echoring_proto::{Opcode, ProtocolError, Role, mask};
 
 /// Splits one direction into frames.
 #[derive(Debug)]
-pub(super) struct FrameSplitter {
+pub(crate) struct FrameSplitter {
     /// The role of the receiver that the frames are meant for.
     receiver: Role,
     /// Whether permessage-deflate was negotiated.
@@ -36,7 +36,7 @@ struct RemainingPayload {
 
 /// The next item of the input.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(crate) enum Item {
     /// A whole frame of `header_bytes` and `header.payload_bytes`, to be forwarded unchanged.
     Frame { header: Header, header_bytes: usize },
     /// A part of a long frame: skip `skip_bytes` (the original header, if any), write `header` instead, and forward the
@@ -50,11 +50,11 @@ pub(super) enum Item {
 const FRAGMENT_BYTES_MIN: usize = 4 * 1024;
 
 /// Required input buffer size: the longest frame that is not fragmented.
-pub(super) const INPUT_BYTES_MAX: usize = ASSEMBLED_FRAME_BYTES_MAX as usize + HEADER_BYTES_MAX;
+pub(crate) const INPUT_BYTES_MAX: usize = ASSEMBLED_FRAME_BYTES_MAX as usize + HEADER_BYTES_MAX;
 
 impl FrameSplitter {
     /// Splits frames that `receiver` receives. `compression` says whether RSV1 is allowed.
-    pub(super) fn new(receiver: Role, compression: bool) -> FrameSplitter {
+    pub(crate) fn new(receiver: Role, compression: bool) -> FrameSplitter {
         FrameSplitter { receiver, compression, in_message: false, rest: None }
     }
 
@@ -62,7 +62,7 @@ impl FrameSplitter {
     ///
     /// # Errors
     /// The first violation of RFC 6455, section 5, that a header shows. Payloads are validated by the receiver.
-    pub(super) fn next(&mut self, bytes: &[u8]) -> Result<Item, ProtocolError> {
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Result<Item, ProtocolError> {
         if let Some(rest) = self.rest {
             return Ok(self.piece(rest, 0, bytes.len(), Opcode::Continuation, false));
         }
