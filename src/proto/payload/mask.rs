@@ -10,7 +10,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::simd::Kernel;
+use crate::simd::Kernel;
 
 /// Longest payload in bytes that is masked without a function call.
 pub const INLINE_BYTES_MAX: usize = 64;

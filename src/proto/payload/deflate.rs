@@ -34,7 +34,7 @@ pub use inflater::Inflater;
 pub use negotiation::{BadExtension, accept_response, agree, write_offer, write_response};
 pub use window::Window;
 
-use super::Role;
+use crate::Role;
 
 /// Whether this build supports compression. A build without it declines every offer and sends none.
 pub const AVAILABLE: bool = cfg!(feature = "compress");

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::ProtocolError;
+use crate::ProtocolError;
 
 /// Up to this length, ASCII text is recognised without a function call.
 const INLINE_BYTES_MAX: usize = 64;
