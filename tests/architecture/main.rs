@@ -1,5 +1,5 @@
 //! Checks the source against ARCHITECTURE.md: imports between modules, import cycles between files, the places of unsafe
-//! code, features for tests only, the size of functions, and files that no module includes.
+//! code, features for tests only, the size of functions, files that no module includes, and the files in a crate's root.
 
 mod cycles;
 mod functions;
@@ -24,8 +24,7 @@ const PARAMETERS_MAX: usize = 6;
 
 /// Import cycles that are still longer than `CYCLE_FILES_MAX`: the first of their files by name, and how many they are. The list only
 /// shrinks.
-const LONG_CYCLES: &[(&str, usize)] =
-    &[("src/load/engine/client.rs", 6), ("src/proto/connection.rs", 6), ("src/server/broadcast.rs", 16)];
+const LONG_CYCLES: &[(&str, usize)] = &[("src/server/broadcast.rs", 16)];
 
 #[test]
 fn no_import_cycle_has_more_than_three_files() {
@@ -51,8 +50,7 @@ fn no_import_cycle_has_more_than_three_files() {
 const ROOT_FILES_MAX: usize = 15;
 
 /// Crates that still have more files in their root, and how many. The list only shrinks.
-const WIDE_ROOTS: &[(&str, usize)] =
-    &[("centrifuge", 18), ("client", 20), ("cluster", 16), ("server", 59)];
+const WIDE_ROOTS: &[(&str, usize)] = &[("centrifuge", 18), ("client", 20), ("cluster", 16), ("server", 59)];
 
 #[test]
 fn no_crate_has_more_than_fifteen_files_in_its_root() {
