@@ -16,8 +16,6 @@ use echoring_topics::Content;
 use echoring_topics::limits::KEY_BYTES_MAX;
 use echoring_wire::is_too_deep;
 
-
-
 /// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {

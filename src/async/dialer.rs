@@ -9,6 +9,7 @@ mod connect;
 mod cookies;
 mod error;
 mod forwarding;
+pub(crate) mod proxy;
 mod request;
 
 use std::fmt;
@@ -26,11 +27,11 @@ use tokio_rustls::TlsConnector;
 
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 use super::UringStream;
-use super::stream::{ClientStream, MaybeTls};
 use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
 use crate::conn::{Head, Origin, Trace};
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
 use crate::tls::{Identity, Trust, client_config_with};
+use crate::transport::stream::{ClientStream, MaybeTls};
 use echoring_proto::connection::Compression;
 use echoring_proto::handshake::{self, BadField, check_field, check_subprotocols};
 use echoring_proto::{Role, Url};
@@ -385,10 +386,9 @@ impl Dialer {
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         match proxy {
             None => Ok(stream),
-            Some(proxy) => deadline
-                .run(Stage::Proxy, crate::proxy::tunnel(proxy, stream, url))
-                .await?
-                .map_err(DialError::Proxy),
+            Some(proxy) => {
+                deadline.run(Stage::Proxy, proxy::tunnel(proxy, stream, url)).await?.map_err(DialError::Proxy)
+            }
         }
     }
 

@@ -18,23 +18,13 @@ mod handshake;
 pub mod limits;
 mod listener;
 #[cfg(feature = "client")]
-mod proxy;
-#[cfg(feature = "client")]
 pub mod reconnect;
-#[cfg(all(feature = "uring", target_os = "linux"))]
-mod ring;
-#[cfg(unix)]
-mod runtime;
-#[cfg(feature = "client")]
-mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
-mod tokio_stream;
 #[cfg(feature = "tower")]
 pub mod tower;
+mod transport;
 mod upgrader;
-#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
-mod uring_stream;
 
 pub use accept::accept;
 pub use conn::{
@@ -46,22 +36,22 @@ pub use echoring_proto::Text;
 pub use echoring_proto::connection::{CloseFrame, MessageKind};
 
 #[cfg(feature = "client")]
+pub use dialer::proxy::{BadProxy, Proxy, ProxyError, SocksError};
+#[cfg(feature = "client")]
 pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, connect_to, connect_to_any, dial};
 pub use listener::{Incoming, Listener};
 #[cfg(feature = "client")]
-pub use proxy::{BadProxy, Proxy, ProxyError, SocksError};
-#[cfg(feature = "client")]
 pub use reconnect::Reconnecting;
 #[cfg(all(feature = "uring", target_os = "linux"))]
-pub use ring::ring_allowed;
+pub use transport::ring::ring_allowed;
 #[cfg(unix)]
-pub use runtime::local_runtime;
+pub use transport::runtime::local_runtime;
 #[cfg(feature = "client")]
-pub use stream::{ClientStream, MaybeTls};
-pub use tokio_stream::TokioStream;
+pub use transport::stream::{ClientStream, MaybeTls};
+pub use transport::tokio_stream::TokioStream;
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+pub use transport::uring_stream::UringStream;
 pub use upgrader::{
     Acceptance, Decision, HttpResponse, Negotiated, PendingUpgrade, Refused, RequestHead, UpgradeError,
     Upgraded, Upgrader, Upgrading,
 };
-#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
-pub use uring_stream::UringStream;

@@ -22,16 +22,16 @@ use tokio::sync::{AcquireError, Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use crate::app_data::AppData;
 use crate::error::LoadError;
-use crate::http_client::{Endpoint, HttpClient, REQUEST_ID};
+use crate::http::http_client::{Endpoint, HttpClient, REQUEST_ID};
 use crate::identity::Identity;
+use crate::identity::app_data::AppData;
+use crate::identity::server_subscriptions::ServerSubscriptions;
 use crate::limits::{
     APP_ANSWER_BYTES_MAX, APP_CALLS_BYTES_MAX, APP_CALLS_MAX, APP_CONNECT_REQUESTS_MAX,
     APP_CONNECTS_BYTES_MAX, APP_CONNECTS_MAX, APP_FIELDS_MAX, APP_REQUESTS_MAX, APP_REQUESTS_PER_CLIENT_MAX,
     APP_TIMEOUT_DEFAULT,
 };
-use crate::server_subscriptions::ServerSubscriptions;
 
 /// The subject of a question to an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

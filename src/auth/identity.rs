@@ -1,13 +1,18 @@
 //! An authenticated client: its subject, what its credentials allow, and until when.
 
+pub(crate) mod app_data;
+pub(crate) mod memory;
+pub(crate) mod patterns;
+pub(crate) mod server_subscriptions;
+
 use std::fmt;
 
 use echoring_topics::{Access, Permission};
 
+use self::memory::allocated;
+use self::patterns::Patterns;
+use self::server_subscriptions::ServerSubscriptions;
 use crate::limits::SUBJECT_BYTES_MAX;
-use crate::memory::allocated;
-use crate::patterns::Patterns;
-use crate::server_subscriptions::ServerSubscriptions;
 
 pub use echoring_topics::Right;
 

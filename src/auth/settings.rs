@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certificate::CertificateSubject;
+use crate::credentials::certificate::CertificateSubject;
 use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
 
 /// Where clients are authenticated, and how. Several methods may be combined: a static token decides first, then a JWT, then

@@ -11,14 +11,14 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::authenticator::{Question, Shared};
 use crate::limits::{QUESTIONS_WAITING_MAX, UNKNOWN_KEY_WAITING_MAX};
+use crate::methods::Shared;
+use crate::question::Question;
 use decide::Decider;
 
 /// Threads for blocking work: one for password checks, which are made one after another, and one for name lookups.
@@ -60,9 +60,4 @@ async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>
     // Other settings hold now. Those who asked before are still answered, each within its timeout.
     drop(unknown_keys);
     while tasks.join_next().await.is_some() {}
-}
-
-/// The time in seconds since 1970.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -43,7 +43,8 @@ use self::http::HttpServer;
 use self::job::{Job, Share};
 use self::machine::enough_address_space;
 use self::protocol::Conversation;
-use crate::{EXIT_INTERRUPTED, Failure, environment, signals};
+use crate::common::environment;
+use crate::{EXIT_INTERRUPTED, Failure, signals};
 use echoring_load::{self, Experiment, Plan, Progress, RateControl, Refused, Results, TargetSession, render};
 
 /// Runs the generator and reports the result by the exit code. `typed` is the source of `arguments`.

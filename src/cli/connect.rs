@@ -1,5 +1,7 @@
 //! `echoring connect`: its flags, and the course of a conversation.
 
+pub(crate) mod talk;
+
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::compress::Compress;
+use self::talk::{Options, Outcome, Style, Wait};
 use super::signals::Signals;
-use crate::talk::{self, Options, Outcome, Style, Wait};
-use crate::{Failure, environment, values};
+use crate::Failure;
+use crate::common::compress::Compress;
+use crate::common::{environment, values};
 use echoring_async::tls::Trust;
 use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
 use echoring_proto::handshake::BadHandshake;

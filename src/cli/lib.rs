@@ -9,42 +9,29 @@
 
 #![forbid(unsafe_code)]
 
-mod admin_client;
+mod admin;
 pub mod bench;
-mod bisect;
-mod cluster;
-mod compare;
-mod compress;
+mod common;
 mod connect;
 mod doctor;
-mod environment;
-mod failure;
-mod file;
-mod health;
-pub mod http_client;
 pub mod limits;
 mod logging;
-mod output;
 mod proxy;
-#[cfg(test)]
-mod reference;
-mod reload;
-mod report;
+mod results;
 mod sandbox;
 mod serve;
 mod signals;
-mod start_error;
 mod systemd;
-mod talk;
-mod top;
-pub mod values;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-pub use self::failure::{EXIT_ENVIRONMENT, EXIT_USAGE, Failure};
-pub(crate) use self::failure::{EXIT_INTERRUPTED, one_line};
-pub(crate) use self::output::{print, to_stdout, write};
+use self::admin::{cluster, health, reload, top};
+pub use self::common::failure::{EXIT_ENVIRONMENT, EXIT_USAGE, Failure};
+pub(crate) use self::common::failure::{EXIT_INTERRUPTED, one_line};
+pub(crate) use self::common::output::{print, to_stdout, write};
+pub use self::common::{http_client, values};
+use self::results::{bisect, compare, report};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 const EXAMPLES: &str = "\

@@ -13,11 +13,12 @@ use clap::ValueEnum;
 
 use rustls::pki_types::UnixTime;
 
-use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
 use super::signals::{DrainSteps, ServerSignals};
+use crate::Failure;
+use crate::common::compress::Compress;
+use crate::common::{environment, values};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
-use crate::{Failure, environment, values};
 use echoring_async as aio;
 use echoring_async::tls::{self, ServerTls, Trust};
 use echoring_proto::limits;

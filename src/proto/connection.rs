@@ -38,6 +38,7 @@ mod config;
 mod control;
 mod echo_in_place;
 mod entropy;
+mod environment;
 mod flow;
 mod handshake;
 mod liveness;
@@ -64,6 +65,7 @@ pub use compression::{Codecs, Compressed, Compression};
 pub use config::{ConnectionConfig, Delivery, MessageProgress, Pings};
 pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
 pub use entropy::{Entropy, Seed};
+pub use environment::Env;
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
 pub use span_cursor::SpanCursor;
@@ -75,24 +77,6 @@ use flow::Flow;
 use liveness::Liveness;
 use outbox::Outbox;
 use reader::{Found, ReadContext, ReadError, Reader};
-
-/// Bytes of the largest control frame: two of header, four of key, 125 of payload.
-const CONTROL_FRAME_BYTES_MAX: usize = 6 + limits::CONTROL_PAYLOAD_BYTES_MAX;
-
-/// The parts of a shard that a connection borrows during a call.
-#[derive(Debug)]
-pub struct Env<'a> {
-    /// Buffers.
-    pub pool: &'a mut Pool,
-    /// Compressors and decompressors.
-    pub codecs: &'a mut Codecs,
-    /// Settings of all connections.
-    pub config: &'a ConnectionConfig,
-    /// The time of this turn.
-    pub now: Nanos,
-    /// Masking keys.
-    pub entropy: &'a mut Entropy,
-}
 
 #[derive(Debug)]
 enum Phase {

@@ -1,5 +1,5 @@
 //! The protocol errors of a peer after the handshake, and the close code of each. This is the only place that
-//! maps errors to close codes. A refused handshake is a [`handshake::Refusal`](super::handshake::Refusal).
+//! maps errors to close codes. A refused handshake is a [`handshake::Refusal`](crate::handshake::Refusal).
 //!
 //! Never: a variant for a bug in this crate; bugs are assertions.
 

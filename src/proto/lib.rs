@@ -10,25 +10,22 @@
 pub mod buffer;
 pub mod close;
 pub mod connection;
-pub mod deflate;
 pub mod error;
 pub mod error_debug;
-pub mod event_stream;
 pub mod frame;
-pub mod handshake;
+mod http;
 pub mod limits;
-pub mod mask;
+mod payload;
 pub mod proxy_header;
 pub mod random;
 #[allow(unsafe_code)]
 mod simd;
-pub mod tunnel;
-pub mod url;
-pub mod utf8;
 
 pub use close::{Close, CloseCode};
 pub use error::ProtocolError;
 pub use frame::{Header, Opcode};
+pub use http::{event_stream, handshake, tunnel, url};
+pub use payload::{deflate, mask, utf8};
 pub use simd::{PayloadBuffer, Text};
 pub use url::Url;
 pub use utf8::Utf8;

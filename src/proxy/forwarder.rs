@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod frame_splitter;
+pub(crate) mod transcoder;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -15,8 +18,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::frame_splitter::{FrameSplitter, INPUT_BYTES_MAX, Item};
-use super::transcoder::Transcoder;
+use self::frame_splitter::{FrameSplitter, INPUT_BYTES_MAX, Item};
+use self::transcoder::Transcoder;
 use crate::recording::{Event, Frame, FrameKind, Side, Tap};
 use echoring_proto::connection::{Entropy, Seed};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};

@@ -6,6 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod headers;
+pub(crate) mod request_framing;
+pub(crate) mod response_guard;
+pub(crate) mod timer;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -24,16 +29,16 @@ use hyper::{Request, Response, client, server};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, spawn_local};
 
+use self::headers::Client;
+use self::request_framing::MalformedBody;
+use self::response_guard::{GuardedBody, ResponseGuard, guarded};
+use self::timer::TokioTimer;
 use super::forwarder::{Activity, ConnectionTap, Format, discard};
-use super::headers::{self, Client};
 use super::relay::{Peer, RelayOptions, relay};
-use super::request_framing::MalformedBody;
-use super::response_guard::{GuardedBody, ResponseGuard, guarded};
-use super::timer::TokioTimer;
-use super::transcoder::Transcoder;
 use super::transport::{ClientStream, Transport};
 use super::upstream::{ConnectError, Pick};
 use super::{Compression, Context};
+use crate::forwarder::transcoder::Transcoder;
 use crate::recording::{Event, Open, Side};
 use echoring_async::TokioStream;
 use echoring_proto::deflate::{self, Agreement};

@@ -9,19 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod forwarder;
-mod frame_splitter;
-mod headers;
-mod health;
 mod http;
 pub mod limits;
 pub mod recording;
 mod relay;
-mod request_framing;
-mod response_guard;
 #[cfg(test)]
 mod simulation;
-mod timer;
-mod transcoder;
 mod transport;
 mod upstream;
 
@@ -40,6 +33,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+pub use self::http::headers::{Forwarded, HostPolicy};
 use crate::limits::{PROXY_IDLE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT};
 use crate::recording::{Recorder, Tap};
 use echoring_async as aio;
@@ -49,10 +43,9 @@ use echoring_proto::deflate::Preferences;
 use echoring_proto::limits::HANDSHAKE_TIMEOUT;
 use echoring_runtime::listening::{descriptors_hint, retry_busy};
 use forwarder::MaskingKeys;
-pub use headers::{Forwarded, HostPolicy};
-pub use health::HealthCheck;
-use upstream::Upstreams;
+pub use upstream::health::HealthCheck;
 pub use upstream::{Balance, UpstreamUrl};
+use upstream::{Upstreams, health};
 
 /// Configuration of a proxy.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::forwarder::Activity;
-use super::request_framing::{MalformedBody, RequestFraming};
+use crate::http::request_framing::{MalformedBody, RequestFraming};
 use echoring_async as aio;
 
 /// A stream, with TLS or without. It stays on its thread.

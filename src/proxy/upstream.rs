@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod health;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

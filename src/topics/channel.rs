@@ -1,12 +1,18 @@
 //! One format of one topic on one shard: a log of its encoded frames, and the cursors of its subscribers.
 
+pub(crate) mod format;
+pub(crate) mod keyed;
+pub(crate) mod log;
+pub(crate) mod previous;
+pub(crate) mod sink;
+
+use self::format::{Deltas, Encode, Format};
+use self::keyed::Keyed;
+use self::log::{Log, Origin, Sequence};
+use self::previous::Previous;
+use self::sink::{Gap, GapReason, MemberId, Sink};
 use super::accounts::Deliveries;
-use super::format::{Deltas, Encode, Format};
-use super::keyed::Keyed;
-use super::log::{Log, Origin, Sequence};
-use super::previous::Previous;
 use super::settings::{SlowConsumerPolicy, TopicSettings};
-use super::sink::{Gap, GapReason, MemberId, Sink};
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 

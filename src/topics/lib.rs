@@ -10,46 +10,32 @@
 
 mod access;
 mod accounts;
-mod by_size;
 mod channel;
 mod client;
-mod creators;
-mod format;
-mod idempotency;
-mod keyed;
+mod collections;
 pub mod limits;
-mod log;
-mod member_list;
 mod message;
-mod owned_topic;
-mod owned_topics;
-mod placement;
-mod previous;
-mod replay;
-mod retained;
+mod owner;
 mod settings;
-mod sink;
-mod slot_map;
 mod topic;
-mod transfer;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
+pub use channel::format::{Deltas, Encode, Encoding, Format};
+pub use channel::keyed::Keyed;
+pub use channel::log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
+pub use channel::sink::{Gap, GapReason, MemberId, Sink};
 pub use client::ClientId;
-pub use creators::{CreationLimits, Creator, Creators};
-pub use format::{Deltas, Encode, Encoding, Format};
-pub use keyed::Keyed;
-pub use log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
 pub use message::{Content, Position, PositionError, Publication, Refused, is_topic_name, parse_epoch};
-pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
-pub use placement::Placement;
-pub use replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
+pub use owner::creators::{CreationLimits, Creator, Creators};
+pub use owner::owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
+pub use owner::placement::Placement;
+pub use owner::replay::{Members, Page, Replay, append_member, append_message, entries, is_members, members};
+pub use owner::transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 pub use settings::{
     AllowedDelta, Durable, HistoryBounds, Pattern, Relay, Rules, SlowConsumerPolicy, TopicSettings,
 };
-pub use sink::{Gap, GapReason, MemberId, Sink};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
-pub use transfer::{ExportCursor, Exported, ImportError, Importer, Record};
 
 #[cfg(test)]
 mod tests;

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
-use super::by_size::BySize;
 use super::channel::{Append, Audience, Channel, ChannelContext, Sums};
-use super::format::{Deltas, Encode, Format};
-use super::keyed::Keyed;
-use super::log::Origin;
 use super::message::Publication;
-use super::owned_topics::OwnedTopics;
-use super::previous::Previous;
-use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
-use super::sink::{MemberId, Sink};
-use super::slot_map::SlotMap;
+use crate::channel::format::{Deltas, Encode, Format};
+use crate::channel::keyed::Keyed;
+use crate::channel::log::Origin;
+use crate::channel::previous::Previous;
+use crate::channel::sink::{MemberId, Sink};
+use crate::collections::by_size::BySize;
+use crate::collections::retained::Retained;
+use crate::collections::slot_map::SlotMap;
+use crate::owner::owned_topics::OwnedTopics;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{AppAnswer, AppConnected, AppEvent, Call, ClientProgram};
-use crate::app_data::AppData;
 use crate::identity::Identity;
-use crate::server_subscriptions::Listed;
+use crate::identity::app_data::AppData;
+use crate::identity::server_subscriptions::Listed;
 
 /// Codes of errors that an application may use: those of the protocol and its own.
 const CODES: std::ops::RangeInclusive<u32> = 100..=1_999;

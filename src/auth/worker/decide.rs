@@ -10,20 +10,20 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::shares::{Shares, Source};
-use super::unix_now;
-use crate::authenticator::{Decision, Denied, Question, Shared, has_expired};
-use crate::basic::Users;
-use crate::cache::Cache;
-use crate::credentials::Credentials;
-use crate::hook::{self, HookAnswer};
-use crate::http_client::HttpClient;
-use crate::jwt;
+use crate::credentials::basic::Users;
+use crate::credentials::cache::Cache;
+use crate::credentials::presented::Credentials;
+use crate::credentials::secret::{Digest, DigestKey};
+use crate::http::hook::{self, HookAnswer};
+use crate::http::http_client::HttpClient;
 use crate::limits::{
     CACHE_ENTRIES_MAX, CACHE_IDENTITIES_BYTES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX,
     HOOK_WAITING_MAX, HOOK_WAITING_PER_ADDRESS_MAX, PASSWORDS_PER_ADDRESS_MAX, PASSWORDS_PER_NAME_MAX,
     PASSWORDS_WAITING_MAX,
 };
-use crate::secret::{Digest, DigestKey};
+use crate::methods::{Shared, has_expired, unix_now};
+use crate::question::{Decision, Denied, Question};
+use crate::tokens::jwt;
 
 /// Decides questions, a bounded number of each kind at a time.
 pub(super) struct Decider {
@@ -216,8 +216,8 @@ mod tests {
     use echoring_proto::handshake::with_request;
 
     use super::*;
-    use crate::credentials::Presented;
-    use crate::head::OwnedHead;
+    use crate::credentials::presented::Presented;
+    use crate::http::head::OwnedHead;
     use crate::settings::{Hook, Settings};
 
     fn question(head: &str, address: &str) -> Question {

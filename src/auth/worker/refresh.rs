@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::unix_now;
-use crate::authenticator::{Decision, Denied, JwksMethod, JwtMethod, Question, Shared, Verdict};
-use crate::credentials::Credentials;
-use crate::http_client::{Endpoint, HttpClient};
-use crate::jwks::{self, Secrets};
-use crate::key::Key;
+use crate::credentials::presented::Credentials;
+use crate::http::http_client::{Endpoint, HttpClient};
 use crate::limits::{JWKS_BYTES_MAX, JWKS_EARLY_REFRESH_MIN, JWKS_RETRY_MAX, JWKS_RETRY_MIN, JWKS_TIMEOUT};
+use crate::methods::{JwksMethod, JwtMethod, Shared, unix_now};
+use crate::question::{Decision, Denied, Question, Verdict};
 use crate::settings::{Jwks, JwksSource};
+use crate::tokens::jwks::{self, Secrets};
+use crate::tokens::key::Key;
 
 /// Keeps the key set fresh until the channel closes. Questions on it are answered once the set has been refreshed.
 pub(super) async fn refresh_keys(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Question>) {
@@ -143,8 +143,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::authenticator::{Authenticator, KeySetState};
-    use crate::credentials::Presented;
+    use crate::authenticator::Authenticator;
+    use crate::credentials::presented::Presented;
+    use crate::methods::KeySetState;
     use crate::settings::Settings;
 
     const PATIENCE: Duration = Duration::from_secs(30);

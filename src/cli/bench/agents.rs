@@ -31,7 +31,8 @@ pub(super) use segment::SegmentSession;
 pub use worker::{AgentArgs, run as run_agent};
 
 use super::usage::usage;
-use crate::{Failure, values};
+use crate::Failure;
+use crate::common::values;
 use echoring_cluster::nats::NatsOptions;
 use echoring_load::{SEGMENTS_MAX, Segment};
 

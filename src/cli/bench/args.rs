@@ -10,7 +10,7 @@ use super::{
     agents, baseline, calibrate, churn, dial, listen, messages, outputs, pace, protocol, replay, request,
     verdicts,
 };
-use crate::values;
+use crate::common::values;
 
 const EXAMPLES: &str = "\
 Examples:

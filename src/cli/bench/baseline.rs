@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use super::headings::EXPERIMENTS;
 use super::usage::usage;
-use crate::file::flags::is_given;
-use crate::values::flag_of;
-use crate::{Failure, compare as comparing, values};
+use crate::Failure;
+use crate::common::file::flags::is_given;
+use crate::common::values;
+use crate::common::values::flag_of;
+use crate::results::compare as comparing;
 use echoring_load::Outcome;
 use echoring_load::analyse::compare::{self, CompareOptions, PlannedLoad};
 use echoring_load::analyse::objective::Metric;

@@ -9,8 +9,8 @@ use super::headings::CONNECTIONS;
 use super::parsers::Mode;
 use super::usage::usage;
 use crate::Failure;
-use crate::file::flags::is_given;
-use crate::values;
+use crate::common::file::flags::is_given;
+use crate::common::values;
 use echoring_load::{Backoff, Churn, RandomTime, STORM_BACKOFF_DEFAULT};
 
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,7 @@ use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::http::{self, Answer, HttpServer};
-use crate::values;
+use crate::common::values;
 use echoring_load::RateControl;
 
 /// Maximum size of the body of a request in bytes.

@@ -10,8 +10,8 @@ use super::headings::CONNECTIONS;
 use super::parsers::{Mode, Sources, Switch};
 use super::usage::usage;
 use crate::Failure;
-use crate::file::flags::is_given;
-use crate::values::{self, shown_duration};
+use crate::common::file::flags::is_given;
+use crate::common::values::{self, shown_duration};
 use echoring_load::ConnectOptions;
 
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::usage::usage;
-use crate::{Failure, environment};
+use crate::Failure;
+use crate::common::environment;
 use echoring_load::{Endpoint, Plan, RemoteAddress, Target, Workload};
 
 /// Maximum number of threads.

@@ -8,8 +8,9 @@ use clap::{ArgMatches, ValueEnum};
 use super::headings::{BROADCAST, MESSAGES};
 use super::parsers::{Compression, Kind, Sizes, Switch};
 use super::usage::usage;
-use crate::file::flags::is_given;
-use crate::{Failure, values};
+use crate::Failure;
+use crate::common::file::flags::is_given;
+use crate::common::values;
 use echoring_load::{self, Flaw, Lines, Spread, Style};
 
 const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;

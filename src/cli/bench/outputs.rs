@@ -15,7 +15,7 @@ use super::parsers::{sample_share, socket_address};
 use super::push::{Protocol, Pusher, ReceiverUrl};
 use super::usage::usage;
 use crate::Failure;
-use crate::values::FileOrStream;
+use crate::common::values::FileOrStream;
 use echoring_load::record::comparison::BaselineComparison;
 use echoring_load::render::{self, export, samples, summary, tables};
 use echoring_load::{Outcome, Results, record};

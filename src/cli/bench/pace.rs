@@ -10,8 +10,8 @@ use super::headings::SCHEDULE;
 use super::parsers::{Arrivals, Rate, Stage, socket_address};
 use super::usage::usage;
 use crate::Failure;
-use crate::file::flags::is_given;
-use crate::values::{self, shown_duration};
+use crate::common::file::flags::is_given;
+use crate::common::values::{self, shown_duration};
 use echoring_load::{DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, Pace, RateStage};
 
 #[derive(Debug, clap::Args)]

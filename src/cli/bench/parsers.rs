@@ -6,8 +6,8 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::compress::Compress;
-use crate::values;
+use crate::common::compress::Compress;
+use crate::common::values;
 
 /// Maximum addresses of one `--source-addr`.
 const SOURCES_MAX: usize = 65_536;

@@ -7,7 +7,7 @@ use super::headings::PROTOCOL;
 use super::parsers::expanded;
 use super::usage::usage;
 use crate::Failure;
-use crate::file::flags::is_given;
+use crate::common::file::flags::is_given;
 use clap::ArgMatches;
 use echoring_load::{Protocol, TraceEvent, Traced, preset_names, read_file};
 
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_protocol() {
-        let command = crate::file::flags::command::<Args>();
+        let command = crate::common::file::flags::command::<Args>();
         let protocol = command.get_arguments().find(|arg| arg.get_id() == "protocol").expect("the flag");
         let help = protocol.get_long_help().expect("a long help").to_string();
         let words: Vec<&str> = help.split([' ', ',', '\n']).map(|word| word.trim_end_matches('.')).collect();

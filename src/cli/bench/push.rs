@@ -25,7 +25,7 @@ use http::header::{
 use http::{Request, Uri};
 use tokio::runtime::Runtime;
 
-use crate::http_client::{self, RequestError};
+use crate::common::http_client::{self, RequestError};
 use echoring_load::render::Figures;
 use remote_write::Writer;
 

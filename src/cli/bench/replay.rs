@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::headings::REPLAY;
 use super::usage::usage;
-use crate::{Failure, values};
+use crate::Failure;
+use crate::common::values;
 use echoring_load::{AnswerComparison, ComparisonRule, Mode, Replay, Speed, Workload};
 
 /// The largest value of `--replay-copies`.

@@ -11,8 +11,8 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::{Args, pace};
 use crate::Failure;
-use crate::file::flags::{self, Flag, Given};
-use crate::file::{Entry, Source, entries};
+use crate::common::file::flags::{self, Flag, Given};
+use crate::common::file::{Entry, Source, entries};
 
 /// Runs of a file, at most.
 const RUNS_MAX: usize = 1_000;
@@ -116,7 +116,7 @@ fn parse(source: &Source, at: usize, flags: &[Flag]) -> Result<(Args, ArgMatches
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::FileOrStream;
+    use crate::common::values::FileOrStream;
 
     fn typed(words: &[&str]) -> ArgMatches {
         flags::command::<Args>().try_get_matches_from(words).expect("valid flags")

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::parsers::{Driver, Resolve, expanded};
 use super::usage::usage;
-use crate::{Failure, start_error};
+use crate::Failure;
+use crate::common::start_error;
 use echoring_async::tls::{self, Trust};
 use echoring_async::{Proxy, connect_to_any};
 use echoring_load::{self, Embedded, Endpoint, Refused, RemoteAddress, Route, Template, WEIGHT_MAX};

@@ -9,8 +9,9 @@ use clap::{ArgMatches, ValueEnum};
 
 use super::headings::EXPERIMENTS;
 use super::usage::usage;
-use crate::file::flags::is_given;
-use crate::{EXIT_ENVIRONMENT, Failure, values};
+use crate::common::file::flags::is_given;
+use crate::common::values;
+use crate::{EXIT_ENVIRONMENT, Failure};
 use echoring_load::analyse::compare::JUDGED;
 use echoring_load::analyse::objective::{Metric, Objective};
 use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, SearchOptions};

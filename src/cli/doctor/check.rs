@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::values::shown_bytes;
+use crate::common::values::shown_bytes;
 
 /// How a host does, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

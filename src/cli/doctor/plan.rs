@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::host::Host;
 use super::probes::Probes;
-use crate::values::cpu_list;
+use crate::common::values::cpu_list;
 use echoring_async::limits::CONNECTIONS_DEFAULT;
 use echoring_server::limits::RESERVED_DESCRIPTORS;
 use echoring_server::{HostMemory, MemoryPeak, Resolved, ServerConfig};

@@ -8,8 +8,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
+use crate::common::start_error::reword;
 use crate::limits::LOG_MESSAGE_BYTES_MAX;
-use crate::start_error::reword;
 use echoring_runtime::limits::LOG_FIELD_BYTES_MAX;
 
 /// Writes `message field=value …`.

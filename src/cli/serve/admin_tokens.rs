@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::Failure;
-use crate::admin_client::read_token;
-use crate::file::flags::Origins;
+use crate::admin::admin_client::read_token;
+use crate::common::file::flags::Origins;
 use echoring_admin::AdminTokens;
 
 /// The files of `--admin-token-file` and `--admin-read-token-file`.

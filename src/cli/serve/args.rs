@@ -18,10 +18,10 @@ use super::hooks::HookArgs;
 use super::peers::PeerArgs;
 use super::reload::Reload;
 use super::topics::keys;
-use crate::compress::Compress;
+use crate::common::compress::Compress;
+use crate::common::values;
 use crate::logging::Form;
 use crate::sandbox::{Mode, UserName};
-use crate::values;
 use echoring_async::tls::ClientAuth;
 use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
 use echoring_proto::handshake::SubprotocolPreference;
@@ -181,7 +181,7 @@ pub(crate) struct Args {
         add = Reload::Live,
         value_name = "LEVEL",
         default_value = "info",
-        value_parser = crate::environment::log_filter
+        value_parser = crate::common::environment::log_filter
     )]
     pub(super) log: String,
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::reload::Reload;
 use crate::Failure;
-use crate::file::flags::Origins;
-use crate::values::{self, flag_of};
+use crate::common::file::flags::Origins;
+use crate::common::values::{self, flag_of};
 use echoring_auth::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
 use echoring_auth::{Authenticator, CertificateSubject, Hook, Jwks, JwksSource, Right, Settings};
 use echoring_proto::handshake::is_subprotocol;

@@ -19,12 +19,12 @@ use super::hooks;
 use super::settings::Settings;
 use super::topics::Topic;
 use super::topics::keys::KEYS;
-use crate::compress::Compress;
+use crate::common::compress::Compress;
+use crate::common::file::{Place, flags};
+use crate::common::values::{shown_bytes, shown_duration};
 use crate::doctor::check::shown_size;
 use crate::doctor::plan::peak_here;
-use crate::file::{Place, flags};
 use crate::sandbox::UserName;
-use crate::values::{shown_bytes, shown_duration};
 use echoring_server::{ListenAddress, Resolved};
 
 /// The settings, below their results on this host and the environment variables that are not used.

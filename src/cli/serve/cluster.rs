@@ -12,9 +12,9 @@ use clap::ArgAction;
 
 use super::auth::is_local_url;
 use crate::Failure;
-use crate::file::flags::Origins;
+use crate::common::file::flags::Origins;
+use crate::common::values;
 use crate::limits::{CLUSTER_ENTRY_OVERHEAD, CLUSTER_MESSAGE_BYTES_MAX, SECRET_BYTES, SECRET_KEY_BYTES_MIN};
-use crate::values;
 use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT, NODE_NAME_BYTES_MAX};
 use echoring_cluster::nats::{Credentials, NatsOptions, OptionsError, Tls};
 use echoring_proto::limits::Nanos;

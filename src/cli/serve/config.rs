@@ -21,10 +21,10 @@ use super::topics::Tables;
 use super::variables::{Variables, variable};
 use super::watch::Version;
 use crate::Failure;
-use crate::file::flags::{self, Flag, Given, Naming};
-use crate::file::{Entry, Source, entries};
+use crate::common::file::flags::{self, Flag, Given, Naming};
+use crate::common::file::{Entry, Source, entries};
+use crate::common::values;
 use crate::sandbox::Sandbox;
-use crate::values;
 use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::auth::is_local_url;
 use crate::Failure;
-use crate::file::flags::Origins;
-use crate::values::{self, flag_of};
+use crate::common::file::flags::Origins;
+use crate::common::values::{self, flag_of};
 use echoring_auth::limits::APP_TIMEOUT_DEFAULT;
 use echoring_auth::{App, AppSettings};
 use echoring_proto::limits::Nanos;

@@ -1,6 +1,6 @@
 //! The log's level while the server runs, for the admin address.
 
-use crate::environment;
+use crate::common::environment;
 use crate::logging;
 use echoring_admin::LogLevel;
 

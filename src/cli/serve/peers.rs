@@ -9,8 +9,8 @@ use clap::ValueEnum;
 
 use super::reload::Reload;
 use crate::Failure;
-use crate::file::flags::Origins;
-use crate::values;
+use crate::common::file::flags::Origins;
+use crate::common::values;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{
     AddressBlock, AddressLimits, BanPolicy, PeerLimits, Rate, RateAction, TopicUseLimits, TrafficLimits,

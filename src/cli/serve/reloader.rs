@@ -19,10 +19,11 @@ use super::changes::{Change, changes};
 use super::config::Sources;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
+use crate::common::environment;
+use crate::common::start_error::key_of;
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::sandbox::Sandbox;
-use crate::start_error::key_of;
-use crate::{Failure, environment, logging};
+use crate::{Failure, logging};
 use echoring_admin::{Reload, ReloadCounters, Reloaded};
 use echoring_server::Handle;
 

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use self::keys::{KEYS, PATTERN};
 
-use crate::file::{Entry, Place, Source};
-use crate::{Failure, values};
+use crate::Failure;
+use crate::common::file::{Entry, Place, Source};
+use crate::common::values;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Pattern, Permission, Relay, Right, Rules, SlowConsumerPolicy, TopicSettings};
 
@@ -313,7 +314,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use crate::Failure;
-    use crate::file::Source;
+    use crate::common::file::Source;
     use crate::serve::config::ConfigFile;
 
     fn read(text: &str) -> Result<ConfigFile, Failure> {

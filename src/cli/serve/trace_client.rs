@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 
-use crate::http_client;
+use crate::common::http_client;
 use crate::limits::TRACE_REQUEST_TIMEOUT;
 
 /// Sends batches to the collector.

@@ -23,8 +23,8 @@ use tokio::runtime::Runtime;
 
 use super::trace_client::HttpSender;
 use crate::Failure;
+use crate::common::values::share_in;
 use crate::limits::{TRACE_BATCH_SPANS, TRACE_FLUSH_TIMEOUT, TRACE_INTERVAL, TRACE_QUEUE_SPANS};
-use crate::values::share_in;
 use echoring_runtime::stats::TRACES;
 use echoring_runtime::traces::{Sink, Span, SpanKind, Value, set_sink};
 use echoring_server::CLASS_NAMES;

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, Command};
 
 use crate::Failure;
-use crate::file::flags::Flag;
+use crate::common::file::flags::Flag;
 
 const PREFIX: &str = "ECHORING_";
 

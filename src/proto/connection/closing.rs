@@ -3,10 +3,10 @@
 use crate::tunnel::TunnelError;
 use std::io;
 
+use super::outbox::{self, CONTROL_FRAME_BYTES_MAX};
 use super::reader::ReadError;
 use super::{
-    CONTROL_FRAME_BYTES_MAX, Cause, CloseFrame, Closed, Connection, ConnectionConfig, Env, OutOfMemory,
-    Phase, SpanCursor, TlsFault, outbox,
+    Cause, CloseFrame, Closed, Connection, ConnectionConfig, Env, OutOfMemory, Phase, SpanCursor, TlsFault,
 };
 use crate::buffer::Pool;
 use crate::close::{self, CloseCode};

@@ -5,9 +5,11 @@ use std::num::NonZeroU32;
 
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::mask;
 
-use super::CONTROL_FRAME_BYTES_MAX;
+/// Bytes of the largest control frame: two of header, four of key, 125 of payload.
+pub(super) const CONTROL_FRAME_BYTES_MAX: usize = 6 + CONTROL_PAYLOAD_BYTES_MAX;
 
 /// A data buffer grows up to this by doubling; longer frames get a buffer of their own size.
 const GROWN_BYTES_MAX: usize = 64 * 1024;

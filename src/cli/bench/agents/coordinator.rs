@@ -11,7 +11,7 @@ use super::wire::{
     find_subject,
 };
 use crate::Failure;
-use crate::environment::random_seed;
+use crate::common::environment::random_seed;
 use crate::limits::{AGENT_FIND_INTERVAL, AGENT_POLL_INTERVAL};
 use echoring_cluster::nats::{ExchangeSender, NatsOptions, exchange};
 use echoring_load::{

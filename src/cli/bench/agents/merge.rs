@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::super::{outputs, verdicts};
 use crate::Failure;
-use crate::values::FileOrStream;
+use crate::common::values::FileOrStream;
 use echoring_load::record::segment::{SegmentResult, SegmentRun};
 use echoring_load::record::{self, Config, Record};
 use echoring_load::{Outcome, Results};

@@ -21,11 +21,12 @@ use super::wire::{
     AgentProgress, Allowed, Assignment, Id, Order, Report, ToAgent, ToCoordinator, agent_subject,
     coordinator_subject, encode, find_subject,
 };
+use crate::common::{environment, values};
 use crate::limits::{
     AGENT_CLOCK_FAST, AGENT_CLOCK_INTERVAL, AGENT_COMPARISONS_MIN, AGENT_POLL_INTERVAL,
     AGENT_PROGRESS_INTERVAL, AGENT_TIMEOUT,
 };
-use crate::{EXIT_INTERRUPTED, Failure, environment, logging, signals, values};
+use crate::{EXIT_INTERRUPTED, Failure, logging, signals};
 use echoring_cluster::nats::{ExchangeSender, exchange};
 use echoring_load::record::segment::SegmentResult;
 use echoring_load::{

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use crate::Failure;
-use crate::file::Entry;
+use crate::common::file::Entry;
+use crate::common::values::{shown_bytes, shown_range, shown_time};
 use crate::limits::COALESCE_MAX;
 use crate::serve::reload::Reload;
-use crate::values::{shown_bytes, shown_range, shown_time};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_topics::{AllowedDelta, Permission, Relay, SlowConsumerPolicy, TopicSettings};
 

@@ -8,6 +8,7 @@
 
 use super::agenda::Due;
 use super::connection::{Flow, State};
+use super::life::Departure;
 use super::replaced::settle_replaced;
 use super::{Client, Phase, causes};
 use crate::measure::samples::MessageName;
@@ -22,54 +23,6 @@ use echoring_runtime::shard::{ConnectionContext, Context};
 
 /// Interval of checks whether a connection at the end of its lifetime has its answers.
 const RETIRE_INTERVAL: Nanos = 5 * MILLISECOND;
-
-/// How a connection comes and goes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Life {
-    /// Whether the run has not to wait for it: it was open once, or failed.
-    pub(super) is_settled: bool,
-    /// Whether it was open once.
-    pub(super) was_open: bool,
-    /// Why it is away.
-    departure: Departure,
-    /// Whether it was cut before; a storm counts each connection once.
-    was_cut: bool,
-    /// When it ended.
-    ended_at: Nanos,
-    /// When it is dialled, or closed.
-    due_at: Nanos,
-    /// Until when the end of its lifetime waits for answers.
-    retire_by: Nanos,
-    /// Attempts in a row that failed.
-    failures: u32,
-    /// Number of random values that it has drawn.
-    drawn: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Departure {
-    /// It is not away, or was never open.
-    #[default]
-    None,
-    /// Its lifetime was over.
-    Retired,
-    /// It ended by itself.
-    Ended,
-    /// It was cut with all others.
-    Cut,
-}
-
-impl Life {
-    /// Whether it was open, and must reopen.
-    fn is_away(&self) -> bool {
-        self.departure != Departure::None
-    }
-
-    /// Whether its user is absent, so that due messages have no sender.
-    fn has_no_user(&self) -> bool {
-        !self.was_open || self.departure == Departure::Retired
-    }
-}
 
 impl Client {
     /// The connection is open or has failed for the first time.

@@ -1,9 +1,9 @@
 //! The state of one connection.
 
-use super::churn::Life;
+use super::conversation::Session;
+use super::life::Life;
 use super::listener::Listener;
 use super::player::Player;
-use super::session::Session;
 use super::slots::Attempt;
 use super::topic::{Broadcast, Part, Publishing};
 use crate::engine::shared::Shared;

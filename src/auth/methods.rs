@@ -1,0 +1,224 @@
+//! The methods of authentication, with the keys and users that their files contain. Shards and the authentication thread use them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::credentials::basic::Users;
+use crate::error::LoadError;
+use crate::http::http_client::Endpoint;
+use crate::identity::Identity;
+use crate::question::{Decision, Denied, Verdict};
+use crate::settings::{JwksSource, Settings};
+use crate::tokens::claims::{BadClaim, ClaimRules};
+use crate::tokens::jwks::{self, Secrets};
+use crate::tokens::jwt::{self, BadToken};
+use crate::tokens::key::Key;
+use crate::tokens::static_tokens::StaticTokens;
+
+/// The part that the authentication thread uses too.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) tokens: Option<StaticTokens>,
+    pub(crate) jwt: Option<JwtMethod>,
+    pub(crate) users: Option<Arc<Users>>,
+    pub(crate) hook: Option<HookMethod>,
+    pub(crate) settings: Settings,
+}
+
+/// JWT: keys, and the rules for claims.
+#[derive(Debug)]
+pub(crate) struct JwtMethod {
+    pub(crate) rules: ClaimRules,
+    /// Those of files and of the key set. The lock is held for the copy of a pointer.
+    keys: RwLock<Arc<Keys>>,
+    pub(crate) jwks: Option<JwksMethod>,
+}
+
+/// A state of the keys.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) all: Vec<Key>,
+    /// How many of them are from key files.
+    pub(crate) from_files: usize,
+    /// The key set was read at least once.
+    pub(crate) is_loaded: bool,
+}
+
+/// A key set that is refreshed.
+#[derive(Debug)]
+pub(crate) struct JwksMethod {
+    /// `None` for a file.
+    pub(crate) endpoint: Option<Endpoint>,
+    /// When the next unknown key id may cause a refresh, in seconds since 1970.
+    early_refresh_at: AtomicU64,
+    /// When the set was last read, likewise; 0 for never.
+    pub(crate) read_at: AtomicU64,
+    pub(crate) failures: AtomicU64,
+}
+
+/// The state of a key set that is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySetState {
+    /// When it was last read, in seconds since 1970; `None` if it never was, so that no token can be checked.
+    pub read_at: Option<u64>,
+    /// Number of failed reads.
+    pub failures: u64,
+}
+
+/// The HTTP hook.
+#[derive(Debug)]
+pub(crate) struct HookMethod {
+    pub(crate) endpoint: Endpoint,
+}
+
+pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
+    identity.expires_at().is_some_and(|at| at <= now)
+}
+
+impl Shared {
+    pub(crate) fn load(settings: &Settings) -> Result<Shared, LoadError> {
+        let hook = settings.hook.as_ref().map(|hook| Endpoint::parse("auth_hook", &hook.url)).transpose()?;
+        Ok(Shared {
+            tokens: settings.tokens.as_deref().map(StaticTokens::read).transpose()?,
+            jwt: JwtMethod::load(settings)?,
+            users: settings.basic.as_deref().map(Users::read).transpose()?.map(Arc::new),
+            hook: hook.map(|endpoint| HookMethod { endpoint }),
+            settings: settings.clone(),
+        })
+    }
+
+    pub(crate) fn needs_worker(&self) -> bool {
+        self.users.is_some() || self.hook.is_some() || self.jwt.as_ref().is_some_and(|jwt| jwt.jwks.is_some())
+    }
+
+    /// The method that a token fits decides: a static token is known or not, a JWT has three parts, and the hook gets
+    /// all others.
+    pub(crate) fn check_token(&self, token: &str, now: u64) -> Verdict {
+        if let Some(known) = self.tokens.as_ref().and_then(|tokens| tokens.find(token)) {
+            if has_expired(known, now) {
+                return Verdict::Denied(Denied::Expired);
+            }
+            return Verdict::Known(Arc::clone(known));
+        }
+        match &self.jwt {
+            Some(jwt) if jwt::is_jwt(token) => jwt.check(token, now),
+            _ if self.hook.is_some() => Verdict::Ask,
+            _ => Verdict::Denied(Denied::Invalid),
+        }
+    }
+}
+
+impl JwtMethod {
+    fn load(settings: &Settings) -> Result<Option<JwtMethod>, LoadError> {
+        if settings.jwt_keys.is_empty() && settings.jwks.is_none() {
+            return Ok(None);
+        }
+        let from_files: Vec<Key> =
+            settings.jwt_keys.iter().map(|path| Key::read(path)).collect::<Result<_, _>>()?;
+        let rules = ClaimRules {
+            audience: settings.audience.clone(),
+            issuer: settings.issuer.clone(),
+            leeway: settings.leeway.as_secs(),
+            names: settings.claims.clone(),
+        };
+        let keys = Keys { from_files: from_files.len(), all: from_files, is_loaded: settings.jwks.is_none() };
+        let mut method = JwtMethod { rules, keys: RwLock::new(Arc::new(keys)), jwks: None };
+        let Some(jwks) = &settings.jwks else { return Ok(Some(method)) };
+        let (endpoint, read_at) = match &jwks.source {
+            JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
+            JwksSource::File(path) => {
+                let bytes = crate::file::read("auth_jwks", path)?;
+                let wrong = |problem: String| LoadError::in_file("auth_jwks", path, problem);
+                method.set_key_set(jwks::parse(&bytes, Secrets::Allowed).map_err(wrong)?);
+                (None, unix_now())
+            }
+        };
+        method.jwks = Some(JwksMethod {
+            endpoint,
+            early_refresh_at: AtomicU64::new(0),
+            read_at: AtomicU64::new(read_at),
+            failures: AtomicU64::new(0),
+        });
+        Ok(Some(method))
+    }
+
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the keys of the key set.
+    pub(crate) fn set_key_set(&self, set: Vec<Key>) {
+        let from_files = self.keys().from_files;
+        let mut all = self.keys().all[..from_files].to_vec();
+        all.extend(set);
+        let keys = Arc::new(Keys { all, from_files, is_loaded: true });
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    pub(crate) fn check(&self, token: &str, now: u64) -> Verdict {
+        let keys = self.keys();
+        match jwt::verify(token, &keys.all, &self.rules, now) {
+            Ok(known) => Verdict::Known(Arc::new(known)),
+            Err(bad) => self.refuse(bad, &keys, now),
+        }
+    }
+
+    /// Decides about a token whose key set has been read since it was presented.
+    pub(crate) fn decide(&self, token: &str, now: u64) -> Decision {
+        let known = jwt::verify(token, &self.keys().all, &self.rules, now);
+        known.map(Arc::new).map_err(denial)
+    }
+
+    /// Why a token is refused, unless the key set may have a new key.
+    pub(crate) fn refuse(&self, bad: BadToken, keys: &Keys, now: u64) -> Verdict {
+        match (bad, &self.jwks) {
+            // Which keys there are is not known yet.
+            (BadToken::Invalid | BadToken::UnknownKey, _) if !keys.is_loaded => {
+                Verdict::Denied(Denied::Unavailable)
+            }
+            (BadToken::UnknownKey, Some(jwks)) if jwks.may_refresh(now) => Verdict::Ask,
+            // The set may have its key by now: only one that is read after the token came decides.
+            (BadToken::UnknownKey, Some(_)) => Verdict::Denied(Denied::Unavailable),
+            _ => Verdict::Denied(denial(bad)),
+        }
+    }
+}
+
+/// Why a token is refused by keys that are all there are.
+fn denial(bad: BadToken) -> Denied {
+    match bad {
+        BadToken::Invalid | BadToken::UnknownKey => Denied::Invalid,
+        BadToken::Claim(BadClaim::Expired) => Denied::Expired,
+        BadToken::Claim(BadClaim::NotYet) => Denied::NotYet,
+        BadToken::Claim(BadClaim::Foreign) => Denied::Foreign,
+        BadToken::Claim(BadClaim::Malformed) => Denied::Malformed,
+    }
+}
+
+impl JwksMethod {
+    /// Whether an unknown key id may cause a refresh now.
+    pub(crate) fn may_refresh(&self, now: u64) -> bool {
+        self.early_refresh_at.load(Ordering::Relaxed) <= now
+    }
+
+    /// A refresh that an unknown key id caused begins; the next one may begin at `next`.
+    pub(crate) fn note_early_refresh(&self, next: u64) {
+        self.early_refresh_at.store(next, Ordering::Relaxed);
+    }
+
+    /// The set was read.
+    pub(crate) fn note_read(&self, now: u64) {
+        self.read_at.store(now, Ordering::Relaxed);
+    }
+
+    /// The set could not be read.
+    pub(crate) fn note_failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The time in seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

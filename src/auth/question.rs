@@ -1,0 +1,142 @@
+//! Questions about clients, and the decisions that answer them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::credentials::presented::{Credentials, Presented};
+use crate::http::head::OwnedHead;
+use crate::identity::Identity;
+
+/// Why a client is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Denied {
+    /// It presented no credentials.
+    Missing,
+    /// Its credentials cannot be read.
+    Malformed,
+    /// Its credentials are unknown, or their signature is wrong.
+    Invalid,
+    /// Its credentials have expired.
+    Expired,
+    /// Its credentials are not valid yet.
+    NotYet,
+    /// Its token is for another audience or from another issuer.
+    Foreign,
+    /// The client is known, and not allowed.
+    Forbidden,
+    /// The hook or the key set is unavailable.
+    Unavailable,
+    /// Too many decisions wait.
+    Busy,
+}
+
+impl Denied {
+    /// All reasons.
+    pub const ALL: [Denied; 9] = [
+        Denied::Missing,
+        Denied::Malformed,
+        Denied::Invalid,
+        Denied::Expired,
+        Denied::NotYet,
+        Denied::Foreign,
+        Denied::Forbidden,
+        Denied::Unavailable,
+        Denied::Busy,
+    ];
+
+    /// The word for it in counters and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Denied::Missing => "missing",
+            Denied::Malformed => "malformed",
+            Denied::Invalid => "invalid",
+            Denied::Expired => "expired",
+            Denied::NotYet => "not-yet-valid",
+            Denied::Foreign => "foreign",
+            Denied::Forbidden => "forbidden",
+            Denied::Unavailable => "unavailable",
+            Denied::Busy => "busy",
+        }
+    }
+}
+
+/// The immediate verdict about a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A client without credentials, which is let in.
+    Anonymous,
+    /// A known client.
+    Known(Arc<Identity>),
+    /// The authentication thread has to be [asked](crate::Authenticator::ask).
+    Ask,
+    /// The client is not let in.
+    Denied(Denied),
+}
+
+/// The decision of the authentication thread.
+pub type Decision = Result<Arc<Identity>, Denied>;
+
+/// The verdict on a client after the settings have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Its credentials are as good as before.
+    Same,
+    /// Its credentials allow something else now.
+    Changed(Arc<Identity>),
+    /// Its credentials were withdrawn.
+    Withdrawn,
+}
+
+/// A question for the authentication thread.
+pub struct Question {
+    /// The credentials.
+    pub credentials: Credentials<'static>,
+    /// The request; `None` for a session that presents new credentials.
+    pub head: Option<OwnedHead>,
+    /// The subject of that session.
+    pub subject: Option<Box<str>>,
+    /// The address of the client.
+    pub address: Option<SocketAddr>,
+    /// Is given the decision.
+    pub reply: Reply,
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Question").field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+impl Question {
+    /// The question about a request's credentials; `None` if it presents none.
+    pub fn new(presented: Presented<'_>, reply: impl FnOnce(Decision) + Send + 'static) -> Option<Question> {
+        let Presented::Credentials(credentials) = presented else { return None };
+        Some(Question {
+            credentials: credentials.into_owned(),
+            head: None,
+            subject: None,
+            address: None,
+            reply: Reply(Some(Box::new(reply))),
+        })
+    }
+}
+
+/// Passes a decision to the asker. A question that is dropped is answered, too: the decision is unavailable.
+pub struct Reply(Option<Box<dyn FnOnce(Decision) + Send>>);
+
+impl Reply {
+    pub(crate) fn give(mut self, decision: Decision) {
+        if let Some(reply) = self.0.take() {
+            reply(decision);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(Denied::Unavailable));
+        }
+    }
+}

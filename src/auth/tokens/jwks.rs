@@ -1,0 +1,145 @@
+//! Key sets (RFC 7517).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+use crate::limits::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
+use crate::tokens::key::{Algorithm, Key};
+
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
+
+/// The members that are used; others have no meaning here.
+#[derive(Deserialize)]
+struct Entry {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    k: Option<String>,
+}
+
+/// Whether a set may have secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    /// It comes from a file that only the server reads.
+    Allowed,
+    /// It comes from a URL that others read.
+    Ignored,
+}
+
+/// The keys of a set that can verify tokens. Keys of other kinds, for other uses and for other algorithms are left out
+/// (RFC 7517, 5).
+pub(crate) fn parse(json: &[u8], secrets: Secrets) -> Result<Vec<Key>, String> {
+    if json.len() > JWKS_BYTES_MAX {
+        return Err(format!("larger than {} KiB", JWKS_BYTES_MAX / 1024));
+    }
+    let set: Set =
+        serde_json::from_slice(json).map_err(|error| format!("not a JWKS: {}", without_value(&error)))?;
+    if set.keys.len() > JWKS_KEYS_MAX {
+        return Err(format!("more than {JWKS_KEYS_MAX} keys"));
+    }
+    let entries = set.keys.into_iter().filter_map(|entry| serde_json::from_value::<Entry>(entry).ok());
+    let keys: Vec<Key> = entries.filter_map(|entry| entry.key(secrets)).collect();
+    if keys.is_empty() {
+        return Err("no key that verifies RS256, ES256, EdDSA or HS256 signatures".to_owned());
+    }
+    Ok(keys)
+}
+
+/// Where the JSON is wrong. Its message might repeat a secret.
+fn without_value(error: &serde_json::Error) -> String {
+    format!("line {} column {}", error.line(), error.column())
+}
+
+impl Entry {
+    fn key(&self, secrets: Secrets) -> Option<Key> {
+        if self.usage.as_deref().is_some_and(|usage| usage != "sig") {
+            return None;
+        }
+        let algorithm = match (&*self.kty, self.crv.as_deref()) {
+            ("RSA", _) => Algorithm::Rs256,
+            ("EC", Some("P-256")) => Algorithm::Es256,
+            ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
+            ("oct", _) if secrets == Secrets::Allowed => Algorithm::Hs256,
+            _ => return None,
+        };
+        // A key for RS512 must not verify RS256.
+        if self.alg.as_deref().is_some_and(|alg| Algorithm::named(alg) != Some(algorithm)) {
+            return None;
+        }
+        let id = self.kid.as_deref().map(Box::from);
+        let key = match algorithm {
+            Algorithm::Rs256 => Key::rsa(id, &decoded(&self.n)?, &decoded(&self.e)?),
+            Algorithm::Es256 => Key::p256(id, &[&[4][..], &decoded(&self.x)?, &decoded(&self.y)?].concat()),
+            Algorithm::EdDsa => Key::ed25519(id, &decoded(&self.x)?),
+            Algorithm::Hs256 => Key::secret(id, &decoded(&self.k)?),
+        };
+        key.ok()
+    }
+}
+
+fn decoded(member: &Option<String>) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(member.as_deref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn algorithms(keys: serde_json::Value, secrets: Secrets) -> Result<Vec<Algorithm>, String> {
+        let set = json!({ "keys": keys }).to_string();
+        parse(set.as_bytes(), secrets).map(|keys| keys.iter().map(Key::algorithm).collect())
+    }
+
+    #[test]
+    fn keys_that_cannot_verify_tokens_are_left_out() {
+        let coordinate = URL_SAFE_NO_PAD.encode([7; 32]);
+        let modulus = URL_SAFE_NO_PAD.encode([0xc5; 256]);
+        let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": coordinate, "kid": "e"});
+        let ec = json!({"kty": "EC", "crv": "P-256", "x": coordinate, "y": coordinate, "alg": "ES256"});
+        let rsa = json!({"kty": "RSA", "n": modulus, "e": "AQAB", "use": "sig"});
+        let oct = json!({"kty": "oct", "k": coordinate});
+        let with = |base: &serde_json::Value, name: &str, value: &str| {
+            let mut changed = base.clone();
+            changed[name] = json!(value);
+            changed
+        };
+        let others = [
+            with(&rsa, "use", "enc"),
+            with(&rsa, "alg", "RS512"),
+            with(&rsa, "alg", "HS256"),
+            with(&rsa, "n", "AQAB"),
+            with(&ec, "crv", "P-384"),
+            with(&ec, "x", "!"),
+            with(&ed, "crv", "X25519"),
+            with(&oct, "k", "c2hvcnQ"),
+            json!({"kty": "unknown"}),
+            json!(7),
+        ];
+        let all: Vec<_> = others.into_iter().chain([ed, ec, rsa, oct]).collect();
+        use Algorithm::{EdDsa, Es256, Hs256, Rs256};
+        assert_eq!(algorithms(json!(all), Secrets::Allowed), Ok(vec![EdDsa, Es256, Rs256, Hs256]));
+        assert_eq!(algorithms(json!(all), Secrets::Ignored), Ok(vec![EdDsa, Es256, Rs256]));
+    }
+
+    #[test]
+    fn a_set_without_a_key_is_an_error() {
+        for keys in [json!([]), json!({}), json!([{"kty": "RSA"}]), json!(vec![7; JWKS_KEYS_MAX + 1])] {
+            assert!(algorithms(keys.clone(), Secrets::Allowed).is_err(), "{keys}");
+        }
+        let wrong = parse(b"{\"keys\": [\"hunter2\"", Secrets::Allowed).expect_err("not JSON");
+        assert!(!wrong.contains("hunter2"), "{wrong}");
+    }
+}

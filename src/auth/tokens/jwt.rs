@@ -1,0 +1,225 @@
+//! JSON Web Tokens (RFC 7519) in their compact form (RFC 7515, 7.1): four algorithms, no encryption, no nesting.
+//!
+//! A token never chooses how it is verified: its `alg` only selects among the keys of that algorithm, and its `kid` among
+//! those with that id. `none` is no algorithm. Extensions that a token calls critical are refused.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::identity::Identity;
+use crate::tokens::claims::{BadClaim, ClaimRules, SubscriptionGrant};
+use crate::tokens::key::{Algorithm, Key};
+
+/// Keys that are tried for one token. A token without a key id is tried with all keys of its algorithm; a set of more keys than
+/// this has ids.
+const KEYS_TRIED_MAX: usize = 8;
+
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadToken {
+    /// Not a token that this server verifies: malformed, another algorithm, or a wrong signature.
+    Invalid,
+    /// Its key id is unknown, so the keys may have changed.
+    UnknownKey,
+    /// Its signature is right, its claims are not.
+    Claim(BadClaim),
+}
+
+#[derive(Deserialize)]
+struct Header<'a> {
+    alg: &'a str,
+    kid: Option<String>,
+    crit: Option<Value>,
+}
+
+/// Whether `token` has the form of a JWT: three parts, separated by points.
+pub(crate) fn is_jwt(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// The client of a token at the time `now`, in seconds since 1970.
+pub(crate) fn verify(token: &str, keys: &[Key], rules: &ClaimRules, now: u64) -> Result<Identity, BadToken> {
+    rules.identity(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
+}
+
+/// The rights of a subscription token at the time `now`.
+pub(crate) fn verify_subscription(
+    token: &str,
+    keys: &[Key],
+    rules: &ClaimRules,
+    now: u64,
+) -> Result<SubscriptionGrant, BadToken> {
+    rules.subscription(&verified_claims(token, keys)?, now).map_err(BadToken::Claim)
+}
+
+/// The claims of a token with a right signature.
+fn verified_claims(token: &str, keys: &[Key]) -> Result<Map<String, Value>, BadToken> {
+    let (message, signature) = token.rsplit_once('.').ok_or(BadToken::Invalid)?;
+    let (header, claims) = message.split_once('.').ok_or(BadToken::Invalid)?;
+    let [header, claims, signature] = [header, claims, signature].map(|part| URL_SAFE_NO_PAD.decode(part));
+    let (Ok(header), Ok(claims), Ok(signature)) = (header, claims, signature) else {
+        return Err(BadToken::Invalid);
+    };
+    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| BadToken::Invalid)?;
+    if header.crit.is_some() {
+        return Err(BadToken::Invalid);
+    }
+    let algorithm = Algorithm::named(header.alg).ok_or(BadToken::Invalid)?;
+    check_signature(keys, algorithm, header.kid.as_deref(), message.as_bytes(), &signature)?;
+    serde_json::from_slice(&claims).map_err(|_| BadToken::Invalid)
+}
+
+fn check_signature(
+    keys: &[Key],
+    algorithm: Algorithm,
+    id: Option<&str>,
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), BadToken> {
+    let is_candidate = |key: &&Key| {
+        key.algorithm() == algorithm && (id.is_none() || key.id.is_none() || key.id.as_deref() == id)
+    };
+    let mut is_known = id.is_none();
+    for key in keys.iter().filter(is_candidate).take(KEYS_TRIED_MAX) {
+        if key.verifies(message, signature) {
+            return Ok(());
+        }
+        is_known |= key.id.is_some();
+    }
+    Err(if is_known { BadToken::Invalid } else { BadToken::UnknownKey })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_000;
+    const SECRET: &[u8] = &[7; 32];
+
+    fn parts(header: &Value, claims: &Value) -> String {
+        let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        format!("{}.{}", encode(header), encode(claims))
+    }
+
+    fn signed(message: &str, signature: &[u8]) -> String {
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn hs256(header: Value, secret: &[u8]) -> String {
+        let message = parts(&header, &json!({"sub": "alice", "exp": 2000}));
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+        signed(&message, ring::hmac::sign(&key, message.as_bytes()).as_ref())
+    }
+
+    fn check(token: &str, keys: &[Key]) -> Result<String, BadToken> {
+        verify(token, keys, &ClaimRules::default(), NOW).map(|known| known.subject().to_owned())
+    }
+
+    fn secret(id: Option<&str>) -> Key {
+        Key::secret(id.map(Box::from), SECRET).expect("long enough")
+    }
+
+    #[test]
+    fn signatures_of_other_algorithms_than_hs256_are_verified() {
+        let random = SystemRandom::new();
+        let message = parts(&json!({"alg": "ES256"}), &json!({"sub": "alice", "exp": 2000}));
+        let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.as_ref(), &random)
+            .expect("a key");
+        let key = Key::p256(None, pair.public_key().as_ref()).expect("a point");
+        let token = signed(&message, pair.sign(&random, message.as_bytes()).expect("signed").as_ref());
+        assert_eq!(check(&token, &[key]), Ok("alice".to_owned()));
+
+        let message = parts(&json!({"alg": "EdDSA"}), &json!({"sub": "alice", "exp": 2000}));
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[3; 32]).expect("a key");
+        let key = Key::ed25519(None, pair.public_key().as_ref()).expect("a key");
+        let token = signed(&message, pair.sign(message.as_bytes()).as_ref());
+        assert_eq!(check(&token, std::slice::from_ref(&key)), Ok("alice".to_owned()));
+        assert_eq!(check(&token, &[secret(None)]), Err(BadToken::Invalid));
+        assert_eq!(check(&token[..token.len() - 1], &[key]), Err(BadToken::Invalid));
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret_and_none_is_no_algorithm() {
+        let public = [9; 32];
+        let key = Key::ed25519(None, &public).expect("a key");
+        // Signed with the bytes of the public key as a secret.
+        assert_eq!(check(&hs256(json!({"alg": "HS256"}), &public), &[key]), Err(BadToken::Invalid));
+        let message = parts(&json!({"alg": "none"}), &json!({"sub": "alice", "exp": 2000}));
+        for alg in ["none", "None", "NONE", "", "HS512", "hs256", "RS256"] {
+            let message = message.replacen(
+                message.split('.').next().expect("a header"),
+                &URL_SAFE_NO_PAD.encode(json!({"alg": alg}).to_string()),
+                1,
+            );
+            for token in [format!("{message}."), signed(&message, SECRET)] {
+                assert_eq!(check(&token, &[secret(None)]), Err(BadToken::Invalid), "{alg}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_id_selects_among_keys_and_an_unknown_one_says_so() {
+        let named = hs256(json!({"alg": "HS256", "kid": "a"}), SECRET);
+        let plain = hs256(json!({"alg": "HS256"}), SECRET);
+        let other = Key::secret(Some("b".into()), &[8; 32]).expect("long enough");
+        assert!(check(&named, &[secret(Some("a"))]).is_ok());
+        assert!(check(&named, &[secret(None)]).is_ok(), "a key without an id is tried for all");
+        assert!(check(&plain, &[other.clone(), secret(Some("a"))]).is_ok());
+        assert_eq!(check(&named, std::slice::from_ref(&other)), Err(BadToken::UnknownKey));
+        assert_eq!(check(&named, &[]), Err(BadToken::UnknownKey));
+        assert_eq!(check(&plain, &[other]), Err(BadToken::Invalid));
+        let wrong = Key::secret(Some("a".into()), &[8; 32]).expect("long enough");
+        assert_eq!(check(&named, &[wrong]), Err(BadToken::Invalid));
+    }
+
+    #[test]
+    fn tokens_that_are_malformed_or_need_extensions_are_refused() {
+        let good = hs256(json!({"alg": "HS256"}), SECRET);
+        assert!(check(&good, &[secret(None)]).is_ok());
+        for token in [
+            "",
+            ".",
+            "..",
+            "a.b.c",
+            &good.replace('.', ""),
+            &format!("{good}."),
+            &format!(".{good}"),
+            &format!("{good}="),
+            &good.replacen('.', ".A", 1),
+            &good.to_lowercase(),
+            &hs256(json!({"alg": "HS256", "crit": ["b64"], "b64": false}), SECRET),
+            &hs256(json!({"alg": "HS256", "crit": []}), SECRET),
+            &hs256(json!({"alg": 7}), SECRET),
+            &hs256(json!(["HS256"]), SECRET),
+            &hs256(json!({}), SECRET),
+        ] {
+            assert_eq!(check(token, &[secret(None)]), Err(BadToken::Invalid), "{token}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_token_is_refused(at in 0_usize..200, with in "[A-Za-z0-9_.-]") {
+            let good = hs256(json!({"alg": "HS256", "kid": "a"}), SECRET);
+            let at = at % good.len();
+            let changed = format!("{}{with}{}", &good[..at], &good[at + 1..]);
+            let checked = check(&changed, &[secret(Some("a"))]);
+            prop_assert!(changed == good || checked.is_err(), "{}", changed);
+        }
+
+        #[test]
+        fn tokens_of_any_kind_are_read_without_a_panic(header in "\\PC{0,40}", claims in "\\PC{0,40}", signature in "[!-~]{0,20}") {
+            let encode = |part: &str| URL_SAFE_NO_PAD.encode(part);
+            let _ = check(&format!("{}.{}.{signature}", encode(&header), encode(&claims)), &[secret(None)]);
+            let _ = check(&header, &[secret(None)]);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Code that the commands share: parsers of values, files of options, the setup of the process, output, and the reports of failures.
+
+pub(crate) mod compress;
+pub(crate) mod environment;
+pub(crate) mod failure;
+pub(crate) mod file;
+pub mod http_client;
+pub(crate) mod output;
+#[cfg(test)]
+mod reference;
+pub(crate) mod start_error;
+pub mod values;

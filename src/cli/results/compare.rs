@@ -1,0 +1,254 @@
+//! `echoring compare`: compares results of `bench --json`.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr as _;
+
+use serde_json::Value;
+
+use crate::common::values::{self, FileOrStream};
+use crate::{Failure, to_stdout};
+use echoring_load::analyse::compare;
+use echoring_load::analyse::objective::Metric;
+use echoring_load::analyse::pairs::{self, Pairs};
+use echoring_load::record::{self, comparison::Comparison};
+use echoring_load::render::tables;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
+  echoring compare both.json
+      two servers, measured in turn: changes on the machine affect both alike
+  echoring compare before.json after.json --threshold 3% --metric p99.9 --metric messages_per_s
+      exit code 1 when one of these is worse by more than 3 %, surely
+
+B is better or worse where the whole interval of B / A lies beyond the threshold, slightly better or worse where it
+lies on one side of 1, the same where it lies within the threshold, and undecided otherwise. The interval comes from
+pairs of runs that were made in turn or from repeated runs. A single run of each decides nothing unless --trust-single
+uses their seconds as repetitions: see docs/guide/comparing.md.
+
+Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it.";
+
+/// Name and version of the JSON.
+const SCHEMA: &str = "echoring.comparison/1";
+/// Maximum file size.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Maximum threshold: ten times as bad.
+pub(crate) const THRESHOLD_MAX: f64 = 10.0;
+/// Exit code if something is worse.
+const EXIT_WORSE: u8 = 1;
+
+/// The flags of `compare`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Results of bench --json; a single file needs runs of --repeat with --against
+    #[arg(value_name = "A.json", required_unless_present = "pairs")]
+    a: Option<PathBuf>,
+
+    /// Results to compare with A.json
+    #[arg(value_name = "B.json")]
+    b: Option<PathBuf>,
+
+    /// Smallest difference that matters, such as 5% or 0.05
+    #[arg(long, value_name = "SHARE", value_parser = values::share_in(..=THRESHOLD_MAX), default_value = "5%")]
+    threshold: f64,
+
+    /// Metric that must not be worse, as in bench --fail-if; repeatable
+    ///
+    /// The default is p50, p99, messages_per_s, and cpu_per_message where it is known.
+    #[arg(long, value_name = "METRIC", value_parser = Metric::from_str)]
+    metric: Vec<Metric>,
+
+    /// Decide by single runs, with their seconds as repetitions
+    ///
+    /// The seconds show how steady these two runs were, not how much another run would differ.
+    #[arg(long)]
+    trust_single: bool,
+
+    /// Compare runs with different settings (mode, sizes, connections, …)
+    #[arg(long)]
+    allow_different: bool,
+
+    /// Print the median ratio of pairs in this JSON file, with its interval
+    ///
+    /// The file has pairs of values [[A, B], ...], or their ratios B / A. The output is JSON. - reads stdin.
+    #[arg(long, value_name = "FILE|-", exclusive = true)]
+    pairs: Option<FileOrStream>,
+
+    /// Write the comparison as JSON; - writes only the JSON to stdout
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<FileOrStream>,
+}
+
+/// Compares, and returns the exit code that says whether the second target is worse.
+pub(crate) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    if let Some(path) = &arguments.pairs {
+        return compare_pairs(path);
+    }
+    let Some(path) = &arguments.a else { return Err(Failure::Usage("A.json: expected a file".to_owned())) };
+    let (a, b) = sides(path, arguments.b.as_deref())?;
+    let (shown, judged) = chosen(&arguments.metric)?;
+    let terms = compare::CompareOptions {
+        metrics: shown,
+        threshold: arguments.threshold,
+        trust_single: arguments.trust_single,
+        one_machine: false,
+    };
+    let found = compare::compare(&a, &b, &terms).map_err(Failure::Usage)?;
+    check(&found, &arguments)?;
+    write(&found, arguments.json.as_ref())?;
+    let mut stderr = io::stderr();
+    for comparison in &found {
+        for warning in comparison.differences.iter().chain(&comparison.warnings) {
+            // A closed stderr must not turn an exit code into a panic.
+            let _ = writeln!(stderr, "warning: {}: {warning}", comparison.mode);
+        }
+    }
+    let worse: Vec<String> = found.iter().flat_map(|comparison| worse(comparison, &judged)).collect();
+    for line in &worse {
+        let _ = writeln!(stderr, "error: {line}");
+    }
+    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WORSE) })
+}
+
+/// Prints the median ratio of pairs that another program measured.
+fn compare_pairs(from: &FileOrStream) -> Result<ExitCode, Failure> {
+    let (name, source): (_, io::Result<Box<dyn io::Read>>) = match from {
+        FileOrStream::Stream => ("stdin".to_owned(), Ok(Box::new(io::stdin()))),
+        FileOrStream::File(path) => {
+            (path.display().to_string(), File::open(path).map(|file| Box::new(file) as Box<dyn io::Read>))
+        }
+    };
+    let mut bytes = Vec::new();
+    source
+        .and_then(|source| source.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| Failure::Environment(format!("--pairs: {name} cannot be read: {error}")))?;
+    let wrong = |why: String| Failure::Usage(format!("--pairs: {name}: {why}"));
+    let pairs: Pairs = serde_json::from_slice(&bytes)
+        .map_err(|error| wrong(format!("{error}; expected JSON such as [[2.0, 1.9], [2.1, 2.0]]")))?;
+    let found = pairs.ratio().map_err(wrong)?;
+    let mut json = serde_json::to_value(found).expect("names are the only keys");
+    json["schema"] = pairs::SCHEMA.into();
+    to_stdout(format!("{json}\n").as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runs of both sides.
+fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+    let is_second = |run: &Value| run["repetition"]["side"] == "b";
+    let first = read(one)?;
+    let Some(path) = other else {
+        let (b, a): (Vec<Value>, Vec<Value>) = first.into_iter().partition(is_second);
+        if b.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{} has runs of one target: name a second file, such as compare a.json b.json, or make one with \
+                 bench --repeat 10 --against URL --json",
+                one.display()
+            )));
+        }
+        return Ok((a, b));
+    };
+    let second = read(path)?;
+    for (runs, path) in [(&first, one), (&second, path)] {
+        if runs.iter().any(is_second) {
+            return Err(Failure::Usage(format!(
+                "{0} has runs of two targets already: compare it alone, as in compare {0}",
+                path.display()
+            )));
+        }
+    }
+    Ok((first, second))
+}
+
+/// Metrics to show, and those of them that must not be worse.
+pub(crate) fn chosen(asked: &[Metric]) -> Result<(Vec<Metric>, Vec<Metric>), Failure> {
+    let mut shown = compare::metrics(&compare::METRICS).map_err(Failure::Usage)?;
+    let new: Vec<Metric> = asked
+        .iter()
+        .filter(|metric| shown.iter().all(|known| known.name() != metric.name()))
+        .cloned()
+        .collect();
+    shown.extend(new);
+    let judged = match asked {
+        [] => compare::metrics(&compare::JUDGED).map_err(Failure::Usage)?,
+        asked => asked.to_vec(),
+    };
+    Ok((shown, judged))
+}
+
+/// Refuses meaningless comparisons: other loads, and a metric that was asked for and that neither side knows.
+fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
+    if let Some(line) = found.iter().flat_map(|comparison| &comparison.differences).next()
+        && !arguments.allow_different
+    {
+        return Err(Failure::Usage(format!(
+            "not the same load: {line}; --allow-different compares them anyway"
+        )));
+    }
+    match unknown_metric(found, &arguments.metric) {
+        None => Ok(()),
+        Some(metric) => Err(Failure::Usage(format!(
+            "--metric: neither file has {metric}; choose one, such as --metric p99 --metric messages_per_s"
+        ))),
+    }
+}
+
+/// A metric that was asked for and that neither side knows.
+pub(crate) fn unknown_metric<'a>(found: &[Comparison], asked: &'a [Metric]) -> Option<&'a str> {
+    let is_known = |metric: &&Metric| {
+        found.iter().flat_map(|comparison| &comparison.metrics).any(|finding| finding.metric == metric.name())
+    };
+    asked.iter().find(|metric| !is_known(metric)).map(Metric::name)
+}
+
+/// The metrics in which the second is worse, a line each.
+fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
+    compare::worse(comparison, judged)
+        .filter_map(|finding| {
+            let (mode, metric, by) = (&comparison.mode, &finding.metric, finding.worse_by()?);
+            Some(format!("{mode}: {metric} is worse: {by} the first"))
+        })
+        .collect()
+}
+
+/// The runs of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<Value>, Failure> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(
+        |error| Failure::Environment(format!("{shown} cannot be read: {error}; name a file of bench --json")),
+    )?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::Usage(format!("{shown} is longer than {FILE_BYTES_MAX} bytes")));
+    }
+    let wrong = |why: String| Failure::Usage(format!("{shown} does not hold results of bench --json: {why}"));
+    let mut file: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if file["schema"] != record::SCHEMA {
+        return Err(wrong(format!("its schema is not {}", record::SCHEMA)));
+    }
+    match file["runs"].take() {
+        Value::Array(runs) if !runs.is_empty() => Ok(runs),
+        _ => Err(wrong("it contains no run".to_owned())),
+    }
+}
+
+fn write(found: &[Comparison], json: Option<&FileOrStream>) -> Result<(), Failure> {
+    if json != Some(&FileOrStream::Stream) {
+        let mut text = Vec::new();
+        for (at, comparison) in found.iter().enumerate() {
+            if at > 0 {
+                text.push(b'\n');
+            }
+            tables::comparison(comparison, &mut text).expect("a vector takes all");
+        }
+        to_stdout(&text)?;
+    }
+    let Some(json) = json else { return Ok(()) };
+    let file = serde_json::json!({ "schema": SCHEMA, "comparisons": found });
+    let mut text = serde_json::to_string_pretty(&file).expect("names are the only keys");
+    text.push('\n');
+    crate::write(json, text.as_bytes())
+}

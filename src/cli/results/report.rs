@@ -1,0 +1,87 @@
+//! `echoring report`: recorded runs as one self-contained page, and its charts as files.
+//!
+//! Figures are drawn as they are in the files; nothing is measured here, and percentiles are never averaged.
+
+mod axis;
+mod charts;
+mod comparison;
+mod heat;
+mod notes;
+mod page;
+mod run;
+mod series;
+mod svg;
+mod timeline;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use self::run::{Run, read_all};
+use crate::Failure;
+use crate::common::values::FileOrStream;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json
+  echoring report run.json
+      writes report.html
+  echoring report before.json after.json --out change.html --title 'With and without'
+      both in the same charts, heat maps with the same scales, and a comparison
+  echoring report run.json --svg charts
+      report.html, and a file per chart for documents, such as charts/percentiles.svg
+
+Exit codes: 0 done, 2 usage, or a file that bench --json did not write, 3 a file cannot be read or written.";
+
+/// The flags of `report`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Files that bench --json wrote; each may hold several runs
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+
+    /// The page to write; - writes it to stdout
+    #[arg(long, value_name = "FILE|-", default_value = "report.html")]
+    out: FileOrStream,
+
+    /// Also write each chart as an SVG file into this directory, which is created if needed
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+
+    /// Title of the page [default: name of the first run]
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+}
+
+/// Draws the runs.
+pub(crate) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
+    let runs = read_all(&arguments.runs)?;
+    let (charts, timeline) = (charts::all(&runs), timeline::timeline(&runs));
+    let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));
+    let comparisons = comparison::comparisons(&runs);
+    let page = page::page(&title, &runs, &charts, timeline.as_ref(), &comparisons);
+    crate::write(&arguments.out, page.as_bytes())?;
+    if let Some(directory) = &arguments.svg {
+        fs::create_dir_all(directory).map_err(|error| {
+            Failure::Environment(format!("--svg: {} cannot be created: {error}", directory.display()))
+        })?;
+        let over_time = timeline.iter().flat_map(|timeline| timeline.maps.iter().chain(&timeline.panels));
+        for chart in charts.iter().chain(over_time) {
+            let file = FileOrStream::File(directory.join(format!("{}.svg", chart.name)));
+            crate::write(&file, chart.file().as_bytes())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn default_title(runs: &[Run]) -> String {
+    match runs {
+        [only] => only.name.clone(),
+        [first, rest @ ..] => format!("{} and {} more", first.name, rest.len()),
+        [] => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The formats of a topic's messages, and what encodes a message in one of them.
+
+use super::log::Parts;
+use crate::message::Publication;
+
+/// How messages are encoded for subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Raw: the messages as they were published, without gap events.
+    Raw,
+    /// The same for subscribers whose program, not whose peer, is notified of gaps.
+    RawWithGaps,
+    /// By a protocol codec, which also encodes events.
+    Adapter(u8),
+    /// By a protocol codec, for subscribers without presence events.
+    WithoutPresence(u8),
+    /// By a protocol codec without gap events and heartbeats. A subscriber that misses messages is removed, and recovers
+    /// when it subscribes again.
+    Resuming {
+        /// The codec.
+        codec: u8,
+        /// Whether subscribers are notified of joins and leaves.
+        presence: bool,
+        /// Whether messages may be deltas.
+        deltas: Deltas,
+    },
+}
+
+/// Whether the messages of a format may be deltas from the ones before them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Deltas {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are not yet: subscribers begin here, without the previous message. A subscriber that has been sent a
+    /// message continues in the format with [`Following`](Deltas::Following).
+    Beginning,
+    /// They may be: every subscriber has been sent the previous message.
+    Following,
+}
+
+impl Encoding {
+    /// Whether subscribers get presence events, where their topic has them.
+    pub(crate) fn has_presence(self) -> bool {
+        matches!(self, Encoding::Adapter(_) | Encoding::Resuming { presence: true, .. })
+    }
+
+    /// Whether subscribers get gap events and heartbeats as frames.
+    pub(crate) fn has_events(self) -> bool {
+        matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
+    }
+
+    /// Whether subscribers can be notified of a gap.
+    pub(crate) fn has_gaps(self) -> bool {
+        self.has_events() || self == Encoding::RawWithGaps
+    }
+
+    /// Whether messages may be deltas.
+    pub fn deltas(self) -> Deltas {
+        if let Encoding::Resuming { deltas, .. } = self { deltas } else { Deltas::Off }
+    }
+
+    /// The encoding in which a subscriber continues that has been sent a message; `None` if that is this one.
+    pub(crate) fn following(self) -> Option<Encoding> {
+        let Encoding::Resuming { codec, presence, deltas: Deltas::Beginning } = self else { return None };
+        Some(Encoding::Resuming { codec, presence, deltas: Deltas::Following })
+    }
+}
+
+/// How the messages of a topic are encoded for a subscriber. Each format in use has its own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Format {
+    /// The encoding.
+    pub dialect: Encoding,
+    /// log2 of the compression window in bytes, 9 to 15; `None` without compression. Messages are compressed if that
+    /// makes them shorter, each with an empty window (RFC 7692, 7.2.3.1): allowed with every context takeover
+    /// parameter, and the same bytes for all subscribers with this window.
+    pub window_bits: Option<u8>,
+}
+
+/// A message or an event to be appended to the logs of its topic.
+pub trait Encode {
+    /// Encodes one frame of the topic `topic`, in parts: the same bytes for all subscribers of `format`. If compression
+    /// does not make it shorter, it is the uncompressed frame. Called at most once per format. All of these subscribers have
+    /// been sent the message `previous`, which has no key here; there is none for formats without deltas.
+    fn frame(&mut self, topic: &str, format: Format, previous: Option<Publication<'_>>) -> Parts<'_>;
+}

@@ -1,0 +1,5 @@
+//! Collections that know no topics: a table with reusable indices, an order by size, and values that expire.
+
+pub(crate) mod by_size;
+pub(crate) mod retained;
+pub(crate) mod slot_map;

@@ -1,0 +1,201 @@
+//! A topic on its owner shard: its position, its history, and the permission to publish.
+
+use super::creators::Creator;
+use super::idempotency::Keys;
+use super::member_list::MemberList;
+use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_message};
+use crate::accounts::{OwnerReport, Publications};
+use crate::channel::keyed::Keyed;
+use crate::channel::log::Log;
+use crate::limits::KEYS_MAX;
+use crate::message::{Position, Publication, Refused};
+use crate::settings::{SlowConsumerPolicy, TopicSettings};
+use crate::topic::TopicId;
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::{Nanos, SECOND};
+
+#[derive(Debug)]
+pub(crate) struct OwnedTopic {
+    pub(crate) name: Box<str>,
+    pub(crate) settings: TopicSettings,
+    pub(crate) epoch: u64,
+    /// Messages published so far; the next one gets the next offset.
+    pub(crate) offset: u64,
+    /// The shards with subscribers, and their ids of the topic.
+    pub(crate) shards: Vec<(usize, TopicId)>,
+    pub(crate) publications: Publications,
+    pub(crate) payload_bytes: u64,
+    pub(crate) rate: Rate,
+    pub(crate) history: Log,
+    /// The latest message of each key, if the topic conflates.
+    pub(crate) keyed: Keyed,
+    /// Messages up to this offset, including those of keys, were forgotten with the topic.
+    pub(crate) keyed_since: u64,
+    /// Idempotency keys: the operator's, and the clients', which must not interfere with the operator's. Few topics
+    /// have any.
+    pub(crate) idempotent: Option<Box<[Keys; 2]>>,
+    /// Subscribers with presence.
+    pub(crate) members: MemberList,
+    pub(crate) creator: Creator,
+    /// When the last subscriber left; `None` while there are subscribers.
+    pub(crate) idle_since: Option<Nanos>,
+    /// Kept for other users than the shards of this node.
+    pub(crate) is_held: bool,
+}
+
+impl OwnedTopic {
+    /// The current position.
+    pub(crate) fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.offset }
+    }
+
+    /// Returns the memory.
+    pub(crate) fn release(&mut self, pool: &mut Pool) {
+        self.history.release(pool);
+        self.keyed.release(pool);
+        for keys in self.idempotent.iter_mut().flat_map(|keys| keys.iter_mut()) {
+            keys.release(pool);
+        }
+    }
+
+    pub(crate) fn refusal(
+        &mut self,
+        publication: &Publication<'_>,
+        by_client: bool,
+        pool: &mut Pool,
+    ) -> Option<Refused> {
+        let publish = self.settings.access.publish;
+        if !(if by_client { publish.includes_clients() } else { publish.includes_operator() }) {
+            return Some(Refused::Forbidden);
+        }
+        if self.settings.slow == SlowConsumerPolicy::Conflate {
+            if publication.key.is_empty() {
+                return Some(Refused::NoKey);
+            }
+            if !self.keyed.contains(publication.key) && self.keyed.len() >= KEYS_MAX {
+                return Some(Refused::TooManyKeys);
+            }
+            // Accepted only if it can be stored: otherwise an older message of its key would be sent as the latest.
+            if !self.keyed.keep(pool, self.offset + 1, publication) {
+                return Some(Refused::OutOfMemory);
+            }
+        }
+        None
+    }
+
+    /// Stores a message for replay. False if there is no memory for it.
+    pub(crate) fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
+        if self.settings.history.messages == 0 {
+            return true;
+        }
+        let Publication { content, key, payload } = *publication;
+        let meta = [content as u8, key.len() as u8];
+        debug_assert_eq!(meta.len(), KEPT_BYTES);
+        let parts = [&meta[..], key.as_bytes(), payload, &[]];
+        if self.history.append(pool, 0, self.offset, &parts).is_err() {
+            return false;
+        }
+        self.history.publish(now);
+        self.history.evict(pool);
+        // Eviction works in pieces; messages kept beyond the bound are not replayed.
+        let oldest = self.oldest_kept();
+        let behind = self.history.behind_offset(oldest - 1);
+        self.history.forget_before(behind, pool);
+        true
+    }
+
+    /// Whether nothing is stored for replay or for new subscribers.
+    pub(crate) fn keeps_nothing(&self) -> bool {
+        self.history.bytes() == 0 && self.keyed.is_empty() && !self.is_idempotent()
+    }
+
+    /// Whether a publication may still be retried.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.idempotent.as_ref().is_some_and(|keys| keys.iter().any(|keys| !keys.is_empty()))
+    }
+
+    pub(crate) fn keys(&mut self, by_client: bool) -> &mut Keys {
+        &mut self.idempotent.get_or_insert_default()[usize::from(by_client)]
+    }
+
+    /// The latest messages of their keys after `after`.
+    pub(crate) fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
+        let head = self.position();
+        let first = after.max(self.keyed_since) + 1;
+        let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
+        for (offset, Publication { content, key, payload }) in self.keyed.after(after) {
+            let bytes = KEPT_BYTES + key.len() + payload.len();
+            if told.messages > 0 && page.len() + bytes + ENTRY_BYTES > bytes_max {
+                told.complete = false;
+                break;
+            }
+            append_message(page, offset, &Publication { content, key, payload });
+            told.messages += 1;
+        }
+        told
+    }
+
+    /// The offset of the oldest stored message.
+    pub(crate) fn oldest_kept(&self) -> u64 {
+        let kept = self.history.offset_before(self.history.start()) + 1;
+        kept.max((self.offset + 1).saturating_sub(u64::from(self.settings.history.messages)))
+    }
+
+    pub(crate) fn forget_old(&mut self, now: Nanos, pool: &mut Pool) {
+        let since = self.history.first_since(now.saturating_sub(self.settings.history.age));
+        if since >= self.history.end() {
+            self.history.forget_all(self.offset, pool);
+        } else {
+            self.history.forget_before(since, pool);
+        }
+    }
+
+    pub(crate) fn report(&self, now: Nanos) -> OwnerReport {
+        OwnerReport {
+            epoch: self.epoch,
+            offset: self.offset,
+            publications: self.publications,
+            payload_bytes: self.payload_bytes,
+            rate: self.rate.per_second(now),
+            history_messages: self.offset + 1 - self.oldest_kept().min(self.offset + 1),
+            history_bytes: self.history.bytes() as u64,
+            members: self.settings.has_presence().then(|| self.members.count()),
+        }
+    }
+}
+
+/// Messages per second, over the current and the previous period.
+#[derive(Debug, Default)]
+pub(crate) struct Rate {
+    period: Nanos,
+    now: u64,
+    before: u64,
+    /// When the latest message came.
+    pub(crate) latest: Nanos,
+}
+
+const PERIOD: Nanos = 10 * SECOND;
+
+impl Rate {
+    pub(crate) fn count(&mut self, now: Nanos) {
+        self.latest = now;
+        let period = now / PERIOD;
+        if period != self.period {
+            self.before = if period == self.period + 1 { self.now } else { 0 };
+            self.now = 0;
+            self.period = period;
+        }
+        self.now += 1;
+    }
+
+    pub(crate) fn per_second(&self, now: Nanos) -> f64 {
+        let (current, before) = match (now / PERIOD).saturating_sub(self.period) {
+            0 => (self.now, self.before),
+            1 => (0, self.now),
+            _ => (0, 0),
+        };
+        // The share of the previous period that completes the current one.
+        let passed = (now % PERIOD) as f64 / PERIOD as f64;
+        (current as f64 + before as f64 * (1.0 - passed)) / (PERIOD / SECOND) as f64
+    }
+}

@@ -1,0 +1,242 @@
+//! Topics that another process owned before: their import, and the state that ends with that process.
+
+use super::{Forgotten, OwnedTopicId, OwnedTopics};
+use crate::accounts::Publications;
+use crate::channel::log::Log;
+use crate::client::ClientId;
+use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
+use crate::message::{Position, Publication};
+use crate::owner::creators::Creator;
+use crate::owner::idempotency::Known;
+use crate::owner::owned_topic::OwnedTopic;
+use crate::owner::replay::KEPT_BYTES;
+use crate::owner::transfer::ImportError;
+use crate::settings::SlowConsumerPolicy;
+use crate::topic::TopicId;
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::Nanos;
+
+/// A topic of another process, without its messages.
+pub(crate) struct ImportedTopic {
+    pub(crate) position: Position,
+    /// The offset from which on its keys are known.
+    pub(crate) keyed_since: u64,
+    /// The shards that it is forwarded to.
+    pub(crate) shards: Vec<(usize, TopicId)>,
+}
+
+impl OwnedTopics {
+    /// Number of slots of topics, used and free.
+    pub(crate) fn slots(&self) -> usize {
+        self.table.len() as usize
+    }
+
+    pub(crate) fn id_at(&self, index: usize) -> Option<OwnedTopicId> {
+        let index = index as u32;
+        self.table.at(index).map(|(generation, _)| OwnedTopicId { index, generation })
+    }
+
+    pub(crate) fn owned(&self, id: OwnedTopicId) -> Option<&OwnedTopic> {
+        self.table.get(id.key())
+    }
+
+    /// The name and position of the forgotten topic at `index`, in the order of names.
+    pub(crate) fn forgotten_position(&self, index: usize) -> Option<(&str, Position)> {
+        self.forgotten.iter().nth(index).map(|(name, forgotten)| (name, forgotten.position))
+    }
+
+    /// Creates a topic as it was in another process.
+    pub(crate) fn import_topic(
+        &mut self,
+        name: &str,
+        ImportedTopic { position, keyed_since, shards }: ImportedTopic,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<OwnedTopicId, ImportError> {
+        if self.by_name.contains_key(name) {
+            return Err(ImportError::Malformed);
+        }
+        if !self.lease.take(1) {
+            return Err(ImportError::TooManyTopics);
+        }
+        let id = self.create(name, Creator::NOBODY, now, pool);
+        let history_bytes = self.rules.of(name).history.bytes;
+        let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
+        owned.epoch = position.epoch;
+        owned.offset = position.offset;
+        owned.keyed_since = keyed_since;
+        owned.history = Log::history(history_bytes, position.offset);
+        owned.idle_since = shards.is_empty().then_some(now);
+        owned.rate.latest = now;
+        if shards.is_empty() {
+            self.idle.insert((now, id));
+        }
+        owned.shards = shards;
+        Ok(id)
+    }
+
+    pub(crate) fn import_forgotten(&mut self, name: &str, position: Position, now: Nanos, pool: &mut Pool) {
+        if !self.by_name.contains_key(name) {
+            let forgotten = Forgotten { position, publications: Publications::default(), payload_bytes: 0 };
+            self.forgotten.put(name, forgotten, now, pool);
+        }
+    }
+
+    /// Adds a message to the end of a history. Without memory the history is forgotten, and replays report the gap.
+    pub(crate) fn import_message(
+        &mut self,
+        id: OwnedTopicId,
+        offset: u64,
+        publication: &Publication<'_>,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<(), ImportError> {
+        let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
+        if offset == 0 || offset > owned.offset {
+            return Err(ImportError::Malformed);
+        }
+        let is_first = owned.history.bytes() == 0;
+        if owned.settings.history.messages == 0 || (!is_first && offset <= owned.history.end_offset()) {
+            return Ok(());
+        }
+        if is_first || offset != owned.history.end_offset() + 1 {
+            owned.history.forget_all(offset - 1, pool);
+        }
+        let meta = [publication.content as u8, publication.key.len() as u8];
+        debug_assert_eq!(meta.len(), KEPT_BYTES);
+        let parts = [&meta[..], publication.key.as_bytes(), publication.payload, &[]];
+        if owned.history.append(pool, 0, offset, &parts).is_ok() {
+            owned.history.publish(now);
+            owned.history.evict(pool);
+        } else {
+            owned.history.forget_all(offset, pool);
+        }
+        self.by_size.set(id.index, owned.history.charged_bytes());
+        Ok(())
+    }
+
+    /// Adds the latest message of a key.
+    pub(crate) fn import_latest(
+        &mut self,
+        id: OwnedTopicId,
+        offset: u64,
+        publication: &Publication<'_>,
+        pool: &mut Pool,
+    ) -> Result<(), ImportError> {
+        loop {
+            let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
+            if owned.settings.slow != SlowConsumerPolicy::Conflate {
+                return Ok(());
+            }
+            let is_next = offset > owned.keyed.newest_offset() && offset <= owned.offset;
+            if !is_next || publication.key.is_empty() || owned.keyed.len() >= KEYS_MAX {
+                return Err(ImportError::Malformed);
+            }
+            if owned.keyed.keep(pool, offset, publication) {
+                return Ok(());
+            }
+            if !self.shed(pool) {
+                return Err(ImportError::OutOfMemory);
+            }
+        }
+    }
+
+    /// Sets since which offset the latest message of each key is kept.
+    pub(crate) fn import_keyed_since(&mut self, id: OwnedTopicId, since: u64) -> Result<(), ImportError> {
+        let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
+        if since > owned.offset {
+            return Err(ImportError::Malformed);
+        }
+        owned.keyed_since = since;
+        Ok(())
+    }
+
+    /// Adds an idempotency key.
+    pub(crate) fn import_key(
+        &mut self,
+        id: OwnedTopicId,
+        by_client: bool,
+        key: &str,
+        known: Known,
+        pool: &mut Pool,
+    ) -> Result<(), ImportError> {
+        let Known { offset, digest, at } = known;
+        while let Some(owned) = self.table.get_mut(id.key())
+            && !owned.keys(by_client).keep(key, offset, digest, at, pool)
+        {
+            if !self.shed(pool) {
+                return Err(ImportError::OutOfMemory);
+            }
+        }
+        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
+            self.forget_oldest_key(pool);
+        }
+        self.idempotent.push_back((at, id, by_client));
+        Ok(())
+    }
+
+    pub(crate) fn import_members<'a>(
+        &mut self,
+        id: OwnedTopicId,
+        members: impl Iterator<Item = (ClientId, &'a str)>,
+    ) {
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            for (client, subject) in members {
+                owned.members.change(client, Some(subject));
+            }
+        }
+    }
+
+    /// Everything is imported: keys of several shards are put in the order of their times.
+    pub fn finish_import(&mut self, pool: &mut Pool) {
+        self.idempotent.make_contiguous().sort_unstable();
+        for index in 0..self.slots() as u32 {
+            if let Some((_, owned)) = self.table.at_mut(index) {
+                // As much as this process is configured to keep.
+                let oldest = owned.oldest_kept();
+                let behind = owned.history.behind_offset(oldest - 1);
+                owned.history.forget_before(behind, pool);
+            }
+        }
+    }
+
+    /// Forgets everything at once, because another process has it.
+    pub fn release_all(&mut self, pool: &mut Pool) {
+        for index in 0..self.slots() {
+            if let Some(mut owned) = self.id_at(index).and_then(|id| self.table.remove(id.key())) {
+                owned.release(pool);
+                owned.members.release(pool);
+                self.creators.remove(owned.creator);
+                self.lease.give(1);
+            }
+            self.by_size.set(index as u32, 0);
+        }
+        self.by_name.clear();
+        self.idle.clear();
+        self.idempotent.clear();
+        self.forgotten.clear(pool);
+    }
+
+    /// The shards from `first_shard` on have ended: nothing more is forwarded to them.
+    pub fn forget_shards(&mut self, first_shard: usize, now: Nanos) {
+        for index in 0..self.slots() {
+            let Some(id) = self.id_at(index) else { continue };
+            let Some(owned) = self.table.get_mut(id.key()) else { continue };
+            owned.shards.retain(|(shard, _)| *shard < first_shard);
+            if owned.shards.is_empty() && owned.idle_since.is_none() {
+                owned.idle_since = Some(now);
+                self.idle.insert((now, id));
+            }
+        }
+    }
+
+    /// The subscribers with presence that `is_gone` selects, with their topics.
+    pub fn members_where(&self, is_gone: impl Fn(ClientId) -> bool) -> Vec<(OwnedTopicId, ClientId)> {
+        let ids = (0..self.slots()).filter_map(|index| self.id_at(index));
+        let members = ids.filter_map(|id| Some((id, &self.owned(id)?.members)));
+        members
+            .flat_map(|(id, members)| members.clients().map(move |client| (id, client)))
+            .filter(|(_, client)| is_gone(*client))
+            .collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! Replays of a topic's history: their start, and the pages that the owner shard sends.
+
+use crate::client::ClientId;
+use crate::message::{Content, Position, Publication};
+
+/// Bytes before each entry of a page: its length and its offset.
+pub(crate) const ENTRY_BYTES: usize = 4 + 8;
+/// Bytes in front of key and payload of a stored message: its content type and the length of its key.
+pub(crate) const KEPT_BYTES: usize = 2;
+
+/// The messages that a subscriber receives before live ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// The messages after this offset.
+    After(u64),
+    /// The latest message of each key after this offset: the next page of such a replay.
+    Latest(u64),
+    /// The topic's snapshot for new subscribers.
+    Newcomer,
+}
+
+/// A page of the subscribers with presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The total number.
+    pub count: u64,
+    /// The last one of the page, if there are more.
+    pub next: Option<ClientId>,
+    /// Members that are counted and not listed on any page, because there was no memory for them.
+    pub unlisted: u64,
+}
+
+/// A page of history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The topic's current position.
+    pub head: Position,
+    /// The requested offset, or the one that the topic chose for a new subscriber.
+    pub after: u64,
+    /// Whether the messages are the latest of their keys, which replace those between them. Otherwise they are
+    /// consecutive.
+    pub conflated: bool,
+    /// The first offset that the page covers: that of the first message unless they are conflated. If it is not the one
+    /// after `after`, those in between are no longer stored.
+    pub first: u64,
+    /// Number of messages.
+    pub messages: u32,
+    /// Whether the replay is complete with this page.
+    pub complete: bool,
+}
+
+pub(crate) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    page.extend_from_slice(&(bytes as u32).to_le_bytes());
+    page.extend_from_slice(&offset.to_le_bytes());
+    parts.iter().for_each(|part| page.extend_from_slice(part));
+}
+
+/// Appends a message to a page of history; see [`entries`].
+pub fn append_message(page: &mut Vec<u8>, offset: u64, publication: &Publication<'_>) {
+    let Publication { content, key, payload } = publication;
+    append_entry(page, offset, &[&[*content as u8, key.len() as u8], key.as_bytes(), payload]);
+}
+
+/// Bytes of a subscriber in a page of members.
+pub(crate) fn member_bytes(subject: &str) -> usize {
+    size_of::<ClientId>() + 1 + subject.len()
+}
+
+/// Appends a subscriber with its subject, which has at most 255 bytes.
+pub fn append_member(page: &mut Vec<u8>, client: ClientId, subject: &str) {
+    let subject = subject.get(..subject.len().min(usize::from(u8::MAX))).unwrap_or_default();
+    page.extend_from_slice(&client.to_bytes());
+    page.push(subject.len() as u8);
+    page.extend_from_slice(subject.as_bytes());
+}
+
+/// The subscribers of a page of [`crate::OwnedTopics::members`], each with its subject, which is empty for none.
+pub fn members(mut page: &[u8]) -> impl Iterator<Item = (ClientId, &str)> + Clone {
+    std::iter::from_fn(move || {
+        let (client, rest) = page.split_first_chunk::<16>()?;
+        let (&[bytes], rest) = rest.split_first_chunk::<1>()?;
+        let (subject, rest) = rest.split_at_checked(usize::from(bytes))?;
+        page = rest;
+        Some((ClientId::from_bytes(*client), std::str::from_utf8(subject).ok()?))
+    })
+}
+
+/// Whether the bytes are a page of subscribers and nothing else.
+pub fn is_members(page: &[u8]) -> bool {
+    let bytes = members(page).map(|(_, subject)| member_bytes(subject));
+    bytes.sum::<usize>() == page.len()
+}
+
+/// The messages of a [`Page`] with their offsets, in order.
+pub fn entries(mut page: &[u8]) -> impl Iterator<Item = (u64, Publication<'_>)> {
+    std::iter::from_fn(move || {
+        let (length, rest) = page.split_first_chunk::<4>()?;
+        let (offset, rest) = rest.split_first_chunk::<8>()?;
+        let (entry, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        page = rest;
+        let (&[content, key_bytes], rest) = entry.split_first_chunk::<KEPT_BYTES>()?;
+        let (key, payload) = rest.split_at_checked(usize::from(key_bytes))?;
+        let (content, key) = (Content::from_number(content)?, std::str::from_utf8(key).ok()?);
+        Some((u64::from_le_bytes(*offset), Publication { content, key, payload }))
+    })
+}
