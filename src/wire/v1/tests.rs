@@ -427,7 +427,8 @@ fn events_that_are_unknown_or_lack_a_field_are_none() {
     ] {
         assert!(matches!(Event::read(text), Ok(None)), "{text}");
     }
-    for text in ["", "7", r#"{"type":"gap""#, r#"{"type":7}"#] {
+    let mistyped = r#"{"type":"message","topic":"t","offset":"1","text":"a"}"#;
+    for text in ["", "7", r#"{"type":"gap""#, r#"{"type":7}"#, mistyped] {
         assert!(Event::read(text).is_err(), "{text}");
     }
     // The order of fields does not matter.
