@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::attempt::{Attempt, retries};
 use crate::limits::{COMMANDS_MAX, MESSAGE_BYTES_MAX_DEFAULT, PING_INTERVAL, QUEUE_EVENTS_DEFAULT};
+use crate::session::state::{Hook, States};
 use crate::session::{Offer, ServerSide, Session, Token};
-use crate::state::{Hook, States};
 use crate::task::Task;
+use crate::task::attempt::{Attempt, retries};
 use crate::token::Credentials;
 use crate::{Client, Protocol, State, Subscription, TokenSource};
 use echoring_async::{Dialer, Heartbeat, Reconnecting};

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::command::{Answer, Command, Pending};
 use crate::limits::QUEUE_EVENTS_DEFAULT;
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::{
     Builder, ClientError, Ended, FromPayload, History, HistoryQuery, Members, Payload, Protocol, Publication,
     Published, RequestError, State, SubscribeError, SubscribeOptions, Subscription,

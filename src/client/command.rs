@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::{
     History, HistoryQuery, Members, Payload, Position, Publication, Published, RequestError, SubscribeError,
     TokenSource,

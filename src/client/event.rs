@@ -1,5 +1,9 @@
 //! The events of subscriptions, and the results of requests.
 
+#[cfg(feature = "topics")]
+mod conversions;
+pub(crate) mod payload;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::str::FromStr;

@@ -2,27 +2,21 @@
 //! with acknowledgements. It speaks `echoring.v1.json`, and Centrifuge's client protocol in JSON and in protobuf.
 //!
 //! `session` is the state machine: messages and the time go in, requests and events come out. `codec` has the two
-//! protocols. `attempt` opens connections, and `task` connects the state machine with one that reconnects.
+//! protocols. `task` opens connections, and connects the state machine with one that reconnects.
 //!
 //! Never: losing a message without an event that says so; delivering one twice; a queue without a bound.
 #![forbid(unsafe_code)]
 
-mod attempt;
 mod builder;
 mod client;
 mod codec;
 mod command;
-#[cfg(feature = "topics")]
-mod conversions;
 mod error;
 mod event;
 pub mod limits;
 mod options;
-mod payload;
 mod protocol;
-mod queue;
 mod session;
-mod state;
 mod subscription;
 mod task;
 #[cfg(test)]
@@ -32,13 +26,13 @@ mod token;
 pub use builder::Builder;
 pub use client::Client;
 pub use error::{ClientError, Refusal, RequestError, SubscribeError};
+pub use event::payload::{FromPayload, Payload, Publication};
 pub use event::{
     Ended, Event, Gap, GapReason, History, HistoryQuery, Member, Members, Message, Missed, Position,
     PositionError, Published, Subscribed,
 };
 pub use options::SubscribeOptions;
-pub use payload::{FromPayload, Payload, Publication};
 pub use protocol::Protocol;
-pub use state::State;
+pub use session::state::State;
 pub use subscription::Subscription;
 pub use token::{TokenSource, Unauthorized};

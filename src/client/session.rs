@@ -7,7 +7,9 @@
 //! Never: I/O or waiting.
 
 mod deltas;
+pub(crate) mod queue;
 mod server_side;
+pub(crate) mod state;
 mod token;
 mod topic;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::command::Command;
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::{Event, FromPayload, Message, Payload, Position};
 
 /// A subscription of one topic, created by [`Client::subscribe`](crate::Client::subscribe), or by the server: see

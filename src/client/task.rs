@@ -2,6 +2,8 @@
 //!
 //! Never: reading that waits for writing, or vice versa.
 
+pub(crate) mod attempt;
+
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -12,8 +14,8 @@ use crate::codec::Malformed;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
+use crate::session::state::States;
 use crate::session::{Session, SessionError};
-use crate::state::States;
 use crate::token::Fetches;
 use crate::{ClientError, Ended, State};
 use echoring_async::{ClientStream, CloseFrame, Conn, Error, Message, Reconnecting, Sender, TrySendError};

@@ -28,7 +28,6 @@ mod message;
 pub mod nats;
 mod outgoing;
 mod owner_table;
-mod round_trip;
 mod store;
 mod stream;
 mod tables;

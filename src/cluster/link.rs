@@ -20,6 +20,8 @@
 //! A node with a new connection has lost the packets in flight in either direction. It sends again at once, and so does
 //! the other side, as it sees [`EVERYTHING`].
 
+mod round_trip;
+
 use std::collections::VecDeque;
 
 use bytes::BufMut as _;
@@ -27,9 +29,9 @@ use echoring_proto::limits::Nanos;
 
 use crate::heartbeat::VERSION;
 use crate::limits::{LINK_BYTES_MAX, PACKET_BYTES_MAX, RETRANSMIT_AFTER_MAX};
-use crate::round_trip::RoundTrip;
 use crate::view::NodeId;
 use crate::wire::{append_entry, take_u8, take_u64};
+use round_trip::RoundTrip;
 
 /// The number that a node with a new connection has seen: nothing that was sent before will arrive.
 const EVERYTHING: u64 = u64::MAX;

@@ -1,6 +1,5 @@
 //! Links that lose packets, messages as bytes, and members.
 
-#[path = "clock_tests.rs"]
 mod clock;
 
 use proptest::prelude::*;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 
 use crate::command::Command;
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::{Refusal, Subscription};
 
 /// The program's callback.

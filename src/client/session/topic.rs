@@ -11,7 +11,7 @@ use super::Token;
 use super::deltas::Deltas;
 use crate::codec::{Answer, Sent, Start, TopicEvent};
 use crate::limits::{CORRUPT_DELTAS_MAX, RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::{Event, Gap, GapReason, Message, Missed, Payload, Position, Refusal, Subscribed};
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::world::Reader;
 use crate::command::Command;
-use crate::queue::Queue;
+use crate::session::queue::Queue;
 use crate::session::{ServerSide, Session, SessionError, Token};
 use crate::token::Credentials;
 use crate::{Event, Payload, Protocol, TokenSource};

@@ -16,9 +16,9 @@ use tokio::sync::{Notify, watch};
 
 use super::server::{Forwarder, PATIENCE, next, next_of_topic, quick, run, start_from, url};
 use super::session::{TOPIC, TestSession};
-use crate::attempt::retries;
-use crate::queue::Queue;
 use crate::session::SessionError;
+use crate::session::queue::Queue;
+use crate::task::attempt::retries;
 use crate::token::{self, Credentials};
 use crate::{
     Client, ClientError, Ended, Event, Payload, Protocol, State, SubscribeError, SubscribeOptions,
