@@ -105,7 +105,6 @@ const FUNCTIONS_OF_MANY_PARAMETERS: &[&str] = &[
     "src/broker/broadcast/sessions.rs Sessions::send_history",
     "src/broker/broadcast/subscribe.rs Broadcast::open_centrifuge",
     "src/broker/broadcast/subscribe.rs Broadcast::subscribe_raw",
-    "src/broker/event_stream.rs message",
     "src/server/auth.rs Handshakes::admit",
     "src/topics/owner/owned_topics.rs OwnedTopics::history",
     "src/topics/owner/owned_topics.rs OwnedTopics::publish_once",
