@@ -262,7 +262,7 @@ class Protocol(AsyncTest):
         slow.settimeout(PATIENCE_S)
         slow.connect((self.server.host, self.server.port))
         raw = Raw.__new__(Raw)
-        raw.socket, raw.buffer = slow, b""
+        raw.socket, raw.buffer = slow, bytearray()
         raw.open("/chat")
         raw.send(frame(1, b'{"type":"join","content":"Slow"}'))
         self.assertEqual((await self.hear_kind(watcher, "join"))["from"], "Slow")

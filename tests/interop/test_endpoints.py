@@ -134,8 +134,10 @@ class Endpoints(AsyncTest):
             self.assertGreater(time.monotonic() - started, 1.5)
 
     async def test_slow_read_does_not_hold_up_a_close(self):
-        async with self.connect("/slow-read?bytes_per_s=64") as client:
-            await client.send(b"x" * 1_000)
+        with Raw(self.server).open("/slow-read?bytes_per_s=64") as peer:
+            # At once, because the server reads nothing for 15 s after the message.
+            peer.send(frame(2, bytes(1_000)) + frame(8, struct.pack("!H", 1000)))
+            self.assertEqual(peer.read_close(), 1000)
         with Server(admin="off", denied=self.denied) as server:
             async with connect(server.url("/slow-read?bytes_per_s=64"), compression=None) as client:
                 await client.send(b"x" * 65_000)
