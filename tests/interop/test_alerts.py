@@ -214,7 +214,8 @@ def replay(alert, expression, wait_s, series, changes, fires):
         {"expr": firing, "eval_time": f"{moment}s", "exp_samples": [sample] if is_firing else []}
         for moment, is_firing in moments
     ]
-    return {"name": f"{alert} {'fires' if fires else 'is silent'}", "interval": f"{SCRAPE_S}s", "input_series": inputs, "promql_expr_test": checks}
+    name = f"{alert} {'fires' if fires else 'is silent'}"
+    return {"name": name, "interval": f"{SCRAPE_S}s", "input_series": inputs, "promql_expr_test": checks}
 
 
 @unittest.skipUnless(PROMTOOL, MISSING)
@@ -254,6 +255,7 @@ class Rules(unittest.TestCase):
 class Bursts(unittest.TestCase):
     """Events that happen once, between two scrapes of a real Prometheus."""
 
+    SECONDS = 45
     # Two scrapes and an evaluation, with time for a slow machine.
     patience_s = 4 * SCRAPE_S
 

@@ -378,6 +378,8 @@ USERS = "[...document.querySelectorAll('#users li')].map((item) => item.textCont
 class Page(unittest.TestCase):
     """Two pages of one room, the second behind a relay."""
 
+    HEAVY = True
+
     @classmethod
     def setUpClass(cls):
         cls.server = Example()

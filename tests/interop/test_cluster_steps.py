@@ -15,6 +15,8 @@ TIMEOUT_S = 300
 
 @unittest.skipIf(test_cluster.NATS is None, "nats-server is not installed")
 class Steps(unittest.TestCase):
+    SECONDS = 60
+
     def test_all_pass(self):
         command = [sys.executable, SCRIPT, "--binary", os.path.abspath(BINARY), "--slack", "10"]
         try:
