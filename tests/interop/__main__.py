@@ -8,7 +8,10 @@
     python tests/interop --times             all modules, and the ten that took longest
 
 Without names, each class runs in a process of its own, several at a time, because tests mostly wait: first those that took longest in the
-last run, whose seconds are in `target/interop`. The short ones of a module share a process.
+last run, whose seconds are in `target/interop`. The short ones of a module share a process. A class may say more of itself:
+
+    SECONDS = 45      what it takes, where no run has told; otherwise a second for each test
+    HEAVY = True      it keeps the CPUs busy, as a browser does: few of these run at a time
 """
 
 import argparse
@@ -29,7 +32,9 @@ import parts
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Every test takes less than a tenth of this, even on a busy machine.
 HANGS_AFTER_S = 600
-AT_ONCE = 3 * (os.cpu_count() or 1)
+CPUS = os.cpu_count() or 1
+# Processes that run at a time. Of those with a heavy class, as many as leave the others half of the CPUs.
+AT_ONCE, HEAVY_AT_ONCE = 4 * CPUS, max(1, CPUS // 2)
 # Of a class that is worth a process.
 SHORT_S_MAX = 4
 # What each class took when it last ran in a process of its own.
@@ -112,16 +117,19 @@ class Run:
 def run_all(tests, times=False):
     """Runs the classes of these tests, the longest first. Returns the exit code."""
     known = seconds()
+    tests = list(each(tests))
+    counts = collections.Counter(map(class_of, tests))
+    heavy = {class_of(test) for test in tests if getattr(test, "HEAVY", False)}
+    guesses = {class_of(test): getattr(test, "SECONDS", counts[class_of(test)]) for test in tests}
     totals, runs = [0, 0, 0], []
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:
-        for run in workers.map(Run, groups(collections.Counter(map(class_of, each(tests))), known)):
-            runs.append(run)
-            totals = [total + count for total, count in zip(totals, run.counts)]
-            if run.counts[1]:
-                print(run.said, file=sys.stderr)
-            else:
-                skipped = [line for line in run.said.split("\n") if line.startswith("skipped: ")]
-                print("\n".join(skipped), end="\n" if skipped else "")
+    for run in run_groups(groups(counts, known, guesses), heavy):
+        runs.append(run)
+        totals = [total + count for total, count in zip(totals, run.counts)]
+        if run.counts[1]:
+            print(run.said, file=sys.stderr)
+        else:
+            skipped = [line for line in run.said.split("\n") if line.startswith("skipped: ")]
+            print("\n".join(skipped), end="\n" if skipped else "")
     os.makedirs(os.path.dirname(SECONDS), exist_ok=True)
     with open(SECONDS, "w") as file:
         json.dump(known | {run.names[0]: round(run.seconds, 1) for run in runs if len(run.names) == 1}, file)
@@ -131,13 +139,24 @@ def run_all(tests, times=False):
     return 1 if totals[1] else 0
 
 
-def groups(classes, known):
-    """The classes that each process runs, those that take longest first. Of an unknown class the number of tests is known."""
+def run_groups(ordered, heavy):
+    """Runs each group in a process. Yields the runs as they end."""
+    with (
+        concurrent.futures.ThreadPoolExecutor(AT_ONCE - HEAVY_AT_ONCE) as workers,
+        concurrent.futures.ThreadPoolExecutor(HEAVY_AT_ONCE) as heavy_workers,
+    ):
+        begun = [(workers if heavy.isdisjoint(names) else heavy_workers).submit(Run, names) for names in ordered]
+        for run in concurrent.futures.as_completed(begun):
+            yield run.result()
+
+
+def groups(classes, known, guesses):
+    """The classes that each process runs, those that take longest first."""
     together = collections.defaultdict(list)
     for name in classes:
         is_short = known.get(name, SHORT_S_MAX) < SHORT_S_MAX
         together[name.partition(".")[0] if is_short else name].append(name)
-    return sorted(together.values(), key=lambda names: -sum(known.get(name, classes[name]) for name in names))
+    return sorted(together.values(), key=lambda names: -sum(known.get(name, guesses[name]) for name in names))
 
 
 def seconds():

@@ -47,6 +47,7 @@ def node(name):
     return [NODE, os.path.join(HERE, name)]
 
 
+@functools.cache
 def bun(name):
     """Bun's binary. The file `bun` of its package would fetch it on first use."""
     packages = os.path.join(NODE_MODULES, "@oven")

@@ -133,6 +133,8 @@ class AgentsTest(unittest.TestCase):
 
 
 class Agents(AgentsTest):
+    SECONDS = 80
+
     def test_a_rate_is_shared_out_exactly(self):
         record, stderr = self.bench(self.server.url(""), "-c", "31", "--rate", "3000")
         self.check(record, 31, 3_000)
@@ -281,6 +283,8 @@ class Agents(AgentsTest):
 class Ends(AgentsTest):
     """What happens when somebody ends. Each test has agents of its own."""
 
+    SECONDS = 60
+
     @classmethod
     def start_agents(cls):
         pass
@@ -338,7 +342,7 @@ class Ends(AgentsTest):
         self.check(record, 9, 300)
 
     def test_an_agent_that_dies_is_named_with_what_it_had(self):
-        with self.measuring("-c", "10", "--rate", "300", "-d", "20s") as (process, log):
+        with self.measuring("-c", "10", "--rate", "300", "-d", "14s") as (process, log):
             self.agents["west"].signal(signal.SIGKILL)
             record = json.load(process.stdout)["runs"][0]
         self.assertEqual(process.returncode, 1, log.lines)
@@ -347,7 +351,7 @@ class Ends(AgentsTest):
         self.assertIn(lost["connections"], (3, 4))
         self.assertEqual(record["errors"], {"agent west: silent for 10s": 1})
         # The others measured all of their time.
-        self.assertAlmostEqual(record["response_ns"]["count"], 20 * 30 * (10 - lost["connections"]), delta=3)
+        self.assertAlmostEqual(record["response_ns"]["count"], 14 * 30 * (10 - lost["connections"]), delta=3)
         self.assertEqual(set(record["integrity"].values()), {0})
 
 

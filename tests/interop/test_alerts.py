@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import Raw, Server, frame, refusing_port, wait_until
+from harness import Raw, Server, frame, refusing_port, text_file, wait_until
 from test_metrics import MISSING, PROMETHEUS, PROMTOOL, RULES, Prometheus, metrics, run_promtool
 
 SCRAPE_S = 15
@@ -139,13 +139,13 @@ CASES = {
 
 
 def rules():
-    """The rules as Prometheus reads them: the expression and the seconds of `for`, by alert."""
+    """The rules as Prometheus reads them: alert, expression, the seconds of `for`, and a file that has only this rule."""
     with open(RULES, encoding="utf-8") as file:
-        texts = re.split(r"- alert: ", file.read())[1:]
+        head, *texts = re.split(r"- alert: ", file.read())
     for text in texts:
         pending = re.search(r"^ +for: (\d+)m$", text, re.MULTILINE)
         expression = re.search(r"expr:(.*?)\n +(?:for|labels):", text, re.DOTALL)[1]
-        yield text.split("\n")[0], expression, 60 * int(pending[1]) if pending else 0
+        yield text.split("\n")[0], expression, 60 * int(pending[1]) if pending else 0, f"{head}- alert: {text}"
 
 
 def labels_of(text):
@@ -214,7 +214,8 @@ def replay(alert, expression, wait_s, series, changes, fires):
         {"expr": firing, "eval_time": f"{moment}s", "exp_samples": [sample] if is_firing else []}
         for moment, is_firing in moments
     ]
-    return {"name": alert, "interval": f"{SCRAPE_S}s", "input_series": inputs, "promql_expr_test": checks}
+    name = f"{alert} {'fires' if fires else 'is silent'}"
+    return {"name": name, "interval": f"{SCRAPE_S}s", "input_series": inputs, "promql_expr_test": checks}
 
 
 @unittest.skipUnless(PROMTOOL, MISSING)
@@ -234,20 +235,19 @@ class Rules(unittest.TestCase):
         self.assertEqual({alert for alert, *_ in rules()}, set(CASES))
 
     def test_every_rule_fires_and_is_silent(self):
-        for alert, expression, wait_s in rules():
+        for alert, expression, wait_s, text in rules():
             case = CASES[alert]
+            tests = []
             for changes, flags, fires in [(case.fires, case.flags, True), (case.silent, case.silent_flags, False)]:
-                with self.subTest(alert=alert, fires=fires):
-                    series = {**self.pages[flags], **case.peers}
-                    self.replay(replay(alert, expression, wait_s, series, changes, fires))
+                series = {**self.pages[flags], **case.peers}
+                tests.append(replay(alert, expression, wait_s, series, changes, fires))
+            with self.subTest(alert=alert), text_file(text, ".rules.yml") as file:
+                self.replay(file, tests)
 
-    def replay(self, test):
-        with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
-            # JSON is YAML.
-            tests = {"rule_files": [os.path.abspath(RULES)], "evaluation_interval": f"{SCRAPE_S}s", "tests": [test]}
-            json.dump(tests, file)
-            file.flush()
-            tested = run_promtool("test", "rules", file.name)
+    def replay(self, rules, tests):
+        # JSON is YAML.
+        with text_file(json.dumps({"rule_files": [rules], "evaluation_interval": f"{SCRAPE_S}s", "tests": tests}), ".yml") as file:
+            tested = run_promtool("test", "rules", file)
         self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
 
 
@@ -255,6 +255,7 @@ class Rules(unittest.TestCase):
 class Bursts(unittest.TestCase):
     """Events that happen once, between two scrapes of a real Prometheus."""
 
+    SECONDS = 45
     # Two scrapes and an evaluation, with time for a slow machine.
     patience_s = 4 * SCRAPE_S
 

@@ -9,7 +9,7 @@ import subprocess
 import unittest
 
 from async_server import AsyncServer
-from harness import BINARY, PATIENCE_S, Server
+from harness import BINARY, PATIENCE_S, Server, masked
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PING, PONG, CLOSE, TEXT = 9, 10, 8, 1
@@ -50,7 +50,7 @@ class PickyServer(AsyncServer):
             while True:
                 first, length = await reader.readexactly(2)
                 mask = await reader.readexactly(4)
-                payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(await reader.readexactly(length & 0x7F)))
+                payload = masked(await reader.readexactly(length & 0x7F), mask)
                 opcode = first & 15
                 if opcode == PING:
                     for pong in self.pongs(number, payload):

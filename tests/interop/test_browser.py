@@ -44,6 +44,7 @@ OPEN = """
 class InFrontOfAPage(unittest.TestCase):
     """A browser, and a page of another origin than the server's."""
 
+    HEAVY = True
     pages = Pages
 
     @classmethod

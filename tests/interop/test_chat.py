@@ -262,7 +262,7 @@ class Protocol(AsyncTest):
         slow.settimeout(PATIENCE_S)
         slow.connect((self.server.host, self.server.port))
         raw = Raw.__new__(Raw)
-        raw.socket, raw.buffer = slow, b""
+        raw.socket, raw.buffer = slow, bytearray()
         raw.open("/chat")
         raw.send(frame(1, b'{"type":"join","content":"Slow"}'))
         self.assertEqual((await self.hear_kind(watcher, "join"))["from"], "Slow")
@@ -377,6 +377,8 @@ USERS = "[...document.querySelectorAll('#users li')].map((item) => item.textCont
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class Page(unittest.TestCase):
     """Two pages of one room, the second behind a relay."""
+
+    HEAVY = True
 
     @classmethod
     def setUpClass(cls):

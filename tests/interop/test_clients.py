@@ -168,6 +168,7 @@ class Gorilla(Client, unittest.TestCase):
 
 @matrix.with_checks(matrix.OURS)
 class Chromium(Client, unittest.TestCase):
+    HEAVY = True
     cannot = OF_PAGES
     offers = (True,)
 

@@ -117,7 +117,9 @@ class Session:
         self.ids = 0
 
     async def __aenter__(self):
-        self.socket = await connect(self.node.url("/broadcast"), subprotocols=[SUBPROTOCOL], compression=None)
+        # With a bounded queue, a session whose messages are unread at the end would wait for the Close frame until a timeout.
+        url, options = self.node.url("/broadcast"), {"compression": None, "max_queue": None}
+        self.socket = await connect(url, subprotocols=[SUBPROTOCOL], **options)
         return self
 
     async def __aexit__(self, *_):

@@ -52,7 +52,7 @@ class Api(InACluster):
 
     def session(self, node, user):
         session = Session(node)
-        self.addCleanup(session.socket.close)
+        self.addCleanup(session.close)
         session.send({"id": 1, "connect": {"token": token(user)}})
         return session, session.take()["connect"]["client"]
 

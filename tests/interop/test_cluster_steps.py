@@ -533,6 +533,8 @@ async def walk():
 
 @unittest.skipIf(test_cluster.NATS is None, "nats-server is not installed")
 class Steps(unittest.TestCase):
+    SECONDS = 60
+
     def test_all_pass(self):
         self.assertEqual(asyncio.run(walk()), [])
 

@@ -10,7 +10,7 @@ import threading
 import types
 import unittest
 
-from harness import BINARY, Server
+from harness import BINARY, Server, masked
 
 SCRIPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
 sys.path += [SCRIPTS, os.path.join(SCRIPTS, "compare_peers")]
@@ -53,7 +53,7 @@ class Damaging:
                 sizes = {126: 2, 127: 8}
                 extended = stream.read(sizes[length]) if length in sizes else b""
                 key, payload = stream.read(4), stream.read(int.from_bytes(extended, "big") if extended else length)
-                plain = bytearray(byte ^ key[at % 4] for at, byte in enumerate(payload))
+                plain = bytearray(masked(payload, key))
                 if len(plain) > self.limit:
                     plain[-1] ^= 1
                 connection.sendall(bytes([head[0], length]) + extended + plain)

@@ -230,6 +230,8 @@ class Compression(AsyncTest):
             await sender
             for _ in range(3):
                 self.assertEqual(await asyncio.wait_for(client.recv(), PATIENCE_S), "heart beat")
+            # The Close frame would wait behind heartbeats that nobody reads, until a timeout.
+            client.transport.abort()
 
     async def send_again(self, client, message, times):
         for _ in range(times):

@@ -388,11 +388,11 @@ class WithoutStreams(InACluster):
 
     async def check(self, reason):
         nodes = self.start_all()
-        for topic in TOPICS:
-            for node in nodes:
-                status, answer = await asyncio.to_thread(node.publish, topic, "text")
-                self.assertEqual((status, answer["error"]["code"]), (503, "no-storage"), answer)
-                self.assertIn("JetStream", answer["error"]["message"])
+        # At the same time, because each is answered after seconds.
+        published = (asyncio.to_thread(node.publish, topic, "text") for topic in TOPICS for node in nodes)
+        for status, answer in await asyncio.gather(*published):
+            self.assertEqual((status, answer["error"]["code"]), (503, "no-storage"), answer)
+            self.assertIn("JetStream", answer["error"]["message"])
         for node in nodes:
             self.assertEqual(node.publish("other", "text")[0], 200)
         # One of the nodes owns the topic, and tells the other.

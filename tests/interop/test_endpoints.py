@@ -8,7 +8,7 @@ import time
 import unittest
 import urllib.parse
 
-from harness import PATIENCE_S, AsyncTest, Raw, Server, frame
+from harness import PATIENCE_S, AsyncTest, Raw, Server, frame, wait_until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -134,8 +134,10 @@ class Endpoints(AsyncTest):
             self.assertGreater(time.monotonic() - started, 1.5)
 
     async def test_slow_read_does_not_hold_up_a_close(self):
-        async with self.connect("/slow-read?bytes_per_s=64") as client:
-            await client.send(b"x" * 1_000)
+        with Raw(self.server).open("/slow-read?bytes_per_s=64") as peer:
+            # At once, because the server reads nothing for 15 s after the message.
+            peer.send(frame(2, bytes(1_000)) + frame(8, struct.pack("!H", 1000)))
+            self.assertEqual(peer.read_close(), 1000)
         with Server(admin="off", denied=self.denied) as server:
             async with connect(server.url("/slow-read?bytes_per_s=64"), compression=None) as client:
                 await client.send(b"x" * 65_000)
@@ -185,12 +187,15 @@ class Endpoints(AsyncTest):
 
     async def test_fragments_to_a_slow_reader_are_bounded_and_complete(self):
         with Raw(self.server).open("/fragment?parts=64") as peer:
-            # Each message of one byte becomes 129 bytes.
             messages = 20_000
+            # All frames but the last are empty: each message of one byte becomes 129 bytes.
+            echo = b"\x02\x00" + 62 * b"\x00\x00" + b"\x80\x01x"
+            pauses = lambda: self.server.stats()["node"]["pauses"]
+            before = pauses()
             peer.send(frame(2, b"x") * messages)
+            wait_until(lambda: pauses() > before, "the server reads no more")
             for _ in range(messages):
-                frames = [peer.read_frame() for _ in range(64)]
-                self.assertEqual(b"".join(payload for _, payload in frames), b"x")
+                self.assertEqual(peer.read_exactly(len(echo)), echo)
 
     async def test_ping_storm_pings_and_echoes(self):
         with Raw(self.server).open("/ping-storm?rate=500&bytes=12") as peer:

@@ -52,6 +52,9 @@ class ThePageItself(unittest.TestCase):
 
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class InTheBrowser(unittest.TestCase):
+    HEAVY = True
+    SECONDS = 40
+
     @classmethod
     def setUpClass(cls):
         cls.browser = Browser()

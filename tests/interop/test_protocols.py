@@ -210,6 +210,8 @@ class Wamp(Checks, TopicChecks, ErrorChecks, unittest.TestCase):
 
 
 class Stomp(Checks, TopicChecks, StreamChecks, unittest.TestCase):
+    HEAVY = True
+    SECONDS = 40
     server, protocol, answers, returns = "stomp", "stomp", rb"receipt-id:\d", False
     parameters = ("connect=login:guest\npasscode:guest\n",)
 

@@ -112,6 +112,8 @@ class AsValues(Measured):
 
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class InTheBrowser(Measured):
+    HEAVY = True
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()

@@ -155,7 +155,7 @@ class RawClient(Raw):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(PATIENCE_S)
         self.socket.connect((server.host, server.port))
-        self.buffer = b""
+        self.buffer = bytearray()
 
     def open(self, subprotocol=SUBPROTOCOL):
         key = base64.b64encode(noise(16)).decode()
@@ -219,7 +219,8 @@ class V1:
         self.addAsyncCleanup(self.clients.aclose)
 
     async def open(self):
-        options = {"compression": self.compression, "open_timeout": PATIENCE_S, "max_size": None}
+        # With a bounded queue, a client whose messages are unread at the end would wait for the Close frame behind them until a timeout.
+        options = {"compression": self.compression, "open_timeout": PATIENCE_S, "max_size": None, "max_queue": None}
         client = connect(self.server.url("/broadcast"), subprotocols=["other", SUBPROTOCOL], **options)
         connection = await self.clients.enter_async_context(client)
         self.assertEqual(connection.subprotocol, SUBPROTOCOL)

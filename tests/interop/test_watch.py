@@ -35,6 +35,8 @@ FLOOD_MAX = 4000
 
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class Page(unittest.TestCase):
+    HEAVY = True
+
     @classmethod
     def setUpClass(cls):
         directory = tempfile.TemporaryDirectory()
