@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 import unittest
 
 from harness import BINARY, PATIENCE_S, Server, refusing_port, request, text_file, wait_until
@@ -271,6 +272,21 @@ class OneOrder(InACluster):
                 self.assertEqual((first["epoch"], first["offset"]), (again["epoch"], again["offset"]))
                 other = await two.publish(topic, "another", idempotency_key="k")
                 self.assertEqual(other["code"], "idempotency-key-reused")
+
+
+class OwnMessages(InACluster):
+    @asynchronous
+    async def test_do_not_wait_behind_the_results_of_their_publications(self):
+        """A connection with a result in its outbox takes no messages. One that nothing wakes again is looked at once a second."""
+        nodes, began = self.start("a", "b"), time.monotonic()
+        for node in nodes:
+            for topic in TOPICS:
+                async with Session(node) as session:
+                    await session.subscribe(topic)
+                    for _ in range(5):
+                        self.assertEqual((await session.publish(topic, "mine"))["type"], "published")
+                        await session.messages(topic, 1)
+        self.assertLess(time.monotonic() - began, 12, "120 messages; many of them came late")
 
 
 class Returning(InACluster):

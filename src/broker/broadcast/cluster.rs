@@ -364,7 +364,6 @@ impl Broadcast {
                 self.with_table(cx, &mut cluster, |table, shard| table.flush_members(shard));
             }
             self.ask_streams(cx.shard(), &mut cluster);
-            self.tell_outcomes(cx, &mut cluster);
             self.answer_waiting(cx, &mut cluster);
             if cluster.table.is_settled() {
                 for number in std::mem::take(&mut cluster.settles) {
@@ -481,7 +480,9 @@ impl Broadcast {
         }
     }
 
-    fn tell_outcomes<D: Driver>(&mut self, cx: &mut Context<'_, D>, cluster: &mut ClusterShard) {
+    /// Reports the outcomes of their publications to publishers, after the deliveries of the tick.
+    pub(super) fn tell_outcomes<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let Some(mut cluster) = self.sequencer.cluster.take() else { return };
         while let Some((ticket, outcome)) = cluster.table.poll_outcome() {
             let result = match outcome {
                 Outcome::Accepted(position) => Ok(position),
@@ -492,8 +493,9 @@ impl Broadcast {
                 Outcome::Uncertain => Err(Refused::Uncertain),
                 Outcome::NoStorage => Err(Refused::NoStorage),
             };
-            self.decide(cx, cluster, ticket, result);
+            self.decide(cx, &mut cluster, ticket, result);
         }
+        self.sequencer.cluster = Some(cluster);
     }
 
     /// Reports the outcome of its publication to a publisher.

@@ -4,10 +4,10 @@ use super::Broadcast;
 use super::cluster::ConnectionReader;
 use super::presence::PresenceChange;
 use super::publish::refused_of_closed;
-use super::shard_mail::{Publisher, ShardMail};
+use super::shard_mail::{PublishResult, Publisher, ShardMail};
 use crate::peer::Context;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_topics::{OwnedTopicId, Page, Publication, Refused, Replay, TopicId};
+use echoring_topics::{Content, OwnedTopicId, Page, Publication, Refused, Replay, TopicId};
 
 impl Broadcast {
     /// Takes one message of the shard `from`.
@@ -16,12 +16,16 @@ impl Broadcast {
             tracing::error!("the successor's messages are out of order; leaving it");
             return self.lose_successor(cx);
         }
+        self.take(cx, from, mail, bytes);
+    }
+
+    fn take<D: Driver>(&mut self, cx: &mut Context<'_, D>, from: usize, mail: ShardMail, bytes: &[u8]) {
         match mail {
             ShardMail::Subscribe { local, creator } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
-                if let Some(answer) = self.sequencer.subscribe(name, creator, from, local, cx.pool()) {
-                    self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
-                }
+                let answer = self.sequencer.subscribe(name, creator, from, local, cx.pool());
+                let Some(answer) = answer else { return };
+                self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
             }
             ShardMail::Subscribed { local, answer } => self.subscribed(cx, from, local, answer),
             ShardMail::Unsubscribe { owned, local } => {
@@ -31,19 +35,11 @@ impl Broadcast {
             }
             ShardMail::Unsubscribed { local } => self.subscriptions.forget_left(local),
             ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
-                let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
-                let Some((key, rest)) = split_text(rest, key_bytes) else { return };
-                let Some((idempotency_key, payload)) = split_text(rest, idempotency_bytes) else { return };
-                let publication = Publication { content, key, payload };
-                self.publish_for_shard(cx, name, publisher, publication, idempotency_key);
+                let lengths = [name_bytes, key_bytes, idempotency_bytes];
+                self.publish_for_shard(cx, publisher, content, lengths, bytes);
             }
             ShardMail::PublishResult { publisher, result } => {
-                let Ok(name) = std::str::from_utf8(bytes) else { return };
-                if let Some(mut link) = cx.link(publisher.token) {
-                    self.sessions.acknowledge(&mut link, name, &publisher, result);
-                } else if let Err(refused) = result {
-                    refused_of_closed(name, refused);
-                }
+                self.result(cx, &publisher, result, bytes);
             }
             ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
                 self.sequencer.passed.messages_in += 1;
@@ -54,18 +50,16 @@ impl Broadcast {
                 self.answer_replay(cx, from, owned, local, token, replay);
             }
             ShardMail::ReplayPage { local, token, from, page } => {
-                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                    self.replay_page(&mut link, local, from, page, bytes);
-                }
+                let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
+                self.replay_page(&mut link, local, from, page, bytes);
             }
             ShardMail::MembersRequest { owned, local, query } => {
                 let (members, page) = self.sequencer.members(owned, query);
                 self.answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
             }
             ShardMail::MembersPage { local, query, members } => {
-                if let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) {
-                    self.members_page(&mut link, local, query, members, bytes);
-                }
+                let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) else { return };
+                self.members_page(&mut link, local, query, members, bytes);
             }
             ShardMail::Presence { owned, client, joined } => {
                 let Ok(subject) = std::str::from_utf8(bytes) else { return };
@@ -85,15 +79,36 @@ impl Broadcast {
         }
     }
 
-    /// Sequences a publication of another shard.
+    /// Tells a publisher the result of its publication to the topic of this name.
+    fn result<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        publisher: &Publisher,
+        result: PublishResult,
+        name: &[u8],
+    ) {
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        if let Some(mut link) = cx.link(publisher.token) {
+            self.sessions.acknowledge(&mut link, name, publisher, result);
+        } else if let Err(refused) = result {
+            refused_of_closed(name, refused);
+        }
+    }
+
+    /// Sequences a publication of another shard. `bytes` are the topic's name, the key, the idempotency key, each of its length, and the
+    /// payload.
     fn publish_for_shard<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D>,
-        name: &str,
         publisher: Publisher,
-        publication: Publication<'_>,
-        idempotency_key: &str,
+        content: Content,
+        [name_bytes, key_bytes, idempotency_bytes]: [u8; 3],
+        bytes: &[u8],
     ) {
+        let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
+        let Some((key, rest)) = split_text(rest, key_bytes) else { return };
+        let Some((idempotency_key, payload)) = split_text(rest, idempotency_bytes) else { return };
+        let publication = Publication { content, key, payload };
         self.sequencer.passed.publications_in += 1;
         if self.sequencer.stage(name, publisher, publication, idempotency_key).is_some() {
             return;

@@ -60,6 +60,21 @@ pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
             out.put_u64_le(offset);
             out.put_slice(&[content as u8, key_bytes]);
         }
+        ShardMail::ReplayRequest { .. } | ShardMail::ReplayPage { .. } => encode_replay(mail, out),
+        ShardMail::MembersRequest { .. }
+        | ShardMail::MembersPage { .. }
+        | ShardMail::Presence { .. }
+        | ShardMail::PresenceChanged { .. } => encode_presence(mail, out),
+        ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
+            return false;
+        }
+    }
+    out.put_slice(payload);
+    true
+}
+
+fn encode_replay(mail: &ShardMail, out: &mut Vec<u8>) {
+    match *mail {
         ShardMail::ReplayRequest { owned, local, token, from } => {
             out.put_u8(8);
             put_owned(out, owned);
@@ -77,6 +92,12 @@ pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
                 page => put_option(out, page.ok(), |out, page| put_page(out, &page)),
             }
         }
+        _ => {}
+    }
+}
+
+fn encode_presence(mail: &ShardMail, out: &mut Vec<u8>) {
+    match *mail {
         ShardMail::MembersRequest { owned, local, query } => {
             out.put_u8(10);
             put_owned(out, owned);
@@ -106,12 +127,8 @@ pub fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
             out.put_u8(u8::from(joined));
             out.put_u64_le(count);
         }
-        ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
-            return false;
-        }
+        _ => {}
     }
-    out.put_slice(payload);
-    true
 }
 
 /// Reads mail, and returns it with its bytes. `None` if it is not well formed.

@@ -55,6 +55,7 @@ impl Broadcast {
             self.publish_held(cx);
         }
         self.held.end_tick();
+        self.tell_outcomes(cx);
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);
