@@ -3,9 +3,11 @@
 `echoring` is in each the server under test, and `echoring-again` the same once more, whose ratio is the noise.
 """
 
+import os
 from dataclasses import dataclass, replace
 
 import install
+import pairs
 from catalogue import (
     AGAIN, BROADCAST, ECHO, FLOOR, OURS, OVERLOAD, PEERS, ROOMS, SERVE, STALLED, WINDOW, Peer, conn_version, ours_version,
     rust, with_window,
@@ -66,6 +68,19 @@ def floors(side):
     return [
         of(100, 16, 1.05), of(100, 64, 1.05), of(1_000, 16, 1.05), of(200, 1024, 1.05), of(50, 16_384, 1.05), of(100, 16, 1.15, depth=16),
     ]  # fmt: skip
+
+
+DIST = "dist"
+
+
+def of_dist():
+    """The program of packages, beside that of `cargo install`."""
+    program = os.path.join(pairs.dist_folder(["--bin", "echoring"]), "echoring")
+    return dict.fromkeys((ECHO, BROADCAST), SERVE.replace("{echoring}", program))
+
+
+def of_profiles(row):
+    return replace(row, targets={DIST: 1.03})
 
 
 # ---- scripts/bench-broadcast ----
@@ -138,6 +153,16 @@ SETS = {one.name: one for one in (
             Peer(WITHOUT, "without", lambda: {ECHO: SERVE}, ours_version),
         ],
         KNOWN_BIAS[:1],
+    ),
+    Comparison(
+        "bench-floor", "profiles", "Server CPU per message of the profile release, against dist",
+        [of_profiles(row) for row in (*floors(DIST), broadcast(1_000, 64, 1), broadcast(1_000, 1024, 1))],
+        [
+            *(Peer(name, title, lambda: dict.fromkeys((ECHO, BROADCAST), SERVE), ours_version) for name, title in
+              ((OURS, "release"), (AGAIN, "release again"))),
+            Peer(DIST, "dist", of_dist, ours_version),
+        ],
+        KNOWN_BIAS[:1], must_meet=False,
     ),
     Comparison(
         "bench-broadcast", "broadcast", "Server CPU per delivery of a topic's messages", BROADCASTS,
