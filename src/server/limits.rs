@@ -173,7 +173,7 @@ pub(crate) const PEAK_ALLOCATOR_BYTES: u64 = 4 << 20;
 /// Bytes of a mailbox in addition to its messages: their envelopes.
 pub(crate) const PEAK_MAILBOX_BYTES: u64 = 200 << 10;
 /// Bytes of the program, the control thread and the admin address.
-pub(crate) const PEAK_PROGRAM_BYTES: u64 = 12 << 20;
+pub(crate) const PEAK_PROGRAM_BYTES: u64 = 6 << 20;
 /// Bytes that the kernel takes for a socket without data.
 pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
 

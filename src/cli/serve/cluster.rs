@@ -563,7 +563,7 @@ mod tests {
             (
                 String::new(),
                 &["--cluster=nats://a", "--cluster-token-file=t", "--cluster-nkey-file=k"],
-                "--cluster-nkey-file: is another way to authenticate than --cluster-token-file",
+                "--cluster-nkey-file: conflicts with --cluster-token-file, another way to authenticate",
             ),
             (
                 String::new(),

@@ -380,7 +380,7 @@ mod tests {
             let text = format!("[[topics]]\npattern = \"{earlier}\"\n[[topics]]\npattern = \"{later}\"");
             let complaint = complaint(&text);
             let never =
-                format!("f:4:11: topics.pattern: \"{later}\" is never tried: \"{earlier}\" in line 2 fits");
+                format!("f:4:11: topics.pattern: \"{later}\" is never tried: \"{earlier}\" in line 2 matches");
             assert!(complaint.starts_with(&never), "{complaint}");
         }
         for (earlier, later) in [("a", "a.*"), ("a.*", "*.a"), ("a.b.*", "a.*"), ("a*b", "*b")] {

@@ -113,7 +113,7 @@ fn connections_that_the_rate_leaves_are_closed_together_before_the_deadline() {
     let server = Server::start(&["--drain", "2s", "--drain-rate", "1"]);
     let peers: Vec<Peer> = (0..CLIENTS).map(|_| Peer::open(&server, "/echo")).collect();
     server.terminate();
-    server.wait_for_log("could be closed at its rate");
+    server.wait_for_log("were closed at the drain rate");
     for mut peer in peers {
         assert_eq!(hear(&mut peer), Err(GOING_AWAY));
     }
