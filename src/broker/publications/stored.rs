@@ -2,7 +2,7 @@
 //!
 //! All texts and the payload are in one piece of memory: of the pool, for the moments until there is room, or of its own length, for
 //! as long as a connection. Either is charged to the node's budget. Whoever takes a publication gives its memory back with
-//! [`release`](StoredPublication::release).
+//! `release`.
 
 use echoring_proto::buffer::{Buffer, Pool, allocated_bytes};
 use echoring_topics::{Content, Publication};
