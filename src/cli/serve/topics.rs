@@ -379,8 +379,9 @@ mod tests {
         for (earlier, later) in [("a", "a"), ("*", "a"), ("a.*", "a.b.*"), ("*", "**"), ("a*c", "a*b*c")] {
             let text = format!("[[topics]]\npattern = \"{earlier}\"\n[[topics]]\npattern = \"{later}\"");
             let complaint = complaint(&text);
-            let never =
-                format!("f:4:11: topics.pattern: \"{later}\" is never tried: \"{earlier}\" in line 2 matches");
+            let never = format!(
+                "f:4:11: topics.pattern: \"{later}\" is never tried: \"{earlier}\" in line 2 matches"
+            );
             assert!(complaint.starts_with(&never), "{complaint}");
         }
         for (earlier, later) in [("a", "a.*"), ("a.*", "*.a"), ("a.b.*", "a.*"), ("a*b", "*b")] {

@@ -111,8 +111,8 @@ impl TestPublication {
     }
 }
 
-impl From<ObservedPublication> for TestPublication {
-    fn from(observed: ObservedPublication) -> TestPublication {
+impl TestPublication {
+    pub(super) fn of(observed: ObservedPublication) -> TestPublication {
         let ObservedPublication { topic, position, content, key, payload } = observed;
         TestPublication { topic, position, content, key, payload }
     }
@@ -162,8 +162,8 @@ impl fmt::Display for HandlerFailure {
     }
 }
 
-impl From<ObservedFailure> for HandlerFailure {
-    fn from(observed: ObservedFailure) -> HandlerFailure {
+impl HandlerFailure {
+    pub(super) fn of(observed: ObservedFailure) -> HandlerFailure {
         let ObservedFailure { code, is_panic, text } = observed;
         HandlerFailure { code, is_panic, text }
     }

@@ -162,11 +162,11 @@ impl Simulated {
     fn note(&self, observed: observer::Observed) {
         let now = self.now();
         let mut transcript = self.transcript.borrow_mut();
-        for publication in observed.publications.into_iter().map(TestPublication::from) {
+        for publication in observed.publications.into_iter().map(TestPublication::of) {
             transcript.published(now, &publication);
             self.publications.borrow_mut().push(publication);
         }
-        for failure in observed.failures.into_iter().map(HandlerFailure::from) {
+        for failure in observed.failures.into_iter().map(HandlerFailure::of) {
             transcript.failed(now, &failure);
             self.failures.borrow_mut().push(failure);
         }
