@@ -1,7 +1,7 @@
 """Servers measured in turns: what the scripts that compare programs share.
 
 Servers run pinned to one CPU, the load generator to another. Each round is one measured stretch against each of them, in random order.
-What counts is the ratio within a round, since the machine may change its speed between rounds. Only the standard library is needed.
+Only ratios within a round are compared, because the machine may change its speed between rounds. Only the standard library is needed.
 """
 
 import argparse

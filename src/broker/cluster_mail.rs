@@ -110,7 +110,7 @@ impl LinkState {
     /// Messages have reached the link. Returns whether there is room for others now, and was none before.
     pub fn take_staged(&self, bytes: usize) -> bool {
         let before = self.staged_bytes.load(Ordering::Relaxed);
-        // What was sent over a link that was reset since counts for none.
+        // Bytes sent before the link was last reset are no longer counted.
         let taken = before.min(bytes as u64);
         let before = self.staged_bytes.fetch_sub(taken, Ordering::Relaxed);
         let most = LINK_BYTES_MAX as u64;

@@ -56,7 +56,7 @@ pub struct AppAnswered {
     pub answer: AppAnswer,
 }
 
-/// What other threads have decided, for the shard.
+/// Decisions of other threads, for the shard.
 #[derive(Debug)]
 pub enum GateAnswer {
     /// About credentials.
@@ -116,7 +116,7 @@ impl Gate {
         self.answers.as_ref()
     }
 
-    /// Who authenticates clients; `None` if everybody is let in.
+    /// Authenticates clients; `None` if every client is admitted.
     pub fn authenticator(&self) -> Option<&Arc<Authenticator>> {
         self.authenticator.as_ref()
     }

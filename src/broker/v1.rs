@@ -1,5 +1,4 @@
-//! What this server says in `echoring.v1.json`: the rules of its commands, and its refusals. The codec is in
-//! [`echoring_wire::v1`].
+//! The server's part of `echoring.v1.json`: the rules for commands, and refusals. The codec is in [`echoring_wire::v1`].
 
 use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_runtime::admission::Limit;

@@ -6,7 +6,8 @@ pub(crate) mod failure;
 pub(crate) mod file;
 pub mod http_client;
 pub(crate) mod output;
-#[cfg(test)]
+// The tables have the flags of all features.
+#[cfg(all(test, feature = "full"))]
 mod reference;
 pub(crate) mod start_error;
 pub mod values;

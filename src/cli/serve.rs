@@ -30,11 +30,11 @@ mod traces;
 mod variables;
 mod watch;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "full"))]
 pub(super) use self::config::keys;
-#[cfg(test)]
+#[cfg(all(test, feature = "full"))]
 pub(super) use self::reload::{Reload, reload_of};
-#[cfg(test)]
+#[cfg(all(test, feature = "full"))]
 pub(super) use self::topics::keys as topic_keys;
 
 use std::ffi::OsString;

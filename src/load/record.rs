@@ -60,7 +60,7 @@ impl File {
     /// Reads a file of JSON.
     ///
     /// # Errors
-    /// What is not JSON of this schema.
+    /// The text is not JSON of this schema.
     pub fn read(json: &str) -> serde_json::Result<File> {
         serde_json::from_str(json)
     }
@@ -209,10 +209,10 @@ impl Record {
         serde_json::to_value(self).expect("a record has only names as keys")
     }
 
-    /// Reads a record of one of the files that this program or an earlier one wrote.
+    /// Reads a record from a file of this version of the program or an earlier one.
     ///
     /// # Errors
-    /// What lacks a field, or has one of another type.
+    /// A field is missing or has another type.
     pub fn read(value: Value) -> serde_json::Result<Record> {
         serde_json::from_value(value)
     }

@@ -1,5 +1,5 @@
 //! Requests of a session of Centrifuge's protocol that wait for the answer to an earlier one about the same topic: a
-//! client that unsubscribes right after `subscribe` is told of the subscription first, even if another shard must be
+//! client that unsubscribes right after `subscribe` gets the answer to `subscribe` first, even if another shard must be
 //! asked. Clients expect the answers about one topic in order.
 
 use echoring_runtime::driver::Driver;

@@ -44,8 +44,6 @@ fn keys_that_can_be_reloaded_are_marked() {
     assert!(key_table(&mut command, &keys[..1]).starts_with("No key can be reloaded: "));
 }
 
-// Tables have the flags of all features.
-#[cfg(feature = "otlp")]
 #[test]
 fn the_command_line_reference_is_what_the_declarations_say() {
     let tables: Vec<(String, String)> =

@@ -43,7 +43,7 @@ impl Merge for u64 {
     }
 }
 
-/// What only one has is that of both.
+/// A value that only one side has is the value of both.
 impl<T: Merge + Clone> Merge for Option<T> {
     fn merge(&mut self, other: &Option<T>) {
         match (self, other) {

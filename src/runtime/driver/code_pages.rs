@@ -21,6 +21,7 @@ unsafe extern "C" fn unmap(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_vo
         (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
     };
     let page = page_size() as u64;
+    // The vDSO, which is memory of the kernel and no file, has neither.
     let is_file =
         headers.iter().any(|header| header.p_type == libc::PT_INTERP || header.p_type == libc::PT_TLS);
     for header in headers.iter().filter(|header| is_file && header.p_type == libc::PT_LOAD) {

@@ -205,7 +205,7 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     value: Value,
     #[cfg_attr(
-        not(test),
+        not(all(test, feature = "full")),
         expect(dead_code, reason = "only the reference says it; reloads take over all tables")
     )]
     pub(crate) reload: Reload,

@@ -130,7 +130,7 @@ impl Slot {
         (self.partial_send != NONE && self.flags.has(SlotFlags::FRESH)).then_some(self.partial_send)
     }
 
-    /// Whether its owner is told of received bytes.
+    /// Whether received bytes are reported to its owner.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
         self.phase <= Phase::Failed
@@ -235,7 +235,7 @@ impl Slots {
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
-    /// Whether the owner of a connection is told of received bytes. Every message asks.
+    /// Whether received bytes are reported to the connection's owner. Called for every message.
     #[inline]
     pub(super) fn hears(&self, token: Token) -> bool {
         // A free slot is past the phases that are heard.

@@ -1,4 +1,4 @@
-//! Admits connections once their client is known, and reports addresses to those who asked for them.
+//! Admits connections once their client is known, and reports the addresses that were requested.
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
     }
 
-    /// Reports an address to those who asked for it.
+    /// Reports an address to everything that requested it.
     fn tell_address(&mut self, token: Token, address: Option<SocketAddr>) {
         let asked = self.core.log.addressed(token, address);
         // It may have to be closed, which waited for the address.
