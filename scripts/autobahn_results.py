@@ -7,7 +7,6 @@ import datetime
 import glob
 import json
 import os
-import platform
 
 import generated
 import machine
@@ -51,14 +50,10 @@ def order(case):
 
 def environment(suite, echoring):
     return {
-        "commit": machine.commit(),
-        "uncommitted_changes": machine.uncommitted_changes(),
+        **machine.origin(),
         "echoring": machine.first_line(echoring, "--version"),
         "rustc": machine.first_line("rustc", "--version"),
         "build": os.path.basename(os.path.dirname(echoring)),
-        "cpu": machine.cpu_model(),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
         "suite": suite.describe(),
     }
 
@@ -122,7 +117,7 @@ def table():
     for key in columns:
         record, path = latest[key]
         about = record["environment"]
-        changes = " with uncommitted changes" if about["uncommitted_changes"] else ""
+        changes = " with uncommitted changes" if about.get("uncommitted_changes") or about["commit"].endswith("+") else ""
         lines.append(
             f"- {key[0]}, {key[1]}: commit {about['commit'][:12]}{changes}, Linux {about['kernel']}, {about['cpu']}, "
             f"{record['started_at'][:10]}: [{path}](../../{path})"

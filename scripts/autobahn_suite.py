@@ -5,6 +5,7 @@ published container. It writes its index only at the end, and exits with 0 even 
 index did not run.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -15,7 +16,9 @@ import socket
 import subprocess
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import machine
+
+ROOT = machine.ROOT
 HARNESS = os.path.join(ROOT, "tests", "autobahn")
 REQUIREMENTS = os.path.join(HARNESS, "requirements.txt")
 IMAGE = "crossbario/autobahn-testsuite:0.8.2"
@@ -72,12 +75,9 @@ def is_python27(path):
 
 def succeeds(command, timeout_s):
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=timeout_s
-        )
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0
 
 
 def install(python, target):
@@ -100,12 +100,9 @@ def install(python, target):
         if done.returncode != 0:
             last = (done.stdout.strip().split("\n") or [""])[-1]
             raise Unavailable(f"the suite's packages could not be installed: {last}")
-        try:
+        # Fails if another process has installed them meanwhile.
+        with contextlib.suppress(OSError):
             os.rename(unfinished, packages)
-        except OSError:
-            # Another process installed them meanwhile.
-            if not os.path.isdir(packages):
-                raise
     except subprocess.TimeoutExpired:
         raise Unavailable("the suite's packages could not be installed in time") from None
     finally:
@@ -121,9 +118,7 @@ class Native:
         self.packages = packages
 
     def describe(self):
-        version = subprocess.run(
-            [self.python, "-c", "import platform; print(platform.python_version())"], stdout=subprocess.PIPE, text=True
-        ).stdout.strip()
+        version = machine.first_line(self.python, "-c", "import platform; print(platform.python_version())")
         with open(REQUIREMENTS) as file:
             pinned = dict(line.strip().split("==") for line in file if "==" in line)
         versions = {name: pinned[name] for name in ("autobahntestsuite", "autobahn", "Twisted")}

