@@ -12,7 +12,7 @@ use echoring_proto::connection;
 use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::uring::Uring;
-use echoring_runtime::driver::{Features, Options};
+use echoring_runtime::driver::{Features, Options, SystemDriver};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
 use echoring_server::Service;
 
@@ -30,7 +30,7 @@ fn main() {
     let address = listener.local_addr().expect("bound");
     let options =
         Options { connections: 1024, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
-    let driver = Uring::new(&options).expect("io_uring");
+    let driver = SystemDriver::Uring(Uring::new(&options).expect("io_uring"));
     let config = ShardConfig {
         connection: connection::ConnectionConfig::default(),
         connections: 1024,
@@ -69,7 +69,7 @@ fn main() {
 }
 
 #[inline(never)]
-fn drive(shard: &mut Shard<Uring, Service>) {
+fn drive(shard: &mut Shard<SystemDriver, Service>) {
     assert!(shard.tick(Some(0)).expect("the driver works"));
 }
 

@@ -413,6 +413,7 @@ mod regions;
 mod remote;
 mod signals;
 mod sockets;
+mod system;
 mod unsent;
 mod waker;
 
@@ -421,6 +422,7 @@ pub use code_pages::unmap_code_pages;
 pub use regions::small_pages_only;
 pub use remote::RemoteAddress;
 pub use signals::ignore_meaningless_signals;
+pub use system::SystemDriver;
 pub use waker::Waker;
 
 pub mod epoll;

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
-use crate::driver::{Description, Driver, DriverChoice, Options, Waker};
+use crate::driver::{Description, Driver, DriverChoice, Options, SystemDriver, Waker};
 use crate::shard::{Application, Remote, Shard};
 use crate::stats::Snapshot;
 
@@ -227,27 +227,10 @@ impl<S: ShardSetup> Start<S> {
     fn run(self, spec: ShardSpec<S>) -> io::Result<S::Output> {
         let ShardSpec { cpu, driver, setup } = spec;
         pin(cpu);
-        match self.choice {
-            DriverChoice::Epoll => self.run_on_epoll(&driver, setup),
-            DriverChoice::Uring | DriverChoice::Auto => match Uring::new(&driver) {
-                Ok(uring) => self.run_on(uring, setup),
-                Err(error) if self.choice == DriverChoice::Uring => self.fail(error, LaunchError::Uring),
-                Err(error) => {
-                    log_fallback(&error);
-                    self.run_on_epoll(&driver, setup)
-                }
-            },
-        }
-    }
-
-    fn run_on_epoll(self, options: &Options, setup: S) -> io::Result<S::Output> {
-        match Epoll::new(options) {
-            Ok(epoll) => self.run_on(epoll, setup),
-            Err(error) => self.fail(error, LaunchError::Epoll),
-        }
-    }
-
-    fn run_on<D: Driver>(self, driver: D, setup: S) -> io::Result<S::Output> {
+        let driver = match choose(self.choice, &driver) {
+            Ok(driver) => driver,
+            Err((error, cause)) => return self.fail(error, cause),
+        };
         let description = driver.describe();
         let mut shard = match setup.build(driver) {
             Ok(shard) => shard,
@@ -262,12 +245,27 @@ impl<S: ShardSetup> Start<S> {
     }
 
     /// Reports that this shard has no driver or no listener.
-    fn fail(self, error: io::Error, cause: fn(io::Error) -> LaunchError) -> io::Result<S::Output> {
+    fn fail(self, error: io::Error, cause: FailureCause) -> io::Result<S::Output> {
         let failed = io::Error::new(error.kind(), error.to_string());
         // The launch may have failed already because of another shard.
         let _ = self.ready.send((self.shard, Err(cause(error))));
         Err(failed)
     }
+}
+
+/// Says which part of a launch an error belongs to.
+type FailureCause = fn(io::Error) -> LaunchError;
+
+/// The driver that `choice` allows on this host.
+fn choose(choice: DriverChoice, options: &Options) -> Result<SystemDriver, (io::Error, FailureCause)> {
+    if choice != DriverChoice::Epoll {
+        match Uring::new(options) {
+            Ok(uring) => return Ok(SystemDriver::Uring(uring)),
+            Err(error) if choice == DriverChoice::Uring => return Err((error, LaunchError::Uring)),
+            Err(error) => log_fallback(&error),
+        }
+    }
+    Epoll::new(options).map(SystemDriver::Epoll).map_err(|error| (error, LaunchError::Epoll as FailureCause))
 }
 
 fn pin(cpu: Option<usize>) {
