@@ -87,6 +87,7 @@ type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> 
 /// }
 /// # }
 /// ```
+#[must_use]
 pub struct Reconnecting<S = ClientStream> {
     connect: Connect<S>,
     on_open: Option<OnOpen<S>>,
