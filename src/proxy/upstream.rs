@@ -147,21 +147,14 @@ impl fmt::Display for Upstream {
 }
 
 /// Why connecting to an upstream failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// The connection was refused, the name is unknown, the certificate is not trusted, or similar.
+    #[error("{0}")]
     Failed(io::Error),
     /// There was no connection within this time.
+    #[error("no connection was made within {0:?}")]
     Timeout(Duration),
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Failed(error) => error.fmt(f),
-            ConnectError::Timeout(time) => write!(f, "no connection was made within {time:?}"),
-        }
-    }
 }
 
 /// Load balancing over the upstreams.
