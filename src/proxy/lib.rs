@@ -14,7 +14,7 @@ pub mod limits;
 pub mod recording;
 mod relay;
 #[cfg(test)]
-mod simulation;
+mod tests;
 mod transport;
 mod upstream;
 

@@ -26,7 +26,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 /// Connects to a host.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<Transport> {
     #[cfg(test)]
-    if let Some(server) = super::simulation::connect() {
+    if let Some(server) = super::tests::simulation::connect() {
         return Ok(server);
     }
     Ok(Box::new(aio::connect_to(host, port).await?))
