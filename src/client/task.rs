@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::codec::Malformed;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
@@ -168,10 +167,7 @@ impl Task {
 /// If no other one would be.
 fn lost(error: SessionError) -> Result<Error, ClientError> {
     match error {
-        SessionError::Malformed(Malformed::Json(error)) => Ok(Error::Json(error)),
-        SessionError::Malformed(Malformed::Frame(error)) => {
-            Ok(Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
-        }
+        SessionError::Malformed(error) => Ok(error),
         SessionError::Refused(refusal) if refusal.temporary => {
             Ok(Error::Closed(CloseFrame { code: CloseCode::TRY_AGAIN_LATER, reason: refusal.to_string() }))
         }

@@ -140,6 +140,7 @@ macro_rules! error_texts {
     };
     (@source) => { None };
     (@source $below:expr) => {{
+        #[allow(unused_imports, reason = "the module may import it too")]
         use ::std::error::Error as _;
         $below.source()
     }};
