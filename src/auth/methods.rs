@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Option<StaticTokens>,
     pub(crate) jwt: Option<JwtMethod>,
     pub(crate) users: Option<Arc<Users>>,
-    pub(crate) hook: Option<HookMethod>,
+    pub(crate) hook: Option<Endpoint>,
     pub(crate) settings: Settings,
 }
 
@@ -66,12 +66,6 @@ pub struct KeySetState {
     pub failures: u64,
 }
 
-/// The HTTP hook.
-#[derive(Debug)]
-pub(crate) struct HookMethod {
-    pub(crate) endpoint: Endpoint,
-}
-
 pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
     identity.expires_at().is_some_and(|at| at <= now)
 }
@@ -83,7 +77,7 @@ impl Shared {
             tokens: settings.tokens.as_deref().map(StaticTokens::read).transpose()?,
             jwt: JwtMethod::load(settings)?,
             users: settings.basic.as_deref().map(Users::read).transpose()?.map(Arc::new),
-            hook: hook.map(|endpoint| HookMethod { endpoint }),
+            hook,
             settings: settings.clone(),
         })
     }
@@ -128,9 +122,8 @@ impl JwtMethod {
         let (endpoint, read_at) = match &jwks.source {
             JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
             JwksSource::File(path) => {
-                let bytes = crate::file::read("auth_jwks", path)?;
-                let wrong = |problem: String| LoadError::in_file("auth_jwks", path, problem);
-                method.set_key_set(jwks::parse(&bytes, Secrets::Allowed).map_err(wrong)?);
+                let parse = |bytes: &[u8]| jwks::parse(bytes, Secrets::Allowed);
+                method.set_key_set(crate::file::load("auth_jwks", path, parse)?);
                 (None, unix_now())
             }
         };

@@ -119,9 +119,7 @@ async fn refresh(
 async fn fetch(endpoint: Endpoint) -> Result<Vec<Key>, String> {
     let client = HttpClient::new(endpoint);
     let answered = timeout(JWKS_TIMEOUT, client.get(JWKS_BYTES_MAX)).await;
-    let (status, body) = answered
-        .map_err(|_| format!("no answer within {JWKS_TIMEOUT:?}"))?
-        .map_err(|error| error.to_string())?;
+    let (status, body) = answered.map_err(|_| format!("no answer within {JWKS_TIMEOUT:?}"))??;
     if status != 200 {
         return Err(format!("status {status}"));
     }
