@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 use super::UringStream;
-use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
+use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings, Transport};
 use crate::conn::{Head, Origin, Trace};
 use crate::limits::{CONNECT_TIMEOUT, DIAL_TIMEOUT};
 use crate::tls::{Identity, Trust, client_config_with};
@@ -360,16 +360,13 @@ impl Dialer {
     }
 
     /// Performs the TLS and WebSocket handshakes.
-    async fn open<S>(
+    async fn open<S: Transport>(
         &self,
         url: &Url,
         stream: S,
         (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
         deadline: &DialDeadline,
-    ) -> Result<Handshake<S>, DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<Handshake<S>, DialError> {
         let mut stream = match url.secure {
             false => MaybeTls::plain(stream),
             true => {
@@ -385,14 +382,11 @@ impl Dialer {
     }
 
     /// Makes the connection, or notes the failure.
-    fn finish<S>(
+    fn finish<S: Transport>(
         &self,
         opened: Result<Handshake<S>, DialError>,
         trace: Trace,
-    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError> {
         let (stream, opened, response) = opened.inspect_err(|error| trace.failed(error))?;
         let head = self.keeps_response.then(|| Box::new(Head::Response(response.clone())));
         Ok((Conn::with_origin(stream, &self.settings, opened, Origin { head, trace }), response))

@@ -34,14 +34,11 @@ pub(crate) enum HeadError<E> {
 ///
 /// Incomplete bytes are parsed at the beginning, each time they have doubled, and past the limit of a head. So a bad head is
 /// detected early, and slowly arriving bytes are not parsed repeatedly.
-pub(crate) async fn read_head<S, T, E>(
+pub(crate) async fn read_head<S: AsyncRead + Unpin, T, E>(
     stream: &mut S,
     bytes: &mut BytesMut,
     mut parse: impl FnMut(&[u8]) -> Result<Option<T>, E>,
-) -> Result<T, HeadError<E>>
-where
-    S: AsyncRead + Unpin,
-{
+) -> Result<T, HeadError<E>> {
     let mut parsed_bytes = 0;
     loop {
         let before = bytes.len();

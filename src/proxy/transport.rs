@@ -50,15 +50,12 @@ impl ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, out));
-        self.activity.note();
-        self.request_framing.inspect(&mut out.filled_mut()[before..]);
+        let this = self.get_mut();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, out));
+        this.activity.note();
+        this.request_framing.inspect(&mut out.filled_mut()[before..]);
         Poll::Ready(read)
     }
 }

@@ -1,6 +1,5 @@
 //! Handlers of pings, pongs and the peer's Close frame.
 
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -44,7 +43,7 @@ type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
 /// The handlers of a connection. They run in the task that reads, between two messages, outside the lock.
 ///
 /// The mutex is never locked: it makes the reader `Sync`, although handlers need not be.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Handlers(Mutex<Each>);
 
 #[derive(Default)]
@@ -52,16 +51,6 @@ struct Each {
     ping: Option<OnControl>,
     pong: Option<OnControl>,
     close: Option<OnClose>,
-}
-
-impl fmt::Debug for Each {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Each")
-            .field("ping", &self.ping.is_some())
-            .field("pong", &self.pong.is_some())
-            .field("close", &self.close.is_some())
-            .finish()
-    }
 }
 
 impl Handlers {
@@ -88,14 +77,14 @@ impl Handlers {
     pub(super) fn handle<S: Transport>(&mut self, control_event: ControlEvent, shared: &Shared<S>) {
         match control_event {
             ControlEvent::Ping(payload) => {
-                let reply = self.each().ping.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().ping.as_mut().map(|handler| handler(&payload));
                 match reply.unwrap_or_default() {
-                    ControlReply::Default => answer(shared, payload.as_slice()),
+                    ControlReply::Default => answer(shared, &payload),
                     reply => carry_out(shared, reply),
                 }
             }
             ControlEvent::Pong(payload) => {
-                let reply = self.each().pong.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().pong.as_mut().map(|handler| handler(&payload));
                 carry_out(shared, reply.unwrap_or_default());
             }
             ControlEvent::Close(frame) => {

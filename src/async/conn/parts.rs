@@ -111,8 +111,7 @@ impl<S: Transport> Conn<S> {
     /// # Errors
     /// The connection, if a [`Control`](super::Control) of it is used at this moment.
     pub fn into_inner(self) -> Result<(S, Bytes), Conn<S>> {
-        let Conn { reader, writer } = self;
-        let (shared, rest) = reader.into_shared();
+        let Conn { reader: Reader { shared, handlers, told }, writer } = self;
         drop(writer);
         match shared.into_core() {
             Ok(core) => match core.into_stream() {
@@ -121,7 +120,7 @@ impl<S: Transport> Conn<S> {
             },
             Err(shared) => {
                 let writer = Writer::new(Arc::clone(&shared));
-                Err(Conn { reader: Reader::from_shared(shared, rest), writer })
+                Err(Conn { reader: Reader { shared, handlers, told }, writer })
             }
         }
     }

@@ -30,9 +30,9 @@ use echoring_proto::connection::MessageKind;
 /// writes must read too, with [`discard_reads`](Reader::discard_reads).
 pub struct Reader<S> {
     pub(super) shared: Arc<Shared<S>>,
-    handlers: Handlers,
+    pub(super) handlers: Handlers,
     /// The stream has returned its last item.
-    told: bool,
+    pub(super) told: bool,
 }
 
 impl<S: Transport> Reader<S> {
@@ -41,14 +41,6 @@ impl<S: Transport> Reader<S> {
     }
 
     /// The shared state, and the reader's own state.
-    pub(super) fn into_shared(self) -> (Arc<Shared<S>>, (Handlers, bool)) {
-        (self.shared, (self.handlers, self.told))
-    }
-
-    pub(super) fn from_shared(shared: Arc<Shared<S>>, (handlers, told): (Handlers, bool)) -> Reader<S> {
-        Reader { shared, handlers, told }
-    }
-
     /// Reads the next message.
     ///
     /// Cancel-safe: if the future is dropped, a partly received message is kept for the next call.
@@ -247,12 +239,8 @@ impl<S: Transport> MessageReader<'_, S> {
 }
 
 impl<S: Transport> AsyncRead for MessageReader<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let given = ready!(self.reader.poll_until(cx, &mut |incoming| incoming.copy_to(out)));
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let given = ready!(self.get_mut().reader.poll_until(cx, &mut |incoming| incoming.copy_to(out)));
         Poll::Ready(given.map_err(io::Error::from))
     }
 }

@@ -9,7 +9,7 @@ use super::buffers::BufferPool;
 use super::heartbeat::Heartbeat;
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::Role;
-use echoring_proto::connection::{Compression, ConnectionConfig, MessageProgress, Pings};
+use echoring_proto::connection::{Compression, ConnectionConfig, MessageProgress};
 use echoring_proto::deflate::Agreement;
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -153,26 +153,20 @@ impl Settings {
 
     pub(super) fn config(&self) -> ConnectionConfig {
         ConnectionConfig {
-            // Nothing is read here before the handshake is over.
-            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
             queue_bytes: self.queue_bytes,
-            reads_when_full: false,
             handshake_timeout: NEVER,
             message_progress: self.message_progress_time.map_or(MessageProgress::UNLIMITED, |time| {
                 MessageProgress::new(self.message_progress_bytes, time)
             }),
-            own_progress: Vec::new(),
             ping_interval: 0,
             pong_timeout: 0,
             close_timeout: nanos(self.close_timeout),
             // The tasks that wait look after it.
             send_timeout: 0,
             pings_per_second_max: self.pings_per_second_max,
-            pings: Pings::Answered,
-            answers_closes: true,
             compression: self.compression,
-            dial: None,
+            ..ConnectionConfig::default()
         }
     }
 }

@@ -6,28 +6,25 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::error::{DialError, Response, Stage};
 use super::{DialDeadline, Dialer};
-use crate::Opened;
 use crate::handshake::{HeadError, nonce, read_head, write_head};
 use crate::limits::{AIO_LINGER, REFUSAL_BODY_BYTES_MAX};
+use crate::{Opened, Transport};
 use echoring_proto::handshake::{
     self, BadHandshake, ResponseHead, check_field, parse_response, parse_response_head, write_request,
 };
 use echoring_proto::{Role, Url};
 
 /// Sends the upgrade request of `dialer` for `url` over `stream`, and reads the response.
-pub(super) async fn request_upgrade<S>(
+pub(super) async fn request_upgrade<S: Transport>(
     dialer: &Dialer,
     url: &Url,
     stream: &mut S,
     deadline: &DialDeadline,
-) -> Result<(Opened, Response), DialError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(Opened, Response), DialError> {
     let nonce = nonce();
     let offer = dialer.settings.compression.as_ref().map(|compression| &compression.preferences);
     let mut request = Vec::new();

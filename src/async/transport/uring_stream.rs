@@ -126,15 +126,11 @@ impl Writing {
 }
 
 impl AsyncRead for UringStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let this = &mut *self;
+        let this = self.get_mut();
         loop {
             match &mut this.read {
                 Reading::Ready { bytes, taken } if *taken < bytes.len() => {
