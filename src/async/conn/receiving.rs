@@ -10,9 +10,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::io::AsyncReadExt as _;
 
-use super::core::{Core, Transport};
+use super::core::{Core, Transport, stream_of};
 use super::error::{End, Error};
 use super::incoming::Incoming;
 use super::message::Message;
@@ -354,7 +354,7 @@ impl<S: Transport> Core<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let bytes_max = self.make_room();
         let mut target = (&mut self.buffer_slot.open(&self.config).input).limit(bytes_max);
-        let received = ready!(pin!(self.stream.read_buf(&mut target)).poll(cx));
+        let received = ready!(pin!(stream_of(&mut self.stream).read_buf(&mut target)).poll(cx));
         if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
             heartbeat_timer.heard();
         }
@@ -455,7 +455,7 @@ impl<S: Transport> Core<S> {
             ready!(flushed);
             if self.fate.is_some() && self.write_end.is_none() {
                 // The result makes no difference.
-                let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+                let _ = ready!(Pin::new(stream_of(&mut self.stream)).poll_shutdown(cx));
             }
             if self.fate == Some(TransportAction::Shutdown) {
                 // Unread bytes would cause a reset, which may overtake our last frame.
