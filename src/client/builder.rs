@@ -170,11 +170,14 @@ impl Builder {
         let reconnecting = Reconnecting::new(server, move || attempt.clone().run())
             .retry_if(move |failure| retries(protocol, has_source, failure));
         let (handle, commands) = mpsc::channel(COMMANDS_MAX);
-        let wake = Arc::new(Notify::new());
-        let server_side = server_subscription
-            .map(|offer| ServerSide::new(offer, handle.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT));
-        let states = States::new(on_state);
-        let client = Client::new(handle, Arc::clone(&wake), states.watch());
+        let (states, wake) = (States::new(on_state), Arc::new(Notify::new()));
+        let client = Client { commands: handle, wake: Arc::clone(&wake), states: states.watch() };
+        let server_side = server_subscription.map(|offer| ServerSide {
+            offer,
+            commands: client.commands.downgrade(),
+            wake: Arc::clone(&wake),
+            queue_events: QUEUE_EVENTS_DEFAULT,
+        });
         let session = Session::new(protocol, Token::new(credentials), server_side);
         let task = Task {
             protocol,

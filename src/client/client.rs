@@ -42,9 +42,9 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<Notify>,
-    states: watch::Receiver<State>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) states: watch::Receiver<State>,
 }
 
 impl Client {
@@ -61,14 +61,6 @@ impl Client {
     /// A client of any of the protocols.
     pub fn builder(protocol: Protocol, url: impl Into<String>) -> Builder {
         Builder::new(protocol, url.into())
-    }
-
-    pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
-        wake: Arc<Notify>,
-        states: watch::Receiver<State>,
-    ) -> Client {
-        Client { commands, wake, states }
     }
 
     /// The state now.

@@ -37,7 +37,6 @@ pub(crate) enum SessionError {
     Refused(Refusal),
 }
 
-#[derive(Debug)]
 pub(crate) struct Session {
     protocol: Protocol,
     token: Token,

@@ -402,7 +402,7 @@ fn forwarded_response(
         return Err(Refusal::bad_gateway(text));
     }
     headers::remove_hop_by_hop(&mut parts.headers);
-    Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))))
+    Ok(Response::from_parts(parts, Either::Left(GuardedBody { body, _guard: guard })))
 }
 
 fn client_builder() -> client::conn::http1::Builder {

@@ -142,13 +142,3 @@ impl Token {
 pub(super) fn retry_delay(refusals: u32) -> Duration {
     RESUBSCRIBE_DELAY.saturating_mul(1 << refusals.min(31)).min(RESUBSCRIBE_DELAY_MAX)
 }
-
-// The value is a secret.
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token")
-            .field("asked", &self.asked)
-            .field("due_at", &self.due_at)
-            .finish_non_exhaustive()
-    }
-}

@@ -15,7 +15,6 @@ use crate::limits::CORRUPT_DELTAS_MAX;
 use crate::session::queue::Queue;
 use crate::{Event, Gap, GapReason, Message, Missed, Payload, Position, Refusal, Subscribed};
 
-#[derive(Debug)]
 pub(super) struct Topic {
     pub(super) queue: Arc<Queue>,
     /// Everything up to it is in the queue, or reported as missed. `None` before the first subscription.
