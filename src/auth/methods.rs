@@ -66,6 +66,11 @@ pub struct KeySetState {
     pub failures: u64,
 }
 
+/// The verdict about a client that is known, unless its credentials have expired.
+pub(crate) fn if_current(known: Arc<Identity>, now: u64) -> Verdict {
+    if has_expired(&known, now) { Verdict::Denied(Denied::Expired) } else { Verdict::Known(known) }
+}
+
 pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
     identity.expires_at().is_some_and(|at| at <= now)
 }
@@ -90,10 +95,7 @@ impl Shared {
     /// all others.
     pub(crate) fn check_token(&self, token: &str, now: u64) -> Verdict {
         if let Some(known) = self.tokens.as_ref().and_then(|tokens| tokens.find(token)) {
-            if has_expired(known, now) {
-                return Verdict::Denied(Denied::Expired);
-            }
-            return Verdict::Known(Arc::clone(known));
+            return if_current(Arc::clone(known), now);
         }
         match &self.jwt {
             Some(jwt) if jwt::is_jwt(token) => jwt.check(token, now),

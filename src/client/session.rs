@@ -151,8 +151,10 @@ impl Session {
                 let _ = answer.send(Err(SubscribeError::Unsupported));
             }
             Command::Subscribe { topic, position, presence, deltas, token, queue, answer } => {
-                let vacant = self.vacate(&topic, now);
+                // There is none, or nobody reads it.
+                let vacant = self.topics.get(&topic).is_none_or(Topic::is_over);
                 if vacant {
+                    self.reconcile(&topic, now);
                     let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
                     let mut made = Topic::new(queue, position, presence, phase);
                     made.token = Token::new(Credentials::new(None, token));
@@ -166,15 +168,6 @@ impl Session {
             Command::Request(pending) => self.request(pending),
             Command::Close => {}
         }
-    }
-
-    /// Whether `topic` has no subscription that anybody reads.
-    fn vacate(&mut self, topic: &str, now: Instant) -> bool {
-        let abandoned = self.topics.get(topic).is_none_or(|topic| topic.is_over());
-        if abandoned {
-            self.reconcile(topic, now);
-        }
-        abandoned
     }
 
     fn request(&mut self, pending: Pending) {

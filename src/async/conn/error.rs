@@ -134,11 +134,8 @@ impl From<serde_json::Error> for Error {
 /// original error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match &error {
-            Error::Io(_) => match error {
-                Error::Io(error) => return error,
-                _ => unreachable!(),
-            },
+        let kind = match error {
+            Error::Io(error) => return error,
             Error::Closed(_) | Error::Broken | Error::Closing | Error::Unfinished => {
                 io::ErrorKind::ConnectionAborted
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::core::{Shared, Transport};
 use super::receiving::ControlEvent;
-use echoring_proto::connection::{CloseFrame, Pings};
+use echoring_proto::connection::CloseFrame;
 use echoring_proto::{CloseCode, Opcode};
 
 /// The action for a received control frame.
@@ -37,8 +37,8 @@ pub enum ControlReply {
     Close(CloseFrame),
 }
 
-type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
-type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
+pub(super) type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
+pub(super) type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
 
 /// The handlers of a connection. They run in the task that reads, between two messages, outside the lock.
 ///
@@ -47,30 +47,15 @@ type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
 pub(super) struct Handlers(Mutex<Each>);
 
 #[derive(Default)]
-struct Each {
-    ping: Option<OnControl>,
-    pong: Option<OnControl>,
-    close: Option<OnClose>,
+pub(super) struct Each {
+    pub(super) ping: Option<OnControl>,
+    pub(super) pong: Option<OnControl>,
+    pub(super) close: Option<OnClose>,
 }
 
 impl Handlers {
-    fn each(&mut self) -> &mut Each {
+    pub(super) fn each(&mut self) -> &mut Each {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn on_ping<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.each().ping = Some(handler);
-        shared.update(|core| core.config.pings = Pings::Shown);
-    }
-
-    pub(super) fn on_pong<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.each().pong = Some(handler);
-        shared.update(|core| core.shows_pongs = true);
-    }
-
-    pub(super) fn on_close<S: Transport>(&mut self, handler: OnClose, shared: &Shared<S>) {
-        self.each().close = Some(handler);
-        shared.update(|core| core.config.answers_closes = false);
     }
 
     /// Calls the handler and carries out its reply. The answer is queued; the next read or write sends it.

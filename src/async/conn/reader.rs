@@ -22,7 +22,7 @@ use super::message::Message;
 use super::receiving::Found;
 use super::waiters::READER;
 use echoring_proto::CloseCode;
-use echoring_proto::connection::MessageKind;
+use echoring_proto::connection::{MessageKind, Pings};
 
 /// The reading half of a [`Conn`](super::Conn). There is only one, so two tasks cannot split a message.
 ///
@@ -131,12 +131,14 @@ impl<S: Transport> Reader<S> {
 
     /// Calls `handler` for each ping, instead of answering with the ping's payload.
     pub fn set_ping_handler(&mut self, handler: impl FnMut(&[u8]) -> ControlReply + Send + 'static) {
-        self.handlers.on_ping(Box::new(handler), &self.shared);
+        self.handlers.each().ping = Some(Box::new(handler));
+        self.shared.update(|core| core.config.pings = Pings::Shown);
     }
 
     /// Calls `handler` for each pong.
     pub fn set_pong_handler(&mut self, handler: impl FnMut(&[u8]) -> ControlReply + Send + 'static) {
-        self.handlers.on_pong(Box::new(handler), &self.shared);
+        self.handlers.each().pong = Some(Box::new(handler));
+        self.shared.update(|core| core.shows_pongs = true);
     }
 
     /// Calls `handler` to answer the peer's Close frame, instead of repeating its code.
@@ -144,7 +146,8 @@ impl<S: Transport> Reader<S> {
         &mut self,
         handler: impl FnMut(CloseCode, &str) -> ControlReply + Send + 'static,
     ) {
-        self.handlers.on_close(Box::new(handler), &self.shared);
+        self.handlers.each().close = Some(Box::new(handler));
+        self.shared.update(|core| core.config.answers_closes = false);
     }
 
     /// The negotiated subprotocol.

@@ -32,7 +32,7 @@ pub struct HealthCheck {
 
 /// Checks all upstreams, each in its own task, until the runtime ends.
 pub(crate) fn start(context: &Rc<Context>, check: &HealthCheck) {
-    for upstream in context.upstreams.all() {
+    for upstream in &context.upstreams.all {
         let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
         spawn_local(async move {
             loop {
