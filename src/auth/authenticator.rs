@@ -80,7 +80,7 @@ impl Authenticator {
             let keys = old.keys();
             jwt.set_key_set(keys.all[keys.from_files..].to_vec());
             if let (Some(jwks), Some(old)) = (&jwt.jwks, &old.jwks) {
-                jwks.note_read(old.read_at.load(Ordering::Relaxed));
+                jwks.read_at.store(old.read_at.load(Ordering::Relaxed), Ordering::Relaxed);
                 jwks.failures.fetch_add(old.failures.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }

@@ -201,16 +201,6 @@ impl JwksMethod {
     pub(crate) fn note_early_refresh(&self, next: u64) {
         self.early_refresh_at.store(next, Ordering::Relaxed);
     }
-
-    /// The set was read.
-    pub(crate) fn note_read(&self, now: u64) {
-        self.read_at.store(now, Ordering::Relaxed);
-    }
-
-    /// The set could not be read.
-    pub(crate) fn note_failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// The time in seconds since 1970.
