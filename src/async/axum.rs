@@ -70,9 +70,8 @@ impl WebSocketUpgrade {
     }
 
     /// Changes the settings of this upgrade.
-    pub fn configure(mut self, change: impl FnOnce(Upgrader) -> Upgrader) -> WebSocketUpgrade {
-        self.upgrader = change(self.upgrader);
-        self
+    pub fn configure(self, change: impl FnOnce(Upgrader) -> Upgrader) -> WebSocketUpgrade {
+        WebSocketUpgrade { upgrader: change(self.upgrader), ..self }
     }
 
     /// The subprotocols that the server knows, the preferred one first. [`Conn::subprotocol`] has the selected one.
@@ -112,26 +111,20 @@ impl WebSocketUpgrade {
     }
 
     /// The addresses that [`Conn::local_addr`] and [`Conn::peer_addr`] return. axum's `ConnectInfo` has the peer's.
-    pub fn with_addresses(mut self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> WebSocketUpgrade {
-        self.addresses = (local, peer);
-        self
+    pub fn with_addresses(self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> WebSocketUpgrade {
+        WebSocketUpgrade { addresses: (local, peer), ..self }
     }
 
     /// Calls `callback` if the connection is not handed over after the response, for example because the client is gone.
     /// By default that is logged at the level `debug`.
-    pub fn on_failed_upgrade(
-        mut self,
-        callback: impl FnOnce(UpgradeError) + Send + 'static,
-    ) -> WebSocketUpgrade {
-        self.on_failed = Box::new(callback);
-        self
+    pub fn on_failed_upgrade(self, callback: impl FnOnce(UpgradeError) + Send + 'static) -> WebSocketUpgrade {
+        WebSocketUpgrade { on_failed: Box::new(callback), ..self }
     }
 
     /// Selects the subprotocol of this connection, instead of by [`protocols`](WebSocketUpgrade::protocols), and adds header fields to
     /// the 101.
-    pub fn accept_with(mut self, acceptance: Acceptance) -> WebSocketUpgrade {
-        self.acceptance = acceptance;
-        self
+    pub fn accept_with(self, acceptance: Acceptance) -> WebSocketUpgrade {
+        WebSocketUpgrade { acceptance, ..self }
     }
 
     /// A response other than the 101, for requests that the handler refuses, or that the server behind a proxy refused:

@@ -14,7 +14,6 @@ mod forwarding;
 mod handlers;
 mod head;
 mod heartbeat;
-mod held_stream;
 mod incoming;
 mod message;
 mod origin;

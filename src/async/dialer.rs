@@ -27,9 +27,9 @@ use tokio_rustls::TlsConnector;
 
 #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
 use super::UringStream;
-use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
+use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings, Transport};
 use crate::conn::{Head, Origin, Trace};
-use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, DIAL_TIMEOUT};
 use crate::tls::{Identity, Trust, client_config_with};
 use crate::transport::stream::{ClientStream, MaybeTls};
 use echoring_proto::connection::Compression;
@@ -63,6 +63,7 @@ pub use error::{DialError, Response, Stage};
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct Dialer {
     settings: Settings,
     request: handshake::Dial,
@@ -155,7 +156,6 @@ impl Dialer {
 
     /// Adds a header field to the request. A field that [may not be added](echoring_proto::handshake::check_field),
     /// because it is malformed or has its own setting here, makes every dial fail.
-    #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Dialer {
         let (name, value) = (name.into(), value.into());
         match check_field(&name, &value) {
@@ -167,7 +167,6 @@ impl Dialer {
 
     /// Sends this `Host` instead of the URL's authority, for servers that are reached under another name. TLS still
     /// verifies the URL's name.
-    #[must_use]
     pub fn host(mut self, host: impl Into<String>) -> Dialer {
         let host = host.into();
         match check_field("X-Host", &host) {
@@ -178,7 +177,6 @@ impl Dialer {
     }
 
     /// Sends this `Origin`, such as `https://example.com`. By default none is sent, as usual for non-browser clients.
-    #[must_use]
     pub fn origin(mut self, origin: impl Into<String>) -> Dialer {
         let origin = origin.into();
         match check_field("X-Origin", &origin) {
@@ -190,7 +188,6 @@ impl Dialer {
 
     /// Subprotocols to offer, in order of preference. A name that is invalid, or that is given twice (RFC 6455, 4.1), makes every dial
     /// fail.
-    #[must_use]
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Dialer {
         self.request.subprotocols = names.into_iter().map(Into::into).collect();
         if let Err(why) = check_subprotocols(&self.request.subprotocols) {
@@ -200,111 +197,81 @@ impl Dialer {
     }
 
     /// Offers permessage-deflate (RFC 7692).
-    #[must_use]
-    pub fn compression(mut self, compression: impl Into<Option<Compression>>) -> Dialer {
-        self.settings.compression = compression.into();
-        self
+    pub fn compression(self, compression: impl Into<Option<Compression>>) -> Dialer {
+        Dialer { settings: self.settings.compression(compression), ..self }
     }
 
     /// Time limit for the name lookup and the TCP connection, to the server or to the proxy; `None` for no limit but
     /// [`handshake_timeout`](Dialer::handshake_timeout).
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
-        self.connect_timeout = timeout.into();
-        self
+    pub fn connect_timeout(self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        Dialer { connect_timeout: timeout.into(), ..self }
     }
 
     /// Time limit for the whole dial, from the name lookup to the server's response; `None` for no limit.
-    #[must_use]
-    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
-        self.handshake_timeout = timeout.into();
-        self
+    pub fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        Dialer { handshake_timeout: timeout.into(), ..self }
     }
 
     /// TLS settings for `wss` URLs: a [`Trust`], a [`ClientTls`], or an `Arc<rustls::ClientConfig>`.
-    #[must_use]
-    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Dialer {
-        self.tls = tls.into();
-        self
+    pub fn tls(self, tls: impl Into<ClientTls>) -> Dialer {
+        Dialer { tls: tls.into(), ..self }
     }
 
     /// Connects through this proxy.
-    #[must_use]
-    pub fn proxy(mut self, proxy: impl Into<Option<Proxy>>) -> Dialer {
-        self.proxy = proxy.into();
-        self
+    pub fn proxy(self, proxy: impl Into<Option<Proxy>>) -> Dialer {
+        Dialer { proxy: proxy.into(), ..self }
     }
 
     /// The cookie store.
-    #[must_use]
-    pub fn cookies(mut self, jar: impl Into<Option<Arc<dyn Jar>>>) -> Dialer {
-        self.jar = jar.into();
-        self
+    pub fn cookies(self, jar: impl Into<Option<Arc<dyn Jar>>>) -> Dialer {
+        Dialer { jar: jar.into(), ..self }
     }
 
     /// The local address to connect from; port 0 for any.
-    #[must_use]
-    pub fn local_addr(mut self, address: impl Into<Option<SocketAddr>>) -> Dialer {
-        self.local = address.into();
-        self
+    pub fn local_addr(self, address: impl Into<Option<SocketAddr>>) -> Dialer {
+        Dialer { local: address.into(), ..self }
     }
 
     /// Maximum number of bytes per read, 4,096 by default or with 0. It does not limit the message size.
-    #[must_use]
-    pub fn read_buffer_bytes(mut self, bytes: usize) -> Dialer {
-        self.settings.read_buffer_bytes = or_default(bytes);
-        self
+    pub fn read_buffer_bytes(self, bytes: usize) -> Dialer {
+        Dialer { settings: self.settings.read_buffer_bytes(bytes), ..self }
     }
 
     /// Size in bytes of the fragments of a streamed message, 4,096 by default or with 0.
-    #[must_use]
-    pub fn write_buffer_bytes(mut self, bytes: usize) -> Dialer {
-        self.settings.write_buffer_bytes = or_default(bytes);
-        self
+    pub fn write_buffer_bytes(self, bytes: usize) -> Dialer {
+        Dialer { settings: self.settings.write_buffer_bytes(bytes), ..self }
     }
 
     /// The pool of buffers that connections share, so that idle ones hold none.
-    #[must_use]
-    pub fn buffers(mut self, buffers: BufferPool) -> Dialer {
-        self.settings.buffers = Some(buffers);
-        self
+    pub fn buffers(self, buffers: BufferPool) -> Dialer {
+        Dialer { settings: self.settings.buffers(buffers), ..self }
     }
 
     /// Maximum size of a received message in bytes, 64 KiB by default; a longer one closes the connection with 1009.
-    #[must_use]
-    pub fn message_bytes_max(mut self, bytes: u64) -> Dialer {
-        self.settings.message_bytes_max = bytes;
-        self
+    pub fn message_bytes_max(self, bytes: u64) -> Dialer {
+        Dialer { settings: self.settings.message_bytes_max(bytes), ..self }
     }
 
     /// Time limit for a server to read what it is sent; past it the connection ends. See
     /// [`Settings::write_timeout`](crate::Settings::write_timeout).
-    #[must_use]
-    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
-        self.settings.write_timeout = timeout.into();
-        self
+    pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        Dialer { settings: self.settings.write_timeout(timeout), ..self }
     }
 
     /// Sends heartbeats, to detect dead servers.
-    #[must_use]
-    pub fn heartbeat(mut self, heartbeat: impl Into<Option<Heartbeat>>) -> Dialer {
-        self.settings.heartbeat = heartbeat.into();
-        self
+    pub fn heartbeat(self, heartbeat: impl Into<Option<Heartbeat>>) -> Dialer {
+        Dialer { settings: self.settings.heartbeat(heartbeat), ..self }
     }
 
     /// Replaces all settings of the connections.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Dialer {
-        self.settings = settings;
-        self
+    pub fn settings(self, settings: Settings) -> Dialer {
+        Dialer { settings, ..self }
     }
 
     /// Keeps the server's 101 response with each connection, as [`Conn::response`]. Not kept by default: a head takes one
     /// to three kB for as long as the connection is open.
-    #[must_use]
-    pub fn keep_response(mut self, keeps: bool) -> Dialer {
-        self.keeps_response = keeps;
-        self
+    pub fn keep_response(self, keeps: bool) -> Dialer {
+        Dialer { keeps_response: keeps, ..self }
     }
 
     /// Opens a connection to `url`. Dropping the future cancels the dial.
@@ -393,16 +360,13 @@ impl Dialer {
     }
 
     /// Performs the TLS and WebSocket handshakes.
-    async fn open<S>(
+    async fn open<S: Transport>(
         &self,
         url: &Url,
         stream: S,
         (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
         deadline: &DialDeadline,
-    ) -> Result<Handshake<S>, DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<Handshake<S>, DialError> {
         let mut stream = match url.secure {
             false => MaybeTls::plain(stream),
             true => {
@@ -418,14 +382,11 @@ impl Dialer {
     }
 
     /// Makes the connection, or notes the failure.
-    fn finish<S>(
+    fn finish<S: Transport>(
         &self,
         opened: Result<Handshake<S>, DialError>,
         trace: Trace,
-    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError> {
         let (stream, opened, response) = opened.inspect_err(|error| trace.failed(error))?;
         let head = self.keeps_response.then(|| Box::new(Head::Response(response.clone())));
         Ok((Conn::with_origin(stream, &self.settings, opened, Origin { head, trace }), response))
@@ -463,10 +424,6 @@ impl fmt::Debug for Dialer {
 pub async fn dial(url: &str) -> Result<Conn<ClientStream>, DialError> {
     static DEFAULT: LazyLock<Dialer> = LazyLock::new(Dialer::new);
     DEFAULT.dial(url).await
-}
-
-fn or_default(bytes: usize) -> usize {
-    if bytes == 0 { CONN_BUFFER_BYTES_DEFAULT } else { bytes }
 }
 
 /// The deadline of a dial.

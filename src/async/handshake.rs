@@ -4,18 +4,12 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "client")]
-use std::collections::hash_map::RandomState;
-#[cfg(feature = "client")]
-use std::hash::BuildHasher as _;
 use std::io;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
-#[cfg(feature = "client")]
-use echoring_proto::connection::{Entropy, Seed};
 use echoring_proto::limits::{DISCARD_BYTES_MAX, HEAD_BYTES_DEFAULT};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -34,14 +28,11 @@ pub(crate) enum HeadError<E> {
 ///
 /// Incomplete bytes are parsed at the beginning, each time they have doubled, and past the limit of a head. So a bad head is
 /// detected early, and slowly arriving bytes are not parsed repeatedly.
-pub(crate) async fn read_head<S, T, E>(
+pub(crate) async fn read_head<S: AsyncRead + Unpin, T, E>(
     stream: &mut S,
     bytes: &mut BytesMut,
     mut parse: impl FnMut(&[u8]) -> Result<Option<T>, E>,
-) -> Result<T, HeadError<E>>
-where
-    S: AsyncRead + Unpin,
-{
+) -> Result<T, HeadError<E>> {
     let mut parsed_bytes = 0;
     loop {
         let before = bytes.len();
@@ -83,21 +74,10 @@ pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     }
 }
 
-/// 64 unpredictable bits: a hash with a key from the system's random source.
-#[cfg(feature = "client")]
-pub(crate) fn random() -> u64 {
-    RandomState::new().hash_one(0_u64)
-}
-
-/// A nonce for `Sec-WebSocket-Key` (RFC 6455, 4.1).
-#[cfg(feature = "client")]
-pub(crate) fn nonce() -> [u8; 16] {
-    Entropy::new(Seed::System).nonce()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use echoring_proto::connection::{Entropy, Seed};
     use echoring_proto::handshake::{Refusal, with_request};
 
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -153,7 +133,8 @@ mod tests {
 
     #[test]
     fn nonces_differ() {
-        let nonces: std::collections::HashSet<[u8; 16]> = (0..1000).map(|_| nonce()).collect();
+        let nonce = |_| Entropy::new(Seed::System).nonce();
+        let nonces: std::collections::HashSet<[u8; 16]> = (0..1000).map(nonce).collect();
         assert_eq!(nonces.len(), 1000);
     }
 }

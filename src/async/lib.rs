@@ -13,7 +13,7 @@ mod conn;
 #[cfg(feature = "client")]
 mod dialer;
 #[cfg(all(test, feature = "client"))]
-mod error_texts;
+mod error_texts_tests;
 mod handshake;
 pub mod limits;
 mod listener;

@@ -64,10 +64,7 @@ impl Listener {
     /// # Errors
     /// The kernel's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self.sockets.first() {
-            Some(socket) => socket.local_addr(),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
+        self.sockets.first().ok_or(io::ErrorKind::NotConnected)?.local_addr()
     }
 
     /// Accepts the next TCP connection, and returns its peer address. Connections that ended before they were accepted

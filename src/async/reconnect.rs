@@ -12,8 +12,10 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::future::Future;
+use std::hash::BuildHasher as _;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -22,7 +24,6 @@ use serde_core::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::handshake::random;
 use super::{ClientStream, Conn, Dialer, Error, Message, PreparedMessage, Transport};
 use crate::limits::{NEVER, ON_OPEN_TIMEOUT, RECONNECT_DELAY, RECONNECT_DELAY_MAX, RECONNECT_SETTLED};
 use backoff::Backoff;
@@ -87,6 +88,7 @@ type OnOpen<S> = Box<dyn FnMut(Conn<S>) -> BoxFuture<Result<Conn<S>, BoxError>> 
 /// }
 /// # }
 /// ```
+#[must_use]
 pub struct Reconnecting<S = ClientStream> {
     connect: Connect<S>,
     on_open: Option<OnOpen<S>>,
@@ -510,7 +512,9 @@ impl<S: Transport> Reconnecting<S> {
     /// Sets the delay before the next attempt: what the server asked for, and a random one, because it asked the others
     /// for the same.
     fn schedule_attempt(&mut self, retry_after: Duration) {
-        let delay = self.backoff.delay(self.attempts, random());
+        // A hash with a key from the system's random source.
+        let random = RandomState::new().hash_one(0_u64);
+        let delay = self.backoff.delay(self.attempts, random);
         self.wait = Some(Wait { until: after(delay.saturating_add(retry_after)), told: false });
     }
 

@@ -8,9 +8,9 @@ mod cause;
 mod server;
 mod tickets;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, io};
 
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -344,91 +344,34 @@ pub enum TlsError {
     Setup(Cause),
 }
 
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TlsError::Read { file, error } => {
-                write!(f, "{}: {error}; name a file that this user may read", file.display())
-            }
-            TlsError::Malformed { file, error } => {
-                write!(
-                    f,
-                    "{}: {error}; the file must be PEM, with complete BEGIN and END lines",
-                    file.display()
-                )
-            }
-            TlsError::NoCertificate(file) => write!(
-                f,
-                "{}: no certificate in it; name a PEM file with a BEGIN CERTIFICATE line, leaf certificate first",
-                file.display()
-            ),
-            TlsError::NoKey(file) => write!(
-                f,
-                "{}: no private key in it; name a PEM file with an unencrypted BEGIN PRIVATE KEY",
-                file.display()
-            ),
-            TlsError::Unusable { cert, key, error } => write!(
-                f,
-                "{} and {}: {error}; name a certificate and its own private key",
-                cert.display(),
-                key.display()
-            ),
-            TlsError::NoOcspResponse(file) => {
-                write!(
-                    f,
-                    "{}: no OCSP response; it is DER, as openssl ocsp -respout writes it",
-                    file.display()
-                )
-            }
-            TlsError::BadRoot { file, error } => {
-                write!(f, "{}: {error}; name a CA certificate", file.display())
-            }
-            TlsError::BadPem(why) => {
-                write!(f, "the given roots: {why}; give PEM with a BEGIN CERTIFICATE line for each CA certificate")
-            }
-            TlsError::NoRootsBuilt => f.write_str(
-                "the program was built without root certificates; enable a feature of echoring (native-roots, \
-                 platform-verifier or webpki-roots), or give roots",
-            ),
-            TlsError::NoPlatformVerifier(error) => write!(
-                f,
-                "the system cannot verify certificates: {error}; install its root certificates (ca-certificates), or \
-                 give roots"
-            ),
-            TlsError::NoSystemRoots => f.write_str(
-                "this system has no root certificates; install them (ca-certificates) or name a CA file",
-            ),
-            TlsError::Setup(error) => {
-                write!(f, "TLS cannot be initialised: {error}; check that /dev/urandom works")
-            }
-        }
+echoring_proto::error_texts! {
+    enum TlsError {
+        Read { file, error } from error => "{}: {error}; name a file that this user may read", file.display();
+        Malformed { file, error } from error
+            => "{}: {error}; the file must be PEM, with complete BEGIN and END lines", file.display();
+        NoCertificate(file)
+            => "{}: no certificate in it; name a PEM file with a BEGIN CERTIFICATE line, leaf certificate first",
+               file.display();
+        NoKey(file)
+            => "{}: no private key in it; name a PEM file with an unencrypted BEGIN PRIVATE KEY", file.display();
+        Unusable { cert, key, error } from error
+            => "{} and {}: {error}; name a certificate and its own private key", cert.display(), key.display();
+        NoOcspResponse(file)
+            => "{}: no OCSP response; it is DER, as openssl ocsp -respout writes it", file.display();
+        BadRoot { file, error } from error => "{}: {error}; name a CA certificate", file.display();
+        BadPem(why)
+            => "the given roots: {why}; give PEM with a BEGIN CERTIFICATE line for each CA certificate";
+        NoSystemRoots
+            => "this system has no root certificates; install them (ca-certificates) or name a CA file";
+        NoRootsBuilt
+            => "the program was built without root certificates; enable a feature of echoring (native-roots, \
+                platform-verifier or webpki-roots), or give roots";
+        NoPlatformVerifier(error) from error
+            => "the system cannot verify certificates: {error}; install its root certificates (ca-certificates), \
+                or give roots";
+        Setup(error) from error => "TLS cannot be initialised: {error}; check that /dev/urandom works";
     }
 }
-
-impl std::error::Error for TlsError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            TlsError::Read { error, .. } => error.source(),
-            TlsError::Malformed { error, .. } => error.source(),
-            TlsError::Unusable { error, .. }
-            | TlsError::BadRoot { error, .. }
-            | TlsError::NoPlatformVerifier(error)
-            | TlsError::Setup(error) => error.source(),
-            TlsError::BadPem(_)
-            | TlsError::NoRootsBuilt
-            | TlsError::NoCertificate(_)
-            | TlsError::NoKey(_)
-            | TlsError::NoOcspResponse(_)
-            | TlsError::NoSystemRoots => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(enum TlsError {
-    Read { file, error }, Malformed { file, error }, NoCertificate(file), NoKey(file),
-    Unusable { cert, key, error }, NoOcspResponse(file), BadRoot { file, error }, BadPem(why), NoSystemRoots,
-    NoRootsBuilt, NoPlatformVerifier(error), Setup(error),
-});
 
 #[cfg(test)]
 mod tests {

@@ -56,6 +56,7 @@ use crate::{Acceptance, Conn, Decision, RequestHead, UpgradeError, Upgraded, Upg
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct UpgradeService<H> {
     upgrader: Upgrader,
     handler: H,
@@ -85,36 +86,26 @@ impl<H> UpgradeService<H> {
 
     /// Calls `decide` for each request, before it is accepted. It is called for requests that are not upgrades, too, so
     /// that it can respond to them; without it they get 426.
-    #[must_use]
     pub fn decide(
-        mut self,
+        self,
         decide: impl Fn(&RequestHead<'_>) -> Decision + Send + Sync + 'static,
     ) -> UpgradeService<H> {
-        self.decide = Some(Arc::new(decide));
-        self
+        UpgradeService { decide: Some(Arc::new(decide)), ..self }
     }
 
     /// Calls `callback` if a connection is not handed over after the response, for example because the client is gone. By
     /// default that is logged at the level `debug`.
-    #[must_use]
     pub fn on_failed_upgrade(
-        mut self,
+        self,
         callback: impl Fn(UpgradeError) + Send + Sync + 'static,
     ) -> UpgradeService<H> {
-        self.on_failed = Arc::new(callback);
-        self
+        UpgradeService { on_failed: Arc::new(callback), ..self }
     }
 
     /// The addresses that [`Conn::local_addr`] and [`Conn::peer_addr`] return: for a clone of the service that serves one
     /// TCP connection.
-    #[must_use]
-    pub fn with_addresses(
-        mut self,
-        local: Option<SocketAddr>,
-        peer: Option<SocketAddr>,
-    ) -> UpgradeService<H> {
-        self.addresses = (local, peer);
-        self
+    pub fn with_addresses(self, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> UpgradeService<H> {
+        UpgradeService { addresses: (local, peer), ..self }
     }
 
     fn respond<B, F>(&self, mut request: http::Request<B>) -> http::Response<ResponseBody>

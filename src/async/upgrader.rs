@@ -54,6 +54,7 @@ pub use response::{Acceptance, Decision, HttpResponse, RequestHead};
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct Upgrader {
     settings: Settings,
     timeout: Option<Duration>,
@@ -105,38 +106,29 @@ impl Upgrader {
 
     /// Time limit for a client to send its request and read the response; `None` for no limit. For a request that an
     /// HTTP server has read, it limits the time until that server hands the connection over.
-    #[must_use]
-    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Upgrader {
-        self.timeout = timeout.into();
-        self
+    pub fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Upgrader {
+        Upgrader { timeout: timeout.into(), ..self }
     }
 
     /// Maximum number of bytes per read, 4,096 by default. 0 means the read size of the HTTP server: hyper's 8 KiB,
     /// also for heads that are read here. It does not limit the message size.
-    #[must_use]
-    pub fn read_buffer_bytes(mut self, bytes: usize) -> Upgrader {
-        self.settings.read_buffer_bytes = or_http_buffer(bytes);
-        self
+    pub fn read_buffer_bytes(self, bytes: usize) -> Upgrader {
+        Upgrader { settings: self.settings.read_buffer_bytes(or_http_buffer(bytes)), ..self }
     }
 
     /// Size in bytes of the fragments of a streamed message, 4,096 by default; 0 as for reads.
-    #[must_use]
-    pub fn write_buffer_bytes(mut self, bytes: usize) -> Upgrader {
-        self.settings.write_buffer_bytes = or_http_buffer(bytes);
-        self
+    pub fn write_buffer_bytes(self, bytes: usize) -> Upgrader {
+        Upgrader { settings: self.settings.write_buffer_bytes(or_http_buffer(bytes)), ..self }
     }
 
     /// The pool of buffers that connections share, so that idle ones hold none.
-    #[must_use]
-    pub fn buffers(mut self, buffers: BufferPool) -> Upgrader {
-        self.settings.buffers = Some(buffers);
-        self
+    pub fn buffers(self, buffers: BufferPool) -> Upgrader {
+        Upgrader { settings: self.settings.buffers(buffers), ..self }
     }
 
     /// The supported subprotocols, in order of preference (RFC 6455, 1.9). One that the client offers too is chosen;
     /// without a common one, the connection has no subprotocol. A name that is invalid, or that is given twice, makes
     /// [`check`](Upgrader::check) and every upgrade fail.
-    #[must_use]
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Upgrader {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         if let Err(why) = check_subprotocols(&self.subprotocols) {
@@ -146,47 +138,34 @@ impl Upgrader {
     }
 
     /// Whether the server's or the client's order decides between several common subprotocols; the server's by default.
-    #[must_use]
-    pub fn subprotocol_preference(mut self, preference: SubprotocolPreference) -> Upgrader {
-        self.preference = preference;
-        self
+    pub fn subprotocol_preference(self, preference: SubprotocolPreference) -> Upgrader {
+        Upgrader { preference, ..self }
     }
 
     /// Which origins may connect; others get 403. By default, pages that the same host served.
-    #[must_use]
-    pub fn origins(mut self, policy: OriginPolicy) -> Upgrader {
-        self.origins = OriginRule::Policy(policy);
-        self
+    pub fn origins(self, policy: OriginPolicy) -> Upgrader {
+        Upgrader { origins: OriginRule::Policy(policy), ..self }
     }
 
     /// Calls `check` to decide whether an origin may connect, instead of a policy. It is called for every upgrade, also
     /// without an `Origin`, as non-browser clients send it.
-    #[must_use]
-    pub fn check_origin(
-        mut self,
-        check: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
-    ) -> Upgrader {
-        self.origins = OriginRule::Check(Arc::new(check));
-        self
+    pub fn check_origin(self, check: impl Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static) -> Upgrader {
+        Upgrader { origins: OriginRule::Check(Arc::new(check)), ..self }
     }
 
     /// Allows all origins. Browsers send this host's cookies along, so cookies must not authenticate these connections
     /// (RFC 6455, 10.2).
-    #[must_use]
     pub fn allow_any_origin(self) -> Upgrader {
         self.origins(OriginPolicy::Any)
     }
 
     /// Accepts offers of permessage-deflate (RFC 7692).
-    #[must_use]
-    pub fn compression(mut self, compression: impl Into<Option<Compression>>) -> Upgrader {
-        self.settings.compression = compression.into();
-        self
+    pub fn compression(self, compression: impl Into<Option<Compression>>) -> Upgrader {
+        Upgrader { settings: self.settings.compression(compression), ..self }
     }
 
     /// Adds a header field to the 101 response, such as `Set-Cookie` or `Server`. A field that [may not be
     /// added](echoring_proto::handshake::check_field) makes [`check`](Upgrader::check) and every upgrade fail.
-    #[must_use]
     pub fn response_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Upgrader {
         let (name, value) = (name.into(), value.into());
         match check_field(&name, &value) {
@@ -198,50 +177,38 @@ impl Upgrader {
 
     /// Calls `hook` for each refusal before it is sent, with the request as far as it could be parsed. The hook may
     /// change status, fields and body, but cannot accept the request.
-    #[must_use]
     pub fn on_refusal(
-        mut self,
+        self,
         hook: impl Fn(Option<&RequestHead<'_>>, &mut HttpResponse) + Send + Sync + 'static,
     ) -> Upgrader {
-        self.on_refusal = Some(Arc::new(hook));
-        self
+        Upgrader { on_refusal: Some(Arc::new(hook)), ..self }
     }
 
     /// Maximum size of a received message in bytes, 64 KiB by default; a longer one closes the connection with 1009.
-    #[must_use]
-    pub fn message_bytes_max(mut self, bytes: u64) -> Upgrader {
-        self.settings.message_bytes_max = bytes;
-        self
+    pub fn message_bytes_max(self, bytes: u64) -> Upgrader {
+        Upgrader { settings: self.settings.message_bytes_max(bytes), ..self }
     }
 
     /// Time limit for a client to read what it is sent; past it the connection ends. See
     /// [`Settings::write_timeout`](crate::Settings::write_timeout).
-    #[must_use]
-    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Upgrader {
-        self.settings.write_timeout = timeout.into();
-        self
+    pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Upgrader {
+        Upgrader { settings: self.settings.write_timeout(timeout), ..self }
     }
 
     /// Sends heartbeats, to detect dead peers.
-    #[must_use]
-    pub fn heartbeat(mut self, heartbeat: impl Into<Option<Heartbeat>>) -> Upgrader {
-        self.settings.heartbeat = heartbeat.into();
-        self
+    pub fn heartbeat(self, heartbeat: impl Into<Option<Heartbeat>>) -> Upgrader {
+        Upgrader { settings: self.settings.heartbeat(heartbeat), ..self }
     }
 
     /// Keeps the request with each connection, as [`Conn::request`](crate::Conn::request): its path, query and header
     /// fields. Not kept by default: a head takes one to three kB for as long as the connection is open.
-    #[must_use]
-    pub fn keep_request(mut self, keeps: bool) -> Upgrader {
-        self.keeps_request = keeps;
-        self
+    pub fn keep_request(self, keeps: bool) -> Upgrader {
+        Upgrader { keeps_request: keeps, ..self }
     }
 
     /// Replaces all settings of the connections.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Upgrader {
-        self.settings = settings;
-        self
+    pub fn settings(self, settings: Settings) -> Upgrader {
+        Upgrader { settings, ..self }
     }
 
     /// Validates the settings, for programs that want to fail at startup.
@@ -448,32 +415,13 @@ pub enum UpgradeError {
     },
 }
 
-impl fmt::Display for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UpgradeError::NotUpgraded(response) => write!(f, "not upgraded: {response}"),
-            UpgradeError::Gone => f.write_str("the client disconnected before it had sent its request"),
-            UpgradeError::Timeout => f.write_str("the handshake timed out"),
-            UpgradeError::Io(error) => write!(f, "the stream failed during the handshake: {error}"),
-            UpgradeError::NotHandedOver(error) => {
-                write!(f, "the HTTP server did not hand the connection over: {error}")
-            }
-            UpgradeError::BadField { name, why } => write!(f, "invalid response header {name:?}: {why}"),
-        }
+echoring_proto::error_texts! {
+    enum UpgradeError {
+        NotUpgraded(response) => "not upgraded: {response}";
+        Gone => "the client disconnected before it had sent its request";
+        Timeout => "the handshake timed out";
+        Io(error) from error => "the stream failed during the handshake: {error}";
+        NotHandedOver(error) from error => "the HTTP server did not hand the connection over: {error}";
+        BadField { name, why } from why => "invalid response header {name:?}: {why}";
     }
 }
-
-impl std::error::Error for UpgradeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            UpgradeError::Io(error) => error.source(),
-            UpgradeError::NotHandedOver(error) => error.source(),
-            UpgradeError::BadField { why, .. } => why.source(),
-            UpgradeError::NotUpgraded(_) | UpgradeError::Gone | UpgradeError::Timeout => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(enum UpgradeError {
-    NotUpgraded(response), Gone, Timeout, Io(error), NotHandedOver(error), BadField { name, why },
-});

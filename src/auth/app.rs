@@ -453,8 +453,7 @@ impl Hooks {
         let _turn = turns.acquire().await.map_err(closed)?;
         let fields = call.forwarded.as_ref().map(|fields| &*fields.0).unwrap_or_default();
         let body = wire::body(call);
-        let (status, body) =
-            client.post_with(fields, body, APP_ANSWER_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        let (status, body) = client.post_with(fields, body, APP_ANSWER_BYTES_MAX).await?;
         if status != 200 {
             return Err(format!("its status is {status}"));
         }

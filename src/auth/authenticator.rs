@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::credentials::presented::{Credentials, Presented, Sources};
 use crate::error::LoadError;
 use crate::identity::{Identity, Method};
-use crate::methods::{KeySetState, Shared, has_expired};
+use crate::methods::{KeySetState, Shared, has_expired, if_current};
 use crate::question::{Denied, Question, Renewal, Verdict};
 use crate::settings::Settings;
 use crate::tokens::claims::SubscriptionGrant;
@@ -80,7 +80,7 @@ impl Authenticator {
             let keys = old.keys();
             jwt.set_key_set(keys.all[keys.from_files..].to_vec());
             if let (Some(jwks), Some(old)) = (&jwt.jwks, &old.jwks) {
-                jwks.note_read(old.read_at.load(Ordering::Relaxed));
+                jwks.read_at.store(old.read_at.load(Ordering::Relaxed), Ordering::Relaxed);
                 jwks.failures.fetch_add(old.failures.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
@@ -116,8 +116,7 @@ impl Authenticator {
     pub fn check_certified(&self, presented: &Presented<'_>, certificate: &[u8], now: u64) -> Verdict {
         let form = self.shared.settings.certificate.filter(|_| *presented == Presented::Nothing);
         match form.and_then(|form| form.identity(certificate)) {
-            Some(client) if has_expired(&client, now) => Verdict::Denied(Denied::Expired),
-            Some(client) => Verdict::Known(Arc::new(client)),
+            Some(client) => if_current(Arc::new(client), now),
             None => self.check(presented, now),
         }
     }

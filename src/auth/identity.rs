@@ -68,6 +68,24 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// The rights in the lists of a file.
+    pub(crate) fn of_lists(
+        subscribe: Vec<String>,
+        publish: Vec<String>,
+        presence: Option<Vec<String>>,
+        history: Option<Vec<String>>,
+    ) -> Result<Rights, String> {
+        let list = |name: &str, patterns: Vec<String>| {
+            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that matches no topic"))
+        };
+        Ok(Rights {
+            subscribe: list("subscribe", subscribe)?,
+            publish: list("publish", publish)?,
+            presence: presence.map(|patterns| list("presence", patterns)).transpose()?,
+            history: history.map(|patterns| list("history", patterns)).transpose()?,
+        })
+    }
+
     /// Whether the credentials name a topic for a right.
     pub fn name(&self, right: Right, topic: &str) -> bool {
         match right {
@@ -129,18 +147,10 @@ impl Identity {
         Some(Identity { subject, number, method, rights, expires_at, subscriptions, credential: None })
     }
 
-    /// The client of a verified TLS certificate with this subject. It has the rights of
-    /// [`Authenticated`](Permission::Authenticated) clients until the certificate expires. `None` for a subject that is
-    /// empty, too long, or has control characters.
-    pub(crate) fn of_certificate(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
-        Identity::new(subject, Method::Certificate, Rights::default(), expires_at)
-    }
-
-    /// A client that the application's connect hook has let in. It has the rights of
-    /// [`Authenticated`](Permission::Authenticated) clients. `None` for a subject that is empty, too long, or has
-    /// control characters.
-    pub(crate) fn of_connect_hook(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
-        Identity::new(subject, Method::ConnectHook, Rights::default(), expires_at)
+    /// A client with the rights of [`Authenticated`](Permission::Authenticated) clients and no others, as verified TLS certificates
+    /// and the application's connect hook give them. `None` for a subject that is empty, too long, or has control characters.
+    pub(crate) fn authenticated(subject: &str, method: Method, expires_at: Option<u64>) -> Option<Identity> {
+        Identity::new(subject, method, Rights::default(), expires_at)
     }
 
     pub(crate) fn with_subscriptions(self, subscriptions: ServerSubscriptions) -> Identity {
@@ -233,7 +243,7 @@ mod tests {
     fn each_permission_includes_the_clients_that_its_name_says() {
         let rights = claims("a.*", "b", None);
         let known = Identity::new("alice", Method::Jwt, rights, None).expect("a subject");
-        let plain = Identity::of_certificate("CN=bob", None).expect("a subject");
+        let plain = Identity::authenticated("CN=bob", Method::Certificate, None).expect("a subject");
         for (permission, expected) in [
             (Permission::Nobody, [false, false, false, false]),
             (Permission::Operator, [false, false, false, false]),

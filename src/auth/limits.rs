@@ -10,8 +10,6 @@ pub const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
 pub const SUBJECT_BYTES_MAX: usize = 255;
 /// Maximum patterns of one kind in a token. Each check tries them in turn.
 pub const PATTERNS_MAX: usize = 128;
-/// Maximum nesting of arrays and objects in a token. Claims are flat.
-pub const CLAIMS_DEPTH_MAX: usize = 32;
 
 // ---- files ----
 

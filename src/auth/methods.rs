@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Option<StaticTokens>,
     pub(crate) jwt: Option<JwtMethod>,
     pub(crate) users: Option<Arc<Users>>,
-    pub(crate) hook: Option<HookMethod>,
+    pub(crate) hook: Option<Endpoint>,
     pub(crate) settings: Settings,
 }
 
@@ -66,10 +66,9 @@ pub struct KeySetState {
     pub failures: u64,
 }
 
-/// The HTTP hook.
-#[derive(Debug)]
-pub(crate) struct HookMethod {
-    pub(crate) endpoint: Endpoint,
+/// The verdict about a client that is known, unless its credentials have expired.
+pub(crate) fn if_current(known: Arc<Identity>, now: u64) -> Verdict {
+    if has_expired(&known, now) { Verdict::Denied(Denied::Expired) } else { Verdict::Known(known) }
 }
 
 pub(crate) fn has_expired(identity: &Identity, now: u64) -> bool {
@@ -83,7 +82,7 @@ impl Shared {
             tokens: settings.tokens.as_deref().map(StaticTokens::read).transpose()?,
             jwt: JwtMethod::load(settings)?,
             users: settings.basic.as_deref().map(Users::read).transpose()?.map(Arc::new),
-            hook: hook.map(|endpoint| HookMethod { endpoint }),
+            hook,
             settings: settings.clone(),
         })
     }
@@ -96,10 +95,7 @@ impl Shared {
     /// all others.
     pub(crate) fn check_token(&self, token: &str, now: u64) -> Verdict {
         if let Some(known) = self.tokens.as_ref().and_then(|tokens| tokens.find(token)) {
-            if has_expired(known, now) {
-                return Verdict::Denied(Denied::Expired);
-            }
-            return Verdict::Known(Arc::clone(known));
+            return if_current(Arc::clone(known), now);
         }
         match &self.jwt {
             Some(jwt) if jwt::is_jwt(token) => jwt.check(token, now),
@@ -128,9 +124,8 @@ impl JwtMethod {
         let (endpoint, read_at) = match &jwks.source {
             JwksSource::Url(url) => (Some(Endpoint::parse("auth_jwks", url)?), 0),
             JwksSource::File(path) => {
-                let bytes = crate::file::read("auth_jwks", path)?;
-                let wrong = |problem: String| LoadError::in_file("auth_jwks", path, problem);
-                method.set_key_set(jwks::parse(&bytes, Secrets::Allowed).map_err(wrong)?);
+                let parse = |bytes: &[u8]| jwks::parse(bytes, Secrets::Allowed);
+                method.set_key_set(crate::file::load("auth_jwks", path, parse)?);
                 (None, unix_now())
             }
         };
@@ -205,16 +200,6 @@ impl JwksMethod {
     /// A refresh that an unknown key id caused begins; the next one may begin at `next`.
     pub(crate) fn note_early_refresh(&self, next: u64) {
         self.early_refresh_at.store(next, Ordering::Relaxed);
-    }
-
-    /// The set was read.
-    pub(crate) fn note_read(&self, now: u64) {
-        self.read_at.store(now, Ordering::Relaxed);
-    }
-
-    /// The set could not be read.
-    pub(crate) fn note_failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAUL
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
 pub struct Settings {
     /// A file of static tokens.
     pub tokens: Option<PathBuf>,
@@ -59,6 +60,7 @@ pub struct Settings {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
 pub struct Jwks {
     /// Where it is.
     pub source: JwksSource,
@@ -92,6 +94,7 @@ pub enum JwksSource {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
 pub struct Hook {
     /// An `http://` or `https://` URL.
     pub url: String,
@@ -106,7 +109,6 @@ impl Hook {
     }
 
     /// Sets [`timeout`](#structfield.timeout).
-    #[must_use]
     pub fn timeout(self, timeout: Duration) -> Hook {
         Hook { timeout, ..self }
     }
@@ -119,7 +121,6 @@ impl Jwks {
     }
 
     /// Sets [`refresh`](#structfield.refresh).
-    #[must_use]
     pub fn refresh(self, interval: Duration) -> Jwks {
         Jwks { refresh: interval, ..self }
     }
@@ -148,85 +149,71 @@ impl Default for Settings {
 
 impl Settings {
     /// Sets [`tokens`](#structfield.tokens).
-    #[must_use]
     pub fn tokens(self, file: impl Into<PathBuf>) -> Settings {
         Settings { tokens: Some(file.into()), ..self }
     }
 
     /// Sets [`jwt_keys`](#structfield.jwt_keys).
-    #[must_use]
     pub fn jwt_keys(self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Settings {
         Settings { jwt_keys: files.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Sets [`jwks`](#structfield.jwks).
-    #[must_use]
     pub fn jwks(self, jwks: Jwks) -> Settings {
         Settings { jwks: Some(jwks), ..self }
     }
 
     /// Sets [`audience`](#structfield.audience).
-    #[must_use]
     pub fn audience(self, audiences: impl IntoIterator<Item = impl Into<String>>) -> Settings {
         Settings { audience: audiences.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Sets [`issuer`](#structfield.issuer).
-    #[must_use]
     pub fn issuer(self, issuers: impl IntoIterator<Item = impl Into<String>>) -> Settings {
         Settings { issuer: issuers.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// Sets [`leeway`](#structfield.leeway).
-    #[must_use]
     pub fn leeway(self, leeway: Duration) -> Settings {
         Settings { leeway, ..self }
     }
 
     /// Sets [`claims`](#structfield.claims).
-    #[must_use]
     pub fn claims(self, claims: [impl Into<String>; 4]) -> Settings {
         Settings { claims: claims.map(Into::into), ..self }
     }
 
     /// Sets [`basic`](#structfield.basic).
-    #[must_use]
     pub fn basic(self, file: impl Into<PathBuf>) -> Settings {
         Settings { basic: Some(file.into()), ..self }
     }
 
     /// Sets [`hook`](#structfield.hook).
-    #[must_use]
     pub fn hook(self, hook: Hook) -> Settings {
         Settings { hook: Some(hook), ..self }
     }
 
     /// Sets [`cache`](#structfield.cache).
-    #[must_use]
     pub fn cache(self, time: Duration) -> Settings {
         Settings { cache: time, ..self }
     }
 
     /// Sets [`certificate`](#structfield.certificate).
-    #[must_use]
     pub fn certificate(self, subject: CertificateSubject) -> Settings {
         Settings { certificate: Some(subject), ..self }
     }
 
     /// Sets [`cookie`](#structfield.cookie).
-    #[must_use]
     pub fn cookie(self, name: impl Into<String>) -> Settings {
         Settings { cookie: Some(name.into()), ..self }
     }
 
     /// Sets [`query`](#structfield.query).
-    #[must_use]
     pub fn query(self, name: impl Into<String>) -> Settings {
         Settings { query: Some(name.into()), ..self }
     }
 
     /// Sets [`anonymous`](#structfield.anonymous).
-    #[must_use]
     pub fn anonymous(self, are_let_in: bool) -> Settings {
         Settings { anonymous: are_let_in, ..self }
     }

@@ -56,16 +56,14 @@ impl Builder {
     /// let builder = Client::v1("wss://live.example/broadcast").dialer(|dialer| dialer.tls(roots));
     /// # drop(builder);
     /// ```
-    pub fn dialer(mut self, how: impl FnOnce(Dialer) -> Dialer) -> Builder {
-        self.dialer = how(self.dialer);
-        self
+    pub fn dialer(self, how: impl FnOnce(Dialer) -> Dialer) -> Builder {
+        Builder { dialer: how(self.dialer), ..self }
     }
 
     /// The token that the client presents when it connects: as `Authorization: Bearer` in `echoring.v1.json`, in the first
     /// command of Centrifuge's protocol. See also [`authenticate`](Client::authenticate).
-    pub fn token(mut self, token: impl Into<String>) -> Builder {
-        self.token = Some(token.into());
-        self
+    pub fn token(self, token: impl Into<String>) -> Builder {
+        Builder { token: Some(token.into()), ..self }
     }
 
     /// Fetches the tokens that the client presents when it connects, and while it is connected, in any protocol: the first
@@ -87,9 +85,8 @@ impl Builder {
     /// let builder = Client::v1("wss://live.example/broadcast").token_source(TokenSource::new(fetch));
     /// # drop(builder);
     /// ```
-    pub fn token_source(mut self, source: TokenSource) -> Builder {
-        self.token_source = Some(source);
-        self
+    pub fn token_source(self, source: TokenSource) -> Builder {
+        Builder { token_source: Some(source), ..self }
     }
 
     /// Changes how the client reconnects: delays, bounds, hooks and which failures are permanent. The callback of `on_open`
@@ -106,9 +103,8 @@ impl Builder {
     ///     .reconnect(|how| how.max_delay(Duration::from_secs(5)).give_up_after(Duration::from_secs(600)));
     /// # drop(builder);
     /// ```
-    pub fn reconnect(mut self, how: impl FnOnce(Reconnecting) -> Reconnecting + Send + 'static) -> Builder {
-        self.reconnect = Box::new(how);
-        self
+    pub fn reconnect(self, how: impl FnOnce(Reconnecting) -> Reconnecting + Send + 'static) -> Builder {
+        Builder { reconnect: Box::new(how), ..self }
     }
 
     /// Calls `hook` with each state, in the task of the client, which it may not block. See also [`Client::watch`].
@@ -119,9 +115,8 @@ impl Builder {
     /// let builder = Client::v1("wss://live.example/broadcast").on_state(|state| eprintln!("{state}"));
     /// # drop(builder);
     /// ```
-    pub fn on_state(mut self, hook: impl FnMut(&State) + Send + 'static) -> Builder {
-        self.on_state = Some(Box::new(hook));
-        self
+    pub fn on_state(self, hook: impl FnMut(&State) + Send + 'static) -> Builder {
+        Builder { on_state: Some(Box::new(hook)), ..self }
     }
 
     /// Calls `offer` with each server-side subscription: the server makes it when the client connects, for example because of
@@ -153,9 +148,8 @@ impl Builder {
     ///     });
     /// # drop(builder);
     /// ```
-    pub fn on_server_subscription(mut self, offer: impl FnMut(Subscription) + Send + 'static) -> Builder {
-        self.server_subscription = Some(Box::new(offer));
-        self
+    pub fn on_server_subscription(self, offer: impl FnMut(Subscription) + Send + 'static) -> Builder {
+        Builder { server_subscription: Some(Box::new(offer)), ..self }
     }
 
     /// The client. It begins to connect, in a task of its own on the runtime of the caller, and does not wait for it: its
@@ -176,11 +170,14 @@ impl Builder {
         let reconnecting = Reconnecting::new(server, move || attempt.clone().run())
             .retry_if(move |failure| retries(protocol, has_source, failure));
         let (handle, commands) = mpsc::channel(COMMANDS_MAX);
-        let wake = Arc::new(Notify::new());
-        let server_side = server_subscription
-            .map(|offer| ServerSide::new(offer, handle.downgrade(), Arc::clone(&wake), QUEUE_EVENTS_DEFAULT));
-        let states = States::new(on_state);
-        let client = Client::new(handle, Arc::clone(&wake), states.watch());
+        let (states, wake) = (States::new(on_state), Arc::new(Notify::new()));
+        let client = Client { commands: handle, wake: Arc::clone(&wake), states: states.watch() };
+        let server_side = server_subscription.map(|offer| ServerSide {
+            offer,
+            commands: client.commands.downgrade(),
+            wake: Arc::clone(&wake),
+            queue_events: QUEUE_EVENTS_DEFAULT,
+        });
         let session = Session::new(protocol, Token::new(credentials), server_side);
         let task = Task {
             protocol,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::command::{Answer, Command, Pending};
+use crate::codec::{Answer, Request};
+use crate::command::{Command, Pending};
 use crate::limits::QUEUE_EVENTS_DEFAULT;
 use crate::session::queue::Queue;
 use crate::{
@@ -41,9 +42,9 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<Notify>,
-    states: watch::Receiver<State>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) states: watch::Receiver<State>,
 }
 
 impl Client {
@@ -60,14 +61,6 @@ impl Client {
     /// A client of any of the protocols.
     pub fn builder(protocol: Protocol, url: impl Into<String>) -> Builder {
         Builder::new(protocol, url.into())
-    }
-
-    pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
-        wake: Arc<Notify>,
-        states: watch::Receiver<State>,
-    ) -> Client {
-        Client { commands, wake, states }
     }
 
     /// The state now.
@@ -172,8 +165,9 @@ impl Client {
         topic: impl Into<String>,
         publication: Publication,
     ) -> Result<Published, RequestError> {
-        let topic = topic.into();
-        self.request(|answer| Pending::Publish { topic, publication, answer }).await
+        let request = Request::Publish { topic: topic.into(), publication };
+        let Answer::Published(position) = self.request(request).await? else { return mixed_up() };
+        Ok(Published { position })
     }
 
     /// Returns the members of a topic that has presence. Needs a subscription. `echoring.v1.json` returns 256 at a time:
@@ -186,8 +180,9 @@ impl Client {
         topic: impl Into<String>,
         after: Option<&str>,
     ) -> Result<Members, RequestError> {
-        let (topic, after) = (topic.into(), after.map(str::to_owned));
-        self.request(|answer| Pending::Presence { topic, after, answer }).await
+        let request = Request::Presence { topic: topic.into(), after: after.map(str::to_owned) };
+        let Answer::Members(members) = self.request(request).await? else { return mixed_up() };
+        Ok(members)
     }
 
     /// Reads messages that a topic keeps. Needs a subscription. Centrifuge's protocol only.
@@ -199,8 +194,9 @@ impl Client {
         topic: impl Into<String>,
         query: HistoryQuery,
     ) -> Result<History, RequestError> {
-        let topic = topic.into();
-        self.request(|answer| Pending::History { topic, query, answer }).await
+        let request = Request::History { topic: topic.into(), query };
+        let Answer::History(history) = self.request(request).await? else { return mixed_up() };
+        Ok(history)
     }
 
     /// Calls the server's application with `argument` as JSON, and waits for the result. Centrifuge's protocol only.
@@ -229,8 +225,9 @@ impl Client {
     /// # Errors
     /// As [`rpc`](Client::rpc).
     pub async fn rpc_with(&self, method: impl Into<String>, data: Payload) -> Result<Payload, RequestError> {
-        let method = method.into();
-        self.request(|answer| Pending::Rpc { method, data, answer }).await
+        let request = Request::Rpc { method: method.into(), data };
+        let Answer::Called(result) = self.request(request).await? else { return mixed_up() };
+        Ok(result)
     }
 
     /// Sends a message to the server's application, which does not answer. Returns once the message is in the queue of the
@@ -240,7 +237,8 @@ impl Client {
     /// # Errors
     /// [`RequestError::Unsupported`] with `echoring.v1.json`; [`RequestError::Closed`] and [`RequestError::Failed`].
     pub async fn send(&self, data: Payload) -> Result<(), RequestError> {
-        self.request(|answer| Pending::Send { data, answer }).await
+        let Answer::Sent = self.request(Request::Send { data }).await? else { return mixed_up() };
+        Ok(())
     }
 
     /// Presents a fresh token for this session, before the old one expires. With Centrifuge's protocol, later
@@ -249,8 +247,9 @@ impl Client {
     /// # Errors
     /// As any request.
     pub async fn authenticate(&self, token: impl Into<String>) -> Result<(), RequestError> {
-        let token = token.into();
-        self.request(|answer| Pending::Authenticate { token, answer }).await
+        let request = Request::Authenticate { token: token.into() };
+        let Answer::Authenticated(_) = self.request(request).await? else { return mixed_up() };
+        Ok(())
     }
 
     /// Closes the connection, and ends the client. Subscriptions end, and open requests fail.
@@ -260,11 +259,15 @@ impl Client {
         self.commands.closed().await;
     }
 
-    async fn request<R>(&self, request: impl FnOnce(Answer<R>) -> Pending) -> Result<R, RequestError> {
+    /// The answer to a request, if the server did not refuse it.
+    async fn request(&self, request: Request) -> Result<Answer, RequestError> {
         let (answer, answered) = oneshot::channel();
-        let command = Command::Request(request(answer));
+        let command = Command::Request(Pending { request, answer, sent: false });
         self.commands.send(command).await.map_err(|_| self.ended().request_error())?;
-        answered.await.map_err(|_| self.ended().request_error())?
+        match answered.await.map_err(|_| self.ended().request_error())?? {
+            Answer::Refused(refusal) => Err(RequestError::Refused(refusal)),
+            answer => Ok(answer),
+        }
     }
 
     /// Why the client has ended.
@@ -274,4 +277,9 @@ impl Client {
             _ => Ended::Closed,
         }
     }
+}
+
+/// The answer is to another kind of request: the server mixes up its numbers.
+fn mixed_up<T>() -> Result<T, RequestError> {
+    Err(RequestError::Uncertain)
 }

@@ -5,7 +5,9 @@
 pub(crate) mod centrifuge;
 pub(crate) mod v1;
 
-use echoring_async::Message as Frame;
+use std::io;
+
+use echoring_async::{Error, Message as Frame};
 use echoring_proto::CloseCode;
 use echoring_wire::centrifuge::Encoding;
 
@@ -13,54 +15,54 @@ use crate::protocol::Protocol;
 use crate::{Gap, History, HistoryQuery, Member, Members, Message, Payload, Position, Publication, Refusal};
 
 /// A request to the server.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Request<'a> {
+#[derive(Debug)]
+pub(crate) enum Request {
     /// Begins the session; Centrifuge's protocol only.
     Connect {
-        token: &'a str,
+        token: String,
         /// Server-side subscriptions to recover.
-        positions: &'a [(&'a str, &'a Position)],
+        positions: Vec<(String, Position)>,
     },
     Subscribe {
-        topic: &'a str,
-        position: Option<&'a Position>,
+        topic: String,
+        position: Option<Position>,
         presence: bool,
         /// Asks for deltas; Centrifuge's protocol only.
         deltas: bool,
         /// The token of the subscription; empty for none. Centrifuge's protocol only.
-        token: &'a str,
+        token: String,
     },
     Unsubscribe {
-        topic: &'a str,
+        topic: String,
     },
     Publish {
-        topic: &'a str,
-        publication: &'a Publication,
+        topic: String,
+        publication: Publication,
     },
     Presence {
-        topic: &'a str,
-        after: Option<&'a str>,
+        topic: String,
+        after: Option<String>,
     },
     History {
-        topic: &'a str,
-        query: &'a HistoryQuery,
+        topic: String,
+        query: HistoryQuery,
     },
     Authenticate {
-        token: &'a str,
+        token: String,
     },
     /// Presents a fresh token of a subscription; Centrifuge's protocol only.
     RefreshSubscription {
-        topic: &'a str,
-        token: &'a str,
+        topic: String,
+        token: String,
     },
     /// Calls the server's application; Centrifuge's protocol only.
     Rpc {
-        method: &'a str,
-        data: &'a Payload,
+        method: String,
+        data: Payload,
     },
     /// A message to the server's application, without an answer; Centrifuge's protocol only.
     Send {
-        data: &'a Payload,
+        data: Payload,
     },
     /// Answers a ping; Centrifuge's protocol only.
     Pong,
@@ -99,6 +101,8 @@ pub(crate) enum Answer {
     Authenticated(Option<u32>),
     /// The result of a call.
     Called(Payload),
+    /// A message to the application is on its way, which is all that is known of it.
+    Sent,
     Refused(Refusal),
     /// The server does not know whether it was done.
     Uncertain,
@@ -148,13 +152,6 @@ pub(crate) enum TopicEvent {
     },
 }
 
-/// A message of the server that is not of the protocol.
-#[derive(Debug)]
-pub(crate) enum Malformed {
-    Json(serde_json::Error),
-    Frame(echoring_wire::centrifuge::Malformed),
-}
-
 impl Protocol {
     /// The encoding of Centrifuge's protocol.
     fn encoding(self) -> Option<Encoding> {
@@ -190,10 +187,10 @@ impl Protocol {
     }
 
     /// Whether the protocol can express the request.
-    pub(crate) fn supports(self, request: &Request<'_>) -> bool {
+    pub(crate) fn supports(self, request: &Request) -> bool {
         let payload = match request {
             Request::Publish { publication, .. } => Some(&publication.payload),
-            Request::Rpc { data, .. } | Request::Send { data } => Some(*data),
+            Request::Rpc { data, .. } | Request::Send { data } => Some(data),
             _ => None,
         };
         let is_bytes = matches!(payload, Some(Payload::Bytes(_)));
@@ -208,7 +205,7 @@ impl Protocol {
     }
 
     /// The message of a request.
-    pub(crate) fn encode(self, id: u32, request: &Request<'_>) -> Frame {
+    pub(crate) fn encode(self, id: u32, request: &Request) -> Frame {
         match self.encoding() {
             None => v1::encode(id, request).into(),
             Some(encoding) => centrifuge::encode(encoding, id, request),
@@ -219,13 +216,14 @@ impl Protocol {
     ///
     /// # Errors
     /// If the message is not of the protocol.
-    pub(crate) fn decode(self, message: &Frame) -> Result<Vec<Incoming>, Malformed> {
+    pub(crate) fn decode(self, message: &Frame) -> Result<Vec<Incoming>, Error> {
         match (self.encoding(), message.as_text()) {
             (None, Some(text)) => {
-                v1::decode(text).map(|incoming| incoming.into_iter().collect()).map_err(Malformed::Json)
+                v1::decode(text).map(|incoming| incoming.into_iter().collect()).map_err(Error::Json)
             }
             (Some(encoding), text) if encoding.is_binary() == text.is_none() => {
-                centrifuge::decode(encoding, message).map_err(Malformed::Frame)
+                centrifuge::decode(encoding, message)
+                    .map_err(|error| Error::Io(io::Error::new(io::ErrorKind::InvalidData, error)))
             }
             // The protocol has no messages of this type.
             _ => Ok(Vec::new()),

@@ -68,38 +68,15 @@ pub enum RequestError {
     Failed(ClientError),
 }
 
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RequestError::Refused(refusal) => write!(f, "the server refused the request: {refusal}"),
-            RequestError::Uncertain => f.write_str(
-                "the connection was lost before the answer; the request may have been carried out",
-            ),
-            RequestError::Unsupported => f.write_str("the protocol has no such request"),
-            RequestError::Closed => f.write_str("the client is closed"),
-            RequestError::Failed(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for RequestError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            RequestError::Failed(error) => error.source(),
-            _ => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum RequestError {
-        Refused(refusal),
-        Uncertain,
-        Unsupported,
-        Closed,
-        Failed(error),
+        Refused(refusal) => "the server refused the request: {refusal}";
+        Uncertain => "the connection was lost before the answer; the request may have been carried out";
+        Unsupported => "the protocol has no such request";
+        Closed => "the client is closed";
+        Failed(error) from error => "{error}";
     }
-);
+}
 
 /// Why there is no subscription.
 ///
@@ -128,36 +105,14 @@ pub enum SubscribeError {
     Failed(ClientError),
 }
 
-impl fmt::Display for SubscribeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SubscribeError::AlreadySubscribed => {
-                f.write_str("the client already has a subscription to that topic")
-            }
-            SubscribeError::Unsupported => f.write_str("the protocol has no subscription tokens"),
-            SubscribeError::Closed => f.write_str("the client is closed"),
-            SubscribeError::Failed(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for SubscribeError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            SubscribeError::Failed(error) => error.source(),
-            _ => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum SubscribeError {
-        AlreadySubscribed,
-        Unsupported,
-        Closed,
-        Failed(error),
+        AlreadySubscribed => "the client already has a subscription to that topic";
+        Unsupported => "the protocol has no subscription tokens";
+        Closed => "the client is closed";
+        Failed(error) from error => "{error}";
     }
-);
+}
 
 /// Why a client ended although its program did not close it.
 ///
@@ -186,33 +141,20 @@ pub enum ClientError {
     },
 }
 
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClientError::Connection(gave_up) if gave_up.reason() == Reason::Permanent => {
-                gave_up.failure().fmt(f)
-            }
-            ClientError::Connection(gave_up) => write!(f, "{gave_up}: {}", gave_up.failure()),
-            ClientError::Refused(refusal) => write!(f, "the server refused the session: {refusal}"),
-            ClientError::NotSpoken { subprotocol } => {
-                write!(f, "the server does not speak {subprotocol}; check the path of the URL")
-            }
-        }
+echoring_proto::error_texts! {
+    enum ClientError {
+        Connection(gave_up) from gave_up.failure() => "{}", connection_text(gave_up);
+        Refused(refusal) => "the server refused the session: {refusal}";
+        NotSpoken { subprotocol } => "the server does not speak {subprotocol}; check the path of the URL";
     }
 }
 
-impl StdError for ClientError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            ClientError::Connection(gave_up) => gave_up.failure().source(),
-            ClientError::Refused(_) | ClientError::NotSpoken { .. } => None,
-        }
+fn connection_text(gave_up: &GaveUp) -> String {
+    match gave_up.reason() {
+        Reason::Permanent => gave_up.failure().to_string(),
+        _ => format!("{gave_up}: {}", gave_up.failure()),
     }
 }
-
-echoring_proto::error_debug!(enum ClientError {
-    Connection(gave_up), Refused(refusal), NotSpoken { subprotocol },
-});
 
 impl From<GaveUp> for ClientError {
     fn from(gave_up: GaveUp) -> ClientError {

@@ -336,34 +336,14 @@ pub enum Ended {
     Failed(ClientError),
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ended::Refused(refusal) => write!(f, "the server ended the subscription: {refusal}"),
-            Ended::Token(error) => write!(f, "no token for the subscription: {error}"),
-            Ended::Closed => f.write_str("the client is closed"),
-            Ended::Failed(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for Ended {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Ended::Failed(error) => error.source(),
-            _ => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum Ended {
-        Refused(refusal),
-        Token(error),
-        Closed,
-        Failed(error),
+        Refused(refusal) => "the server ended the subscription: {refusal}";
+        Token(error) => "no token for the subscription: {error}";
+        Closed => "the client is closed";
+        Failed(error) from error => "{error}";
     }
-);
+}
 
 impl Ended {
     /// As the failure of a request.

@@ -13,6 +13,7 @@ use crate::{Position, TokenSource};
 /// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
+#[must_use]
 pub struct SubscribeOptions {
     /// The position to resume from, such as one that an earlier run of the program has stored.
     pub position: Option<Position>,
@@ -39,10 +40,8 @@ impl SubscribeOptions {
     }
 
     /// Asks for joins and leaves.
-    #[must_use]
-    pub fn presence(mut self, wanted: bool) -> SubscribeOptions {
-        self.presence = wanted;
-        self
+    pub fn presence(self, wanted: bool) -> SubscribeOptions {
+        SubscribeOptions { presence: wanted, ..self }
     }
 
     /// Asks for delta compression.
@@ -54,23 +53,17 @@ impl SubscribeOptions {
     ///     client.subscribe_with("tables.7", SubscribeOptions::default().deltas(true)).await
     /// }
     /// ```
-    #[must_use]
-    pub fn deltas(mut self, wanted: bool) -> SubscribeOptions {
-        self.deltas = wanted;
-        self
+    pub fn deltas(self, wanted: bool) -> SubscribeOptions {
+        SubscribeOptions { deltas: wanted, ..self }
     }
 
     /// Fetches the tokens of the subscription.
-    #[must_use]
-    pub fn token_source(mut self, source: TokenSource) -> SubscribeOptions {
-        self.token_source = Some(source);
-        self
+    pub fn token_source(self, source: TokenSource) -> SubscribeOptions {
+        SubscribeOptions { token_source: Some(source), ..self }
     }
 
     /// Maximum number of events that wait to be read.
-    #[must_use]
-    pub fn queue_events(mut self, events: usize) -> SubscribeOptions {
-        self.queue_events = events;
-        self
+    pub fn queue_events(self, events: usize) -> SubscribeOptions {
+        SubscribeOptions { queue_events: events, ..self }
     }
 }

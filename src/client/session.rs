@@ -15,15 +15,15 @@ mod topic;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use echoring_async::Message as Frame;
+use echoring_async::{Error, Message as Frame};
 use tokio::time::Instant;
 
-use crate::codec::{Answer, Incoming, Malformed, Request, Start, TopicEvent};
+use crate::codec::{Answer, Incoming, Request, Start, TopicEvent};
 use crate::command::{Command, Pending};
 use crate::limits::{REQUESTS_MAX, SERVER_SUBSCRIPTIONS_MAX};
 use crate::protocol::Protocol;
 use crate::token::{Credentials, Fetched, TokenSource, is_final};
-use crate::{Ended, Position, Published, Refusal, RequestError, SubscribeError};
+use crate::{Ended, Refusal, RequestError, SubscribeError};
 pub(crate) use server_side::{Offer, ServerSide};
 pub(crate) use token::Token;
 use topic::{Phase, Step, Topic};
@@ -32,12 +32,11 @@ use topic::{Phase, Step, Topic};
 #[derive(Debug)]
 pub(crate) enum SessionError {
     /// A message is not of the protocol.
-    Malformed(Malformed),
+    Malformed(Error),
     /// The server refused the session, for good or for the moment.
     Refused(Refusal),
 }
 
-#[derive(Debug)]
 pub(crate) struct Session {
     protocol: Protocol,
     token: Token,
@@ -54,7 +53,7 @@ pub(crate) struct Session {
     /// The topics of open requests to subscribe and to unsubscribe.
     topic_requests: HashMap<u32, String>,
     /// The program's requests, in their order.
-    pending: BTreeMap<u32, Waiting>,
+    pending: BTreeMap<u32, Pending>,
     outgoing: VecDeque<Outgoing>,
     last_id: u32,
 }
@@ -65,13 +64,6 @@ enum Stage {
     /// The request with this number begins the session.
     Connecting(u32),
     Open,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    request: Pending,
-    /// The server may have received it.
-    sent: bool,
 }
 
 #[derive(Debug)]
@@ -106,14 +98,11 @@ impl Session {
         let id = self.id();
         self.stage = Stage::Connecting(id);
         let server_side = self.topics.iter().filter(|(_, topic)| topic.is_server_side());
-        let positions: Vec<(&str, &Position)> = server_side
-            .filter_map(|(name, topic)| Some((&**name, topic.position.as_ref()?)))
+        let positions = server_side
+            .filter_map(|(name, topic)| Some((name.clone(), topic.position.clone()?)))
             .filter(|(_, position)| !position.epoch.is_empty())
             .collect();
-        let token = self.token.value();
-        let request = Request::Connect { token: &token, positions: &positions };
-        let message = self.protocol.encode(id, &request);
-        self.outgoing.push_back(Outgoing { id, message });
+        self.send(id, &Request::Connect { token: self.token.value(), positions });
     }
 
     /// The connection is lost. Requests that may have been done fail, unless they may be repeated.
@@ -125,12 +114,11 @@ impl Session {
         self.topic_requests.clear();
         self.topics.values_mut().for_each(Topic::lose);
         self.topics.retain(|_, topic| !topic.is_over());
-        for (id, mut waiting) in std::mem::take(&mut self.pending) {
-            if waiting.sent && !waiting.request.may_be_repeated() {
-                waiting.request.fail(RequestError::Uncertain);
+        for (id, pending) in std::mem::take(&mut self.pending) {
+            if pending.sent && !pending.may_be_repeated() {
+                pending.answer(Err(RequestError::Uncertain));
             } else {
-                waiting.sent = false;
-                self.pending.insert(id, waiting);
+                self.pending.insert(id, Pending { sent: false, ..pending });
             }
         }
     }
@@ -140,8 +128,8 @@ impl Session {
         for topic in std::mem::take(&mut self.topics).into_values() {
             topic.queue.end(why.clone());
         }
-        for waiting in std::mem::take(&mut self.pending).into_values() {
-            waiting.request.fail(why.request_error());
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            pending.answer(Err(why.request_error()));
         }
     }
 
@@ -163,8 +151,10 @@ impl Session {
                 let _ = answer.send(Err(SubscribeError::Unsupported));
             }
             Command::Subscribe { topic, position, presence, deltas, token, queue, answer } => {
-                let vacant = self.vacate(&topic, now);
+                // There is none, or nobody reads it.
+                let vacant = self.topics.get(&topic).is_none_or(Topic::is_over);
                 if vacant {
+                    self.reconcile(&topic, now);
                     let phase = self.topics.remove(&topic).map_or(Phase::Absent, |old| old.phase);
                     let mut made = Topic::new(queue, position, presence, phase);
                     made.token = Token::new(Credentials::new(None, token));
@@ -175,29 +165,20 @@ impl Session {
                 // Whoever asked may be gone; the subscription is then abandoned too.
                 let _ = answer.send(if vacant { Ok(()) } else { Err(SubscribeError::AlreadySubscribed) });
             }
-            Command::Request(request) => self.request(request),
+            Command::Request(pending) => self.request(pending),
             Command::Close => {}
         }
     }
 
-    /// Whether `topic` has no subscription that anybody reads.
-    fn vacate(&mut self, topic: &str, now: Instant) -> bool {
-        let abandoned = self.topics.get(topic).is_none_or(|topic| topic.is_over());
-        if abandoned {
-            self.reconcile(topic, now);
+    fn request(&mut self, pending: Pending) {
+        if !self.protocol.supports(&pending.request) {
+            return pending.answer(Err(RequestError::Unsupported));
         }
-        abandoned
-    }
-
-    fn request(&mut self, request: Pending) {
-        if !self.protocol.supports(&as_request(&request)) {
-            return request.fail(RequestError::Unsupported);
-        }
-        if let Pending::Authenticate { token, .. } = &request {
+        if let Request::Authenticate { token } = &pending.request {
             self.token.set(token.clone());
         }
         let id = self.id();
-        self.pending.insert(id, Waiting { request, sent: false });
+        self.pending.insert(id, pending);
         if self.stage == Stage::Open {
             self.send_pending(id);
         }
@@ -261,8 +242,7 @@ impl Session {
         if self.stage == Stage::Open {
             let id = self.id();
             self.refreshing = Some(id);
-            let message = self.protocol.encode(id, &Request::Authenticate { token: &token });
-            self.outgoing.push_back(Outgoing { id, message });
+            self.send(id, &Request::Authenticate { token: token.clone() });
         }
         self.token.set(token);
     }
@@ -287,11 +267,9 @@ impl Session {
         if !topic.take_token(value, id) {
             return self.reconcile(name, now);
         }
-        let token = topic.token.value();
-        let request = Request::RefreshSubscription { topic: name, token: &token };
-        let message = self.protocol.encode(id, &request);
+        let request = Request::RefreshSubscription { topic: name.to_owned(), token: topic.token.value() };
         self.topic_requests.insert(id, name.to_owned());
-        self.outgoing.push_back(Outgoing { id, message });
+        self.send(id, &request);
     }
 
     /// Ends a subscription, at the server too.
@@ -300,8 +278,7 @@ impl Session {
         topic.queue.end(ended);
         if topic.phase == Phase::Live && self.stage == Stage::Open {
             let id = self.id();
-            let message = self.protocol.encode(id, &Request::Unsubscribe { topic: name });
-            self.outgoing.push_back(Outgoing { id, message });
+            self.send(id, &Request::Unsubscribe { topic: name.to_owned() });
         }
     }
 
@@ -322,13 +299,13 @@ impl Session {
     /// The first message is on its way.
     pub(crate) fn take_outgoing(&mut self) {
         let Some(Outgoing { id, .. }) = self.outgoing.pop_front() else { return };
-        let Some(waiting) = self.pending.get_mut(&id) else { return };
-        waiting.sent = true;
-        if matches!(waiting.request, Pending::Send { .. })
-            && let Some(Waiting { request: Pending::Send { answer, .. }, .. }) = self.pending.remove(&id)
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        pending.sent = true;
+        if matches!(pending.request, Request::Send { .. })
+            && let Some(pending) = self.pending.remove(&id)
         {
-            // It has no answer. Whoever asked may be gone.
-            let _ = answer.send(Ok(()));
+            // The server does not answer it.
+            pending.answer(Ok(Answer::Sent));
         }
     }
 
@@ -356,8 +333,7 @@ impl Session {
     /// One answer waits at most, however often the server asks.
     fn answer_ping(&mut self) {
         if self.outgoing.iter().all(|outgoing| outgoing.id != 0) {
-            let message = self.protocol.encode(0, &Request::Pong);
-            self.outgoing.push_back(Outgoing { id: 0, message });
+            self.send(0, &Request::Pong);
         }
     }
 
@@ -384,13 +360,13 @@ impl Session {
         if let Some(topic) = self.topic_requests.remove(&id) {
             let step = self.topics.get_mut(&topic).map(|topic| topic.handle_answer(id, answer, now));
             self.follow(&topic, step, now);
-        } else if let Some(waiting) = self.pending.remove(&id) {
-            if let (Pending::Authenticate { .. }, Answer::Authenticated(expires_in_s)) =
-                (&waiting.request, &answer)
+        } else if let Some(pending) = self.pending.remove(&id) {
+            if let (Request::Authenticate { .. }, Answer::Authenticated(expires_in_s)) =
+                (&pending.request, &answer)
             {
                 self.token.accept(now, *expires_in_s);
             }
-            answer_pending(waiting.request, answer);
+            pending.answer(Ok(answer));
         }
         Ok(())
     }
@@ -398,12 +374,7 @@ impl Session {
     /// The answer to a fresh token of the session.
     fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Result<(), SessionError> {
         self.refreshing = None;
-        match answer {
-            Answer::Authenticated(expires_in_s) => self.token.accept(now, expires_in_s),
-            Answer::Refused(refusal) if !refusal.temporary => return Err(SessionError::Refused(refusal)),
-            _ => self.token.retry(now),
-        }
-        Ok(())
+        self.token.handle_answer(answer, now).map_err(SessionError::Refused)
     }
 
     fn handle_event(&mut self, name: &str, event: TopicEvent, now: Instant) {
@@ -482,32 +453,35 @@ impl Session {
                 return;
             }
         }
-        let token = topic.token.value();
         let request = match topic.phase {
             Phase::Absent if topic.subscribes(now) => {
                 topic.phase = Phase::Subscribing(id);
                 Request::Subscribe {
-                    topic: name,
-                    position: topic.position.as_ref(),
+                    topic: name.to_owned(),
+                    position: topic.position.clone(),
                     presence: topic.presence,
                     deltas: topic.asks_deltas,
-                    token: &token,
+                    token: topic.token.value(),
                 }
             }
             Phase::Live if topic.unsubscribes() => {
                 topic.phase = Phase::Leaving(id);
-                Request::Unsubscribe { topic: name }
+                Request::Unsubscribe { topic: name.to_owned() }
             }
             _ => return topic.report_unread(),
         };
-        let message = self.protocol.encode(id, &request);
         self.topic_requests.insert(id, name.to_owned());
-        self.outgoing.push_back(Outgoing { id, message });
+        self.send(id, &request);
     }
 
     fn send_pending(&mut self, id: u32) {
-        let Some(waiting) = self.pending.get(&id) else { return };
-        let message = self.protocol.encode(id, &as_request(&waiting.request));
+        let Some(pending) = self.pending.get(&id) else { return };
+        let message = self.protocol.encode(id, &pending.request);
+        self.outgoing.push_back(Outgoing { id, message });
+    }
+
+    fn send(&mut self, id: u32, request: &Request) {
+        let message = self.protocol.encode(id, request);
         self.outgoing.push_back(Outgoing { id, message });
     }
 
@@ -532,37 +506,4 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.end(&Ended::Closed);
     }
-}
-
-fn as_request(pending: &Pending) -> Request<'_> {
-    match pending {
-        Pending::Publish { topic, publication, .. } => Request::Publish { topic, publication },
-        Pending::Presence { topic, after, .. } => Request::Presence { topic, after: after.as_deref() },
-        Pending::History { topic, query, .. } => Request::History { topic, query },
-        Pending::Authenticate { token, .. } => Request::Authenticate { token },
-        Pending::Rpc { method, data, .. } => Request::Rpc { method, data },
-        Pending::Send { data, .. } => Request::Send { data },
-    }
-}
-
-fn answer_pending(request: Pending, answer: Answer) {
-    // Whoever asked may be gone.
-    let _ = match (request, answer) {
-        (Pending::Publish { answer, .. }, Answer::Published(position)) => {
-            answer.send(Ok(Published { position })).is_ok()
-        }
-        (Pending::Presence { answer, .. }, Answer::Members(members)) => answer.send(Ok(members)).is_ok(),
-        (Pending::History { answer, .. }, Answer::History(history)) => answer.send(Ok(history)).is_ok(),
-        (Pending::Authenticate { answer, .. }, Answer::Authenticated(_)) => answer.send(Ok(())).is_ok(),
-        (Pending::Rpc { answer, .. }, Answer::Called(result)) => answer.send(Ok(result)).is_ok(),
-        (request, Answer::Refused(refusal)) => {
-            request.fail(RequestError::Refused(refusal));
-            true
-        }
-        // The answer is to another kind of request: the server mixes up its numbers.
-        (request, _) => {
-            request.fail(RequestError::Uncertain);
-            true
-        }
-    };
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::codec::Malformed;
 use crate::command::Command;
 use crate::limits::SEND_QUEUE_MESSAGES;
 use crate::protocol::Protocol;
@@ -31,20 +30,6 @@ pub(crate) struct Task {
     pub(crate) fetches: Fetches,
 }
 
-/// The next step of the client.
-enum Next {
-    Connection(Conn<ClientStream>),
-    /// The program closed the client.
-    Closed,
-}
-
-/// Why a connection is no longer used.
-enum End {
-    /// The program closed the client.
-    Closed,
-    Lost(Error),
-}
-
 impl Task {
     /// Connects until the client ends.
     pub(crate) async fn run(mut self) {
@@ -62,25 +47,18 @@ impl Task {
 
     async fn connect_and_talk(&mut self) -> Result<(), ClientError> {
         loop {
-            let conn = match self.connect().await? {
-                Next::Connection(conn) => conn,
-                Next::Closed => return Ok(()),
-            };
-            match self.talk(conn).await? {
-                End::Closed => return Ok(()),
-                End::Lost(error) => {
-                    self.session.handle_lost();
-                    if matches!(&error, Error::Closed(frame) if self.protocol.expires_by(frame.code.0)) {
-                        self.session.handle_expired();
-                    }
-                    self.reconnecting.ended(error);
-                }
+            let Some(conn) = self.connect().await? else { return Ok(()) };
+            let Some(error) = self.talk(conn).await? else { return Ok(()) };
+            self.session.handle_lost();
+            if matches!(&error, Error::Closed(frame) if self.protocol.expires_by(frame.code.0)) {
+                self.session.handle_expired();
             }
+            self.reconnecting.ended(error);
         }
     }
 
-    /// Opens a connection. Commands are taken meanwhile.
-    async fn connect(&mut self) -> Result<Next, ClientError> {
+    /// Opens a connection. Commands are taken meanwhile. `None` if the program closes the client.
+    async fn connect(&mut self) -> Result<Option<Conn<ClientStream>>, ClientError> {
         let mut states = self.reconnecting.watch();
         loop {
             fetch(&mut self.session, &mut self.fetches);
@@ -89,7 +67,7 @@ impl Task {
                     let conn = opened?;
                     let subprotocol = self.protocol.subprotocol();
                     return match conn.subprotocol() == Some(subprotocol) {
-                        true => Ok(Next::Connection(conn)),
+                        true => Ok(Some(conn)),
                         false => Err(ClientError::NotSpoken { subprotocol }),
                     };
                 }
@@ -101,7 +79,7 @@ impl Task {
                     self.session.handle_token(id, fetched, Instant::now());
                 }
                 command = self.commands.recv(), if self.session.accepts_commands() => match command {
-                    None | Some(Command::Close) => return Ok(Next::Closed),
+                    None | Some(Command::Close) => return Ok(None),
                     Some(command) => self.session.handle_command(command, Instant::now()),
                 },
                 () = self.wake.notified() => self.session.handle_wake(Instant::now()),
@@ -109,8 +87,8 @@ impl Task {
         }
     }
 
-    /// Uses a connection until it ends.
-    async fn talk(&mut self, conn: Conn<ClientStream>) -> Result<End, ClientError> {
+    /// Uses a connection until it is lost, or until the program closes the client: then `None`.
+    async fn talk(&mut self, conn: Conn<ClientStream>) -> Result<Option<Error>, ClientError> {
         let (mut reader, writer) = conn.split();
         let (sender, sending) = writer.into_sender(SEND_QUEUE_MESSAGES);
         let mut sending = pin!(sending);
@@ -126,9 +104,9 @@ impl Task {
             let deadline = self.session.deadline();
             tokio::select! {
                 read = reader.read() => match read {
-                    Err(error) => return Ok(End::Lost(error)),
+                    Err(error) => return Ok(Some(error)),
                     Ok(message) => if let Err(error) = self.session.handle_message(&message, Instant::now()) {
-                        return lost(error).map(End::Lost);
+                        return lost(error).map(Some);
                     },
                 },
                 (id, fetched) = self.fetches.next(), if !self.fetches.is_empty() => {
@@ -149,7 +127,7 @@ impl Task {
                             let close = sender.close(CloseCode::NORMAL, "");
                             let _ = tokio::join!(close, &mut sending, reader.discard_reads());
                         }
-                        return Ok(End::Closed);
+                        return Ok(None);
                     }
                     Some(command) => self.session.handle_command(command, Instant::now()),
                 },
@@ -168,10 +146,7 @@ impl Task {
 /// If no other one would be.
 fn lost(error: SessionError) -> Result<Error, ClientError> {
     match error {
-        SessionError::Malformed(Malformed::Json(error)) => Ok(Error::Json(error)),
-        SessionError::Malformed(Malformed::Frame(error)) => {
-            Ok(Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
-        }
+        SessionError::Malformed(error) => Ok(error),
         SessionError::Refused(refusal) if refusal.temporary => {
             Ok(Error::Closed(CloseFrame { code: CloseCode::TRY_AGAIN_LATER, reason: refusal.to_string() }))
         }

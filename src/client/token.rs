@@ -36,6 +36,7 @@ type Fetching = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 /// # drop((builder, options));
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct TokenSource {
     fetch: Arc<dyn Fn() -> Fetching + Send + Sync>,
     single_use: bool,
@@ -72,10 +73,8 @@ impl TokenSource {
     /// let builder = Client::v1("wss://live.example/broadcast").token_source(TokenSource::new(ticket).single_use());
     /// # drop(builder);
     /// ```
-    #[must_use]
-    pub fn single_use(mut self) -> TokenSource {
-        self.single_use = true;
-        self
+    pub fn single_use(self) -> TokenSource {
+        TokenSource { single_use: true, ..self }
     }
 
     fn fetch(&self) -> Fetching {

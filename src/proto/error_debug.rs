@@ -1,5 +1,5 @@
 //! `Debug` of error types: the text and its causes, as a program prints them when its `main` returns the error. `{:#?}` has the
-//! fields instead.
+//! fields instead. And tables of error texts: a program that only dials has no derive macro for them.
 //!
 //! Never: an error type of its own.
 
@@ -104,6 +104,48 @@ macro_rules! error_debug {
     };
 }
 
+/// Implements `Display`, `Error` and `Debug` for an error enum from a table. A row has a variant as in its definition, without the types
+/// of its fields; after `from`, the error whose source is its source, because the text repeats that error's own; and the text with its
+/// arguments.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! error_texts {
+    (enum $type:ident { $(
+        $variant:ident $(($($item:ident),*))? $({ $($field:ident),* })? $(from $below:expr)?
+            => $text:literal $(, $argument:expr)*;
+    )* }) => {
+        impl ::std::fmt::Display for $type {
+            #[allow(unused_variables, reason = "a text names some of the fields")]
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                match self {
+                    $($type::$variant $(($($item),*))? $({ $($field),* })? => write!(f, $text $(, $argument)*),)*
+                }
+            }
+        }
+
+        impl ::std::error::Error for $type {
+            #[allow(unused_variables, reason = "only the error below has a source")]
+            fn source(&self) -> Option<&(dyn ::std::error::Error + 'static)> {
+                match self {
+                    $($type::$variant $(($($item),*))? $({ $($field),* })? => {
+                        $crate::error_texts!(@source $($below)?)
+                    })*
+                }
+            }
+        }
+
+        $crate::error_debug!(enum $type {
+            $($variant $(($($item),*))? $({ $($field),* })?),*
+        });
+    };
+    (@source) => { None };
+    (@source $below:expr) => {{
+        #[allow(unused_imports, reason = "the module may import it too")]
+        use ::std::error::Error as _;
+        $below.source()
+    }};
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +215,36 @@ mod tests {
             assert_eq!(format!("{error:?}"), text);
             assert_eq!(format!("{error:#?}").lines().next(), Some(first_line_of_fields));
         }
+    }
+
+    enum Listed {
+        Plain,
+        Outer(Sample),
+        Named { file: &'static str, why: Below },
+    }
+
+    error_texts! {
+        enum Listed {
+            Plain => "it failed";
+            Outer(error) from error => "outside: {error}";
+            Named { file, why } => "{}: {why}", file.to_uppercase();
+        }
+    }
+
+    #[test]
+    fn a_table_has_texts_and_the_sources_of_wrapped_errors() {
+        let deep = Sample::Deep { text: "a", cause: Below::new(&["b"]) };
+        let named = Listed::Named { file: "x", why: Below::new(&["y"]) };
+        for (error, text, cause) in [
+            (Listed::Plain, "it failed", None),
+            (Listed::Outer(deep), "outside: a", Some("b")),
+            (named, "X: y", None),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.source().map(ToString::to_string).as_deref(), cause);
+            assert!(format!("{error:?}").starts_with(text));
+        }
+        assert_eq!(format!("{:#?}", Listed::Plain), "Plain");
     }
 
     #[test]

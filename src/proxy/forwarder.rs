@@ -44,6 +44,15 @@ pub(super) struct ConnectionTap {
     pub(super) conn: u64,
 }
 
+impl ConnectionTap {
+    /// Records an event once there is room, unless the recording has ended.
+    pub(super) async fn record(&self, payload_bytes: usize, from: Side, event: Event) {
+        if let Ok(room) = self.tap.room(payload_bytes).await {
+            room.put(self.conn, from, event);
+        }
+    }
+}
+
 /// When the last byte passed in either direction.
 #[derive(Clone, Debug)]
 pub(super) struct Activity(Rc<Cell<Instant>>);
@@ -273,7 +282,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
     }
 
     fn close_arrived(&mut self, header: &Header, payload: Range<usize>) -> Result<(), ProtocolError> {
-        self.closed = Some(self.validate_close(header, &self.input[payload])?);
+        let payload = unmasked(header, &self.input[payload]);
+        self.closed = Some(close::parse(&payload)?.code);
         self.close_received = true;
         Ok(())
     }
@@ -370,12 +380,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Forwarder<R, W> {
             self.output.push_back(framed(&header, payload));
         }
         Ok(())
-    }
-
-    /// Validates a Close frame and returns its code (RFC 6455, 5.5.1 and 7.4).
-    fn validate_close(&self, header: &Header, payload: &[u8]) -> Result<CloseCode, ProtocolError> {
-        let payload = unmasked(header, payload);
-        close::parse(&payload).map(|close| close.code)
     }
 
     /// Queues a frame for the recording.

@@ -9,7 +9,6 @@
 pub(crate) mod headers;
 pub(crate) mod request_framing;
 pub(crate) mod response_guard;
-pub(crate) mod timer;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -26,13 +25,13 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
+use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, spawn_local};
 
 use self::headers::Client;
 use self::request_framing::MalformedBody;
 use self::response_guard::{GuardedBody, ResponseGuard, guarded};
-use self::timer::TokioTimer;
 use super::forwarder::{Activity, ConnectionTap, Format, discard};
 use super::relay::{Peer, RelayOptions, relay};
 use super::transport::{ClientStream, Transport};
@@ -62,18 +61,11 @@ struct ClientConnection {
 /// The upstream side of an accepted WebSocket.
 struct Upgraded {
     upstream: Peer<Transport>,
-    compression: NegotiatedCompression,
+    /// How frames pass from the client, and from the upstream.
+    formats: (Format, Format),
     open: Open,
     /// Counts the connection towards its upstream's load.
     pick: Pick,
-}
-
-/// The negotiated compression, and its two ends.
-enum NegotiatedCompression {
-    /// Between the client and the upstream, if any.
-    EndToEnd(bool),
-    /// Between the client and the proxy.
-    Terminate(Agreement),
 }
 
 /// Serves one client until it disconnects or the proxy shuts down.
@@ -95,7 +87,7 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
         .max_headers(HEADERS_MAX)
         // A client that has sent FIN still reads what it has asked for.
         .half_close(true)
-        .timer(TokioTimer)
+        .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_nanos(HANDSHAKE_TIMEOUT))
         .serve_connection(TokioStream(client_stream), service);
     let mut draining = false;
@@ -150,14 +142,30 @@ fn take_offers(headers: &mut HeaderMap, compression: &Compression) -> Option<Agr
     }
 }
 
+/// How frames pass from the client and from the upstream: through the proxy's agreement with the client, or as they are.
+fn formats(
+    agreement: Option<&Agreement>,
+    compression: &Compression,
+    is_compressed: bool,
+) -> (Format, Format) {
+    match (agreement, compression) {
+        (Some(agreement), Compression::Terminate { level, message_bytes_max, .. }) => (
+            Format::Transcoded(Box::new(Transcoder::from_client(agreement, *message_bytes_max))),
+            Format::Transcoded(Box::new(Transcoder::to_client(agreement, *level))),
+        ),
+        _ => (
+            Format::Passthrough { compression: is_compressed },
+            Format::Passthrough { compression: is_compressed },
+        ),
+    }
+}
+
 impl ClientConnection {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let settings = &self.context.settings;
         if request.method() == Method::CONNECT {
-            return refusal_response(Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "CONNECT is not supported",
-            ));
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not supported");
+            return refusal_response(refusal);
         }
         let upgrades = headers::is_websocket_upgrade(&request);
         // Requests that cannot be forwarded never reach an upstream.
@@ -179,7 +187,7 @@ impl ClientConnection {
             }
             let mut response = refusal_response(refusal);
             if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-                let seconds = settings.retry_after().as_secs().max(1);
+                let seconds = settings.health_interval.as_secs().max(1);
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             response
@@ -219,10 +227,7 @@ impl ClientConnection {
         let response = self.with_response_timeout(&upstream, answered).await?;
         let (parts, body) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Refusal::new(
-                StatusCode::BAD_GATEWAY,
-                "the upstream switched protocols without being asked",
-            ));
+            return Err(Refusal::bad_gateway("the upstream switched protocols without being asked"));
         }
         forwarded_response(parts, body, guard)
     }
@@ -260,16 +265,13 @@ impl ClientConnection {
             return forwarded_response(parts, body, guard);
         }
         let extensions = negotiated_extensions(&parts.headers, &settings.compression)
-            .map_err(|why| Refusal::new(StatusCode::BAD_GATEWAY, format!("{upstream} {why}")))?;
+            .map_err(|why| Refusal::bad_gateway(format!("{upstream} {why}")))?;
         headers::remove_hop_by_hop(&mut parts.headers);
         headers::add_upgrade(&mut parts.headers);
-        let compression = match agreement {
-            Some(agreement) => {
-                parts.headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions_value(&agreement));
-                NegotiatedCompression::Terminate(agreement)
-            }
-            None => NegotiatedCompression::EndToEnd(extensions.is_some()),
-        };
+        let formats = formats(agreement.as_ref(), &settings.compression, extensions.is_some());
+        if let Some(agreement) = agreement {
+            parts.headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions_value(&agreement));
+        }
         let open = Open {
             path,
             peer: self.peer.to_string(),
@@ -280,54 +282,31 @@ impl ClientConnection {
         let (stream, read_ahead) =
             reclaimed_stream(driver).await.map_err(|error| connection_failed(&pick, &error))?;
         *self.upgraded.borrow_mut() =
-            Some(Upgraded { upstream: Peer { stream, read_ahead }, compression, open, pick });
+            Some(Upgraded { upstream: Peer { stream, read_ahead }, formats, open, pick });
         Ok(Response::from_parts(parts, Either::Right(Full::default())))
     }
 
     /// Relays the frames of a WebSocket until it is closed.
     async fn relay(&self, client: Peer<Transport>, upgraded: Upgraded) {
-        let Upgraded { upstream, compression, open, pick } = upgraded;
-        let settings = &self.context.settings;
-        let (from_client, from_upstream) = match (&compression, &settings.compression) {
-            (
-                NegotiatedCompression::Terminate(agreement),
-                Compression::Terminate { level, message_bytes_max, .. },
-            ) => (
-                Format::Transcoded(Box::new(Transcoder::from_client(agreement, *message_bytes_max))),
-                Format::Transcoded(Box::new(Transcoder::to_client(agreement, *level))),
-            ),
-            (NegotiatedCompression::EndToEnd(compression), _) => {
-                let compression = *compression;
-                (Format::Passthrough { compression }, Format::Passthrough { compression })
-            }
-            (NegotiatedCompression::Terminate(_), _) => return,
-        };
+        let Upgraded { upstream, formats: (from_client, from_upstream), open, pick } = upgraded;
         let tap = self
             .context
             .tap
             .as_ref()
             .map(|tap| Rc::new(ConnectionTap { tap: tap.clone(), conn: tap.open() }));
-        if let Some(connection_tap) = &tap
-            && let Ok(room) = connection_tap.tap.room(open.path.len()).await
-        {
-            room.put(connection_tap.conn, Side::Client, Event::Open(open.clone()));
+        if let Some(tap) = &tap {
+            tap.record(open.path.len(), Side::Client, Event::Open(open.clone())).await;
         }
         let options = RelayOptions {
             from_client,
             from_upstream,
             tap: tap.clone(),
             keys: self.context.keys.clone(),
-            idle_timeout: settings.idle_timeout,
+            idle_timeout: self.context.settings.idle_timeout,
         };
         let ended = relay(client, upstream, options, self.context.drained()).await;
-        if let Some(connection_tap) = &tap
-            && let Ok(room) = connection_tap.tap.room(0).await
-        {
-            room.put(
-                connection_tap.conn,
-                ended.by.unwrap_or(Side::Upstream),
-                Event::End { code: ended.code.0 },
-            );
+        if let Some(tap) = &tap {
+            tap.record(0, ended.by.unwrap_or(Side::Upstream), Event::End { code: ended.code.0 }).await;
         }
         tracing::debug!(client = %self.peer, upstream = %pick.0, path = open.path, code = ended.code.0, by = ?ended.by,
             "a WebSocket was closed");
@@ -376,7 +355,7 @@ impl ClientConnection {
         parts.version = Version::HTTP_11;
         let settings = &self.context.settings;
         let upstream_host = HeaderValue::from_str(&pick.0.authority())
-            .map_err(|_| Refusal::new(StatusCode::BAD_GATEWAY, "the upstream's host is malformed"))?;
+            .map_err(|_| Refusal::bad_gateway("the upstream's host is malformed"))?;
         let client = Client { address: self.peer.ip(), secure: self.secure };
         headers::set_forwarding_fields(
             &mut parts.headers,
@@ -401,14 +380,13 @@ impl ClientConnection {
             Ok(Err(_)) if self.malformed_body.get() => {
                 Err(Refusal::new(StatusCode::BAD_REQUEST, "malformed chunked body"))
             }
-            Ok(Err(error)) => Err(Refusal::new(
-                StatusCode::BAD_GATEWAY,
-                format!("{upstream} sent no valid response: {error}"),
-            )),
-            Err(_) => Err(Refusal::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!("{upstream} sent no response within {timeout:?}"),
-            )),
+            Ok(Err(error)) => {
+                Err(Refusal::bad_gateway(format!("{upstream} sent no valid response: {error}")))
+            }
+            Err(_) => {
+                let text = format!("{upstream} sent no response within {timeout:?}");
+                Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text))
+            }
         }
     }
 }
@@ -421,10 +399,10 @@ fn forwarded_response(
 ) -> Result<Response<Body>, Refusal> {
     if !headers::has_plain_body(&parts.headers) {
         let text = "the upstream's response has a transfer coding other than chunked";
-        return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
+        return Err(Refusal::bad_gateway(text));
     }
     headers::remove_hop_by_hop(&mut parts.headers);
-    Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))))
+    Ok(Response::from_parts(parts, Either::Left(GuardedBody { body, _guard: guard })))
 }
 
 fn client_builder() -> client::conn::http1::Builder {
@@ -485,10 +463,14 @@ impl Refusal {
     fn new(status: StatusCode, text: impl Into<String>) -> Refusal {
         Refusal { status, text: text.into() }
     }
+
+    fn bad_gateway(text: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::BAD_GATEWAY, text)
+    }
 }
 
 fn connection_failed(pick: &Pick, error: &dyn std::fmt::Display) -> Refusal {
-    Refusal::new(StatusCode::BAD_GATEWAY, format!("{} closed the connection: {error}", pick.0))
+    Refusal::bad_gateway(format!("{} closed the connection: {error}", pick.0))
 }
 
 /// The client's response: the kind of failure, without names and addresses of upstreams.

@@ -14,11 +14,10 @@ pub mod limits;
 pub mod recording;
 mod relay;
 #[cfg(test)]
-mod simulation;
+mod tests;
 mod transport;
 mod upstream;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -140,12 +139,6 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    fn retry_after(&self) -> Duration {
-        self.health_interval
-    }
-}
-
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
@@ -189,16 +182,9 @@ impl Handle {
 }
 
 /// Why a proxy did not start, or shut down by itself: one line with a remedy.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Error(String);
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl Proxy {
     /// Starts the threads; clients are accepted from then on. FrameSplitter are recorded by `recorder`, if there is one.

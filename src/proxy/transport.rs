@@ -26,7 +26,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 /// Connects to a host.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<Transport> {
     #[cfg(test)]
-    if let Some(server) = super::simulation::connect() {
+    if let Some(server) = super::tests::simulation::connect() {
         return Ok(server);
     }
     Ok(Box::new(aio::connect_to(host, port).await?))
@@ -50,15 +50,12 @@ impl ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, out));
-        self.activity.note();
-        self.request_framing.inspect(&mut out.filled_mut()[before..]);
+        let this = self.get_mut();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, out));
+        this.activity.note();
+        this.request_framing.inspect(&mut out.filled_mut()[before..]);
         Poll::Ready(read)
     }
 }

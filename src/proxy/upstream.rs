@@ -147,21 +147,14 @@ impl fmt::Display for Upstream {
 }
 
 /// Why connecting to an upstream failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// The connection was refused, the name is unknown, the certificate is not trusted, or similar.
+    #[error("{0}")]
     Failed(io::Error),
     /// There was no connection within this time.
+    #[error("no connection was made within {0:?}")]
     Timeout(Duration),
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Failed(error) => error.fmt(f),
-            ConnectError::Timeout(time) => write!(f, "no connection was made within {time:?}"),
-        }
-    }
 }
 
 /// Load balancing over the upstreams.
@@ -178,7 +171,7 @@ pub enum Balance {
 /// All upstreams.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    all: Vec<Arc<Upstream>>,
+    pub(super) all: Vec<Arc<Upstream>>,
     balance: Balance,
     /// Time after which an upstream that is down is tried again; `None` with health checks.
     retry_after: Option<Duration>,
@@ -189,10 +182,6 @@ impl Upstreams {
     pub(super) fn new(urls: &[UpstreamUrl], balance: Balance, retry_after: Option<Duration>) -> Upstreams {
         let all = urls.iter().cloned().filter_map(Upstream::new).map(Arc::new).collect();
         Upstreams { all, balance, retry_after, rotation: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn all(&self) -> &[Arc<Upstream>] {
-        &self.all
     }
 
     /// The upstream for the next connection, which is counted for as long as the pick lives. Upstreams that are down or
@@ -261,7 +250,7 @@ mod tests {
             ("ws://a/app/", "/ws", "/app/ws"),
         ] {
             let upstreams = Upstreams::new(&urls(&[url]), Balance::default(), None);
-            assert_eq!(upstreams.all()[0].target(asked), target);
+            assert_eq!(upstreams.all[0].target(asked), target);
         }
     }
 
@@ -269,9 +258,9 @@ mod tests {
     fn connections_are_balanced_over_the_upstreams_that_are_up() {
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
             let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance, None);
-            upstreams.all()[1].set_down(true, &"a test");
+            upstreams.all[1].set_down(true, &"a test");
             let picks: Vec<Pick> = (0..8).filter_map(|_| upstreams.pick(&[])).collect();
-            let of = |i: usize| picks.iter().filter(|pick| Arc::ptr_eq(&pick.0, &upstreams.all()[i])).count();
+            let of = |i: usize| picks.iter().filter(|pick| Arc::ptr_eq(&pick.0, &upstreams.all[i])).count();
             assert_eq!(of(1), 0, "{balance:?}");
             if balance == Balance::LeastConnections {
                 assert_eq!((of(0), of(2)), (4, 4));
@@ -279,7 +268,7 @@ mod tests {
                 assert!(of(0) >= 2 && of(2) >= 2, "{} and {}", of(0), of(2));
             }
             drop(picks);
-            assert!(upstreams.all().iter().all(|one| one.connections.load(Ordering::Relaxed) == 0));
+            assert!(upstreams.all.iter().all(|one| one.connections.load(Ordering::Relaxed) == 0));
         }
     }
 
@@ -299,17 +288,17 @@ mod tests {
     #[test]
     fn a_single_upstream_is_always_tried_and_several_only_while_they_are_up() {
         let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default(), None);
-        alone.all()[0].set_down(true, &"a test");
+        alone.all[0].set_down(true, &"a test");
         let pick = alone.pick(&[]).expect("tried");
         assert!(alone.pick(&[Arc::clone(&pick.0)]).is_none(), "but once");
         let both = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), None);
-        for upstream in both.all() {
+        for upstream in &both.all {
             upstream.set_down(true, &"a test");
         }
         assert!(both.pick(&[]).is_none());
         let unchecked =
             Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), Some(Duration::ZERO));
-        for upstream in unchecked.all() {
+        for upstream in &unchecked.all {
             upstream.set_down(true, &"a test");
         }
         assert!(unchecked.pick(&[]).is_some(), "without health checks, they are tried again");

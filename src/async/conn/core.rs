@@ -15,7 +15,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::buffers::BufferSlot;
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
-use super::held_stream::HeldStream;
 use super::incoming::Incoming;
 use super::origin::{Head, Origin};
 use super::outgoing::Outgoing;
@@ -216,7 +215,7 @@ impl<S> Drop for WaiterGuard<S> {
 /// The connection itself.
 pub(super) struct Core<S> {
     pub(super) waiters: Waiters,
-    pub(super) stream: HeldStream<S>,
+    pub(super) stream: Option<S>,
     pub(super) connection: Connection,
     pub(super) config: ConnectionConfig,
     pub(super) role: Role,
@@ -295,7 +294,7 @@ impl<S> Core<S> {
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
         let mut core = Core {
             waiters: Waiters::default(),
-            stream: HeldStream::new(stream),
+            stream: Some(stream),
             connection,
             config,
             role: opened.role,
@@ -433,10 +432,11 @@ impl<S> Core<S> {
     }
 
     /// The transport, and the bytes that were received and not parsed.
-    pub(super) fn into_stream(mut self) -> Option<(S, Bytes)> {
+    pub(super) fn into_stream(mut self) -> (S, Bytes) {
         let buffers = self.buffer_slot.buffers().filter(|buffers| !buffers.input.is_empty());
         let unread = buffers.map_or_else(Bytes::new, |buffers| buffers.input.split().freeze());
-        self.stream.take().map(|stream| (stream, unread))
+        let Some(stream) = self.stream.take() else { unreachable!("it is taken here only") };
+        (stream, unread)
     }
 
     /// Releases the buffer set if none of it is in use.
@@ -473,6 +473,12 @@ fn connection(opened: &Opened, mut env: Env<'_>) -> (Connection, Option<End>) {
         Ok(connection) => (connection, None),
         Err(_) => (Connection::server(&env), Some(End::OutOfMemory)),
     }
+}
+
+/// The transport, which [`Core::into_stream`] takes together with its core.
+#[inline]
+pub(super) fn stream_of<S>(stream: &mut Option<S>) -> &mut S {
+    stream.as_mut().unwrap_or_else(|| unreachable!("it is taken with the last handle"))
 }
 
 impl<S> Drop for Core<S> {

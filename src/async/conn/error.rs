@@ -1,6 +1,5 @@
 //! Errors of reading and writing, and the distinction between a clean close and a failure.
 
-use std::fmt;
 use std::io;
 
 use echoring_proto::connection::CloseFrame;
@@ -103,62 +102,27 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Closed(frame) => write!(f, "closed by the peer ({frame})"),
-            Error::Broken => f.write_str("the connection ended without a Close frame"),
-            Error::ProtocolError(offence) => write!(f, "the peer violated the protocol: {offence}"),
-            Error::Io(error) => write!(f, "the transport failed: {error}"),
-            Error::ReadTimeout => f.write_str("nothing was read before the deadline"),
-            Error::WriteTimeout => f.write_str("the message was not sent before the deadline"),
-            Error::SendTimeout => f.write_str("the peer did not read what was sent to it"),
-            Error::PongTimeout => f.write_str("the peer did not answer the heartbeat"),
-            Error::CloseTimeout => f.write_str("the peer did not answer our Close frame"),
-            Error::Json(error) => write!(f, "JSON: {error}"),
-            Error::NotText => f.write_str("not a text message"),
-            Error::TooLong => f.write_str("the message is longer than 2 GiB"),
-            Error::ControlTooLong => f.write_str("the payload of a ping or pong is longer than 125 bytes"),
-            Error::CompressionLevel(level) => write!(f, "the compression level {level} is not from 1 to 9"),
-            Error::Closing => f.write_str("this end is closing the connection"),
-            Error::Unfinished => f.write_str("an earlier message was left unfinished"),
-            Error::OutOfMemory => f.write_str("the memory limit for buffers is reached"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Io(error) => error.source(),
-            Error::Json(error) => error.source(),
-            Error::ProtocolError(offence) => offence.source(),
-            _ => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum Error {
-        Closed(frame),
-        Broken,
-        ProtocolError(offence),
-        Io(error),
-        ReadTimeout,
-        WriteTimeout,
-        SendTimeout,
-        PongTimeout,
-        CloseTimeout,
-        Json(error),
-        NotText,
-        TooLong,
-        ControlTooLong,
-        CompressionLevel(level),
-        Closing,
-        Unfinished,
-        OutOfMemory,
+        Closed(frame) => "closed by the peer ({frame})";
+        Broken => "the connection ended without a Close frame";
+        ProtocolError(offence) from offence => "the peer violated the protocol: {offence}";
+        Io(error) from error => "the transport failed: {error}";
+        ReadTimeout => "nothing was read before the deadline";
+        WriteTimeout => "the message was not sent before the deadline";
+        SendTimeout => "the peer did not read what was sent to it";
+        PongTimeout => "the peer did not answer the heartbeat";
+        CloseTimeout => "the peer did not answer our Close frame";
+        Json(error) from error => "JSON: {error}";
+        NotText => "not a text message";
+        TooLong => "the message is longer than 2 GiB";
+        ControlTooLong => "the payload of a ping or pong is longer than 125 bytes";
+        CompressionLevel(level) => "the compression level {level} is not from 1 to 9";
+        Closing => "this end is closing the connection";
+        Unfinished => "an earlier message was left unfinished";
+        OutOfMemory => "the memory limit for buffers is reached";
     }
-);
+}
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Error {
@@ -170,11 +134,8 @@ impl From<serde_json::Error> for Error {
 /// original error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match &error {
-            Error::Io(_) => match error {
-                Error::Io(error) => return error,
-                _ => unreachable!(),
-            },
+        let kind = match error {
+            Error::Io(error) => return error,
             Error::Closed(_) | Error::Broken | Error::Closing | Error::Unfinished => {
                 io::ErrorKind::ConnectionAborted
             }

@@ -1,13 +1,12 @@
 //! Handlers of pings, pongs and the peer's Close frame.
 
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::core::{Shared, Transport};
 use super::receiving::ControlEvent;
-use echoring_proto::connection::{CloseFrame, Pings};
+use echoring_proto::connection::CloseFrame;
 use echoring_proto::{CloseCode, Opcode};
 
 /// The action for a received control frame.
@@ -38,64 +37,39 @@ pub enum ControlReply {
     Close(CloseFrame),
 }
 
-type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
-type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
+pub(super) type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
+pub(super) type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
 
 /// The handlers of a connection. They run in the task that reads, between two messages, outside the lock.
 ///
 /// The mutex is never locked: it makes the reader `Sync`, although handlers need not be.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Handlers(Mutex<Each>);
 
 #[derive(Default)]
-struct Each {
-    ping: Option<OnControl>,
-    pong: Option<OnControl>,
-    close: Option<OnClose>,
-}
-
-impl fmt::Debug for Each {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Each")
-            .field("ping", &self.ping.is_some())
-            .field("pong", &self.pong.is_some())
-            .field("close", &self.close.is_some())
-            .finish()
-    }
+pub(super) struct Each {
+    pub(super) ping: Option<OnControl>,
+    pub(super) pong: Option<OnControl>,
+    pub(super) close: Option<OnClose>,
 }
 
 impl Handlers {
-    fn each(&mut self) -> &mut Each {
+    pub(super) fn each(&mut self) -> &mut Each {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn on_ping<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.each().ping = Some(handler);
-        shared.update(|core| core.config.pings = Pings::Shown);
-    }
-
-    pub(super) fn on_pong<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
-        self.each().pong = Some(handler);
-        shared.update(|core| core.shows_pongs = true);
-    }
-
-    pub(super) fn on_close<S: Transport>(&mut self, handler: OnClose, shared: &Shared<S>) {
-        self.each().close = Some(handler);
-        shared.update(|core| core.config.answers_closes = false);
     }
 
     /// Calls the handler and carries out its reply. The answer is queued; the next read or write sends it.
     pub(super) fn handle<S: Transport>(&mut self, control_event: ControlEvent, shared: &Shared<S>) {
         match control_event {
             ControlEvent::Ping(payload) => {
-                let reply = self.each().ping.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().ping.as_mut().map(|handler| handler(&payload));
                 match reply.unwrap_or_default() {
-                    ControlReply::Default => answer(shared, payload.as_slice()),
+                    ControlReply::Default => answer(shared, &payload),
                     reply => carry_out(shared, reply),
                 }
             }
             ControlEvent::Pong(payload) => {
-                let reply = self.each().pong.as_mut().map(|handler| handler(payload.as_slice()));
+                let reply = self.each().pong.as_mut().map(|handler| handler(&payload));
                 carry_out(shared, reply.unwrap_or_default());
             }
             ControlEvent::Close(frame) => {

@@ -24,6 +24,7 @@ use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, PING_INTERVAL, PONG_TIME
 /// assert_ne!(pings, messages);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct Heartbeat {
     interval: Duration,
     timeout: Option<Duration>,
@@ -55,19 +56,16 @@ impl Heartbeat {
     }
 
     /// Sets how long the peer may stay silent after a heartbeat.
-    #[must_use]
     pub fn timeout(self, timeout: Duration) -> Heartbeat {
         Heartbeat { timeout: Some(timeout), ..self }
     }
 
     /// Disables the timeout.
-    #[must_use]
     pub fn without_timeout(self) -> Heartbeat {
         Heartbeat { timeout: None, ..self }
     }
 
     /// Sets the payload of the pings, truncated to 125 bytes.
-    #[must_use]
     pub fn payload(self, payload: impl Into<Bytes>) -> Heartbeat {
         let mut payload = payload.into();
         payload.truncate(CONTROL_PAYLOAD_BYTES_MAX);
@@ -75,7 +73,6 @@ impl Heartbeat {
     }
 
     /// Sends a text message instead of a ping, so that the peer's application sees it.
-    #[must_use]
     pub fn message(self, text: impl Into<String>) -> Heartbeat {
         Heartbeat { queue_heartbeat: HeartbeatFrame::Text(text.into()), ..self }
     }

@@ -12,7 +12,7 @@ const PIECES_MAX: usize = 3;
 
 /// Encoded frames, and behind them a header and a payload that are not copied. For each, the rest that the transport
 /// has not accepted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outgoing {
     buffer: Option<Buffer>,
     head: [u8; HEADER_BYTES_MAX],
@@ -26,14 +26,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Encoded frames.
     pub(super) fn buffer(buffer: Buffer) -> Outgoing {
-        Outgoing {
-            buffer: Some(buffer),
-            head: [0; HEADER_BYTES_MAX],
-            head_start: 0,
-            head_end: 0,
-            payload: Bytes::new(),
-            begun: false,
-        }
+        Outgoing { buffer: Some(buffer), ..Outgoing::default() }
     }
 
     /// A frame behind `before`.

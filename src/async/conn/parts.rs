@@ -26,21 +26,11 @@ use super::writer::Writer;
 /// ```
 pub struct StreamRef<'a, S>(MutexGuard<'a, Core<S>>);
 
-impl<'a, S> StreamRef<'a, S> {
-    /// `None` after the stream was taken, when no handle of the connection is left.
-    fn new(core: MutexGuard<'a, Core<S>>) -> Option<StreamRef<'a, S>> {
-        core.stream.get().is_some().then(|| StreamRef(core))
-    }
-}
-
 impl<S> Deref for StreamRef<'_, S> {
     type Target = S;
 
     fn deref(&self) -> &S {
-        match self.0.stream.get() {
-            Some(stream) => stream,
-            None => unreachable!("checked when it was made"),
-        }
+        self.0.stream.as_ref().unwrap_or_else(|| unreachable!("it is taken with the last handle"))
     }
 }
 
@@ -111,17 +101,13 @@ impl<S: Transport> Conn<S> {
     /// # Errors
     /// The connection, if a [`Control`](super::Control) of it is used at this moment.
     pub fn into_inner(self) -> Result<(S, Bytes), Conn<S>> {
-        let Conn { reader, writer } = self;
-        let (shared, rest) = reader.into_shared();
+        let Conn { reader: Reader { shared, handlers, told }, writer } = self;
         drop(writer);
         match shared.into_core() {
-            Ok(core) => match core.into_stream() {
-                Some(parts) => Ok(parts),
-                None => unreachable!("the stream is taken here only"),
-            },
+            Ok(core) => Ok(core.into_stream()),
             Err(shared) => {
                 let writer = Writer::new(Arc::clone(&shared));
-                Err(Conn { reader: Reader::from_shared(shared, rest), writer })
+                Err(Conn { reader: Reader { shared, handlers, told }, writer })
             }
         }
     }
@@ -130,10 +116,7 @@ impl<S: Transport> Conn<S> {
 impl<S: Transport> Reader<S> {
     /// The stream, for a look at it.
     pub fn get_ref(&self) -> StreamRef<'_, S> {
-        match StreamRef::new(self.shared.lock()) {
-            Some(stream) => stream,
-            None => unreachable!("the stream is taken with the last handle"),
-        }
+        StreamRef(self.shared.lock())
     }
 
     /// Puts the halves of a connection together again.
@@ -159,9 +142,6 @@ impl<S: Transport> Reader<S> {
 impl<S: Transport> Writer<S> {
     /// The stream, for a look at it.
     pub fn get_ref(&self) -> StreamRef<'_, S> {
-        match StreamRef::new(self.shared.lock()) {
-            Some(stream) => stream,
-            None => unreachable!("the stream is taken with the last handle"),
-        }
+        StreamRef(self.shared.lock())
     }
 }

@@ -7,10 +7,10 @@ use serde_core::Serialize;
 use super::core::{Core, Transport};
 use super::error::Error;
 use super::message::Message;
+use echoring_proto::Role;
 use echoring_proto::connection::Compression;
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
 use echoring_proto::limits::MESSAGE_BYTES_MAX;
-use echoring_proto::{Opcode, Role};
 
 /// A message that is sent to many connections. A server sends the same bytes to all connections with the same
 /// compression parameters; a client must mask it anew each time (RFC 6455, 5.3). Clones share the encoded frames.
@@ -100,10 +100,7 @@ impl PreparedMessage {
         }
         let compressed = format.and_then(|(window_bits, _)| deflate(window_bits));
         let payload = compressed.unwrap_or(self.message.as_bytes());
-        let opcode = match self.message {
-            Message::Text(_) => Opcode::Text,
-            Message::Binary(_) => Opcode::Binary,
-        };
+        let opcode = self.message.kind().opcode();
         let header =
             Header { compressed: compressed.is_some(), ..Header::new(opcode, true, None, payload.len()) };
         let mut head = [0; HEADER_BYTES_MAX];

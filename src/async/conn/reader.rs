@@ -22,7 +22,7 @@ use super::message::Message;
 use super::receiving::Found;
 use super::waiters::READER;
 use echoring_proto::CloseCode;
-use echoring_proto::connection::MessageKind;
+use echoring_proto::connection::{MessageKind, Pings};
 
 /// The reading half of a [`Conn`](super::Conn). There is only one, so two tasks cannot split a message.
 ///
@@ -30,9 +30,9 @@ use echoring_proto::connection::MessageKind;
 /// writes must read too, with [`discard_reads`](Reader::discard_reads).
 pub struct Reader<S> {
     pub(super) shared: Arc<Shared<S>>,
-    handlers: Handlers,
+    pub(super) handlers: Handlers,
     /// The stream has returned its last item.
-    told: bool,
+    pub(super) told: bool,
 }
 
 impl<S: Transport> Reader<S> {
@@ -41,14 +41,6 @@ impl<S: Transport> Reader<S> {
     }
 
     /// The shared state, and the reader's own state.
-    pub(super) fn into_shared(self) -> (Arc<Shared<S>>, (Handlers, bool)) {
-        (self.shared, (self.handlers, self.told))
-    }
-
-    pub(super) fn from_shared(shared: Arc<Shared<S>>, (handlers, told): (Handlers, bool)) -> Reader<S> {
-        Reader { shared, handlers, told }
-    }
-
     /// Reads the next message.
     ///
     /// Cancel-safe: if the future is dropped, a partly received message is kept for the next call.
@@ -139,12 +131,14 @@ impl<S: Transport> Reader<S> {
 
     /// Calls `handler` for each ping, instead of answering with the ping's payload.
     pub fn set_ping_handler(&mut self, handler: impl FnMut(&[u8]) -> ControlReply + Send + 'static) {
-        self.handlers.on_ping(Box::new(handler), &self.shared);
+        self.handlers.each().ping = Some(Box::new(handler));
+        self.shared.update(|core| core.config.pings = Pings::Shown);
     }
 
     /// Calls `handler` for each pong.
     pub fn set_pong_handler(&mut self, handler: impl FnMut(&[u8]) -> ControlReply + Send + 'static) {
-        self.handlers.on_pong(Box::new(handler), &self.shared);
+        self.handlers.each().pong = Some(Box::new(handler));
+        self.shared.update(|core| core.shows_pongs = true);
     }
 
     /// Calls `handler` to answer the peer's Close frame, instead of repeating its code.
@@ -152,7 +146,8 @@ impl<S: Transport> Reader<S> {
         &mut self,
         handler: impl FnMut(CloseCode, &str) -> ControlReply + Send + 'static,
     ) {
-        self.handlers.on_close(Box::new(handler), &self.shared);
+        self.handlers.each().close = Some(Box::new(handler));
+        self.shared.update(|core| core.config.answers_closes = false);
     }
 
     /// The negotiated subprotocol.
@@ -247,12 +242,8 @@ impl<S: Transport> MessageReader<'_, S> {
 }
 
 impl<S: Transport> AsyncRead for MessageReader<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let given = ready!(self.reader.poll_until(cx, &mut |incoming| incoming.copy_to(out)));
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let given = ready!(self.get_mut().reader.poll_until(cx, &mut |incoming| incoming.copy_to(out)));
         Poll::Ready(given.map_err(io::Error::from))
     }
 }

@@ -10,9 +10,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::io::AsyncReadExt as _;
 
-use super::core::{Core, Transport};
+use super::core::{Core, Transport, stream_of};
 use super::error::{End, Error};
 use super::incoming::Incoming;
 use super::message::Message;
@@ -27,20 +27,12 @@ use echoring_proto::connection::{
 use echoring_proto::frame::HEADER_BYTES_MAX;
 use echoring_proto::{ProtocolError, Role};
 
-/// A control frame or Close frame that is handled between messages.
-#[derive(Debug)]
+/// A control frame or Close frame that is handled between messages. Only handlers see the payloads, so an allocation is acceptable.
 pub(super) enum ControlEvent {
-    Ping(Control),
-    Pong(Control),
+    Ping(Box<[u8]>),
+    Pong(Box<[u8]>),
     /// The peer closes, and waits for the answer.
     Close(CloseFrame),
-}
-
-/// The next event of a read.
-pub(super) enum Event {
-    /// Bytes were received, or the current message has grown, or something else was done: there may be more to do.
-    Progress,
-    ControlEvent(ControlEvent),
 }
 
 /// The wanted value, or a control frame to handle first.
@@ -49,32 +41,12 @@ pub(super) enum Found<T> {
     ControlEvent(ControlEvent),
 }
 
-/// The payload of a control frame. Only handlers see it, so an allocation is acceptable.
-#[derive(Debug)]
-pub(super) struct Control(Box<[u8]>);
-
-impl Control {
-    fn new(payload: &[u8]) -> Control {
-        Control(payload.into())
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// The result of a step of the state machine; a range of the unread bytes where it is not copied.
 enum Parsed {
-    Nothing,
     Chunk(ChunkFlags, Range<usize>),
     Inflated(ChunkFlags, Buffer),
-    ControlEvent(ControlEvent),
-}
-
-impl Parsed {
-    fn control(shown: Option<ControlEvent>) -> Parsed {
-        shown.map_or(Parsed::Nothing, Parsed::ControlEvent)
-    }
+    /// No part of a message, but maybe something to show.
+    Other(Option<ControlEvent>),
 }
 
 impl<S: Transport> Core<S> {
@@ -114,11 +86,8 @@ impl<S: Transport> Core<S> {
     #[inline(always)]
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Found<Message>, Error>> {
         loop {
-            match ready!(self.poll_event_inline(cx))? {
-                Event::Progress => {}
-                Event::ControlEvent(control_event) => {
-                    return Poll::Ready(Ok(Found::ControlEvent(control_event)));
-                }
+            if let Some(control_event) = ready!(self.poll_event_inline(cx))? {
+                return Poll::Ready(Ok(Found::ControlEvent(control_event)));
             }
             if let Some(message) = self.next_message() {
                 return Poll::Ready(Ok(Found::Wanted(message)));
@@ -136,23 +105,21 @@ impl<S: Transport> Core<S> {
             if let Some(wanted) = want(&mut self.incoming) {
                 return Poll::Ready(Ok(Found::Wanted(wanted)));
             }
-            match ready!(self.poll_event(cx))? {
-                Event::Progress => {}
-                Event::ControlEvent(control_event) => {
-                    return Poll::Ready(Ok(Found::ControlEvent(control_event)));
-                }
+            if let Some(control_event) = ready!(self.poll_event(cx))? {
+                return Poll::Ready(Ok(Found::ControlEvent(control_event)));
             }
         }
     }
 
-    /// The next event. Answers to control frames are queued, and sent as far as the transport accepts them.
-    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
+    /// The next event; `None` if bytes were received, the current message has grown, or something else was done, so that there may be
+    /// more to do. Answers to control frames are queued, and sent as far as the transport accepts them.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ControlEvent>, Error>> {
         self.poll_event_inline(cx)
     }
 
     /// The same, as a part of the caller.
     #[inline(always)]
-    fn poll_event_inline(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
+    fn poll_event_inline(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ControlEvent>, Error>> {
         if self.heartbeat_timer.is_some() {
             self.update_clock();
             self.queue_heartbeat();
@@ -166,11 +133,8 @@ impl<S: Transport> Core<S> {
             Some(found) => found,
         };
         match found {
-            Poll::Ready(None) => Poll::Ready(Ok(Event::Progress)),
-            Poll::Ready(Some(event)) => Poll::Ready(Ok(Event::ControlEvent(event))),
-            Poll::Pending if self.has_timers() && self.poll_timers(cx)?.is_ready() => {
-                Poll::Ready(Ok(Event::Progress))
-            }
+            Poll::Ready(event) => Poll::Ready(Ok(event)),
+            Poll::Pending if self.has_timers() && self.poll_timers(cx)?.is_ready() => Poll::Ready(Ok(None)),
             Poll::Pending => {
                 self.release_buffers();
                 Poll::Pending
@@ -278,13 +242,9 @@ impl<S: Transport> Core<S> {
         let was_open = self.connection.is_open();
         let (parsed, read) = self.poll_step();
         let event = match parsed {
-            Parsed::Nothing => {
+            Parsed::Other(event) => {
                 self.consume(read);
-                None
-            }
-            Parsed::ControlEvent(event) => {
-                self.consume(read);
-                Some(event)
+                event
             }
             Parsed::Chunk(flags, at) => {
                 let payload_bytes = at.len();
@@ -341,8 +301,8 @@ impl<S: Transport> Core<S> {
             let idle = matches!(step, Step::Idle);
             let mut control = |piece: Piece, is_shown: bool| {
                 let shown = is_shown.then(|| match &piece {
-                    Piece::InSpan(at) => Control::new(&bytes[at.clone()]),
-                    Piece::Buffered(buffer) => Control::new(buffer.as_slice()),
+                    Piece::InSpan(at) => Box::from(&bytes[at.clone()]),
+                    Piece::Buffered(buffer) => Box::from(buffer.as_slice()),
                 });
                 if let Piece::Buffered(buffer) = piece {
                     env.pool.put(buffer);
@@ -352,9 +312,9 @@ impl<S: Transport> Core<S> {
             let parsed = match step {
                 Step::Chunk(flags, Piece::InSpan(at)) => Parsed::Chunk(flags, at),
                 Step::Chunk(flags, Piece::Buffered(buffer)) => Parsed::Inflated(flags, buffer),
-                Step::Ping(piece) => Parsed::control(control(piece, true).map(ControlEvent::Ping)),
-                Step::Pong(piece) => Parsed::control(control(piece, shows_pongs).map(ControlEvent::Pong)),
-                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => Parsed::Nothing,
+                Step::Ping(piece) => Parsed::Other(control(piece, true).map(ControlEvent::Ping)),
+                Step::Pong(piece) => Parsed::Other(control(piece, shows_pongs).map(ControlEvent::Pong)),
+                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => Parsed::Other(None),
             };
             connection.note_unfinished(env);
             let answered = connection.end_span(&cursor, bytes, env).and_then(|block| match block {
@@ -394,7 +354,7 @@ impl<S: Transport> Core<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let bytes_max = self.make_room();
         let mut target = (&mut self.buffer_slot.open(&self.config).input).limit(bytes_max);
-        let received = ready!(pin!(self.stream.read_buf(&mut target)).poll(cx));
+        let received = ready!(pin!(stream_of(&mut self.stream).read_buf(&mut target)).poll(cx));
         if let Some(heartbeat_timer) = &mut self.heartbeat_timer {
             heartbeat_timer.heard();
         }
@@ -495,7 +455,7 @@ impl<S: Transport> Core<S> {
             ready!(flushed);
             if self.fate.is_some() && self.write_end.is_none() {
                 // The result makes no difference.
-                let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+                let _ = ready!(Pin::new(stream_of(&mut self.stream)).poll_shutdown(cx));
             }
             if self.fate == Some(TransportAction::Shutdown) {
                 // Unread bytes would cause a reset, which may overtake our last frame.
@@ -560,7 +520,7 @@ impl<S: Transport> Core<S> {
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         let error = loop {
             match ready!(self.poll_event(cx)) {
-                Ok(Event::ControlEvent(ControlEvent::Close(frame))) => self.answer_close(&frame),
+                Ok(Some(ControlEvent::Close(frame))) => self.answer_close(&frame),
                 Ok(_) => self.incoming.skip(),
                 Err(Error::ReadTimeout) => self.read_deadline = None,
                 Err(error) => break error,

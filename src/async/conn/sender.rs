@@ -1,7 +1,6 @@
 //! Many writers of one connection: a bounded queue, and the task that sends its messages.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -243,23 +242,12 @@ pub enum TrySendError {
     Closed(Message),
 }
 
-impl fmt::Display for TrySendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TrySendError::Full(_) => "the queue is full",
-            TrySendError::Closed(_) => "the connection has ended",
-        })
+echoring_proto::error_texts! {
+    enum TrySendError {
+        Full(message) => "the queue is full";
+        Closed(message) => "the connection has ended";
     }
 }
-
-impl std::error::Error for TrySendError {}
-
-echoring_proto::error_debug!(
-    enum TrySendError {
-        Full(message),
-        Closed(message),
-    }
-);
 
 /// Sends the messages that [`Sender`]s queue: a future to be spawned. It resolves when all senders are dropped and
 /// their messages are sent, when a sender has closed the connection, or when the connection has ended, with an error

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Instant;
 
-use super::core::{Core, Transport};
+use super::core::{Core, Transport, stream_of};
 use super::error::{End, Error};
 use super::heartbeat::HeartbeatTimer;
 use super::message::Message;
@@ -76,7 +76,7 @@ impl<S: Transport> Core<S> {
                     break;
                 }
                 let Some(buffer) = self.connection.pop() else { break };
-                let written = Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice());
+                let written = Pin::new(stream_of(&mut self.stream)).poll_write(cx, buffer.as_slice());
                 if matches!(written, Poll::Ready(Ok(taken)) if taken == buffer.len()) {
                     self.unflushed = true;
                     self.sent(buffer);
@@ -93,7 +93,7 @@ impl<S: Transport> Core<S> {
             }
         }
         if self.unflushed {
-            if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+            if let Err(error) = ready!(Pin::new(stream_of(&mut self.stream)).poll_flush(cx)) {
                 self.writing_failed(&error);
                 return Poll::Ready(());
             }
@@ -105,7 +105,7 @@ impl<S: Transport> Core<S> {
     /// Writes the rest of a send that the transport has not accepted, which has more than one piece or was begun.
     fn poll_write_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(outgoing) = &self.sending else { return Poll::Ready(Ok(0)) };
-        let stream = Pin::new(&mut self.stream);
+        let stream = Pin::new(stream_of(&mut self.stream));
         match outgoing.single() {
             Some(bytes) => stream.poll_write(cx, bytes),
             None => stream.poll_write_vectored(cx, &outgoing.pieces()),
@@ -291,7 +291,7 @@ impl<S: Transport> Core<S> {
         let lies = self.role == Role::Server
             && bytes as u64 <= MESSAGE_BYTES_MAX
             && self.sending.is_none()
-            && self.stream.is_write_vectored()
+            && stream_of(&mut self.stream).is_write_vectored()
             && (!self.compresses || self.connection.agreement().is_none());
         if !lies {
             return self.queue(message.kind(), message.as_bytes());

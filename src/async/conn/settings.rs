@@ -9,7 +9,7 @@ use super::buffers::BufferPool;
 use super::heartbeat::Heartbeat;
 use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
 use echoring_proto::Role;
-use echoring_proto::connection::{Compression, ConnectionConfig, MessageProgress, Pings};
+use echoring_proto::connection::{Compression, ConnectionConfig, MessageProgress};
 use echoring_proto::deflate::Agreement;
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -32,6 +32,7 @@ const NEVER: Nanos = Nanos::MAX / 4;
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[must_use]
 pub struct Settings {
     /// Number of bytes per read of the transport at first. It grows with the peer's traffic, up to 68 KiB, and shrinks
     /// again. 0 means the default of 4,096.
@@ -95,94 +96,77 @@ impl Default for Settings {
 
 impl Settings {
     /// Sets [`read_buffer_bytes`](#structfield.read_buffer_bytes).
-    #[must_use]
     pub fn read_buffer_bytes(self, bytes: usize) -> Settings {
         Settings { read_buffer_bytes: bytes, ..self }
     }
 
     /// Sets [`write_buffer_bytes`](#structfield.write_buffer_bytes).
-    #[must_use]
     pub fn write_buffer_bytes(self, bytes: usize) -> Settings {
         Settings { write_buffer_bytes: bytes, ..self }
     }
 
     /// Sets [`buffers`](#structfield.buffers).
-    #[must_use]
     pub fn buffers(self, buffers: impl Into<Option<BufferPool>>) -> Settings {
         Settings { buffers: buffers.into(), ..self }
     }
 
     /// Sets [`message_bytes_max`](#structfield.message_bytes_max).
-    #[must_use]
     pub fn message_bytes_max(self, bytes: u64) -> Settings {
         Settings { message_bytes_max: bytes, ..self }
     }
 
     /// Sets [`queue_bytes`](#structfield.queue_bytes).
-    #[must_use]
     pub fn queue_bytes(self, bytes: u32) -> Settings {
         Settings { queue_bytes: bytes, ..self }
     }
 
     /// Sets [`message_progress_bytes`](#structfield.message_progress_bytes) and
     /// [`message_progress_time`](#structfield.message_progress_time).
-    #[must_use]
     pub fn message_progress(self, bytes: u32, time: impl Into<Option<Duration>>) -> Settings {
         Settings { message_progress_bytes: bytes, message_progress_time: time.into(), ..self }
     }
 
     /// Sets [`write_timeout`](#structfield.write_timeout).
-    #[must_use]
     pub fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Settings {
         Settings { write_timeout: timeout.into(), ..self }
     }
 
     /// Sets [`close_timeout`](#structfield.close_timeout).
-    #[must_use]
     pub fn close_timeout(self, timeout: Duration) -> Settings {
         Settings { close_timeout: timeout, ..self }
     }
 
     /// Sets [`pings_per_second_max`](#structfield.pings_per_second_max).
-    #[must_use]
     pub fn pings_per_second_max(self, pings: u32) -> Settings {
         Settings { pings_per_second_max: pings, ..self }
     }
 
     /// Sets [`compression`](#structfield.compression).
-    #[must_use]
     pub fn compression(self, compression: impl Into<Option<Compression>>) -> Settings {
         Settings { compression: compression.into(), ..self }
     }
 
     /// Sets [`heartbeat`](#structfield.heartbeat).
-    #[must_use]
     pub fn heartbeat(self, heartbeat: impl Into<Option<Heartbeat>>) -> Settings {
         Settings { heartbeat: heartbeat.into(), ..self }
     }
 
     pub(super) fn config(&self) -> ConnectionConfig {
         ConnectionConfig {
-            // Nothing is read here before the handshake is over.
-            head_bytes_max: limits::HEAD_BYTES_DEFAULT,
             message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
             queue_bytes: self.queue_bytes,
-            reads_when_full: false,
             handshake_timeout: NEVER,
             message_progress: self.message_progress_time.map_or(MessageProgress::UNLIMITED, |time| {
                 MessageProgress::new(self.message_progress_bytes, time)
             }),
-            own_progress: Vec::new(),
             ping_interval: 0,
             pong_timeout: 0,
             close_timeout: nanos(self.close_timeout),
             // The tasks that wait look after it.
             send_timeout: 0,
             pings_per_second_max: self.pings_per_second_max,
-            pings: Pings::Answered,
-            answers_closes: true,
             compression: self.compression,
-            dial: None,
+            ..ConnectionConfig::default()
         }
     }
 }

@@ -130,7 +130,7 @@ impl Waiters {
             if !waiter.waiting || !waiter.for_transport {
                 continue;
             }
-            if waiter.is_shared && at != index && !slots.get(at).is_some_and(Slot::is_armed) {
+            if waiter.is_shared && at != index && !slots.get(at).is_some_and(|slot| slot.armed) {
                 // The common waker has woken it meanwhile; it has not polled since.
                 (waiter.waiting, waiter.is_shared) = (false, false);
                 continue;
@@ -196,10 +196,6 @@ struct Slot {
 }
 
 impl Slot {
-    fn is_armed(&self) -> bool {
-        self.armed
-    }
-
     /// Returns what is dropped.
     fn arm(&mut self, waker: &Waker) -> Option<Waker> {
         self.armed = true;

@@ -104,7 +104,7 @@ impl<S: Transport> Writer<S> {
     /// # Errors
     /// As [`write`](Writer::write).
     pub async fn flush(&mut self) -> Result<(), Error> {
-        self.drained().await
+        poll_fn(|cx| self.poll_drained(cx)).await
     }
 
     /// Sends a text message.
@@ -161,7 +161,7 @@ impl<S: Transport> Writer<S> {
     /// [`Error::ControlTooLong`] for a longer payload; otherwise as [`write`](Writer::write).
     pub async fn ping(&mut self, payload: &[u8]) -> Result<(), Error> {
         self.shared.update(|core| core.queue_control(Opcode::Ping, payload))?;
-        self.drained().await
+        self.flush().await
     }
 
     /// Sends an unsolicited pong with at most 125 bytes of payload (RFC 6455, 5.5.3).
@@ -170,7 +170,7 @@ impl<S: Transport> Writer<S> {
     /// As [`ping`](Writer::ping).
     pub async fn pong(&mut self, payload: &[u8]) -> Result<(), Error> {
         self.shared.update(|core| core.queue_control(Opcode::Pong, payload))?;
-        self.drained().await
+        self.flush().await
     }
 
     /// Closes behind the queued data: sends a Close frame, reads until the peer's, and returns that. Messages that
@@ -276,10 +276,6 @@ impl<S: Transport> Writer<S> {
         u32::try_from(self.shared.write_buffer_bytes).unwrap_or(u32::MAX)
     }
 
-    async fn drained(&mut self) -> Result<(), Error> {
-        poll_fn(|cx| self.poll_drained(cx)).await
-    }
-
     /// Waits for room in the write buffer.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let bytes_max = self.write_buffer_bytes();
@@ -368,7 +364,7 @@ impl<S: Transport> MessageWriter<'_, S> {
         if self.kind == MessageKind::Text && self.utf8.finish().is_err() {
             return Err(Error::NotText);
         }
-        self.writer.room_for_fragment().await?;
+        poll_fn(|cx| self.writer.poll_room(cx)).await?;
         self.writer.shared.update(|core| {
             if self.begun {
                 core.queue_fragment(self.kind, false, true, &self.buffer)
@@ -377,7 +373,7 @@ impl<S: Transport> MessageWriter<'_, S> {
             }
         })?;
         self.finished = true;
-        self.writer.drained().await
+        self.writer.flush().await
     }
 
     fn queue_buffer(&mut self) -> Result<(), Error> {
@@ -396,12 +392,6 @@ impl<S: Transport> MessageWriter<'_, S> {
         }
         let share = self.queued_bytes / FRAGMENTS_PER_DOUBLING;
         short.max(FRAGMENT_BYTES_LONG).max(usize::try_from(share).unwrap_or(usize::MAX))
-    }
-}
-
-impl<S: Transport> Writer<S> {
-    async fn room_for_fragment(&mut self) -> Result<(), Error> {
-        poll_fn(|cx| self.poll_room(cx)).await
     }
 }
 

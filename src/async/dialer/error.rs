@@ -203,54 +203,29 @@ fn is_overload(status: u16) -> bool {
     matches!(status, 429 | 500 | 502..=504 | 506..=599)
 }
 
-impl fmt::Display for DialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DialError::BadUrl(why) => write!(f, "{why}"),
-            DialError::BadField { name, why } => write!(f, "invalid request header {name:?}: {why}"),
-            DialError::Resolve(error) => write!(f, "cannot resolve the host name: {error}"),
-            DialError::Connect(error) => write!(f, "cannot connect: {error}"),
-            DialError::Proxy(error) => write!(f, "{error}"),
-            DialError::TlsSetup(error) => write!(f, "{error}"),
-            DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}{}", error.hint()),
-            DialError::Timeout(stage) => write!(f, "{stage} took too long"),
-            DialError::Io(error) => write!(f, "the stream failed during the handshake: {error}"),
-            DialError::Closed => f.write_str("the server closed the connection without a response"),
-            DialError::Redirect { status, location, .. } => {
-                write!(f, "the server redirects ({status}) to {location:?}")
-            }
-            DialError::BadHandshake { why, response } => {
-                write!(f, "{why}")?;
-                let body = response.as_ref().map(|response| String::from_utf8_lossy(response.body()));
-                match body.as_deref().and_then(|body| body.lines().next()) {
-                    Some(line) if !line.is_empty() => write!(f, ": {}", line.escape_debug()),
-                    _ => Ok(()),
-                }
-            }
-        }
+echoring_proto::error_texts! {
+    enum DialError {
+        BadUrl(why) from why => "{why}";
+        BadField { name, why } from why => "invalid request header {name:?}: {why}";
+        Resolve(error) from error => "cannot resolve the host name: {error}";
+        Connect(error) from error => "cannot connect: {error}";
+        Proxy(error) from error => "{error}";
+        TlsSetup(error) from error => "{error}";
+        Tls(error) from error => "the TLS handshake failed: {error}{}", error.hint();
+        Timeout(stage) => "{stage} took too long";
+        Io(error) from error => "the stream failed during the handshake: {error}";
+        Closed => "the server closed the connection without a response";
+        Redirect { status, location, response } => "the server redirects ({status}) to {location:?}";
+        BadHandshake { why, response } from why => "{why}{}", first_line(response.as_deref());
     }
 }
 
-impl std::error::Error for DialError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            DialError::BadUrl(why) => why.source(),
-            DialError::BadField { why, .. } => why.source(),
-            DialError::Resolve(error) | DialError::Connect(error) | DialError::Io(error) => error.source(),
-            DialError::Proxy(error) => error.source(),
-            DialError::TlsSetup(error) => error.source(),
-            DialError::Tls(error) => error.source(),
-            DialError::BadHandshake { why, .. } => why.source(),
-            DialError::Timeout(_) | DialError::Closed | DialError::Redirect { .. } => None,
-        }
-    }
+/// The first line of a response's body, for the text of an error.
+fn first_line(response: Option<&Response>) -> String {
+    let body = response.map(|response| String::from_utf8_lossy(response.body())).unwrap_or_default();
+    let line = body.lines().next().filter(|line| !line.is_empty());
+    line.map(|line| format!(": {}", line.escape_debug())).unwrap_or_default()
 }
-
-echoring_proto::error_debug!(enum DialError {
-    BadUrl(why), BadField { name, why }, Resolve(error), Connect(error), Proxy(error), TlsSetup(error),
-    Tls(error), Timeout(stage), Io(error), Closed, Redirect { status, location, response },
-    BadHandshake { why, response },
-});
 
 #[cfg(test)]
 mod tests {

@@ -63,7 +63,6 @@ impl Dialer {
     ///     dialer.dial(&format!("wss://server.example{}", client.path_and_query())).await
     /// }
     /// ```
-    #[must_use]
     pub fn forwarding<B>(mut self, request: &http::Request<B>, peer: Option<SocketAddr>) -> Dialer {
         let headers = request.headers();
         let authority = request.uri().authority().map(|authority| authority.as_str());
@@ -108,7 +107,6 @@ impl Dialer {
     /// let other_site = dialer.clone().without_header("cookie").without_header("host");
     /// # drop(other_site);
     /// ```
-    #[must_use]
     pub fn without_header(mut self, name: &str) -> Dialer {
         let request = &mut self.request;
         match name.to_ascii_lowercase().as_str() {

@@ -6,29 +6,28 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::error::{DialError, Response, Stage};
 use super::{DialDeadline, Dialer};
-use crate::Opened;
-use crate::handshake::{HeadError, nonce, read_head, write_head};
+use crate::handshake::{HeadError, read_head, write_head};
 use crate::limits::{AIO_LINGER, REFUSAL_BODY_BYTES_MAX};
+use crate::{Opened, Transport};
+use echoring_proto::connection::{Entropy, Seed};
 use echoring_proto::handshake::{
     self, BadHandshake, ResponseHead, check_field, parse_response, parse_response_head, write_request,
 };
 use echoring_proto::{Role, Url};
 
 /// Sends the upgrade request of `dialer` for `url` over `stream`, and reads the response.
-pub(super) async fn request_upgrade<S>(
+pub(super) async fn request_upgrade<S: Transport>(
     dialer: &Dialer,
     url: &Url,
     stream: &mut S,
     deadline: &DialDeadline,
-) -> Result<(Opened, Response), DialError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let nonce = nonce();
+) -> Result<(Opened, Response), DialError> {
+    // For `Sec-WebSocket-Key` (RFC 6455, 4.1).
+    let nonce = Entropy::new(Seed::System).nonce();
     let offer = dialer.settings.compression.as_ref().map(|compression| &compression.preferences);
     let mut request = Vec::new();
     write_request(&mut request, &request_head(dialer, url)?, nonce, offer);
@@ -88,12 +87,10 @@ fn request_head(dialer: &Dialer, url: &Url) -> Result<handshake::Dial, DialError
     }
     if let Some(cookies) = dialer.jar.as_ref().and_then(|jar| jar.cookies(url)) {
         let name = "Cookie".to_owned();
-        match check_field(&name, &cookies) {
-            Ok(()) => request.headers.push((name, cookies.into_bytes())),
-            Err(why) => {
-                return Err(DialError::BadField { name, why });
-            }
+        if let Err(why) = check_field(&name, &cookies) {
+            return Err(DialError::BadField { name, why });
         }
+        request.headers.push((name, cookies.into_bytes()));
     }
     Ok(request)
 }

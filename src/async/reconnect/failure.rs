@@ -107,38 +107,16 @@ fn is_refusal(code: CloseCode) -> bool {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Dial(error) => error.fmt(f),
-            Failure::Connect(error) | Failure::OnOpen(error) => error.fmt(f),
-            Failure::Lost(error) => error.fmt(f),
-            Failure::Timeout => f.write_str("the attempt took too long"),
-        }
-    }
-}
-
-impl StdError for Failure {
-    /// The source of the error that this is, whose text is also its own.
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Failure::Dial(error) => error.source(),
-            Failure::Connect(error) | Failure::OnOpen(error) => error.source(),
-            Failure::Lost(error) => error.source(),
-            Failure::Timeout => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+// The text of the wrapped error is also its own.
+echoring_proto::error_texts! {
     enum Failure {
-        Dial(error),
-        Connect(error),
-        OnOpen(error),
-        Lost(error),
-        Timeout,
+        Dial(error) from error => "{error}";
+        Connect(error) from error => "{error}";
+        OnOpen(error) from error => "{error}";
+        Lost(error) from error => "{error}";
+        Timeout => "the attempt took too long";
     }
-);
+}
 
 /// Why there is no further attempt.
 ///
@@ -266,30 +244,12 @@ impl ReconnectError {
     }
 }
 
-impl fmt::Display for ReconnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ReconnectError::GaveUp(gave_up) => gave_up.fmt(f),
-            ReconnectError::Conn(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for ReconnectError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            ReconnectError::GaveUp(gave_up) => gave_up.source(),
-            ReconnectError::Conn(error) => error.source(),
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum ReconnectError {
-        GaveUp(gave_up),
-        Conn(error),
+        GaveUp(gave_up) from gave_up => "{gave_up}";
+        Conn(error) from error => "{error}";
     }
-);
+}
 
 impl From<GaveUp> for ReconnectError {
     fn from(gave_up: GaveUp) -> ReconnectError {

@@ -5,57 +5,46 @@
 use std::future::Future;
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::{BoxError, Event, Failure, Reconnecting};
 use crate::Conn;
 
 impl<S> Reconnecting<S> {
     /// Maximum delay before the second attempt, and before the first one after a stable connection; half a second by
     /// default.
-    #[must_use]
-    pub fn initial_delay(mut self, delay: Duration) -> Reconnecting<S> {
-        self.backoff.initial = delay;
-        self
+    pub fn initial_delay(self, delay: Duration) -> Reconnecting<S> {
+        Reconnecting { backoff: Backoff { initial: delay, ..self.backoff }, ..self }
     }
 
     /// Maximum delay before any attempt, 30 seconds by default.
-    #[must_use]
-    pub fn max_delay(mut self, delay: Duration) -> Reconnecting<S> {
-        self.backoff.max = delay;
-        self
+    pub fn max_delay(self, delay: Duration) -> Reconnecting<S> {
+        Reconnecting { backoff: Backoff { max: delay, ..self.backoff }, ..self }
     }
 
     /// Whether delays are random below their bound (the default) or equal to it.
-    #[must_use]
-    pub fn jitter(mut self, jitter: bool) -> Reconnecting<S> {
-        self.backoff.jitter = jitter;
-        self
+    pub fn jitter(self, jitter: bool) -> Reconnecting<S> {
+        Reconnecting { backoff: Backoff { jitter, ..self.backoff }, ..self }
     }
 
     /// Maximum number of attempts in a row, including those whose connection was not stable; then the client gives up.
     /// `None`, the default, for no maximum.
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: impl Into<Option<u32>>) -> Reconnecting<S> {
-        self.attempts_max = attempts.into();
-        self
+    pub fn max_attempts(self, attempts: impl Into<Option<u32>>) -> Reconnecting<S> {
+        Reconnecting { attempts_max: attempts.into(), ..self }
     }
 
     /// Maximum time without a stable connection: attempts and delays since the first attempt, or since the last
     /// [stable](Reconnecting::settled_after) connection ended. Time with a connection does not count. A pending attempt is
     /// cancelled at the limit, and a delay that would end after it does not begin: the client gives up, which may be a
     /// [`max_delay`](Reconnecting::max_delay) before the limit. `None`, the default, for no limit.
-    #[must_use]
-    pub fn give_up_after(mut self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {
-        self.give_up_after = limit.into();
-        self
+    pub fn give_up_after(self, limit: impl Into<Option<Duration>>) -> Reconnecting<S> {
+        Reconnecting { give_up_after: limit.into(), ..self }
     }
 
     /// Age from which a connection is stable, 30 seconds by default: its end resets the attempt counter, the delays and the
     /// time of [`give_up_after`](Reconnecting::give_up_after). The next attempt follows within the
     /// [`initial_delay`](Reconnecting::initial_delay).
-    #[must_use]
-    pub fn settled_after(mut self, age: Duration) -> Reconnecting<S> {
-        self.settled_after = age;
-        self
+    pub fn settled_after(self, age: Duration) -> Reconnecting<S> {
+        Reconnecting { settled_after: age, ..self }
     }
 
     /// Calls `restore` with each connection that was opened, before anything is read from or written to it: to log in
@@ -80,7 +69,6 @@ impl<S> Reconnecting<S> {
     /// });
     /// # drop(feed);
     /// ```
-    #[must_use]
     pub fn on_open<F>(mut self, mut restore: impl FnMut(Conn<S>) -> F + Send + 'static) -> Reconnecting<S>
     where
         F: Future<Output = Result<Conn<S>, BoxError>> + Send + 'static,
@@ -90,10 +78,8 @@ impl<S> Reconnecting<S> {
     }
 
     /// Calls `hook` for each event.
-    #[must_use]
-    pub fn on_event(mut self, hook: impl FnMut(Event<'_>) + Send + 'static) -> Reconnecting<S> {
-        self.hook = Box::new(hook);
-        self
+    pub fn on_event(self, hook: impl FnMut(Event<'_>) + Send + 'static) -> Reconnecting<S> {
+        Reconnecting { hook: Box::new(hook), ..self }
     }
 
     /// Which failures are retried; by default those that [are temporary](Failure::is_temporary), so neither an untrusted
@@ -107,9 +93,7 @@ impl<S> Reconnecting<S> {
     ///     failure.is_temporary() || response.is_some_and(|response| response.status() == 404)
     /// });
     /// ```
-    #[must_use]
-    pub fn retry_if(mut self, retry: impl FnMut(&Failure) -> bool + Send + 'static) -> Reconnecting<S> {
-        self.retry = Box::new(retry);
-        self
+    pub fn retry_if(self, retry: impl FnMut(&Failure) -> bool + Send + 'static) -> Reconnecting<S> {
+        Reconnecting { retry: Box::new(retry), ..self }
     }
 }

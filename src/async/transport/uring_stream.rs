@@ -106,14 +106,13 @@ impl UringStream {
         let mut operation: Operation<()> = Box::pin(async move { stream.write_all(buffer).await });
         // The first poll submits it to the ring. Its result, even if immediate, is returned by the next write or
         // flush, because these bytes were accepted.
-        self.write = match operation.as_mut().poll(cx) {
-            Poll::Pending => Writing::Underway(operation),
+        match operation.as_mut().poll(cx) {
+            Poll::Pending => self.write = Writing::Underway(operation),
             Poll::Ready((result, buffer)) => {
                 self.write = Writing::idle(buffer);
                 result?;
-                return Poll::Ready(Ok(taken));
             }
-        };
+        }
         Poll::Ready(Ok(taken))
     }
 }
@@ -126,15 +125,11 @@ impl Writing {
 }
 
 impl AsyncRead for UringStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let this = &mut *self;
+        let this = self.get_mut();
         loop {
             match &mut this.read {
                 Reading::Ready { bytes, taken } if *taken < bytes.len() => {

@@ -367,13 +367,9 @@ impl Upgraded {
 }
 
 impl AsyncRead for Upgraded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut room = hyper::rt::ReadBuf::new(out.initialize_unfilled());
-        ready!(Pin::new(&mut self.0).poll_read(cx, room.unfilled()))?;
+        ready!(Pin::new(&mut self.get_mut().0).poll_read(cx, room.unfilled()))?;
         let read = room.filled().len();
         out.advance(read);
         Poll::Ready(Ok(()))

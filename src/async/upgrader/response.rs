@@ -138,6 +138,7 @@ impl From<HttpResponse> for Decision {
 /// }
 /// ```
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct Acceptance {
     pub(super) subprotocol: Option<Option<String>>,
     pub(super) fields: Vec<(String, String)>,
@@ -151,15 +152,12 @@ impl Acceptance {
 
     /// Selects this subprotocol, which the client must have [offered](RequestHead::subprotocols), or none, whatever the upgrader
     /// supports.
-    #[must_use]
-    pub fn subprotocol<'a>(mut self, name: impl Into<Option<&'a str>>) -> Acceptance {
-        self.subprotocol = Some(name.into().map(str::to_owned));
-        self
+    pub fn subprotocol<'a>(self, name: impl Into<Option<&'a str>>) -> Acceptance {
+        Acceptance { subprotocol: Some(name.into().map(str::to_owned)), ..self }
     }
 
     /// Adds a header field to the 101 response, such as `Set-Cookie`. A field that [may not be
     /// added](echoring_proto::handshake::check_field) makes the upgrade fail.
-    #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Acceptance {
         self.fields.push((name.into(), value.into()));
         self

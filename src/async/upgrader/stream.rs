@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,7 +18,7 @@ use super::{
 use crate::conn::{Origin, Trace};
 use crate::handshake::{HeadError, end, read_head, write_head};
 use crate::limits::AIO_LINGER;
-use crate::{Conn, Opened};
+use crate::{Conn, Opened, Transport};
 use echoring_proto::Role;
 use echoring_proto::handshake::{Refusal, Request, with_request};
 
@@ -68,15 +69,13 @@ impl Upgrader {
     /// As [`accept`](Upgrader::accept).
     pub async fn accept_with<S, D: Into<Decision>>(
         &self,
-        mut stream: S,
+        stream: S,
         decide: impl FnOnce(&RequestHead<'_>) -> D,
     ) -> Result<Conn<S>, UpgradeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        // A task stays as large as its largest future: boxed, the handshake is no part of it.
-        let (opened, origin) = Box::pin(self.open(&mut stream, decide)).await?;
-        Ok(Conn::with_origin(stream, &self.settings, opened, origin))
+        self.open(stream, (None, None), decide).await
     }
 
     /// As [`accept`](Upgrader::accept), on a TCP connection: sets TCP_NODELAY and the addresses of the [`Conn`].
@@ -93,14 +92,12 @@ impl Upgrader {
     /// As [`accept`](Upgrader::accept).
     pub async fn accept_tcp_with<D: Into<Decision>>(
         &self,
-        mut stream: TcpStream,
+        stream: TcpStream,
         decide: impl FnOnce(&RequestHead<'_>) -> D,
     ) -> Result<Conn<TcpStream>, UpgradeError> {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
-        let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
-        // A task stays as large as its largest future: boxed, the handshake is no part of it.
-        let (opened, origin) = Box::pin(self.open(&mut stream, decide)).await?;
-        Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
+        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+        self.open(stream, addresses, decide).await
     }
 
     /// As [`accept_tcp`](Upgrader::accept_tcp), for a connection whose I/O is done by tokio-uring. Must be called on its
@@ -133,28 +130,30 @@ impl Upgrader {
     #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
     pub async fn accept_uring(&self, stream: TcpStream) -> Result<Conn<crate::UringStream>, UpgradeError> {
         stream.set_nodelay(true).map_err(UpgradeError::Io)?;
-        let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let mut stream = crate::UringStream::from_tokio(stream).map_err(UpgradeError::Io)?;
-        let (opened, origin) = Box::pin(self.open(&mut stream, |_| Acceptance::new())).await?;
-        Ok(Conn::with_origin(stream, &self.settings, Opened { local, peer, ..opened }, origin))
+        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+        let stream = crate::UringStream::from_tokio(stream).map_err(UpgradeError::Io)?;
+        self.open(stream, addresses, |_| Acceptance::new()).await
     }
 
-    /// Negotiates over `stream`. On failure, the response was sent and the stream has ended.
-    async fn open<S, D: Into<Decision>>(
+    /// A connection over `stream`. On failure, the response was sent and the stream has ended.
+    async fn open<S: Transport, D: Into<Decision>>(
         &self,
-        stream: &mut S,
+        mut stream: S,
+        (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
         decide: impl FnOnce(&RequestHead<'_>) -> D,
-    ) -> Result<(Opened, Origin), UpgradeError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (until, trace) = (self.until(), Trace::begin(Role::Server));
-        let mut bytes = BytesMut::new();
-        let read = self.read(stream, &mut bytes, until, |request| self.evaluate(request, decide));
-        let (terms, head_bytes) = read.await.inspect_err(|error| trace.failed(error))?;
-        let early = bytes.split_off(head_bytes).freeze();
-        let (opened, origin) = accept(stream, terms, until, trace).await?;
-        Ok((Opened { early, ..opened }, origin))
+    ) -> Result<Conn<S>, UpgradeError> {
+        let handshake = async {
+            let (until, trace) = (self.until(), Trace::begin(Role::Server));
+            let mut bytes = BytesMut::new();
+            let read = self.read(&mut stream, &mut bytes, until, |request| self.evaluate(request, decide));
+            let (terms, head_bytes) = read.await.inspect_err(|error| trace.failed(error))?;
+            let early = bytes.split_off(head_bytes).freeze();
+            let (opened, origin) = accept(&mut stream, terms, until, trace).await?;
+            Ok((Opened { early, local, peer, ..opened }, origin))
+        };
+        // A task stays as large as its largest future: boxed, the handshake is no part of it.
+        let (opened, origin) = Box::pin(handshake).await?;
+        Ok(Conn::with_origin(stream, &self.settings, opened, origin))
     }
 
     pub(super) fn until(&self) -> Option<Instant> {
@@ -163,16 +162,13 @@ impl Upgrader {
 
     /// Reads a request into `bytes` and passes it to `evaluate`. Returns its result and the head's length. On failure, the
     /// response was sent and the stream has ended.
-    pub(super) async fn read<S, T>(
+    pub(super) async fn read<S: Transport, T>(
         &self,
         stream: &mut S,
         bytes: &mut BytesMut,
         until: Option<Instant>,
         evaluate: impl FnOnce(&Request<'_>) -> Result<T, Rejection>,
-    ) -> Result<(T, usize), UpgradeError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Result<(T, usize), UpgradeError> {
         let mut evaluate = Some(evaluate);
         let reading = read_head(stream, bytes, |bytes| {
             with_request(bytes, |request, head_bytes| {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{AppAnswer, AppConnected, AppEvent, Call, ClientProgram};
-use crate::identity::Identity;
 use crate::identity::app_data::AppData;
 use crate::identity::server_subscriptions::Listed;
+use crate::identity::{Identity, Method};
 
 /// Codes of errors that an application may use: those of the protocol and its own.
 const CODES: std::ops::RangeInclusive<u32> = 100..=1_999;
@@ -134,7 +134,10 @@ pub(super) fn answer(event: AppEvent, body: &[u8]) -> Option<AppAnswer> {
     let ConnectResult { user } = serde_json::from_str(result).ok()?;
     let identity = match &*user {
         "" => None,
-        user => Some(Arc::new(Identity::of_connect_hook(user, Some(expire_at).filter(|at| *at > 0))?)),
+        user => {
+            let expires_at = Some(expire_at).filter(|at| *at > 0);
+            Some(Arc::new(Identity::authenticated(user, Method::ConnectHook, expires_at)?))
+        }
     };
     let subscriptions = serde_json::from_str::<Listed<'_>>(result).ok()?.subscriptions()?;
     Some(AppAnswer::Connected(Box::new(AppConnected { identity, subscriptions, data })))

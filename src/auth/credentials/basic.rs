@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use crate::credentials::secret::{Digest, sha256};
 use crate::error::LoadError;
-use crate::identity::patterns::Patterns;
+use crate::file;
 use crate::identity::{Identity, Method, Rights};
 use crate::limits::{ARGON2_LANES_MAX, ARGON2_MEMORY_KIB_MAX, ARGON2_PASSES_MAX};
 
@@ -64,24 +64,12 @@ struct Entry {
 impl Users {
     /// Reads a password file.
     pub(crate) fn read(path: &Path) -> Result<Users, LoadError> {
-        let text = crate::file::read_text(SETTING, path)?;
-        Users::parse(&text).map_err(|problem| LoadError::in_file(SETTING, path, problem))
+        file::load(SETTING, path, Users::parse)
     }
 
-    pub(crate) fn parse(text: &str) -> Result<Users, String> {
-        let file: File = toml::from_str(text).map_err(|error| crate::file::toml_problem(text, &error))?;
-        if file.users.is_empty() {
-            return Err("has no [[users]]".to_owned());
-        }
-        let mut users = BTreeMap::new();
-        for (at, entry) in file.users.into_iter().enumerate() {
-            let number = at + 1;
-            let (name, user) = entry.user().map_err(|problem| format!("user {number}: {problem}"))?;
-            if users.insert(name, user).is_some() {
-                return Err(format!("user {number}: the same name as an earlier one"));
-            }
-        }
-        Ok(Users(users))
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Users, String> {
+        let File { users } = file::parse_toml(bytes)?;
+        file::keyed(users, "user", "name", Entry::user).map(Users)
     }
 
     /// Whether there is a user of this name.
@@ -111,15 +99,7 @@ impl Users {
 impl Entry {
     fn user(self) -> Result<(Box<str>, User), String> {
         let hash = checked_hash(&self.password)?;
-        let list = |name: &str, patterns: Vec<String>| {
-            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that matches no topic"))
-        };
-        let rights = Rights {
-            subscribe: list("subscribe", self.subscribe)?,
-            publish: list("publish", self.publish)?,
-            presence: self.presence.map(|patterns| list("presence", patterns)).transpose()?,
-            history: self.history.map(|patterns| list("history", patterns)).transpose()?,
-        };
+        let rights = Rights::of_lists(self.subscribe, self.publish, self.presence, self.history)?;
         let identity = Identity::new(&self.name, Method::Password, rights, None)
             .filter(|_| !self.name.contains(':'))
             .ok_or("name has 1 to 255 bytes without control characters and colons (RFC 7617, 2)")?;
@@ -165,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_password_is_verified_by_its_hash() {
-        let users = Users::parse(&(entry("alice", HASH) + "subscribe = [\"a.*\"]\n")).expect("valid");
+        let users =
+            Users::parse((entry("alice", HASH) + "subscribe = [\"a.*\"]\n").as_bytes()).expect("valid");
         let known = users.verify("alice", b"correct horse").expect("right");
         assert_eq!((known.subject(), known.method()), ("alice", Method::Password));
         for (name, password) in [("alice", "correct horse "), ("alice", ""), ("bob", "correct horse")] {
@@ -193,7 +174,7 @@ mod tests {
             (twice, "user 2: the same name"),
             (entry("a", HASH) + "expires = 1\n", "unknown field `expires`"),
         ] {
-            let wrong = Users::parse(&text).expect_err(&text);
+            let wrong = Users::parse(text.as_bytes()).expect_err(&text);
             assert!(wrong.contains(problem), "{text}: {wrong}");
             assert!(!wrong.contains("GYFGVJMb"), "{wrong}");
         }

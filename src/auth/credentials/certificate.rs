@@ -6,7 +6,7 @@ use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::name::Name;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, Method};
 
 /// The attribute `commonName` (RFC 4519, 2.3).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -40,7 +40,7 @@ impl CertificateSubject {
             CertificateSubject::CommonName => common_name(subject)?,
         };
         let expires_at = certificate.validity().not_after.to_unix_duration().as_secs();
-        Identity::of_certificate(&name, Some(expires_at))
+        Identity::authenticated(&name, Method::Certificate, Some(expires_at))
     }
 }
 

@@ -81,27 +81,23 @@ pub enum Presented<'a> {
     Credentials(Credentials<'a>),
 }
 
+impl<'a> Presented<'a> {
+    /// What is presented elsewhere, if nothing is presented here.
+    fn or_else(self, elsewhere: impl FnOnce() -> Option<Presented<'a>>) -> Presented<'a> {
+        match self {
+            Presented::Nothing => elsewhere().unwrap_or(Presented::Nothing),
+            presented => presented,
+        }
+    }
+}
+
 /// The credentials of a request. `Authorization` comes first, then the subprotocols of an upgrade, the cookie and the
 /// query; the first with credentials decides.
 pub fn extract<'a>(request: &Request<'a>, upgrade: Option<&Upgrade<'a>>, sources: &Sources) -> Presented<'a> {
-    let mut presented = authorization(request, sources);
-    if presented == Presented::Nothing
-        && sources.tokens
-        && let Some(upgrade) = upgrade
-    {
-        presented = subprotocol(upgrade);
-    }
-    if presented == Presented::Nothing
-        && let Some(name) = &sources.cookie
-    {
-        presented = cookie(request, name);
-    }
-    if presented == Presented::Nothing
-        && let Some(name) = &sources.query
-    {
-        presented = query(request, name);
-    }
-    presented
+    authorization(request, sources)
+        .or_else(|| upgrade.filter(|_| sources.tokens).map(subprotocol))
+        .or_else(|| sources.cookie.as_deref().map(|name| cookie(request, name)))
+        .or_else(|| sources.query.as_deref().map(|name| query(request, name)))
 }
 
 /// `Authorization` (RFC 9110, 11.6.2). A scheme that is not expected may be meant for a proxy, and is ignored.

@@ -61,14 +61,16 @@ impl Endpoint {
             _ => return Err(wrong("expected http:// or https://")),
         };
         let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("not a URL"))?;
-        Ok(Endpoint { uri, authority, connector: Connector::new(tls) })
+        let mut tcp = HttpConnector::new();
+        // The scheme has been looked at.
+        tcp.enforce_http(false);
+        // Requests are short.
+        tcp.set_nodelay(true);
+        Ok(Endpoint { uri, authority, connector: Connector { tcp, tls } })
     }
 }
 
-fn secured(
-    setting: &'static str,
-    host: &str,
-) -> Result<(Arc<rustls::ClientConfig>, ServerName<'static>), LoadError> {
+fn secured(setting: &'static str, host: &str) -> Result<Tls, LoadError> {
     let config =
         tls::client_config(&Trust::System).map_err(|error| LoadError::new(setting, error.to_string()))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -77,27 +79,15 @@ fn secured(
     Ok((config, name))
 }
 
-/// Why a request has no answer.
-#[derive(Debug)]
-pub(crate) struct HttpError(String);
-
-impl fmt::Display for HttpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+/// An error's text and its causes.
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
-}
-
-impl HttpError {
-    /// An error with its causes.
-    fn of(error: &(dyn Error + 'static)) -> HttpError {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        HttpError(text)
-    }
+    text
 }
 
 /// Sends requests to one URL. The caller bounds their number and their time. Clones share the connections.
@@ -118,12 +108,12 @@ impl HttpClient {
     }
 
     /// Gets the URL. Returns the status and the body of at most `bytes_max`.
-    pub(crate) async fn get(&self, bytes_max: usize) -> Result<(u16, Bytes), HttpError> {
+    pub(crate) async fn get(&self, bytes_max: usize) -> Result<(u16, Bytes), String> {
         self.send(Request::new(Full::default()), bytes_max).await
     }
 
     /// Posts JSON to the URL. Returns the status and the body of at most `bytes_max`.
-    pub(crate) async fn post(&self, json: Vec<u8>, bytes_max: usize) -> Result<(u16, Bytes), HttpError> {
+    pub(crate) async fn post(&self, json: Vec<u8>, bytes_max: usize) -> Result<(u16, Bytes), String> {
         self.post_with(&[], json, bytes_max).await
     }
 
@@ -133,7 +123,7 @@ impl HttpClient {
         fields: &[(HeaderName, HeaderValue)],
         json: Vec<u8>,
         bytes_max: usize,
-    ) -> Result<(u16, Bytes), HttpError> {
+    ) -> Result<(u16, Bytes), String> {
         let mut request = Request::new(Full::from(json));
         *request.method_mut() = Method::POST;
         for (name, value) in fields {
@@ -148,41 +138,33 @@ impl HttpClient {
         &self,
         mut request: Request<Full<Bytes>>,
         bytes_max: usize,
-    ) -> Result<(u16, Bytes), HttpError> {
+    ) -> Result<(u16, Bytes), String> {
         *request.uri_mut() = self.endpoint.uri.clone();
         request.headers_mut().insert(HOST, self.endpoint.authority.clone());
-        let response = self.client.request(request).await.map_err(|error| HttpError::of(&error))?;
+        let response = self.client.request(request).await.map_err(|error| text_of(&error))?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), bytes_max).collect().await;
-        Ok((status, body.map_err(|error| HttpError::of(&*error))?.to_bytes()))
+        Ok((status, body.map_err(|error| text_of(&*error))?.to_bytes()))
     }
 }
 
 /// 128 random bits.
-fn request_id() -> Result<HeaderValue, HttpError> {
+fn request_id() -> Result<HeaderValue, String> {
     let mut bits = [0; 16];
-    getrandom::fill(&mut bits).map_err(|error| HttpError::of(&error))?;
+    getrandom::fill(&mut bits).map_err(|error| text_of(&error))?;
     let id = format!("{:032x}", u128::from_ne_bytes(bits));
-    HeaderValue::try_from(id).map_err(|error| HttpError::of(&error))
+    HeaderValue::try_from(id).map_err(|error| text_of(&error))
 }
 
 /// Opens connections, with TLS or without.
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector,
-    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    tls: Option<Tls>,
 }
 
-impl Connector {
-    fn new(tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>) -> Connector {
-        let mut tcp = HttpConnector::new();
-        // The scheme has been looked at.
-        tcp.enforce_http(false);
-        // Requests are short.
-        tcp.set_nodelay(true);
-        Connector { tcp, tls }
-    }
-}
+/// The configuration, and the name that the server's certificate has.
+type Tls = (Arc<rustls::ClientConfig>, ServerName<'static>);
 
 type ConnectError = Box<dyn Error + Send + Sync>;
 
@@ -224,12 +206,8 @@ impl Connection for Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, out)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, out)
     }
 }
 
@@ -374,7 +352,7 @@ mod tests {
     }
 
     /// Has the client keep `KEPT` connections, and then make one more request.
-    fn after_many(server: &Server, before: impl AsyncFnOnce()) -> Result<(u16, Bytes), HttpError> {
+    fn after_many(server: &Server, before: impl AsyncFnOnce()) -> Result<(u16, Bytes), String> {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let client = Rc::new(HttpClient::new(Endpoint::parse("url", &server.url).expect("valid")));
         LocalSet::new().block_on(&runtime, async {

@@ -11,11 +11,20 @@ use ring::signature::{
 };
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
+use x509_cert::der::Decode as _;
+use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
+use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::error::LoadError;
 use crate::limits::{RSA_BITS_MIN, SECRET_BYTES_MIN};
 
 const SETTING: &str = "auth_jwt_key";
+
+/// Kinds of public keys and the curve, as certificates name them (RFC 3279, RFC 5480 and RFC 8410).
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const ED25519_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// An algorithm of RFC 7518 or RFC 8037.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +108,7 @@ impl Key {
     /// Reads a key file: a public key in PEM (RFC 7468), whose type gives the algorithm, or else the secret of HS256, without
     /// its line break.
     pub(crate) fn read(path: &Path) -> Result<Key, LoadError> {
-        let bytes = crate::file::read(SETTING, path)?;
-        Key::parse(&bytes).map_err(|problem| LoadError::in_file(SETTING, path, problem))
+        crate::file::load(SETTING, path, Key::parse)
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Key, String> {
@@ -117,24 +125,16 @@ impl Key {
 
     /// The key of a `SubjectPublicKeyInfo` (RFC 5280, 4.1); `None` for another kind of key.
     fn of_info(info: &[u8]) -> Option<Result<Key, String>> {
-        const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-        const P256: &[u8] = &[
-            0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d,
-            0x03, 0x01, 0x07,
-        ];
-        const ED25519_ID: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
-        let (info, []) = element(SEQUENCE, info)? else { return None };
-        let (algorithm, rest) = element(SEQUENCE, info)?;
-        let ([0, key @ ..], []) = element(BIT_STRING, rest)? else { return None };
-        match algorithm {
-            RSA => {
-                let (integers, []) = element(SEQUENCE, key)? else { return None };
-                let (n, rest) = element(INTEGER, integers)?;
-                let (e, []) = element(INTEGER, rest)? else { return None };
-                Some(Key::rsa(None, n, e))
-            }
-            P256 => Some(Key::p256(None, key)),
-            ED25519_ID => Some(Key::ed25519(None, key)),
+        let info = SubjectPublicKeyInfoRef::from_der(info).ok()?;
+        let (algorithm, curve) = info.algorithm.oids().ok()?;
+        let key = info.subject_public_key.as_bytes()?;
+        match (algorithm, curve, info.algorithm.parameters.is_some()) {
+            (RSA_ENCRYPTION, None, true) => match Vec::<UintRef<'_>>::from_der(key).ok()?[..] {
+                [n, e] => Some(Key::rsa(None, n.as_bytes(), e.as_bytes())),
+                _ => None,
+            },
+            (EC_PUBLIC_KEY, Some(P256), _) => Some(Key::p256(None, key)),
+            (ED25519_ID, None, false) => Some(Key::ed25519(None, key)),
             _ => None,
         }
     }
@@ -167,31 +167,6 @@ fn without_leading_zeros(integer: &[u8]) -> &[u8] {
     &integer[integer.iter().take_while(|byte| **byte == 0).count()..]
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-
-/// The contents of the DER element with this tag at the start of `bytes`, and the bytes behind it. Keys have at most 64 KiB.
-fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&[found, first], rest) = bytes.split_first_chunk()?;
-    if found != tag {
-        return None;
-    }
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81 => {
-            let (&[length], rest) = rest.split_first_chunk()?;
-            (usize::from(length), rest)
-        }
-        0x82 => {
-            let (&[high, low], rest) = rest.split_first_chunk()?;
-            (usize::from(u16::from_be_bytes([high, low])), rest)
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(length)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -199,7 +174,7 @@ mod tests {
     use super::*;
 
     /// Made by `openssl genpkey` and `openssl pkey -pubout`.
-    const P256: &str = "-----BEGIN PUBLIC KEY-----\n\
+    const P256_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
         MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEtdnRgR9QbAWJVoUssx34Qsv0anIj\n\
         W5zklgnU37yqpMPrJaQ8UXG3xzuUri+pFdGlHYBD/vXgcXgtKGSbKbclfw==\n\
         -----END PUBLIC KEY-----\n";
@@ -210,7 +185,7 @@ mod tests {
     #[test]
     fn the_type_of_a_key_gives_its_algorithm() {
         let algorithm = |text: &[u8]| Key::parse(text).map(|key| key.algorithm());
-        assert_eq!(algorithm(P256.as_bytes()), Ok(Algorithm::Es256));
+        assert_eq!(algorithm(P256_PEM.as_bytes()), Ok(Algorithm::Es256));
         assert_eq!(algorithm(ED25519_KEY.as_bytes()), Ok(Algorithm::EdDsa));
         assert_eq!(algorithm(&[b'x'; 32]), Ok(Algorithm::Hs256));
         assert_eq!(algorithm(&[0xff; 32]), Ok(Algorithm::Hs256));
@@ -218,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_pem_is_never_taken_for_a_secret() {
-        let private = P256.replace("PUBLIC", "PRIVATE");
-        let broken = P256.replace("-----END PUBLIC KEY-----", "");
+        let private = P256_PEM.replace("PUBLIC", "PRIVATE");
+        let broken = P256_PEM.replace("-----END PUBLIC KEY-----", "");
         let with_text = format!("my key\n{private}");
         for text in [&private, &broken, &with_text] {
             assert!(Key::parse(text.as_bytes()).is_err(), "{text}");
@@ -236,7 +211,7 @@ mod tests {
 
         #[test]
         fn a_cut_or_changed_key_is_read_without_a_panic(at in 0_usize..91, byte in any::<u8>(), cut in 0_usize..91) {
-            let mut info = SubjectPublicKeyInfoDer::from_pem_slice(P256.as_bytes()).expect("valid").to_vec();
+            let mut info = SubjectPublicKeyInfoDer::from_pem_slice(P256_PEM.as_bytes()).expect("valid").to_vec();
             info[at] = byte;
             info.truncate(cut.max(1));
             let _ = Key::of_info(&info);

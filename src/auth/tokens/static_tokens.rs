@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::credentials::secret::{Digest, sha256};
 use crate::error::LoadError;
-use crate::identity::patterns::Patterns;
+use crate::file;
 use crate::identity::{Identity, Method, Rights};
 use crate::limits::{CREDENTIAL_BYTES_MAX, TOKEN_BYTES_MIN};
 
@@ -55,25 +55,12 @@ struct Entry {
 impl StaticTokens {
     /// Reads a token file.
     pub(crate) fn read(path: &Path) -> Result<StaticTokens, LoadError> {
-        let text = crate::file::read_text(SETTING, path)?;
-        StaticTokens::parse(&text).map_err(|problem| LoadError::in_file(SETTING, path, problem))
+        file::load(SETTING, path, StaticTokens::parse)
     }
 
-    pub(crate) fn parse(text: &str) -> Result<StaticTokens, String> {
-        let file: File = toml::from_str(text).map_err(|error| crate::file::toml_problem(text, &error))?;
-        if file.tokens.is_empty() {
-            return Err("has no [[tokens]]".to_owned());
-        }
-        let mut tokens = BTreeMap::new();
-        for (at, entry) in file.tokens.into_iter().enumerate() {
-            let number = at + 1;
-            let (digest, identity) =
-                entry.identity().map_err(|problem| format!("token {number}: {problem}"))?;
-            if tokens.insert(digest, Arc::new(identity)).is_some() {
-                return Err(format!("token {number}: the same token as an earlier one"));
-            }
-        }
-        Ok(StaticTokens(tokens))
+    pub(crate) fn parse(bytes: &[u8]) -> Result<StaticTokens, String> {
+        let File { tokens } = file::parse_toml(bytes)?;
+        file::keyed(tokens, "token", "token", Entry::identity).map(StaticTokens)
     }
 
     /// The client of a token, expired or not.
@@ -94,25 +81,17 @@ impl StaticTokens {
 }
 
 impl Entry {
-    fn identity(self) -> Result<(Digest, Identity), String> {
+    fn identity(self) -> Result<(Digest, Arc<Identity>), String> {
         let digest = match (&self.token, &self.token_sha256) {
             (Some(token), None) => digest_of(token)?,
             (None, Some(digest)) => hexadecimal(digest).ok_or("token_sha256 has 64 hexadecimal digits")?,
             _ => return Err("needs either token or token_sha256".to_owned()),
         };
-        let list = |name: &str, patterns: Vec<String>| {
-            Patterns::new(patterns).ok_or(format!("{name}: too many patterns, or one that matches no topic"))
-        };
-        let rights = Rights {
-            subscribe: list("subscribe", self.subscribe)?,
-            publish: list("publish", self.publish)?,
-            presence: self.presence.map(|patterns| list("presence", patterns)).transpose()?,
-            history: self.history.map(|patterns| list("history", patterns)).transpose()?,
-        };
+        let rights = Rights::of_lists(self.subscribe, self.publish, self.presence, self.history)?;
         let expires_at = self.expires.map(|time| seconds(&time)).transpose()?;
         let identity = Identity::new(&self.subject, Method::Token, rights, expires_at);
         let identity = identity.ok_or("subject has 1 to 255 bytes without control characters")?;
-        Ok((digest, identity.with_credential(digest)))
+        Ok((digest, Arc::new(identity.with_credential(digest))))
     }
 }
 
@@ -164,7 +143,7 @@ mod tests {
              [[tokens]]\ntoken_sha256 = \"cff4b75e0de285d75d742781dc0dcd28412e4578a7983d78f442796f24ee6635\"\n\
              subject = \"bob\"\n"
         );
-        let tokens = StaticTokens::parse(&text);
+        let tokens = StaticTokens::parse(text.as_bytes());
         let tokens = tokens.expect("valid");
         let alice = tokens.find(TOKEN).expect("known");
         assert_eq!((alice.subject(), alice.expires_at()), ("alice", Some(1_798_761_600)));
@@ -198,7 +177,7 @@ mod tests {
             (entry(&format!("token = [\"{TOKEN}\"]\nsubject = \"a\"")), "line 2: a value of the wrong type"),
             (entry(&format!("token = {TOKEN}\nsubject = \"a\"")), "line 2"),
         ] {
-            let wrong = StaticTokens::parse(&text).expect_err(&text);
+            let wrong = StaticTokens::parse(text.as_bytes()).expect_err(&text);
             assert!(wrong.contains(problem), "{text}: {wrong}");
             assert!(!wrong.contains(TOKEN) && !wrong.contains("secret"), "{wrong}");
         }

@@ -64,8 +64,8 @@ impl Queue {
 impl Decider {
     /// `None` if the system has no randomness.
     pub(super) fn new(shared: Arc<Shared>) -> Option<Decider> {
-        let hook = shared.hook.as_ref().map(|method| {
-            (HttpClient::new(method.endpoint.clone()), Queue::new(HOOK_WAITING_MAX, HOOK_REQUESTS_MAX))
+        let hook = shared.hook.as_ref().map(|endpoint| {
+            (HttpClient::new(endpoint.clone()), Queue::new(HOOK_WAITING_MAX, HOOK_REQUESTS_MAX))
         });
         Some(Decider {
             digests: DigestKey::random()?,
@@ -154,7 +154,7 @@ impl Decider {
         let answered = timeout(settings.timeout, client.post(body, HOOK_ANSWER_BYTES_MAX)).await;
         let problem = match answered {
             Err(_) => format!("no answer within {:?}", settings.timeout),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(problem)) => problem,
             Ok(Ok((status, body))) => match hook::answer(status, &body, unix_now()) {
                 HookAnswer::Known(known) => return Ok(Arc::from(known)),
                 HookAnswer::Invalid => return Err(Denied::Invalid),

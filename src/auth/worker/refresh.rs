@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -100,12 +101,12 @@ async fn refresh(
         Ok(keys) => {
             tracing::debug!(keys = keys.len(), "the key set was refreshed");
             jwt.set_key_set(keys);
-            method.note_read(unix_now());
+            method.read_at.store(unix_now(), Ordering::Relaxed);
             *retry = JWKS_RETRY_MIN;
             settings.refresh
         }
         Err(problem) => {
-            method.note_failed();
+            method.failures.fetch_add(1, Ordering::Relaxed);
             let delay = *retry;
             *retry = (2 * *retry).min(JWKS_RETRY_MAX);
             tracing::warn!(problem, retry_in = ?delay, "the key set cannot be refreshed; the current keys stay in use");
@@ -119,9 +120,7 @@ async fn refresh(
 async fn fetch(endpoint: Endpoint) -> Result<Vec<Key>, String> {
     let client = HttpClient::new(endpoint);
     let answered = timeout(JWKS_TIMEOUT, client.get(JWKS_BYTES_MAX)).await;
-    let (status, body) = answered
-        .map_err(|_| format!("no answer within {JWKS_TIMEOUT:?}"))?
-        .map_err(|error| error.to_string())?;
+    let (status, body) = answered.map_err(|_| format!("no answer within {JWKS_TIMEOUT:?}"))??;
     if status != 200 {
         return Err(format!("status {status}"));
     }

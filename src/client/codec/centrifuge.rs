@@ -15,14 +15,14 @@ use crate::{History, HistoryQuery, Member, Members, Message, Payload, Position, 
 const RESUBSCRIBES_FROM: u32 = 2_500;
 
 /// The frame of a request.
-pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Frame {
+pub(super) fn encode(encoding: Encoding, id: u32, request: &Request) -> Frame {
     let mut content = Cow::default();
     if let Request::Publish { publication, .. } = request {
         content = data(encoding, &publication.payload);
     } else if let Request::Rpc { data: argument, .. } | Request::Send { data: argument } = request {
         content = data(encoding, argument);
     }
-    let (id, request) = match *request {
+    let (id, request) = match request {
         Request::Pong => (0, wire::Request::Pong),
         Request::Send { .. } => (0, wire::Request::Send { data: &content }),
         Request::Connect { token, positions } => (id, wire::Request::Connect(connect(token, positions))),
@@ -38,6 +38,7 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
         Request::Unsubscribe { topic } => (id, wire::Request::Unsubscribe { channel: topic.into() }),
         Request::Presence { topic, .. } => (id, wire::Request::Presence { channel: topic.into() }),
         Request::Subscribe { topic, position, presence, deltas, token } => {
+            let position = position.as_ref();
             let (epoch, offset) = position.map_or(("", 0), |position| (&*position.epoch, position.offset));
             let subscribe = wire::Subscribe {
                 channel: topic.into(),
@@ -46,9 +47,9 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
                 offset,
                 positioned: true,
                 recoverable: true,
-                join_leave: presence,
+                join_leave: *presence,
                 token: token.into(),
-                delta: if deltas { wire::delta::NAME.into() } else { Cow::default() },
+                delta: if *deltas { wire::delta::NAME.into() } else { Cow::default() },
                 ..wire::Subscribe::default()
             };
             (id, wire::Request::Subscribe(subscribe))
@@ -71,8 +72,8 @@ pub(super) fn encode(encoding: Encoding, id: u32, request: &Request<'_>) -> Fram
     }
 }
 
-fn connect<'a>(token: &'a str, positions: &[(&'a str, &'a Position)]) -> wire::Connect<'a> {
-    let subscriptions = positions.iter().map(|&(channel, position)| recovering(channel, position));
+fn connect<'a>(token: &'a str, positions: &'a [(String, Position)]) -> wire::Connect<'a> {
+    let subscriptions = positions.iter().map(|(channel, position)| recovering(channel, position));
     wire::Connect { token: token.into(), subscriptions: subscriptions.collect(), ..wire::Connect::default() }
 }
 

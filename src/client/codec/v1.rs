@@ -10,11 +10,11 @@ use super::{Answer, Incoming, Request, Sent, Start, TopicEvent};
 use crate::limits::MEMBERS_PER_PAGE;
 use crate::{Gap, GapReason, Member, Members, Message, Missed, Payload, Position, Publication, Refusal};
 
-pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
+pub(super) fn encode(id: u32, request: &Request) -> String {
     let id = Some(id.into());
-    let command = match *request {
+    let command = match request {
         Request::Subscribe { topic, position, .. } => {
-            let position = position.map(|Position { epoch, offset }| wire::Position {
+            let position = position.as_ref().map(|Position { epoch, offset }| wire::Position {
                 epoch: epoch.as_str().into(),
                 offset: *offset,
             });
@@ -22,7 +22,7 @@ pub(super) fn encode(id: u32, request: &Request<'_>) -> String {
         }
         Request::Unsubscribe { topic } => Command::Unsubscribe { id, topic: topic.into() },
         Request::Presence { topic, after } => {
-            let (topic, after) = (topic.into(), after.map(Digits::from));
+            let (topic, after) = (topic.into(), after.as_deref().map(Digits::from));
             Command::Presence { id, topic, after, limit: MEMBERS_PER_PAGE as usize }
         }
         Request::Authenticate { token } => Command::Authenticate { id, token: token.into() },

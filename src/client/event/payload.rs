@@ -131,6 +131,7 @@ impl FromPayload for Payload {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Publication {
     pub(crate) payload: Payload,
     pub(crate) key: Option<String>,
@@ -157,18 +158,14 @@ impl Publication {
     }
 
     /// The key whose latest state it is, 1 to 255 bytes, for topics that conflate.
-    #[must_use]
-    pub fn key(mut self, key: impl Into<String>) -> Publication {
-        self.key = Some(key.into());
-        self
+    pub fn key(self, key: impl Into<String>) -> Publication {
+        Publication { key: Some(key.into()), ..self }
     }
 
     /// A name that its publisher makes up for this one message, 1 to 255 bytes, such as a UUID. With it, the message is
     /// published again if the connection is lost before the answer, and once for all that. `echoring.v1.json` only.
-    #[must_use]
-    pub fn idempotency_key(mut self, key: impl Into<String>) -> Publication {
-        self.idempotency_key = Some(key.into());
-        self
+    pub fn idempotency_key(self, key: impl Into<String>) -> Publication {
+        Publication { idempotency_key: Some(key.into()), ..self }
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Never: keeping the task of the client alive.
 
-use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
@@ -16,22 +15,13 @@ pub(crate) type Offer = Box<dyn FnMut(Subscription) + Send>;
 
 /// Makes handles of server-side subscriptions, and gives them to the program.
 pub(crate) struct ServerSide {
-    offer: Offer,
-    commands: mpsc::WeakSender<Command>,
-    wake: Arc<Notify>,
-    queue_events: usize,
+    pub(crate) offer: Offer,
+    pub(crate) commands: mpsc::WeakSender<Command>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) queue_events: usize,
 }
 
 impl ServerSide {
-    pub(crate) fn new(
-        offer: Offer,
-        commands: mpsc::WeakSender<Command>,
-        wake: Arc<Notify>,
-        queue_events: usize,
-    ) -> ServerSide {
-        ServerSide { offer, commands, wake, queue_events }
-    }
-
     /// A handle, and its queue. `None` if the client is about to end, because all handles are dropped.
     pub(super) fn subscription(&self, name: &str) -> Option<(Subscription, Arc<Queue>)> {
         let commands = self.commands.upgrade()?;
@@ -41,12 +31,6 @@ impl ServerSide {
 
     pub(super) fn offer(&mut self, subscription: Subscription) {
         (self.offer)(subscription);
-    }
-}
-
-impl fmt::Debug for ServerSide {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerSide").finish_non_exhaustive()
     }
 }
 

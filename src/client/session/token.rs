@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::Refusal;
+use crate::codec::Answer;
 use crate::limits::{RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
 use crate::token::{Credentials, TokenSource};
 
@@ -91,9 +93,21 @@ impl Token {
 
     /// The server has refused it for the moment, or none was fetched: another one is presented later.
     pub(super) fn retry(&mut self, now: Instant) {
-        let doublings = self.refusals.min(31);
+        self.due_at = Some(now + retry_delay(self.refusals));
         self.refusals = self.refusals.saturating_add(1);
-        self.due_at = Some(now + RESUBSCRIBE_DELAY.saturating_mul(1 << doublings).min(RESUBSCRIBE_DELAY_MAX));
+    }
+
+    /// The server's answer to the token.
+    ///
+    /// # Errors
+    /// A refusal for good.
+    pub(super) fn handle_answer(&mut self, answer: Answer, now: Instant) -> Result<(), Refusal> {
+        match answer {
+            Answer::Authenticated(expires_in_s) => self.accept(now, expires_in_s),
+            Answer::Refused(refusal) if !refusal.temporary => return Err(refusal),
+            _ => self.retry(now),
+        }
+        Ok(())
     }
 
     /// The connection is lost: the next one has another lifetime.
@@ -124,12 +138,7 @@ impl Token {
     }
 }
 
-// The value is a secret.
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token")
-            .field("asked", &self.asked)
-            .field("due_at", &self.due_at)
-            .finish_non_exhaustive()
-    }
+/// The time to the next attempt after so many refusals and another one.
+pub(super) fn retry_delay(refusals: u32) -> Duration {
+    RESUBSCRIBE_DELAY.saturating_mul(1 << refusals.min(31)).min(RESUBSCRIBE_DELAY_MAX)
 }

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::Token;
 use super::deltas::Deltas;
+use super::token::retry_delay;
 use crate::codec::{Answer, Sent, Start, TopicEvent};
-use crate::limits::{CORRUPT_DELTAS_MAX, RESUBSCRIBE_DELAY, RESUBSCRIBE_DELAY_MAX};
+use crate::limits::CORRUPT_DELTAS_MAX;
 use crate::session::queue::Queue;
 use crate::{Event, Gap, GapReason, Message, Missed, Payload, Position, Refusal, Subscribed};
 
-#[derive(Debug)]
 pub(super) struct Topic {
     pub(super) queue: Arc<Queue>,
     /// Everything up to it is in the queue, or reported as missed. `None` before the first subscription.
@@ -191,12 +191,7 @@ impl Topic {
     /// The answer to a fresh token.
     fn handle_refreshed(&mut self, answer: Answer, now: Instant) -> Step {
         self.refreshing = None;
-        match answer {
-            Answer::Authenticated(expires_in_s) => self.token.accept(now, expires_in_s),
-            Answer::Refused(refusal) if !refusal.temporary => return Step::End(refusal),
-            _ => self.token.retry(now),
-        }
-        Step::Continue
+        self.token.handle_answer(answer, now).map_or_else(Step::End, |()| Step::Continue)
     }
 
     /// The server has made the subscription again. One that the client is ending, or makes itself, stays as it is.
@@ -334,11 +329,7 @@ impl Topic {
 
     /// Delays the next request: not the first one after a message, and longer each time.
     fn delay(&mut self, now: Instant) {
-        let doublings = self.refusals.saturating_sub(1).min(31);
-        let delay = match self.refusals {
-            0 => Duration::ZERO,
-            _ => RESUBSCRIBE_DELAY.saturating_mul(1 << doublings).min(RESUBSCRIBE_DELAY_MAX),
-        };
+        let delay = self.refusals.checked_sub(1).map_or(Duration::ZERO, retry_delay);
         self.refusals = self.refusals.saturating_add(1);
         self.retry_at = Some(now + delay);
     }

@@ -236,7 +236,8 @@ impl Modelled {
         let offered: Arc<Mutex<Vec<Subscription>>> = Arc::default();
         let made = Arc::clone(&offered);
         let offer = Box::new(move |subscription| made.lock().expect("no panic").push(subscription));
-        let server_side = ServerSide::new(offer, commands.downgrade(), Arc::new(Notify::new()), capacity);
+        let (handle, wake) = (commands.downgrade(), Arc::new(Notify::new()));
+        let server_side = ServerSide { offer, commands: handle, wake, queue_events: capacity };
         let mut client = TestSession::with(protocol, capacity, Credentials::default(), Some(server_side));
         if mode != Mode::ServerSide {
             client.subscribe(false, None);

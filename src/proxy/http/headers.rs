@@ -134,12 +134,8 @@ pub(crate) fn set_forwarding_fields(
     forwarded: Forwarded,
 ) {
     let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
-    let address = match client.address {
-        // A dual-stack listener reports IPv4 clients as IPv4-mapped addresses.
-        IpAddr::V6(address) => address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4),
-        address => address,
-    }
-    .to_string();
+    // A dual-stack listener reports IPv4 clients as IPv4-mapped addresses.
+    let address = client.address.to_canonical().to_string();
     let close_received: Vec<HeaderName> =
         headers.keys().filter(|name| handshake::identifies_client(name.as_str())).cloned().collect();
     match forwarded {

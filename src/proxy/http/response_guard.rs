@@ -39,14 +39,8 @@ pub(crate) fn guarded<C: Future>(connection: C) -> (ResponseGuard, impl Future<O
 /// The body of a response, with the guard of its connection.
 #[derive(Debug)]
 pub(crate) struct GuardedBody {
-    body: Incoming,
-    _guard: ResponseGuard,
-}
-
-impl GuardedBody {
-    pub(crate) fn new(body: Incoming, guard: ResponseGuard) -> GuardedBody {
-        GuardedBody { body, _guard: guard }
-    }
+    pub(crate) body: Incoming,
+    pub(crate) _guard: ResponseGuard,
 }
 
 impl Body for GuardedBody {

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::{self, BufRead, Read as _};
 
 use super::line::{Head, Line};
@@ -113,18 +112,22 @@ impl<R: BufRead> Iterator for Reader<R> {
 }
 
 /// Why reading a recording failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {cause}")]
 pub struct ReaderError {
     /// The line number, from 1.
     pub line: u64,
     cause: Cause,
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Cause {
+    #[error("{0}")]
     Io(io::Error),
+    #[error("{0}")]
     Line(String),
     /// The last line has no end and is not whole.
+    #[error("the file ends within the line")]
     CutOff,
 }
 
@@ -138,15 +141,3 @@ impl ReaderError {
         matches!(self.cause, Cause::CutOff)
     }
 }
-
-impl fmt::Display for ReaderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Io(error) => write!(f, "line {}: {error}", self.line),
-            Cause::Line(why) => write!(f, "line {}: {why}", self.line),
-            Cause::CutOff => write!(f, "line {}: the file ends within the line", self.line),
-        }
-    }
-}
-
-impl std::error::Error for ReaderError {}

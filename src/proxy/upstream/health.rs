@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub struct HealthCheck {
 
 /// Checks all upstreams, each in its own task, until the runtime ends.
 pub(crate) fn start(context: &Rc<Context>, check: &HealthCheck) {
-    for upstream in context.upstreams.all() {
+    for upstream in &context.upstreams.all {
         let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
         spawn_local(async move {
             loop {
@@ -46,26 +47,24 @@ pub(crate) fn start(context: &Rc<Context>, check: &HealthCheck) {
 }
 
 /// Makes one check.
-async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), String> {
+async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), Box<dyn Error>> {
     let timeout = context.settings.connect_timeout;
-    let stream = upstream.connect(context.tls.as_ref(), timeout).await.map_err(|error| error.to_string())?;
+    let stream = upstream.connect(context.tls.as_ref(), timeout).await?;
     let Some(path) = &check.path else { return Ok(()) };
     let asked = async {
-        let (mut sender, connection) =
-            http1::handshake(TokioStream(stream)).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) = http1::handshake(TokioStream(stream)).await?;
         let driver = spawn_local(connection);
         let request = Request::get(upstream.target(path))
             .header(HOST, upstream.authority())
             .header(USER_AGENT, concat!("echoring/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
+            .body(Empty::<Bytes>::new())?;
         let answered = sender.send_request(request).await;
         driver.abort();
-        let status = answered.map_err(|error| error.to_string())?.status();
-        if status.as_u16() < 400 { Ok(()) } else { Err(format!("GET {path} returned {status}")) }
+        let status = answered?.status();
+        if status.as_u16() < 400 { Ok(()) } else { Err(format!("GET {path} returned {status}").into()) }
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(health) => health,
-        Err(_) => Err(format!("GET {path} did not return within {timeout:?}")),
+        Err(_) => Err(format!("GET {path} did not return within {timeout:?}").into()),
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Wake, Waker};
 use proptest::prelude::*;
 
 use super::*;
+use crate::conn::core::stream_of;
 use crate::conn::waiters::{READER, WRITER};
 
 /// A transport that is never ready, until its test says so. Of the tasks that polled a direction, it wakes the last one, as
@@ -116,12 +117,12 @@ proptest! {
                 Step::Poll { task, directions, ready } => {
                     let cx = &mut Context::from_waker(&tasks[task].waker);
                     let polled = shared.poll(places[task], true, cx, |core, cx| {
-                        let stream = Pin::new(&mut core.stream);
+                        let stream = Pin::new(stream_of(&mut core.stream));
                         if directions[0] {
                             let _ = stream.poll_read(cx, &mut ReadBuf::new(&mut [0]));
                         }
                         if directions[1] {
-                            let _ = Pin::new(&mut core.stream).poll_write(cx, &[0]);
+                            let _ = Pin::new(stream_of(&mut core.stream)).poll_write(cx, &[0]);
                         }
                         if ready { Poll::Ready(()) } else { Poll::Pending }
                     });

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -68,73 +67,26 @@ pub enum SocksError {
     Refused(u8),
 }
 
-impl fmt::Display for SocksError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SocksError::Io(error) => error.fmt(f),
-            SocksError::Malformed => SocksRefusal::Malformed.fmt(f),
-            SocksError::NoAcceptableMethod => SocksRefusal::NoAcceptableMethod.fmt(f),
-            SocksError::BadCredentials => SocksRefusal::BadCredentials.fmt(f),
-            SocksError::Refused(code) => SocksRefusal::Refused(*code).fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for SocksError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            SocksError::Io(error) => error.source(),
-            _ => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum SocksError {
-        Io(error),
-        Malformed,
-        NoAcceptableMethod,
-        BadCredentials,
-        Refused(code),
-    }
-);
-
-impl fmt::Display for ProxyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ProxyError::Status(status) => TunnelError::Status(*status).fmt(f),
-            ProxyError::Http(bad) => TunnelError::Http(*bad).fmt(f),
-            ProxyError::Io(error) => write!(f, "the connection to the proxy failed: {error}"),
-            ProxyError::Socks(error) => write!(f, "the proxy did not open a connection: {error}"),
-            ProxyError::UnexpectedBytes => TunnelError::UnexpectedBytes.fmt(f),
-            ProxyError::NotEncodable => {
-                f.write_str("the host, user name or password cannot be sent in the proxy's protocol")
-            }
-        }
+        Io(error) from error => "{error}";
+        Malformed => "{}", SocksRefusal::Malformed;
+        NoAcceptableMethod => "{}", SocksRefusal::NoAcceptableMethod;
+        BadCredentials => "{}", SocksRefusal::BadCredentials;
+        Refused(code) => "{}", SocksRefusal::Refused(*code);
     }
 }
 
-impl std::error::Error for ProxyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ProxyError::Http(error) => error.source(),
-            ProxyError::Io(error) => error.source(),
-            ProxyError::Socks(error) => error.source(),
-            ProxyError::Status(_) | ProxyError::UnexpectedBytes | ProxyError::NotEncodable => None,
-        }
-    }
-}
-
-echoring_proto::error_debug!(
+echoring_proto::error_texts! {
     enum ProxyError {
-        Status(status),
-        Http(why),
-        Io(error),
-        Socks(error),
-        UnexpectedBytes,
-        NotEncodable,
+        Status(status) => "{}", TunnelError::Status(*status);
+        Http(why) from why => "{}", TunnelError::Http(*why);
+        Io(error) from error => "the connection to the proxy failed: {error}";
+        Socks(error) from error => "the proxy did not open a connection: {error}";
+        UnexpectedBytes => "{}", TunnelError::UnexpectedBytes;
+        NotEncodable => "the host, user name or password cannot be sent in the proxy's protocol";
     }
-);
+}
 
 #[doc(hidden)]
 impl From<TunnelError> for ProxyError {

@@ -8,7 +8,7 @@
 
 mod requests;
 #[allow(dead_code, reason = "not every simulation uses all of it")]
-#[path = "../../tests/support/seeds.rs"]
+#[path = "../../../tests/support/seeds.rs"]
 mod seeds;
 
 use std::cell::{Cell, RefCell};
@@ -22,15 +22,15 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::forwarder::{Format, MaskingKeys};
-use super::relay::{Peer, RelayOptions, relay};
+use crate::forwarder::{Format, MaskingKeys};
+use crate::relay::{Peer, RelayOptions, relay};
 use echoring_proto::connection::Seed;
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
 use echoring_proto::limits::{CLOSE_TIMEOUT, SECOND};
 use echoring_proto::random::SplitMix64;
 use echoring_proto::{Opcode, Role, mask};
 
-pub(super) use requests::connect;
+pub(crate) use requests::connect;
 
 /// Longer than any pause of the peers plus the proxy's deadlines.
 const SIMULATION_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
@@ -79,7 +79,7 @@ impl Random {
 
 /// Runs `test` with each seed, each on its own clock.
 fn for_each_seed(name: &str, test: impl AsyncFn(Random)) {
-    seeds::for_each(&format!("--lib proxy::simulation::{name}"), |seed| {
+    seeds::for_each(&format!("-p echoring-proxy --lib simulation::{name}"), |seed| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         LocalSet::new().block_on(&runtime, test(Random::new(seed)));

@@ -1,0 +1,3 @@
+//! Tests of the proxy as a whole.
+
+pub(crate) mod simulation;
