@@ -27,9 +27,9 @@ mod inspection;
 use crate::auth::{Admission, Handshakes};
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scans;
-use crate::handlers::handler_link::HandlerServices;
 use crate::handlers::handler_slots::HandlerSlots;
 use crate::handlers::panics::log_panic;
+use crate::handlers::remote::HandlerServices;
 use crate::limits::PACED_DRAIN_NOTICE;
 use crate::node::config::{RefusalHook, ServerConfig};
 use crate::node::handle::Readiness;
@@ -448,14 +448,16 @@ impl Application for Service {
     fn ping(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
             let Service { handlers, broadcast, gate, .. } = self;
-            handlers.ping(link, &mut HandlerServices { broadcast, gate }, slot, payload);
+            let services = &mut HandlerServices { broadcast, gate };
+            handlers.call(link, services, slot, |handler, remote| handler.ping(remote, payload));
         }
     }
 
     fn pong(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
             let Service { handlers, broadcast, gate, .. } = self;
-            handlers.pong(link, &mut HandlerServices { broadcast, gate }, slot, payload);
+            let services = &mut HandlerServices { broadcast, gate };
+            handlers.call(link, services, slot, |handler, remote| handler.pong(remote, payload));
         }
     }
 

@@ -12,10 +12,9 @@ use crate::handlers::drain_notice::{DrainAction, DrainNotice};
 use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::handler_drain::HandlerDrain;
-use crate::handlers::handler_link::{HandlerLink, HandlerServices};
 use crate::handlers::message::{Message, MessageFilter};
 use crate::handlers::panics::log_panic;
-use crate::handlers::remote::Remote;
+use crate::handlers::remote::{HandlerServices, Remote};
 use crate::handlers::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
 use crate::handlers::subscription::Told;
 use crate::limits::{
@@ -187,28 +186,6 @@ impl HandlerSlots {
             self.drain.end_delay(link.token);
         }
         shown
-    }
-
-    /// Passes a ping to its handler.
-    pub(crate) fn ping(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        payload: &[u8],
-    ) {
-        self.call(link, services, number, |handler, remote| handler.ping(remote, payload));
-    }
-
-    /// Passes a pong to its handler.
-    pub(crate) fn pong(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        payload: &[u8],
-    ) {
-        self.call(link, services, number, |handler, remote| handler.pong(remote, payload));
     }
 
     /// The 101 is queued. Returns whether the handler wants the address of the peer.
@@ -515,7 +492,7 @@ impl HandlerSlots {
     }
 
     /// Calls a handler. An error or a panic closes the connection.
-    fn call<R>(
+    pub(crate) fn call<R>(
         &mut self,
         link: &mut ConnectionContext<'_>,
         services: &mut HandlerServices<'_>,
@@ -524,20 +501,19 @@ impl HandlerSlots {
     ) -> Option<R> {
         let slot = &mut self.slots[number as usize];
         let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
-        let mut refused = false;
-        let mut connection = HandlerLink { link: &mut *link, services };
         let mut remote = Remote {
-            link: &mut connection,
+            link: link.reborrow(),
+            services: HandlerServices { broadcast: services.broadcast, gate: services.gate },
             slot: number,
             timers: &mut self.timers,
-            refused: &mut refused,
+            refused: false,
             reserved_bytes: &mut slot.reserved_bytes,
             senders: &mut slot.senders,
             inlet: &self.inlet,
             on_close: &mut slot.on_close,
         };
         let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
-        if refused {
+        if remote.refused {
             self.wait_writable(number);
         }
         match told {

@@ -6,7 +6,7 @@
 //! ```
 
 use super::HandlerSlots;
-use crate::handlers::handler_link::HandlerServices;
+use crate::handlers::remote::HandlerServices;
 use echoring_broker::broadcast::Broadcast;
 use echoring_broker::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
