@@ -174,7 +174,7 @@ impl Offer {
     }
 }
 
-/// Reads mail as a link does, and writes it again. For fuzzing.
+/// Reads mail as a bridge does, and writes it again. For fuzzing.
 #[doc(hidden)]
 pub fn reread_mail(mail: &[u8]) -> Option<Vec<u8>> {
     let (read, bytes) = echoring_broker::broadcast::mail_codec::decode(mail)?;
@@ -190,10 +190,10 @@ pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     Some(written)
 }
 
-/// Whether the shards are linked to those of another process, and the waiter for the end of that.
+/// Whether the shards exchange mail with those of another process, and the waiter for the end of that.
 #[derive(Debug, Default)]
-pub(crate) struct LinkState {
-    is_linked: Mutex<bool>,
+pub(crate) struct HandoverState {
+    is_carrying: Mutex<bool>,
     /// Files and addresses are the successor's.
     has_successor: AtomicBool,
     changed: Condvar,
@@ -203,9 +203,9 @@ pub(crate) struct LinkState {
     questions: Mutex<Option<UnixStream>>,
 }
 
-impl LinkState {
-    pub(crate) fn set(&self, is_linked: bool) {
-        *self.is_linked.lock().unwrap_or_else(PoisonError::into_inner) = is_linked;
+impl HandoverState {
+    pub(crate) fn set_carrying(&self, is_carrying: bool) {
+        *self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner) = is_carrying;
         self.changed.notify_all();
     }
 
@@ -241,8 +241,8 @@ impl LinkState {
 
     /// Waits until there is no link, for `time` at most. Returns whether there is none.
     pub(crate) fn wait_for_end(&self, time: Duration) -> bool {
-        let linked = self.is_linked.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(linked, time, |is_linked| *is_linked);
+        let carrying = self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(carrying, time, |is_carrying| *is_carrying);
         !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }

@@ -46,13 +46,13 @@ pub fn first_number(server: &Handle) -> u8 {
 
 /// The server before this one, while it drains.
 pub fn predecessor(server: &Handle) -> Option<Arc<DrainingPredecessor>> {
-    server.link.predecessor()
+    server.handover.predecessor()
 }
 
 /// Lets a server have taken over from another, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub fn set_predecessor(server: &Handle, predecessor: &Arc<DrainingPredecessor>) {
-    server.link.set_predecessor(predecessor);
+    server.handover.set_predecessor(predecessor);
 }
 
 /// Asks a shard about its connections. Blocks; `None` if the shard does not answer.

@@ -1,10 +1,9 @@
 //! The routes of the server as an application of the shard: those of the program first, then the built-in ones.
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use echoring_auth::{App, Authenticator, Identity};
+use echoring_auth::Identity;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
@@ -18,7 +17,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{
     Answer, Application, ControlMessage, Disposition, OwnedReply, Remote, earlier,
 };
-use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
+use echoring_topics::{Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
 mod event_stream;
@@ -26,13 +25,15 @@ mod inspection;
 
 use crate::auth::{Admission, Handshakes};
 use crate::commands::{Backlog, ShardCommand};
-use crate::connections::Scans;
+use crate::connections::Scan;
 use crate::handlers::handler_slots::HandlerSlots;
-use crate::handlers::panics::log_panic;
+use crate::handlers::panics::caught;
 use crate::handlers::remote::HandlerServices;
 use crate::limits::PACED_DRAIN_NOTICE;
 use crate::node::config::{RefusalHook, ServerConfig};
 use crate::node::handle::Readiness;
+use crate::node::identity::NodeIdentity;
+use crate::routes::middleware;
 use crate::routes::request_context::RequestContext;
 use crate::routes::response::{Response, to_reply};
 use crate::routes::route::{Route, Routes, Subprotocols};
@@ -92,85 +93,74 @@ pub struct Service {
     handshakes: Handshakes,
     /// Publications of other threads.
     backlog: Backlog,
-    /// Questions about connections.
-    scans: Scans,
+    /// The scans of connections that are in progress. The admin address bounds their number.
+    scans: Vec<Scan>,
 }
 
 impl Service {
-    /// The built-in routes. A subscriber may lag `queue_bytes` behind its topic.
+    /// The built-in routes, with all defaults besides these. A subscriber may lag `queue_bytes` behind its topic.
     pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
         let settings = TopicSettings { lag_bytes: queue_bytes as usize, ..TopicSettings::default() };
         let topics_max = u64::from(crate::limits::TOPICS_DEFAULT);
-        let broadcast = BroadcastSettings {
-            rules: Rules::new(Vec::new(), settings),
-            topics: Lease::new(Budget::new(topics_max), topics_max),
-            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
+        let config = ServerConfig {
+            origins,
             message_bytes_max,
-            seed: 0,
-            placement: Placement::new(0),
-            first_number: 0,
-            digest_seed: 0,
+            topics: Rules::new(Vec::new(), settings),
+            test_endpoints: false,
+            ..ServerConfig::default()
         };
-        Service {
+        let topics = Lease::new(Budget::new(topics_max), topics_max);
+        let node = NodeIdentity { placement: Placement::new(0), first_number: 0, digest_seed: 0 };
+        Service::of(&config, node.broadcast(&config, topics, Creators::default(), 0), Arc::default())
+    }
+
+    /// The routes of a configuration. Makes the state of the shard, so it must run on its thread.
+    pub(crate) fn of(
+        config: &ServerConfig,
+        broadcast: BroadcastSettings,
+        counters: Arc<AuthCounters>,
+    ) -> Service {
+        let mut gate = Gate::new(config.auth.clone(), counters);
+        gate.set_app(config.app.clone());
+        let service = Service {
             routes: Routes::default(),
             states: ShardStates::default(),
-            builtin_routes: true,
-            on_refusal: None,
+            builtin_routes: config.builtin_routes,
+            on_refusal: config.on_refusal.clone(),
             handlers: HandlerSlots::default(),
-            origins,
-            hosts: HostPolicy::Any,
-            demo_pages: true,
+            origins: config.origins.clone(),
+            hosts: config.hosts.clone(),
+            demo_pages: config.demo_pages,
             readiness: Readiness::default(),
-            subprotocols: Vec::new(),
-            preference: SubprotocolPreference::default(),
+            subprotocols: config.subprotocols.clone(),
+            preference: config.subprotocol_preference,
             broadcast: Broadcast::new(broadcast),
-            gate: Gate::default(),
+            gate,
             handshakes: Handshakes::default(),
             backlog: Backlog::default(),
-            scans: Scans::default(),
+            scans: Vec::new(),
+        };
+        let service = service.with_routes(config.routes.clone());
+        if config.test_endpoints { service.with_test_endpoints() } else { service }
+    }
+
+    /// Makes the service one of a node's: its readiness, the quotas of its clients, and the topics that it shares with other nodes.
+    pub(crate) fn with_node(
+        mut self,
+        readiness: Readiness,
+        quotas: Quotas,
+        cluster: Option<ClusterSettings>,
+    ) -> Service {
+        if let Some(cluster) = cluster {
+            self.broadcast.join(cluster);
         }
+        self.gate.set_quotas(quotas);
+        Service { readiness, ..self }
     }
 
     /// Sets the settings of topics.
     pub fn with_broadcast(self, settings: BroadcastSettings) -> Service {
         Service { broadcast: Broadcast::new(settings), ..self }
-    }
-
-    /// Shares topics with other nodes.
-    pub(crate) fn with_cluster(mut self, cluster: Option<ClusterSettings>) -> Service {
-        if let Some(cluster) = cluster {
-            self.broadcast.join(cluster);
-        }
-        self
-    }
-
-    /// Sets the subprotocols of all routes, preferred first. Messages are relayed unchanged, so their meaning is up to
-    /// the clients.
-    pub fn with_subprotocols(
-        self,
-        subprotocols: Vec<&'static str>,
-        preference: SubprotocolPreference,
-    ) -> Service {
-        Service { subprotocols, preference, ..self }
-    }
-
-    /// Authenticates clients.
-    pub fn with_auth(self, auth: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Service {
-        Service { gate: Gate::new(auth, counters), ..self }
-    }
-
-    /// Sets the hooks of the application, after the settings of authentication.
-    pub fn with_app(mut self, app: Option<Arc<App>>) -> Service {
-        self.gate.set_app(app);
-        self
-    }
-
-    /// Limits the publications of clients.
-    pub(crate) fn with_quotas(mut self, quotas: Quotas) -> Service {
-        self.gate.set_quotas(quotas);
-        self
     }
 
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
@@ -197,31 +187,6 @@ impl Service {
     pub fn with_test_endpoints(mut self) -> Service {
         self.routes.extend(endpoints::routes());
         self
-    }
-
-    /// Removes the built-in routes.
-    pub fn without_builtin_routes(self) -> Service {
-        Service { builtin_routes: false, ..self }
-    }
-
-    /// Removes the demo pages.
-    pub fn without_demo_pages(self) -> Service {
-        Service { demo_pages: false, ..self }
-    }
-
-    /// Sets what `/readyz` reports.
-    pub(crate) fn with_readiness(self, readiness: Readiness) -> Service {
-        Service { readiness, ..self }
-    }
-
-    /// Sets the host names that the server answers to.
-    pub fn with_hosts(self, hosts: HostPolicy) -> Service {
-        Service { hosts, ..self }
-    }
-
-    /// Sets the hook that replaces the responses of refusals.
-    pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
-        Service { on_refusal: hook, ..self }
     }
 
     /// Applies the part of a configuration that a running server can change.
@@ -287,15 +252,15 @@ impl Service {
     ) -> Answer<Peer> {
         let Service { routes, states, gate, handlers, subprotocols, preference, .. } = self;
         let defaults = Subprotocols { names: subprotocols, preference: *preference };
-        let context = RequestContext::new(request, states).with_client(gate.client(token));
+        let context = RequestContext { client: gate.client(token), ..RequestContext::new(request, states) };
         let mut opening = route.opening(context, upgrade, defaults);
         if opening.subprotocol().is_none() && gate.is_on() {
             // Whether it was offered does not matter.
             opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
         }
-        match route.make(&mut opening, routes.before()) {
+        match route.make(&mut opening, &routes.before) {
             Ok(handler) => {
-                routes.after().tell(&opening, Ok(()));
+                middleware::tell(&routes.after, &opening, Ok(()));
                 let extras = Box::new(opening.into_extras());
                 let slot = handlers.take(token, handler, route.filter());
                 Answer::UpgradeWith {
@@ -305,7 +270,7 @@ impl Service {
                 }
             }
             Err(response) => {
-                routes.after().tell(&opening, Err(&response));
+                middleware::tell(&routes.after, &opening, Err(&response));
                 Answer::RespondWith(Box::new(to_reply(response, false)))
             }
         }
@@ -314,12 +279,13 @@ impl Service {
     /// Calls the functions of the program before a built-in route opens a connection. Returns their refusal.
     fn refused_before(&self, token: Token, request: &Request<'_>) -> Option<Answer<Peer>> {
         let Service { routes, states, gate, .. } = self;
-        if routes.before().is_empty() {
+        if routes.before.is_empty() {
             return None;
         }
-        let mut context = RequestContext::new(request, states).with_client(gate.client(token));
-        let response = routes.before().check(&mut context).err()?;
-        routes.after().tell(&context, Err(&response));
+        let mut context =
+            RequestContext { client: gate.client(token), ..RequestContext::new(request, states) };
+        let response = middleware::check(&routes.before, &mut context).err()?;
+        middleware::tell(&routes.after, &context, Err(&response));
         Some(Answer::RespondWith(Box::new(to_reply(response, false))))
     }
 
@@ -406,10 +372,7 @@ impl Application for Service {
 
     fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
         let RefusalHook(hook) = self.on_refusal.as_ref()?;
-        let said = catch_unwind(AssertUnwindSafe(|| hook(refusal, request))).unwrap_or_else(|panic| {
-            log_panic(panic);
-            Some(Response::internal_error())
-        });
+        let said = caught(|| hook(refusal, request)).unwrap_or_else(|| Some(Response::internal_error()));
         said.map(|response| Box::new(to_reply(response, request.is_head())))
     }
 
@@ -529,7 +492,7 @@ impl Application for Service {
                 self.configure_auth(cx, config.auth.clone());
                 let _ = reply.try_send((shard, ()));
             }
-            ShardCommand::Connections(scan) => self.scans.push(scan, now),
+            ShardCommand::Connections(scan) => self.scans.push(Scan::new(scan, now)),
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
@@ -592,7 +555,7 @@ impl Application for Service {
             self.broadcast.deadline(),
             self.handlers.deadline(),
             self.gate.deadline(),
-            self.scans.deadline(),
+            self.scans.iter().map(Scan::due).min(),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::node::handle::NotReady;
 
-use super::{ClusterStatus, MemberStatus, PeerAnswer, QuerySender};
+use super::{ClusterStatus, NodeStatus, PeerAnswer, QuerySender};
 use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for controllers of the server.
@@ -86,10 +86,10 @@ impl ClusterNode {
     /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
     pub async fn ask_others(
         &self,
-        is_asked: impl Fn(&MemberStatus) -> bool,
+        is_asked: impl Fn(&NodeStatus) -> bool,
         line: &str,
         body: Bytes,
-    ) -> Vec<(MemberStatus, PeerAnswer)> {
+    ) -> Vec<(NodeStatus, PeerAnswer)> {
         let members = self.status().members.into_iter();
         let mut asked = JoinSet::new();
         for member in members.filter(|member| member.phase != "left" && is_asked(member)) {

@@ -19,7 +19,7 @@ pub struct ClusterStatus {
     /// Whether the node may begin topics that it owns.
     pub open: bool,
     /// The other nodes.
-    pub members: Vec<MemberStatus>,
+    pub members: Vec<NodeStatus>,
     /// Packets and heartbeats sent over the backbone.
     pub packets_out: u64,
     /// Their bytes.
@@ -46,7 +46,7 @@ pub struct ClusterStatus {
 
 /// Another node, as this one sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct MemberStatus {
+pub struct NodeStatus {
     /// Its name.
     pub node: String,
     /// The id of its run.
@@ -75,7 +75,7 @@ pub struct MemberStatus {
     pub key_differs: bool,
 }
 
-impl MemberStatus {
+impl NodeStatus {
     pub(super) fn set_link(&mut self, link: &LinkFigures) {
         let LinkFigures { unacknowledged_bytes, unacknowledged_age, retransmissions, resets, round_trip } =
             *link;

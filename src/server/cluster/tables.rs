@@ -9,7 +9,7 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
 
-use super::MemberStatus;
+use super::NodeStatus;
 use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
 use super::status::{id, word};
@@ -168,7 +168,7 @@ impl ClusterTables {
     }
 
     /// A node whose messages others do not acknowledge is not ready, as its clients' publications are late.
-    fn look_for_delays(&mut self, members: &[MemberStatus]) {
+    fn look_for_delays(&mut self, members: &[NodeStatus]) {
         let behind = members.iter().find(|member| member.behind);
         let was_behind = self.shared.is_behind.swap(behind.is_some(), Ordering::Relaxed);
         match behind {
@@ -216,7 +216,7 @@ impl ClusterTables {
         let members = cluster.members().map(|(node, name, phase)| {
             let state = self.links.get(&node);
             let (settings_differ, key_differs) = cluster.differs(node);
-            let mut member = MemberStatus {
+            let mut member = NodeStatus {
                 node: name.to_owned(),
                 id: id(node),
                 phase: word(phase),
@@ -224,12 +224,12 @@ impl ClusterTables {
                 full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
                 settings_differ,
                 key_differs,
-                ..MemberStatus::default()
+                ..NodeStatus::default()
             };
             member.set_link(&cluster.link(node, now).unwrap_or_default());
             member
         });
-        let members: Vec<MemberStatus> = members.collect();
+        let members: Vec<NodeStatus> = members.collect();
         self.look_for_delays(&members);
         let is_active = cluster.phase() == Phase::Active && self.is_connected;
         self.shared.is_active.store(is_active, Ordering::Relaxed);

@@ -36,9 +36,9 @@ fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
     let driver = Epoll::new(&options).expect("epoll");
     let topics = Lease::new(Budget::new(64), 64);
     let placement = Placement::new(1);
-    let node = crate::node::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
-    let service =
-        crate::node::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
+    let node = crate::node::identity::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+    let broadcast = node.broadcast(&config, topics, Default::default(), 1);
+    let service = Service::of(&config, broadcast, Arc::default());
     Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes)
 }
 

@@ -5,7 +5,6 @@ mod fragments;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::handlers::drain_notice::{DrainAction, DrainNotice};
@@ -13,7 +12,7 @@ use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::handler_drain::HandlerDrain;
 use crate::handlers::message::{Message, MessageFilter};
-use crate::handlers::panics::log_panic;
+use crate::handlers::panics::caught;
 use crate::handlers::remote::{HandlerServices, Remote};
 use crate::handlers::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
 use crate::handlers::subscription::Told;
@@ -92,12 +91,8 @@ impl fmt::Debug for HandlerSlots {
 impl HandlerSlots {
     /// Puts the handler of a new connection into a free slot. Returns the slot's number.
     pub(crate) fn take(&mut self, token: Token, handler: Box<dyn Handler>, filter: MessageFilter) -> u32 {
-        let streaming = catch_unwind(AssertUnwindSafe(|| handler.is_streaming()));
         let slot = HandlerSlot {
-            streaming: streaming.unwrap_or_else(|panic| {
-                log_panic(panic);
-                false
-            }),
+            streaming: caught(|| handler.is_streaming()).unwrap_or(false),
             handler: Some(handler),
             token,
             filter,
@@ -136,10 +131,7 @@ impl HandlerSlots {
         let slot = &mut self.slots[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
         if let Some(mut handler) = slot.handler.take() {
-            let left = catch_unwind(AssertUnwindSafe(move || handler.close(closed)));
-            if let Err(panic) = left {
-                log_panic(panic);
-            }
+            caught(move || handler.close(closed));
         }
         self.timers.clear(number);
         self.free.push(number);
@@ -512,22 +504,21 @@ impl HandlerSlots {
             inlet: &self.inlet,
             on_close: &mut slot.on_close,
         };
-        let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
+        let told = caught(|| tell(handler, &mut remote));
         if remote.refused {
             self.wait_writable(number);
         }
         match told {
-            Ok(Ok(result)) => return Some(result),
-            Ok(Err(failure)) if failure.is_draining() => self.refused_by_drain(link, number),
-            Ok(Err(failure)) => {
+            Some(Ok(result)) => return Some(result),
+            Some(Err(failure)) if failure.is_draining() => self.refused_by_drain(link, number),
+            Some(Err(failure)) => {
                 tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
                 observer::failed(failure.code(), &failure);
                 self.silence(number);
                 link.note_handler_failure(false);
                 link.close(failure.code(), failure.reason());
             }
-            Err(panic) => {
-                log_panic(panic);
+            None => {
                 self.expel(number);
                 link.note_handler_failure(true);
                 link.close(CloseCode::INTERNAL, "internal error");
@@ -547,10 +538,8 @@ impl HandlerSlots {
     #[cold]
     fn expel(&mut self, number: u32) {
         self.timers.clear(number);
-        if let Some(handler) = self.slots[number as usize].handler.take()
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(move || drop(handler)))
-        {
-            log_panic(panic);
+        if let Some(handler) = self.slots[number as usize].handler.take() {
+            caught(move || drop(handler));
         }
     }
 }

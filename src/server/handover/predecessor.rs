@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
-use super::successor::bridge_bytes;
 use super::wire::{FrameKind, invalid, receive, send, send_sockets};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
@@ -21,6 +20,7 @@ use crate::limits::{
     CLUSTER_HANDOVER_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT,
     HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
+use crate::node::config::mailbox_bytes;
 use crate::node::handle::{Handle, PacedDrain};
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
@@ -75,8 +75,8 @@ struct Successor {
 
 /// The result of a handover for the successor.
 enum Given {
-    /// The topics, by this link.
-    Topics(Link),
+    /// The topics, by this bridge.
+    Topics(CarrierParts),
     /// The place in the cluster, which has the topics.
     Place,
 }
@@ -207,7 +207,7 @@ impl Waiting {
 
     /// A server is linked to one other at a time.
     fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
-        while !self.server.link.wait_for_end(Duration::from_secs(1)) {
+        while !self.server.handover.wait_for_end(Duration::from_secs(1)) {
             let words = "the running server is still draining its predecessor; waiting";
             send(stream, FrameKind::Wait, words.as_bytes())?;
         }
@@ -241,15 +241,15 @@ impl Waiting {
         hello: Hello,
         round: u32,
         on: &dyn Fn(Event<'_>),
-    ) -> io::Result<Link> {
+    ) -> io::Result<CarrierParts> {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
         let has_stopped = Cell::new(false);
         let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
         let handed = self.ask_all(freeze).and_then(|()| self.send_topics(&stream)).and_then(|()| {
-            let link = self.prepare(&stream, hello)?;
-            self.let_go(&stream, &has_stopped, on).map(|()| link)
+            let parts = self.prepare(&stream, hello)?;
+            self.let_go(&stream, &has_stopped, on).map(|()| parts)
         });
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
@@ -266,7 +266,7 @@ impl Waiting {
                 on(Event::Staying);
                 Err(error)
             }
-            Ok(link) => Ok(link),
+            Ok(parts) => Ok(parts),
         }
     }
 
@@ -396,15 +396,15 @@ impl Waiting {
     }
 
     /// Everything that can fail before the successor is told to go.
-    fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<Link> {
+    fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<CarrierParts> {
         let writer = WriterThread::spawn()?;
         let far_shards = usize::from(hello.shards);
-        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
+        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
         let bridge = |remote: &echoring_runtime::shard::Remote<_, _>| {
             Bridge::new(Lane::Request, far_shards, bytes, writer.thread(), remote.waker().clone())
         };
         let (bridges, ends) = self.server.remotes.iter().map(bridge).unzip();
-        Ok(Link { stream: stream.try_clone()?, hello, writer, bridges, ends })
+        Ok(CarrierParts { stream: stream.try_clone()?, hello, writer, bridges, ends })
     }
 
     /// The successor, or its cluster, orders everything, and this server drains.
@@ -416,43 +416,43 @@ impl Waiting {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
         let carried = match given {
-            Given::Topics(link) => Some(self.follow(link)),
+            Given::Topics(parts) => Some(self.follow(parts)),
             Given::Place => None,
         };
-        self.server.link.set_succeeded();
+        self.server.handover.set_succeeded();
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();
         on(Event::TakenOver);
         let end = match carried {
             Some(Ok(carrier)) => carrier.wait(),
-            Some(Err(error)) => LinkEnd::Broken(error),
+            Some(Err(error)) => CarrierEnd::Broken(error),
             None => return,
         };
         match end {
-            LinkEnd::Bye => tracing::debug!("the last mail has left"),
-            LinkEnd::Broken(error) => {
+            CarrierEnd::Bye => tracing::debug!("the last mail has left"),
+            CarrierEnd::Broken(error) => {
                 tracing::warn!(%error, "the successor is lost; closing all connections");
                 self.command_all(|| ShardCommand::LoseSuccessor);
                 let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
                 self.server.order_plan(plan);
             }
         }
-        self.server.link.set(false);
+        self.server.handover.set_carrying(false);
     }
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
-        self.server.link.set_questions(stream.try_clone()?);
+        self.server.handover.set_questions(stream.try_clone()?);
         answer_on_thread(self.server.clone(), stream)
     }
 
     /// This server's shards become shards of the successor.
-    fn follow(&self, link: Link) -> io::Result<Carrier> {
-        let Link { stream, hello, writer, bridges, ends } = link;
+    fn follow(&self, parts: CarrierParts) -> io::Result<Carrier> {
+        let CarrierParts { stream, hello, writer, bridges, ends } = parts;
         for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
             let message_bytes_max = hello.message_bytes_max;
             remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
         }
-        self.server.link.set(true);
+        self.server.handover.set_carrying(true);
         let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
         Carrier::start(writer, stream, ends, translator)
     }
@@ -498,8 +498,8 @@ fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> i
     }
 }
 
-/// The parts of a link, made before the successor is told to go.
-struct Link {
+/// The parts of a parts, made before the successor is told to go.
+struct CarrierParts {
     stream: UnixStream,
     hello: Hello,
     writer: WriterThread,

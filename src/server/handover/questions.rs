@@ -1,7 +1,7 @@
 //! Questions of a successor about the connections of its predecessor, while that one drains.
 //!
 //! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
-//! it up, and the link goes on when they fail. One question is asked at a time, and the answers come in the same order.
+//! it up, and the bridge goes on when they fail. One question is asked at a time, and the answers come in the same order.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};

@@ -44,7 +44,7 @@ enum Step {
     GivenUp,
 }
 
-/// One direction of the link, and a message that its shard has no room for.
+/// One direction of the bridge, and a message that its shard has no room for.
 #[derive(Debug)]
 struct Way {
     inlets: Vec<FarInlet<ShardMail>>,

@@ -8,21 +8,18 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint};
 use super::questions::DrainingPredecessor;
 use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
-use crate::limits::{
-    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN,
-};
-use crate::node::config::ListenAddress;
+use crate::limits::{CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT};
+use crate::node::config::{ListenAddress, mailbox_bytes};
 use crate::node::handle::Handle;
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
-use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_cluster::NodeId;
@@ -167,11 +164,11 @@ impl Predecessor {
             // Nothing else would tell of its end.
             draining.set_gone();
         }
-        server.link.set_predecessor(&draining);
+        server.handover.set_predecessor(&draining);
         Ok(())
     }
 
-    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a link
+    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a bridge
     /// that ends with the last of them.
     ///
     /// # Errors
@@ -190,16 +187,16 @@ impl Predecessor {
         let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
-        server.link.set(true);
+        server.handover.set_carrying(true);
         // Nothing was posted yet, so nobody else writes.
         send(&said, FrameKind::Started, &[])?;
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
-        server.link.set_predecessor(&draining);
+        server.handover.set_predecessor(&draining);
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
-                LinkEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
-                LinkEnd::Broken(error) => {
+                CarrierEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
+                CarrierEnd::Broken(error) => {
                     tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
                 }
             }
@@ -207,7 +204,7 @@ impl Predecessor {
                 remote.send(ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients())));
             }
             draining.set_gone();
-            waiting.link.set(false);
+            waiting.handover.set_carrying(false);
         })?;
         Ok(())
     }
@@ -307,7 +304,7 @@ impl Takeover<'_> {
     /// Gives every shard its bridge, and returns the far ends.
     fn lead(&self, writer: &WriterThread) -> io::Result<Vec<FarEnd<ShardMail>>> {
         let far_shards = usize::from(self.offer.shards);
-        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
+        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
             * far_shards;
         let (reply, ready) = mpsc::sync_channel(self.server.remotes.len());
         let mut ends = Vec::new();
@@ -341,11 +338,6 @@ pub(super) fn split(
         record.append(&mut blocks[(*owner)?]);
     }
     Some(blocks)
-}
-
-/// Bytes of a bridge for messages of this size, as of a mailbox.
-pub(super) fn bridge_bytes(message_bytes_max: u64) -> usize {
-    MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
 }
 
 /// Mail of the predecessor's shards: requests.

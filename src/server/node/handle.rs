@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterNode;
 use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, blocking, only};
-use crate::handover::LinkState;
+use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::config::ServerConfig;
 use crate::node::listeners::InheritedListener;
@@ -71,7 +71,7 @@ pub struct Handle {
     /// Listeners that are kept for a successor, until this server drains.
     pub(crate) kept: KeptListeners,
     /// The link to another process.
-    pub(crate) link: Arc<LinkState>,
+    pub(crate) handover: Arc<HandoverState>,
     /// The number of the first shard, in the numbers of clients.
     pub(crate) first_number: u8,
     /// The server's part in its cluster.
@@ -470,7 +470,7 @@ impl Handle {
     /// Whether another process has taken over from this server, which drains for it.
     #[doc(hidden)]
     pub fn has_successor(&self) -> bool {
-        self.link.has_successor()
+        self.handover.has_successor()
     }
 
     /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::message::TestMessage;
-use super::peer::{Peer, Received};
+use super::peer::{Arrival, Peer};
 use super::response::TestResponse;
 use super::simulated::Simulated;
 use echoring_proto::CloseCode;
@@ -141,7 +141,7 @@ impl TestClient {
     pub fn take_pings(&self) -> Vec<Vec<u8>> {
         self.after_run(|peer| {
             peer.take(|received| match received {
-                Received::Ping(payload) => Some(payload.clone()),
+                Arrival::Ping(payload) => Some(payload.clone()),
                 _ => None,
             })
         })
@@ -151,7 +151,7 @@ impl TestClient {
     pub fn take_pongs(&self) -> Vec<Vec<u8>> {
         self.after_run(|peer| {
             peer.take(|received| match received {
-                Received::Pong(payload) => Some(payload.clone()),
+                Arrival::Pong(payload) => Some(payload.clone()),
                 _ => None,
             })
         })
@@ -209,9 +209,9 @@ impl Drop for TestClient {
     }
 }
 
-fn as_message(received: &Received) -> Option<TestMessage> {
+fn as_message(received: &Arrival) -> Option<TestMessage> {
     match received {
-        Received::Message(message) => Some(message.clone()),
+        Arrival::Message(message) => Some(message.clone()),
         _ => None,
     }
 }

@@ -24,7 +24,7 @@ const NEVER: Nanos = Nanos::MAX / 4;
 
 /// The notices and the received data of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum Arrival {
     Message(TestMessage),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
@@ -60,7 +60,7 @@ pub(super) struct Peer {
     /// The response to the request, and the bytes after it in the same read.
     response: Vec<u8>,
     subprotocol: Option<String>,
-    received: VecDeque<Received>,
+    received: VecDeque<Arrival>,
 }
 
 impl Peer {
@@ -213,7 +213,7 @@ impl Peer {
     }
 
     /// Takes the items for which `take` returns a value, in order.
-    pub(super) fn take<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Vec<R> {
+    pub(super) fn take<R>(&mut self, take: impl Fn(&Arrival) -> Option<R>) -> Vec<R> {
         let mut taken = Vec::new();
         self.received.retain(|received| match take(received) {
             Some(wanted) => {
@@ -226,7 +226,7 @@ impl Peer {
     }
 
     /// Takes the first item for which `take` returns a value.
-    pub(super) fn take_first<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Option<R> {
+    pub(super) fn take_first<R>(&mut self, take: impl Fn(&Arrival) -> Option<R>) -> Option<R> {
         let (at, wanted) =
             self.received.iter().enumerate().find_map(|(at, received)| Some((at, take(received)?)))?;
         self.received.remove(at);
@@ -293,7 +293,7 @@ impl Peer {
     }
 
     /// The items received since `before`, a number of received items.
-    pub(super) fn received_since(&self, before: usize) -> impl Iterator<Item = &Received> {
+    pub(super) fn received_since(&self, before: usize) -> impl Iterator<Item = &Arrival> {
         self.received.iter().skip(before)
     }
 
@@ -367,15 +367,15 @@ impl Peer {
                         }
                         MessageKind::Binary => TestMessage::Binary(payload),
                     };
-                    self.received.push_back(Received::Message(message));
+                    self.received.push_back(Arrival::Message(message));
                 }
                 Some(Step::Ping(piece)) => {
                     let payload = self.payload(piece, bytes);
-                    self.received.push_back(Received::Ping(payload));
+                    self.received.push_back(Arrival::Ping(payload));
                 }
                 Some(Step::Pong(piece)) => {
                     let payload = self.payload(piece, bytes);
-                    self.received.push_back(Received::Pong(payload));
+                    self.received.push_back(Arrival::Pong(payload));
                 }
                 Some(Step::Head(_) | Step::Refused(_)) => unreachable!("steps of the server's role"),
             }

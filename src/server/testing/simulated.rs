@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::message::{HandlerFailure, TestPublication};
-use super::peer::{Opening, Peer, Received};
+use super::peer::{Arrival, Opening, Peer};
 use super::transcript::Transcript;
 use crate::commands::blocking::{self, OwnShards};
 use crate::limits::{TEST_RETRY_DELAY, TEST_STEPS_MAX};
@@ -211,7 +211,7 @@ impl Surroundings for Simulated {
         let before = peer.act(self.network());
         let mut transcript = self.transcript.borrow_mut();
         for received in peer.received_since(before) {
-            if let Received::Message(message) = received {
+            if let Arrival::Message(message) = received {
                 transcript.received(now, client, message);
             }
         }

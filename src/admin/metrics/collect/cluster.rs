@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Families, label};
 use crate::metrics::family::Labels;
-use echoring_server::{ClusterStatus, MemberStatus};
+use echoring_server::{ClusterStatus, NodeStatus};
 
 /// Nothing without a cluster.
 pub(super) fn collect(out: &mut Families, status: Option<&ClusterStatus>) {
@@ -95,9 +95,9 @@ fn sample(status: Option<&ClusterStatus>, value: fn(&ClusterStatus) -> u64) -> O
     status.map(|status| (Labels::new(), value(status)))
 }
 
-fn collect_links(out: &mut Families, members: &[MemberStatus]) {
+fn collect_links(out: &mut Families, members: &[NodeStatus]) {
     let links = links(members);
-    let of_each = |value: fn(&MemberStatus) -> u64| {
+    let of_each = |value: fn(&NodeStatus) -> u64| {
         links.iter().map(move |(peer, link)| (label("peer", peer), value(link))).collect::<Vec<_>>()
     };
     out.gauges(
@@ -149,8 +149,8 @@ fn collect_links(out: &mut Families, members: &[MemberStatus]) {
 }
 
 /// The links by the names of the nodes. Two processes have one name while one takes over from the other.
-fn links(members: &[MemberStatus]) -> BTreeMap<&str, MemberStatus> {
-    let mut links: BTreeMap<&str, MemberStatus> = BTreeMap::new();
+fn links(members: &[NodeStatus]) -> BTreeMap<&str, NodeStatus> {
+    let mut links: BTreeMap<&str, NodeStatus> = BTreeMap::new();
     for member in members {
         let link = links.entry(&member.node).or_default();
         link.staged_bytes += member.staged_bytes;
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn two_processes_of_one_name_have_one_series() {
-        let member = |staged_bytes, unacknowledged_ms, round_trip_us| MemberStatus {
+        let member = |staged_bytes, unacknowledged_ms, round_trip_us| NodeStatus {
             node: "a".into(),
             staged_bytes,
             unacknowledged_ms,
             round_trip_us,
-            ..MemberStatus::default()
+            ..NodeStatus::default()
         };
-        let members = [member(3, 9, None), member(4, 7, Some(5)), MemberStatus::default()];
+        let members = [member(3, 9, None), member(4, 7, Some(5)), NodeStatus::default()];
         let links = links(&members);
         assert_eq!(links.len(), 2);
         let link = &links["a"];
