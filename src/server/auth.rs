@@ -66,42 +66,15 @@ pub(crate) fn judge<'a>(
 }
 
 impl Handshakes {
-    /// Lets the client of a request in, refuses it, or begins to ask about it. Also returns whether the address of the peer is
-    /// needed for the decision.
-    pub(crate) fn admit(
-        &mut self,
-        gate: &mut Gate,
-        token: Token,
-        request: &Request<'_>,
-        judged: Option<(Presented<'_>, Verdict)>,
-        pool: &mut Pool,
-        now: Nanos,
-    ) -> (Admission, bool) {
-        let Some((presented, verdict)) = judged else { return (Admission::Open, false) };
-        match verdict {
-            Verdict::Anonymous => {
-                gate.note_anonymous();
-                (Admission::Open, false)
-            }
-            Verdict::Known(client) => match gate.let_in(token, &client, pool, now) {
-                Ok(()) => (Admission::Open, false),
-                Err(denied) => (Admission::Refused(refuse(gate, denied)), false),
-            },
-            Verdict::Denied(denied) => (Admission::Refused(refuse(gate, denied)), false),
-            Verdict::Ask => self.begin(gate, token, presented, OwnedHead::of(request)),
-        }
-    }
-
-    fn begin(
+    /// Begins to ask about the client of a request. The decision needs the address of the peer.
+    pub(crate) fn begin(
         &mut self,
         gate: &Gate,
         token: Token,
         presented: Presented<'_>,
         head: OwnedHead,
-    ) -> (Admission, bool) {
-        let Some(answers) = gate.answers().cloned() else {
-            return (Admission::Refused(refuse(gate, Denied::Unavailable)), false);
-        };
+    ) -> Admission {
+        let Some(answers) = gate.answers().cloned() else { return refused(gate, Denied::Unavailable) };
         let reply = move |decision| {
             answers.send(GateAnswer::Auth(AuthCommand::Decided(token, decision)));
         };
@@ -109,7 +82,7 @@ impl Handshakes {
             let question = Question { head: Some(head.clone()), ..question };
             self.0.add(token, head, question)
         });
-        if added { (Admission::Later, true) } else { (Admission::Refused(refuse(gate, Denied::Busy)), false) }
+        if added { Admission::Later } else { refused(gate, Denied::Busy) }
     }
 
     /// The address of a peer whose request is pending was found.
@@ -139,6 +112,11 @@ impl Handshakes {
     pub(crate) fn forget(&mut self, token: Token) {
         self.0.remove(token);
     }
+}
+
+/// Refuses a client, which is counted.
+pub(crate) fn refused(gate: &Gate, denied: Denied) -> Admission {
+    Admission::Refused(refuse(gate, denied))
 }
 
 fn refuse(gate: &Gate, denied: Denied) -> Refusal {

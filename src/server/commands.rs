@@ -380,7 +380,7 @@ impl CommandSender {
 
     /// Publishes if there is room for the messages now, and waits for the answer of the topic's owner for `timeout` at most. For
     /// requests of other programs, which are answered and not held: the owner refuses messages without room.
-    pub(super) fn publish_at_once(
+    pub(crate) fn publish_at_once(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
@@ -446,23 +446,8 @@ impl CommandSender {
         Ok(pending)
     }
 
-    /// Has all shards use another configuration, and waits for them.
-    pub(super) fn configure(&self, config: &Arc<ServerConfig>) {
-        self.ask_all(|reply| ShardCommand::Configure(Arc::clone(config), reply));
-    }
-
-    /// The topics of every shard, by the shard's number, without shards that do not answer in time.
-    pub(super) fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
-        self.ask_all(ShardCommand::Topics)
-    }
-
-    /// The reports about one topic.
-    pub(super) fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
-        self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
-    }
-
     /// The answer of the shard that has a topic; `None` if it does not come in time.
-    pub(super) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+    pub(crate) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         let owner = self.placement.owner(topic, self.remotes.len());
         let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });
         self.ask_one(owner, Duration::from_nanos(SNAPSHOT_TIMEOUT), ask).ok()
@@ -498,19 +483,28 @@ impl CommandSender {
         receiver.recv_timeout(timeout).map(|(_, answer)| answer)
     }
 
-    fn ask_all<T>(&self, ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand) -> Vec<(usize, T)> {
+    /// Asks all shards. Those that do not answer within two seconds are left out.
+    pub(crate) fn ask_all<T>(
+        &self,
+        ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
+    ) -> Vec<(usize, T)> {
+        self.gather(|reply| ControlMessage::Command(ask(reply)), |(shard, _)| *shard)
+    }
+
+    /// The answers of all shards to a message, in the order of the shards. Those that do not answer within two seconds are left out.
+    pub(crate) fn gather<T>(
+        &self,
+        ask: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
+        shard_of: impl Fn(&T) -> usize,
+    ) -> Vec<T> {
         let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
-        let asked = self
-            .remotes
-            .iter()
-            .filter(|remote| remote.send(ControlMessage::Command(ask(sender.clone()))))
-            .count();
+        let asked = self.remotes.iter().filter(|remote| remote.send(ask(sender.clone()))).count();
         drop(sender);
         blocking::let_own_shards_answer();
-        let mut answers: Vec<(usize, T)> = (0..asked)
+        let mut answers: Vec<T> = (0..asked)
             .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
             .collect();
-        answers.sort_by_key(|(shard, _)| *shard);
+        answers.sort_by_key(shard_of);
         answers
     }
 }

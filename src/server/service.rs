@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use echoring_auth::Identity;
 use echoring_proto::CloseCode;
-use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, Reply};
 use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
@@ -17,7 +17,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{
     Answer, Application, ControlMessage, Disposition, OwnedReply, Remote, earlier,
 };
-use echoring_topics::{Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
+use echoring_topics::{HubReport, is_topic_name};
 
 mod admission;
 mod event_stream;
@@ -26,13 +26,12 @@ mod inspection;
 use crate::auth::{Admission, Handshakes};
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scan;
-use crate::handlers::handler_slots::HandlerSlots;
+use crate::handlers::handler_slots::{HandlerSlots, Handlers};
 use crate::handlers::panics::caught;
 use crate::handlers::remote::HandlerServices;
 use crate::limits::PACED_DRAIN_NOTICE;
 use crate::node::config::{RefusalHook, ServerConfig};
 use crate::node::handle::Readiness;
-use crate::node::identity::NodeIdentity;
 use crate::routes::middleware;
 use crate::routes::request_context::RequestContext;
 use crate::routes::response::{Response, to_reply};
@@ -98,28 +97,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The built-in routes, with all defaults besides these. A subscriber may lag `queue_bytes` behind its topic.
-    pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
-        let settings = TopicSettings { lag_bytes: queue_bytes as usize, ..TopicSettings::default() };
-        let topics_max = u64::from(crate::limits::TOPICS_DEFAULT);
-        let config = ServerConfig {
-            origins,
-            message_bytes_max,
-            topics: Rules::new(Vec::new(), settings),
-            test_endpoints: false,
-            ..ServerConfig::default()
-        };
-        let topics = Lease::new(Budget::new(topics_max), topics_max);
-        let node = NodeIdentity { placement: Placement::new(0), first_number: 0, digest_seed: 0 };
-        Service::of(&config, node.broadcast(&config, topics, Creators::default(), 0), Arc::default())
-    }
-
     /// The routes of a configuration. Makes the state of the shard, so it must run on its thread.
-    pub(crate) fn of(
-        config: &ServerConfig,
-        broadcast: BroadcastSettings,
-        counters: Arc<AuthCounters>,
-    ) -> Service {
+    pub fn new(config: &ServerConfig, broadcast: BroadcastSettings, counters: Arc<AuthCounters>) -> Service {
         let mut gate = Gate::new(config.auth.clone(), counters);
         gate.set_app(config.app.clone());
         let service = Service {
@@ -156,11 +135,6 @@ impl Service {
         }
         self.gate.set_quotas(quotas);
         Service { readiness, ..self }
-    }
-
-    /// Sets the settings of topics.
-    pub fn with_broadcast(self, settings: BroadcastSettings) -> Service {
-        Service { broadcast: Broadcast::new(settings), ..self }
     }
 
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
@@ -290,6 +264,11 @@ impl Service {
     }
 
     /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
+    fn handlers(&mut self) -> Handlers<'_> {
+        let Service { handlers, broadcast, gate, .. } = self;
+        Handlers { slots: handlers, services: HandlerServices { broadcast, gate } }
+    }
+
     fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() && !self.broadcast.is_frozen()
     }
@@ -357,8 +336,7 @@ impl Application for Service {
         match &*link.peer {
             Peer::Handler(handler) => {
                 let slot = handler.slot;
-                let Service { handlers, broadcast, gate, .. } = self;
-                let wants_address = handlers.open(&mut link, &mut HandlerServices { broadcast, gate }, slot);
+                let wants_address = self.handlers().open(&mut link, slot);
                 if wants_address {
                     cx.find_address(token);
                 }
@@ -402,25 +380,20 @@ impl Application for Service {
             }
             Peer::Handler(ref handler) => {
                 let slot = handler.slot;
-                let Service { handlers, broadcast, gate, .. } = self;
-                handlers.chunk(link, &mut HandlerServices { broadcast, gate }, slot, &chunk)
+                self.handlers().chunk(link, slot, &chunk)
             }
         }
     }
 
     fn ping(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
-            let Service { handlers, broadcast, gate, .. } = self;
-            let services = &mut HandlerServices { broadcast, gate };
-            handlers.call(link, services, slot, |handler, remote| handler.ping(remote, payload));
+            self.handlers().call(link, slot, |handler, remote| handler.ping(remote, payload));
         }
     }
 
     fn pong(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
-            let Service { handlers, broadcast, gate, .. } = self;
-            let services = &mut HandlerServices { broadcast, gate };
-            handlers.call(link, services, slot, |handler, remote| handler.pong(remote, payload));
+            self.handlers().call(link, slot, |handler, remote| handler.pong(remote, payload));
         }
     }
 
@@ -432,8 +405,7 @@ impl Application for Service {
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.addressed(&mut link, &mut HandlerServices { broadcast, gate }, slot, address);
+            self.handlers().addressed(&mut link, slot, address);
         }
     }
 
@@ -443,8 +415,7 @@ impl Application for Service {
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
             && let Some(mut link) = cx.link(token)
         {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.writable(&mut link, &mut HandlerServices { broadcast, gate }, slot);
+            self.handlers().writable(&mut link, slot);
         }
     }
 
@@ -530,15 +501,13 @@ impl Application for Service {
         if self.broadcast.has_connects_due() {
             self.broadcast.complete_connects(cx, &mut self.gate);
         }
-        let Service { handlers, broadcast, gate, .. } = self;
-        handlers.send_between_messages(cx, &mut HandlerServices { broadcast, gate });
+        self.handlers().send_between_messages(cx);
         self.broadcast.tick_ended(cx);
         let decided = self.broadcast.take_decided();
         if !decided.is_empty() {
             self.backlog.decide(decided);
         }
-        let Service { handlers, broadcast, gate, .. } = self;
-        handlers.tick_ended(cx, &mut HandlerServices { broadcast, gate });
+        self.handlers().tick_ended(cx);
         if !self.scans.is_empty() {
             self.advance_scans(cx);
         }

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_server::{Routes, Service};
 use echoring_topics::{Rules, TopicSettings};
 
 use super::broadcast_settings;
+use super::service::with_broadcast;
 use super::world::{Memory, World, config};
 
 pub const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
@@ -64,9 +64,7 @@ impl TopicWorld {
         let memory = memory.unwrap_or_else(|| Memory::random(seed));
         World::with_memory(seed, shards, connection, mailbox_bytes, secured, memory, |shard| {
             let settings = broadcast_settings(rules.clone(), &topics, message_bytes_max, seed, shard);
-            Service::new(OriginPolicy::SameHost, message_bytes_max, queue_bytes)
-                .with_broadcast(settings)
-                .with_routes(routes.clone())
+            with_broadcast(settings).with_routes(routes.clone())
         })
     }
 }

@@ -38,7 +38,7 @@ fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
     let placement = Placement::new(1);
     let node = crate::node::identity::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
     let broadcast = node.broadcast(&config, topics, Default::default(), 1);
-    let service = Service::of(&config, broadcast, Arc::default());
+    let service = Service::new(&config, broadcast, Arc::default());
     Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes)
 }
 
@@ -311,7 +311,7 @@ fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
     assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
     drop(shard);
     assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
-    assert!(commands.topics().is_empty());
+    assert!(commands.ask_all(ShardCommand::Topics).is_empty());
 }
 
 #[test]
@@ -319,7 +319,8 @@ fn topics_are_told_about_by_the_shards_that_know_them() {
     let (mut shard, commands) = shard();
     let asked = thread::spawn(move || {
         let published = commands.publish("t", texts(2), None);
-        (published, commands.topics(), commands.topic("t"), commands.topic("u"))
+        let topic = |name: &str| commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply));
+        (published, commands.ask_all(ShardCommand::Topics), topic("t"), topic("u"))
     });
     let (published, topics, known, unknown) = answer(&mut shard, asked);
     let last = published.expect("in time")[1].expect("taken");

@@ -20,7 +20,7 @@ pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
 
 /// Translates mail that arrives: its receiving shard, and its sender's number.
-pub(crate) trait Translate: Send + 'static {
+pub trait Translate: Send + 'static {
     /// # Errors
     /// If no such mail can come from the other process.
     fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, bytes: &[u8]) -> io::Result<Route>;
@@ -28,11 +28,11 @@ pub(crate) trait Translate: Send + 'static {
 
 /// Where mail goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The shard of this process.
-    pub(crate) to: usize,
+    pub to: usize,
     /// The sender's number for it.
-    pub(crate) from: usize,
+    pub from: usize,
 }
 
 /// Why a bridge has ended.
@@ -128,7 +128,7 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &At
             while batch.len() < HANDOVER_BATCH_BYTES {
                 payload.clear();
                 let Some((to, mail)) = inlet.take(&mut payload) else { break };
-                append_frame(&mut batch, FrameKind::Mail, |batch| {
+                append_frame(&mut batch, FrameKind::MAIL, |batch| {
                     batch.put_u16_le(shard as u16);
                     batch.put_u16_le(to as u16);
                     let crosses = mail_codec::encode(&mail, &payload, batch);
@@ -139,7 +139,7 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &At
         let is_idle = batch.is_empty();
         if is_idle && is_last {
             is_over.store(true, Ordering::Release);
-            append_frame(&mut batch, FrameKind::Bye, |_| {});
+            append_frame(&mut batch, FrameKind::BYE, |_| {});
         }
         if let Err(error) = (&*stream).write_all(&batch) {
             return CarrierEnd::Broken(error);
@@ -163,8 +163,8 @@ fn read(
     let mut body = Vec::new();
     loop {
         let carried = match receive(&mut stream, &mut body) {
-            Ok(FrameKind::Mail) => carry(&mut outlets, &mut translate, &body),
-            Ok(FrameKind::Bye) => return CarrierEnd::Bye,
+            Ok(FrameKind::MAIL) => carry(&mut outlets, &mut translate, &body),
+            Ok(FrameKind::BYE) => return CarrierEnd::Bye,
             Ok(_) => Err(invalid("an unexpected frame")),
             Err(error) => Err(error),
         };

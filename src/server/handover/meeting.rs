@@ -5,13 +5,14 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::sockopt::socket_peercred;
 
 use crate::node::config::ListenAddress;
+use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
 
 /// Maximum bytes of a line.
@@ -89,15 +90,6 @@ impl MeetingPoint {
             Ok(listener)
         })
     }
-}
-
-/// A socket that nothing listens on is left over from a process that has ended.
-fn remove_stale(path: &std::path::Path) -> io::Result<()> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() || UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    std::fs::remove_file(path)
 }
 
 /// Whether the peer belongs to `user` or to root. Any user may take a name in the abstract namespace.

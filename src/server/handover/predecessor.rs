@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
-use super::wire::{FrameKind, invalid, receive, send, send_sockets};
+use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
@@ -186,14 +186,14 @@ impl Waiting {
         }
         meeting::send_line(&stream, ACCEPTED)?;
         let mut body = Vec::new();
-        expect(&stream, &mut body, FrameKind::Hello)?;
+        expect(&stream, &mut body, FrameKind::HELLO)?;
         let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
         self.wait_for_own_predecessor(&stream)?;
         let questions = self.offer(&stream, hello)?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
-            Ok(FrameKind::Begin) => {}
+            Ok(FrameKind::BEGIN) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
@@ -209,7 +209,7 @@ impl Waiting {
     fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
         while !self.server.handover.wait_for_end(Duration::from_secs(1)) {
             let words = "the running server is still draining its predecessor; waiting";
-            send(stream, FrameKind::Wait, words.as_bytes())?;
+            send(stream, FrameKind::WAIT, words.as_bytes())?;
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ impl Waiting {
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
         Offer { tickets, answers: own.is_some(), ..self.offer.clone() }.write(&mut body);
-        send(stream, FrameKind::Offer, &body)?;
+        send(stream, FrameKind::OFFER, &body)?;
         let listeners = self.server.kept.get();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
             return Err(io::Error::other("this server drains"));
@@ -258,12 +258,8 @@ impl Waiting {
                 Err(error)
             }
             Err(error) => {
-                let _ = send(&stream, FrameKind::Failed, error.to_string().as_bytes());
-                self.command_all(|| ShardCommand::Thaw);
-                if has_stopped.get() {
-                    self.resume_listening();
-                }
-                on(Event::Staying);
+                let thaw = || self.command_all(|| ShardCommand::Thaw);
+                self.stay(&stream, &error, thaw, has_stopped.get(), on);
                 Err(error)
             }
             Ok(parts) => Ok(parts),
@@ -284,13 +280,26 @@ impl Waiting {
             Err(io::Error::other("other nodes have not taken over the topics in time"))
         };
         handed.inspect_err(|error| {
-            let _ = send(stream, FrameKind::Failed, error.to_string().as_bytes());
-            cluster.stay();
-            if has_stopped.get() {
-                self.resume_listening();
-            }
-            on(Event::Staying);
+            self.stay(stream, error, || cluster.stay(), has_stopped.get(), on);
         })
+    }
+
+    /// The successor has failed: this server orders the topics again, by `take_back`, and accepts connections.
+    fn stay(
+        &self,
+        stream: &UnixStream,
+        error: &io::Error,
+        take_back: impl FnOnce(),
+        has_stopped: bool,
+        on: &dyn Fn(Event<'_>),
+    ) {
+        let _ = send(stream, FrameKind::FAILED, error.to_string().as_bytes());
+        take_back();
+        if has_stopped && let Err(error) = self.accept_again() {
+            self.server
+                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
+        }
+        on(Event::Staying);
     }
 
     /// Sends the successor `Go`, after which it accepts connections. This server accepts none meanwhile, as
@@ -305,20 +314,12 @@ impl Waiting {
         has_stopped.set(true);
         self.ask_all(ControlMessage::StopListening)?;
         on(Event::Leaving);
-        send(stream, FrameKind::Go, &[])?;
-        expect(stream, &mut Vec::new(), FrameKind::Started)
+        send(stream, FrameKind::GO, &[])?;
+        expect(stream, &mut Vec::new(), FrameKind::STARTED)
     }
 
-    /// Accepts connections again after a successor that has failed. Not before the successor has been told to go: it
-    /// may accept them already.
-    fn resume_listening(&self) {
-        if let Err(error) = self.accept_again() {
-            self.server
-                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
-        }
-    }
-
-    /// Listens where it did before.
+    /// Listens where it did before, after a successor that has failed. Not before the successor has been told to go: it
+    /// may accept connections already.
     fn accept_again(&self) -> io::Result<()> {
         let shards = self.server.remotes.len();
         let mut by_shard: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
@@ -348,9 +349,7 @@ impl Waiting {
     }
 
     fn command_all(&self, command: impl Fn() -> ShardCommand) {
-        for remote in self.server.remotes.iter() {
-            remote.send(ControlMessage::Command(command()));
-        }
+        self.server.send_all(|| ControlMessage::Command(command()));
     }
 
     /// Asks all shards, and waits until each has done it.
@@ -359,9 +358,7 @@ impl Waiting {
         question: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
     ) -> io::Result<()> {
         let (done, answers) = mpsc::sync_channel(self.server.remotes.len());
-        for remote in self.server.remotes.iter() {
-            remote.send(question(done.clone()));
-        }
+        self.server.send_all(|| question(done.clone()));
         let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
         for _ in self.server.remotes.iter() {
             let left = given_up.saturating_duration_since(Instant::now());
@@ -388,11 +385,11 @@ impl Waiting {
                 body.clear();
                 body.extend_from_slice(&(shard as u16).to_le_bytes());
                 body.extend_from_slice(&block);
-                before_go(send(stream, FrameKind::State, &body))?;
+                before_go(send(stream, FrameKind::STATE, &body))?;
             }
         }
-        before_go(send(stream, FrameKind::StateEnd, &[]))?;
-        before_go(expect(stream, &mut body, FrameKind::Imported))
+        before_go(send(stream, FrameKind::STATE_END, &[]))?;
+        before_go(expect(stream, &mut body, FrameKind::IMPORTED))
     }
 
     /// Everything that can fail before the successor is told to go.
@@ -441,7 +438,7 @@ impl Waiting {
     }
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
-        self.server.handover.set_questions(stream.try_clone()?);
+        let _ = self.server.handover.questions.set(stream.try_clone()?);
         answer_on_thread(self.server.clone(), stream)
     }
 
@@ -493,8 +490,7 @@ fn before_go<T>(result: io::Result<T>) -> io::Result<T> {
 fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io::Result<()> {
     match receive(&mut stream, body)? {
         kind if kind == expected => Ok(()),
-        FrameKind::Failed => Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
-        _ => Err(invalid("an unexpected frame")),
+        kind => Err(unexpected(kind, body)),
     }
 }
 
@@ -509,13 +505,14 @@ struct CarrierParts {
 
 /// Mail of the successor's shards: forwards.
 #[derive(Debug)]
-pub(super) struct FromSuccessor {
+pub struct FromSuccessor {
     shards: usize,
     far_shards: usize,
 }
 
 impl FromSuccessor {
-    pub(super) fn new(shards: usize, far_shards: usize) -> FromSuccessor {
+    /// For this process with its shards, and a successor with its own.
+    pub fn new(shards: usize, far_shards: usize) -> FromSuccessor {
         FromSuccessor { shards, far_shards }
     }
 }

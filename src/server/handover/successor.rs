@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint};
 use super::questions::DrainingPredecessor;
-use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
+use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
@@ -77,8 +77,8 @@ impl Predecessor {
         };
         let mut body = Vec::new();
         hello.write(&mut body);
-        send(&stream, FrameKind::Hello, &body)?;
-        next(&stream, &mut body, FrameKind::Offer)?;
+        send(&stream, FrameKind::HELLO, &body)?;
+        next(&stream, &mut body, FrameKind::OFFER)?;
         let offer = Offer::read(&body).ok_or_else(|| invalid("its offer is malformed"))?;
         if usize::from(offer.shards) + shards > SHARDS_MAX {
             let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
@@ -149,9 +149,9 @@ impl Predecessor {
         if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
             return Err(io::Error::other("this node did not become the owner of its topics in time"));
         }
-        let replaced = send(&stream, FrameKind::Begin, &[])
-            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::Go))
-            .and_then(|()| send(&stream, FrameKind::Started, &[]));
+        let replaced = send(&stream, FrameKind::BEGIN, &[])
+            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::GO))
+            .and_then(|()| send(&stream, FrameKind::STARTED, &[]));
         // It must know first that it goes on.
         drop(stream);
         replaced.inspect_err(|_| {
@@ -164,7 +164,7 @@ impl Predecessor {
             // Nothing else would tell of its end.
             draining.set_gone();
         }
-        server.handover.set_predecessor(&draining);
+        let _ = server.handover.predecessor.set(Arc::clone(&draining));
         Ok(())
     }
 
@@ -176,22 +176,22 @@ impl Predecessor {
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
         let Predecessor { stream, offer, questions, .. } = self;
         let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
-        send(&stream, FrameKind::Begin, &[])?;
+        send(&stream, FrameKind::BEGIN, &[])?;
         takeover.import_all(&stream)?;
         let writer = WriterThread::spawn()?;
         let ends = takeover.lead(&writer)?;
-        send(&stream, FrameKind::Imported, &[])?;
+        send(&stream, FrameKind::IMPORTED, &[])?;
         let mut body = Vec::new();
-        next(&stream, &mut body, FrameKind::Go)?;
+        next(&stream, &mut body, FrameKind::GO)?;
         let far_shards = usize::from(offer.shards);
         let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
         server.handover.set_carrying(true);
         // Nothing was posted yet, so nobody else writes.
-        send(&said, FrameKind::Started, &[])?;
+        send(&said, FrameKind::STARTED, &[])?;
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
-        server.handover.set_predecessor(&draining);
+        let _ = server.handover.predecessor.set(Arc::clone(&draining));
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
@@ -200,9 +200,9 @@ impl Predecessor {
                     tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
                 }
             }
-            for remote in waiting.remotes.iter() {
-                remote.send(ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients())));
-            }
+            waiting.send_all(|| {
+                ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients()))
+            });
             draining.set_gone();
             waiting.handover.set_carrying(false);
         })?;
@@ -238,9 +238,8 @@ fn next(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io:
     loop {
         match receive(&mut stream, body)? {
             kind if kind == expected => return Ok(()),
-            FrameKind::Wait => tracing::info!("{}", String::from_utf8_lossy(body)),
-            FrameKind::Failed => return Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
-            _ => return Err(invalid("an unexpected frame")),
+            FrameKind::WAIT => tracing::info!("{}", String::from_utf8_lossy(body)),
+            kind => return Err(unexpected(kind, body)),
         }
     }
 }
@@ -255,8 +254,10 @@ struct Takeover<'a> {
     owner: Option<usize>,
 }
 
-pub(super) type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
-pub(super) type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
+/// The topics of the predecessor, by shard and id, and where they are now.
+pub type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
+/// The topics of an imported block: their ids there and here.
+pub type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
 impl Takeover<'_> {
     /// Imports the topics block by block: memory is bounded by one.
@@ -264,12 +265,9 @@ impl Takeover<'_> {
         let mut body = Vec::new();
         loop {
             match receive(&mut stream, &mut body)? {
-                FrameKind::State => self.import(&body)?,
-                FrameKind::StateEnd => return Ok(()),
-                FrameKind::Failed => {
-                    return Err(io::Error::other(String::from_utf8_lossy(&body).into_owned()));
-                }
-                _ => return Err(invalid("an unexpected frame")),
+                FrameKind::STATE => self.import(&body)?,
+                FrameKind::STATE_END => return Ok(()),
+                kind => return Err(unexpected(kind, &body)),
             }
         }
     }
@@ -323,7 +321,7 @@ impl Takeover<'_> {
 }
 
 /// Splits records by the owner shards of their topics. `owner` is that of the topic that the first ones continue.
-pub(super) fn split(
+pub fn split(
     mut records: &[u8],
     placement: Placement,
     shards: usize,
@@ -342,7 +340,7 @@ pub(super) fn split(
 
 /// Mail of the predecessor's shards: requests.
 #[derive(Debug)]
-pub(super) struct FromPredecessor {
+pub struct FromPredecessor {
     moved: Moved,
     placement: Placement,
     shards: usize,
@@ -350,12 +348,8 @@ pub(super) struct FromPredecessor {
 }
 
 impl FromPredecessor {
-    pub(super) fn new(
-        moved: Moved,
-        placement: Placement,
-        shards: usize,
-        far_shards: usize,
-    ) -> FromPredecessor {
+    /// For this process with its shards, a predecessor with its own, and the topics that have moved.
+    pub fn new(moved: Moved, placement: Placement, shards: usize, far_shards: usize) -> FromPredecessor {
         FromPredecessor { moved, placement, shards, far_shards }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterNode;
-use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, blocking, only};
+use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, only};
 use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::config::ServerConfig;
@@ -14,10 +14,8 @@ use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_auth::{Authenticator, KeySetState};
-use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
 use echoring_broker::cluster_mail::StreamCommand;
 use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
-use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
@@ -204,19 +202,7 @@ impl Handle {
     /// A snapshot of each shard, taken between two of its ticks. Blocks for at most two seconds; a shard that does not
     /// answer is omitted.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
-        let asked = self
-            .remotes
-            .iter()
-            .filter(|remote| remote.send(ControlMessage::Snapshot(sender.clone())))
-            .count();
-        drop(sender);
-        blocking::let_own_shards_answer();
-        let mut snapshots: Vec<Snapshot> = (0..asked)
-            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
-            .collect();
-        snapshots.sort_by_key(|snapshot| snapshot.shard);
-        snapshots
+        self.commands.gather(ControlMessage::Snapshot, |snapshot| snapshot.shard)
     }
 
     /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room
@@ -367,29 +353,15 @@ impl Handle {
         self.commands.publish_when_room(topic, owned(messages)).await?.await
     }
 
-    /// Publishes the messages of another program, which gets an answer within two seconds.
-    pub(crate) fn publish_at_once(
-        &self,
-        topic: &str,
-        messages: Vec<OwnedPublication>,
-    ) -> Result<Published, PublishError> {
-        self.commands.publish_at_once(topic, messages, SNAPSHOT_TIMEOUT)
-    }
-
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard
     /// that does not answer is omitted.
     pub fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
-        self.commands.topics()
+        self.commands.ask_all(ShardCommand::Topics)
     }
 
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
-        self.commands.topic(name)
-    }
-
-    /// The stored data of a topic's owner; `None` if it does not answer within two seconds.
-    pub(crate) fn read_topic(&self, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
-        self.commands.read_topic(name, question)
+        self.commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
     }
 
     /// Counts of authentication.
@@ -397,11 +369,6 @@ impl Handle {
     pub fn auth(&self) -> AuthFigures {
         let key_set = self.readiness.key_set().map(|set| KeySetFigures::of(set, unix_now()));
         AuthFigures { key_set, ..self.auth_counters.figures() }
-    }
-
-    /// The limits on clients that hold.
-    pub(crate) fn client_limits(&self) -> ClientLimits {
-        self.client_limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, do
@@ -511,17 +478,20 @@ impl Handle {
     pub(crate) fn order_plan(&self, plan: DrainPlan) {
         self.set_not_ready();
         self.kept.close();
-        self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::Drain(plan));
-        });
+        self.send_all(|| ControlMessage::Drain(plan));
     }
 
     /// Ends the shards without a drain.
     pub fn stop(&self) {
         self.kept.close();
-        self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::Stop);
-        });
+        self.send_all(|| ControlMessage::Stop);
+    }
+
+    /// Sends a message to each shard.
+    pub(crate) fn send_all(&self, message: impl Fn() -> ControlMessage<ShardCommand, HubReport>) {
+        for remote in self.remotes.iter() {
+            remote.send(message());
+        }
     }
 }
 

@@ -119,7 +119,7 @@ impl ShardSetup for ServiceSetup {
         let broadcast = node.broadcast(&config, topics, creators, seed);
         let quotas = Quotas::new(shared.identities, &config.peers.topics);
         let service =
-            Service::of(&config, broadcast, auth_counters).with_node(readiness, quotas, shared.cluster);
+            Service::new(&config, broadcast, auth_counters).with_node(readiness, quotas, shared.cluster);
         let shard_config = ShardConfig {
             connection: config.connection(),
             connections: connections + REFUSING_CONNECTIONS_MAX,

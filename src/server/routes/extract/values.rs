@@ -162,7 +162,7 @@ impl<'de> PathDeserializer<'de> {
                 wanted.unwrap_or(count)
             )));
         }
-        visitor.visit_seq(InOrder(self.0.iter()))
+        visitor.visit_seq(InOrder(self.0.iter().map(|(name, values)| ValueDeserializer { name, values })))
     }
 }
 
@@ -323,18 +323,18 @@ impl<'de> MapAccess<'de> for ByName<'de> {
     }
 }
 
-/// Parameters as the elements of a sequence.
-struct InOrder<'de>(std::slice::Iter<'de, (Cow<'de, str>, Vec<Cow<'de, str>>)>);
+/// Values in order.
+struct InOrder<I>(I);
 
-impl<'de> SeqAccess<'de> for InOrder<'de> {
+impl<'de, I: Iterator<Item = ValueDeserializer<'de>>> SeqAccess<'de> for InOrder<I> {
     type Error = ValueError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, ValueError> {
-        let Some((name, values)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(ValueDeserializer { name, values }).map(Some).map_err(|error| error.of(name))
+        let Some(value) = self.0.next() else { return Ok(None) };
+        seed.deserialize(value).map(Some).map_err(|error| error.of(value.name))
     }
 }
 
@@ -409,7 +409,8 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
-        visitor.visit_seq(Values { name: self.name, rest: self.values.iter() })
+        let ValueDeserializer { name, values } = self;
+        visitor.visit_seq(InOrder(values.chunks(1).map(|values| ValueDeserializer { name, values })))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -428,23 +429,5 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
 
     forward_to_deserialize_any! {
         str string unit unit_struct tuple tuple_struct map struct identifier
-    }
-}
-
-/// The values of one parameter as the elements of a sequence.
-struct Values<'de> {
-    name: &'de str,
-    rest: std::slice::Iter<'de, Cow<'de, str>>,
-}
-
-impl<'de> SeqAccess<'de> for Values<'de> {
-    type Error = ValueError;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, ValueError> {
-        let Some(value) = self.rest.next() else { return Ok(None) };
-        seed.deserialize(ValueDeserializer { name: self.name, values: std::slice::from_ref(value) }).map(Some)
     }
 }
