@@ -19,11 +19,11 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::access::{self, Refused, Scope};
-use super::connections::{Connections, Unanswered};
+use super::connections::Connections;
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
 use super::topics::{self, Topics};
-use crate::connections::pages::Gathered;
+use crate::connections::pages::{Gathered, ScanError};
 use crate::http::socket::AdminPeer;
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use action::Action;
@@ -213,10 +213,8 @@ impl CentrifugoApi<'_> {
             }
             Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
             Ok(_) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),
-            Err(Unanswered::Busy) => Err(ErrorCode::TooManyRequests.into()),
-            Err(Unanswered::Failed(_)) => {
-                Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time"))
-            }
+            Err(ScanError::Busy) => Err(ErrorCode::TooManyRequests.into()),
+            Err(_) => Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time")),
         }
     }
 

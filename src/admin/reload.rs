@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
+use serde::Serialize;
 
 use super::http::Reply;
 
@@ -24,11 +25,12 @@ pub enum Reloaded {
 }
 
 /// Counts the reloads of a program, from any cause.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ReloadCounters {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    last_refused: AtomicBool,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    /// Whether the configuration that is in the files now was refused.
+    pub(super) last_refused: AtomicBool,
 }
 
 impl ReloadCounters {
@@ -39,23 +41,6 @@ impl ReloadCounters {
         counter.fetch_add(1, Ordering::Relaxed);
         self.last_refused.store(is_refused, Ordering::Relaxed);
     }
-
-    pub(super) fn figures(&self) -> ReloadFigures {
-        ReloadFigures {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            last_refused: self.last_refused.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// The part of `/stats` about reloads.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(super) struct ReloadFigures {
-    pub(super) accepted: u64,
-    pub(super) refused: u64,
-    /// Whether the configuration that is in the files now was refused.
-    pub(super) last_refused: bool,
 }
 
 /// The program's part of the admin address.

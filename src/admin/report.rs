@@ -7,6 +7,7 @@ mod duration_figures;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
@@ -16,7 +17,7 @@ use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
 use super::limits_report::limited;
-use super::reload::ReloadFigures;
+use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
 use duration_figures::DurationFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Snapshot};
@@ -39,8 +40,8 @@ pub(super) struct Report<'a> {
     silent_shards: usize,
     budgets: BudgetReport,
     log: LogFigures,
-    reloads: ReloadFigures,
-    auth: AuthFigures,
+    reloads: &'a ReloadCounters,
+    auth: &'a AuthFigures,
     admin: AdminFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
@@ -290,7 +291,7 @@ pub(super) struct Node {
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
-    pub(super) reloads: ReloadFigures,
+    pub(super) reloads: Arc<ReloadCounters>,
     pub(super) auth: AuthFigures,
     pub(super) admin: AttemptFigures,
     /// Addresses that were banned.
@@ -302,7 +303,7 @@ pub(super) struct Node {
 }
 
 /// The report as JSON.
-pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
+pub(super) fn to_json(node: &Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
     let mut gauges = Gauges::default();
     let mut counters = Counters::default();
     for snapshot in snapshots {
@@ -321,8 +322,8 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         budgets: first.map(BudgetReport::of).unwrap_or_default(),
         log: LogFigures::now(),
-        reloads: node.reloads,
-        auth: node.auth,
+        reloads: &node.reloads,
+        auth: &node.auth,
         admin: AdminFigures { refused: node.admin },
         node: Figures::new(gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
@@ -357,7 +358,6 @@ mod tests {
     use echoring_topics::HubReport;
 
     use super::*;
-    use crate::ReloadCounters;
 
     fn counters(messages_in: u64) -> Counters {
         let mut counters = Counters::default();
@@ -383,7 +383,7 @@ mod tests {
             (snapshot.application, snapshot.counters) = (rooms, counters(messages_in));
             snapshot
         };
-        let reloads = ReloadCounters::default().figures();
+        let reloads = Arc::default();
         let auth = AuthFigures::default();
         let admin = AttemptFigures::default();
         let node = Node {
@@ -398,7 +398,7 @@ mod tests {
             certificates: Vec::new(),
             cluster: None,
         };
-        let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
+        let json = to_json(&node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");
         assert_eq!(report["state"], "serving");

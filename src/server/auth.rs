@@ -14,7 +14,7 @@ use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
-use pending::PendingRequests;
+pub(crate) use pending::PendingRequests;
 pub(crate) use refusals::refusal;
 
 /// The result for a request.
@@ -37,10 +37,6 @@ pub(crate) struct Decided {
     /// Its password may have been a guess.
     pub(crate) is_wrong_password: bool,
 }
-
-/// The handshakes of one shard that wait for a decision.
-#[derive(Debug, Default)]
-pub(crate) struct Handshakes(PendingRequests);
 
 /// The header fields of a handshake that are for the application.
 pub(crate) fn forwarded(gate: &Gate, request: &Request<'_>) -> Option<Forwarded> {
@@ -65,7 +61,7 @@ pub(crate) fn judge<'a>(
     Some((presented, verdict))
 }
 
-impl Handshakes {
+impl PendingRequests {
     /// Begins to ask about the client of a request. The decision needs the address of the peer.
     pub(crate) fn begin(
         &mut self,
@@ -80,14 +76,14 @@ impl Handshakes {
         };
         let added = Question::new(presented, reply).is_some_and(|question| {
             let question = Question { head: Some(head.clone()), ..question };
-            self.0.add(token, head, question)
+            self.add(token, head, question)
         });
         if added { Admission::Later } else { refused(gate, Denied::Busy) }
     }
 
     /// The address of a peer whose request is pending was found.
     pub(crate) fn addressed(&mut self, gate: &Gate, token: Token, address: Option<SocketAddr>) {
-        if let (Some(question), Some(authenticator)) = (self.0.take_question(token), gate.authenticator()) {
+        if let (Some(question), Some(authenticator)) = (self.take_question(token), gate.authenticator()) {
             authenticator.ask(Question { address, ..question });
         }
     }
@@ -101,16 +97,11 @@ impl Handshakes {
         pool: &mut Pool,
         now: Nanos,
     ) -> Option<Decided> {
-        let (head, has_password) = self.0.take(token)?;
+        let (head, has_password) = self.take(token)?;
         let is_wrong_password = has_password && decision == Err(Denied::Invalid);
         let let_in = gate.as_of_now(decision).and_then(|client| gate.let_in(token, &client, pool, now));
         let refusal = let_in.err().map(|denied| refuse(gate, denied));
         Some(Decided { head, refusal, is_wrong_password })
-    }
-
-    /// A connection is gone, or was not opened.
-    pub(crate) fn forget(&mut self, token: Token) {
-        self.0.remove(token);
     }
 }
 

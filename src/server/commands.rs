@@ -129,7 +129,7 @@ pub struct PublishRequest {
 
 /// Whether a message waits while the mailboxes to other shards, or the messages for other nodes, have no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhenFull {
+pub(crate) enum WhenFull {
     /// It waits: its publisher does, too.
     Wait,
     /// It is refused.
@@ -270,13 +270,9 @@ impl PublishRequest {
 /// ```
 #[derive(Debug)]
 #[must_use = "the message may be refused"]
-pub struct PendingPublish(PendingBatch);
+pub struct PendingPublish(pub(super) PendingBatch);
 
 impl PendingPublish {
-    pub(super) fn new(pending: PendingBatch) -> PendingPublish {
-        PendingPublish(pending)
-    }
-
     /// Blocks until the topic's owner has answered. Returns the position of the message.
     ///
     /// # Errors
@@ -386,21 +382,20 @@ impl CommandSender {
         messages: Vec<OwnedPublication>,
         timeout: Nanos,
     ) -> Result<Published, PublishError> {
-        check_all(topic, &messages)?;
-        let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
-        let pending = self.send(topic, messages, charge, WhenFull::Refuse)?;
+        let pending = self.try_publish(topic, messages, WhenFull::Refuse)?;
         await_until(pending, Some(Instant::now() + Duration::from_nanos(timeout)))
     }
 
     /// Publishes without waiting.
-    pub(super) fn try_publish(
+    pub(crate) fn try_publish(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
+        when_full: WhenFull,
     ) -> Result<PendingBatch, PublishError> {
         check_all(topic, &messages)?;
         let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
-        self.send(topic, messages, charge, WhenFull::Wait)
+        self.send(topic, messages, charge, when_full)
     }
 
     /// Publishes as soon as there is room for the messages, in the order of requests.

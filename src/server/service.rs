@@ -23,7 +23,7 @@ mod admission;
 mod event_stream;
 mod inspection;
 
-use crate::auth::{Admission, Handshakes};
+use crate::auth::{Admission, PendingRequests};
 use crate::commands::{Backlog, ShardCommand};
 use crate::connections::Scan;
 use crate::handlers::handler_slots::{HandlerSlots, Handlers};
@@ -89,7 +89,7 @@ pub struct Service {
     preference: SubprotocolPreference,
     broadcast: Broadcast,
     gate: Gate,
-    handshakes: Handshakes,
+    handshakes: PendingRequests,
     /// Publications of other threads.
     backlog: Backlog,
     /// The scans of connections that are in progress. The admin address bounds their number.
@@ -115,7 +115,7 @@ impl Service {
             preference: config.subprotocol_preference,
             broadcast: Broadcast::new(broadcast),
             gate,
-            handshakes: Handshakes::default(),
+            handshakes: PendingRequests::default(),
             backlog: Backlog::default(),
             scans: Vec::new(),
         };

@@ -11,7 +11,7 @@ use crate::support::{broadcast, reports};
 use echoring_broker::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT, SECOND};
+use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, SECOND};
 use echoring_runtime::driver::sim::{ClientId, Faults, Heard, Network, Sim};
 use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};

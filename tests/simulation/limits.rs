@@ -13,6 +13,7 @@ use echoring_runtime::admission::{
 };
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::limits::TRIM_INTERVAL;
+use echoring_server::Service;
 
 use super::client::{self, Item, Leave};
 use super::for_each_seed;

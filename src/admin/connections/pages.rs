@@ -46,6 +46,8 @@ impl FromStr for Place {
 /// Why connections could not be gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanError {
+    /// Too many requests wait already.
+    Busy,
     /// A shard did not answer.
     Silent(usize),
     /// A shard has not seen all its connections in time.

@@ -22,7 +22,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     snapshots.iter().for_each(|snapshot| counters.add(&snapshot.counters));
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
-    operation::reloads(&mut out, node.reloads);
+    operation::reloads(&mut out, &node.reloads);
     operation::auth(&mut out, &node.auth, node.uptime_s);
     operation::admin(&mut out, node.admin);
     operation::certificates(&mut out, &node.certificates);

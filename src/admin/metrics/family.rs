@@ -64,6 +64,17 @@ impl Family {
         self.samples(values.into_iter().map(|(value, figure)| (vec![(name, value.to_string())], figure)))
     }
 
+    /// Adds samples that differ in two labels.
+    pub(super) fn by_both<T: ToString, U: ToString, V: Into<Value>>(
+        &mut self,
+        [name, other]: [&'static str; 2],
+        values: impl IntoIterator<Item = (T, U, V)>,
+    ) -> &mut Family {
+        self.samples(values.into_iter().map(|(value, another, figure)| {
+            (vec![(name, value.to_string()), (other, another.to_string())], figure)
+        }))
+    }
+
     /// Sets the meaning.
     pub(super) fn help(&mut self, help: &'static str) {
         self.help = help;

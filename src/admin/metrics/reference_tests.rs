@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
 use crate::access::failed_attempts::AttemptFigures;
-use crate::reload::ReloadCounters;
 use crate::report::Node;
 use echoring_runtime::stats::End;
 use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, NodeStatus, Snapshot};
@@ -32,7 +32,7 @@ fn all() -> Families {
         draining: false,
         control: "tokio",
         shards: 1,
-        reloads: ReloadCounters::default().figures(),
+        reloads: Arc::default(),
         auth: AuthFigures { key_set: Some(KeySetFigures::default()), ..AuthCounters::default().figures() },
         admin: AttemptFigures::default(),
         bans: 0,

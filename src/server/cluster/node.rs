@@ -39,13 +39,6 @@ pub(super) struct Shared {
     relay: Arc<RelayLoad>,
     /// The digest of this node's settings of topics.
     pub(super) settings: AtomicU64,
-    /// Requests to streams that were answered, and those that failed.
-    stream_requests: AtomicU64,
-    stream_failures: AtomicU64,
-    /// Messages of others that streams have.
-    stream_foreign: AtomicU64,
-    /// Publications of clients of NATS whose reply subject is no inbox.
-    replies_refused: AtomicU64,
 }
 
 impl Shared {
@@ -108,22 +101,15 @@ impl ClusterNode {
 
     /// The node's view of its cluster.
     pub fn status(&self) -> ClusterStatus {
-        let Shared { relay, stream_requests, stream_failures, stream_foreign, replies_refused, .. } =
-            &*self.shared;
-        ClusterStatus {
-            relay_dropped: relay.dropped(),
-            stream_requests: stream_requests.load(Ordering::Relaxed),
-            stream_failures: stream_failures.load(Ordering::Relaxed),
-            stream_foreign: stream_foreign.load(Ordering::Relaxed),
-            replies_refused: replies_refused.load(Ordering::Relaxed),
-            ..self.shared.status().clone()
-        }
+        let status = self.shared.status().clone();
+        ClusterStatus { relay_dropped: self.shared.relay.dropped(), ..status }
     }
 
     /// A stream has answered a request, or it failed.
     pub(crate) fn count_stream_request(&self, has_failed: bool) {
-        self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
-        self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+        let mut status = self.shared.status();
+        status.stream_requests += 1;
+        status.stream_failures += u64::from(has_failed);
     }
 
     /// Informs the other nodes that this one uses these settings of topics.
@@ -133,12 +119,14 @@ impl ClusterNode {
 
     /// This number of messages in the streams were not written by a node.
     pub fn set_foreign_in_streams(&self, messages: u64) {
-        self.shared.stream_foreign.store(messages, Ordering::Relaxed);
+        self.shared.status().stream_foreign = messages;
     }
 
     /// A client of NATS is not answered, because its reply subject is no inbox. Returns how often that was so.
     pub fn count_refused_reply(&self) -> u64 {
-        self.shared.replies_refused.fetch_add(1, Ordering::Relaxed) + 1
+        let mut status = self.shared.status();
+        status.replies_refused += 1;
+        status.replies_refused
     }
 
     pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {

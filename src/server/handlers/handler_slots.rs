@@ -15,11 +15,11 @@ use crate::handlers::message::{Message, MessageFilter};
 use crate::handlers::panics::caught;
 use crate::handlers::remote::{HandlerServices, Remote};
 use crate::handlers::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
-use crate::handlers::subscription::Told;
+use crate::handlers::subscription::{PublishOutcome, SubscriptionEvent};
 use crate::limits::{
     DRAIN_NOTICES_PER_TICK, PACED_DRAIN_NOTICE, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES,
 };
-use echoring_broker::broadcast::{Broadcast, HandlerEvents};
+use echoring_broker::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
 use echoring_broker::observer;
 use echoring_broker::peer::{ConnectionContext, Context, DrainPhase, Peer};
 use echoring_broker::publications::on_close::OnClose;
@@ -31,6 +31,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Disposition, Goodbye, earlier};
+use echoring_topics::Gap;
 
 /// Delay before connections without memory retry.
 const RETRY_DELAY: Nanos = MILLISECOND;
@@ -423,10 +424,7 @@ impl Handlers<'_> {
         for (token, topic, event) in events.iter() {
             let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
             let Some(number) = link.peer.handler_slot() else { continue };
-            self.call(&mut link, number, |handler, remote| match Told::of(topic, event) {
-                Told::Subscription(event) => handler.subscription(remote, &event),
-                Told::Published(outcome) => handler.published(remote, &outcome),
-            });
+            self.call(&mut link, number, |handler, remote| tell_event(handler, remote, topic, event));
         }
         events.clear();
         self.slots.spare_events = events;
@@ -514,6 +512,27 @@ impl Handlers<'_> {
         }
         None
     }
+}
+
+/// Passes the event of a topic to a handler.
+fn tell_event(
+    handler: &mut dyn Handler,
+    remote: &mut Remote<'_>,
+    topic: &str,
+    event: HandlerEvent,
+) -> Result {
+    let event = match event {
+        HandlerEvent::Subscribed(position, recovered) => {
+            SubscriptionEvent::Subscribed { topic, position, recovered }
+        }
+        HandlerEvent::Refused(reason) => SubscriptionEvent::Refused { topic, reason },
+        HandlerEvent::Gap(Gap { from, to, reason }) => SubscriptionEvent::Gap { topic, from, to, reason },
+        HandlerEvent::Ended(position, reason) => SubscriptionEvent::Ended { topic, position, reason },
+        HandlerEvent::Published(id, result) => {
+            return handler.published(remote, &PublishOutcome { topic, id, result });
+        }
+    };
+    handler.subscription(remote, &event)
 }
 
 /// Hands messages of senders to a connection, at most about `bytes_left`.

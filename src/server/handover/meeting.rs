@@ -1,7 +1,7 @@
 //! Where a successor and its predecessor meet.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -16,7 +16,7 @@ use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
 
 /// Maximum bytes of a line.
-const LINE_BYTES_MAX: usize = 256;
+const LINE_BYTES_MAX: u64 = 256;
 /// Bytes of a name in the abstract namespace.
 const NAME_BYTES_MAX: usize = 107;
 
@@ -103,14 +103,9 @@ pub(super) fn send_line(mut stream: &UnixStream, line: &str) -> io::Result<()> {
 }
 
 /// Reads a line and nothing behind it. Data without an end in time is not a line.
-pub(super) fn line(mut stream: &UnixStream) -> io::Result<String> {
+pub(super) fn line(stream: &UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
-    while line.last() != Some(&b'\n') && line.len() < LINE_BYTES_MAX {
-        let mut byte = [0];
-        if stream.read(&mut byte)? == 0 {
-            break;
-        }
-        line.push(byte[0]);
-    }
+    // Byte by byte: frames may follow the line.
+    BufReader::with_capacity(1, stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

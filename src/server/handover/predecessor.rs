@@ -68,17 +68,10 @@ struct Waiting {
 
 /// A successor that has taken over.
 struct Successor {
-    given: Given,
+    /// For its topics; `None` if its cluster has them.
+    topics: Option<CarrierParts>,
     /// Where it asks about connections.
     questions: Option<UnixStream>,
-}
-
-/// The result of a handover for the successor.
-enum Given {
-    /// The topics, by this bridge.
-    Topics(CarrierParts),
-    /// The place in the cluster, which has the topics.
-    Place,
 }
 
 /// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
@@ -90,7 +83,7 @@ pub(crate) fn wait_for_successor(
 ) -> io::Result<()> {
     let Offering { points, admin, tickets, drain } = offering;
     let (first_number, digest_seed) = numbers;
-    let listeners = server.kept.get();
+    let listeners = server.kept();
     let offer = Offer {
         node: server.cluster.as_ref().map(|cluster| cluster.id()),
         shards: server.remotes.len() as u16,
@@ -199,10 +192,10 @@ impl Waiting {
             Err(error) => return Err(error),
         }
         let given = match self.server.cluster() {
-            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| Given::Place),
-            None => self.hand_over(stream, hello, round, on).map(Given::Topics),
+            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| None),
+            None => self.hand_over(stream, hello, round, on).map(Some),
         };
-        given.map(|given| Some(Successor { given, questions }))
+        given.map(|topics| Some(Successor { topics, questions }))
     }
 
     /// A server is linked to one other at a time.
@@ -222,7 +215,7 @@ impl Waiting {
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
         Offer { tickets, answers: own.is_some(), ..self.offer.clone() }.write(&mut body);
         send(stream, FrameKind::OFFER, &body)?;
-        let listeners = self.server.kept.get();
+        let listeners = self.server.kept();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
             return Err(io::Error::other("this server drains"));
         }
@@ -323,7 +316,7 @@ impl Waiting {
     fn accept_again(&self) -> io::Result<()> {
         let shards = self.server.remotes.len();
         let mut by_shard: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
-        for listener in self.server.kept.get() {
+        for listener in self.server.kept() {
             let sockets = listener.sockets();
             for at in 0..sockets.len().max(shards) {
                 by_shard[at % shards].push(sockets[at % sockets.len()].try_clone()?);
@@ -406,16 +399,13 @@ impl Waiting {
 
     /// The successor, or its cluster, orders everything, and this server drains.
     fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
-        let Successor { given, questions } = successor;
+        let Successor { topics, questions } = successor;
         if let Some(stream) = questions
             && let Err(error) = self.answer_questions(stream)
         {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
-        let carried = match given {
-            Given::Topics(parts) => Some(self.follow(parts)),
-            Given::Place => None,
-        };
+        let carried = topics.map(|parts| self.follow(parts));
         self.server.handover.set_succeeded();
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();

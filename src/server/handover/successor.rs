@@ -84,7 +84,22 @@ impl Predecessor {
             let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
             return Err(io::Error::other(line));
         }
-        let Passed { listeners, admin, questions } = Passed::receive(&stream, &offer)?;
+        Predecessor::receive(stream, offer)
+    }
+
+    /// Receives the sockets that were offered.
+    fn receive(stream: UnixStream, offer: Offer) -> io::Result<Predecessor> {
+        let offered = || offer.listeners.iter().chain(&offer.admin);
+        let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
+        let mut sockets = receive_sockets(&stream, count + usize::from(offer.answers))?.into_iter();
+        let mut listeners = Vec::new();
+        for (count, removes_file) in offered() {
+            let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
+            let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
+            listeners.push(if *removes_file { listener.remove_file() } else { listener });
+        }
+        let admin = offer.admin.and_then(|_| listeners.pop());
+        let questions = sockets.next();
         Ok(Predecessor { stream, offer, listeners, admin, questions })
     }
 
@@ -207,29 +222,6 @@ impl Predecessor {
             waiting.handover.set_carrying(false);
         })?;
         Ok(())
-    }
-}
-
-/// A predecessor's offer.
-struct Passed {
-    listeners: Vec<InheritedListener>,
-    admin: Option<InheritedListener>,
-    questions: Option<OwnedFd>,
-}
-
-impl Passed {
-    fn receive(stream: &UnixStream, offer: &Offer) -> io::Result<Passed> {
-        let offered = || offer.listeners.iter().chain(&offer.admin);
-        let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
-        let mut sockets = receive_sockets(stream, count + usize::from(offer.answers))?.into_iter();
-        let mut listeners = Vec::new();
-        for (count, removes_file) in offered() {
-            let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
-            let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
-            listeners.push(if *removes_file { listener.remove_file() } else { listener });
-        }
-        let admin = offer.admin.and_then(|_| listeners.pop());
-        Ok(Passed { listeners, admin, questions: sockets.next() })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterNode;
-use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, only};
+use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, WhenFull, only};
 use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::config::ServerConfig;
@@ -67,7 +67,7 @@ pub struct Handle {
     /// The answer of `/readyz`.
     pub(crate) readiness: Readiness,
     /// Listeners that are kept for a successor, until this server drains.
-    pub(crate) kept: KeptListeners,
+    pub(crate) kept: Arc<Mutex<Vec<InheritedListener>>>,
     /// The link to another process.
     pub(crate) handover: Arc<HandoverState>,
     /// The number of the first shard, in the numbers of clients.
@@ -102,25 +102,6 @@ impl ClientLimits {
             subscriptions_max: *subscriptions_max,
             creation: *creation,
         }
-    }
-}
-
-/// Listeners of a server, for all who hold a handle.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KeptListeners(Arc<Mutex<Vec<InheritedListener>>>);
-
-impl KeptListeners {
-    pub(crate) fn new(listeners: Vec<InheritedListener>) -> KeptListeners {
-        KeptListeners(Arc::new(Mutex::new(listeners)))
-    }
-
-    pub(crate) fn get(&self) -> Vec<InheritedListener> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Closes them.
-    pub(crate) fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -299,7 +280,7 @@ impl Handle {
         topic: &str,
         message: impl Into<OwnedPublication>,
     ) -> Result<PendingPublish, PublishError> {
-        self.commands.try_publish(topic, vec![message.into()]).map(PendingPublish::new)
+        self.commands.try_publish(topic, vec![message.into()], WhenFull::Wait).map(PendingPublish)
     }
 
     /// [`publish_all`](Handle::publish_all) without waiting, as [`try_publish`](Handle::try_publish).
@@ -311,7 +292,7 @@ impl Handle {
         topic: &str,
         messages: impl IntoIterator<Item = M>,
     ) -> Result<PendingBatch, PublishError> {
-        self.commands.try_publish(topic, owned(messages))
+        self.commands.try_publish(topic, owned(messages), WhenFull::Wait)
     }
 
     /// [`publish`](Handle::publish) in asynchronous code of any runtime: waits for room, in the same order, and then for the position.
@@ -477,14 +458,23 @@ impl Handle {
 
     pub(crate) fn order_plan(&self, plan: DrainPlan) {
         self.set_not_ready();
-        self.kept.close();
+        self.close_kept();
         self.send_all(|| ControlMessage::Drain(plan));
     }
 
     /// Ends the shards without a drain.
     pub fn stop(&self) {
-        self.kept.close();
+        self.close_kept();
         self.send_all(|| ControlMessage::Stop);
+    }
+
+    /// The listeners for successors, until this server drains.
+    pub(crate) fn kept(&self) -> Vec<InheritedListener> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close_kept(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Sends a message to each shard.

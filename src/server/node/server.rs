@@ -11,7 +11,7 @@ use crate::commands::{CommandSender, ShardCommand};
 use crate::handover::{self, Offering, Predecessor};
 use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT};
 use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
-use crate::node::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
+use crate::node::handle::{ClientLimits, End, FailureState, Handle, Readiness, Snapshot};
 use crate::node::host::Resolved;
 use crate::node::identity::NodeIdentity;
 use crate::node::join_error::JoinError;
@@ -415,7 +415,7 @@ fn handle(
         auth_counters: shared.auth_counters,
         admission: shared.admission,
         readiness: shared.readiness,
-        kept: KeptListeners::new(kept),
+        kept: Arc::new(Mutex::new(kept)),
         handover: Arc::default(),
         first_number: shared.node.first_number,
         remotes,

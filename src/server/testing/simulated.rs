@@ -210,12 +210,12 @@ impl Surroundings for Simulated {
         let peer = &mut self.clients.borrow_mut()[client];
         let before = peer.act(self.network());
         let mut transcript = self.transcript.borrow_mut();
-        for received in peer.received_since(before) {
+        for received in peer.received.iter().skip(before) {
             if let Arrival::Message(message) = received {
                 transcript.received(now, client, message);
             }
         }
-        if peer.is_over() {
+        if peer.is_over {
             transcript.closed(now, client, peer.closed());
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::sum::sum;
 use crate::limits_report::limited;
-use crate::metrics::family::{Families, Labels};
+use crate::metrics::family::Families;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
@@ -79,10 +79,8 @@ fn ends(out: &mut Families, counters: &Counters) {
             *closes.entry((code_label(code), end.cause)).or_default() += count;
         }
     }
-    let labels =
-        |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
     out.counters("echoring_closes_total")
-        .samples(closes.into_iter().map(|(end, count)| (labels(end), count)))
+        .by_both(["code", "cause"], closes.into_iter().map(|((code, cause), count)| (code, cause, count)))
         .help(
             "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. \
              Application codes count as 3xxx and 4xxx.",
@@ -126,39 +124,32 @@ fn code_label(code: u16) -> String {
 }
 
 fn traffic(out: &mut Families, counters: &Counters) {
-    let by_class = || CLASS_NAMES.into_iter().map(|(class, name)| (name, counters.traffic.of(class)));
-    let both = |route: &str, received: u64, sent: u64| {
-        let labels = |direction: &str| vec![("route", route.to_owned()), ("direction", direction.to_owned())];
-        [(labels("in"), received), (labels("out"), sent)]
-    };
-    out.counters("echoring_messages_total")
-        .samples(
-            by_class().flat_map(|(route, traffic)| both(route, traffic.messages_in, traffic.messages_out)),
-        )
-        .help(
-            "Messages by route and direction: received completely, or passed to the kernel or queued for it. \
+    let (mut messages, mut bytes) = (Vec::new(), Vec::new());
+    for (class, route) in CLASS_NAMES {
+        let traffic = counters.traffic.of(class);
+        messages.extend([(route, "in", traffic.messages_in), (route, "out", traffic.messages_out)]);
+        bytes.extend([(route, "in", traffic.bytes_in), (route, "out", traffic.bytes_out)]);
+    }
+    out.counters("echoring_messages_total").by_both(["route", "direction"], messages).help(
+        "Messages by route and direction: received completely, or passed to the kernel or queued for it. \
              Each copy of a broadcast message counts.",
-        );
-    out.counters("echoring_bytes_total")
-        .samples(by_class().flat_map(|(route, traffic)| both(route, traffic.bytes_in, traffic.bytes_out)))
-        .help(
-            "Bytes on connections by route and direction. The route none counts requests, and responses that \
+    );
+    out.counters("echoring_bytes_total").by_both(["route", "direction"], bytes).help(
+        "Bytes on connections by route and direction. The route none counts requests, and responses that \
              end the connection.",
-        );
+    );
 }
 
 fn compression(out: &mut Families, snapshots: &[Snapshot]) {
     let figure = |figure: fn(&Compressed) -> u64| sum(snapshots, |snapshot| figure(&snapshot.compressed));
-    let labels = |direction: &str, form: &str| -> Labels {
-        vec![("direction", direction.to_owned()), ("form", form.to_owned())]
-    };
+    let bytes = [
+        ("in", "compressed", figure(|done| done.bytes_in)),
+        ("in", "plain", figure(|done| done.bytes_in_inflated)),
+        ("out", "compressed", figure(|done| done.bytes_out)),
+        ("out", "plain", figure(|done| done.bytes_out_plain)),
+    ];
     out.counters("echoring_compression_bytes_total")
-        .samples([
-            (labels("in", "compressed"), figure(|done| done.bytes_in)),
-            (labels("in", "plain"), figure(|done| done.bytes_in_inflated)),
-            (labels("out", "compressed"), figure(|done| done.bytes_out)),
-            (labels("out", "plain"), figure(|done| done.bytes_out_plain)),
-        ])
+        .by_both(["direction", "form"], bytes)
         .help("Bytes of compressed messages by direction, before and after compression.");
     out.counters("echoring_compression_messages_total")
         .by("direction", [("in", figure(|done| done.messages_in)), ("out", figure(|done| done.messages_out))])

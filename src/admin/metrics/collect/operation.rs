@@ -1,17 +1,21 @@
 //! Reloads, authentication, and access to the admin address.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::family::{Families, Labels};
 use crate::access::failed_attempts::AttemptFigures;
-use crate::reload::ReloadFigures;
+use crate::reload::ReloadCounters;
 use echoring_server::AuthFigures;
 
-pub(super) fn reloads(out: &mut Families, reloads: ReloadFigures) {
+pub(super) fn reloads(out: &mut Families, reloads: &ReloadCounters) {
     out.counters("echoring_reloads_total")
-        .by("result", [("accepted", reloads.accepted), ("refused", reloads.refused)])
+        .by(
+            "result",
+            [("accepted", reloads.accepted.load(Relaxed)), ("refused", reloads.refused.load(Relaxed))],
+        )
         .help("Reloads of the configuration, by result. A refused one changed nothing.");
-    out.gauge("echoring_last_reload_refused", u64::from(reloads.last_refused))
+    out.gauge("echoring_last_reload_refused", u64::from(reloads.last_refused.load(Relaxed)))
         .help("1 while the latest reload was refused: the files differ from the configuration in effect.");
 }
 

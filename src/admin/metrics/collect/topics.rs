@@ -23,39 +23,29 @@ pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot]) {
         .by("result", [("accepted", publications.accepted), ("refused", publications.refused)])
         .help("Messages published, by result.");
     self::deliveries(out, &deliveries);
-    out.counters("echoring_forwarded_messages_total")
-        .samples([
-            (
-                vec![("kind", "publication".to_owned()), ("direction", "out".to_owned())],
-                passed.publications_out,
-            ),
-            (
-                vec![("kind", "publication".to_owned()), ("direction", "in".to_owned())],
-                passed.publications_in,
-            ),
-            (vec![("kind", "message".to_owned()), ("direction", "out".to_owned())], passed.messages_out),
-            (vec![("kind", "message".to_owned()), ("direction", "in".to_owned())], passed.messages_in),
-        ])
-        .help(
-            "Messages between shards: publications on their way to the topic's owner, and messages to shards \
+    let forwarded = [
+        ("publication", "out", passed.publications_out),
+        ("publication", "in", passed.publications_in),
+        ("message", "out", passed.messages_out),
+        ("message", "in", passed.messages_in),
+    ];
+    out.counters("echoring_forwarded_messages_total").by_both(["kind", "direction"], forwarded).help(
+        "Messages between shards: publications on their way to the topic's owner, and messages to shards \
              with subscribers. Out minus in is the number in transit.",
-        );
+    );
 }
 
 fn deliveries(out: &mut Families, deliveries: &Deliveries) {
     out.counter("echoring_deliveries_offered_total", deliveries.offered)
         .help("Messages multiplied by their subscribers: the sum of sent, dropped and queued deliveries.");
     out.counter("echoring_deliveries_sent_total", deliveries.sent).help("Deliveries copied by the kernel.");
-    out.counters("echoring_deliveries_dropped_total").by("reason", [
-                ("disconnect", deliveries.dropped_disconnect),
-                ("oldest", deliveries.dropped_oldest),
-                ("conflated", deliveries.dropped_conflated),
-                ("memory", deliveries.dropped_memory),
-            ])
-    .help(
-        "Deliveries that were dropped: disconnect (the subscriber left or was disconnected first), oldest \
-         and conflated (slow consumers), memory (no memory left).",
-    );
-    out.gauge("echoring_deliveries_queued", deliveries.queued)
+    let dropped = [
+        ("disconnect", deliveries.dropped_disconnect),
+        ("oldest", deliveries.dropped_oldest),
+        ("conflated", deliveries.dropped_conflated),
+        ("memory", deliveries.dropped_memory),
+    ];
+    out.counters("echoring_deliveries_dropped_total")
+        .by("reason", dropped)
         .help("Deliveries waiting in a topic's log or being sent.");
 }
