@@ -179,7 +179,7 @@ impl CentrifugoApi<'_> {
     /// Asks the owner of a topic, which waits and so must not block this thread.
     async fn ask(&self, channel: String, question: TopicQuestion) -> Result<TopicAnswer, ApiError> {
         let server = self.server.clone();
-        let answer = spawn_blocking(move || machinery::read_topic(&server, &channel, question))
+        let answer = spawn_blocking(move || machinery::commands(&server).read_topic(&channel, question))
             .await
             .unwrap_or_default();
         match answer {

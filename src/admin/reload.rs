@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hyper::StatusCode;
-use serde::Serialize;
 
 use super::http::Reply;
 
@@ -25,7 +24,7 @@ pub enum Reloaded {
 }
 
 /// Counts the reloads of a program, from any cause.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct ReloadCounters {
     pub(super) accepted: AtomicU64,
     pub(super) refused: AtomicU64,

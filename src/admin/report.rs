@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::Serialize;
 
@@ -40,11 +41,20 @@ pub(super) struct Report<'a> {
     silent_shards: usize,
     budgets: BudgetReport,
     log: LogFigures,
+    #[serde(with = "ReloadFigures")]
     reloads: &'a ReloadCounters,
     auth: &'a AuthFigures,
     admin: AdminFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(remote = "ReloadCounters")]
+struct ReloadFigures {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    last_refused: AtomicBool,
 }
 
 /// The admin address itself.

@@ -21,8 +21,10 @@ use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
-use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
-use echoring_topics::{Placement, Position, Refused};
+use echoring_topics::{
+    ExportCursor, HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport,
+    is_topic_name,
+};
 
 use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
@@ -35,7 +37,6 @@ use echoring_broker::cluster_mail::ClusterEvent;
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::peer::Context;
 use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
-use echoring_topics::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]
@@ -343,7 +344,7 @@ pub(super) fn only(published: Published) -> Result<Position, PublishError> {
 
 /// Sends commands to the shards of a server from any thread, and bounds the pending publications.
 #[derive(Clone, Debug)]
-pub(super) struct CommandSender {
+pub struct CommandSender {
     remotes: Arc<[Remote<ShardCommand, HubReport>]>,
     pub(super) placement: Placement,
     outside: Arc<Outside>,
@@ -376,7 +377,10 @@ impl CommandSender {
 
     /// Publishes if there is room for the messages now, and waits for the answer of the topic's owner for `timeout` at most. For
     /// requests of other programs, which are answered and not held: the owner refuses messages without room.
-    pub(crate) fn publish_at_once(
+    ///
+    /// # Errors
+    /// As for [`Handle::publish_all`](crate::Handle::publish_all); [`PublishError::Busy`] if there is no room.
+    pub fn publish_at_once(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
@@ -442,14 +446,14 @@ impl CommandSender {
     }
 
     /// The answer of the shard that has a topic; `None` if it does not come in time.
-    pub(crate) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+    pub fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         let owner = self.placement.owner(topic, self.remotes.len());
         let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });
         self.ask_one(owner, Duration::from_nanos(SNAPSHOT_TIMEOUT), ask).ok()
     }
 
     /// Asks one shard about its open connections; `None` if it does not answer in time. A shard that has ended has none.
-    pub(crate) fn scan(
+    pub fn scan(
         &self,
         shard: usize,
         filter: &ConnectionFilter,

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
+pub use crate::commands::CommandSender;
 pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
     OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
@@ -16,9 +17,6 @@ use echoring_runtime::admission::Admission;
 
 use crate::node::handle::Handle;
 use crate::node::listeners::InheritedListener;
-use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
-use echoring_broker::limits::SNAPSHOT_TIMEOUT;
-use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 
 /// Whether the file of a listener's Unix socket is removed at the end.
 pub fn removes_file(listener: &InheritedListener) -> bool {
@@ -56,32 +54,9 @@ pub fn set_predecessor(server: &Handle, predecessor: &Arc<DrainingPredecessor>) 
     let _ = server.handover.predecessor.set(Arc::clone(predecessor));
 }
 
-/// Asks a shard about its connections. Blocks; `None` if the shard does not answer.
-pub fn scan(
-    server: &Handle,
-    shard: usize,
-    filter: &ConnectionFilter,
-    action: ScanAction,
-    candidates: Candidates,
-) -> Option<ScanReport> {
-    server.commands.scan(shard, filter, action, candidates)
-}
-
-/// Publishes what another program has sent, which is answered within two seconds.
-///
-/// # Errors
-/// As for [`Handle::publish_all`]; [`PublishError::Busy`] if there is no room.
-pub fn publish_at_once(
-    server: &Handle,
-    topic: &str,
-    messages: Vec<OwnedPublication>,
-) -> Result<Published, PublishError> {
-    server.commands.publish_at_once(topic, messages, SNAPSHOT_TIMEOUT)
-}
-
-/// What the owner of a topic keeps of it; `None` if it does not answer within two seconds.
-pub fn read_topic(server: &Handle, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
-    server.commands.read_topic(name, question)
+/// The commands to its shards.
+pub fn commands(server: &Handle) -> &CommandSender {
+    &server.commands
 }
 
 /// The addresses of clients.

@@ -264,6 +264,7 @@ impl Service {
     }
 
     /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
+    #[inline]
     fn handlers(&mut self) -> Handlers<'_> {
         let Service { handlers, broadcast, gate, .. } = self;
         Handlers { slots: handlers, services: HandlerServices { broadcast, gate } }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use echoring_topics::is_topic_name;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
@@ -29,8 +29,7 @@ use echoring_topics::limits::TOPIC_BYTES_MAX;
 ///
 /// let rooms = Route::new("/rooms/{name}", |Path(name): Path<TopicName>| Member(name));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Box<str>);
 
 impl TopicName {
@@ -79,6 +78,12 @@ impl FromStr for TopicName {
 
     fn from_str(name: &str) -> Result<TopicName, TopicNameError> {
         name.to_owned().try_into()
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TopicName, D::Error> {
+        String::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
     }
 }
 
