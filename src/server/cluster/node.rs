@@ -7,19 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use echoring_cluster::NodeId;
 use echoring_topics::Rules;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::node::handle::NotReady;
 
-use super::{ClusterStatus, NodeStatus, PeerAnswer, QuerySender};
+use super::{ClusterStatus, NodeStatus, PeerAnswer, PeerQuery};
 use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for controllers of the server.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
     id: NodeId,
-    queries: QuerySender,
+    queries: mpsc::UnboundedSender<PeerQuery>,
     commands: mpsc::UnboundedSender<ClusterCommand>,
     pub(super) shared: Arc<Shared>,
 }
@@ -71,7 +71,7 @@ impl ClusterNode {
     pub(crate) fn new(
         id: NodeId,
         commands: mpsc::UnboundedSender<ClusterCommand>,
-        queries: QuerySender,
+        queries: mpsc::UnboundedSender<PeerQuery>,
     ) -> ClusterNode {
         ClusterNode { id, queries, commands, shared: Arc::default() }
     }
@@ -88,8 +88,10 @@ impl ClusterNode {
         for member in members.filter(|member| member.phase != "left" && is_asked(member)) {
             let (queries, line, body) = (self.queries.clone(), line.to_owned(), body.clone());
             asked.spawn(async move {
-                let answer = queries.ask(member.id.clone(), line, body).await;
-                (member, answer)
+                let (reply, answer) = oneshot::channel();
+                // Fails only if nobody carries requests; then the answer fails too.
+                let _ = queries.send(PeerQuery { node: member.id.clone(), line, body, reply });
+                (member, answer.await.unwrap_or(Err("this node has no connection for requests")))
             });
         }
         asked.join_all().await
@@ -131,11 +133,6 @@ impl ClusterNode {
 
     pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {
         Arc::clone(&self.shared.relay)
-    }
-
-    /// Whether the node owns topics, is connected, and the others acknowledge its messages.
-    pub fn is_ready(&self) -> bool {
-        self.unready().is_none()
     }
 
     /// Whether the node is a member of its cluster, and is connected. Other nodes may not acknowledge its messages.

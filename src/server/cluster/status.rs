@@ -1,7 +1,7 @@
 //! The cluster as a node sees it, for operators.
 
 use echoring_cluster::limits::LINK_BEHIND_AFTER;
-use echoring_cluster::{LinkFigures, NodeId, Phase, Traffic};
+use echoring_cluster::{LinkFigures, Phase, Traffic};
 use echoring_proto::limits::MILLISECOND;
 use serde::Serialize;
 
@@ -94,10 +94,6 @@ impl ClusterStatus {
         (self.packets_in, self.bytes_in) = (packets_in, bytes_in);
         (self.connects, self.dropped) = (connects, dropped);
     }
-}
-
-pub(super) fn id(node: NodeId) -> String {
-    node.to_string()
 }
 
 pub(super) fn word(phase: Phase) -> &'static str {

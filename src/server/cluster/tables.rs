@@ -12,7 +12,7 @@ use echoring_topics::Placement;
 use super::NodeStatus;
 use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
-use super::status::{id, word};
+use super::status::word;
 use crate::commands::ShardCommand;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 use crate::node::handle::Handle;
@@ -218,7 +218,7 @@ impl ClusterTables {
             let (settings_differ, key_differs) = cluster.differs(node);
             let mut member = NodeStatus {
                 node: name.to_owned(),
-                id: id(node),
+                id: node.to_string(),
                 phase: word(phase),
                 staged_bytes: state.map_or(0, |state| state.staged_bytes.load(Ordering::Relaxed)),
                 full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
@@ -237,7 +237,7 @@ impl ClusterTables {
         let phase = word(cluster.phase());
         let is_new = status.phase != phase;
         status.node = cluster.name().to_owned();
-        status.id = id(cluster.node());
+        status.id = cluster.node().to_string();
         (status.phase, status.connected, status.open) = (phase, self.is_connected, cluster.is_open());
         status.members = members;
         status.set_traffic(traffic);

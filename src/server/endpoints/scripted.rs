@@ -1,7 +1,8 @@
 //! Endpoints with a scripted server: closes, pings, aborts, pushed messages, and reports about the request.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
-use serde::ser::{SerializeSeq, Serializer};
 
 use super::parameters::{Parameters, not};
 use crate::handlers::failure::Result;
@@ -207,30 +208,22 @@ pub(super) struct Shown<'a> {
     query: &'a str,
     host: &'a str,
     /// Pairs of name and value as received, in order: a name may be repeated.
-    headers: Fields<'a>,
+    /// Those without credentials.
+    headers: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 impl<'a> Shown<'a> {
     pub(super) fn of(request: &'a Request<'a>) -> Shown<'a> {
         let Request { method, target, path, query, host, .. } = *request;
-        Shown { method, target, path, query, host, headers: Fields(request) }
-    }
-}
-
-struct Fields<'a>(&'a Request<'a>);
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(None)?;
-        for (name, value) in self.0.fields().filter(|(name, _)| !is_credential(name)) {
-            if name.eq_ignore_ascii_case("sec-websocket-protocol") {
-                list.serialize_element(&(name, without_credentials(&String::from_utf8_lossy(value))))?;
-                continue;
-            }
+        let headers = request.fields().filter(|(name, _)| !is_credential(name)).map(|(name, value)| {
             // JSON has no bytes that are not UTF-8.
-            list.serialize_element(&(name, String::from_utf8_lossy(value)))?;
-        }
-        list.end()
+            let value = String::from_utf8_lossy(value);
+            match name.eq_ignore_ascii_case("sec-websocket-protocol") {
+                true => (name, without_credentials(&value).into()),
+                false => (name, value),
+            }
+        });
+        Shown { method, target, path, query, host, headers: headers.collect() }
     }
 }
 

@@ -132,10 +132,6 @@ impl Readiness {
         auth?.key_set()
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.unready().is_none()
-    }
-
     pub(crate) fn unready(&self) -> Option<NotReady> {
         if self.draining.load(Ordering::Relaxed) {
             return Some(NotReady::Draining);
@@ -387,7 +383,7 @@ impl Handle {
     /// [`set_not_ready`](Handle::set_not_ready), is active in its cluster, if it belongs to one, and has read the key
     /// set of its authentication, if that has one.
     pub fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
+        self.readiness.unready().is_none()
     }
 
     /// Whether the server drains, or was told [`set_not_ready`](Handle::set_not_ready).

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{ClusterNode, ClusterTables, PeerQuery, QuerySender};
+use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
 use crate::commands::{CommandSender, ShardCommand};
 use crate::handover::{self, Offering, Predecessor};
 use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT};
@@ -448,7 +448,7 @@ impl ClusterParts {
         let (queries_in, queries) = unbounded_channel();
         let (relay_in, relays) = unbounded_channel();
         let (streams_in, streams) = unbounded_channel();
-        let node = ClusterNode::new(identity.node, commands_in.clone(), QuerySender(queries_in));
+        let node = ClusterNode::new(identity.node, commands_in.clone(), queries_in);
         node.set_topics(&config.topics);
         let relay = config.relays.then(|| RelaySender::new(relay_in, node.relay_load()));
         let streams_in = StreamSender(streams_in);
