@@ -61,7 +61,7 @@ struct HandlerSlot {
 /// The slots of a shard, by number.
 #[derive(Default)]
 pub(crate) struct HandlerSlots {
-    slots: Vec<HandlerSlot>,
+    entries: Vec<HandlerSlot>,
     free: Vec<u32>,
     timers: Timers,
     /// Handlers whose send was refused. They are called when their connection is writable.
@@ -85,7 +85,7 @@ pub(crate) struct HandlerSlots {
 
 impl fmt::Debug for HandlerSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} slots, {} free", self.slots.len(), self.free.len())
+        write!(f, "{} slots, {} free", self.entries.len(), self.free.len())
     }
 }
 
@@ -107,12 +107,12 @@ impl HandlerSlots {
         };
         match self.free.pop() {
             Some(number) => {
-                self.slots[number as usize] = slot;
+                self.entries[number as usize] = slot;
                 number
             }
             None => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as u32
+                self.entries.push(slot);
+                (self.entries.len() - 1) as u32
             }
         }
     }
@@ -124,19 +124,19 @@ impl HandlerSlots {
 
     /// Whether a handler takes messages in chunks.
     pub(crate) fn is_streaming(&self, number: u32) -> bool {
-        self.slots[number as usize].streaming
+        self.entries[number as usize].streaming
     }
 
     /// The connection of a slot is closed. Returns the messages that are to be published.
     pub(crate) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) -> OnClose {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
         if let Some(mut handler) = slot.handler.take() {
             caught(move || handler.close(closed));
         }
         self.timers.clear(number);
         self.free.push(number);
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         slot.senders = None;
         std::mem::take(&mut slot.on_close)
     }
@@ -153,7 +153,7 @@ impl HandlerSlots {
     /// Takes mail of a sender.
     pub(crate) fn mail(&mut self, mail: SenderMail, now: Nanos) {
         let number = mail.slot();
-        let senders = self.slots.get_mut(number as usize).and_then(|slot| slot.senders.as_mut());
+        let senders = self.entries.get_mut(number as usize).and_then(|slot| slot.senders.as_mut());
         let Some(senders) = senders.filter(|senders| senders.is_for(&mail)) else { return mail.give_up() };
         if let Some(waiter) = senders.put(mail) {
             if self.short_of_memory.is_empty() {
@@ -165,7 +165,7 @@ impl HandlerSlots {
     }
 
     fn list_sending(&mut self, number: u32) {
-        if let Some(senders) = &mut self.slots[number as usize].senders
+        if let Some(senders) = &mut self.entries[number as usize].senders
             && !senders.is_empty()
             && !std::mem::replace(&mut senders.is_listed, true)
         {
@@ -214,7 +214,7 @@ impl HandlerSlots {
         for _ in 0..self.sending.len() {
             let Some(number) = self.sending.pop_front() else { return };
             let link = self.link(cx, number);
-            let HandlerSlot { senders: Some(senders), .. } = &mut self.slots[number as usize] else {
+            let HandlerSlot { senders: Some(senders), .. } = &mut self.entries[number as usize] else {
                 continue;
             };
             senders.is_listed = false;
@@ -233,7 +233,7 @@ impl HandlerSlots {
     }
 
     fn wait_writable(&mut self, number: u32) {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         if !std::mem::replace(&mut slot.waiting, true) {
             self.waiting.push_back(number);
         }
@@ -241,7 +241,7 @@ impl HandlerSlots {
 
     /// The connection of a slot, if it is open and the slot still belongs to it.
     fn link<'c, D: Driver>(&self, cx: &'c mut Context<'_, D>, number: u32) -> Option<ConnectionContext<'c>> {
-        let link = cx.link(self.slots[number as usize].token)?;
+        let link = cx.link(self.entries[number as usize].token)?;
         let own = link.peer.handler_slot() == Some(number);
         (own && link.is_open()).then_some(link)
     }
@@ -250,14 +250,14 @@ impl HandlerSlots {
     #[cold]
     fn silence(&mut self, number: u32) {
         self.timers.clear(number);
-        self.slots[number as usize].has_failed = true;
+        self.entries[number as usize].has_failed = true;
     }
 
     /// Drops a handler that panicked. Its slot stays taken until the connection is closed.
     #[cold]
     fn expel(&mut self, number: u32) {
         self.timers.clear(number);
-        if let Some(handler) = self.slots[number as usize].handler.take() {
+        if let Some(handler) = self.entries[number as usize].handler.take() {
             caught(move || drop(handler));
         }
     }
@@ -277,7 +277,7 @@ impl Handlers<'_> {
         number: u32,
         chunk: &Chunk<'_>,
     ) -> Disposition {
-        let slot = &mut self.slots.slots[number as usize];
+        let slot = &mut self.slots.entries[number as usize];
         if chunk.first {
             slot.message_bytes = 0;
         }
@@ -316,7 +316,7 @@ impl Handlers<'_> {
             handler.open(remote).map(|()| wants_address)
         });
         let wants_address = opened.unwrap_or(false);
-        self.slots.slots[number as usize].wants_address = wants_address;
+        self.slots.entries[number as usize].wants_address = wants_address;
         wants_address
     }
 
@@ -327,7 +327,7 @@ impl Handlers<'_> {
         number: u32,
         address: Option<SocketAddr>,
     ) {
-        if std::mem::take(&mut self.slots.slots[number as usize].wants_address) {
+        if std::mem::take(&mut self.slots.entries[number as usize].wants_address) {
             self.call(link, number, |handler, remote| handler.addressed(remote, address));
         }
     }
@@ -450,14 +450,14 @@ impl Handlers<'_> {
         for _ in 0..self.slots.waiting.len() {
             let Some(number) = self.slots.waiting.pop_front() else { return };
             let Some(mut link) = self.slots.link(cx, number) else {
-                self.slots.slots[number as usize].waiting = false;
+                self.slots.entries[number as usize].waiting = false;
                 continue;
             };
             if link.sends_fragments() {
                 // The end of the message lists the slot again.
                 continue;
             }
-            if !std::mem::take(&mut self.slots.slots[number as usize].waiting) {
+            if !std::mem::take(&mut self.slots.entries[number as usize].waiting) {
                 // Listed twice: before the message's end, and by it.
                 continue;
             }
@@ -477,7 +477,7 @@ impl Handlers<'_> {
         number: u32,
         tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R>,
     ) -> Option<R> {
-        let slot = &mut self.slots.slots[number as usize];
+        let slot = &mut self.slots.entries[number as usize];
         let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
         let mut remote = Remote {
             link: link.reborrow(),

@@ -3,7 +3,6 @@
 //! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
 //! it up, and the bridge goes on when they fail. One question is asked at a time, and the answers come in the same order.
 
-use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -31,24 +30,15 @@ pub struct DrainingPredecessor {
 }
 
 /// Why the connections of a draining predecessor are not reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "lowercase")]
 pub enum Missing {
     /// It did not answer in time.
+    #[error("the previous server, which is draining, did not answer in time")]
     Silent,
     /// Its version does not know the question.
+    #[error("the previous server, which is draining, has a version that does not answer this question")]
     Unsupported,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Missing::Silent => "the previous server, which is draining, did not answer in time",
-            Missing::Unsupported => {
-                "the previous server, which is draining, has a version that does not answer this question"
-            }
-        })
-    }
 }
 
 impl DrainingPredecessor {

@@ -47,7 +47,7 @@ impl HandlerSlots {
 
     /// A message in fragments is complete. If anything waits for that, the peer's next message waits until it is sent.
     fn message_ended(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         if slot.waiting {
             // Its handler's messages were refused meanwhile.
             self.waiting.push_back(number);
