@@ -289,9 +289,8 @@ impl AdminListener {
                     connection = accept(listener.as_ref()), if phase == Phase::Serving && !is_waiting => {
                         accepted = Some(connection);
                     }
-                    slot = slots.take(), if is_waiting => match accepted.take() {
-                        Some((stream, peer)) => serve_connection(stream, peer, answer, slot),
-                        None => {}
+                    slot = slots.take(), if is_waiting => if let Some((stream, peer)) = accepted.take() {
+                        serve_connection(stream, peer, answer, slot);
                     },
                     Some(passed_on) = passed_on.recv() => passed_on.serve(answer),
                     () = slots.emptied(), if phase == Phase::Left && !is_waiting => return,
