@@ -9,12 +9,15 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use echoring_proto::connection;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Features, Options, SystemDriver};
 use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
 use echoring_server::Service;
+
+#[path = "../tests/support/service.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod service;
 
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
@@ -38,7 +41,7 @@ fn main() {
         seed: 1.into(),
     };
     let mailboxes = Mailboxes::connect(1, 0).remove(0);
-    let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
+    let service = service::service(MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
     let mut shard = Shard::new(driver, service, config, Allowance::standalone(1024), mailboxes);
     shard.listen(listener.into()).expect("listening");
 

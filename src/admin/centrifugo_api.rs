@@ -19,11 +19,11 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::access::{self, Refused, Scope};
-use super::connections::{Connections, Unanswered};
+use super::connections::Connections;
 use super::http::{Reply, RequestBody};
 use super::publications::InvalidBody;
 use super::topics::{self, Topics};
-use crate::connections::pages::Gathered;
+use crate::connections::pages::{Gathered, ScanError};
 use crate::http::socket::AdminPeer;
 use crate::limits::{ADMIN_ANSWERS_BYTES_MAX, ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_MAX};
 use action::Action;
@@ -33,6 +33,9 @@ use echoring_server::machinery::{self, ConnectionFilter, Missing, ScanAction};
 use echoring_server::{Handle, OwnedPublication, Snapshot};
 use error::ApiError;
 use reply::{Channel, ChannelList, Client, Node, NodeList, Outcome, Replies, Response, StoredPublication};
+
+/// The result of a command.
+type Answer = Result<Outcome, ApiError>;
 
 /// The resources of a request's commands.
 pub(super) struct CentrifugoApi<'a> {
@@ -110,7 +113,7 @@ impl CentrifugoApi<'_> {
         Reply::json(StatusCode::OK, Ok(replies.finish()))
     }
 
-    async fn run(&self, peer: Option<AdminPeer>, action: Action) -> Result<Outcome, ApiError> {
+    async fn run(&self, peer: Option<AdminPeer>, action: Action) -> Answer {
         match action {
             Action::Publish(channel, message) => self.publish(peer, &channel, message).await,
             Action::Broadcast(channels, message) => {
@@ -141,17 +144,12 @@ impl CentrifugoApi<'_> {
         }
     }
 
-    async fn publish(
-        &self,
-        peer: Option<AdminPeer>,
-        channel: &str,
-        message: OwnedPublication,
-    ) -> Result<Outcome, ApiError> {
+    async fn publish(&self, peer: Option<AdminPeer>, channel: &str, message: OwnedPublication) -> Answer {
         let published = self.topics.publish_messages(peer, channel, vec![message]).await?;
         Ok(published.into_iter().next().ok_or(ErrorCode::Internal)??.into())
     }
 
-    async fn history(&self, channel: String, range: HistoryRange, epoch: &str) -> Result<Outcome, ApiError> {
+    async fn history(&self, channel: String, range: HistoryRange, epoch: &str) -> Answer {
         let answer = self.ask(channel, TopicQuestion::History(range)).await?;
         let TopicAnswer::History(head, messages) = answer else { return Err(ErrorCode::Internal.into()) };
         if !epoch.is_empty() && head.is_none_or(|head| parse_epoch(epoch) != Some(head.epoch)) {
@@ -179,7 +177,7 @@ impl CentrifugoApi<'_> {
     /// Asks the owner of a topic, which waits and so must not block this thread.
     async fn ask(&self, channel: String, question: TopicQuestion) -> Result<TopicAnswer, ApiError> {
         let server = self.server.clone();
-        let answer = spawn_blocking(move || machinery::read_topic(&server, &channel, question))
+        let answer = spawn_blocking(move || machinery::commands(&server).read_topic(&channel, question))
             .await
             .unwrap_or_default();
         match answer {
@@ -195,7 +193,7 @@ impl CentrifugoApi<'_> {
         }
     }
 
-    async fn channels(&self, pattern: &Pattern) -> Result<Outcome, ApiError> {
+    async fn channels(&self, pattern: &Pattern) -> Answer {
         let server = self.server.clone();
         let reports = spawn_blocking(move || server.topics()).await.unwrap_or_default();
         if reports.len() < machinery::shards(self.server) {
@@ -205,7 +203,7 @@ impl CentrifugoApi<'_> {
     }
 
     /// Disconnects, subscribes or unsubscribes connections.
-    async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Result<Outcome, ApiError> {
+    async fn change(&self, filter: ConnectionFilter, change: ScanAction) -> Answer {
         match self.connections.change_matching(filter, change).await {
             Ok(Gathered { failed: Some(code), .. }) => Err(code.into()),
             Ok(Gathered { missing: Some(missing @ Missing::Silent), .. }) => {
@@ -213,10 +211,8 @@ impl CentrifugoApi<'_> {
             }
             Ok(Gathered { next: None, .. }) => Ok(Outcome::Done {}),
             Ok(_) => Err(ApiError::new(ErrorCode::Internal, "some connections are left; try again")),
-            Err(Unanswered::Busy) => Err(ErrorCode::TooManyRequests.into()),
-            Err(Unanswered::Failed(_)) => {
-                Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time"))
-            }
+            Err(ScanError::Busy) => Err(ErrorCode::TooManyRequests.into()),
+            Err(_) => Err(ApiError::new(ErrorCode::Internal, "a shard did not answer in time")),
         }
     }
 
@@ -243,10 +239,7 @@ impl CentrifugoApi<'_> {
 }
 
 /// The topics with subscribers that match, of the reports of all shards.
-fn channels<'a>(
-    pattern: &Pattern,
-    reports: impl Iterator<Item = &'a TopicReport>,
-) -> Result<Outcome, ApiError> {
+fn channels<'a>(pattern: &Pattern, reports: impl Iterator<Item = &'a TopicReport>) -> Answer {
     let mut channels: BTreeMap<String, Channel> = BTreeMap::new();
     for report in reports.filter(|report| report.subscribers > 0 && pattern.fits(&report.name)) {
         channels.entry(report.name.clone()).or_default().num_clients += report.subscribers;

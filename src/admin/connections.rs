@@ -71,11 +71,14 @@ impl Connections {
             Some(by) => self.asked(move |pages| pages.largest(&filter, by, most)).await,
             None => self.asked(move |pages| pages.list(&filter, after, most)).await,
         };
-        listed.map_or_else(Unanswered::reply, |Gathered { connections, missing, next, .. }| {
-            let next = next.map(|place| place.to_string());
-            let page = Page { schema: SCHEMA, connections, predecessor: missing, next };
-            Reply::json(StatusCode::OK, serde_json::to_vec(&page))
-        })
+        listed.map_or_else(
+            |error| failed(&error),
+            |Gathered { connections, missing, next, .. }| {
+                let next = next.map(|place| place.to_string());
+                let page = Page { schema: SCHEMA, connections, predecessor: missing, next };
+                Reply::json(StatusCode::OK, serde_json::to_vec(&page))
+            },
+        )
     }
 
     async fn close_all(&self, parameters: Parameters) -> Reply {
@@ -89,7 +92,7 @@ impl Connections {
         }
         let close = ScanAction::Close(OperatorClose::default());
         let closed = self.asked(move |pages| pages.change(&filter, after, &close)).await;
-        closed.map_or_else(Unanswered::reply, |gathered| closed_reply(&gathered))
+        closed.map_or_else(|error| failed(&error), |gathered| closed_reply(&gathered))
     }
 
     /// Closes, subscribes or unsubscribes all that match, if the time suffices for all of them.
@@ -97,7 +100,7 @@ impl Connections {
         &self,
         filter: ConnectionFilter,
         change: ScanAction,
-    ) -> Result<Gathered, Unanswered> {
+    ) -> Result<Gathered, ScanError> {
         self.asked(move |pages| pages.change(&filter, None, &change)).await
     }
 
@@ -109,7 +112,7 @@ impl Connections {
         match self.asked(move |pages| pages.close(id)).await {
             Ok(true) => closed_reply(&Gathered { changed: 1, ..Gathered::default() }),
             Ok(false) => unknown(),
-            Err(unanswered) => unanswered.reply(),
+            Err(error) => failed(&error),
         }
     }
 
@@ -117,29 +120,11 @@ impl Connections {
     async fn asked<T: Send + 'static>(
         &self,
         ask: impl FnOnce(ConnectionPages<'_>) -> Result<T, ScanError> + Send + 'static,
-    ) -> Result<T, Unanswered> {
-        let Ok(_permit) = self.requests.try_acquire() else { return Err(Unanswered::Busy) };
+    ) -> Result<T, ScanError> {
+        let Ok(_permit) = self.requests.try_acquire() else { return Err(ScanError::Busy) };
         let server = self.server.clone();
         let asked = spawn_blocking(move || ask(ConnectionPages(&server))).await;
-        asked.unwrap_or(Err(ScanError::Silent(0))).map_err(Unanswered::Failed)
-    }
-}
-
-/// Why a request about connections has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
-    /// Too many others are in progress.
-    Busy,
-    /// A shard has failed to answer.
-    Failed(ScanError),
-}
-
-impl Unanswered {
-    fn reply(self) -> Reply {
-        match self {
-            Unanswered::Busy => Reply::busy("too many concurrent requests about connections"),
-            Unanswered::Failed(error) => failed(&error),
-        }
+        asked.unwrap_or(Err(ScanError::Silent(0)))
     }
 }
 
@@ -152,6 +137,7 @@ fn closed_reply(gathered: &Gathered) -> Reply {
 
 fn failed(error: &ScanError) -> Reply {
     let (code, line) = match error {
+        ScanError::Busy => return Reply::busy("too many concurrent requests about connections"),
         ScanError::Silent(shard) => ("silent-shard", format!("shard {shard} did not answer in time")),
         ScanError::TooLong(shard) => {
             ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))

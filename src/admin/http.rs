@@ -289,10 +289,8 @@ impl AdminListener {
                     connection = accept(listener.as_ref()), if phase == Phase::Serving && !is_waiting => {
                         accepted = Some(connection);
                     }
-                    slot = slots.take(), if is_waiting => match accepted.take() {
-                        Some((AdminStream::Tcp(stream), peer)) => serve_connection(stream, peer, answer, slot),
-                        Some((AdminStream::Unix(stream), peer)) => serve_connection(stream, peer, answer, slot),
-                        None => {}
+                    slot = slots.take(), if is_waiting => if let Some((stream, peer)) = accepted.take() {
+                        serve_connection(stream, peer, answer, slot);
                     },
                     Some(passed_on) = passed_on.recv() => passed_on.serve(answer),
                     () = slots.emptied(), if phase == Phase::Left && !is_waiting => return,
@@ -310,10 +308,7 @@ async fn accept(listener: Option<&AdminSocket>) -> (AdminStream, AdminPeer) {
 }
 
 /// Serves the requests on `stream` in their own task.
-fn serve_connection<S, A: Answer>(stream: S, peer: AdminPeer, answer: &Rc<A>, slot: ConnectionSlot)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+fn serve_connection<A: Answer>(stream: AdminStream, peer: AdminPeer, answer: &Rc<A>, slot: ConnectionSlot) {
     let answer = Rc::clone(answer);
     spawn_local(async move {
         let slot = Rc::new(slot);
@@ -326,15 +321,12 @@ where
     });
 }
 
-async fn serve_requests<S, A: Answer>(
-    stream: S,
+async fn serve_requests<A: Answer>(
+    stream: AdminStream,
     peer: AdminPeer,
     answer: Rc<A>,
     slot: &Rc<ConnectionSlot>,
-) -> hyper::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+) -> hyper::Result<()> {
     let unread = Rc::new(Cell::new(false));
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(|body| RequestBody::new(body.map_err(Into::into)));

@@ -30,20 +30,19 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Bytes};
-use hyper::header::{ALLOW, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::limits::ADMIN_PASSED_ON_MAX;
-use access::failed_attempts::{AttemptFigures, FailedAttempts};
+use access::failed_attempts::FailedAttempts;
 pub use access::token::{AdminTokens, Token, TokenError};
 use access::{Access, Refused, Scope};
 use centrifugo_api::{CentrifugoApi, Nodes};
 use cluster_reports::Question;
 use connections::Connections;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
-use echoring_server::machinery;
-use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot};
+use echoring_server::{ClusterNode, InheritedListener, ListenAddress, Server, Snapshot, machinery};
 pub use http::socket::open_admin;
 use http::socket::{AdminPeer, Reach};
 use http::{AdminListener, Answer, ControlInlet, Order, PassedOn, Phase, Reply, RequestBody};
@@ -103,16 +102,28 @@ impl Control {
         announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
         let access = Access::new(tokens, reach);
         let certificates = CertificateExpiries::default();
-        let plane = ControlThread {
-            server: server.handle(),
-            shards: server.shards(),
-            started: Instant::now(),
-            access: access.clone(),
-            reloading,
-            certificates: Arc::clone(&certificates),
-        };
+        let (handle, shards, started) = (server.handle(), server.shards(), Instant::now());
+        let (of_thread, expiries) = (access.clone(), Arc::clone(&certificates));
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            plane.run(listening, ControlInlet { orders: received, passed_on });
+            let server = handle.clone();
+            let serve = || {
+                let service = AdminService {
+                    topics: Topics::new(handle.clone(), shards),
+                    connections: Connections::new(handle.clone()),
+                    attempts: FailedAttempts::default(),
+                    server: handle,
+                    shards,
+                    started,
+                    access: of_thread,
+                    reloading,
+                    certificates: expiries,
+                };
+                listening.serve(&Rc::new(service), ControlInlet { orders: received, passed_on });
+            };
+            // Without the thread nobody can observe the server any more.
+            if catch_unwind(AssertUnwindSafe(serve)).is_err() {
+                server.fail("the control plane panicked");
+            }
         })?;
         let room = Arc::new(Semaphore::new(ADMIN_PASSED_ON_MAX));
         let file = Arc::new(Mutex::new(file));
@@ -233,34 +244,20 @@ fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
 /// The runtime of the control thread, as reported by `/stats`.
 const RUNTIME: &str = "tokio";
 
-/// The state of the thread.
-#[derive(Clone)]
-struct ControlThread {
+/// Answers requests, on the thread itself.
+struct AdminService {
     server: echoring_server::Handle,
     shards: usize,
     started: Instant,
     access: Access,
     reloading: Reloading,
     certificates: CertificateExpiries,
+    topics: Topics,
+    connections: Connections,
+    attempts: FailedAttempts,
 }
 
-impl ControlThread {
-    /// Serves until it is stopped. If it ends otherwise, it shuts the server down, because nobody could observe it any
-    /// more.
-    fn run(self, listening: AdminListener, inlet: ControlInlet) {
-        let server = self.server.clone();
-        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), inlet))).is_err() {
-            server.fail("the control plane panicked");
-        }
-    }
-
-    fn desk(self) -> Rc<AdminService> {
-        let topics = Topics::new(self.server.clone(), self.shards);
-        let connections = Connections::new(self.server.clone());
-        let attempts = FailedAttempts::default();
-        Rc::new(AdminService { plane: self, topics, connections, attempts })
-    }
-
+impl AdminService {
     async fn health(&self) -> Reply {
         let unhealthy = |line: &str| Reply::text(StatusCode::SERVICE_UNAVAILABLE, line);
         if self.server.has_failed() {
@@ -283,15 +280,15 @@ impl ControlThread {
         }
     }
 
-    fn node(&self, admin: AttemptFigures) -> Node {
+    fn node(&self) -> Node {
         Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
             draining: self.server.is_leaving(),
             control: RUNTIME,
             shards: self.shards,
-            reloads: self.reloading.counters.figures(),
+            reloads: Arc::clone(&self.reloading.counters),
             auth: self.server.auth(),
-            admin,
+            admin: self.attempts.figures(),
             bans: machinery::admission(&self.server).bans(),
             certificates: self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cluster: self.server.cluster().map(ClusterNode::status),
@@ -304,10 +301,6 @@ impl ControlThread {
         tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
     }
 
-    async fn stats(&self, admin: AttemptFigures) -> Reply {
-        Reply::json(StatusCode::OK, report::to_json(self.node(admin), &self.snapshots().await))
-    }
-
     fn cluster(&self) -> Reply {
         match self.server.cluster() {
             Some(node) => Reply::json(StatusCode::OK, serde_json::to_vec(&node.status())),
@@ -315,24 +308,6 @@ impl ControlThread {
         }
     }
 
-    async fn limits(&self) -> Reply {
-        limits_report::reply(&self.server, &self.snapshots().await)
-    }
-
-    async fn metrics(&self, headers: &HeaderMap, admin: AttemptFigures) -> Reply {
-        metrics::reply(headers, self.node(admin), &self.snapshots().await)
-    }
-}
-
-/// Answers requests, on the thread itself.
-struct AdminService {
-    plane: ControlThread,
-    topics: Topics,
-    connections: Connections,
-    attempts: FailedAttempts,
-}
-
-impl AdminService {
     /// The answer to a request without access. That to an attempt is held back.
     fn refuse(&self, peer: AdminPeer, refused: Refused) -> Reply {
         let Refused { reply, attempt } = refused;
@@ -356,7 +331,7 @@ impl Answer for AdminService {
     async fn answer(&self, request: &mut Request<RequestBody>) -> Reply {
         let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
         let (method, path) = (request.method(), request.uri().path());
-        let answered = match self.plane.access.judge(peer, method, path, request.headers()) {
+        let answered = match self.access.judge(peer, method, path, request.headers()) {
             Ok(scope) => self.answer_within(scope, Nodes::All, request).await,
             Err(refused) => Err(refused),
         };
@@ -384,35 +359,34 @@ impl AdminService {
         if *request.method() != Method::POST {
             return Ok(wrong_method(POST));
         }
-        let ControlThread { server, started, .. } = &self.plane;
-        let AdminService { topics, connections, .. } = self;
+        let AdminService { server, started, topics, connections, .. } = self;
         let api = CentrifugoApi { server, started: *started, topics, connections, scope, nodes };
         api.answer(request).await
     }
 
     async fn answer_path(&self, request: &mut Request<RequestBody>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
-        let topic = path.strip_prefix("/topics/");
-        let of_cluster = path.strip_prefix("/cluster/");
-        let cluster_methods = of_cluster.and_then(Question::methods);
-        let connection = path.strip_prefix("/connections/");
-        let methods = match &*path {
-            "/" | "/cluster" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => {
-                READS
+        let relative = path.strip_prefix('/').unwrap_or("unknown");
+        let (head, rest) =
+            relative.split_once('/').map_or((relative, None), |(head, rest)| (head, Some(rest)));
+        let methods = match (head, rest) {
+            ("" | "cluster" | "healthz" | "limits" | "metrics" | "readyz" | "stats" | "topics", None) => {
+                Some(READS)
             }
-            "/log-level" => READS_AND_PUT,
-            "/connections" => READS_AND_DELETE,
-            "/reload" => POST,
-            _ if connection.is_some() => DELETE,
-            _ if topic.is_some() => READS_AND_POST,
-            _ if cluster_methods.is_some() => cluster_methods.unwrap_or_default(),
-            _ => {
-                return Reply::text(
-                    StatusCode::NOT_FOUND,
-                    "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
-                     /healthz or /readyz",
-                );
-            }
+            ("log-level", None) => Some(READS_AND_PUT),
+            ("connections", None) => Some(READS_AND_DELETE),
+            ("connections", Some(_)) => Some(DELETE),
+            ("topics", Some(_)) => Some(READS_AND_POST),
+            ("cluster", Some(report)) => Question::methods(report),
+            ("reload", None) => Some(POST),
+            _ => None,
+        };
+        let Some(methods) = methods else {
+            return Reply::text(
+                StatusCode::NOT_FOUND,
+                "unknown path; use /, /api, /metrics, /stats, /topics, /connections, /cluster, /cluster/topics, /limits, /log-level, /reload, \
+                 /healthz or /readyz",
+            );
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
@@ -420,31 +394,29 @@ impl AdminService {
         if READS.contains(request.method()) && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
-        match (&*path, topic) {
-            (_, Some(topic)) => self.topics.one(topic, request).await,
-            _ if of_cluster.is_some() => {
-                self.of_cluster(request.method(), of_cluster.unwrap_or_default(), query).await
+        match (head, rest) {
+            ("topics", Some(topic)) => self.topics.one(topic, request).await,
+            ("topics", None) => self.topics.list(query).await,
+            ("cluster", Some(report)) => self.of_cluster(request.method(), report, query).await,
+            ("cluster", None) => self.cluster(),
+            ("connections", Some(id)) => self.connections.close_one(id).await,
+            ("connections", None) => self.connections.all(request.method(), query).await,
+            ("log-level", _) => log_level::answer(request, &self.topics.bodies).await,
+            ("", _) => page::reply(),
+            ("stats", _) => {
+                Reply::json(StatusCode::OK, report::to_json(&self.node(), &self.snapshots().await))
             }
-            ("/connections", _) => self.connections.all(request.method(), query).await,
-            (_, None) if connection.is_some() => {
-                self.connections.close_one(connection.unwrap_or_default()).await
-            }
-            ("/log-level", _) => log_level::answer(request, &self.topics.bodies).await,
-            ("/topics", _) => self.topics.list(query).await,
-            ("/", _) => page::reply(),
-            ("/stats", _) => self.plane.stats(self.attempts.figures()).await,
-            ("/cluster", _) => self.plane.cluster(),
-            ("/limits", _) => self.plane.limits().await,
-            ("/metrics", _) => self.plane.metrics(request.headers(), self.attempts.figures()).await,
-            ("/reload", _) => self.plane.reloading.answer().await,
-            ("/readyz", _) => self.plane.readiness(),
-            _ => self.plane.health().await,
+            ("limits", _) => limits_report::reply(&self.server, &self.snapshots().await),
+            ("metrics", _) => metrics::reply(request.headers(), self.node(), &self.snapshots().await),
+            ("reload", _) => self.reloading.answer().await,
+            ("readyz", _) => self.readiness(),
+            _ => self.health().await,
         }
     }
 
     /// `/cluster/REPORT`: the report of each node.
     async fn of_cluster(&self, method: &Method, report: &str, query: &str) -> Reply {
-        let Some(cluster) = self.plane.server.cluster() else { return no_cluster() };
+        let Some(cluster) = self.server.cluster() else { return no_cluster() };
         let question = match Question::new(method, report, query) {
             Ok(question) => question,
             Err(fault) => return topics::refuse(&fault),

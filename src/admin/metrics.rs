@@ -10,7 +10,7 @@ mod formats;
 mod native;
 mod process;
 #[cfg(test)]
-mod reference;
+mod reference_tests;
 
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue, VARY};

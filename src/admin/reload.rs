@@ -26,9 +26,10 @@ pub enum Reloaded {
 /// Counts the reloads of a program, from any cause.
 #[derive(Debug, Default)]
 pub struct ReloadCounters {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    last_refused: AtomicBool,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    /// Whether the configuration that is in the files now was refused.
+    pub(super) last_refused: AtomicBool,
 }
 
 impl ReloadCounters {
@@ -39,23 +40,6 @@ impl ReloadCounters {
         counter.fetch_add(1, Ordering::Relaxed);
         self.last_refused.store(is_refused, Ordering::Relaxed);
     }
-
-    pub(super) fn figures(&self) -> ReloadFigures {
-        ReloadFigures {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            last_refused: self.last_refused.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// The part of `/stats` about reloads.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(super) struct ReloadFigures {
-    pub(super) accepted: u64,
-    pub(super) refused: u64,
-    /// Whether the configuration that is in the files now was refused.
-    pub(super) last_refused: bool,
 }
 
 /// The program's part of the admin address.

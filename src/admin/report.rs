@@ -7,7 +7,9 @@ mod duration_figures;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde::Serialize;
 
@@ -16,7 +18,7 @@ use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
 use super::limits_report::limited;
-use super::reload::ReloadFigures;
+use super::reload::ReloadCounters;
 use crate::access::failed_attempts::AttemptFigures;
 use duration_figures::DurationFigures;
 use echoring_server::{AuthFigures, ClusterStatus, Snapshot};
@@ -39,11 +41,20 @@ pub(super) struct Report<'a> {
     silent_shards: usize,
     budgets: BudgetReport,
     log: LogFigures,
-    reloads: ReloadFigures,
-    auth: AuthFigures,
+    #[serde(with = "ReloadFigures")]
+    reloads: &'a ReloadCounters,
+    auth: &'a AuthFigures,
     admin: AdminFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(remote = "ReloadCounters")]
+struct ReloadFigures {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    last_refused: AtomicBool,
 }
 
 /// The admin address itself.
@@ -56,29 +67,27 @@ struct AdminFigures {
 /// The node's budgets.
 #[derive(Debug, Default, Serialize)]
 struct BudgetReport {
-    memory_bytes: BudgetUse,
-    compression_bytes: BudgetUse,
-    connections: BudgetUse,
+    #[serde(with = "BudgetUse")]
+    memory_bytes: BudgetFigures,
+    #[serde(with = "BudgetUse")]
+    compression_bytes: BudgetFigures,
+    #[serde(with = "BudgetUse")]
+    connections: BudgetFigures,
 }
 
-/// The part of a budget that shards have leased, in blocks.
-#[derive(Debug, Default, Serialize)]
+#[derive(Serialize)]
+#[serde(remote = "BudgetFigures")]
 struct BudgetUse {
-    used: u64,
+    #[serde(rename = "used")]
+    leased: u64,
     peak: u64,
     limit: u64,
 }
 
 impl BudgetReport {
-    /// The budgets are the node's, so every shard reports the same.
     fn of(snapshot: &Snapshot) -> BudgetReport {
-        let of =
-            |budget: BudgetFigures| BudgetUse { used: budget.leased, peak: budget.peak, limit: budget.limit };
-        BudgetReport {
-            memory_bytes: of(snapshot.memory),
-            compression_bytes: of(snapshot.contexts),
-            connections: of(snapshot.seats),
-        }
+        let Snapshot { memory, contexts, seats, .. } = *snapshot;
+        BudgetReport { memory_bytes: memory, compression_bytes: contexts, connections: seats }
     }
 }
 
@@ -113,17 +122,8 @@ struct ShardReport<'a> {
 /// Gauges and counters of one shard, or of all.
 #[derive(Debug, Serialize)]
 struct Figures<'a> {
-    connections: u64,
-    topics: u64,
-    subscriptions: u64,
-    pool_bytes: u64,
-    pool_bytes_peak: u64,
-    /// Connections with a partial send.
-    blocked: u64,
-    compression: CompressionFigures,
-    publications: PublicationFigures,
-    deliveries: DeliveryFigures,
-    passed: PassedFigures,
+    #[serde(flatten)]
+    gauges: Gauges,
     accepted: u64,
     opened: u64,
     tls_handshakes: u64,
@@ -151,7 +151,8 @@ struct Figures<'a> {
 }
 
 /// permessage-deflate: messages, and their bytes compressed and uncompressed.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[derive(Serialize)]
+#[serde(remote = "Compressed")]
 struct CompressionFigures {
     messages_in: u64,
     bytes_in: u64,
@@ -163,45 +164,39 @@ struct CompressionFigures {
     declined: u64,
 }
 
-impl CompressionFigures {
-    fn add(&mut self, done: &Compressed) {
-        self.messages_in += done.messages_in;
-        self.bytes_in += done.bytes_in;
-        self.bytes_in_inflated += done.bytes_in_inflated;
-        self.messages_out += done.messages_out;
-        self.bytes_out += done.bytes_out;
-        self.bytes_out_plain += done.bytes_out_plain;
-        self.context_bytes += done.context_bytes;
-        self.declined += done.declined;
-    }
+fn add_compressed(sum: &mut Compressed, done: &Compressed) {
+    sum.messages_in += done.messages_in;
+    sum.bytes_in += done.bytes_in;
+    sum.bytes_in_inflated += done.bytes_in_inflated;
+    sum.messages_out += done.messages_out;
+    sum.bytes_out += done.bytes_out;
+    sum.bytes_out_plain += done.bytes_out_plain;
+    sum.context_bytes += done.context_bytes;
+    sum.declined += done.declined;
 }
 
 /// Publications: `published = accepted + refused`.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Serialize)]
+#[serde(remote = "Publications")]
 pub(super) struct PublicationFigures {
     published: u64,
     accepted: u64,
     refused: u64,
 }
 
-impl PublicationFigures {
-    pub(super) fn new(counted: &Publications) -> PublicationFigures {
-        let Publications { published, accepted, refused } = *counted;
-        PublicationFigures { published, accepted, refused }
-    }
-}
-
 /// Deliveries: `offered = sent + queued +` the sum of `dropped`.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Serialize)]
+#[serde(remote = "Deliveries")]
 pub(super) struct DeliveryFigures {
     offered: u64,
     sent: u64,
     queued: u64,
+    #[serde(getter = "DropFigures::of")]
     dropped: DropFigures,
 }
 
 /// Deliveries that were dropped, by cause.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Serialize)]
 struct DropFigures {
     disconnect: u64,
     oldest: u64,
@@ -209,24 +204,20 @@ struct DropFigures {
     memory: u64,
 }
 
-impl DeliveryFigures {
-    pub(super) fn new(counted: &Deliveries) -> DeliveryFigures {
-        DeliveryFigures {
-            offered: counted.offered,
-            sent: counted.sent,
-            queued: counted.queued,
-            dropped: DropFigures {
-                disconnect: counted.dropped_disconnect,
-                oldest: counted.dropped_oldest,
-                conflated: counted.dropped_conflated,
-                memory: counted.dropped_memory,
-            },
+impl DropFigures {
+    fn of(counted: &Deliveries) -> DropFigures {
+        DropFigures {
+            disconnect: counted.dropped_disconnect,
+            oldest: counted.dropped_oldest,
+            conflated: counted.dropped_conflated,
+            memory: counted.dropped_memory,
         }
     }
 }
 
 /// Mail between shards. The difference between out and in is in mailboxes.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Serialize)]
+#[serde(remote = "Passed")]
 struct PassedFigures {
     publications_out: u64,
     publications_in: u64,
@@ -234,27 +225,11 @@ struct PassedFigures {
     messages_in: u64,
 }
 
-impl PassedFigures {
-    fn new(counted: &Passed) -> PassedFigures {
-        let Passed { publications_out, publications_in, messages_out, messages_in } = *counted;
-        PassedFigures { publications_out, publications_in, messages_out, messages_in }
-    }
-}
-
 impl<'a> Figures<'a> {
-    fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+    fn new(gauges: Gauges, counters: &'a Counters) -> Figures<'a> {
         let traffic = counters.traffic.total();
         Figures {
-            connections: gauges.connections,
-            topics: gauges.topics,
-            subscriptions: gauges.subscriptions,
-            pool_bytes: gauges.pool_bytes,
-            pool_bytes_peak: gauges.pool_bytes_peak,
-            blocked: gauges.blocked,
-            compression: gauges.compression,
-            publications: PublicationFigures::new(&gauges.publications),
-            deliveries: DeliveryFigures::new(&gauges.deliveries),
-            passed: PassedFigures::new(&gauges.passed),
+            gauges,
             accepted: counters.accepted,
             opened: counters.opened,
             tls_handshakes: counters.tls_handshakes,
@@ -284,17 +259,22 @@ impl<'a> Figures<'a> {
 }
 
 /// Gauges, as opposed to counters.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize)]
 struct Gauges {
     connections: u64,
     topics: u64,
     subscriptions: u64,
     pool_bytes: u64,
     pool_bytes_peak: u64,
+    /// Connections with a partial send.
     blocked: u64,
-    compression: CompressionFigures,
+    #[serde(with = "CompressionFigures")]
+    compression: Compressed,
+    #[serde(with = "PublicationFigures")]
     publications: Publications,
+    #[serde(with = "DeliveryFigures")]
     deliveries: Deliveries,
+    #[serde(with = "PassedFigures")]
     passed: Passed,
 }
 
@@ -307,7 +287,7 @@ impl Gauges {
         self.pool_bytes += snapshot.pool_bytes;
         self.pool_bytes_peak += snapshot.pool_bytes_peak;
         self.blocked += snapshot.blocked;
-        self.compression.add(&snapshot.compressed);
+        add_compressed(&mut self.compression, &snapshot.compressed);
         self.publications.add(&hub.publications);
         self.deliveries.add(&hub.deliveries);
         self.passed.add(&hub.passed);
@@ -321,7 +301,7 @@ pub(super) struct Node {
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
-    pub(super) reloads: ReloadFigures,
+    pub(super) reloads: Arc<ReloadCounters>,
     pub(super) auth: AuthFigures,
     pub(super) admin: AttemptFigures,
     /// Addresses that were banned.
@@ -333,7 +313,7 @@ pub(super) struct Node {
 }
 
 /// The report as JSON.
-pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
+pub(super) fn to_json(node: &Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
     let mut gauges = Gauges::default();
     let mut counters = Counters::default();
     for snapshot in snapshots {
@@ -352,10 +332,10 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         budgets: first.map(BudgetReport::of).unwrap_or_default(),
         log: LogFigures::now(),
-        reloads: node.reloads,
-        auth: node.auth,
+        reloads: &node.reloads,
+        auth: &node.auth,
         admin: AdminFigures { refused: node.admin },
-        node: Figures::new(&gauges, &counters),
+        node: Figures::new(gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
     serde_json::to_vec_pretty(&report)
@@ -377,7 +357,7 @@ fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
     ShardReport {
         shard: snapshot.shard,
         driver: driver(Some(snapshot)),
-        figures: Figures::new(&gauges, &snapshot.counters),
+        figures: Figures::new(gauges, &snapshot.counters),
     }
 }
 
@@ -388,7 +368,6 @@ mod tests {
     use echoring_topics::HubReport;
 
     use super::*;
-    use crate::ReloadCounters;
 
     fn counters(messages_in: u64) -> Counters {
         let mut counters = Counters::default();
@@ -414,7 +393,7 @@ mod tests {
             (snapshot.application, snapshot.counters) = (rooms, counters(messages_in));
             snapshot
         };
-        let reloads = ReloadCounters::default().figures();
+        let reloads = Arc::default();
         let auth = AuthFigures::default();
         let admin = AttemptFigures::default();
         let node = Node {
@@ -429,7 +408,7 @@ mod tests {
             certificates: Vec::new(),
             cluster: None,
         };
-        let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
+        let json = to_json(&node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");
         assert_eq!(report["state"], "serving");

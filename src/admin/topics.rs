@@ -18,17 +18,15 @@ use super::publications::{Format, InvalidBody, check_key, idempotency_key};
 use crate::access::failed_attempts::Offender;
 use crate::http::socket::AdminPeer;
 use crate::limits::ADMIN_BATCH_BYTES_MAX;
-use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
+use echoring_broker::limits::{OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT};
 use echoring_proto::handshake::percent_decode_path;
 use echoring_runtime::admission::{Limit, LogInterval};
 use echoring_runtime::driver::monotonic_now;
 use echoring_runtime::limits::LIMIT_LOG_INTERVAL;
 use echoring_runtime::traces;
-use echoring_server::machinery;
-use echoring_server::{Handle, OwnedPublication, PublishError, Published};
-use echoring_topics::is_topic_name;
+use echoring_server::{Handle, OwnedPublication, PublishError, Published, machinery};
 use echoring_topics::limits::TOPIC_BYTES_MAX;
-use echoring_topics::{Position, Refused};
+use echoring_topics::{Position, Refused, is_topic_name};
 use query::TopicQuery;
 
 /// The inputs of a request about topics.
@@ -120,8 +118,9 @@ impl Topics {
     ) -> Result<Published, PublishError> {
         let (server, name) = (self.server.clone(), topic.to_owned());
         // The call waits for the shard, so it must not block this thread.
-        let publishing =
-            tokio::task::spawn_blocking(move || machinery::publish_at_once(&server, &name, messages));
+        let publishing = tokio::task::spawn_blocking(move || {
+            machinery::commands(&server).publish_at_once(&name, messages, SNAPSHOT_TIMEOUT)
+        });
         let published = publishing.await.unwrap_or(Err(PublishError::Ended));
         if published.as_ref().is_ok_and(|results| results.contains(&Err(Refused::TooManyTopics))) {
             self.log_limit(peer);

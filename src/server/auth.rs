@@ -14,7 +14,7 @@ use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 
-use pending::PendingRequests;
+pub(crate) use pending::PendingRequests;
 pub(crate) use refusals::refusal;
 
 /// The result for a request.
@@ -37,10 +37,6 @@ pub(crate) struct Decided {
     /// Its password may have been a guess.
     pub(crate) is_wrong_password: bool,
 }
-
-/// The handshakes of one shard that wait for a decision.
-#[derive(Debug, Default)]
-pub(crate) struct Handshakes(PendingRequests);
 
 /// The header fields of a handshake that are for the application.
 pub(crate) fn forwarded(gate: &Gate, request: &Request<'_>) -> Option<Forwarded> {
@@ -65,56 +61,29 @@ pub(crate) fn judge<'a>(
     Some((presented, verdict))
 }
 
-impl Handshakes {
-    /// Lets the client of a request in, refuses it, or begins to ask about it. Also returns whether the address of the peer is
-    /// needed for the decision.
-    pub(crate) fn admit(
-        &mut self,
-        gate: &mut Gate,
-        token: Token,
-        request: &Request<'_>,
-        judged: Option<(Presented<'_>, Verdict)>,
-        pool: &mut Pool,
-        now: Nanos,
-    ) -> (Admission, bool) {
-        let Some((presented, verdict)) = judged else { return (Admission::Open, false) };
-        match verdict {
-            Verdict::Anonymous => {
-                gate.note_anonymous();
-                (Admission::Open, false)
-            }
-            Verdict::Known(client) => match gate.let_in(token, &client, pool, now) {
-                Ok(()) => (Admission::Open, false),
-                Err(denied) => (Admission::Refused(refuse(gate, denied)), false),
-            },
-            Verdict::Denied(denied) => (Admission::Refused(refuse(gate, denied)), false),
-            Verdict::Ask => self.begin(gate, token, presented, OwnedHead::of(request)),
-        }
-    }
-
-    fn begin(
+impl PendingRequests {
+    /// Begins to ask about the client of a request. The decision needs the address of the peer.
+    pub(crate) fn begin(
         &mut self,
         gate: &Gate,
         token: Token,
         presented: Presented<'_>,
         head: OwnedHead,
-    ) -> (Admission, bool) {
-        let Some(answers) = gate.answers().cloned() else {
-            return (Admission::Refused(refuse(gate, Denied::Unavailable)), false);
-        };
+    ) -> Admission {
+        let Some(answers) = gate.answers().cloned() else { return refused(gate, Denied::Unavailable) };
         let reply = move |decision| {
             answers.send(GateAnswer::Auth(AuthCommand::Decided(token, decision)));
         };
         let added = Question::new(presented, reply).is_some_and(|question| {
             let question = Question { head: Some(head.clone()), ..question };
-            self.0.add(token, head, question)
+            self.add(token, head, question)
         });
-        if added { (Admission::Later, true) } else { (Admission::Refused(refuse(gate, Denied::Busy)), false) }
+        if added { Admission::Later } else { refused(gate, Denied::Busy) }
     }
 
     /// The address of a peer whose request is pending was found.
     pub(crate) fn addressed(&mut self, gate: &Gate, token: Token, address: Option<SocketAddr>) {
-        if let (Some(question), Some(authenticator)) = (self.0.take_question(token), gate.authenticator()) {
+        if let (Some(question), Some(authenticator)) = (self.take_question(token), gate.authenticator()) {
             authenticator.ask(Question { address, ..question });
         }
     }
@@ -128,17 +97,17 @@ impl Handshakes {
         pool: &mut Pool,
         now: Nanos,
     ) -> Option<Decided> {
-        let (head, has_password) = self.0.take(token)?;
+        let (head, has_password) = self.take(token)?;
         let is_wrong_password = has_password && decision == Err(Denied::Invalid);
         let let_in = gate.as_of_now(decision).and_then(|client| gate.let_in(token, &client, pool, now));
         let refusal = let_in.err().map(|denied| refuse(gate, denied));
         Some(Decided { head, refusal, is_wrong_password })
     }
+}
 
-    /// A connection is gone, or was not opened.
-    pub(crate) fn forget(&mut self, token: Token) {
-        self.0.remove(token);
-    }
+/// Refuses a client, which is counted.
+pub(crate) fn refused(gate: &Gate, denied: Denied) -> Admission {
+    Admission::Refused(refuse(gate, denied))
 }
 
 fn refuse(gate: &Gate, denied: Denied) -> Refusal {

@@ -9,7 +9,6 @@ mod status;
 mod tables;
 
 pub use node::ClusterNode;
-pub(crate) use peer_query::QuerySender;
 pub use peer_query::{PeerAnswer, PeerQuery};
-pub use status::{ClusterStatus, MemberStatus};
+pub use status::{ClusterStatus, NodeStatus};
 pub use tables::ClusterTables;

@@ -21,8 +21,10 @@ use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, ControlMessage, Remote};
-use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
-use echoring_topics::{Placement, Position, Refused};
+use echoring_topics::{
+    ExportCursor, HubReport, ImportError, OwnedTopicId, Placement, Position, Refused, TopicReport,
+    is_topic_name,
+};
 
 use crate::commands::outside::{Charge, Outside};
 use crate::connections::{Candidates, ConnectionFilter, ConnectionScan, ScanAction, ScanReport};
@@ -35,7 +37,6 @@ use echoring_broker::cluster_mail::ClusterEvent;
 use echoring_broker::gate::{AppAnswered, AuthCommand};
 use echoring_broker::peer::Context;
 use echoring_broker::publications::{self, OwnedPublication, PublishError, Published};
-use echoring_topics::is_topic_name;
 
 /// A command to a shard. A shard that ends drops it unanswered.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ pub struct PublishRequest {
 
 /// Whether a message waits while the mailboxes to other shards, or the messages for other nodes, have no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhenFull {
+pub(crate) enum WhenFull {
     /// It waits: its publisher does, too.
     Wait,
     /// It is refused.
@@ -270,13 +271,9 @@ impl PublishRequest {
 /// ```
 #[derive(Debug)]
 #[must_use = "the message may be refused"]
-pub struct PendingPublish(PendingBatch);
+pub struct PendingPublish(pub(super) PendingBatch);
 
 impl PendingPublish {
-    pub(super) fn new(pending: PendingBatch) -> PendingPublish {
-        PendingPublish(pending)
-    }
-
     /// Blocks until the topic's owner has answered. Returns the position of the message.
     ///
     /// # Errors
@@ -347,7 +344,7 @@ pub(super) fn only(published: Published) -> Result<Position, PublishError> {
 
 /// Sends commands to the shards of a server from any thread, and bounds the pending publications.
 #[derive(Clone, Debug)]
-pub(super) struct CommandSender {
+pub struct CommandSender {
     remotes: Arc<[Remote<ShardCommand, HubReport>]>,
     pub(super) placement: Placement,
     outside: Arc<Outside>,
@@ -380,27 +377,29 @@ impl CommandSender {
 
     /// Publishes if there is room for the messages now, and waits for the answer of the topic's owner for `timeout` at most. For
     /// requests of other programs, which are answered and not held: the owner refuses messages without room.
-    pub(super) fn publish_at_once(
+    ///
+    /// # Errors
+    /// As for [`Handle::publish_all`](crate::Handle::publish_all); [`PublishError::Busy`] if there is no room.
+    pub fn publish_at_once(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
         timeout: Nanos,
     ) -> Result<Published, PublishError> {
-        check_all(topic, &messages)?;
-        let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
-        let pending = self.send(topic, messages, charge, WhenFull::Refuse)?;
+        let pending = self.try_publish(topic, messages, WhenFull::Refuse)?;
         await_until(pending, Some(Instant::now() + Duration::from_nanos(timeout)))
     }
 
     /// Publishes without waiting.
-    pub(super) fn try_publish(
+    pub(crate) fn try_publish(
         &self,
         topic: &str,
         messages: Vec<OwnedPublication>,
+        when_full: WhenFull,
     ) -> Result<PendingBatch, PublishError> {
         check_all(topic, &messages)?;
         let charge = self.outside.try_charge(&messages).ok_or(PublishError::Busy)?;
-        self.send(topic, messages, charge, WhenFull::Wait)
+        self.send(topic, messages, charge, when_full)
     }
 
     /// Publishes as soon as there is room for the messages, in the order of requests.
@@ -446,30 +445,15 @@ impl CommandSender {
         Ok(pending)
     }
 
-    /// Has all shards use another configuration, and waits for them.
-    pub(super) fn configure(&self, config: &Arc<ServerConfig>) {
-        self.ask_all(|reply| ShardCommand::Configure(Arc::clone(config), reply));
-    }
-
-    /// The topics of every shard, by the shard's number, without shards that do not answer in time.
-    pub(super) fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
-        self.ask_all(ShardCommand::Topics)
-    }
-
-    /// The reports about one topic.
-    pub(super) fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
-        self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
-    }
-
     /// The answer of the shard that has a topic; `None` if it does not come in time.
-    pub(super) fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
+    pub fn read_topic(&self, topic: &str, question: TopicQuestion) -> Option<TopicAnswer> {
         let owner = self.placement.owner(topic, self.remotes.len());
         let ask = |reply| ShardCommand::ReadTopic(TopicRead { topic: topic.into(), question, reply });
         self.ask_one(owner, Duration::from_nanos(SNAPSHOT_TIMEOUT), ask).ok()
     }
 
     /// Asks one shard about its open connections; `None` if it does not answer in time. A shard that has ended has none.
-    pub(crate) fn scan(
+    pub fn scan(
         &self,
         shard: usize,
         filter: &ConnectionFilter,
@@ -498,19 +482,28 @@ impl CommandSender {
         receiver.recv_timeout(timeout).map(|(_, answer)| answer)
     }
 
-    fn ask_all<T>(&self, ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand) -> Vec<(usize, T)> {
+    /// Asks all shards. Those that do not answer within two seconds are left out.
+    pub(crate) fn ask_all<T>(
+        &self,
+        ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
+    ) -> Vec<(usize, T)> {
+        self.gather(|reply| ControlMessage::Command(ask(reply)), |(shard, _)| *shard)
+    }
+
+    /// The answers of all shards to a message, in the order of the shards. Those that do not answer within two seconds are left out.
+    pub(crate) fn gather<T>(
+        &self,
+        ask: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
+        shard_of: impl Fn(&T) -> usize,
+    ) -> Vec<T> {
         let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
-        let asked = self
-            .remotes
-            .iter()
-            .filter(|remote| remote.send(ControlMessage::Command(ask(sender.clone()))))
-            .count();
+        let asked = self.remotes.iter().filter(|remote| remote.send(ask(sender.clone()))).count();
         drop(sender);
         blocking::let_own_shards_answer();
-        let mut answers: Vec<(usize, T)> = (0..asked)
+        let mut answers: Vec<T> = (0..asked)
             .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
             .collect();
-        answers.sort_by_key(|(shard, _)| *shard);
+        answers.sort_by_key(shard_of);
         answers
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 
-pub(crate) use scan::{Scan, Scans};
+pub(crate) use scan::Scan;
 
 /// Names an open connection of a node. A shard's indexes are reused, with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

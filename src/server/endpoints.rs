@@ -24,9 +24,9 @@ pub(super) fn routes() -> Routes {
     add(&mut routes, "/slow-read", flow::SlowRead::of);
     add(&mut routes, "/close", scripted::Close::of);
     add(&mut routes, "/fragment", flow::Delay::in_parts);
-    add(&mut routes, "/ping-storm", scripted::PingStorm::of);
+    add(&mut routes, "/ping-storm", scripted::Beats::of_pings);
     add(&mut routes, "/abort", scripted::Abort::of);
-    add(&mut routes, "/push", scripted::Push::of);
+    add(&mut routes, "/push", scripted::Beats::of_messages);
     add(&mut routes, "/headers", scripted::Greet::with_headers);
     add(&mut routes, "/subprotocol", scripted::Greet::with_subprotocol);
     add(&mut routes, "/reject", |opening| Err::<scripted::Greet, _>(reject(opening)));

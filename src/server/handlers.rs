@@ -4,7 +4,6 @@ pub(crate) mod drain_notice;
 pub(crate) mod failure;
 pub(crate) mod handler;
 pub(crate) mod handler_drain;
-pub(crate) mod handler_link;
 pub(crate) mod handler_slots;
 pub(crate) mod message;
 pub(crate) mod panics;

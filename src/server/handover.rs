@@ -37,22 +37,27 @@ mod meeting;
 mod predecessor;
 mod question_codec;
 mod questions;
-#[doc(hidden)]
-pub mod rehearsal;
 mod successor;
 pub(crate) mod wire;
 
+// For simulations of the shards' part.
+#[doc(hidden)]
+pub use carrier::{Route, Translate};
 pub use meeting::MeetingPoint;
+#[doc(hidden)]
+pub use predecessor::FromSuccessor;
 pub(crate) use predecessor::wait_for_successor;
 pub use predecessor::{Event, Offering};
 pub use questions::{DrainingPredecessor, Missing};
 pub use successor::Predecessor;
+#[doc(hidden)]
+pub use successor::{FromPredecessor, Imported, Moved, split};
 
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
@@ -174,14 +179,6 @@ impl Offer {
     }
 }
 
-/// Reads mail as a link does, and writes it again. For fuzzing.
-#[doc(hidden)]
-pub fn reread_mail(mail: &[u8]) -> Option<Vec<u8>> {
-    let (read, bytes) = echoring_broker::broadcast::mail_codec::decode(mail)?;
-    let mut written = Vec::new();
-    echoring_broker::broadcast::mail_codec::encode(&read, bytes, &mut written).then_some(written)
-}
-
 /// Reads the data of two processes about themselves, and writes them again. For fuzzing.
 #[doc(hidden)]
 pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
@@ -190,22 +187,22 @@ pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
     Some(written)
 }
 
-/// Whether the shards are linked to those of another process, and the waiter for the end of that.
+/// Whether the shards exchange mail with those of another process, and the waiter for the end of that.
 #[derive(Debug, Default)]
-pub(crate) struct LinkState {
-    is_linked: Mutex<bool>,
+pub(crate) struct HandoverState {
+    is_carrying: Mutex<bool>,
     /// Files and addresses are the successor's.
     has_successor: AtomicBool,
     changed: Condvar,
     /// The server before this one, which drains or has drained.
-    predecessor: Mutex<Option<Arc<DrainingPredecessor>>>,
+    pub(crate) predecessor: OnceLock<Arc<DrainingPredecessor>>,
     /// The end of the socket on which the successor asks.
-    questions: Mutex<Option<UnixStream>>,
+    questions: OnceLock<UnixStream>,
 }
 
-impl LinkState {
-    pub(crate) fn set(&self, is_linked: bool) {
-        *self.is_linked.lock().unwrap_or_else(PoisonError::into_inner) = is_linked;
+impl HandoverState {
+    pub(crate) fn set_carrying(&self, is_carrying: bool) {
+        *self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner) = is_carrying;
         self.changed.notify_all();
     }
 
@@ -217,23 +214,9 @@ impl LinkState {
         self.has_successor.load(Ordering::Acquire)
     }
 
-    /// The server before this one, if this one has taken over from it.
-    pub(crate) fn predecessor(&self) -> Option<Arc<DrainingPredecessor>> {
-        self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_predecessor(&self, predecessor: &Arc<DrainingPredecessor>) {
-        let mut known = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(Arc::clone(predecessor));
-    }
-
-    fn set_questions(&self, stream: UnixStream) {
-        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
-    }
-
     /// The successor learns that no connections are left.
     pub(crate) fn end_questions(&self) {
-        if let Some(stream) = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(stream) = self.questions.get() {
             // Fails only if the successor has closed it.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -241,8 +224,8 @@ impl LinkState {
 
     /// Waits until there is no link, for `time` at most. Returns whether there is none.
     pub(crate) fn wait_for_end(&self, time: Duration) -> bool {
-        let linked = self.is_linked.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(linked, time, |is_linked| *is_linked);
+        let carrying = self.is_carrying.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(carrying, time, |is_carrying| *is_carrying);
         !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }

@@ -24,7 +24,7 @@ mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, MemberStatus, PeerAnswer, PeerQuery};
+pub use cluster::{ClusterNode, ClusterStatus, ClusterTables, NodeStatus, PeerAnswer, PeerQuery};
 pub use commands::{PendingBatch, PendingPublish, PublishRequest, ShardCommand};
 pub use connections::ConnectionScan;
 pub use echoring_auth::{

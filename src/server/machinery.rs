@@ -1,8 +1,9 @@
 //! What the admin address uses of a server beside the interface for programs.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+pub use crate::commands::CommandSender;
 pub use crate::connections::{
     CLOSE_REASON_BYTES_MAX, Candidates, ConnectionFilter, ConnectionId, ConnectionReport, OperatorClose,
     OtherProcess, RankBy, ScanAction, ScanReport, address_block, decimal,
@@ -16,8 +17,6 @@ use echoring_runtime::admission::Admission;
 
 use crate::node::handle::Handle;
 use crate::node::listeners::InheritedListener;
-use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
-use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 
 /// Whether the file of a listener's Unix socket is removed at the end.
 pub fn removes_file(listener: &InheritedListener) -> bool {
@@ -46,41 +45,18 @@ pub fn first_number(server: &Handle) -> u8 {
 
 /// The server before this one, while it drains.
 pub fn predecessor(server: &Handle) -> Option<Arc<DrainingPredecessor>> {
-    server.link.predecessor()
+    server.handover.predecessor.get().cloned()
 }
 
 /// Lets a server have taken over from another, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub fn set_predecessor(server: &Handle, predecessor: &Arc<DrainingPredecessor>) {
-    server.link.set_predecessor(predecessor);
+    let _ = server.handover.predecessor.set(Arc::clone(predecessor));
 }
 
-/// Asks a shard about its connections. Blocks; `None` if the shard does not answer.
-pub fn scan(
-    server: &Handle,
-    shard: usize,
-    filter: &ConnectionFilter,
-    action: ScanAction,
-    candidates: Candidates,
-) -> Option<ScanReport> {
-    server.commands.scan(shard, filter, action, candidates)
-}
-
-/// Publishes what another program has sent, which is answered within two seconds.
-///
-/// # Errors
-/// As for [`Handle::publish_all`]; [`PublishError::Busy`] if there is no room.
-pub fn publish_at_once(
-    server: &Handle,
-    topic: &str,
-    messages: Vec<OwnedPublication>,
-) -> Result<Published, PublishError> {
-    server.publish_at_once(topic, messages)
-}
-
-/// What the owner of a topic keeps of it; `None` if it does not answer within two seconds.
-pub fn read_topic(server: &Handle, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
-    server.read_topic(name, question)
+/// The commands to its shards.
+pub fn commands(server: &Handle) -> &CommandSender {
+    &server.commands
 }
 
 /// The addresses of clients.
@@ -90,7 +66,7 @@ pub fn admission(server: &Handle) -> &Admission {
 
 /// The limits on clients that hold.
 pub fn client_limits(server: &Handle) -> ClientLimits {
-    server.client_limits()
+    server.client_limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The limits of the node that hold.

@@ -4,6 +4,7 @@ pub(crate) mod builder;
 pub(crate) mod config;
 pub(crate) mod handle;
 pub(crate) mod host;
+pub(crate) mod identity;
 pub(crate) mod join_error;
 pub(crate) mod listeners;
 pub(crate) mod peak;

@@ -1,12 +1,11 @@
 //! The routes of the server as an application of the shard: those of the program first, then the built-in ones.
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use echoring_auth::{App, Authenticator, Identity};
+use echoring_auth::Identity;
 use echoring_proto::CloseCode;
-use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Chunk, Closed, Reply};
 use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
@@ -18,21 +17,22 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{
     Answer, Application, ControlMessage, Disposition, OwnedReply, Remote, earlier,
 };
-use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
+use echoring_topics::{HubReport, is_topic_name};
 
 mod admission;
 mod event_stream;
 mod inspection;
 
-use crate::auth::{Admission, Handshakes};
+use crate::auth::{Admission, PendingRequests};
 use crate::commands::{Backlog, ShardCommand};
-use crate::connections::Scans;
-use crate::handlers::handler_link::HandlerServices;
-use crate::handlers::handler_slots::HandlerSlots;
-use crate::handlers::panics::log_panic;
+use crate::connections::Scan;
+use crate::handlers::handler_slots::{HandlerSlots, Handlers};
+use crate::handlers::panics::caught;
+use crate::handlers::remote::HandlerServices;
 use crate::limits::PACED_DRAIN_NOTICE;
 use crate::node::config::{RefusalHook, ServerConfig};
 use crate::node::handle::Readiness;
+use crate::routes::middleware;
 use crate::routes::request_context::RequestContext;
 use crate::routes::response::{Response, to_reply};
 use crate::routes::route::{Route, Routes, Subprotocols};
@@ -89,88 +89,52 @@ pub struct Service {
     preference: SubprotocolPreference,
     broadcast: Broadcast,
     gate: Gate,
-    handshakes: Handshakes,
+    handshakes: PendingRequests,
     /// Publications of other threads.
     backlog: Backlog,
-    /// Questions about connections.
-    scans: Scans,
+    /// The scans of connections that are in progress. The admin address bounds their number.
+    scans: Vec<Scan>,
 }
 
 impl Service {
-    /// The built-in routes. A subscriber may lag `queue_bytes` behind its topic.
-    pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
-        let settings = TopicSettings { lag_bytes: queue_bytes as usize, ..TopicSettings::default() };
-        let topics_max = u64::from(crate::limits::TOPICS_DEFAULT);
-        let broadcast = BroadcastSettings {
-            rules: Rules::new(Vec::new(), settings),
-            topics: Lease::new(Budget::new(topics_max), topics_max),
-            subscriptions_max: echoring_broker::limits::SUBSCRIPTIONS_DEFAULT,
-            creators: Creators::default(),
-            creation: CreationLimits::default(),
-            message_bytes_max,
-            seed: 0,
-            placement: Placement::new(0),
-            first_number: 0,
-            digest_seed: 0,
-        };
-        Service {
+    /// The routes of a configuration. Makes the state of the shard, so it must run on its thread.
+    pub fn new(config: &ServerConfig, broadcast: BroadcastSettings, counters: Arc<AuthCounters>) -> Service {
+        let mut gate = Gate::new(config.auth.clone(), counters);
+        gate.set_app(config.app.clone());
+        let service = Service {
             routes: Routes::default(),
             states: ShardStates::default(),
-            builtin_routes: true,
-            on_refusal: None,
+            builtin_routes: config.builtin_routes,
+            on_refusal: config.on_refusal.clone(),
             handlers: HandlerSlots::default(),
-            origins,
-            hosts: HostPolicy::Any,
-            demo_pages: true,
+            origins: config.origins.clone(),
+            hosts: config.hosts.clone(),
+            demo_pages: config.demo_pages,
             readiness: Readiness::default(),
-            subprotocols: Vec::new(),
-            preference: SubprotocolPreference::default(),
+            subprotocols: config.subprotocols.clone(),
+            preference: config.subprotocol_preference,
             broadcast: Broadcast::new(broadcast),
-            gate: Gate::default(),
-            handshakes: Handshakes::default(),
+            gate,
+            handshakes: PendingRequests::default(),
             backlog: Backlog::default(),
-            scans: Scans::default(),
-        }
+            scans: Vec::new(),
+        };
+        let service = service.with_routes(config.routes.clone());
+        if config.test_endpoints { service.with_test_endpoints() } else { service }
     }
 
-    /// Sets the settings of topics.
-    pub fn with_broadcast(self, settings: BroadcastSettings) -> Service {
-        Service { broadcast: Broadcast::new(settings), ..self }
-    }
-
-    /// Shares topics with other nodes.
-    pub(crate) fn with_cluster(mut self, cluster: Option<ClusterSettings>) -> Service {
+    /// Makes the service one of a node's: its readiness, the quotas of its clients, and the topics that it shares with other nodes.
+    pub(crate) fn with_node(
+        mut self,
+        readiness: Readiness,
+        quotas: Quotas,
+        cluster: Option<ClusterSettings>,
+    ) -> Service {
         if let Some(cluster) = cluster {
             self.broadcast.join(cluster);
         }
-        self
-    }
-
-    /// Sets the subprotocols of all routes, preferred first. Messages are relayed unchanged, so their meaning is up to
-    /// the clients.
-    pub fn with_subprotocols(
-        self,
-        subprotocols: Vec<&'static str>,
-        preference: SubprotocolPreference,
-    ) -> Service {
-        Service { subprotocols, preference, ..self }
-    }
-
-    /// Authenticates clients.
-    pub fn with_auth(self, auth: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Service {
-        Service { gate: Gate::new(auth, counters), ..self }
-    }
-
-    /// Sets the hooks of the application, after the settings of authentication.
-    pub fn with_app(mut self, app: Option<Arc<App>>) -> Service {
-        self.gate.set_app(app);
-        self
-    }
-
-    /// Limits the publications of clients.
-    pub(crate) fn with_quotas(mut self, quotas: Quotas) -> Service {
         self.gate.set_quotas(quotas);
-        self
+        Service { readiness, ..self }
     }
 
     /// Sets the shard that the service runs on, so that decisions and messages of other threads find it.
@@ -197,31 +161,6 @@ impl Service {
     pub fn with_test_endpoints(mut self) -> Service {
         self.routes.extend(endpoints::routes());
         self
-    }
-
-    /// Removes the built-in routes.
-    pub fn without_builtin_routes(self) -> Service {
-        Service { builtin_routes: false, ..self }
-    }
-
-    /// Removes the demo pages.
-    pub fn without_demo_pages(self) -> Service {
-        Service { demo_pages: false, ..self }
-    }
-
-    /// Sets what `/readyz` reports.
-    pub(crate) fn with_readiness(self, readiness: Readiness) -> Service {
-        Service { readiness, ..self }
-    }
-
-    /// Sets the host names that the server answers to.
-    pub fn with_hosts(self, hosts: HostPolicy) -> Service {
-        Service { hosts, ..self }
-    }
-
-    /// Sets the hook that replaces the responses of refusals.
-    pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
-        Service { on_refusal: hook, ..self }
     }
 
     /// Applies the part of a configuration that a running server can change.
@@ -287,15 +226,15 @@ impl Service {
     ) -> Answer<Peer> {
         let Service { routes, states, gate, handlers, subprotocols, preference, .. } = self;
         let defaults = Subprotocols { names: subprotocols, preference: *preference };
-        let context = RequestContext::new(request, states).with_client(gate.client(token));
+        let context = RequestContext { client: gate.client(token), ..RequestContext::new(request, states) };
         let mut opening = route.opening(context, upgrade, defaults);
         if opening.subprotocol().is_none() && gate.is_on() {
             // Whether it was offered does not matter.
             opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
         }
-        match route.make(&mut opening, routes.before()) {
+        match route.make(&mut opening, &routes.before) {
             Ok(handler) => {
-                routes.after().tell(&opening, Ok(()));
+                middleware::tell(&routes.after, &opening, Ok(()));
                 let extras = Box::new(opening.into_extras());
                 let slot = handlers.take(token, handler, route.filter());
                 Answer::UpgradeWith {
@@ -305,7 +244,7 @@ impl Service {
                 }
             }
             Err(response) => {
-                routes.after().tell(&opening, Err(&response));
+                middleware::tell(&routes.after, &opening, Err(&response));
                 Answer::RespondWith(Box::new(to_reply(response, false)))
             }
         }
@@ -314,16 +253,23 @@ impl Service {
     /// Calls the functions of the program before a built-in route opens a connection. Returns their refusal.
     fn refused_before(&self, token: Token, request: &Request<'_>) -> Option<Answer<Peer>> {
         let Service { routes, states, gate, .. } = self;
-        if routes.before().is_empty() {
+        if routes.before.is_empty() {
             return None;
         }
-        let mut context = RequestContext::new(request, states).with_client(gate.client(token));
-        let response = routes.before().check(&mut context).err()?;
-        routes.after().tell(&context, Err(&response));
+        let mut context =
+            RequestContext { client: gate.client(token), ..RequestContext::new(request, states) };
+        let response = middleware::check(&routes.before, &mut context).err()?;
+        middleware::tell(&routes.after, &context, Err(&response));
         Some(Answer::RespondWith(Box::new(to_reply(response, false))))
     }
 
     /// Whether publications of other threads have no results yet. While the shard is frozen, none gets any.
+    #[inline]
+    fn handlers(&mut self) -> Handlers<'_> {
+        let Service { handlers, broadcast, gate, .. } = self;
+        Handlers { slots: handlers, services: HandlerServices { broadcast, gate } }
+    }
+
     fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() && !self.broadcast.is_frozen()
     }
@@ -391,8 +337,7 @@ impl Application for Service {
         match &*link.peer {
             Peer::Handler(handler) => {
                 let slot = handler.slot;
-                let Service { handlers, broadcast, gate, .. } = self;
-                let wants_address = handlers.open(&mut link, &mut HandlerServices { broadcast, gate }, slot);
+                let wants_address = self.handlers().open(&mut link, slot);
                 if wants_address {
                     cx.find_address(token);
                 }
@@ -406,10 +351,7 @@ impl Application for Service {
 
     fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
         let RefusalHook(hook) = self.on_refusal.as_ref()?;
-        let said = catch_unwind(AssertUnwindSafe(|| hook(refusal, request))).unwrap_or_else(|panic| {
-            log_panic(panic);
-            Some(Response::internal_error())
-        });
+        let said = caught(|| hook(refusal, request)).unwrap_or_else(|| Some(Response::internal_error()));
         said.map(|response| Box::new(to_reply(response, request.is_head())))
     }
 
@@ -439,23 +381,20 @@ impl Application for Service {
             }
             Peer::Handler(ref handler) => {
                 let slot = handler.slot;
-                let Service { handlers, broadcast, gate, .. } = self;
-                handlers.chunk(link, &mut HandlerServices { broadcast, gate }, slot, &chunk)
+                self.handlers().chunk(link, slot, &chunk)
             }
         }
     }
 
     fn ping(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.ping(link, &mut HandlerServices { broadcast, gate }, slot, payload);
+            self.handlers().call(link, slot, |handler, remote| handler.ping(remote, payload));
         }
     }
 
     fn pong(&mut self, link: &mut ConnectionContext<'_>, payload: &[u8]) {
         if let Some(slot) = link.peer.handler_slot() {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.pong(link, &mut HandlerServices { broadcast, gate }, slot, payload);
+            self.handlers().call(link, slot, |handler, remote| handler.pong(remote, payload));
         }
     }
 
@@ -467,8 +406,7 @@ impl Application for Service {
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.addressed(&mut link, &mut HandlerServices { broadcast, gate }, slot, address);
+            self.handlers().addressed(&mut link, slot, address);
         }
     }
 
@@ -478,8 +416,7 @@ impl Application for Service {
         if let Some(slot) = cx.peer(token).and_then(|peer| peer.handler_slot())
             && let Some(mut link) = cx.link(token)
         {
-            let Service { handlers, broadcast, gate, .. } = self;
-            handlers.writable(&mut link, &mut HandlerServices { broadcast, gate }, slot);
+            self.handlers().writable(&mut link, slot);
         }
     }
 
@@ -527,7 +464,7 @@ impl Application for Service {
                 self.configure_auth(cx, config.auth.clone());
                 let _ = reply.try_send((shard, ()));
             }
-            ShardCommand::Connections(scan) => self.scans.push(scan, now),
+            ShardCommand::Connections(scan) => self.scans.push(Scan::new(scan, now)),
             ShardCommand::Auth(command) => self.auth_command(cx, command),
             ShardCommand::App(answered) => self.app_answered(cx, answered),
             ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
@@ -565,15 +502,13 @@ impl Application for Service {
         if self.broadcast.has_connects_due() {
             self.broadcast.complete_connects(cx, &mut self.gate);
         }
-        let Service { handlers, broadcast, gate, .. } = self;
-        handlers.send_between_messages(cx, &mut HandlerServices { broadcast, gate });
+        self.handlers().send_between_messages(cx);
         self.broadcast.tick_ended(cx);
         let decided = self.broadcast.take_decided();
         if !decided.is_empty() {
             self.backlog.decide(decided);
         }
-        let Service { handlers, broadcast, gate, .. } = self;
-        handlers.tick_ended(cx, &mut HandlerServices { broadcast, gate });
+        self.handlers().tick_ended(cx);
         if !self.scans.is_empty() {
             self.advance_scans(cx);
         }
@@ -590,7 +525,7 @@ impl Application for Service {
             self.broadcast.deadline(),
             self.handlers.deadline(),
             self.gate.deadline(),
-            self.scans.deadline(),
+            self.scans.iter().map(Scan::due).min(),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

@@ -7,14 +7,8 @@
 //! Never: the real clock, randomness of the system, another thread. A test client has no code of its own for frames.
 
 mod client;
-#[cfg(test)]
-mod error_texts;
-#[cfg(test)]
-mod last_messages;
 mod message;
 mod peer;
-#[cfg(test)]
-mod positions;
 mod request;
 mod response;
 mod simulated;

@@ -8,7 +8,6 @@ use crate::support::counting::{allocations, held_bytes};
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{self, Compression};
 use echoring_proto::deflate::{Deflater, Direction, Preferences};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring_runtime::driver::uring::Uring;
 use echoring_runtime::driver::{Features, Options};
@@ -18,6 +17,8 @@ use echoring_server::{
     SubscribeOptions,
 };
 use echoring_topics::limits::LOG_SEGMENT_BYTES;
+
+use super::support::service::service;
 
 /// Counts the allocations of this thread during `work`.
 fn allocations_of(work: impl FnOnce()) -> u64 {
@@ -61,8 +62,7 @@ impl World {
             connection::ConnectionConfig { compression, ..connection::ConnectionConfig::default() };
         let config =
             ShardConfig { connection, connections: 64, security: Default::default(), seed: 1.into() };
-        let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
-            .with_routes(parrots());
+        let service = service(MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT).with_routes(parrots());
         let mailboxes = Mailboxes::connect(1, 0).remove(0);
         let allowance = Allowance { pool: used_pool(), ..Allowance::standalone(64) };
         let mut shard = Shard::new(driver, service, config, allowance, mailboxes);

@@ -11,8 +11,7 @@ use crate::support::{broadcast, reports};
 use echoring_broker::limits::SUBSCRIPTIONS_WAITING_MAX;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
-use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT, SECOND};
+use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, SECOND};
 use echoring_runtime::driver::sim::{ClientId, Faults, Heard, Network, Sim};
 use echoring_runtime::driver::{Driver, Options, Waker};
 use echoring_runtime::shard::{Allowance, Application, Mailboxes, Security, Shard, ShardConfig};
@@ -21,6 +20,8 @@ use echoring_server::{
     SubscribeOptions, SubscriptionEvent,
 };
 use echoring_topics::{Deliveries, HubReport, Publications, Rules, TopicSettings};
+
+use super::support::service::with_broadcast;
 
 const SHARDS: usize = 2;
 const TOPIC: &str = "everyone";
@@ -125,15 +126,14 @@ impl Node {
                 security: Security::default(),
                 seed: seed.into(),
             };
-            let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
-                .with_broadcast(broadcast::settings(
-                    Rules::new(Vec::new(), TopicSettings::default()),
-                    &topics,
-                    MESSAGE_BYTES_DEFAULT,
-                    seed,
-                    number,
-                ))
-                .with_routes(routes.clone());
+            let service = with_broadcast(broadcast::settings(
+                Rules::new(Vec::new(), TopicSettings::default()),
+                &topics,
+                MESSAGE_BYTES_DEFAULT,
+                seed,
+                number,
+            ))
+            .with_routes(routes.clone());
             let mut shard = Shard::new(driver, service, config, allowance, mailboxes);
             shard.set_wakers(&wakers);
             shard

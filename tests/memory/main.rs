@@ -7,6 +7,7 @@ mod support {
     pub mod broadcast;
     pub mod counting;
     pub mod reports;
+    pub mod service;
 }
 
 mod aio_allocations;

@@ -3,7 +3,6 @@
 
 use echoring_proto::connection::Compression;
 use echoring_proto::deflate::{Direction, Preferences};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_server::{
@@ -15,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{World, config};
 
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -172,7 +172,7 @@ fn world_with_lag(seed: u64, shards: usize, secured: bool, way: Way, lag_bytes: 
     let subscribed = Arc::default();
     let routes = routes(&subscribed);
     let world = World::new(seed, shards, config, mailbox_bytes, secured, |_| {
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes).with_routes(routes.clone())
+        service(MESSAGE_BYTES_MAX, lag_bytes).with_routes(routes.clone())
     });
     Topics { world, way, subscribed }
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MILLISECOND, QUEUE_BYTES_DEFAULT, SECOND};
 use echoring_runtime::driver::sim::Random;
 use echoring_server::Service;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use super::client::{self, Client, Item, MessageKind};
 use super::for_each_seed;
 use super::newcomers;
+use super::service::service;
 use super::world::{World, config};
 
 const PATH: &str = "/connection/websocket";
@@ -185,7 +185,7 @@ fn pings(seed: u64) {
     let times = ConnectionConfig { ping_interval: 4 * SECOND, pong_timeout: 2 * SECOND, ..config() };
     let times = ConnectionConfig { handshake_timeout: 3 * SECOND, ..times };
     let world = World::new(seed, random.between(1, 2), times, 4 << 20, false, |_| {
-        Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT)
     });
     let [answering, silent, stale] = [0; 3].map(|_| world.add(PATH));
     for client in [answering, silent] {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use echoring_proto::CloseCode;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND};
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye};
@@ -19,6 +18,7 @@ use echoring_server::{
 
 use super::client::{Client, Item, MessageKind, frame, message};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{World, config};
 
 const GOING_AWAY: u16 = 1001;
@@ -167,8 +167,7 @@ impl Model {
             told: Arc::clone(&shared),
         }));
         let world = World::new(seed, shards, config(), 4 << 20, random.chance(200), |_| {
-            Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
-                .with_routes(routes.clone())
+            service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
         });
         let members = (0..members)
             .map(|number| {

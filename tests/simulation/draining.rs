@@ -27,7 +27,7 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
     // Nobody is too slow before the drain ends.
     let settings = TopicSettings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..TopicSettings::default() };
     let topics = TopicWorld::new(Rules::new(Vec::new(), settings));
-    TopicWorld { queue_bytes: lag_bytes as u32, secured, ..topics }.start(seed, shards)
+    TopicWorld { secured, ..topics }.start(seed, shards)
 }
 
 /// The clients of a world in which a drain begins under load.

@@ -4,7 +4,7 @@ use echoring_topics::HubReport;
 use std::collections::VecDeque;
 
 use echoring_proto::connection::{Chunk, Closed};
-use echoring_proto::handshake::{OriginPolicy, Request, Upgrade};
+use echoring_proto::handshake::{Request, Upgrade};
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::driver::{Driver, Token};
@@ -188,7 +188,7 @@ fn echo<A: Application<Report = HubReport> + 'static>(
 }
 
 fn service() -> Service {
-    Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+    super::service::service(config().message_bytes_max, QUEUE_BYTES_DEFAULT)
 }
 
 #[test]

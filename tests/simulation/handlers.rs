@@ -2,19 +2,18 @@
 
 use std::rc::Rc;
 
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND};
 use echoring_runtime::driver::sim::Random;
 use echoring_server::Service;
 
 use super::client::{self, Item, MessageKind};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{World, config};
 
 fn world(seed: u64, shards: usize) -> Rc<World<Service>> {
     World::new(seed, shards, config(), 4 << 20, false, |_| {
-        Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
-            .with_test_endpoints()
+        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_test_endpoints()
     })
 }
 

@@ -7,15 +7,15 @@ use std::rc::Rc;
 
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::buffer::Budget;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::shard::{ControlMessage, DrainPlan};
-use echoring_server::handover::rehearsal::Rehearsal;
 use echoring_server::{BroadcastSettings, Routes, Service};
 use echoring_topics::{Placement, Rules, TopicSettings};
 
 use super::client::{Client, Item, Leave};
 use super::last_messages::{Joined, members, texts};
+use super::rehearsal::Rehearsal;
+use super::service::with_broadcast;
 use super::sessions::{Request, Session, notices, number, text};
 use super::topics::MESSAGE_BYTES_MAX;
 use super::world::{Memory, World, config};
@@ -45,9 +45,7 @@ fn world(seed: u64, processes: [usize; 2], routes: &Routes) -> Rc<World<Service>
             digest_seed: seed,
             ..broadcast_settings(rules, &topics[process], MESSAGE_BYTES_MAX, seed, shard)
         };
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32)
-            .with_broadcast(settings)
-            .with_routes(routes.clone())
+        with_broadcast(settings).with_routes(routes.clone())
     })
 }
 

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use echoring_proto::buffer::{Buffer, Pool};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{DEFERRED_BYTES_MAX, MILLISECOND, Nanos};
 use echoring_runtime::admission::{Admission, PeerLimits, Rate, TrafficLimits};
 use echoring_runtime::driver::sim::{Faults, Heard, Network, Random, Sim};
@@ -20,6 +19,7 @@ use echoring_server::Service;
 
 use super::client::{self, Client, Item};
 use super::for_each_seed;
+use super::service::service;
 use super::world::config;
 
 /// A kernel that goes on receiving after a pause: without totals, as much arrives as comes before the cancellation is done.
@@ -136,8 +136,7 @@ impl Node {
         let mut driver = Late(network.driver(&options));
         driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
         let connection = config();
-        let service =
-            Service::new(OriginPolicy::SameHost, connection.message_bytes_max, connection.queue_bytes);
+        let service = service(connection.message_bytes_max, connection.queue_bytes);
         let config =
             ShardConfig { connection, connections: 8, security: Security::default(), seed: seed.into() };
         let mailboxes = Mailboxes::connect(1, 1 << 20).into_iter().next().expect("one of one shard");

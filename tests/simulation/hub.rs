@@ -46,7 +46,7 @@ fn rules(presence: bool) -> Rules {
 }
 
 fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
-    TopicWorld { queue_bytes: LAG_BYTES as u32, ..TopicWorld::new(rules(presence)) }.start(seed, shards)
+    TopicWorld::new(rules(presence)).start(seed, shards)
 }
 
 /// A witness, which receives everything of all topics, and others.

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, Nanos, SECOND};
 use echoring_runtime::admission::{
     AddressLimits, Admission, BanPolicy, PeerLimits, Rate, TrafficLimits, TrustedProxies,
@@ -18,6 +17,7 @@ use echoring_server::Service;
 
 use super::client::{self, Item, Leave};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{Memory, World, config};
 
 /// Time in which everything happens that is to happen: the slowest rate for all that a client sends.
@@ -54,7 +54,7 @@ impl House {
         let (message_bytes_max, queue_bytes) = (connection.message_bytes_max, connection.queue_bytes);
         let shards = random.between(1, 3);
         let world = World::with_memory(seed, shards, connection, 4 << 20, false, memory, move |_| {
-            Service::new(OriginPolicy::SameHost, message_bytes_max, queue_bytes)
+            service(message_bytes_max, queue_bytes)
         });
         let (addresses, counts_all) = (random.between(1, 4), random.chance(700));
         let mut house = House {

@@ -11,6 +11,7 @@ mod support {
     pub mod echo_client;
     pub mod reports;
     pub mod seeds;
+    pub mod service;
 }
 
 mod broadcast;
@@ -31,6 +32,7 @@ mod memory;
 mod newcomers;
 mod order;
 mod pauses;
+mod rehearsal;
 mod retries;
 mod rooms;
 mod senders;
@@ -41,7 +43,7 @@ mod tunnels;
 mod world;
 
 use broadcast_settings::settings as broadcast_settings;
-use support::{broadcast as broadcast_settings, certificate, echo_client, reports, seeds};
+use support::{broadcast as broadcast_settings, certificate, echo_client, reports, seeds, service};
 
 /// Runs `test` with each seed and prints how to replay the first failure.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 
 use echoring_proto::connection;
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{MEMORY_BUDGET_MIN, SECOND, SEND_TIMEOUT};
 use echoring_runtime::driver::sim::Random;
 use echoring_runtime::limits::{SEND_LOOKS, TRIM_INTERVAL};
@@ -12,6 +11,7 @@ use echoring_server::Service;
 
 use super::client::{self, Item, MessageKind};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{Memory, World, config};
 
 const QUEUE_BYTES: u32 = 256 * 1024;
@@ -21,7 +21,7 @@ fn world(seed: u64, shards: usize, memory: Memory) -> Rc<World<Service>> {
         connection::ConnectionConfig { queue_bytes: QUEUE_BYTES, send_timeout: SEND_TIMEOUT, ..config() };
     let message_bytes_max = config.message_bytes_max;
     World::with_memory(seed, shards, config, 1 << 21, false, memory, move |_| {
-        Service::new(OriginPolicy::SameHost, message_bytes_max, QUEUE_BYTES)
+        service(message_bytes_max, QUEUE_BYTES)
     })
 }
 

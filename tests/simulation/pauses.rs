@@ -4,7 +4,6 @@
 use std::rc::Rc;
 
 use echoring_proto::connection::{self, Compression};
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::{INFLATED_BYTES_PER_TICK, SECOND};
 use echoring_runtime::driver::sim::{Heard, Random};
 use echoring_runtime::limits::TRIM_INTERVAL;
@@ -12,6 +11,7 @@ use echoring_server::Service;
 
 use super::client::{self, Item, Leave, MessageKind};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{World, config};
 
 /// Bytes of a message: 64 KiB, of which DEFLATE leaves about a hundred.
@@ -30,7 +30,7 @@ fn world(seed: u64, connection: connection::ConnectionConfig, secured: bool) -> 
     let shards = Random::new(seed ^ 7).between(1, 2);
     let queue_bytes = connection.queue_bytes;
     World::new(seed, shards, connection.clone(), 4 << 20, secured, move |_| {
-        Service::new(OriginPolicy::SameHost, connection.message_bytes_max, queue_bytes).with_test_endpoints()
+        service(connection.message_bytes_max, queue_bytes).with_test_endpoints()
     })
 }
 

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{
@@ -13,6 +12,7 @@ use echoring_server::{
 
 use super::client::{Item, Leave, MessageKind, message};
 use super::for_each_seed;
+use super::service::service;
 use super::world::{World, config};
 
 /// The senders of all connections, in the order in which they opened, each with the name in its path.
@@ -49,8 +49,7 @@ fn world(seed: u64, shards: usize, senders: &Senders) -> Rc<World<Service>> {
         senders: Arc::clone(&senders),
     }));
     let world = World::new(seed, shards, config(), 4 << 20, seed.is_multiple_of(4), |_| {
-        Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
-            .with_routes(routes.clone())
+        service(config().message_bytes_max, QUEUE_BYTES_DEFAULT).with_routes(routes.clone())
     });
     world.for_each_application(|service, remote| service.set_shard(remote));
     world

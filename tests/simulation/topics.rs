@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::ConnectionConfig;
-use echoring_proto::handshake::OriginPolicy;
-use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
 use echoring_server::{Routes, Service};
 use echoring_topics::{Rules, TopicSettings};
 
 use super::broadcast_settings;
+use super::service::with_broadcast;
 use super::world::{Memory, World, config};
 
 pub const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
@@ -22,7 +21,6 @@ pub struct TopicWorld {
     pub rules: Rules,
     pub routes: Routes,
     pub message_bytes_max: u64,
-    pub queue_bytes: u32,
     pub mailbox_bytes: usize,
     /// The shards speak TLS.
     pub secured: bool,
@@ -37,7 +35,6 @@ impl TopicWorld {
             rules,
             routes: Routes::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
-            queue_bytes: 256 * 1024,
             mailbox_bytes: 2 * MESSAGE_BYTES_MAX as usize + 1024,
             secured: false,
             memory: None,
@@ -49,7 +46,6 @@ impl TopicWorld {
         TopicWorld {
             routes,
             message_bytes_max: config().message_bytes_max,
-            queue_bytes: QUEUE_BYTES_DEFAULT,
             mailbox_bytes: 4 << 20,
             ..TopicWorld::new(Rules::new(Vec::new(), settings))
         }
@@ -57,16 +53,13 @@ impl TopicWorld {
 
     /// Starts `shards` shards.
     pub fn start(self, seed: u64, shards: usize) -> Rc<World<Service>> {
-        let TopicWorld { rules, routes, message_bytes_max, queue_bytes, mailbox_bytes, secured, memory } =
-            self;
+        let TopicWorld { rules, routes, message_bytes_max, mailbox_bytes, secured, memory } = self;
         let connection = ConnectionConfig { message_bytes_max, ..config() };
         let topics = Budget::new(TOPICS_MAX);
         let memory = memory.unwrap_or_else(|| Memory::random(seed));
         World::with_memory(seed, shards, connection, mailbox_bytes, secured, memory, |shard| {
             let settings = broadcast_settings(rules.clone(), &topics, message_bytes_max, seed, shard);
-            Service::new(OriginPolicy::SameHost, message_bytes_max, queue_bytes)
-                .with_broadcast(settings)
-                .with_routes(routes.clone())
+            with_broadcast(settings).with_routes(routes.clone())
         })
     }
 }

@@ -52,28 +52,19 @@ impl fmt::Debug for Token {
 ///
 /// assert!(TokenError::NotAToken.to_string().starts_with("expected one line"));
 /// ```
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
     /// The file cannot be read.
+    #[error("{0}")]
     Unreadable(io::Error),
     /// The file is not one line of visible ASCII characters, or its length is not allowed.
+    #[error(
+        "expected one line of {ADMIN_TOKEN_BYTES_MIN} to {ADMIN_TOKEN_BYTES_MAX} visible ASCII characters, \
+         such as `openssl rand -hex 32` prints"
+    )]
     NotAToken,
 }
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TokenError::Unreadable(error) => error.fmt(f),
-            TokenError::NotAToken => write!(
-                f,
-                "expected one line of {ADMIN_TOKEN_BYTES_MIN} to {ADMIN_TOKEN_BYTES_MAX} visible ASCII characters, \
-                 such as `openssl rand -hex 32` prints"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for TokenError {}
 
 echoring_proto::error_debug!(
     enum TokenError {

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use echoring_auth::{AppData, ServerSubscription};
 use echoring_proto::CloseCode;
 use echoring_topics::limits::INTEGER_END;
-use echoring_topics::{ClientId, Content, Pattern};
+use echoring_topics::{ClientId, Content, Pattern, is_topic_name};
 use echoring_wire::centrifuge::{Disconnect, Encoding, ErrorCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -21,7 +21,6 @@ use echoring_broker::broadcast::{HistoryRange, content_of};
 use echoring_broker::limits::OUTSIDE_MESSAGES_MAX;
 use echoring_server::OwnedPublication;
 use echoring_server::machinery::{CLOSE_REASON_BYTES_MAX, ConnectionFilter, OperatorClose, ScanAction};
-use echoring_topics::is_topic_name;
 use echoring_wire::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
 /// The action, or the reason why it is impossible.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::ser::SerializeMap as _;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::command::Form;
@@ -132,9 +131,15 @@ impl<'a> Replies<'a> {
         };
         self.body.extend_from_slice(between);
         self.count += 1;
-        match self.form {
-            Form::Batch => serde_json::to_writer(&mut self.body, &BatchReply { method, response }),
-            Form::Single(_) | Form::Stream => {
+        match (self.form, response) {
+            (Form::Batch, Response::Result(outcome)) => {
+                serde_json::to_writer(&mut self.body, &BTreeMap::from([(method, outcome)]))
+            }
+            (Form::Batch, Response::Error(error)) => {
+                serde_json::to_writer(&mut self.body, &BTreeMap::from([("error", error)]))
+            }
+            (Form::Single(_) | Form::Stream, _) => {
+                let id = Some(id).filter(|id| *id != 0);
                 serde_json::to_writer(&mut self.body, &StreamReply { id, response })
             }
         }
@@ -152,32 +157,10 @@ impl<'a> Replies<'a> {
 /// A reply beside others. It repeats the number of its command.
 #[derive(Serialize)]
 struct StreamReply<'a> {
-    #[serde(skip_serializing_if = "is_none")]
-    id: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     #[serde(flatten)]
     response: &'a Response,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_none(id: &u32) -> bool {
-    *id == 0
-}
-
-/// A reply in a batch: the result is named after its method.
-struct BatchReply<'a> {
-    method: &'a str,
-    response: &'a Response,
-}
-
-impl Serialize for BatchReply<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1))?;
-        match self.response {
-            Response::Result(outcome) => map.serialize_entry(self.method, outcome)?,
-            Response::Error(error) => map.serialize_entry("error", error)?,
-        }
-        map.end()
-    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ impl FromStr for Place {
 /// Why connections could not be gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanError {
+    /// Too many requests wait already.
+    Busy,
     /// A shard did not answer.
     Silent(usize),
     /// A shard has not seen all its connections in time.
@@ -267,7 +269,7 @@ impl ConnectionPages<'_> {
     ) -> Result<ScanReport, ScanError> {
         let (predecessor, shard) = walk.shard(step);
         let Some(predecessor) = predecessor else {
-            let answer = machinery::scan(self.0, shard, filter, action, candidates);
+            let answer = machinery::commands(self.0).scan(shard, filter, action, candidates);
             return answer.ok_or(ScanError::Silent(shard));
         };
         let answer = predecessor.ask(shard, filter, action, candidates);

@@ -8,7 +8,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_runtime::listening::retry_busy;
@@ -85,12 +86,12 @@ pub(crate) enum AdminSocket {
     Unix(UnixListener),
 }
 
-/// A connection to it.
-#[derive(Debug)]
-pub(crate) enum AdminStream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+/// The stream of an accepted connection.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
+
+pub(crate) type AdminStream = Box<dyn ByteStream>;
 
 impl AdminSocket {
     /// Must be called within a runtime.
@@ -110,12 +111,12 @@ impl AdminSocket {
         match self {
             AdminSocket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((AdminStream::Tcp(stream), AdminPeer::Tcp(address)))
+                Ok((Box::new(stream), AdminPeer::Tcp(address)))
             }
             AdminSocket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let user = stream.peer_cred().ok().map(|peer| peer.uid());
-                Ok((AdminStream::Unix(stream), AdminPeer::Unix(user)))
+                Ok((Box::new(stream), AdminPeer::Unix(user)))
             }
         }
     }

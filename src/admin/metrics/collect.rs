@@ -10,7 +10,7 @@ mod topics;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::family::{Families, label};
+use super::family::Families;
 use super::process;
 use crate::report::Node;
 use echoring_runtime::stats::{ACCESS_LOG, Counters, LOG, TRACES};
@@ -22,7 +22,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     snapshots.iter().for_each(|snapshot| counters.add(&snapshot.counters));
     let mut out = Families::default();
     about(&mut out, &node, snapshots);
-    operation::reloads(&mut out, node.reloads);
+    operation::reloads(&mut out, &node.reloads);
     operation::auth(&mut out, &node.auth, node.uptime_s);
     operation::admin(&mut out, node.admin);
     operation::certificates(&mut out, &node.certificates);
@@ -43,49 +43,44 @@ fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
         ("driver", driver.to_owned()),
         ("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
     ];
-    out.info("echoring_build_info", "The program and its I/O driver.", build.to_vec());
+    out.info("echoring_build_info", build.to_vec()).help("The program and its I/O driver.");
     let degraded = snapshots.first().map_or(&[][..], |snapshot| &snapshot.degraded);
-    out.gauges(
-        "echoring_degraded_features",
-        "1 for each kernel feature that the driver would use but the kernel lacks.",
-        degraded.iter().map(|feature| (label("feature", feature), 1u64)),
-    );
-    out.gauge("echoring_uptime_seconds", "Time since the control thread was started.", node.uptime_s);
-    out.gauge("echoring_draining", "1 while the server drains.", u64::from(node.draining));
+    out.gauges("echoring_degraded_features")
+        .by("feature", degraded.iter().map(|feature| (feature, 1u64)))
+        .help("1 for each kernel feature that the driver would use but the kernel lacks.");
+    out.gauge("echoring_uptime_seconds", node.uptime_s).help("Time since the control thread was started.");
+    out.gauge("echoring_draining", u64::from(node.draining)).help("1 while the server drains.");
     let silent = node.shards.saturating_sub(snapshots.len()) as u64;
-    out.gauge(
-        "echoring_silent_shards",
-        "Shards that did not answer within two seconds; their counts are missing from this response.",
-        silent,
-    );
+    out.gauge("echoring_silent_shards", silent)
+        .help("Shards that did not answer within two seconds; their counts are missing from this response.");
 }
 
 fn log(out: &mut Families) {
-    out.counters(
-        "echoring_log_records_lost_total",
-        "Log records not written: dropped (the log could not be written fast enough), rate_limited (too \
-         many from one cause in the same second).",
-        [
-            (label("reason", "dropped"), LOG.dropped.load(Relaxed)),
-            (label("reason", "rate_limited"), LOG.rate_limited.load(Relaxed)),
-        ],
-    );
-    out.counters(
-        "echoring_access_log_records_total",
-        "Records of the access log, by result. Records are dropped if the queue is full or the file cannot \
-         be written.",
-        [
-            (label("result", "written"), ACCESS_LOG.written.load(Relaxed)),
-            (label("result", "dropped"), ACCESS_LOG.dropped.load(Relaxed)),
-        ],
-    );
-    out.counters(
-        "echoring_trace_spans_total",
-        "Spans of handshakes and publications, by result, in programs that trace. Spans are dropped if the \
-         queue is full or the collector does not accept them.",
-        [
-            (label("result", "exported"), TRACES.exported.load(Relaxed)),
-            (label("result", "dropped"), TRACES.dropped.load(Relaxed)),
-        ],
-    );
+    out.counters("echoring_log_records_lost_total")
+        .by(
+            "reason",
+            [("dropped", LOG.dropped.load(Relaxed)), ("rate_limited", LOG.rate_limited.load(Relaxed))],
+        )
+        .help(
+            "Log records not written: dropped (the log could not be written fast enough), rate_limited (too \
+             many from one cause in the same second).",
+        );
+    out.counters("echoring_access_log_records_total")
+        .by(
+            "result",
+            [("written", ACCESS_LOG.written.load(Relaxed)), ("dropped", ACCESS_LOG.dropped.load(Relaxed))],
+        )
+        .help(
+            "Records of the access log, by result. Records are dropped if the queue is full or the file \
+             cannot be written.",
+        );
+    out.counters("echoring_trace_spans_total")
+        .by(
+            "result",
+            [("exported", TRACES.exported.load(Relaxed)), ("dropped", TRACES.dropped.load(Relaxed))],
+        )
+        .help(
+            "Spans of handshakes and publications, by result, in programs that trace. Spans are dropped if \
+             the queue is full or the collector does not accept them.",
+        );
 }

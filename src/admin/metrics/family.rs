@@ -46,6 +46,40 @@ pub(super) struct Family {
 }
 
 impl Family {
+    /// Adds samples.
+    pub(super) fn samples<V: Into<Value>>(
+        &mut self,
+        samples: impl IntoIterator<Item = (Labels, V)>,
+    ) -> &mut Family {
+        self.samples.extend(samples.into_iter().map(|(labels, value)| (labels, value.into())));
+        self
+    }
+
+    /// Adds samples that differ in one label.
+    pub(super) fn by<T: ToString, V: Into<Value>>(
+        &mut self,
+        name: &'static str,
+        values: impl IntoIterator<Item = (T, V)>,
+    ) -> &mut Family {
+        self.samples(values.into_iter().map(|(value, figure)| (vec![(name, value.to_string())], figure)))
+    }
+
+    /// Adds samples that differ in two labels.
+    pub(super) fn by_both<T: ToString, U: ToString, V: Into<Value>>(
+        &mut self,
+        [name, other]: [&'static str; 2],
+        values: impl IntoIterator<Item = (T, U, V)>,
+    ) -> &mut Family {
+        self.samples(values.into_iter().map(|(value, another, figure)| {
+            (vec![(name, value.to_string()), (other, another.to_string())], figure)
+        }))
+    }
+
+    /// Sets the meaning.
+    pub(super) fn help(&mut self, help: &'static str) {
+        self.help = help;
+    }
+
     /// The name without the suffix of its type, by which OpenMetrics calls it.
     pub(super) fn stem(&self) -> &'static str {
         let suffix = match self.kind {
@@ -62,54 +96,39 @@ impl Family {
 pub(super) struct Families(pub(super) Vec<Family>);
 
 impl Families {
-    fn add(&mut self, kind: Kind, name: &'static str, help: &'static str, samples: Vec<(Labels, Value)>) {
-        self.0.push(Family { name, help, kind, samples });
+    fn add(&mut self, kind: Kind, name: &'static str, samples: Vec<(Labels, Value)>) -> &mut Family {
+        let place = self.0.len();
+        self.0.push(Family { name, help: "", kind, samples });
+        &mut self.0[place]
     }
 
     /// A counter without labels.
-    pub(super) fn counter(&mut self, name: &'static str, help: &'static str, value: impl Into<Value>) {
-        self.add(Kind::Counter, name, help, vec![(Labels::new(), value.into())]);
+    pub(super) fn counter(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Family {
+        self.add(Kind::Counter, name, vec![(Labels::new(), value.into())])
     }
 
     /// A gauge without labels.
-    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str, value: impl Into<Value>) {
-        self.add(Kind::Gauge, name, help, vec![(Labels::new(), value.into())]);
+    pub(super) fn gauge(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Family {
+        self.add(Kind::Gauge, name, vec![(Labels::new(), value.into())])
     }
 
     /// A counter with labels.
-    pub(super) fn counters<V: Into<Value>>(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        samples: impl IntoIterator<Item = (Labels, V)>,
-    ) {
-        let samples = samples.into_iter().map(|(labels, value)| (labels, value.into()));
-        self.add(Kind::Counter, name, help, samples.collect());
+    pub(super) fn counters(&mut self, name: &'static str) -> &mut Family {
+        self.add(Kind::Counter, name, Vec::new())
     }
 
     /// A gauge with labels.
-    pub(super) fn gauges<V: Into<Value>>(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        samples: impl IntoIterator<Item = (Labels, V)>,
-    ) {
-        let samples = samples.into_iter().map(|(labels, value)| (labels, value.into()));
-        self.add(Kind::Gauge, name, help, samples.collect());
+    pub(super) fn gauges(&mut self, name: &'static str) -> &mut Family {
+        self.add(Kind::Gauge, name, Vec::new())
     }
 
     /// A histogram without labels.
-    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str, durations: Durations) {
-        self.add(Kind::Histogram, name, help, vec![(Labels::new(), Value::Histogram(Box::new(durations)))]);
+    pub(super) fn histogram(&mut self, name: &'static str, durations: Durations) -> &mut Family {
+        self.add(Kind::Histogram, name, vec![(Labels::new(), Value::Histogram(Box::new(durations)))])
     }
 
     /// Labels whose value is 1.
-    pub(super) fn info(&mut self, name: &'static str, help: &'static str, labels: Labels) {
-        self.add(Kind::Info, name, help, vec![(labels, Value::Whole(1))]);
+    pub(super) fn info(&mut self, name: &'static str, labels: Labels) -> &mut Family {
+        self.add(Kind::Info, name, vec![(labels, Value::Whole(1))])
     }
-}
-
-/// One label.
-pub(super) fn label(name: &'static str, value: impl ToString) -> Labels {
-    vec![(name, value.to_string())]
 }

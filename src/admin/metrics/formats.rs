@@ -154,16 +154,15 @@ fn encode_sample(kind: Kind, value: &Value, metric: &mut MetricEncoder<'_>) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::super::family::label;
     use super::*;
     use echoring_runtime::stats::Durations;
 
     fn families() -> Families {
         let mut families = Families::default();
-        families.counters("a_b_total", "Counts b.", [(label("c", "d\"e\\"), 7u64)]);
-        families.gauge("a_gauge_bytes", "A gauge of a_gauge_bytes.", 2.5);
-        families.info("a_build_info", "Tells.", label("version", "1"));
-        families.counters("a_none_total", "Never.", Vec::<(_, u64)>::new());
+        families.counters("a_b_total").by("c", [("d\"e\\", 7u64)]).help("Counts b.");
+        families.gauge("a_gauge_bytes", 2.5).help("A gauge of a_gauge_bytes.");
+        families.info("a_build_info", vec![("version", "1".to_owned())]).help("Tells.");
+        families.counters("a_none_total").help("Never.");
         families
     }
 
@@ -191,7 +190,7 @@ mod tests {
         durations.record(1_000_000_000, 2);
         durations.record(3_000_000_000, 1);
         let mut families = Families::default();
-        families.histogram("a_seconds", "Takes.", durations);
+        families.histogram("a_seconds", durations).help("Takes.");
         let plain = text(families).expect("well formed");
         for line in
             ["a_seconds_sum 5.0", "a_seconds_count 3", "le=\"1.0\"} 2", "le=\"2.0\"} 2", "le=\"+Inf\"} 3"]

@@ -20,30 +20,24 @@ pub(super) fn collect(out: &mut Families) {
     if let Some(stat) = stat() {
         let ticks = clock_ticks_per_second() as f64;
         let cpu_s = (stat[STAT_UTIME] + stat[STAT_STIME]) as f64 / ticks;
-        out.counter("process_cpu_seconds_total", "User and system CPU time of the process.", cpu_s);
+        out.counter("process_cpu_seconds_total", cpu_s).help("User and system CPU time of the process.");
         let resident_bytes = stat[STAT_RSS] * page_size() as u64;
-        out.gauge("process_resident_memory_bytes", "Resident memory of the process.", resident_bytes);
-        out.gauge("process_virtual_memory_bytes", "Address space of the process.", stat[STAT_VSIZE]);
-        out.gauge("process_threads", "Threads of the process.", stat[STAT_THREADS]);
+        out.gauge("process_resident_memory_bytes", resident_bytes).help("Resident memory of the process.");
+        out.gauge("process_virtual_memory_bytes", stat[STAT_VSIZE]).help("Address space of the process.");
+        out.gauge("process_threads", stat[STAT_THREADS]).help("Threads of the process.");
         if let Some(booted_s) = booted_s() {
             let started_s = booted_s as f64 + stat[STAT_START] as f64 / ticks;
-            out.gauge(
-                "process_start_time_seconds",
-                "Start time of the process, in seconds since the Unix epoch.",
-                started_s,
-            );
+            out.gauge("process_start_time_seconds", started_s)
+                .help("Start time of the process, in seconds since the Unix epoch.");
         }
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         // One of them reads the list.
-        out.gauge(
-            "process_open_fds",
-            "Open file descriptors. Connections on io_uring have none: they are direct descriptors.",
-            (open.count() as u64).saturating_sub(1),
-        );
+        out.gauge("process_open_fds", (open.count() as u64).saturating_sub(1))
+            .help("Open file descriptors. Connections on io_uring have none: they are direct descriptors.");
     }
     if let Some(most) = getrlimit(Resource::Nofile).current {
-        out.gauge("process_max_fds", "Maximum number of file descriptors of the process.", most);
+        out.gauge("process_max_fds", most).help("Maximum number of file descriptors of the process.");
     }
 }
 

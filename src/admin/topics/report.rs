@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::report::{DeliveryFigures, PublicationFigures};
 use crate::topics::query::{TopicOrder, TopicQuery};
-use echoring_topics::{Deliveries, OwnerReport, TopicReport};
+use echoring_topics::{Deliveries, OwnerReport, Publications, TopicReport};
 
 /// The schema of the list.
 const LIST_SCHEMA: &str = "echoring.topics/1";
@@ -53,8 +53,10 @@ struct Topic {
     payload_bytes: u64,
     history: HistoryFigures,
     log_bytes: u64,
-    publications: PublicationFigures,
-    deliveries: DeliveryFigures,
+    #[serde(with = "PublicationFigures")]
+    publications: Publications,
+    #[serde(with = "DeliveryFigures")]
+    deliveries: Deliveries,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,7 +79,8 @@ struct OnShard {
     home: bool,
     subscribers: u64,
     log_bytes: u64,
-    deliveries: DeliveryFigures,
+    #[serde(with = "DeliveryFigures")]
+    deliveries: Deliveries,
 }
 
 /// A topic, collected from all shards.
@@ -134,8 +137,8 @@ impl Sum {
             payload_bytes: home.payload_bytes,
             history: HistoryFigures { messages: home.history_messages, bytes: home.history_bytes },
             log_bytes: self.log_bytes,
-            publications: PublicationFigures::new(&home.publications),
-            deliveries: DeliveryFigures::new(&self.deliveries),
+            publications: home.publications,
+            deliveries: self.deliveries,
         }
     }
 }
@@ -182,7 +185,7 @@ pub(crate) fn one(
         home: report.owner.is_some(),
         subscribers: report.subscribers,
         log_bytes: report.log_bytes,
-        deliveries: DeliveryFigures::new(&report.deliveries),
+        deliveries: report.deliveries,
     });
     let shards = shards.collect();
     Some(serde_json::to_vec_pretty(&One {

@@ -9,7 +9,7 @@ use crate::limits::{AUTH_PENDING_BYTES_MAX, AUTH_PENDING_MAX};
 
 /// The requests of one shard that wait, bounded in number and in bytes.
 #[derive(Debug, Default)]
-pub(super) struct PendingRequests {
+pub(crate) struct PendingRequests {
     requests: BTreeMap<Token, PendingRequest>,
     bytes: usize,
 }
@@ -48,7 +48,7 @@ impl PendingRequests {
         Some((request.head, request.has_password))
     }
 
-    pub(super) fn remove(&mut self, token: Token) {
+    pub(crate) fn forget(&mut self, token: Token) {
         if !self.requests.is_empty() {
             self.take(token);
         }
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(count as usize, AUTH_PENDING_MAX);
         assert!(pending.take(token(0)).is_some() && pending.take(token(0)).is_none());
         assert!(pending.add(token(0), head(10), question()));
-        (0..count).for_each(|index| pending.remove(token(index)));
+        (0..count).for_each(|index| pending.forget(token(index)));
         assert_eq!(pending.bytes, 0);
         let mut count = 0;
         while pending.add(token(count), head(15_000), question()) {

@@ -11,7 +11,7 @@ use crate::limits::CLUSTER_SETTINGS_DIFFER_MAX;
 #[derive(Debug, Default)]
 pub(super) struct Disagreements(BTreeMap<NodeId, Disagreement>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Disagreement {
     /// Since when the settings have been others, if they are.
     settings: Option<Nanos>,
@@ -38,8 +38,7 @@ impl Disagreements {
             let was_told = self.0.remove(&node).is_some_and(|known| known.has_told_settings);
             return was_told.then_some(Notice::SameSettings);
         }
-        let new = Disagreement { settings: None, has_told_settings: false, has_told_key: false };
-        let known = self.0.entry(node).or_insert(new);
+        let known = self.0.entry(node).or_default();
         known.settings = settings.then(|| known.settings.unwrap_or(now));
         if key && !std::mem::replace(&mut known.has_told_key, true) {
             return Some(Notice::Key);

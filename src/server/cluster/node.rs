@@ -7,19 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use echoring_cluster::NodeId;
 use echoring_topics::Rules;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::node::handle::NotReady;
 
-use super::{ClusterStatus, MemberStatus, PeerAnswer, QuerySender};
+use super::{ClusterStatus, NodeStatus, PeerAnswer, PeerQuery};
 use echoring_broker::cluster_mail::{ClusterCommand, RelayLoad};
 
 /// A node's part in its cluster, for controllers of the server.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
     id: NodeId,
-    queries: QuerySender,
+    queries: mpsc::UnboundedSender<PeerQuery>,
     commands: mpsc::UnboundedSender<ClusterCommand>,
     pub(super) shared: Arc<Shared>,
 }
@@ -39,13 +39,6 @@ pub(super) struct Shared {
     relay: Arc<RelayLoad>,
     /// The digest of this node's settings of topics.
     pub(super) settings: AtomicU64,
-    /// Requests to streams that were answered, and those that failed.
-    stream_requests: AtomicU64,
-    stream_failures: AtomicU64,
-    /// Messages of others that streams have.
-    stream_foreign: AtomicU64,
-    /// Publications of clients of NATS whose reply subject is no inbox.
-    replies_refused: AtomicU64,
 }
 
 impl Shared {
@@ -78,7 +71,7 @@ impl ClusterNode {
     pub(crate) fn new(
         id: NodeId,
         commands: mpsc::UnboundedSender<ClusterCommand>,
-        queries: QuerySender,
+        queries: mpsc::UnboundedSender<PeerQuery>,
     ) -> ClusterNode {
         ClusterNode { id, queries, commands, shared: Arc::default() }
     }
@@ -86,17 +79,19 @@ impl ClusterNode {
     /// Asks the control threads of other nodes, all at once. `line` is the method and the path.
     pub async fn ask_others(
         &self,
-        is_asked: impl Fn(&MemberStatus) -> bool,
+        is_asked: impl Fn(&NodeStatus) -> bool,
         line: &str,
         body: Bytes,
-    ) -> Vec<(MemberStatus, PeerAnswer)> {
+    ) -> Vec<(NodeStatus, PeerAnswer)> {
         let members = self.status().members.into_iter();
         let mut asked = JoinSet::new();
         for member in members.filter(|member| member.phase != "left" && is_asked(member)) {
             let (queries, line, body) = (self.queries.clone(), line.to_owned(), body.clone());
             asked.spawn(async move {
-                let answer = queries.ask(member.id.clone(), line, body).await;
-                (member, answer)
+                let (reply, answer) = oneshot::channel();
+                // Fails only if nobody carries requests; then the answer fails too.
+                let _ = queries.send(PeerQuery { node: member.id.clone(), line, body, reply });
+                (member, answer.await.unwrap_or(Err("this node has no connection for requests")))
             });
         }
         asked.join_all().await
@@ -108,22 +103,15 @@ impl ClusterNode {
 
     /// The node's view of its cluster.
     pub fn status(&self) -> ClusterStatus {
-        let Shared { relay, stream_requests, stream_failures, stream_foreign, replies_refused, .. } =
-            &*self.shared;
-        ClusterStatus {
-            relay_dropped: relay.dropped(),
-            stream_requests: stream_requests.load(Ordering::Relaxed),
-            stream_failures: stream_failures.load(Ordering::Relaxed),
-            stream_foreign: stream_foreign.load(Ordering::Relaxed),
-            replies_refused: replies_refused.load(Ordering::Relaxed),
-            ..self.shared.status().clone()
-        }
+        let status = self.shared.status().clone();
+        ClusterStatus { relay_dropped: self.shared.relay.dropped(), ..status }
     }
 
     /// A stream has answered a request, or it failed.
     pub(crate) fn count_stream_request(&self, has_failed: bool) {
-        self.shared.stream_requests.fetch_add(1, Ordering::Relaxed);
-        self.shared.stream_failures.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+        let mut status = self.shared.status();
+        status.stream_requests += 1;
+        status.stream_failures += u64::from(has_failed);
     }
 
     /// Informs the other nodes that this one uses these settings of topics.
@@ -133,21 +121,18 @@ impl ClusterNode {
 
     /// This number of messages in the streams were not written by a node.
     pub fn set_foreign_in_streams(&self, messages: u64) {
-        self.shared.stream_foreign.store(messages, Ordering::Relaxed);
+        self.shared.status().stream_foreign = messages;
     }
 
     /// A client of NATS is not answered, because its reply subject is no inbox. Returns how often that was so.
     pub fn count_refused_reply(&self) -> u64 {
-        self.shared.replies_refused.fetch_add(1, Ordering::Relaxed) + 1
+        let mut status = self.shared.status();
+        status.replies_refused += 1;
+        status.replies_refused
     }
 
     pub(crate) fn relay_load(&self) -> Arc<RelayLoad> {
         Arc::clone(&self.shared.relay)
-    }
-
-    /// Whether the node owns topics, is connected, and the others acknowledge its messages.
-    pub fn is_ready(&self) -> bool {
-        self.unready().is_none()
     }
 
     /// Whether the node is a member of its cluster, and is connected. Other nodes may not acknowledge its messages.

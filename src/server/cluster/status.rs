@@ -1,7 +1,7 @@
 //! The cluster as a node sees it, for operators.
 
 use echoring_cluster::limits::LINK_BEHIND_AFTER;
-use echoring_cluster::{LinkFigures, NodeId, Phase, Traffic};
+use echoring_cluster::{LinkFigures, Phase, Traffic};
 use echoring_proto::limits::MILLISECOND;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ pub struct ClusterStatus {
     /// Whether the node may begin topics that it owns.
     pub open: bool,
     /// The other nodes.
-    pub members: Vec<MemberStatus>,
+    pub members: Vec<NodeStatus>,
     /// Packets and heartbeats sent over the backbone.
     pub packets_out: u64,
     /// Their bytes.
@@ -46,7 +46,7 @@ pub struct ClusterStatus {
 
 /// Another node, as this one sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct MemberStatus {
+pub struct NodeStatus {
     /// Its name.
     pub node: String,
     /// The id of its run.
@@ -75,7 +75,7 @@ pub struct MemberStatus {
     pub key_differs: bool,
 }
 
-impl MemberStatus {
+impl NodeStatus {
     pub(super) fn set_link(&mut self, link: &LinkFigures) {
         let LinkFigures { unacknowledged_bytes, unacknowledged_age, retransmissions, resets, round_trip } =
             *link;
@@ -94,10 +94,6 @@ impl ClusterStatus {
         (self.packets_in, self.bytes_in) = (packets_in, bytes_in);
         (self.connects, self.dropped) = (connects, dropped);
     }
-}
-
-pub(super) fn id(node: NodeId) -> String {
-    node.to_string()
 }
 
 pub(super) fn word(phase: Phase) -> &'static str {

@@ -9,10 +9,10 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::ControlMessage;
 use echoring_topics::Placement;
 
-use super::MemberStatus;
+use super::NodeStatus;
 use super::disagreements::{Disagreements, Notice};
 use super::node::{ClusterNode, Shared};
-use super::status::{id, word};
+use super::status::word;
 use crate::commands::ShardCommand;
 use crate::limits::{CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 use crate::node::handle::Handle;
@@ -168,7 +168,7 @@ impl ClusterTables {
     }
 
     /// A node whose messages others do not acknowledge is not ready, as its clients' publications are late.
-    fn look_for_delays(&mut self, members: &[MemberStatus]) {
+    fn look_for_delays(&mut self, members: &[NodeStatus]) {
         let behind = members.iter().find(|member| member.behind);
         let was_behind = self.shared.is_behind.swap(behind.is_some(), Ordering::Relaxed);
         match behind {
@@ -216,20 +216,20 @@ impl ClusterTables {
         let members = cluster.members().map(|(node, name, phase)| {
             let state = self.links.get(&node);
             let (settings_differ, key_differs) = cluster.differs(node);
-            let mut member = MemberStatus {
+            let mut member = NodeStatus {
                 node: name.to_owned(),
-                id: id(node),
+                id: node.to_string(),
                 phase: word(phase),
                 staged_bytes: state.map_or(0, |state| state.staged_bytes.load(Ordering::Relaxed)),
                 full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
                 settings_differ,
                 key_differs,
-                ..MemberStatus::default()
+                ..NodeStatus::default()
             };
             member.set_link(&cluster.link(node, now).unwrap_or_default());
             member
         });
-        let members: Vec<MemberStatus> = members.collect();
+        let members: Vec<NodeStatus> = members.collect();
         self.look_for_delays(&members);
         let is_active = cluster.phase() == Phase::Active && self.is_connected;
         self.shared.is_active.store(is_active, Ordering::Relaxed);
@@ -237,7 +237,7 @@ impl ClusterTables {
         let phase = word(cluster.phase());
         let is_new = status.phase != phase;
         status.node = cluster.name().to_owned();
-        status.id = id(cluster.node());
+        status.id = cluster.node().to_string();
         (status.phase, status.connected, status.open) = (phase, self.is_connected, cluster.is_open());
         status.members = members;
         status.set_traffic(traffic);

@@ -36,9 +36,9 @@ fn shard_with(mailboxes: Mailboxes<ShardMail>) -> Shard<Epoll, Service> {
     let driver = Epoll::new(&options).expect("epoll");
     let topics = Lease::new(Budget::new(64), 64);
     let placement = Placement::new(1);
-    let node = crate::node::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
-    let service =
-        crate::node::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
+    let node = crate::node::identity::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+    let broadcast = node.broadcast(&config, topics, Default::default(), 1);
+    let service = Service::new(&config, broadcast, Arc::default());
     Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes)
 }
 
@@ -109,7 +109,7 @@ fn requests_of_other_programs_are_refused_where_threads_wait() {
     await_that(|| waiting(&commands).0 == OUTSIDE_MESSAGES_MAX, "they do not come to wait");
     let at_once = || commands.publish_at_once("t", texts(1), PATIENCE.as_nanos() as Nanos);
     assert_eq!(at_once(), Err(PublishError::Busy));
-    assert_eq!(commands.try_publish("t", texts(1)).err(), Some(PublishError::Busy));
+    assert_eq!(commands.try_publish("t", texts(1), WhenFull::Wait).err(), Some(PublishError::Busy));
     assert_eq!(commands.publish("t", texts(1), Some(Instant::now())), Err(PublishError::Busy));
     let mut all: Vec<u64> =
         publishers.into_iter().flat_map(|publisher| offsets(answer(&mut shard, publisher))).collect();
@@ -126,7 +126,7 @@ fn requests_of_other_programs_are_refused_where_threads_wait() {
 #[test]
 fn threads_and_tasks_wait_for_room_in_one_order() {
     let (mut shard, commands) = shard();
-    let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize)).expect("room");
+    let all = commands.try_publish("t", texts(OUTSIDE_MESSAGES_MAX as usize), WhenFull::Wait).expect("room");
     let mut publishers = Vec::new();
     for waiting in 1..=6 {
         // Each fits only when the one before it has its results.
@@ -137,7 +137,11 @@ fn threads_and_tasks_wait_for_room_in_one_order() {
         });
         await_that(|| commands.outside.waiting() == waiting, "it does not come to wait");
     }
-    assert_eq!(commands.try_publish("t", texts(1)).err(), Some(PublishError::Busy), "at once");
+    assert_eq!(
+        commands.try_publish("t", texts(1), WhenFull::Wait).err(),
+        Some(PublishError::Busy),
+        "at once"
+    );
     let mut next = OUTSIDE_MESSAGES_MAX + 1;
     for (waiting, publisher) in (1..).zip(publishers) {
         let offsets = offsets(answer(&mut shard, publisher));
@@ -226,7 +230,7 @@ fn threads_wait_while_a_shard_with_subscribers_takes_nothing() {
     assert!(wakes_at.is_some_and(|at| at > 0), "it does not spin: {wakes_at:?}");
     // Behind it, others wait, and may give up.
     assert_eq!(commands.publish(&topic, texts(1), Some(Instant::now())), Err(PublishError::Busy));
-    let pending = commands.try_publish(&topic, texts(1)).expect("on its way");
+    let pending = commands.try_publish(&topic, texts(1), WhenFull::Wait).expect("on its way");
     let given_up = Instant::now() + PATIENCE;
     while !publisher.is_finished() {
         assert!(Instant::now() < given_up, "no answer");
@@ -311,7 +315,7 @@ fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
     assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
     drop(shard);
     assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
-    assert!(commands.topics().is_empty());
+    assert!(commands.ask_all(ShardCommand::Topics).is_empty());
 }
 
 #[test]
@@ -319,7 +323,8 @@ fn topics_are_told_about_by_the_shards_that_know_them() {
     let (mut shard, commands) = shard();
     let asked = thread::spawn(move || {
         let published = commands.publish("t", texts(2), None);
-        (published, commands.topics(), commands.topic("t"), commands.topic("u"))
+        let topic = |name: &str| commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply));
+        (published, commands.ask_all(ShardCommand::Topics), topic("t"), topic("u"))
     });
     let (published, topics, known, unknown) = answer(&mut shard, asked);
     let last = published.expect("in time")[1].expect("taken");

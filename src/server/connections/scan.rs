@@ -9,58 +9,30 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_wire::centrifuge::ErrorCode;
 
-use super::{Candidates, ConnectionFilter, ConnectionReport, ConnectionScan, ScanAction, ScanReport};
+use super::{Candidates, ConnectionReport, ConnectionScan, ScanAction, ScanReport};
 use crate::limits::CONNECTION_LOOKUPS_MAX;
-
-/// The scans of a shard. The admin address bounds their number.
-#[derive(Debug, Default)]
-pub(crate) struct Scans(Vec<Scan>);
 
 /// A scan: its place, and its results.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    question: ConnectionScan,
+    pub(crate) question: ConnectionScan,
     given: VecDeque<Token>,
     /// The next index to look at.
     index: u32,
     /// There was no further connection to look at.
     is_at_end: bool,
     /// Connections whose address was asked for.
-    waiting: Vec<Token>,
-    connections: Vec<(Token, ConnectionReport)>,
+    pub(crate) waiting: Vec<Token>,
+    pub(crate) connections: Vec<(Token, ConnectionReport)>,
     ranked: BinaryHeap<Reverse<(u64, Token)>>,
-    changed: usize,
-    failed: Option<ErrorCode>,
+    pub(crate) changed: usize,
+    pub(crate) failed: Option<ErrorCode>,
     /// When it ends with its results so far.
-    until: Nanos,
-}
-
-impl Scans {
-    pub(crate) fn push(&mut self, question: ConnectionScan, now: Nanos) {
-        self.0.push(Scan::new(question, now));
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// All of them, to be processed and [put back](Scans::put_back).
-    pub(crate) fn take(&mut self) -> Vec<Scan> {
-        mem::take(&mut self.0)
-    }
-
-    pub(crate) fn put_back(&mut self, scans: Vec<Scan>) {
-        self.0 = scans;
-    }
-
-    /// When the next tick is due for them.
-    pub(crate) fn deadline(&self) -> Option<Nanos> {
-        self.0.iter().map(|scan| if scan.has_room() { 0 } else { scan.until }).min()
-    }
+    pub(crate) until: Nanos,
 }
 
 impl Scan {
-    fn new(mut question: ConnectionScan, now: Nanos) -> Scan {
+    pub(crate) fn new(mut question: ConnectionScan, now: Nanos) -> Scan {
         let (given, index) = match &mut question.candidates {
             Candidates::From(index) => (VecDeque::new(), *index),
             Candidates::These(tokens) => (mem::take(tokens).into(), u32::MAX),
@@ -80,26 +52,19 @@ impl Scan {
         }
     }
 
-    pub(crate) fn filter(&self) -> &ConnectionFilter {
-        &self.question.filter
-    }
-
-    pub(crate) fn action(&self) -> &ScanAction {
-        &self.question.action
+    /// When the next tick is due for it.
+    pub(crate) fn due(&self) -> Nanos {
+        if self.has_room() { 0 } else { self.until }
     }
 
     /// Whether the address of a connection matters.
     pub(crate) fn wants_address(&self) -> bool {
-        self.filter().address.is_some() || matches!(self.action(), ScanAction::List(_))
-    }
-
-    pub(crate) fn is_over(&self, now: Nanos) -> bool {
-        self.until <= now
+        self.question.filter.address.is_some() || matches!(self.question.action, ScanAction::List(_))
     }
 
     /// Whether another connection may be checked. A list is full with those whose address is awaited.
     pub(crate) fn has_room(&self) -> bool {
-        let is_full = match self.action() {
+        let is_full = match &self.question.action {
             ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
             ScanAction::Rank(..)
             | ScanAction::Close(_)
@@ -126,39 +91,16 @@ impl Scan {
         })
     }
 
-    /// The address of this connection was asked for.
-    pub(crate) fn wait_for(&mut self, token: Token) {
-        self.waiting.push(token);
-    }
-
     /// Waits no longer for a connection. False if it did not.
     pub(crate) fn stop_waiting(&mut self, token: Token) -> bool {
         let place = self.waiting.iter().position(|other| *other == token);
         place.map(|place| self.waiting.swap_remove(place)).is_some()
     }
 
-    /// Waits no longer for connections that are not `open`.
-    pub(crate) fn keep_waiting(&mut self, open: impl Fn(Token) -> bool) {
-        self.waiting.retain(|token| open(*token));
-    }
-
-    /// Connections whose address did not come in time.
-    pub(crate) fn give_up(&mut self) -> Vec<Token> {
-        mem::take(&mut self.waiting)
-    }
-
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     /// Whether a connection with this address is among the requested ones.
     pub(crate) fn takes(&self, address: Option<SocketAddr>) -> bool {
-        let Some(block) = &self.filter().address else { return true };
+        let Some(block) = &self.question.filter.address else { return true };
         address.is_some_and(|address| block.contains(address.ip().to_canonical()))
-    }
-
-    pub(crate) fn list(&mut self, token: Token, report: ConnectionReport) {
-        self.connections.push((token, report));
     }
 
     /// Keeps the connection if it is one of the `most` with the highest ranks.
@@ -167,16 +109,6 @@ impl Scan {
         if self.ranked.len() > most {
             self.ranked.pop();
         }
-    }
-
-    /// A connection was changed as wanted.
-    pub(crate) fn note_changed(&mut self) {
-        self.changed += 1;
-    }
-
-    /// A session was not subscribed.
-    pub(crate) fn note_failed(&mut self, code: ErrorCode) {
-        self.failed = Some(code);
     }
 
     /// Answers. Perhaps no client waits for it any more.
@@ -198,7 +130,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::connections::RankBy;
+    use crate::connections::{ConnectionFilter, RankBy};
 
     fn token(index: u32) -> Token {
         Token { index, generation: 1 }
@@ -217,7 +149,7 @@ mod tests {
         for index in 0..2 {
             assert!(scan.has_room());
             assert_eq!(scan.next(5, |at| Some(token(at))), Some(Some(token(index))));
-            scan.wait_for(token(index));
+            scan.waiting.push(token(index));
         }
         assert!(!scan.has_room());
         assert!(scan.stop_waiting(token(0)) && !scan.stop_waiting(token(0)));
@@ -227,13 +159,13 @@ mod tests {
     #[test]
     fn lookups_are_bounded() {
         let (mut scan, _answer) = scan(ScanAction::List(usize::MAX));
-        (0..CONNECTION_LOOKUPS_MAX as u32).for_each(|index| scan.wait_for(token(index)));
+        (0..CONNECTION_LOOKUPS_MAX as u32).for_each(|index| scan.waiting.push(token(index)));
         assert!(!scan.has_room());
-        scan.keep_waiting(|token| token.index != 3);
-        assert!(scan.has_room() && scan.is_waiting());
+        scan.waiting.retain(|token| token.index != 3);
+        assert!(scan.has_room() && !scan.waiting.is_empty());
         assert_eq!(scan.next(0, |_| None), None);
         assert!(!scan.has_room(), "nothing is left to look at");
-        assert_eq!(scan.give_up().len(), CONNECTION_LOOKUPS_MAX - 1);
+        assert_eq!(scan.waiting.len(), CONNECTION_LOOKUPS_MAX - 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Endpoints with one-way, delayed or slow messages.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 
 use serde::Serialize;
 
@@ -104,17 +105,8 @@ impl Source {
                 let bytes = self.payload.len().min(8);
                 self.payload[..bytes].copy_from_slice(&number.to_be_bytes()[8 - bytes..]);
             }
-            MessageKind::Text => {
-                // Right to left, which needs no allocation.
-                let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
-                let mut rest = number;
-                for place in (0..digits).rev() {
-                    if let Some(byte) = self.payload.get_mut(place) {
-                        *byte = b'0' + (rest % 10) as u8;
-                    }
-                    rest /= 10;
-                }
-            }
+            // Digits that do not fit are left out.
+            MessageKind::Text => drop(write!(&mut self.payload[..], "{number}")),
         }
     }
 

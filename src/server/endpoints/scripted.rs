@@ -1,7 +1,8 @@
 //! Endpoints with a scripted server: closes, pings, aborts, pushed messages, and reports about the request.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
-use serde::ser::{SerializeSeq, Serializer};
 
 use super::parameters::{Parameters, not};
 use crate::handlers::failure::Result;
@@ -43,38 +44,50 @@ impl Handler for Close {
     }
 }
 
-/// `/ping-storm?rate=&bytes=`: echoes, and pings at a rate. The payload begins with the number of the ping.
+/// `/ping-storm?rate=&bytes=` sends numbered pings, and `/push?ms=` messages, at an interval. Both echo.
 #[derive(Debug)]
-pub(super) struct PingStorm {
+pub(super) struct Beats {
     interval: Nanos,
-    number: u64,
-    payload: Vec<u8>,
-    /// The peer does not read; [`Handler::writable`] continues.
+    /// The number of the next ping, and its payload; `None` for messages.
+    pings: Option<(u64, Vec<u8>)>,
     stalled: bool,
 }
 
-impl PingStorm {
-    pub(super) fn of(opening: &mut Opening<'_>) -> Result<PingStorm, Response> {
+impl Beats {
+    pub(super) fn of_pings(opening: &mut Opening<'_>) -> Result<Beats, Response> {
         let parameters = Parameters::of(opening, &["rate", "bytes"])?;
         let interval = SECOND / parameters.number("rate", 10, 1..=PING_STORM_RATE_MAX)?;
         let bytes = parameters.number("bytes", 8, 0..=125)? as usize;
-        Ok(PingStorm { interval, number: 0, payload: vec![0; bytes], stalled: false })
+        Ok(Beats { interval, pings: Some((0, vec![0; bytes])), stalled: false })
     }
 
-    fn ping(&mut self, remote: &mut Remote<'_>) {
-        let bytes = self.payload.len().min(8);
-        self.payload[..bytes].copy_from_slice(&self.number.to_be_bytes()[8 - bytes..]);
-        self.stalled = remote.ping(&self.payload).is_err();
+    pub(super) fn of_messages(opening: &mut Opening<'_>) -> Result<Beats, Response> {
+        let parameters = Parameters::of(opening, &["ms"])?;
+        let interval = parameters.number("ms", 3_000, 10..=ENDPOINT_MS_MAX)? * MILLISECOND;
+        Ok(Beats { interval, pings: None, stalled: false })
+    }
+
+    fn beat(&mut self, remote: &mut Remote<'_>) {
+        let sent = match &mut self.pings {
+            Some((number, payload)) => {
+                let bytes = payload.len().min(8);
+                payload[..bytes].copy_from_slice(&number.to_be_bytes()[8 - bytes..]);
+                let sent = remote.ping(payload);
+                *number += u64::from(sent.is_ok());
+                sent
+            }
+            None => remote.send_text("heart beat"),
+        };
+        self.stalled = sent.is_err();
         if !self.stalled {
-            self.number += 1;
             remote.wake_at(remote.now() + self.interval);
         }
     }
 }
 
-impl Handler for PingStorm {
+impl Handler for Beats {
     fn open(&mut self, remote: &mut Remote<'_>) -> Result {
-        self.ping(remote);
+        self.beat(remote);
         Ok(())
     }
 
@@ -83,13 +96,13 @@ impl Handler for PingStorm {
     }
 
     fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
-        self.ping(remote);
+        self.beat(remote);
         Ok(())
     }
 
     fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
         if self.stalled {
-            self.ping(remote);
+            self.beat(remote);
         }
         Ok(())
     }
@@ -137,52 +150,6 @@ impl Handler for Abort {
 
     fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
         remote.hang_up();
-        Ok(())
-    }
-}
-
-/// `/push?ms=`: echoes, and sends `heart beat` at once and at intervals.
-#[derive(Debug)]
-pub(super) struct Push {
-    interval: Nanos,
-    /// The peer does not read; [`Handler::writable`] continues.
-    stalled: bool,
-}
-
-impl Push {
-    pub(super) fn of(opening: &mut Opening<'_>) -> Result<Push, Response> {
-        let parameters = Parameters::of(opening, &["ms"])?;
-        let interval = parameters.number("ms", 3_000, 10..=ENDPOINT_MS_MAX)? * MILLISECOND;
-        Ok(Push { interval, stalled: false })
-    }
-
-    fn beat(&mut self, remote: &mut Remote<'_>) {
-        self.stalled = remote.send_text("heart beat").is_err();
-        if !self.stalled {
-            remote.wake_at(remote.now() + self.interval);
-        }
-    }
-}
-
-impl Handler for Push {
-    fn open(&mut self, remote: &mut Remote<'_>) -> Result {
-        self.beat(remote);
-        Ok(())
-    }
-
-    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition> {
-        Ok(Disposition::Echo)
-    }
-
-    fn timer(&mut self, remote: &mut Remote<'_>) -> Result {
-        self.beat(remote);
-        Ok(())
-    }
-
-    fn writable(&mut self, remote: &mut Remote<'_>) -> Result {
-        if self.stalled {
-            self.beat(remote);
-        }
         Ok(())
     }
 }
@@ -241,30 +208,22 @@ pub(super) struct Shown<'a> {
     query: &'a str,
     host: &'a str,
     /// Pairs of name and value as received, in order: a name may be repeated.
-    headers: Fields<'a>,
+    /// Those without credentials.
+    headers: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 impl<'a> Shown<'a> {
     pub(super) fn of(request: &'a Request<'a>) -> Shown<'a> {
         let Request { method, target, path, query, host, .. } = *request;
-        Shown { method, target, path, query, host, headers: Fields(request) }
-    }
-}
-
-struct Fields<'a>(&'a Request<'a>);
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(None)?;
-        for (name, value) in self.0.fields().filter(|(name, _)| !is_credential(name)) {
-            if name.eq_ignore_ascii_case("sec-websocket-protocol") {
-                list.serialize_element(&(name, without_credentials(&String::from_utf8_lossy(value))))?;
-                continue;
-            }
+        let headers = request.fields().filter(|(name, _)| !is_credential(name)).map(|(name, value)| {
             // JSON has no bytes that are not UTF-8.
-            list.serialize_element(&(name, String::from_utf8_lossy(value)))?;
-        }
-        list.end()
+            let value = String::from_utf8_lossy(value);
+            match name.eq_ignore_ascii_case("sec-websocket-protocol") {
+                true => (name, without_credentials(&value).into()),
+                false => (name, value),
+            }
+        });
+        Shown { method, target, path, query, host, headers: headers.collect() }
     }
 }
 

@@ -187,16 +187,9 @@ impl fmt::Debug for Failure {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer is too slow, or the connection is closing")]
 pub struct Busy;
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer is too slow, or the connection is closing")
-    }
-}
-
-impl Error for Busy {}
 
 echoring_proto::error_debug!(struct Busy);
 

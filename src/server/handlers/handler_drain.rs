@@ -24,7 +24,7 @@ pub(crate) struct HandlerDrain {
     /// The deadline of all, once the whole shard drains.
     close_all_at: Option<Nanos>,
     /// Connections were left to the drain of topics, which looks at them at the end of a tick.
-    has_released: bool,
+    pub(crate) has_released: bool,
 }
 
 impl HandlerDrain {
@@ -69,16 +69,6 @@ impl HandlerDrain {
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<Token> {
         let (_, close_at) = *self.waiting.front()?;
         (self.bounded(close_at) <= now).then(|| self.waiting.pop_front().map(|(token, _)| token))?
-    }
-
-    /// The drain of topics has got a connection to close.
-    pub(crate) fn note_released(&mut self) {
-        self.has_released = true;
-    }
-
-    /// The drain of topics has processed its connections.
-    pub(crate) fn forget_released(&mut self) {
-        self.has_released = false;
     }
 
     /// When there is something to do without an event.
@@ -132,9 +122,9 @@ mod tests {
         assert_eq!(drain.pop_notice(), Some((token(1), 10)));
         assert_eq!(drain.pop_notice(), Some((token(2), 20)));
         assert_eq!(drain.pop_notice(), None);
-        drain.note_released();
+        drain.has_released = true;
         assert_eq!((drain.is_idle(), drain.deadline()), (false, Some(0)));
-        drain.forget_released();
+        drain.has_released = false;
         assert_eq!(drain.deadline(), Some(15));
     }
 }

@@ -5,23 +5,21 @@ mod fragments;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::handlers::drain_notice::{DrainAction, DrainNotice};
 use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::handler_drain::HandlerDrain;
-use crate::handlers::handler_link::{HandlerLink, HandlerServices};
 use crate::handlers::message::{Message, MessageFilter};
-use crate::handlers::panics::log_panic;
-use crate::handlers::remote::Remote;
+use crate::handlers::panics::caught;
+use crate::handlers::remote::{HandlerServices, Remote};
 use crate::handlers::sender::{Inlet, SenderAction, SenderMail, SenderQueue, Waiter};
-use crate::handlers::subscription::Told;
+use crate::handlers::subscription::{PublishOutcome, SubscriptionEvent};
 use crate::limits::{
     DRAIN_NOTICES_PER_TICK, PACED_DRAIN_NOTICE, SENDER_BYTES_PER_TICK, SENDER_MESSAGE_BYTES,
 };
-use echoring_broker::broadcast::{Broadcast, HandlerEvents};
+use echoring_broker::broadcast::{Broadcast, HandlerEvent, HandlerEvents};
 use echoring_broker::observer;
 use echoring_broker::peer::{ConnectionContext, Context, DrainPhase, Peer};
 use echoring_broker::publications::on_close::OnClose;
@@ -33,6 +31,7 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Disposition, Goodbye, earlier};
+use echoring_topics::Gap;
 
 /// Delay before connections without memory retry.
 const RETRY_DELAY: Nanos = MILLISECOND;
@@ -62,7 +61,7 @@ struct HandlerSlot {
 /// The slots of a shard, by number.
 #[derive(Default)]
 pub(crate) struct HandlerSlots {
-    slots: Vec<HandlerSlot>,
+    entries: Vec<HandlerSlot>,
     free: Vec<u32>,
     timers: Timers,
     /// Handlers whose send was refused. They are called when their connection is writable.
@@ -86,19 +85,15 @@ pub(crate) struct HandlerSlots {
 
 impl fmt::Debug for HandlerSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} slots, {} free", self.slots.len(), self.free.len())
+        write!(f, "{} slots, {} free", self.entries.len(), self.free.len())
     }
 }
 
 impl HandlerSlots {
     /// Puts the handler of a new connection into a free slot. Returns the slot's number.
     pub(crate) fn take(&mut self, token: Token, handler: Box<dyn Handler>, filter: MessageFilter) -> u32 {
-        let streaming = catch_unwind(AssertUnwindSafe(|| handler.is_streaming()));
         let slot = HandlerSlot {
-            streaming: streaming.unwrap_or_else(|panic| {
-                log_panic(panic);
-                false
-            }),
+            streaming: caught(|| handler.is_streaming()).unwrap_or(false),
             handler: Some(handler),
             token,
             filter,
@@ -112,12 +107,12 @@ impl HandlerSlots {
         };
         match self.free.pop() {
             Some(number) => {
-                self.slots[number as usize] = slot;
+                self.entries[number as usize] = slot;
                 number
             }
             None => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as u32
+                self.entries.push(slot);
+                (self.entries.len() - 1) as u32
             }
         }
     }
@@ -129,126 +124,21 @@ impl HandlerSlots {
 
     /// Whether a handler takes messages in chunks.
     pub(crate) fn is_streaming(&self, number: u32) -> bool {
-        self.slots[number as usize].streaming
+        self.entries[number as usize].streaming
     }
 
     /// The connection of a slot is closed. Returns the messages that are to be published.
     pub(crate) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) -> OnClose {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         pool.discharge(std::mem::take(&mut slot.reserved_bytes));
         if let Some(mut handler) = slot.handler.take() {
-            let left = catch_unwind(AssertUnwindSafe(move || handler.close(closed)));
-            if let Err(panic) = left {
-                log_panic(panic);
-            }
+            caught(move || handler.close(closed));
         }
         self.timers.clear(number);
         self.free.push(number);
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         slot.senders = None;
         std::mem::take(&mut slot.on_close)
-    }
-
-    /// Passes a message, or a chunk of one, to its handler.
-    pub(crate) fn chunk(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        chunk: &Chunk<'_>,
-    ) -> Disposition {
-        let slot = &mut self.slots[number as usize];
-        if chunk.first {
-            slot.message_bytes = 0;
-        }
-        slot.message_bytes += chunk.payload.len() as u64;
-        let MessageFilter { kind, message_bytes_max } = slot.filter;
-        if kind.is_some_and(|kind| kind != chunk.kind) {
-            let reason = match chunk.kind {
-                MessageKind::Text => "only binary messages are accepted",
-                MessageKind::Binary => "only text messages are accepted",
-            };
-            link.close(CloseCode::UNSUPPORTED, reason);
-            return Disposition::Done;
-        }
-        if slot.message_bytes > message_bytes_max {
-            link.note_excess(Limit::MessageSize, false);
-            link.close(CloseCode::TOO_BIG, "message too big for this path");
-            return Disposition::Done;
-        }
-        let streaming = slot.streaming;
-        let message = Message { kind: chunk.kind, payload: chunk.payload };
-        let shown = self.call(link, services, number, |handler, remote| {
-            if streaming { handler.chunk(remote, chunk) } else { handler.message(remote, message) }
-        });
-        let shown = shown.unwrap_or(Disposition::Done);
-        let shown = if streaming { self.note_fragment(link, number, chunk, shown) } else { shown };
-        if chunk.last && !self.drain.is_idle() && link.peer.drain_phase() == Some(DrainPhase::Delayed) {
-            self.drain.end_delay(link.token);
-        }
-        shown
-    }
-
-    /// Passes a ping to its handler.
-    pub(crate) fn ping(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        payload: &[u8],
-    ) {
-        self.call(link, services, number, |handler, remote| handler.ping(remote, payload));
-    }
-
-    /// Passes a pong to its handler.
-    pub(crate) fn pong(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        payload: &[u8],
-    ) {
-        self.call(link, services, number, |handler, remote| handler.pong(remote, payload));
-    }
-
-    /// The 101 is queued. Returns whether the handler wants the address of the peer.
-    pub(crate) fn open(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-    ) -> bool {
-        let opened = self.call(link, services, number, |handler, remote| {
-            let wants_address = handler.wants_address();
-            handler.open(remote).map(|()| wants_address)
-        });
-        let wants_address = opened.unwrap_or(false);
-        self.slots[number as usize].wants_address = wants_address;
-        wants_address
-    }
-
-    /// The address of the peer is known, or unavailable. Passes it to a handler that waits for it.
-    pub(crate) fn addressed(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        address: Option<SocketAddr>,
-    ) {
-        if std::mem::take(&mut self.slots[number as usize].wants_address) {
-            self.call(link, services, number, |handler, remote| handler.addressed(remote, address));
-        }
-    }
-
-    /// The connection is writable again.
-    pub(crate) fn writable(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-    ) {
-        self.list_sending(number);
-        self.call(link, services, number, |handler, remote| handler.writable(remote));
     }
 
     /// When [`tick_ended`](HandlerSlots::tick_ended) has something to do without an event.
@@ -263,7 +153,7 @@ impl HandlerSlots {
     /// Takes mail of a sender.
     pub(crate) fn mail(&mut self, mail: SenderMail, now: Nanos) {
         let number = mail.slot();
-        let senders = self.slots.get_mut(number as usize).and_then(|slot| slot.senders.as_mut());
+        let senders = self.entries.get_mut(number as usize).and_then(|slot| slot.senders.as_mut());
         let Some(senders) = senders.filter(|senders| senders.is_for(&mail)) else { return mail.give_up() };
         if let Some(waiter) = senders.put(mail) {
             if self.short_of_memory.is_empty() {
@@ -275,39 +165,11 @@ impl HandlerSlots {
     }
 
     fn list_sending(&mut self, number: u32) {
-        if let Some(senders) = &mut self.slots[number as usize].senders
+        if let Some(senders) = &mut self.entries[number as usize].senders
             && !senders.is_empty()
             && !std::mem::replace(&mut senders.is_listed, true)
         {
             self.sending.push_back(number);
-        }
-    }
-
-    /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
-    #[inline]
-    pub(crate) fn tick_ended<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        services: &mut HandlerServices<'_>,
-    ) {
-        if services.broadcast.has_handler_events() {
-            self.tell_events(cx, services);
-        }
-        if !self.waiting.is_empty() {
-            self.notify_writable(cx, services);
-        }
-        let now = cx.now();
-        if self.timers.next().is_some_and(|at| at <= now) {
-            self.call_due(cx, services, now);
-        }
-        if !self.sending.is_empty() {
-            self.send_for_others(cx);
-        }
-        if !self.short_of_memory.is_empty() && self.retry_at <= now {
-            self.short_of_memory.clear();
-        }
-        if !self.drain.is_idle() {
-            self.advance_drain(cx, services, now);
         }
     }
 
@@ -323,56 +185,6 @@ impl HandlerSlots {
             if cx.peer(token).and_then(|peer| peer.drain_phase()) == Some(DrainPhase::Serving) {
                 self.drain.add(token, close_at);
             }
-        }
-    }
-
-    /// Notifies some of the waiting handlers of the drain, and closes some of the connections whose deadline has
-    /// passed.
-    #[cold]
-    fn advance_drain<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        services: &mut HandlerServices<'_>,
-        now: Nanos,
-    ) {
-        self.drain.forget_released();
-        let goodbye = cx.goodbye();
-        for _ in 0..DRAIN_NOTICES_PER_TICK {
-            let Some((token, close_at)) = self.drain.pop_notice() else { break };
-            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                self.tell_drain(&mut link, services, DrainNotice::new(now, close_at, goodbye));
-            }
-        }
-        for _ in 0..DRAIN_NOTICES_PER_TICK {
-            let Some(token) = self.drain.pop_due(now) else { break };
-            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                self.leave_to_server(&mut link, services, goodbye);
-            }
-        }
-    }
-
-    fn tell_drain(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        notice: DrainNotice,
-    ) {
-        let is_echoing = link.sends_fragments();
-        let Peer::Handler(peer) = &mut *link.peer else { return };
-        let (number, before) = (peer.slot, peer.drain);
-        if matches!(before, DrainPhase::Told | DrainPhase::Leaving) {
-            return;
-        }
-        peer.drain = if is_echoing { DrainPhase::Delayed } else { DrainPhase::Told };
-        let action = match is_echoing {
-            // Nothing may come between the fragments.
-            true => Some(DrainAction::Wait),
-            false => self.call(link, services, number, |handler, remote| handler.draining(remote, &notice)),
-        };
-        if action != Some(DrainAction::Wait) {
-            self.leave_to_server(link, services, notice.goodbye());
-        } else if before != DrainPhase::Delayed {
-            self.drain.wait(link.token, notice.deadline());
         }
     }
 
@@ -395,41 +207,6 @@ impl HandlerSlots {
         }
     }
 
-    /// The server closes a connection: at once, or once it has the messages of its subscriptions.
-    fn leave_to_server(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        goodbye: Goodbye,
-    ) {
-        let Peer::Handler(peer) = &mut *link.peer else { return };
-        if std::mem::replace(&mut peer.drain, DrainPhase::Leaving) == DrainPhase::Leaving {
-            return;
-        }
-        if peer.session.is_some() {
-            services.broadcast.farewell_of_handler(link.token);
-            self.drain.note_released();
-        } else {
-            link.close(goodbye.code, goodbye.reason);
-        }
-    }
-
-    /// Passes the events of their subscriptions and publications to handlers.
-    #[inline(never)]
-    fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
-        let mut events = services.broadcast.take_handler_events(std::mem::take(&mut self.spare_events));
-        for (token, topic, event) in events.iter() {
-            let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
-            let Some(number) = link.peer.handler_slot() else { continue };
-            self.call(&mut link, services, number, |handler, remote| match Told::of(topic, event) {
-                Told::Subscription(event) => handler.subscription(remote, &event),
-                Told::Published(outcome) => handler.published(remote, &outcome),
-            });
-        }
-        events.clear();
-        self.spare_events = events;
-    }
-
     /// Hands messages of senders to their connections, as far as these have room.
     #[inline(never)]
     fn send_for_others<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
@@ -437,7 +214,7 @@ impl HandlerSlots {
         for _ in 0..self.sending.len() {
             let Some(number) = self.sending.pop_front() else { return };
             let link = self.link(cx, number);
-            let HandlerSlot { senders: Some(senders), .. } = &mut self.slots[number as usize] else {
+            let HandlerSlot { senders: Some(senders), .. } = &mut self.entries[number as usize] else {
                 continue;
             };
             senders.is_listed = false;
@@ -455,53 +232,8 @@ impl HandlerSlots {
         }
     }
 
-    #[inline(never)]
-    fn call_due<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        services: &mut HandlerServices<'_>,
-        now: Nanos,
-    ) {
-        // All due timers are taken first: a timer that a handler sets to a past time is due in the next tick.
-        while let Some(number) = self.timers.pop_due(now) {
-            self.due.push_back(number);
-        }
-        while let Some(number) = self.due.pop_front() {
-            if let Some(mut link) = self.link(cx, number) {
-                self.call(&mut link, services, number, |handler, remote| handler.timer(remote));
-            }
-        }
-    }
-
-    /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
-    /// been passed to the driver since. If the kernel accepted them all, no event reports it; otherwise the end of that
-    /// send does.
-    fn notify_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
-        for _ in 0..self.waiting.len() {
-            let Some(number) = self.waiting.pop_front() else { return };
-            let Some(mut link) = self.link(cx, number) else {
-                self.slots[number as usize].waiting = false;
-                continue;
-            };
-            if link.sends_fragments() {
-                // The end of the message lists the slot again.
-                continue;
-            }
-            if !std::mem::take(&mut self.slots[number as usize].waiting) {
-                // Listed twice: before the message's end, and by it.
-                continue;
-            }
-            if link.is_writable() && Broadcast::has_room_for(link.peer) {
-                self.writable(&mut link, services, number);
-            } else if !link.is_blocked() {
-                // The batch of the driver was full: the bytes go with the next one.
-                self.wait_writable(number);
-            }
-        }
-    }
-
     fn wait_writable(&mut self, number: u32) {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         if !std::mem::replace(&mut slot.waiting, true) {
             self.waiting.push_back(number);
         }
@@ -509,74 +241,298 @@ impl HandlerSlots {
 
     /// The connection of a slot, if it is open and the slot still belongs to it.
     fn link<'c, D: Driver>(&self, cx: &'c mut Context<'_, D>, number: u32) -> Option<ConnectionContext<'c>> {
-        let link = cx.link(self.slots[number as usize].token)?;
+        let link = cx.link(self.entries[number as usize].token)?;
         let own = link.peer.handler_slot() == Some(number);
         (own && link.is_open()).then_some(link)
-    }
-
-    /// Calls a handler. An error or a panic closes the connection.
-    fn call<R>(
-        &mut self,
-        link: &mut ConnectionContext<'_>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-        tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R>,
-    ) -> Option<R> {
-        let slot = &mut self.slots[number as usize];
-        let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
-        let mut refused = false;
-        let mut connection = HandlerLink { link: &mut *link, services };
-        let mut remote = Remote {
-            link: &mut connection,
-            slot: number,
-            timers: &mut self.timers,
-            refused: &mut refused,
-            reserved_bytes: &mut slot.reserved_bytes,
-            senders: &mut slot.senders,
-            inlet: &self.inlet,
-            on_close: &mut slot.on_close,
-        };
-        let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
-        if refused {
-            self.wait_writable(number);
-        }
-        match told {
-            Ok(Ok(result)) => return Some(result),
-            Ok(Err(failure)) if failure.is_draining() => self.refused_by_drain(link, number),
-            Ok(Err(failure)) => {
-                tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
-                observer::failed(failure.code(), &failure);
-                self.silence(number);
-                link.note_handler_failure(false);
-                link.close(failure.code(), failure.reason());
-            }
-            Err(panic) => {
-                log_panic(panic);
-                self.expel(number);
-                link.note_handler_failure(true);
-                link.close(CloseCode::INTERNAL, "internal error");
-            }
-        }
-        None
     }
 
     /// Keeps a handler that failed until its connection is closed, the only event that it still receives.
     #[cold]
     fn silence(&mut self, number: u32) {
         self.timers.clear(number);
-        self.slots[number as usize].has_failed = true;
+        self.entries[number as usize].has_failed = true;
     }
 
     /// Drops a handler that panicked. Its slot stays taken until the connection is closed.
     #[cold]
     fn expel(&mut self, number: u32) {
         self.timers.clear(number);
-        if let Some(handler) = self.slots[number as usize].handler.take()
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(move || drop(handler)))
-        {
-            log_panic(panic);
+        if let Some(handler) = self.entries[number as usize].handler.take() {
+            caught(move || drop(handler));
         }
     }
+}
+
+/// The handlers of a shard and what their calls use, for the length of a call.
+pub(crate) struct Handlers<'a> {
+    pub(crate) slots: &'a mut HandlerSlots,
+    pub(crate) services: HandlerServices<'a>,
+}
+
+impl Handlers<'_> {
+    /// Passes a message, or a chunk of one, to its handler.
+    pub(crate) fn chunk(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        number: u32,
+        chunk: &Chunk<'_>,
+    ) -> Disposition {
+        let slot = &mut self.slots.entries[number as usize];
+        if chunk.first {
+            slot.message_bytes = 0;
+        }
+        slot.message_bytes += chunk.payload.len() as u64;
+        let MessageFilter { kind, message_bytes_max } = slot.filter;
+        if kind.is_some_and(|kind| kind != chunk.kind) {
+            let reason = match chunk.kind {
+                MessageKind::Text => "only binary messages are accepted",
+                MessageKind::Binary => "only text messages are accepted",
+            };
+            link.close(CloseCode::UNSUPPORTED, reason);
+            return Disposition::Done;
+        }
+        if slot.message_bytes > message_bytes_max {
+            link.note_excess(Limit::MessageSize, false);
+            link.close(CloseCode::TOO_BIG, "message too big for this path");
+            return Disposition::Done;
+        }
+        let streaming = slot.streaming;
+        let message = Message { kind: chunk.kind, payload: chunk.payload };
+        let shown = self.call(link, number, |handler, remote| {
+            if streaming { handler.chunk(remote, chunk) } else { handler.message(remote, message) }
+        });
+        let shown = shown.unwrap_or(Disposition::Done);
+        let shown = if streaming { self.slots.note_fragment(link, number, chunk, shown) } else { shown };
+        if chunk.last && !self.slots.drain.is_idle() && link.peer.drain_phase() == Some(DrainPhase::Delayed) {
+            self.slots.drain.end_delay(link.token);
+        }
+        shown
+    }
+
+    /// The 101 is queued. Returns whether the handler wants the address of the peer.
+    pub(crate) fn open(&mut self, link: &mut ConnectionContext<'_>, number: u32) -> bool {
+        let opened = self.call(link, number, |handler, remote| {
+            let wants_address = handler.wants_address();
+            handler.open(remote).map(|()| wants_address)
+        });
+        let wants_address = opened.unwrap_or(false);
+        self.slots.entries[number as usize].wants_address = wants_address;
+        wants_address
+    }
+
+    /// The address of the peer is known, or unavailable. Passes it to a handler that waits for it.
+    pub(crate) fn addressed(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        number: u32,
+        address: Option<SocketAddr>,
+    ) {
+        if std::mem::take(&mut self.slots.entries[number as usize].wants_address) {
+            self.call(link, number, |handler, remote| handler.addressed(remote, address));
+        }
+    }
+
+    /// The connection is writable again.
+    pub(crate) fn writable(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
+        self.slots.list_sending(number);
+        self.call(link, number, |handler, remote| handler.writable(remote));
+    }
+
+    /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
+    #[inline]
+    pub(crate) fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if self.services.broadcast.has_handler_events() {
+            self.tell_events(cx);
+        }
+        if !self.slots.waiting.is_empty() {
+            self.notify_writable(cx);
+        }
+        let now = cx.now();
+        if self.slots.timers.next().is_some_and(|at| at <= now) {
+            self.call_due(cx, now);
+        }
+        if !self.slots.sending.is_empty() {
+            self.slots.send_for_others(cx);
+        }
+        if !self.slots.short_of_memory.is_empty() && self.slots.retry_at <= now {
+            self.slots.short_of_memory.clear();
+        }
+        if !self.slots.drain.is_idle() {
+            self.advance_drain(cx, now);
+        }
+    }
+
+    /// Notifies some of the waiting handlers of the drain, and closes some of the connections whose deadline has
+    /// passed.
+    #[cold]
+    fn advance_drain<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+        self.slots.drain.has_released = false;
+        let goodbye = cx.goodbye();
+        for _ in 0..DRAIN_NOTICES_PER_TICK {
+            let Some((token, close_at)) = self.slots.drain.pop_notice() else { break };
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.tell_drain(&mut link, DrainNotice::new(now, close_at, goodbye));
+            }
+        }
+        for _ in 0..DRAIN_NOTICES_PER_TICK {
+            let Some(token) = self.slots.drain.pop_due(now) else { break };
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.leave_to_server(&mut link, goodbye);
+            }
+        }
+    }
+
+    fn tell_drain(&mut self, link: &mut ConnectionContext<'_>, notice: DrainNotice) {
+        let is_echoing = link.sends_fragments();
+        let Peer::Handler(peer) = &mut *link.peer else { return };
+        let (number, before) = (peer.slot, peer.drain);
+        if matches!(before, DrainPhase::Told | DrainPhase::Leaving) {
+            return;
+        }
+        peer.drain = if is_echoing { DrainPhase::Delayed } else { DrainPhase::Told };
+        let action = match is_echoing {
+            // Nothing may come between the fragments.
+            true => Some(DrainAction::Wait),
+            false => self.call(link, number, |handler, remote| handler.draining(remote, &notice)),
+        };
+        if action != Some(DrainAction::Wait) {
+            self.leave_to_server(link, notice.goodbye());
+        } else if before != DrainPhase::Delayed {
+            self.slots.drain.wait(link.token, notice.deadline());
+        }
+    }
+
+    /// The server closes a connection: at once, or once it has the messages of its subscriptions.
+    fn leave_to_server(&mut self, link: &mut ConnectionContext<'_>, goodbye: Goodbye) {
+        let Peer::Handler(peer) = &mut *link.peer else { return };
+        if std::mem::replace(&mut peer.drain, DrainPhase::Leaving) == DrainPhase::Leaving {
+            return;
+        }
+        if peer.session.is_some() {
+            self.services.broadcast.farewell_of_handler(link.token);
+            self.slots.drain.has_released = true;
+        } else {
+            link.close(goodbye.code, goodbye.reason);
+        }
+    }
+
+    /// Passes the events of their subscriptions and publications to handlers.
+    #[inline(never)]
+    fn tell_events<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let mut events =
+            self.services.broadcast.take_handler_events(std::mem::take(&mut self.slots.spare_events));
+        for (token, topic, event) in events.iter() {
+            let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
+            let Some(number) = link.peer.handler_slot() else { continue };
+            self.call(&mut link, number, |handler, remote| tell_event(handler, remote, topic, event));
+        }
+        events.clear();
+        self.slots.spare_events = events;
+    }
+
+    #[inline(never)]
+    fn call_due<D: Driver>(&mut self, cx: &mut Context<'_, D>, now: Nanos) {
+        // All due timers are taken first: a timer that a handler sets to a past time is due in the next tick.
+        while let Some(number) = self.slots.timers.pop_due(now) {
+            self.slots.due.push_back(number);
+        }
+        while let Some(number) = self.slots.due.pop_front() {
+            if let Some(mut link) = self.slots.link(cx, number) {
+                self.call(&mut link, number, |handler, remote| handler.timer(remote));
+            }
+        }
+    }
+
+    /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
+    /// been passed to the driver since. If the kernel accepted them all, no event reports it; otherwise the end of that
+    /// send does.
+    fn notify_writable<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        for _ in 0..self.slots.waiting.len() {
+            let Some(number) = self.slots.waiting.pop_front() else { return };
+            let Some(mut link) = self.slots.link(cx, number) else {
+                self.slots.entries[number as usize].waiting = false;
+                continue;
+            };
+            if link.sends_fragments() {
+                // The end of the message lists the slot again.
+                continue;
+            }
+            if !std::mem::take(&mut self.slots.entries[number as usize].waiting) {
+                // Listed twice: before the message's end, and by it.
+                continue;
+            }
+            if link.is_writable() && Broadcast::has_room_for(link.peer) {
+                self.writable(&mut link, number);
+            } else if !link.is_blocked() {
+                // The batch of the driver was full: the bytes go with the next one.
+                self.slots.wait_writable(number);
+            }
+        }
+    }
+
+    /// Calls a handler. An error or a panic closes the connection.
+    pub(crate) fn call<R>(
+        &mut self,
+        link: &mut ConnectionContext<'_>,
+        number: u32,
+        tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R>,
+    ) -> Option<R> {
+        let slot = &mut self.slots.entries[number as usize];
+        let handler = slot.handler.as_deref_mut().filter(|_| !slot.has_failed)?;
+        let mut remote = Remote {
+            link: link.reborrow(),
+            services: HandlerServices { broadcast: self.services.broadcast, gate: self.services.gate },
+            slot: number,
+            timers: &mut self.slots.timers,
+            refused: false,
+            reserved_bytes: &mut slot.reserved_bytes,
+            senders: &mut slot.senders,
+            inlet: &self.slots.inlet,
+            on_close: &mut slot.on_close,
+        };
+        let told = caught(|| tell(handler, &mut remote));
+        if remote.refused {
+            self.slots.wait_writable(number);
+        }
+        match told {
+            Some(Ok(result)) => return Some(result),
+            Some(Err(failure)) if failure.is_draining() => self.slots.refused_by_drain(link, number),
+            Some(Err(failure)) => {
+                tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
+                observer::failed(failure.code(), &failure);
+                self.slots.silence(number);
+                link.note_handler_failure(false);
+                link.close(failure.code(), failure.reason());
+            }
+            None => {
+                self.slots.expel(number);
+                link.note_handler_failure(true);
+                link.close(CloseCode::INTERNAL, "internal error");
+            }
+        }
+        None
+    }
+}
+
+/// Passes the event of a topic to a handler.
+fn tell_event(
+    handler: &mut dyn Handler,
+    remote: &mut Remote<'_>,
+    topic: &str,
+    event: HandlerEvent,
+) -> Result {
+    let event = match event {
+        HandlerEvent::Subscribed(position, recovered) => {
+            SubscriptionEvent::Subscribed { topic, position, recovered }
+        }
+        HandlerEvent::Refused(reason) => SubscriptionEvent::Refused { topic, reason },
+        HandlerEvent::Gap(Gap { from, to, reason }) => SubscriptionEvent::Gap { topic, from, to, reason },
+        HandlerEvent::Ended(position, reason) => SubscriptionEvent::Ended { topic, position, reason },
+        HandlerEvent::Published(id, result) => {
+            return handler.published(remote, &PublishOutcome { topic, id, result });
+        }
+    };
+    handler.subscription(remote, &event)
 }
 
 /// Hands messages of senders to a connection, at most about `bytes_left`.

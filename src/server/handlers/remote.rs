@@ -7,47 +7,21 @@ use std::time::Duration;
 use crate::handlers::failure::Busy;
 use crate::handlers::message::Message;
 use crate::handlers::sender::{Inlet, RemoteSender, SenderQueue};
+use echoring_broker::broadcast::Broadcast;
+use echoring_broker::gate::Gate;
+use echoring_broker::peer::ConnectionContext;
 use echoring_broker::publications::PublishError;
 use echoring_broker::publications::on_close::OnClose;
 use echoring_broker::subscription::{SubscribeError, SubscribeOptions, TopicMessage};
 use echoring_broker::timers::Timers;
 use echoring_proto::CloseCode;
-use echoring_proto::buffer::Pool;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
 
-/// The connection of a handler. `Remote` is part of the public interface and must not name the application, so it calls the
-/// connection through this trait.
-pub(crate) trait Link {
-    fn now(&self) -> Nanos;
-    fn shard(&self) -> usize;
-    fn is_open(&self) -> bool;
-    fn is_writable(&self) -> bool;
-    fn queued_bytes(&self) -> u32;
-    fn queue_bytes(&self) -> u32;
-    fn pool(&mut self) -> &mut Pool;
-    fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool;
-    fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool;
-    fn ping(&mut self, payload: &[u8]) -> bool;
-    fn close(&mut self, code: CloseCode, reason: &str);
-    fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32;
-    fn hang_up(&mut self);
-    fn set_backpressured(&mut self, backpressured: bool);
-    fn subscribe(&mut self, topic: &str, options: SubscribeOptions) -> Result<(), SubscribeError>;
-    fn unsubscribe(&mut self, topic: &str) -> bool;
-    fn publish(
-        &mut self,
-        topic: &str,
-        message: &TopicMessage<'_>,
-        id: Option<u64>,
-    ) -> Result<(), PublishError>;
-    /// Whether a message may be published when the connection is closed. One that `is_new` counts for the client's rates.
-    fn check_on_close(
-        &mut self,
-        topic: &str,
-        message: &TopicMessage<'_>,
-        is_new: bool,
-    ) -> Result<(), PublishError>;
+/// The parts of a shard's service that handlers use.
+pub(crate) struct HandlerServices<'a> {
+    pub(crate) broadcast: &'a mut Broadcast,
+    pub(crate) gate: &'a mut Gate,
 }
 
 /// One connection, for the length of a call of its [`Handler`](crate::Handler). Queued messages leave at the end of the shard's tick.
@@ -88,11 +62,12 @@ pub(crate) trait Link {
 /// }
 /// ```
 pub struct Remote<'a> {
-    pub(crate) link: &'a mut dyn Link,
+    pub(crate) link: ConnectionContext<'a>,
+    pub(crate) services: HandlerServices<'a>,
     pub(crate) slot: u32,
     pub(crate) timers: &'a mut Timers,
     /// Set when a send is refused: the handler is then called when the connection is writable.
-    pub(crate) refused: &'a mut bool,
+    pub(crate) refused: bool,
     /// Bytes that the handler has reserved.
     pub(crate) reserved_bytes: &'a mut usize,
     /// The messages of other threads that wait, once there is a sender.
@@ -117,7 +92,7 @@ impl Remote<'_> {
 
     /// The number of the shard, from 0.
     pub fn shard(&self) -> usize {
-        self.link.shard()
+        self.link.mailboxes.shard()
     }
 
     /// Whether messages may be sent: neither side has begun to close.
@@ -141,8 +116,7 @@ impl Remote<'_> {
     /// [`Busy`] when more than [`Builder::queue_bytes`](crate::Builder::queue_bytes) are queued, or the connection is
     /// closing; then nothing is queued. One message always fits an empty queue.
     pub fn send_text(&mut self, text: &str) -> Result<(), Busy> {
-        let sent = self.link.send(MessageKind::Text, text.as_bytes());
-        self.check(sent)
+        self.send_as(MessageKind::Text, text.as_bytes())
     }
 
     /// Queues a binary message.
@@ -150,8 +124,7 @@ impl Remote<'_> {
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
     pub fn send_binary(&mut self, payload: &[u8]) -> Result<(), Busy> {
-        let sent = self.link.send(MessageKind::Binary, payload);
-        self.check(sent)
+        self.send_as(MessageKind::Binary, payload)
     }
 
     /// Queues a copy of a message; [`Disposition::Echo`](crate::Disposition::Echo) needs none.
@@ -159,7 +132,11 @@ impl Remote<'_> {
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
     pub fn send(&mut self, message: Message<'_>) -> Result<(), Busy> {
-        let sent = self.link.send(message.kind, message.payload);
+        self.send_as(message.kind, message.payload)
+    }
+
+    fn send_as(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), Busy> {
+        let sent = !self.link.sends_fragments() && self.link.send(kind, payload);
         self.check(sent)
     }
 
@@ -174,7 +151,8 @@ impl Remote<'_> {
         for part in 0..parts {
             // Messages have less than 2^32 bytes, so the products do not overflow for any sensible number of parts.
             let piece = &message.payload[bytes * part / parts..bytes * (part + 1) / parts];
-            let sent = self.link.send_fragment(message.kind, part == 0, part + 1 == parts, piece);
+            let sent = !self.link.sends_fragments()
+                && self.link.send_fragment(message.kind, part == 0, part + 1 == parts, piece);
             self.check(sent)?;
         }
         Ok(())
@@ -221,13 +199,14 @@ impl Remote<'_> {
     /// # Errors
     /// As for `subscribe`.
     pub fn subscribe_with(&mut self, topic: &str, options: SubscribeOptions) -> Result<(), SubscribeError> {
-        self.link.subscribe(topic, options)
+        let HandlerServices { broadcast, gate } = &mut self.services;
+        broadcast.subscribe_for_handler(&mut self.link, gate, topic, options)
     }
 
     /// Ends the subscription to a topic. Unsent messages are dropped, and the handler is not notified. Returns
     /// false if there is no subscription.
     pub fn unsubscribe(&mut self, topic: &str) -> bool {
-        self.link.unsubscribe(topic)
+        self.services.broadcast.unsubscribe_for_handler(&mut self.link, topic)
     }
 
     /// Publishes a message to a topic, in the name of this connection. Messages of one connection to one topic keep their order.
@@ -263,8 +242,7 @@ impl Remote<'_> {
         topic: &str,
         message: impl Into<TopicMessage<'m>>,
     ) -> Result<(), PublishError> {
-        let published = self.link.publish(topic, &message.into(), None);
-        self.note_busy(published)
+        self.publish_as(topic, &message.into(), None)
     }
 
     /// The same with an id for [`Handler::published`](crate::Handler::published), which also receives the message's
@@ -278,8 +256,7 @@ impl Remote<'_> {
         topic: &str,
         message: impl Into<TopicMessage<'m>>,
     ) -> Result<(), PublishError> {
-        let published = self.link.publish(topic, &message.into(), Some(id));
-        self.note_busy(published)
+        self.publish_as(topic, &message.into(), Some(id))
     }
 
     /// Publishes messages in this order. Returns how many were published, which is all of them unless there is an error.
@@ -341,7 +318,8 @@ impl Remote<'_> {
         message: impl Into<TopicMessage<'m>>,
     ) -> Result<(), PublishError> {
         let message = message.into();
-        self.link.check_on_close(topic, &message, !self.on_close.has(topic))?;
+        let HandlerServices { broadcast, gate } = &mut self.services;
+        broadcast.check_on_close(&mut self.link, gate, topic, &message, !self.on_close.has(topic))?;
         self.on_close.set(self.link.pool(), topic, &message)
     }
 
@@ -351,8 +329,15 @@ impl Remote<'_> {
         self.on_close.cancel(self.link.pool(), topic)
     }
 
-    fn note_busy(&mut self, published: Result<(), PublishError>) -> Result<(), PublishError> {
-        *self.refused |= published == Err(PublishError::Busy);
+    fn publish_as(
+        &mut self,
+        topic: &str,
+        message: &TopicMessage<'_>,
+        id: Option<u64>,
+    ) -> Result<(), PublishError> {
+        let HandlerServices { broadcast, gate } = &mut self.services;
+        let published = broadcast.publish_for_handler(&mut self.link, gate, topic, message, id);
+        self.refused |= published == Err(PublishError::Busy);
         published
     }
 
@@ -360,7 +345,7 @@ impl Remote<'_> {
         if sent {
             return Ok(());
         }
-        *self.refused |= self.link.is_open();
+        self.refused |= self.link.is_open();
         Err(Busy)
     }
 
@@ -382,7 +367,7 @@ impl Remote<'_> {
     /// Pauses or resumes reading from the peer. While paused, TCP makes the peer wait. Up to
     /// [`RECEIVE_CREDIT_BYTES`](echoring_proto::limits::RECEIVE_CREDIT_BYTES) that were received before are still delivered.
     pub fn set_backpressured(&mut self, backpressured: bool) {
-        self.link.set_backpressured(backpressured);
+        self.services.broadcast.set_handler_paused(&mut self.link, backpressured);
     }
 
     /// Sets the time of the next [`Handler::timer`](crate::Handler::timer) call, on the clock of [`now`](Remote::now). The call

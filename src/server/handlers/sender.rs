@@ -2,7 +2,6 @@
 //! control messages, and wait there for room. They are charged to the node's memory until the connection has them.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,25 +64,16 @@ pub struct RemoteSender {
 ///     }
 /// }
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// Too much waits for the peer, or the node is short of memory.
+    #[error("too many messages wait for the peer")]
     Full,
     /// The connection is closed, or was told to close.
+    #[error("the connection is closed")]
     Closed,
 }
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SendError::Full => "too many messages wait for the peer",
-            SendError::Closed => "the connection is closed",
-        })
-    }
-}
-
-impl Error for SendError {}
 
 echoring_proto::error_debug!(
     enum SendError {

@@ -1,11 +1,10 @@
 //! What handlers are told about topics: the events of subscriptions, and what became of publications.
 
-use echoring_broker::broadcast::HandlerEvent;
 use echoring_broker::publications::PublishError;
 use echoring_broker::subscription::{SubscribeError, SubscriptionEnd, TopicMessage};
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
-use echoring_topics::{Content, Gap, GapReason, Position, Refused};
+use echoring_topics::{Content, GapReason, Position, Refused};
 
 use crate::handlers::failure::{Failure, Result};
 use crate::handlers::message::Message;
@@ -165,29 +164,6 @@ impl<'a> From<Message<'a>> for TopicMessage<'a> {
             MessageKind::Binary => Content::Binary,
         };
         TopicMessage::new(content, message.payload())
-    }
-}
-
-/// What a handler is told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Told<'a> {
-    Subscription(SubscriptionEvent<'a>),
-    Published(PublishOutcome<'a>),
-}
-
-impl<'a> Told<'a> {
-    pub(crate) fn of(topic: &'a str, event: HandlerEvent) -> Told<'a> {
-        Told::Subscription(match event {
-            HandlerEvent::Subscribed(position, recovered) => {
-                SubscriptionEvent::Subscribed { topic, position, recovered }
-            }
-            HandlerEvent::Refused(reason) => SubscriptionEvent::Refused { topic, reason },
-            HandlerEvent::Gap(Gap { from, to, reason }) => SubscriptionEvent::Gap { topic, from, to, reason },
-            HandlerEvent::Ended(position, reason) => SubscriptionEvent::Ended { topic, position, reason },
-            HandlerEvent::Published(id, result) => {
-                return Told::Published(PublishOutcome { topic, id, result });
-            }
-        })
     }
 }
 

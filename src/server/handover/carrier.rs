@@ -2,7 +2,7 @@
 //!
 //! A thread for each direction. The one that writes sleeps until a shard has posted; the one that reads sleeps in the socket,
 //! and while a shard's bridge is full. A full bridge or socket thereby backpressures the publishers. A socket without progress
-//! for [`HANDOVER_STALL_TIMEOUT`] breaks the link.
+//! for [`HANDOVER_STALL_TIMEOUT`] breaks the bridge.
 
 use std::io::{self, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,7 @@ pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
 
 /// Translates mail that arrives: its receiving shard, and its sender's number.
-pub(crate) trait Translate: Send + 'static {
+pub trait Translate: Send + 'static {
     /// # Errors
     /// If no such mail can come from the other process.
     fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, bytes: &[u8]) -> io::Result<Route>;
@@ -28,30 +28,30 @@ pub(crate) trait Translate: Send + 'static {
 
 /// Where mail goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The shard of this process.
-    pub(crate) to: usize,
+    pub to: usize,
     /// The sender's number for it.
-    pub(crate) from: usize,
+    pub from: usize,
 }
 
-/// Why a link has ended.
+/// Why a bridge has ended.
 #[derive(Debug)]
-pub(crate) enum LinkEnd {
+pub(crate) enum CarrierEnd {
     /// The predecessor's last client has left.
     Bye,
-    /// The link broke.
+    /// The bridge broke.
     Broken(io::Error),
 }
 
-/// The threads of a link.
+/// The threads of a bridge.
 #[derive(Debug)]
 pub(crate) struct Carrier {
-    ended: mpsc::Receiver<LinkEnd>,
+    ended: mpsc::Receiver<CarrierEnd>,
 }
 
 /// The arguments of the writing thread.
-type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<LinkEnd>);
+type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<CarrierEnd>);
 
 /// The thread that writes, before there are bridges to it.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Carrier {
         thread::Builder::new().name("link-in".to_owned()).spawn(move || {
             let end = match read(outlets, &reading, translate) {
                 // The other side leaves when it has heard the goodbye.
-                LinkEnd::Broken(_) if is_last.load(Ordering::Acquire) => LinkEnd::Bye,
+                CarrierEnd::Broken(_) if is_last.load(Ordering::Acquire) => CarrierEnd::Bye,
                 end => end,
             };
             let _ = reading.shutdown(std::net::Shutdown::Both);
@@ -110,16 +110,16 @@ impl Carrier {
         Ok(Carrier { ended })
     }
 
-    /// Waits for the end of the link.
-    pub(crate) fn wait(&self) -> LinkEnd {
+    /// Waits for the end of the bridge.
+    pub(crate) fn wait(&self) -> CarrierEnd {
         self.ended
             .recv()
-            .unwrap_or_else(|_| LinkEnd::Broken(io::Error::other("the link's threads have ended")))
+            .unwrap_or_else(|_| CarrierEnd::Broken(io::Error::other("the link's threads have ended")))
     }
 }
 
 /// Writes mail until all shards have left their bridges; then says goodbye.
-fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &AtomicBool) -> LinkEnd {
+fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &AtomicBool) -> CarrierEnd {
     let (mut batch, mut payload) = (Vec::new(), Vec::new());
     loop {
         let is_last = inlets.iter().all(FarInlet::is_over);
@@ -128,7 +128,7 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &At
             while batch.len() < HANDOVER_BATCH_BYTES {
                 payload.clear();
                 let Some((to, mail)) = inlet.take(&mut payload) else { break };
-                append_frame(&mut batch, FrameKind::Mail, |batch| {
+                append_frame(&mut batch, FrameKind::MAIL, |batch| {
                     batch.put_u16_le(shard as u16);
                     batch.put_u16_le(to as u16);
                     let crosses = mail_codec::encode(&mail, &payload, batch);
@@ -139,13 +139,13 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &At
         let is_idle = batch.is_empty();
         if is_idle && is_last {
             is_over.store(true, Ordering::Release);
-            append_frame(&mut batch, FrameKind::Bye, |_| {});
+            append_frame(&mut batch, FrameKind::BYE, |_| {});
         }
         if let Err(error) = (&*stream).write_all(&batch) {
-            return LinkEnd::Broken(error);
+            return CarrierEnd::Broken(error);
         }
         if is_idle && is_last {
-            return LinkEnd::Bye;
+            return CarrierEnd::Bye;
         }
         if is_idle {
             // Nobody says that the last shard has ended.
@@ -158,18 +158,18 @@ fn read(
     mut outlets: Vec<FarOutlet<ShardMail>>,
     stream: &UnixStream,
     mut translate: impl Translate,
-) -> LinkEnd {
+) -> CarrierEnd {
     let mut stream = BufReader::with_capacity(HANDOVER_BATCH_BYTES, stream);
     let mut body = Vec::new();
     loop {
         let carried = match receive(&mut stream, &mut body) {
-            Ok(FrameKind::Mail) => carry(&mut outlets, &mut translate, &body),
-            Ok(FrameKind::Bye) => return LinkEnd::Bye,
+            Ok(FrameKind::MAIL) => carry(&mut outlets, &mut translate, &body),
+            Ok(FrameKind::BYE) => return CarrierEnd::Bye,
             Ok(_) => Err(invalid("an unexpected frame")),
             Err(error) => Err(error),
         };
         if let Err(error) = carried {
-            return LinkEnd::Broken(error);
+            return CarrierEnd::Broken(error);
         }
     }
 }

@@ -1,21 +1,22 @@
 //! Where a successor and its predecessor meet.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::sockopt::socket_peercred;
 
 use crate::node::config::ListenAddress;
+use crate::node::listeners::remove_stale;
 use echoring_runtime::listening::retry_busy;
 
 /// Maximum bytes of a line.
-const LINE_BYTES_MAX: usize = 256;
+const LINE_BYTES_MAX: u64 = 256;
 /// Bytes of a name in the abstract namespace.
 const NAME_BYTES_MAX: usize = 107;
 
@@ -91,15 +92,6 @@ impl MeetingPoint {
     }
 }
 
-/// A socket that nothing listens on is left over from a process that has ended.
-fn remove_stale(path: &std::path::Path) -> io::Result<()> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() || UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    std::fs::remove_file(path)
-}
-
 /// Whether the peer belongs to `user` or to root. Any user may take a name in the abstract namespace.
 pub(super) fn is_trusted(stream: &UnixStream, user: u32) -> io::Result<bool> {
     let peer = socket_peercred(stream.as_fd())?.uid;
@@ -111,14 +103,9 @@ pub(super) fn send_line(mut stream: &UnixStream, line: &str) -> io::Result<()> {
 }
 
 /// Reads a line and nothing behind it. Data without an end in time is not a line.
-pub(super) fn line(mut stream: &UnixStream) -> io::Result<String> {
+pub(super) fn line(stream: &UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
-    while line.last() != Some(&b'\n') && line.len() < LINE_BYTES_MAX {
-        let mut byte = [0];
-        if stream.read(&mut byte)? == 0 {
-            break;
-        }
-        line.push(byte[0]);
-    }
+    // Byte by byte: frames may follow the line.
+    BufReader::with_capacity(1, stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint, is_trusted};
 use super::questions::answer_on_thread;
-use super::successor::bridge_bytes;
-use super::wire::{FrameKind, invalid, receive, send, send_sockets};
+use super::wire::{FrameKind, invalid, receive, send, send_sockets, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
@@ -21,6 +20,7 @@ use crate::limits::{
     CLUSTER_HANDOVER_TIMEOUT, HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT,
     HANDOVER_STEP_TIMEOUT, LOST_DRAIN_TIMEOUT,
 };
+use crate::node::config::mailbox_bytes;
 use crate::node::handle::{Handle, PacedDrain};
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
@@ -68,17 +68,10 @@ struct Waiting {
 
 /// A successor that has taken over.
 struct Successor {
-    given: Given,
+    /// For its topics; `None` if its cluster has them.
+    topics: Option<CarrierParts>,
     /// Where it asks about connections.
     questions: Option<UnixStream>,
-}
-
-/// The result of a handover for the successor.
-enum Given {
-    /// The topics, by this link.
-    Topics(Link),
-    /// The place in the cluster, which has the topics.
-    Place,
 }
 
 /// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
@@ -90,7 +83,7 @@ pub(crate) fn wait_for_successor(
 ) -> io::Result<()> {
     let Offering { points, admin, tickets, drain } = offering;
     let (first_number, digest_seed) = numbers;
-    let listeners = server.kept.get();
+    let listeners = server.kept();
     let offer = Offer {
         node: server.cluster.as_ref().map(|cluster| cluster.id()),
         shards: server.remotes.len() as u16,
@@ -186,30 +179,30 @@ impl Waiting {
         }
         meeting::send_line(&stream, ACCEPTED)?;
         let mut body = Vec::new();
-        expect(&stream, &mut body, FrameKind::Hello)?;
+        expect(&stream, &mut body, FrameKind::HELLO)?;
         let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
         self.wait_for_own_predecessor(&stream)?;
         let questions = self.offer(&stream, hello)?;
         // It starts everything that can fail.
         stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
         match receive(&mut &stream, &mut body) {
-            Ok(FrameKind::Begin) => {}
+            Ok(FrameKind::BEGIN) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Ok(_) => return Err(invalid("an unexpected frame")),
             Err(error) => return Err(error),
         }
         let given = match self.server.cluster() {
-            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| Given::Place),
-            None => self.hand_over(stream, hello, round, on).map(Given::Topics),
+            Some(cluster) => self.leave_to_cluster(cluster, &stream, on).map(|()| None),
+            None => self.hand_over(stream, hello, round, on).map(Some),
         };
-        given.map(|given| Some(Successor { given, questions }))
+        given.map(|topics| Some(Successor { topics, questions }))
     }
 
     /// A server is linked to one other at a time.
     fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
-        while !self.server.link.wait_for_end(Duration::from_secs(1)) {
+        while !self.server.handover.wait_for_end(Duration::from_secs(1)) {
             let words = "the running server is still draining its predecessor; waiting";
-            send(stream, FrameKind::Wait, words.as_bytes())?;
+            send(stream, FrameKind::WAIT, words.as_bytes())?;
         }
         Ok(())
     }
@@ -221,8 +214,8 @@ impl Waiting {
         // They change from time to time.
         let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
         Offer { tickets, answers: own.is_some(), ..self.offer.clone() }.write(&mut body);
-        send(stream, FrameKind::Offer, &body)?;
-        let listeners = self.server.kept.get();
+        send(stream, FrameKind::OFFER, &body)?;
+        let listeners = self.server.kept();
         if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
             return Err(io::Error::other("this server drains"));
         }
@@ -241,15 +234,15 @@ impl Waiting {
         hello: Hello,
         round: u32,
         on: &dyn Fn(Event<'_>),
-    ) -> io::Result<Link> {
+    ) -> io::Result<CarrierParts> {
         if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
             return Err(invalid("too many shards"));
         }
         let has_stopped = Cell::new(false);
         let freeze = |done| ControlMessage::Command(ShardCommand::Freeze { round, done });
         let handed = self.ask_all(freeze).and_then(|()| self.send_topics(&stream)).and_then(|()| {
-            let link = self.prepare(&stream, hello)?;
-            self.let_go(&stream, &has_stopped, on).map(|()| link)
+            let parts = self.prepare(&stream, hello)?;
+            self.let_go(&stream, &has_stopped, on).map(|()| parts)
         });
         match handed {
             // It may have started, and may be slow: two servers must not order the same topics.
@@ -258,15 +251,11 @@ impl Waiting {
                 Err(error)
             }
             Err(error) => {
-                let _ = send(&stream, FrameKind::Failed, error.to_string().as_bytes());
-                self.command_all(|| ShardCommand::Thaw);
-                if has_stopped.get() {
-                    self.resume_listening();
-                }
-                on(Event::Staying);
+                let thaw = || self.command_all(|| ShardCommand::Thaw);
+                self.stay(&stream, &error, thaw, has_stopped.get(), on);
                 Err(error)
             }
-            Ok(link) => Ok(link),
+            Ok(parts) => Ok(parts),
         }
     }
 
@@ -284,13 +273,26 @@ impl Waiting {
             Err(io::Error::other("other nodes have not taken over the topics in time"))
         };
         handed.inspect_err(|error| {
-            let _ = send(stream, FrameKind::Failed, error.to_string().as_bytes());
-            cluster.stay();
-            if has_stopped.get() {
-                self.resume_listening();
-            }
-            on(Event::Staying);
+            self.stay(stream, error, || cluster.stay(), has_stopped.get(), on);
         })
+    }
+
+    /// The successor has failed: this server orders the topics again, by `take_back`, and accepts connections.
+    fn stay(
+        &self,
+        stream: &UnixStream,
+        error: &io::Error,
+        take_back: impl FnOnce(),
+        has_stopped: bool,
+        on: &dyn Fn(Event<'_>),
+    ) {
+        let _ = send(stream, FrameKind::FAILED, error.to_string().as_bytes());
+        take_back();
+        if has_stopped && let Err(error) = self.accept_again() {
+            self.server
+                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
+        }
+        on(Event::Staying);
     }
 
     /// Sends the successor `Go`, after which it accepts connections. This server accepts none meanwhile, as
@@ -305,24 +307,16 @@ impl Waiting {
         has_stopped.set(true);
         self.ask_all(ControlMessage::StopListening)?;
         on(Event::Leaving);
-        send(stream, FrameKind::Go, &[])?;
-        expect(stream, &mut Vec::new(), FrameKind::Started)
+        send(stream, FrameKind::GO, &[])?;
+        expect(stream, &mut Vec::new(), FrameKind::STARTED)
     }
 
-    /// Accepts connections again after a successor that has failed. Not before the successor has been told to go: it
-    /// may accept them already.
-    fn resume_listening(&self) {
-        if let Err(error) = self.accept_again() {
-            self.server
-                .fail(&format!("no connections are accepted after a successor failed to start: {error}"));
-        }
-    }
-
-    /// Listens where it did before.
+    /// Listens where it did before, after a successor that has failed. Not before the successor has been told to go: it
+    /// may accept connections already.
     fn accept_again(&self) -> io::Result<()> {
         let shards = self.server.remotes.len();
         let mut by_shard: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
-        for listener in self.server.kept.get() {
+        for listener in self.server.kept() {
             let sockets = listener.sockets();
             for at in 0..sockets.len().max(shards) {
                 by_shard[at % shards].push(sockets[at % sockets.len()].try_clone()?);
@@ -348,9 +342,7 @@ impl Waiting {
     }
 
     fn command_all(&self, command: impl Fn() -> ShardCommand) {
-        for remote in self.server.remotes.iter() {
-            remote.send(ControlMessage::Command(command()));
-        }
+        self.server.send_all(|| ControlMessage::Command(command()));
     }
 
     /// Asks all shards, and waits until each has done it.
@@ -359,9 +351,7 @@ impl Waiting {
         question: impl Fn(mpsc::SyncSender<T>) -> ControlMessage<ShardCommand, HubReport>,
     ) -> io::Result<()> {
         let (done, answers) = mpsc::sync_channel(self.server.remotes.len());
-        for remote in self.server.remotes.iter() {
-            remote.send(question(done.clone()));
-        }
+        self.server.send_all(|| question(done.clone()));
         let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
         for _ in self.server.remotes.iter() {
             let left = given_up.saturating_duration_since(Instant::now());
@@ -388,71 +378,68 @@ impl Waiting {
                 body.clear();
                 body.extend_from_slice(&(shard as u16).to_le_bytes());
                 body.extend_from_slice(&block);
-                before_go(send(stream, FrameKind::State, &body))?;
+                before_go(send(stream, FrameKind::STATE, &body))?;
             }
         }
-        before_go(send(stream, FrameKind::StateEnd, &[]))?;
-        before_go(expect(stream, &mut body, FrameKind::Imported))
+        before_go(send(stream, FrameKind::STATE_END, &[]))?;
+        before_go(expect(stream, &mut body, FrameKind::IMPORTED))
     }
 
     /// Everything that can fail before the successor is told to go.
-    fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<Link> {
+    fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<CarrierParts> {
         let writer = WriterThread::spawn()?;
         let far_shards = usize::from(hello.shards);
-        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
+        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
         let bridge = |remote: &echoring_runtime::shard::Remote<_, _>| {
             Bridge::new(Lane::Request, far_shards, bytes, writer.thread(), remote.waker().clone())
         };
         let (bridges, ends) = self.server.remotes.iter().map(bridge).unzip();
-        Ok(Link { stream: stream.try_clone()?, hello, writer, bridges, ends })
+        Ok(CarrierParts { stream: stream.try_clone()?, hello, writer, bridges, ends })
     }
 
     /// The successor, or its cluster, orders everything, and this server drains.
     fn taken_over(&self, successor: Successor, on: &dyn Fn(Event<'_>)) {
-        let Successor { given, questions } = successor;
+        let Successor { topics, questions } = successor;
         if let Some(stream) = questions
             && let Err(error) = self.answer_questions(stream)
         {
             tracing::warn!(%error, "the successor cannot ask about the connections of this server");
         }
-        let carried = match given {
-            Given::Topics(link) => Some(self.follow(link)),
-            Given::Place => None,
-        };
-        self.server.link.set_succeeded();
+        let carried = topics.map(|parts| self.follow(parts));
+        self.server.handover.set_succeeded();
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();
         on(Event::TakenOver);
         let end = match carried {
             Some(Ok(carrier)) => carrier.wait(),
-            Some(Err(error)) => LinkEnd::Broken(error),
+            Some(Err(error)) => CarrierEnd::Broken(error),
             None => return,
         };
         match end {
-            LinkEnd::Bye => tracing::debug!("the last mail has left"),
-            LinkEnd::Broken(error) => {
+            CarrierEnd::Bye => tracing::debug!("the last mail has left"),
+            CarrierEnd::Broken(error) => {
                 tracing::warn!(%error, "the successor is lost; closing all connections");
                 self.command_all(|| ShardCommand::LoseSuccessor);
                 let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
                 self.server.order_plan(plan);
             }
         }
-        self.server.link.set(false);
+        self.server.handover.set_carrying(false);
     }
 
     fn answer_questions(&self, stream: UnixStream) -> io::Result<()> {
-        self.server.link.set_questions(stream.try_clone()?);
+        let _ = self.server.handover.questions.set(stream.try_clone()?);
         answer_on_thread(self.server.clone(), stream)
     }
 
     /// This server's shards become shards of the successor.
-    fn follow(&self, link: Link) -> io::Result<Carrier> {
-        let Link { stream, hello, writer, bridges, ends } = link;
+    fn follow(&self, parts: CarrierParts) -> io::Result<Carrier> {
+        let CarrierParts { stream, hello, writer, bridges, ends } = parts;
         for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
             let message_bytes_max = hello.message_bytes_max;
             remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
         }
-        self.server.link.set(true);
+        self.server.handover.set_carrying(true);
         let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
         Carrier::start(writer, stream, ends, translator)
     }
@@ -493,13 +480,12 @@ fn before_go<T>(result: io::Result<T>) -> io::Result<T> {
 fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io::Result<()> {
     match receive(&mut stream, body)? {
         kind if kind == expected => Ok(()),
-        FrameKind::Failed => Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
-        _ => Err(invalid("an unexpected frame")),
+        kind => Err(unexpected(kind, body)),
     }
 }
 
-/// The parts of a link, made before the successor is told to go.
-struct Link {
+/// The parts of a parts, made before the successor is told to go.
+struct CarrierParts {
     stream: UnixStream,
     hello: Hello,
     writer: WriterThread,
@@ -509,13 +495,14 @@ struct Link {
 
 /// Mail of the successor's shards: forwards.
 #[derive(Debug)]
-pub(super) struct FromSuccessor {
+pub struct FromSuccessor {
     shards: usize,
     far_shards: usize,
 }
 
 impl FromSuccessor {
-    pub(super) fn new(shards: usize, far_shards: usize) -> FromSuccessor {
+    /// For this process with its shards, and a successor with its own.
+    pub fn new(shards: usize, far_shards: usize) -> FromSuccessor {
         FromSuccessor { shards, far_shards }
     }
 }

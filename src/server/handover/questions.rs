@@ -1,9 +1,8 @@
 //! Questions of a successor about the connections of its predecessor, while that one drains.
 //!
 //! They have a socket of their own, which the predecessor makes and passes with its listeners. So they neither wait for mail nor hold
-//! it up, and the link goes on when they fail. One question is asked at a time, and the answers come in the same order.
+//! it up, and the bridge goes on when they fail. One question is asked at a time, and the answers come in the same order.
 
-use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -31,24 +30,15 @@ pub struct DrainingPredecessor {
 }
 
 /// Why the connections of a draining predecessor are not reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "lowercase")]
 pub enum Missing {
     /// It did not answer in time.
+    #[error("the previous server, which is draining, did not answer in time")]
     Silent,
     /// Its version does not know the question.
+    #[error("the previous server, which is draining, has a version that does not answer this question")]
     Unsupported,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Missing::Silent => "the previous server, which is draining, did not answer in time",
-            Missing::Unsupported => {
-                "the previous server, which is draining, has a version that does not answer this question"
-            }
-        })
-    }
 }
 
 impl DrainingPredecessor {
@@ -149,7 +139,7 @@ impl Channel {
         left(until)?;
         self.asked = self.asked.wrapping_add(1);
         let question = Question { number: self.asked, ..question };
-        append_frame(&mut self.unsent, FrameKind::Ask, |frame| frame.extend_from_slice(&question.write()));
+        append_frame(&mut self.unsent, FrameKind::ASK, |frame| frame.extend_from_slice(&question.write()));
         self.answer(until)
     }
 
@@ -184,7 +174,7 @@ impl Channel {
         loop {
             if let Some((head, rest)) = self.received.split_first_chunk::<FRAME_HEAD_BYTES>() {
                 let (kind, length) = read_head(*head, HANDOVER_ANSWER_BYTES_MAX)?;
-                if kind != FrameKind::Answer {
+                if kind != FrameKind::ANSWER {
                     return Err(invalid("an unexpected frame"));
                 }
                 if let Some(body) = rest.get(..length) {
@@ -238,7 +228,7 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
     let mut body = Vec::new();
     loop {
         match receive(&mut stream, &mut body) {
-            Ok(FrameKind::Ask) => {}
+            Ok(FrameKind::ASK) => {}
             Ok(_) => return invalid("an unexpected frame"),
             Err(error) => return error,
         }
@@ -247,7 +237,7 @@ fn answer_all(mut stream: &UnixStream, answer: impl Fn(Question) -> QuestionAnsw
             Err(Some(number)) => (number, QuestionAnswer::NotUnderstood),
             Err(None) => return invalid("a malformed question"),
         };
-        if let Err(error) = send(stream, FrameKind::Answer, &answer.write(number)) {
+        if let Err(error) = send(stream, FrameKind::ANSWER, &answer.write(number)) {
             return error;
         }
     }
@@ -340,9 +330,9 @@ mod tests {
     #[test]
     fn what_is_no_answer_ends_the_questions() {
         for (kind, body) in [
-            (FrameKind::Answer, &b"{}"[..]),
-            (FrameKind::Answer, br#"{"number":2,"outcome":"silent"}"#),
-            (FrameKind::Mail, b"{}"),
+            (FrameKind::ANSWER, &b"{}"[..]),
+            (FrameKind::ANSWER, br#"{"number":2,"outcome":"silent"}"#),
+            (FrameKind::MAIL, b"{}"),
         ] {
             let (predecessor, there) = pair();
             send(&there, kind, body).expect("sent");
@@ -352,7 +342,7 @@ mod tests {
         }
         let (predecessor, mut there) = pair();
         there.write_all(&(HANDOVER_ANSWER_BYTES_MAX as u32 + 1).to_le_bytes()).expect("sent");
-        there.write_all(&[FrameKind::Answer as u8]).expect("sent");
+        there.write_all(&[FrameKind::ANSWER.0]).expect("sent");
         assert_eq!(ask(&predecessor, 0), Err(Missing::Unsupported));
     }
 
@@ -363,12 +353,12 @@ mod tests {
         let silent = ask_for(&mut channel, SHORT).expect_err("nobody answers");
         assert!(is_timeout(&silent), "{silent}");
         let mut body = Vec::new();
-        assert_eq!(receive(&mut &there, &mut body).expect("a question"), FrameKind::Ask);
+        assert_eq!(receive(&mut &there, &mut body).expect("a question"), FrameKind::ASK);
         let question = Question::read(&body).expect("a question");
         assert_eq!(question.number, 1);
         // The answer comes in two parts.
         let mut late = Vec::new();
-        append_frame(&mut late, FrameKind::Answer, |frame| {
+        append_frame(&mut late, FrameKind::ANSWER, |frame| {
             frame.extend(QuestionAnswer::Report(ranked(1)).write(1));
         });
         let (first, second) = late.split_at(20);
@@ -395,14 +385,14 @@ mod tests {
     fn a_question_that_is_malformed_ends_the_answers() {
         let (here, there) = UnixStream::pair().expect("a pair");
         let answered = |_| QuestionAnswer::Silent;
-        send(&here, FrameKind::Ask, br#"{"number":3,"something":"else"}"#).expect("sent");
-        send(&here, FrameKind::Ask, b"nonsense").expect("sent");
+        send(&here, FrameKind::ASK, br#"{"number":3,"something":"else"}"#).expect("sent");
+        send(&here, FrameKind::ASK, b"nonsense").expect("sent");
         let end = answer_all(&there, answered);
         assert_eq!(end.kind(), io::ErrorKind::InvalidData);
         let mut body = Vec::new();
-        assert_eq!(receive(&mut &here, &mut body).expect("an answer"), FrameKind::Answer);
+        assert_eq!(receive(&mut &here, &mut body).expect("an answer"), FrameKind::ANSWER);
         assert_eq!(QuestionAnswer::read(&body), Some((3, QuestionAnswer::NotUnderstood)));
-        send(&here, FrameKind::Begin, &[]).expect("sent");
+        send(&here, FrameKind::BEGIN, &[]).expect("sent");
         assert_eq!(answer_all(&there, answered).kind(), io::ErrorKind::InvalidData);
     }
 }

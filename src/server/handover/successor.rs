@@ -8,21 +8,18 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::carrier::{Carrier, CarrierEnd, Route, Translate, WriterThread};
 use super::meeting::{self, MeetingPoint};
 use super::questions::DrainingPredecessor;
-use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
+use super::wire::{FrameKind, invalid, receive, receive_sockets, send, unexpected};
 use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, SUCCEEDED, failed};
 use crate::cluster::ClusterNode;
 use crate::commands::ShardCommand;
-use crate::limits::{
-    CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN,
-};
-use crate::node::config::ListenAddress;
+use crate::limits::{CLUSTER_HANDOVER_TIMEOUT, CLUSTER_JOIN_TIMEOUT, HANDOVER_STEP_TIMEOUT};
+use crate::node::config::{ListenAddress, mailbox_bytes};
 use crate::node::handle::Handle;
 use crate::node::listeners::InheritedListener;
 use echoring_async::tls::Tickets;
-use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_cluster::NodeId;
@@ -80,14 +77,29 @@ impl Predecessor {
         };
         let mut body = Vec::new();
         hello.write(&mut body);
-        send(&stream, FrameKind::Hello, &body)?;
-        next(&stream, &mut body, FrameKind::Offer)?;
+        send(&stream, FrameKind::HELLO, &body)?;
+        next(&stream, &mut body, FrameKind::OFFER)?;
         let offer = Offer::read(&body).ok_or_else(|| invalid("its offer is malformed"))?;
         if usize::from(offer.shards) + shards > SHARDS_MAX {
             let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
             return Err(io::Error::other(line));
         }
-        let Passed { listeners, admin, questions } = Passed::receive(&stream, &offer)?;
+        Predecessor::receive(stream, offer)
+    }
+
+    /// Receives the sockets that were offered.
+    fn receive(stream: UnixStream, offer: Offer) -> io::Result<Predecessor> {
+        let offered = || offer.listeners.iter().chain(&offer.admin);
+        let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
+        let mut sockets = receive_sockets(&stream, count + usize::from(offer.answers))?.into_iter();
+        let mut listeners = Vec::new();
+        for (count, removes_file) in offered() {
+            let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
+            let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
+            listeners.push(if *removes_file { listener.remove_file() } else { listener });
+        }
+        let admin = offer.admin.and_then(|_| listeners.pop());
+        let questions = sockets.next();
         Ok(Predecessor { stream, offer, listeners, admin, questions })
     }
 
@@ -152,9 +164,9 @@ impl Predecessor {
         if !offer.node.is_some_and(|node| cluster.wait_for(node, joined)) {
             return Err(io::Error::other("this node did not become the owner of its topics in time"));
         }
-        let replaced = send(&stream, FrameKind::Begin, &[])
-            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::Go))
-            .and_then(|()| send(&stream, FrameKind::Started, &[]));
+        let replaced = send(&stream, FrameKind::BEGIN, &[])
+            .and_then(|()| next(&stream, &mut Vec::new(), FrameKind::GO))
+            .and_then(|()| send(&stream, FrameKind::STARTED, &[]));
         // It must know first that it goes on.
         drop(stream);
         replaced.inspect_err(|_| {
@@ -167,11 +179,11 @@ impl Predecessor {
             // Nothing else would tell of its end.
             draining.set_gone();
         }
-        server.link.set_predecessor(&draining);
+        let _ = server.handover.predecessor.set(Arc::clone(&draining));
         Ok(())
     }
 
-    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a link
+    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a bridge
     /// that ends with the last of them.
     ///
     /// # Errors
@@ -179,60 +191,37 @@ impl Predecessor {
     pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
         let Predecessor { stream, offer, questions, .. } = self;
         let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
-        send(&stream, FrameKind::Begin, &[])?;
+        send(&stream, FrameKind::BEGIN, &[])?;
         takeover.import_all(&stream)?;
         let writer = WriterThread::spawn()?;
         let ends = takeover.lead(&writer)?;
-        send(&stream, FrameKind::Imported, &[])?;
+        send(&stream, FrameKind::IMPORTED, &[])?;
         let mut body = Vec::new();
-        next(&stream, &mut body, FrameKind::Go)?;
+        next(&stream, &mut body, FrameKind::GO)?;
         let far_shards = usize::from(offer.shards);
         let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
-        server.link.set(true);
+        server.handover.set_carrying(true);
         // Nothing was posted yet, so nobody else writes.
-        send(&said, FrameKind::Started, &[])?;
+        send(&said, FrameKind::STARTED, &[])?;
         let draining = Arc::new(DrainingPredecessor::new(offer.clients(), questions));
-        server.link.set_predecessor(&draining);
+        let _ = server.handover.predecessor.set(Arc::clone(&draining));
         let waiting = server.clone();
         thread::Builder::new().name("link".to_owned()).spawn(move || {
             match carrier.wait() {
-                LinkEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
-                LinkEnd::Broken(error) => {
+                CarrierEnd::Bye => tracing::info!(pid = offer.pid, "the previous server has ended"),
+                CarrierEnd::Broken(error) => {
                     tracing::warn!(%error, pid = offer.pid, "the previous server is lost; its clients reconnect");
                 }
             }
-            for remote in waiting.remotes.iter() {
-                remote.send(ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients())));
-            }
+            waiting.send_all(|| {
+                ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients()))
+            });
             draining.set_gone();
-            waiting.link.set(false);
+            waiting.handover.set_carrying(false);
         })?;
         Ok(())
-    }
-}
-
-/// A predecessor's offer.
-struct Passed {
-    listeners: Vec<InheritedListener>,
-    admin: Option<InheritedListener>,
-    questions: Option<OwnedFd>,
-}
-
-impl Passed {
-    fn receive(stream: &UnixStream, offer: &Offer) -> io::Result<Passed> {
-        let offered = || offer.listeners.iter().chain(&offer.admin);
-        let count: usize = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
-        let mut sockets = receive_sockets(stream, count + usize::from(offer.answers))?.into_iter();
-        let mut listeners = Vec::new();
-        for (count, removes_file) in offered() {
-            let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
-            let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
-            listeners.push(if *removes_file { listener.remove_file() } else { listener });
-        }
-        let admin = offer.admin.and_then(|_| listeners.pop());
-        Ok(Passed { listeners, admin, questions: sockets.next() })
     }
 }
 
@@ -241,9 +230,8 @@ fn next(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io:
     loop {
         match receive(&mut stream, body)? {
             kind if kind == expected => return Ok(()),
-            FrameKind::Wait => tracing::info!("{}", String::from_utf8_lossy(body)),
-            FrameKind::Failed => return Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
-            _ => return Err(invalid("an unexpected frame")),
+            FrameKind::WAIT => tracing::info!("{}", String::from_utf8_lossy(body)),
+            kind => return Err(unexpected(kind, body)),
         }
     }
 }
@@ -258,8 +246,10 @@ struct Takeover<'a> {
     owner: Option<usize>,
 }
 
-pub(super) type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
-pub(super) type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
+/// The topics of the predecessor, by shard and id, and where they are now.
+pub type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
+/// The topics of an imported block: their ids there and here.
+pub type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
 impl Takeover<'_> {
     /// Imports the topics block by block: memory is bounded by one.
@@ -267,12 +257,9 @@ impl Takeover<'_> {
         let mut body = Vec::new();
         loop {
             match receive(&mut stream, &mut body)? {
-                FrameKind::State => self.import(&body)?,
-                FrameKind::StateEnd => return Ok(()),
-                FrameKind::Failed => {
-                    return Err(io::Error::other(String::from_utf8_lossy(&body).into_owned()));
-                }
-                _ => return Err(invalid("an unexpected frame")),
+                FrameKind::STATE => self.import(&body)?,
+                FrameKind::STATE_END => return Ok(()),
+                kind => return Err(unexpected(kind, &body)),
             }
         }
     }
@@ -307,7 +294,7 @@ impl Takeover<'_> {
     /// Gives every shard its bridge, and returns the far ends.
     fn lead(&self, writer: &WriterThread) -> io::Result<Vec<FarEnd<ShardMail>>> {
         let far_shards = usize::from(self.offer.shards);
-        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
+        let bytes = mailbox_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
             * far_shards;
         let (reply, ready) = mpsc::sync_channel(self.server.remotes.len());
         let mut ends = Vec::new();
@@ -326,7 +313,7 @@ impl Takeover<'_> {
 }
 
 /// Splits records by the owner shards of their topics. `owner` is that of the topic that the first ones continue.
-pub(super) fn split(
+pub fn split(
     mut records: &[u8],
     placement: Placement,
     shards: usize,
@@ -343,14 +330,9 @@ pub(super) fn split(
     Some(blocks)
 }
 
-/// Bytes of a bridge for messages of this size, as of a mailbox.
-pub(super) fn bridge_bytes(message_bytes_max: u64) -> usize {
-    MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
-}
-
 /// Mail of the predecessor's shards: requests.
 #[derive(Debug)]
-pub(super) struct FromPredecessor {
+pub struct FromPredecessor {
     moved: Moved,
     placement: Placement,
     shards: usize,
@@ -358,12 +340,8 @@ pub(super) struct FromPredecessor {
 }
 
 impl FromPredecessor {
-    pub(super) fn new(
-        moved: Moved,
-        placement: Placement,
-        shards: usize,
-        far_shards: usize,
-    ) -> FromPredecessor {
+    /// For this process with its shards, a predecessor with its own, and the topics that have moved.
+    pub fn new(moved: Moved, placement: Placement, shards: usize, far_shards: usize) -> FromPredecessor {
         FromPredecessor { moved, placement, shards, far_shards }
     }
 

@@ -18,54 +18,38 @@ use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_SOCKETS_MAX};
 
 /// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum FrameKind {
-    /// Successor: its number of shards and its limits.
-    Hello = 1,
-    /// Predecessor: the request waits for something, in words.
-    Wait = 2,
-    /// Predecessor: its data, and its listeners, whose descriptors follow.
-    Offer = 3,
-    /// Successor: everything that can fail has succeeded; send the topics.
-    Begin = 4,
-    /// Predecessor: records of the topics of one shard.
-    State = 5,
-    /// Predecessor: that was everything.
-    StateEnd = 6,
-    /// Successor: everything is imported.
-    Imported = 7,
-    /// Predecessor: it orders nothing more unless the successor ends now.
-    Go = 8,
-    /// Successor: it orders from now on.
-    Started = 9,
-    /// Mail of a shard to a shard.
-    Mail = 10,
-    /// Predecessor: its last client has left.
-    Bye = 11,
-    /// Either: the handover has failed, in words.
-    Failed = 12,
-    /// Successor, on the socket for questions: a question about connections.
-    Ask = 13,
-    /// Predecessor, there: the answer.
-    Answer = 14,
-}
+pub(crate) struct FrameKind(pub(super) u8);
 
-const KINDS: [FrameKind; 14] = [
-    FrameKind::Hello,
-    FrameKind::Wait,
-    FrameKind::Offer,
-    FrameKind::Begin,
-    FrameKind::State,
-    FrameKind::StateEnd,
-    FrameKind::Imported,
-    FrameKind::Go,
-    FrameKind::Started,
-    FrameKind::Mail,
-    FrameKind::Bye,
-    FrameKind::Failed,
-    FrameKind::Ask,
-    FrameKind::Answer,
-];
+impl FrameKind {
+    /// Successor: its number of shards and its limits.
+    pub(crate) const HELLO: FrameKind = FrameKind(1);
+    /// Predecessor: the request waits for something, in words.
+    pub(crate) const WAIT: FrameKind = FrameKind(2);
+    /// Predecessor: its data, and its listeners, whose descriptors follow.
+    pub(crate) const OFFER: FrameKind = FrameKind(3);
+    /// Successor: everything that can fail has succeeded; send the topics.
+    pub(crate) const BEGIN: FrameKind = FrameKind(4);
+    /// Predecessor: records of the topics of one shard.
+    pub(crate) const STATE: FrameKind = FrameKind(5);
+    /// Predecessor: that was everything.
+    pub(crate) const STATE_END: FrameKind = FrameKind(6);
+    /// Successor: everything is imported.
+    pub(crate) const IMPORTED: FrameKind = FrameKind(7);
+    /// Predecessor: it orders nothing more unless the successor ends now.
+    pub(crate) const GO: FrameKind = FrameKind(8);
+    /// Successor: it orders from now on.
+    pub(crate) const STARTED: FrameKind = FrameKind(9);
+    /// Mail of a shard to a shard.
+    pub(crate) const MAIL: FrameKind = FrameKind(10);
+    /// Predecessor: its last client has left.
+    pub(crate) const BYE: FrameKind = FrameKind(11);
+    /// Either: the handover has failed, in words.
+    pub(crate) const FAILED: FrameKind = FrameKind(12);
+    /// Successor, on the socket for questions: a question about connections.
+    pub(crate) const ASK: FrameKind = FrameKind(13);
+    /// Predecessor, there: the answer.
+    pub(crate) const ANSWER: FrameKind = FrameKind(14);
+}
 
 /// Bytes before the body: its length with the kind, and the kind.
 pub(crate) const FRAME_HEAD_BYTES: usize = 4 + 1;
@@ -77,7 +61,7 @@ const SOCKETS_PER_MESSAGE: usize = 64;
 /// Appends a frame whose body `write` appends.
 pub(crate) fn append_frame(bytes: &mut Vec<u8>, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
-    bytes.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
+    bytes.extend_from_slice(&[0, 0, 0, 0, kind.0]);
     write(bytes);
     let length = (bytes.len() - start - 4) as u32;
     bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -113,9 +97,19 @@ pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<
 pub(crate) fn read_head(head: [u8; FRAME_HEAD_BYTES], bytes_max: usize) -> io::Result<(FrameKind, usize)> {
     let [length @ .., kind] = head;
     let length = u32::from_le_bytes(length) as usize;
-    match KINDS.into_iter().find(|known| *known as u8 == kind) {
-        Some(kind) if (1..=bytes_max).contains(&length) => Ok((kind, length - 1)),
-        _ => Err(invalid("the received bytes are not a frame")),
+    let is_known = (FrameKind::HELLO.0..=FrameKind::ANSWER.0).contains(&kind);
+    if is_known && (1..=bytes_max).contains(&length) {
+        Ok((FrameKind(kind), length - 1))
+    } else {
+        Err(invalid("the received bytes are not a frame"))
+    }
+}
+
+/// A frame that does not belong here, or the other side's reason for its failure.
+pub(crate) fn unexpected(kind: FrameKind, body: &[u8]) -> io::Error {
+    match kind {
+        FrameKind::FAILED => io::Error::other(String::from_utf8_lossy(body).into_owned()),
+        _ => invalid("an unexpected frame"),
     }
 }
 
@@ -173,7 +167,7 @@ mod tests {
     fn frames_arrive_as_they_were_sent() {
         let (mut here, there) = UnixStream::pair().expect("a pair");
         let mut body = Vec::new();
-        for (kind, sent) in [(FrameKind::Hello, &b"hello"[..]), (FrameKind::StateEnd, b"")] {
+        for (kind, sent) in [(FrameKind::HELLO, &b"hello"[..]), (FrameKind::STATE_END, b"")] {
             send(&there, kind, sent).expect("sent");
             assert_eq!(receive(&mut here, &mut body).expect("a frame"), kind);
             assert_eq!(body, sent);

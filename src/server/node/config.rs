@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::limits::MAILBOX_BYTES_MIN;
 use crate::node::listeners::InheritedListener;
 use crate::routes::response::Response;
 use crate::routes::route::Routes;
 use echoring_auth::{App, Authenticator};
+use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_broker::cluster_mail::ClusterIdentity;
 use echoring_proto::connection::{self, MessageProgress, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
@@ -233,6 +235,11 @@ impl Default for ServerConfig {
             has_successors: false,
         }
     }
+}
+
+/// The bytes of a mailbox: room for two messages of the longest.
+pub(crate) fn mailbox_bytes(message_bytes_max: u64) -> usize {
+    MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
 }
 
 impl ServerConfig {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterNode;
-use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, blocking, only};
-use crate::handover::LinkState;
+use crate::commands::{CommandSender, PendingBatch, PendingPublish, ShardCommand, WhenFull, only};
+use crate::handover::HandoverState;
 use crate::limits::BROKEN_DRAIN_TIMEOUT;
 use crate::node::config::ServerConfig;
 use crate::node::listeners::InheritedListener;
@@ -14,10 +14,8 @@ use crate::node::reconfigure::LiveLimits;
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_auth::{Authenticator, KeySetState};
-use echoring_broker::broadcast::{TopicAnswer, TopicQuestion};
 use echoring_broker::cluster_mail::StreamCommand;
 use echoring_broker::gate::{AuthCounters, AuthFigures, KeySetFigures, unix_now};
-use echoring_broker::limits::SNAPSHOT_TIMEOUT;
 use echoring_broker::publications::{OwnedPublication, PublishError, Published};
 use echoring_cluster::StreamAnswer;
 use echoring_proto::connection::MessageProgress;
@@ -69,9 +67,9 @@ pub struct Handle {
     /// The answer of `/readyz`.
     pub(crate) readiness: Readiness,
     /// Listeners that are kept for a successor, until this server drains.
-    pub(crate) kept: KeptListeners,
+    pub(crate) kept: Arc<Mutex<Vec<InheritedListener>>>,
     /// The link to another process.
-    pub(crate) link: Arc<LinkState>,
+    pub(crate) handover: Arc<HandoverState>,
     /// The number of the first shard, in the numbers of clients.
     pub(crate) first_number: u8,
     /// The server's part in its cluster.
@@ -107,25 +105,6 @@ impl ClientLimits {
     }
 }
 
-/// Listeners of a server, for all who hold a handle.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KeptListeners(Arc<Mutex<Vec<InheritedListener>>>);
-
-impl KeptListeners {
-    pub(crate) fn new(listeners: Vec<InheritedListener>) -> KeptListeners {
-        KeptListeners(Arc::new(Mutex::new(listeners)))
-    }
-
-    pub(crate) fn get(&self) -> Vec<InheritedListener> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Closes them.
-    pub(crate) fn close(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
-
 /// Whether load balancers may send clients, for all shards and the control thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness {
@@ -151,10 +130,6 @@ impl Readiness {
     fn key_set(&self) -> Option<KeySetState> {
         let auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         auth?.key_set()
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        self.unready().is_none()
     }
 
     pub(crate) fn unready(&self) -> Option<NotReady> {
@@ -204,19 +179,7 @@ impl Handle {
     /// A snapshot of each shard, taken between two of its ticks. Blocks for at most two seconds; a shard that does not
     /// answer is omitted.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
-        let asked = self
-            .remotes
-            .iter()
-            .filter(|remote| remote.send(ControlMessage::Snapshot(sender.clone())))
-            .count();
-        drop(sender);
-        blocking::let_own_shards_answer();
-        let mut snapshots: Vec<Snapshot> = (0..asked)
-            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
-            .collect();
-        snapshots.sort_by_key(|snapshot| snapshot.shard);
-        snapshots
+        self.commands.gather(ControlMessage::Snapshot, |snapshot| snapshot.shard)
     }
 
     /// Publishes a message to a topic, as the operator: also where clients may not publish. Waits until there is room
@@ -313,7 +276,7 @@ impl Handle {
         topic: &str,
         message: impl Into<OwnedPublication>,
     ) -> Result<PendingPublish, PublishError> {
-        self.commands.try_publish(topic, vec![message.into()]).map(PendingPublish::new)
+        self.commands.try_publish(topic, vec![message.into()], WhenFull::Wait).map(PendingPublish)
     }
 
     /// [`publish_all`](Handle::publish_all) without waiting, as [`try_publish`](Handle::try_publish).
@@ -325,7 +288,7 @@ impl Handle {
         topic: &str,
         messages: impl IntoIterator<Item = M>,
     ) -> Result<PendingBatch, PublishError> {
-        self.commands.try_publish(topic, owned(messages))
+        self.commands.try_publish(topic, owned(messages), WhenFull::Wait)
     }
 
     /// [`publish`](Handle::publish) in asynchronous code of any runtime: waits for room, in the same order, and then for the position.
@@ -367,29 +330,15 @@ impl Handle {
         self.commands.publish_when_room(topic, owned(messages)).await?.await
     }
 
-    /// Publishes the messages of another program, which gets an answer within two seconds.
-    pub(crate) fn publish_at_once(
-        &self,
-        topic: &str,
-        messages: Vec<OwnedPublication>,
-    ) -> Result<Published, PublishError> {
-        self.commands.publish_at_once(topic, messages, SNAPSHOT_TIMEOUT)
-    }
-
     /// The reports of each shard about its topics, with the shard's number. Blocks for at most two seconds; a shard
     /// that does not answer is omitted.
     pub fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
-        self.commands.topics()
+        self.commands.ask_all(ShardCommand::Topics)
     }
 
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
-        self.commands.topic(name)
-    }
-
-    /// The stored data of a topic's owner; `None` if it does not answer within two seconds.
-    pub(crate) fn read_topic(&self, name: &str, question: TopicQuestion) -> Option<TopicAnswer> {
-        self.commands.read_topic(name, question)
+        self.commands.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
     }
 
     /// Counts of authentication.
@@ -397,11 +346,6 @@ impl Handle {
     pub fn auth(&self) -> AuthFigures {
         let key_set = self.readiness.key_set().map(|set| KeySetFigures::of(set, unix_now()));
         AuthFigures { key_set, ..self.auth_counters.figures() }
-    }
-
-    /// The limits on clients that hold.
-    pub(crate) fn client_limits(&self) -> ClientLimits {
-        self.client_limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, do
@@ -439,7 +383,7 @@ impl Handle {
     /// [`set_not_ready`](Handle::set_not_ready), is active in its cluster, if it belongs to one, and has read the key
     /// set of its authentication, if that has one.
     pub fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
+        self.readiness.unready().is_none()
     }
 
     /// Whether the server drains, or was told [`set_not_ready`](Handle::set_not_ready).
@@ -470,7 +414,7 @@ impl Handle {
     /// Whether another process has taken over from this server, which drains for it.
     #[doc(hidden)]
     pub fn has_successor(&self) -> bool {
-        self.link.has_successor()
+        self.handover.has_successor()
     }
 
     /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else
@@ -510,18 +454,30 @@ impl Handle {
 
     pub(crate) fn order_plan(&self, plan: DrainPlan) {
         self.set_not_ready();
-        self.kept.close();
-        self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::Drain(plan));
-        });
+        self.close_kept();
+        self.send_all(|| ControlMessage::Drain(plan));
     }
 
     /// Ends the shards without a drain.
     pub fn stop(&self) {
-        self.kept.close();
-        self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::Stop);
-        });
+        self.close_kept();
+        self.send_all(|| ControlMessage::Stop);
+    }
+
+    /// The listeners for successors, until this server drains.
+    pub(crate) fn kept(&self) -> Vec<InheritedListener> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close_kept(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Sends a message to each shard.
+    pub(crate) fn send_all(&self, message: impl Fn() -> ControlMessage<ShardCommand, HubReport>) {
+        for remote in self.remotes.iter() {
+            remote.send(message());
+        }
     }
 }
 

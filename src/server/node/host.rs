@@ -4,6 +4,7 @@ use crate::limits::RESERVED_DESCRIPTORS;
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::listeners;
 use echoring_async::limits::CONNECTIONS_DEFAULT;
+use rustix::process::{Resource, getrlimit};
 
 /// The values that a configuration leaves to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
 
 /// Maximum connections of the node: as configured, or as the descriptor limit allows.
 fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
-    let limit = descriptor_limit();
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(1024);
     let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
     if allowed == 0 {
         return Err(StartError::new(
@@ -72,12 +73,4 @@ fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
         Some(asked) => Ok(asked),
         None => Ok(allowed.min(CONNECTIONS_DEFAULT)),
     }
-}
-
-/// The soft limit on descriptors.
-fn descriptor_limit() -> u64 {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().nth(3));
-    soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024)
 }

@@ -1,7 +1,5 @@
 //! [`JoinError`]: why a server has ended by itself.
 
-use std::fmt;
-
 use echoring_runtime::launch::ShardFailure;
 use echoring_runtime::panics::panic_message;
 
@@ -18,7 +16,8 @@ use echoring_runtime::panics::panic_message;
 ///     Ok(snapshots.iter().map(|snapshot| snapshot.counters.opened).sum())
 /// }
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
 pub struct JoinError {
     reason: String,
 }
@@ -38,13 +37,5 @@ impl JoinError {
         })
     }
 }
-
-impl fmt::Display for JoinError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for JoinError {}
 
 echoring_proto::error_debug!(struct JoinError { reason });

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use crate::commands::ShardCommand;
 use crate::node::config::ServerConfig;
 use crate::node::handle::{ClientLimits, Handle};
 use echoring_proto::buffer::Budget;
@@ -53,7 +54,7 @@ impl Handle {
         self.limits.take_over(&mut config);
         let config = Arc::new(config);
         // First all shards expect messages of the new size, and then connections accept them.
-        self.commands.configure(&config);
+        self.commands.ask_all(|reply| ShardCommand::Configure(Arc::clone(&config), reply));
         let live = LiveConfig {
             connection: config.connection(),
             tls: config.tls.clone(),
@@ -61,9 +62,7 @@ impl Handle {
         };
         *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
         self.readiness.set_auth(config.auth.as_ref());
-        for remote in &*self.remotes {
-            remote.send(ControlMessage::Configure(Box::new(live.clone())));
-        }
+        self.send_all(|| ControlMessage::Configure(Box::new(live.clone())));
         // Control messages are taken in order.
         drop(self.stalled_shards());
         if let Some(node) = self.cluster() {

@@ -6,39 +6,33 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{ClusterNode, ClusterTables, PeerQuery, QuerySender};
-use crate::commands::CommandSender;
+use crate::cluster::{ClusterNode, ClusterTables, PeerQuery};
+use crate::commands::{CommandSender, ShardCommand};
 use crate::handover::{self, Offering, Predecessor};
-use crate::limits::{
-    BROKEN_END_TIMEOUT, CONNECTION_LEASE, HANDOVER_LAST_MAIL_TIMEOUT, MAILBOX_BYTES_MIN,
-    REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
-};
-use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
-use crate::node::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
+use crate::limits::{BROKEN_END_TIMEOUT, HANDOVER_LAST_MAIL_TIMEOUT};
+use crate::node::config::{ListenAddress, ServerConfig, StartError, StartErrorKind, mailbox_bytes};
+use crate::node::handle::{ClientLimits, End, FailureState, Handle, Readiness, Snapshot};
 use crate::node::host::Resolved;
+use crate::node::identity::NodeIdentity;
 use crate::node::join_error::JoinError;
 use crate::node::listeners::{self, InheritedListener, Listeners};
 use crate::node::randomness::Randomness;
 use crate::node::reconfigure::LiveLimits;
-use crate::node::shard_thread::{NodeIdentity, ServiceSetup, launch_error};
+use crate::node::shard_thread::{Budgets, NodeShared, ServiceSetup, launch_error};
 use crate::node::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_broker::broadcast::MAIL_OVERHEAD_BYTES;
 use echoring_broker::broadcast::cluster::ClusterSettings;
 use echoring_broker::cluster_mail::{
-    ClusterCommand, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
+    ClusterCommand, ClusterIdentity, Inbox, RelayBatch, RelaySender, StreamCommand, StreamSender,
 };
-use echoring_broker::gate::AuthCounters;
-use echoring_broker::gate::quotas::Identities;
 use echoring_broker::publications::{OwnedPublication, PublishError};
-use echoring_proto::buffer::{Budget, Lease, Pool};
-use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
-use echoring_runtime::admission::Admission;
-use echoring_runtime::driver::{Description, Options};
+use echoring_runtime::driver::Description;
 use echoring_runtime::launch::{self, Ended, LaunchError, LaunchOptions, Launched, ShardSpec, ShardThread};
-use echoring_runtime::shard::{AccessLog, Allowance, ControlMessage, Mailboxes};
-use echoring_topics::{Creators, Placement, Position};
+use echoring_runtime::shard::{AccessLog, ControlMessage, Mailboxes, Remote};
+use echoring_topics::{Creators, HubReport, Placement, Position};
 use socket2::Socket;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
 /// it first.
@@ -83,17 +77,17 @@ struct Replacement {
 }
 
 /// The messages of the shards, and of the server's controllers, to the cluster thread.
-pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
+pub type ClusterCommands = UnboundedReceiver<ClusterCommand>;
 
 /// Messages and requests of a node for others, in addition to the packets of the cluster.
 #[derive(Debug)]
 pub struct ClusterOutlets {
     /// Messages for other clients of NATS. Closed without [`ServerConfig::relays`], and when the shards have ended.
-    pub relays: tokio::sync::mpsc::UnboundedReceiver<RelayBatch>,
+    pub relays: UnboundedReceiver<RelayBatch>,
     /// Requests to other nodes.
-    pub queries: tokio::sync::mpsc::UnboundedReceiver<PeerQuery>,
+    pub queries: UnboundedReceiver<PeerQuery>,
     /// Requests to the streams of durable topics.
-    pub streams: tokio::sync::mpsc::UnboundedReceiver<StreamCommand>,
+    pub streams: UnboundedReceiver<StreamCommand>,
 }
 
 impl Server {
@@ -260,10 +254,10 @@ impl Server {
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(JoinError::new(reason));
         }
-        self.handle.link.end_questions();
+        self.handle.handover.end_questions();
         // The last mail to a successor leaves after the shards have ended.
-        self.handle.link.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
-        if self.handle.link.has_successor() {
+        self.handle.handover.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
+        if self.handle.handover.has_successor() {
             self.files.clear();
         }
         for path in self.files.drain(..) {
@@ -317,17 +311,17 @@ impl Bound {
     /// # Errors
     /// As for [`Builder::start`](crate::Builder::start).
     pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
-        if let Some(app) = &self.config.app {
-            app.start().map_err(|error| {
-                let problem = format!("cannot start the thread for the application's hooks: {error}");
+        let cannot_start = |what: &'static str| {
+            move |error: io::Error| {
+                let problem = format!("cannot start the thread for {what}: {error}");
                 StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
-            })?;
+            }
+        };
+        if let Some(app) = &self.config.app {
+            app.start().map_err(cannot_start("the application's hooks"))?;
         }
         if let Some(auth) = &self.config.auth {
-            auth.start().map_err(|error| {
-                let problem = format!("cannot start the thread for authentication: {error}");
-                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
-            })?;
+            auth.start().map_err(cannot_start("authentication"))?;
         }
         self.start_on(predecessor, Randomness::System, launch::launch)
     }
@@ -344,155 +338,137 @@ impl Bound {
         ) -> Result<Launched<ServiceSetup>, LaunchError>,
     ) -> Result<Server, StartError> {
         let Bound { config, resolved, listeners } = self;
-        let auth_counters = Arc::<AuthCounters>::default();
-        let admission = Arc::<Admission>::default();
-        let identities = Arc::<Identities>::default();
-        let creators = Creators::default();
-        let client_limits = Arc::new(Mutex::new(ClientLimits::of(&config)));
+        let Listeners { by_shard, addresses, files, later, kept } = listeners;
         let Resolved { shards, cpus, connections_max: connections } = resolved;
-        let budget = Budget::new(config.memory_budget_bytes);
-        let seats = Budget::new(u64::from(connections));
-        let contexts = Budget::new(config.compression_bytes);
-        let topics = Budget::new(u64::from(config.topics_max));
-        let mailbox_bytes =
-            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
-        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
-        let placement = Placement::new(randomness.seed());
-        let node = NodeIdentity {
-            placement,
-            first_number: predecessor.as_ref().map_or(0, Predecessor::next_number),
-            digest_seed: match (&predecessor, &config.cluster) {
-                (Some(predecessor), _) => predecessor.digest_seed(),
-                // A publication may be repeated at any node.
-                (None, Some(cluster)) => cluster.key,
-                (None, None) => randomness.seed(),
-            },
+        let node = NodeIdentity::new(&config, predecessor.as_ref(), &mut randomness);
+        let budgets = Budgets::new(&config, connections);
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes(config.message_bytes_max));
+        let cluster = config.cluster.map(|identity| ClusterParts::new(identity, &config));
+        let cluster_node = cluster.as_ref().map(|cluster| cluster.node.clone());
+        let shared = NodeShared {
+            connections,
+            node,
+            creators: Creators::default(),
+            readiness: Readiness::of(cluster_node.clone(), config.auth.as_ref()),
+            auth_counters: Arc::default(),
+            admission: Arc::default(),
+            identities: Arc::default(),
+            cluster: cluster.as_ref().map(|cluster| cluster.settings.clone()),
+            config,
         };
-        let (later, kept) = (listeners.later, KeptListeners::new(listeners.kept));
-        let (addresses, files) = (listeners.addresses, listeners.files);
         // A successor accepts only once it has the topics.
         let (now, then): (Vec<_>, Vec<_>) = match predecessor {
-            None => (listeners.by_shard, Vec::new()),
-            Some(_) => (listeners.by_shard.iter().map(|_| Vec::new()).collect(), listeners.by_shard),
+            None => (by_shard, Vec::new()),
+            Some(_) => (by_shard.iter().map(|_| Vec::new()).collect(), by_shard),
         };
-        let (commands_in, commands_out) = tokio::sync::mpsc::unbounded_channel();
-        let (queries_in, queries) = tokio::sync::mpsc::unbounded_channel();
-        let cluster_node = config
-            .cluster
-            .map(|identity| ClusterNode::new(identity.node, commands_in.clone(), QuerySender(queries_in)))
-            .inspect(|node| node.set_topics(&config.topics));
-        let (relay_in, relays) = tokio::sync::mpsc::unbounded_channel();
-        let relay = cluster_node.as_ref().filter(|_| config.relays);
-        let relay = relay.map(|node| RelaySender::new(relay_in, node.relay_load()));
-        let (streams_in, streams) = tokio::sync::mpsc::unbounded_channel();
-        let outlets = cluster_node.is_some().then_some(ClusterOutlets { relays, queries, streams });
-        let cluster = config.cluster.map(|identity| ClusterSettings {
-            identity,
-            commands: commands_in.clone(),
-            inbox: Inbox::default(),
-            relay,
-            streams: StreamSender(streams_in.clone()),
+        let setups = mailboxes.into_iter().zip(now).map(|(mailboxes, sockets)| {
+            ServiceSetup::new(shared.clone(), &budgets, &mut randomness, mailboxes, sockets)
         });
-        let readiness = Readiness::of(cluster_node.clone(), config.auth.as_ref());
+        let cpu_of = |shard: usize| cpus.get(shard % cpus.len().max(1)).copied();
+        let specs = setups.enumerate().map(|(shard, setup)| setup.on(cpu_of(shard))).collect();
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
-        let setups = mailboxes.into_iter().zip(now);
-        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
-            cpu: cpus.get(index % cpus.len().max(1)).copied().filter(|_| config.pinned),
-            driver: Options {
-                connections: connections + REFUSING_CONNECTIONS_MAX,
-                without: config.without,
-                receive_bytes: 0,
-                finds_addresses: !config.peers.is_none(),
-            },
-            setup: ServiceSetup {
-                config: config.clone(),
-                connections,
-                sockets,
-                mailboxes,
-                allowance: Allowance {
-                    pool: Pool::new(budget.clone()),
-                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
-                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
-                },
-                topics: Lease::new(topics.clone(), TOPIC_LEASE),
-                seed: randomness.seed(),
-                entropy: randomness.entropy(),
-                node,
-                readiness: readiness.clone(),
-                auth_counters: Arc::clone(&auth_counters),
-                admission: Arc::clone(&admission),
-                identities: Arc::clone(&identities),
-                creators: creators.clone(),
-                cluster: cluster.clone(),
-            },
-        });
-        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
-        let on_end: OnEnd = Box::new({
-            let (ends, started) = (end.clone(), Arc::clone(&started));
-            move |shard, ended| {
-                if let (Err(failure), Some(handle)) = (ended, started.get()) {
-                    handle.fail(&JoinError::of_shard(shard, failure).to_string());
-                }
-                // Nobody joins the server when this fails.
-                let _ = ends.send(End::Shard(shard));
-            }
-        });
-        let launched = launch(options, specs.collect(), on_end).map_err(launch_error)?;
-        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
-        let remotes: Arc<[_]> = launched.remotes().into();
-        let driver = launched.driver();
-        let commands = CommandSender::new(Arc::clone(&remotes), placement);
-        let watchdog = Arc::new(Watchdog::new(shards));
-        let limits = Arc::new(LiveLimits {
-            message_bytes_max: config.message_bytes_max.into(),
-            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
-            connections: seats,
-            connections_most: u64::from(connections),
-            topics,
-        });
-        let link = Arc::default();
-        let handle = Handle {
-            remotes,
-            commands,
-            limits,
-            watchdog,
-            failure,
-            auth_counters,
-            admission,
-            client_limits,
-            readiness,
-            kept,
-            link,
-            first_number: node.first_number,
-            cluster: cluster_node,
-        };
+        let options = LaunchOptions { thread_name: "shard", driver: shared.config.driver };
+        let on_end = on_end(end.clone(), Arc::clone(&started));
+        let launched = launch(options, specs, on_end).map_err(launch_error)?;
+        let failure = FailureState { reason: OnceLock::new(), ends: end };
+        let handle = handle(launched.remotes().into(), shared, budgets, kept, failure, cluster_node);
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         if predecessor.is_none() {
             listen_later(&later)?;
         }
-        let threads = launched.run();
-        let ends = Mutex::new(ends);
-        let tables = cluster.zip(handle.cluster.as_ref()).map(|(cluster, node)| {
-            (ClusterTables::new(handle.clone(), node, placement, cluster.inbox), commands_out)
-        });
+        let (cluster, outlets) = cluster.map(|cluster| cluster.connect(&handle, node.placement)).unzip();
         let (replacement, files) = match predecessor {
             Some(predecessor) => (Some(Replacement { predecessor, sockets: then, later, files }), Vec::new()),
             None => (None, files),
         };
-        Ok(Server {
-            addresses,
-            files,
-            driver,
-            threads,
-            ends,
-            handle,
-            node,
-            cluster: tables,
-            outlets,
-            replacement,
-        })
+        let (driver, threads, ends) = (launched.driver(), launched.run(), Mutex::new(ends));
+        Ok(Server { addresses, files, driver, threads, ends, handle, node, cluster, outlets, replacement })
+    }
+}
+
+/// The handle of shards that have been launched.
+fn handle(
+    remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+    shared: NodeShared,
+    budgets: Budgets,
+    kept: Vec<InheritedListener>,
+    failure: FailureState,
+    cluster: Option<ClusterNode>,
+) -> Handle {
+    let config = &shared.config;
+    let message_bytes_most = mailbox_bytes(config.message_bytes_max) / 2 - MAIL_OVERHEAD_BYTES;
+    let limits = LiveLimits {
+        message_bytes_max: config.message_bytes_max.into(),
+        message_bytes_most: message_bytes_most as u64,
+        connections: budgets.connections,
+        connections_most: u64::from(shared.connections),
+        topics: budgets.topics,
+    };
+    Handle {
+        commands: CommandSender::new(Arc::clone(&remotes), shared.node.placement),
+        limits: Arc::new(limits),
+        watchdog: Arc::new(Watchdog::new(remotes.len())),
+        failure: Arc::new(failure),
+        client_limits: Arc::new(Mutex::new(ClientLimits::of(config))),
+        auth_counters: shared.auth_counters,
+        admission: shared.admission,
+        readiness: shared.readiness,
+        kept: Arc::new(Mutex::new(kept)),
+        handover: Arc::default(),
+        first_number: shared.node.first_number,
+        remotes,
+        cluster,
+    }
+}
+
+/// Tells the server that a shard has ended, and fails it if the shard had an error.
+fn on_end(ends: mpsc::Sender<End>, started: Arc<OnceLock<Handle>>) -> OnEnd {
+    Box::new(move |shard, ended| {
+        if let (Err(failure), Some(handle)) = (ended, started.get()) {
+            handle.fail(&JoinError::of_shard(shard, failure).to_string());
+        }
+        // Nobody joins the server when this fails.
+        let _ = ends.send(End::Shard(shard));
+    })
+}
+
+/// The node's side of its cluster: what the shards and the handle have, and the channels from them.
+struct ClusterParts {
+    node: ClusterNode,
+    settings: ClusterSettings,
+    commands: ClusterCommands,
+    outlets: ClusterOutlets,
+}
+
+impl ClusterParts {
+    fn new(identity: ClusterIdentity, config: &ServerConfig) -> ClusterParts {
+        let (commands_in, commands) = unbounded_channel();
+        let (queries_in, queries) = unbounded_channel();
+        let (relay_in, relays) = unbounded_channel();
+        let (streams_in, streams) = unbounded_channel();
+        let node = ClusterNode::new(identity.node, commands_in.clone(), queries_in);
+        node.set_topics(&config.topics);
+        let relay = config.relays.then(|| RelaySender::new(relay_in, node.relay_load()));
+        let streams_in = StreamSender(streams_in);
+        let settings = ClusterSettings {
+            identity,
+            commands: commands_in,
+            inbox: Inbox::default(),
+            relay,
+            streams: streams_in,
+        };
+        ClusterParts { node, settings, commands, outlets: ClusterOutlets { relays, queries, streams } }
+    }
+
+    fn connect(
+        self,
+        handle: &Handle,
+        placement: Placement,
+    ) -> ((ClusterTables, ClusterCommands), ClusterOutlets) {
+        let tables = ClusterTables::new(handle.clone(), &self.node, placement, self.settings.inbox);
+        ((tables, self.commands), self.outlets)
     }
 }
 

@@ -5,89 +5,107 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::commands::blocking;
-use crate::limits::REFUSING_CONNECTIONS_MAX;
+use crate::limits::{CONNECTION_LEASE, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE};
 use crate::node::config::{ServerConfig, StartError, StartErrorKind};
 use crate::node::handle::{Readiness, Snapshot};
+use crate::node::identity::NodeIdentity;
+use crate::node::randomness::Randomness;
 use crate::service::Service;
-use echoring_broker::broadcast::BroadcastSettings;
 use echoring_broker::broadcast::cluster::ClusterSettings;
 pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::gate::AuthCounters;
 use echoring_broker::gate::quotas::{Identities, Quotas};
-use echoring_proto::buffer::Lease;
+use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::Seed;
+use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
 use echoring_runtime::admission::Admission;
-use echoring_runtime::driver::{Driver, uring};
-use echoring_runtime::launch::{LaunchError, ShardSetup};
+use echoring_runtime::driver::{Driver, Options, uring};
+use echoring_runtime::launch::{LaunchError, ShardSetup, ShardSpec};
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
-use echoring_topics::{Creators, Placement};
+use echoring_topics::Creators;
 
-/// The service of a shard, with its routes.
-pub(crate) fn service(
-    config: &ServerConfig,
-    counters: Arc<AuthCounters>,
-    topics: Lease,
-    creators: Creators,
-    seed: u64,
-    node: NodeIdentity,
-) -> Service {
-    let broadcast = BroadcastSettings {
-        rules: config.topics.clone(),
-        topics,
-        subscriptions_max: config.subscriptions_max,
-        creators,
-        creation: config.creation,
-        message_bytes_max: config.message_bytes_max,
-        seed,
-        placement: node.placement,
-        first_number: node.first_number,
-        digest_seed: node.digest_seed,
-    };
-    let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
-        .with_broadcast(broadcast)
-        .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
-        .with_routes(config.routes.clone())
-        .with_hosts(config.hosts.clone())
-        .with_auth(config.auth.clone(), counters)
-        .with_app(config.app.clone())
-        .with_refusal_hook(config.on_refusal.clone());
-    if config.test_endpoints {
-        service = service.with_test_endpoints();
-    }
-    if !config.demo_pages {
-        service = service.without_demo_pages();
-    }
-    if config.builtin_routes { service } else { service.without_builtin_routes() }
-}
-
-/// The common parts of all shards of a node.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NodeIdentity {
-    /// Maps topics to owner shards.
-    pub(crate) placement: Placement,
-    /// The number of the first shard, in the numbers of clients.
-    pub(crate) first_number: u8,
-    /// Of the digests of publications with idempotency keys.
-    pub(crate) digest_seed: u64,
-}
-
-/// Builds the shard of one thread.
-pub struct ServiceSetup {
+/// The parts that the shards of a node share with each other and with its handle.
+#[derive(Clone)]
+pub(crate) struct NodeShared {
     pub(crate) config: ServerConfig,
     pub(crate) connections: u32,
-    pub(crate) sockets: Vec<OwnedFd>,
-    pub(crate) mailboxes: Mailboxes<ShardMail>,
-    pub(crate) allowance: Allowance,
-    pub(crate) topics: Lease,
-    pub(crate) creators: Creators,
-    pub(crate) seed: u64,
-    pub(crate) entropy: Seed,
     pub(crate) node: NodeIdentity,
+    pub(crate) creators: Creators,
     pub(crate) readiness: Readiness,
     pub(crate) auth_counters: Arc<AuthCounters>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) identities: Arc<Identities>,
     pub(crate) cluster: Option<ClusterSettings>,
+}
+
+/// The node's budgets, which its shards lease from.
+pub(crate) struct Budgets {
+    memory: Arc<Budget>,
+    contexts: Arc<Budget>,
+    pub(crate) connections: Arc<Budget>,
+    pub(crate) topics: Arc<Budget>,
+}
+
+impl Budgets {
+    pub(crate) fn new(config: &ServerConfig, connections: u32) -> Budgets {
+        Budgets {
+            memory: Budget::new(config.memory_budget_bytes),
+            contexts: Budget::new(config.compression_bytes),
+            connections: Budget::new(u64::from(connections)),
+            topics: Budget::new(u64::from(config.topics_max)),
+        }
+    }
+
+    fn allowance(&self) -> Allowance {
+        Allowance {
+            pool: Pool::new(self.memory.clone()),
+            connections: Lease::new(self.connections.clone(), CONNECTION_LEASE),
+            contexts: Lease::new(self.contexts.clone(), COMPRESSION_LEASE_BYTES),
+        }
+    }
+}
+
+/// Builds the shard of one thread.
+pub struct ServiceSetup {
+    shared: NodeShared,
+    sockets: Vec<OwnedFd>,
+    mailboxes: Mailboxes<ShardMail>,
+    allowance: Allowance,
+    topics: Lease,
+    seed: u64,
+    entropy: Seed,
+}
+
+impl ServiceSetup {
+    pub(crate) fn new(
+        shared: NodeShared,
+        budgets: &Budgets,
+        randomness: &mut Randomness,
+        mailboxes: Mailboxes<ShardMail>,
+        sockets: Vec<OwnedFd>,
+    ) -> ServiceSetup {
+        ServiceSetup {
+            shared,
+            sockets,
+            mailboxes,
+            allowance: budgets.allowance(),
+            topics: Lease::new(budgets.topics.clone(), TOPIC_LEASE),
+            seed: randomness.seed(),
+            entropy: randomness.entropy(),
+        }
+    }
+
+    /// The thread of the setup, on this CPU if threads are pinned.
+    pub(crate) fn on(self, cpu: Option<usize>) -> ShardSpec<ServiceSetup> {
+        let NodeShared { config, connections, .. } = &self.shared;
+        let driver = Options {
+            connections: connections + REFUSING_CONNECTIONS_MAX,
+            without: config.without,
+            receive_bytes: 0,
+            finds_addresses: !config.peers.is_none(),
+        };
+        ShardSpec { cpu: cpu.filter(|_| config.pinned), driver, setup: self }
+    }
 }
 
 impl ShardSetup for ServiceSetup {
@@ -96,25 +114,26 @@ impl ShardSetup for ServiceSetup {
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
         blocking::mark_shard();
+        let ServiceSetup { shared, sockets, mailboxes, allowance, topics, seed, entropy } = self;
+        let NodeShared { config, connections, node, creators, readiness, auth_counters, .. } = shared;
+        let broadcast = node.broadcast(&config, topics, creators, seed);
+        let quotas = Quotas::new(shared.identities, &config.peers.topics);
         let service =
-            service(&self.config, self.auth_counters, self.topics, self.creators, self.seed, self.node)
-                .with_cluster(self.cluster)
-                .with_readiness(self.readiness)
-                .with_quotas(Quotas::new(self.identities, &self.config.peers.topics));
-        let config = ShardConfig {
-            connection: self.config.connection(),
-            connections: self.connections + REFUSING_CONNECTIONS_MAX,
-            security: Security { server: self.config.tls.clone() },
-            seed: self.entropy,
+            Service::new(&config, broadcast, auth_counters).with_node(readiness, quotas, shared.cluster);
+        let shard_config = ShardConfig {
+            connection: config.connection(),
+            connections: connections + REFUSING_CONNECTIONS_MAX,
+            security: Security { server: config.tls.clone() },
+            seed: entropy,
         };
-        let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
-        shard.set_limits(self.admission, Arc::clone(&self.config.peers));
-        if let Some(log) = self.config.access_log {
+        let mut shard = Shard::new(driver, service, shard_config, allowance, mailboxes);
+        shard.set_limits(shared.admission, config.peers);
+        if let Some(log) = config.access_log {
             shard.set_access_log(log);
         }
         let remote = shard.remote();
         shard.application().set_shard(remote);
-        self.sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
+        sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
         Ok(shard)
     }
 

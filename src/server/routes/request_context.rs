@@ -17,12 +17,12 @@ use echoring_runtime::shard::Extras;
 ///
 /// [Extractors](FromRequest) read it; [`extract`](RequestContext::extract) runs one.
 pub struct RequestContext<'a> {
-    request: &'a Request<'a>,
-    pattern: Option<&'a Pattern>,
-    client: Option<&'a Identity>,
-    states: &'a ShardStates,
-    extensions: Vec<(TypeId, Box<dyn Any>)>,
-    fields: Vec<(String, String)>,
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) pattern: Option<&'a Pattern>,
+    pub(crate) client: Option<&'a Identity>,
+    pub(crate) states: &'a ShardStates,
+    pub(crate) extensions: Vec<(TypeId, Box<dyn Any>)>,
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 impl fmt::Debug for RequestContext<'_> {
@@ -52,18 +52,6 @@ impl<'a> RequestContext<'a> {
             extensions: Vec::new(),
             fields: Vec::new(),
         }
-    }
-
-    pub(crate) fn with_pattern(self, pattern: &'a Pattern) -> RequestContext<'a> {
-        RequestContext { pattern: Some(pattern), ..self }
-    }
-
-    pub(crate) fn with_client(self, client: Option<&'a Identity>) -> RequestContext<'a> {
-        RequestContext { client, ..self }
-    }
-
-    pub(crate) fn with_fields(self, fields: Vec<(String, String)>) -> RequestContext<'a> {
-        RequestContext { fields, ..self }
     }
 
     /// The percent-decoded value of `{name}` or `{*name}` of the route's pattern in this path.
@@ -136,10 +124,10 @@ impl<'a> RequestContext<'a> {
 /// An upgrade request before it is answered. Dereferences to the [`RequestContext`], and so to the [`Request`].
 #[derive(Debug)]
 pub struct Opening<'a> {
-    context: RequestContext<'a>,
-    upgrade: &'a Upgrade<'a>,
-    subprotocol: Option<String>,
-    message_progress: Option<MessageProgress>,
+    pub(crate) context: RequestContext<'a>,
+    pub(crate) upgrade: &'a Upgrade<'a>,
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) message_progress: Option<MessageProgress>,
 }
 
 impl<'a> Deref for Opening<'a> {
@@ -157,18 +145,6 @@ impl<'a> DerefMut for Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    pub(crate) fn new(
-        context: RequestContext<'a>,
-        upgrade: &'a Upgrade<'a>,
-        subprotocol: Option<String>,
-    ) -> Opening<'a> {
-        Opening { context, upgrade, subprotocol, message_progress: None }
-    }
-
-    pub(crate) fn with_progress(self, message_progress: Option<MessageProgress>) -> Opening<'a> {
-        Opening { message_progress, ..self }
-    }
-
     /// The upgrade: its origin, and the subprotocols and extensions that it offers.
     pub fn upgrade(&self) -> &'a Upgrade<'a> {
         self.upgrade

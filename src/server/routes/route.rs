@@ -1,15 +1,14 @@
 //! The routes of a program: paths with a [`Handler`](crate::Handler) and their policy, and answers to plain requests.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handlers::handler::Handler;
 use crate::handlers::message::MessageFilter;
-use crate::handlers::panics::log_panic;
+use crate::handlers::panics::caught;
 use crate::routes::factory::{AnswerRequest, MakeHandler};
-use crate::routes::middleware::{After, Before};
+use crate::routes::middleware::{self, Check, Observe};
 use crate::routes::pattern::Pattern;
 use crate::routes::request_context::{Opening, RequestContext};
 use crate::routes::response::Response;
@@ -48,7 +47,7 @@ pub struct Route {
     pattern: Pattern,
     make: Arc<Make>,
     requirements: Requirements,
-    before: Before,
+    before: Vec<Arc<Check>>,
     subprotocols: Vec<String>,
     subprotocol_required: bool,
     origins: Option<OriginPolicy>,
@@ -111,7 +110,7 @@ impl Route {
             pattern: Pattern::new(pattern),
             make: Arc::new(move |opening: &mut Opening<'_>| make.make_handler(opening)),
             requirements,
-            before: Before::default(),
+            before: Vec::new(),
             subprotocols: Vec::new(),
             subprotocol_required: false,
             origins: None,
@@ -130,7 +129,7 @@ impl Route {
         mut self,
         check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
     ) -> Route {
-        self.before.push(check);
+        self.before.push(Arc::new(check));
         self
     }
 
@@ -209,14 +208,11 @@ impl Route {
     pub(crate) fn make(
         &self,
         opening: &mut Opening<'_>,
-        before: &Before,
+        before: &[Arc<Check>],
     ) -> Result<Box<dyn Handler>, Response> {
-        before.check(opening)?;
-        self.before.check(opening)?;
-        catch_unwind(AssertUnwindSafe(|| (self.make)(opening))).unwrap_or_else(|panic| {
-            log_panic(panic);
-            Err(Response::internal_error())
-        })
+        middleware::check(before, opening)?;
+        middleware::check(&self.before, opening)?;
+        caught(|| (self.make)(opening)).unwrap_or_else(|| Err(Response::internal_error()))
     }
 
     /// The request for this route, with the fields of the route.
@@ -231,8 +227,8 @@ impl Route {
         } else {
             self.chosen(upgrade, defaults.preference)
         };
-        let context = context.with_pattern(&self.pattern).with_fields(self.fields.clone());
-        Opening::new(context, upgrade, subprotocol).with_progress(self.progress)
+        let context = RequestContext { pattern: Some(&self.pattern), fields: self.fields.clone(), ..context };
+        Opening { context, upgrade, subprotocol, message_progress: self.progress }
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
@@ -287,8 +283,8 @@ pub struct Routes {
     upgrades: Vec<Arc<Route>>,
     plain: Vec<Plain>,
     states: States,
-    before: Before,
-    after: After,
+    pub(crate) before: Vec<Arc<Check>>,
+    pub(crate) after: Vec<Arc<Observe>>,
 }
 
 impl fmt::Debug for Routes {
@@ -332,7 +328,7 @@ impl Routes {
         &mut self,
         check: impl Fn(&mut RequestContext<'_>) -> Result<(), Response> + Send + Sync + 'static,
     ) {
-        self.before.push(check);
+        self.before.push(Arc::new(check));
     }
 
     /// Calls a function with each outcome, see [`Builder::after`](crate::Builder::after).
@@ -340,7 +336,7 @@ impl Routes {
         &mut self,
         observe: impl Fn(&RequestContext<'_>, Result<(), &Response>) + Send + Sync + 'static,
     ) {
-        self.after.push(observe);
+        self.after.push(Arc::new(observe));
     }
 
     /// Adds all routes and functions of `others` behind the present ones, and their state.
@@ -350,14 +346,6 @@ impl Routes {
         self.states.extend(others.states);
         self.before.extend(others.before);
         self.after.extend(others.after);
-    }
-
-    pub(crate) fn before(&self) -> &Before {
-        &self.before
-    }
-
-    pub(crate) fn after(&self) -> &After {
-        &self.after
     }
 
     /// The states for the shard that runs on this thread.
@@ -409,11 +397,8 @@ impl Routes {
     /// Answers a plain request, if there is a route for it. A panic is answered with 500.
     pub(crate) fn answer(&self, request: &Request<'_>, states: &ShardStates) -> Option<Response> {
         let plain = self.plain.iter().find(|plain| plain.pattern.matches(request.path))?;
-        let context = RequestContext::new(request, states).with_pattern(&plain.pattern);
-        let answered = catch_unwind(AssertUnwindSafe(|| (plain.answer)(&context)));
-        Some(answered.unwrap_or_else(|panic| {
-            log_panic(panic);
-            Response::internal_error()
-        }))
+        let context =
+            RequestContext { pattern: Some(&plain.pattern), ..RequestContext::new(request, states) };
+        Some(caught(|| (plain.answer)(&context)).unwrap_or_else(Response::internal_error))
     }
 }

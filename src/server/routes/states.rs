@@ -16,12 +16,6 @@ pub(crate) struct States {
     of_shards: HashMap<TypeId, Arc<MakeState>>,
 }
 
-impl fmt::Debug for States {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of the server, {} of each shard", self.of_server.len(), self.of_shards.len())
-    }
-}
-
 impl States {
     /// Sets the state of this type.
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, state: T) {

@@ -1,7 +1,6 @@
 //! [`TopicName`]: a topic's name that was checked, so that a request with a bad one is refused before the upgrade.
 
 use std::borrow::Borrow;
-use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -96,16 +95,9 @@ impl<'de> Deserialize<'de> for TopicName {
 /// let bad: Result<TopicName, TopicNameError> = "two\nlines".parse();
 /// assert_eq!(bad.unwrap_err().to_string(), "a topic's name has 1 to 255 bytes of UTF-8 without control characters");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters")]
 pub struct TopicNameError(());
-
-impl fmt::Display for TopicNameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters")
-    }
-}
-
-impl Error for TopicNameError {}
 
 echoring_proto::error_debug!(struct TopicNameError(nothing));
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use echoring_auth::{Authenticator, Denied, Forwarded, Verdict};
+use echoring_auth::{Authenticator, Denied, Forwarded, OwnedHead, Verdict};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
@@ -46,13 +46,27 @@ impl Service {
         {
             return Admission::Open;
         }
+        let Some((presented, verdict)) = judged else { return Admission::Open };
         let now = cx.now();
-        let (admission, needs_address) =
-            self.handshakes.admit(&mut self.gate, token, request, judged, cx.pool(), now);
-        if needs_address {
-            cx.find_address(token);
+        match verdict {
+            Verdict::Anonymous => {
+                self.gate.note_anonymous();
+                Admission::Open
+            }
+            Verdict::Known(client) => match self.gate.let_in(token, &client, cx.pool(), now) {
+                Ok(()) => Admission::Open,
+                Err(denied) => auth::refused(&self.gate, denied),
+            },
+            Verdict::Denied(denied) => auth::refused(&self.gate, denied),
+            Verdict::Ask => {
+                let head = OwnedHead::of(request);
+                let admission = self.handshakes.begin(&self.gate, token, presented, head);
+                if matches!(admission, Admission::Later) {
+                    cx.find_address(token);
+                }
+                admission
+            }
         }
-        admission
     }
 
     /// A connection is gone, or was not opened.

@@ -1,5 +1,6 @@
 //! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports, closes or subscribes them.
 
+use std::mem;
 use std::net::SocketAddr;
 
 use echoring_proto::limits::SECOND;
@@ -12,31 +13,26 @@ use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
 use echoring_broker::peer::{Context, Peer, ServerKinds, class};
 
 impl Service {
-    /// The address of a connection's client, if it is known without asking the kernel; `Some(None)` if there is none.
-    fn known_address<D: Driver>(&self, cx: &Context<'_, D>, token: Token) -> Option<Option<SocketAddr>> {
-        cx.inspect(token)?.address
-    }
-
     /// Continues the scans.
     #[cold]
     #[inline(never)]
     pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         let mut going_on = Vec::new();
-        for mut scan in self.scans.take() {
+        for mut scan in mem::take(&mut self.scans) {
             if self.advance(cx, &mut scan) {
                 scan.finish(cx.shard(), cx.indexes());
             } else {
                 going_on.push(scan);
             }
         }
-        self.scans.put_back(going_on);
+        self.scans = going_on;
     }
 
     /// Looks at the share of one tick. Returns whether the scan has ended.
     fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan) -> bool {
-        scan.keep_waiting(|token| cx.is_open(token));
-        if scan.is_over(cx.now()) {
-            for token in scan.give_up() {
+        scan.waiting.retain(|token| cx.is_open(*token));
+        if scan.until <= cx.now() {
+            for token in mem::take(&mut scan.waiting) {
                 self.take(cx, scan, token, None);
             }
             return true;
@@ -49,7 +45,7 @@ impl Service {
                 self.look_at(cx, scan, token);
             }
         }
-        !scan.is_waiting() && !scan.has_room()
+        scan.waiting.is_empty() && !scan.has_room()
     }
 
     fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D>, scan: &mut Scan, token: Token) {
@@ -59,10 +55,11 @@ impl Service {
         if !scan.wants_address() {
             return self.take(cx, scan, token, None);
         }
-        match self.known_address(cx, token) {
+        // `Some(None)`: the client has none.
+        match cx.inspect(token).and_then(|view| view.address) {
             Some(address) => self.take(cx, scan, token, address),
             None => {
-                scan.wait_for(token);
+                scan.waiting.push(token);
                 cx.find_address(token);
             }
         }
@@ -70,7 +67,7 @@ impl Service {
 
     /// Whether an open connection passes the filter, but for its address.
     fn matches<D: Driver>(&self, cx: &Context<'_, D>, scan: &Scan, token: Token) -> bool {
-        let filter = scan.filter();
+        let filter = &scan.question.filter;
         let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
         filter.identity.as_deref().is_none_or(is_of)
             && filter.has_client(self.broadcast.client_at(cx.shard(), token))
@@ -86,13 +83,13 @@ impl Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
-        let mut scans = self.scans.take();
+        let mut scans = mem::take(&mut self.scans);
         for scan in &mut scans {
             if scan.stop_waiting(token) && cx.is_open(token) {
                 self.take(cx, scan, token, address);
             }
         }
-        self.scans.put_back(scans);
+        self.scans = scans;
     }
 
     /// Carries out the action of the scan for a connection that passes its filter, the address aside.
@@ -106,10 +103,10 @@ impl Service {
         if !scan.takes(address) {
             return;
         }
-        match scan.action() {
+        match &scan.question.action {
             ScanAction::List(_) => {
                 if let Some(report) = self.describe(cx, token, address) {
-                    scan.list(token, report);
+                    scan.connections.push((token, report));
                 }
             }
             &ScanAction::Rank(most, by) => {
@@ -119,14 +116,14 @@ impl Service {
             ScanAction::Close(close) => {
                 if let Some(mut link) = cx.link(token) {
                     link.close(close.code, &close.reason);
-                    scan.note_changed();
+                    scan.changed += 1;
                 }
             }
             ScanAction::Subscribe(subscription) => {
                 let Some(mut link) = cx.link(token) else { return };
                 match self.broadcast.subscribe_for_operator(&mut link, &mut self.gate, subscription) {
-                    Some(Ok(())) => scan.note_changed(),
-                    Some(Err(code)) => scan.note_failed(code),
+                    Some(Ok(())) => scan.changed += 1,
+                    Some(Err(code)) => scan.failed = Some(code),
                     None => {}
                 }
             }
@@ -134,7 +131,7 @@ impl Service {
                 if let Some(mut link) = cx.link(token)
                     && self.broadcast.unsubscribe_for_operator(&mut link, topic)
                 {
-                    scan.note_changed();
+                    scan.changed += 1;
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::message::TestMessage;
-use super::peer::{Peer, Received};
+use super::peer::{Arrival, Peer};
 use super::response::TestResponse;
 use super::simulated::Simulated;
 use echoring_proto::CloseCode;
@@ -50,7 +50,7 @@ impl TestClient {
     /// The client of this number, if its connection was opened.
     pub(super) fn opened(simulated: &Rc<Simulated>, number: usize) -> Result<TestClient, TestResponse> {
         let client = TestClient { simulated: Rc::clone(simulated), number };
-        let refused = client.with(|peer| (!peer.was_opened()).then(|| peer.response()));
+        let refused = client.with(|peer| (!peer.has_opened).then(|| peer.response()));
         refused.map_or(Ok(client), Err)
     }
 
@@ -105,12 +105,12 @@ impl TestClient {
 
     /// Sends bytes as they are, such as a frame that breaks the protocol.
     pub fn send_raw(&self, bytes: &[u8]) {
-        self.with(|peer| peer.send_raw(bytes));
+        self.with(|peer| peer.unwritten.extend(bytes));
     }
 
     /// Bytes that the server does not take for now, because it has paused reading and the buffers between are full.
     pub fn unsent_bytes(&self) -> usize {
-        self.after_run(|peer| peer.unsent_bytes())
+        self.after_run(|peer| peer.unwritten.len())
     }
 
     // ---- receiving ----
@@ -141,7 +141,7 @@ impl TestClient {
     pub fn take_pings(&self) -> Vec<Vec<u8>> {
         self.after_run(|peer| {
             peer.take(|received| match received {
-                Received::Ping(payload) => Some(payload.clone()),
+                Arrival::Ping(payload) => Some(payload.clone()),
                 _ => None,
             })
         })
@@ -151,7 +151,7 @@ impl TestClient {
     pub fn take_pongs(&self) -> Vec<Vec<u8>> {
         self.after_run(|peer| {
             peer.take(|received| match received {
-                Received::Pong(payload) => Some(payload.clone()),
+                Arrival::Pong(payload) => Some(payload.clone()),
                 _ => None,
             })
         })
@@ -160,19 +160,19 @@ impl TestClient {
     /// Stops reading, as a peer that is too slow or has vanished. Sends of the server fill the
     /// [buffers](super::TestRequest::buffer_bytes), and then its queue. Pings are not answered.
     pub fn stall(&self) {
-        self.with(|peer| peer.set_reading(false));
+        self.with(|peer| peer.is_reading = false);
     }
 
     /// Reads again.
     pub fn resume(&self) {
-        self.with(|peer| peer.set_reading(true));
+        self.with(|peer| peer.is_reading = true);
     }
 
     // ---- the handshake and the end ----
 
     /// The subprotocol that the server has chosen.
     pub fn subprotocol(&self) -> Option<String> {
-        self.with(|peer| peer.subprotocol().map(str::to_owned))
+        self.with(|peer| peer.subprotocol.clone())
     }
 
     /// The value of a field of the 101.
@@ -209,9 +209,9 @@ impl Drop for TestClient {
     }
 }
 
-fn as_message(received: &Received) -> Option<TestMessage> {
+fn as_message(received: &Arrival) -> Option<TestMessage> {
     match received {
-        Received::Message(message) => Some(message.clone()),
+        Arrival::Message(message) => Some(message.clone()),
         _ => None,
     }
 }

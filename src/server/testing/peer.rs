@@ -24,7 +24,7 @@ const NEVER: Nanos = Nanos::MAX / 4;
 
 /// The notices and the received data of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum Arrival {
     Message(TestMessage),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
@@ -49,18 +49,18 @@ pub(super) struct Peer {
     config: ConnectionConfig,
     entropy: Entropy,
     /// Encoded bytes that the network has not taken.
-    unwritten: VecDeque<u8>,
-    is_reading: bool,
+    pub(super) unwritten: VecDeque<u8>,
+    pub(super) is_reading: bool,
     /// Stops reading once it is open.
-    stalls_when_open: bool,
+    pub(super) stalls_when_open: bool,
     has_ended: bool,
     /// It has stopped reading and writing.
-    is_over: bool,
-    is_open: bool,
+    pub(super) is_over: bool,
+    pub(super) has_opened: bool,
     /// The response to the request, and the bytes after it in the same read.
     response: Vec<u8>,
-    subprotocol: Option<String>,
-    received: VecDeque<Received>,
+    pub(super) subprotocol: Option<String>,
+    pub(super) received: VecDeque<Arrival>,
 }
 
 impl Peer {
@@ -98,7 +98,7 @@ impl Peer {
             stalls_when_open: false,
             has_ended: false,
             is_over: false,
-            is_open: false,
+            has_opened: false,
             response: Vec::new(),
             subprotocol: None,
             received: VecDeque::new(),
@@ -152,11 +152,6 @@ impl Peer {
         !self.is_over && sent.flatten().is_some()
     }
 
-    /// Queues bytes as they are.
-    pub(super) fn send_raw(&mut self, bytes: &[u8]) {
-        self.unwritten.extend(bytes);
-    }
-
     pub(super) fn close(&mut self, network: &Network, code: CloseCode, reason: &str) {
         self.with(network, |connection, env| connection.close(code, reason, CloseMode::Graceful, env));
     }
@@ -167,32 +162,15 @@ impl Peer {
         self.leave(network);
     }
 
-    pub(super) fn stall_when_open(&mut self) {
-        self.stalls_when_open = true;
-    }
-
-    pub(super) fn set_reading(&mut self, is_reading: bool) {
-        self.is_reading = is_reading;
-    }
-
     // ---- what a test sees ----
 
     pub(super) fn is_open(&self) -> bool {
-        self.is_open && self.connection.as_ref().is_some_and(Connection::is_open)
-    }
-
-    /// Whether the upgrade was accepted.
-    pub(super) fn was_opened(&self) -> bool {
-        self.is_open
+        self.has_opened && self.connection.as_ref().is_some_and(Connection::is_open)
     }
 
     /// Whether a request was answered, or will not be.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_open || self.is_over
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over
+        self.has_opened || self.is_over
     }
 
     /// How the connection ended, once it has.
@@ -200,20 +178,12 @@ impl Peer {
         self.connection.as_ref().filter(|_| self.is_over)?.closed()
     }
 
-    pub(super) fn unsent_bytes(&self) -> usize {
-        self.unwritten.len()
-    }
-
     pub(super) fn response(&self) -> TestResponse {
         TestResponse::parse(&self.response)
     }
 
-    pub(super) fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.as_deref()
-    }
-
     /// Takes the items for which `take` returns a value, in order.
-    pub(super) fn take<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Vec<R> {
+    pub(super) fn take<R>(&mut self, take: impl Fn(&Arrival) -> Option<R>) -> Vec<R> {
         let mut taken = Vec::new();
         self.received.retain(|received| match take(received) {
             Some(wanted) => {
@@ -226,7 +196,7 @@ impl Peer {
     }
 
     /// Takes the first item for which `take` returns a value.
-    pub(super) fn take_first<R>(&mut self, take: impl Fn(&Received) -> Option<R>) -> Option<R> {
+    pub(super) fn take_first<R>(&mut self, take: impl Fn(&Arrival) -> Option<R>) -> Option<R> {
         let (at, wanted) =
             self.received.iter().enumerate().find_map(|(at, received)| Some((at, take(received)?)))?;
         self.received.remove(at);
@@ -256,7 +226,7 @@ impl Peer {
 
     fn pending_action(&self) -> Option<TransportAction> {
         let action = self.connection.as_ref()?.transport_action()?;
-        if !self.is_open && !self.has_ended && action == TransportAction::Close {
+        if !self.has_opened && !self.has_ended && action == TransportAction::Close {
             // The body of a refusal may be on its way.
             return None;
         }
@@ -290,11 +260,6 @@ impl Peer {
         }
         self.act_on_transport(network);
         before
-    }
-
-    /// The items received since `before`, a number of received items.
-    pub(super) fn received_since(&self, before: usize) -> impl Iterator<Item = &Received> {
-        self.received.iter().skip(before)
     }
 
     fn end(&mut self, network: &Network) {
@@ -331,7 +296,7 @@ impl Peer {
     }
 
     fn receive(&mut self, network: &Network, bytes: Vec<u8>) {
-        if !self.is_open {
+        if !self.has_opened {
             self.response.extend_from_slice(&bytes);
         }
         let mut span = Some(bytes);
@@ -355,7 +320,7 @@ impl Peer {
             match step {
                 None | Some(Step::Idle) => break,
                 Some(Step::Opened(response)) => {
-                    self.is_open = true;
+                    self.has_opened = true;
                     self.is_reading &= !self.stalls_when_open;
                     self.subprotocol = response.subprotocol;
                 }
@@ -367,15 +332,15 @@ impl Peer {
                         }
                         MessageKind::Binary => TestMessage::Binary(payload),
                     };
-                    self.received.push_back(Received::Message(message));
+                    self.received.push_back(Arrival::Message(message));
                 }
                 Some(Step::Ping(piece)) => {
                     let payload = self.payload(piece, bytes);
-                    self.received.push_back(Received::Ping(payload));
+                    self.received.push_back(Arrival::Ping(payload));
                 }
                 Some(Step::Pong(piece)) => {
                     let payload = self.payload(piece, bytes);
-                    self.received.push_back(Received::Pong(payload));
+                    self.received.push_back(Arrival::Pong(payload));
                 }
                 Some(Step::Head(_) | Step::Refused(_)) => unreachable!("steps of the server's role"),
             }

@@ -103,7 +103,7 @@ impl<'a> TestRequest<'a> {
         let TestRequest { simulated, dial, compression, buffer_bytes, is_stalled } = self;
         let number = simulated.add_client(Opening::Upgrade(dial, compression), buffer_bytes);
         if is_stalled {
-            simulated.with_client(number, |peer, _| peer.stall_when_open());
+            simulated.with_client(number, |peer, _| peer.stalls_when_open = true);
         }
         simulated.run_until_answered(number);
         TestClient::opened(simulated, number)

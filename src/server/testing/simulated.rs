@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::message::{HandlerFailure, TestPublication};
-use super::peer::{Opening, Peer, Received};
+use super::peer::{Arrival, Opening, Peer};
 use super::transcript::Transcript;
 use crate::commands::blocking::{self, OwnShards};
 use crate::limits::{TEST_RETRY_DELAY, TEST_STEPS_MAX};
@@ -210,12 +210,12 @@ impl Surroundings for Simulated {
         let peer = &mut self.clients.borrow_mut()[client];
         let before = peer.act(self.network());
         let mut transcript = self.transcript.borrow_mut();
-        for received in peer.received_since(before) {
-            if let Received::Message(message) = received {
+        for received in peer.received.iter().skip(before) {
+            if let Arrival::Message(message) = received {
                 transcript.received(now, client, message);
             }
         }
-        if peer.is_over() {
+        if peer.is_over {
             transcript.closed(now, client, peer.closed());
         }
     }

@@ -1,5 +1,9 @@
 //! The test server itself: determinism, time, slow peers, failures, and calls that block.
 
+mod error_texts;
+mod last_messages;
+mod positions;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::sum::sum;
 use crate::limits_report::limited;
-use crate::metrics::family::{Families, Labels, label};
+use crate::metrics::family::Families;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Compressed, TlsFault};
 use echoring_runtime::stats::Counters;
@@ -12,43 +12,30 @@ use echoring_server::{CLASS_NAMES, Snapshot};
 use echoring_wire::centrifuge::Disconnect;
 
 pub(super) fn collect(out: &mut Families, bans: u64, snapshots: &[Snapshot], counters: &Counters) {
-    out.gauges(
-        "echoring_connections",
-        "Current connections in any state, by shard.",
-        snapshots.iter().map(|snapshot| (label("shard", snapshot.shard), snapshot.connections)),
-    );
-    out.counter("echoring_connections_accepted_total", "Connections accepted.", counters.accepted);
-    out.counter(
-        "echoring_accept_failures_total",
-        "Failures to accept, for lack of descriptors or memory.",
-        counters.accept_failures,
-    );
+    out.gauges("echoring_connections")
+        .by("shard", snapshots.iter().map(|snapshot| (snapshot.shard, snapshot.connections)))
+        .help("Current connections in any state, by shard.");
+    out.counter("echoring_connections_accepted_total", counters.accepted).help("Connections accepted.");
+    out.counter("echoring_accept_failures_total", counters.accept_failures)
+        .help("Failures to accept, for lack of descriptors or memory.");
     limits(out, bans, counters);
     handshakes(out, counters);
     ends(out, counters);
-    out.counter(
-        "echoring_handler_failures_total",
-        "Connections closed by an error or panic of their handler.",
-        counters.handler_failures,
-    );
+    out.counter("echoring_handler_failures_total", counters.handler_failures)
+        .help("Connections closed by an error or panic of their handler.");
     traffic(out, counters);
     compression(out, snapshots);
     tls(out, snapshots, counters);
 }
 
 fn limits(out: &mut Families, bans: u64, counters: &Counters) {
-    out.counters(
-        "echoring_limited_total",
+    out.counters("echoring_limited_total").by("limit", limited(counters)).help(
         "Refusals, slowdowns and closes of clients that exceeded a limit, by limit. See \
-         docs/reference/limits.md.",
-        limited(counters).into_iter().map(|(limit, count)| (label("limit", limit), count)),
+             docs/reference/limits.md.",
     );
-    out.counter("echoring_bans_total", "Bans of addresses; an address banned twice counts twice.", bans);
-    out.counter(
-        "echoring_proxy_headers_total",
-        "Connections that began with a header of the PROXY protocol.",
-        counters.proxy_headers,
-    );
+    out.counter("echoring_bans_total", bans).help("Bans of addresses; an address banned twice counts twice.");
+    out.counter("echoring_proxy_headers_total", counters.proxy_headers)
+        .help("Connections that began with a header of the PROXY protocol.");
 }
 
 fn handshakes(out: &mut Families, counters: &Counters) {
@@ -68,40 +55,36 @@ fn handshakes(out: &mut Families, counters: &Counters) {
         };
         *outcomes.entry(outcome).or_default() += count;
     }
-    out.counters(
-        "echoring_handshakes_total",
-        "Connections by the outcome of their request: opened (101, or an event stream), answered (plain HTTP), refused (an HTTP error), \
-         timeout, abandoned by the client, not_admitted (closed without an answer: banned, or no PROXY header), tls_failed, \
-         failed.",
-        outcomes.into_iter().map(|(outcome, count)| (label("outcome", outcome), count)),
+    out.counters("echoring_handshakes_total").by("outcome", outcomes).help(
+        "Connections by the outcome of their request: opened (101, or an event stream), answered (plain \
+             HTTP), refused (an HTTP error), timeout, abandoned by the client, not_admitted (closed without \
+             an answer: banned, or no PROXY header), tls_failed, failed.",
     );
     let mut statuses: BTreeMap<u16, u64> = KNOWN_STATUSES.map(|status| (status, 0)).into();
     for (status, count) in counters.answers.iter().chain(&counters.refusals) {
         *statuses.entry(*status).or_default() += count;
     }
-    out.counters(
-        "echoring_http_responses_total",
-        "Responses other than 101 and event streams, by HTTP status.",
-        statuses.into_iter().map(|(status, count)| (label("code", status), count)),
-    );
+    out.counters("echoring_http_responses_total")
+        .by("code", statuses)
+        .help("Responses other than 101 and event streams, by HTTP status.");
 }
 
 fn ends(out: &mut Families, counters: &Counters) {
-    let known = KNOWN_ENDS.iter().map(|(code, cause)| ((code_label(*code), *cause), 0));
-    let mut closes: BTreeMap<(String, &str), u64> = known.collect();
+    let mut closes: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for (cause, codes) in KNOWN_ENDS {
+        closes.extend(codes.iter().map(|code| ((code_label(*code), cause), 0)));
+    }
     for (end, count) in &counters.ends {
         if let Some(code) = end.code {
             *closes.entry((code_label(code), end.cause)).or_default() += count;
         }
     }
-    let labels =
-        |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
-    out.counters(
-        "echoring_closes_total",
-        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Application \
-         codes count as 3xxx and 4xxx.",
-        closes.into_iter().map(|(end, count)| (labels(end), count)),
-    );
+    out.counters("echoring_closes_total")
+        .by_both(["code", "cause"], closes.into_iter().map(|((code, cause), count)| (code, cause, count)))
+        .help(
+            "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. \
+             Application codes count as 3xxx and 4xxx.",
+        );
 }
 
 /// The code in Centrifuge's protocol for [`CloseCode::SLOW_CONSUMER`] in others.
@@ -109,39 +92,19 @@ const CENTRIFUGE_SLOW: u16 = Disconnect::Slow as u16;
 
 /// The ends whose series exist from the start, with 0: a series that appears with its first events hides them from `rate` and
 /// `increase`. All ends that the server decides on by itself are here.
-const KNOWN_ENDS: [(u16, &str); 32] = [
-    (1000, "peer"),
-    (1001, "peer"),
-    (1005, "peer"),
-    (3000, "peer"),
-    (4000, "peer"),
-    (1000, "local"),
-    (1001, "local"),
-    (1003, "local"),
-    (1008, "local"),
-    (1009, "local"),
-    (1011, "local"),
-    (1012, "local"),
-    (1013, "local"),
-    (3000, "local"),
-    (CENTRIFUGE_SLOW, "local"),
-    (4000, "local"),
-    (4001, "local"),
-    (4003, "local"),
-    (4008, "local"),
-    (1002, "offence"),
-    (1007, "offence"),
-    (1008, "offence"),
-    (1009, "offence"),
-    (1006, "failed"),
-    (1006, "gone"),
-    (1006, "local"),
-    (1006, "out-of-memory"),
-    (1006, "over-share"),
-    (1006, "pong-timeout"),
-    (1006, "send-timeout"),
-    (1006, "tls-alert"),
-    (1006, "tls-record"),
+const KNOWN_ENDS: [(&str, &[u16]); 12] = [
+    ("peer", &[1000, 1001, 1005, 3000, 4000]),
+    ("local", &[1000, 1001, 1003, 1006, 1008, 1009, 1011, 1012, 1013]),
+    ("local", &[3000, CENTRIFUGE_SLOW, 4000, 4001, 4003, 4008]),
+    ("offence", &[1002, 1007, 1008, 1009]),
+    ("failed", &[1006]),
+    ("gone", &[1006]),
+    ("out-of-memory", &[1006]),
+    ("over-share", &[1006]),
+    ("pong-timeout", &[1006]),
+    ("send-timeout", &[1006]),
+    ("tls-alert", &[1006]),
+    ("tls-record", &[1006]),
 ];
 
 /// The statuses that the server answers with by itself. They exist from the start too.
@@ -161,77 +124,60 @@ fn code_label(code: u16) -> String {
 }
 
 fn traffic(out: &mut Families, counters: &Counters) {
-    let by_class = || CLASS_NAMES.into_iter().map(|(class, name)| (name, counters.traffic.of(class)));
-    let both = |route: &str, received: u64, sent: u64| {
-        let labels = |direction: &str| vec![("route", route.to_owned()), ("direction", direction.to_owned())];
-        [(labels("in"), received), (labels("out"), sent)]
-    };
-    out.counters(
-        "echoring_messages_total",
-        "Messages by route and direction: received completely, or passed to the kernel or queued for it. Each copy \
-         of a broadcast message counts.",
-        by_class().flat_map(|(route, traffic)| both(route, traffic.messages_in, traffic.messages_out)),
+    let (mut messages, mut bytes) = (Vec::new(), Vec::new());
+    for (class, route) in CLASS_NAMES {
+        let traffic = counters.traffic.of(class);
+        messages.extend([(route, "in", traffic.messages_in), (route, "out", traffic.messages_out)]);
+        bytes.extend([(route, "in", traffic.bytes_in), (route, "out", traffic.bytes_out)]);
+    }
+    out.counters("echoring_messages_total").by_both(["route", "direction"], messages).help(
+        "Messages by route and direction: received completely, or passed to the kernel or queued for it. \
+             Each copy of a broadcast message counts.",
     );
-    out.counters(
-        "echoring_bytes_total",
+    out.counters("echoring_bytes_total").by_both(["route", "direction"], bytes).help(
         "Bytes on connections by route and direction. The route none counts requests, and responses that \
-         end the connection.",
-        by_class().flat_map(|(route, traffic)| both(route, traffic.bytes_in, traffic.bytes_out)),
+             end the connection.",
     );
 }
 
 fn compression(out: &mut Families, snapshots: &[Snapshot]) {
     let figure = |figure: fn(&Compressed) -> u64| sum(snapshots, |snapshot| figure(&snapshot.compressed));
-    let labels = |direction: &str, form: &str| -> Labels {
-        vec![("direction", direction.to_owned()), ("form", form.to_owned())]
-    };
-    out.counters(
-        "echoring_compression_bytes_total",
-        "Bytes of compressed messages by direction, before and after compression.",
-        [
-            (labels("in", "compressed"), figure(|done| done.bytes_in)),
-            (labels("in", "plain"), figure(|done| done.bytes_in_inflated)),
-            (labels("out", "compressed"), figure(|done| done.bytes_out)),
-            (labels("out", "plain"), figure(|done| done.bytes_out_plain)),
-        ],
-    );
-    out.counters(
-        "echoring_compression_messages_total",
-        "Messages compressed or decompressed. A broadcast message is compressed once per shard and format.",
-        [
-            (label("direction", "in"), figure(|done| done.messages_in)),
-            (label("direction", "out"), figure(|done| done.messages_out)),
-        ],
-    );
-    out.counter(
-        "echoring_compression_declined_total",
-        "Compression contexts declined because their memory budget was used up.",
-        figure(|done| done.declined),
-    );
+    let bytes = [
+        ("in", "compressed", figure(|done| done.bytes_in)),
+        ("in", "plain", figure(|done| done.bytes_in_inflated)),
+        ("out", "compressed", figure(|done| done.bytes_out)),
+        ("out", "plain", figure(|done| done.bytes_out_plain)),
+    ];
+    out.counters("echoring_compression_bytes_total")
+        .by_both(["direction", "form"], bytes)
+        .help("Bytes of compressed messages by direction, before and after compression.");
+    out.counters("echoring_compression_messages_total")
+        .by("direction", [("in", figure(|done| done.messages_in)), ("out", figure(|done| done.messages_out))])
+        .help(
+            "Messages compressed or decompressed. A broadcast message is compressed once per shard and \
+             format.",
+        );
+    out.counter("echoring_compression_declined_total", figure(|done| done.declined))
+        .help("Compression contexts declined because their memory budget was used up.");
 }
 
 fn tls(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
-    out.gauge(
-        "echoring_tls_sessions",
-        "Current TLS sessions.",
-        sum(snapshots, |snapshot| snapshot.tls_sessions),
-    );
-    out.counters(
-        "echoring_tls_handshakes_total",
-        "Completed TLS handshakes, full or resumed.",
-        [
-            (label("kind", "full"), counters.tls_handshakes - counters.tls_resumed),
-            (label("kind", "resumed"), counters.tls_resumed),
-        ],
-    );
+    out.gauge("echoring_tls_sessions", sum(snapshots, |snapshot| snapshot.tls_sessions))
+        .help("Current TLS sessions.");
+    out.counters("echoring_tls_handshakes_total")
+        .by(
+            "kind",
+            [("full", counters.tls_handshakes - counters.tls_resumed), ("resumed", counters.tls_resumed)],
+        )
+        .help("Completed TLS handshakes, full or resumed.");
     let causes = counters.causes();
     let faults = [TlsFault::Handshake, TlsFault::Alert, TlsFault::Record].map(TlsFault::name);
-    out.counters(
-        "echoring_tls_failures_total",
-        "Connections ended by a TLS failure: in the handshake, by an alert from the client, or by a bad \
-         record.",
-        faults.map(|fault| (label("fault", fault), causes.get(fault).copied().unwrap_or(0))),
-    );
+    out.counters("echoring_tls_failures_total")
+        .by("fault", faults.map(|fault| (fault, causes.get(fault).copied().unwrap_or(0))))
+        .help(
+            "Connections ended by a TLS failure: in the handshake, by an alert from the client, or by a bad \
+             record.",
+        );
 }
 
 #[cfg(test)]
@@ -244,7 +190,7 @@ mod tests {
         let mut families = Families::default();
         ends(&mut families, &Counters::default());
         let samples = &families.0[0].samples;
-        assert_eq!(samples.len(), KNOWN_ENDS.len());
+        assert_eq!(samples.len(), KNOWN_ENDS.iter().map(|(_, codes)| codes.len()).sum::<usize>());
     }
 
     #[test]

@@ -5,8 +5,7 @@
 //! fragment ── fragment ── last fragment ── messages of topics, senders and the handler ── first fragment of the next message
 //! ```
 
-use super::HandlerSlots;
-use crate::handlers::handler_link::HandlerServices;
+use super::{HandlerSlots, Handlers};
 use echoring_broker::broadcast::Broadcast;
 use echoring_broker::peer::{ConnectionContext, Context};
 use echoring_proto::CloseCode;
@@ -48,7 +47,7 @@ impl HandlerSlots {
 
     /// A message in fragments is complete. If anything waits for that, the peer's next message waits until it is sent.
     fn message_ended(&mut self, link: &mut ConnectionContext<'_>, number: u32) {
-        let slot = &mut self.slots[number as usize];
+        let slot = &mut self.entries[number as usize];
         if slot.waiting {
             // Its handler's messages were refused meanwhile.
             self.waiting.push_back(number);
@@ -61,48 +60,41 @@ impl HandlerSlots {
             self.yields_anew = true;
         }
     }
+}
 
+impl Handlers<'_> {
     /// Messages of topics go to the connections whose peers' next messages wait for them.
     #[inline]
-    pub(crate) fn send_between_messages<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        services: &mut HandlerServices<'_>,
-    ) {
-        if !self.yielding.is_empty() {
-            self.serve_yielding(cx, services);
+    pub(crate) fn send_between_messages<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if !self.slots.yielding.is_empty() {
+            self.serve_yielding(cx);
         }
     }
 
     #[inline(never)]
-    fn serve_yielding<D: Driver>(&mut self, cx: &mut Context<'_, D>, services: &mut HandlerServices<'_>) {
-        self.yields_anew = false;
-        let mut yielding = std::mem::take(&mut self.yielding);
-        yielding.retain(|number| !self.has_been_served(cx, services, *number));
-        self.yielding = yielding;
+    fn serve_yielding<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.slots.yields_anew = false;
+        let mut yielding = std::mem::take(&mut self.slots.yielding);
+        yielding.retain(|number| !self.has_been_served(cx, *number));
+        self.slots.yielding = yielding;
     }
 
     /// Sends the messages of topics that a connection lacks. Returns whether it waits for nothing: its peer's next message is read.
-    fn has_been_served<D: Driver>(
-        &mut self,
-        cx: &mut Context<'_, D>,
-        services: &mut HandlerServices<'_>,
-        number: u32,
-    ) -> bool {
-        let Some(link) = self.link(cx, number) else { return true };
+    fn has_been_served<D: Driver>(&mut self, cx: &mut Context<'_, D>, number: u32) -> bool {
+        let Some(link) = self.slots.link(cx, number) else { return true };
         // A blocked connection goes on when it is writable; replies in front leave with this tick.
         if !link.is_writable() {
             return false;
         }
         let token = link.token;
-        services.broadcast.writable(cx, token);
-        let Some(mut link) = self.link(cx, number) else { return true };
+        self.services.broadcast.writable(cx, token);
+        let Some(mut link) = self.slots.link(cx, number) else { return true };
         if Broadcast::is_replaying(link.peer) {
             // Its pages come from the topics' owners, one after the other.
             return false;
         }
         link.set_yields(false);
-        self.list_sending(number);
+        self.slots.list_sending(number);
         true
     }
 }

@@ -25,7 +25,7 @@ fn asked<R>(
     let pattern = Pattern::new(pattern);
     with_request(head.as_bytes(), |request, _| {
         assert!(pattern.matches(request.path), "{target}");
-        look(&mut RequestContext::new(request, states).with_pattern(&pattern))
+        look(&mut RequestContext { pattern: Some(&pattern), ..RequestContext::new(request, states) })
     })
     .expect("a good request")
     .expect("a whole head")

@@ -92,11 +92,14 @@ impl de::Error for ValueError {
     }
 }
 
+/// A value, or why a parameter does not have it.
+type Result<T> = std::result::Result<T, ValueError>;
+
 /// Parameters by name, each with its values.
 type Parameters<'a> = Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>;
 
 /// Deserializes the parameters of a path.
-pub(super) fn from_path<T: DeserializeOwned>(params: Vec<(&str, Option<String>)>) -> Result<T, ValueError> {
+pub(super) fn from_path<T: DeserializeOwned>(params: Vec<(&str, Option<String>)>) -> Result<T> {
     let mut parameters: Parameters<'_> = Vec::with_capacity(params.len());
     for (name, value) in params {
         let value = value.ok_or_else(|| ValueError::new("not percent-encoded UTF-8").of(name))?;
@@ -111,7 +114,7 @@ pub(super) fn from_path<T: DeserializeOwned>(params: Vec<(&str, Option<String>)>
 }
 
 /// Deserializes the parameters of a query.
-pub(super) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T, ValueError> {
+pub(super) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T> {
     let mut pairs = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -144,7 +147,7 @@ struct PathDeserializer<'de>(&'de Parameters<'de>);
 
 impl<'de> PathDeserializer<'de> {
     /// The only parameter.
-    fn single(self) -> Result<ValueDeserializer<'de>, ValueError> {
+    fn single(self) -> Result<ValueDeserializer<'de>> {
         match &self.0[..] {
             [(name, values)] => Ok(ValueDeserializer { name, values }),
             all => Err(ValueError::mistake(format!(
@@ -154,7 +157,7 @@ impl<'de> PathDeserializer<'de> {
         }
     }
 
-    fn in_order<V: Visitor<'de>>(self, wanted: Option<usize>, visitor: V) -> Result<V::Value, ValueError> {
+    fn in_order<V: Visitor<'de>>(self, wanted: Option<usize>, visitor: V) -> Result<V::Value> {
         if wanted.is_some_and(|wanted| wanted != self.0.len()) {
             let count = self.0.len();
             return Err(ValueError::mistake(format!(
@@ -162,14 +165,14 @@ impl<'de> PathDeserializer<'de> {
                 wanted.unwrap_or(count)
             )));
         }
-        visitor.visit_seq(InOrder(self.0.iter()))
+        visitor.visit_seq(InOrder(self.0.iter().map(|(name, values)| ValueDeserializer { name, values })))
     }
 }
 
 /// Passes a single value to the deserializer of that value.
 macro_rules! forward_to_single {
     ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.single()?.$method(visitor)
         })*
     };
@@ -185,42 +188,34 @@ impl<'de> Deserializer<'de> for PathDeserializer<'de> {
         deserialize_identifier
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.0.len() {
             1 => self.single()?.deserialize_any(visitor),
             _ => self.deserialize_map(visitor),
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.in_order(None, visitor)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
         self.in_order(Some(len), visitor)
     }
 
@@ -229,11 +224,11 @@ impl<'de> Deserializer<'de> for PathDeserializer<'de> {
         _: &'static str,
         len: usize,
         visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    ) -> Result<V::Value> {
         self.in_order(Some(len), visitor)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_map(ByName::new(self.0))
     }
 
@@ -242,7 +237,7 @@ impl<'de> Deserializer<'de> for PathDeserializer<'de> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    ) -> Result<V::Value> {
         self.deserialize_map(visitor)
     }
 
@@ -251,11 +246,11 @@ impl<'de> Deserializer<'de> for PathDeserializer<'de> {
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    ) -> Result<V::Value> {
         self.single()?.deserialize_enum(name, variants, visitor)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 }
@@ -266,27 +261,23 @@ struct QueryDeserializer<'de>(&'de Parameters<'de>);
 impl<'de> Deserializer<'de> for QueryDeserializer<'de> {
     type Error = ValueError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_map(ByName::new(self.0))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ValueError> {
+    fn deserialize_seq<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
         Err(ValueError::mistake("the type for query parameters must be a struct or a map"))
     }
 
@@ -311,30 +302,27 @@ impl<'de> ByName<'de> {
 impl<'de> MapAccess<'de> for ByName<'de> {
     type Error = ValueError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ValueError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
         let Some((name, values)) = self.rest.next() else { return Ok(None) };
         self.value = Some(ValueDeserializer { name, values });
         seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ValueError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
         let value = self.value.take().ok_or_else(|| ValueError::mistake("a value without its name"))?;
         seed.deserialize(value).map_err(|error| error.of(value.name))
     }
 }
 
-/// Parameters as the elements of a sequence.
-struct InOrder<'de>(std::slice::Iter<'de, (Cow<'de, str>, Vec<Cow<'de, str>>)>);
+/// Values in order.
+struct InOrder<I>(I);
 
-impl<'de> SeqAccess<'de> for InOrder<'de> {
+impl<'de, I: Iterator<Item = ValueDeserializer<'de>>> SeqAccess<'de> for InOrder<I> {
     type Error = ValueError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, ValueError> {
-        let Some((name, values)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(ValueDeserializer { name, values }).map(Some).map_err(|error| error.of(name))
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
+        let Some(value) = self.0.next() else { return Ok(None) };
+        seed.deserialize(value).map(Some).map_err(|error| error.of(value.name))
     }
 }
 
@@ -346,7 +334,7 @@ struct ValueDeserializer<'de> {
 }
 
 impl<'de> ValueDeserializer<'de> {
-    fn text(self) -> Result<&'de str, ValueError> {
+    fn text(self) -> Result<&'de str> {
         match self.values {
             [value] => Ok(value),
             _ => Err(ValueError::new("given more than once").of(self.name)),
@@ -357,7 +345,7 @@ impl<'de> ValueDeserializer<'de> {
 /// Parses the value as the type that is asked for.
 macro_rules! parse_value {
     ($($method:ident $visit:ident $type:ty,)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             let wrong = |error: <$type as std::str::FromStr>::Err| ValueError::new(error.to_string()).of(self.name);
             visitor.$visit(self.text()?.parse::<$type>().map_err(wrong)?)
         })*
@@ -384,32 +372,29 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
         deserialize_char visit_char char,
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_borrowed_str(self.text()?)
     }
 
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_borrowed_bytes(self.text()?.as_bytes())
     }
 
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.deserialize_bytes(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
-        visitor.visit_seq(Values { name: self.name, rest: self.values.iter() })
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let ValueDeserializer { name, values } = self;
+        visitor.visit_seq(InOrder(values.chunks(1).map(|values| ValueDeserializer { name, values })))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -417,34 +402,16 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, ValueError> {
+    ) -> Result<V::Value> {
         let name: StrDeserializer<'de, ValueError> = self.text()?.into_deserializer();
         visitor.visit_enum(name)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
         str string unit unit_struct tuple tuple_struct map struct identifier
-    }
-}
-
-/// The values of one parameter as the elements of a sequence.
-struct Values<'de> {
-    name: &'de str,
-    rest: std::slice::Iter<'de, Cow<'de, str>>,
-}
-
-impl<'de> SeqAccess<'de> for Values<'de> {
-    type Error = ValueError;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, ValueError> {
-        let Some(value) = self.rest.next() else { return Ok(None) };
-        seed.deserialize(ValueDeserializer { name: self.name, values: std::slice::from_ref(value) }).map(Some)
     }
 }

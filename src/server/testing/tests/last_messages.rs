@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{TestClient, TestServer};
 use crate::handlers::failure::{Failure, Result};
 use crate::handlers::handler::Handler;
 use crate::handlers::message::Message;
@@ -16,6 +15,7 @@ use crate::node::server::Server;
 use crate::node::topic_options::TopicOptions;
 use crate::routes::extract::Path;
 use crate::routes::route::Route;
+use crate::testing::{TestClient, TestServer};
 use echoring_broker::limits::{ON_CLOSE_BYTES_MAX, ON_CLOSE_MESSAGES_MAX};
 use echoring_broker::publications::PublishError;
 use echoring_broker::subscription::TopicMessage;

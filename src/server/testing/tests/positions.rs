@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::TestServer;
 use crate::handlers::failure::Result;
 use crate::handlers::handler::Handler;
 use crate::handlers::remote::Remote;
@@ -10,6 +9,7 @@ use crate::handlers::subscription::SubscriptionEvent;
 use crate::node::server::Server;
 use crate::node::topic_options::TopicOptions;
 use crate::routes::extract::Path;
+use crate::testing::TestServer;
 use echoring_broker::subscription::SubscribeOptions;
 use echoring_topics::Position;
 

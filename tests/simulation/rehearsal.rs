@@ -4,13 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 
-use super::carrier::{Route, Translate};
-use super::predecessor::FromSuccessor;
-use super::successor::{FromPredecessor, Imported, Moved, split};
-use crate::commands::ShardCommand;
-pub use echoring_broker::broadcast::shard_mail::ShardMail;
 use echoring_broker::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
 use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
+use echoring_server::handover::{FromPredecessor, FromSuccessor, Imported, Moved, Route, Translate, split};
+use echoring_server::{ShardCommand, ShardMail};
 use echoring_topics::{ExportCursor, HubReport, Placement};
 
 type Shards = Vec<Remote<ShardCommand, HubReport>>;
@@ -44,7 +41,7 @@ enum Step {
     GivenUp,
 }
 
-/// One direction of the link, and a message that its shard has no room for.
+/// One direction of the bridge, and a message that its shard has no room for.
 #[derive(Debug)]
 struct Way {
     inlets: Vec<FarInlet<ShardMail>>,

@@ -5,15 +5,15 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
 use crate::access::failed_attempts::AttemptFigures;
-use crate::reload::ReloadCounters;
 use crate::report::Node;
 use echoring_runtime::stats::End;
-use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, MemberStatus, Snapshot};
+use echoring_server::{AuthCounters, AuthFigures, ClusterStatus, KeySetFigures, NodeStatus, Snapshot};
 
 const PAGE: &str = "docs/reference/metrics.md";
 const BEGIN: &str = "<!-- metrics: made by scripts/docs --update from src/admin, do not edit. -->\n";
@@ -26,13 +26,13 @@ fn all() -> Families {
     (snapshot.driver, snapshot.degraded) = ("uring", vec!["receive-total"]);
     snapshot.counters.ends.insert(End { code: Some(1000), cause: "peer" }, 1);
     snapshot.counters.answers.insert(200, 1);
-    let member = MemberStatus { round_trip_us: Some(1), ..MemberStatus::default() };
+    let member = NodeStatus { round_trip_us: Some(1), ..NodeStatus::default() };
     let node = Node {
         uptime_s: 1.0,
         draining: false,
         control: "tokio",
         shards: 1,
-        reloads: ReloadCounters::default().figures(),
+        reloads: Arc::default(),
         auth: AuthFigures { key_set: Some(KeySetFigures::default()), ..AuthCounters::default().figures() },
         admin: AttemptFigures::default(),
         bans: 0,

@@ -1,0 +1,33 @@
+//! The service of one shard with all defaults, for tests that run shards themselves.
+
+use std::sync::Arc;
+
+use echoring_broker::limits::SUBSCRIPTIONS_DEFAULT;
+use echoring_proto::buffer::{Budget, Lease};
+use echoring_server::limits::TOPICS_DEFAULT;
+use echoring_server::{BroadcastSettings, ServerConfig, Service};
+use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
+
+/// The built-in routes. A subscriber may lag `queue_bytes` behind its topic.
+pub fn service(message_bytes_max: u64, queue_bytes: u32) -> Service {
+    let settings = TopicSettings { lag_bytes: queue_bytes as usize, ..TopicSettings::default() };
+    let topics_max = u64::from(TOPICS_DEFAULT);
+    with_broadcast(BroadcastSettings {
+        rules: Rules::new(Vec::new(), settings),
+        topics: Lease::new(Budget::new(topics_max), topics_max),
+        subscriptions_max: SUBSCRIPTIONS_DEFAULT,
+        creators: Creators::default(),
+        creation: CreationLimits::default(),
+        message_bytes_max,
+        seed: 0,
+        placement: Placement::new(0),
+        first_number: 0,
+        digest_seed: 0,
+    })
+}
+
+/// The built-in routes, with these settings of topics.
+pub fn with_broadcast(settings: BroadcastSettings) -> Service {
+    let config = ServerConfig { test_endpoints: false, ..ServerConfig::default() };
+    Service::new(&config, settings, Arc::default())
+}
