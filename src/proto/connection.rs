@@ -142,7 +142,7 @@ impl Connection {
         connection.reader.set_delivery(delivery);
         connection.phase = Phase::Open;
         if let Some(agreement) = agreement {
-            connection.codec = Some(Box::new(MessageCodec::agreed(agreement, role, env.codecs)?));
+            connection.codec = Some(Box::new(MessageCodec::new(agreement, role, false, env.codecs)?));
         }
         Ok(connection)
     }

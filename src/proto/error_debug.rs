@@ -104,6 +104,52 @@ macro_rules! error_debug {
     };
 }
 
+/// Defines an error type whose variants have no fields: each with its text, and `Display`, `Debug` and `Error` with them. With
+/// `: text` behind its name, also the list of all variants and a function that returns the text.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! text_error {
+    (
+        $(#[$meta:meta])*
+        pub enum $type:ident: $text:ident { $($(#[$doc:meta])* $variant:ident = $string:literal,)* }
+    ) => {
+        $crate::text_error! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string,)* } }
+
+        impl $type {
+            /// All of them, for counters and tests.
+            pub const ALL: [$type; [$($string),*].len()] = [$($type::$variant),*];
+
+            /// The text of [`Display`](::std::fmt::Display).
+            pub const fn $text(self) -> &'static str {
+                match self {
+                    $($type::$variant => $string,)*
+                }
+            }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        pub enum $type:ident { $($(#[$doc:meta])* $variant:ident = $string:literal,)* }
+    ) => {
+        $(#[$meta])*
+        pub enum $type {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl ::std::fmt::Display for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(match self {
+                    $($type::$variant => $string,)*
+                })
+            }
+        }
+
+        impl ::std::error::Error for $type {}
+
+        $crate::error_debug!(enum $type { $($variant),* });
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,13 +75,9 @@ impl Connection {
         let kept_max = bytes_max.saturating_add(1);
         let kept = taken.min(kept_max.saturating_sub(before));
         let must_grow = head.room() < kept;
-        if must_grow {
-            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(kept_max)) else {
-                env.pool.put(head);
-                return Err(OutOfMemory.into());
-            };
-            larger.append(head.as_slice());
-            env.pool.put(std::mem::replace(&mut head, larger));
+        if must_grow && !env.pool.grow(&mut head, (2 * (before + kept)).min(kept_max)) {
+            env.pool.put(head);
+            return Err(OutOfMemory.into());
         }
         head.append(&rest[..kept]);
         cursor.read += taken;
@@ -258,7 +254,8 @@ impl Connection {
     /// # Errors
     /// In the client role, when that budget is spent.
     pub fn agree(&mut self, agreement: Agreement, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        self.codec = Some(Box::new(MessageCodec::negotiated(agreement, self.role(), env.codecs)?));
+        let (role, may_decline) = (self.role(), self.role() == Role::Server);
+        self.codec = Some(Box::new(MessageCodec::new(agreement, role, may_decline, env.codecs)?));
         Ok(())
     }
 

@@ -215,10 +215,9 @@ impl Outbox {
         let encoded = encode_control(&mut encoded, opcode, key, payload);
         if let Some(buffer) = &mut self.control
             && buffer.room() < encoded.len()
+            && !pool.grow(buffer, buffer.len() + encoded.len())
         {
-            let mut larger = pool.get(buffer.len() + encoded.len()).ok_or(OutOfMemory)?;
-            larger.append(buffer.as_slice());
-            pool.put(std::mem::replace(buffer, larger));
+            return Err(OutOfMemory);
         }
         if self.control.is_none() {
             self.control = Some(pool.get(encoded.len()).ok_or(OutOfMemory)?);
@@ -343,9 +342,9 @@ impl Outbox {
             Some(last) if last.room() >= bytes => {}
             // Moving to a larger buffer keeps a batch contiguous: one send, and no list of buffers.
             Some(last) if last.len() + bytes <= GROWN_BYTES_MAX => {
-                let mut larger = pool.get((last.len() + bytes).max(2 * last.len())).ok_or(OutOfMemory)?;
-                larger.append(last.as_slice());
-                pool.put(std::mem::replace(last, larger));
+                if !pool.grow(last, (last.len() + bytes).max(2 * last.len())) {
+                    return Err(OutOfMemory);
+                }
             }
             _ => {
                 let buffer = pool.get(bytes).ok_or(OutOfMemory)?;

@@ -308,7 +308,7 @@ impl Reader {
             pool.put(deferred);
             return Err(ProtocolError::MessageTooBig.into());
         }
-        if let Err(OutOfMemory) = grow(&mut deferred, total, pool) {
+        if deferred.room() < rest.len() && !pool.grow(&mut deferred, total) {
             pool.put(deferred);
             return Err(OutOfMemory.into());
         }
@@ -700,17 +700,6 @@ impl Reader {
         }
         Ok(flags)
     }
-}
-
-/// Makes room for `total` bytes in `buffer`.
-fn grow(buffer: &mut Buffer, total: usize, pool: &mut Pool) -> Result<(), OutOfMemory> {
-    if buffer.len() + buffer.room() >= total {
-        return Ok(());
-    }
-    let mut larger = pool.get(total).ok_or(OutOfMemory)?;
-    larger.append(buffer.as_slice());
-    pool.put(std::mem::replace(buffer, larger));
-    Ok(())
 }
 
 /// Payload bytes that the frames of a message may have together.

@@ -185,7 +185,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let admitted = self.lease.take(1);
         let connection = Connection::server(&self.env.lend());
         self.slots.insert(token, connection, None);
-        self.env.pool.add_holder();
+        self.env.pool.budget().add_holder();
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
         }
@@ -452,7 +452,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if slot.leased {
             self.lease.give_back(1);
         }
-        self.env.pool.remove_holder();
+        self.env.pool.budget().remove_holder();
         self.came_back(token);
         slot.connection.release(&mut self.env.pool, &mut self.env.codecs);
         self.sessions.remove(token.index, &mut self.env.pool);

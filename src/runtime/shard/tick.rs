@@ -130,7 +130,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Bytes that a connection may hold before it is among the first to be closed for memory.
     pub fn share_bytes(&self) -> u64 {
-        self.core.env.pool.share_bytes()
+        self.core.env.pool.budget().share()
     }
 
     /// Connections that were closed for lack of memory.

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use super::{Refusal, elements, has_bare_line_feed, is_token, list, lists, values};
+use crate::http::url::percent_decode_if;
 use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
@@ -349,24 +350,5 @@ pub fn is_subprotocol(name: &str) -> bool {
 /// `?`, `#` and bytes that are not visible ASCII, and for a result that is not UTF-8. Characters such as `|`, which
 /// RFC 3986 requires to be encoded, are accepted, because browsers send them unencoded.
 pub fn percent_decode_path(path: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'%' => {
-                let (&[high, low], after) = rest.split_first_chunk()?;
-                decoded.push(hex_digit(high)? << 4 | hex_digit(low)?);
-                rest = after;
-            }
-            b'?' | b'#' => return None,
-            b'!'..=b'~' => decoded.push(byte),
-            _ => return None,
-        }
-    }
-    String::from_utf8(decoded).ok()
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    percent_decode_if(path, |byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
 }

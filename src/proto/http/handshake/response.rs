@@ -289,59 +289,45 @@ pub fn parse_response(
     nonce: [u8; 16],
     offer: Option<&Preferences>,
 ) -> Result<Option<(Response, usize)>, BadHandshake> {
+    read_final(bytes, |status, headers| match status {
+        101 => check_upgrade(headers, nonce, offer).map(Some),
+        100..=199 => Ok(None),
+        status => Err(BadHandshake::Status(status)),
+    })
+}
+
+/// Passes the status and the fields of each head to `read` until that returns something, and returns it with the length
+/// of the heads. Together they have at most [`HEAD_BYTES_DEFAULT`]. `None` when more bytes are needed.
+fn read_final<R>(
+    bytes: &[u8],
+    mut read: impl FnMut(u16, &[httparse::Header<'_>]) -> Result<Option<R>, BadHandshake>,
+) -> Result<Option<(R, usize)>, BadHandshake> {
+    let within = &bytes[..bytes.len().min(HEAD_BYTES_DEFAULT)];
     let mut start = 0;
     loop {
-        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_DEFAULT - start)? {
-            None => return Ok(None),
-            Some((None, head_bytes)) => start += head_bytes,
-            Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Response::new(&mut headers);
+        let head_bytes = match parsed.parse(&within[start..]) {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_DEFAULT => return Ok(None),
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                return Err(BadHandshake::HeadTooBig);
+            }
+            Err(_) => return Err(BadHandshake::Malformed),
+        };
+        if has_bare_line_feed(&within[start..start + head_bytes]) {
+            return Err(BadHandshake::Malformed);
+        }
+        let status = parsed.code.unwrap_or_default();
+        // HTTP/1.0 has neither interim responses nor upgrades (RFC 9110, 15.2).
+        if (100..=199).contains(&status) && parsed.version != Some(1) {
+            return Err(BadHandshake::Malformed);
+        }
+        start += head_bytes;
+        if let Some(read) = read(status, parsed.headers)? {
+            return Ok(Some((read, start)));
         }
     }
-}
-
-/// Parses one head of at most `bytes_max` bytes. The result for an interim response has no [`Response`].
-fn parse_one(
-    bytes: &[u8],
-    nonce: [u8; 16],
-    offer: Option<&Preferences>,
-    bytes_max: usize,
-) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
-    with_head(bytes, bytes_max, |status, headers, head_bytes| {
-        let response = match status {
-            101 => Some(check_upgrade(headers, nonce, offer)?),
-            100..=199 => None,
-            status => return Err(BadHandshake::Status(status)),
-        };
-        Ok((response, head_bytes))
-    })?
-    .transpose()
-}
-
-/// Parses a head of at most `bytes_max` bytes and passes its status, fields and length to `f`.
-fn with_head<R>(
-    bytes: &[u8],
-    bytes_max: usize,
-    f: impl FnOnce(u16, &[httparse::Header<'_>], usize) -> R,
-) -> Result<Option<R>, BadHandshake> {
-    let head = &bytes[..bytes.len().min(bytes_max)];
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut headers);
-    let head_bytes = match parsed.parse(head) {
-        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if bytes.len() >= bytes_max => return Err(BadHandshake::HeadTooBig),
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
-        Err(_) => return Err(BadHandshake::Malformed),
-    };
-    if has_bare_line_feed(&head[..head_bytes]) {
-        return Err(BadHandshake::Malformed);
-    }
-    let status = parsed.code.unwrap_or_default();
-    // HTTP/1.0 has neither interim responses nor upgrades (RFC 9110, 15.2).
-    if (100..=199).contains(&status) && parsed.version != Some(1) {
-        return Err(BadHandshake::Malformed);
-    }
-    Ok(Some(f(status, parsed.headers, head_bytes)))
 }
 
 /// Checks a 101 response by RFC 6455, 4.1, and returns its subprotocol and extension.
@@ -384,17 +370,10 @@ pub struct ResponseHead {
 /// # Errors
 /// [`BadHandshake::Malformed`] and [`BadHandshake::HeadTooBig`].
 pub fn parse_response_head(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, BadHandshake> {
-    let mut start = 0;
-    loop {
-        let read = with_head(&bytes[start..], HEAD_BYTES_DEFAULT - start, |status, headers, head_bytes| {
-            let field =
-                |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
-            (ResponseHead { status, fields: headers.iter().map(field).collect() }, head_bytes)
-        })?;
-        match read {
-            Some((ResponseHead { status: 100 | 102..=199, .. }, head_bytes)) => start += head_bytes,
-            Some((head, head_bytes)) => return Ok(Some((head, start + head_bytes))),
-            None => return Ok(None),
-        }
-    }
+    read_final(bytes, |status, headers| {
+        let field =
+            |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
+        let is_interim = matches!(status, 100 | 102..=199);
+        Ok((!is_interim).then(|| ResponseHead { status, fields: headers.iter().map(field).collect() }))
+    })
 }

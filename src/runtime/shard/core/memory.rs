@@ -127,7 +127,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// largest of them first. A connection that is receiving a long message is not closed before half of the reserve is
     /// used. False if there is no such connection.
     fn end_largest(&mut self) -> bool {
-        let share_bytes = self.env.pool.share_bytes();
+        let share_bytes = self.env.pool.budget().share();
         let low = self.env.pool.is_low();
         let is_over =
             |holding: &ConnectionMemory| holding.held_bytes > share_bytes && (holding.is_blocked || low);

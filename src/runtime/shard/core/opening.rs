@@ -194,7 +194,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
         };
         self.slots.insert(token, connection, Some(peer));
-        self.env.pool.add_holder();
+        self.env.pool.budget().add_holder();
         match (&route.tunnel, &route.security) {
             (Some(tunnel), security) => {
                 let tunnel = ProxyTunnel::new(tunnel.clone(), security.clone());
