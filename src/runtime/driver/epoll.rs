@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use self::dials::WaitingDials;
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
@@ -657,7 +659,7 @@ impl Driver for Epoll {
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        sys::set_nonblocking(listener.as_fd())?;
+        SockRef::from(&listener).set_nonblocking(true)?;
         self.listeners.push(Listener { fd: listener, ready: false });
         if matches!(self.accepting, Accepting::Full | Accepting::Failed { .. }) {
             return Ok(());

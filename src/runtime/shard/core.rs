@@ -382,19 +382,13 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             return;
         }
         let connection = &mut slot.connection;
-        let mut refused = false;
-        let mut action_waits = false;
+        let traffic = self.counters.traffic.at(slot.account);
+        let (mut refused, mut is_sealing) = (false, false);
         match self.sessions.layer_mut(token.index) {
             Some(Layer::Tls(session)) => {
-                refused = flush_sealed(
-                    session,
-                    connection,
-                    &mut self.env.lend(),
-                    token,
-                    &mut self.driver,
-                    self.counters.traffic.at(slot.account),
-                );
-                action_waits = refused && !connection.is_aborting();
+                let (env, driver) = (&mut self.env.lend(), &mut self.driver);
+                refused = flush_sealed(session, connection, env, token, driver, traffic);
+                is_sealing = refused && !connection.is_aborting();
             }
             Some(Layer::Tunnel(tunnel)) => {
                 let mut env = self.env.lend();
@@ -402,29 +396,16 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
             None if connection.is_blocked() => {}
             None => {
-                while let Some(buffer) = connection.pop() {
-                    let traffic = self.counters.traffic.at(slot.account);
-                    if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
-                        refused = true;
-                        break;
-                    }
-                }
+                let (pop, push_front) = (Connection::pop, Connection::push_front);
+                refused = !send_queued(&mut self.driver, token, traffic, connection, pop, push_front);
             }
         }
         if connection.is_closing() {
             self.ending.push(token);
             let (log, driver) = (&mut self.log, &mut self.driver);
-            action_waits |= waits_for_address(log, driver, token, connection, self.env.now);
-        }
-        let mut action = if action_waits { None } else { connection.take_transport_action() };
-        if action == Some(TransportAction::Close)
-            && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())
-        {
-            connection.linger();
-            action = Some(TransportAction::Shutdown);
-        }
-        if let Some(action) = action {
-            slot.leaving = end_transport(&mut self.driver, token, action);
+            let waits = waits_for_address(log, driver, token, connection, self.env.now) || is_sealing;
+            let lingers = self.sessions.get_mut(token.index).is_some_and(|session| session.lingers());
+            slot.leaving = !waits && end_transport(driver, token, connection, lingers);
         }
         if pause_or_resume(connection, &self.env, &mut self.driver, token) {
             self.counters.pauses += 1;
@@ -548,16 +529,27 @@ fn waits_for_address<D: Driver>(
     action == Some(TransportAction::Close) && notes.awaits_address(token)
 }
 
-/// Makes the driver carry out a connection's requests for its transport. Returns whether only the end of the connection
-/// is still awaited.
-fn end_transport<D: Driver>(driver: &mut D, token: Token, action: TransportAction) -> bool {
-    match action {
-        TransportAction::Shutdown => {
+/// Carries out what a closing connection requests of its transport. If it `lingers`, the peer's bytes are still discarded
+/// before it is closed. Returns whether only the end of the connection is still awaited.
+fn end_transport<D: Driver>(
+    driver: &mut D,
+    token: Token,
+    connection: &mut Connection,
+    lingers: bool,
+) -> bool {
+    match connection.take_transport_action() {
+        None => return false,
+        Some(TransportAction::Close) if lingers => {
+            connection.linger();
             driver.shutdown(token);
             return false;
         }
-        TransportAction::Close => driver.close(token),
-        TransportAction::Abort => driver.abort(token),
+        Some(TransportAction::Shutdown) => {
+            driver.shutdown(token);
+            return false;
+        }
+        Some(TransportAction::Close) => driver.close(token),
+        Some(TransportAction::Abort) => driver.abort(token),
     }
     true
 }
@@ -584,24 +576,27 @@ fn pause_or_resume<D: Driver>(
     pauses == Some(true)
 }
 
-/// Passes a buffer to the driver, or back to the connection if it is not accepted.
-fn send_pooled<D: Driver>(
+/// Passes the buffers of a queue to the driver. False, with the rest in the queue, if it accepts no more in this tick.
+#[inline]
+fn send_queued<D: Driver, Q>(
     driver: &mut D,
     token: Token,
-    buffer: Buffer,
-    connection: &mut Connection,
     traffic: &mut Traffic,
+    queue: &mut Q,
+    pop: impl Fn(&mut Q) -> Option<Buffer>,
+    push_front: impl Fn(&mut Q, Buffer),
 ) -> bool {
-    let bytes = buffer.len() as u64;
-    match driver.send(token, Source::Pooled(buffer)) {
-        Ok(()) => {
-            traffic.bytes_out += bytes;
-            true
+    while let Some(buffer) = pop(queue) {
+        let bytes = buffer.len() as u64;
+        match driver.send(token, Source::Pooled(buffer)) {
+            Ok(()) => traffic.bytes_out += bytes,
+            Err(source) => {
+                if let Source::Pooled(buffer) = source {
+                    push_front(queue, buffer);
+                }
+                return false;
+            }
         }
-        Err(Source::Pooled(buffer)) => {
-            connection.push_front(buffer);
-            false
-        }
-        Err(Source::Received(_) | Source::Shared(_)) => false,
     }
+    true
 }

@@ -1,6 +1,7 @@
 //! Encrypts the output of a connection with TLS, or asks its proxy, and passes the bytes to the driver.
 
-use crate::driver::{Driver, Source, Token};
+use super::send_queued;
+use crate::driver::{Driver, Token};
 use crate::shard::tls::{Session, SessionError};
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Traffic;
@@ -83,16 +84,5 @@ pub(super) fn send_sealed<D: Driver>(
     driver: &mut D,
     traffic: &mut Traffic,
 ) -> bool {
-    while let Some(buffer) = session.pop() {
-        let bytes = buffer.len() as u64;
-        match driver.send(token, Source::Pooled(buffer)) {
-            Ok(()) => traffic.bytes_out += bytes,
-            Err(Source::Pooled(buffer)) => {
-                session.unpop(buffer);
-                return false;
-            }
-            Err(Source::Received(_) | Source::Shared(_)) => return false,
-        }
-    }
-    true
+    send_queued(driver, token, traffic, session, Session::pop, Session::unpop)
 }
