@@ -146,12 +146,6 @@ impl Uring {
         })
     }
 
-    /// Number of ticks that brought more completions than the ring holds. Nothing is lost by that, but receives are
-    /// armed again.
-    pub fn completion_overflows(&self) -> u64 {
-        self.ring.work.overflows
-    }
-
     /// Queues everything except the sends of this tick's batch.
     #[inline]
     fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {

@@ -66,21 +66,6 @@ impl<'a, K: Kinds> ConnectionContext<'a, K> {
 }
 
 impl<K: Kinds> ConnectionContext<'_, K> {
-    /// The same connection, for a shorter time.
-    pub fn reborrow(&mut self) -> ConnectionContext<'_, K> {
-        let Env { pool, codecs, config, now, entropy } = &mut self.env;
-        ConnectionContext {
-            token: self.token,
-            peer: self.peer,
-            mailboxes: self.mailboxes,
-            connection: self.connection,
-            env: Env { pool, codecs, config, now: *now, entropy },
-            counters: self.counters,
-            account: self.account,
-            excesses: self.excesses,
-        }
-    }
-
     /// The peer was over a limit of the application: it is counted and logged with its address. `counts` says that it may ban
     /// the address.
     pub fn note_excess(&mut self, limit: Limit, counts: bool) {
@@ -372,17 +357,9 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         if slot.mark_dirty() {
             core.dirty.push(token);
         }
-        let Slot { connection, peer, account, .. } = slot;
-        Some(ConnectionContext {
-            token,
-            peer: peer.as_mut()?,
-            mailboxes: &mut core.mailboxes,
-            connection,
-            env: core.env.lend(),
-            counters: &mut core.counters,
-            account: *account,
-            excesses: &mut core.excesses,
-        })
+        slot.peer.as_ref()?;
+        let (env, mailboxes) = (core.env.lend(), &mut core.mailboxes);
+        Some(ConnectionContext::of(slot, token, env, mailboxes, &mut core.counters, &mut core.excesses))
     }
 
     /// How a connection is closing; `None` if it is not.
@@ -504,14 +481,18 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
         self.core.driver.find_address(token);
     }
 
-    /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later).
+    /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later). Input that arrived meanwhile is read
+    /// at the end of the tick.
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
-        self.core.accept_later(token, subprotocol, whole);
+        self.core.accept(token, None, subprotocol, &[], whole);
+        self.core.touch(token);
     }
 
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
-        self.core.accept_later_with(token, extras, whole);
+        self.core.set_progress(token, extras);
+        self.core.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
+        self.core.touch(token);
     }
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see

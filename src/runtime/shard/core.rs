@@ -12,7 +12,6 @@ mod keeping;
 mod memory;
 mod opening;
 mod reading;
-mod refused_later;
 mod refusing;
 mod relief;
 mod sealing;
@@ -20,27 +19,26 @@ mod secure;
 mod throttle;
 mod throttling;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
-use self::refused_later::RefusedLater;
 use self::relief::{MemoryRelief, UnfinishedSends};
-use self::sealing::{flush_sealed, flush_tunnel};
+use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::throttle::Throttle;
 use super::config::{Allowance, ShardConfig};
 use super::connection_log::{self, ConnectionLog, Ended};
 use super::control::{Goodbye, LiveConfig};
 use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
-use super::refusals;
+use super::refusals::{self, RefusedConnection};
 use super::slots::{Slot, Slots};
 use super::timer_wheel::TimerWheel;
 use super::tls::{Layer, Security, Sessions};
 use crate::admission::Limit;
-use crate::driver::{Driver, Source, Token};
+use crate::driver::{Driver, Token};
 use crate::limits::{STALL, TRIM_INTERVAL};
 use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use crate::traces;
@@ -114,7 +112,8 @@ pub struct Core<D: Driver, K: Kinds> {
     lease: Lease,
     pub(super) arrivals: Arrivals,
     pub(super) handshakes: Handshakes,
-    refused_later: RefusedLater,
+    /// Connections that are refused once their request is there. Empty while nobody is over a limit.
+    refused_later: BTreeMap<Token, RefusedConnection>,
     pub(super) throttle: Throttle,
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
@@ -166,7 +165,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             stopping: false,
             arrivals: Arrivals::default(),
             handshakes: Handshakes::default(),
-            refused_later: RefusedLater::default(),
+            refused_later: BTreeMap::new(),
             throttle: Throttle::default(),
             excesses: Vec::new(),
             due: Vec::new(),
@@ -574,29 +573,4 @@ fn pause_or_resume<D: Driver>(
         None => {}
     }
     pauses == Some(true)
-}
-
-/// Passes the buffers of a queue to the driver. False, with the rest in the queue, if it accepts no more in this tick.
-#[inline]
-fn send_queued<D: Driver, Q>(
-    driver: &mut D,
-    token: Token,
-    traffic: &mut Traffic,
-    queue: &mut Q,
-    pop: impl Fn(&mut Q) -> Option<Buffer>,
-    push_front: impl Fn(&mut Q, Buffer),
-) -> bool {
-    while let Some(buffer) = pop(queue) {
-        let bytes = buffer.len() as u64;
-        match driver.send(token, Source::Pooled(buffer)) {
-            Ok(()) => traffic.bytes_out += bytes,
-            Err(source) => {
-                if let Source::Pooled(buffer) = source {
-                    push_front(queue, buffer);
-                }
-                return false;
-            }
-        }
-    }
-    true
 }

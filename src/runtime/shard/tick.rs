@@ -265,10 +265,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
         let core = &self.core;
-        if !core.dirty.is_empty()
-            || !core.refused.is_empty()
-            || core.has_waiting_handshakes()
-            || core.stopping
+        if !core.dirty.is_empty() || !core.refused.is_empty() || !core.handshakes.is_empty() || core.stopping
         {
             return Some(0);
         }

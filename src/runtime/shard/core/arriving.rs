@@ -191,7 +191,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// A connection has ended.
     pub(super) fn forget_arrival(&mut self, token: Token) {
         self.forget_throttled(token);
-        self.refused_later.forget(token);
+        self.refused_later.remove(&token);
         let waiting = self.handshakes.forget(token);
         self.drop_held(waiting);
         let arrival = self.arrivals.forget(token, self.env.now);

@@ -1,6 +1,7 @@
 //! The ends of received spans: sends the replies that lie in them.
 
-use super::{Core, send_queued};
+use super::Core;
+use super::sealing::send_queued;
 use crate::admission::Limit;
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::kinds::Kinds;

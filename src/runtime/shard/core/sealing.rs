@@ -1,10 +1,10 @@
 //! Encrypts the output of a connection with TLS, or asks its proxy, and passes the bytes to the driver.
 
-use super::send_queued;
-use crate::driver::{Driver, Token};
+use crate::driver::{Driver, Source, Token};
 use crate::shard::tls::{Session, SessionError};
 use crate::shard::tunnel::ProxyTunnel;
 use crate::stats::Traffic;
+use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, Env, OutOfMemory, TransportAction};
 
 pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env: &mut Env<'_>) {
@@ -85,4 +85,29 @@ pub(super) fn send_sealed<D: Driver>(
     traffic: &mut Traffic,
 ) -> bool {
     send_queued(driver, token, traffic, session, Session::pop, Session::unpop)
+}
+
+/// Passes the buffers of a queue to the driver. False, with the rest in the queue, if it accepts no more in this tick.
+#[inline]
+pub(super) fn send_queued<D: Driver, Q>(
+    driver: &mut D,
+    token: Token,
+    traffic: &mut Traffic,
+    queue: &mut Q,
+    pop: impl Fn(&mut Q) -> Option<Buffer>,
+    push_front: impl Fn(&mut Q, Buffer),
+) -> bool {
+    while let Some(buffer) = pop(queue) {
+        let bytes = buffer.len() as u64;
+        match driver.send(token, Source::Pooled(buffer)) {
+            Ok(()) => traffic.bytes_out += bytes,
+            Err(source) => {
+                if let Source::Pooled(buffer) = source {
+                    push_front(queue, buffer);
+                }
+                return false;
+            }
+        }
+    }
+    true
 }
