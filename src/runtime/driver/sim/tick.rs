@@ -98,11 +98,11 @@ impl Sim {
         while let Some(mut source) = slot.staged.pop_front() {
             let now = allowed.min(source.len());
             allowed -= now;
-            let sent = state.write(slot.wire, slot.side, &bytes_of(&source, &self.memory)[..now]);
+            let bytes = source.bytes(|span| received(&self.memory, span));
+            let sent = state.write(slot.wire, slot.side, &bytes[..now]);
             debug_assert_eq!(sent, now, "the room was looked up");
             source.skip(now);
-            let received = |span: Span| &self.memory[span.offset as usize..][..span.bytes as usize];
-            if slot.rest.append(source, &mut 0, pool, received).is_err() {
+            if slot.rest.append(source, &mut 0, pool, |span| received(&self.memory, span)).is_err() {
                 return self.fail(index, ErrorKind::OutOfMemory, state, pool);
             }
         }
@@ -407,10 +407,6 @@ impl Sim {
     }
 }
 
-fn bytes_of<'a>(source: &'a Source, memory: &'a [u8]) -> &'a [u8] {
-    match source {
-        Source::Received(span) => &memory[span.offset as usize..][..span.bytes as usize],
-        Source::Pooled(buffer) => buffer.as_slice(),
-        Source::Shared(shared) => &shared.bytes,
-    }
+fn received(memory: &[u8], span: Span) -> &[u8] {
+    &memory[span.offset as usize..][..span.bytes as usize]
 }
