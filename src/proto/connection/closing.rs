@@ -11,7 +11,7 @@ use super::{
 use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
 use crate::event_stream;
-use crate::frame::{Header, Opcode};
+use crate::frame::Opcode;
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::{ProtocolError, Role};
 
@@ -229,10 +229,7 @@ impl Connection {
             Phase::Closing(closing) => Closed { peer_close, ..closing.end.closed.clone() },
             _ => {
                 if env.config.answers_closes {
-                    let key = self.key(env);
-                    let echoed = &payload[..payload.len().min(2)];
-                    let header = Header::new(Opcode::Close, true, key, echoed.len());
-                    self.outbox.frame(env.pool, &header, echoed)?;
+                    self.queue_frame(Opcode::Close, true, &payload[..payload.len().min(2)], env)?;
                 }
                 Closed { code: close.code, cause: Cause::Peer, peer_close }
             }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, QUEUED_PONGS_MAX};
 use crate::mask;
 
 /// Bytes of the largest control frame: two of header, four of key, 125 of payload.
@@ -197,11 +197,10 @@ impl Outbox {
         opcode: Opcode,
         key: Option<[u8; 4]>,
         payload: &[u8],
-        pongs_max: u32,
     ) -> Result<(), OutOfMemory> {
         debug_assert!(opcode.is_control());
         if opcode == Opcode::Pong {
-            if u32::from(self.queued_pongs) >= pongs_max {
+            if u32::from(self.queued_pongs) >= QUEUED_PONGS_MAX {
                 // Only the latest ping is owed an answer (RFC 6455, 5.5.3).
                 if let Some(buffer) = self.control.take() {
                     self.bytes -= buffer.len() as u32;

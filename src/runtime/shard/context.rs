@@ -48,6 +48,10 @@ pub struct ConnectionContext<'a, K: Kinds> {
     pub(super) excesses: &'a mut Vec<(Token, Limit, bool)>,
 }
 
+/// What a connection's context uses of its shard, beside the environment.
+pub(super) type ShardParts<'a, K> =
+    (&'a mut Mailboxes<<K as Kinds>::Message>, &'a mut Counters, &'a mut Vec<(Token, Limit, bool)>);
+
 impl<'a, K: Kinds> ConnectionContext<'a, K> {
     /// The context of a connection that has reached the application.
     #[inline(always)]
@@ -55,9 +59,7 @@ impl<'a, K: Kinds> ConnectionContext<'a, K> {
         slot: &'a mut Slot<K::Peer>,
         token: Token,
         env: Env<'a>,
-        mailboxes: &'a mut Mailboxes<K::Message>,
-        counters: &'a mut Counters,
-        excesses: &'a mut Vec<(Token, Limit, bool)>,
+        (mailboxes, counters, excesses): ShardParts<'a, K>,
     ) -> ConnectionContext<'a, K> {
         let Slot { connection, peer, account, .. } = slot;
         let (peer, account) = (peer.get_or_insert_default(), *account);
@@ -358,8 +360,8 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
             core.dirty.push(token);
         }
         slot.peer.as_ref()?;
-        let (env, mailboxes) = (core.env.lend(), &mut core.mailboxes);
-        Some(ConnectionContext::of(slot, token, env, mailboxes, &mut core.counters, &mut core.excesses))
+        let parts = (&mut core.mailboxes, &mut core.counters, &mut core.excesses);
+        Some(ConnectionContext::of(slot, token, core.env.lend(), parts))
     }
 
     /// How a connection is closing; `None` if it is not.
