@@ -14,7 +14,6 @@ use tracing::{Level, enabled};
 use super::access::{AccessLog, AccessRecord, Sampled};
 use crate::driver::Token;
 use crate::limits::{ACCESS_PATH_BYTES_MAX, LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
-use crate::stats::Traffic;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::{Refusal, Request};
@@ -206,43 +205,24 @@ impl ConnectionLog {
         }
     }
 
-    /// A connection has ended.
-    pub(super) fn closed(&mut self, token: Token, closed: &Closed, end: &Ended<'_>) {
+    /// A connection has ended `now`. `record` has what the log does not know.
+    pub(super) fn closed(&mut self, token: Token, closed: &Closed, record: AccessRecord<'_>, now: Nanos) {
         if !self.asked.is_empty() {
             self.asked.remove(&token);
         }
         let note = if self.connections.is_empty() { None } else { self.connections.remove(&token) };
         let Note { address, path, waiting, access } = note.unwrap_or_default();
         let peer = address.flatten();
-        for record in waiting {
-            record.log(peer, path.as_deref());
+        for waiting in waiting {
+            waiting.log(peer, path.as_deref());
         }
         if let (Some(log), Some(Access { accepted_at, status })) = (&self.access, access) {
-            log.write(&AccessRecord {
-                address: peer,
-                identity: end.identity,
-                path: path.as_deref(),
-                status,
-                code: end.code,
-                cause: closed.cause.name(),
-                traffic: end.traffic,
-                duration: end.at.saturating_sub(accepted_at),
-            });
+            let (path, cause) = (path.as_deref(), closed.cause.name());
+            let duration = now.saturating_sub(accepted_at);
+            log.write(&AccessRecord { address: peer, path, status, cause, duration, ..record });
         }
         log_end(peer, closed);
     }
-}
-
-/// The end of a connection, for its record.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ended<'a> {
-    pub(super) at: Nanos,
-    /// The close code, if it was a WebSocket or an event stream.
-    pub(super) code: Option<u16>,
-    /// Its traffic, if that was counted by itself.
-    pub(super) traffic: Option<Traffic>,
-    /// Who authenticated.
-    pub(super) identity: Option<&'a str>,
 }
 
 impl Record {

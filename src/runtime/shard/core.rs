@@ -28,8 +28,9 @@ use self::handshakes::Handshakes;
 use self::relief::{MemoryRelief, UnfinishedSends};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::throttle::Throttle;
+use super::access::AccessRecord;
 use super::config::{Allowance, ShardConfig};
-use super::connection_log::{self, ConnectionLog, Ended};
+use super::connection_log::{self, ConnectionLog};
 use super::control::{Goodbye, LiveConfig};
 use super::kinds::Kinds;
 use super::mailbox::Mailboxes;
@@ -451,7 +452,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
         traces::closed(token, closed.cause.name());
         let traffic = self.counters.traffic.close(slot.account);
-        self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic, identity });
+        let record = AccessRecord { identity, code, traffic, ..AccessRecord::default() };
+        self.log.closed(token, closed, record, self.env.now);
     }
 
     /// Uses another configuration from now on.

@@ -341,10 +341,10 @@ impl Sim {
         if slot.phase != Phase::Open || (slot.ended && !slot.paused) {
             return;
         }
-        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         if slot.paused {
-            return self.look_for_end_while_paused(index, Inbound { bytes, ended, reset }, state, pool);
+            return self.look_for_end_while_paused(index, state, pool);
         }
+        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         if bytes > 0 || !(ended || reset) {
             return;
         }
@@ -360,16 +360,10 @@ impl Sim {
 
     /// A reset is noticed even before unread bytes. FIN is, too; behind the last byte it may be reported as the end, by
     /// a receive that was armed before the pause.
-    fn look_for_end_while_paused(
-        &mut self,
-        index: u32,
-        inbound: Inbound,
-        state: &mut State,
-        pool: &mut Pool,
-    ) {
-        let Inbound { bytes, ended, reset } = inbound;
+    fn look_for_end_while_paused(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
+        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
         let news = reset || (ended && !slot.ended && !slot.half_closed);
         if news && state.random.chance(state.faults.receive_ends) {
             self.busy = true;
