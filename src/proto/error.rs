@@ -13,44 +13,44 @@ crate::text_error! {
     #[non_exhaustive]
     pub enum ProtocolError: text {
         /// RSV1, RSV2 or RSV3 is set and no negotiated extension defines it (RFC 6455, 5.2; RFC 7692, 6).
-        ReservedBits = "reserved bit set",
+        ReservedBits = "reserved bit set";
         /// Opcode 3–7 or 11–15 (RFC 6455, 5.2).
-        UnknownOpcode = "unknown opcode",
+        UnknownOpcode = "unknown opcode";
         /// A control frame without FIN (RFC 6455, 5.5).
-        FragmentedControl = "fragmented control frame",
+        FragmentedControl = "fragmented control frame";
         /// A control frame with a payload length above 125 bytes (RFC 6455, 5.5).
-        OversizedControl = "control frame longer than 125 bytes",
+        OversizedControl = "control frame longer than 125 bytes";
         /// A payload length that is not minimally encoded (RFC 6455, 5.2).
-        NotMinimalLength = "length is not minimally encoded",
+        NotMinimalLength = "length is not minimally encoded";
         /// A 64-bit length with its most significant bit set (RFC 6455, 5.2).
-        LengthTopBit = "length of 2^63 or more",
+        LengthTopBit = "length of 2^63 or more";
         /// An unmasked frame from a client (RFC 6455, 5.1).
-        NotMasked = "frame is not masked",
+        NotMasked = "frame is not masked";
         /// A masked frame from a server (RFC 6455, 5.1).
-        Masked = "frame is masked",
+        Masked = "frame is masked";
         /// A continuation frame without a preceding fragment (RFC 6455, 5.4).
-        StrayContinuation = "continuation frame without a message",
+        StrayContinuation = "continuation frame without a message";
         /// A new message before the final fragment of the previous one (RFC 6455, 5.4).
-        InterleavedData = "new message inside a fragmented message",
+        InterleavedData = "new message inside a fragmented message";
         /// A text message that is not UTF-8 (RFC 6455, 8.1).
-        InvalidUtf8 = "text is not UTF-8",
+        InvalidUtf8 = "text is not UTF-8";
         /// A message above the size limit, detected from the header or while inflating.
-        MessageTooBig = "message too big",
+        MessageTooBig = "message too big";
         /// A compressed message that is invalid or truncated DEFLATE data (RFC 7692, 7.2.2).
-        BadCompression = "compressed data is invalid",
+        BadCompression = "compressed data is invalid";
         /// A Close frame with a payload of one byte (RFC 6455, 5.5.1).
-        BadClosePayload = "close payload has only one byte",
+        BadClosePayload = "close payload has only one byte";
         /// A close code that must not be sent (RFC 6455, 7.4).
-        BadCloseCode = "close code must not be sent",
+        BadCloseCode = "close code must not be sent";
         /// A close reason that is not UTF-8 (RFC 6455, 5.5.1).
-        BadCloseReason = "close reason is not UTF-8",
+        BadCloseReason = "close reason is not UTF-8";
         /// More pings than [`PINGS_PER_SECOND_MAX`](crate::limits::PINGS_PER_SECOND_MAX).
-        PingFlood = "too many pings",
+        PingFlood = "too many pings";
         /// A message that makes less than its [least progress](crate::connection::MessageProgress).
-        SlowMessage = "message arrived too slowly",
+        SlowMessage = "message arrived too slowly";
         /// More than [`EVENT_STREAM_INPUT_BYTES_MAX`](crate::limits::EVENT_STREAM_INPUT_BYTES_MAX) from the client of an event
         /// stream.
-        EventStreamInput = "an event stream takes no input",
+        EventStreamInput = "an event stream takes no input";
     }
 }
 

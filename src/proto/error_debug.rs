@@ -104,16 +104,17 @@ macro_rules! error_debug {
     };
 }
 
-/// Defines an error type whose variants have no fields: each with its text, and `Display`, `Debug` and `Error` with them. With
-/// `: text` behind its name, also the list of all variants and a function that returns the text.
+/// Defines an error type without causes: each variant with its text, and `Display`, `Debug` and `Error` with them. A variant may
+/// have one field, which the text names. With `: text` behind its name, if no variant has a field, also the list of all variants
+/// and a function that returns the text.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! text_error {
     (
         $(#[$meta:meta])*
-        pub enum $type:ident: $text:ident { $($(#[$doc:meta])* $variant:ident = $string:literal,)* }
+        pub enum $type:ident: $text:ident { $($(#[$doc:meta])* $variant:ident = $string:literal;)* }
     ) => {
-        $crate::text_error! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string,)* } }
+        $crate::text_error! { $(#[$meta])* pub enum $type { $($(#[$doc])* $variant = $string;)* } }
 
         impl $type {
             /// All of them, for counters and tests.
@@ -129,24 +130,26 @@ macro_rules! text_error {
     };
     (
         $(#[$meta:meta])*
-        pub enum $type:ident { $($(#[$doc:meta])* $variant:ident = $string:literal,)* }
+        pub enum $type:ident {
+            $($(#[$doc:meta])* $variant:ident $(($field:ident: $of:ty))? = $string:literal $(, $argument:expr)*;)*
+        }
     ) => {
         $(#[$meta])*
         pub enum $type {
-            $($(#[$doc])* $variant,)*
+            $($(#[$doc])* $variant $(($of))?,)*
         }
 
         impl ::std::fmt::Display for $type {
             fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.write_str(match self {
-                    $($type::$variant => $string,)*
-                })
+                match self {
+                    $($type::$variant $(($field))? => write!(f, $string $(, $argument)*),)*
+                }
             }
         }
 
         impl ::std::error::Error for $type {}
 
-        $crate::error_debug!(enum $type { $($variant),* });
+        $crate::error_debug!(enum $type { $($variant $(($field))?),* });
     };
 }
 

@@ -36,19 +36,19 @@ crate::text_error! {
     #[non_exhaustive]
     pub enum BadUrl {
         /// It does not begin with `ws://` or `wss://`.
-        Scheme = "a WebSocket URL begins with ws:// or wss://",
+        Scheme = "a WebSocket URL begins with ws:// or wss://";
         /// It has a fragment, which a WebSocket URL must not have (RFC 6455, 3).
-        Fragment = "a WebSocket URL has no fragment (#...)",
+        Fragment = "a WebSocket URL has no fragment (#...)";
         /// It has a user name or password.
-        UserInfo = "user names and passwords in the URL are not supported",
+        UserInfo = "user names and passwords in the URL are not supported";
         /// It has no host.
-        NoHost = "the URL has no host",
+        NoHost = "the URL has no host";
         /// The host has invalid characters, or the text in brackets is not an IPv6 address.
-        Host = "the URL's host is malformed",
+        Host = "the URL's host is malformed";
         /// The port is not a number from 1 to 65535.
-        Port = "the URL's port is not a number from 1 to 65535",
+        Port = "the URL's port is not a number from 1 to 65535";
         /// The path or query has a space, a control character or a non-ASCII character.
-        Path = "the URL's path must be percent-encoded ASCII",
+        Path = "the URL's path must be percent-encoded ASCII";
     }
 }
 

@@ -17,7 +17,9 @@ use crate::driver::{Driver, Shared, Source, Token};
 use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
-use echoring_proto::connection::{Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, Reply};
+use echoring_proto::connection::{
+    Cause, CloseMode, Closed, Codecs, Connection, Env, MessageKind, OutOfMemory, Reply,
+};
 use echoring_proto::handshake::{Dial, Refusal};
 use echoring_proto::limits::Nanos;
 
@@ -114,8 +116,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
     pub fn end_fragments(&mut self, kind: MessageKind) {
         self.connection.set_sends_fragments(false);
         if self.connection.is_open() {
-            let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env).is_ok();
-            self.count_queued(queued);
+            let queued = self.connection.send_fragment(kind, false, true, &[], &mut self.env);
+            self.count_queued(queued, 1);
         }
     }
 
@@ -161,8 +163,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             return false;
         }
         debug_assert!(!self.connection.is_event_stream());
-        let queued = self.connection.send(kind, payload, &mut self.env).is_ok();
-        self.count_queued(queued)
+        let queued = self.connection.send(kind, payload, &mut self.env);
+        self.count_queued(queued, 1)
     }
 
     /// Queues an event of an event stream, see [`Connection::send_encoded`], without a bound as
@@ -172,18 +174,17 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             return;
         }
         debug_assert!(self.connection.is_event_stream());
-        let queued = self.connection.send_encoded(event, &mut self.env).is_ok();
-        self.count_queued(queued);
+        let queued = self.connection.send_encoded(event, &mut self.env);
+        self.count_queued(queued, 1);
     }
 
-    /// Counts a message that was queued, or ends the connection for lack of memory.
-    fn count_queued(&mut self, queued: bool) -> bool {
-        if queued {
-            self.counters.traffic.at(self.account).messages_out += 1;
-        } else {
-            self.connection.abort(Cause::OutOfMemory);
+    /// Counts `messages` that were queued, or ends the connection for lack of memory.
+    fn count_queued(&mut self, queued: Result<(), OutOfMemory>, messages: u64) -> bool {
+        match queued {
+            Ok(()) => self.counters.traffic.at(self.account).messages_out += messages,
+            Err(OutOfMemory) => self.connection.abort(Cause::OutOfMemory),
         }
-        queued
+        queued.is_ok()
     }
 
     /// The same as [`Context::share_window`].
@@ -199,13 +200,8 @@ impl<K: Kinds> ConnectionContext<'_, K> {
         if !self.connection.is_open() || full {
             return false;
         }
-        let sent = self.connection.send_fragment(kind, first, last, payload, &mut self.env).is_ok();
-        if !sent {
-            self.connection.abort(Cause::OutOfMemory);
-        } else if last {
-            self.counters.traffic.at(self.account).messages_out += 1;
-        }
-        sent
+        let queued = self.connection.send_fragment(kind, first, last, payload, &mut self.env);
+        self.count_queued(queued, u64::from(last))
     }
 
     /// Queues a ping of at most 125 bytes, under the same conditions as [`send`](ConnectionContext::send).
@@ -220,11 +216,7 @@ impl<K: Kinds> ConnectionContext<'_, K> {
             // The queue, perhaps with the 101 in it, leaves with this tick.
             self.connection.ping_behind(payload, &mut self.env)
         };
-        let sent = queued.is_ok();
-        if !sent {
-            self.connection.abort(Cause::OutOfMemory);
-        }
-        sent
+        self.count_queued(queued, 0)
     }
 
     /// Ends the stream without a Close frame, behind the queued data.

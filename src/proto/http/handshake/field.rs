@@ -58,17 +58,17 @@ crate::text_error! {
     #[non_exhaustive]
     pub enum BadField {
         /// The name is not a token (RFC 9110, 5.1).
-        Name = "the name is not a token",
+        Name = "the name is not a token";
         /// The value contains a control character, such as a line break (RFC 9110, 5.5).
-        Value = "the value contains a control character",
+        Value = "the value contains a control character";
         /// The handshake writes this field itself.
-        Reserved = "the handshake writes this field itself",
+        Reserved = "the handshake writes this field itself";
         /// The value does not have the form of this field.
-        Malformed = "the value does not have the form of this field",
+        Malformed = "the value does not have the form of this field";
         /// The client has not offered this subprotocol (RFC 6455, 4.2.2).
-        NotOffered = "the client has not offered this subprotocol",
+        NotOffered = "the client has not offered this subprotocol";
         /// A subprotocol is not a token, or is named twice (RFC 6455, 4.1).
-        Subprotocols = "a subprotocol is not a token, or is named twice",
+        Subprotocols = "a subprotocol is not a token, or is named twice";
     }
 }
 

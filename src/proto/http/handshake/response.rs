@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::Write as _;
 
 use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
@@ -210,61 +209,27 @@ impl Response {
     }
 }
 
-/// The reason why a response does not open a WebSocket connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BadHandshake {
-    /// The server answered with a status other than 101.
-    Status(u16),
-    /// `Upgrade` does not contain websocket, or `Connection` does not contain upgrade.
-    MissingUpgrade,
-    /// `Sec-WebSocket-Accept` does not match the key of the request.
-    WrongAccept,
-    /// The server chose a subprotocol that was not offered.
-    UnknownSubprotocol,
-    /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
-    BadExtension,
-    /// The bytes are not an HTTP/1.1 response.
-    Malformed,
-    /// The head exceeds [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`].
-    HeadTooBig,
-}
-
-impl fmt::Display for BadHandshake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BadHandshake::Status(status) => {
-                write!(f, "the server answered {status} {} instead of 101", reason_phrase(*status))
-            }
-            BadHandshake::MissingUpgrade => f.write_str("the server's 101 lacks Upgrade or Connection"),
-            BadHandshake::WrongAccept => {
-                f.write_str("the server's Sec-WebSocket-Accept does not match the key")
-            }
-            BadHandshake::UnknownSubprotocol => {
-                f.write_str("the server chose a subprotocol that was not offered")
-            }
-            BadHandshake::BadExtension => {
-                f.write_str("the server chose an extension, or parameters of it, that were not offered")
-            }
-            BadHandshake::Malformed => f.write_str("the server's answer is not an HTTP/1.1 response"),
-            BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
-        }
+crate::text_error! {
+    /// The reason why a response does not open a WebSocket connection.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum BadHandshake {
+        /// The server answered with a status other than 101.
+        Status(status: u16) = "the server answered {status} {} instead of 101", reason_phrase(*status);
+        /// `Upgrade` does not contain websocket, or `Connection` does not contain upgrade.
+        MissingUpgrade = "the server's 101 lacks Upgrade or Connection";
+        /// `Sec-WebSocket-Accept` does not match the key of the request.
+        WrongAccept = "the server's Sec-WebSocket-Accept does not match the key";
+        /// The server chose a subprotocol that was not offered.
+        UnknownSubprotocol = "the server chose a subprotocol that was not offered";
+        /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
+        BadExtension = "the server chose an extension, or parameters of it, that were not offered";
+        /// The bytes are not an HTTP/1.1 response.
+        Malformed = "the server's answer is not an HTTP/1.1 response";
+        /// The head exceeds [`HEAD_BYTES_DEFAULT`] or [`HEADERS_MAX`].
+        HeadTooBig = "the server's response head is too big";
     }
 }
-
-impl std::error::Error for BadHandshake {}
-
-crate::error_debug!(
-    enum BadHandshake {
-        Status(status),
-        MissingUpgrade,
-        WrongAccept,
-        UnknownSubprotocol,
-        BadExtension,
-        Malformed,
-        HeadTooBig,
-    }
-);
 
 /// The result of the compression offer.
 fn agreement(

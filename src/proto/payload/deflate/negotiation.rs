@@ -81,15 +81,15 @@ crate::text_error! {
     #[non_exhaustive]
     pub enum BadExtension {
         /// The header is malformed.
-        Malformed = "the server's Sec-WebSocket-Extensions is malformed",
+        Malformed = "the server's Sec-WebSocket-Extensions is malformed";
         /// An extension that was not offered.
-        NotOffered = "the server chose an extension that was not offered",
+        NotOffered = "the server chose an extension that was not offered";
         /// permessage-deflate occurs more than once.
-        Repeated = "the server chose permessage-deflate twice",
+        Repeated = "the server chose permessage-deflate twice";
         /// A parameter that is unknown or repeated, or has a missing, forbidden or invalid value.
-        BadParameter = "the server's permessage-deflate has an invalid parameter",
+        BadParameter = "the server's permessage-deflate has an invalid parameter";
         /// The response does not satisfy the parameters of the offer.
-        OfferNotKept = "the server's permessage-deflate does not satisfy the offer",
+        OfferNotKept = "the server's permessage-deflate does not satisfy the offer";
     }
 }
 
