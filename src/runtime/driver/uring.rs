@@ -40,6 +40,7 @@ use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
+use super::unsent::Unsent;
 use super::{
     Description, Driver, Event, Features, Options, RemoteAddress, Source, Span, Token, Waker, clock,
 };
@@ -321,11 +322,11 @@ impl Driver for Uring {
     }
 
     fn unsent_bytes(&self, token: Token) -> usize {
-        self.connections.unsent_bytes(token)
+        self.connections.unsent(token).map_or(0, Unsent::bytes)
     }
 
     fn held_bytes(&self, token: Token) -> usize {
-        self.connections.held_bytes(token)
+        self.connections.unsent(token).map_or(0, Unsent::held_bytes)
     }
 
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {

@@ -184,11 +184,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         self.counters.accepted += 1;
         let admitted = self.lease.take(1);
         let connection = Connection::server(&self.env.lend());
-        self.slots.insert(token, connection, None);
+        self.slots.insert(token, connection, None).leased = admitted;
         self.env.pool.budget().add_holder();
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.leased = admitted;
-        }
         traces::accepted(token, self.env.now);
         let noted = self.log.accepted(token, self.env.now);
         if noted.wants_address {

@@ -66,7 +66,7 @@ impl<P> Slots<P> {
         self.table.get_mut(token.index as usize)?.as_mut().filter(|slot| slot.generation == token.generation)
     }
 
-    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) {
+    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) -> &mut Slot<P> {
         let index = token.index as usize;
         if index >= self.table.len() {
             self.table.resize_with(index + 1, || None);
@@ -84,9 +84,8 @@ impl<P> Slots<P> {
             watched: false,
             progressed: false,
         };
-        if self.table[index].replace(slot).is_none() {
-            self.len += 1;
-        }
+        self.len += usize::from(self.table[index].is_none());
+        self.table[index].insert(slot)
     }
 
     pub(super) fn remove(&mut self, token: Token) -> Option<Slot<P>> {

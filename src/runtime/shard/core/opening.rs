@@ -160,23 +160,15 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         if !self.lease.take(1) {
             return Err(io::Error::other("the node has the maximum number of connections"));
         }
-        let token = match self.driver.connect(&route.address, source) {
-            Ok(token) => token,
-            Err(error) => {
-                self.lease.give(1);
-                return Err(error);
-            }
-        };
+        let token = self.driver.connect(&route.address, source).inspect_err(|_| self.lease.give(1))?;
         self.counters.dialled += 1;
-        let connection = match Connection::client(&mut self.env.lend(), whole) {
-            Ok(connection) => connection,
-            Err(OutOfMemory) => {
-                self.lease.give(1);
-                self.driver.abort(token);
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
+        let Ok(connection) = Connection::client(&mut self.env.lend(), whole) else {
+            self.lease.give(1);
+            self.driver.abort(token);
+            return Err(io::ErrorKind::OutOfMemory.into());
         };
-        self.slots.insert(token, connection, Some(peer));
+        let slot = self.slots.insert(token, connection, Some(peer));
+        (slot.leased, slot.account) = (true, Account::of_class(0));
         self.env.pool.budget().add_holder();
         match (&route.tunnel, &route.security) {
             (Some(tunnel), security) => {
@@ -185,10 +177,6 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             }
             (None, Some(security)) => self.secure_dialled(token, security.clone()),
             (None, None) => {}
-        }
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.leased = true;
-            slot.account = Account::of_class(0);
         }
         // The handshake timeout begins now, not once the transport is connected.
         self.arm(token);
