@@ -99,21 +99,18 @@ impl<M> Inlet<M> {
         self.envelopes.is_empty()
     }
 
-    /// Takes the next message. [`take_bytes`](Inlet::take_bytes) returns its bytes.
+    /// Takes the next message. `payload` then has its bytes, and no others.
     #[inline]
-    fn take(&mut self) -> Option<(M, usize)> {
-        self.envelopes.pop().ok().map(|envelope| (envelope.message, envelope.bytes))
-    }
-
-    /// Appends the bytes of the message that was taken last to `payload`.
-    #[inline]
-    fn take_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
+    fn take(&mut self, payload: &mut Vec<u8>) -> Option<M> {
+        let Envelope { message, bytes } = self.envelopes.pop().ok()?;
+        payload.clear();
         if let Ok(chunk) = self.bytes.read_chunk(bytes) {
             let (first, second) = chunk.as_slices();
             payload.extend_from_slice(first);
             payload.extend_from_slice(second);
             chunk.commit_all();
         }
+        Some(message)
     }
 }
 
@@ -287,16 +284,9 @@ impl<M: Send> Mailboxes<M> {
         }
     }
 
-    /// Takes the next message of a lane from `from`. [`take_bytes`](Mailboxes::take_bytes) returns its bytes.
-    pub(super) fn take(&mut self, from: usize, lane: Lane) -> Option<(M, usize)> {
-        self.inlet(from, lane)?.take()
-    }
-
-    /// Appends the bytes of the message that was taken last to `payload`.
-    pub(super) fn take_bytes(&mut self, from: usize, lane: Lane, bytes: usize, payload: &mut Vec<u8>) {
-        if let Some(inlet) = self.inlet(from, lane) {
-            inlet.take_bytes(bytes, payload);
-        }
+    /// Takes the next message of a lane from `from`. `payload` then has its bytes.
+    pub(super) fn take(&mut self, from: usize, lane: Lane, payload: &mut Vec<u8>) -> Option<M> {
+        self.inlets.get_mut(from)?.as_mut()?[lane as usize].take(payload)
     }
 
     fn has_far_mail(&self, takes_requests: bool) -> bool {
@@ -305,20 +295,10 @@ impl<M: Send> Mailboxes<M> {
             .is_some_and(|bridge| bridge.has_mail() && (takes_requests || bridge.receives(Lane::Forward)))
     }
 
-    /// Takes the next message of another process, if such messages are in this lane: its sender's number, the message, and the
-    /// length of its bytes, which [`take_far_bytes`](Mailboxes::take_far_bytes) returns.
-    pub(super) fn take_far(&mut self, lane: Lane) -> Option<(usize, M, usize)> {
-        self.bridge.as_mut().filter(|bridge| bridge.receives(lane))?.take()
-    }
-
-    pub(super) fn take_far_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
-        if let Some(bridge) = &mut self.bridge {
-            bridge.take_bytes(bytes, payload);
-        }
-    }
-
-    fn inlet(&mut self, from: usize, lane: Lane) -> Option<&mut Inlet<M>> {
-        Some(&mut self.inlets.get_mut(from)?.as_mut()?[lane as usize])
+    /// Takes the next message of another process, if such messages are in this lane, with its sender's number. `payload` then
+    /// has its bytes.
+    pub(super) fn take_far(&mut self, lane: Lane, payload: &mut Vec<u8>) -> Option<(usize, M)> {
+        self.bridge.as_mut().filter(|bridge| bridge.receives(lane))?.take(payload)
     }
 }
 
@@ -333,12 +313,10 @@ mod tests {
         let mut payload = Vec::new();
         for round in 0..10_u32 {
             sender.post(1, Lane::Request, round, &[b"abc", b"", b"defgh"]).unwrap();
-            let (message, bytes) = receiver.take(0, Lane::Request).unwrap();
-            payload.clear();
-            receiver.take_bytes(0, Lane::Request, bytes, &mut payload);
+            let message = receiver.take(0, Lane::Request, &mut payload).unwrap();
             assert_eq!((message, payload.as_slice()), (round, b"abcdefgh".as_slice()));
         }
-        assert!(receiver.take(0, Lane::Request).is_none());
+        assert!(receiver.take(0, Lane::Request, &mut payload).is_none());
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             if let Some(slot) = self.slots.get_mut(token) {
                 let before = self.env.pool.used_bytes();
                 slot.connection.abort_and_release(Cause::OverShare, &mut self.env.pool);
-                let input = self.throttle.take_held(token);
+                let input = self.throttle.held.remove(&token);
                 self.drop_held(input);
                 self.env.pool.free_all();
                 // Memory that was returned at once is not awaited.

@@ -23,7 +23,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             && !slot.leaving
             && !self.sessions.has(token.index)
             && !slot.account.is_own()
-            && !self.throttle.is_on()
+            && !self.throttle.is_on
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| K::echoes(peer));

@@ -83,13 +83,9 @@ impl<M> Bridge<M> {
         !self.inlet.is_empty()
     }
 
-    /// Takes the next message, its sender's number, and the length of its bytes.
-    pub(super) fn take(&mut self) -> Option<(usize, M, usize)> {
-        self.inlet.take().map(|((shard, message), bytes)| (shard, message, bytes))
-    }
-
-    pub(super) fn take_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
-        self.inlet.take_bytes(bytes, payload);
+    /// Takes the next message, with its sender's number. `payload` then has its bytes.
+    pub(super) fn take(&mut self, payload: &mut Vec<u8>) -> Option<(usize, M)> {
+        self.inlet.take(payload)
     }
 }
 
@@ -101,12 +97,9 @@ impl<M> FarEnd<M> {
 }
 
 impl<M> FarInlet<M> {
-    /// Takes the next message of the shard, with the far shard that receives it. Its bytes are appended to
-    /// `payload`.
+    /// Takes the next message of the shard, with the far shard that receives it. `payload` then has its bytes.
     pub fn take(&mut self, payload: &mut Vec<u8>) -> Option<(usize, M)> {
-        let (addressed, bytes) = self.0.take()?;
-        self.0.take_bytes(bytes, payload);
-        Some(addressed)
+        self.0.take(payload)
     }
 
     /// Whether the shard has ended, or has left the bridge, and all its mail was taken.
@@ -161,17 +154,14 @@ mod tests {
             // An owner that has moved keeps its number.
             mailboxes.post_far(1, round, &[b"g"]).expect("room");
             let mut payload = Vec::new();
-            assert_eq!(inlet.take(&mut payload), Some((4, round)));
-            assert_eq!(inlet.take(&mut payload), Some((1, round)));
-            assert_eq!(payload, b"abcdefg");
+            assert_eq!((inlet.take(&mut payload), &payload[..]), (Some((4, round)), &b"abcdef"[..]));
+            assert_eq!((inlet.take(&mut payload), &payload[..]), (Some((1, round)), &b"g"[..]));
             assert_eq!(outlet.post(3, &round, b"answer"), Ok(true));
             assert!(!mailboxes.fall_asleep(true), "there is mail");
-            payload.clear();
-            let (from, message, bytes) = mailboxes.take_far(Lane::Forward).expect("mail");
-            mailboxes.take_far_bytes(bytes, &mut payload);
-            assert_eq!((from, message, &payload[..]), (3, round, &b"answer"[..]));
+            assert_eq!(mailboxes.take_far(Lane::Forward, &mut payload), Some((3, round)));
+            assert_eq!(payload, b"answer");
         }
-        assert!(mailboxes.take_far(Lane::Request).is_none(), "they come in the other lane");
+        assert!(mailboxes.take_far(Lane::Request, &mut Vec::new()).is_none(), "they come in the other lane");
         assert_eq!(outlet.post(3, &0, &[0; 12]), Ok(true));
         assert_eq!(outlet.post(3, &0, &[0; 12]), Ok(false), "full");
         assert_eq!(outlet.post(3, &0, &[0; 17]), Err(Full), "too long");

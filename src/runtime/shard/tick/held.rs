@@ -24,7 +24,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Reads the held input of a connection.
     fn release(&mut self, token: Token) {
-        if let Some(input) = self.core.throttle.take_held(token) {
+        if let Some(input) = self.core.throttle.held.remove(&token) {
             self.read_held(token, input);
         }
     }
