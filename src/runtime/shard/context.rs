@@ -300,7 +300,7 @@ impl<D: Driver, K: Kinds> Context<'_, D, K> {
 
     /// All connections, in any state. Allocates, so it is only for rare events.
     pub fn tokens(&self) -> Vec<Token> {
-        self.core.slots.tokens().collect()
+        self.core.slots.tokens()
     }
 
     /// The Close code and reason when the shard drains.

@@ -19,13 +19,13 @@ mod secure;
 mod throttle;
 mod throttling;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::arrivals::Arrivals;
 use self::connection_env::ConnectionEnv;
 use self::farewells::Farewells;
 use self::handshakes::Handshakes;
-use self::relief::{MemoryRelief, UnfinishedSends};
+use self::relief::{MemoryRelief, UnfinishedSend};
 use self::sealing::{flush_sealed, flush_tunnel, send_queued};
 use self::throttle::Throttle;
 use super::access::AccessRecord;
@@ -119,7 +119,8 @@ pub struct Core<D: Driver, K: Kinds> {
     /// Limits of the application that connections were over, and whether that ended them.
     pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
-    unfinished_sends: UnfinishedSends,
+    /// The partial sends that are checked for progress, the next first.
+    unfinished_sends: VecDeque<UnfinishedSend>,
     relief: MemoryRelief,
 }
 
@@ -170,7 +171,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             throttle: Throttle::default(),
             excesses: Vec::new(),
             due: Vec::new(),
-            unfinished_sends: UnfinishedSends::default(),
+            unfinished_sends: VecDeque::new(),
             relief: MemoryRelief::default(),
             driver,
             mailboxes,
@@ -493,7 +494,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
             features: described.features.names().collect(),
             degraded: described.degraded.names().collect(),
             compressed: self.env.codecs.done(),
-            blocked: self.unfinished_sends.queue.len() as u64,
+            blocked: self.unfinished_sends.len() as u64,
             tls_sessions: self.sessions.count(),
             memory: BudgetFigures::of(self.env.pool.budget()),
             seats: BudgetFigures::of(self.lease.budget()),

@@ -122,11 +122,8 @@ impl<P> Slots<P> {
     }
 
     /// The tokens of all connections.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
-        self.table.iter().enumerate().filter_map(|(index, slot)| {
-            let generation = slot.as_ref()?.generation;
-            Some(Token { index: index as u32, generation })
-        })
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        self.iter().map(|(token, _)| token).collect()
     }
 }
 

@@ -18,7 +18,7 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         slot.progressed = true;
         if !std::mem::replace(&mut slot.watched, true) {
             let look_at = self.env.now + timeout / SEND_LOOKS;
-            self.unfinished_sends.queue.push_back(UnfinishedSend {
+            self.unfinished_sends.push_back(UnfinishedSend {
                 token,
                 unsent_bytes: 0,
                 since: self.env.now,
@@ -30,8 +30,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
     /// Makes this tick check all partial sends, because their check times follow from another timeout.
     pub(super) fn look_at_sends_now(&mut self) {
         let now = self.env.now;
-        self.unfinished_sends.queue.iter_mut().for_each(|watch| watch.look_at = now);
-        if !self.unfinished_sends.queue.is_empty() {
+        self.unfinished_sends.iter_mut().for_each(|watch| watch.look_at = now);
+        if !self.unfinished_sends.is_empty() {
             (self.trim_at, self.trim_wanted) = (now, true);
         }
     }
@@ -51,9 +51,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let timeout = self.env.config.send_timeout;
         // Reading adds to the memory of such a connection.
         let has_memory = !self.is_short();
-        while let Some(watch) = self.unfinished_sends.queue.front()
+        while let Some(watch) = self.unfinished_sends.front()
             && watch.look_at <= self.env.now
-            && let Some(mut watch) = self.unfinished_sends.queue.pop_front()
+            && let Some(mut watch) = self.unfinished_sends.pop_front()
         {
             let token = watch.token;
             let Some(slot) = self.slots.get_mut(token) else { continue };
@@ -76,9 +76,9 @@ impl<D: Driver, K: Kinds> Core<D, K> {
                 self.driver.resume(token);
             }
             watch.look_at = self.env.now + timeout / SEND_LOOKS;
-            self.unfinished_sends.queue.push_back(watch);
+            self.unfinished_sends.push_back(watch);
         }
-        !self.unfinished_sends.queue.is_empty()
+        !self.unfinished_sends.is_empty()
     }
 
     /// Begins to free memory. Returns whether another shard has requested it.

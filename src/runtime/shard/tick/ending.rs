@@ -25,8 +25,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.pass_deadlines(due);
         self.core.trim_if_due();
         if self.core.draining_until.is_some_and(|until| until <= self.core.env.now) {
-            let tokens: Vec<Token> = self.core.slots.tokens().collect();
-            for token in tokens {
+            for token in self.core.slots.tokens() {
                 self.core.driver.abort(token);
                 self.closed(token);
             }
