@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
+use super::{Refusal, accept, has_bare_line_feed, key, lists, single, values};
 use crate::deflate::{self, Agreement, Preferences};
 use crate::limits::{HEAD_BYTES_DEFAULT, HEADERS_MAX};
 
@@ -304,19 +304,13 @@ fn check_upgrade(
     if !lists(headers, "upgrade", "websocket") || !lists(headers, "connection", "upgrade") {
         return Err(BadHandshake::MissingUpgrade);
     }
-    let mut accepts = values(headers, "sec-websocket-accept");
-    if (accepts.next(), accepts.next()) != (Some(&accept(&key(nonce))), None) {
+    if single(headers, "sec-websocket-accept") != Ok(Some(&accept(&key(nonce)))) {
         return Err(BadHandshake::WrongAccept);
     }
     let agreement = agreement(headers, offer)?;
-    let mut subprotocols = values(headers, "sec-websocket-protocol");
-    let subprotocol = match (subprotocols.next(), subprotocols.next()) {
-        (None, _) => None,
-        (Some(chosen), None) => {
-            Some(str::from_utf8(chosen).map_err(|_| BadHandshake::UnknownSubprotocol)?.to_owned())
-        }
-        (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
-    };
+    let chosen = single(headers, "sec-websocket-protocol").map_err(|_| BadHandshake::UnknownSubprotocol)?;
+    let chosen = chosen.map(str::from_utf8).transpose().map_err(|_| BadHandshake::UnknownSubprotocol)?;
+    let subprotocol = chosen.map(str::to_owned);
     Ok(Response { status: 101, subprotocol, agreement })
 }
 

@@ -17,13 +17,8 @@ impl<D: Driver, K: Kinds> Core<D, K> {
         let Some(slot) = self.slots.get_mut(token).filter(|_| timeout > 0) else { return };
         slot.progressed = true;
         if !std::mem::replace(&mut slot.watched, true) {
-            let look_at = self.env.now + timeout / SEND_LOOKS;
-            self.unfinished_sends.push_back(UnfinishedSend {
-                token,
-                unsent_bytes: 0,
-                since: self.env.now,
-                look_at,
-            });
+            let (since, look_at) = (self.env.now, self.env.now + timeout / SEND_LOOKS);
+            self.unfinished_sends.push_back(UnfinishedSend { token, unsent_bytes: 0, since, look_at });
         }
     }
 
