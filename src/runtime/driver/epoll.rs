@@ -458,15 +458,13 @@ impl Epoll {
                 if !self.slots.has_room() {
                     return self.park_listeners(Accepting::Full);
                 }
-                let error = match sys::accept(self.listeners[position].fd.as_fd()) {
-                    Ok(fd) => match self.adopt(fd, Phase::Open, INTEREST) {
-                        Ok(token) => {
-                            self.accepting = Accepting::Yes;
-                            events.push(Event::Accepted { token });
-                            continue;
-                        }
-                        Err(error) => error,
-                    },
+                let accepted = sys::accept(self.listeners[position].fd.as_fd());
+                let error = match accepted.and_then(|fd| self.adopt(fd, Phase::Open, INTEREST)) {
+                    Ok(token) => {
+                        self.accepting = Accepting::Yes;
+                        events.push(Event::Accepted { token });
+                        continue;
+                    }
                     Err(error) => error,
                 };
                 match error.raw_os_error() {
