@@ -1,5 +1,5 @@
 //! `Debug` of error types: the text and its causes, as a program prints them when its `main` returns the error. `{:#?}` has the
-//! fields instead.
+//! fields instead. And the definition of errors that are a table of texts.
 //!
 //! Never: an error type of its own.
 
